@@ -1,0 +1,458 @@
+"""The frozen vocabulary: what crosses a process boundary, and nothing that computes.
+
+Every record refuses unknown keys, so a misspelt key in a job's spec is reported with its path
+instead of being ignored. `method` and `runtime` both speak these types; neither knows the other.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qcrd.errors import Invalid
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def parse(record: type[R], data: Any, *, root: str = "") -> R:
+    """`data` as a `record`; an `Invalid` that names the first wrong field's path if it is not one."""
+    try:
+        return record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join([root] * bool(root) + [str(part) for part in first["loc"]])
+        if first["type"] == "extra_forbidden":
+            raise Invalid(f"unknown key `{path}`", param=path, code="unknown_key") from error
+        raise Invalid(f"`{path}`: {first['msg']}", param=path or None) from error
+
+
+# --- questions, rationales, votes ------------------------------------------------------------
+
+
+class Question(Record):
+    """One item of the task. `id` is a digest of the text and choices, so it is stable across files."""
+
+    id: str
+    text: str
+    label: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+class Source(StrEnum):
+    TEACHER = "teacher"
+    STUDENT = "student"
+
+
+class Rationale(Record):
+    """A reasoning text and the canonical answer it ends in (None: the answer was not asked for)."""
+
+    id: str
+    question_id: str
+    text: str
+    answer: str | None = None
+    source: Source = Source.TEACHER
+
+
+class Vote(Record):
+    """Self-consistency over the parsed answers of one question.
+
+    `answer` is the majority (canonical form), `margin` the share of the votes by which it leads the
+    runner-up in [0, 1], `tie` whether the lead is zero, `counts` the votes per canonical answer.
+    """
+
+    answer: str | None
+    margin: float
+    tie: bool
+    counts: dict[str, int]
+    unparseable: int = 0
+
+
+class RationaleItem(Record):
+    """One question with its positive and negative knowledge, as the trainer reads it."""
+
+    question: Question
+    label: str | None
+    """What the student learns to predict: the gold label, or the vote in label mode `llm`."""
+    vote: Vote
+    positives: tuple[Rationale, ...] = ()
+    negatives: tuple[Rationale, ...] = ()
+    gold: str | None = None
+    """The gold label in canonical form, for counting right and wrong votes."""
+
+
+class RationaleCounts(Record):
+    questions: int
+    outputs: int
+    parsed: int
+    unparseable: int
+    majority_right: int
+    majority_wrong: int
+    ties: int
+    positives: int
+    negatives: int
+    reused: int = 0
+    """Outputs that an earlier job had paid for."""
+
+
+class RationaleManifest(Record):
+    """Written last: a rationale set exists when, and only when, this object does."""
+
+    id: str
+    shards: tuple[str, ...]
+    counts: RationaleCounts
+    test: str | None = None
+    """Key of the test questions with the teacher's own answers."""
+    created_at: float
+
+
+class TestItem(Record):
+    """A test question, its canonical gold label, and what the teacher's own vote says about it."""
+
+    __test__ = False
+    question: Question
+    gold: str
+    teacher_answer: str | None = None
+    teacher_asked: bool = False
+
+
+# --- the job's spec --------------------------------------------------------------------------
+
+
+class Example(Record):
+    """A worked example in the few-shot prompt."""
+
+    question: str
+    explanation: str
+    answer: str
+
+
+class AnswerKind(StrEnum):
+    LABEL = "label"
+    CHOICE = "choice"
+    NUMBER = "number"
+    TEXT = "text"
+
+
+class TaskSpec(Record):
+    """What an answer looks like and how the teacher is asked for it."""
+
+    answer: AnswerKind = AnswerKind.TEXT
+    labels: tuple[str, ...] = ()
+    instruction: str = ""
+    examples: tuple[Example, ...] = ()
+
+    @model_validator(mode="after")
+    def labels_are_distinct(self) -> Self:
+        folded = [label.casefold().strip() for label in self.labels]
+        if len(set(folded)) != len(folded) or "" in folded:
+            raise ValueError("labels must be distinct and not empty")
+        if self.answer is AnswerKind.LABEL and len(self.labels) < 2:
+            raise ValueError("answer kind `label` needs at least two labels")
+        return self
+
+
+class RationaleSpec(Record):
+    n: Annotated[int, Field(ge=1, le=64)] = 5
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+    stop: Annotated[tuple[str, ...], Field(max_length=4)] = ("\n\n",)
+    positive_rule: Literal["majority", "gold", "majority_and_gold"] = "majority"
+    import_file: Annotated[str | None, Field(alias="import")] = None
+    """Id of a file of teacher outputs that were already paid for; nothing is generated then."""
+    imported_answer: Literal["parsed", "label"] = "parsed"
+    """`label`: the source kept only outputs that end in the label, so an answer need not be found."""
+    test_samples: Annotated[int, Field(ge=0, le=64)] = 1
+    """Samples per test question for the teacher's own row in the report; 0 leaves it out."""
+
+
+class NegativeSource(StrEnum):
+    STUDENT_LAG = "student_lag"
+    TEACHER_MINORITY = "teacher_minority"
+    FIXED = "fixed"
+
+
+class NegativeSpec(Record):
+    source: tuple[NegativeSource, ...] = (NegativeSource.STUDENT_LAG,)
+    lag: Annotated[int, Field(ge=1, le=100)] = 5
+    temperature: Annotated[float, Field(gt=0, le=5)] = 1.5
+    n: Annotated[int, Field(ge=1, le=16)] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_source_is_a_mix_of_one(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("source"), str):
+            return {**data, "source": (data["source"],)}
+        return data
+
+
+class JudgeSpec(Record):
+    """The quality judge D. `encoder` None means the student's own base model."""
+
+    encoder: str | None = None
+    hidden: Annotated[int, Field(ge=1, le=8192)] = 256
+    loss: Literal["paper", "bce", "infonce"] = "paper"
+    pretrain_steps: Annotated[int, Field(ge=0, le=500)] = 500
+    update_steps: Annotated[int, Field(ge=1, le=500)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
+
+
+class Scheme(StrEnum):
+    MIN_MAX = "min_max"
+    MAX_MIN = "max_min"
+    SAMPLING = "sampling"
+    MEAN = "mean"
+    WEIGHTED_MEAN = "weighted_mean"
+
+
+class LossSpec(Record):
+    """Weights of eqs 3 and 8, margin of eq. 7, many-to-one scheme of Table 5."""
+
+    alpha: tuple[
+        Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]
+    ] = (0.5, 0.5, 0.5)
+    alpha3_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    beta: Annotated[float, Field(ge=0)] = 0.2
+    delta: Annotated[float, Field(gt=0)] = 3.0
+    scheme: Scheme = Scheme.MIN_MAX
+
+
+class StudentSpec(Record):
+    """How a base checkpoint becomes a student. Only read for encoder-only bases (BERT-like), around
+    which an encoder-decoder with a new decoder is built; other bases are used as they are."""
+
+    decoder_layers: Annotated[int, Field(ge=1, le=48)] = 2
+    freeze_encoder: bool = False
+
+
+class Hyperparameters(Record):
+    iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
+    iteration_steps: Annotated[int | None, Field(ge=1)] = None
+    """Optimizer steps per iteration; None is one pass over the training questions."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_question_tokens: Annotated[int, Field(ge=8)] = 1024
+    max_rationale_tokens: Annotated[int, Field(ge=2)] = 256
+    max_label_tokens: Annotated[int, Field(ge=2)] = 32
+    validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+
+
+class MethodName(StrEnum):
+    FINETUNE = "finetune"
+    SINGLE_TASK = "single_task"
+    DSS = "dss"
+    QCRD = "qcrd"
+
+
+class Baseline(StrEnum):
+    """Rows beside the main method. `finetune` runs the same number of optimizer steps,
+    `finetune_equal_compute` as many as the main method's floating-point work would pay for."""
+
+    FINETUNE = "finetune"
+    FINETUNE_EQUAL_COMPUTE = "finetune_equal_compute"
+    SINGLE_TASK = "single_task"
+    DSS = "dss"
+
+
+class MethodSpec(Record):
+    """The body of `method.<type>`: what to do. Where it happens is the services' settings."""
+
+    teacher: str = "default"
+    task: TaskSpec = TaskSpec()
+    label_mode: Literal["gold", "llm"] = "gold"
+    rationales: RationaleSpec = RationaleSpec()
+    negatives: NegativeSpec = NegativeSpec()
+    discriminator: JudgeSpec = JudgeSpec()
+    loss: LossSpec = LossSpec()
+    student: StudentSpec = StudentSpec()
+    hyperparameters: Hyperparameters = Hyperparameters()
+    baselines: tuple[Baseline, ...] = ()
+
+
+class JobSpec(Record):
+    """Everything a job was asked to do; frozen into the job and saved beside its model.
+
+    `training_file`, `validation_file`, `test_file` and `rationales.import` are file ids.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    training_file: str
+    validation_file: str | None = None
+    test_file: str | None = None
+    suffix: Annotated[str | None, Field(max_length=64)] = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    metadata: dict[str, str] = {}
+    method: MethodName = MethodName.QCRD
+    settings: MethodSpec = MethodSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_method(cls, data: Any) -> Any:
+        """Accept the wire form, `{"method": {"type": "qcrd", "qcrd": {…}}}`, besides our own."""
+        if not isinstance(data, dict) or not isinstance(data.get("method"), dict):
+            return data
+        method = dict(data["method"])
+        kind = method.pop("type", None)
+        if kind not in set(MethodName):
+            known = ", ".join(MethodName)
+            raise Invalid(f"`method.type` must be one of {known}, not {kind!r}", param="method.type")
+        body = method.pop(kind, None) or {}
+        for key in method:
+            raise Invalid(
+                f"unknown key `method.{key}`", param=f"method.{key}", code="unknown_key"
+            )
+        settings = parse(MethodSpec, body, root=f"method.{kind}")
+        return {**data, "method": kind, "settings": settings}
+
+    def wire_method(self) -> dict[str, Any]:
+        """The `method` object as the REST API shows it."""
+        body = self.settings.model_dump(mode="json", by_alias=True)
+        return {"type": self.method.value, self.method.value: body}
+
+
+# --- the job ---------------------------------------------------------------------------------
+
+
+class Status(StrEnum):
+    VALIDATING = "validating_files"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Stage(StrEnum):
+    ASSEMBLING = "assembling"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    PUBLISHING = "publishing"
+
+
+class Progress(Record):
+    """`percent` of the current stage in [0, 100]; steps are the stage's own unit of work."""
+
+    percent: float = 0.0
+    step: int = 0
+    total_steps: int = 0
+    eta_seconds: float | None = None
+
+
+class Usage(Record):
+    teacher_prompt_tokens: int = 0
+    teacher_completion_tokens: int = 0
+
+
+class Accuracy(Record):
+    """Share of right answers on `n` test items with its 95 % Wilson interval, all in [0, 1]."""
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    steps: int | None = None
+    """Optimizer steps that this row's student took."""
+    flops: float | None = None
+    """Floating-point operations of its training, counted from tokens and parameters."""
+    seconds: float | None = None
+
+
+class ModelRef(Record):
+    id: str
+
+
+class Report(Record):
+    """What `qcrd run --report` writes and the job carries when it has succeeded."""
+
+    job_id: str
+    status: Status
+    test: dict[str, Accuracy]
+    validation: dict[str, Accuracy] = {}
+    rationales: RationaleCounts
+    usage: Usage
+    model: ModelRef
+    seconds: dict[str, float]
+    seed: int
+    judge: dict[str, float] = {}
+    """Health of the judge at the end of the run: AUC per kind of negative."""
+    notes: tuple[str, ...] = ()
+
+
+class Failure(Record):
+    message: str
+    code: str
+    param: str | None = None
+
+
+class Lease(Record):
+    """Who works on the job. `token` fences writes: only the newest one is accepted."""
+
+    token: int = 0
+    owner: str = ""
+    until: float = 0.0
+
+
+class Job(Record):
+    """Times are seconds since the epoch; `seconds` is wall time per finished stage."""
+
+    id: str
+    spec: JobSpec
+    status: Status = Status.VALIDATING
+    stage: Stage | None = None
+    created_at: float
+    finished_at: float | None = None
+    attempt: int = 0
+    lease: Lease = Lease()
+    progress: Progress = Progress()
+    usage: Usage = Usage()
+    seconds: dict[str, float] = {}
+    rationale_set: str | None = None
+    model: str | None = None
+    report: Report | None = None
+    failure: Failure | None = None
+    waiting: str | None = None
+    """Why a running job is not getting on (a teacher that is down), None when it does."""
+
+
+class Event(Record):
+    """One line of a job's history. `id` is ordered within the job; `data` is type-specific."""
+
+    id: str
+    job_id: str
+    created_at: float
+    level: Literal["info", "warn", "error"] = "info"
+    type: Literal["message", "metrics"] = "message"
+    message: str
+    data: dict[str, Any] = {}
+
+
+class StoredFile(Record):
+    """An uploaded file, validated on arrival. `sha256` de-duplicates; `lines` counts records."""
+
+    id: str
+    filename: str
+    purpose: str
+    bytes: int
+    created_at: float
+    sha256: str
+    lines: int
+
+
+class PublishedModel(Record):
+    id: str
+    job_id: str
+    created_at: float
+    base: str
+    files: tuple[str, ...]
