@@ -1,0 +1,54 @@
+"""Arithmetic expressions by value, without `eval`: `( 84.0 / 2.0 )`, `10 - (3 + 6)`, `1,200`.
+
+Exact rationals, so `0.1 + 0.2` equals `0.3` and `1 / 3` equals `2 / 6`.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+# A longer "expression" in a model's output is a runaway repetition, and deep nesting costs time.
+MAX_CHARACTERS = 200
+
+OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
+
+def value(expression: str) -> Fraction | None:
+    """The value; None where it is not complete arithmetic over + - * / and parentheses."""
+    text = THOUSANDS.sub("", expression.strip()).replace("\u00d7", "*").replace("\u00f7", "/")
+    if not text or len(text) > MAX_CHARACTERS:
+        return None
+    try:
+        return _evaluate(ast.parse(text, mode="eval").body, text)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
+
+
+def _evaluate(node: ast.expr, text: str) -> Fraction:
+    match node:
+        case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
+            # From the source, not from the float: Fraction("0.1") is exact, Fraction(0.1) is not.
+            return Fraction(ast.get_source_segment(text, node) or "")
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand, text)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _evaluate(operand, text)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            return OPERATORS[type(op)](_evaluate(left, text), _evaluate(right, text))
+    raise ValueError(f"not arithmetic: {ast.dump(node)[:80]}")
+
+
+def show(number: Fraction) -> str:
+    """One spelling per value: `42`, `-3`, `5/2`."""
+    return str(number)

@@ -1,0 +1,52 @@
+"""Self-consistency: the vote over canonical answers, and what it makes positive and negative."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from qcrd.records import Rationale, Vote
+
+PositiveRule = Literal["majority", "gold", "majority_and_gold"]
+
+
+def vote(answers: Sequence[str | None], salt: str = "") -> Vote:
+    """Majority of the parsed answers; None entries are unparseable outputs and do not vote.
+
+    The order of the answers does not matter. A tie is marked as one and broken by a digest of
+    `salt` (the question's id) and the answer, so that no answer wins all ties of a task.
+    """
+    counts = Counter(answer for answer in answers if answer is not None)
+    unparseable = sum(answer is None for answer in answers)
+    if not counts:
+        return Vote(answer=None, margin=0.0, tie=False, counts={}, unparseable=unparseable)
+    ranked = sorted(counts, key=lambda answer: (-counts[answer], _digest(salt, answer)))
+    lead = counts[ranked[0]] - (counts[ranked[1]] if len(ranked) > 1 else 0)
+    return Vote(
+        answer=ranked[0],
+        margin=lead / counts.total(),
+        tie=lead == 0,
+        counts=dict(sorted(counts.items())),
+        unparseable=unparseable,
+    )
+
+
+def split(
+    rationales: Sequence[Rationale], ballot: Vote, rule: PositiveRule, gold: str | None
+) -> tuple[tuple[Rationale, ...], tuple[Rationale, ...]]:
+    """(S_pos, teacher negatives). Every rationale is in exactly one of them, in its given order."""
+
+    def positive(rationale: Rationale) -> bool:
+        majority = rationale.answer is not None and rationale.answer == ballot.answer
+        right = rationale.answer is not None and rationale.answer == gold
+        return {"majority": majority, "gold": right, "majority_and_gold": majority and right}[rule]
+
+    positives = tuple(r for r in rationales if positive(r))
+    negatives = tuple(r for r in rationales if not positive(r))
+    return positives, negatives
+
+
+def _digest(salt: str, answer: str) -> str:
+    return hashlib.sha256(f"{salt}\x1f{answer}".encode()).hexdigest()
