@@ -22,7 +22,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def parse(record: type[R], data: Any, *, root: str = "") -> R:
-    """`data` as a `record`; an `Invalid` that names the first wrong field's path if it is not one."""
+    """`data` as a `record`; an `Invalid` with the first wrong field's path if it is not."""
     try:
         return record.model_validate(data)
     except ValidationError as error:
@@ -37,7 +37,7 @@ def parse(record: type[R], data: Any, *, root: str = "") -> R:
 
 
 class Question(Record):
-    """One item of the task. `id` is a digest of the text and choices, so it is stable across files."""
+    """One item of the task. `id` is a digest of text and choices, so it is stable across files."""
 
     id: str
     text: str
@@ -122,6 +122,16 @@ class TestItem(Record):
     teacher_asked: bool = False
 
 
+class Prediction(Record):
+    """What a student said to a test question; kept for paired comparison of two students."""
+
+    question_id: str
+    text: str
+    answer: str | None
+    gold: str
+    right: bool
+
+
 # --- the job's spec --------------------------------------------------------------------------
 
 
@@ -167,7 +177,7 @@ class RationaleSpec(Record):
     import_file: Annotated[str | None, Field(alias="import")] = None
     """Id of a file of teacher outputs that were already paid for; nothing is generated then."""
     imported_answer: Literal["parsed", "label"] = "parsed"
-    """`label`: the source kept only outputs that end in the label, so an answer need not be found."""
+    """`label`: the source kept only outputs that end in the label; none need be found in them."""
     test_samples: Annotated[int, Field(ge=0, le=64)] = 1
     """Samples per test question for the teacher's own row in the report; 0 leaves it out."""
 
@@ -306,12 +316,12 @@ class JobSpec(Record):
         kind = method.pop("type", None)
         if kind not in set(MethodName):
             known = ", ".join(MethodName)
-            raise Invalid(f"`method.type` must be one of {known}, not {kind!r}", param="method.type")
+            raise Invalid(
+                f"`method.type` must be one of {known}, not {kind!r}", param="method.type"
+            )
         body = method.pop(kind, None) or {}
         for key in method:
-            raise Invalid(
-                f"unknown key `method.{key}`", param=f"method.{key}", code="unknown_key"
-            )
+            raise Invalid(f"unknown key `method.{key}`", param=f"method.{key}", code="unknown_key")
         settings = parse(MethodSpec, body, root=f"method.{kind}")
         return {**data, "method": kind, "settings": settings}
 
@@ -402,10 +412,12 @@ class Lease(Record):
     token: int = 0
     owner: str = ""
     until: float = 0.0
+    counted: float = 0.0
+    """Up to when the holder's time is already in `Job.seconds`."""
 
 
 class Job(Record):
-    """Times are seconds since the epoch; `seconds` is wall time per finished stage."""
+    """Times are seconds since the epoch; `seconds` is wall time that workers spent per stage."""
 
     id: str
     spec: JobSpec
@@ -424,6 +436,10 @@ class Job(Record):
     failure: Failure | None = None
     waiting: str | None = None
     """Why a running job is not getting on (a teacher that is down), None when it does."""
+    backoffs: int = 0
+    """Waits for something outside since the job last got on; they set how long the next one is."""
+    sent_at: float | None = None
+    """When its message was last queued, or falls due; None until a worker sends one."""
 
 
 class Event(Record):

@@ -26,6 +26,8 @@ SPOKEN_ANSWER = re.compile(
 )
 OPTION = re.compile(r"^\s*\(\s*([A-Za-z])\s*\)\s*|^\s*([A-Za-z])\s*[).:]\s+")
 OPTION_ANYWHERE = re.compile(r"\(\s*([A-Za-z])\s*\)")
+# Tokenizers that split words put spaces around punctuation: `t - shirt`.
+SPLIT_PUNCTUATION = re.compile(r"\s*([^\w\s])\s*")
 ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 ARITHMETIC_PREFIX = re.compile(r"^[\s$€£(]*[-+]?[\d(][\d\s()+\-*/.,\u00d7\u00f7]*")
@@ -82,7 +84,7 @@ def _checked(rationale: str, answer: str, task: TaskSpec, question: Question) ->
 
 
 def _option_in_last_sentence(body: str, task: TaskSpec, question: Question) -> Parsed | None:
-    """ "…, Claire has the (A) blue present.": an option named in the closing sentence, and only one."""
+    """The one option named in the closing sentence: `…, Claire has the (A) blue present.`"""
     if task.answer not in (AnswerKind.LABEL, AnswerKind.CHOICE):
         return None
     sentences = re.split(r"(?<=[.!?])\s+|\n+", body)
@@ -93,7 +95,8 @@ def _option_in_last_sentence(body: str, task: TaskSpec, question: Question) -> P
 
 def _plain(text: str) -> str:
     """Case, quotes, closing punctuation and a leading article do not make another answer."""
-    return ARTICLE.sub("", text.casefold().strip(" \t\"'`*.,;:!?")).strip()
+    joined = SPLIT_PUNCTUATION.sub(r"\1", text.casefold())
+    return ARTICLE.sub("", joined.strip(" \t\"'`*.,;:!?")).strip()
 
 
 def _one_of(line: str, options: tuple[str, ...]) -> str | None:
@@ -128,6 +131,8 @@ def _number(line: str) -> str | None:
     prefix = ARITHMETIC_PREFIX.match(side)
     if prefix and (found := arithmetic.value(prefix[0].strip(" $€£.,"))) is not None:
         return arithmetic.show(found)
+    if any(sign in side for sign in "+*/()"):  # an expression that is no complete arithmetic
+        return None
     numbers = NUMBER.findall(side)
     if len(numbers) == 1 and (found := arithmetic.value(numbers[0].rstrip(","))) is not None:
         return arithmetic.show(found)

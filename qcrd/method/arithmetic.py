@@ -21,12 +21,18 @@ OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = 
     ast.Div: operator.truediv,
 }
 
+# Tokenizers that split words put spaces around a decimal point: `84. 0`.
+POINT = re.compile(r"(?<=\d)\s*\.\s*(?=\d)")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def value(expression: str) -> Fraction | None:
     """The value; None where it is not complete arithmetic over + - * / and parentheses."""
-    text = THOUSANDS.sub("", expression.strip()).replace("\u00d7", "*").replace("\u00f7", "/")
+    text = (
+        THOUSANDS.sub("", POINT.sub(".", expression.strip()))
+        .replace("\u00d7", "*")
+        .replace("\u00f7", "/")
+    )
     if not text or len(text) > MAX_CHARACTERS:
         return None
     try:

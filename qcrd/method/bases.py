@@ -1,0 +1,156 @@
+"""From a base checkpoint on disk to a student or to the judge's encoder.
+
+An encoder-only base (BERT, MiniLM) becomes an `EncoderDecoderModel`: a standard architecture of
+transformers, so the finished student loads anywhere without this project's code.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    EncoderDecoderModel,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from qcrd.errors import Invalid
+from qcrd.method.students import CausalStudent, Seq2SeqStudent, Student
+from qcrd.records import Hyperparameters, StudentSpec
+
+
+def load_student(
+    folder: Path, spec: StudentSpec, hyper: Hyperparameters, *, seed: int, device: str = "cpu"
+) -> Student:
+    """The student of iteration 0. New weights (an added decoder) are a function of `seed`."""
+    limits = {
+        "max_question_tokens": hyper.max_question_tokens,
+        "max_target_tokens": max(hyper.max_rationale_tokens, hyper.max_label_tokens),
+    }
+    config = _config(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if config.is_encoder_decoder:
+        model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+        limits["max_question_tokens"] = _room(config, limits["max_question_tokens"])
+        return Seq2SeqStudent(model.to(device), tokenizer, **limits)
+    if _encoder_only(config):
+        limits["max_question_tokens"] = _room(config, limits["max_question_tokens"])
+        model = around_encoder(folder, tokenizer, spec, seed=seed)
+        return Seq2SeqStudent(model.to(device), tokenizer, **limits)
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return CausalStudent(model.to(device), tokenizer, **limits)
+    raise Invalid(
+        f"`model`: architecture {config.model_type!r} has no language-model head to train; "
+        "use a seq2seq, decoder-only or BERT-like base",
+        param="model",
+    )
+
+
+def around_encoder(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, spec: StudentSpec, *, seed: int
+) -> EncoderDecoderModel:
+    """A pretrained encoder with a new decoder whose layers start as copies of the encoder's last.
+
+    Embeddings are copied and tied to the output head; only cross-attention starts at random.
+    """
+    encoder: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    depth = encoder.config.num_hidden_layers
+    if spec.decoder_layers > depth:
+        raise Invalid(
+            f"`student.decoder_layers` is {spec.decoder_layers}, but the encoder has only "
+            f"{depth} layers to copy from",
+            param="student.decoder_layers",
+        )
+    shape = copy.deepcopy(encoder.config)
+    shape.update(
+        {
+            "num_hidden_layers": spec.decoder_layers,
+            "is_decoder": True,
+            "add_cross_attention": True,
+            "tie_word_embeddings": True,
+            "bos_token_id": tokenizer.cls_token_id,
+            "eos_token_id": tokenizer.sep_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        decoder: Any = AutoModelForCausalLM.from_config(shape)
+    decoder.base_model.embeddings.load_state_dict(encoder.embeddings.state_dict())
+    for new, old in zip(
+        decoder.base_model.encoder.layer,
+        encoder.encoder.layer[depth - spec.decoder_layers :],
+        strict=True,
+    ):
+        new.load_state_dict(old.state_dict(), strict=False)
+    model: Any = EncoderDecoderModel(encoder=encoder, decoder=decoder)
+    model.tie_weights()
+    special = {
+        "decoder_start_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    model.config.update(special)
+    model.generation_config = GenerationConfig(bos_token_id=tokenizer.cls_token_id, **special)
+    _free_lengths(tokenizer, shape.max_position_embeddings)
+    if spec.freeze_encoder:
+        model.encoder.requires_grad_(False)
+        model.get_decoder().get_input_embeddings().requires_grad_(False)
+    built: EncoderDecoderModel = model
+    return built
+
+
+def load_encoder(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The judge's encoder: the base itself, or the encoder half of a seq2seq base."""
+    config = _config(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not config.is_encoder_decoder and not _encoder_only(config):
+        raise Invalid(
+            f"`discriminator.encoder`: {config.model_type!r} is a decoder-only architecture; "
+            "name a T5-like, BERT-like or ModernBERT-like base",
+            param="discriminator.encoder",
+        )
+    model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    if _encoder_only(config):
+        _free_lengths(tokenizer, config.max_position_embeddings)
+        return model, tokenizer
+    return model.get_encoder(), tokenizer
+
+
+def _config(folder: Path) -> Any:
+    if not (folder / "config.json").is_file():
+        raise Invalid(f"`model`: no config.json in {folder.name!r}", param="model")
+    return AutoConfig.from_pretrained(folder)
+
+
+def _encoder_only(config: Any) -> bool:
+    named = config.architectures or [""]
+    decodes = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes
+
+
+def _room(config: Any, wanted: int) -> int:
+    """Absolute position embeddings bound a question's length; relative ones do not."""
+    encoder = getattr(config, "encoder", config)
+    return min(wanted, getattr(encoder, "max_position_embeddings", None) or wanted)
+
+
+def _free_lengths(tokenizer: PreTrainedTokenizerBase, positions: int) -> None:
+    """Undo the fixed padding and truncation that sentence-embedding checkpoints carry."""
+    backend: Any = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    tokenizer.model_max_length = positions

@@ -1,0 +1,45 @@
+"""Order and shape of batches: the data order of an iteration, and groups of similar length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def iteration_batches(
+    items: Sequence[T], *, batch_size: int, steps: int, seed: int, iteration: int
+) -> Iterator[list[T]]:
+    """`steps` batches for one iteration, drawn without replacement pass by pass.
+
+    A function of (seed, iteration) alone: every method sees the same order, and a resumed run
+    continues it without having stored it. The last batch of a pass may be smaller.
+    """
+    made, turn = 0, 0
+    while made < steps:
+        order = list(range(len(items)))
+        random.Random(f"{seed}/{iteration}/{turn}").shuffle(order)
+        for start in range(0, len(order), batch_size):
+            if made == steps:
+                return
+            yield [items[i] for i in order[start : start + batch_size]]
+            made += 1
+        turn += 1
+
+
+def steps_per_pass(items: int, batch_size: int) -> int:
+    return -(-items // batch_size)
+
+
+def length_groups(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Indices in groups of similar length, each at most `max_tokens` positions with its padding."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        # Sorted ascending, so this row's length is the group's padded width.
+        if groups and (len(groups[-1]) + 1) * lengths[index] <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,0 +1,56 @@
+"""What the student answers, compared with the gold label in canonical form."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from qcrd.method.answers import canonical
+from qcrd.method.prompts import PREDICT, question_text
+from qcrd.method.statistics import wilson
+from qcrd.method.students import Student
+from qcrd.records import Accuracy, Prediction, Question, TaskSpec
+
+JOINT = "answer:"
+"""Between rationale and label in the single-task target."""
+
+# As it reads back: tokenizers that split words put a space before the colon.
+JOINT_MARK = re.compile(r"\banswer\s*:")
+
+
+def predict(
+    student: Student,
+    questions: Sequence[Question],
+    golds: Sequence[str],
+    task: TaskSpec,
+    *,
+    max_new_tokens: int,
+    joined: bool = False,
+) -> list[Prediction]:
+    """Greedy answers under the predict task. `golds` are canonical; `joined` students explain
+    first, and what follows their last answer mark counts."""
+    texts = student.generate(
+        [PREDICT + question_text(task, question) for question in questions],
+        max_new_tokens=max_new_tokens,
+    )
+    made = []
+    for question, gold, text in zip(questions, golds, texts, strict=True):
+        said = JOINT_MARK.split(text)[-1] if joined else text
+        answer = canonical(said, task, question)
+        made.append(
+            Prediction(
+                question_id=question.id, text=text, answer=answer, gold=gold, right=answer == gold
+            )
+        )
+    return made
+
+
+def accuracy(predictions: Sequence[Prediction]) -> Accuracy:
+    return wilson(sum(p.right for p in predictions), len(predictions))
+
+
+def majority_class(train_golds: Sequence[str], test_golds: Sequence[str]) -> Accuracy:
+    """What answering the training set's most frequent label would score on the test set."""
+    (label, _), *_ = sorted(Counter(train_golds).items(), key=lambda pair: (-pair[1], pair[0]))
+    return wilson(sum(gold == label for gold in test_golds), len(test_golds))

@@ -1,0 +1,265 @@
+"""The quality judge D: a score in (0, 1) for (question, rationale), trained online.
+
+Encoder, masked max-pooling over tokens, two linear layers, sigmoid (QCRD section 3.3).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.stats import mannwhitneyu
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from qcrd.method.batching import length_groups
+from qcrd.method.losses import JUDGE_LOSSES
+from qcrd.records import JudgeSpec
+
+Pair = tuple[str, str]
+"""(question, rationale)."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One question with what the judge should score high and low."""
+
+    question: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+
+
+class Judge(nn.Module):
+    def __init__(
+        self, encoder: Any, tokenizer: PreTrainedTokenizerBase, *, hidden: int, max_tokens: int
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.first = nn.Linear(encoder.config.hidden_size, hidden)
+        self.second = nn.Linear(hidden, 1)
+        self.flops = 0.0
+        embedded = encoder.get_input_embeddings().weight.numel()
+        self._parameters_passed = sum(p.numel() for p in self.parameters()) - embedded
+
+    @property
+    def device(self) -> torch.device:
+        return self.first.weight.device
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Scores [B] of token ids [B, T]; padding (mask 0) takes no part in the pooling."""
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        pooled = states.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
+        self.flops += (6 if torch.is_grad_enabled() else 2) * self._parameters_passed * ids.numel()
+        return torch.sigmoid(self.second(torch.relu(self.first(pooled)))).squeeze(1)
+
+    def scores(self, pairs: Sequence[Pair]) -> Tensor:
+        """Scores [len(pairs)], with gradients where they are enabled; batched by length."""
+        batch = self.tokenizer(
+            [question for question, _ in pairs],
+            [rationale for _, rationale in pairs],
+            truncation="longest_first",
+            max_length=self.max_tokens,
+        )
+        rows: list[list[int]] = batch["input_ids"]
+        order, parts = [], []
+        for group in length_groups([len(row) for row in rows], max_tokens=64 * self.max_tokens):
+            width = max(len(rows[i]) for i in group)
+            pad = self.tokenizer.pad_token_id or 0
+            ids = torch.tensor([rows[i] + [pad] * (width - len(rows[i])) for i in group])
+            mask = torch.tensor([[1] * len(rows[i]) + [0] * (width - len(rows[i])) for i in group])
+            parts.append(self(ids.to(self.device), mask.to(self.device)))
+            order += group
+        return torch.cat(parts)[torch.tensor(order).argsort().to(self.device)]
+
+    @torch.no_grad()
+    def judge(self, pairs: Sequence[Pair]) -> list[float]:
+        """Scores without gradients and without dropout."""
+        if not pairs:
+            return []
+        self.eval()
+        values: list[float] = self.scores(pairs).tolist()
+        return values
+
+
+def fit_judge(
+    judge: Judge,
+    contrasts: Sequence[Contrast],
+    spec: JudgeSpec,
+    *,
+    steps: int,
+    rate: float,
+    seed: int,
+) -> Iterator[float]:
+    """Yield the loss of each of `steps` optimizer steps over `contrasts`, drawn in a seeded order.
+
+    The optimizer starts afresh on every call: an update is then a function of (weights, contrasts,
+    seed), so a restarted service repeats it exactly from the weights alone.
+    """
+    loss = JUDGE_LOSSES[spec.loss]
+    optimizer = torch.optim.AdamW((p for p in judge.parameters() if p.requires_grad), lr=rate)
+    rng = random.Random(seed)
+    usable = [c for c in contrasts if c.positives and c.negatives]
+    if not usable:
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in range(steps):
+            batch = rng.sample(usable, min(spec.batch_size, len(usable)))
+            judge.train()
+            total = loss(*padded_scores(judge, batch)) / len(batch)
+            optimizer.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
+            optimizer.step()
+            yield total.item()
+
+
+def padded_scores(judge: Judge, batch: Sequence[Contrast]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(s_pos, mask, s_neg, mask), each [N, R] over the batch's contrasts."""
+    pairs = [(c.question, r) for c in batch for r in (*c.positives, *c.negatives)]
+    flat = iter(torch.split(judge.scores(pairs), [n for c in batch for n in _sizes(c)]))
+    columns = [(next(flat), next(flat)) for _ in batch]
+    pos, neg = zip(*columns, strict=True)
+    return (*_pad(pos), *_pad(neg))
+
+
+def _sizes(contrast: Contrast) -> tuple[int, int]:
+    return len(contrast.positives), len(contrast.negatives)
+
+
+def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    # 0.5 stays inside (0, 1), so a masked cell's logarithm is finite and its gradient is no NaN.
+    scores = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=0.5)
+    lengths = torch.tensor([len(row) for row in rows], device=scores.device)
+    mask = torch.arange(scores.shape[1], device=scores.device)[None] < lengths[:, None]
+    return scores, mask
+
+
+# --- corruption: what balances the classes where real negatives are scarce ----------------------
+
+
+def balanced(contrasts: Sequence[Contrast], *, seed: int) -> list[Contrast]:
+    """Each contrast with as many negatives as positives: real ones first, then corrupted positives.
+
+    Only filled up: a judge fed mostly on corruption learns to spot corruption instead of error.
+    """
+    rng = random.Random(seed)
+    words = sorted({word for c in contrasts for r in c.positives for word in r.split()})
+    filled = []
+    for contrast in contrasts:
+        missing = max(0, len(contrast.positives) - len(contrast.negatives))
+        source = contrast.positives[:missing]
+        made = tuple(corrupted(text, words, rng) for text in source)
+        filled.append(Contrast(contrast.question, contrast.positives, (*contrast.negatives, *made)))
+    return filled
+
+
+def corrupted(text: str, words: Sequence[str], rng: random.Random, *, share: float = 0.3) -> str:
+    """`text` with `share` of its words (at least one) blanked out or replaced from `words`."""
+    parts = text.split()
+    if not parts or not words:
+        return "..."
+    for index in rng.sample(range(len(parts)), max(1, round(share * len(parts)))):
+        parts[index] = "..." if rng.random() < 0.5 else rng.choice(words)
+    return " ".join(parts)
+
+
+# --- health ---------------------------------------------------------------------------------------
+
+HELD_BACK = 10
+"""One contrast in ten is never trained on and measures the judge."""
+
+COLLAPSED_AUC, COLLAPSED_SPREAD = 0.55, 0.02
+
+
+def held_back(contrasts: Sequence[Contrast]) -> tuple[list[Contrast], list[Contrast]]:
+    """(trained on, held back); decided by the question's text alone, so equal in every version."""
+    trained: list[Contrast] = []
+    kept: list[Contrast] = []
+    for contrast in contrasts:
+        bucket = random.Random(contrast.question).randrange(HELD_BACK)
+        (kept if bucket == 0 else trained).append(contrast)
+    return trained, kept
+
+
+def auc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
+    """Chance that a positive scores above a negative (ties count half); None without both."""
+    if not positives or not negatives:
+        return None
+    u = mannwhitneyu(positives, negatives).statistic
+    return float(u) / (len(positives) * len(negatives))
+
+
+def health(
+    judge: Callable[[Sequence[Pair]], list[float]], kept: Sequence[Contrast]
+) -> dict[str, float]:
+    """AUC, mean scores and spread over held-back contrasts, on their real negatives."""
+    pos = judge([(c.question, r) for c in kept for r in c.positives])
+    neg = judge([(c.question, r) for c in kept for r in c.negatives])
+    measured: dict[str, float] = {"positives": len(pos), "negatives": len(neg)}
+    if pos:
+        measured["mean_positive"] = sum(pos) / len(pos)
+    if neg:
+        measured["mean_negative"] = sum(neg) / len(neg)
+    if (found := auc(pos, neg)) is not None:
+        measured["auc"] = found
+        measured["spread"] = max(*pos, *neg) - min(*pos, *neg)
+    return measured
+
+
+def collapsed(measured: dict[str, float]) -> bool:
+    """Scores that no longer tell anything."""
+    return (
+        measured.get("auc", 1.0) < COLLAPSED_AUC or measured.get("spread", 1.0) < COLLAPSED_SPREAD
+    )
+
+
+class LocalJudge:
+    """The judge of one job, trained and asked in this process.
+
+    The discriminator service puts the same object behind HTTP.
+    """
+
+    def __init__(self, judge: Judge, spec: JudgeSpec, *, seed: int) -> None:
+        self.judge = judge
+        self.spec = spec
+        self.seed = seed
+
+    @property
+    def flops(self) -> float:
+        return self.judge.flops
+
+    def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]:
+        trained, kept = held_back(contrasts)
+        filled = balanced(trained, seed=self.seed)
+        return self._fit(filled, kept, self.spec.pretrain_steps, self.spec.learning_rate, -1)
+
+    def update(
+        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+    ) -> dict[str, float]:
+        """One online round. `weight` is alpha3 of this iteration; it scales the step, because
+        Adam's steps do not change with the scale of the loss."""
+        trained, kept = held_back(contrasts)
+        rate = self.spec.learning_rate * weight
+        return self._fit(trained, kept, self.spec.update_steps, rate, iteration)
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        return self.judge.judge(pairs)
+
+    def _fit(
+        self,
+        trained: Sequence[Contrast],
+        kept: Sequence[Contrast],
+        steps: int,
+        rate: float,
+        iteration: int,
+    ) -> dict[str, float]:
+        seed = random.Random(f"{self.seed}/{iteration}").getrandbits(31)
+        losses = list(fit_judge(self.judge, trained, self.spec, steps=steps, rate=rate, seed=seed))
+        measured = health(self.judge.judge, kept)
+        return {**measured, "loss": losses[-1]} if losses else measured

@@ -1,0 +1,139 @@
+"""QCRD's equations as pure functions: tensors in, tensors out, a sum that the caller divides.
+
+Symbols are the paper's. N questions, R rationales each (padded; `mask` marks real ones), `ce` the
+mean token cross entropy of a rationale under the explain task, `s` the judge's score in (0, 1).
+Scores never carry a gradient here: the student's loss would otherwise drive them to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qcrd.records import Scheme
+
+IGNORED = -100
+"""Label of positions that are padding (the value `F.cross_entropy` ignores by default)."""
+
+
+def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy and token count of each sequence: [M, T, V], [M, T] -> [M], [M]."""
+    flat = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return flat.view_as(targets).sum(1), (targets != IGNORED).sum(1)
+
+
+# --- many-to-one: which of a question's rationales count, and how much (Table 5) --------------
+
+Weigh = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+"""(ce [N, R], mask [N, R], s [N, R], generator) -> weights [N, R]; a question without any real
+rationale has the weights 0, every other question's weights sum to 1."""
+
+
+def lowest(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+    return _one_hot(ce.masked_fill(~mask, torch.inf).argmin(1), mask)
+
+
+def highest(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+    return _one_hot(ce.masked_fill(~mask, -torch.inf).argmax(1), mask)
+
+
+def sampled(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+    luck = torch.rand(mask.shape, generator=generator).to(mask.device)
+    return _one_hot(luck.masked_fill(~mask, -1).argmax(1), mask)
+
+
+def mean(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+    return mask / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def by_score(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+    """In proportion to the quality that the term rewards: s for positives, 1 - s for negatives."""
+    weights = s * mask
+    return weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(s.dtype).tiny)
+
+
+def _one_hot(index: Tensor, mask: Tensor) -> Tensor:
+    return F.one_hot(index, mask.shape[1]) * mask
+
+
+SCHEMES: Mapping[Scheme, tuple[Weigh, Weigh]] = {
+    Scheme.MIN_MAX: (lowest, highest),
+    Scheme.MAX_MIN: (highest, lowest),
+    Scheme.SAMPLING: (sampled, sampled),
+    Scheme.MEAN: (mean, mean),
+    Scheme.WEIGHTED_MEAN: (by_score, by_score),
+}
+"""Scheme -> (how positives are weighed, how negatives are)."""
+
+
+# --- the student's loss ------------------------------------------------------------------------
+
+
+def positive_term(ce: Tensor, weights: Tensor, s: Tensor) -> Tensor:
+    """Eq. 6, summed over questions: s · Σ_r w · ce. All arguments [N, R]."""
+    return (weights * s.detach() * ce).sum()
+
+
+def negative_term(ce: Tensor, weights: Tensor, s: Tensor, delta: float) -> Tensor:
+    """Eq. 7, summed over questions: (1 - s) · Σ_r w · min(ce - δ, 0). All arguments [N, R].
+
+    max over r of min(ce - δ, 0) is min(max ce - δ, 0), so the pick may look at ce alone.
+    """
+    return (weights * (1 - s.detach()) * (ce - delta).clamp(max=0)).sum()
+
+
+def contrastive(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
+    """Eq. 3 before its division by N: L_pos - β · L_neg."""
+    return positive - beta * negative
+
+
+def lower_bound(alpha2: float, beta: float, delta: float) -> float:
+    """No loss of eq. 8 can be under it: L_pred and L_pos are at least 0, L_neg at least -δ.
+
+    The negative term enters as -β · L_neg, so it only adds; the bound is 0 less rounding. A value
+    under -α2 · β · δ means that the margin is not in force.
+    """
+    return -alpha2 * beta * delta
+
+
+# --- the judge's loss --------------------------------------------------------------------------
+
+
+def judge_paper(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
+    """Eq. 2, summed over questions: -log(Σ_j exp s_j^pos / Σ_j exp s_j^neg).
+
+    Scores [N, R] in (0, 1): that alone bounds the loss. Questions that lack a side count 0.
+    """
+    both = pos_mask.any(1) & neg_mask.any(1)
+    return (_log_sum_exp(neg, neg_mask) - _log_sum_exp(pos, pos_mask))[both].sum()
+
+
+def judge_infonce(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
+    """Eq. 2 with the positives in the denominator too; never below 0."""
+    both = pos_mask.any(1) & neg_mask.any(1)
+    every = _log_sum_exp(torch.cat((pos, neg), 1), torch.cat((pos_mask, neg_mask), 1))
+    return (every - _log_sum_exp(pos, pos_mask))[both].sum()
+
+
+def judge_bce(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
+    """Binary cross entropy, the mean over each question's rationales, summed over questions."""
+    right = -(pos.log().masked_fill(~pos_mask, 0).sum(1))
+    wrong = -((1 - neg).log().masked_fill(~neg_mask, 0).sum(1))
+    count = pos_mask.sum(1) + neg_mask.sum(1)
+    return ((right + wrong) / count.clamp(min=1)).sum()
+
+
+def _log_sum_exp(s: Tensor, mask: Tensor) -> Tensor:
+    return s.masked_fill(~mask, -torch.inf).logsumexp(1)
+
+
+JUDGE_LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "paper": judge_paper,
+    "infonce": judge_infonce,
+    "bce": judge_bce,
+}

@@ -1,0 +1,81 @@
+"""Negative knowledge: what the student said some iterations ago, and the ring that remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from qcrd.method.prompts import EXPLAIN
+from qcrd.method.students import Student
+from qcrd.records import Rationale, Source
+
+Weights = Mapping[str, Tensor]
+
+
+class Ring:
+    """The trained weights of the last `lag` + 1 iterations, by iteration number.
+
+    Frozen parameters are the same in all of them and are not kept. Iterations in `pinned` stay.
+    """
+
+    def __init__(self, lag: int, *, pinned: frozenset[int] = frozenset()) -> None:
+        self.lag = lag
+        self.pinned = pinned
+        self.held: dict[int, Weights] = {}
+
+    def push(self, iteration: int, weights: Weights) -> None:
+        self.held[iteration] = weights
+        for old in [i for i in self.held if i < iteration - self.lag and i not in self.pinned]:
+            del self.held[old]
+
+    def lagged(self, iteration: int) -> Weights:
+        """The weights `lag` iterations before `iteration`; the oldest there are until then."""
+        return self.held[max(iteration - self.lag, min(self.held))]
+
+
+def trainable(student: Student) -> dict[str, Tensor]:
+    """A copy of the weights that training changes, on the CPU."""
+    return {
+        name: parameter.detach().to("cpu", copy=True)
+        for name, parameter in student.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def load(student: Student, weights: Weights) -> None:
+    student.model.load_state_dict(dict(weights), strict=False)
+
+
+def sample(
+    sampler: Student,
+    questions: Sequence[tuple[str, str]],
+    *,
+    n: int,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    tag: str,
+) -> dict[str, tuple[Rationale, ...]]:
+    """`n` explanations per (id, text) by `sampler`, keyed by question id. Blank ones are dropped.
+
+    `tag` makes the rationales' ids differ from those of another round.
+    """
+    asked = [(key, text) for key, text in questions for _ in range(n)]
+    texts = sampler.generate(
+        [EXPLAIN + text for _, text in asked],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    found: dict[str, tuple[Rationale, ...]] = {key: () for key, _ in questions}
+    for index, ((key, _), text) in enumerate(zip(asked, texts, strict=True)):
+        if text:
+            said = Rationale(
+                id=f"{key}/{tag}/{index % n}",
+                question_id=key,
+                text=text,
+                source=Source.STUDENT,
+            )
+            found[key] = (*found[key], said)
+    return found

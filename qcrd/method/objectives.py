@@ -1,0 +1,30 @@
+"""The terms that each method trains on: one trainer, one data order, different terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`rationales`: how many of a question's positives take part. `joined`: rationale and label
+    are one target under the predict task. `negatives` and `judged` need many-to-one rationales."""
+
+    rationales: int | None = 0
+    """0 none, 1 the first, None all of them."""
+    negatives: bool = False
+    judged: bool = False
+    joined: bool = False
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "finetune": Objective(),
+    "finetune_equal_compute": Objective(),
+    "single_task": Objective(joined=True),
+    "dss": Objective(rationales=1),
+    "dss+positives": Objective(rationales=None),
+    "dss+positives+negatives": Objective(rationales=None, negatives=True),
+    "qcrd": Objective(rationales=None, negatives=True, judged=True),
+}
+"""Method or ladder row -> its terms. The ablation ladder runs from dss to qcrd."""

@@ -1,0 +1,46 @@
+"""How long a student trains, at what rate, and when it is done: by steps or by equal compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qcrd.method.batching import steps_per_pass
+from qcrd.method.objectives import OBJECTIVES, Objective
+from qcrd.records import MethodSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one student's training does. It ends after `steps` optimizer steps, or, where `flops`
+    is given, when that much floating-point work is spent, whatever number of steps that takes."""
+
+    method: str
+    spec: MethodSpec
+    seed: int
+    iteration_steps: int
+    steps: int
+    flops: float | None = None
+
+    @property
+    def objective(self) -> Objective:
+        return OBJECTIVES[self.method]
+
+    def done(self, step: int, flops: float) -> float:
+        """Share of the planned work behind, 1 when it is over."""
+        return step / self.steps if self.flops is None else flops / self.flops
+
+    def rate(self, step: int, flops: float) -> float:
+        """Linear warm-up, then linear decay to zero over the planned work."""
+        hyper = self.spec.hyperparameters
+        if step < hyper.warmup_steps:
+            return hyper.learning_rate * (step + 1) / hyper.warmup_steps
+        return hyper.learning_rate * max(0.0, 1 - self.done(step, flops))
+
+
+def plan(
+    method: str, spec: MethodSpec, *, lessons: int, seed: int, flops: float | None = None
+) -> Plan:
+    """The schedule of `spec` for `lessons` training questions."""
+    hyper = spec.hyperparameters
+    per_iteration = hyper.iteration_steps or steps_per_pass(lessons, hyper.batch_size)
+    return Plan(method, spec, seed, per_iteration, per_iteration * hyper.iterations, flops)

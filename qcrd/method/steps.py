@@ -1,0 +1,114 @@
+"""One optimizer step's loss: eqs 3, 6, 7 and 8 over a batch of questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from qcrd.method import losses
+from qcrd.method.evaluation import JOINT
+from qcrd.method.objectives import Objective
+from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.slates import Slate
+from qcrd.method.students import Reading, Student
+from qcrd.records import LossSpec, Rationale
+
+Scores = Mapping[str, float]
+"""Rationale id -> the judge's score."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the student learns from one question. `text` is the question with its options."""
+
+    id: str
+    text: str
+    label: str
+    gold: str
+    positives: tuple[Rationale, ...] = ()
+    negatives: tuple[Rationale, ...] = ()
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The step's loss and its parts, as plain numbers for the record."""
+
+    total: Tensor
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+def step_terms(
+    student: Student,
+    batch: Sequence[Lesson],
+    objective: Objective,
+    spec: LossSpec,
+    scores: Scores,
+    generator: torch.Generator,
+) -> Terms:
+    """Eq. 8 without its judge term: scores are constants here, the judge follows it by itself."""
+    if objective.joined:
+        joint = _label_term(student, batch, [_joint_target(lesson) for lesson in batch])
+        return Terms(joint, {"loss": joint.item()})
+    label = _label_term(student, batch, [lesson.label for lesson in batch])
+    if objective.rationales == 0:
+        return Terms(label, {"loss": label.item(), "label": label.item()})
+    contrast, parts = _contrast_term(student, batch, objective, spec, scores, generator)
+    total = spec.alpha[0] * label + spec.alpha[1] * contrast
+    return Terms(total, {"loss": total.item(), "label": label.item(), **parts})
+
+
+def _label_term(student: Student, batch: Sequence[Lesson], targets: Sequence[str]) -> Tensor:
+    """L_pred: token cross entropy of the labels, divided once by the step's token count."""
+    reading = student.read([PREDICT + lesson.text for lesson in batch])
+    total, count = student.cross_entropy(reading, range(len(batch)), targets)
+    return total.sum() / count.sum()
+
+
+def _joint_target(lesson: Lesson) -> str:
+    if not lesson.positives:
+        return f"{JOINT} {lesson.label}"
+    return f"{lesson.positives[0].text} {JOINT} {lesson.label}"
+
+
+def _contrast_term(
+    student: Student,
+    batch: Sequence[Lesson],
+    objective: Objective,
+    spec: LossSpec,
+    scores: Scores,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, float]]:
+    """L_cl of eq. 3, divided by the number of questions that have a rationale to learn from."""
+    rows = [lesson for lesson in batch if lesson.positives]
+    if not rows:
+        return torch.zeros((), device=student.device), {"positive": 0.0, "negative": 0.0}
+    reading = student.read([EXPLAIN + lesson.text for lesson in rows])
+    weigh_pos, weigh_neg = losses.SCHEMES[spec.scheme]
+    pos = Slate([lesson.positives[: objective.rationales] for lesson in rows], scores, missing=1.0)
+    neg = Slate(
+        [lesson.negatives if objective.negatives else () for lesson in rows], scores, missing=0.0
+    )
+    pos_picks = pos.weigh(student, reading, weigh_pos, generator, quality=lambda s: s)
+    neg_picks = neg.weigh(
+        student, reading, weigh_neg, generator, quality=lambda s: 1 - s, below=spec.delta
+    )
+    ce = _cross_entropy(student, reading, [*pos_picks.chosen, *neg_picks.chosen])
+    cut = len(pos_picks.chosen)
+    positive = losses.positive_term(ce[:cut], pos_picks.weights, pos_picks.scores)
+    negative = losses.negative_term(ce[cut:], neg_picks.weights, neg_picks.scores, spec.delta)
+    total = losses.contrastive(positive, negative, spec.beta) / len(rows)
+    parts = {"positive": positive.item() / len(rows), "negative": negative.item() / len(rows)}
+    return total, parts
+
+
+def _cross_entropy(
+    student: Student, reading: Reading, chosen: Sequence[tuple[int, Rationale]]
+) -> Tensor:
+    """Mean token cross entropy of each chosen rationale, with gradients."""
+    total, count = student.cross_entropy(
+        reading, [row for row, _ in chosen], [rationale.text for _, rationale in chosen]
+    )
+    return total / count

@@ -1,0 +1,296 @@
+"""One interface to the student, whether it is a seq2seq or a decoder-only model.
+
+A question is read once (`read`) and its rationales share that reading: for seq2seq it is the
+encoder's output, for decoder-only models the prefix's key-value cache. Gradients flow through it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
+
+from qcrd.method.batching import length_groups
+from qcrd.method.losses import IGNORED, token_cross_entropy
+
+
+@dataclass(frozen=True)
+class Reading:
+    """N questions as the model has read them.
+
+    `states` are per-layer tensors with the batch first (one encoder output, or keys and values),
+    `mask` [N, S] marks real positions, `last` [N] is the prompt's last token where the decoder
+    must start from it.
+    """
+
+    states: tuple[Tensor, ...]
+    mask: Tensor
+    last: Tensor | None = None
+
+    def rows(self, owner: Tensor) -> Reading:
+        """The readings of questions `owner` [M], one row per target."""
+        last = None if self.last is None else self.last[owner]
+        return Reading(tuple(state[owner] for state in self.states), self.mask[owner], last)
+
+    def detached(self) -> Reading:
+        return replace(self, states=tuple(state.detach() for state in self.states))
+
+
+class Student(ABC):
+    """A causal or seq2seq model with its tokenizer. `flops` counts the work done so far."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_question_tokens: int,
+        max_target_tokens: int,
+    ) -> None:
+        # Any: transformers builds most of a model's interface at run time.
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.max_question_tokens = max_question_tokens
+        self.max_target_tokens = max_target_tokens
+        self.flops = 0.0
+        self._reader_parameters, self._writer_parameters = self._parameters()
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    @abstractmethod
+    def _parameters(self) -> tuple[int, int]:
+        """Parameters that a question's token passes through, and those that a target's does."""
+
+    @abstractmethod
+    def _read(self, ids: Tensor, mask: Tensor) -> Reading: ...
+
+    @abstractmethod
+    def _logits(self, reading: Reading, targets: Tensor, mask: Tensor) -> Tensor:
+        """[M, T, V]: position t predicts `targets[:, t]` from what stands before it."""
+
+    @abstractmethod
+    def _target_ids(self, text: str) -> list[int]: ...
+
+    def read(self, prompts: Sequence[str]) -> Reading:
+        ids, mask = self._question_ids(prompts)
+        frozen = not any(p.requires_grad for p in self._reader_modules())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            self._count(self._reader_parameters, ids)
+            return self._read(ids, mask)
+
+    def cross_entropy(
+        self, reading: Reading, owner: Sequence[int], targets: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy and token count of each target, both [M].
+
+        `owner[m]` is the row of `reading` that target m belongs to.
+        """
+        rows = [self._target_ids(target)[: self.max_target_tokens] for target in targets]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), IGNORED, device=self.device)
+        for line, row in zip(ids, rows, strict=True):
+            line[: len(row)] = torch.tensor(row, device=self.device)
+        self._count(self._writer_parameters, ids)
+        picked = reading.rows(torch.tensor(owner, device=self.device))
+        logits = self._logits(picked, ids.clamp(min=0), (ids != IGNORED).long())
+        return token_cross_entropy(logits, ids)
+
+    @torch.no_grad()
+    def score(
+        self, reading: Reading, owner: Sequence[int], targets: Sequence[str], *, max_tokens: int
+    ) -> Tensor:
+        """Mean token cross entropy of each target [M], without gradients and without dropout."""
+        lengths = [len(self._target_ids(target)) for target in targets]
+        result = torch.zeros(len(targets), device=self.device)
+        training, detached = self.model.training, reading.detached()
+        self.model.eval()
+        for group in length_groups(lengths, max_tokens=max_tokens):
+            total, count = self.cross_entropy(
+                detached, [owner[i] for i in group], [targets[i] for i in group]
+            )
+            result[torch.tensor(group, device=self.device)] = total / count
+        self.model.train(training)
+        return result
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> list[str]:
+        """One answer per prompt; greedy at temperature 0, else sampled from the whole distribution.
+
+        Batches go by length; the result is in the order of the prompts and a function of the seed.
+        """
+        training = self.model.training
+        self.model.eval()
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        texts = [""] * len(prompts)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for start in range(0, len(order), batch_size):
+                group = order[start : start + batch_size]
+                answers = self._generate([prompts[i] for i in group], max_new_tokens, temperature)
+                for i, answer in zip(group, answers, strict=True):
+                    texts[i] = answer
+        self.model.train(training)
+        return texts
+
+    def _generate(self, prompts: list[str], max_new_tokens: int, temperature: float) -> list[str]:
+        ids, mask = self._question_ids(prompts)
+        # top_k and top_p off: a library default of 50 would cut the distribution the paper samples.
+        sampling: dict[str, Any] = (
+            {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            if temperature > 0
+            else {"do_sample": False}
+        )
+        generate: Any = self.model.generate
+        made = generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **sampling
+        )
+        own = made[:, self._generated_from(ids) :]
+        self._count(self._reader_parameters, ids)
+        self._count(self._writer_parameters, own)
+        texts: list[str] = self.tokenizer.batch_decode(own, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _generated_from(self, ids: Tensor) -> int:
+        return 1
+
+    def _reader_modules(self) -> list[torch.nn.Parameter]:
+        return list(self.model.parameters())
+
+    def _question_ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        batch = self.tokenizer(
+            list(prompts),
+            padding=True,
+            truncation=True,
+            max_length=self.max_question_tokens,
+            return_tensors="pt",
+        )
+        return batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
+
+    def _count(self, parameters: int, ids: Tensor) -> None:
+        """2 operations per parameter and position forward, 4 more when a backward pass follows."""
+        self.flops += (6 if torch.is_grad_enabled() else 2) * parameters * ids.numel()
+
+
+class Seq2SeqStudent(Student):
+    """T5, BART and encoder-decoders built around a BERT-like encoder."""
+
+    def _parameters(self) -> tuple[int, int]:
+        encoder: Any = self.model.get_encoder()
+        embedded = self.model.get_input_embeddings().weight.numel()
+        total = sum(p.numel() for p in self.model.parameters())
+        reader = sum(p.numel() for p in encoder.parameters()) - embedded
+        head = self.model.get_output_embeddings().weight.numel()
+        shared = self.model.get_input_embeddings().weight is self._decoder_embedding()
+        embeddings = embedded if shared else embedded + head
+        return reader, total - reader - embeddings + head
+
+    def _decoder_embedding(self) -> Tensor:
+        weight: Tensor = self.model.get_decoder().get_input_embeddings().weight
+        return weight
+
+    def _reader_modules(self) -> list[torch.nn.Parameter]:
+        return list(self.model.get_encoder().parameters())
+
+    def _read(self, ids: Tensor, mask: Tensor) -> Reading:
+        encoder: Any = self.model.get_encoder()
+        encoded = encoder(input_ids=ids, attention_mask=mask)
+        return Reading((encoded.last_hidden_state,), mask)
+
+    def _logits(self, reading: Reading, targets: Tensor, mask: Tensor) -> Tensor:
+        start = torch.full_like(targets[:, :1], self._start)
+        output = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=reading.states[0]),
+            attention_mask=reading.mask,
+            decoder_input_ids=torch.cat((start, targets[:, :-1]), 1),
+            decoder_attention_mask=torch.cat((torch.ones_like(start), mask[:, :-1]), 1),
+            use_cache=False,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    def _target_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text_target=text).input_ids
+        # BERT-like tokenizers open with the token the decoder starts from anyway.
+        return ids[1:] if ids and ids[0] == self._start else ids
+
+    @property
+    def _start(self) -> int:
+        start: int = self.model.generation_config.decoder_start_token_id
+        return start
+
+
+class CausalStudent(Student):
+    """SmolLM2, Qwen, Llama and their like: prompt and answer in one sequence."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **limits: int
+    ) -> None:
+        tokenizer.padding_side = "left"
+        tokenizer.truncation_side = "left"
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        super().__init__(model, tokenizer, **limits)
+
+    def _parameters(self) -> tuple[int, int]:
+        total = sum(p.numel() for p in self.model.parameters())
+        embedded = self.model.get_input_embeddings().weight
+        tied = embedded is self.model.get_output_embeddings().weight
+        through = total if tied else total - embedded.numel()
+        return through, through
+
+    def _read(self, ids: Tensor, mask: Tensor) -> Reading:
+        """The cache of all tokens but the last, from which the first answer token is predicted."""
+        prefix, seen = ids[:, :-1], mask[:, :-1]
+        output = self.model(
+            input_ids=prefix,
+            attention_mask=seen,
+            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+        return Reading(tuple(t for pair in layers for t in pair), seen, ids[:, -1])
+
+    def _logits(self, reading: Reading, targets: Tensor, mask: Tensor) -> Tensor:
+        assert reading.last is not None
+        start = reading.last[:, None]
+        pairs = list(zip(reading.states[::2], reading.states[1::2], strict=True))
+        positions = reading.mask.sum(1, keepdim=True) + torch.arange(
+            targets.shape[1], device=targets.device
+        )
+        output = self.model(
+            input_ids=torch.cat((start, targets[:, :-1]), 1),
+            attention_mask=torch.cat((reading.mask, torch.ones_like(start), mask[:, :-1]), 1),
+            position_ids=positions,
+            past_key_values=DynamicCache(pairs, config=self.model.config),
+            use_cache=True,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    def _target_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(" " + text, add_special_tokens=False).input_ids
+        return [*ids, self.tokenizer.eos_token_id]
+
+    def _question_ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return super()._question_ids([f"{prompt}\nAnswer:" for prompt in prompts])
+
+    def _generated_from(self, ids: Tensor) -> int:
+        return ids.shape[1]

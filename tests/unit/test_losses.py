@@ -1,0 +1,160 @@
+"""Every equation by hand, and the laws of the loss."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcrd.method import losses
+from qcrd.records import Scheme
+
+CE = torch.tensor([[1.0, 2.0, 4.0], [3.0, 5.0, 0.0]])
+MASK = torch.tensor([[True, True, True], [True, True, False]])
+S = torch.tensor([[0.5, 0.8, 0.2], [0.9, 0.6, 0.0]])
+LUCK = torch.Generator().manual_seed(0)
+
+
+def test_token_cross_entropy_counts_only_real_tokens() -> None:
+    """Uniform over 4 tokens: each costs ln 4; two real tokens and one padding: 2 ln 4 and 2."""
+    total, count = losses.token_cross_entropy(
+        torch.zeros(1, 3, 4), torch.tensor([[1, 2, losses.IGNORED]])
+    )
+    assert total.item() == pytest.approx(2 * math.log(4))
+    assert count.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [
+        # rows' picks: min 1.0 and 3.0 (the masked 0.0 does not count)
+        (losses.lowest, [[1, 0, 0], [1, 0, 0]]),
+        # max 4.0 and 5.0
+        (losses.highest, [[0, 0, 1], [0, 1, 0]]),
+        # a third each; a half each
+        (losses.mean, [[1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]]),
+        # .5/.8/.2 over 1.5; .9/.6 over 1.5
+        (losses.by_score, [[1 / 3, 8 / 15, 2 / 15], [0.6, 0.4, 0]]),
+    ],
+)
+def test_schemes_by_hand(scheme: losses.Weigh, expected: list[list[float]]) -> None:
+    weights = scheme(CE, MASK, S, LUCK)
+    torch.testing.assert_close(weights.float(), torch.tensor(expected, dtype=torch.float))
+
+
+def test_sampling_picks_one_real_rationale_and_reaches_all_of_them() -> None:
+    seen = torch.zeros_like(CE)
+    for _ in range(200):
+        weights = losses.sampled(CE, MASK, S, LUCK)
+        assert weights.sum(1).tolist() == [1, 1]
+        seen += weights
+    assert (seen > 0).tolist() == MASK.tolist()
+
+
+def test_eq6_positive_term() -> None:
+    """MinMax: 0.5 * 1.0 + 0.9 * 3.0 = 3.2."""
+    weights = losses.lowest(CE, MASK, S, LUCK)
+    assert losses.positive_term(CE, weights, S).item() == pytest.approx(3.2)
+
+
+def test_eq7_negative_term() -> None:
+    """MinMax picks 4.0 and 5.0, both past delta 3: 0. MaxMin picks 1.0 and 3.0:
+    (1 - 0.5) * (1 - 3) + (1 - 0.9) * 0 = -1."""
+    highest = losses.highest(CE, MASK, S, LUCK)
+    assert losses.negative_term(CE, highest, S, delta=3.0).item() == 0
+    lowest = losses.lowest(CE, MASK, S, LUCK)
+    assert losses.negative_term(CE, lowest, S, delta=3.0).item() == pytest.approx(-1.0)
+
+
+def test_eq3_negative_with_ce_1_adds_0_4() -> None:
+    """CE 1 under delta 3 and judge score 0: min(1 - 3, 0) = -2, times -beta = -0.2: +0.4."""
+    one = torch.ones(1, 1)
+    negative = losses.negative_term(one, one, torch.zeros(1, 1), delta=3.0)
+    total = losses.contrastive(torch.tensor(0.0), negative, beta=0.2)
+    assert total.item() == pytest.approx(0.4)
+
+
+def test_scores_receive_no_gradient() -> None:
+    s = S.clone().requires_grad_()
+    ce = CE.clone().requires_grad_()
+    weights = losses.lowest(CE, MASK, S, LUCK)
+    (losses.positive_term(ce, weights, s) - losses.negative_term(ce, weights, s, 3.0)).backward()
+    assert s.grad is None
+    assert ce.grad is not None
+
+
+def test_eq2_by_hand() -> None:
+    """One question, positives .9 and .8, negative .1:
+    -ln((e^.9 + e^.8) / e^.1) = .1 - ln(e^.9 + e^.8) = -1.444397."""
+    pos, neg = torch.tensor([[0.9, 0.8]]), torch.tensor([[0.1, 0.5]])
+    pos_mask, neg_mask = torch.tensor([[True, True]]), torch.tensor([[True, False]])
+    expected = 0.1 - math.log(math.exp(0.9) + math.exp(0.8))
+    assert losses.judge_paper(pos, pos_mask, neg, neg_mask).item() == pytest.approx(expected)
+    # in the denominator too: ln(e^.9 + e^.8 + e^.1) - ln(e^.9 + e^.8)
+    both = math.log(math.exp(0.9) + math.exp(0.8) + math.exp(0.1))
+    info = both - math.log(math.exp(0.9) + math.exp(0.8))
+    assert losses.judge_infonce(pos, pos_mask, neg, neg_mask).item() == pytest.approx(info)
+    # -(ln .9 + ln .8 + ln(1 - .1)) / 3
+    bce = -(math.log(0.9) + math.log(0.8) + math.log(0.9)) / 3
+    assert losses.judge_bce(pos, pos_mask, neg, neg_mask).item() == pytest.approx(bce)
+
+
+@pytest.mark.parametrize("name", list(losses.JUDGE_LOSSES))
+def test_a_judge_loss_without_negatives_is_finite_and_so_is_its_gradient(name: str) -> None:
+    pos = torch.full((2, 1), 0.5, requires_grad=True)
+    neg = torch.full((2, 1), 0.5, requires_grad=True)
+    loss = losses.JUDGE_LOSSES[name](
+        pos, torch.ones(2, 1).bool(), neg, torch.tensor([[True], [False]])
+    )
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert pos.grad is not None
+    assert torch.isfinite(pos.grad).all()
+
+
+values = st.floats(0, 10, width=32)
+
+
+@given(st.lists(values, min_size=1, max_size=6), st.floats(0.01, 0.99), st.floats(0.5, 5))
+def test_the_negative_term_is_bounded_and_vanishes_past_the_margin(
+    ces: list[float], score: float, delta: float
+) -> None:
+    ce = torch.tensor([ces])
+    mask = torch.ones_like(ce).bool()
+    s = torch.full_like(ce, score)
+    for _, weigh in losses.SCHEMES.values():
+        value = losses.negative_term(ce, weigh(ce, mask, 1 - s, LUCK), s, delta).item()
+        assert -delta - 1e-5 <= value <= 0
+    picked = losses.highest(ce, mask, s, LUCK)
+    if max(ces) >= delta:
+        assert losses.negative_term(ce, picked, s, delta).item() == 0
+
+
+@given(st.lists(values, min_size=1, max_size=6))
+def test_weights_of_every_scheme_sum_to_one(ces: list[float]) -> None:
+    ce = torch.tensor([ces, ces])
+    mask = torch.ones_like(ce).bool()
+    mask[1] = False
+    s = torch.full_like(ce, 0.5)
+    assert set(losses.SCHEMES) == set(Scheme)
+    for pair in losses.SCHEMES.values():
+        for weigh in pair:
+            sums = weigh(ce, mask, s, LUCK).float().sum(1)
+            torch.testing.assert_close(sums, torch.tensor([1.0, 0.0]))
+
+
+@given(st.floats(0.1, 2.9))
+def test_a_step_on_a_negative_raises_its_cross_entropy_until_delta(start: float) -> None:
+    """Gradient descent on -beta * L_neg moves ce up, and not at all past delta."""
+    ce = torch.tensor([[start]], requires_grad=True)
+    one = torch.ones(1, 1)
+    for _ in range(60):
+        loss = -0.2 * losses.negative_term(ce, one, torch.zeros(1, 1), delta=3.0)
+        (gradient,) = torch.autograd.grad(loss, ce)
+        with torch.no_grad():
+            ce -= gradient
+    assert start < ce.item() <= 3.0 + 0.2 + 1e-4
+    assert ce.item() >= 3.0 - 1e-4

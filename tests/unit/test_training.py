@@ -1,0 +1,314 @@
+"""Students, judge and the loop on random weights: sharing is exact, learning works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from qcrd.errors import Diverged
+from qcrd.method.batching import iteration_batches, length_groups
+from qcrd.method.checkpoints import capture, restore
+from qcrd.method.judge import (
+    Contrast,
+    Judge,
+    LocalJudge,
+    auc,
+    balanced,
+    collapsed,
+    fit_judge,
+    held_back,
+)
+from qcrd.method.losses import highest, lowest
+from qcrd.method.negatives import Ring, trainable
+from qcrd.method.objectives import OBJECTIVES
+from qcrd.method.schedule import plan
+from qcrd.method.slates import Slate
+from qcrd.method.steps import Lesson, step_terms
+from qcrd.method.students import CausalStudent, Seq2SeqStudent, Student
+from qcrd.method.training import Round, Step, Trainer
+from qcrd.records import (
+    Hyperparameters,
+    JudgeSpec,
+    LossSpec,
+    MethodSpec,
+    NegativeSpec,
+    Rationale,
+)
+from tests.unit import tiny
+
+PAIRS = [
+    ("trout", "animal", "it swims in water"),
+    ("apple", "fruit", "it grows on trees"),
+    ("hammer", "tool", "it hits nails"),
+    ("violin", "instrument", "it plays music"),
+    ("a trout", "animal", "so it swims"),
+    ("an apple", "fruit", "so it grows"),
+    ("a hammer", "tool", "so it hits nails"),
+    ("the violin", "instrument", "so it plays"),
+]
+
+
+def lessons() -> list[Lesson]:
+    made = []
+    for index, (thing, label, reason) in enumerate(PAIRS):
+        key = str(index)
+        positives = tuple(
+            Rationale(id=f"{key}/{i}", question_id=key, text=text, answer=label)
+            for i, text in enumerate((reason, f"the {thing} {reason}"))
+        )
+        wrong = Rationale(id=f"{key}/n", question_id=key, text="it is a thing", answer="fruit")
+        made.append(
+            Lesson(key, f"what kind of thing is {thing} ?", label, label, positives, (wrong,))
+        )
+    return made
+
+
+def student(kind: str = "t5", seed: int = 0) -> Student:
+    torch.manual_seed(seed)
+    limits = {"max_question_tokens": 32, "max_target_tokens": 16}
+    if kind == "t5":
+        return Seq2SeqStudent(tiny.t5(), tiny.tokenizer(), **limits)
+    return CausalStudent(tiny.llama(), tiny.tokenizer(), **limits)
+
+
+def judge(seed: int = 0) -> LocalJudge:
+    torch.manual_seed(seed)
+    spec = JudgeSpec(pretrain_steps=3, update_steps=2, batch_size=4, hidden=16, max_tokens=32)
+    return LocalJudge(
+        Judge(tiny.bert(), tiny.tokenizer(), hidden=16, max_tokens=32), spec, seed=seed
+    )
+
+
+def spec(**hyper: object) -> MethodSpec:
+    settings = {"batch_size": 4, "iterations": 3, "learning_rate": 1e-3, "max_rationale_tokens": 8}
+    return MethodSpec(
+        hyperparameters=Hyperparameters.model_validate({**settings, **hyper}),
+        negatives=NegativeSpec(lag=1),
+    )
+
+
+def validate(_: Student) -> tuple[float, float]:
+    return (0.5, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_a_shared_reading_gives_the_loss_and_gradient_of_separate_ones(kind: str) -> None:
+    model = student(kind)
+    prompts = ["explain: what kind of thing is a trout ?", "explain: apple ?"]
+    targets, owner = ["it swims", "it swims in water", "it grows on trees"], [0, 0, 1]
+    shared, _ = model.cross_entropy(model.read(prompts), owner, targets)
+    shared.sum().backward()
+    weights = [p for p in model.model.parameters() if p.grad is not None]
+    gradients = [p.grad.clone() for p in weights]
+    model.model.zero_grad()
+    alone = []
+    for row, target in zip(owner, targets, strict=True):
+        total, _ = model.cross_entropy(model.read([prompts[row]]), [0], [target])
+        total.sum().backward()
+        alone.append(total.item())
+    assert shared.tolist() == pytest.approx(alone, rel=1e-4)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_scoring_in_length_groups_equals_one_batch(kind: str) -> None:
+    model = student(kind)
+    reading = model.read(["explain: trout ?"] * 2)
+    targets, owner = ["it", "it swims in water on trees", "it grows"], [0, 1, 1]
+    small = model.score(reading, owner, targets, max_tokens=4)
+    torch.testing.assert_close(small, model.score(reading, owner, targets, max_tokens=10_000))
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_sampling_is_a_function_of_the_seed(kind: str) -> None:
+    model = student(kind)
+    prompts = ["explain: trout ?", "explain: what kind of thing is a hammer ?"]
+    said = [model.generate(prompts, max_new_tokens=6, temperature=1.5, seed=s) for s in (1, 1, 2)]
+    assert said[0] == said[1] != said[2]
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_a_student_overfits_eight_examples(kind: str) -> None:
+    """Label loss under 0.05 and every label right: the training step learns."""
+    model = student(kind)
+    made = plan(
+        "finetune", spec(batch_size=8, iterations=120, learning_rate=5e-3), lessons=8, seed=0
+    )
+    records = list(Trainer(model, lessons(), made, validate).run())
+    steps = [record for record in records if isinstance(record, Step)]
+    assert steps[-1].parts["label"] < 0.05
+    answers = model.generate([f"predict: {item.text}" for item in lessons()], max_new_tokens=4)
+    assert answers == [item.label for item in lessons()]
+
+
+def test_min_max_picks_by_value_and_drops_negatives_past_the_margin() -> None:
+    """The positive with the lower CE is chosen; no negative is with delta under its CE."""
+    model = student()
+    batch = lessons()[:2]
+    reading = model.read([item.text for item in batch])
+    slate = Slate([item.positives for item in batch], {}, missing=1.0)
+    generator = torch.Generator()
+    picks = slate.weigh(model, reading, lowest, generator, quality=lambda s: s)
+    owners, texts = [0, 0, 1, 1], [r.text for item in batch for r in item.positives]
+    values = model.score(reading, owners, texts, max_tokens=9999).view(2, 2)
+    assert [r.id[-1] for _, r in picks.chosen] == [str(i) for i in values.argmin(1).tolist()]
+    wrong = Slate([item.negatives for item in batch], {}, missing=0.0)
+    far = wrong.weigh(model, reading, highest, generator, quality=lambda s: 1 - s, below=0.1)
+    assert far.chosen == []
+
+
+def test_step_terms_by_hand() -> None:
+    """Eq. 8 put together from the parts' own cross entropies."""
+    model = student()
+    item = lessons()[0]
+    scores = {item.positives[0].id: 0.9, item.positives[1].id: 0.7, item.negatives[0].id: 0.2}
+    terms = step_terms(
+        model, [item], OBJECTIVES["qcrd"], LossSpec(delta=9.0), scores, torch.Generator()
+    )
+    reading = model.read(["explain: " + item.text])
+    ces = model.score(reading, [0, 0], [r.text for r in item.positives], max_tokens=999)
+    negative = model.score(reading, [0], [item.negatives[0].text], max_tokens=999).item()
+    label = model.score(model.read(["predict: " + item.text]), [0], [item.label], max_tokens=99)
+    low = int(ces.argmin())
+    expected = 0.5 * label.item() + 0.5 * (
+        (0.9, 0.7)[low] * ces[low].item() - 0.2 * (1 - 0.2) * min(negative - 9.0, 0)
+    )
+    assert terms.total.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", list(OBJECTIVES))
+def test_every_method_trains_and_sees_the_same_order(method: str) -> None:
+    made = plan(method, spec(), lessons=8, seed=3)
+    records = list(Trainer(student(), lessons(), made, validate, judge()).run())
+    assert sum(isinstance(r, Step) for r in records) == 6
+    assert sum(isinstance(r, Round) for r in records) == 3
+
+
+def test_equal_compute_stops_when_the_work_is_spent() -> None:
+    dss = Trainer(student(), lessons(), plan("dss", spec(), lessons=8, seed=0), validate)
+    list(dss.run())
+    made = plan("finetune_equal_compute", spec(), lessons=8, seed=0, flops=dss.flops)
+    finetune = Trainer(student(), lessons(), made, validate)
+    steps = [r for r in finetune.run() if isinstance(r, Step)]
+    assert len(steps) > 6
+    assert dss.flops <= finetune.flops < dss.flops * (1 + 2 / len(steps))
+
+
+def test_a_restored_trainer_ends_with_the_same_weights() -> None:
+    """Interrupted after each iteration in turn, captured, restored into a fresh trainer."""
+    made = plan("qcrd", spec(), lessons=8, seed=1)
+    whole = Trainer(student(), lessons(), made, validate, judge())
+    list(whole.run())
+    for stop in (1, 2):
+        shared = judge()
+        first = Trainer(student(), lessons(), made, validate, shared)
+        for record in first.run():
+            if isinstance(record, Round) and record.iteration == stop:
+                break
+        second = Trainer(student(seed=9), lessons(), made, validate, shared)
+        restore(second, capture(first))
+        list(second.run())
+        for name, weight in trainable(whole.student).items():
+            assert torch.equal(weight, trainable(second.student)[name]), name
+        assert second.flops == whole.flops
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_with_advice() -> None:
+    model = student()
+    with torch.no_grad():
+        next(iter(model.model.parameters())).fill_(float("nan"))
+    made = plan("finetune", spec(), lessons=8, seed=0)
+    with pytest.raises(Diverged, match=r"step 1 of finetune.*learning_rate"):
+        list(Trainer(model, lessons(), made, validate).run())
+
+
+def test_the_ring_gives_the_checkpoint_of_lag_iterations_ago() -> None:
+    ring = Ring(2)
+    for iteration in range(6):
+        ring.push(iteration, {"w": torch.tensor(iteration)})
+        assert int(ring.lagged(iteration)["w"]) == max(0, iteration - 2)
+    assert len(ring.held) == 3
+
+
+def test_batches_cover_a_pass_and_depend_on_seed_and_iteration_alone() -> None:
+    def batches(seed: int, iteration: int) -> list[list[int]]:
+        return list(
+            iteration_batches(range(10), batch_size=4, steps=6, seed=seed, iteration=iteration)
+        )
+
+    first = batches(0, 1)
+    assert sorted(i for batch in first[:3] for i in batch) == list(range(10))
+    assert first == batches(0, 1) != batches(0, 2)
+    assert [len(batch) for batch in first] == [4, 4, 2, 4, 4, 2]
+
+
+def test_length_groups_hold_every_row_once_within_the_bound() -> None:
+    lengths = [3, 9, 1, 4, 4, 30]
+    groups = length_groups(lengths, max_tokens=12)
+    assert sorted(i for group in groups for i in group) == list(range(6))
+    assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 12 for g in groups)
+
+
+# --- the judge ------------------------------------------------------------------------------------
+
+
+def contrasts() -> list[Contrast]:
+    return [
+        Contrast(item.text, (item.positives[0].text,), ("it is a thing",)) for item in lessons()
+    ]
+
+
+@pytest.mark.parametrize("loss", ["paper", "bce", "infonce"])
+def test_the_judge_learns_to_tell_right_from_wrong(loss: str) -> None:
+    local = judge()
+    training = JudgeSpec(loss=loss, batch_size=8)  # type: ignore[arg-type]
+    list(fit_judge(local.judge, contrasts(), training, steps=60, rate=3e-3, seed=0))
+    right = local.score([(c.question, c.positives[0]) for c in contrasts()])
+    wrong = local.score([(c.question, c.negatives[0]) for c in contrasts()])
+    assert auc(right, wrong) == 1.0
+    assert all(0 < score < 1 for score in (*right, *wrong))
+
+
+def test_padding_takes_no_part_in_the_pooling() -> None:
+    local = judge()
+    pair = ("trout ?", "it swims")
+    long = ("what kind of thing is a trout ?", "it swims in water on trees in water")
+    assert local.score([pair, long])[0] == pytest.approx(local.score([pair])[0], abs=1e-6)
+
+
+def test_real_negatives_first_corruption_only_fills_up() -> None:
+    full = Contrast("q", ("a b c", "d e f"), ("x y", "z"))
+    short = Contrast("r", ("a b c", "d e f"), ())
+    same, filled = balanced([full, short], seed=0)
+    assert same == full
+    assert len(filled.negatives) == 2
+    assert not set(filled.negatives) & set(filled.positives)
+
+
+def test_held_back_is_decided_by_the_question_alone() -> None:
+    many = [Contrast(f"q{i}", ("a",), ("b",)) for i in range(400)]
+    trained, kept = held_back(many)
+    assert 15 < len(kept) < 75
+    assert {c.question for c in trained}.isdisjoint(c.question for c in kept)
+    assert held_back(many[::-1])[1] == kept[::-1]
+
+
+def test_auc_by_hand_and_the_collapse_alarm() -> None:
+    """.9 and .4 against .4 and .1: 3 wins and a tie of 4 pairs: 3.5 / 4."""
+    assert auc([0.9, 0.4], [0.4, 0.1]) == pytest.approx(3.5 / 4)
+    assert auc([], [0.1]) is None
+    assert collapsed({"auc": 0.5, "spread": 0.5})
+    assert collapsed({"auc": 0.9, "spread": 0.01})
+    assert not collapsed({"auc": 0.9, "spread": 0.5})
+
+
+def test_an_update_is_a_function_of_weights_and_data() -> None:
+    def after() -> Sequence[float]:
+        local = judge()
+        local.update(0, contrasts(), weight=0.5)
+        return local.score([("trout ?", "it swims")])
+
+    assert after() == after()
