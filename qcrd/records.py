@@ -109,6 +109,8 @@ class RationaleManifest(Record):
     counts: RationaleCounts
     test: str | None = None
     """Key of the test questions with the teacher's own answers."""
+    validation: str | None = None
+    """Key of the job's own validation questions; None: hold back a share of the training ones."""
     created_at: float
 
 
@@ -130,6 +132,7 @@ class Prediction(Record):
     answer: str | None
     gold: str
     right: bool
+    method: str | None = None
 
 
 # --- the job's spec --------------------------------------------------------------------------

@@ -33,6 +33,7 @@ def capture(trainer: Trainer) -> State:
         "step": trainer.step,
         "student_flops": trainer.student.flops,
         "sampler_flops": 0.0 if trainer.sampler is None else trainer.sampler.flops,
+        "judge_flops": 0.0 if trainer.judge is None else trainer.judge.flops,
         "best_score": None if trainer.best is None else list(trainer.best[0]),
     }
     return State({**held, **best, **moments}, numbers)
@@ -57,6 +58,8 @@ def restore(trainer: Trainer, state: State) -> None:
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
     trainer.student.flops = numbers["student_flops"]
     trainer.past_self().flops = numbers["sampler_flops"]
+    if trainer.judge is not None:
+        trainer.judge.flops = numbers["judge_flops"]
     if best:
         accuracy, minus_ce = numbers["best_score"]
         trainer.best = ((accuracy, minus_ce), best)

@@ -232,7 +232,12 @@ class LocalJudge:
 
     @property
     def flops(self) -> float:
+        """Floating-point operations so far, training and scoring."""
         return self.judge.flops
+
+    @flops.setter
+    def flops(self, value: float) -> None:
+        self.judge.flops = value
 
     def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]:
         trained, kept = held_back(contrasts)

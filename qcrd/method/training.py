@@ -32,8 +32,8 @@ from qcrd.records import NegativeSource, Rationale
 class JudgePort(Protocol):
     """The judge as training sees it: in this process, or a service."""
 
-    @property
-    def flops(self) -> float: ...
+    flops: float
+
     def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]: ...
     def update(
         self, iteration: int, contrasts: Sequence[Contrast], *, weight: float

@@ -1,0 +1,195 @@
+"""The gateway's REST API as this command line uses it: httpx, and the errors of the tree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from qcrd.cli import stack
+from qcrd.cli.home import Home
+from qcrd.cli.settings import CliSettings
+from qcrd.errors import Conflict, Invalid, NotFound, QcrdError, Transient, Unauthorized
+
+ApiOption = Annotated[
+    str | None,
+    typer.Option("--api", help="Address of the gateway. [default: $QCRD_API_URL, or what is up]"),
+]
+DEFAULT_URL = "http://127.0.0.1:8000"
+JOBS = "/v1/fine_tuning/jobs"
+ANSWER_SECONDS = 60.0
+UPLOAD_SECONDS = 600.0
+"""The gateway reads and checks every line of an upload before it answers."""
+SILENCE_SECONDS = 45.0
+"""An event stream says something every 15 seconds; three missed comments mean that it is dead."""
+BY_STATUS = {401: Unauthorized, 403: Unauthorized, 404: NotFound, 409: Conflict}
+
+
+@dataclass(frozen=True)
+class Told:
+    """An event of a job as it came over the wire; `created_at` in seconds since the epoch."""
+
+    id: str
+    message: str
+    level: str = "info"
+    type: str = "message"
+    created_at: float = 0.0
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, wire: dict[str, Any]) -> Told:
+        data = wire.get("data")
+        return cls(
+            id=str(wire["id"]),
+            message=str(wire.get("message", "")),
+            level=str(wire.get("level", "info")),
+            type=str(wire.get("type", "message")),
+            created_at=float(wire.get("created_at", 0)),
+            data=data if isinstance(data, dict) else {},
+        )
+
+
+def connect(api: str | None) -> Api:
+    """To `--api`, else QCRD_API_URL, else the stack that runs here, else the usual port."""
+    settings = CliSettings()
+    running = None if api or settings.api_url else stack.find(Home(settings.home))
+    url = api or settings.api_url or (running.record.api_url if running else DEFAULT_URL)
+    if not url.startswith(("http://", "https://")):
+        raise Invalid(f"--api: {url!r} is not an address: it starts with http:// or https://")
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    return Api(url, key)
+
+
+class Api:
+    def __init__(self, url: str, key: str | None) -> None:
+        self.url = url.rstrip("/")
+        host = httpx.URL(self.url).host
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0),
+            # A proxy for the outside world does not lead to this machine.
+            trust_env=host not in ("127.0.0.1", "localhost", "::1"),
+        )
+
+    def upload(self, path: Path) -> dict[str, Any]:
+        with path.open("rb") as file:
+            return self._ask(
+                "POST",
+                "/v1/files",
+                files={"file": (path.name, file, "application/jsonl")},
+                data={"purpose": "fine-tune"},
+                timeout=httpx.Timeout(UPLOAD_SECONDS, connect=5.0),
+            )
+
+    def create_job(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", JOBS, json=body)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return self._ask("GET", f"{JOBS}/{job_id}")
+
+    def jobs(self, limit: int) -> list[dict[str, Any]]:
+        return self._list(JOBS, limit)
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        return self._ask("POST", f"{JOBS}/{job_id}/cancel")
+
+    def events(self, job_id: str, limit: int) -> list[Told]:
+        """The newest ones, oldest of them first."""
+        found = self._list(f"{JOBS}/{job_id}/events", limit)
+        return [Told.of(event) for event in reversed(found)]
+
+    def stream(self, job_id: str, after: str | None) -> Iterator[Told]:
+        """Events after `after` as they happen; ends with the job, or `Transient` with the line."""
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=5.0, read=SILENCE_SECONDS)
+        path = f"{JOBS}/{job_id}/events"
+        with self._errors():
+            request = self._http.build_request(
+                "GET", path, params={"stream": "true"}, headers=headers, timeout=timeout
+            )
+            response = self._http.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response)
+                yield from read_stream(response.iter_lines())
+            finally:
+                response.close()
+
+    def models(self) -> list[dict[str, Any]]:
+        return self._list("/v1/models", 100)
+
+    def model(self, model_id: str) -> dict[str, Any]:
+        return self._ask("GET", f"/v1/models/{model_id}")
+
+    def _list(self, path: str, limit: int) -> list[dict[str, Any]]:
+        """Pages of a list until there are `limit` items or no more."""
+        found: list[dict[str, Any]] = []
+        after: dict[str, str] = {}
+        while len(found) < limit:
+            page = self._ask("GET", path, params={"limit": min(100, limit - len(found)), **after})
+            found += page["data"]
+            if not page.get("has_more") or not page["data"]:
+                break
+            after = {"after": page["data"][-1]["id"]}
+        return found
+
+    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        with self._errors():
+            response = self._http.request(method, path, **options)
+        if not response.is_success:
+            raise _error(response)
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise Transient(f"{self.url} is not a qcrd gateway: it does not speak JSON") from error
+        if not isinstance(answer, dict):
+            raise Transient(f"{self.url} is not a qcrd gateway: unexpected answer to {path}")
+        return answer
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise Transient(
+                f"nothing answers at {self.url}: start the system with `qcrd up`, or name another "
+                "gateway with --api or QCRD_API_URL"
+            ) from error
+        except httpx.TransportError as error:
+            raise Transient(
+                f"lost the gateway {self.url}: {error or type(error).__name__}"
+            ) from error
+
+
+def read_stream(lines: Iterator[str]) -> Iterator[Told]:
+    """Server-sent events: the `data:` lines up to an empty line; comments are passed over."""
+    data: list[str] = []
+    for line in lines:
+        if line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif not line and data:
+            yield Told.of(json.loads("\n".join(data)))
+            data = []
+
+
+def _error(response: httpx.Response) -> QcrdError:
+    """The error that the envelope carries; a proxy's page has none, only its status."""
+    try:
+        envelope = response.json()["error"]
+        message, param = str(envelope["message"]), envelope.get("param")
+    except (ValueError, KeyError, TypeError):
+        message, param = f"{response.request.url} answered {response.status_code}", None
+    code = response.status_code
+    if code == 401:
+        message += ": set QCRD_API_KEY to a key of this gateway"
+    if code >= 500 or code == 429:
+        return Transient(message, param=param)
+    return BY_STATUS.get(code, Invalid)(message, param=param)

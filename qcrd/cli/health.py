@@ -1,0 +1,61 @@
+"""Whether the parts of the stack are ready, asked of each in its own language."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+
+import httpx
+
+Probe = Callable[[], bool]
+TIMEOUT = 3.0
+"""Seconds for one answer; a part that is slower is asked again."""
+
+
+def probes(ports: Mapping[str, int]) -> dict[str, Probe]:
+    """One per part that can say so itself; for another part, to run is to be ready."""
+    redis_url = f"redis://127.0.0.1:{ports['redis']}/0"
+    return {
+        "valkey": lambda: valkey(ports["redis"]),
+        "seaweedfs": lambda: answers(f"http://127.0.0.1:{ports['s3']}/healthz"),
+        "teacher": lambda: answers(f"http://127.0.0.1:{ports['teacher']}/ready"),
+        "discriminator": lambda: answers(f"http://127.0.0.1:{ports['discriminator']}/ready"),
+        "api": lambda: answers(f"http://127.0.0.1:{ports['api']}/ready"),
+        "trainer": lambda: worker(redis_url, "trainer@qcrd"),
+        "api-worker": lambda: worker(redis_url, "api-worker@qcrd"),
+    }
+
+
+def answers(url: str) -> bool:
+    try:
+        with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+            return client.get(url).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def valkey(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def worker(redis_url: str, name: str) -> bool:
+    """Whether the Celery worker `name` takes messages."""
+    from kombu.exceptions import OperationalError
+
+    from qcrd.runtime.queue import celery_app
+    from qcrd.runtime.settings import RedisSettings
+
+    logging.getLogger("kombu").setLevel(logging.ERROR)
+    app = celery_app(RedisSettings(url=redis_url))
+    try:
+        return bool(app.control.ping(destination=[name], timeout=1.5, limit=1))
+    except (OperationalError, OSError):
+        return False
+    finally:
+        app.close()

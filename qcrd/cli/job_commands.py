@@ -1,0 +1,101 @@
+"""`qcrd jobs`: what there is, and what became of it."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from qcrd.cli import report
+from qcrd.cli.client import ApiOption, Told, connect
+from qcrd.cli.display import state_line
+from qcrd.cli.run_command import conclude, follow_on_terminal
+from qcrd.cli.terminal import note, out, print_json
+
+app = typer.Typer(no_args_is_help=True, help="List, show, follow and cancel jobs.")
+
+JobId = Annotated[str, typer.Argument(metavar="JOB")]
+AsJson = Annotated[bool, typer.Option("--json", help="As the REST API gives it.")]
+
+
+@app.command("list")
+def listed(
+    limit: Annotated[int, typer.Option(min=1, help="The newest ones.")] = 20,
+    as_json: AsJson = False,
+    api: ApiOption = None,
+) -> None:
+    """List jobs, newest first."""
+    jobs = connect(api).jobs(limit)
+    if as_json:
+        print_json(jobs)
+        return
+    table = Table("job", "created", "method", "state", "model")
+    for job in jobs:
+        row = (job["id"], clock(job["created_at"]), job["method"]["type"], state_line(job))
+        table.add_row(*map(escape, row), escape(job["fine_tuned_model"] or ""))
+    out().print(table)
+
+
+@app.command()
+def show(job_id: JobId, as_json: AsJson = False, api: ApiOption = None) -> None:
+    """Show a job, and its report when it has one."""
+    job = connect(api).job(job_id)
+    if as_json:
+        print_json(job)
+        return
+    for name, text in _facts(job).items():
+        out().print(f"[bold]{name:<11}[/] {escape(text)}")
+    if job.get("report"):
+        report.show(out(), job["report"])
+        report.show_next_steps(out(), job["report"])
+
+
+def _facts(job: dict[str, Any]) -> dict[str, str]:
+    facts = {
+        "Job": job["id"],
+        "State": state_line(job),
+        "Created": clock(job["created_at"]),
+        "Base model": job["model"],
+        "Method": job["method"]["type"],
+    }
+    if job.get("error"):
+        facts["Error"] = job["error"]["message"]
+    return facts
+
+
+@app.command()
+def cancel(job_id: JobId, api: ApiOption = None) -> None:
+    """End a job. Teacher outputs that are finished are kept for the next one."""
+    job = connect(api).cancel(job_id)
+    note(f"the job {job_id} is {job['status']}")
+
+
+@app.command()
+def events(
+    job_id: JobId,
+    limit: Annotated[int, typer.Option(min=1, help="The newest ones.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job is over.")] = False,
+    api: ApiOption = None,
+) -> None:
+    """Print what happened in a job, oldest first."""
+    gateway = connect(api)
+    if follow:
+        conclude(follow_on_terminal(gateway, job_id), None)
+        return
+    for event in gateway.events(job_id, limit):
+        out().print(f"{clock(event.created_at)}  {escape(_text(event))}")
+
+
+def _text(event: Told) -> str:
+    return event.message if event.level == "info" else f"{event.level}: {event.message}"
+
+
+def clock(seconds: float) -> str:
+    """Local time; the date too when it was not today."""
+    moment = datetime.fromtimestamp(seconds)
+    today = datetime.fromtimestamp(time.time()).date()
+    return f"{moment:%H:%M:%S}" if moment.date() == today else f"{moment:%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,55 @@
+"""Start one process of the stack so that it cannot outlive what supervises it.
+
+`python -m qcrd.cli.launch PART` becomes that part's command of the Procfile `QCRD_PROCFILE`;
+`python -m qcrd.cli.launch --supervisor PID COMMAND…` becomes supervisord, tied to the process PID
+(`-`: to none).
+On Linux the kernel sends the signal of `PR_SET_PDEATHSIG` when the parent dies, however it dies;
+elsewhere a supervisor that is killed with SIGKILL leaves its parts behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from qcrd.cli import procfile
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SUPERVISOR_PID = "QCRD_SUPERVISOR_PID"
+
+
+def die_with_parent(parent: int, signum: signal.Signals) -> None:
+    """Exit now if `parent` is already gone; otherwise get `signum` when it goes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def supervisor(arguments: list[str]) -> None:
+    tied_to, *command = arguments
+    if tied_to != "-":
+        # SIGTERM, not SIGKILL: it stops its parts in order.
+        die_with_parent(int(tied_to), signal.SIGTERM)
+    os.environ[SUPERVISOR_PID] = str(os.getpid())
+    os.execvp(command[0], command)
+
+
+def part(name: str) -> None:
+    # SIGKILL: nothing is left that could insist, and every part survives a kill -9.
+    die_with_parent(int(os.environ[SUPERVISOR_PID]), signal.SIGKILL)
+    commands = procfile.read(Path(os.environ["QCRD_PROCFILE"]))
+    command = procfile.argv(commands[name], os.environ)
+    if command[0] == "python":
+        command[0] = sys.executable
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--supervisor":
+        supervisor(sys.argv[2:])
+    else:
+        part(sys.argv[1])

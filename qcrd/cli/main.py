@@ -1,0 +1,28 @@
+"""The command line: what there is to say, and one boundary around all of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from qcrd.cli import stack_commands
+from qcrd.cli.terminal import errors_as_one_line
+
+
+class _Guarded(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        with errors_as_one_line():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=_Guarded,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Distil a large teacher's reasoning into a small model (QCRD).",
+)
+app.command()(stack_commands.up)
+app.command()(stack_commands.down)
+app.command()(stack_commands.status)

@@ -1,0 +1,88 @@
+"""A job's report as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+NAMES = {
+    "teacher": "teacher",
+    "majority_class": "majority class",
+    "finetune": "finetuning, equal steps",
+    "finetune_equal_compute": "finetuning, equal compute",
+    "single_task": "rationales, single task",
+    "dss": "distilling step-by-step",
+    "qcrd": "QCRD",
+}
+"""Rows in this order; others follow under their own names."""
+MAIN_METHODS = ("qcrd", "dss", "single_task", "finetune")
+
+
+def show(console: Console, report: Mapping[str, Any]) -> None:
+    console.print(accuracies("Test accuracy", report["test"]))
+    if report.get("validation"):
+        console.print(accuracies("Validation accuracy", report["validation"]))
+    console.print(_rationales(report["rationales"]))
+    if report.get("judge"):
+        judge = "  ".join(f"{key} {value:.3f}" for key, value in report["judge"].items())
+        console.print(f"[bold]Judge[/]       {escape(judge)}")
+    console.print(f"[bold]Teacher[/]     {escape(usage(report))}")
+    seconds = "  ".join(f"{stage} {value:.0f} s" for stage, value in report["seconds"].items())
+    console.print(f"[bold]Time[/]        {escape(seconds)}")
+    for note in report.get("notes", ()):
+        console.print(f"[bold]Note[/]        {escape(note)}")
+
+
+def show_next_steps(console: Console, report: Mapping[str, Any]) -> None:
+    model = escape(report["model"]["id"])
+    console.print(f"[bold]Model[/]       {model}")
+    console.print(f"  qcrd models chat {model} --explain")
+    console.print(f"  qcrd models download {model} --to student")
+
+
+def accuracies(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """With 95 % intervals; compute is relative to the job's own method."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("method")
+    for name in ("accuracy", "95 % interval", "n", "steps", "compute", "seconds"):
+        table.add_column(name, justify="right")
+    reference = next((rows[m].get("flops") for m in MAIN_METHODS if m in rows), None)
+    ordered = [name for name in NAMES if name in rows] + [r for r in rows if r not in NAMES]
+    for name in ordered:
+        row = rows[name]
+        flops = row.get("flops")
+        table.add_row(
+            escape(NAMES.get(name, name)),
+            f"{row['accuracy']:.3f}",
+            f"{row['low']:.3f} to {row['high']:.3f}",
+            str(row["n"]),
+            "" if row.get("steps") is None else f"{row['steps']:,}",
+            f"{flops / reference:.2f} ×" if flops and reference else "",
+            "" if row.get("seconds") is None else f"{row['seconds']:.0f}",
+        )
+    return table
+
+
+def _rationales(counts: Mapping[str, int]) -> Table:
+    table = Table(title="Rationales", title_justify="left")
+    for name in counts:
+        table.add_column(escape(name.replace("_", " ")), justify="right")
+    table.add_row(*(f"{value:,}" for value in counts.values()))
+    return table
+
+
+def usage(report: Mapping[str, Any]) -> str:
+    """What the teacher cost; a job that paid nothing says why."""
+    counts, tokens = report["rationales"], report["usage"]
+    prompt, completion = tokens["teacher_prompt_tokens"], tokens["teacher_completion_tokens"]
+    reused = counts.get("reused", 0)
+    if not prompt and not completion and reused:
+        return f"all {reused:,} teacher outputs were reused: 0 teacher tokens"
+    if not prompt and not completion:
+        return "not asked: 0 teacher tokens"
+    text = f"{prompt:,} prompt tokens and {completion:,} completion tokens"
+    return f"{text}; {reused:,} outputs were reused" if reused else text

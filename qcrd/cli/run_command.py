@@ -1,0 +1,105 @@
+"""`qcrd run`: a job from its YAML to its report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from qcrd.cli import report, spec
+from qcrd.cli.client import Api, ApiOption, connect
+from qcrd.cli.display import display
+from qcrd.cli.follow import follow
+from qcrd.cli.terminal import FAILED, note, notes, out
+from qcrd.errors import Invalid
+from qcrd.records import Status
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def run(
+    job: Annotated[Path, typer.Argument(metavar="SPEC", help="The job, as YAML.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the job's files. [default: that of SPEC]")
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write the report there, as JSON.")
+    ] = None,
+    api: ApiOption = None,
+) -> None:
+    """Upload a job's files, create the job, follow it, and print what it measured."""
+    draft = spec.read(job, data)
+    if report_file is not None:
+        _check_writable(report_file)
+    gateway = connect(api)
+    created = gateway.create_job(draft.with_ids(_upload(gateway, draft)))
+    note(f"job {created['id']} created; following it (Ctrl-C stops following, not the job)")
+    finished = follow_on_terminal(gateway, created["id"])
+    conclude(finished, report_file)
+
+
+def follow_on_terminal(gateway: Api, job_id: str) -> dict[str, Any]:
+    try:
+        with display(notes()) as shown:
+            return follow(gateway, job_id, shown)
+    except KeyboardInterrupt:
+        note(f"the job {job_id} goes on")
+        note(f"  qcrd jobs events {job_id} --follow   follows it again")
+        note(f"  qcrd jobs cancel {job_id}            ends it; finished teacher outputs are kept")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def conclude(job: dict[str, Any], report_file: Path | None) -> None:
+    """Print the report, or why there is none; exit code 1 unless the job has succeeded."""
+    result = job.get("report")
+    if result is not None:
+        report.show(out(), result)
+        report.show_next_steps(out(), result)
+        if report_file is not None:
+            text = json.dumps(result, indent=2, ensure_ascii=False)
+            report_file.write_text(text + "\n", encoding="utf-8")
+            note(f"report written to {report_file}")
+    if job["status"] != Status.SUCCEEDED:
+        error = job.get("error") or {}
+        text = f"the job {job['id']} {job['status']}"
+        if error.get("message"):
+            text += f": {error['message']}"
+        notes().print(f"[bold red]error:[/] {escape(text)}")
+        raise typer.Exit(FAILED)
+
+
+def _upload(gateway: Api, draft: spec.Draft) -> dict[Path, str]:
+    """File ids per path; what has the same bytes is sent once."""
+    by_content: dict[str, str] = {}
+    ids: dict[Path, str] = {}
+    for wanted in draft.wanted:
+        digest = _sha256(wanted)
+        if digest not in by_content:
+            stored = gateway.upload(wanted.path)
+            by_content[digest] = stored["id"]
+            note(f"uploaded {wanted.path.name}: {stored['lines']:,} lines as {stored['id']}")
+        ids[wanted.path] = by_content[digest]
+    return ids
+
+
+def _sha256(wanted: spec.Wanted) -> str:
+    try:
+        with wanted.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Invalid(
+            f"`{wanted.field}`: cannot read {wanted.path}: {error.strerror}", param=wanted.field
+        ) from error
+
+
+def _check_writable(path: Path) -> None:
+    """Before the job, not after it: a report that cannot be written is a job run in vain."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise Invalid(f"--report: cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,32 @@
+"""The environment of the `qcrd` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path and path.expanduser().absolute()
+
+
+class CliSettings(BaseSettings):
+    """`home` holds all that the embedded stack keeps; `api_url` None means that stack's gateway."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QCRD_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        validate_default=True,
+    )
+
+    home: Annotated[Path, AfterValidator(_absolute)] = Path("~/.qcrd")
+    api_url: str | None = None
+    api_key: SecretStr | None = None
+    models_dir: Annotated[Path | None, AfterValidator(_absolute)] = None
+    procfile: Annotated[Path | None, AfterValidator(_absolute)] = None
+    """Another set of parts for `qcrd up` than the Procfile that comes with the package."""

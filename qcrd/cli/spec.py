@@ -1,0 +1,107 @@
+"""A job's YAML: read, checked before anything is sent, and its files found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qcrd.errors import Invalid
+from qcrd.records import JobSpec, parse
+
+FILE_ID = re.compile(r"file-[0-9a-f]{24}")
+FILE_FIELDS = ("training_file", "validation_file", "test_file")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A field of the spec that names a file, and the file."""
+
+    field: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A spec whose files are on this machine still. `folder` is where relative paths begin."""
+
+    body: dict[str, Any]
+    wanted: tuple[Wanted, ...]
+
+    def with_ids(self, ids: Mapping[Path, str]) -> dict[str, Any]:
+        """The body of `POST /v1/fine_tuning/jobs`, each path replaced by its file's id."""
+        body = self.body
+        for item in self.wanted:
+            body = _replaced(body, item.field.split("."), ids[item.path])
+        return body
+
+
+def read(spec: Path, data: Path | None) -> Draft:
+    """`Invalid`, with the field and the fix, for whatever is wrong with the spec or its files."""
+    body = _load(spec)
+    parse(JobSpec, body)
+    folder = spec.absolute().parent
+    if data is not None:
+        folder = _data_folder(data)
+    wanted = []
+    for field, value in _file_fields(body):
+        if not FILE_ID.fullmatch(value):
+            wanted.append(Wanted(field, _existing(field, value, folder, given=data is not None)))
+    return Draft(body, tuple(wanted))
+
+
+def _load(spec: Path) -> dict[str, Any]:
+    try:
+        body = yaml.safe_load(spec.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Invalid(f"SPEC: cannot read {spec}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Invalid(f"SPEC: {spec} is not UTF-8 (byte {error.start})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise Invalid(f"SPEC: {spec}{line}: {problem}") from error
+    if not isinstance(body, dict):
+        raise Invalid(
+            f"SPEC: {spec} holds no job: expected keys such as `model` and `training_file`"
+        )
+    return body
+
+
+def _data_folder(data: Path) -> Path:
+    if not data.is_dir():
+        raise Invalid(f"--data: there is no folder {data}: name the one that holds the job's files")
+    if not any(data.iterdir()):
+        raise Invalid(f"--data: the folder {data} is empty: put the job's files there")
+    return data.absolute()
+
+
+def _file_fields(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for field in FILE_FIELDS:
+        if body.get(field) is not None:
+            yield field, body[field]
+    method = body.get("method") or {}
+    kind = method.get("type", "qcrd")
+    imported = ((method.get(kind) or {}).get("rationales") or {}).get("import")
+    if imported is not None:
+        yield f"method.{kind}.rationales.import", imported
+
+
+def _existing(field: str, value: str, folder: Path, *, given: bool) -> Path:
+    path = folder / Path(value).expanduser()
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise Invalid(f"`{field}`: the file {path} is empty", param=field)
+        return path
+    fix = "put it there" if given else "put it there, or name its folder with --data"
+    raise Invalid(f"`{field}`: there is no file {path}: {fix}", param=field, code="file_not_found")
+
+
+def _replaced(body: dict[str, Any], keys: list[str], value: str) -> dict[str, Any]:
+    key, *rest = keys
+    return {**body, key: _replaced(body[key], rest, value) if rest else value}

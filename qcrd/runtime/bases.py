@@ -1,0 +1,79 @@
+"""Where a named base model lies: in the models folder, among our published ones, or on a hub."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from qcrd.errors import Invalid, NotFound
+from qcrd.runtime import keys
+from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.store import Store
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""`name` or `owner/name`; nothing that could leave the models folder."""
+
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+"""Weights as safetensors only: a pickle can run code."""
+
+
+def find_base(name: str, settings: ModelSettings, store: Store, *, param: str = "model") -> Path:
+    """The folder of base model `name`, fetched on first use.
+
+    `Invalid` when the name is none, `NotFound` (naming what there is) when nobody has it.
+    """
+    if not NAME.fullmatch(name) or ".." in name:
+        raise Invalid(f"`{param}`: {name[:80]!r} is no model name", param=param)
+    folder = settings.models_dir / name
+    if (folder / "config.json").is_file():
+        return folder
+    if keys.ID.fullmatch(name):
+        return _published(name, folder, store, param)
+    return _from_hub(name, settings, param)
+
+
+def local_bases(settings: ModelSettings) -> list[str]:
+    """Names of the base models in the models folder."""
+    found = settings.models_dir.glob("**/config.json")
+    return sorted(str(path.parent.relative_to(settings.models_dir)) for path in found)
+
+
+def _published(model_id: str, folder: Path, store: Store, param: str) -> Path:
+    prefix = keys.model_prefix(model_id)
+    names = [key.removeprefix(prefix) for key in store.list(prefix)]
+    if keys.model_manifest_key(model_id).removeprefix(prefix) not in names:
+        raise NotFound(f"`{param}`: there is no published model {model_id}", param=param)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        for name in names:
+            target = Path(scratch) / "model" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with store.open(prefix + name) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        (Path(scratch) / "model").rename(folder)
+    return folder
+
+
+def _from_hub(name: str, settings: ModelSettings, param: str) -> Path:
+    try:
+        # Only a base that is nowhere else needs the hub's client, and not every image has it.
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise _unknown(name, settings, param) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=WANTED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise _unknown(name, settings, param) from error
+
+
+def _unknown(name: str, settings: ModelSettings, param: str) -> NotFound:
+    there = ", ".join(local_bases(settings)) or "none"
+    return NotFound(
+        f"`{param}`: there is no model {name!r}. In the models folder: {there}. Put its folder "
+        "there, or name one that the hub has",
+        param=param,
+        code="model_not_found",
+    )

@@ -1,0 +1,132 @@
+"""Jobs, and the verbs by which they change: `move` is the one door between states.
+
+A worker claims a job and gets a lease with a fencing token. Everything it writes carries the token,
+and only the newest one is accepted. Each verb is one compare-and-set of the job's record.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from qcrd.errors import Conflict, NotFound
+from qcrd.records import Job, Lease, Stage, Status
+from qcrd.runtime.jobstores import JobStore, MemoryJobs, RedisJobs
+from qcrd.runtime.states import (
+    MAX_ATTEMPTS,
+    NEXT,
+    TASKS,
+    TERMINAL,
+    TTL,
+    changed,
+    counted,
+    exhausted,
+    freed,
+    held,
+    lapsed,
+    moved,
+)
+
+__all__ = [
+    "MAX_ATTEMPTS",
+    "NEXT",
+    "TASKS",
+    "TERMINAL",
+    "TTL",
+    "JobStore",
+    "MemoryJobs",
+    "RedisJobs",
+    "amend",
+    "beat",
+    "claim",
+    "move",
+    "release",
+]
+
+
+def move(
+    jobs: JobStore, job_id: str, to: Status, *, token: int | None = None, **changes: Any
+) -> Job:
+    """The one door between states. `Conflict` for a move that `NEXT` does not have.
+
+    With `token` the caller is the job's worker: `LeaseLost` if it is that no more. Without, it is
+    somebody from outside, and a move to a final state takes the job out of its worker's hands.
+    """
+    now = time.time()
+
+    def change(job: Job) -> Job:
+        if token is not None:
+            held(job, token)
+        return moved(job, to, now, changes)
+
+    return jobs.update(job_id, change)
+
+
+def _claimable(job: Job, stage: Stage) -> bool:
+    if job.status not in (Status.QUEUED, Status.RUNNING):
+        return False
+    return TASKS[job.stage or Stage.ASSEMBLING] == TASKS[stage]
+
+
+def claim(
+    jobs: JobStore, job_id: str, owner: str, *, stage: Stage, now: float, ttl: float = TTL
+) -> Job | None:
+    """The job, `running` and held by a new lease; None when there is nothing to do here.
+
+    That is so when somebody else holds it, when it is over, paused or deleted, and when it has
+    gone on to another task's stage: a message delivered twice ends here. A predecessor that fell
+    silent counts as an attempt; when it was the last one the job comes back `failed`, unheld.
+    """
+
+    def change(job: Job) -> Job:
+        silent = lapsed(job, now)
+        if not _claimable(job, stage) or (job.lease.owner and not silent):
+            raise Conflict(f"job {job.id} cannot be claimed")
+        if silent and job.attempt + 1 >= MAX_ATTEMPTS:
+            return exhausted(changed(job, lease=Lease(token=job.lease.token)), now)
+        lease = Lease(token=job.lease.token + 1, owner=owner, until=now + ttl, counted=now)
+        started = job if job.status is Status.RUNNING else moved(job, Status.RUNNING, now, {})
+        return changed(started, stage=stage, attempt=job.attempt + silent, lease=lease)
+
+    try:
+        return jobs.update(job_id, change)
+    except (Conflict, NotFound):
+        return None
+
+
+def beat(jobs: JobStore, job_id: str, token: int, now: float, ttl: float = TTL) -> Job:
+    """Extend the lease to `now + ttl`. `LeaseLost` when it is no longer this one."""
+
+    def change(job: Job) -> Job:
+        held(job, token)
+        lease = job.lease.model_copy(update={"until": now + ttl})
+        return counted(changed(job, lease=lease), now)
+
+    return jobs.update(job_id, change)
+
+
+def amend(jobs: JobStore, job_id: str, token: int, **changes: Any) -> Job:
+    """A worker's write. `LeaseLost` when another one holds the job, or it is over.
+
+    A change of `stage` ends the time of the stage before. Status has its own door, `move`.
+    """
+    now = time.time()
+    if "status" in changes:
+        raise TypeError("the status changes through `move` alone")
+
+    def change(job: Job) -> Job:
+        held(job, token)
+        return changed(counted(job, now) if "stage" in changes else job, **changes)
+
+    return jobs.update(job_id, change)
+
+
+def release(jobs: JobStore, job_id: str, token: int) -> Job:
+    """Give the job back; it counts as no attempt. `LeaseLost` when it was not ours to give."""
+    now = time.time()
+
+    def change(job: Job) -> Job:
+        held(job, token)
+        return freed(job, now)
+
+    return jobs.update(job_id, change)

@@ -1,0 +1,141 @@
+"""Every name in the object store and in Redis, in one place, and the ids that go into them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+from qcrd.errors import Invalid
+
+ID = re.compile(r"[a-z]+-[0-9a-f]{24}")
+
+
+def new_id(prefix: str) -> str:
+    """96 random bits: two of 10^9 jobs collide with a probability below 10^-11."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def check_id(value: str, param: str) -> str:
+    """`value` if it can be an id. Nothing else becomes part of a key, so no key can be forged."""
+    if not ID.fullmatch(value):
+        raise Invalid(f"`{param}`: {value[:80]!r} is not an id", param=param, code="invalid_id")
+    return value
+
+
+def digest(*parts: str | bytes) -> str:
+    """24 hex digits of the SHA-256 of `parts`; their boundaries count, so ("ab",) != ("a", "b")."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        whole.update(len(data).to_bytes(8, "big"))
+        whole.update(data)
+    return whole.hexdigest()[:24]
+
+
+# --- object store ----------------------------------------------------------------------------
+
+FILES = "files/"
+MODELS = "models/"
+
+
+def file_key(file_id: str) -> str:
+    return f"{FILES}{file_id}/data"
+
+
+def file_meta_key(file_id: str) -> str:
+    return f"{FILES}{file_id}/meta.json"
+
+
+def generation_prefix(teacher: str, sampling: str) -> str:
+    """Raw teacher outputs, shared by every job with this teacher and sampling fingerprint."""
+    return f"generations/{teacher}/{sampling}/"
+
+
+def generation_shard_key(teacher: str, sampling: str, content: str) -> str:
+    return f"{generation_prefix(teacher, sampling)}shard-{content}.jsonl.zst"
+
+
+def rationale_prefix(set_id: str) -> str:
+    return f"rationales/{set_id}/"
+
+
+def rationale_shard_key(set_id: str, number: int) -> str:
+    return f"{rationale_prefix(set_id)}shard-{number:05d}.jsonl.zst"
+
+
+def rationale_test_key(set_id: str) -> str:
+    return f"{rationale_prefix(set_id)}test.jsonl.zst"
+
+
+def rationale_manifest_key(set_id: str) -> str:
+    return f"{rationale_prefix(set_id)}manifest.json"
+
+
+def job_prefix(job_id: str) -> str:
+    return f"jobs/{job_id}/"
+
+
+def job_spec_key(job_id: str) -> str:
+    return f"{job_prefix(job_id)}spec.json"
+
+
+def job_report_key(job_id: str) -> str:
+    return f"{job_prefix(job_id)}report.json"
+
+
+def job_predictions_key(job_id: str) -> str:
+    return f"{job_prefix(job_id)}predictions.jsonl"
+
+
+def job_events_key(job_id: str) -> str:
+    return f"{job_prefix(job_id)}events.jsonl"
+
+
+def checkpoint_prefix(job_id: str) -> str:
+    return f"{job_prefix(job_id)}checkpoints/"
+
+
+def judge_prefix(judge_id: str) -> str:
+    return f"judges/{judge_id}/"
+
+
+def judge_version_prefix(judge_id: str, version: int) -> str:
+    return f"{judge_prefix(judge_id)}{version:06d}/"
+
+
+def model_prefix(model_id: str) -> str:
+    return f"{MODELS}{model_id}/"
+
+
+def model_manifest_key(model_id: str) -> str:
+    return f"{model_prefix(model_id)}model.json"
+
+
+# --- Redis -----------------------------------------------------------------------------------
+
+JOBS = "qcrd:jobs"
+"""Sorted set of every job id by creation time."""
+ACTIVE_JOBS = "qcrd:jobs:active"
+"""The same, of the jobs that are not over."""
+
+
+def job_key(job_id: str) -> str:
+    return f"qcrd:job:{job_id}"
+
+
+def events_key(job_id: str) -> str:
+    return f"qcrd:events:{job_id}"
+
+
+def ledger_key(set_key: str) -> str:
+    return f"qcrd:ledger:{set_key}"
+
+
+def file_sha_key(sha256: str) -> str:
+    """Holds the id of the stored file with this content."""
+    return f"qcrd:file:{sha256}"
+
+
+def idempotency_key(fingerprint: str) -> str:
+    return f"qcrd:idempotency:{fingerprint}"

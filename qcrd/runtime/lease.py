@@ -1,0 +1,77 @@
+"""A lease kept alive from a thread beside the work, and what the work may ask it."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from qcrd.errors import LeaseLost, NotFound, Transient
+from qcrd.records import Job, Status
+from qcrd.runtime.jobs import JobStore, beat
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""The job is read at most this often on behalf of `look`."""
+
+
+class Holding:
+    """Beats every `heartbeat` seconds while its `with` block runs; a beat is good for `ttl`."""
+
+    def __init__(self, jobs: JobStore, job: Job, *, heartbeat: float, ttl: float) -> None:
+        self._jobs = jobs
+        self._id = job.id
+        self._token = job.lease.token
+        self._heartbeat = heartbeat
+        self._ttl = ttl
+        self._wanted = True
+        self._read_at = self._beaten_at = time.monotonic()
+        self._over = threading.Event()
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._keep,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def look(self) -> bool:
+        """Whether the job is still ours and to be worked on: not cancelled, paused or lost."""
+        if time.monotonic() - self._read_at >= LOOK_SECONDS:
+            self._read_at = time.monotonic()
+            try:
+                self._note(self._jobs.get(self._id))
+            except NotFound:
+                self._wanted = False
+            except Transient as error:
+                log.warning("cannot see whether the job is still wanted: %s", error)
+        # A lease that may have lapsed may have been taken, even if we cannot see by whom.
+        return self._wanted and time.monotonic() - self._beaten_at < self._ttl
+
+    def _note(self, job: Job) -> None:
+        ours = bool(job.lease.owner) and job.lease.token == self._token
+        self._wanted = ours and job.status is Status.RUNNING
+
+    def _keep(self) -> None:
+        while not self._over.wait(self._heartbeat):
+            asked = time.monotonic()
+            try:
+                self._note(beat(self._jobs, self._id, self._token, time.time(), self._ttl))
+                self._beaten_at = asked
+            except (LeaseLost, NotFound):
+                self._wanted = False
+                return
+            except Transient as error:
+                log.warning("heartbeat not written: %s", error)

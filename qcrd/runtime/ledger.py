@@ -1,0 +1,65 @@
+"""Finished teacher outputs that are not yet sealed into a shard.
+
+Each is kept the moment it arrives, so neither a crash nor a cancel pays for it twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Protocol, cast
+
+from redis import Redis
+
+from qcrd.runtime import keys
+from qcrd.runtime.connection import redis_outage
+
+
+class Ledger(Protocol):
+    def add(self, set_key: str, field: str, payload: str) -> None:
+        """Keep `payload`; the same field again replaces it."""
+
+    def all(self, set_key: str) -> dict[str, str]:
+        """Payload per field; empty for a set that nothing was added to."""
+
+    def clear(self, set_key: str, fields: Iterable[str]) -> None:
+        """Forget `fields`; those that are not there are no error."""
+
+
+class MemoryLedger:
+    def __init__(self) -> None:
+        self._sets: dict[str, dict[str, str]] = defaultdict(dict)
+        self._lock = threading.Lock()
+
+    def add(self, set_key: str, field: str, payload: str) -> None:
+        with self._lock:
+            self._sets[set_key][field] = payload
+
+    def all(self, set_key: str) -> dict[str, str]:
+        with self._lock:
+            return dict(self._sets[set_key])
+
+    def clear(self, set_key: str, fields: Iterable[str]) -> None:
+        with self._lock:
+            for field in fields:
+                self._sets[set_key].pop(field, None)
+
+
+class RedisLedger:
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def add(self, set_key: str, field: str, payload: str) -> None:
+        with redis_outage():
+            self._redis.hset(keys.ledger_key(set_key), field, payload)
+
+    def all(self, set_key: str) -> dict[str, str]:
+        with redis_outage():
+            return cast(dict[str, str], self._redis.hgetall(keys.ledger_key(set_key)))
+
+    def clear(self, set_key: str, fields: Iterable[str]) -> None:
+        names = list(fields)
+        if names:
+            with redis_outage():
+                self._redis.hdel(keys.ledger_key(set_key), *names)

@@ -1,0 +1,108 @@
+"""The queues that job ids travel on: Celery over Redis, and an in-memory twin.
+
+Delivery is a hint, never the truth: a message may come twice or not at all. The claim makes the
+first harmless and `pipeline.reap` the second.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+from celery import Celery, Task, signals
+from kombu.exceptions import OperationalError
+
+from qcrd.errors import Transient
+from qcrd.records import Stage
+from qcrd.runtime import telemetry
+from qcrd.runtime.settings import RedisSettings
+from qcrd.runtime.states import TASKS
+
+
+class StageTask(Task):  # type: ignore[misc]  # celery has no types
+    """Gives log lines of a task its job's id and the id of the request that it came from."""
+
+    def __call__(self, job_id: str) -> Any:
+        request_id = getattr(self.request, "x_request_id", None)
+        with telemetry.context(job_id=job_id, request_id=request_id):
+            return super().__call__(job_id)
+
+
+def _leave_logging_alone(**_: Any) -> None:
+    """A receiver of this signal is what keeps Celery from setting levels and formats of its own."""
+
+
+def celery_app(settings: RedisSettings) -> Celery:
+    """An app without tasks; a worker adds its own by `@app.task(name=TASKS[stage])`.
+
+    Messages are acknowledged before the work starts and none is reserved ahead: with late acks, or
+    with a prefetch of one, Celery on Redis delivers a long task again while it is running.
+    """
+    signals.setup_logging.connect(_leave_logging_alone, weak=False)
+    app = Celery("qcrd", broker=settings.url, task_cls=StageTask, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        task_routes={task: {"queue": task} for task in set(TASKS.values())},
+        task_create_missing_queues=True,
+        task_acks_late=False,
+        task_ignore_result=True,
+        result_backend=None,
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "socket_connect_timeout": 2.0,
+            "socket_timeout": 15.0,
+            "socket_keepalive": True,
+            "health_check_interval": 30,
+        },
+        task_publish_retry_policy={"max_retries": 3, "interval_start": 0.2, "interval_step": 0.5},
+    )
+    return app
+
+
+class Queue(Protocol):
+    def send(self, stage: Stage, job_id: str, *, countdown: float = 0.0) -> None:
+        """Ask for `stage` of the job to be worked on, `countdown` seconds from now."""
+
+
+class MemoryQueue:
+    """Remembers what was sent, as `(stage, job_id, countdown)`, for a test to take."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Stage, str, float]] = []
+        self._lock = threading.Lock()
+
+    def send(self, stage: Stage, job_id: str, *, countdown: float = 0.0) -> None:
+        with self._lock:
+            self.sent.append((stage, job_id, countdown))
+
+    def take(self) -> list[tuple[Stage, str]]:
+        """What was sent since the last call, in order."""
+        with self._lock:
+            taken, self.sent = self.sent, []
+        return [(stage, job_id) for stage, job_id, _ in taken]
+
+
+class CeleryQueue:
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def send(self, stage: Stage, job_id: str, *, countdown: float = 0.0) -> None:
+        try:
+            self._app.send_task(
+                TASKS[stage],
+                args=[job_id],
+                queue=TASKS[stage],
+                countdown=countdown or None,
+                ignore_result=True,
+                headers={"x_request_id": telemetry.request_id()},
+            )
+        except OperationalError as error:
+            raise Transient(f"the queue takes no messages: {error}") from error

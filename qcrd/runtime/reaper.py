@@ -1,0 +1,63 @@
+"""Sends the messages of jobs that nobody works on any more, or that were lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qcrd.errors import Conflict, NotFound
+from qcrd.records import Job, Stage, Status
+from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.queue import Queue
+from qcrd.runtime.states import changed, lapsed
+
+PATIENCE = 300.0
+"""Seconds after which a message that nobody has taken is sent again. One that merely waits behind
+others is then there twice, which a claim makes harmless."""
+PAGE = 100
+
+
+def reap(jobs: JobStore, queue: Queue, now: float, *, patience: float = PATIENCE) -> list[str]:
+    """Re-send what is overdue, and return those jobs' ids. Any number of reapers may run at once.
+
+    A job whose worker fell silent is due at once; counting that attempt is the next claim's part.
+    """
+    sent = []
+    for job in _active(jobs):
+        if _overdue(job, now, patience) and _take(jobs, job.id, now, patience):
+            queue.send(job.stage or Stage.ASSEMBLING, job.id)
+            sent.append(job.id)
+    return sent
+
+
+def _active(jobs: JobStore) -> Iterator[Job]:
+    after: str | None = None
+    try:
+        while page := jobs.list(after, PAGE, active=True):
+            yield from page
+            after = page[-1].id
+    except NotFound:
+        return  # the page's last job was over by now; the next round sees the rest
+
+
+def _overdue(job: Job, now: float, patience: float) -> bool:
+    if job.status not in (Status.QUEUED, Status.RUNNING):
+        return False
+    due = max(job.created_at, job.sent_at or 0.0)
+    if job.lease.owner:
+        return lapsed(job, now) and (due <= job.lease.until or now - due > patience)
+    return now - due > patience
+
+
+def _take(jobs: JobStore, job_id: str, now: float, patience: float) -> bool:
+    """Whether this reaper is the one that sends it."""
+
+    def change(job: Job) -> Job:
+        if not _overdue(job, now, patience):
+            raise Conflict(f"job {job.id} is not overdue")
+        return changed(job, sent_at=now)
+
+    try:
+        jobs.update(job_id, change)
+    except (Conflict, NotFound):
+        return False
+    return True

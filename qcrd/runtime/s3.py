@@ -1,0 +1,137 @@
+"""The object store over S3: the subset that MinIO, SeaweedFS and AWS share."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import BinaryIO, cast
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error, ServerError
+
+from qcrd.errors import NotFound, QcrdError, Transient
+from qcrd.runtime.settings import StoreSettings
+
+PART = 16 * 2**20
+"""Bytes held in memory while a body of unknown length is sent; 10,000 of them are S3's limit."""
+REGION = "us-east-1"
+"""What stores without regions call theirs; naming it saves a request per link."""
+
+ABSENT = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchBucket", "ResourceNotFound"})
+FULL = frozenset(
+    {"XMinioStorageFull", "InsufficientStorage", "InsufficientStorageSpace", "StorageFull"}
+)
+PASSING = frozenset(
+    {"InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable"}
+    | {"RequestTimeout", "OperationAborted", "XMinioServerNotInitialized", "Busy"}
+)
+
+
+@contextmanager
+def _answers(key: str) -> Iterator[None]:
+    """Errors of the client, in our own words."""
+    try:
+        yield
+    except S3Error as error:
+        raise _translated(error, key) from error
+    except (ServerError, urllib3.exceptions.HTTPError, OSError) as error:
+        raise Transient(f"the object store does not answer: {error}") from error
+    except MinioException as error:
+        raise QcrdError(f"the object store cannot be understood at {key}: {error}") from error
+
+
+def _translated(error: S3Error, key: str) -> QcrdError:
+    status = error.response.status
+    if error.code in ABSENT:
+        return NotFound(f"there is no object {key}")
+    if error.code in FULL or status == 507:
+        return Transient(f"the object store is full: {error.message}", code="store_full")
+    if error.code in PASSING or status >= 500:
+        return Transient(f"the object store cannot answer now: {error.code}: {error.message}")
+    return QcrdError(f"the object store refuses {key}: {error.code}: {error.message}")
+
+
+def _client(settings: StoreSettings, endpoint: str) -> Minio:
+    retries = urllib3.Retry(
+        total=3,
+        backoff_factor=0.2,
+        status_forcelist=(500, 502, 503, 504),
+        allowed_methods=None,
+        # The last answer's body says why; urllib3 would only count the tries.
+        raise_on_status=False,
+    )
+    pool = urllib3.PoolManager(
+        maxsize=16, timeout=urllib3.Timeout(connect=3.0, read=60.0), retries=retries
+    )
+    return Minio(
+        endpoint,
+        access_key=settings.access_key or None,
+        secret_key=settings.secret_key.get_secret_value() or None,
+        secure=settings.secure,
+        region=REGION,
+        http_client=pool,
+    )
+
+
+class S3Store:
+    """Connects on first use, and makes the bucket then if it is missing."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._bucket = settings.bucket
+        self._client = _client(settings, settings.endpoint)
+        public = settings.public_endpoint
+        self._public = _client(settings, public) if public else self._client
+        self._made = False
+        self._making = threading.Lock()
+
+    def _ready(self) -> Minio:
+        with self._making:
+            if not self._made and not self._client.bucket_exists(self._bucket):
+                self._make_bucket()
+            self._made = True
+        return self._client
+
+    def _make_bucket(self) -> None:
+        try:
+            self._client.make_bucket(self._bucket)
+        except S3Error as error:
+            # Another service of the system, started at the same moment, was first.
+            if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
+
+    def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
+        if isinstance(data, bytes):
+            length, data = len(data), io.BytesIO(data)
+        part = PART if length < 0 else 0
+        with _answers(key):
+            self._ready().put_object(self._bucket, key, data, length, part_size=part)
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[BinaryIO]:
+        with _answers(key):
+            response = self._ready().get_object(self._bucket, key)
+            # By itself it closes at its end, and a reader's next read would be an error, not empty.
+            cast(urllib3.HTTPResponse, response).auto_close = False
+            try:
+                yield cast(BinaryIO, io.BufferedReader(response))
+            finally:
+                response.close()
+                response.release_conn()
+
+    def list(self, prefix: str) -> list[str]:
+        with _answers(prefix):
+            found = self._ready().list_objects(self._bucket, prefix=prefix, recursive=True)
+            return sorted(entry.object_name for entry in found if entry.object_name)
+
+    def delete(self, key: str) -> None:
+        with _answers(key):
+            self._ready().remove_object(self._bucket, key)
+
+    def link(self, key: str, *, seconds: int) -> str:
+        with _answers(key):
+            expires = timedelta(seconds=seconds)
+            return self._public.presigned_get_object(self._bucket, key, expires=expires)

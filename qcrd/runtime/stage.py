@@ -1,0 +1,105 @@
+"""What a stage's work is given, and what it answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcrd.errors import Interrupted
+from qcrd.records import Job, Progress, Report, Stage
+from qcrd.runtime import jobs
+from qcrd.runtime.events import Events
+from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.lease import Holding
+from qcrd.runtime.queue import Queue
+from qcrd.runtime.states import TTL
+from qcrd.runtime.store import Store
+
+
+@dataclass(frozen=True)
+class Next:
+    """The stage is done; `stage` follows, on its own queue. `changes` go into the job with it."""
+
+    stage: Stage
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """The job has succeeded. Seconds that `report` lacks are filled in from the job's own."""
+
+    report: Report
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Deps:
+    """What a worker is made of. `stopping` tells that its container is being shut down.
+
+    `heartbeat` (between beats) and `ttl` (that a beat is good for) are in seconds.
+    """
+
+    jobs: JobStore
+    events: Events
+    store: Store
+    queue: Queue
+    owner: str = field(default_factory=_owner)
+    stopping: Callable[[], bool] = _never
+    heartbeat: float = 10.0
+    ttl: float = TTL
+
+
+class StageContext:
+    """What `work` gets: the job as claimed, where to write, and whether to go on."""
+
+    def __init__(self, deps: Deps, job: Job, holding: Holding) -> None:
+        self.job = job
+        self.token = job.lease.token
+        self.jobs = deps.jobs
+        self.events = deps.events
+        self.store = deps.store
+        self._stopping = deps.stopping
+        self._holding = holding
+
+    def interrupted(self) -> bool:
+        """Whether to stop at the next safe point. Cheap: the job is read once a second at most."""
+        return self._stopping() or not self._holding.look()
+
+    def check(self) -> None:
+        """`Interrupted` when the work is to stop."""
+        if self.interrupted():
+            raise Interrupted(f"job {self.job.id} is to stop")
+
+    def progress(self, percent: float, *, step: int = 0, total: int = 0) -> None:
+        """Tell that the stage got on; `percent` in [0, 100]. Ends a wait that was shown."""
+        progress = Progress(percent=percent, step=step, total_steps=total)
+        self.amend(progress=progress, waiting=None, backoffs=0)
+
+    def enter(self, stage: Stage) -> None:
+        """Go on to another stage of the same task; the time of the one before ends here."""
+        self.amend(stage=stage, progress=Progress(), waiting=None, backoffs=0)
+
+    def amend(self, **changes: Any) -> None:
+        """Write to the job. `LeaseLost` when it is not ours any more."""
+        self.job = jobs.amend(self.jobs, self.job.id, self.token, **changes)
+
+    def say(self, message: str, **data: Any) -> None:
+        self.events.append(self.job.id, message, data=data)
+
+    def measure(self, message: str, **data: Any) -> None:
+        """An event of type `metrics`: numbers for curves rather than words for people."""
+        self.events.append(self.job.id, message, type="metrics", data=data)
+
+
+Work = Callable[[StageContext], Next | Done]

@@ -1,0 +1,93 @@
+"""What states a job has, which may follow which, and the changes a lease allows: all of it pure.
+
+`NEXT` is the whole state machine. Functions here take a job and return the changed one; `jobs`
+applies them to the stored record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from qcrd.errors import Conflict, LeaseLost
+from qcrd.records import Failure, Job, Lease, Stage, Status
+
+NEXT: Mapping[Status, frozenset[Status]] = MappingProxyType(
+    {
+        Status.VALIDATING: frozenset({Status.QUEUED, Status.FAILED, Status.CANCELLED}),
+        Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.FAILED, Status.CANCELLED}),
+        Status.RUNNING: frozenset(
+            {Status.PAUSED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
+        ),
+        Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.FAILED, Status.CANCELLED}),
+        Status.SUCCEEDED: frozenset(),
+        Status.FAILED: frozenset(),
+        Status.CANCELLED: frozenset(),
+    }
+)
+TERMINAL = frozenset(status for status, following in NEXT.items() if not following)
+
+MAX_ATTEMPTS = 3
+"""Tries a job gets when its worker dies or its code raises; waiting for an outage is not one."""
+TTL = 45.0
+"""Seconds a lease outlives its last heartbeat: four beats of 10 s missed."""
+
+TASKS: Mapping[Stage, str] = MappingProxyType(
+    {
+        Stage.ASSEMBLING: "assemble",
+        Stage.TRAINING: "train",
+        Stage.EVALUATING: "train",
+        Stage.PUBLISHING: "train",
+    }
+)
+"""The task, and the queue of the same name, that does a stage's work."""
+
+
+def changed(job: Job, **changes: Any) -> Job:
+    """`job` with validated `changes`; unlike `model_copy`, which takes any name and value."""
+    return Job.model_validate(dict(job) | changes)
+
+
+def counted(job: Job, now: float) -> Job:
+    """`job` with the holder's time up to `now` added to the seconds of its current stage."""
+    if not job.lease.owner or job.stage is None:
+        return job
+    spent = max(0.0, now - job.lease.counted)
+    seconds = {**job.seconds, job.stage.value: job.seconds.get(job.stage.value, 0.0) + spent}
+    return changed(job, seconds=seconds, lease=job.lease.model_copy(update={"counted": now}))
+
+
+def freed(job: Job, now: float) -> Job:
+    """`job` with nobody holding it. The token stays, so that the next one is larger."""
+    return changed(counted(job, now), lease=Lease(token=job.lease.token))
+
+
+def moved(job: Job, to: Status, now: float, changes: Mapping[str, Any]) -> Job:
+    """`job` in status `to`. A job that is over is held by nobody and waits for nothing."""
+    if to not in NEXT[job.status]:
+        raise Conflict(f"job {job.id} is {job.status}, so it cannot become {to}")
+    if to not in TERMINAL:
+        return changed(job, status=to, **changes)
+    over = changed(freed(job, now), status=to, finished_at=now, waiting=None, backoffs=0)
+    return changed(over, **changes)
+
+
+def held(job: Job, token: int) -> None:
+    """`LeaseLost` unless `token` is the lease that holds `job`."""
+    if not job.lease.owner or job.lease.token != token:
+        raise LeaseLost(f"job {job.id} is {job.status} and no longer held by lease {token}")
+
+
+def lapsed(job: Job, now: float) -> bool:
+    """Whether a worker claimed the job and then fell silent."""
+    return bool(job.lease.owner) and job.lease.until <= now
+
+
+def exhausted(job: Job, now: float, reason: str = "its worker fell silent") -> Job:
+    """`job`, failed for good after its last attempt."""
+    failure = Failure(
+        message=f"gave up after {MAX_ATTEMPTS} attempts; at the last one {reason}",
+        code="attempts_exhausted",
+    )
+    return moved(job, Status.FAILED, now, {"attempt": job.attempt + 1, "failure": failure})

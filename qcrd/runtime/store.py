@@ -1,0 +1,146 @@
+"""The object store, and records in it: one as JSON, many as JSON lines.
+
+Readers look for a manifest, which is written last; so nothing here needs to be atomic.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import IO, BinaryIO, Protocol, TypeVar, cast
+
+import zstandard
+from pydantic import BaseModel, ValidationError
+
+from qcrd.errors import NotFound, QcrdError
+from qcrd.runtime.s3 import S3Store
+from qcrd.runtime.settings import StoreSettings
+
+__all__ = [
+    "MemoryStore",
+    "S3Store",
+    "Store",
+    "open_store",
+    "read",
+    "read_lines",
+    "read_record",
+    "write_lines",
+    "write_record",
+]
+
+R = TypeVar("R", bound=BaseModel)
+
+SPOOL = 8 * 2**20
+"""Bytes of lines kept in memory before they go to a temporary file."""
+
+
+class Store(Protocol):
+    """Every method raises `Transient` while the store cannot be reached or has no room."""
+
+    def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
+        """Write an object, replacing one that is there; a stream is read to its end.
+
+        `length` in bytes spares a large stream of known size the upload in parts.
+        """
+
+    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """The object as a stream, without holding it in memory. `NotFound`."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys that start with `prefix`, in order."""
+
+    def delete(self, key: str) -> None:
+        """Idempotent."""
+
+    def link(self, key: str, *, seconds: int) -> str:
+        """A URL that reads the object, with no other credentials, for `seconds`."""
+
+
+def _missing(key: str) -> NotFound:
+    return NotFound(f"there is no object {key}")
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
+        body = data if isinstance(data, bytes) else data.read(length)
+        with self._lock:
+            self._objects[key] = body
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[BinaryIO]:
+        with self._lock:
+            body = self._objects.get(key)
+        if body is None:
+            raise _missing(key)
+        yield io.BytesIO(body)
+
+    def list(self, prefix: str) -> list[str]:
+        with self._lock:
+            return sorted(key for key in self._objects if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        with self._lock:
+            self._objects.pop(key, None)
+
+    def link(self, key: str, *, seconds: int) -> str:
+        with self.open(key) as body:
+            return "data:;base64," + base64.b64encode(body.read()).decode()
+
+
+def open_store(settings: StoreSettings) -> Store:
+    """Connected on first use; so the store may come up after its users."""
+    return S3Store(settings)
+
+
+def read(store: Store, key: str) -> bytes:
+    with store.open(key) as body:
+        return body.read()
+
+
+def write_record(store: Store, key: str, record: BaseModel) -> None:
+    store.put(key, record.model_dump_json(by_alias=True, indent=1).encode())
+
+
+def read_record(store: Store, key: str, type: type[R]) -> R:
+    """`NotFound` when there is no object; `QcrdError` when it is not a `type`."""
+    return _parsed(type, read(store, key), key)
+
+
+def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:
+    """Zstandard when the key ends in `.zst`; the object has all of the lines or is not there."""
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL) as spool:
+        packer = zstandard.ZstdCompressor(level=6)
+        target = packer.stream_writer(spool, closefd=False) if key.endswith(".zst") else None
+        with target or nullcontext():
+            out = cast(IO[bytes], target or spool)
+            for record in records:
+                out.write(record.model_dump_json(by_alias=True).encode() + b"\n")
+        length = spool.tell()
+        spool.seek(0)
+        store.put(key, cast(BinaryIO, spool), length=length)
+
+
+def read_lines(store: Store, key: str, type: type[R]) -> Iterator[R]:
+    """Parsed as they arrive; the connection stays open until the last one is taken."""
+    with store.open(key) as body:
+        unpacked = body
+        if key.endswith(".zst"):
+            reader = zstandard.ZstdDecompressor().stream_reader(body, closefd=False)
+            unpacked = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
+        for number, line in enumerate(unpacked, 1):
+            yield _parsed(type, line, f"{key}, line {number}")
+
+
+def _parsed(type: type[R], data: bytes, place: str) -> R:
+    try:
+        return type.model_validate_json(data)
+    except ValidationError as error:
+        raise QcrdError(f"{place} is not a {type.__name__}: {error}") from error

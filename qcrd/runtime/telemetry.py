@@ -1,0 +1,202 @@
+"""JSON log lines that know their job and request, and the request metrics of every service.
+
+The HTTP part is plain ASGI: a worker's image has no web framework.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+_job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+log = logging.getLogger(__name__)
+
+
+def request_id() -> str | None:
+    """The id of the request that is being answered, or that a task came from."""
+    return _request_id.get()
+
+
+@contextmanager
+def context(*, job_id: str | None = None, request_id: str | None = None) -> Iterator[None]:
+    """Log lines within carry these ids; None keeps the one that is already there."""
+    job = _job_id.set(job_id or _job_id.get())
+    request = _request_id.set(request_id or _request_id.get())
+    try:
+        yield
+    finally:
+        _job_id.reset(job)
+        _request_id.reset(request)
+
+
+class _Json(logging.Formatter):
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "job_id": _job_id.get(),
+            "request_id": _request_id.get(),
+            **getattr(record, "data", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps({name: value for name, value in line.items() if value is not None})
+
+
+def configure_logging(service: str, level: str = "INFO") -> None:
+    """One JSON object per line on stderr, from every logger of the process.
+
+    A call adds fields of its own by `extra={"data": {…}}`.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json(service))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = name != "uvicorn.access"  # install_http writes that line
+
+
+# --- HTTP ------------------------------------------------------------------------------------
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CRASH: Mapping[str, Any] = MappingProxyType(
+    {
+        "error": {
+            "message": "internal error; the log has it under this answer's x-request-id",
+            "type": "server_error",
+            "param": None,
+            "code": "internal_error",
+        }
+    }
+)
+QUIET = frozenset({"/health", "/ready", "/metrics"})
+"""Asked every few seconds by orchestrators: counted, but not logged."""
+
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
+
+
+class Extensible(Protocol):
+    """What `install_http` needs of a Starlette or FastAPI app."""
+
+    def add_middleware(self, middleware_class: Any, **kwargs: Any) -> None: ...
+
+
+def install_http(
+    app: Extensible,
+    service: str,
+    registry: CollectorRegistry | None = None,
+    *,
+    crash: Mapping[str, Any] = CRASH,
+) -> CollectorRegistry:
+    """Give every answer an `x-request-id`, answer `/metrics`, count, time and log requests.
+
+    It is also the process boundary: an exception that no handler of the app took is logged and
+    answered with status 500 and `crash`. Call it after the app's other middleware, so that it is
+    the outermost; metrics that a service adds to the returned registry are served with the rest.
+    """
+    registry = registry or CollectorRegistry()
+    ProcessCollector(registry=registry)
+    app.add_middleware(Observed, service=service, registry=registry, crash=crash)
+    return registry
+
+
+class Observed:
+    def __init__(
+        self, app: App, service: str, registry: CollectorRegistry, crash: Mapping[str, Any]
+    ) -> None:
+        self._app = app
+        self._service = service
+        self._registry = registry
+        self._crash = json.dumps(dict(crash)).encode()
+        labels = ("service", "method", "route", "status")
+        self._requests = Counter("qcrd_http_requests", "Answers sent", labels, registry=registry)
+        self._seconds = Histogram(
+            "qcrd_http_request_seconds",
+            "Time to the end of an answer",
+            ("service", "method", "route"),
+            registry=registry,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        own = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex[:24]}"
+        with context(request_id=own):
+            await self._observe(scope, receive, send, own)
+
+    async def _observe(self, scope: Scope, receive: Receive, send: Send, own: str) -> None:
+        started, status = time.perf_counter(), 0
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", own.encode())]
+            await send(message)
+
+        try:
+            if scope["path"] == "/metrics" and scope["method"] == "GET":
+                body = generate_latest(self._registry)
+                await _answer(tagged, 200, CONTENT_TYPE_LATEST, body)
+            else:
+                await self._app(scope, receive, tagged)
+        except Exception:
+            log.exception("request failed")
+            if not status:
+                await _answer(tagged, 500, "application/json", self._crash)
+        finally:
+            self._count(scope, status, time.perf_counter() - started)
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        method = scope["method"]
+        # The route's template: a label per concrete path would grow with every job.
+        route = getattr(scope.get("route"), "path", None) or (
+            scope["path"] if scope["path"] in QUIET else "unmatched"
+        )
+        self._requests.labels(self._service, method, route, str(status)).inc()
+        self._seconds.labels(self._service, method, route).observe(seconds)
+        if scope["path"] not in QUIET:
+            data = {"status": status, "milliseconds": round(seconds * 1000, 1)}
+            log.info("%s %s", method, scope["path"], extra={"data": data})
+
+
+async def _answer(send: Send, status: int, content_type: str, body: bytes) -> None:
+    headers = [(b"content-type", content_type.encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,200 @@
+"""What must be true of a spec and its files before any teacher token is spent on the job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from qcrd.errors import Invalid, NotFound
+from qcrd.method.answers import canonical
+from qcrd.records import AnswerKind, JobSpec, MethodSpec, TaskSpec
+from qcrd.runtime.store import Store
+from services.api import files, models, plan
+from services.api.gateway import Settings
+from services.api.validate import Row, wrong
+
+MODEL_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+FEWEST_TRAINING = 2
+"""Questions that must be left to train on: with one, a batch has nothing to contrast."""
+
+
+def check(spec: JobSpec, store: Store, settings: Settings) -> None:
+    """`Invalid`, naming the field and the fix, at the first thing that is wrong."""
+    for param, file_id in files.named(spec).items():
+        _there(store, file_id, param)
+    _apart(spec)
+    _teacher(spec, settings)
+    _consistent(spec)
+    _base(spec.model, settings)
+    training = files.rows(store, spec.training_file)
+    _training(training, spec)
+    for param, held_back in (
+        ("validation_file", spec.validation_file),
+        ("test_file", spec.test_file),
+    ):
+        if held_back is not None:
+            _labelled(files.rows(store, held_back), spec.settings.task, param)
+    _import(training, spec, store)
+
+
+def _there(store: Store, file_id: str, param: str) -> None:
+    """In a spec a file that is missing is a wrong value, not a wrong address."""
+    try:
+        files.find(store, file_id, param)
+    except NotFound as error:
+        raise Invalid(error.message, param=param, code=error.code) from error
+
+
+def _apart(spec: JobSpec) -> None:
+    """Ids are digests of content, so this also finds the same questions uploaded twice."""
+    roles = {"training_file": "trained on", "validation_file": "validated on"}
+    used: dict[str, str] = {}
+    for param in ("training_file", "validation_file", "test_file"):
+        file_id = getattr(spec, param)
+        if file_id is None:
+            continue
+        if (earlier := used.setdefault(file_id, param)) != param:
+            raise Invalid(
+                f"`{param}` is the same file as `{earlier}`: what is {roles[earlier]} says "
+                "nothing about new questions; give questions of their own",
+                param=param,
+                code="same_file",
+            )
+
+
+def _teacher(spec: JobSpec, settings: Settings) -> None:
+    known = settings.teachers.teachers
+    if plan.asks_teacher(spec) and spec.settings.teacher not in known:
+        param = f"method.{spec.method}.teacher"
+        raise Invalid(
+            f"`{param}`: no teacher is named {spec.settings.teacher!r}; this server has "
+            f"{_listed(known)} (setting QCRD_TEACHERS)",
+            param=param,
+            code="unknown_teacher",
+        )
+
+
+def _consistent(spec: JobSpec) -> None:
+    rationales, path = spec.settings.rationales, f"method.{spec.method}"
+    if spec.settings.label_mode == "llm" and rationales.positive_rule != "majority":
+        raise Invalid(
+            f"`{path}.rationales.positive_rule`: {rationales.positive_rule} needs gold labels, "
+            "and label mode `llm` has none: use `majority`",
+            param=f"{path}.rationales.positive_rule",
+        )
+    if rationales.imported_answer == "label" and spec.settings.label_mode == "llm":
+        raise Invalid(
+            f"`{path}.rationales.imported_answer`: `label` takes answers from gold labels, "
+            "and label mode `llm` has none: use `parsed`",
+            param=f"{path}.rationales.imported_answer",
+        )
+
+
+def _base(name: str, settings: Settings) -> None:
+    if not MODEL_NAME.fullmatch(name):
+        raise Invalid(
+            f"`model`: {name[:80]!r} is not the name of a model, such as `t5-small`", param="model"
+        )
+    folder = settings.models.models_dir
+    known = models.bases(folder)
+    if known is not None and name not in known:
+        raise Invalid(
+            f"`model`: there is no base model {name!r}; in {folder} there is {_listed(known)}: "
+            f"name one of them, or put the model's files into {folder / name}",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _training(rows: list[Row], spec: JobSpec) -> None:
+    settings = spec.settings
+    if settings.label_mode == "gold":
+        _labelled(rows, settings.task, "training_file")
+    else:
+        _labelled((row for row in rows if row.question.label), settings.task, "training_file")
+        _with_choices(rows, settings.task, "training_file")
+    _enough(len(rows), settings, own_validation=spec.validation_file is not None)
+
+
+def _labelled(rows: Iterable[Row], task: TaskSpec, param: str) -> None:
+    """Every label is there and is one that an answer to this task can be."""
+    for row in rows:
+        label = row.question.label
+        if label is None:
+            raise wrong(
+                row.line,
+                f'`label` is missing: give the right answer, "label": "…" (in `{param}`)',
+                code="missing_label",
+                param=param,
+            )
+        _with_choices([row], task, param)
+        if canonical(label, task, row.question) is None:
+            raise wrong(
+                row.line,
+                f"label {label[:80]!r} is not {_expected(task, row)} (in `{param}`)",
+                code="invalid_label",
+                param=param,
+            )
+
+
+def _with_choices(rows: Iterable[Row], task: TaskSpec, param: str) -> None:
+    for row in rows:
+        if task.answer is AnswerKind.CHOICE and not row.question.choices:
+            raise wrong(
+                row.line,
+                f'`choices` is missing: answer kind `choice` needs "choices": […] (in `{param}`)',
+                code="missing_choices",
+                param=param,
+            )
+
+
+def _expected(task: TaskSpec, row: Row) -> str:
+    match task.answer:
+        case AnswerKind.NUMBER:
+            return "a number or an arithmetic expression"
+        case AnswerKind.LABEL:
+            return f"one of the task's labels: {_listed(task.labels)}"
+        case AnswerKind.CHOICE:
+            return f"one of the question's choices: {_listed(row.question.choices)}"
+        case AnswerKind.TEXT:
+            return "a word: it has only articles, quotes or punctuation"
+
+
+def _enough(count: int, settings: MethodSpec, *, own_validation: bool) -> None:
+    share = settings.hyperparameters.validation_share
+    held_back = 0 if own_validation else max(1, round(count * share))
+    if count - held_back < FEWEST_TRAINING:
+        kept = "" if own_validation else f" besides the {held_back} held back for validation"
+        raise Invalid(
+            f"`training_file` has {count} question(s): at least {FEWEST_TRAINING} are needed to "
+            f"train on{kept}; add questions",
+            param="training_file",
+            code="too_few_questions",
+        )
+
+
+def _import(training: list[Row], spec: JobSpec, store: Store) -> None:
+    file_id = spec.settings.rationales.import_file
+    if file_id is None:
+        return
+    param = f"method.{spec.method}.rationales.import"
+    answered = {row.question.id for row in files.rows(store, file_id) if row.outputs}
+    if not answered:
+        raise Invalid(
+            f"`{param}`: file {file_id} has no teacher outputs: each line needs "
+            "`teacher_output` (text) or `teacher_outputs` (list)",
+            param=param,
+            code="no_outputs",
+        )
+    if not any(row.question.id in answered for row in training):
+        raise Invalid(
+            f"`{param}`: file {file_id} answers none of the training questions: lines are "
+            "matched by the text of `question` and `choices`",
+            param=param,
+            code="no_match",
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [repr(name) for name in names]
+    return ", ".join(shown[:20]) + (", …" if len(shown) > 20 else "") or "none"

@@ -1,0 +1,204 @@
+"""Ask the teacher for every sample that nobody has paid for yet, and tell how it gets on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qcrd.errors import QcrdError
+from qcrd.method.prompts import teacher_prompt
+from qcrd.records import MethodSpec, Progress, Question, Usage
+from qcrd.runtime.ledger import Ledger
+from qcrd.runtime.stage import StageContext
+from services.api.ask import Asking, Pace
+from services.api.generations import Generation, Generations
+from services.api.knowledge import Outputs
+from services.api.plan import Sampling, Wanted
+from services.api.settings import Teacher
+from services.api.teacher import Answer, TeacherClient
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 2.0
+SEAL_EVERY = 2000
+"""Answers in the ledger, about 2 MB of Redis memory, before they are moved to the store."""
+ASKED_PERCENT = 95.0
+"""Share of the stage that asking is; the rest is to vote and to write."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Outputs per question, and how many of the training outputs another job had paid for."""
+
+    training: Outputs
+    test: Outputs
+    reused: int
+
+
+@dataclass
+class _Round:
+    """What one round of asking knows: all samples wanted and those that are there."""
+
+    stage: StageContext
+    cache: Generations
+    wanted: Mapping[str, Wanted]
+    found: dict[str, Generation]
+    unsealed: int = 0
+    reported_at: float = field(default_factory=time.monotonic)
+    told: str | None = None
+
+    def keep(self, wanted: Wanted, answer: Answer) -> None:
+        generation = Generation(
+            key=wanted.key,
+            index=wanted.index,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            job_id=self.stage.job.id,
+        )
+        self.cache.add(generation)
+        self.found[generation.key] = generation
+        self.unsealed += 1
+        if self.unsealed >= SEAL_EVERY:
+            self.seal()
+
+    def seal(self) -> None:
+        """What cannot be sealed now stays in the ledger, where the next job finds it as well."""
+        self.unsealed = 0
+        try:
+            self.cache.seal()
+        except QcrdError as error:
+            log.warning("teacher outputs stay in the ledger: %s", error)
+
+    def look(self, down: str | None) -> None:
+        """Called twice a second: stop when told to, say what changed, report now and then."""
+        self.stage.check()
+        if down != self.told and bool(down) != bool(self.told):
+            self._tell(down)
+        if time.monotonic() - self.reported_at >= REPORT_SECONDS:
+            self.report(down)
+
+    def report(self, down: str | None = None) -> None:
+        self.reported_at = time.monotonic()
+        done, total, usage = len(self.found), len(self.wanted), self.usage()
+        percent = ASKED_PERCENT * done / max(1, total)
+        progress = Progress(percent=percent, step=done, total_steps=total)
+        if down is None:
+            self.stage.amend(progress=progress, usage=usage, waiting=None, backoffs=0)
+            self.stage.measure(
+                f"{done} of {total} teacher outputs",
+                done=done,
+                total=total,
+                **usage.model_dump(),
+            )
+        else:
+            self.stage.amend(progress=progress, usage=usage, waiting=down)
+
+    def usage(self) -> Usage:
+        """What this job paid, over all of its attempts."""
+        paid = [g for g in self.found.values() if g.job_id == self.stage.job.id]
+        return Usage(
+            teacher_prompt_tokens=sum(g.prompt_tokens for g in paid),
+            teacher_completion_tokens=sum(g.completion_tokens for g in paid),
+        )
+
+    def _tell(self, down: str | None) -> None:
+        self.told = down
+        if down is None:
+            self.stage.say("the teacher answers again")
+        else:
+            message = f"{down}; waiting for it, {len(self.found)} outputs are kept"
+            self.stage.events.append(self.stage.job.id, message, level="warn")
+        self.report(down)
+
+
+def generate(
+    stage: StageContext,
+    ledger: Ledger,
+    teacher: Teacher,
+    *,
+    training: Sequence[Question],
+    test: Sequence[Question],
+    pace: Pace,
+) -> Generated:
+    """All samples of all questions. What was answered is kept whatever ends the round."""
+    spec = stage.job.spec.settings
+    sampling = Sampling.of(spec.rationales)
+    plan = {
+        question.id: _samples(question, spec, sampling.samples(n))
+        for questions, n in ((test, spec.rationales.test_samples), (training, spec.rationales.n))
+        for question in questions
+    }
+    wanted = {sample.key: sample for samples in plan.values() for sample in samples}
+    asking = asyncio.run(_round(stage, ledger, teacher, sampling, wanted, pace))
+    outputs = {
+        asked: tuple(own_words(asking.found[sample.key], sampling.stop) for sample in samples)
+        for asked, samples in plan.items()
+    }
+    return Generated(
+        training={question.id: outputs[question.id] for question in training},
+        test={question.id: outputs[question.id] for question in test if plan[question.id]},
+        reused=sum(
+            asking.found[sample.key].job_id != stage.job.id
+            for question in training
+            for sample in plan[question.id]
+        ),
+    )
+
+
+def own_words(generation: Generation, stop: Sequence[str]) -> str:
+    """The text without the stop sequence that ended it, which a TGI server leaves in."""
+    if generation.finish_reason == "stop_sequence":
+        for mark in stop:
+            if generation.text.endswith(mark):
+                return generation.text.removesuffix(mark)
+    return generation.text
+
+
+def _samples(question: Question, spec: MethodSpec, n: int) -> tuple[Wanted, ...]:
+    prompt = teacher_prompt(spec.task, question)
+    return tuple(Wanted(prompt, index) for index in range(n))
+
+
+async def _round(
+    stage: StageContext,
+    ledger: Ledger,
+    teacher: Teacher,
+    sampling: Sampling,
+    wanted: Mapping[str, Wanted],
+    pace: Pace,
+) -> _Round:
+    name = stage.job.spec.settings.teacher
+    client = TeacherClient(name, teacher)
+    try:
+        model = await client.fingerprint()
+        cache = Generations(stage.store, ledger, teacher=model, sampling=sampling.fingerprint)
+        round_ = _Round(stage, cache, wanted, cache.find(wanted.keys()))
+        missing = [sample for key, sample in wanted.items() if key not in round_.found]
+        stage.say(
+            f"asking teacher {name} for {len(missing)} outputs; "
+            f"{len(wanted) - len(missing)} are there already",
+            asked=len(missing),
+            found=len(wanted) - len(missing),
+        )
+        asking = Asking(
+            client,
+            sampling,
+            teacher=model,
+            concurrency=teacher.concurrency,
+            keep=round_.keep,
+            look=round_.look,
+            pace=pace,
+        )
+        try:
+            await asking.run(missing)
+        finally:
+            round_.seal()
+        round_.report()
+        return round_
+    finally:
+        await client.close()

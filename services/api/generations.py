@@ -1,0 +1,64 @@
+"""Every answer a teacher ever gave, so that none is paid for twice.
+
+An answer goes into the ledger the moment it arrives; later the ledger is sealed into a shard whose
+name is a digest of its content. Both are shared by all jobs with the same teacher and sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from qcrd.records import Record
+from qcrd.runtime import keys
+from qcrd.runtime.ledger import Ledger
+from qcrd.runtime.store import Store, read_lines, write_lines
+
+
+class Generation(Record):
+    """A raw output: sample `index` of the prompt whose digest `key` is. Counts are in tokens."""
+
+    key: str
+    index: int
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    job_id: str
+    """Who paid: the usage of a job is what it paid for, also over several attempts."""
+
+
+class Generations:
+    """Those of one teacher and one sampling, by their fingerprints."""
+
+    def __init__(self, store: Store, ledger: Ledger, *, teacher: str, sampling: str) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._teacher = teacher
+        self._sampling = sampling
+        self._set = f"{teacher}/{sampling}"
+
+    def find(self, wanted: Collection[str]) -> dict[str, Generation]:
+        """Those of the `wanted` keys that exist already."""
+        asked, found = set(wanted), {}
+        for shard in self._store.list(keys.generation_prefix(self._teacher, self._sampling)):
+            for generation in read_lines(self._store, shard, Generation):
+                if generation.key in asked:
+                    found[generation.key] = generation
+        for key, payload in self._ledger.all(self._set).items():
+            if key in asked:
+                found[key] = Generation.model_validate_json(payload)
+        return found
+
+    def add(self, generation: Generation) -> None:
+        self._ledger.add(self._set, generation.key, generation.model_dump_json())
+
+    def seal(self) -> None:
+        """Move what the ledger holds into a shard. Two jobs at once write it twice, losing none."""
+        pending = self._ledger.all(self._set)
+        if not pending:
+            return
+        content = keys.digest(*(pending[key] for key in sorted(pending)))
+        shard = keys.generation_shard_key(self._teacher, self._sampling, content)
+        lines = (Generation.model_validate_json(pending[key]) for key in sorted(pending))
+        write_lines(self._store, shard, lines)
+        self._ledger.clear(self._set, pending)

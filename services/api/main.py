@@ -1,0 +1,94 @@
+"""The gateway: what it is made of, put together in one place, and its server."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+import qcrd
+from qcrd.runtime.connection import connect
+from qcrd.runtime.events import Events, RedisEvents
+from qcrd.runtime.jobs import JobStore, RedisJobs
+from qcrd.runtime.queue import CeleryQueue, Queue, celery_app
+from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
+from qcrd.runtime.store import Store, open_store
+from qcrd.runtime.telemetry import configure_logging, install_http
+from services.api.errors import install_errors
+from services.api.gateway import Gateway, Settings
+from services.api.guard import BodyLimit, KeyCheck
+from services.api.routes import files, health, jobs, models
+from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+
+log = logging.getLogger(__name__)
+
+GOODBYE_SECONDS = 5
+"""Event streams never end by themselves, so a stopping server waits only this long for them."""
+
+
+def create_app(
+    store: Store, jobs_: JobStore, events: Events, queue: Queue, settings: Settings
+) -> FastAPI:
+    app = FastAPI(title="qcrd", version=qcrd.__version__)
+    app.state.gateway = Gateway(store, jobs_, events, queue, settings)
+    for router in (files.router, jobs.router, models.router, health.router):
+        app.include_router(router)
+    install_errors(app)
+    # The last one added is the outermost: ids and counts, then the key, then the body.
+    app.add_middleware(BodyLimit, file_bytes=settings.files.max_file_bytes)
+    app.add_middleware(KeyCheck, keys=settings.api.keys)
+    install_http(app, "api")
+    return app
+
+
+def connected(settings: Settings) -> FastAPI:
+    """The app on the real servers, which are reached on first use: any order of starts will do."""
+    redis = connect(RedisSettings())
+    return create_app(
+        open_store(StoreSettings()),
+        RedisJobs(redis),
+        RedisEvents(redis),
+        CeleryQueue(celery_app(RedisSettings())),
+        settings,
+    )
+
+
+def listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((host.strip("[]"), port))
+    except OSError as error:
+        server.close()
+        raise SystemExit(
+            f"cannot listen on {host}:{port}: {error.strerror}; "
+            "set QCRD_API_HOST and QCRD_API_PORT to an address that is free here"
+        ) from error
+    return server
+
+
+def main() -> None:
+    try:
+        settings = Settings(ApiSettings(), TeacherSettings(), FileSettings(), ModelSettings())
+        level = LogSettings().level
+    except ValidationError as error:
+        raise SystemExit(f"the environment is wrong: {error}") from error
+    configure_logging("api", level)
+    server = listening(settings.api.host, settings.api.port)
+    log.info("listening on http://%s:%s", *server.getsockname()[:2])
+    config = uvicorn.Config(
+        connected(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GOODBYE_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[server])
+
+
+if __name__ == "__main__":
+    main()

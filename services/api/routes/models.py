@@ -1,0 +1,23 @@
+"""`/v1/models`: published students and links to their files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from services.api import models, wire
+from services.api.gateway import Here
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+def listed(here: Here) -> dict[str, Any]:
+    return wire.page([wire.model(model) for model in models.newest_first(here.store)])
+
+
+@router.get("/{model_id}")
+def described(here: Here, model_id: str) -> dict[str, Any]:
+    model = models.find(here.store, model_id)
+    return {**wire.model(model), "files": models.links(here.store, model)}

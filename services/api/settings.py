@@ -1,0 +1,68 @@
+"""Where the gateway and its worker run: their environment, read once in `main` and `worker`."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class ApiSettings(BaseSettings):
+    """Without a key only processes of this machine may be served, so only loopback is bound."""
+
+    model_config = SettingsConfigDict(env_prefix="QCRD_API_", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Comma separated in the environment."""
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def split_at_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(key.strip() for key in value.split(",") if key.strip())
+        return value
+
+    @model_validator(mode="after")
+    def beyond_loopback_needs_keys(self) -> Self:
+        if not self.keys and not is_loopback(self.host):
+            raise ValueError(
+                f"refusing to listen on {self.host} without API keys: "
+                "set QCRD_API_KEYS, or QCRD_API_HOST=127.0.0.1"
+            )
+        return self
+
+
+class Teacher(BaseModel):
+    """A teacher that jobs may name. A job never brings an address of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    api_key: SecretStr | None = None
+    concurrency: Annotated[int, Field(ge=1, le=96)] = 32
+    """Most requests in flight; the HTTP client under `huggingface_hub` has 100 connections."""
+
+
+class TeacherSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="QCRD_", frozen=True)
+
+    teachers: dict[str, Teacher] = {"default": Teacher(url="http://127.0.0.1:8080")}
+
+
+class FileSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="QCRD_", frozen=True)
+
+    max_file_bytes: Annotated[int, Field(ge=1)] = 1 << 30
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

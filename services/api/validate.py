@@ -1,0 +1,171 @@
+"""A questions file: JSON lines in UTF-8, checked line by line, errors name the line and the fix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from qcrd.errors import Invalid
+from qcrd.method.answers import question_id
+from qcrd.records import Question
+
+MAX_LINE_BYTES = 8 << 20
+"""A question with a hundred long teacher outputs is below 1 MiB; more is not a questions file."""
+
+OUTPUT_LISTS = ("teacher_outputs", "outputs", "rationales")
+FIELDS = ("question", "label", "choices", "teacher_output", *OUTPUT_LISTS, "id")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: its number (from 1), the question, and raw teacher outputs that came with it."""
+
+    line: int
+    question: Question
+    outputs: tuple[str, ...] = ()
+
+
+def read_rows(data: BinaryIO) -> Iterator[Row]:
+    """Every row of the file; `Invalid` at the first that is wrong, or if there is none."""
+    seen: dict[str, int] = {}
+    for number, text in _lines(data):
+        row = _row(number, text)
+        if (first := seen.setdefault(row.question.id, number)) != number:
+            raise wrong(
+                number,
+                f"the same question as line {first}: remove one of the two",
+                code="duplicate_question",
+            )
+        yield row
+    if not seen:
+        raise Invalid(
+            "the file is empty: one JSON object a line is needed, "
+            'such as {"question": "…", "label": "…"}',
+            param="file",
+            code="empty_file",
+        )
+
+
+def wrong(number: int, problem: str, *, code: str = "invalid_line", param: str = "file") -> Invalid:
+    return Invalid(f"line {number}: {problem}", param=param, code=code)
+
+
+def _lines(data: BinaryIO) -> Iterator[tuple[int, str]]:
+    """(number, text) of the lines that are not blank."""
+    number = 0
+    while raw := data.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(raw) > MAX_LINE_BYTES:
+            raise wrong(number, f"longer than {MAX_LINE_BYTES} bytes: one question a line")
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise wrong(
+                number,
+                f"not UTF-8 (byte {error.start + 1} of the line): save the file as UTF-8",
+                code="not_utf8",
+            ) from error
+        if text.strip():
+            yield number, text
+
+
+def _row(number: int, text: str) -> Row:
+    fields = _object(number, text)
+    for name in fields:
+        if name not in FIELDS:
+            raise wrong(
+                number,
+                f"unknown key `{name}`: a line has {', '.join(f'`{f}`' for f in FIELDS)}",
+                code="unknown_key",
+            )
+    asked = _text(number, fields, "question")
+    if asked is None:
+        raise wrong(number, '`question` is missing: give its text, "question": "…"')
+    choices = _choices(number, fields)
+    question = Question(
+        id=question_id(asked, choices),
+        text=asked,
+        label=_text(number, fields, "label"),
+        choices=choices,
+    )
+    return Row(number, question, _outputs(number, fields))
+
+
+def _object(number: int, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise wrong(
+            number,
+            f"broken JSON at character {error.colno}: {error.msg}; "
+            "each line must be one complete JSON object",
+            code="broken_json",
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
+        raise wrong(number, f"broken JSON: {error}", code="broken_json") from error
+    if not isinstance(found, dict):
+        raise wrong(number, f'a JSON object is needed, {{"question": "…"}}, not {_kind(found)}')
+    return found
+
+
+def _text(number: int, fields: dict[str, Any], name: str) -> str | None:
+    """The field's text, None if the field is absent or null."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    return _checked(number, name, value)
+
+
+def _checked(number: int, name: str, value: Any, *, empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise wrong(
+            number, f"`{name}` must be a string, not {_kind(value)}: write it in double quotes"
+        )
+    if not empty and not value.strip():
+        raise wrong(number, f"`{name}` is empty: give its text or remove the line")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise wrong(
+            number,
+            f"`{name}` holds half of a surrogate pair (\\ud800-\\udfff): write the whole character",
+            code="not_utf8",
+        ) from error
+    return value
+
+
+def _texts(
+    number: int, fields: dict[str, Any], name: str, *, empty: bool = False
+) -> tuple[str, ...]:
+    value = fields.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise wrong(number, f"`{name}` must be a list of strings, not {_kind(value)}")
+    return tuple(
+        _checked(number, f"{name}[{place}]", item, empty=empty) for place, item in enumerate(value)
+    )
+
+
+def _choices(number: int, fields: dict[str, Any]) -> tuple[str, ...]:
+    choices = _texts(number, fields, "choices")
+    if len(choices) == 1:
+        raise wrong(number, "`choices` has one option: give at least two or leave it out")
+    return choices
+
+
+def _outputs(number: int, fields: dict[str, Any]) -> tuple[str, ...]:
+    """An empty output is one that a teacher gave: kept, and counted as unparseable later."""
+    given = [name for name in ("teacher_output", *OUTPUT_LISTS) if fields.get(name) is not None]
+    if len(given) > 1:
+        raise wrong(number, f"both `{given[0]}` and `{given[1]}`: put all outputs into one list")
+    if given == ["teacher_output"]:
+        return (_checked(number, "teacher_output", fields["teacher_output"], empty=True),)
+    return _texts(number, fields, given[0], empty=True) if given else ()
+
+
+def _kind(value: Any) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), "null" if value is None else "an object")

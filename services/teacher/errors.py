@@ -1,0 +1,75 @@
+"""What the teacher says when it cannot answer: TGI's statuses and `error_type` names.
+
+QcrdError
+└── TeacherError            status, error_type, and the seconds of a Retry-After header
+    ├── Refused             422 validation     the request itself is wrong: never retry
+    ├── Unreadable          400/413/415/422    the body could not be read as the route's type
+    ├── Denied              401 unauthorized
+    ├── Loading             503 loading        the model is not in memory yet
+    ├── Overloaded          429 overloaded     no permit free
+    ├── GenerationFailed    424 generation     the engine raised
+    └── Incomplete          500 incomplete_generation   the engine ended without a last token
+"""
+
+from __future__ import annotations
+
+from qcrd.errors import QcrdError
+
+
+class TeacherError(QcrdError):
+    error_type = "generation"
+    retry_after: int | None = None
+
+    def body(self) -> dict[str, str]:
+        return {"error": self.message, "error_type": self.error_type}
+
+
+class Refused(TeacherError):
+    """Text after the prefix is TGI's own (router/src/validation.rs)."""
+
+    status = 422
+    error_type = "validation"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Input validation error: {reason}")
+
+
+class Unreadable(TeacherError):
+    error_type = "validation"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Denied(TeacherError):
+    status = 401
+    error_type = "unauthorized"
+
+
+class Loading(TeacherError):
+    status = 503
+    error_type = "loading"
+    retry_after = 2
+
+
+class Overloaded(TeacherError):
+    status = 429
+    error_type = "overloaded"
+    retry_after = 1
+
+
+class GenerationFailed(TeacherError):
+    status = 424
+    error_type = "generation"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Request failed during generation: {reason}")
+
+
+class Incomplete(TeacherError):
+    status = 500
+    error_type = "incomplete_generation"
+
+    def __init__(self) -> None:
+        super().__init__("Incomplete generation")

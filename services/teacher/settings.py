@@ -1,0 +1,43 @@
+"""The teacher's environment. Names are TGI's where TGI has one, `TEACHER_…` where it has none."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServerSettings(BaseSettings):
+    """Where the server listens and what it lets in."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    teacher_host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    api_key: SecretStr | None = None
+    max_concurrent_requests: int = Field(128, ge=1)
+    max_stop_sequences: int = Field(4, ge=0)
+    max_top_n_tokens: int = Field(5, ge=0)
+    payload_limit: int = Field(2_000_000, ge=1)  # bytes; TGI's default
+    # TGI's launcher allows running requests this long after SIGTERM, in seconds.
+    graceful_termination_timeout: int = Field(90, ge=0)
+
+
+class EngineSettings(BaseSettings):
+    """Which model answers, and on what.
+
+    `max_total_tokens` and `max_input_tokens` of None mean what the model and engine allow.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    model_id: str = "smollm2"
+    teacher_engine: Literal["auto", "gguf", "local", "upstream"] = "auto"
+    max_input_tokens: int | None = Field(None, ge=1)
+    max_total_tokens: int | None = Field(None, ge=2)
+    # One: llama.cpp's threads spin while they wait, and two on two busy cores run at a tenth.
+    teacher_threads: int = Field(1, ge=1)
+    teacher_slots: int = Field(32, ge=1)
+    teacher_upstream_url: str | None = None
+    teacher_upstream_key: SecretStr | None = None

@@ -1,0 +1,112 @@
+"""TGI's native request and response bodies (router/src/lib.rs).
+
+Strict like serde: no numeric strings, no floats for integers, `null` only where TGI takes it;
+unknown keys are ignored at every level. Limits are not checked here but in `validation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.teacher.engines.base import Piece, Token
+
+U32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
+U64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
+I32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+F32 = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class Parameters(Body):
+    best_of: U64 | None = None
+    temperature: F32 | None = None
+    repetition_penalty: F32 | None = None
+    frequency_penalty: F32 | None = None
+    top_k: I32 | None = None
+    top_p: F32 | None = None
+    typical_p: F32 | None = None
+    do_sample: bool = False
+    max_new_tokens: U32 | None = None
+    return_full_text: bool | None = None
+    stop: tuple[str, ...] = ()
+    truncate: U64 | None = None
+    watermark: bool = False
+    details: bool = False
+    decoder_input_details: bool = False
+    seed: U64 | None = None
+    top_n_tokens: U32 | None = None
+    grammar: dict[str, Any] | None = None
+    adapter_id: str | None = None
+
+
+# Without the key `parameters` TGI samples; with it, even empty, it does not (lib.rs 436-458).
+ABSENT = Parameters(do_sample=True)
+
+
+class GenerateRequest(Body):
+    inputs: str
+    parameters: Parameters = ABSENT
+
+
+class CompatRequest(GenerateRequest):
+    """POST /: the two native routes in one."""
+
+    stream: bool = False
+
+
+class TokenizeRequest(Body):
+    inputs: str
+
+
+def token(item: Token) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "text": item.text,
+        "logprob": item.logprob,
+        "special": item.special,
+    }
+
+
+def simple_token(piece: Piece) -> dict[str, Any]:
+    return {"id": piece.id, "text": piece.text, "start": piece.start, "stop": piece.stop}
+
+
+def details(
+    reason: str, tokens: Iterable[Token], *, seed: int | None, top_n_tokens: int
+) -> dict[str, Any]:
+    items = list(tokens)
+    body: dict[str, Any] = {
+        "finish_reason": reason,
+        "generated_tokens": len(items),
+        "seed": seed,
+        "prefill": [],
+        "tokens": [token(item) for item in items],
+    }
+    if top_n_tokens:
+        body["top_tokens"] = [top_tokens(item, top_n_tokens) for item in items]
+    return body
+
+
+def top_tokens(item: Token, count: int) -> list[dict[str, Any]]:
+    return [token(other) for other in item.top[:count]]
+
+
+def stream_event(
+    index: int,
+    item: Token,
+    *,
+    top_n_tokens: int,
+    generated_text: str | None = None,
+    stream_details: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One event of the native stream; the two optional parts only come with the last token."""
+    body: dict[str, Any] = {"index": index, "token": token(item)}
+    if top_n_tokens:
+        body["top_tokens"] = top_tokens(item, top_n_tokens)
+    return {**body, "generated_text": generated_text, "details": stream_details}

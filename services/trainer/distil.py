@@ -1,0 +1,127 @@
+"""A job's whole training stage: the method, its baselines, the report, the published student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qcrd.errors import QcrdError
+from qcrd.method import evaluation
+from qcrd.method.bases import load_student
+from qcrd.method.objectives import OBJECTIVES
+from qcrd.method.schedule import plan
+from qcrd.method.statistics import wilson
+from qcrd.method.students import Student
+from qcrd.method.training import JudgePort
+from qcrd.records import Accuracy, Baseline, Job, ModelRef, Report, Stage, Status
+from qcrd.runtime import keys
+from qcrd.runtime.stage import StageContext
+from qcrd.runtime.store import write_lines
+from services.trainer import knowledge, publish
+from services.trainer.checkpoints import Checkpoints, Result
+from services.trainer.knowledge import Knowledge
+from services.trainer.train import Course, train
+
+COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "qcrd": 6.0}
+"""Rough work per step against label-only finetuning: it only divides the progress bar."""
+
+
+def distil(
+    stage: StageContext, base: Path, judge: Callable[[], JudgePort], *, device: str
+) -> tuple[Report, str]:
+    """The report and the published model's id. Done again, it repeats nothing that has ended."""
+    job = stage.job
+    spec, settings = job.spec, job.spec.settings
+    if job.rationale_set is None:
+        raise QcrdError(f"job {job.id} reached training without a rationale set")
+    known = knowledge.load(stage.store, job.rationale_set, spec)
+    stage.say(
+        f"{len(known.lessons)} questions to train on, {len(known.validation.questions)} to "
+        f"validate on, {len(known.test)} to test on"
+    )
+    checkpoints = Checkpoints(stage.store, job.id)
+
+    def student() -> Student:
+        hyper = settings.hyperparameters
+        return load_student(base, settings.student, hyper, seed=spec.seed, device=device)
+
+    rows = [spec.method.value, *_without(settings.baselines, spec.method.value)]
+    shares = _shares(rows)
+    results: dict[str, Result] = {}
+    for index, row in enumerate(rows):
+        equal = row == Baseline.FINETUNE_EQUAL_COMPUTE
+        course = Course(
+            plan=plan(
+                row,
+                settings,
+                lessons=len(known.lessons),
+                seed=spec.seed,
+                flops=results[rows[0]].flops if equal else None,
+            ),
+            knowledge=known,
+            student=student,
+            judge=judge() if OBJECTIVES[row].judged else None,
+            start=sum(shares[:index]),
+            share=shares[index],
+        )
+        finished = _uploader(stage, job) if index == 0 else _keep_nothing
+        results[row] = train(stage, course, checkpoints, finished)
+    stage.enter(Stage.EVALUATING)
+    made = report(stage.job, known, results)
+    write_lines(
+        stage.store,
+        keys.job_predictions_key(job.id),
+        [
+            prediction.model_copy(update={"method": row})
+            for row in rows
+            for prediction in results[row].predictions
+        ],
+    )
+    stage.enter(Stage.PUBLISHING)
+    model = publish.announce(stage.store, stage.job, made)
+    return made, model.id
+
+
+def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
+    """Every row that there is, side by side, whatever it says."""
+    golds = [item.gold for item in known.test]
+    test: dict[str, Accuracy] = {}
+    if golds:
+        asked = [item for item in known.test if item.teacher_asked]
+        if asked:
+            test["teacher"] = wilson(sum(t.teacher_answer == t.gold for t in asked), len(asked))
+        majority = [lesson.gold for lesson in known.lessons]
+        test["majority_class"] = evaluation.majority_class(majority, golds)
+        test |= {row: result.test for row, result in results.items() if result.test}
+    main = results[job.spec.method.value]
+    return Report(
+        job_id=job.id,
+        status=Status.SUCCEEDED,
+        test=test,
+        validation={row: result.validation for row, result in results.items()},
+        rationales=known.manifest.counts,
+        usage=job.usage,
+        model=ModelRef(id=publish.model_id(job.id)),
+        seconds=job.seconds,
+        seed=job.spec.seed,
+        judge=main.judge,
+        notes=() if golds else ("no test file was given: accuracies are on validation only",),
+    )
+
+
+def _without(baselines: Sequence[Baseline], method: str) -> list[str]:
+    return [row.value for row in dict.fromkeys(baselines) if row.value != method]
+
+
+def _shares(rows: Sequence[str]) -> list[float]:
+    """Each row's expected share of the job's training; equal compute costs what the method does."""
+    costs = [COST.get(row, COST.get(rows[0], 1.0)) for row in rows]
+    return [cost / sum(costs) for cost in costs]
+
+
+def _uploader(stage: StageContext, job: Job) -> Callable[[Student], None]:
+    return lambda student: publish.upload(stage.store, job, student)
+
+
+def _keep_nothing(_: Student) -> None:
+    """Baselines are measured, not published."""

@@ -1,0 +1,105 @@
+"""The discriminator service as training's `JudgePort`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+
+from qcrd.errors import Conflict, QcrdError, Transient
+from qcrd.method.judge import Contrast, Pair
+from qcrd.records import JudgeSpec
+
+PAIRS_PER_CALL = 1024
+TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+"""A pretraining call on a CPU takes minutes; a connection does not."""
+RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Waits for a service that restarts. Every call is idempotent, so repeating one is harmless."""
+
+
+class RemoteJudge:
+    """The judge `judge_id` at `url`. `flops` sums what the service spent on its calls."""
+
+    def __init__(
+        self,
+        url: str,
+        judge_id: str,
+        *,
+        base: str,
+        spec: JudgeSpec,
+        seed: int,
+        check: Callable[[], None],
+        client: httpx.Client | None = None,
+    ) -> None:
+        """`check` raises when the job is to stop; it is asked before every call."""
+        self._client = client or httpx.Client(base_url=url, timeout=TIMEOUT)
+        self._path = f"/v1/judges/{judge_id}"
+        self._check = check
+        self.flops = 0.0
+        created = {"base": base, "spec": spec.model_dump(mode="json"), "seed": seed}
+        self._call("PUT", "", created)
+
+    def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]:
+        return self._trained("/pretrain", {"contrasts": _wire(contrasts)})
+
+    def update(
+        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+    ) -> dict[str, float]:
+        body = {"iteration": iteration, "contrasts": _wire(contrasts), "weight": weight}
+        return self._trained("/update", body)
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(pairs), PAIRS_PER_CALL):
+            body = {"pairs": [list(pair) for pair in pairs[start : start + PAIRS_PER_CALL]]}
+            answer = self._call("POST", "/score", body)
+            self.flops += answer["flops"]
+            scores += answer["scores"]
+        return scores
+
+    def _trained(self, path: str, body: dict[str, Any]) -> dict[str, float]:
+        answer = self._call("POST", path, body)
+        self.flops += answer["flops"]
+        health: dict[str, float] = answer["health"]
+        return health
+
+    def _call(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        for wait in (*RETRY_SECONDS, None):
+            self._check()
+            try:
+                return self._once(method, path, body)
+            except Transient:
+                if wait is None:
+                    raise
+                time.sleep(wait)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _once(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, self._path + path, json=body)
+        except httpx.HTTPError as error:
+            raise Transient(f"the discriminator does not answer: {error}") from error
+        if response.is_success:
+            answer: dict[str, Any] = response.json()
+            return answer
+        raise _refusal(response)
+
+
+def _refusal(response: httpx.Response) -> QcrdError:
+    try:
+        error = response.json()["error"]
+        message, param = str(error["message"]), error["param"]
+    except (ValueError, KeyError, TypeError):
+        message, param = f"status {response.status_code}", None
+    if response.status_code >= 500:
+        return Transient(f"discriminator: {message}")
+    return Conflict(f"discriminator: {message}", param=param, code="discriminator_refused")
+
+
+def _wire(contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
+    return [
+        {"question": c.question, "positives": list(c.positives), "negatives": list(c.negatives)}
+        for c in contrasts
+    ]

@@ -1,0 +1,96 @@
+"""A rationale set from the store as lessons, with what is held back for validation and test."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qcrd.errors import Invalid
+from qcrd.method.prompts import question_text
+from qcrd.method.steps import Lesson
+from qcrd.records import (
+    JobSpec,
+    Question,
+    RationaleItem,
+    RationaleManifest,
+    TaskSpec,
+    TestItem,
+)
+from qcrd.runtime import keys
+from qcrd.runtime.store import Store, read_lines, read_record
+
+
+@dataclass(frozen=True)
+class Held:
+    """Questions with their canonical gold labels, and their labels as written."""
+
+    questions: tuple[Question, ...]
+    golds: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    manifest: RationaleManifest
+    lessons: tuple[Lesson, ...]
+    validation: Held
+    test: tuple[TestItem, ...]
+
+
+def load(store: Store, set_id: str, spec: JobSpec) -> Knowledge:
+    """Read the set batch by batch. `Invalid` when it leaves nothing to train or validate on."""
+    manifest = read_record(store, keys.rationale_manifest_key(set_id), RationaleManifest)
+    items = [item for key in manifest.shards for item in read_lines(store, key, RationaleItem)]
+    usable = [item for item in items if item.label is not None and _gold(item) is not None]
+    test = tuple(read_lines(store, manifest.test, TestItem)) if manifest.test else ()
+    if manifest.validation:
+        given = list(read_lines(store, manifest.validation, TestItem))
+        held = Held(
+            tuple(item.question for item in given),
+            tuple(item.gold for item in given),
+            tuple(item.question.label or item.gold for item in given),
+        )
+    else:
+        share = spec.settings.hyperparameters.validation_share
+        usable, kept = _split(usable, share, spec.seed)
+        held = Held(
+            tuple(item.question for item in kept),
+            tuple(_gold(item) or "" for item in kept),
+            tuple(item.label or "" for item in kept),
+        )
+    if not usable or not held.questions:
+        raise Invalid(
+            f"the training file leaves {len(usable)} questions to train and "
+            f"{len(held.questions)} to validate on; give it more lines with labels",
+            param="training_file",
+        )
+    lessons = tuple(lesson(item, spec.settings.task) for item in usable)
+    return Knowledge(manifest, lessons, held, test)
+
+
+def lesson(item: RationaleItem, task: TaskSpec) -> Lesson:
+    return Lesson(
+        id=item.question.id,
+        text=question_text(task, item.question),
+        label=item.label or "",
+        gold=_gold(item) or "",
+        positives=item.positives,
+        negatives=item.negatives,
+    )
+
+
+def _gold(item: RationaleItem) -> str | None:
+    """Canonical gold label, or the vote where the task has no gold labels."""
+    return item.gold if item.gold is not None else item.vote.answer
+
+
+def _split(
+    items: Sequence[RationaleItem], share: float, seed: int
+) -> tuple[list[RationaleItem], list[RationaleItem]]:
+    order = list(range(len(items)))
+    random.Random(f"{seed}/validation").shuffle(order)
+    cut = max(1, round(share * len(items)))
+    kept = set(order[:cut])
+    trained = [item for index, item in enumerate(items) if index not in kept]
+    return trained, [items[index] for index in sorted(kept)]

@@ -1,0 +1,41 @@
+"""What a training process leaves behind for the worker that started it: one small file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from qcrd.errors import Interrupted, Invalid, QcrdError, Transient
+from qcrd.records import Failure, Record, Report
+
+
+class Outcome(Record):
+    kind: Literal["done", "failed", "waiting", "stopped"]
+    report: Report | None = None
+    model: str | None = None
+    failure: Failure | None = None
+
+
+def write(path: Path, outcome: Outcome) -> None:
+    """Whole or not at all: the process can be killed while it writes."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(outcome.model_dump_json())
+    partial.rename(path)
+
+
+def read(path: Path) -> Outcome | None:
+    return Outcome.model_validate_json(path.read_text()) if path.exists() else None
+
+
+def of_error(error: QcrdError) -> Outcome:
+    failure = Failure(message=error.message, code=error.code, param=error.param)
+    return Outcome(kind="waiting" if isinstance(error, Transient) else "failed", failure=failure)
+
+
+def raised(outcome: Outcome) -> QcrdError:
+    """The error that an outcome other than `done` stands for, to be raised again."""
+    if outcome.kind == "stopped" or outcome.failure is None:
+        return Interrupted("the training process was told to stop")
+    failure = outcome.failure
+    kind = Transient if outcome.kind == "waiting" else Invalid
+    return kind(failure.message, param=failure.param, code=failure.code)

@@ -1,0 +1,124 @@
+"""The finished student as a folder that anybody can load, with a card of what was measured."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from qcrd import __version__
+from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.students import Student
+from qcrd.records import Job, MethodName, PublishedModel, Report
+from qcrd.runtime import keys
+from qcrd.runtime.store import Store, write_record
+
+INFERENCE = "qcrd.json"
+CARD = "README.md"
+
+
+def model_id(job_id: str) -> str:
+    """A job publishes one model; its id is a function of the job's, so a second try replaces it."""
+    return f"model-{keys.digest(job_id, 'model')}"
+
+
+def upload(store: Store, job: Job, student: Student) -> None:
+    """Weights, tokenizer and how to ask. The model is not there before `announce`."""
+    with tempfile.TemporaryDirectory(prefix="qcrd-model-") as scratch:
+        folder = Path(scratch)
+        student.model.save_pretrained(folder)
+        student.tokenizer.save_pretrained(folder)
+        (folder / INFERENCE).write_text(json.dumps(inference(job), indent=1))
+        for path in sorted(folder.iterdir()):
+            with path.open("rb") as source:
+                key = keys.model_prefix(model_id(job.id)) + path.name
+                store.put(key, source, length=path.stat().st_size)
+
+
+def inference(job: Job) -> dict[str, object]:
+    """What a client needs to ask the student as it was trained to be asked."""
+    settings = job.spec.settings
+    rationales = job.spec.method in (MethodName.DSS, MethodName.QCRD)
+    return {
+        "predict": PREDICT,
+        "explain": EXPLAIN if rationales else None,
+        "max_label_tokens": settings.hyperparameters.max_label_tokens,
+        "max_rationale_tokens": settings.hyperparameters.max_rationale_tokens,
+        "answer": settings.task.answer.value,
+        "labels": list(settings.task.labels),
+        "joined": job.spec.method is MethodName.SINGLE_TASK,
+    }
+
+
+def announce(store: Store, job: Job, report: Report) -> PublishedModel:
+    """The card, then the manifest by which the model exists."""
+    prefix = keys.model_prefix(model_id(job.id))
+    store.put(prefix + CARD, card(job, report).encode())
+    names = [key.removeprefix(prefix) for key in store.list(prefix)]
+    manifest = keys.model_manifest_key(model_id(job.id)).removeprefix(prefix)
+    model = PublishedModel(
+        id=model_id(job.id),
+        job_id=job.id,
+        created_at=time.time(),
+        base=job.spec.model,
+        files=tuple(name for name in names if name != manifest),
+    )
+    write_record(store, keys.model_manifest_key(model.id), model)
+    return model
+
+
+def card(job: Job, report: Report) -> str:
+    """Model card: data, teacher, spec, and every number with its interval."""
+    spec = job.spec
+    counts = report.rationales
+    title = spec.suffix or report.model.id
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags: [qcrd, rationale-distillation]",
+            "---",
+            f"# {title}",
+            "",
+            f"Distilled by qcrd {__version__} with the method `{spec.method.value}` from the "
+            f"teacher `{spec.settings.teacher}` into `{spec.model}`.",
+            "",
+            "## Ask it",
+            "",
+            f"`{PREDICT}<question>` answers with the label; `{EXPLAIN}<question>` with a rationale "
+            f"(only students that learned rationales). `{INFERENCE}` holds both prefixes.",
+            "",
+            "## Measured on the test set",
+            "",
+            *_table(report),
+            "",
+            "Intervals are 95 % Wilson score intervals of one run. The student was chosen on "
+            "validation questions, never on the test set.",
+            "",
+            "## Data",
+            "",
+            f"- training file `{spec.training_file}`: {counts.questions} questions, "
+            f"{counts.outputs} teacher outputs, {counts.unparseable} unparseable",
+            f"- the vote was right for {counts.majority_right} questions and wrong for "
+            f"{counts.majority_wrong}; {counts.ties} ties",
+            f"- {counts.positives} positive and {counts.negatives} negative teacher rationales",
+            f"- test file `{spec.test_file}`" if spec.test_file else "- no test file",
+            "",
+            "## Spec",
+            "",
+            "```json",
+            spec.model_dump_json(indent=1, by_alias=True),
+            "```",
+            "",
+        ]
+    )
+
+
+def _table(report: Report) -> list[str]:
+    rows = report.test or report.validation
+    lines = ["| | accuracy | 95 % interval | n | steps |", "|---|---|---|---|---|"]
+    for name, row in rows.items():
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        lines.append(f"| {name} | {row.accuracy:.3f} | {interval} | {row.n} | {row.steps or ''} |")
+    return lines if report.test else ["No test file was given; on validation:", "", *lines]

@@ -1,0 +1,119 @@
+"""The training process of one job: `python -m services.trainer.run JOB TOKEN --outcome FILE`.
+
+It holds the job by the worker's token, trains, publishes, and leaves its outcome in FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+import transformers
+
+from qcrd.errors import Interrupted, LeaseLost, QcrdError
+from qcrd.method.training import JudgePort
+from qcrd.runtime import telemetry
+from qcrd.runtime.bases import find_base
+from qcrd.runtime.connection import connect
+from qcrd.runtime.events import RedisEvents
+from qcrd.runtime.jobs import RedisJobs
+from qcrd.runtime.lease import Holding
+from qcrd.runtime.pipeline import Deps, StageContext
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
+from qcrd.runtime.store import open_store
+from services.trainer import outcome
+from services.trainer.distil import distil
+from services.trainer.judge_client import RemoteJudge
+from services.trainer.outcome import Outcome
+from services.trainer.settings import TrainerSettings
+
+PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger(__name__)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job")
+    parser.add_argument("token", type=int)
+    parser.add_argument("--outcome", type=Path, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process to die with")
+    return parser.parse_args()
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel end this process when the worker dies, however it dies (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        sys.exit(1)
+
+
+def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
+    redis = connect(RedisSettings())
+    deps = Deps(
+        jobs=RedisJobs(redis),
+        events=RedisEvents(redis),
+        store=open_store(StoreSettings()),
+        queue=MemoryQueue(),  # this process sends nothing on; its worker does
+        stopping=stopping.is_set,
+    )
+    job = deps.jobs.get(job_id)
+    if job.lease.token != token:
+        raise LeaseLost(f"job {job_id} has gone to another worker")
+    holding = Holding(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
+    with holding:
+        return _distilled(StageContext(deps, job, holding), deps)
+
+
+def _distilled(stage: StageContext, deps: Deps) -> Outcome:
+    settings, models = TrainerSettings(), ModelSettings()
+    spec = stage.job.spec
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = find_base(spec.model, models, deps.store)
+
+    def judge() -> JudgePort:
+        return RemoteJudge(
+            settings.discriminator_url,
+            stage.job.id,
+            base=spec.settings.discriminator.encoder or spec.model,
+            spec=spec.settings.discriminator,
+            seed=spec.seed,
+            check=stage.check,
+        )
+
+    report, model = distil(stage, base, judge, device=device)
+    return Outcome(kind="done", report=report, model=model)
+
+
+def main() -> None:
+    given = arguments()
+    die_with(given.parent)
+    telemetry.configure_logging("training", LogSettings().level)
+    transformers.utils.logging.disable_progress_bar()
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    with telemetry.context(job_id=given.job):
+        try:
+            found = run(given.job, given.token, stopping)
+        except (Interrupted, LeaseLost) as error:
+            log.info("stopped: %s", error)
+            found = Outcome(kind="stopped")
+        except QcrdError as error:
+            log.warning("%s", error)
+            found = outcome.of_error(error)
+        outcome.write(given.outcome, found)
+
+
+if __name__ == "__main__":
+    main()

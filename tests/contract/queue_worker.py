@@ -1,0 +1,23 @@
+"""A worker as a service would build it, which writes down the messages it gets. See test_queue."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from qcrd.records import Stage
+from qcrd.runtime.queue import celery_app
+from qcrd.runtime.settings import RedisSettings
+from qcrd.runtime.states import TASKS
+from qcrd.runtime.telemetry import configure_logging, request_id
+
+configure_logging("queue-test")
+app = celery_app(RedisSettings())
+
+
+@app.task(name=TASKS[Stage.TRAINING])
+def train(job_id: str) -> None:
+    logging.getLogger("task").info("got it")
+    with Path(os.environ["SEEN_FILE"]).open("a") as seen:
+        seen.write(f"{job_id} {request_id()}\n")

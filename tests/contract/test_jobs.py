@@ -1,0 +1,201 @@
+"""Job stores: what `jobs` builds on, and the lease rules on top of a real compare-and-set."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from qcrd.errors import Conflict, LeaseLost, NotFound
+from qcrd.records import Failure, Job, JobSpec, Progress, RationaleSpec, Stage, Status
+from qcrd.runtime.jobs import JobStore, amend, beat, claim, move, release
+from qcrd.runtime.keys import new_id
+from qcrd.runtime.states import changed
+
+
+def a_job(created_at: float = 1000.0, status: Status = Status.QUEUED) -> Job:
+    spec = JobSpec.model_validate(
+        {
+            "model": "tiny",
+            "training_file": new_id("file"),
+            "method": {"type": "qcrd", "qcrd": {"rationales": {"import": new_id("file")}}},
+        }
+    )
+    return Job(id=new_id("ftjob"), spec=spec, status=status, created_at=created_at)
+
+
+@pytest.fixture
+def job(jobs: JobStore) -> Job:
+    job = a_job()
+    jobs.create(job)
+    return job
+
+
+def test_what_was_created_is_read_back_whole(jobs: JobStore, job: Job) -> None:
+    assert jobs.get(job.id) == job
+    assert isinstance(jobs.get(job.id).spec.settings.rationales, RationaleSpec)
+
+
+def test_an_id_is_taken_once(jobs: JobStore, job: Job) -> None:
+    with pytest.raises(Conflict):
+        jobs.create(changed(job, created_at=1.0))
+    assert jobs.get(job.id) == job
+
+
+def test_a_job_that_is_not_there_is_not_found(jobs: JobStore) -> None:
+    missing = new_id("ftjob")
+    with pytest.raises(NotFound):
+        jobs.get(missing)
+    with pytest.raises(NotFound):
+        jobs.update(missing, lambda job: job)
+    jobs.delete(missing)
+
+
+def test_what_a_change_raises_comes_out_and_nothing_is_written(jobs: JobStore, job: Job) -> None:
+    def refuse(job: Job) -> Job:
+        raise Conflict("no")
+
+    with pytest.raises(Conflict, match="no"):
+        jobs.update(job.id, refuse)
+    assert jobs.get(job.id) == job
+
+
+def test_no_update_is_lost_between_four_writers(jobs: JobStore, job: Job) -> None:
+    def add(_: int) -> None:
+        jobs.update(job.id, lambda job: changed(job, backoffs=job.backoffs + 1))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(40)))
+    assert jobs.get(job.id).backoffs == 40
+
+
+def test_lists_are_newest_first_and_paged_without_gaps(jobs: JobStore) -> None:
+    made = [a_job(created_at=at) for at in (5.0, 3.0, 3.0, 3.0, 9.0, 1.0)]
+    for job in made:
+        jobs.create(job)
+    wanted = sorted(made, key=lambda job: (job.created_at, job.id), reverse=True)
+
+    first = jobs.list(None, 2)
+    second = jobs.list(first[-1].id, 3)
+    third = jobs.list(second[-1].id, 100)
+    assert first + second + third == wanted
+    assert jobs.list(wanted[-1].id, 10) == []
+    with pytest.raises(NotFound) as raised:
+        jobs.list(new_id("ftjob"), 10)
+    assert raised.value.param == "after"
+
+
+def test_the_active_list_leaves_out_what_is_over(jobs: JobStore) -> None:
+    over, active, paused = a_job(1.0), a_job(2.0), a_job(3.0)
+    for job in (over, active, paused):
+        jobs.create(job)
+    move(jobs, over.id, Status.CANCELLED)
+    move(jobs, paused.id, Status.PAUSED)
+    jobs.create(a_job(4.0, status=Status.FAILED))
+    assert [job.id for job in jobs.list(None, 10, active=True)] == [paused.id, active.id]
+    assert len(jobs.list(None, 10)) == 4
+
+
+def test_a_deleted_job_is_in_no_list(jobs: JobStore, job: Job) -> None:
+    jobs.delete(job.id)
+    assert jobs.list(None, 10) == jobs.list(None, 10, active=True) == []
+    with pytest.raises(NotFound):
+        jobs.get(job.id)
+
+
+def test_of_many_claims_at_once_one_succeeds(jobs: JobStore, job: Job) -> None:
+    def try_it(number: int) -> Job | None:
+        return claim(jobs, job.id, f"worker-{number}", stage=Stage.ASSEMBLING, now=0.0)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [claimed for claimed in pool.map(try_it, range(8)) if claimed is not None]
+    assert len(won) == 1
+    assert (won[0].status, won[0].stage, won[0].attempt) == (Status.RUNNING, Stage.ASSEMBLING, 0)
+    assert jobs.get(job.id) == won[0]
+
+
+def test_a_lapsed_lease_goes_to_the_next_and_the_old_token_is_refused(
+    jobs: JobStore, job: Job
+) -> None:
+    first = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0, ttl=45.0)
+    assert first is not None
+    assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=44.9) is None
+    beat(jobs, job.id, first.lease.token, 40.0, 45.0)
+    assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=84.9) is None
+
+    second = claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=85.0)
+    assert second is not None
+    assert second.lease.token > first.lease.token
+    assert second.attempt == 1
+    for stale in (
+        lambda token: beat(jobs, job.id, token, 86.0),
+        lambda token: amend(jobs, job.id, token, progress=Progress(percent=1.0)),
+        lambda token: release(jobs, job.id, token),
+        lambda token: move(jobs, job.id, Status.SUCCEEDED, token=token),
+    ):
+        with pytest.raises(LeaseLost):
+            stale(first.lease.token)
+    assert jobs.get(job.id) == second
+
+
+def test_the_third_silent_worker_is_the_last(jobs: JobStore, job: Job) -> None:
+    """Claims at 0, 50 and 100 s run; the one at 150 s finds three silent predecessors."""
+    claims = [
+        claim(jobs, job.id, "worker", stage=Stage.ASSEMBLING, now=now)
+        for now in (0.0, 50.0, 100.0, 150.0)
+    ]
+    assert [(job.status, job.attempt) for job in claims if job] == [
+        (Status.RUNNING, 0),
+        (Status.RUNNING, 1),
+        (Status.RUNNING, 2),
+        (Status.FAILED, 3),
+    ]
+    failed = jobs.get(job.id)
+    assert failed.failure is not None
+    assert failed.failure.code == "attempts_exhausted"
+    assert failed.finished_at == 150.0
+    assert claim(jobs, job.id, "worker", stage=Stage.ASSEMBLING, now=200.0) is None
+
+
+def test_a_released_job_is_claimed_again_without_counting(jobs: JobStore, job: Job) -> None:
+    first = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+    assert first is not None
+    release(jobs, job.id, first.lease.token)
+    with pytest.raises(LeaseLost):
+        beat(jobs, job.id, first.lease.token, 1.0)
+    second = claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1000.0)
+    assert second is not None
+    assert second.attempt == 0
+    assert second.lease.token > first.lease.token
+
+
+def test_a_message_of_another_task_claims_nothing(jobs: JobStore, job: Job) -> None:
+    assert claim(jobs, job.id, "one", stage=Stage.TRAINING, now=0.0) is None
+    jobs.update(job.id, lambda job: changed(job, stage=Stage.EVALUATING))
+    assert claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0) is None
+    claimed = claim(jobs, job.id, "one", stage=Stage.TRAINING, now=0.0)
+    assert claimed is not None
+    assert claimed.stage is Stage.TRAINING
+
+
+def test_a_cancel_takes_the_job_out_of_its_workers_hands(jobs: JobStore, job: Job) -> None:
+    held = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+    assert held is not None
+    cancelled = move(jobs, job.id, Status.CANCELLED)
+    assert cancelled.finished_at is not None
+    with pytest.raises(LeaseLost):
+        amend(jobs, job.id, held.lease.token, progress=Progress(percent=50.0))
+    with pytest.raises(Conflict):
+        move(jobs, job.id, Status.FAILED, failure=Failure(message="no", code="no"))
+    assert jobs.get(job.id) == cancelled
+
+
+def test_a_paused_job_is_still_its_workers_until_released(jobs: JobStore, job: Job) -> None:
+    held = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+    assert held is not None
+    move(jobs, job.id, Status.PAUSED)
+    amend(jobs, job.id, held.lease.token, progress=Progress(percent=50.0))
+    move(jobs, job.id, Status.QUEUED)
+    assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is None
+    release(jobs, job.id, held.lease.token)
+    assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is not None

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import io
+import urllib.request
+from typing import BinaryIO, cast
+
+import pytest
+
+from qcrd.errors import NotFound, QcrdError, Transient
+from qcrd.records import Question
+from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.store import (
+    S3Store,
+    Store,
+    read,
+    read_lines,
+    read_record,
+    write_lines,
+    write_record,
+)
+
+QUESTIONS = [Question(id=f"q-{n}", text=f"Wie viel ist {n} + ½?", label=str(n)) for n in range(500)]
+
+
+class Unseekable(io.RawIOBase):
+    """A body of unknown length, like an upload that is still arriving."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = min(len(buffer), self._left, 65536)
+        buffer[:count] = b"x" * count
+        self._left -= count
+        return count
+
+
+def test_an_object_is_read_back_and_replaced(store: Store) -> None:
+    for body in (b"first", b"", bytes(range(256)) * 100):
+        store.put("files/a/data", body)
+        assert read(store, "files/a/data") == body
+
+
+@pytest.mark.parametrize("size", [0, 1000, 20 * 2**20])
+def test_a_stream_of_unknown_length_is_stored_to_its_end(store: Store, size: int) -> None:
+    store.put("files/a/data", cast(BinaryIO, io.BufferedReader(Unseekable(size))))
+    with store.open("files/a/data") as body:
+        total = 0
+        while block := body.read(2**20):
+            total += len(block)
+    assert total == size
+
+
+def test_a_stream_of_known_length(store: Store) -> None:
+    store.put("a", io.BytesIO(b"0123456789"), length=10)
+    assert read(store, "a") == b"0123456789"
+
+
+def test_an_object_can_be_left_half_read(store: Store) -> None:
+    store.put("a", b"line one\nline two\n" * 100_000)
+    for _ in range(20):  # more often than the pool has connections
+        with store.open("a") as body:
+            assert body.readline() == b"line one\n"
+
+
+def test_a_missing_object_is_not_found(store: Store) -> None:
+    with pytest.raises(NotFound), store.open("files/none/data"):
+        pass
+
+
+def test_keys_are_listed_by_prefix_in_order(store: Store) -> None:
+    for key in ("a/b/2", "a/b/10", "a/c", "ab", "b/a"):
+        store.put(key, b"x")
+    assert store.list("a/") == ["a/b/10", "a/b/2", "a/c"]
+    assert store.list("a/b/") == ["a/b/10", "a/b/2"]
+    assert store.list("a") == ["a/b/10", "a/b/2", "a/c", "ab"]
+    assert store.list("none/") == []
+
+
+def test_deleting_is_idempotent(store: Store) -> None:
+    store.put("a/b", b"x")
+    store.delete("a/b")
+    store.delete("a/b")
+    assert store.list("") == []
+
+
+def test_a_link_reads_without_other_credentials(store: Store) -> None:
+    store.put("models/a b/ü.txt", b"weights")
+    with urllib.request.urlopen(store.link("models/a b/ü.txt", seconds=60)) as answer:
+        assert answer.read() == b"weights"
+
+
+def test_records_and_lines_survive_the_way(store: Store) -> None:
+    write_record(store, "one.json", QUESTIONS[0])
+    assert read_record(store, "one.json", Question) == QUESTIONS[0]
+    for key in ("lines.jsonl", "lines.jsonl.zst"):
+        write_lines(store, key, QUESTIONS)
+        assert list(read_lines(store, key, Question)) == QUESTIONS
+    assert len(read(store, "lines.jsonl.zst")) < len(read(store, "lines.jsonl")) / 5
+    write_lines(store, "none.jsonl.zst", [])
+    assert list(read_lines(store, "none.jsonl.zst", Question)) == []
+
+
+def test_lines_that_fail_half_way_leave_no_object(store: Store) -> None:
+    def broken() -> object:
+        yield QUESTIONS[0]
+        raise RuntimeError("the disk burned")
+
+    with pytest.raises(RuntimeError):
+        write_lines(store, "lines.jsonl.zst", broken())  # type: ignore[arg-type]
+    assert store.list("") == []
+
+
+def test_a_wrong_record_says_where(store: Store) -> None:
+    store.put("lines.jsonl", b'{"id":"a","text":"b"}\n{"id":"a"}\n')
+    with pytest.raises(QcrdError, match=r"lines\.jsonl, line 2 is not a Question"):
+        list(read_lines(store, "lines.jsonl", Question))
+
+
+def test_a_store_that_is_away_is_transient() -> None:
+    store = S3Store(StoreSettings(endpoint="127.0.0.1:9", access_key="a", secret_key="b"))
+    with pytest.raises(Transient):
+        store.put("a", b"x")
+    with pytest.raises(Transient):
+        read(store, "a")
+
+
+def test_wrong_credentials_are_no_outage(s3_settings: StoreSettings) -> None:
+    store = S3Store(s3_settings.model_copy(update={"access_key": "nobody"}))
+    with pytest.raises(QcrdError, match="refuses") as raised:
+        store.put("a", b"x")
+    assert not isinstance(raised.value, Transient | NotFound)
+
+
+def test_links_name_the_public_endpoint(s3_settings: StoreSettings) -> None:
+    public = s3_settings.model_copy(update={"public_endpoint": "files.example.org:443"})
+    assert S3Store(public).link("a", seconds=60).startswith("http://files.example.org:443/qcrd/a?")

@@ -1,0 +1,165 @@
+"""A TGI server by script: it answers, refuses, breaks off and dies when a test says so.
+
+Real sockets and HTTP/1.1 with kept connections, so that the client under test is the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
+
+Mood = Literal["ok", "busy", "busy_in_stream", "cut", "engine", "too_long"]
+
+ERRORS: dict[str, tuple[str, str]] = {
+    "busy": ("Model is overloaded", "overloaded"),
+    "busy_in_stream": ("Model is overloaded", "overloaded"),
+    "engine": ("Request failed during generation: out of memory", "generation"),
+    "too_long": ("Input validation error: `inputs` must have less than 8 tokens", "validation"),
+}
+
+
+class ScriptedTeacher:
+    """`mood(i)` is what happens to request i (from 0); `answer(prompt, seed)` is the text."""
+
+    def __init__(
+        self,
+        answer: Callable[[str, int], str],
+        *,
+        mood: Callable[[int], Mood] = lambda number: "ok",
+        delay: float = 0.0,
+        model: str = "scripted/teacher",
+        finish_reason: str = "eos_token",
+    ) -> None:
+        self.answer, self.mood, self.delay, self.model = answer, mood, delay, model
+        self.finish_reason = finish_reason
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.answered = 0
+        self.flying = self.most_flying = 0
+        self.port = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._call(self._start())
+
+    def kill(self) -> None:
+        """Connections break, and new ones are refused."""
+        self._call(self._kill())
+
+    def kill_soon(self) -> None:
+        """The same, out of `mood` or `answer`."""
+        self._loop.create_task(self._kill())
+
+    def close(self) -> None:
+        self.kill()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _call(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _kill(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            while await self._one(reader, writer):
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            with contextlib.suppress(Exception):
+                writer.close()
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        first, *lines = head.strip().split("\r\n")
+        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        if first.startswith("GET /info"):
+            info = {"model_id": self.model, "model_sha": None}
+            _respond(writer, 200, json.dumps(info).encode())
+            return True
+        self.headers.append(headers)
+        self.requests.append(json.loads(body))
+        self.flying += 1
+        self.most_flying = max(self.most_flying, self.flying)
+        try:
+            return await self._generate(json.loads(body), len(self.requests) - 1, writer)
+        finally:
+            self.flying -= 1
+
+    async def _generate(
+        self, asked: dict[str, Any], number: int, writer: asyncio.StreamWriter
+    ) -> bool:
+        mood = self.mood(number)
+        if mood in ERRORS:
+            text, kind = ERRORS[mood]
+            error = json.dumps({"error": text, "error_type": kind}).encode()
+            if mood == "busy":
+                _respond(writer, 429, error)
+            else:
+                _stream(writer)
+                _chunk(writer, b"data:" + error + b"\n\n")
+                _chunk(writer, b"")
+            return True
+        _stream(writer)
+        _event(writer, {"index": 1, "token": TOKEN, "generated_text": None, "details": None})
+        await asyncio.sleep(self.delay)
+        if mood == "cut":
+            writer.transport.abort()
+            return False
+        seed = asked["parameters"]["seed"]
+        details = {
+            "finish_reason": self.finish_reason,
+            "generated_tokens": 7,
+            "seed": seed,
+            "input_length": 11,
+        }
+        text = self.answer(asked["inputs"], seed)
+        _event(writer, {"index": 2, "token": TOKEN, "generated_text": text, "details": details})
+        _chunk(writer, b"")
+        self.answered += 1
+        return True
+
+
+TOKEN = {"id": 1, "text": "x", "logprob": -0.1, "special": False}
+
+
+def _respond(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    writer.write(f"{head}\r\n\r\n".encode() + body)
+
+
+def _stream(writer: asyncio.StreamWriter) -> None:
+    writer.write(
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+
+
+def _event(writer: asyncio.StreamWriter, event: dict[str, Any]) -> None:
+    _chunk(writer, b"data: " + json.dumps(event).encode() + b"\n\n")
+
+
+def _chunk(writer: asyncio.StreamWriter, body: bytes) -> None:
+    writer.write(f"{len(body):x}\r\n".encode() + body + b"\r\n")

@@ -1,0 +1,481 @@
+"""The stage `assembling` through the real pipeline, against a scripted teacher on a real socket."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qcrd.method.answers import question_id
+from qcrd.records import Job, RationaleItem, RationaleManifest, Stage, Status, TestItem
+from qcrd.runtime import jobs as verbs
+from qcrd.runtime import keys
+from qcrd.runtime.events import MemoryEvents
+from qcrd.runtime.jobs import MemoryJobs
+from qcrd.runtime.ledger import MemoryLedger
+from qcrd.runtime.pipeline import Deps, run_stage
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.store import MemoryStore, read_lines, read_record
+from services.api import files
+from services.api.ask import Pace
+from services.api.assemble import assemble
+from services.api.create import read_spec
+from services.api.settings import Teacher
+from tests.unit.scripted_teacher import Mood, ScriptedTeacher
+
+QUICK = Pace(look=0.05, first_wait=0.02, longest_wait=0.2, outage=5.0, refusals=5.0)
+NUMBERS = {"answer": "number"}
+
+
+class Bench:
+    """A gateway's worker with everything in memory, and a teacher over HTTP."""
+
+    def __init__(self, teacher: ScriptedTeacher, concurrency: int = 8) -> None:
+        self.teacher = teacher
+        self.teachers = {"default": Teacher(url=teacher.url, concurrency=concurrency)}
+        self.store, self.jobs, self.events = MemoryStore(), MemoryJobs(), MemoryEvents()
+        self.queue, self.ledger = MemoryQueue(), MemoryLedger()
+
+    def file(self, rows: list[dict[str, Any]]) -> str:
+        body = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        return files.keep(
+            self.store,
+            io.BytesIO(body),
+            filename="q.jsonl",
+            purpose="fine-tune",
+            size=len(body),
+            limit=1 << 30,
+        ).id
+
+    def job(self, training: str, test: str | None = None, kind: str = "qcrd", **body: Any) -> Job:
+        method = {"type": kind, kind: {"task": NUMBERS, **body}}
+        spec = read_spec(
+            {"model": "tiny", "training_file": training, "test_file": test, "method": method}
+        )
+        job = Job(id=keys.new_id("ftjob"), spec=spec, status=Status.QUEUED, created_at=time.time())
+        self.jobs.create(job)
+        return job
+
+    def run(self, job: Job, pace: Pace = QUICK) -> Job:
+        deps = Deps(self.jobs, self.events, self.store, self.queue)
+        run_stage(
+            deps,
+            job.id,
+            Stage.ASSEMBLING,
+            lambda stage: assemble(stage, self.ledger, self.teachers, pace),
+        )
+        return self.jobs.get(job.id)
+
+    def manifest(self, job: Job) -> RationaleManifest:
+        assert job.rationale_set is not None
+        key = keys.rationale_manifest_key(job.rationale_set)
+        return read_record(self.store, key, RationaleManifest)
+
+    def items(self, job: Job) -> list[RationaleItem]:
+        shards = self.manifest(job).shards
+        return [item for shard in shards for item in read_lines(self.store, shard, RationaleItem)]
+
+    def test_items(self, job: Job) -> list[TestItem]:
+        key = self.manifest(job).test
+        return [] if key is None else list(read_lines(self.store, key, TestItem))
+
+    def said(self, job: Job, level: str = "warn") -> list[str]:
+        return [e.message for e in self.events.read(job.id, None, 1000) if e.level == level]
+
+
+def sums(count: int, start: int = 0) -> list[dict[str, Any]]:
+    numbers = range(start, start + count)
+    return [{"question": f"What is {i} + 1?", "label": str(i + 1)} for i in numbers]
+
+
+def adds(prompt: str, seed: int) -> str:
+    """Right for two seeds of three, wrong by one for the rest."""
+    number = int(prompt.rsplit("What is ", 1)[1].split(" ")[0])
+    wrong = seed % 3 == 0
+    return f" One more than {number}.\n<Answer>: {number + 1 + wrong}"
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench() -> Iterator[MakeBench]:
+    teachers: list[ScriptedTeacher] = []
+
+    def make(
+        answer: Callable[[str, int], str] = adds, *, concurrency: int = 8, **script: Any
+    ) -> Bench:
+        teachers.append(ScriptedTeacher(answer, **script))
+        return Bench(teachers[-1], concurrency)
+
+    yield make
+    for teacher in teachers:
+        teacher.close()
+
+
+def test_generates_votes_and_splits(bench: MakeBench) -> None:
+    here = bench()
+    job = here.run(here.job(here.file(sums(6)), here.file(sums(3, start=50))))
+    assert (job.status, job.stage) == (Status.RUNNING, Stage.TRAINING)
+    assert here.queue.take() == [(Stage.TRAINING, job.id)]
+    counts = here.manifest(job).counts
+    assert (counts.questions, counts.outputs, counts.parsed) == (6, 30, 30)
+    assert counts.positives + counts.negatives == 30
+    assert counts.majority_right + counts.majority_wrong + counts.ties == 6
+    assert here.teacher.answered == 6 * 5 + 3 * 1
+    assert job.usage.teacher_prompt_tokens == 33 * 11
+    assert job.usage.teacher_completion_tokens == 33 * 7
+    for item in here.items(job):
+        assert item.label == item.question.label
+        assert {r.answer for r in item.positives} == {item.vote.answer}
+        assert all(r.answer != item.vote.answer for r in item.negatives)
+    assert all(item.teacher_asked and item.teacher_answer for item in here.test_items(job))
+
+
+def test_requests_are_what_a_tgi_server_needs(
+    bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the hub token that this machine may be logged in with goes to a teacher."""
+    monkeypatch.setenv("HF_TOKEN", "hf_of_this_machine")
+    here = bench()
+    here.run(here.job(here.file(sums(2)), rationales={"n": 3, "temperature": 0.7}))
+    parameters = [request["parameters"] for request in here.teacher.requests]
+    assert all(request["stream"] for request in here.teacher.requests)
+    assert all(p["do_sample"] and p["temperature"] == 0.7 for p in parameters)
+    assert all(p["details"] and p["return_full_text"] is False for p in parameters)
+    assert len({p["seed"] for p in parameters}) == 6
+    assert all("authorization" not in headers for headers in here.teacher.headers)
+
+
+def test_greedy_asks_once_without_a_temperature(bench: MakeBench) -> None:
+    here = bench()
+    job = here.run(here.job(here.file(sums(2)), rationales={"n": 5, "temperature": 0}))
+    assert len(here.teacher.requests) == 2
+    assert "temperature" not in here.teacher.requests[0]["parameters"] or (
+        here.teacher.requests[0]["parameters"]["temperature"] is None
+    )
+    assert here.manifest(job).counts.outputs == 2
+
+
+def test_a_second_job_spends_nothing(bench: MakeBench) -> None:
+    here = bench()
+    training, test = here.file(sums(5)), here.file(sums(3, start=50))
+    first = here.run(here.job(training, test))
+    asked = len(here.teacher.requests)
+    second = here.run(here.job(training, test))
+    assert len(here.teacher.requests) == asked
+    assert second.usage.teacher_prompt_tokens == second.usage.teacher_completion_tokens == 0
+    assert here.manifest(second).counts.reused == 25
+    assert here.items(first) == here.items(second)
+    assert here.ledger.all("anything") == {}
+
+
+def test_more_samples_cost_only_the_difference(bench: MakeBench) -> None:
+    here = bench()
+    training = here.file(sums(4))
+    here.run(here.job(training, rationales={"n": 3}))
+    here.run(here.job(training, rationales={"n": 5}))
+    assert here.teacher.answered == 4 * 5
+
+
+def test_another_model_is_asked_anew(bench: MakeBench) -> None:
+    here = bench()
+    training = here.file(sums(3))
+    here.run(here.job(training))
+    here.teacher.model = "scripted/other"
+    here.run(here.job(training))
+    assert here.teacher.answered == 2 * 15
+
+
+@pytest.mark.parametrize("refusal", ["busy", "busy_in_stream"])
+def test_refusals_shrink_the_window_and_lose_nothing(bench: MakeBench, refusal: Mood) -> None:
+    """Every third of the first 150 requests is refused, which is more than the client's pool."""
+    here = bench(
+        mood=lambda number: refusal if number < 150 and number % 3 == 0 else "ok",
+        concurrency=16,
+    )
+    job = here.run(here.job(here.file(sums(30))))
+    assert job.stage is Stage.TRAINING
+    assert here.teacher.answered == 150
+    assert here.teacher.most_flying <= 16
+
+
+def test_a_full_teacher_is_waited_for_and_then_left(bench: MakeBench) -> None:
+    here = bench(mood=lambda number: "busy")
+    job = here.run(here.job(here.file(sums(3))), Pace(0.05, 0.01, 0.05, 0.3, refusals=0.3))
+    assert job.status is Status.RUNNING
+    assert job.waiting
+    assert "overloaded" in job.waiting
+    assert job.attempt == 0
+
+
+def test_broken_streams_are_asked_again(bench: MakeBench) -> None:
+    here = bench(mood=lambda number: "cut" if number in (0, 4, 7) else "ok")
+    job = here.run(here.job(here.file(sums(4))))
+    assert job.stage is Stage.TRAINING
+    assert here.teacher.answered == 20
+
+
+def test_death_in_the_middle_is_waited_out(bench: MakeBench) -> None:
+    """The job says why it waits, goes on when the teacher is back, and asks nothing twice."""
+    here = bench(delay=0.05, concurrency=4)
+    job = here.job(here.file(sums(10)))
+    seen: list[str] = []
+
+    def outage() -> None:
+        while here.teacher.answered < 12:
+            time.sleep(0.01)
+        here.teacher.kill()
+        deadline = time.monotonic() + 5
+        while not seen and time.monotonic() < deadline:
+            if waiting := here.jobs.get(job.id).waiting:
+                seen.append(waiting)
+            time.sleep(0.01)
+        here.teacher.start()
+
+    other = threading.Thread(target=outage)
+    other.start()
+    after = here.run(job)
+    other.join()
+    assert after.stage is Stage.TRAINING
+    assert after.waiting is None
+    assert "teacher default does not answer" in seen[0]
+    assert here.teacher.answered <= 50 + 4
+    assert here.manifest(after).counts.outputs == 50
+    assert any("are kept" in message for message in here.said(job))
+
+
+def test_a_teacher_that_stays_away_gives_way_to_other_jobs(bench: MakeBench) -> None:
+    here = bench(delay=0.02, concurrency=2)
+    job = here.job(here.file(sums(10)))
+
+    def die() -> None:
+        while here.teacher.answered < 10:
+            time.sleep(0.01)
+        here.teacher.kill()
+
+    other = threading.Thread(target=die)
+    other.start()
+    waiting = here.run(job, Pace(0.05, 0.02, 0.1, outage=0.3))
+    other.join()
+    assert waiting.status is Status.RUNNING
+    assert waiting.waiting
+    assert (waiting.attempt, waiting.lease.owner) == (0, "")
+    assert here.queue.take() == [(Stage.ASSEMBLING, job.id)]
+    answered = here.teacher.answered
+    here.teacher.start()
+    after = here.run(job)
+    assert after.stage is Stage.TRAINING
+    assert here.teacher.answered == 50
+    # Paid over both attempts, counted once.
+    assert after.usage.teacher_completion_tokens == 50 * 7
+    assert answered >= 10
+
+
+def test_a_teacher_that_is_down_from_the_start_is_waited_for(bench: MakeBench) -> None:
+    here = bench()
+    here.teacher.kill()
+    job = here.run(here.job(here.file(sums(2))))
+    assert job.status is Status.RUNNING
+    assert job.waiting
+    assert job.backoffs == 1
+
+
+def test_an_engine_that_fails_on_a_prompt_fails_the_job_with_its_words(bench: MakeBench) -> None:
+    here = bench(mood=lambda number: "engine")
+    job = here.run(here.job(here.file(sums(1)), rationales={"n": 1}))
+    assert job.status is Status.FAILED
+    assert job.failure
+    assert job.failure.code == "teacher_failed"
+    assert "out of memory" in job.failure.message
+
+
+def test_a_prompt_that_is_too_long_is_the_callers_error(bench: MakeBench) -> None:
+    here = bench(mood=lambda number: "too_long")
+    job = here.run(here.job(here.file(sums(2))))
+    assert job.status is Status.FAILED
+    assert job.failure
+    assert "must have less than 8 tokens" in job.failure.message
+
+
+def test_cancelling_stops_the_requests_and_keeps_what_was_answered(bench: MakeBench) -> None:
+    here = bench(delay=0.05, concurrency=2)
+    training = here.file(sums(40))
+    job = here.job(training)
+
+    def cancel() -> None:
+        while here.teacher.answered < 6:
+            time.sleep(0.01)
+        verbs.move(here.jobs, job.id, Status.CANCELLED)
+
+    other = threading.Thread(target=cancel)
+    other.start()
+    after = here.run(job)
+    other.join()
+    assert after.status is Status.CANCELLED
+    paid = here.teacher.answered
+    assert 6 <= paid < 200
+    here.teacher.delay = 0.0
+    here.run(here.job(training))
+    # At most the two requests in flight were answered in vain.
+    assert here.teacher.answered <= 200 + 2
+
+
+def test_unreadable_outputs_are_counted_and_said(bench: MakeBench) -> None:
+    here = bench(lambda prompt, seed: " I do not know.")
+    job = here.run(here.job(here.file(sums(4))))
+    counts = here.manifest(job).counts
+    assert (counts.outputs, counts.parsed, counts.unparseable) == (20, 0, 20)
+    assert (counts.majority_right, counts.majority_wrong, counts.positives) == (0, 0, 0)
+    assert len(here.items(job)) == 4
+    assert any("no readable answer" in message for message in here.said(job))
+
+
+def test_the_stop_sequence_is_not_part_of_the_answer(bench: MakeBench) -> None:
+    here = bench(lambda p, s: " Because.\n<Answer>: 7 END", finish_reason="stop_sequence")
+    job = here.run(
+        here.job(here.file([{"question": "7?", "label": "7"}]), rationales={"stop": ["END"]})
+    )
+    assert here.manifest(job).counts.majority_right == 1
+
+
+def test_label_mode_llm_learns_the_vote(bench: MakeBench) -> None:
+    here = bench()
+    rows = [{"question": f"What is {i} + 1?"} for i in range(4)]
+    job = here.run(here.job(here.file(rows), label_mode="llm"))
+    assert all(item.label == item.vote.answer is not None for item in here.items(job))
+    counts = here.manifest(job).counts
+    assert counts.majority_right == counts.majority_wrong == 0
+
+
+def test_finetuning_asks_no_teacher(bench: MakeBench) -> None:
+    here = bench()
+    job = here.run(here.job(here.file(sums(4)), kind="finetune"))
+    assert here.teacher.requests == []
+    assert [item.label for item in here.items(job)] == ["1", "2", "3", "4"]
+
+
+def test_own_validation_questions_are_kept_apart(bench: MakeBench) -> None:
+    here = bench()
+    job = here.job(here.file(sums(3)))
+    spec = job.spec.model_copy(update={"validation_file": here.file(sums(2, start=20))})
+    here.jobs.update(job.id, lambda j: j.model_copy(update={"spec": spec}))
+    manifest = here.manifest(here.run(job))
+    assert manifest.validation is not None
+    held_back = list(read_lines(here.store, manifest.validation, TestItem))
+    assert [item.gold for item in held_back] == ["21", "22"]
+
+
+# --- imports -----------------------------------------------------------------------------------
+
+
+def test_imported_outputs_are_matched_by_question_and_choices(bench: MakeBench) -> None:
+    here = bench()
+    task = {"answer": "choice"}
+    training = [
+        {"question": "Where?", "choices": ["park", "zoo"], "label": "zoo"},
+        {"question": "Where?", "choices": ["park", "sea"], "label": "sea"},
+        {"question": "Who?", "choices": ["he", "she"], "label": "he"},
+    ]
+    imported = [
+        {**training[0], "teacher_output": "Animals. So the answer is (b) zoo.\n\nQ: next?"},
+        {
+            **training[1],
+            "outputs": ["Fish. The answer is (b).", "Trees. The answer is (a).", "No idea"],
+        },
+        {"question": "Unused?", "choices": ["a b", "c d"], "teacher_output": "x"},
+    ]
+    job = here.run(
+        here.job(here.file(training), task=task, rationales={"import": here.file(imported)})
+    )
+    assert here.teacher.requests == []
+    items = {item.question.choices: item for item in here.items(job)}
+    assert [r.answer for r in items["park", "zoo"].positives] == ["zoo"]
+    assert items["park", "sea"].vote.tie
+    assert items["park", "sea"].vote.unparseable == 1
+    assert items["he", "she"].positives == ()
+    counts = here.manifest(job).counts
+    assert (counts.questions, counts.outputs, counts.parsed, counts.unparseable) == (3, 4, 3, 1)
+    assert (counts.majority_right, counts.majority_wrong, counts.ties) == (1, 0, 1)
+    assert any("1 training questions have no imported output" in m for m in here.said(job))
+
+
+def test_imported_answers_may_be_taken_from_the_label(bench: MakeBench) -> None:
+    here = bench()
+    rows = [{"question": "ab cd?", "label": "bd", "rationales": ["b then d.", "We get: bd"]}]
+    file = here.file(rows)
+    job = here.run(
+        here.job(
+            file,
+            task={"answer": "text"},
+            rationales={"import": file, "imported_answer": "label"},
+        )
+    )
+    (item,) = here.items(job)
+    assert [r.text for r in item.positives] == ["b then d.", "We get: bd"]
+    assert {r.answer for r in item.positives} == {"bd"}
+
+
+def test_a_test_file_brings_its_own_teacher_outputs(bench: MakeBench) -> None:
+    here = bench()
+    training = [{**row, "teacher_output": "So the answer is 1."} for row in sums(3)]
+    test = [
+        {"question": "A?", "label": "4", "teacher_output": "Two and two. The answer is 4."},
+        {"question": "B?", "label": "5"},
+    ]
+    file = here.file(training)
+    job = here.run(here.job(file, here.file(test), rationales={"import": file}))
+    first, second = here.test_items(job)
+    assert (first.teacher_asked, first.teacher_answer) == (True, "4")
+    assert (second.teacher_asked, second.teacher_answer) == (False, None)
+
+
+# --- real data ---------------------------------------------------------------------------------
+
+DATA = Path(os.environ.get("QCRD_DATA") or Path(__file__).parents[3] / "shared/data")
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "right"),
+    [
+        # PaLM's answers are right for about 74 % of SVAMP's training questions.
+        ("svamp", {"task": {"answer": "number"}}, (0.73, 0.75)),
+        (
+            "tracking",
+            {
+                "task": {"answer": "label", "labels": ["A", "B", "C"]},
+                "rationales": {"imported_answer": "label"},
+            },
+            (1.0, 1.0),
+        ),
+    ],
+)
+def test_published_outputs_import_with_the_known_share_right(
+    bench: MakeBench, name: str, body: dict[str, Any], right: tuple[float, float]
+) -> None:
+    if not (DATA / name / "train.jsonl").is_file():
+        pytest.skip(f"no {name}/train.jsonl in {DATA}: set QCRD_DATA to the benchmark data")
+    here = bench()
+    given = {
+        half: [json.loads(line) for line in (DATA / name / f"{half}.jsonl").open()]
+        for half in ("train", "test")
+    }
+    training = here.file(given["train"])
+    rationales = {**body.get("rationales", {}), "import": training}
+    job = here.run(
+        here.job(training, here.file(given["test"]), **{**body, "rationales": rationales})
+    )
+    counts = here.manifest(job).counts
+    assert counts.questions == len(given["train"])
+    assert counts.parsed + counts.unparseable == counts.outputs
+    assert right[0] <= counts.majority_right / counts.questions <= right[1]
+    assert len(here.test_items(job)) == len(given["test"])
+    first = given["train"][0]["question"]
+    assert here.items(job)[0].question.id == question_id(first)

@@ -1,0 +1,407 @@
+"""The gateway's answers, with everything behind it in memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import SecretStr, ValidationError
+
+from qcrd.records import PublishedModel, Stage, Status
+from qcrd.runtime import keys
+from qcrd.runtime.events import MemoryEvents
+from qcrd.runtime.jobs import MemoryJobs
+from qcrd.runtime.pipeline import conclude
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.store import MemoryStore, write_record
+from services.api.gateway import Settings
+from services.api.main import create_app
+from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+
+TASK = {"task": {"answer": "number"}}
+ABSENT = f"file-{'0' * 24}"
+
+
+class Here:
+    """A gateway, the twins behind it, and a client."""
+
+    def __init__(self, models: Path, *, keys: tuple[str, ...] = (), file_bytes: int = 1 << 20):
+        (models / "tiny").mkdir(parents=True)
+        (models / "tiny/config.json").write_text("{}")
+        self.store, self.jobs = MemoryStore(), MemoryJobs()
+        self.events, self.queue = MemoryEvents(), MemoryQueue()
+        settings = Settings(
+            ApiSettings(keys=tuple(SecretStr(key) for key in keys)),
+            TeacherSettings(),
+            FileSettings(max_file_bytes=file_bytes),
+            ModelSettings(models_dir=models),
+        )
+        self.app: FastAPI = create_app(self.store, self.jobs, self.events, self.queue, settings)
+        self.client = TestClient(self.app, raise_server_exceptions=False)
+
+    def upload(self, data: bytes, name: str = "train.jsonl", purpose: str = "fine-tune") -> Any:
+        return self.client.post(
+            "/v1/files", files={"file": (name, data)}, data={"purpose": purpose}
+        )
+
+    def file(self, rows: list[dict[str, Any]]) -> str:
+        answer = self.upload(lines(rows))
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    def create(self, training: str, body: dict[str, Any] | None = None, **top: Any) -> Any:
+        method = {"type": "qcrd", "qcrd": {**TASK, **(body or {})}}
+        spec = {"model": "tiny", "training_file": training, "method": method, **top}
+        return self.client.post("/v1/fine_tuning/jobs", json=spec)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Here:
+    return Here(tmp_path / "models")
+
+
+def lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def sums(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"question": f"What is {i} + 1?", "label": str(i + 1)} for i in range(start, start + count)
+    ]
+
+
+def refused(answer: Any, status: int, code: str, param: str | None = None) -> str:
+    """The message of an error in the one envelope, which carries a request id."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["code"], error["param"]) == (code, param)
+    assert answer.headers["x-request-id"]
+    return str(error["message"])
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def test_a_file_is_described_listed_read_back_and_deleted(here: Here) -> None:
+    data = lines(sums(3))
+    stored = here.upload(data, name="C:\\data\\train.jsonl").json()
+    assert (stored["object"], stored["status"], stored["lines"]) == ("file", "processed", 3)
+    assert (stored["filename"], stored["bytes"]) == ("train.jsonl", len(data))
+    assert here.client.get(f"/v1/files/{stored['id']}").json() == stored
+    assert here.client.get("/v1/files").json()["data"] == [stored]
+    assert here.client.get(f"/v1/files/{stored['id']}/content").content == data
+    assert here.client.delete(f"/v1/files/{stored['id']}").json()["deleted"] is True
+    refused(here.client.get(f"/v1/files/{stored['id']}"), 404, "file_not_found", "file_id")
+
+
+def test_the_same_content_is_the_same_file(here: Here) -> None:
+    assert here.file(sums(3)) == here.file(sums(3))
+    assert len(here.client.get("/v1/files").json()["data"]) == 1
+
+
+def test_files_are_listed_in_pages(here: Here) -> None:
+    made = [here.file(sums(2, start=10 * i)) for i in range(3)]
+    first = here.client.get("/v1/files?limit=2").json()
+    assert [f["id"] for f in first["data"]] == made[:0:-1]
+    assert first["has_more"] is True
+    rest = here.client.get(f"/v1/files?limit=2&after={first['last_id']}").json()
+    assert [f["id"] for f in rest["data"]] == made[:1]
+    assert rest["has_more"] is False
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "told"),
+    [
+        (b"", "empty_file", "the file is empty"),
+        (b'{"question": "a"}\n{"question"', "broken_json", "line 2: broken JSON"),
+        (b'{"question": "a"}\n\n{"question": "a"}', "duplicate_question", "as line 1"),
+        ("{'question': 'ä'}".encode("latin-1"), "not_utf8", "line 1: not UTF-8"),
+    ],
+)
+def test_a_bad_file_is_refused_and_not_kept(here: Here, data: bytes, code: str, told: str) -> None:
+    assert told in refused(here.upload(data), 400, code, "file")
+    assert here.store.list("") == []
+
+
+def test_other_purposes_are_refused(here: Here) -> None:
+    refused(here.upload(lines(sums(2)), purpose="batch"), 400, "invalid_value", "purpose")
+
+
+def test_a_missing_form_field_is_named(here: Here) -> None:
+    answer = here.client.post("/v1/files", files={"file": ("a", b"b")})
+    refused(answer, 422, "invalid_value", "purpose")
+
+
+def test_a_file_over_the_limit_is_refused(tmp_path: Path) -> None:
+    here = Here(tmp_path / "models", file_bytes=1000)
+    assert "1000" in refused(here.upload(b" " * 1001), 413, "too_large", "file")
+    assert "1000" in refused(here.upload(b" " * 200_000), 413, "too_large")
+
+
+def test_a_body_that_hides_its_length_is_cut_off_at_the_limit(tmp_path: Path) -> None:
+    here = Here(tmp_path / "models", file_bytes=1000)
+    boundary = b"--b\r\ncontent-disposition: form-data; name=file; filename=f\r\n\r\n"
+    pieces = iter([boundary, *[b"x" * 10_000] * 50])
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = here.client.post("/v1/files", content=pieces, headers=headers)
+    refused(answer, 413, "too_large")
+
+
+def test_a_file_that_a_job_needs_is_not_deleted(here: Here) -> None:
+    training = here.file(sums(4))
+    job = here.create(training).json()
+    assert job["id"] in refused(here.client.delete(f"/v1/files/{training}"), 409, "conflict")
+    here.client.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel")
+    assert here.client.delete(f"/v1/files/{training}").status_code == 200
+
+
+def test_ids_are_checked_before_they_become_keys(here: Here) -> None:
+    refused(here.client.get("/v1/files/..%2Fjobs"), 404, "unknown_url")
+    refused(here.client.get("/v1/files/meta.json"), 400, "invalid_id", "file_id")
+
+
+# --- jobs --------------------------------------------------------------------------------------
+
+
+def test_a_created_job_is_queued_sent_and_shown(here: Here) -> None:
+    training, test = here.file(sums(4)), here.file(sums(2, start=50))
+    job = here.create(training, test_file=test, seed=None, metadata={"run": "1"}).json()
+    assert (job["object"], job["status"], job["stage"]) == ("fine_tuning.job", "queued", None)
+    assert (job["training_file"], job["test_file"], job["seed"]) == (training, test, 0)
+    assert job["method"]["type"] == "qcrd"
+    assert job["method"]["qcrd"]["rationales"]["n"] == 5
+    assert "import" in job["method"]["qcrd"]["rationales"]
+    assert here.queue.take() == [(Stage.ASSEMBLING, job["id"])]
+    assert here.client.get(f"/v1/fine_tuning/jobs/{job['id']}").json() == job
+    assert keys.job_spec_key(job["id"]) in here.store.list("jobs/")
+
+
+def test_jobs_are_listed_newest_first_in_pages(here: Here) -> None:
+    training = here.file(sums(4))
+    made = [here.create(training).json()["id"] for _ in range(3)]
+    first = here.client.get("/v1/fine_tuning/jobs?limit=2").json()
+    assert ([j["id"] for j in first["data"]], first["has_more"]) == (made[:0:-1], True)
+    rest = here.client.get(f"/v1/fine_tuning/jobs?after={first['last_id']}").json()
+    assert ([j["id"] for j in rest["data"]], rest["has_more"]) == (made[:1], False)
+    refused(here.client.get("/v1/fine_tuning/jobs?limit=0"), 422, "invalid_value", "limit")
+    refused(here.client.get("/v1/fine_tuning/jobs?after=x"), 400, "invalid_id", "after")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({"rationales": {"n": 0}}, "invalid_value", "method.qcrd.rationales.n"),
+        (
+            {"rationales": {"temperature": -1}},
+            "invalid_value",
+            "method.qcrd.rationales.temperature",
+        ),
+        ({"rationale": {}}, "unknown_key", "method.qcrd.rationale"),
+        ({"loss": {"detla": 3}}, "unknown_key", "method.qcrd.loss.detla"),
+        ({"teacher": "gpt"}, "unknown_teacher", "method.qcrd.teacher"),
+        ({"rationales": {"import": ABSENT}}, "file_not_found", "method.qcrd.rationales.import"),
+        (
+            {"label_mode": "llm", "rationales": {"positive_rule": "gold"}},
+            "invalid_value",
+            "method.qcrd.rationales.positive_rule",
+        ),
+    ],
+)
+def test_a_wrong_method_is_refused_by_path(
+    here: Here, body: dict[str, Any], code: str, param: str
+) -> None:
+    assert param in refused(here.create(here.file(sums(4)), body), 400, code, param)
+    assert here.queue.take() == []
+
+
+def test_wrong_top_level_fields_are_refused_by_name(here: Here) -> None:
+    training = here.file(sums(4))
+    refused(here.create(training, integrations=[]), 400, "unknown_key", "integrations")
+    refused(here.create(ABSENT), 400, "file_not_found", "training_file")
+    refused(here.create("../x"), 400, "invalid_id", "training_file")
+    message = refused(here.create(training, model="tyni"), 400, "model_not_found", "model")
+    assert "'tiny'" in message
+    refused(here.create(training, model="../tiny"), 400, "invalid_value", "model")
+    refused(here.create(training, test_file=training), 400, "same_file", "test_file")
+    answer = here.client.post("/v1/fine_tuning/jobs", json={"model": "tiny"})
+    refused(answer, 400, "invalid_value", "training_file")
+    answer = here.client.post("/v1/fine_tuning/jobs", content=b"{", headers=JSON)
+    refused(answer, 400, "broken_json")
+    refused(here.client.post("/v1/fine_tuning/jobs", json=[1]), 422, "invalid_value")
+
+
+JSON = {"content-type": "application/json"}
+
+
+def test_labels_are_checked_against_the_task(here: Here) -> None:
+    rows = sums(4)
+    del rows[2]["label"]
+    message = refused(here.create(here.file(rows)), 400, "missing_label", "training_file")
+    assert message.startswith("line 3: ")
+    assert here.create(here.file(rows), {"label_mode": "llm"}).status_code == 200
+    rows[2]["label"] = "many"
+    message = refused(here.create(here.file(rows)), 400, "invalid_label", "training_file")
+    assert "line 3: label 'many' is not a number" in message
+    labels = {"task": {"answer": "label", "labels": ["yes", "no"]}}
+    message = refused(
+        here.create(here.file(sums(4)), labels), 400, "invalid_label", "training_file"
+    )
+    assert "'yes', 'no'" in message
+    choices = {"task": {"answer": "choice"}}
+    refused(here.create(here.file(sums(4)), choices), 400, "missing_choices", "training_file")
+    test = here.file([{"question": "Unlabelled?"}])
+    answer = here.create(here.file(sums(4)), test_file=test)
+    refused(answer, 400, "missing_label", "test_file")
+
+
+def test_a_training_file_must_be_large_enough_to_split(here: Here) -> None:
+    refused(here.create(here.file(sums(2))), 400, "too_few_questions", "training_file")
+    assert here.create(here.file(sums(3))).status_code == 200
+    own = here.file(sums(2, start=9))
+    assert here.create(here.file(sums(2)), validation_file=own).status_code == 200
+
+
+def test_an_import_must_answer_the_questions(here: Here) -> None:
+    param = "method.qcrd.rationales.import"
+    training, other = here.file(sums(4)), here.file(sums(4, start=50))
+    answered = here.file([{**row, "teacher_output": "x"} for row in sums(4, start=80)])
+    answer = here.create(training, {"rationales": {"import": other}})
+    refused(answer, 400, "no_outputs", param)
+    answer = here.create(training, {"rationales": {"import": answered}})
+    refused(answer, 400, "no_match", param)
+
+
+def test_without_a_models_folder_the_trainer_decides(tmp_path: Path) -> None:
+    here = Here(tmp_path / "models")
+    (tmp_path / "models/tiny/config.json").unlink()
+    (tmp_path / "models/tiny").rmdir()
+    (tmp_path / "models").rmdir()
+    assert here.create(here.file(sums(4)), model="google/flan-t5-small").status_code == 200
+
+
+def test_cancel_is_final(here: Here) -> None:
+    job = here.create(here.file(sums(4))).json()["id"]
+    after = here.client.post(f"/v1/fine_tuning/jobs/{job}/cancel").json()
+    assert after["status"] == "cancelled"
+    assert after["finished_at"] is not None
+    refused(here.client.post(f"/v1/fine_tuning/jobs/{job}/cancel"), 409, "conflict")
+    absent = f"ftjob-{'0' * 24}"
+    refused(here.client.post(f"/v1/fine_tuning/jobs/{absent}/cancel"), 404, "not_found")
+
+
+def test_events_are_paged_in_both_directions(here: Here) -> None:
+    job = here.create(here.file(sums(4))).json()["id"]
+    for number in range(4):
+        here.events.append(job, f"event {number}")
+    url = f"/v1/fine_tuning/jobs/{job}/events"
+    first = here.client.get(f"{url}?limit=3").json()
+    assert [e["message"] for e in first["data"]] == ["event 3", "event 2", "event 1"]
+    assert first["has_more"] is True
+    older = here.client.get(f"{url}?after={first['last_id']}").json()
+    assert [e["message"] for e in older["data"]] == ["event 0", "job created"]
+    newer = here.client.get(f"{url}?order=asc&after={first['last_id']}").json()
+    assert [e["message"] for e in newer["data"]] == ["event 2", "event 3"]
+
+
+def test_the_stream_resumes_and_ends_with_the_job(here: Here) -> None:
+    job = here.create(here.file(sums(4))).json()["id"]
+    seen = here.events.read(job)[-1].id
+    here.events.append(job, "at work")
+
+    def end() -> None:
+        time.sleep(0.3)
+        over = here.jobs.update(job, lambda j: j.model_copy(update={"status": Status.CANCELLED}))
+        conclude(here.events, here.store, over)
+
+    threading.Thread(target=end).start()
+    url = f"/v1/fine_tuning/jobs/{job}/events?stream=true"
+    answer = here.client.get(url, headers={"Last-Event-ID": seen})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    frames = [frame.split("\n") for frame in answer.text.strip().split("\n\n")]
+    messages = [json.loads(data.removeprefix("data: "))["message"] for _, data in frames]
+    assert messages == ["at work", "The job was cancelled"]
+    ids = [line.removeprefix("id: ") for line, _ in frames]
+    assert seen < ids[0] < ids[1]
+
+
+# --- models, health, errors, keys --------------------------------------------------------------
+
+
+def test_models_are_listed_with_links_to_their_files(here: Here) -> None:
+    assert here.client.get("/v1/models").json()["data"] == []
+    model = PublishedModel(
+        id=keys.new_id("model"),
+        job_id=keys.new_id("ftjob"),
+        created_at=5.0,
+        base="tiny",
+        files=("config.json",),
+    )
+    here.store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
+    write_record(here.store, keys.model_manifest_key(model.id), model)
+    (listed,) = here.client.get("/v1/models").json()["data"]
+    assert (listed["id"], listed["object"], listed["base"]) == (model.id, "model", "tiny")
+    (file,) = here.client.get(f"/v1/models/{model.id}").json()["files"]
+    assert file["name"] == "config.json"
+    assert file["url"]
+    absent = f"model-{'0' * 24}"
+    refused(here.client.get(f"/v1/models/{absent}"), 404, "model_not_found", "model")
+
+
+def test_health_ready_and_metrics(here: Here) -> None:
+    assert here.client.get("/health").json() == {"status": "ok"}
+    assert here.client.get("/ready").json() == {"status": "ok", "redis": "ok", "store": "ok"}
+    assert "qcrd_http_requests_total" in here.client.get("/metrics").text
+
+
+def test_unknown_addresses_and_methods_have_the_envelope_too(here: Here) -> None:
+    assert "GET /v1/nothing" in refused(here.client.get("/v1/nothing"), 404, "unknown_url")
+    refused(here.client.put("/v1/models"), 405, "method_not_allowed")
+
+
+def test_a_crash_has_the_envelope_and_tells_nothing(here: Here) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("secret")
+
+    here.jobs.list = broken  # type: ignore[method-assign, assignment]
+    message = refused(here.client.get("/v1/fine_tuning/jobs"), 500, "internal_error")
+    assert "secret" not in message
+
+
+def test_keys_are_asked_for_under_v1_before_a_body_is_read(tmp_path: Path) -> None:
+    here = Here(tmp_path / "models", keys=("one", "two"))
+    refused(here.client.get("/v1/models"), 401, "invalid_api_key")
+    for wrong in ("Bearer three", "Basic one", "Bearer", "one"):
+        answer = here.client.get("/v1/models", headers={"Authorization": wrong})
+        refused(answer, 401, "invalid_api_key")
+    refused(here.upload(b" " * (2 << 20)), 401, "invalid_api_key")
+    answer = here.client.get("/v1/models", headers={"Authorization": "Bearer two"})
+    assert answer.status_code == 200
+    assert here.client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_listening_beyond_loopback_needs_keys(host: str) -> None:
+    with pytest.raises(ValidationError, match="QCRD_API_KEYS"):
+        ApiSettings(host=host)
+    assert ApiSettings(host=host, keys=(SecretStr("k"),)).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_loopback_needs_none(host: str) -> None:
+    assert ApiSettings(host=host).keys == ()
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCRD_API_KEYS", "one, two,")
+    monkeypatch.setenv("QCRD_TEACHERS", '{"big": {"url": "http://t:80", "concurrency": 4}}')
+    assert [key.get_secret_value() for key in ApiSettings().keys] == ["one", "two"]
+    assert TeacherSettings().teachers["big"].concurrency == 4
+    assert "one" not in repr(ApiSettings())

@@ -1,0 +1,406 @@
+"""What becomes of a job for everything that a stage's work can do. All on in-memory twins."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from qcrd.errors import Diverged, Interrupted, Invalid, Transient
+from qcrd.records import Job, JobSpec, ModelRef, RationaleCounts, Report, Stage, Status, Usage
+from qcrd.runtime import keys, lease, pipeline, store
+from qcrd.runtime.events import MemoryEvents
+from qcrd.runtime.jobs import MemoryJobs, amend, claim, move
+from qcrd.runtime.pipeline import Deps, Done, Next, StageContext, reap, run_stage
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.states import changed
+from qcrd.runtime.store import MemoryStore
+
+ID = "ftjob-" + "a" * 24
+COUNTS = RationaleCounts(
+    **dict.fromkeys(set(RationaleCounts.model_fields) - {"reused"}, 1)  # any will do
+)
+
+
+def a_report(**seconds: float) -> Report:
+    return Report(
+        job_id=ID,
+        status=Status.RUNNING,
+        test={},
+        rationales=COUNTS,
+        usage=Usage(),
+        model=ModelRef(id="model-1"),
+        seconds=seconds,
+        seed=0,
+    )
+
+
+class World:
+    """A worker's parts, with the clock of the heartbeats turned up."""
+
+    def __init__(self) -> None:
+        self.jobs = MemoryJobs()
+        self.events = MemoryEvents()
+        self.store = MemoryStore()
+        self.queue = MemoryQueue()
+        self.deps = Deps(
+            self.jobs, self.events, self.store, self.queue, owner="test", heartbeat=0.02, ttl=5.0
+        )
+        spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
+        self.jobs.create(Job(id=ID, spec=spec, status=Status.QUEUED, created_at=time.time()))
+
+    @property
+    def job(self) -> Job:
+        return self.jobs.get(ID)
+
+    def run(
+        self, work: Callable[[StageContext], Next | Done], stage: Stage = Stage.ASSEMBLING
+    ) -> Job:
+        run_stage(self.deps, ID, stage, work)
+        return self.job
+
+    def messages(self) -> list[str]:
+        return [event.message for event in self.events.read(ID)]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def raising(error: Exception) -> Callable[[StageContext], Next | Done]:
+    def work(context: StageContext) -> Next | Done:
+        raise error
+
+    return work
+
+
+def test_a_stage_that_is_done_sends_the_next_one(world: World) -> None:
+    def assemble(context: StageContext) -> Next:
+        assert context.job.status is Status.RUNNING
+        context.progress(50.0, step=1, total=2)
+        context.say("half of it", asked=1)
+        assert context.job.progress.total_steps == 2
+        return Next(
+            Stage.TRAINING, {"rationale_set": "set-1", "usage": {"teacher_prompt_tokens": 7}}
+        )
+
+    job = world.run(assemble)
+    assert (job.status, job.stage, job.rationale_set) == (Status.RUNNING, Stage.TRAINING, "set-1")
+    assert job.usage.teacher_prompt_tokens == 7
+    assert job.progress.percent == 0
+    assert (job.lease.owner, job.attempt) == ("", 0)
+    assert job.seconds["assembling"] >= 0
+    assert world.queue.take() == [(Stage.TRAINING, ID)]
+    assert world.messages() == ["half of it"]
+
+
+def test_a_job_that_is_done_is_told_and_archived(world: World) -> None:
+    world.run(lambda context: Next(Stage.TRAINING))
+    world.queue.take()
+
+    def train(context: StageContext) -> Done:
+        time.sleep(0.05)
+        context.enter(Stage.EVALUATING)
+        time.sleep(0.02)
+        return Done(a_report(evaluating=1.5), {"model": "model-1"})
+
+    job = world.run(train, Stage.TRAINING)
+    assert (job.status, job.model, job.progress.percent) == (Status.SUCCEEDED, "model-1", 100.0)
+    assert job.finished_at is not None
+    assert job.report is not None
+    assert job.report.status is Status.SUCCEEDED
+    assert 0.05 <= job.seconds["training"] < 1
+    assert 0.02 <= job.seconds["evaluating"] < 1
+    assert job.report.seconds == {**job.seconds, "evaluating": 1.5}
+    last = world.events.read(ID)[-1]
+    assert last.data == {"status": "succeeded"}
+    assert world.queue.take() == []
+    archived = store.read_record(world.store, keys.job_report_key(ID), Report)
+    assert archived == job.report
+    assert store.read_record(world.store, keys.job_spec_key(ID), JobSpec) == job.spec
+    lines = store.read(world.store, keys.job_events_key(ID)).splitlines()
+    assert len(lines) == len(world.events.read(ID))
+
+
+def test_a_second_delivery_does_nothing(world: World) -> None:
+    def assemble(context: StageContext) -> Next:
+        run_stage(world.deps, ID, Stage.ASSEMBLING, raising(AssertionError("delivered twice")))
+        return Next(Stage.TRAINING)
+
+    world.run(assemble)
+    world.run(raising(AssertionError("delivered late")))
+    assert world.job.stage is Stage.TRAINING
+    assert world.job.attempt == 0
+
+
+def test_an_outage_waits_longer_each_time_and_counts_no_attempt(world: World) -> None:
+    """Waits of 2, 4, 8, 16, 32 s, then 60 s at most."""
+    down = raising(Transient("the teacher does not answer"))
+    for wait in (2, 4, 8, 16, 32, 60, 60):
+        job = world.run(down)
+        assert (job.status, job.attempt, job.lease.owner) == (Status.RUNNING, 0, "")
+        assert job.waiting == "the teacher does not answer"
+        [(stage, job_id, countdown)] = world.queue.sent
+        assert (stage, job_id, countdown) == (Stage.ASSEMBLING, ID, pytest.approx(wait, abs=0.01))
+        world.queue.take()
+    assert world.messages() == ["waiting: the teacher does not answer"]
+
+    def back(context: StageContext) -> Next:
+        assert context.job.waiting is not None
+        context.progress(1.0)
+        assert (context.job.waiting, context.job.backoffs) == (None, 0)
+        raise Transient("again", retry_after=7.0)
+
+    world.run(back)
+    assert world.queue.sent == [(Stage.ASSEMBLING, ID, pytest.approx(7.0, abs=0.01))]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Invalid("no label", param="training_file", code="missing_label"), "missing_label"),
+        (Diverged("the loss is not a number"), "diverged"),
+    ],
+)
+def test_an_error_of_the_tree_fails_the_job_at_once(
+    world: World, error: Invalid | Diverged, code: str
+) -> None:
+    job = world.run(raising(error))
+    assert job.status is Status.FAILED
+    assert job.failure is not None
+    assert (job.failure.message, job.failure.code) == (error.message, code)
+    assert job.failure.param == error.param
+    last = world.events.read(ID)[-1]
+    assert (last.level, last.data) == ("error", {"status": "failed"})
+    assert error.message in last.message
+    assert world.queue.sent == []
+
+
+def test_a_crash_is_tried_three_times(world: World) -> None:
+    for attempt in (1, 2):
+        job = world.run(raising(ZeroDivisionError("by zero")))
+        assert (job.status, job.attempt, job.lease.owner) == (Status.RUNNING, attempt, "")
+        assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
+    job = world.run(raising(ZeroDivisionError("by zero")))
+    assert (job.status, job.attempt) == (Status.FAILED, 3)
+    assert job.failure is not None
+    assert "ZeroDivisionError: by zero" in job.failure.message
+    assert world.queue.take() == []
+    assert world.events.read(ID)[-1].data == {"status": "failed"}
+
+
+def test_the_last_silent_worker_fails_the_job_and_it_is_told(world: World) -> None:
+    for now in (0.0, 100.0, 200.0):
+        claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
+    job = world.run(raising(AssertionError("must not run")))
+    assert job.status is Status.FAILED
+    assert world.events.read(ID)[-1].data == {"status": "failed"}
+
+
+def until_interrupted(context: StageContext) -> Next | Done:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        context.check()
+        time.sleep(0.005)
+    raise AssertionError("was not interrupted")
+
+
+@pytest.mark.parametrize("status", [Status.CANCELLED, Status.PAUSED])
+def test_a_cancel_or_pause_stops_the_work_and_is_left_as_it_is(
+    world: World, status: Status
+) -> None:
+    threading.Timer(0.1, lambda: move(world.jobs, ID, status)).start()
+    job = world.run(until_interrupted)
+    assert (job.status, job.lease.owner, job.attempt) == (status, "", 0)
+    assert world.queue.sent == []
+
+
+def test_a_cancel_is_noticed_without_a_heartbeat(world: World) -> None:
+    world.deps = replace(world.deps, heartbeat=60.0)
+    threading.Timer(0.1, lambda: move(world.jobs, ID, Status.CANCELLED)).start()
+    started = time.monotonic()
+    world.run(until_interrupted)
+    assert time.monotonic() - started < 0.1 + 2 * lease.LOOK_SECONDS
+
+
+def test_looking_reads_the_job_once_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    get = world.jobs.get
+    monkeypatch.setattr(world.jobs, "get", lambda job_id: reads.append(job_id) or get(job_id))
+    world.deps = replace(world.deps, heartbeat=60.0)
+
+    def work(context: StageContext) -> Next:
+        before = len(reads)
+        assert not any(context.interrupted() for _ in range(1000))
+        assert len(reads) - before <= 1
+        return Next(Stage.TRAINING)
+
+    assert world.run(work).stage is Stage.TRAINING
+
+
+def test_a_shutdown_gives_the_job_to_another_worker(world: World) -> None:
+    world.deps = replace(world.deps, stopping=lambda: True)
+    job = world.run(until_interrupted)
+    assert (job.status, job.lease.owner, job.attempt) == (Status.RUNNING, "", 0)
+    assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
+
+
+def test_a_job_resumed_while_its_worker_still_stops_is_not_lost(world: World) -> None:
+    def work(context: StageContext) -> Next:
+        move(context.jobs, ID, Status.PAUSED)
+        move(context.jobs, ID, Status.QUEUED)
+        raise Interrupted("checkpointed")
+
+    job = world.run(work)
+    assert (job.status, job.lease.owner) == (Status.QUEUED, "")
+    assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
+
+
+def test_work_that_ends_just_after_a_pause_still_counts(world: World) -> None:
+    def assemble(context: StageContext) -> Next:
+        move(context.jobs, ID, Status.PAUSED)
+        return Next(Stage.TRAINING)
+
+    job = world.run(assemble)
+    assert (job.status, job.stage) == (Status.PAUSED, Stage.TRAINING)
+    assert world.queue.sent == []
+    move(world.jobs, ID, Status.QUEUED)
+
+    def train(context: StageContext) -> Done:
+        move(context.jobs, ID, Status.PAUSED)
+        return Done(a_report())
+
+    assert world.run(train, Stage.TRAINING).status is Status.SUCCEEDED
+
+
+def test_a_worker_that_was_silent_too_long_writes_nothing(world: World) -> None:
+    world.deps = replace(world.deps, heartbeat=60.0, ttl=0.05)
+
+    def slow(context: StageContext) -> Next:
+        time.sleep(0.1)
+        assert context.interrupted()
+        other = claim(world.jobs, ID, "other", stage=Stage.ASSEMBLING, now=time.time())
+        assert other is not None
+        return Next(Stage.TRAINING)
+
+    job = world.run(slow)
+    assert (job.stage, job.attempt) == (Stage.ASSEMBLING, 1)
+    assert job.lease.owner == "other"
+    assert world.queue.sent == []
+
+
+def test_heartbeats_keep_a_long_stage_and_count_its_time(world: World) -> None:
+    world.deps = replace(world.deps, ttl=0.2)
+
+    def long(context: StageContext) -> Next:
+        time.sleep(0.5)
+        assert not context.interrupted()
+        assert claim(world.jobs, ID, "other", stage=Stage.ASSEMBLING, now=time.time()) is None
+        assert world.job.seconds["assembling"] > 0.3
+        return Next(Stage.TRAINING)
+
+    job = world.run(long)
+    assert job.stage is Stage.TRAINING
+    assert 0.5 <= job.seconds["assembling"] < 0.9
+
+
+class Flaky(MemoryJobs):
+    """Away for its next `down` calls."""
+
+    down = 0
+
+    def _answer(self) -> None:
+        if self.down:
+            self.down -= 1
+            raise Transient("Redis does not answer")
+
+    def update(self, job_id: str, change: Callable[[Job], Job]) -> Job:
+        self._answer()
+        return super().update(job_id, change)
+
+
+def test_redis_away_at_the_claim_and_at_the_end_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(pipeline.time, "sleep", waits.append)
+    flaky = Flaky()
+    flaky.create(world.job)
+    world.jobs, world.deps = flaky, replace(world.deps, jobs=flaky, heartbeat=60.0)
+    flaky.down = 6
+
+    def work(context: StageContext) -> Next:
+        flaky.down = 2
+        return Next(Stage.TRAINING)
+
+    job = world.run(work)
+    assert (job.stage, job.attempt) == (Stage.TRAINING, 0)
+    assert waits == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 0.5, 1.0]
+    assert world.queue.take() == [(Stage.TRAINING, ID)]
+
+
+def test_a_full_store_does_not_undo_a_success(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise Transient("the object store is full")
+
+    world.run(lambda context: Next(Stage.TRAINING))
+    monkeypatch.setattr(world.store, "put", full)
+    assert world.run(lambda context: Done(a_report()), Stage.TRAINING).status is Status.SUCCEEDED
+
+
+def test_a_job_deleted_while_it_runs_is_no_error(world: World) -> None:
+    def work(context: StageContext) -> Next:
+        world.jobs.delete(ID)
+        return Next(Stage.TRAINING)
+
+    run_stage(world.deps, ID, Stage.ASSEMBLING, work)
+    assert world.jobs.list(None, 10) == []
+    assert world.queue.sent == []
+
+
+# --- the reaper ------------------------------------------------------------------------------
+
+
+def test_a_message_lost_on_the_way_is_sent_again_once(world: World) -> None:
+    born = world.job.created_at
+    assert reap(world.jobs, world.queue, born + 299) == []
+    assert reap(world.jobs, world.queue, born + 301) == [ID]
+    assert reap(world.jobs, world.queue, born + 302) == []
+    assert reap(world.jobs, world.queue, born + 602) == [ID]
+    assert world.queue.take() == [(Stage.ASSEMBLING, ID)] * 2
+
+
+def test_a_lapsed_lease_is_due_at_once_and_only_once(world: World) -> None:
+    now = time.time()
+    held = claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now, ttl=45.0)
+    assert held is not None
+    amend(world.jobs, ID, held.lease.token, stage=Stage.TRAINING)
+    assert reap(world.jobs, world.queue, now + 44) == []
+    assert reap(world.jobs, world.queue, now + 46) == [ID]
+    assert reap(world.jobs, world.queue, now + 56) == []
+    assert world.queue.take() == [(Stage.TRAINING, ID)]
+
+
+def test_a_job_that_backs_off_is_left_to_its_countdown(world: World) -> None:
+    world.run(raising(Transient("away", retry_after=1000.0)))
+    assert reap(world.jobs, world.queue, time.time() + 1200) == []
+    assert reap(world.jobs, world.queue, time.time() + 1301) == [ID]
+
+
+@pytest.mark.parametrize("status", [Status.PAUSED, Status.CANCELLED])
+def test_what_is_not_to_run_is_not_sent(world: World, status: Status) -> None:
+    move(world.jobs, ID, status)
+    assert reap(world.jobs, world.queue, time.time() + 10_000) == []
+
+
+def test_all_pages_are_looked_at(world: World) -> None:
+    for number in range(250):
+        one = changed(world.job, id=f"ftjob-{number:024x}", created_at=float(number))
+        world.jobs.create(one)
+    assert len(reap(world.jobs, world.queue, time.time() + 1000)) == 251

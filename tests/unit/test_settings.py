@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "QCRD_REDIS_URL": "redis://redis:6379/3",
+        "QCRD_S3_ENDPOINT": "minio:9000",
+        "QCRD_S3_ACCESS_KEY": "key",
+        "QCRD_S3_SECRET_KEY": "secret",
+        "QCRD_S3_SECURE": "true",
+        "QCRD_S3_PUBLIC_ENDPOINT": "",
+        "QCRD_MODELS_DIR": "~/bases",
+        "QCRD_LOG_LEVEL": "DEBUG",
+    }.items():
+        monkeypatch.setenv(name, value)
+    store = StoreSettings()
+    assert RedisSettings().url == "redis://redis:6379/3"
+    assert (store.endpoint, store.access_key, store.secure) == ("minio:9000", "key", True)
+    assert store.public_endpoint is None
+    assert store.secret_key.get_secret_value() == "secret"
+    assert ModelSettings().models_dir == Path.home() / "bases"
+    assert LogSettings().level == "DEBUG"
+
+
+def test_a_secret_is_not_in_what_is_printed() -> None:
+    assert "hunter2" not in repr(StoreSettings(secret_key="hunter2"))
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        StoreSettings().bucket = "other"  # type: ignore[misc]

@@ -1,0 +1,183 @@
+"""Laws of the state table and of leases, over everything Hypothesis can think of."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from qcrd.errors import Conflict, LeaseLost
+from qcrd.records import Job, JobSpec, Lease, Progress, Stage, Status
+from qcrd.runtime.jobs import (
+    MAX_ATTEMPTS,
+    NEXT,
+    TASKS,
+    TERMINAL,
+    MemoryJobs,
+    amend,
+    beat,
+    claim,
+    move,
+    release,
+)
+from qcrd.runtime.states import changed, counted, moved
+
+SPEC = JobSpec(model="tiny", training_file="file-" + "0" * 24)
+
+
+def a_job(status: Status = Status.QUEUED) -> Job:
+    return Job(id="ftjob-" + "0" * 24, spec=SPEC, status=status, created_at=0.0)
+
+
+def test_every_status_and_every_stage_is_in_its_table() -> None:
+    assert set(NEXT) == set(Status)
+    assert set(TASKS) == set(Stage)
+    assert {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED} == TERMINAL
+
+
+def test_every_status_can_be_reached_and_every_job_can_end() -> None:
+    reached, frontier = {Status.VALIDATING}, {Status.VALIDATING}
+    while frontier:
+        frontier = {after for status in frontier for after in NEXT[status]} - reached
+        reached |= frontier
+    assert reached == set(Status)
+    for status in set(Status) - TERMINAL:
+        assert {Status.CANCELLED, Status.FAILED} <= NEXT[status]
+
+
+@given(start=st.sampled_from(Status), path=st.lists(st.sampled_from(Status), max_size=8))
+def test_a_path_of_moves_goes_exactly_as_far_as_the_table(
+    start: Status, path: list[Status]
+) -> None:
+    jobs = MemoryJobs()
+    job = a_job(start)
+    jobs.create(job)
+    here = start
+    for to in path:
+        if to in NEXT[here]:
+            here = move(jobs, job.id, to).status
+            assert here is to
+        else:
+            with pytest.raises(Conflict):
+                move(jobs, job.id, to)
+        assert jobs.get(job.id).status is here
+        assert (jobs.get(job.id).finished_at is not None) == (here in TERMINAL and here != start)
+
+
+@given(to=st.sampled_from(sorted(TERMINAL)), now=st.floats(1.0, 1e9))
+def test_a_job_that_is_over_is_held_by_nobody(to: Status, now: float) -> None:
+    lease = Lease(token=7, owner="one", until=2.0, counted=1.0)
+    running = changed(
+        a_job(Status.RUNNING), stage=Stage.TRAINING, lease=lease, waiting="teacher", backoffs=3
+    )
+    over = moved(running, to, now, {})
+    assert over.lease == Lease(token=7)
+    assert (over.waiting, over.backoffs, over.finished_at) == (None, 0, now)
+    assert over.seconds == {"training": pytest.approx(now - 1.0)}
+
+
+def test_time_is_counted_once_and_into_the_stage_it_was_spent_in() -> None:
+    """Held from 10 s: 5 s of training, then 3 s of evaluating; a clock set back adds nothing."""
+    job = changed(
+        a_job(Status.RUNNING), stage=Stage.TRAINING, lease=Lease(token=1, owner="one", counted=10.0)
+    )
+    job = counted(counted(job, 12.0), 15.0)
+    job = changed(job, stage=Stage.EVALUATING)
+    job = counted(counted(job, 18.0), 17.0)
+    assert job.seconds == {"training": 5.0, "evaluating": 3.0}
+
+
+def test_changes_are_validated() -> None:
+    for wrong in ({"progres": Progress()}, {"attempt": "many"}, {"stage": "cooking"}):
+        with pytest.raises(ValueError, match="validation error"):
+            changed(a_job(), **wrong)
+    with pytest.raises(TypeError):
+        amend(MemoryJobs(), "ftjob-1", 1, status=Status.SUCCEEDED)
+
+
+class Workers(RuleBasedStateMachine):
+    """Workers that claim, beat, write, give back and fall silent while a clock runs.
+
+    Law: what a worker writes lands if and only if it is the last one to have claimed the job and
+    has not given it back; tokens only grow; attempts count silent workers and nothing else.
+    """
+
+    @initialize()
+    def start(self) -> None:
+        self.jobs = MemoryJobs()
+        self.job = a_job()
+        self.jobs.create(self.job)
+        self.now = 0.0
+        self.tokens = [0]
+        self.holder: int | None = None
+        self.until = 0.0
+        self.silent = 0
+
+    @rule(seconds=st.floats(0.0, 60.0))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(stage=st.sampled_from([Stage.ASSEMBLING, Stage.TRAINING]))
+    def claim(self, stage: Stage) -> None:
+        if self.over():
+            assert claim(self.jobs, self.job.id, "w", stage=stage, now=self.now, ttl=45.0) is None
+            return
+        lapsed = self.holder is not None and self.until <= self.now
+        got = claim(self.jobs, self.job.id, "w", stage=stage, now=self.now, ttl=45.0)
+        if stage is Stage.TRAINING or (self.holder is not None and not lapsed):
+            assert got is None
+            return
+        assert got is not None
+        self.silent += lapsed
+        assert got.attempt == self.silent
+        if self.silent >= MAX_ATTEMPTS:
+            assert got.status is Status.FAILED
+            self.holder = None
+            return
+        assert got.lease.token > max(self.tokens)
+        self.tokens.append(got.lease.token)
+        self.holder, self.until = got.lease.token, self.now + 45.0
+
+    @rule(data=st.data())
+    def write(self, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(self.tokens))
+        progress = Progress(percent=data.draw(st.floats(0, 100)))
+        before = self.jobs.get(self.job.id)
+        if token == self.holder:
+            assert amend(self.jobs, self.job.id, token, progress=progress).progress == progress
+        else:
+            with pytest.raises(LeaseLost):
+                amend(self.jobs, self.job.id, token, progress=progress)
+            assert self.jobs.get(self.job.id) == before
+
+    @rule(data=st.data())
+    def beat(self, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(self.tokens))
+        with suppress(LeaseLost):
+            beat(self.jobs, self.job.id, token, self.now, 45.0)
+            assert token == self.holder
+            self.until = self.now + 45.0
+
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(self.tokens))
+        with suppress(LeaseLost):
+            release(self.jobs, self.job.id, token)
+            assert token == self.holder
+            self.holder = None
+
+    def over(self) -> bool:
+        return self.jobs.get(self.job.id).status in TERMINAL
+
+    @invariant()
+    def the_record_agrees(self) -> None:
+        lease = self.jobs.get(self.job.id).lease
+        assert bool(lease.owner) == (self.holder is not None)
+        assert self.holder is None or lease.token == self.holder
+
+
+TestWorkers = Workers.TestCase
+TestWorkers.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
