@@ -49,6 +49,7 @@ def build(
         "QCRD_TEACHERS": json.dumps(teacher),
         # Below the supervisor's own patience, so that a checkpoint is written before the kill.
         "QCRD_GRACE_SECONDS": "3",
+        "GRACEFUL_TERMINATION_TIMEOUT": "3",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -76,8 +77,10 @@ def build(
     }
     addresses |= {f"QCRD_{name.upper()}_PORT": str(port) for name, port in ports.items()}
     given = {key: value for key, value in surroundings.items() if value}
-    # A store of containers that share this shell is not the store of this stack.
+    # It belongs to another store than this stack's.
     given.pop("QCRD_S3_PUBLIC_ENDPOINT", None)
+    # The teacher would ask for it, and the gateway has no key to send.
+    given.pop("API_KEY", None)
     return {**tastes, **given, **addresses}
 
 

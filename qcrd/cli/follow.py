@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from qcrd.cli.client import Api, Told
-from qcrd.errors import Transient
+from qcrd.errors import QcrdError, Transient
 from qcrd.records import Status
 from qcrd.runtime.states import TERMINAL
 
@@ -77,6 +77,9 @@ def _read_events(api: Api, job_id: str, events: queue.Queue[Told | None]) -> Non
     try:
         for event in persistently(api, job_id):
             events.put(event)
+    except QcrdError:
+        # A key that was withdrawn, a job that is gone: `follow` asks too and is told the same.
+        pass
     finally:
         events.put(None)
 

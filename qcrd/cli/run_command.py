@@ -100,6 +100,9 @@ def _check_writable(path: Path) -> None:
     """Before the job, not after it: a report that cannot be written is a job run in vain."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
         path.open("a").close()
+        if not existed:
+            path.unlink()
     except OSError as error:
         raise Invalid(f"--report: cannot write {path}: {error.strerror}") from error

@@ -22,7 +22,9 @@ class State:
 
 def capture(trainer: Trainer) -> State:
     held = {f"ring.{i}.{k}": t for i, ring in trainer.ring.held.items() for k, t in ring.items()}
-    best = {} if trainer.best is None else {f"best.{k}": t for k, t in trainer.best[1].items()}
+    in_ring = [i for i, w in trainer.ring.held.items() if trainer.best and w is trainer.best[1]]
+    kept = {} if in_ring or trainer.best is None else trainer.best[1]
+    best = {f"best.{k}": t for k, t in kept.items()}
     moments = {
         f"optimizer.{index}.{name}": tensor
         for index, moment in trainer.optimizer.state_dict()["state"].items()
@@ -34,6 +36,7 @@ def capture(trainer: Trainer) -> State:
         "student_flops": trainer.student.flops,
         "sampler_flops": 0.0 if trainer.sampler is None else trainer.sampler.flops,
         "judge_flops": 0.0 if trainer.judge is None else trainer.judge.flops,
+        "best_iteration": in_ring[0] if in_ring else None,
         "best_score": None if trainer.best is None else list(trainer.best[0]),
     }
     return State({**held, **best, **moments}, numbers)
@@ -60,6 +63,6 @@ def restore(trainer: Trainer, state: State) -> None:
     trainer.past_self().flops = numbers["sampler_flops"]
     if trainer.judge is not None:
         trainer.judge.flops = numbers["judge_flops"]
-    if best:
+    if numbers["best_score"] is not None:
         accuracy, minus_ce = numbers["best_score"]
-        trainer.best = ((accuracy, minus_ce), best)
+        trainer.best = ((accuracy, minus_ce), ring.get(numbers["best_iteration"], best))

@@ -112,10 +112,14 @@ def _attempt(work: Work, context: StageContext) -> Outcome:
 def _finish(deps: Deps, job: Job, outcome: Outcome) -> None:
     """Write the outcome and tell it; the lease ends with that one write."""
     token, now = job.lease.token, time.time()
+    tried: list[Job] = []
 
     def change(current: Job) -> Job:
+        if current in tried:
+            return current  # it was written, and the answer that said so was lost on the way
         held(current, token)
-        return _settled(current, outcome, now)
+        tried.append(_settled(current, outcome, now))
+        return tried[-1]
 
     try:
         after = _patiently(deps, lambda: deps.jobs.update(job.id, change))

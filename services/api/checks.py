@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid, NotFound
@@ -13,7 +12,6 @@ from services.api import files, models, plan
 from services.api.gateway import Settings
 from services.api.validate import Row, wrong
 
-MODEL_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FEWEST_TRAINING = 2
 """Questions that must be left to train on: with one, a batch has nothing to contrast."""
 
@@ -25,7 +23,7 @@ def check(spec: JobSpec, store: Store, settings: Settings) -> None:
     _apart(spec)
     _teacher(spec, settings)
     _consistent(spec)
-    _base(spec.model, settings)
+    _bases(spec, store, settings)
     training = files.rows(store, spec.training_file)
     _training(training, spec)
     for param, held_back in (
@@ -90,20 +88,14 @@ def _consistent(spec: JobSpec) -> None:
         )
 
 
-def _base(name: str, settings: Settings) -> None:
-    if not MODEL_NAME.fullmatch(name):
-        raise Invalid(
-            f"`model`: {name[:80]!r} is not the name of a model, such as `t5-small`", param="model"
-        )
-    folder = settings.models.models_dir
-    known = models.bases(folder)
-    if known is not None and name not in known:
-        raise Invalid(
-            f"`model`: there is no base model {name!r}; in {folder} there is {_listed(known)}: "
-            f"name one of them, or put the model's files into {folder / name}",
-            param="model",
-            code="model_not_found",
-        )
+def _bases(spec: JobSpec, store: Store, settings: Settings) -> None:
+    named = {
+        "model": spec.model,
+        f"method.{spec.method}.discriminator.encoder": spec.settings.discriminator.encoder,
+    }
+    for param, name in named.items():
+        if name is not None:
+            models.check_base(name, settings.models, store, param)
 
 
 def _training(rows: list[Row], spec: JobSpec) -> None:

@@ -47,6 +47,7 @@ class _Round:
     wanted: Mapping[str, Wanted]
     found: dict[str, Generation]
     unsealed: int = 0
+    measured: int = -1
     reported_at: float = field(default_factory=time.monotonic)
     told: str | None = None
 
@@ -87,16 +88,18 @@ class _Round:
         done, total, usage = len(self.found), len(self.wanted), self.usage()
         percent = ASKED_PERCENT * done / max(1, total)
         progress = Progress(percent=percent, step=done, total_steps=total)
-        if down is None:
-            self.stage.amend(progress=progress, usage=usage, waiting=None, backoffs=0)
+        if down is not None:
+            self.stage.amend(progress=progress, usage=usage, waiting=down)
+            return
+        self.stage.amend(progress=progress, usage=usage, waiting=None, backoffs=0)
+        if done != self.measured:
+            self.measured = done
             self.stage.measure(
                 f"{done} of {total} teacher outputs",
                 done=done,
                 total=total,
                 **usage.model_dump(),
             )
-        else:
-            self.stage.amend(progress=progress, usage=usage, waiting=down)
 
     def usage(self) -> Usage:
         """What this job paid, over all of its attempts."""

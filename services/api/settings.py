@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class ApiSettings(BaseSettings):
     """Without a key only processes of this machine may be served, so only loopback is bound."""
 
-    model_config = SettingsConfigDict(env_prefix="QCRD_API_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="QCRD_API_", frozen=True, env_ignore_empty=True)
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -48,13 +48,13 @@ class Teacher(BaseModel):
 
 
 class TeacherSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="QCRD_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="QCRD_", frozen=True, env_ignore_empty=True)
 
     teachers: dict[str, Teacher] = {"default": Teacher(url="http://127.0.0.1:8080")}
 
 
 class FileSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="QCRD_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="QCRD_", frozen=True, env_ignore_empty=True)
 
     max_file_bytes: Annotated[int, Field(ge=1)] = 1 << 30
 

@@ -85,6 +85,8 @@ def reap_forever(redis: Redis) -> None:
 
 def log_as_json(**_: Any) -> None:
     configure_logging("api-worker", LogSettings().level)
+    # A line for each of ten thousand prompts says less than the job's own events.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 def start_reaper(**_: Any) -> None:

@@ -41,8 +41,8 @@ class Stopping:
             self.text += token.text
         if self.count >= self._max_new_tokens:
             return "length"
-        if token.eos:
-            return "eos_token"
+        if token.ends is not None:
+            return token.ends
         if token.text and not token.special and self.text.endswith(self._stop):
             return "stop_sequence"
         return None

@@ -91,9 +91,7 @@ def check_counts(parameters: Parameters, limits: Limits) -> None:
         )
     top = parameters.top_n_tokens or 0
     if top > limits.max_top_n_tokens:
-        raise Refused(
-            f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {top}"
-        )
+        raise Refused(f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {top}")
 
 
 def check_length(count: int | None, wanted: int | None, info: EngineInfo) -> int:

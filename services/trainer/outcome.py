@@ -10,7 +10,7 @@ from qcrd.records import Failure, Record, Report
 
 
 class Outcome(Record):
-    kind: Literal["done", "failed", "waiting", "stopped"]
+    kind: Literal["done", "failed", "waiting", "stopped", "crashed"]
     report: Report | None = None
     model: str | None = None
     failure: Failure | None = None
@@ -27,15 +27,26 @@ def read(path: Path) -> Outcome | None:
     return Outcome.model_validate_json(path.read_text()) if path.exists() else None
 
 
+def of_crash(error: Exception) -> Outcome:
+    message = f"the training process crashed: {type(error).__name__}: {error}"
+    return Outcome(kind="crashed", failure=Failure(message=message, code="internal_error"))
+
+
 def of_error(error: QcrdError) -> Outcome:
     failure = Failure(message=error.message, code=error.code, param=error.param)
     return Outcome(kind="waiting" if isinstance(error, Transient) else "failed", failure=failure)
 
 
-def raised(outcome: Outcome) -> QcrdError:
+class ProcessDied(RuntimeError):
+    """The training process crashed, or ended without a word: it costs the job an attempt."""
+
+
+def raised(outcome: Outcome) -> Exception:
     """The error that an outcome other than `done` stands for, to be raised again."""
     if outcome.kind == "stopped" or outcome.failure is None:
         return Interrupted("the training process was told to stop")
     failure = outcome.failure
+    if outcome.kind == "crashed":
+        return ProcessDied(failure.message)
     kind = Transient if outcome.kind == "waiting" else Invalid
     return kind(failure.message, param=failure.param, code=failure.code)

@@ -112,6 +112,9 @@ def main() -> None:
         except QcrdError as error:
             log.warning("%s", error)
             found = outcome.of_error(error)
+        except Exception as error:  # the process boundary: what nobody foresaw, with its reason
+            log.exception("training crashed")
+            found = outcome.of_crash(error)
         outcome.write(given.outcome, found)
 
 

@@ -16,10 +16,6 @@ from services.trainer import outcome
 LOOK_SECONDS = 0.5
 
 
-class ProcessDied(RuntimeError):
-    """The training process ended without a word: a crash, which costs the job an attempt."""
-
-
 def supervise(stage: StageContext, *, grace: float) -> Done:
     """Run `services.trainer.run` for the job in a process group of its own.
 
@@ -45,7 +41,7 @@ def supervise(stage: StageContext, *, grace: float) -> Done:
             _kill_group(process)
         found = outcome.read(result)
     if found is None:
-        raise ProcessDied(f"the training process ended with status {process.returncode}")
+        raise outcome.ProcessDied(f"the training process ended with status {process.returncode}")
     if found.report is None:
         raise outcome.raised(found)
     return Done(found.report, {"model": found.model})

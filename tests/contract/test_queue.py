@@ -118,7 +118,11 @@ def test_a_worker_waits_for_its_broker_at_the_start_and_in_the_middle(
     command = "celery -A tests.contract.queue_worker worker -Q train -c 1 --pool=threads"
     with log.open("wb") as out:
         worker = subprocess.Popen(
-            [sys.executable, "-m", *command.split()], env=environment, stdout=out, stderr=out
+            [sys.executable, "-m", *command.split()],
+            cwd=Path(__file__).parents[2],
+            env=environment,
+            stdout=out,
+            stderr=out,
         )
     queue = CeleryQueue(celery_app(settings))
 

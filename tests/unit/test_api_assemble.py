@@ -28,7 +28,7 @@ from services.api.ask import Pace
 from services.api.assemble import assemble
 from services.api.create import read_spec
 from services.api.settings import Teacher
-from tests.unit.scripted_teacher import Mood, ScriptedTeacher
+from tests.scripted_teacher import Mood, ScriptedTeacher
 
 QUICK = Pace(look=0.05, first_wait=0.02, longest_wait=0.2, outage=5.0, refusals=5.0)
 NUMBERS = {"answer": "number"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -60,6 +61,11 @@ class Here:
         method = {"type": "qcrd", "qcrd": {**TASK, **(body or {})}}
         spec = {"model": "tiny", "training_file": training, "method": method, **top}
         return self.client.post("/v1/fine_tuning/jobs", json=spec)
+
+
+@pytest.fixture(autouse=True)
+def without_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
@@ -207,6 +213,11 @@ def test_jobs_are_listed_newest_first_in_pages(here: Here) -> None:
         ({"rationale": {}}, "unknown_key", "method.qcrd.rationale"),
         ({"loss": {"detla": 3}}, "unknown_key", "method.qcrd.loss.detla"),
         ({"teacher": "gpt"}, "unknown_teacher", "method.qcrd.teacher"),
+        (
+            {"discriminator": {"encoder": "brt"}},
+            "model_not_found",
+            "method.qcrd.discriminator.encoder",
+        ),
         ({"rationales": {"import": ABSENT}}, "file_not_found", "method.qcrd.rationales.import"),
         (
             {"label_mode": "llm", "rationales": {"positive_rule": "gold"}},
@@ -228,7 +239,7 @@ def test_wrong_top_level_fields_are_refused_by_name(here: Here) -> None:
     refused(here.create(ABSENT), 400, "file_not_found", "training_file")
     refused(here.create("../x"), 400, "invalid_id", "training_file")
     message = refused(here.create(training, model="tyni"), 400, "model_not_found", "model")
-    assert "'tiny'" in message
+    assert "In the models folder: tiny; the hub cannot be reached" in message
     refused(here.create(training, model="../tiny"), 400, "invalid_value", "model")
     refused(here.create(training, test_file=training), 400, "same_file", "test_file")
     answer = here.client.post("/v1/fine_tuning/jobs", json={"model": "tiny"})
@@ -279,12 +290,15 @@ def test_an_import_must_answer_the_questions(here: Here) -> None:
     refused(answer, 400, "no_match", param)
 
 
-def test_without_a_models_folder_the_trainer_decides(tmp_path: Path) -> None:
-    here = Here(tmp_path / "models")
-    (tmp_path / "models/tiny/config.json").unlink()
-    (tmp_path / "models/tiny").rmdir()
-    (tmp_path / "models").rmdir()
+def test_without_a_models_folder_the_trainer_decides(here: Here, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "models")
     assert here.create(here.file(sums(4)), model="google/flan-t5-small").status_code == 200
+
+
+def test_a_published_student_may_be_the_base(here: Here) -> None:
+    training, model = here.file(sums(4)), published(here)
+    assert here.create(training, model=model.id).status_code == 200
+    refused(here.create(training, model=f"model-{'0' * 24}"), 400, "model_not_found", "model")
 
 
 def test_cancel_is_final(here: Here) -> None:
@@ -335,8 +349,7 @@ def test_the_stream_resumes_and_ends_with_the_job(here: Here) -> None:
 # --- models, health, errors, keys --------------------------------------------------------------
 
 
-def test_models_are_listed_with_links_to_their_files(here: Here) -> None:
-    assert here.client.get("/v1/models").json()["data"] == []
+def published(here: Here) -> PublishedModel:
     model = PublishedModel(
         id=keys.new_id("model"),
         job_id=keys.new_id("ftjob"),
@@ -346,6 +359,12 @@ def test_models_are_listed_with_links_to_their_files(here: Here) -> None:
     )
     here.store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
     write_record(here.store, keys.model_manifest_key(model.id), model)
+    return model
+
+
+def test_models_are_listed_with_links_to_their_files(here: Here) -> None:
+    assert here.client.get("/v1/models").json()["data"] == []
+    model = published(here)
     (listed,) = here.client.get("/v1/models").json()["data"]
     assert (listed["id"], listed["object"], listed["base"]) == (model.id, "model", "tiny")
     (file,) = here.client.get(f"/v1/models/{model.id}").json()["files"]

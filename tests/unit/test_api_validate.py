@@ -58,10 +58,14 @@ def test_every_row_comes_back_as_it_was(rows: list[dict[str, Any]]) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    assert verdict(data) == "read" or verdict(data).startswith(("line ", "the file is empty"))
+
+
+def verdict(data: bytes) -> str:
     try:
-        assert list(read_rows(io.BytesIO(data)))
+        return "read" if list(read_rows(io.BytesIO(data))) else "nothing"
     except Invalid as error:
-        assert error.message.startswith(("line ", "the file is empty"))
+        return error.message
 
 
 @pytest.mark.parametrize(

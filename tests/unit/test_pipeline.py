@@ -309,9 +309,10 @@ def test_heartbeats_keep_a_long_stage_and_count_its_time(world: World) -> None:
 
 
 class Flaky(MemoryJobs):
-    """Away for its next `down` calls."""
+    """Away for its next `down` calls; `deaf`, it obeys the next one and loses the answer."""
 
     down = 0
+    deaf = False
 
     def _answer(self) -> None:
         if self.down:
@@ -320,7 +321,11 @@ class Flaky(MemoryJobs):
 
     def update(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         self._answer()
-        return super().update(job_id, change)
+        after = super().update(job_id, change)
+        if self.deaf:
+            self.deaf = False
+            raise Transient("the connection broke")
+        return after
 
 
 def test_redis_away_at_the_claim_and_at_the_end_is_waited_for(
@@ -341,6 +346,19 @@ def test_redis_away_at_the_claim_and_at_the_end_is_waited_for(
     assert (job.stage, job.attempt) == (Stage.TRAINING, 0)
     assert waits == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 0.5, 1.0]
     assert world.queue.take() == [(Stage.TRAINING, ID)]
+
+
+def test_an_outcome_whose_answer_was_lost_is_told_once(world: World) -> None:
+    flaky = Flaky()
+    flaky.create(changed(world.job, stage=Stage.TRAINING))
+    world.jobs, world.deps = flaky, replace(world.deps, jobs=flaky, heartbeat=60.0)
+
+    def train(context: StageContext) -> Done:
+        flaky.deaf = True
+        return Done(a_report())
+
+    assert world.run(train, Stage.TRAINING).status is Status.SUCCEEDED
+    assert [event.data for event in world.events.read(ID)] == [{"status": "succeeded"}]
 
 
 def test_a_full_store_does_not_undo_a_success(

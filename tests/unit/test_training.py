@@ -36,7 +36,7 @@ from qcrd.records import (
     NegativeSpec,
     Rationale,
 )
-from tests.unit import tiny
+from tests import tiny
 
 PAIRS = [
     ("trout", "animal", "it swims in water"),

@@ -1,11 +1,12 @@
-"""The port between the wire and whatever generates: five members, closing a stream is the cancel."""
+"""The port between the wire and what generates: five members, closing a stream is the cancel."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
+Ends = Literal["eos_token", "length"]
 UNKNOWN_ID = -1
 """Id of a token whose id the engine cannot tell; nothing else is negative on the wire."""
 
@@ -16,14 +17,15 @@ class Token:
 
     `text` is what this token adds to the answer: "" for the earlier pieces of a character that
     spans several tokens, the whole character with its last piece. `logprob` is natural, None when
-    the engine cannot tell. `eos` marks the model's own end; such a token is also `special`.
+    the engine cannot tell. `ends` is set on the last token of a stream that ended by itself: with
+    the model's end token (then also `special`), or because no more tokens fit.
     """
 
     id: int
     text: str
     logprob: float | None = None
     special: bool = False
-    eos: bool = False
+    ends: Ends | None = None
     top: tuple[Token, ...] = ()
 
 
@@ -58,8 +60,8 @@ class Sampling:
 class Generation:
     """A request that passed validation. `prompt_ids` is None when the engine has no tokenizer.
 
-    The engine may stop by itself only at `max_new_tokens` or with an `eos` token; `stop` is a hint
-    for engines whose chunks hold several tokens, the strings themselves are matched above.
+    The engine stops by itself at `max_new_tokens` or with a token that `ends`; `stop` is a hint for
+    engines whose chunks hold several tokens, the strings themselves are matched above.
     """
 
     prompt: str

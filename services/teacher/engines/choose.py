@@ -27,7 +27,7 @@ def build(settings: EngineSettings) -> Engine:
 
 
 def find(model_id: str) -> Path:
-    """Where the model lies: a .gguf file or a folder with config.json; fetched if it is an HF id."""
+    """A .gguf file, or a folder with config.json; an HF id is fetched."""
     if model_id in BUNDLED:
         return _bundled(model_id)
     path = Path(model_id).expanduser()

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from services.teacher.engines import llama
-from services.teacher.engines.base import UNKNOWN_ID, EngineInfo, Generation, Piece, Sampling, Token
+from services.teacher.engines.base import (
+    UNKNOWN_ID,
+    Ends,
+    EngineInfo,
+    Generation,
+    Piece,
+    Sampling,
+    Token,
+)
 from services.teacher.errors import GenerationFailed
 
 Chunk = dict[str, Any]
@@ -133,7 +141,8 @@ class ChunkDecoder:
         choice = chunk["choices"][0]
         ended = choice["finish_reason"] is not None
         if self._held is not None:
-            yield replace(self._held, eos=choice["finish_reason"] == "stop")
+            ends: Ends | None = "eos_token" if choice["finish_reason"] == "stop" else None
+            yield replace(self._held, ends=ends)
             self._held = None
         usage = chunk.get("usage") or {}
         count = usage.get("completion_tokens", self._seen)
@@ -192,5 +201,5 @@ def _sampling(sampling: Sampling) -> dict[str, float | int]:
 
 
 def fold(seed: int) -> int:
-    """A 64-bit seed as the 32 bits llama.cpp takes; 2^32 - 1 means "random" there and is avoided."""
+    """A 64-bit seed in llama.cpp's 32 bits, without 2^32 - 1, which means "random" there."""
     return (seed ^ seed >> 32) % (2**32 - 1)

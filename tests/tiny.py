@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -108,3 +111,15 @@ def bert() -> BertModel:
             max_position_embeddings=128,
         )
     )
+
+
+def save_base(folder: Path, kind: str = "bert", *, seed: int = 0) -> Path:
+    """A base model's folder as a user would put it into the models folder."""
+    torch.manual_seed(seed)
+    made = {"bert": bert, "t5": t5, "llama": llama}[kind]()
+    made.save_pretrained(folder)
+    words = tokenizer()
+    if kind == "bert":
+        words.cls_token, words.sep_token = "<unk>", "</s>"
+    words.save_pretrained(folder)
+    return folder

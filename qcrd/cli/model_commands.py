@@ -1,0 +1,95 @@
+"""`qcrd models`: the students that jobs have published."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from qcrd.cli import chat, download
+from qcrd.cli.client import ApiOption, connect
+from qcrd.cli.home import Home
+from qcrd.cli.job_commands import clock
+from qcrd.cli.settings import CliSettings
+from qcrd.cli.terminal import note, notes, out, print_json
+from qcrd.errors import Invalid
+
+app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")
+
+ModelId = Annotated[str, typer.Argument(metavar="MODEL")]
+
+
+@app.command("list")
+def listed(
+    as_json: Annotated[bool, typer.Option("--json", help="As the REST API gives it.")] = False,
+    api: ApiOption = None,
+) -> None:
+    """List published students, newest first."""
+    models = connect(api).models()
+    if as_json:
+        print_json(models)
+        return
+    table = Table("model", "created", "base", "job")
+    for model in models:
+        job = model.get("job_id", "")
+        table.add_row(model["id"], clock(model["created"]), escape(model.get("base", "")), job)
+    out().print(table)
+
+
+@app.command("download")
+def downloaded(
+    model_id: ModelId,
+    to: Annotated[Path | None, typer.Option(help="Folder to make. [default: ./MODEL]")] = None,
+    api: ApiOption = None,
+) -> None:
+    """Fetch a student as a folder that `AutoModel…from_pretrained` loads."""
+    folder = download.fetch(connect(api), model_id, to or Path(model_id), notes())
+    out().print(escape(str(folder)))
+
+
+@app.command("chat")
+def chatted(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An id, or a local folder.")],
+    question: Annotated[str | None, typer.Option(help="Ask this one, answer, and end.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Give the rationale too.")] = False,
+    api: ApiOption = None,
+) -> None:
+    """Ask a student on this machine."""
+    student = chat.Student(_folder(model_id, api))
+    if question is not None:
+        _answer(student, question, explain)
+        return
+    note("ask a question and press Enter; an empty line ends")
+    while asked := _next_question():
+        _answer(student, asked, explain)
+
+
+def _folder(model: str, api: str | None) -> Path:
+    """Where the model lies here; one that was fetched once is not fetched again."""
+    if Path(model).is_dir():
+        return Path(model)
+    if not model.startswith("model-") or "/" in model:
+        raise Invalid(
+            f"MODEL: {model!r} is neither a folder nor a model id: see `qcrd models list`"
+        )
+    cached = Home(CliSettings().home).cache / "models" / model
+    if not (cached / chat.INFERENCE).exists():
+        download.fetch(connect(api), model, cached, notes())
+    return cached
+
+
+def _next_question() -> str:
+    if sys.stdin.isatty():
+        notes().print("[bold]>[/] ", end="")
+    return sys.stdin.readline().strip()
+
+
+def _answer(student: chat.Student, question: str, explain: bool) -> None:
+    answer = student.ask(question, explain=explain)
+    out().print(f"[bold]{escape(answer.label)}")
+    if answer.rationale is not None:
+        out().print(escape(answer.rationale))

@@ -1,0 +1,97 @@
+"""The teacher process: settings, one engine, one server. `python -m services.teacher.main`"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from qcrd.errors import Invalid
+from services.teacher.app import create_app
+from services.teacher.engines.base import Engine
+from services.teacher.engines.choose import build
+from services.teacher.settings import EngineSettings, ServerSettings
+
+log = logging.getLogger("teacher")
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def main() -> int:
+    """Exit status: 0 after a drained stop, 1 when the model cannot be had."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Uvicorn raises the signal again once it has drained; this makes that a normal return.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        settings, engine_settings = ServerSettings(), EngineSettings()
+        engine = build(engine_settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return _fail(f"{str(first['loc'][0]).upper()}: {first['msg']}")
+    except Invalid as error:
+        return _fail(error.message)
+    return asyncio.run(serve(engine, settings))
+
+
+async def serve(engine: Engine, settings: ServerSettings) -> int:
+    """Serve until a signal; the port answers 503 while the model loads."""
+    app = create_app(engine, settings)
+    failures: list[str] = []
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.teacher_host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=settings.graceful_termination_timeout,
+        )
+    )
+
+    def failed(reason: str) -> None:
+        failures.append(reason)
+        server.should_exit = True
+
+    app.router.lifespan_context = lifespan(engine, failed)
+    await server.serve()
+    return _fail(failures[0]) if failures else int(not server.started)
+
+
+def lifespan(engine: Engine, failed: Callable[[str], None]) -> Lifespan:
+    """Loads beside the server; closes the engine after the last request has been answered."""
+
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        async def load() -> None:
+            # The process boundary: whatever stops the load ends the process with one line.
+            try:
+                await engine.start()
+            except Exception as error:
+                failed(error.message if isinstance(error, Invalid) else f"MODEL_ID: {error}")
+                return
+            app.state.sessions.loaded()
+            log.info("ready: %s", engine.info)
+
+        loading = asyncio.ensure_future(load())
+        try:
+            yield
+        finally:
+            loading.cancel()
+            await engine.close()
+
+    return run
+
+
+def _fail(reason: str) -> int:
+    print(f"teacher: {reason}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Request bodies: content type, size, JSON, type, each with axum's status and TGI-style JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from hmac import compare_digest
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from services.teacher.errors import Denied, Unreadable
+from services.teacher.wire import Body
+
+B = TypeVar("B", bound=Body)
+T = TypeVar("T")
+
+
+def reads(model: type[B], limit: int) -> Callable[[Request], Awaitable[B]]:
+    """A reader of bodies of type `model`, at most `limit` bytes long. Raises `Unreadable`."""
+
+    async def read(request: Request) -> B:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not (
+            kind.startswith("application/") and kind.endswith("+json")
+        ):
+            raise Unreadable("Expected request with `Content-Type: application/json`", 415)
+        return parse(model, await _within(request, limit))
+
+    return read
+
+
+async def _within(request: Request, limit: int) -> bytes:
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > limit:
+            raise Unreadable("Failed to buffer the request body: length limit exceeded", 413)
+    return bytes(data)
+
+
+def parse(model: type[B], data: bytes) -> B:
+    """Raises `Unreadable`: 400 for bad JSON, 422 for JSON of another shape."""
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            text = f"Failed to parse the request body as JSON: {first['msg']}"
+            raise Unreadable(text, 400) from error
+        where = ".".join(str(part) for part in first["loc"])
+        text = "Failed to deserialize the JSON body into the target type: "
+        raise Unreadable(f"{text}{where}: {first['msg']}", 422) from error
+
+
+def requires(key: str | None) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that wants `Authorization: Bearer <key>`, in any case, as TGI compares it."""
+    wanted = None if key is None else f"bearer {key}".lower().encode()
+
+    async def check(request: Request) -> None:
+        given = request.headers.get("authorization", "").lower().encode()
+        if wanted is not None and not compare_digest(given, wanted):
+            raise Denied("Unauthorized")
+
+    return check
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` returns, or None after cancelling it because the client has gone.
+
+    The body must have been read: what is still to come on the connection is only its end.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,129 @@
+"""The discriminator over a socket: versions, idempotence, restarts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from qcrd.method.judge import Contrast
+from qcrd.records import JudgeSpec
+from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.store import MemoryStore, Store
+from services.discriminator.main import build
+from services.discriminator.settings import DiscriminatorSettings
+from services.trainer.judge_client import RemoteJudge
+from tests import tiny
+from tests.integration.conftest import Serve
+
+JUDGE = "ftjob-" + "0" * 24
+SPEC = JudgeSpec(pretrain_steps=4, update_steps=2, batch_size=4, hidden=8, max_tokens=32)
+CONTRASTS = [
+    Contrast(f"what kind of thing is {thing} ?", (f"it {does}",), ("it is a thing",))
+    for thing, does in (("trout", "swims"), ("apple", "grows"), ("hammer", "hits nails"))
+]
+PAIRS = [("what kind of thing is trout ?", "it swims"), ("apple ?", "it is a thing")]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> ModelSettings:
+    tiny.save_base(tmp_path / "tiny-bert")
+    return ModelSettings(models_dir=tmp_path)
+
+
+def start(serve: Serve, store: Store, models: ModelSettings) -> str:
+    return serve(build(DiscriminatorSettings(device="cpu"), store, models))
+
+
+def remote(url: str, spec: JudgeSpec = SPEC) -> RemoteJudge:
+    return RemoteJudge(url, JUDGE, base="tiny-bert", spec=spec, seed=3, check=lambda: None)
+
+
+def test_a_judge_goes_through_its_versions(serve: Serve, models: ModelSettings) -> None:
+    judge = remote(start(serve, MemoryStore(), models))
+    untrained = judge.score(PAIRS)
+    assert judge.pretrain(CONTRASTS)["loss"] != 0
+    pretrained = judge.score(PAIRS)
+    judge.update(0, CONTRASTS, weight=0.5)
+    updated = judge.score(PAIRS)
+    assert untrained != pretrained != updated
+    assert all(0 < score < 1 for score in updated)
+    assert judge.flops > 0
+
+
+def test_a_repeated_call_answers_the_same_and_trains_nothing(
+    serve: Serve, models: ModelSettings
+) -> None:
+    judge = remote(start(serve, MemoryStore(), models))
+    judge.pretrain(CONTRASTS)
+    first, spent = judge.update(0, CONTRASTS, weight=0.5), judge.flops
+    scores = judge.score(PAIRS)
+    assert judge.update(0, CONTRASTS, weight=0.5) == first
+    assert judge.score(PAIRS) == scores
+    assert judge.flops > spent
+
+
+def test_a_restarted_service_goes_on_from_the_store(serve: Serve, models: ModelSettings) -> None:
+    """Killed after the first update: the next update gives what it would have given."""
+    store = MemoryStore()
+    judge = remote(start(serve, store, models))
+    judge.pretrain(CONTRASTS)
+    judge.update(0, CONTRASTS, weight=0.5)
+    other = MemoryStore()
+    for key in store.list(""):
+        with store.open(key) as body:
+            other.put(key, body.read())
+    judge.update(1, CONTRASTS, weight=0.4)
+    again = remote(start(serve, other, models))
+    again.update(1, CONTRASTS, weight=0.4)
+    assert again.score(PAIRS) == judge.score(PAIRS)
+
+
+def test_an_earlier_version_can_be_restored(serve: Serve, models: ModelSettings) -> None:
+    url = start(serve, MemoryStore(), models)
+    judge = remote(url)
+    judge.pretrain(CONTRASTS)
+    pretrained = judge.score(PAIRS)
+    judge.update(0, CONTRASTS, weight=1.0)
+    answer = httpx.post(f"{url}/v1/judges/{JUDGE}/restore", json={"version": 1})
+    assert answer.json()["version"] == 1
+    assert judge.score(PAIRS) == pretrained
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "says"),
+    [
+        ("POST", f"/v1/judges/{JUDGE}/score", {"pairs": []}, 404, "create it first"),
+        ("PUT", "/v1/judges/no-id", {"base": "x", "spec": {}, "seed": 0}, 400, "judge_id"),
+        ("PUT", f"/v1/judges/{JUDGE}", {"base": "no", "spec": {}, "seed": 0}, 404, "tiny-bert"),
+        ("PUT", f"/v1/judges/{JUDGE}", {"base": "../x", "spec": {}, "seed": 0}, 400, "no model"),
+        ("PUT", f"/v1/judges/{JUDGE}", {"base": "a", "spec": {"n": 1}, "seed": 0}, 422, "spec.n"),
+    ],
+)
+def test_bad_requests_name_what_is_wrong(
+    serve: Serve,
+    models: ModelSettings,
+    method: str,
+    path: str,
+    body: object,
+    status: int,
+    says: str,
+) -> None:
+    answer = httpx.request(method, start(serve, MemoryStore(), models) + path, json=body)
+    assert answer.status_code == status
+    assert says in answer.text
+
+
+def test_another_spec_for_the_same_judge_is_a_conflict(serve: Serve, models: ModelSettings) -> None:
+    url = start(serve, MemoryStore(), models)
+    remote(url)
+    with pytest.raises(Exception, match="another spec"):
+        remote(url, SPEC.model_copy(update={"hidden": 16}))
+
+
+def test_health_ready_and_metrics(serve: Serve, models: ModelSettings) -> None:
+    url = start(serve, MemoryStore(), models)
+    assert httpx.get(url + "/health").status_code == 200
+    assert httpx.get(url + "/ready").status_code == 200
+    assert "qcrd_http_requests" in httpx.get(url + "/metrics").text

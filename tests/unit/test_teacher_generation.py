@@ -1,0 +1,219 @@
+"""Stop rules, characters that span tokens, token choice, llama.cpp's chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcrd.errors import Invalid
+from services.teacher import sse
+from services.teacher.engines.base import UNKNOWN_ID, Sampling, Token
+from services.teacher.engines.choose import build
+from services.teacher.engines.detokenize import Detokenizer
+from services.teacher.engines.gguf import ChunkDecoder, fold
+from services.teacher.engines.llama import HEAD, PrefixGate, locate
+from services.teacher.engines.sampling import choose, keep_top_k, keep_top_p, keep_typical
+from services.teacher.engines.upstream import cut
+from services.teacher.errors import GenerationFailed
+from services.teacher.generation import Stopping
+from services.teacher.settings import EngineSettings
+
+
+def words(*texts: str) -> list[Token]:
+    return [Token(i, text) for i, text in enumerate(texts)]
+
+
+def test_a_stop_string_across_tokens_stays_in_the_text() -> None:
+    stopping = Stopping(10, ("Q:",))
+    reasons = [stopping.after(token) for token in words("so", " 4", "\nQ", ":")]
+    assert reasons == [None, None, None, "stop_sequence"]
+    assert stopping.text == "so 4\nQ:"
+
+
+def test_count_comes_before_end_token_before_stop_string() -> None:
+    end = Token(9, "</s>", special=True, ends="eos_token")
+    assert Stopping(1, ("x",)).after(end) == "length"
+    assert Stopping(2, ("",)).after(end) == "eos_token"
+    assert Stopping(1, ("x",)).after(Token(1, "x")) == "length"
+
+
+def test_special_tokens_count_but_are_not_text() -> None:
+    stopping = Stopping(3, ())
+    for token in (Token(1, "a"), Token(2, "<pad>", special=True), Token(3, "b")):
+        stopping.after(token)
+    assert (stopping.text, stopping.count) == ("ab", 3)
+
+
+@given(st.text(min_size=1))
+def test_detokenizer_loses_no_character_of_any_text(text: str) -> None:
+    """One id per byte, the worst split there is."""
+    detokenizer = Detokenizer(lambda ids: bytes(ids).decode(errors="replace"))
+    pieces = [detokenizer.add(byte) for byte in text.encode()]
+    # A replacement character in the text itself looks like one still incomplete.
+    if not text.endswith("\ufffd"):
+        assert "".join(pieces) == text
+
+
+def test_detokenizer_gives_the_character_with_its_last_piece() -> None:
+    detokenizer = Detokenizer(lambda ids: bytes(ids).decode(errors="replace"))
+    assert [detokenizer.add(b) for b in "aé".encode()] == ["a", "", "é"]
+
+
+def chunk(text: str, ident: int, count: int, data: bytes | None = None) -> dict[str, object]:
+    raw = text.encode() if data is None else data
+    entry = {"id": ident, "bytes": list(raw), "logprob": -1.0, "top_logprobs": []}
+    choice = {"text": text, "logprobs": {"content": [entry]}, "finish_reason": None}
+    return {"choices": [choice], "timings": {"predicted_n": count}}
+
+
+def last(reason: str, count: int) -> dict[str, object]:
+    choice = {"text": "", "logprobs": None, "finish_reason": reason}
+    return {"choices": [choice], "usage": {"completion_tokens": count}}
+
+
+def test_pieces_llama_cpp_swallows_come_out_with_unknown_ids() -> None:
+    decoder = ChunkDecoder()
+    chunks = [chunk("a", 5, 1), chunk("🦊", 7, 4), last("length", 5)]
+    tokens = [token for item in chunks for token in decoder.feed(item)]
+    assert [(t.id, t.text) for t in tokens] == [
+        (5, "a"),
+        (UNKNOWN_ID, ""),
+        (UNKNOWN_ID, ""),
+        (7, "🦊"),
+        (UNKNOWN_ID, ""),
+    ]
+
+
+def test_a_control_token_ends_the_answer_only_if_llama_cpp_says_so() -> None:
+    decoder = ChunkDecoder()
+    chunks = [chunk("", 1, 1), chunk("a", 5, 2), chunk("", 2, 3), last("stop", 3)]
+    tokens = [token for item in chunks for token in decoder.feed(item)]
+    assert [(t.id, t.special, t.ends) for t in tokens] == [
+        (1, True, None),
+        (5, False, None),
+        (2, True, "eos_token"),
+    ]
+
+
+def test_llama_cpps_error_chunk_is_raised() -> None:
+    with pytest.raises(GenerationFailed, match="too long"):
+        list(ChunkDecoder().feed({"error": {"message": "too long"}}))
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_folded_seeds_are_never_llama_cpps_random(seed: int) -> None:
+    assert 0 <= fold(seed) < 2**32 - 1
+
+
+def test_offsets_are_bytes_and_added_tokens_have_none() -> None:
+    fox = "🦊".encode()
+    tokens = [
+        {"id": 1, "piece": "<s>"},
+        {"id": 2, "piece": " é"},
+        {"id": 3, "piece": list(fox[:2])},
+        {"id": 4, "piece": list(fox[2:])},
+    ]
+    places = [(piece.start, piece.stop) for piece in locate("é🦊", tokens)]
+    assert places == [(0, 0), (0, 2), (2, 4), (4, 6)]
+
+
+def test_a_shared_beginning_is_read_once_and_others_wait_for_it() -> None:
+    gate, reads, passed = PrefixGate(), [], []
+    reading = threading.Event()
+
+    def read() -> None:
+        reading.wait(5)
+        reads.append(1)
+
+    def enter(i: int) -> None:
+        gate.enter("p" * HEAD + str(i), read)
+        passed.append((i, len(reads)))
+
+    enter(0)
+    threads = [threading.Thread(target=enter, args=(i,)) for i in range(1, 6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    assert passed == [(0, 0)]
+    reading.set()
+    for thread in threads:
+        thread.join(5)
+    assert len(reads) == 1
+    assert sorted(passed) == [(0, 0)] + [(i, 1) for i in range(1, 6)]
+
+
+def test_short_prompts_never_wait() -> None:
+    gate = PrefixGate()
+    for _ in range(3):
+        gate.enter("short", lambda: pytest.fail("read"))
+
+
+@pytest.mark.parametrize(
+    ("text", "seen", "expected"),
+    [("4\nQ: next", "so ", "4\nQ:"), (": next", "4\nQ", ":"), ("no stop", "", "no stop")],
+)
+def test_an_upstream_chunk_is_cut_after_the_stop_string(
+    text: str, seen: str, expected: str
+) -> None:
+    assert cut(text, seen, ("Q:",)) == expected
+
+
+def test_filters_on_a_distribution_worked_by_hand() -> None:
+    """p = .5 .3 .15 .05: top_k 2 and top_p .7 keep the first two (.5 < .7 <= .8). Entropy is
+    .347 + .361 + .285 + .150 = 1.142 nats; surprises .693 1.204 1.897 2.996 lie .449 .062 .755
+    1.854 from it, so typical_p .6 keeps the second, then the first.
+    """
+    scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+    def kept(out: torch.Tensor) -> list[int]:
+        return out.isfinite().nonzero().flatten().tolist()
+
+    assert kept(keep_top_k(scores, 2)) == [0, 1]
+    assert kept(keep_top_p(scores, 0.7)) == [0, 1]
+    assert kept(keep_top_p(scores, 0.01)) == [0]
+    assert kept(keep_typical(scores, 0.6)) == [0, 1]
+    assert kept(keep_typical(scores, 0.2)) == [1]
+
+
+def test_penalties_worked_by_hand() -> None:
+    """Token 0 was in the prompt, token 1 twice in the answer. Repetition 2: 2/2 = 1, -1*2 = -2;
+    frequency .5: -2 - 2*.5 = -3. The best is then token 2.
+    """
+    scores = torch.tensor([2.0, -1.0, 1.5])
+    sampling = Sampling(repetition_penalty=2.0, frequency_penalty=0.5)
+    chosen, logprobs = choose(
+        scores, sampling, prompt=[0], generated=[1, 1], generator=torch.Generator()
+    )
+    assert chosen == 2
+    assert torch.allclose(logprobs, torch.tensor([1.0, -3.0, 1.5]).log_softmax(-1))
+
+
+def test_silence_is_filled_with_comments_and_loses_nothing() -> None:
+    async def slow() -> AsyncGenerator[bytes, None]:
+        yield b"1"
+        await asyncio.sleep(0.12)
+        yield b"2"
+
+    async def run() -> list[bytes]:
+        return [item async for item in sse.with_pings(slow(), seconds=0.05)]
+
+    assert asyncio.run(run()) == [b"1", sse.PING, sse.PING, b"2"]
+
+
+def test_events_are_one_compact_line() -> None:
+    assert sse.event({"a": "é\n", "b": None}) == 'data: {"a":"é\\n","b":null}\n\n'.encode()
+
+
+@pytest.mark.parametrize("model", ["/nowhere", "/nowhere/m.gguf", "smollm3", "."])
+def test_a_model_that_is_not_there_names_the_setting(model: str) -> None:
+    with pytest.raises(Invalid) as missing:
+        build(EngineSettings(model_id=model))
+    assert missing.value.message.startswith(f"MODEL_ID={model}: ")
+    assert missing.value.param == "MODEL_ID"

@@ -1,0 +1,183 @@
+"""TGI's checks: their words and their order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import pytest
+
+from services.teacher.engines.base import EngineInfo, Generation, Piece, Token
+from services.teacher.errors import Refused, Unreadable
+from services.teacher.reading import parse
+from services.teacher.validation import Limits, check_before_permit, sampling, validate
+from services.teacher.wire import ABSENT, GenerateRequest, Parameters
+
+PREFIX = "Input validation error: "
+
+
+class Words:
+    """An engine whose tokens are the prompt's words; it only tokenizes."""
+
+    info = EngineInfo("words", "test", max_input_tokens=10, max_total_tokens=16)
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def tokenize(self, text: str) -> Sequence[Piece]:
+        pieces, at = [], 0
+        for i, word in enumerate(text.split(" ")):
+            shown = word if i == 0 else " " + word
+            stop = at + len(shown.encode())
+            pieces.append(Piece(i, shown, at, stop))
+            at = stop
+        return pieces
+
+    async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+        yield Token(0, "")
+
+
+def check(inputs: str = "a b c", **parameters: Any) -> Generation:
+    request = GenerateRequest(inputs=inputs, parameters=Parameters(**parameters))
+    return asyncio.run(validate(request, Words(), Limits()))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"temperature": 0.0}, "`temperature` must be strictly positive"),
+        ({"repetition_penalty": 0.0}, "`repetition_penalty` must be strictly positive"),
+        ({"frequency_penalty": 2.5}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
+        ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
+        ({"typical_p": 0.0}, "`typical_p` must be > 0.0 and < 1.0"),
+        ({"top_k": 0}, "`top_k` must be strictly positive"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be strictly positive"),
+        ({"stop": ("a",) * 5}, "`stop` supports up to 4 stop sequences. Given: 5"),
+        ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
+        ({"inputs": ""}, "`inputs` cannot be empty"),
+        ({"truncate": 0}, "`truncate` must be strictly positive and less than 10. Given: 0"),
+        ({"truncate": 11}, "`truncate` must be strictly positive and less than 10. Given: 11"),
+        (
+            {"max_new_tokens": 14},
+            "`inputs` tokens + `max_new_tokens` must be <= 16. "
+            "Given: 3 `inputs` tokens and 14 `max_new_tokens`",
+        ),
+        (
+            {"inputs": "a " * 10 + "a", "max_new_tokens": 1},
+            "`inputs` must have less than 10 tokens. Given: 11",
+        ),
+        ({"grammar": {"type": "regex", "value": "a"}}, "grammar is not supported"),
+    ],
+)
+def test_each_limit_in_tgis_words(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused) as refused:
+        check(**parameters)
+    assert refused.value.message == PREFIX + message
+    assert (refused.value.status, refused.value.error_type) == (422, "validation")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"temperature": 0.0}, {"repetition_penalty": 0.0}),
+        ({"repetition_penalty": 0.0}, {"frequency_penalty": 3.0}),
+        ({"frequency_penalty": 3.0}, {"top_p": 1.0}),
+        ({"top_p": 1.0}, {"typical_p": 1.0}),
+        ({"typical_p": 1.0}, {"top_k": 0}),
+        ({"top_k": 0}, {"max_new_tokens": 0}),
+        ({"max_new_tokens": 0}, {"stop": ("a",) * 5}),
+        ({"stop": ("a",) * 5}, {"top_n_tokens": 6}),
+        ({"top_n_tokens": 6}, {"inputs": ""}),
+        ({"inputs": ""}, {"truncate": 0}),
+        ({"truncate": 0}, {"max_new_tokens": 99}),
+        ({"max_new_tokens": 99}, {"grammar": {}}),
+    ],
+)
+def test_the_first_wrong_one_in_tgis_order_is_named(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    with pytest.raises(Refused) as alone:
+        check(**first)
+    with pytest.raises(Refused) as both:
+        check(**{**second, **first})
+    assert both.value.message == alone.value.message
+
+
+@pytest.mark.parametrize(
+    ("parameters", "stream", "message"),
+    [
+        ({"best_of": 2}, False, "`best_of` != 1 is not allowed for this endpoint"),
+        ({"best_of": 0}, False, "`best_of` must be > 0 and <= 1. Given: 0"),
+        ({"best_of": 2}, True, "`best_of` != 1 is not supported when streaming tokens"),
+        (
+            {"decoder_input_details": True},
+            True,
+            "`decoder_input_details` == true is not supported when streaming tokens",
+        ),
+    ],
+)
+def test_refused_before_a_permit(parameters: dict[str, Any], stream: bool, message: str) -> None:
+    with pytest.raises(Refused) as refused:
+        check_before_permit(Parameters(**parameters), stream=stream)
+    assert refused.value.message == PREFIX + message
+
+
+def test_truncate_keeps_the_tail_and_lengths_count_after_it() -> None:
+    generation = check("eins zwei drei vier", truncate=2)
+    assert generation.prompt == " drei vier"
+    assert generation.prompt_ids == (2, 3)
+    assert generation.max_new_tokens == 14  # 16 - 2
+
+
+def test_the_two_defaults_of_do_sample() -> None:
+    assert parse(GenerateRequest, b'{"inputs":"a"}').parameters is ABSENT
+    assert sampling(ABSENT).do_sample
+    assert not sampling(parse(GenerateRequest, b'{"inputs":"a","parameters":{}}').parameters).seed
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sampled"),
+    [
+        ({}, False),
+        ({"temperature": 1.0}, False),
+        ({"temperature": 0.5}, True),
+        ({"top_k": 3}, True),
+        ({"typical_p": 0.5}, True),
+        ({"seed": 4}, False),
+    ],
+)
+def test_sampling_is_on_when_something_to_sample_by_is_given(
+    parameters: dict[str, Any], sampled: bool
+) -> None:
+    made = sampling(Parameters(**parameters))
+    assert made.do_sample is sampled
+    assert (made.seed is not None) is sampled
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"{}", 422),
+        (b'{"inputs":1}', 422),
+        (b'{"inputs":"a","parameters":null}', 422),
+        (b'{"inputs":"a","parameters":{"max_new_tokens":20.0}}', 422),
+        (b'{"inputs":"a","parameters":{"seed":-1}}', 422),
+        (b'{"inputs":"a","parameters":{"stop":"x"}}', 422),
+        (b'{"inputs":"a","parameters":{"do_sample":null}}', 422),
+    ],
+)
+def test_bodies_of_another_shape(body: bytes, status: int) -> None:
+    with pytest.raises(Unreadable) as unreadable:
+        parse(GenerateRequest, body)
+    assert unreadable.value.status == status
+
+
+def test_nulls_unknown_keys_and_whole_floats_pass() -> None:
+    text = (
+        b'{"inputs":"a","more":1,"parameters":{"temperature":1,"top_k":null,"seed":null,'
+        b'"stop":["x"],"return_full_text":null,"grammar":null,"unknown":[]}}'
+    )
+    assert parse(GenerateRequest, text).parameters.stop == ("x",)
