@@ -243,7 +243,8 @@ class StudentSpec(Record):
     which an encoder-decoder with a new decoder is built; other bases are used as they are."""
 
     decoder_layers: Annotated[int, Field(ge=1, le=48)] = 2
-    freeze_encoder: bool = False
+    freeze: Literal["nothing", "embeddings", "encoder"] = "embeddings"
+    """`embeddings` saves the gradient of the largest matrix; `encoder` freezes both."""
 
 
 class Hyperparameters(Record):
@@ -252,6 +253,8 @@ class Hyperparameters(Record):
     """Optimizer steps per iteration; None is one pass over the training questions."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+    encoder_learning_rate: Annotated[float | None, Field(gt=0, le=1)] = None
+    """For a pretrained encoder under a new decoder, which wants a higher rate; None: the same."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] = 1.0

@@ -28,6 +28,7 @@ OPTION = re.compile(r"^\s*\(\s*([A-Za-z])\s*\)\s*|^\s*([A-Za-z])\s*[).:]\s+")
 OPTION_ANYWHERE = re.compile(r"\(\s*([A-Za-z])\s*\)")
 # Tokenizers that split words put spaces around punctuation: `t - shirt`.
 SPLIT_PUNCTUATION = re.compile(r"\s*([^\w\s])\s*")
+QUOTED = re.compile(r"""\W*["\u201c]([^"\u201d]+)["\u201d]""")
 ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 ARITHMETIC_PREFIX = re.compile(r"^[\s$€£(]*[-+]?[\d(][\d\s()+\-*/.,\u00d7\u00f7]*")
@@ -74,7 +75,8 @@ def canonical(answer: str, task: TaskSpec, question: Question) -> str | None:
         case AnswerKind.CHOICE:
             return _one_of(line, question.choices)
         case AnswerKind.TEXT:
-            return _plain(line) or None
+            quoted = QUOTED.match(line)
+            return _plain(quoted[1] if quoted else line) or None
 
 
 def _checked(rationale: str, answer: str, task: TaskSpec, question: Question) -> Parsed | None:

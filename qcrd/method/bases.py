@@ -106,8 +106,10 @@ def around_encoder(
     model.config.update(special)
     model.generation_config = GenerationConfig(bos_token_id=tokenizer.cls_token_id, **special)
     _free_lengths(tokenizer, shape.max_position_embeddings)
-    if spec.freeze_encoder:
+    if spec.freeze == "encoder":
         model.encoder.requires_grad_(False)
+    if spec.freeze in ("encoder", "embeddings"):
+        model.encoder.get_input_embeddings().requires_grad_(False)
         model.get_decoder().get_input_embeddings().requires_grad_(False)
     built: EncoderDecoderModel = model
     return built

@@ -82,7 +82,7 @@ class Student(ABC):
 
     def read(self, prompts: Sequence[str]) -> Reading:
         ids, mask = self._question_ids(prompts)
-        frozen = not any(p.requires_grad for p in self._reader_modules())
+        frozen = not any(p.requires_grad for p in self.readers())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             self._count(self._reader_parameters, ids)
             return self._read(ids, mask)
@@ -170,7 +170,8 @@ class Student(ABC):
     def _generated_from(self, ids: Tensor) -> int:
         return 1
 
-    def _reader_modules(self) -> list[torch.nn.Parameter]:
+    def readers(self) -> list[torch.nn.Parameter]:
+        """The parameters that read questions."""
         return list(self.model.parameters())
 
     def _question_ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -205,7 +206,7 @@ class Seq2SeqStudent(Student):
         weight: Tensor = self.model.get_decoder().get_input_embeddings().weight
         return weight
 
-    def _reader_modules(self) -> list[torch.nn.Parameter]:
+    def readers(self) -> list[torch.nn.Parameter]:
         return list(self.model.get_encoder().parameters())
 
     def _read(self, ids: Tensor, mask: Tensor) -> Reading:

@@ -26,7 +26,7 @@ from qcrd.method.negatives import Ring, Weights, trainable
 from qcrd.method.schedule import Plan
 from qcrd.method.steps import Lesson, step_terms
 from qcrd.method.students import Student
-from qcrd.records import NegativeSource, Rationale
+from qcrd.records import Hyperparameters, NegativeSource, Rationale
 
 
 class JudgePort(Protocol):
@@ -85,12 +85,7 @@ class Trainer:
         self.plan = plan
         self.validate = validate
         self.judge = judge if plan.objective.judged else None
-        hyper = plan.spec.hyperparameters
-        self.optimizer = torch.optim.AdamW(
-            [p for p in student.model.parameters() if p.requires_grad],
-            lr=hyper.learning_rate,
-            weight_decay=hyper.weight_decay,
-        )
+        self.optimizer = _optimizer(student, plan.spec.hyperparameters)
         # The fixed source is iteration 0: the student before it was trained.
         fixed = NegativeSource.FIXED in plan.spec.negatives.source
         self.ring = Ring(plan.spec.negatives.lag, pinned=frozenset({0} if fixed else ()))
@@ -186,7 +181,7 @@ class Trainer:
             raise Diverged(self._advice("the gradient's norm", float(norm)))
         rate = self.plan.rate(self.step, self.flops)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.optimizer.step()
         self.step += 1
         done = self.plan.done(self.step, self.flops)
@@ -251,6 +246,23 @@ class Trainer:
             f"step {self.step + 1} of {self.plan.method}: {what} is {value}; lower "
             "`hyperparameters.learning_rate` or `loss.beta`, or add `hyperparameters.warmup_steps`"
         )
+
+
+def _optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimizer:
+    """AdamW over what is not frozen. A group's `share` scales the schedule's rate."""
+    readers = {id(p) for p in student.readers()}
+    encoder, rest = [], []
+    for parameter in student.model.parameters():
+        if parameter.requires_grad:
+            (encoder if id(parameter) in readers else rest).append(parameter)
+    share = (hyper.encoder_learning_rate or hyper.learning_rate) / hyper.learning_rate
+    # A decoder-only student has one set of parameters, which read and write.
+    groups = [{"params": encoder, "share": share if rest else 1.0}, {"params": rest, "share": 1.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=hyper.learning_rate,
+        weight_decay=hyper.weight_decay,
+    )
 
 
 def _contrast(lesson: Lesson) -> Contrast:

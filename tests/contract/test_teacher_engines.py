@@ -38,7 +38,7 @@ from tests.contract.test_teacher_wire import events, generate, serving, wait_for
 
 SHOTS = "".join(
     f"Question: How many legs have {n} dogs? Answer: {n} dogs have {4 * n} legs.\n"
-    for n in range(2, 14)
+    for n in range(2, 8)
 )
 
 
@@ -130,12 +130,12 @@ def test_the_maintained_client_32_at_once_on_gguf(
             do_sample=True,
             temperature=0.7,
             seed=i,
-            max_new_tokens=16,
+            max_new_tokens=12,
             stop=["\n"],
         )
         last = [event async for event in stream][-1]
         assert last.details.seed == i
-        assert last.details.input_length > 200
+        assert last.details.input_length > 100
         assert last.details.finish_reason in ("stop_sequence", "length", "eos_token")
         return int(last.details.generated_tokens)
 
@@ -145,7 +145,7 @@ def test_the_maintained_client_32_at_once_on_gguf(
         tokens = sum(await asyncio.gather(*(one(client, i) for i in range(count))))
         return tokens, time.monotonic() - start
 
-    for count in (32, 1, 8, 32):
+    for count in (1, 8, 32):
         tokens, seconds = asyncio.run(run(count))
         with capsys.disabled():
             rate = tokens / seconds

@@ -84,6 +84,7 @@ def test_arithmetic_agrees_with_python(expression: str) -> None:
         (CHOICE, BRIDGES, "Beach", "beach"),
         (CHOICE, BRIDGES, "(e) tunnel", None),
         (TEXT, Q, ' "NNYO". ', "nnyo"),
+        (TEXT, Q, '"yajo". "yajo".', "yajo"),
     ],
 )
 def test_canonical(task: TaskSpec, question: Question, said: str, expected: str | None) -> None:
