@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from qcrd.cli import report
+from qcrd.cli import report, terminal
 from qcrd.cli.client import ApiOption, Told, connect
 from qcrd.cli.display import state_line
 from qcrd.cli.run_command import conclude, follow_on_terminal
@@ -33,11 +32,11 @@ def listed(
     if as_json:
         print_json(jobs)
         return
-    table = Table("job", "created", "method", "state", "model")
+    found = terminal.table("job", "created", "method", "state", "model", whole=1)
     for job in jobs:
         row = (job["id"], clock(job["created_at"]), job["method"]["type"], state_line(job))
-        table.add_row(*map(escape, row), escape(job["fine_tuned_model"] or ""))
-    out().print(table)
+        found.add_row(*map(escape, row), escape(job["fine_tuned_model"] or ""))
+    out().print(found)
 
 
 @app.command()

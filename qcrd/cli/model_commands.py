@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from qcrd.cli import chat, download
+from qcrd.cli import chat, download, terminal
 from qcrd.cli.client import ApiOption, connect
 from qcrd.cli.home import Home
 from qcrd.cli.job_commands import clock
@@ -33,11 +32,11 @@ def listed(
     if as_json:
         print_json(models)
         return
-    table = Table("model", "created", "base", "job")
+    found = terminal.table("model", "created", "base", "job", whole=1)
     for model in models:
         job = model.get("job_id", "")
-        table.add_row(model["id"], clock(model["created"]), escape(model.get("base", "")), job)
-    out().print(table)
+        found.add_row(model["id"], clock(model["created"]), escape(model.get("base", "")), job)
+    out().print(found)
 
 
 @app.command("download")

@@ -68,7 +68,7 @@ def conclude(job: dict[str, Any], report_file: Path | None) -> None:
         text = f"the job {job['id']} {job['status']}"
         if error.get("message"):
             text += f": {error['message']}"
-        notes().print(f"[bold red]error:[/] {escape(text)}")
+        notes().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
         raise typer.Exit(FAILED)
 
 

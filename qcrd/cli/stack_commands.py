@@ -155,7 +155,7 @@ def status() -> None:
             str(number or ""),
         )
     out().print(table)
-    out().print(_where(running))
+    out().print(_where(running), soft_wrap=True)
     if not all_ready:
         raise typer.Exit(FAILED)
 

@@ -251,7 +251,8 @@ class Trainer:
 def _optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimizer:
     """AdamW over what is not frozen. A group's `share` scales the schedule's rate."""
     readers = {id(p) for p in student.readers()}
-    encoder, rest = [], []
+    encoder: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for parameter in student.model.parameters():
         if parameter.requires_grad:
             (encoder if id(parameter) in readers else rest).append(parameter)

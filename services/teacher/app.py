@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -32,6 +31,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     app.state.sessions = sessions
     app.add_exception_handler(TeacherError, _teacher_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _crash)
     _status_routes(app, sessions)
     _generation_routes(app, sessions, settings)
     return app
@@ -69,6 +69,7 @@ def _status_routes(app: FastAPI, sessions: Sessions) -> None:
 
 def _generation_routes(app: FastAPI, sessions: Sessions, settings: ServerSettings) -> None:
     key = settings.api_key.get_secret_value() if settings.api_key else None
+    compute = {"x-compute-type": settings.compute_type}
     guarded = [Depends(requires(key))]
     read_native = reads(wire.GenerateRequest, settings.payload_limit)
     read_compat = reads(wire.CompatRequest, settings.payload_limit)
@@ -79,10 +80,10 @@ def _generation_routes(app: FastAPI, sessions: Sessions, settings: ServerSetting
         if answer is None:
             return Response(status_code=499)  # nobody reads it; the access log does
         content = [answer.body] if array else answer.body
-        return JSONResponse(content, headers=_headers(answer))
+        return JSONResponse(content, headers={**compute, **_headers(answer)})
 
     def streamed(body: wire.GenerateRequest) -> Response:
-        headers = {**sse.HEADERS, "x-compute-characters": str(len(body.inputs)), **_compute_type()}
+        headers = {**sse.HEADERS, "x-compute-characters": str(len(body.inputs)), **compute}
         events = sse.with_pings(sessions.events(body))
         return StreamingResponse(events, media_type=sse.MEDIA_TYPE, headers=headers)
 
@@ -134,10 +135,6 @@ def _info(sessions: Sessions) -> JSON:
     }
 
 
-def _compute_type() -> dict[str, str]:
-    return {"x-compute-type": os.environ.get("COMPUTE_TYPE", "cpu")}
-
-
 def _headers(answer: Answer) -> dict[str, str]:
     """TGI's timing headers; milliseconds except x-compute-time, which is in seconds."""
     seconds, ids = answer.seconds, answer.request.prompt_ids
@@ -146,7 +143,6 @@ def _headers(answer: Answer) -> dict[str, str]:
         for name in ("total", "validation", "queue", "inference")
     }
     return {
-        **_compute_type(),
         **timed,
         "x-compute-time": f"{seconds['total']:.6f}",
         "x-compute-characters": str(len(answer.request.prompt)),
@@ -166,3 +162,8 @@ async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     body = {"error": error.detail, "error_type": NAMES.get(error.status_code, "http")}
     return JSONResponse(body, error.status_code, headers=error.headers)
+
+
+async def _crash(_: Request, error: Exception) -> Response:
+    """A bug of ours; the server logs it after this answer. The clients can read only JSON."""
+    return JSONResponse({"error": type(error).__name__, "error_type": "internal"}, 500)

