@@ -174,6 +174,8 @@ class TaskSpec(Record):
 class RationaleSpec(Record):
     n: Annotated[int, Field(ge=1, le=64)] = 5
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
+    top_p: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Nucleus to sample from; None is the whole distribution, as in the paper."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
     stop: Annotated[tuple[str, ...], Field(max_length=4)] = ("\n\n",)
     positive_rule: Literal["majority", "gold", "majority_and_gold"] = "majority"

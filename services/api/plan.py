@@ -28,16 +28,18 @@ class Sampling:
     """How a generation is drawn. `temperature` 0 is greedy: all samples of a prompt are equal."""
 
     temperature: float
+    top_p: float | None
     max_new_tokens: int
     stop: tuple[str, ...]
 
     @classmethod
     def of(cls, spec: RationaleSpec) -> Self:
-        return cls(spec.temperature, spec.max_new_tokens, spec.stop)
+        return cls(spec.temperature, spec.top_p, spec.max_new_tokens, spec.stop)
 
     @property
     def fingerprint(self) -> str:
-        return digest(repr(self.temperature), str(self.max_new_tokens), *self.stop)
+        drawn = (repr(self.temperature), repr(self.top_p), str(self.max_new_tokens))
+        return digest(*drawn, *self.stop)
 
     def samples(self, wanted: int) -> int:
         """How many of `wanted` samples per prompt can differ."""

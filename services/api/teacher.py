@@ -101,6 +101,7 @@ class TeacherClient:
                     stream=True,
                     do_sample=not greedy,
                     temperature=None if greedy else sampling.temperature,
+                    top_p=None if greedy else sampling.top_p,
                     seed=wanted.seed,
                     max_new_tokens=sampling.max_new_tokens,
                     stop=list(sampling.stop),

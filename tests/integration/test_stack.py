@@ -37,6 +37,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.home = Home(folder / "home")
         self.procfile = folder / "Procfile"
+        self.foreground_log = folder / "foreground.log"
         models = folder / "models" / "all-MiniLM-L6-v2"
         models.mkdir(parents=True)
         (models / "config.json").write_text("{}")
@@ -57,8 +58,7 @@ class Machine:
         )
 
     def up_in_foreground(self) -> subprocess.Popen[bytes]:
-        log = self.home.root.with_name("foreground.log").open("wb")
-        with log:
+        with self.foreground_log.open("wb") as log:
             return subprocess.Popen([*COMMAND, "up"], env=self.environment, stdout=log, stderr=log)
 
     def pids(self) -> dict[str, int]:
@@ -139,7 +139,7 @@ def test_in_the_foreground_every_end_of_up_ends_the_parts(
     """Even a part that ignores SIGTERM, and even when `up` itself gets no say."""
     machine.procfile.write_text(WEB + DEAF)
     process = machine.up_in_foreground()
-    within(40, lambda: all(machine.pids().values() or [0]))
+    within(40, lambda: "running: " in machine.foreground_log.read_text())
     began = time.monotonic()
     process.send_signal(signum)
     within(12, lambda: machine.processes() == [])

