@@ -23,12 +23,13 @@ MAIN_METHODS = ("qcrd", "dss", "single_task", "finetune")
 
 
 def show(console: Console, report: Mapping[str, Any]) -> None:
-    console.print(accuracies("Test accuracy", report["test"]))
-    if report.get("validation"):
+    if report["test"]:
+        console.print(accuracies("Test accuracy", report["test"]))
+    elif report.get("validation"):
         console.print(accuracies("Validation accuracy", report["validation"]))
     console.print(_rationales(report["rationales"]))
     if report.get("judge"):
-        judge = "  ".join(f"{key} {value:.3f}" for key, value in report["judge"].items())
+        judge = "  ".join(f"{key} {value:.3g}" for key, value in report["judge"].items())
         console.print(f"[bold]Judge[/]       {escape(judge)}")
     console.print(f"[bold]Teacher[/]     {escape(usage(report))}")
     seconds = "  ".join(f"{stage} {value:.0f} s" for stage, value in report["seconds"].items())

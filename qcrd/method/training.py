@@ -69,6 +69,15 @@ Score = tuple[float, float]
 """(validation accuracy, minus the label's mean cross entropy): higher is better, in this order."""
 
 
+@dataclass(frozen=True)
+class Best:
+    """The iteration that did best on validation so far."""
+
+    score: Score
+    iteration: int
+    weights: Weights
+
+
 class Trainer:
     """Trains `student` by `plan`; `validate` measures it, `judge` scores if the plan asks."""
 
@@ -88,10 +97,12 @@ class Trainer:
         self.optimizer = _optimizer(student, plan.spec.hyperparameters)
         # The fixed source is iteration 0: the student before it was trained.
         fixed = NegativeSource.FIXED in plan.spec.negatives.source
-        self.ring = Ring(plan.spec.negatives.lag, pinned=frozenset({0} if fixed else ()))
+        # Who samples no negatives looks back at nothing.
+        lag = plan.spec.negatives.lag if plan.objective.negatives else 0
+        self.ring = Ring(lag, pinned=frozenset({0} if fixed else ()))
         self.iteration = 0
         self.step = 0
-        self.best: tuple[Score, Weights] | None = None
+        self.best: Best | None = None
         self.sampler: Student | None = None
         self._scores: dict[str, float] = {}
 
@@ -114,7 +125,7 @@ class Trainer:
     def restore_best(self) -> None:
         """Give the student the weights that were best on validation."""
         if self.best is not None:
-            negatives.load(self.student, self.best[1])
+            negatives.load(self.student, self.best.weights)
 
     def _finished(self) -> bool:
         return self.plan.done(self.step, self.flops) >= 1
@@ -154,9 +165,9 @@ class Trainer:
         spent = self.student.flops
         score = self.validate(self.student)
         self.student.flops = spent  # measuring is no part of a method's compute
-        better = self.best is None or score > self.best[0]
+        better = self.best is None or score > self.best.score
         if better:
-            self.best = (score, self.ring.held[self.iteration])
+            self.best = Best(score, self.iteration, self.ring.held[self.iteration])
         return Round(self.iteration, score[0], better, health, self.flops)
 
     def _optimize(self, batch: Sequence[Lesson]) -> Step:

@@ -106,9 +106,8 @@ class S3Store:
     def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
         if isinstance(data, bytes):
             length, data = len(data), io.BytesIO(data)
-        part = PART if length < 0 else 0
         with _answers(key):
-            self._ready().put_object(self._bucket, key, data, length, part_size=part)
+            self._ready().put_object(self._bucket, key, data, length, part_size=PART)
 
     @contextmanager
     def open(self, key: str) -> Iterator[BinaryIO]:

@@ -6,6 +6,7 @@ import json
 
 from pydantic import Field
 from safetensors.torch import load, save
+from torch import Tensor
 
 from qcrd.errors import NotFound
 from qcrd.method.checkpoints import State
@@ -27,45 +28,65 @@ class Result(Record):
 
 
 class Checkpoints:
-    """Of one job. A state is there when its numbers are, which are written last."""
+    """Of one job. A state is there when its numbers are, which are written last.
 
-    def __init__(self, store: Store, job_id: str) -> None:
+    `seconds` of training between two states: what a kill may cost.
+    """
+
+    def __init__(self, store: Store, job_id: str, *, seconds: float) -> None:
+        self.seconds = seconds
         self._store = store
         self._prefix = keys.checkpoint_prefix(job_id)
 
     def save(self, method: str, state: State) -> None:
-        iteration = state.numbers["iteration"]
-        folder = f"{self._prefix}{method}/{iteration:06d}/"
-        self._store.put(folder + "state.safetensors", save(state.tensors))
-        self._store.put(folder + "numbers.json", json.dumps(state.numbers).encode())
-        for old in self._written(method)[:-1]:
-            self._drop(method, old)
+        """Weights of an iteration never change, so only the newest are sent; numbers last."""
+        folder, there = self._folder(method), set(self._store.list(self._folder(method)))
+        for iteration, weights in state.weights.items():
+            key = f"{folder}weights/{iteration:06d}.safetensors"
+            if key not in there:
+                self._store.put(key, save(dict(weights)))
+        newest = f"{state.numbers['iteration']:06d}"
+        self._store.put(f"{folder}moments/{newest}.safetensors", save(dict(state.moments)))
+        self._store.put(f"{folder}{newest}.json", json.dumps(dict(state.numbers)).encode())
+        kept = {f"{folder}weights/{iteration:06d}.safetensors" for iteration in state.weights}
+        kept |= {f"{folder}moments/{newest}.safetensors", f"{folder}{newest}.json"}
+        # Numbers first ('0' sorts before 'm' and 'w'): no state is left that lacks its tensors.
+        for key in sorted(there - kept):
+            self._store.delete(key)
 
     def load(self, method: str) -> State | None:
-        if not (written := self._written(method)):
+        folder = self._folder(method)
+        listed = [key.removeprefix(folder) for key in self._store.list(folder)]
+        states = [name for name in listed if name[0].isdigit()]
+        if not states:
             return None
-        folder = f"{self._prefix}{method}/{written[-1]:06d}/"
-        numbers = json.loads(read(self._store, folder + "numbers.json"))
-        return State(load(read(self._store, folder + "state.safetensors")), numbers)
+        newest = states[-1].removesuffix(".json")
+        numbers = json.loads(read(self._store, f"{folder}{newest}.json"))
+        wanted = {*numbers["ring"], *([numbers["best"][0]] if numbers["best"] else [])}
+        weights = {
+            iteration: self._tensors(f"{folder}weights/{iteration:06d}") for iteration in wanted
+        }
+        return State(weights, self._tensors(f"{folder}moments/{newest}"), numbers)
 
     def finish(self, method: str, result: Result) -> None:
         """Keep the result; the states that led to it are no longer needed."""
-        write_record(self._store, f"{self._prefix}{method}/result.json", result)
-        for iteration in self._written(method):
-            self._drop(method, iteration)
+        write_record(self._store, self._result_key(method), result)
+        for key in self._store.list(self._folder(method)):
+            if key != self._result_key(method):
+                self._store.delete(key)
 
     def result(self, method: str) -> Result | None:
         try:
-            return read_record(self._store, f"{self._prefix}{method}/result.json", Result)
+            return read_record(self._store, self._result_key(method), Result)
         except NotFound:
             return None
 
-    def _written(self, method: str) -> list[int]:
-        prefix = f"{self._prefix}{method}/"
-        names = [key.removeprefix(prefix) for key in self._store.list(prefix)]
-        return sorted(int(name.split("/")[0]) for name in names if name.endswith("/numbers.json"))
+    def _folder(self, method: str) -> str:
+        return f"{self._prefix}{method}/"
 
-    def _drop(self, method: str, iteration: int) -> None:
-        folder = f"{self._prefix}{method}/{iteration:06d}/"
-        for name in ("numbers.json", "state.safetensors"):
-            self._store.delete(folder + name)
+    def _result_key(self, method: str) -> str:
+        return f"{self._folder(method)}result.json"
+
+    def _tensors(self, key: str) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = load(read(self._store, f"{key}.safetensors"))
+        return tensors

@@ -27,7 +27,12 @@ COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "qcrd": 6.0}
 
 
 def distil(
-    stage: StageContext, base: Path, judge: Callable[[], JudgePort], *, device: str
+    stage: StageContext,
+    base: Path,
+    judge: Callable[[], JudgePort],
+    *,
+    device: str,
+    checkpoint_seconds: float,
 ) -> tuple[Report, str]:
     """The report and the published model's id. Done again, it repeats nothing that has ended."""
     job = stage.job
@@ -39,7 +44,7 @@ def distil(
         f"{len(known.lessons)} questions to train on, {len(known.validation.questions)} to "
         f"validate on, {len(known.test)} to test on"
     )
-    checkpoints = Checkpoints(stage.store, job.id)
+    checkpoints = Checkpoints(stage.store, job.id, seconds=checkpoint_seconds)
 
     def student() -> Student:
         hyper = settings.hyperparameters

@@ -92,7 +92,9 @@ def _distilled(stage: StageContext, deps: Deps) -> Outcome:
             check=stage.check,
         )
 
-    report, model = distil(stage, base, judge, device=device)
+    report, model = distil(
+        stage, base, judge, device=device, checkpoint_seconds=settings.checkpoint_seconds
+    )
     return Outcome(kind="done", report=report, model=model)
 
 

@@ -9,7 +9,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class TrainerSettings(BaseSettings):
-    """`grace_seconds`: from SIGTERM to SIGKILL of a training process that is to stop."""
+    """`grace_seconds`: from SIGTERM to SIGKILL of a training process that is to stop.
+
+    `checkpoint_seconds`: training between two checkpoints, taken at the ends of iterations.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="QCRD_", frozen=True, extra="ignore", env_ignore_empty=True
@@ -17,4 +20,5 @@ class TrainerSettings(BaseSettings):
 
     discriminator_url: str = "http://127.0.0.1:8090"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0

@@ -117,6 +117,7 @@ def _follow(
 ) -> tuple[float, dict[str, float]]:
     """Take the trainer's records: tell, save, stop when told. Returns seconds and judge health."""
     method, started, told = course.plan.method, time.monotonic(), 0.0
+    saved = started
     health: dict[str, float] = {}
     for record in trainer.run():
         stage.check()
@@ -125,7 +126,9 @@ def _follow(
                 told = time.monotonic()
                 _tell_step(stage, course, record)
             case Round():
-                checkpoints.save(method, capture(trainer))
+                if time.monotonic() - saved >= checkpoints.seconds:
+                    checkpoints.save(method, capture(trainer))
+                    saved = time.monotonic()
                 health = record.judge or health
                 _tell_round(stage, method, record)
     return time.monotonic() - started, health

@@ -185,6 +185,7 @@ def site(
         "QCRD_MODELS_DIR": str(tmp_path),
         "QCRD_DISCRIMINATOR_URL": url,
         "QCRD_DEVICE": "cpu",
+        "QCRD_CHECKPOINT_SECONDS": "0",
         "OMP_NUM_THREADS": "1",
     }.items():
         monkeypatch.setenv(name, value)

@@ -1,0 +1,72 @@
+"""Documentation is tested: every setting is described, every example is a valid spec."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic_settings import BaseSettings
+
+from qcrd.cli.settings import CliSettings
+from qcrd.records import JobSpec, parse
+from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
+from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+from services.discriminator.settings import DiscriminatorSettings
+from services.teacher.settings import EngineSettings, ServerSettings
+from services.trainer.settings import TrainerSettings
+
+ROOT = Path(__file__).parents[2]
+SETTINGS: tuple[type[BaseSettings], ...] = (
+    RedisSettings,
+    StoreSettings,
+    ModelSettings,
+    LogSettings,
+    ApiSettings,
+    FileSettings,
+    TeacherSettings,
+    DiscriminatorSettings,
+    TrainerSettings,
+    ServerSettings,
+    EngineSettings,
+    CliSettings,
+)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.__name__)
+def test_every_setting_is_in_the_table(settings: type[BaseSettings]) -> None:
+    described = (ROOT / "docs/configuration.md").read_text()
+    prefix = settings.model_config.get("env_prefix", "")
+    for name, field in settings.model_fields.items():
+        variable = field.validation_alias or f"{prefix}{name}".upper()
+        assert f"`{variable}`" in described
+
+
+SPECS = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "tests/e2e/small.yaml"]
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
+def test_every_example_is_a_valid_spec(path: Path) -> None:
+    assert parse(JobSpec, yaml.safe_load(path.read_text())).training_file.endswith(".jsonl")
+
+
+def test_the_demo_questions_are_what_the_script_writes() -> None:
+    spec = importlib.util.spec_from_file_location("questions", ROOT / "examples/demo/questions.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, rows in zip(("train", "test"), module.build(0, 20, 16), strict=True):
+        lines = (ROOT / f"examples/demo/{name}.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == rows
+
+
+def test_readme_commands_are_targets_of_the_makefile() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"\bmake ([a-z-]+)", readme))
+    assert {"demo", "test"} <= named
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.M), target
