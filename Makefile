@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SPEC ?= examples/demo.yaml
 REPORT ?= demo-report.json
 
 .DEFAULT_GOAL := help
@@ -32,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Whatever becomes of the run, Ctrl-C included, the stack goes down and the run's exit code stays.
 demo: $(INSTALLED)
 	@trap : INT TERM; status=0; \
-	$(BIN)/qcrd up --detach && $(BIN)/qcrd run examples/demo.yaml --report $(REPORT) || status=$$?; \
+	$(BIN)/qcrd up --detach && $(BIN)/qcrd run $(SPEC) --report $(REPORT) || status=$$?; \
 	$(BIN)/qcrd down; exit $$status
 
 up: $(INSTALLED)

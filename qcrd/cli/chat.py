@@ -61,6 +61,7 @@ class Student:
                 "models are run with torch and transformers: pip install 'qcrd[trainer,cli]'"
             ) from error
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         config = transformers.AutoConfig.from_pretrained(folder)
         self._seq2seq = bool(config.is_encoder_decoder)
         kind: Any = (

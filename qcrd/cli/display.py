@@ -130,7 +130,8 @@ class Lines:
     def _print(self, text: str) -> None:
         self._spoke = time.monotonic()
         seconds = int(self._spoke - self._began)
-        self._console.print(escape(f"[{seconds // 60:2d}:{seconds % 60:02d}] ") + text)
+        clock = escape(f"[{seconds // 60:2d}:{seconds % 60:02d}] ")
+        self._console.print(clock + text, soft_wrap=True)
 
 
 def state_line(job: dict[str, Any]) -> str:

@@ -89,6 +89,6 @@ def _next_question() -> str:
 
 def _answer(student: chat.Student, question: str, explain: bool) -> None:
     answer = student.ask(question, explain=explain)
-    out().print(f"[bold]{escape(answer.label)}")
+    out().print(f"[bold]{escape(answer.label or '(it says nothing)')}")
     if answer.rationale is not None:
         out().print(escape(answer.rationale))
