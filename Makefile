@@ -8,12 +8,13 @@ SPEC ?= examples/demo.yaml
 REPORT ?= demo-report.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test check bench clean
+.PHONY: help install demo up down test test-compose check bench clean
 
 help:
 	@echo "make demo     start everything, distil examples/demo.yaml, print the report, stop everything"
 	@echo "make up       start everything and leave it running (make down stops it)"
 	@echo "make test     the tests; make check: formatting, types, import contract"
+	@echo "make test-compose  the containers, from nothing to a distilled student (needs Docker)"
 	@echo "make bench    the benchmarks"
 	@echo "make install  only the environment in $(VENV); make clean removes it"
 
@@ -44,6 +45,10 @@ down: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Needs a Docker engine. tests/e2e/compose.sh says what to set where no image registry is reached.
+test-compose: $(INSTALLED)
+	QCRD=$(CURDIR)/$(BIN)/qcrd tests/e2e/compose.sh
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -112,7 +112,7 @@ def _disk(home: Home) -> Finding:
     folder = home.root
     while not folder.exists():
         folder = folder.parent
-    if not os.access(folder, os.W_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         fix = "make it writable, or set QCRD_HOME"
         return Finding("data folder", "missing", f"cannot write to {folder}", fix)
     free = shutil.disk_usage(folder).free

@@ -80,11 +80,7 @@ class Home:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise Invalid(
-                f"QCRD_HOME: cannot write to the data folder {self.root}: {error.strerror}. "
-                "Make it writable, or set QCRD_HOME to another folder",
-                param="QCRD_HOME",
-            ) from error
+            raise self._unwritable(error) from error
         free = shutil.disk_usage(self.data).free
         if free < MIN_FREE_BYTES:
             raise Invalid(
@@ -92,6 +88,13 @@ class Home:
                 f"needs {MIN_FREE_BYTES >> 20}. Free some space, or set QCRD_HOME to another disk",
                 param="QCRD_HOME",
             )
+
+    def _unwritable(self, error: OSError) -> Invalid:
+        return Invalid(
+            f"QCRD_HOME: cannot write to the data folder {self.root}: {error.strerror}. "
+            "Make it writable, or set QCRD_HOME to another folder",
+            param="QCRD_HOME",
+        )
 
     def socket(self) -> Path:
         """Of the supervisor. A long home falls back to a short folder that is only ours."""
@@ -130,8 +133,12 @@ class Home:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Starting and stopping one stack excludes itself; `Conflict` when it is under way."""
-        self.run.mkdir(parents=True, exist_ok=True)
-        with (self.run / "lock").open("a") as file:
+        try:
+            self.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+            opened = (self.run / "lock").open("a")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -146,7 +153,7 @@ def _read_json(path: Path, record: type[R]) -> R | None:
     """None for a file that is not there or that a crash cut short."""
     try:
         return record.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 

@@ -94,6 +94,8 @@ def test_a_home_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None
     blocked.touch()
     with pytest.raises(Invalid, match="QCRD_HOME"):
         Home(blocked / "home").prepare()
+    with pytest.raises(Invalid, match="QCRD_HOME"), Home(blocked / "home").lock():
+        pass
 
 
 def test_a_nearly_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
