@@ -397,6 +397,9 @@ class Report(Record):
     job_id: str
     status: Status
     test: dict[str, Accuracy]
+    test_unseen: dict[str, Accuracy] = {}
+    """The same on the test questions that do not occur in training under other numbers; empty
+    when all are such."""
     validation: dict[str, Accuracy] = {}
     rationales: RationaleCounts
     usage: Usage

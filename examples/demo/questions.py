@@ -1,6 +1,6 @@
 """Write the demo task: name the category of an everyday thing.
 
-    python examples/demo/questions.py [--out DIR] [--seed 0] [--train 14] [--test 12]
+    python examples/demo/questions.py [--out DIR] [--seed 0] [--train 12] [--test 12]
 
 writes DIR/train.jsonl and DIR/test.jsonl, one {"question": ..., "label": ...} a line, from the word
 lists of things.yaml. --train and --test count things per category; no thing is in both files.
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo task.")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=14, help="things per category to train on")
+    parser.add_argument("--train", type=int, default=12, help="things per category to train on")
     parser.add_argument("--test", type=int, default=12, help="things per category to test on")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)

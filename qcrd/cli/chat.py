@@ -11,8 +11,6 @@ from typing import Any
 from qcrd.errors import Invalid
 
 INFERENCE = "qcrd.json"
-CAUSAL_SUFFIX = "\nAnswer:"
-"""What a decoder-only student was trained to answer after."""
 JOINED_MARK = re.compile(r"\banswer\s*:")
 """A single-task student explains first; its label follows the last of these."""
 
@@ -27,6 +25,8 @@ class Manner:
     max_label_tokens: int
     max_rationale_tokens: int
     joined: bool
+    suffix: str
+    """What ends every prompt; a decoder-only student answers after it."""
 
     @classmethod
     def of(cls, folder: Path) -> Manner:
@@ -42,6 +42,7 @@ class Manner:
             max_label_tokens=told.get("max_label_tokens", 32),
             max_rationale_tokens=told.get("max_rationale_tokens", 256),
             joined=bool(told.get("joined", False)),
+            suffix=told.get("suffix", ""),
         )
 
 
@@ -89,7 +90,7 @@ class Student:
         return Answer(said, self._generate(manner.explain + question, manner.max_rationale_tokens))
 
     def _generate(self, prompt: str, longest: int) -> str:
-        text = prompt if self._seq2seq else prompt + CAUSAL_SUFFIX
+        text = prompt + self.manner.suffix
         ids = self._tokenizer(text, return_tensors="pt", truncation=True)
         made = self._model.generate(
             input_ids=ids.input_ids,

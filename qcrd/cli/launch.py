@@ -9,24 +9,15 @@ elsewhere a supervisor that is killed with SIGKILL leaves its parts behind.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
 
 from qcrd.cli import procfile
+from qcrd.runtime.lifeline import die_with_parent
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SUPERVISOR_PID = "QCRD_SUPERVISOR_PID"
-
-
-def die_with_parent(parent: int, signum: signal.Signals) -> None:
-    """Exit now if `parent` is already gone; otherwise get `signum` when it goes."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(1)
 
 
 def supervisor(arguments: list[str]) -> None:

@@ -45,6 +45,9 @@ class Reading:
 class Student(ABC):
     """A causal or seq2seq model with its tokenizer. `flops` counts the work done so far."""
 
+    suffix = ""
+    """What ends every prompt, so that the answer can follow in the same sequence."""
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -240,6 +243,8 @@ class Seq2SeqStudent(Student):
 class CausalStudent(Student):
     """SmolLM2, Qwen, Llama and their like: prompt and answer in one sequence."""
 
+    suffix = "\nAnswer:"
+
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **limits: int
     ) -> None:
@@ -291,7 +296,7 @@ class CausalStudent(Student):
         return [*ids, self.tokenizer.eos_token_id]
 
     def _question_ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return super()._question_ids([f"{prompt}\nAnswer:" for prompt in prompts])
+        return super()._question_ids([prompt + self.suffix for prompt in prompts])
 
     def _generated_from(self, ids: Tensor) -> int:
         return ids.shape[1]

@@ -68,7 +68,9 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps({name: value for name, value in line.items() if value is not None})
+        shown = {name: value for name, value in line.items() if value is not None}
+        # Other libraries' records hold what they like: Celery's have dates.
+        return json.dumps(shown, default=str)
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:

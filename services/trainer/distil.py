@@ -9,11 +9,12 @@ from qcrd.errors import QcrdError
 from qcrd.method import evaluation
 from qcrd.method.bases import load_student
 from qcrd.method.objectives import OBJECTIVES
+from qcrd.method.prompts import question_text
 from qcrd.method.schedule import plan
-from qcrd.method.statistics import wilson
+from qcrd.method.statistics import leaked, wilson
 from qcrd.method.students import Student
 from qcrd.method.training import JudgePort
-from qcrd.records import Accuracy, Baseline, Job, ModelRef, Report, Stage, Status
+from qcrd.records import Accuracy, Baseline, Job, ModelRef, Report, Stage, Status, TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.stage import StageContext
 from qcrd.runtime.store import write_lines
@@ -99,10 +100,21 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
         test["majority_class"] = evaluation.majority_class(majority, golds)
         test |= {row: result.test for row, result in results.items() if result.test}
     main = results[job.spec.method.value]
+    unseen = _unseen(known, results, job.spec.settings.task)
+    notes = []
+    if not golds:
+        notes.append("no test file was given: accuracies are on validation only")
+    if unseen:
+        left = next(iter(unseen.values())).n
+        notes.append(
+            f"{len(golds) - left} of {len(golds)} test questions occur in training under other "
+            "numbers; `test_unseen` leaves them out"
+        )
     return Report(
         job_id=job.id,
         status=Status.SUCCEEDED,
         test=test,
+        test_unseen=unseen,
         validation={row: result.validation for row, result in results.items()},
         rationales=known.manifest.counts,
         usage=job.usage,
@@ -110,8 +122,21 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
         seconds=job.seconds,
         seed=job.spec.seed,
         judge=main.judge,
-        notes=() if golds else ("no test file was given: accuracies are on validation only",),
+        notes=tuple(notes),
     )
+
+
+def _unseen(known: Knowledge, results: dict[str, Result], task: TaskSpec) -> dict[str, Accuracy]:
+    """Each student's accuracy on the test questions that it cannot have learned by heart."""
+    trained = [lesson.text for lesson in known.lessons]
+    seen = leaked(trained, [question_text(task, item.question) for item in known.test])
+    if not any(seen) or all(seen):
+        return {}
+    rights = {
+        row: [p.right for p, leak in zip(result.predictions, seen, strict=True) if not leak]
+        for row, result in results.items()
+    }
+    return {row: wilson(sum(right), len(right)) for row, right in rights.items()}
 
 
 def _without(baselines: Sequence[Baseline], method: str) -> list[str]:

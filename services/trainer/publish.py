@@ -29,20 +29,21 @@ def upload(store: Store, job: Job, student: Student) -> None:
         folder = Path(scratch)
         student.model.save_pretrained(folder)
         student.tokenizer.save_pretrained(folder)
-        (folder / INFERENCE).write_text(json.dumps(inference(job), indent=1))
+        (folder / INFERENCE).write_text(json.dumps(inference(job, student), indent=1))
         for path in sorted(folder.iterdir()):
             with path.open("rb") as source:
                 key = keys.model_prefix(model_id(job.id)) + path.name
                 store.put(key, source, length=path.stat().st_size)
 
 
-def inference(job: Job) -> dict[str, object]:
+def inference(job: Job, student: Student) -> dict[str, object]:
     """What a client needs to ask the student as it was trained to be asked."""
     settings = job.spec.settings
     rationales = job.spec.method in (MethodName.DSS, MethodName.QCRD)
     return {
         "predict": PREDICT,
         "explain": EXPLAIN if rationales else None,
+        "suffix": student.suffix,
         "max_label_tokens": settings.hyperparameters.max_label_tokens,
         "max_rationale_tokens": settings.hyperparameters.max_rationale_tokens,
         "answer": settings.task.answer.value,

@@ -6,11 +6,8 @@ It holds the job by the worker's token, trains, publishes, and leaves its outcom
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
-import os
 import signal
-import sys
 import threading
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from qcrd.runtime.connection import connect
 from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs import RedisJobs
 from qcrd.runtime.lease import Holding
+from qcrd.runtime.lifeline import die_with_parent
 from qcrd.runtime.pipeline import Deps, StageContext
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
@@ -34,8 +32,6 @@ from services.trainer.distil import distil
 from services.trainer.judge_client import RemoteJudge
 from services.trainer.outcome import Outcome
 from services.trainer.settings import TrainerSettings
-
-PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +43,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--outcome", type=Path, required=True)
     parser.add_argument("--parent", type=int, required=True, help="process to die with")
     return parser.parse_args()
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel end this process when the worker dies, however it dies (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        sys.exit(1)
 
 
 def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
@@ -100,7 +88,7 @@ def _distilled(stage: StageContext, deps: Deps) -> Outcome:
 
 def main() -> None:
     given = arguments()
-    die_with(given.parent)
+    die_with_parent(given.parent, signal.SIGKILL)
     telemetry.configure_logging("training", LogSettings().level)
     transformers.utils.logging.disable_progress_bar()
     stopping = threading.Event()

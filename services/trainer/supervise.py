@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from qcrd.errors import Interrupted
 from qcrd.runtime.stage import Done, StageContext
 from services.trainer import outcome
 
@@ -36,10 +37,12 @@ def supervise(stage: StageContext, *, grace: float) -> Done:
         ]
         process = subprocess.Popen(command, start_new_session=True)
         try:
-            _watch(stage, process, grace)
+            stopped = _watch(stage, process, grace)
         finally:
             _kill_group(process)
         found = outcome.read(result)
+    if found is None and stopped:
+        raise Interrupted(f"job {stage.job.id} was told to stop, and its process with it")
     if found is None:
         raise outcome.ProcessDied(f"the training process ended with status {process.returncode}")
     if found.report is None:
@@ -47,16 +50,17 @@ def supervise(stage: StageContext, *, grace: float) -> Done:
     return Done(found.report, {"model": found.model})
 
 
-def _watch(stage: StageContext, process: subprocess.Popen[bytes], grace: float) -> None:
+def _watch(stage: StageContext, process: subprocess.Popen[bytes], grace: float) -> bool:
+    """Until the process has ended; True when it was asked to, however that ended."""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LOOK_SECONDS)
-            return
+            return False
         if stage.interrupted():
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace)
-            return
+            return True
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

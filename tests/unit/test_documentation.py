@@ -59,7 +59,7 @@ def test_the_demo_questions_are_what_the_script_writes() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name, rows in zip(("train", "test"), module.build(0, 14, 12), strict=True):
+    for name, rows in zip(("train", "test"), module.build(0, 12, 12), strict=True):
         lines = (ROOT / f"examples/demo/{name}.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in lines] == rows
 

@@ -1,0 +1,248 @@
+"""What a training step costs: QCRD against DSS, ours against the naive way, against HF's trainer.
+
+    python -m benchmarks.step_cost [--rounds 7] [--json FILE]
+
+One run on one machine: every round times all contenders on the same batch, and a ratio is the
+median over rounds of the round's own ratio. The student is a T5 of T5-small's size with random
+weights (what a step costs does not depend on their values); questions and rationales are random
+words in the lengths of SVAMP with PaLM's rationales (about 40 and 45 tokens).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+from qcrd.cli.home import install_base_model
+from qcrd.method import losses
+from qcrd.method.objectives import OBJECTIVES
+from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.steps import Lesson, step_terms
+from qcrd.method.students import Seq2SeqStudent
+from qcrd.records import LossSpec, Rationale
+
+BATCH, POSITIVES, SEED = 8, 5, 0
+WORDS = (
+    "the apple is red and two girls have seven more books than five boys so she had ten minus "
+    "three plus four which makes the total number of pages that were read on Monday by all"
+).split()
+
+
+@dataclass(frozen=True)
+class Setting:
+    student: Seq2SeqStudent
+    batches: list[list[Lesson]]
+    scores: dict[str, float]
+
+
+def setting(models: Path, batches: int) -> Setting:
+    install_base_model(models)
+    tokenizer = AutoTokenizer.from_pretrained(models / "all-MiniLM-L6-v2")
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    torch.manual_seed(SEED)
+    config = T5Config(
+        vocab_size=32128, d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8,
+        decoder_start_token_id=0, eos_token_id=tokenizer.sep_token_id, dropout_rate=0.1,
+    )  # fmt: skip
+    student = Seq2SeqStudent(
+        T5ForConditionalGeneration(config),
+        tokenizer,
+        max_question_tokens=1024,
+        max_target_tokens=256,
+    )
+    rng = random.Random(SEED)
+    made = [[lesson(f"{b}-{i}", rng) for i in range(BATCH)] for b in range(batches)]
+    every = [r for batch in made for item in batch for r in (*item.positives, *item.negatives)]
+    return Setting(student, made, {r.id: rng.uniform(0.1, 0.9) for r in every})
+
+
+def lesson(key: str, rng: random.Random) -> Lesson:
+    def words(low: int, high: int) -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
+
+    said = [
+        Rationale(id=f"{key}/{i}", question_id=key, text=words(25, 60))
+        for i in range(POSITIVES + 1)
+    ]
+    return Lesson(key, words(30, 50), "( 84.0 / 2.0 )", "42", tuple(said[:-1]), (said[-1],))
+
+
+def step(case: Setting, method: str, batch: Sequence[Lesson]) -> None:
+    """Forward and backward; the optimizer's step is the same for all and left out."""
+    case.student.model.train()
+    terms = step_terms(
+        case.student,
+        batch,
+        OBJECTIVES[method],
+        LossSpec(delta=50.0),
+        case.scores,
+        torch.Generator(),
+    )
+    terms.total.backward()
+    case.student.model.zero_grad(set_to_none=True)
+
+
+def naive_step(case: Setting, batch: Sequence[Lesson]) -> None:
+    """The equations as they stand: every candidate encodes its question and keeps its graph."""
+    student, spec = case.student, LossSpec(delta=50.0)
+    student.model.train()
+
+    def ce(prefix: str, targets: Sequence[tuple[Lesson, str]]) -> torch.Tensor:
+        reading = student.read([prefix + item.text for item, _ in targets])
+        total, count = student.cross_entropy(
+            reading, range(len(targets)), [text for _, text in targets]
+        )
+        return total / count
+
+    label = ce(PREDICT, [(item, item.label) for item in batch]).mean()
+    sides = []
+    for side in ("positives", "negatives"):
+        rows = [(item, r) for item in batch for r in getattr(item, side)]
+        grid = ce(EXPLAIN, [(item, r.text) for item, r in rows]).view(len(batch), -1)
+        s = torch.tensor([case.scores[r.id] for _, r in rows]).view(len(batch), -1)
+        sides.append((grid, s))
+    (pos, s_pos), (neg, s_neg) = sides
+    every, luck = torch.ones_like(pos, dtype=torch.bool), torch.Generator()
+    low = losses.lowest(pos.detach(), every, s_pos, luck)
+    high = losses.highest(neg.detach(), every[:, : neg.shape[1]], s_neg, luck)
+    positive = losses.positive_term(pos, low, s_pos)
+    negative = losses.negative_term(neg, high, s_neg, spec.delta)
+    (label + losses.contrastive(positive, negative, spec.beta) / len(batch)).backward()
+    student.model.zero_grad(set_to_none=True)
+
+
+def hf_step(case: Setting, batch: Sequence[Lesson]) -> None:
+    """DSS as its authors train it on `Seq2SeqTrainer`: two forward passes of the whole model per
+    batch, each padded to the batch's longest question and target, the loss the model's own."""
+    model, tokenizer = case.student.model, case.student.tokenizer
+    model.train()
+    longest = max(len(tokenizer(r.text).input_ids) for item in batch for r in item.positives[:1])
+
+    def loss(prefix: str, targets: Sequence[str]) -> torch.Tensor:
+        asked = tokenizer([prefix + i.text for i in batch], padding=True, return_tensors="pt")
+        said = tokenizer(
+            list(targets), padding="max_length", max_length=longest, truncation=True,
+            return_tensors="pt",
+        ).input_ids  # fmt: skip
+        labels = said.masked_fill(said == tokenizer.pad_token_id, -100)
+        output = model(
+            input_ids=asked.input_ids, attention_mask=asked.attention_mask, labels=labels
+        )
+        found: torch.Tensor = output.loss
+        return found
+
+    predicted = loss(PREDICT, [item.label for item in batch])
+    explained = loss(EXPLAIN, [item.positives[0].text for item in batch])
+    (0.5 * predicted + 0.5 * explained).backward()
+    model.zero_grad(set_to_none=True)
+
+
+def seconds(run: Callable[[Sequence[Lesson]], None], batch: Sequence[Lesson]) -> float:
+    started = time.perf_counter()
+    run(batch)
+    return time.perf_counter() - started
+
+
+def peak_memory(models: Path, method: str) -> float:
+    """MiB that one step of `method` needs above the loaded student, in a process of its own."""
+    told = subprocess.run(
+        [sys.executable, "-m", "benchmarks.step_cost", "--models", str(models), "--peak", method],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return float(told.stdout.split()[-1])
+
+
+def peak(models: Path, method: str) -> None:
+    case = setting(models, 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(case, method, case.batches[0])
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def measure(models: Path, rounds: int) -> dict[str, Any]:
+    case = setting(models, rounds + 1)
+    contenders: dict[str, Callable[[Sequence[Lesson]], None]] = {
+        "dss": lambda batch: step(case, "dss", batch),
+        "qcrd": lambda batch: step(case, "qcrd", batch),
+        "naive": lambda batch: naive_step(case, batch),
+        "hf": lambda batch: hf_step(case, batch),
+    }
+    for run in contenders.values():  # warm-up: allocator, thread pool
+        run(case.batches[-1])
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for batch in case.batches[:-1]:
+        for name, run in contenders.items():
+            times[name].append(seconds(run, batch))
+
+    def ratio(over: str, under: str) -> list[float]:
+        return sorted(a / b for a, b in zip(times[over], times[under], strict=True))
+
+    ratios = {
+        "qcrd_over_dss": ratio("qcrd", "dss"),
+        "naive_over_ours": ratio("naive", "qcrd"),
+        "hf_trainer_over_ours": ratio("hf", "dss"),
+    }
+    memory = {method: peak_memory(models, method) for method in ("dss", "qcrd")}
+    return {
+        "ratios": {
+            **{name: statistics.median(found) for name, found in ratios.items()},
+            "memory_over_dss": memory["qcrd"] / memory["dss"],
+        },
+        "ranges": {name: [found[0], found[-1]] for name, found in ratios.items()},
+        "seconds": {name: statistics.median(found) for name, found in times.items()},
+        "conditions": {
+            "student_parameters": sum(p.numel() for p in case.student.model.parameters()),
+            "batch": BATCH,
+            "positives": POSITIVES,
+            "negatives": 1,
+            "rounds": rounds,
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "machine": platform.processor() or platform.machine(),
+            "seed": SEED,
+        },
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    for name, value in found["ratios"].items():
+        low, high = found["ranges"].get(name, (value, value))
+        print(f"{name:22} {value:5.2f}   (rounds: {low:.2f} to {high:.2f})")
+    print("conditions:", json.dumps(found["conditions"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a training step costs.")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--models", type=Path, default=Path.home() / ".qcrd/models")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.peak:
+        peak(given.models, given.peak)
+        return
+    found = measure(given.models, given.rounds)
+    show(found)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
