@@ -43,7 +43,8 @@ RUN python -c "from pathlib import Path; from qcrd.cli.home import install_base_
 FROM base AS runtime
 # A number, so that Kubernetes can see that it is not root.
 RUN useradd --uid 10001 --user-group --no-create-home qcrd && mkdir /models && chown 10001:10001 /models
-ENV HOME=/tmp HF_HOME=/tmp/hf QCRD_MODELS_DIR=/models
+# Threads that wait asleep: a spinning one starves whoever shares its core.
+ENV HOME=/tmp HF_HOME=/tmp/hf QCRD_MODELS_DIR=/models OMP_WAIT_POLICY=PASSIVE
 COPY qcrd qcrd
 USER 10001:10001
 
@@ -58,6 +59,10 @@ HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=12 \
 CMD ["python", "-m", "services.api.main"]
 
 FROM runtime AS teacher
+USER 0
+# llama.cpp's OpenMP runtime, which xllamacpp's wheel expects of the system.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
 COPY --link --from=teacher-deps /opt/venv /opt/venv
 COPY services/__init__.py services/
 COPY services/teacher services/teacher

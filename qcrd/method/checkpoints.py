@@ -39,6 +39,7 @@ def capture(trainer: Trainer) -> State:
         "iteration": trainer.iteration,
         "step": trainer.step,
         "ring": sorted(trainer.ring.held),
+        "pretrained": trainer.pretrained,
         "best": None if best is None else [best.iteration, *best.score],
         "student_flops": trainer.student.flops,
         "sampler_flops": 0.0 if trainer.sampler is None else trainer.sampler.flops,
@@ -62,6 +63,7 @@ def restore(trainer: Trainer, state: State) -> None:
     trainer.past_self().flops = numbers["sampler_flops"]
     if trainer.judge is not None:
         trainer.judge.flops = numbers["judge_flops"]
+    trainer.pretrained = numbers["pretrained"]
     if numbers["best"] is not None:
         iteration, accuracy, minus_ce = numbers["best"]
         trainer.best = Best((accuracy, minus_ce), iteration, state.weights[iteration])

@@ -104,6 +104,7 @@ class Trainer:
         self.step = 0
         self.best: Best | None = None
         self.sampler: Student | None = None
+        self.pretrained: dict[str, float] = {}
         self._scores: dict[str, float] = {}
 
     @property
@@ -116,7 +117,8 @@ class Trainer:
         if self.iteration == 0:
             self.ring.push(0, trainable(self.student))
             if self.judge is not None:
-                self.judge.pretrain([_contrast(lesson) for lesson in self.lessons])
+                found = self.judge.pretrain([_contrast(lesson) for lesson in self.lessons])
+                self.pretrained = {f"pretrained_{name}": value for name, value in found.items()}
         while not self._finished():
             taught, health = self._prepare()
             yield from self._iterate(taught)

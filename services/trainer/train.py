@@ -131,7 +131,7 @@ def _follow(
                     saved = time.monotonic()
                 health = record.judge or health
                 _tell_round(stage, method, record)
-    return time.monotonic() - started, health
+    return time.monotonic() - started, {**trainer.pretrained, **health}
 
 
 def _tell_step(stage: StageContext, course: Course, step: Step) -> None:
