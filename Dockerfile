@@ -42,7 +42,7 @@ RUN python -c "from pathlib import Path; from qcrd.cli.home import install_base_
 
 FROM base AS runtime
 # A number, so that Kubernetes can see that it is not root.
-RUN useradd --uid 10001 --user-group --no-create-home qcrd && mkdir /models && chown 10001:10001 /models
+RUN useradd --uid 10001 --user-group --no-create-home qcrd
 # Threads that wait asleep: a spinning one starves whoever shares its core.
 ENV HOME=/tmp HF_HOME=/tmp/hf QCRD_MODELS_DIR=/models OMP_WAIT_POLICY=PASSIVE
 COPY qcrd qcrd

@@ -29,13 +29,28 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
         console.print(accuracies("Validation accuracy", report["validation"]))
     console.print(_rationales(report["rationales"]))
     if report.get("judge"):
-        judge = "  ".join(f"{key} {value:.3g}" for key, value in report["judge"].items())
-        console.print(f"[bold]Judge[/]       {escape(judge)}")
+        console.print(f"[bold]Judge[/]       {escape(judge(report['judge']))}")
     console.print(f"[bold]Teacher[/]     {escape(usage(report))}")
     seconds = "  ".join(f"{stage} {value:.0f} s" for stage, value in report["seconds"].items())
     console.print(f"[bold]Time[/]        {escape(seconds)}")
     for note in report.get("notes", ()):
         console.print(f"[bold]Note[/]        {escape(note)}")
+
+
+def judge(health: Mapping[str, float]) -> str:
+    """AUC on held-back questions, with how many rationales it rests on."""
+    told = []
+    for prefix, when, negatives in (
+        ("pretrained_", "after pretraining", "of the teacher's minority"),
+        ("", "at the end", "of the student's samples"),
+    ):
+        if f"{prefix}auc" in health:
+            told.append(
+                f"AUC {health[f'{prefix}auc']:.2f} {when} "
+                f"({health[f'{prefix}positives']:.0f} positives, "
+                f"{health[f'{prefix}negatives']:.0f} {negatives})"
+            )
+    return ", ".join(told) or "no held-back negatives to measure it on"
 
 
 def show_next_steps(console: Console, report: Mapping[str, Any]) -> None:
