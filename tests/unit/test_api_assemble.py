@@ -273,7 +273,8 @@ def test_a_teacher_that_stays_away_gives_way_to_other_jobs(bench: MakeBench) -> 
     here.teacher.start()
     after = here.run(job)
     assert after.stage is Stage.TRAINING
-    assert here.teacher.answered == 50
+    # What it died with in its mouth, one answer per connection, may be asked for again.
+    assert 50 <= here.teacher.answered <= 50 + 2
     # Paid over both attempts, counted once.
     assert after.usage.teacher_completion_tokens == 50 * 7
     assert answered >= 10

@@ -76,6 +76,7 @@ def test_a_job_from_its_yaml_to_its_report(gateway: ScriptedGateway, folder: Pat
     assert "all 200 teacher outputs were reused: 0 teacher tokens" in result.stdout
     assert f"qcrd models chat {MODEL}" in result.stdout
     assert "the judge saw few negatives" in result.stdout
+    assert "AUC 0.75 after pretraining (40 positives, 9 of the teacher's minority)" in result.stdout
 
 
 def test_files_are_looked_for_in_the_data_folder(gateway: ScriptedGateway, folder: Path) -> None:
