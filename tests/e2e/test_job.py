@@ -34,7 +34,7 @@ class Site:
 
     def qcrd(self, *arguments: str, status: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "qcrd.cli.main", *arguments],
+            [sys.executable, "-m", "qcrd.cli", *arguments],
             env=self.environment,
             capture_output=True,
             text=True,

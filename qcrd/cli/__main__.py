@@ -1,0 +1,7 @@
+"""`python -m qcrd.cli` is `qcrd`."""
+
+from __future__ import annotations
+
+from qcrd.cli.main import app
+
+app()
