@@ -26,6 +26,16 @@ WEED_PORTS = ("master", "filer", "volume", "s3", "admin")
 
 _databases = itertools.count(1)
 
+DATA = Path(os.environ.get("QCRD_BENCHMARK_DATA") or Path(__file__).parents[2] / "shared" / "data")
+"""Published data sets with teacher outputs; never part of the repository."""
+
+
+def data_folder(name: str) -> Path:
+    """The folder of one of them; skips the test where it is not there, in CI too."""
+    if not (DATA / name / "train.jsonl").is_file():
+        pytest.skip(f"no {name}/train.jsonl in {DATA}: set QCRD_BENCHMARK_DATA")
+    return DATA / name
+
 
 def unavailable(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +26,7 @@ from services.api.ask import Pace
 from services.api.assemble import assemble
 from services.api.create import read_spec
 from services.api.settings import Teacher
+from tests.conftest import data_folder
 from tests.scripted_teacher import Mood, ScriptedTeacher
 
 QUICK = Pace(look=0.05, first_wait=0.02, longest_wait=0.2, outage=5.0, refusals=5.0)
@@ -440,8 +439,6 @@ def test_a_test_file_brings_its_own_teacher_outputs(bench: MakeBench) -> None:
 
 # --- real data ---------------------------------------------------------------------------------
 
-DATA = Path(os.environ.get("QCRD_DATA") or Path(__file__).parents[3] / "shared/data")
-
 
 @pytest.mark.parametrize(
     ("name", "body", "right"),
@@ -461,11 +458,9 @@ DATA = Path(os.environ.get("QCRD_DATA") or Path(__file__).parents[3] / "shared/d
 def test_published_outputs_import_with_the_known_share_right(
     bench: MakeBench, name: str, body: dict[str, Any], right: tuple[float, float]
 ) -> None:
-    if not (DATA / name / "train.jsonl").is_file():
-        pytest.skip(f"no {name}/train.jsonl in {DATA}: set QCRD_DATA to the benchmark data")
-    here = bench()
+    folder, here = data_folder(name), bench()
     given = {
-        half: [json.loads(line) for line in (DATA / name / f"{half}.jsonl").open()]
+        half: [json.loads(line) for line in (folder / f"{half}.jsonl").open()]
         for half in ("train", "test")
     }
     training = here.file(given["train"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.method.statistics import leaked, mcnemar, over_seeds, paired_bootstrap, wilson
+from tests.conftest import data_folder
 
 
 def test_wilson_by_hand() -> None:
@@ -57,3 +59,18 @@ def test_leaks_look_through_numbers_case_and_spacing() -> None:
     training = ["Ann has 3 apples.", "Bob had 1,200 nuts."]
     test = ["ann  has 17 apples.", "Bob had 5 nuts.", "Ann has three apples."]
     assert leaked(training, test) == [True, True, False]
+
+
+def test_what_is_asked_about_a_story_does_not_hide_it() -> None:
+    training = ["Ann has 3 apples and eats 1\nHow many are left?"]
+    test = ["Ann has 9 apples and eats 4\nHow many did she eat?", "How many are left?"]
+    assert leaked(training, test) == [True, False]
+
+
+def test_svamp_repeats_as_many_stories_as_is_known() -> None:
+    folder = data_folder("svamp")
+    questions = [
+        [json.loads(line)["question"] for line in (folder / name).read_text().splitlines()]
+        for name in ("train.jsonl", "test.jsonl")
+    ]
+    assert sum(leaked(*questions)) == 105
