@@ -14,6 +14,8 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from qcrd.errors import Invalid
+from qcrd.runtime.settings import LogSettings
+from qcrd.runtime.telemetry import configure_logging
 from services.teacher.app import create_app
 from services.teacher.engines.base import Engine
 from services.teacher.engines.choose import build
@@ -25,7 +27,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 def main() -> int:
     """Exit status: 0 after a drained stop, 1 when the model cannot be had."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    configure_logging("teacher", LogSettings().level)
     # Uvicorn raises the signal again once it has drained; this makes that a normal return.
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:

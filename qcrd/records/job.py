@@ -1,0 +1,155 @@
+"""The job, its report, and what else the system keeps."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from qcrd.records.base import Record
+from qcrd.records.knowledge import RationaleCounts
+from qcrd.records.spec import JobSpec
+
+
+class Status(StrEnum):
+    VALIDATING = "validating_files"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Stage(StrEnum):
+    ASSEMBLING = "assembling"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    PUBLISHING = "publishing"
+
+
+class Progress(Record):
+    """`percent` of the current stage in [0, 100]; steps are the stage's own unit of work."""
+
+    percent: float = 0.0
+    step: int = 0
+    total_steps: int = 0
+    eta_seconds: float | None = None
+
+
+class Usage(Record):
+    teacher_prompt_tokens: int = 0
+    teacher_completion_tokens: int = 0
+
+
+class Accuracy(Record):
+    """Share of right answers on `n` test items with its 95 % Wilson interval, all in [0, 1]."""
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    steps: int | None = None
+    """Optimizer steps that this row's student took."""
+    flops: float | None = None
+    """Floating-point operations of its training, counted from tokens and parameters."""
+    seconds: float | None = None
+
+
+class ModelRef(Record):
+    id: str
+
+
+class Report(Record):
+    """What `qcrd run --report` writes and the job carries when it has succeeded."""
+
+    job_id: str
+    status: Status
+    test: dict[str, Accuracy]
+    test_unseen: dict[str, Accuracy] = Field(default_factory=dict)
+    """The same on the test questions that do not occur in training under other numbers; empty
+    when all are such."""
+    validation: dict[str, Accuracy] = Field(default_factory=dict)
+    rationales: RationaleCounts
+    usage: Usage
+    model: ModelRef
+    seconds: dict[str, float]
+    seed: int
+    judge: dict[str, float] = Field(default_factory=dict)
+    """Health of the judge at the end of the run: AUC per kind of negative."""
+    notes: tuple[str, ...] = ()
+
+
+class Failure(Record):
+    message: str
+    code: str
+    param: str | None = None
+
+
+class Lease(Record):
+    """Who works on the job. `token` fences writes: only the newest one is accepted."""
+
+    token: int = 0
+    owner: str = ""
+    until: float = 0.0
+    counted: float = 0.0
+    """Up to when the holder's time is already in `Job.seconds`."""
+
+
+class Job(Record):
+    """Times are seconds since the epoch; `seconds` is wall time that workers spent per stage."""
+
+    id: str
+    spec: JobSpec
+    status: Status = Status.VALIDATING
+    stage: Stage | None = None
+    created_at: float
+    finished_at: float | None = None
+    attempt: int = 0
+    lease: Lease = Lease()
+    progress: Progress = Progress()
+    usage: Usage = Usage()
+    seconds: dict[str, float] = Field(default_factory=dict)
+    rationale_set: str | None = None
+    model: str | None = None
+    report: Report | None = None
+    failure: Failure | None = None
+    waiting: str | None = None
+    """Why a running job is not getting on (a teacher that is down), None when it does."""
+    backoffs: int = 0
+    """Waits for something outside since the job last got on; they set how long the next one is."""
+    sent_at: float | None = None
+    """When its message was last queued, or falls due; None until a worker sends one."""
+
+
+class Event(Record):
+    """One line of a job's history. `id` is ordered within the job; `data` is type-specific."""
+
+    id: str
+    job_id: str
+    created_at: float
+    level: Literal["info", "warn", "error"] = "info"
+    type: Literal["message", "metrics"] = "message"
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class StoredFile(Record):
+    """An uploaded file, validated on arrival. `sha256` de-duplicates; `lines` counts records."""
+
+    id: str
+    filename: str
+    purpose: str
+    bytes: int
+    created_at: float
+    sha256: str
+    lines: int
+
+
+class PublishedModel(Record):
+    id: str
+    job_id: str
+    created_at: float
+    base: str
+    files: tuple[str, ...]
