@@ -65,6 +65,13 @@ class Round:
     flops: float = 0.0
 
 
+@dataclass(frozen=True)
+class Phase:
+    """What the trainer does next where it takes a while and makes no step."""
+
+    name: str
+
+
 Score = tuple[float, float]
 """(validation accuracy, minus the label's mean cross entropy): higher is better, in this order."""
 
@@ -113,13 +120,16 @@ class Trainer:
         parts = (self.student, self.sampler, self.judge)
         return sum(part.flops for part in parts if part is not None)
 
-    def run(self) -> Iterator[Step | Round]:
+    def run(self) -> Iterator[Phase | Step | Round]:
         if self.iteration == 0:
             self.ring.push(0, trainable(self.student))
             if self.judge is not None:
+                yield Phase("pretraining the judge")
                 found = self.judge.pretrain([_contrast(lesson) for lesson in self.lessons])
                 self.pretrained = {f"pretrained_{name}": value for name, value in found.items()}
         while not self._finished():
+            if self.plan.objective.negatives:
+                yield Phase(f"negatives for iteration {self.iteration + 1}")
             taught, health = self._prepare()
             yield from self._iterate(taught)
             yield self._close(health)

@@ -13,7 +13,7 @@ from qcrd.method.prompts import PREDICT, question_text
 from qcrd.method.schedule import Plan
 from qcrd.method.slates import SCORING_TOKENS
 from qcrd.method.students import Student
-from qcrd.method.training import JudgePort, Round, Score, Step, Trainer
+from qcrd.method.training import JudgePort, Phase, Round, Score, Step, Trainer
 from qcrd.records import Accuracy, Prediction, TaskSpec
 from qcrd.runtime.stage import StageContext
 from services.trainer.checkpoints import Checkpoints, Result
@@ -122,6 +122,8 @@ def _follow(
     for record in trainer.run():
         stage.check()
         match record:
+            case Phase():
+                stage.say(f"{method}: {record.name}")
             case Step() if time.monotonic() - told >= TELL_SECONDS:
                 told = time.monotonic()
                 _tell_step(stage, course, record)

@@ -267,7 +267,7 @@ def test_killed_training_goes_on_and_ends_the_same(site: Site) -> None:
     job_id = site.submit(spec())
 
     def checkpointed() -> bool:
-        return any("iteration 1" in message for message in site.messages(job_id))
+        return any("iteration 1, validation" in message for message in site.messages(job_id))
 
     def kill() -> None:
         process = training_process()
