@@ -137,12 +137,19 @@ class Hyperparameters(Record):
     max_rationale_tokens: Annotated[int, Field(ge=2)] = 256
     max_label_tokens: Annotated[int, Field(ge=2)] = 32
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of training's matrix products; weights and losses stay fp32. `auto`: bf16 on a GPU that has
+    it, fp32 on a CPU."""
 
 
 class MethodName(StrEnum):
+    """What a job trains. The ablation ladder goes from `dss` by its two rows to `qcrd`."""
+
     FINETUNE = "finetune"
     SINGLE_TASK = "single_task"
     DSS = "dss"
+    DSS_POSITIVES = "dss+positives"
+    DSS_NEGATIVES = "dss+positives+negatives"
     QCRD = "qcrd"
 
 
@@ -154,6 +161,9 @@ class Baseline(StrEnum):
     FINETUNE_EQUAL_COMPUTE = "finetune_equal_compute"
     SINGLE_TASK = "single_task"
     DSS = "dss"
+    DSS_POSITIVES = "dss+positives"
+    DSS_NEGATIVES = "dss+positives+negatives"
+    QCRD = "qcrd"
 
 
 class MethodSpec(Record):

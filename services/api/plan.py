@@ -11,10 +11,10 @@ from qcrd.runtime.keys import digest
 
 def needs_outputs(spec: JobSpec) -> bool:
     """Whether any part of the job reads rationales or votes. Plain finetuning does not."""
-    with_rationales = {Baseline.SINGLE_TASK, Baseline.DSS} & set(spec.settings.baselines)
+    without = {Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE}
     return (
         spec.method is not MethodName.FINETUNE
-        or bool(with_rationales)
+        or bool(set(spec.settings.baselines) - without)
         or spec.settings.label_mode == "llm"
     )
 

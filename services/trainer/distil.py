@@ -23,8 +23,10 @@ from services.trainer.checkpoints import Checkpoints, Result
 from services.trainer.knowledge import Knowledge
 from services.trainer.train import Course, train
 
-COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "qcrd": 6.0}
-"""Rough work per step against label-only finetuning: it only divides the progress bar."""
+COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "dss+positives": 4.0}
+DEAREST = 6.0
+"""Rough work per step against label-only finetuning, and that of the methods with negatives. They
+only divide the progress bar."""
 
 
 def distil(
@@ -145,7 +147,10 @@ def _without(baselines: Sequence[Baseline], method: str) -> list[str]:
 
 def _shares(rows: Sequence[str]) -> list[float]:
     """Each row's expected share of the job's training; equal compute costs what the method does."""
-    costs = [COST.get(row, COST.get(rows[0], 1.0)) for row in rows]
+    costs = [
+        COST.get(rows[0] if row == Baseline.FINETUNE_EQUAL_COMPUTE else row, DEAREST)
+        for row in rows
+    ]
     return [cost / sum(costs) for cost in costs]
 
 

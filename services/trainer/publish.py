@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 from qcrd import __version__
+from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.students import Student
-from qcrd.records import Job, MethodName, PublishedModel, Report
+from qcrd.records import Job, PublishedModel, Report
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, write_record
 
@@ -39,16 +40,16 @@ def upload(store: Store, job: Job, student: Student) -> None:
 def inference(job: Job, student: Student) -> dict[str, object]:
     """What a client needs to ask the student as it was trained to be asked."""
     settings = job.spec.settings
-    rationales = job.spec.method in (MethodName.DSS, MethodName.QCRD)
+    trained_on = OBJECTIVES[job.spec.method]
     return {
         "predict": PREDICT,
-        "explain": EXPLAIN if rationales else None,
+        "explain": EXPLAIN if trained_on.rationales != 0 else None,
         "suffix": student.suffix,
         "max_label_tokens": settings.hyperparameters.max_label_tokens,
         "max_rationale_tokens": settings.hyperparameters.max_rationale_tokens,
         "answer": settings.task.answer.value,
         "labels": list(settings.task.labels),
-        "joined": job.spec.method is MethodName.SINGLE_TASK,
+        "joined": trained_on.joined,
     }
 
 
