@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from qcrd.records import Comparison
 
 NAMES = {
     "teacher": "teacher",
@@ -16,9 +18,17 @@ NAMES = {
     "finetune_equal_compute": "finetuning, equal compute",
     "single_task": "rationales, single task",
     "dss": "distilling step-by-step",
+    "dss+positives": "+ all positives",
+    "dss+positives+negatives": "+ negatives",
     "qcrd": "QCRD",
 }
 """Rows in this order; others follow under their own names."""
+SOURCES = {
+    "teacher_minority": "of the teacher's minority",
+    "student_lag": "of the student's samples",
+    "fixed": "of the untrained student's samples",
+}
+"""Where a held-back negative is from."""
 MAIN_METHODS = ("qcrd", "dss", "single_task", "finetune")
 
 
@@ -27,6 +37,10 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
         console.print(accuracies("Test accuracy", report["test"]))
     elif report.get("validation"):
         console.print(accuracies("Validation accuracy", report["validation"]))
+    for line in comparisons(report.get("comparisons") or ()):
+        console.print(f"[bold]Compared[/]    {escape(line)}")
+    if leak := report.get("leak"):
+        console.print(f"[bold]Leak[/]        {escape(leaks(leak))}")
     console.print(_rationales(report["rationales"]))
     if report.get("judge"):
         console.print(f"[bold]Judge[/]       {escape(judge(report['judge']))}")
@@ -37,20 +51,62 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"[bold]Note[/]        {escape(note)}")
 
 
+def comparisons(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each other student: the difference, its interval, the test, and what they show."""
+    made = [Comparison.model_validate(row) for row in rows]
+    return [
+        f"{NAMES.get(c.method, c.method)} against {NAMES.get(c.baseline, c.baseline)}: "
+        f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], McNemar p {c.p:.2g}, n {c.n:,}: "
+        f"{c.verdict}"
+        for c in made
+    ]
+
+
+def leaks(leak: Mapping[str, int]) -> str:
+    return (
+        f"{leak['n_leaked']:,} of {leak['n_test']:,} test questions repeat a training story under "
+        f"other numbers, {leak['n_exact']:,} of them word for word"
+    )
+
+
 def judge(health: Mapping[str, float]) -> str:
-    """AUC on held-back questions, with how many rationales it rests on."""
+    """AUC on held-back questions, with how many rationales it rests on, by source of negative."""
     told = []
     for prefix, when, negatives in (
         ("pretrained_", "after pretraining", "of the teacher's minority"),
         ("", "at the end", "of the student's samples"),
     ):
         if f"{prefix}auc" in health:
+            from_where = _by_source(health, prefix)
             told.append(
                 f"AUC {health[f'{prefix}auc']:.2f} {when} "
                 f"({health[f'{prefix}positives']:.0f} positives, "
-                f"{health[f'{prefix}negatives']:.0f} {negatives})"
+                f"{from_where or _counted(health[f'{prefix}negatives'], negatives)})"
             )
-    return ", ".join(told) or "no held-back negatives to measure it on"
+    if not told:
+        return "no held-back negatives to measure it on"
+    parts = [", ".join(told)]
+    if "brier" in health:
+        parts.append(f"Brier score {health['brier']:.2f}, calibration error {health['ece']:.2f}")
+    if health.get("alarm_negatives") == 0 and "auc" in health:
+        parts.append("too few held-back rationales to raise an alarm")
+    return "; ".join(parts)
+
+
+def _by_source(health: Mapping[str, float], prefix: str) -> str:
+    """`40 of the student's samples`; with each its own AUC where there are several."""
+    found = [name for name in SOURCES if f"{prefix}n_{name}" in health]
+    told = [_counted(health[f"{prefix}n_{name}"], SOURCES[name]) for name in found]
+    if len(found) > 1:
+        told = [
+            f"{said}: AUC {health[f'{prefix}auc_{name}']:.2f}"
+            for said, name in zip(told, found, strict=True)
+        ]
+    return ", ".join(told)
+
+
+def _counted(n: float, what: str) -> str:
+    return f"{n:.0f} {what}"
 
 
 def show_next_steps(console: Console, report: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from qcrd.errors import Invalid
-from qcrd.method.students import CausalStudent, Seq2SeqStudent, Student
+from qcrd.method.students import CausalStudent, Seq2SeqStudent, Student, has_bf16
 from qcrd.records import Hyperparameters, StudentSpec
 
 
@@ -35,6 +35,17 @@ def load_student(
     folder: Path, spec: StudentSpec, hyper: Hyperparameters, *, seed: int, device: str = "cpu"
 ) -> Student:
     """The student of iteration 0. New weights (an added decoder) are a function of `seed`."""
+    student = _student(folder, spec, hyper, seed=seed, device=device)
+    wanted = hyper.precision
+    student.bf16 = wanted == "bf16" or (
+        wanted == "auto" and device != "cpu" and has_bf16(student.device)
+    )
+    return student
+
+
+def _student(
+    folder: Path, spec: StudentSpec, hyper: Hyperparameters, *, seed: int, device: str
+) -> Student:
     limits = {
         "max_question_tokens": hyper.max_question_tokens,
         "max_target_tokens": max(hyper.max_rationale_tokens, hyper.max_label_tokens),

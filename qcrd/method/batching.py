@@ -33,13 +33,23 @@ def steps_per_pass(items: int, batch_size: int) -> int:
     return -(-items // batch_size)
 
 
+SLACK, FEWEST = 1.25, 8
+
+
 def length_groups(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
-    """Indices in groups of similar length, each at most `max_tokens` positions with its padding."""
+    """Indices in groups of similar length, each at most `max_tokens` positions with its padding.
+
+    A group of `FEWEST` rows ends where the next row is `SLACK` times as long as its shortest:
+    smaller groups would cost more in calls than they save in padding.
+    """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         # Sorted ascending, so this row's length is the group's padded width.
-        if groups and (len(groups[-1]) + 1) * lengths[index] <= max_tokens:
-            groups[-1].append(index)
+        length, group = lengths[index], groups[-1] if groups else []
+        fits = (len(group) + 1) * length <= max_tokens
+        alike = len(group) < FEWEST or length <= SLACK * lengths[group[0]]
+        if group and fits and alike:
+            group.append(index)
         else:
             groups.append([index])
     return groups

@@ -6,30 +6,18 @@ Encoder, masked max-pooling over tokens, two linear layers, sigmoid (QCRD sectio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
-from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from qcrd.method.batching import length_groups
+from qcrd.method.contrasts import Contrast, Pair, balanced, held_back
+from qcrd.method.judge_health import health
 from qcrd.method.losses import JUDGE_LOSSES
-from qcrd.records import JudgeSpec
-
-Pair = tuple[str, str]
-"""(question, rationale)."""
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One question with what the judge should score high and low."""
-
-    question: str
-    positives: tuple[str, ...]
-    negatives: tuple[str, ...]
+from qcrd.records import JudgeHistograms, JudgeSpec
 
 
 class Judge(nn.Module):
@@ -140,95 +128,34 @@ def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return scores, mask
 
 
-# --- corruption: what balances the classes where real negatives are scarce ----------------------
+class JudgePort(Protocol):
+    """The judge as training sees it: in this process, or a service. `histograms` are those of its
+    last training call; `keep` is the oldest of its versions that a resumed run would ask for."""
 
+    flops: float
+    keep: int
+    histograms: JudgeHistograms | None
 
-def balanced(contrasts: Sequence[Contrast], *, seed: int) -> list[Contrast]:
-    """Each contrast with as many negatives as positives: real ones first, then corrupted positives.
-
-    Only filled up: a judge fed mostly on corruption learns to spot corruption instead of error.
-    """
-    rng = random.Random(seed)
-    words = sorted({word for c in contrasts for r in c.positives for word in r.split()})
-    filled = []
-    for contrast in contrasts:
-        missing = max(0, len(contrast.positives) - len(contrast.negatives))
-        source = contrast.positives[:missing]
-        made = tuple(corrupted(text, words, rng) for text in source)
-        filled.append(Contrast(contrast.question, contrast.positives, (*contrast.negatives, *made)))
-    return filled
-
-
-def corrupted(text: str, words: Sequence[str], rng: random.Random, *, share: float = 0.3) -> str:
-    """`text` with `share` of its words (at least one) blanked out or replaced from `words`."""
-    parts = text.split()
-    if not parts or not words:
-        return "..."
-    for index in rng.sample(range(len(parts)), max(1, round(share * len(parts)))):
-        parts[index] = "..." if rng.random() < 0.5 else rng.choice(words)
-    return " ".join(parts)
-
-
-# --- health ---------------------------------------------------------------------------------------
-
-HELD_BACK = 10
-"""One contrast in ten is never trained on and measures the judge."""
-
-COLLAPSED_AUC, COLLAPSED_SPREAD = 0.55, 0.02
-
-
-def held_back(contrasts: Sequence[Contrast]) -> tuple[list[Contrast], list[Contrast]]:
-    """(trained on, held back); decided by the question's text alone, so equal in every version."""
-    trained: list[Contrast] = []
-    kept: list[Contrast] = []
-    for contrast in contrasts:
-        bucket = random.Random(contrast.question).randrange(HELD_BACK)
-        (kept if bucket == 0 else trained).append(contrast)
-    return trained, kept
-
-
-def auc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
-    """Chance that a positive scores above a negative (ties count half); None without both."""
-    if not positives or not negatives:
-        return None
-    u = mannwhitneyu(positives, negatives).statistic
-    return float(u) / (len(positives) * len(negatives))
-
-
-def health(
-    judge: Callable[[Sequence[Pair]], list[float]], kept: Sequence[Contrast]
-) -> dict[str, float]:
-    """AUC, mean scores and spread over held-back contrasts, on their real negatives."""
-    pos = judge([(c.question, r) for c in kept for r in c.positives])
-    neg = judge([(c.question, r) for c in kept for r in c.negatives])
-    measured: dict[str, float] = {"positives": len(pos), "negatives": len(neg)}
-    if pos:
-        measured["mean_positive"] = sum(pos) / len(pos)
-    if neg:
-        measured["mean_negative"] = sum(neg) / len(neg)
-    if (found := auc(pos, neg)) is not None:
-        measured["auc"] = found
-        measured["spread"] = max(*pos, *neg) - min(*pos, *neg)
-    return measured
-
-
-def collapsed(measured: dict[str, float]) -> bool:
-    """Scores that no longer tell anything."""
-    return (
-        measured.get("auc", 1.0) < COLLAPSED_AUC or measured.get("spread", 1.0) < COLLAPSED_SPREAD
-    )
+    def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]: ...
+    def update(
+        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+    ) -> dict[str, float]: ...
+    def score(self, pairs: Sequence[Pair]) -> list[float]: ...
 
 
 class LocalJudge:
     """The judge of one job, trained and asked in this process.
 
-    The discriminator service puts the same object behind HTTP.
+    The discriminator service puts the same object behind HTTP. `histograms` are those of the last
+    training call, None before the first.
     """
 
     def __init__(self, judge: Judge, spec: JudgeSpec, *, seed: int) -> None:
         self.judge = judge
         self.spec = spec
         self.seed = seed
+        self.histograms: JudgeHistograms | None = None
+        self.keep = 0
 
     @property
     def flops(self) -> float:
@@ -266,5 +193,5 @@ class LocalJudge:
     ) -> dict[str, float]:
         seed = random.Random(f"{self.seed}/{iteration}").getrandbits(31)
         losses = list(fit_judge(self.judge, trained, self.spec, steps=steps, rate=rate, seed=seed))
-        measured = health(self.judge.judge, kept)
+        measured, self.histograms = health(self.judge.judge, kept)
         return {**measured, "loss": losses[-1]} if losses else measured

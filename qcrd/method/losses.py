@@ -20,11 +20,14 @@ IGNORED = -100
 
 
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross entropy and token count of each sequence: [M, T, V], [M, T] -> [M], [M]."""
-    flat = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return flat.view_as(targets).sum(1), (targets != IGNORED).sum(1)
+    """Summed cross entropy and token count of each sequence: [P, V], [M, T] -> [M], [M].
+
+    `logits` are those of the P positions of `targets` that are not `IGNORED`, row by row.
+    """
+    real = targets != IGNORED
+    found = F.cross_entropy(logits.float(), targets[real], reduction="none")
+    grid = found.new_zeros(targets.shape).masked_scatter(real, found)
+    return grid.sum(1), real.sum(1)
 
 
 # --- many-to-one: which of a question's rationales count, and how much (Table 5) --------------

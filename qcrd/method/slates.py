@@ -9,16 +9,12 @@ import torch
 from torch import Tensor
 
 from qcrd.method.losses import Weigh
-from qcrd.method.students import Reading, Student
 from qcrd.records import Rationale
-
-SCORING_TOKENS = 8192
-"""Padded positions per gradient-free forward pass; bounds its memory, not its result."""
 
 
 @dataclass(frozen=True)
 class Picks:
-    """The candidates with weight: (row, rationale), weights [M] and judge scores [M]."""
+    """The candidates with weight: (row, rationale), weights [M], judge scores [M]; on the CPU."""
 
     chosen: list[tuple[int, Rationale]]
     weights: Tensor
@@ -42,25 +38,28 @@ class Slate:
             self.mask[row, : len(own)] = True
         self.scores = torch.tensor([scores.get(r.id, missing) for _, r in self.flat])
 
+    @property
+    def forced(self) -> bool:
+        """Whether no question has a choice, so that no scheme needs to know a cross entropy."""
+        return bool((self.mask.sum(1) <= 1).all())
+
     def weigh(
         self,
-        student: Student,
-        reading: Reading,
+        ce: Tensor,
         scheme: Weigh,
         generator: torch.Generator,
         *,
         quality: Callable[[Tensor], Tensor],
         below: float | None = None,
     ) -> Picks:
-        """Weigh every candidate by its value alone; keep those that will have a gradient.
+        """Weigh every candidate by its cross entropy `ce` [candidates], which needs no gradient;
+        keep those that will have one.
 
         `below`: a candidate whose cross entropy is at or above it is left out (past the margin
         its gradient is 0).
         """
         if not self.flat:
             return Picks([], torch.zeros(0), torch.zeros(0))
-        forced = bool((self.mask.sum(1) <= 1).all()) and below is None
-        ce = torch.zeros(len(self.flat)) if forced else self._values(student, reading)
         weights = scheme(self._grid(ce), self.mask, self._grid(quality(self.scores)), generator)[
             self.mask
         ].float()
@@ -69,14 +68,9 @@ class Slate:
         kept = weights.nonzero().flatten().tolist()
         return Picks(
             [self.flat[i] for i in kept],
-            weights[kept].to(student.device),
-            self.scores[kept].to(student.device),
+            weights[kept],
+            self.scores[kept],
         )
-
-    def _values(self, student: Student, reading: Reading) -> Tensor:
-        owners = [row for row, _ in self.flat]
-        texts = [rationale.text for _, rationale in self.flat]
-        return student.score(reading, owners, texts, max_tokens=SCORING_TOKENS).cpu()
 
     def _grid(self, flat: Tensor) -> Tensor:
         """[candidates] -> [N, R], zero where there is none."""

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from qcrd.records import Accuracy
+from qcrd.records import Accuracy, Comparison
+
+DRAWS = 10_000
+"""Bootstrap samples: the bounds' own error is then about a hundredth of the interval."""
 
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -43,20 +46,55 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
     `first[i]` and `second[i]` say whether each was right on test item i.
     """
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    only_first, only_second = _differing(first, second)
     differing = only_first + only_second
     return float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
 
 
 def paired_bootstrap(
-    first: Sequence[bool], second: Sequence[bool], *, seed: int, draws: int = 10_000
+    first: Sequence[bool], second: Sequence[bool], *, seed: int, draws: int = DRAWS
 ) -> Interval:
-    """Accuracy of `second` minus `first` with its percentile interval over resampled test items."""
-    difference = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
-    picks = np.random.default_rng(seed).integers(0, len(difference), (draws, len(difference)))
-    low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
-    return Interval(float(difference.mean()), float(low), float(high))
+    """Accuracy of `second` minus `first` with its percentile interval over resampled test items.
+
+    An item's difference is -1, 0 or 1, so a resample of all items is a draw of three counts.
+    """
+    n, (only_first, only_second) = len(first), _differing(first, second)
+    shares = np.array([only_first, only_second, n - only_first - only_second]) / n
+    counts = np.random.default_rng(seed).multinomial(n, shares, size=draws)
+    low, high = np.quantile((counts[:, 1] - counts[:, 0]) / n, [0.025, 0.975])
+    return Interval((only_second - only_first) / n, float(low), float(high))
+
+
+def compare(
+    method: tuple[str, Sequence[bool]],
+    baseline: tuple[str, Sequence[bool]],
+    *,
+    seed: int,
+    draws: int = DRAWS,
+) -> Comparison:
+    """Two named students on the same test items, in the same order; at least one item."""
+    (name, ours), (other, theirs) = method, baseline
+    only_ours, only_theirs = _differing(ours, theirs)
+    gain = paired_bootstrap(theirs, ours, seed=seed, draws=draws)
+    return Comparison(
+        method=name,
+        baseline=other,
+        n=len(ours),
+        only_method=only_ours,
+        only_baseline=only_theirs,
+        difference=gain.value,
+        low=gain.low,
+        high=gain.high,
+        p=mcnemar(ours, theirs),
+        seed=seed,
+        draws=draws,
+    )
+
+
+def _differing(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int]:
+    """Items that only the first, and only the second, got right."""
+    pairs = list(zip(first, second, strict=True))
+    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
 
 
 def leaked(training: Sequence[str], test: Sequence[str]) -> list[bool]:
@@ -69,7 +107,17 @@ def leaked(training: Sequence[str], test: Sequence[str]) -> list[bool]:
     return [_story(text) in known for text in test]
 
 
+def repeated(training: Sequence[str], test: Sequence[str]) -> list[bool]:
+    """Whether each test text occurs in training as it is, case and spacing aside."""
+    known = {_normal(text) for text in training}
+    return [_normal(text) in known for text in test]
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 def _story(text: str) -> str:
     lines = text.strip().splitlines()
     story = " ".join(lines[:-1] or lines)
-    return " ".join(NUMBER.sub("#", story.casefold()).split())
+    return NUMBER.sub("#", _normal(story))

@@ -91,17 +91,34 @@ def _contrast_term(
     neg = Slate(
         [lesson.negatives if objective.negatives else () for lesson in rows], scores, missing=0.0
     )
-    pos_picks = pos.weigh(student, reading, weigh_pos, generator, quality=lambda s: s)
+    pos_values, neg_values = _values(student, reading, pos, neg)
+    pos_picks = pos.weigh(pos_values, weigh_pos, generator, quality=lambda s: s)
     neg_picks = neg.weigh(
-        student, reading, weigh_neg, generator, quality=lambda s: 1 - s, below=spec.delta
+        neg_values, weigh_neg, generator, quality=lambda s: 1 - s, below=spec.delta
     )
     ce = _cross_entropy(student, reading, [*pos_picks.chosen, *neg_picks.chosen])
     cut = len(pos_picks.chosen)
-    positive = losses.positive_term(ce[:cut], pos_picks.weights, pos_picks.scores)
-    negative = losses.negative_term(ce[cut:], neg_picks.weights, neg_picks.scores, spec.delta)
+    picks = (pos_picks.weights, pos_picks.scores, neg_picks.weights, neg_picks.scores)
+    w_pos, s_pos, w_neg, s_neg = (column.to(ce.device) for column in picks)
+    positive = losses.positive_term(ce[:cut], w_pos, s_pos)
+    negative = losses.negative_term(ce[cut:], w_neg, s_neg, spec.delta)
     total = losses.contrastive(positive, negative, spec.beta) / len(rows)
     parts = {"positive": positive.item() / len(rows), "negative": negative.item() / len(rows)}
     return total, parts
+
+
+def _values(student: Student, reading: Reading, pos: Slate, neg: Slate) -> tuple[Tensor, Tensor]:
+    """Cross entropy of every candidate without gradients, in one call for both sides.
+
+    Positives without a choice need none; negatives do, to be left out past the margin.
+    """
+    first = [] if pos.forced else pos.flat
+    asked = [*first, *neg.flat]
+    if not asked:
+        return torch.zeros(len(pos.flat)), torch.zeros(0)
+    ce = student.score(reading, [row for row, _ in asked], [r.text for _, r in asked]).cpu()
+    cut = len(first)
+    return (torch.zeros(len(pos.flat)) if pos.forced else ce[:cut]), ce[cut:]
 
 
 def _cross_entropy(

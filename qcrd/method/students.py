@@ -7,7 +7,8 @@ encoder's output, for decoder-only models the prefix's key-value cache. Gradient
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from qcrd.method.batching import length_groups
 from qcrd.method.losses import IGNORED, token_cross_entropy
+
+TARGET_TOKENS = 8192
+"""Padded target positions per forward pass; bounds its memory, not its result."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Reading:
 
 
 class Student(ABC):
-    """A causal or seq2seq model with its tokenizer. `flops` counts the work done so far."""
+    """A causal or seq2seq model with its tokenizer. `flops` counts the work done so far; `bf16`
+    says whether matrix products are done in that precision (weights and losses are fp32)."""
 
     suffix = ""
     """What ends every prompt, so that the answer can follow in the same sequence."""
@@ -62,6 +67,7 @@ class Student(ABC):
         self.max_question_tokens = max_question_tokens
         self.max_target_tokens = max_target_tokens
         self.flops = 0.0
+        self.bf16 = False
         self._reader_parameters, self._writer_parameters = self._parameters()
 
     @property
@@ -86,7 +92,7 @@ class Student(ABC):
     def read(self, prompts: Sequence[str]) -> Reading:
         ids, mask = self._question_ids(prompts)
         frozen = not any(p.requires_grad for p in self.readers())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), self._autocast():
             self._count(self._reader_parameters, ids)
             return self._read(ids, mask)
 
@@ -98,31 +104,56 @@ class Student(ABC):
         `owner[m]` is the row of `reading` that target m belongs to.
         """
         rows = [self._target_ids(target)[: self.max_target_tokens] for target in targets]
+        groups = length_groups([len(row) for row in rows], max_tokens=TARGET_TOKENS)
+        parts = [
+            self._cross_entropy(reading, [owner[i] for i in group], [rows[i] for i in group])
+            for group in groups
+        ]
+        back = torch.tensor([i for group in groups for i in group]).argsort().to(self.device)
+        total, count = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+        return total, count
+
+    def _cross_entropy(
+        self, reading: Reading, owner: Sequence[int], rows: Sequence[list[int]]
+    ) -> tuple[Tensor, Tensor]:
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), IGNORED, device=self.device)
         for line, row in zip(ids, rows, strict=True):
             line[: len(row)] = torch.tensor(row, device=self.device)
         self._count(self._writer_parameters, ids)
         picked = reading.rows(torch.tensor(owner, device=self.device))
-        logits = self._logits(picked, ids.clamp(min=0), (ids != IGNORED).long())
+        with self._autocast(), self._head_at(ids != IGNORED):
+            logits = self._logits(picked, ids.clamp(min=0), (ids != IGNORED).long())
         return token_cross_entropy(logits, ids)
 
+    def _autocast(self) -> torch.autocast:
+        """Matrix products in bf16 where this student trains, or scores, in it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    @contextmanager
+    def _head_at(self, real: Tensor) -> Iterator[None]:
+        """The output head sees only the real positions of [M, T]; its logits are then [P, V].
+
+        It is the largest matrix of a small student, and a batch is padded to its longest target.
+        """
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, args: (args[0][real], *args[1:]))
+        try:
+            yield
+        finally:
+            hook.remove()
+
     @torch.no_grad()
-    def score(
-        self, reading: Reading, owner: Sequence[int], targets: Sequence[str], *, max_tokens: int
-    ) -> Tensor:
+    def score(self, reading: Reading, owner: Sequence[int], targets: Sequence[str]) -> Tensor:
         """Mean token cross entropy of each target [M], without gradients and without dropout."""
-        lengths = [len(self._target_ids(target)) for target in targets]
-        result = torch.zeros(len(targets), device=self.device)
-        training, detached = self.model.training, reading.detached()
+        training, exact = self.model.training, self.bf16
         self.model.eval()
-        for group in length_groups(lengths, max_tokens=max_tokens):
-            total, count = self.cross_entropy(
-                detached, [owner[i] for i in group], [targets[i] for i in group]
-            )
-            result[torch.tensor(group, device=self.device)] = total / count
+        # Scores only rank candidates: they are as exact as the machine is fast.
+        self.bf16 = exact or has_bf16(self.device)
+        total, count = self.cross_entropy(reading.detached(), owner, targets)
+        self.bf16 = exact
         self.model.train(training)
-        return result
+        return total / count
 
     @torch.no_grad()
     def generate(
@@ -190,6 +221,13 @@ class Student(ABC):
     def _count(self, parameters: int, ids: Tensor) -> None:
         """2 operations per parameter and position forward, 4 more when a backward pass follows."""
         self.flops += (6 if torch.is_grad_enabled() else 2) * parameters * ids.numel()
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 matrices natively, and so faster than fp32 ones."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 class Seq2SeqStudent(Student):

@@ -1,79 +1,50 @@
 """The iteration schedule: sample negatives from the past, update the judge, train, validate.
 
 A `Trainer` is a generator of records; its caller does the I/O, and stops it by not asking further.
-Everything random is a function of (seed, iteration, step), so a trainer restored at an iteration's
-start goes on exactly as it would have.
+Everything random is a function of (seed, iteration, step), so a trainer restored between any two
+steps goes on exactly as it would have.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from qcrd.errors import Diverged
 from qcrd.method import negatives
 from qcrd.method.batching import iteration_batches
-from qcrd.method.judge import Contrast, Pair
+from qcrd.method.contrasts import Contrast, contrast
+from qcrd.method.judge import JudgePort
 from qcrd.method.losses import lower_bound
 from qcrd.method.negatives import Ring, Weights, trainable
 from qcrd.method.schedule import Plan
-from qcrd.method.steps import Lesson, step_terms
+from qcrd.method.steps import Lesson, Terms, step_terms
 from qcrd.method.students import Student
-from qcrd.records import Hyperparameters, NegativeSource, Rationale
+from qcrd.method.trace import Phase, Pretrained, Round, Step
+from qcrd.records import Hyperparameters, JudgeHistograms, NegativeSource, Rationale
 
-
-class JudgePort(Protocol):
-    """The judge as training sees it: in this process, or a service."""
-
-    flops: float
-
-    def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]: ...
-    def update(
-        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
-    ) -> dict[str, float]: ...
-    def score(self, pairs: Sequence[Pair]) -> list[float]: ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step: its number from 1, the share of the plan done after it, its loss terms,
-    the gradient's norm before clipping and the learning rate."""
-
-    number: int
-    done: float
-    iteration: int
-    parts: dict[str, float]
-    norm: float
-    rate: float
-
-
-@dataclass(frozen=True)
-class Round:
-    """One finished iteration. `better`: its weights are the best on validation so far."""
-
-    iteration: int
-    validation: float
-    better: bool
-    judge: dict[str, float] = field(default_factory=dict)
-    flops: float = 0.0
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What the trainer does next where it takes a while and makes no step."""
-
-    name: str
-
+EXPLODED = 1e4
+"""A gradient's norm that no training comes back from, clipped or not."""
 
 Score = tuple[float, float]
 """(validation accuracy, minus the label's mean cross entropy): higher is better, in this order."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an iteration is trained with: the student's earlier samples by question, the judge's
+    score of every rationale by its id, and the judge's health."""
+
+    sampled: dict[str, tuple[Rationale, ...]] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    health: dict[str, float] = field(default_factory=dict)
+    histograms: JudgeHistograms | None = None
 
 
 @dataclass(frozen=True)
@@ -107,12 +78,15 @@ class Trainer:
         # Who samples no negatives looks back at nothing.
         lag = plan.spec.negatives.lag if plan.objective.negatives else 0
         self.ring = Ring(lag, pinned=frozenset({0} if fixed else ()))
+        self.begun = False
         self.iteration = 0
         self.step = 0
+        self.cursor = 0
+        """Steps done of the iteration under way."""
+        self.prepared: Prepared | None = None
         self.best: Best | None = None
         self.sampler: Student | None = None
         self.pretrained: dict[str, float] = {}
-        self._scores: dict[str, float] = {}
 
     @property
     def flops(self) -> float:
@@ -120,19 +94,29 @@ class Trainer:
         parts = (self.student, self.sampler, self.judge)
         return sum(part.flops for part in parts if part is not None)
 
-    def run(self) -> Iterator[Phase | Step | Round]:
-        if self.iteration == 0:
+    @property
+    def judge_version(self) -> int:
+        """Of the judge that goes on from here: 0 untrained, 1 pretrained, t + 2 by iteration t."""
+        return self.iteration + 1 + (self.prepared is not None)
+
+    def run(self) -> Iterator[Phase | Pretrained | Step | Round]:
+        if not self.begun:
             self.ring.push(0, trainable(self.student))
             if self.judge is not None:
                 yield Phase("pretraining the judge")
-                found = self.judge.pretrain([_contrast(lesson) for lesson in self.lessons])
+                found = self.judge.pretrain(self._contrasts(self.lessons))
                 self.pretrained = {f"pretrained_{name}": value for name, value in found.items()}
-        while not self._finished():
-            if self.plan.objective.negatives:
-                yield Phase(f"negatives for iteration {self.iteration + 1}")
-            taught, health = self._prepare()
-            yield from self._iterate(taught)
-            yield self._close(health)
+                self.begun = True
+                yield Pretrained(found, self.judge.histograms)
+            self.begun = True
+        # An iteration that was prepared is closed, also where its last step was the plan's last.
+        while self.prepared is not None or not self._finished():
+            if self.prepared is None:
+                if self.plan.objective.negatives:
+                    yield Phase(f"negatives for iteration {self.iteration + 1}")
+                self.prepared = self._prepare()
+            yield from self._iterate(self.prepared)
+            yield self._close(self.prepared)
 
     def restore_best(self) -> None:
         """Give the student the weights that were best on validation."""
@@ -144,35 +128,39 @@ class Trainer:
 
     # --- one iteration -------------------------------------------------------------------------
 
-    def _prepare(self) -> tuple[list[Lesson], dict[str, float]]:
+    def _prepare(self) -> Prepared:
         """Fresh negatives, an updated judge and fresh scores for this iteration."""
         if not self.plan.objective.negatives:
-            return list(self.lessons), {}
+            return Prepared()
         fresh = self._sample()
-        taught = [replace(item, negatives=self._negatives(item, fresh)) for item in self.lessons]
         if self.judge is None:
-            return taught, {}
+            return Prepared(fresh)
+        taught = self._taught(fresh)
         alpha3 = self.plan.spec.loss.alpha[2] * self.plan.spec.loss.alpha3_decay**self.iteration
-        contrasts = [_contrast(lesson) for lesson in taught]
-        health = self.judge.update(self.iteration, contrasts, weight=alpha3)
-        self._scores = self._scored(taught)
-        return taught, health
+        health = self.judge.update(self.iteration, self._contrasts(taught), weight=alpha3)
+        return Prepared(fresh, self._scored(taught), health, self.judge.histograms)
 
-    def _iterate(self, taught: Sequence[Lesson]) -> Iterator[Step]:
+    def _taught(self, sampled: dict[str, tuple[Rationale, ...]]) -> Sequence[Lesson]:
+        if not self.plan.objective.negatives:
+            return self.lessons
+        return [replace(item, negatives=self._negatives(item, sampled)) for item in self.lessons]
+
+    def _iterate(self, prepared: Prepared) -> Iterator[Step]:
         batches = iteration_batches(
-            taught,
+            self._taught(prepared.sampled),
             batch_size=self.plan.spec.hyperparameters.batch_size,
             steps=self.plan.iteration_steps,
             seed=self.plan.seed,
             iteration=self.iteration,
         )
-        for batch in batches:
-            yield self._optimize(batch)
+        for batch in itertools.islice(batches, self.cursor, None):
             if self._finished():
                 return
+            yield self._optimize(batch, prepared.scores)
 
-    def _close(self, health: dict[str, float]) -> Round:
+    def _close(self, prepared: Prepared) -> Round:
         self.iteration += 1
+        self.cursor, self.prepared = 0, None
         self.ring.push(self.iteration, trainable(self.student))
         spent = self.student.flops
         score = self.validate(self.student)
@@ -180,9 +168,11 @@ class Trainer:
         better = self.best is None or score > self.best.score
         if better:
             self.best = Best(score, self.iteration, self.ring.held[self.iteration])
-        return Round(self.iteration, score[0], better, health, self.flops)
+        return Round(
+            self.iteration, score[0], better, prepared.health, self.flops, prepared.histograms
+        )
 
-    def _optimize(self, batch: Sequence[Lesson]) -> Step:
+    def _optimize(self, batch: Sequence[Lesson], scores: dict[str, float]) -> Step:
         seed = random.Random(f"{self.plan.seed}/step/{self.step}").getrandbits(62)
         torch.manual_seed(seed)
         spec = self.plan.spec
@@ -192,21 +182,22 @@ class Trainer:
             batch,
             self.plan.objective,
             spec.loss,
-            self._scores,
+            scores,
             torch.Generator().manual_seed(seed),
         )
-        self._check(terms.total)
+        self._check(terms)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, spec.hyperparameters.clip_norm)
-        if not torch.isfinite(norm):
+        if not norm < EXPLODED:  # nor is NaN
             raise Diverged(self._advice("the gradient's norm", float(norm)))
         rate = self.plan.rate(self.step, self.flops)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         self.optimizer.step()
         self.step += 1
+        self.cursor += 1
         done = self.plan.done(self.step, self.flops)
         return Step(self.step, done, self.iteration, terms.parts, float(norm), rate)
 
@@ -249,6 +240,11 @@ class Trainer:
         sampled = tuple(r for r in fresh.get(lesson.id, ()) if r.text not in right)
         return (lesson.negatives if minority else ()) + sampled
 
+    def _contrasts(self, lessons: Sequence[Lesson]) -> list[Contrast]:
+        lagged = NegativeSource.STUDENT_LAG in self.plan.spec.negatives.source
+        drawn = NegativeSource.STUDENT_LAG if lagged else NegativeSource.FIXED
+        return [contrast(x.text, x.positives, x.negatives, sampled=drawn) for x in lessons]
+
     def _scored(self, lessons: Sequence[Lesson]) -> dict[str, float]:
         """One score per rationale and judge version; no step asks the judge again."""
         assert self.judge is not None
@@ -258,11 +254,13 @@ class Trainer:
 
     # --- divergence ----------------------------------------------------------------------------
 
-    def _check(self, loss: Tensor) -> None:
-        spec = self.plan.spec.loss
-        floor = lower_bound(spec.alpha[1], spec.beta, spec.delta)
-        if not math.isfinite(loss.item()) or loss.item() < floor:
-            raise Diverged(self._advice("the loss", loss.item()))
+    def _check(self, terms: Terms) -> None:
+        for name, value in terms.parts.items():
+            if not math.isfinite(value):
+                raise Diverged(self._advice(f"the term `{name}`", value))
+        spec, loss = self.plan.spec.loss, terms.parts["loss"]
+        if loss < lower_bound(spec.alpha[1], spec.beta, spec.delta):
+            raise Diverged(self._advice("the loss", loss))
 
     def _advice(self, what: str, value: float) -> str:
         return (
@@ -286,12 +284,4 @@ def _optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimize
         [group for group in groups if group["params"]],
         lr=hyper.learning_rate,
         weight_decay=hyper.weight_decay,
-    )
-
-
-def _contrast(lesson: Lesson) -> Contrast:
-    return Contrast(
-        lesson.text,
-        tuple(rationale.text for rationale in lesson.positives),
-        tuple(rationale.text for rationale in lesson.negatives),
     )

@@ -61,6 +61,64 @@ class ModelRef(Record):
     id: str
 
 
+class LeakReport(Record):
+    """How many test questions a student can have learned by heart from the training questions."""
+
+    n_test: int
+    n_leaked: int
+    """Whose story occurs in training once numbers, case and spacing are set aside."""
+    n_exact: int
+    """Of these, the ones whose whole text does, numbers included."""
+
+
+class Comparison(Record):
+    """The job's method against another student, question by question on the same `n` of the test.
+
+    `difference` is the method's accuracy less the baseline's; `low` and `high` bound its 95 %
+    percentile interval over `draws` paired bootstrap samples; `p` is McNemar's, exact, two-sided.
+    """
+
+    method: str
+    baseline: str
+    n: int
+    only_method: int
+    """Questions that the method got right and the baseline did not."""
+    only_baseline: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    seed: int
+    draws: int
+
+    @property
+    def verdict(self) -> str:
+        """In words; an interval that holds 0 shows no difference, whichever way it leans."""
+        if self.low <= 0 <= self.high:
+            return "no difference shown"
+        return "better" if self.difference > 0 else "worse"
+
+
+class ReliabilityBin(Record):
+    """One of ten equal bins of the judge's scores: `n` of them, their mean, and the share of
+    positives among them; both None in an empty bin."""
+
+    n: int
+    score: float | None
+    positive: float | None
+
+
+class JudgeHistograms(Record):
+    """Held-back scores of one version of the judge, in ten equal bins of [0, 1] from low to high.
+
+    `scores` counts them by where the rationale is from: `positives`, `student_lag`,
+    `teacher_minority`, `fixed` (the paper's Fig. 6).
+    """
+
+    scores: dict[str, tuple[int, ...]]
+    reliability: tuple[ReliabilityBin, ...]
+
+
 class Report(Record):
     """What `qcrd run --report` writes and the job carries when it has succeeded."""
 
@@ -77,8 +135,12 @@ class Report(Record):
     seconds: dict[str, float]
     seed: int
     judge: dict[str, float] = Field(default_factory=dict)
-    """Health of the judge at the end of the run: AUC per kind of negative."""
+    """Health of the judge at the end of the run (`qcrd.method.judge_health.numbers`), and under
+    `pretrained_` what it was before the first iteration."""
     notes: tuple[str, ...] = ()
+    leak: LeakReport | None = None
+    """None without a test file."""
+    comparisons: tuple[Comparison, ...] = ()
 
 
 class Failure(Record):

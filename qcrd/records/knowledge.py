@@ -83,6 +83,8 @@ class RationaleManifest(Record):
     validation: str | None = None
     """Key of the job's own validation questions; None: hold back a share of the training ones."""
     created_at: float
+    training_file: str | None = None
+    """Id, and so digest, of the file whose questions these are; None where it was not kept."""
 
 
 class TestItem(Record):

@@ -159,6 +159,7 @@ def _write(
         test=written["test"],
         validation=written["validation"],
         created_at=time.time(),
+        training_file=stage.job.spec.training_file,
     )
     write_record(store, keys.rationale_manifest_key(set_id), manifest)
     return set_id

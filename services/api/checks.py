@@ -6,10 +6,12 @@ from collections.abc import Iterable
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.answers import canonical
-from qcrd.records import AnswerKind, JobSpec, MethodSpec, TaskSpec
+from qcrd.method.objectives import OBJECTIVES
+from qcrd.records import AnswerKind, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.store import Store
 from services.api import files, models, plan
 from services.api.gateway import Settings
+from services.api.heads import check_head
 from services.api.validate import Row, wrong
 
 FEWEST_TRAINING = 2
@@ -86,6 +88,24 @@ def _consistent(spec: JobSpec) -> None:
             "and label mode `llm` has none: use `parsed`",
             param=f"{path}.rationales.imported_answer",
         )
+    _lag_is_reached(spec)
+
+
+def _lag_is_reached(spec: JobSpec) -> None:
+    """Otherwise all negatives would be the untrained student's, whatever the lag says."""
+    settings, path = spec.settings, f"method.{spec.method}"
+    lag, iterations = settings.negatives.lag, settings.hyperparameters.iterations
+    rows = (spec.method.value, *(row.value for row in settings.baselines))
+    sampled = any(OBJECTIVES[row].negatives for row in rows)
+    if sampled and NegativeSource.STUDENT_LAG in settings.negatives.source and lag >= iterations:
+        lower = f"lower the lag to at most {iterations - 1}, " if iterations > 1 else ""
+        raise Invalid(
+            f"`{path}.negatives.lag` is {lag}, but `{path}.hyperparameters.iterations` is only "
+            f"{iterations}: no iteration could look that far back; {lower}raise the iterations to "
+            f"at least {lag + 1}, or take `negatives.source: fixed`",
+            param=f"{path}.negatives.lag",
+            code="lag_not_reached",
+        )
 
 
 def _bases(spec: JobSpec, store: Store, settings: Settings) -> None:
@@ -95,7 +115,9 @@ def _bases(spec: JobSpec, store: Store, settings: Settings) -> None:
     }
     for param, name in named.items():
         if name is not None:
-            models.check_base(name, settings.models, store, param)
+            config = models.check_base(name, settings.models, store, param)
+            if param == "model":
+                check_head(name, config, param)
 
 
 def _training(rows: list[Row], spec: JobSpec) -> None:

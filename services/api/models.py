@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from qcrd.errors import Invalid, NotFound
+from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.records import PublishedModel
 from qcrd.runtime import keys
 from qcrd.runtime.bases import NAME, local_bases
@@ -46,22 +50,29 @@ def links(store: Store, model: PublishedModel) -> list[dict[str, str]]:
     ]
 
 
-def check_base(name: str, settings: ModelSettings, store: Store, param: str) -> None:
+def check_base(name: str, settings: ModelSettings, store: Store, param: str) -> Mapping[str, Any]:
     """`Invalid` when base model `name` is not in the models folder, published, or on the hub.
 
-    A gateway that has no models folder and cannot reach the hub leaves the question to the trainer.
+    Returns its config.json as far as it can be read from here, {} where it cannot. A gateway that
+    has no models folder and cannot reach the hub leaves the question to the trainer.
     """
     if not NAME.fullmatch(name) or ".." in name:
         raise Invalid(
             f"`{param}`: {name[:80]!r} is not the name of a model, such as `t5-small`", param=param
         )
-    if name in local_bases(settings) or (keys.ID.fullmatch(name) and _published(store, name)):
-        return
-    there = _on_hub(name)
-    if there or (there is None and not settings.models_dir.is_dir()):
-        return
+    if name in local_bases(settings):
+        return _config(settings, name, param)
+    if keys.ID.fullmatch(name) and _published(store, name):
+        return {}
+    try:
+        return _on_hub(name)
+    except NotFound:
+        hub = "the hub has none of this name"
+    except Transient:
+        if not settings.models_dir.is_dir():
+            return {}
+        hub = "the hub cannot be reached"
     local = ", ".join(local_bases(settings)) or "none"
-    hub = "the hub cannot be reached" if there is None else "the hub has none of this name"
     raise Invalid(
         f"`{param}`: there is no model {name!r}. In the models folder: {local}; {hub}. "
         f"Name one of these, or put the model's files into {settings.models_dir / name}",
@@ -78,12 +89,23 @@ def _published(store: Store, model_id: str) -> bool:
     return True
 
 
-def _on_hub(name: str) -> bool | None:
-    """None when the hub does not answer."""
+def _config(settings: ModelSettings, name: str, param: str) -> Mapping[str, Any]:
     try:
-        HfApi().model_info(name, timeout=HUB_SECONDS)
+        read = json.loads((settings.models_dir / name / "config.json").read_text())
+    except ValueError as error:
+        raise Invalid(
+            f"`{param}`: config.json of {name!r} is not JSON; fetch the model again", param=param
+        ) from error
+    return read if isinstance(read, dict) else {}
+
+
+def _on_hub(name: str) -> Mapping[str, Any]:
+    """Its config as the hub tells it. `Transient` when the hub does not answer."""
+    try:
+        return HfApi().model_info(name, timeout=HUB_SECONDS).config or {}
     except HfHubHTTPError as error:
-        return False if error.response.status_code in (401, 403, 404) else None
-    except (OSError, httpx2.HTTPError):
-        return None
-    return True
+        if error.response.status_code in (401, 403, 404):
+            raise NotFound(f"the hub has no model {name}") from error
+        raise Transient("the hub does not answer") from error
+    except (OSError, httpx2.HTTPError) as error:
+        raise Transient("the hub does not answer") from error

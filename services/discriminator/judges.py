@@ -17,16 +17,14 @@ from safetensors.torch import load, save
 
 from qcrd.errors import Conflict, NotFound
 from qcrd.method.bases import load_encoder
-from qcrd.method.judge import Contrast, Judge, LocalJudge, collapsed
+from qcrd.method.contrasts import Contrast
+from qcrd.method.judge import Judge, LocalJudge
+from qcrd.method.judge_health import collapsed
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, read, read_record, write_record
 from services.discriminator.wire import CreateJudge, Scores, Version, WireContrast
 
 PRETRAINED = 1
-KEPT = 3
-"""Versions that stay in the store besides 0, which the seed makes again; a resumed job goes back
-one."""
-
 WEIGHTS, DESCRIPTION, SPEC = "model.safetensors", "judge.json", "spec.json"
 
 
@@ -99,10 +97,12 @@ class Seat:
         given = _contrasts(contrasts)
         return self._advance(PRETRAINED, lambda: self._local.pretrain(given))
 
-    def update(self, iteration: int, contrasts: Sequence[WireContrast], weight: float) -> Version:
+    def update(
+        self, iteration: int, contrasts: Sequence[WireContrast], weight: float, *, keep: int = 0
+    ) -> Version:
         given = _contrasts(contrasts)
         return self._advance(
-            iteration + 2, lambda: self._local.update(iteration, given, weight=weight)
+            iteration + 2, lambda: self._local.update(iteration, given, weight=weight), keep=keep
         )
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Scores:
@@ -120,8 +120,11 @@ class Seat:
         if written := self._written():
             self._load(written[-1])
 
-    def _advance(self, version: int, train: Callable[[], dict[str, float]]) -> Version:
-        """Train from version - 1 to `version`, unless the store has it already."""
+    def _advance(
+        self, version: int, train: Callable[[], dict[str, float]], *, keep: int = 0
+    ) -> Version:
+        """Train from version - 1 to `version`, unless the store has it already. Versions under
+        `keep` go; version 0 is never stored, the seed makes it again."""
         with self._lock:
             if version in self._written():
                 return self._load(version)
@@ -132,18 +135,19 @@ class Seat:
             made = Version(
                 version=version,
                 health=health,
+                histograms=self._local.histograms,
                 collapsed=collapsed(health),
                 flops=self._local.flops - before,
             )
-            self._save(made)
+            self._save(made, keep)
             self.current = made
             return made
 
-    def _save(self, made: Version) -> None:
+    def _save(self, made: Version, keep: int) -> None:
         prefix = keys.judge_version_prefix(self._id, made.version)
         self._store.put(prefix + WEIGHTS, save(_weights(self._local)))
         write_record(self._store, prefix + DESCRIPTION, made)
-        for old in self._written()[:-KEPT]:
+        for old in [version for version in self._written() if version < keep]:
             # The description first: what lacks it is not there.
             for name in (DESCRIPTION, WEIGHTS):
                 self._store.delete(keys.judge_version_prefix(self._id, old) + name)
@@ -179,4 +183,4 @@ def _weights(local: LocalJudge) -> dict[str, torch.Tensor]:
 
 
 def _contrasts(given: Sequence[WireContrast]) -> list[Contrast]:
-    return [Contrast(c.question, c.positives, c.negatives) for c in given]
+    return [Contrast(c.question, c.positives, c.negatives, c.sources) for c in given]

@@ -48,7 +48,7 @@ def create_app(judges: Judges, ready: Callable[[], None]) -> FastAPI:
     @app.post("/v1/judges/{judge_id}/update")
     def update(judge_id: str, body: Update) -> Version:
         seat = judges.get(keys.check_id(judge_id, "judge_id"))
-        return seat.update(body.iteration, body.contrasts, body.weight)
+        return seat.update(body.iteration, body.contrasts, body.weight, keep=body.keep)
 
     @app.post("/v1/judges/{judge_id}/score")
     def score(judge_id: str, body: Score) -> Scores:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from qcrd.records import JudgeSpec, Record
+from qcrd.records import JudgeHistograms, JudgeSpec, Record
 
 MAX_PAIRS = 4096
 """Pairs per scoring request: bounds its time on a shared GPU."""
@@ -21,9 +21,18 @@ class CreateJudge(Record):
 
 
 class WireContrast(Record):
+    """`sources` names where each negative is from, in their order, or is empty."""
+
     question: str
     positives: tuple[str, ...]
     negatives: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def every_negative_has_a_source_or_none_has(self) -> Self:
+        if self.sources and len(self.sources) != len(self.negatives):
+            raise ValueError(f"{len(self.sources)} sources for {len(self.negatives)} negatives")
+        return self
 
 
 class Pretrain(Record):
@@ -31,9 +40,12 @@ class Pretrain(Record):
 
 
 class Update(Record):
+    """`keep` is the oldest version that the caller may come back to; older ones may go."""
+
     iteration: Annotated[int, Field(ge=0)]
     contrasts: tuple[WireContrast, ...]
     weight: Annotated[float, Field(ge=0)] = 1.0
+    keep: Annotated[int, Field(ge=0)] = 0
 
 
 class Score(Record):
@@ -45,10 +57,12 @@ class Restore(Record):
 
 
 class Version(Record):
-    """A judge as a training call left it; `flops` is that call's own work."""
+    """A judge as a training call left it; `flops` is that call's own work. `health` is flat
+    (`qcrd.method.judge_health.numbers`); `histograms` is None before any training."""
 
     version: int
     health: dict[str, float] = Field(default_factory=dict)
+    histograms: JudgeHistograms | None = None
     collapsed: bool = False
     flops: float = 0.0
 

@@ -1,18 +1,29 @@
-"""A job's training state in the store: where each of its students is, or how it ended."""
+"""A job's training state in the store: where each of its students is, or how it ended.
+
+A state is a manifest `states/<step>.json`, written last, that names its blobs by their SHA-256;
+equal tensors are one blob. Nothing is taken from a state that is not whole, byte for byte.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import Field
 from safetensors.torch import load, save
 from torch import Tensor
 
-from qcrd.errors import NotFound
-from qcrd.method.checkpoints import State
+from qcrd.errors import NotFound, QcrdError
+from qcrd.method.checkpoints import LIVE, MOMENTS, State
 from qcrd.records import Accuracy, Prediction, Record
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, read, read_record, write_record
+
+KEPT = 2
+"""Newest states that stay: one to go on from, and one more in case it is damaged."""
+PREPARED = "prepared"
 
 
 class Result(Record):
@@ -27,51 +38,69 @@ class Result(Record):
     judge: dict[str, float] = Field(default_factory=dict)
 
 
+class Manifest(Record):
+    """`run` is the digest of what is trained; `check` that of everything else in here."""
+
+    run: str
+    numbers: dict[str, Any]
+    blobs: dict[str, str]
+    """Name in `State.tensors`, or `prepared`, -> SHA-256."""
+    check: str = ""
+
+    @property
+    def digest(self) -> str:
+        body = self.model_dump(mode="json", exclude={"check"})
+        return _sha256(json.dumps(body, sort_keys=True).encode())
+
+
+class Damaged(Exception):
+    """A state that cannot be gone on from, and why."""
+
+
 class Checkpoints:
-    """Of one job. A state is there when its numbers are, which are written last.
+    """Of one job. `run` identifies what it trains: states of anything else are refused.
 
     `seconds` of training between two states: what a kill may cost.
     """
 
-    def __init__(self, store: Store, job_id: str, *, seconds: float) -> None:
+    def __init__(self, store: Store, job_id: str, *, run: str, seconds: float) -> None:
         self.seconds = seconds
         self._store = store
+        self._run = run
         self._prefix = keys.checkpoint_prefix(job_id)
+        self._hashes: dict[str, str] = {}
+        """Key prefix and name of tensors that never change -> their SHA-256, once known."""
 
-    def save(self, method: str, state: State) -> None:
-        """Weights of an iteration never change, so only the newest are sent; numbers last."""
-        folder, there = self._folder(method), set(self._store.list(self._folder(method)))
-        for iteration, weights in state.weights.items():
-            key = f"{folder}weights/{iteration:06d}.safetensors"
-            if key not in there:
-                self._store.put(key, save(dict(weights)))
-        newest = f"{state.numbers['iteration']:06d}"
-        self._store.put(f"{folder}moments/{newest}.safetensors", save(dict(state.moments)))
-        self._store.put(f"{folder}{newest}.json", json.dumps(dict(state.numbers)).encode())
-        kept = {f"{folder}weights/{iteration:06d}.safetensors" for iteration in state.weights}
-        kept |= {f"{folder}moments/{newest}.safetensors", f"{folder}{newest}.json"}
-        # Numbers first ('0' sorts before 'm' and 'w'): no state is left that lacks its tensors.
-        for key in sorted(there - kept):
-            self._store.delete(key)
-
-    def load(self, method: str) -> State | None:
+    def save(self, method: str, state: State) -> int:
+        """Write `state`; older ones than the newest `KEPT` go. Returns the oldest version of the
+        judge that a kept state goes on with."""
         folder = self._folder(method)
-        listed = [key.removeprefix(folder) for key in self._store.list(folder)]
-        states = [name for name in listed if name[0].isdigit()]
-        if not states:
-            return None
-        newest = states[-1].removesuffix(".json")
-        numbers = json.loads(read(self._store, f"{folder}{newest}.json"))
-        wanted = {*numbers["ring"], *([numbers["best"][0]] if numbers["best"] else [])}
-        weights = {
-            iteration: self._tensors(f"{folder}weights/{iteration:06d}") for iteration in wanted
-        }
-        return State(weights, self._tensors(f"{folder}moments/{newest}"), numbers)
+        there = set(self._store.list(f"{folder}blobs/"))
+        blobs = {name: self._put(folder, name, part, there) for name, part in state.tensors.items()}
+        if state.prepared is not None:
+            data = json.dumps(state.prepared).encode()
+            blobs[PREPARED] = self._send(folder, data, there)
+        made = Manifest(run=self._run, numbers=dict(state.numbers), blobs=blobs)
+        made = made.model_copy(update={"check": made.digest})
+        write_record(self._store, f"{folder}states/{state.numbers['step']:08d}.json", made)
+        return self._prune(folder, there)
+
+    def load(self, method: str) -> tuple[State | None, Sequence[str]]:
+        """The newest state that is whole, and why each newer one is not."""
+        folder = self._folder(method)
+        refused: list[str] = []
+        for key in sorted(self._store.list(f"{folder}states/"), reverse=True):
+            try:
+                return self._read(folder, key), refused
+            except Damaged as error:
+                refused.append(f"{key.rsplit('/', 1)[1]}: {error}")
+        return None, refused
 
     def finish(self, method: str, result: Result) -> None:
         """Keep the result; the states that led to it are no longer needed."""
         write_record(self._store, self._result_key(method), result)
-        for key in self._store.list(self._folder(method)):
+        # In reverse 'states/' comes before 'blobs/': no manifest is left that lacks its blobs.
+        for key in sorted(self._store.list(self._folder(method)), reverse=True):
             if key != self._result_key(method):
                 self._store.delete(key)
 
@@ -87,6 +116,73 @@ class Checkpoints:
     def _result_key(self, method: str) -> str:
         return f"{self._folder(method)}result.json"
 
-    def _tensors(self, key: str) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = load(read(self._store, f"{key}.safetensors"))
-        return tensors
+    def _put(self, folder: str, name: str, part: Mapping[str, Tensor], there: set[str]) -> str:
+        known = self._hashes.get(folder + name)
+        if known is not None and _blob(folder, known) in there:
+            return known
+        sha = self._send(folder, save(dict(part)), there)
+        if name not in (LIVE, MOMENTS):
+            self._hashes[folder + name] = sha
+        return sha
+
+    def _send(self, folder: str, data: bytes, there: set[str]) -> str:
+        sha = _sha256(data)
+        if _blob(folder, sha) not in there:
+            self._store.put(_blob(folder, sha), data)
+            there.add(_blob(folder, sha))
+        return sha
+
+    def _prune(self, folder: str, there: set[str]) -> int:
+        """Manifests first: no state is left that lacks its blobs."""
+        states = sorted(self._store.list(f"{folder}states/"))
+        for key in states[:-KEPT]:
+            self._store.delete(key)
+        kept = []
+        for key in states[-KEPT:]:
+            try:
+                kept.append(self._manifest(key))
+            except Damaged:
+                continue
+        needed = {_blob(folder, sha) for manifest in kept for sha in manifest.blobs.values()}
+        for key in there - needed:
+            self._store.delete(key)
+        return min(int(manifest.numbers["judge_version"]) for manifest in kept)
+
+    def _read(self, folder: str, key: str) -> State:
+        manifest = self._manifest(key)
+        if manifest.run != self._run:
+            raise Damaged("it belongs to a run with another spec")
+        tensors, prepared = {}, None
+        for name, sha in manifest.blobs.items():
+            data = self._fetch(folder, name, sha)
+            if name == PREPARED:
+                prepared = json.loads(data)
+            else:
+                tensors[name] = load(data)
+        return State(tensors, manifest.numbers, prepared)
+
+    def _manifest(self, key: str) -> Manifest:
+        try:
+            manifest = read_record(self._store, key, Manifest)
+        except QcrdError as error:
+            raise Damaged("its manifest cannot be read") from error
+        if manifest.digest != manifest.check:
+            raise Damaged("its manifest is not what was written")
+        return manifest
+
+    def _fetch(self, folder: str, name: str, sha: str) -> bytes:
+        try:
+            data = read(self._store, _blob(folder, sha))
+        except NotFound as error:
+            raise Damaged(f"its {name} is missing") from error
+        if _sha256(data) != sha:
+            raise Damaged(f"its {name} is not what was written")
+        return data
+
+
+def _blob(folder: str, sha: str) -> str:
+    return f"{folder}blobs/{sha}"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -8,17 +8,28 @@ from pathlib import Path
 from qcrd.errors import QcrdError
 from qcrd.method import evaluation
 from qcrd.method.bases import load_student
+from qcrd.method.judge import JudgePort
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import question_text
 from qcrd.method.schedule import plan
-from qcrd.method.statistics import leaked, wilson
+from qcrd.method.statistics import compare, leaked, repeated, wilson
 from qcrd.method.students import Student
-from qcrd.method.training import JudgePort
-from qcrd.records import Accuracy, Baseline, Job, ModelRef, Report, Stage, Status, TaskSpec
+from qcrd.records import (
+    Accuracy,
+    Baseline,
+    Comparison,
+    Job,
+    LeakReport,
+    ModelRef,
+    Report,
+    Stage,
+    Status,
+    TaskSpec,
+)
 from qcrd.runtime import keys
 from qcrd.runtime.stage import StageContext
 from qcrd.runtime.store import write_lines
-from services.trainer import knowledge, publish
+from services.trainer import knowledge, preflight, publish
 from services.trainer.checkpoints import Checkpoints, Result
 from services.trainer.knowledge import Knowledge
 from services.trainer.train import Course, train
@@ -47,11 +58,14 @@ def distil(
         f"{len(known.lessons)} questions to train on, {len(known.validation.questions)} to "
         f"validate on, {len(known.test)} to test on"
     )
-    checkpoints = Checkpoints(stage.store, job.id, seconds=checkpoint_seconds)
+    run = keys.digest(spec.model_dump_json(), job.rationale_set)
+    checkpoints = Checkpoints(stage.store, job.id, run=run, seconds=checkpoint_seconds)
 
     def student() -> Student:
         hyper = settings.hyperparameters
-        return load_student(base, settings.student, hyper, seed=spec.seed, device=device)
+        made = load_student(base, settings.student, hyper, seed=spec.seed, device=device)
+        preflight.check_labels(made, known.labels, spec)
+        return made
 
     rows = [spec.method.value, *_without(settings.baselines, spec.method.value)]
     shares = _shares(rows)
@@ -102,7 +116,8 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
         test["majority_class"] = evaluation.majority_class(majority, golds)
         test |= {row: result.test for row, result in results.items() if result.test}
     main = results[job.spec.method.value]
-    unseen = _unseen(known, results, job.spec.settings.task)
+    exact, stories = _repetitions(known, job.spec.settings.task)
+    unseen = _unseen(results, stories)
     notes = []
     if not golds:
         notes.append("no test file was given: accuracies are on validation only")
@@ -125,13 +140,35 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
         seed=job.spec.seed,
         judge=main.judge,
         notes=tuple(notes),
+        leak=_leak(exact, stories) if golds else None,
+        comparisons=_comparisons(job, results),
     )
 
 
-def _unseen(known: Knowledge, results: dict[str, Result], task: TaskSpec) -> dict[str, Accuracy]:
-    """Each student's accuracy on the test questions that it cannot have learned by heart."""
+def _repetitions(known: Knowledge, task: TaskSpec) -> tuple[list[bool], list[bool]]:
+    """Which test questions occur in training as they are, and which under other numbers."""
     trained = [lesson.text for lesson in known.lessons]
-    seen = leaked(trained, [question_text(task, item.question) for item in known.test])
+    tested = [question_text(task, item.question) for item in known.test]
+    return repeated(trained, tested), leaked(trained, tested)
+
+
+def _leak(exact: Sequence[bool], stories: Sequence[bool]) -> LeakReport:
+    return LeakReport(n_test=len(stories), n_leaked=sum(stories), n_exact=sum(exact))
+
+
+def _comparisons(job: Job, results: dict[str, Result]) -> tuple[Comparison, ...]:
+    """The method against every other row, question by question; none without a test set."""
+    name = job.spec.method.value
+    rights = {row: [p.right for p in result.predictions] for row, result in results.items()}
+    return tuple(
+        compare((name, rights[name]), (row, right), seed=job.spec.seed)
+        for row, right in rights.items()
+        if row != name and right
+    )
+
+
+def _unseen(results: dict[str, Result], seen: Sequence[bool]) -> dict[str, Accuracy]:
+    """Each student's accuracy on the test questions that it cannot have learned by heart."""
     if not any(seen) or all(seen):
         return {}
     rights = {

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 
 from qcrd.errors import Conflict, QcrdError, Transient
-from qcrd.method.judge import Contrast, Pair
-from qcrd.records import JudgeSpec
+from qcrd.method.contrasts import Contrast, Pair
+from qcrd.records import JudgeHistograms, JudgeSpec
 
 PAIRS_PER_CALL = 1024
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -20,7 +20,8 @@ RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 class RemoteJudge:
-    """The judge `judge_id` at `url`. `flops` sums what the service spent on its calls."""
+    """The judge `judge_id` at `url`. `flops` sums what the service spent on its calls;
+    `histograms` are those of its last training call."""
 
     def __init__(
         self,
@@ -38,6 +39,8 @@ class RemoteJudge:
         self._path = f"/v1/judges/{judge_id}"
         self._check = check
         self.flops = 0.0
+        self.histograms: JudgeHistograms | None = None
+        self.keep = 0
         created = {"base": base, "spec": spec.model_dump(mode="json"), "seed": seed}
         self._call("PUT", "", created)
 
@@ -47,7 +50,12 @@ class RemoteJudge:
     def update(
         self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
     ) -> dict[str, float]:
-        body = {"iteration": iteration, "contrasts": _wire(contrasts), "weight": weight}
+        body = {
+            "iteration": iteration,
+            "contrasts": _wire(contrasts),
+            "weight": weight,
+            "keep": self.keep,
+        }
         return self._trained("/update", body)
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
@@ -62,6 +70,8 @@ class RemoteJudge:
     def _trained(self, path: str, body: dict[str, Any]) -> dict[str, float]:
         answer = self._call("POST", path, body)
         self.flops += answer["flops"]
+        shown = answer.get("histograms")
+        self.histograms = JudgeHistograms.model_validate(shown) if shown else None
         health: dict[str, float] = answer["health"]
         return health
 
@@ -100,6 +110,11 @@ def _refusal(response: httpx.Response) -> QcrdError:
 
 def _wire(contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
     return [
-        {"question": c.question, "positives": list(c.positives), "negatives": list(c.negatives)}
+        {
+            "question": c.question,
+            "positives": list(c.positives),
+            "negatives": list(c.negatives),
+            "sources": list(c.sources),
+        }
         for c in contrasts
     ]

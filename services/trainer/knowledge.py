@@ -32,15 +32,27 @@ class Held:
 
 @dataclass(frozen=True)
 class Knowledge:
+    """`questions` are those of the lessons, in their order."""
+
     manifest: RationaleManifest
     lessons: tuple[Lesson, ...]
+    questions: tuple[Question, ...]
     validation: Held
     test: tuple[TestItem, ...]
 
+    @property
+    def labels(self) -> tuple[tuple[str, Question], ...]:
+        """What is learned to be said, as written, each with its question."""
+        return tuple(
+            (x.label, asked) for x, asked in zip(self.lessons, self.questions, strict=True)
+        )
+
 
 def load(store: Store, set_id: str, spec: JobSpec) -> Knowledge:
-    """Read the set batch by batch. `Invalid` when it leaves nothing to train or validate on."""
+    """Read the set batch by batch. `Invalid` when it leaves nothing to train or validate on, or was
+    assembled for another training file."""
     manifest = read_record(store, keys.rationale_manifest_key(set_id), RationaleManifest)
+    _same_file(manifest, spec)
     items = [item for key in manifest.shards for item in read_lines(store, key, RationaleItem)]
     usable = [item for item in items if item.label is not None and _gold(item) is not None]
     test = tuple(read_lines(store, manifest.test, TestItem)) if manifest.test else ()
@@ -66,7 +78,19 @@ def load(store: Store, set_id: str, spec: JobSpec) -> Knowledge:
             param="training_file",
         )
     lessons = tuple(lesson(item, spec.settings.task) for item in usable)
-    return Knowledge(manifest, lessons, held, test)
+    return Knowledge(manifest, lessons, tuple(item.question for item in usable), held, test)
+
+
+def _same_file(manifest: RationaleManifest, spec: JobSpec) -> None:
+    """File ids are digests of content; a set from before they were kept is taken as it is."""
+    if manifest.training_file not in (None, spec.training_file):
+        raise Invalid(
+            f"rationale set {manifest.id} was assembled for training file "
+            f"{manifest.training_file}, not for {spec.training_file}: train on that file, or let "
+            "a new job assemble a set for this one",
+            param="training_file",
+            code="other_training_file",
+        )
 
 
 def lesson(item: RationaleItem, task: TaskSpec) -> Lesson:

@@ -11,7 +11,7 @@ from qcrd import __version__
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.students import Student
-from qcrd.records import Job, PublishedModel, Report
+from qcrd.records import Comparison, Job, PublishedModel, Report
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, write_record
 
@@ -98,6 +98,7 @@ def card(job: Job, report: Report) -> str:
             "Intervals are 95 % Wilson score intervals of one run. The student was chosen on "
             "validation questions, never on the test set.",
             "",
+            *_compared(report),
             "## Data",
             "",
             f"- training file `{spec.training_file}`: {counts.questions} questions, "
@@ -115,6 +116,38 @@ def card(job: Job, report: Report) -> str:
             "",
         ]
     )
+
+
+def _compared(report: Report) -> list[str]:
+    """The same comparisons that the report makes, and what could be learned by heart."""
+    lines: list[str] = []
+    if report.comparisons:
+        lines += [
+            "## Compared on the same test questions",
+            "",
+            "| method | baseline | difference | 95 % interval | McNemar p | n | |",
+            "|---|---|---|---|---|---|---|",
+            *map(_comparison, report.comparisons),
+            "",
+            f"Intervals are those of {report.comparisons[0].draws:,} paired bootstrap samples "
+            f"(percentiles, seed {report.comparisons[0].seed}); p is exact and two-sided. They "
+            "hold for this one run: another seed would train another student.",
+            "",
+        ]
+    if report.leak is not None:
+        leak = report.leak
+        lines += [
+            f"Of {leak.n_test} test questions {leak.n_leaked} tell a story that also occurs in "
+            f"training under other numbers, {leak.n_exact} of them word for word.",
+            "",
+        ]
+    return lines
+
+
+def _comparison(c: Comparison) -> str:
+    interval = f"{c.low:+.3f} to {c.high:+.3f}"
+    names = f"| {c.method} | {c.baseline}"
+    return f"{names} | {c.difference:+.3f} | {interval} | {c.p:.3g} | {c.n} | {c.verdict} |"
 
 
 def _table(report: Report) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from qcrd.errors import Interrupted, LeaseLost, QcrdError
-from qcrd.method.training import JudgePort
+from qcrd.method.judge import JudgePort
 from qcrd.runtime import telemetry
 from qcrd.runtime.bases import find_base
 from qcrd.runtime.connection import connect

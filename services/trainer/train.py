@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from qcrd.errors import Interrupted
 from qcrd.method import evaluation
-from qcrd.method.checkpoints import capture, restore
-from qcrd.method.judge import collapsed
+from qcrd.method.checkpoints import State, capture, restore
+from qcrd.method.judge import JudgePort
+from qcrd.method.judge_health import collapsed
 from qcrd.method.prompts import PREDICT, question_text
 from qcrd.method.schedule import Plan
-from qcrd.method.slates import SCORING_TOKENS
 from qcrd.method.students import Student
-from qcrd.method.training import JudgePort, Phase, Round, Score, Step, Trainer
+from qcrd.method.trace import Phase, Pretrained, Round, Step
+from qcrd.method.training import Score, Trainer
 from qcrd.records import Accuracy, Prediction, TaskSpec
 from qcrd.runtime.stage import StageContext
 from services.trainer.checkpoints import Checkpoints, Result
 from services.trainer.knowledge import Held, Knowledge
 
+LOOK_BACK = 1000
+"""Events that a resumed run reads to know what has been told."""
 TELL_SECONDS = 1.0
 """At most one progress write and one metrics event per second, however fast the steps are."""
 
@@ -57,10 +61,8 @@ def train(
         lambda tested: validation_score(tested, course.knowledge.validation, course.plan),
         course.judge,
     )
-    if (state := checkpoints.load(method)) is not None:
-        restore(trainer, state)
-        stage.say(f"{method}: resumed after iteration {trainer.iteration}")
-    seconds, health = _follow(stage, course, trainer, checkpoints)
+    before = _resume(stage, method, trainer, checkpoints)
+    seconds, health = _follow(stage, course, trainer, checkpoints, before)
     trainer.restore_best()
     flops = trainer.flops
     checked = _answers(student, course.knowledge.validation, course.plan)
@@ -93,7 +95,7 @@ def validation_score(student: Student, held: Held, plan: Plan) -> Score:
         rows = slice(start, start + 64)
         reading = student.read(texts[rows])
         owners = range(len(texts[rows]))
-        ce = student.score(reading, owners, held.labels[rows], max_tokens=SCORING_TOKENS)
+        ce = student.score(reading, owners, held.labels[rows])
         total += float(ce.sum())
     return right, -total / len(texts)
 
@@ -112,28 +114,97 @@ def _answers(student: Student, held: Held, plan: Plan) -> list[Prediction]:
     )
 
 
+def _resume(stage: StageContext, method: str, trainer: Trainer, checkpoints: Checkpoints) -> float:
+    """Go on from the newest whole state, if there is one; seconds that were spent up to it."""
+    state, refused = checkpoints.load(method)
+    for reason in refused:
+        stage.events.append(
+            stage.job.id,
+            f"{method}: a checkpoint was not used, {reason}; going on from "
+            f"{'the one before it' if state else 'the start'}",
+            level="warn",
+        )
+    if state is None:
+        return 0.0
+    restore(trainer, state)
+    stage.say(
+        f"{method}: resumed after step {trainer.step}",
+        method=method,
+        step=trainer.step,
+        iteration=trainer.iteration,
+    )
+    return float(state.numbers["seconds"])
+
+
 def _follow(
-    stage: StageContext, course: Course, trainer: Trainer, checkpoints: Checkpoints
+    stage: StageContext,
+    course: Course,
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    before: float,
 ) -> tuple[float, dict[str, float]]:
-    """Take the trainer's records: tell, save, stop when told. Returns seconds and judge health."""
+    """Take the trainer's records: tell, save, stop when told. Returns seconds and judge health.
+
+    What a resumed run does again it does not tell again: the event log is the cursor.
+    """
     method, started, told = course.plan.method, time.monotonic(), 0.0
     saved = started
+    known_step, known_iteration = _told(stage, method)
     health: dict[str, float] = {}
-    for record in trainer.run():
-        stage.check()
+
+    def spent() -> float:
+        return before + time.monotonic() - started
+
+    def save(state: State) -> None:
+        numbers = {**state.numbers, "seconds": spent()}
+        oldest = checkpoints.save(method, replace(state, numbers=numbers))
+        if trainer.judge is not None:
+            trainer.judge.keep = oldest
+
+    # A phase may be stopped from within; nothing that `idle` refers to changes while it lasts.
+    idle: State | None = None
+    records = trainer.run()
+    while True:
+        try:
+            record = next(records, None)
+        except Interrupted:
+            if idle is not None:
+                save(idle)
+            raise
+        if record is None:
+            break
+        if stage.interrupted():
+            save(capture(trainer))
+            stage.check()
+        idle = capture(trainer) if isinstance(record, Phase) else None
         match record:
             case Phase():
                 stage.say(f"{method}: {record.name}")
-            case Step() if time.monotonic() - told >= TELL_SECONDS:
+            case Pretrained():
+                _tell_judge(stage, method, 0, record)
+            case Step() if time.monotonic() - told >= TELL_SECONDS and record.number > known_step:
                 told = time.monotonic()
                 _tell_step(stage, course, record)
             case Round():
-                if time.monotonic() - saved >= checkpoints.seconds:
-                    checkpoints.save(method, capture(trainer))
-                    saved = time.monotonic()
                 health = record.judge or health
-                _tell_round(stage, method, record)
-    return time.monotonic() - started, {**trainer.pretrained, **health}
+                if record.iteration > known_iteration:
+                    _tell_round(stage, method, record)
+        if time.monotonic() - saved >= checkpoints.seconds:
+            save(capture(trainer))
+            saved = time.monotonic()
+    return spent(), {**trainer.pretrained, **health}
+
+
+def _told(stage: StageContext, method: str) -> tuple[int, int]:
+    """The last step and the last finished iteration of `method` that the event log has."""
+    step = iteration = 0
+    for event in stage.events.read(stage.job.id, None, LOOK_BACK, newest_first=True):
+        if event.data.get("method") == method:
+            if "loss" in event.data:
+                step = max(step, event.data["step"])
+            if "validation" in event.data:
+                iteration = max(iteration, event.data["iteration"])
+    return step, iteration
 
 
 def _tell_step(stage: StageContext, course: Course, step: Step) -> None:
@@ -160,10 +231,28 @@ def _tell_round(stage: StageContext, method: str, record: Round) -> None:
         **data,
         judge=record.judge,
     )
-    if record.judge and collapsed(record.judge):
+    if record.judge:
+        _tell_judge(stage, method, record.iteration, record)
+
+
+def _tell_judge(
+    stage: StageContext, method: str, iteration: int, record: Pretrained | Round
+) -> None:
+    """How the judge stands that iteration `iteration` trained with; 0 is the pretrained one."""
+    shown = record.histograms.model_dump(mode="json") if record.histograms else None
+    told = f"{record.judge['auc']:.3f}" if "auc" in record.judge else "not measurable"
+    stage.measure(
+        f"{method}: judge of iteration {iteration}, AUC {told}",
+        method=method,
+        iteration=iteration,
+        judge=record.judge,
+        histograms=shown,
+    )
+    if collapsed(record.judge):
         stage.events.append(
             stage.job.id,
-            f"the judge no longer tells right from wrong (AUC {record.judge.get('auc', 0):.2f}); "
+            f"the judge no longer tells right from wrong (AUC {record.judge['alarm_auc']:.2f} on "
+            f"{record.judge['alarm_negatives']:.0f} negatives); "
             "try `discriminator.loss: bce`, more `pretrain_steps` or a lower `learning_rate`",
             level="warn",
             data={"judge": record.judge},

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from qcrd.method.judge import Contrast
+from qcrd.method.contrasts import Contrast
 from qcrd.records import JudgeSpec
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore, Store
@@ -50,6 +50,45 @@ def test_a_judge_goes_through_its_versions(serve: Serve, models: ModelSettings) 
     assert untrained != pretrained != updated
     assert all(0 < score < 1 for score in updated)
     assert judge.flops > 0
+
+
+def test_health_is_told_by_source_and_kept_with_the_version(
+    serve: Serve, models: ModelSettings
+) -> None:
+    """Of 40 questions some are held back; their histograms count what the numbers count."""
+    named = [
+        Contrast(f"question {i} ?", ("it swims",), ("it is a thing", "it hits nails"),
+                 ("student_lag", "teacher_minority"))
+        for i in range(40)
+    ]  # fmt: skip
+    url = start(serve, MemoryStore(), models)
+    judge = remote(url)
+    judge.pretrain(named)
+    measured = judge.update(0, named, weight=0.5)
+    assert measured["n_student_lag"] == measured["n_teacher_minority"] == measured["positives"] > 0
+    assert measured["negatives"] == 2 * measured["positives"]
+    assert {"auc_student_lag", "auc_teacher_minority", "brier", "ece"} <= set(measured)
+    assert judge.histograms is not None
+    counted = {name: sum(counts) for name, counts in judge.histograms.scores.items()}
+    assert counted == {
+        "positives": measured["positives"],
+        "student_lag": measured["n_student_lag"],
+        "teacher_minority": measured["n_teacher_minority"],
+    }
+    assert len(judge.histograms.reliability) == 10
+    kept = httpx.get(f"{url}/v1/judges/{JUDGE}").json()
+    assert kept["histograms"] == judge.histograms.model_dump(mode="json")
+
+
+def test_a_source_for_every_negative_or_none(serve: Serve, models: ModelSettings) -> None:
+    url = start(serve, MemoryStore(), models)
+    remote(url)
+    plain = {"question": "q", "positives": ["it swims"], "negatives": ["a thing", "a tool"]}
+    path = f"{url}/v1/judges/{JUDGE}/pretrain"
+    answer = httpx.post(path, json={"contrasts": [{**plain, "sources": ["student_lag"]}]})
+    assert answer.status_code == 422
+    assert "1 sources for 2 negatives" in answer.text
+    assert httpx.post(path, json={"contrasts": [plain]}).status_code == 200
 
 
 def test_a_repeated_call_answers_the_same_and_trains_nothing(

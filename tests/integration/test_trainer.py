@@ -5,219 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from qcrd.records import (
-    Baseline,
-    Hyperparameters,
-    Job,
-    JobSpec,
-    JudgeSpec,
     MethodName,
-    MethodSpec,
-    NegativeSpec,
-    Prediction,
-    Question,
-    Rationale,
-    RationaleCounts,
-    RationaleItem,
-    RationaleManifest,
-    Stage,
     Status,
-    StudentSpec,
-    TaskSpec,
-    TestItem,
-    Vote,
 )
 from qcrd.runtime import keys
-from qcrd.runtime.connection import connect
-from qcrd.runtime.events import RedisEvents
-from qcrd.runtime.jobs import RedisJobs, move
-from qcrd.runtime.pipeline import Deps, run_stage
-from qcrd.runtime.queue import MemoryQueue
-from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
-from qcrd.runtime.store import S3Store, Store, read, read_lines, write_lines, write_record
-from services.discriminator.main import build
-from services.discriminator.settings import DiscriminatorSettings
-from services.trainer.supervise import supervise
+from qcrd.runtime.jobs import move
+from qcrd.runtime.store import read
 from tests import tiny
-from tests.integration.conftest import Serve
+from tests.integration.site import Site, site, spec, training_process, when
 
-THINGS = {
-    "trout": ("animal", "it swims in water"),
-    "apple": ("fruit", "it grows on trees"),
-    "hammer": ("tool", "it hits nails"),
-    "violin": ("instrument", "it plays music"),
-}
-LABELS = tuple(label for label, _ in THINGS.values())
-
-
-def question(thing: str, number: int) -> Question:
-    text = f"what kind of thing is {'a ' * number}{thing} ?"
-    return Question(id=keys.digest(text), text=text, label=THINGS[thing][0])
-
-
-def item(thing: str, number: int) -> RationaleItem:
-    asked, (label, reason) = question(thing, number), THINGS[thing]
-    positives = tuple(
-        Rationale(id=f"{asked.id}/{i}", question_id=asked.id, text=text, answer=label)
-        for i, text in enumerate((reason, f"so {reason}"))
-    )
-    wrong = Rationale(id=f"{asked.id}/2", question_id=asked.id, text="a thing", answer="tool")
-    return RationaleItem(
-        question=asked,
-        label=label,
-        vote=Vote(answer=label, margin=0.5, tie=False, counts={label: 2, "x": 1}),
-        positives=positives,
-        negatives=(wrong,),
-        gold=label,
-    )
-
-
-def write_set(store: Store) -> str:
-    set_id = keys.new_id("set")
-    shard, test = keys.rationale_shard_key(set_id, 0), keys.rationale_test_key(set_id)
-    write_lines(store, shard, [item(t, n) for t in THINGS for n in range(8)])
-    asked = [question(thing, number) for thing in THINGS for number in (8, 9)]
-    write_lines(
-        store,
-        test,
-        [
-            TestItem(question=q, gold=q.label or "", teacher_answer="animal", teacher_asked=True)
-            for q in asked
-        ],
-    )
-    counts = RationaleCounts(
-        questions=32,
-        outputs=96,
-        parsed=96,
-        unparseable=0,
-        majority_right=32,
-        majority_wrong=0,
-        ties=0,
-        positives=64,
-        negatives=32,
-    )
-    manifest = RationaleManifest(id=set_id, shards=(shard,), counts=counts, test=test, created_at=0)
-    write_record(store, keys.rationale_manifest_key(set_id), manifest)
-    return set_id
-
-
-def spec(**hyper: object) -> JobSpec:
-    settings = {
-        "iterations": 4,
-        "batch_size": 8,
-        "learning_rate": 3e-3,
-        "max_rationale_tokens": 8,
-        "max_label_tokens": 4,
-    }
-    return JobSpec(
-        model="tiny-bert",
-        training_file="file-" + "0" * 24,
-        test_file="file-" + "1" * 24,
-        settings=MethodSpec(
-            task=TaskSpec.model_validate({"answer": "label", "labels": LABELS}),
-            negatives=NegativeSpec(lag=2),
-            discriminator=JudgeSpec(pretrain_steps=4, update_steps=2, hidden=8, max_tokens=32),
-            student=StudentSpec(decoder_layers=1),
-            hyperparameters=Hyperparameters.model_validate({**settings, **hyper}),
-            baselines=(Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE),
-        ),
-    )
-
-
-@dataclass
-class Site:
-    deps: Deps
-    jobs: RedisJobs
-    store: Store
-
-    def submit(self, wanted: JobSpec) -> str:
-        job = Job(
-            id=keys.new_id("ftjob"),
-            spec=wanted,
-            status=Status.QUEUED,
-            stage=Stage.TRAINING,
-            created_at=time.time(),
-            rationale_set=write_set(self.store),
-        )
-        self.jobs.create(job)
-        return job.id
-
-    def work(self, job_id: str) -> Job:
-        run_stage(self.deps, job_id, Stage.TRAINING, lambda stage: supervise(stage, grace=5))
-        return self.jobs.get(job_id)
-
-    def messages(self, job_id: str) -> list[str]:
-        return [event.message for event in self.deps.events.read(job_id, None, 1000)]
-
-    def predictions(self, job_id: str) -> list[Prediction]:
-        return list(read_lines(self.store, keys.job_predictions_key(job_id), Prediction))
-
-
-@pytest.fixture
-def site(
-    serve: Serve,
-    redis_settings: RedisSettings,
-    s3_settings: StoreSettings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Site]:
-    tiny.save_base(tmp_path / "tiny-bert")
-    store = S3Store(s3_settings)
-    models = ModelSettings(models_dir=tmp_path)
-    url = serve(build(DiscriminatorSettings(device="cpu"), store, models))
-    for name, value in {
-        "QCRD_REDIS_URL": redis_settings.url,
-        "QCRD_S3_ENDPOINT": s3_settings.endpoint,
-        "QCRD_S3_ACCESS_KEY": s3_settings.access_key,
-        "QCRD_S3_SECRET_KEY": s3_settings.secret_key.get_secret_value(),
-        "QCRD_S3_BUCKET": s3_settings.bucket,
-        "QCRD_MODELS_DIR": str(tmp_path),
-        "QCRD_DISCRIMINATOR_URL": url,
-        "QCRD_DEVICE": "cpu",
-        "QCRD_CHECKPOINT_SECONDS": "0",
-        "OMP_NUM_THREADS": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    redis = connect(redis_settings)
-    jobs = RedisJobs(redis)
-    deps = Deps(jobs, RedisEvents(redis), store, MemoryQueue(), heartbeat=0.5, ttl=5.0)
-    yield Site(deps, jobs, store)
-    redis.close()
-
-
-def training_process() -> psutil.Process | None:
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if "services.trainer.run" in child.cmdline():
-                return child
-        except psutil.NoSuchProcess:
-            continue
-    return None
-
-
-def when(happens: Callable[[], bool], then: Callable[[], object]) -> threading.Thread:
-    """Run `then` in a thread as soon as `happens`."""
-
-    def wait() -> None:
-        until = time.monotonic() + 60
-        while not happens() and time.monotonic() < until:
-            time.sleep(0.02)
-        then()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
+__all__ = ["site"]
 
 
 def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> None:
@@ -281,7 +85,7 @@ def test_killed_training_goes_on_and_ends_the_same(site: Site) -> None:
     assert job.attempt == 1
     job = site.work(job_id)
     assert job.status is Status.SUCCEEDED
-    assert any("resumed after iteration" in message for message in site.messages(job_id))
+    assert any("resumed after step" in message for message in site.messages(job_id))
 
     def answers(of: str) -> list[tuple[str | None, str, str | None]]:
         return [(p.method, p.question_id, p.answer) for p in site.predictions(of)]

@@ -21,7 +21,7 @@ LUCK = torch.Generator().manual_seed(0)
 def test_token_cross_entropy_counts_only_real_tokens() -> None:
     """Uniform over 4 tokens: each costs ln 4; two real tokens and one padding: 2 ln 4 and 2."""
     total, count = losses.token_cross_entropy(
-        torch.zeros(1, 3, 4), torch.tensor([[1, 2, losses.IGNORED]])
+        torch.zeros(2, 4), torch.tensor([[1, 2, losses.IGNORED]])
     )
     assert total.item() == pytest.approx(2 * math.log(4))
     assert count.tolist() == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -10,24 +11,18 @@ import torch
 from qcrd.errors import Diverged
 from qcrd.method.batching import iteration_batches, length_groups
 from qcrd.method.checkpoints import capture, restore
-from qcrd.method.judge import (
-    Contrast,
-    Judge,
-    LocalJudge,
-    auc,
-    balanced,
-    collapsed,
-    fit_judge,
-    held_back,
-)
+from qcrd.method.contrasts import Contrast, balanced, held_back
+from qcrd.method.judge import Judge, LocalJudge, fit_judge
+from qcrd.method.judge_health import auc
 from qcrd.method.losses import highest, lowest
 from qcrd.method.negatives import Ring, trainable
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.schedule import plan
 from qcrd.method.slates import Slate
 from qcrd.method.steps import Lesson, step_terms
-from qcrd.method.students import CausalStudent, Seq2SeqStudent, Student
-from qcrd.method.training import Round, Step, Trainer
+from qcrd.method.students import CausalStudent, Reading, Seq2SeqStudent, Student
+from qcrd.method.trace import Round, Step
+from qcrd.method.training import Trainer
 from qcrd.records import (
     Hyperparameters,
     JudgeSpec,
@@ -114,12 +109,15 @@ def test_a_shared_reading_gives_the_loss_and_gradient_of_separate_ones(kind: str
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_scoring_in_length_groups_equals_one_batch(kind: str) -> None:
+def test_scoring_in_length_groups_equals_one_batch(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = student(kind)
     reading = model.read(["explain: trout ?"] * 2)
     targets, owner = ["it", "it swims in water on trees", "it grows"], [0, 1, 1]
-    small = model.score(reading, owner, targets, max_tokens=4)
-    torch.testing.assert_close(small, model.score(reading, owner, targets, max_tokens=10_000))
+    whole = model.score(reading, owner, targets)
+    monkeypatch.setattr("qcrd.method.students.TARGET_TOKENS", 4)
+    torch.testing.assert_close(model.score(reading, owner, targets), whole, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
@@ -151,13 +149,21 @@ def test_min_max_picks_by_value_and_drops_negatives_past_the_margin() -> None:
     reading = model.read([item.text for item in batch])
     slate = Slate([item.positives for item in batch], {}, missing=1.0)
     generator = torch.Generator()
-    picks = slate.weigh(model, reading, lowest, generator, quality=lambda s: s)
     owners, texts = [0, 0, 1, 1], [r.text for item in batch for r in item.positives]
-    values = model.score(reading, owners, texts, max_tokens=9999).view(2, 2)
-    assert [r.id[-1] for _, r in picks.chosen] == [str(i) for i in values.argmin(1).tolist()]
+    values = model.score(reading, owners, texts)
+    picks = slate.weigh(values, lowest, generator, quality=lambda s: s)
+    low = values.view(2, 2).argmin(1).tolist()
+    assert [r.id[-1] for _, r in picks.chosen] == [str(i) for i in low]
     wrong = Slate([item.negatives for item in batch], {}, missing=0.0)
-    far = wrong.weigh(model, reading, highest, generator, quality=lambda s: 1 - s, below=0.1)
+    values = model.score(reading, [0, 1], [item.negatives[0].text for item in batch])
+    far = wrong.weigh(values, highest, generator, quality=lambda s: 1 - s, below=0.1)
     assert far.chosen == []
+
+
+@torch.no_grad()
+def exact(model: Student, reading: Reading, owner: list[int], texts: list[str]) -> torch.Tensor:
+    total, count = model.cross_entropy(reading, owner, texts)
+    return total / count
 
 
 def test_step_terms_by_hand() -> None:
@@ -169,9 +175,9 @@ def test_step_terms_by_hand() -> None:
         model, [item], OBJECTIVES["qcrd"], LossSpec(delta=9.0), scores, torch.Generator()
     )
     reading = model.read(["explain: " + item.text])
-    ces = model.score(reading, [0, 0], [r.text for r in item.positives], max_tokens=999)
-    negative = model.score(reading, [0], [item.negatives[0].text], max_tokens=999).item()
-    label = model.score(model.read(["predict: " + item.text]), [0], [item.label], max_tokens=99)
+    ces = exact(model, reading, [0, 0], [r.text for r in item.positives])
+    negative = exact(model, reading, [0], [item.negatives[0].text]).item()
+    label = exact(model, model.read(["predict: " + item.text]), [0], [item.label])
     low = int(ces.argmin())
     expected = 0.5 * label.item() + 0.5 * (
         (0.9, 0.7)[low] * ces[low].item() - 0.2 * (1 - 0.2) * min(negative - 9.0, 0)
@@ -197,22 +203,24 @@ def test_equal_compute_stops_when_the_work_is_spent() -> None:
     assert dss.flops <= finetune.flops < dss.flops * (1 + 2 / len(steps))
 
 
-def test_a_restored_trainer_ends_with_the_same_weights() -> None:
-    """Interrupted after each iteration in turn, captured, restored into a fresh trainer."""
-    made = plan("qcrd", spec(), lessons=8, seed=1)
+@pytest.mark.parametrize("method", ["qcrd", "dss", "finetune_equal_compute"])
+def test_a_trainer_restored_between_any_two_steps_ends_with_the_same_weights(method: str) -> None:
+    """Interrupted after each record in turn, captured, restored into a fresh trainer."""
+    flops = 3e7 if method == "finetune_equal_compute" else None
+    made = plan(method, spec(iterations=2), lessons=8, seed=1, flops=flops)
     whole = Trainer(student(), lessons(), made, validate, judge())
-    list(whole.run())
-    for stop in (1, 2):
+    records = list(whole.run())
+    for stop in range(len(records)):
         shared = judge()
         first = Trainer(student(), lessons(), made, validate, shared)
-        for record in first.run():
-            if isinstance(record, Round) and record.iteration == stop:
-                break
+        list(itertools.islice(first.run(), stop + 1))
+        state = capture(first)
         second = Trainer(student(seed=9), lessons(), made, validate, shared)
-        restore(second, capture(first))
-        list(second.run())
+        restore(second, state)
+        rest = list(second.run())
+        assert rest[-1:] == records[-1:] if rest else stop == len(records) - 1
         for name, weight in trainable(whole.student).items():
-            assert torch.equal(weight, trainable(second.student)[name]), name
+            assert torch.equal(weight, trainable(second.student)[name]), (stop, name)
         assert second.flops == whole.flops
 
 
@@ -294,15 +302,6 @@ def test_held_back_is_decided_by_the_question_alone() -> None:
     assert 15 < len(kept) < 75
     assert {c.question for c in trained}.isdisjoint(c.question for c in kept)
     assert held_back(many[::-1])[1] == kept[::-1]
-
-
-def test_auc_by_hand_and_the_collapse_alarm() -> None:
-    """.9 and .4 against .4 and .1: 3 wins and a tie of 4 pairs: 3.5 / 4."""
-    assert auc([0.9, 0.4], [0.4, 0.1]) == pytest.approx(3.5 / 4)
-    assert auc([], [0.1]) is None
-    assert collapsed({"auc": 0.5, "spread": 0.5})
-    assert collapsed({"auc": 0.9, "spread": 0.01})
-    assert not collapsed({"auc": 0.9, "spread": 0.5})
 
 
 def test_an_update_is_a_function_of_weights_and_data() -> None:

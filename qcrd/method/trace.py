@@ -1,0 +1,47 @@
+"""What a trainer yields while it trains: records for whoever shows or stores them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qcrd.records import JudgeHistograms
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: its number from 1, the share of the plan done after it, its loss terms,
+    the gradient's norm before clipping and the learning rate."""
+
+    number: int
+    done: float
+    iteration: int
+    parts: dict[str, float]
+    norm: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One finished iteration. `better`: its weights are the best on validation so far."""
+
+    iteration: int
+    validation: float
+    better: bool
+    judge: dict[str, float] = field(default_factory=dict)
+    flops: float = 0.0
+    histograms: JudgeHistograms | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What the trainer does next where it takes a while and makes no step."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The judge before the first iteration, with its health on what it was not trained on."""
+
+    judge: dict[str, float]
+    histograms: JudgeHistograms | None
