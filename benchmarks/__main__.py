@@ -1,7 +1,11 @@
-"""`python -m benchmarks` runs every benchmark with its defaults, one after the other."""
+"""`python -m benchmarks` runs every benchmark with its defaults, one after the other.
+
+The ladder on real data is none of them: it takes hours, and data that is not in the repository.
+"""
 
 from __future__ import annotations
 
-from benchmarks import step_cost
+from benchmarks import negatives, step_cost
 
-step_cost.main()
+step_cost.main([])
+negatives.main([])

@@ -29,13 +29,18 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from qcrd.cli.home import install_base_model
 from qcrd.method import losses
+from qcrd.method.contrasts import Contrast
+from qcrd.method.judge import Pair
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.schedule import plan
 from qcrd.method.steps import Lesson, step_terms
-from qcrd.method.students import Seq2SeqStudent
-from qcrd.records import LossSpec, Rationale
+from qcrd.method.students import Seq2SeqStudent, has_bf16
+from qcrd.method.training import Trainer
+from qcrd.records import Hyperparameters, LossSpec, MethodSpec, NegativeSpec, Rationale
 
 BATCH, POSITIVES, SEED = 8, 5, 0
+SAMPLED_TOKENS = 64
 WORDS = (
     "the apple is red and two girls have seven more books than five boys so she had ten minus "
     "three plus four which makes the total number of pages that were read on Monday by all"
@@ -152,6 +157,46 @@ def hf_step(case: Setting, batch: Sequence[Lesson]) -> None:
     model.zero_grad(set_to_none=True)
 
 
+class Constant:
+    """A judge that costs nothing here: the product's is in a process, or on a GPU, of its own."""
+
+    flops, keep, histograms = 0.0, 0, None
+
+    def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]:
+        return {}
+
+    def update(
+        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+    ) -> dict[str, float]:
+        return {}
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        return [0.5] * len(pairs)
+
+
+def iteration(case: Setting, method: str, batches: Sequence[list[Lesson]]) -> float:
+    """Seconds of one whole iteration of the trainer over `batches`: sampling of the negatives, in
+    the same process, steps and optimizer; without validation."""
+    hyper = {
+        "iterations": 1, "iteration_steps": len(batches), "batch_size": BATCH,
+        "max_rationale_tokens": SAMPLED_TOKENS,
+    }  # fmt: skip
+    spec = MethodSpec(
+        loss=LossSpec(delta=50.0),
+        negatives=NegativeSpec(lag=1),
+        hyperparameters=Hyperparameters.model_validate(hyper),
+    )
+    lessons = [lesson for batch in batches for lesson in batch]
+    made = plan(method, spec, lessons=len(lessons), seed=SEED)
+    trainer = Trainer(case.student, lessons, made, lambda _: (0.0, 0.0), Constant())
+    if made.objective.negatives:
+        trainer.past_self()  # made once in a run, not once in an iteration
+    started = time.perf_counter()
+    for _ in trainer.run():
+        pass
+    return time.perf_counter() - started
+
+
 def seconds(run: Callable[[Sequence[Lesson]], None], batch: Sequence[Lesson]) -> float:
     started = time.perf_counter()
     run(batch)
@@ -204,6 +249,11 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
         "naive_over_ours": ratio("naive", "qcrd"),
         "hf_trainer_over_ours": ratio("hf", "dss"),
     }
+    walls = [
+        iteration(case, "qcrd", pair) / iteration(case, "dss", pair)
+        for pair in zip(case.batches[::2], case.batches[1::2], strict=False)
+    ]
+    ratios["wall_over_dss"] = sorted(walls)
     memory = {method: peak_memory(models, method) for method in ("dss", "qcrd")}
     return {
         "ratios": {
@@ -218,6 +268,9 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
             "positives": POSITIVES,
             "negatives": 1,
             "rounds": rounds,
+            "negatives_in_force": "all (delta 50)",
+            "sampler": f"in the training process, {SAMPLED_TOKENS} tokens per question",
+            "scoring": "bf16" if has_bf16(case.student.device) else "fp32",
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
             "torch": torch.__version__,
@@ -234,13 +287,13 @@ def show(found: dict[str, Any]) -> None:
     print("conditions:", json.dumps(found["conditions"]))
 
 
-def main() -> None:
+def main(wanted: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What a training step costs.")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="at least 2")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", type=Path, default=Path.home() / ".qcrd/models")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = parser.parse_args(wanted)
     if given.peak:
         peak(given.models, given.peak)
         return

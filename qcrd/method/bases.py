@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from qcrd.errors import Invalid
+from qcrd.method.adapters import adapt
 from qcrd.method.students import CausalStudent, Seq2SeqStudent, Student, has_bf16
 from qcrd.records import Hyperparameters, StudentSpec
 
@@ -54,14 +55,22 @@ def _student(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if config.is_encoder_decoder:
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+        adapt(model, spec, seed=seed)
         limits["max_question_tokens"] = _room(config, limits["max_question_tokens"])
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if _encoder_only(config):
+        if spec.lora is not None:
+            raise Invalid(
+                "`student.lora`: an encoder-only base gets a new decoder, which must be trained whole; "
+                "leave `lora` out or take a seq2seq or decoder-only base",
+                param="student.lora",
+            )
         limits["max_question_tokens"] = _room(config, limits["max_question_tokens"])
         model = around_encoder(folder, tokenizer, spec, seed=seed)
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        adapt(model, spec, seed=seed)
         return CausalStudent(model.to(device), tokenizer, **limits)
     raise Invalid(
         f"`model`: architecture {config.model_type!r} has no language-model head to train; "

@@ -113,10 +113,21 @@ class LossSpec(Record):
     scheme: Scheme = Scheme.MIN_MAX
 
 
-class StudentSpec(Record):
-    """How a base checkpoint becomes a student. Only read for encoder-only bases (BERT-like), around
-    which an encoder-decoder with a new decoder is built; other bases are used as they are."""
+class LoraSpec(Record):
+    """Low-rank adapters (Hu et al. 2021) on every linear layer but the output head; the rest is
+    frozen. They are merged into the published student."""
 
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    alpha: Annotated[int, Field(ge=1)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class StudentSpec(Record):
+    """How a base checkpoint becomes a student. `decoder_layers` and `freeze` are only read for
+    encoder-only bases (BERT-like), around which an encoder-decoder with a new decoder is built."""
+
+    lora: LoraSpec | None = None
+    """For seq2seq and decoder-only bases; None trains all weights."""
     decoder_layers: Annotated[int, Field(ge=1, le=48)] = 2
     freeze: Literal["nothing", "embeddings", "encoder"] = "embeddings"
     """`embeddings` saves the gradient of the largest matrix; `encoder` freezes both."""
@@ -196,6 +207,8 @@ class JobSpec(Record):
     metadata: dict[str, str] = Field(default_factory=dict)
     method: MethodName = MethodName.QCRD
     settings: MethodSpec = MethodSpec()
+    knowledge_of: str | None = None
+    """Id of the job whose rationale set is trained on; None: the job assembles its own."""
 
     @model_validator(mode="before")
     @classmethod

@@ -37,6 +37,7 @@ def digest(*parts: str | bytes) -> str:
 
 FILES = "files/"
 MODELS = "models/"
+STUDIES = "studies/"
 
 
 def file_key(file_id: str) -> str:
@@ -110,6 +111,10 @@ def model_prefix(model_id: str) -> str:
 
 def model_manifest_key(model_id: str) -> str:
     return f"{model_prefix(model_id)}model.json"
+
+
+def study_key(study_id: str) -> str:
+    return f"{STUDIES}{study_id}.json"
 
 
 # --- Redis -----------------------------------------------------------------------------------

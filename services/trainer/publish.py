@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from qcrd import __version__
+from qcrd.method.adapters import merged
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.students import Student
@@ -28,7 +29,7 @@ def upload(store: Store, job: Job, student: Student) -> None:
     """Weights, tokenizer and how to ask. The model is not there before `announce`."""
     with tempfile.TemporaryDirectory(prefix="qcrd-model-") as scratch:
         folder = Path(scratch)
-        student.model.save_pretrained(folder)
+        merged(student.model).save_pretrained(folder)
         student.tokenizer.save_pretrained(folder)
         (folder / INFERENCE).write_text(json.dumps(inference(job, student), indent=1))
         for path in sorted(folder.iterdir()):

@@ -11,15 +11,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from qcrd.records import (
-    MethodName,
-    Status,
-)
+from qcrd.records import MethodName, RationaleItem, Status
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import move
-from qcrd.runtime.store import read
+from qcrd.runtime.store import read, read_lines, write_lines
 from tests import tiny
-from tests.integration.site import Site, site, spec, training_process, when
+from tests.integration.site import LABELS, Site, site, spec, training_process, when
 
 __all__ = ["site"]
 
@@ -48,6 +45,19 @@ def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> 
         "majority_class",
     }
     assert job.report.judge["auc"] >= 0
+    assert job.report.judge["n_student_lag"] == job.report.judge["negatives"]
+    judged = [
+        event.data
+        for event in site.deps.events.read(job.id, None, 1000)
+        if event.type == "metrics" and "histograms" in event.data
+    ]
+    # pretrained on the teacher's minority, then once in each of four iterations
+    assert [data["iteration"] for data in judged] == [0, 1, 2, 3, 4]
+    assert set(judged[0]["histograms"]["scores"]) == {"positives", "teacher_minority"}
+    assert set(judged[4]["histograms"]["scores"]) == {"positives", "student_lag"}
+    assert [c.baseline for c in job.report.comparisons] == ["finetune", "finetune_equal_compute"]
+    assert job.report.leak is not None
+    assert (job.report.leak.n_test, job.report.leak.n_exact) == (8, 0)
     assert job.model == job.report.model.id
     folder = tmp_path / "downloaded"
     folder.mkdir()
@@ -114,6 +124,23 @@ def test_a_model_that_is_not_there_fails_with_what_is(site: Site) -> None:
     assert job.failure is not None
     assert job.failure.param == "model"
     assert "tiny-bert" in job.failure.message
+
+
+def test_a_label_that_the_tokenizer_cannot_say_fails_before_any_step(site: Site) -> None:
+    wanted = spec()
+    task = wanted.settings.task.model_copy(update={"labels": (*LABELS, "zebra")})
+    settings = wanted.settings.model_copy(update={"task": task})
+    job_id = site.submit(wanted.model_copy(update={"settings": settings}))
+    shard = keys.rationale_shard_key(site.jobs.get(job_id).rationale_set or "", 0)
+    items = list(read_lines(site.store, shard, RationaleItem))
+    strange = {"label": "zebra", "gold": "zebra"}
+    write_lines(site.store, shard, [item.model_copy(update=strange) for item in items])
+    job = site.work(job_id)
+    assert job.status is Status.FAILED
+    assert job.failure is not None
+    assert (job.failure.code, job.failure.param) == ("unsayable_label", "training_file")
+    assert "'zebra'" in job.failure.message
+    assert not any("iteration" in message for message in site.messages(job_id))
 
 
 def test_a_loss_that_is_not_finite_fails_with_the_step_and_advice(

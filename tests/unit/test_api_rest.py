@@ -23,6 +23,7 @@ from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore, write_record
 from services.api.gateway import Settings
+from services.api.heads import WITHOUT_HEAD
 from services.api.main import create_app
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
@@ -212,6 +213,9 @@ def test_jobs_are_listed_newest_first_in_pages(here: Here) -> None:
         ),
         ({"rationale": {}}, "unknown_key", "method.qcrd.rationale"),
         ({"loss": {"detla": 3}}, "unknown_key", "method.qcrd.loss.detla"),
+        ({"loss": {"scheme": "nonsense"}}, "invalid_value", "method.qcrd.loss.scheme"),
+        ({"negatives": {"source": "none"}}, "invalid_value", "method.qcrd.negatives.source.0"),
+        ({"negatives": {"lag": 10}}, "lag_not_reached", "method.qcrd.negatives.lag"),
         ({"teacher": "gpt"}, "unknown_teacher", "method.qcrd.teacher"),
         (
             {"discriminator": {"encoder": "brt"}},
@@ -231,6 +235,112 @@ def test_a_wrong_method_is_refused_by_path(
 ) -> None:
     assert param in refused(here.create(here.file(sums(4)), body), 400, code, param)
     assert here.queue.take() == []
+
+
+def test_a_lag_that_no_iteration_reaches_is_refused_with_both_fields(here: Here) -> None:
+    training, short = here.file(sums(4)), {"hyperparameters": {"iterations": 5}}
+    message = refused(here.create(training, short), 400, "lag_not_reached", LAG)
+    assert "`method.qcrd.negatives.lag` is 5" in message
+    assert "`method.qcrd.hyperparameters.iterations` is only 5" in message
+    assert "at most 4" in message
+    one = {"hyperparameters": {"iterations": 1}, "negatives": {"lag": 1}}
+    message = refused(here.create(training, one), 400, "lag_not_reached", LAG)
+    assert "at most" not in message
+    assert "at least 2" in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"hyperparameters": {"iterations": 6}},
+        {"hyperparameters": {"iterations": 5}, "negatives": {"lag": 4}},
+        {"hyperparameters": {"iterations": 1}, "negatives": {"source": "fixed"}},
+        {"hyperparameters": {"iterations": 1}, "negatives": {"source": "teacher_minority"}},
+    ],
+)
+def test_a_lag_within_reach_or_without_use_is_none_to_refuse(
+    here: Here, body: dict[str, Any]
+) -> None:
+    assert here.create(here.file(sums(4)), body).status_code == 200
+
+
+def test_a_lag_matters_where_some_row_samples_negatives(here: Here) -> None:
+    training = here.file(sums(4))
+    body = {**TASK, "hyperparameters": {"iterations": 2}}
+
+    def create(**more: Any) -> Any:
+        method = {"type": "dss", "dss": {**body, **more}}
+        return here.create(training, method=method)
+
+    assert create().status_code == 200
+    assert create(baselines=["finetune", "dss+positives"]).status_code == 200
+    for row in ("qcrd", "dss+positives+negatives"):
+        refused(create(baselines=[row]), 400, "lag_not_reached", "method.dss.negatives.lag")
+
+
+LAG = "method.qcrd.negatives.lag"
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model_type": "vit", "architectures": ["ViTModel"]}, "vit model (ViTModel), which reads"),
+        ({"model_type": "wav2vec2"}, "wav2vec2 model, which reads or makes sound"),
+        (
+            {"model_type": "layoutlmv3", "architectures": ["LayoutLMv3ForSequenceClassification"]},
+            "only classifies",
+        ),
+    ],
+)
+def test_a_base_without_a_language_model_head_is_refused(
+    here: Here, tmp_path: Path, config: dict[str, Any], told: str
+) -> None:
+    training = here.file(sums(4))
+    write_config(tmp_path, json.dumps(config))
+    message = refused(here.create(training, model="other"), 400, "no_language_model_head", "model")
+    assert told in message
+    assert "take a seq2seq, decoder-only or BERT-like base" in message
+    # As the judge's encoder it is another question, which the discriminator answers.
+    assert here.create(training, {"discriminator": {"encoder": "other"}}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "bert", "architectures": ["BertForSequenceClassification"]},
+        {"model_type": "t5"},
+        {"model_type": "llama"},
+        {"model_type": "made-tomorrow"},
+        {"model_type": 7},
+        {},
+        [],
+    ],
+)
+def test_every_other_base_is_left_to_the_trainer(here: Here, tmp_path: Path, config: Any) -> None:
+    write_config(tmp_path, json.dumps(config))
+    assert here.create(here.file(sums(4)), model="other").status_code == 200
+
+
+def test_a_base_whose_config_is_broken_is_refused(here: Here, tmp_path: Path) -> None:
+    write_config(tmp_path, '{"model_type":')
+    refused(here.create(here.file(sums(4)), model="other"), 400, "invalid_value", "model")
+
+
+def write_config(folder: Path, text: str) -> None:
+    (folder / "models/other").mkdir()
+    (folder / "models/other/config.json").write_text(text)
+
+
+def test_what_is_refused_has_no_head_in_transformers_either() -> None:
+    """A student is loaded by one of three maps; nothing that one of them knows is refused."""
+    from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto as auto
+
+    for kind in WITHOUT_HEAD:
+        assert kind not in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        assert kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:  # its encoder-decoder form is loaded
+            assert AutoConfig.for_model(kind).is_encoder_decoder
 
 
 def test_wrong_top_level_fields_are_refused_by_name(here: Here) -> None:

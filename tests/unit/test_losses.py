@@ -102,6 +102,26 @@ def test_eq2_by_hand() -> None:
     assert losses.judge_bce(pos, pos_mask, neg, neg_mask).item() == pytest.approx(bce)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # the first question: .1 - ln(e^.9 + e^.8); the second has no negative and counts 0
+        ("paper", 0.1 - math.log(math.exp(0.9) + math.exp(0.8))),
+        # ln(e^.9 + e^.8 + e^.1) - ln(e^.9 + e^.8); the second again 0
+        ("infonce", math.log1p(math.exp(0.1) / (math.exp(0.9) + math.exp(0.8)))),
+        # -(ln .9 + ln .8 + ln .9) / 3, and -ln .25 of the second's only rationale
+        ("bce", -(math.log(0.9) + math.log(0.8) + math.log(0.9)) / 3 - math.log(0.25)),
+    ],
+)
+def test_judge_losses_sum_over_questions(name: str, expected: float) -> None:
+    """Positives .9 .8 against .1, and .25 against none; 0.5 fills what the masks leave out."""
+    pos, neg = torch.tensor([[0.9, 0.8], [0.25, 0.5]]), torch.tensor([[0.1], [0.5]])
+    pos_mask = torch.tensor([[True, True], [True, False]])
+    neg_mask = torch.tensor([[True], [False]])
+    found = losses.JUDGE_LOSSES[name](pos, pos_mask, neg, neg_mask)
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", list(losses.JUDGE_LOSSES))
 def test_a_judge_loss_without_negatives_is_finite_and_so_is_its_gradient(name: str) -> None:
     pos = torch.full((2, 1), 0.5, requires_grad=True)

@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
-from qcrd.method.statistics import leaked, mcnemar, over_seeds, paired_bootstrap, wilson
+from qcrd.method.statistics import (
+    compare,
+    leaked,
+    mcnemar,
+    over_seeds,
+    paired_bootstrap,
+    repeated,
+    wilson,
+)
 from tests.conftest import data_folder
 
 
@@ -29,6 +40,32 @@ def test_wilson_holds_its_accuracy(case: tuple[int, int]) -> None:
     found = wilson(*case)
     assert 0 <= found.low <= found.accuracy + 1e-12
     assert found.accuracy - 1e-12 <= found.high <= 1
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 7), (7, 7), (1, 3), (131, 200), (8861, 9824)])
+def test_wilson_is_statsmodels(right: int, n: int) -> None:
+    found = wilson(right, n)
+    expected = proportion_confint(right, n, alpha=0.05, method="wilson")
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
+
+
+def outcomes(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    """Items right for both, for the first alone, for the second alone, for neither."""
+    pairs = [(True, True)] * both + [(True, False)] * first
+    pairs += [(False, True)] * second + [(False, False)] * neither
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+counts = st.integers(0, 40)
+
+
+@given(st.tuples(counts, counts, counts, counts))
+def test_mcnemar_is_statsmodels(table: tuple[int, int, int, int]) -> None:
+    both, first, second, neither = table
+    expected = reference_mcnemar([[both, first], [second, neither]], exact=True).pvalue
+    # With no item to tell them apart nothing speaks against their being equal.
+    expected = 1.0 if first == second == 0 else min(1.0, expected)
+    assert mcnemar(*outcomes(*table)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_mean_over_seeds_by_hand() -> None:
@@ -53,6 +90,53 @@ def test_paired_bootstrap_is_seeded_and_holds_the_difference() -> None:
     assert found.value == 0.5
     assert 0.38 < found.low < 0.5 < found.high < 0.62
     assert found == paired_bootstrap(first, second, seed=1)
+
+
+def test_the_bootstrap_has_the_spread_of_resampled_items() -> None:
+    """Of 200 items 30 only for the first, 10 only for the second: mean -.1, variance per item
+    (30 + 10) / 200 - .01 = .19, so ±1.96 · sqrt(.19 / 200) = ±.0604. Drawing items one by one, as
+    the bootstrap is defined, gives the same bounds."""
+    first, second = outcomes(100, 30, 10, 60)
+    found = paired_bootstrap(first, second, seed=3)
+    assert found.value == pytest.approx(-0.1)
+    assert (found.low, found.high) == pytest.approx((-0.1604, -0.0396), abs=0.006)
+    difference = np.array(second, dtype=float) - np.array(first)
+    picks = np.random.default_rng(3).integers(0, 200, (10_000, 200))
+    low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.006)
+
+
+def test_a_comparison_by_hand() -> None:
+    """20 items: 6 only for the method, 1 only for the baseline: + 5 / 20, and
+    p = 2 · (C(7,0) + C(7,1)) / 128 = 16 / 128."""
+    ours, theirs = outcomes(10, 6, 1, 3)
+    found = compare(("qcrd", ours), ("dss", theirs), seed=7)
+    assert (found.method, found.baseline, found.n) == ("qcrd", "dss", 20)
+    assert (found.only_method, found.only_baseline) == (6, 1)
+    assert found.difference == pytest.approx(0.25)
+    assert found.p == pytest.approx(16 / 128)
+    assert found.low < 0.25 < found.high
+    assert (found.seed, found.draws) == (7, 10_000)
+    assert compare(("qcrd", ours), ("dss", theirs), seed=7) == found
+    turned = compare(("dss", theirs), ("qcrd", ours), seed=7)
+    assert turned.difference == -found.difference
+
+
+def test_students_that_answer_alike_do_not_differ() -> None:
+    same = compare(("qcrd", [True, False]), ("dss", [True, False]), seed=0)
+    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
+
+
+def test_items_must_be_the_same() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        compare(("qcrd", [True]), ("dss", [True, False]), seed=0)
+
+
+def test_only_the_same_text_is_a_repetition() -> None:
+    training = ["Ann has 3 apples.\nHow many?"]
+    test = ["ann has  3 apples. How many?", "Ann has 4 apples.\nHow many?"]
+    assert repeated(training, test) == [True, False]
+    assert leaked(training, test[1:]) == [True]
 
 
 def test_leaks_look_through_numbers_case_and_spacing() -> None:

@@ -1,0 +1,127 @@
+"""The ablation ladder on published data, every row at equal compute.
+
+    python -m benchmarks.ladder --data DIR --models DIR --out results.jsonl
+        [--datasets …] [--methods …] [--seeds …] [--flops …] [--student …]
+    python -m benchmarks.ladder --table results.jsonl [--plot ladder.svg]
+    python -m benchmarks.ladder --why results.jsonl
+    python -m benchmarks.ladder --temperatures 16 --data DIR --models DIR --datasets svamp
+
+A run is one student of one row on one data set with one seed. It trains until the floating-point
+work `--flops` is spent, that of sampling and of the judge included, keeps its best iteration on
+validation and answers the test questions once. Its line is in the file as soon as it ends; runs in
+the file are not repeated, so a stopped ladder goes on where it was. Seeds come first: whenever it
+is stopped, the table is as balanced as can be.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from benchmarks import ladder_plot, ladder_table, ladder_why
+from benchmarks.ladder_data import DATASETS
+from benchmarks.ladder_run import Conditions, run
+from qcrd.errors import Invalid, QcrdError
+
+METHODS = (
+    "finetune_equal_compute",
+    "dss",
+    "dss+positives",
+    "dss+positives+negatives",
+    "qcrd",
+)
+
+
+def ladder(given: argparse.Namespace, conditions: Conditions) -> None:
+    done = {ladder_table.key(line) for line in ladder_table.lines(given.out)}
+    for seed, dataset, method in product(given.seeds, given.datasets, given.methods):
+        if (dataset, method, seed) in done:
+            continue
+        try:
+            line = _twin(given.out, dataset, method, seed) or run(
+                given.data, given.models, dataset, method, seed, conditions
+            )
+        except QcrdError as error:  # a diverged run is a result, too
+            line = {"dataset": dataset, "method": method, "seed": seed, "failed": str(error)}
+        ladder_table.append(given.out, line)
+        print(ladder_table.said(line), flush=True)
+
+
+def _twin(out: Path, dataset: str, method: str, seed: int) -> dict[str, Any] | None:
+    """The run of `dss`, where `dss+positives` is the same run: many-to-one picks among a question's
+    positives, and no question has two."""
+    if method != "dss+positives":
+        return None
+    for line in ladder_table.lines(out):
+        alike = ladder_table.key(line) == (dataset, "dss", seed) and "failed" not in line
+        if alike and line["import"]["outputs"] == line["import"]["questions"]:
+            return {**line, "method": method, "same_as": "dss"}
+    return None
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", type=Path, help="print a results file as Markdown, run nothing")
+    parser.add_argument("--plot", type=Path, help="with --table: the SVG to write")
+    parser.add_argument("--why", type=Path, help="print what the runs recorded besides accuracy")
+    parser.add_argument("--temperatures", type=int, help="so many questions: what they sample")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--models", type=Path, default=Path.home() / ".qcrd/models")
+    parser.add_argument("--out", type=Path, default=Path("ladder.jsonl"))
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--student", default="smollm2-8")
+    parser.add_argument("--flops", type=float, default=6e12)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--iteration-steps", type=int, default=10)
+    parser.add_argument("--warmup-steps", type=int, default=3)
+    parser.add_argument("--train", type=int, help="most training questions; default all")
+    parser.add_argument("--validate", type=int, help="most validation questions; default all")
+    parser.add_argument("--test", type=int, help="most test questions; default all")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--lag", type=int, default=1)
+    parser.add_argument("--judge-pretrain-steps", type=int, default=10)
+    parser.add_argument("--judge-update-steps", type=int, default=2)
+    parser.add_argument("--judge-batch-size", type=int, default=8)
+    parser.add_argument("--judge-tokens", type=int, default=128)
+    parser.add_argument("--rationale-tokens", type=int, help="at most; default the data set's")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    if given.table:
+        found = ladder_table.lines(given.table)
+        print(ladder_table.markdown(found))
+        if given.plot:
+            given.plot.write_text(ladder_plot.svg(found))
+        return
+    if given.why:
+        print(ladder_why.markdown(ladder_table.lines(given.why)))
+        return
+    if given.data is None:
+        raise Invalid("--data is missing: the folder that holds the data sets", param="data")
+    transformers.utils.logging.disable_progress_bar()
+    wanted = {field.name: getattr(given, field.name) for field in fields(Conditions)}
+    conditions = Conditions(**wanted)
+    if given.temperatures:
+        for dataset in given.datasets:
+            for line in ladder_why.temperatures(
+                given.data, given.models, dataset, conditions, questions=given.temperatures
+            ):
+                print(line, flush=True)
+        return
+    ladder(given, conditions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The ladder's data sets: published questions and teacher outputs as lessons, like a job's.
+
+A folder per data set with `train.jsonl` and `test.jsonl`, read by the gateway's own reader and
+made into knowledge by its own rules; nothing is copied anywhere.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from qcrd.errors import NotFound
+from qcrd.method.answers import canonical
+from qcrd.method.prompts import question_text
+from qcrd.method.statistics import leaked
+from qcrd.method.steps import Lesson
+from qcrd.records import (
+    AnswerKind,
+    MethodSpec,
+    Question,
+    RationaleCounts,
+    RationaleItem,
+    RationaleSpec,
+    TaskSpec,
+)
+from services.api import knowledge
+from services.api.validate import Row, read_rows
+from services.trainer.knowledge import Held, lesson
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a data set's answers look like and how long its texts are, in tokens.
+
+    `every_output_is_right`: its source kept only outputs that end in the label, in any words.
+    """
+
+    task: TaskSpec
+    question_tokens: int
+    rationale_tokens: int
+    label_tokens: int
+    every_output_is_right: bool = False
+
+
+NUMBER = TaskSpec(answer=AnswerKind.NUMBER)
+DATASETS = {
+    "svamp": Dataset(NUMBER, 96, 64, 20),
+    "svamp_gpt35": Dataset(NUMBER, 96, 96, 8, every_output_is_right=True),
+    "last_letter": Dataset(TaskSpec(), 48, 96, 10, every_output_is_right=True),
+    "tracking": Dataset(TaskSpec(answer=AnswerKind.LABEL, labels=("A", "B", "C")), 160, 128, 4),
+}
+
+
+OTHERS = 96
+
+
+@dataclass(frozen=True)
+class Material:
+    """One data set for one seed. `seen[i]`: test question i's story also occurs in training;
+    `others`: at most `OTHERS` lessons that were not drawn, to look at the judge with."""
+
+    lessons: tuple[Lesson, ...]
+    questions: dict[str, Question]
+    validation: Held
+    test: Held
+    seen: tuple[bool, ...]
+    others: tuple[Lesson, ...]
+    counts: RationaleCounts
+
+
+def read(
+    folder: Path,
+    dataset: Dataset,
+    spec: MethodSpec,
+    *,
+    seed: int,
+    train: int | None = None,
+    validate: int | None = None,
+    test: int | None = None,
+) -> Material:
+    """At most `train`, `validate` and `test` questions of each kind; None: all there are.
+
+    The test questions are the same for every seed. Which of the others validate is the seed's.
+    """
+    spec = spec.model_copy(update={"task": dataset.task, "rationales": _import(dataset)})
+    given = list(_rows(folder / "train.jsonl"))
+    items = [knowledge.item(row.question, row.outputs, spec) for row in given]
+    usable = [item for item in items if item.gold is not None]
+    taught, kept = _split(usable, spec.hyperparameters.validation_share, seed)
+    every, taught = taught, _some(taught, train, f"{seed}/train")
+    kept = _some(kept, validate, f"{seed}/validate")
+    tested = _some([row.question for row in _rows(folder / "test.jsonl")], test, "test")
+    # A leak is one whoever saw it: all training questions count, whichever were drawn.
+    stories = [question_text(dataset.task, item.question) for item in items]
+    drawn = {item.question.id for item in taught}
+    rest = [item for item in every if item.question.id not in drawn]
+    return Material(
+        lessons=tuple(lesson(item, dataset.task) for item in taught),
+        questions={item.question.id: item.question for item in taught},
+        validation=_held([item.question for item in kept], dataset.task),
+        test=_held(tested, dataset.task),
+        seen=tuple(leaked(stories, [question_text(dataset.task, q) for q in tested])),
+        others=tuple(lesson(item, dataset.task) for item in _some(rest, OTHERS, f"{seed}/others")),
+        counts=knowledge.count(items, reused=0),
+    )
+
+
+def _import(dataset: Dataset) -> RationaleSpec:
+    trusted = "label" if dataset.every_output_is_right else "parsed"
+    return RationaleSpec(import_file="train.jsonl", imported_answer=trusted)
+
+
+def _rows(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise NotFound(f"no {path}: `--data` names the folder that holds the data sets' folders")
+    with path.open("rb") as file:
+        return list(read_rows(file))
+
+
+def _held(questions: Sequence[Question], task: TaskSpec) -> Held:
+    golds = [canonical(q.label or "", task, q) for q in questions]
+    both = [(q, gold) for q, gold in zip(questions, golds, strict=True) if gold is not None]
+    return Held(
+        tuple(q for q, _ in both),
+        tuple(gold for _, gold in both),
+        tuple(q.label or "" for q, _ in both),
+    )
+
+
+def _split(
+    items: Sequence[RationaleItem], share: float, seed: int
+) -> tuple[list[RationaleItem], list[RationaleItem]]:
+    """As a job splits: by the seed, in the file's order."""
+    order = list(range(len(items)))
+    random.Random(f"{seed}/validation").shuffle(order)
+    kept = set(order[: max(1, round(share * len(items)))])
+    taught = [item for index, item in enumerate(items) if index not in kept]
+    return taught, [items[index] for index in sorted(kept)]
+
+
+def _some(items: Sequence[T], most: int | None, salt: str) -> list[T]:
+    if most is None or most >= len(items):
+        return list(items)
+    return random.Random(salt).sample(list(items), most)

@@ -1,0 +1,126 @@
+"""What a run looks at besides its accuracy: the negatives, the judge's scores, the picks.
+
+Nothing seen here reaches training, and none of its work is counted as the method's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.ladder_data import Material
+from qcrd.method.answers import NUMBER, parse_output
+from qcrd.method.contrasts import Contrast, Pair
+from qcrd.method.judge import Judge, LocalJudge
+from qcrd.method.judge_health import auc
+from qcrd.method.prompts import EXPLAIN
+from qcrd.method.steps import Lesson
+from qcrd.method.students import Student
+from qcrd.records import AnswerKind, JudgeSpec, TaskSpec
+
+LOOKED_AT = 48
+"""Questions whose candidates are scored once more: enough for a share, a second or two of work."""
+
+
+class ObservedJudge(LocalJudge):
+    """The judge of one run; what each iteration showed it is in `seen`."""
+
+    def __init__(
+        self, judge: Judge, spec: JudgeSpec, material: Material, task: TaskSpec, *, seed: int
+    ) -> None:
+        super().__init__(judge, spec, seed=seed)
+        self._lessons = {lesson.text: lesson for lesson in material.lessons}
+        self._questions = material.questions
+        self._others = material.others
+        self._task = task
+        self.seen: list[dict[str, Any]] = []
+
+    def update(
+        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+    ) -> dict[str, float]:
+        # Before the update: these samples are new to the judge.
+        spent = self.flops
+        self.seen.append(self._look(contrasts))
+        self.flops = spent
+        return super().update(iteration, contrasts, weight=weight)
+
+    def _look(self, contrasts: Sequence[Contrast]) -> dict[str, Any]:
+        """Shares over this iteration's samples; AUC per kind of negative."""
+        said = [(self._lessons[c.question], text) for c in contrasts for text in c.negatives]
+        parsed = [(lesson, self._answer(lesson, text)) for lesson, text in said]
+        read = [(lesson, answer) for lesson, answer in parsed if answer is not None]
+        taught = [(self._lessons[c.question], text) for c in contrasts for text in c.positives]
+        return {
+            "samples": len(said),
+            "parsed": len(read),
+            "right": sum(answer == lesson.gold for lesson, answer in read),
+            "names_gold": sum(self._names(lesson, text) for lesson, text in said),
+            "positives": len(taught),
+            "positives_name_gold": sum(self._names(lesson, text) for lesson, text in taught),
+            "auc": self._aucs(contrasts),
+            "examples": [text[:160] for _, text in said[:3]],
+        }
+
+    def _aucs(self, contrasts: Sequence[Contrast]) -> dict[str, float | None]:
+        """Right teacher rationales of questions that are new to the judge, against wrong ones of
+        such questions, and against this iteration's samples."""
+        right: list[Pair] = []
+        wrong: list[Pair] = []
+        for lesson in self._others:
+            for r in (*lesson.positives, *lesson.negatives):
+                (right if r.answer == lesson.gold else wrong).append((lesson.text, r.text))
+        pairs = {
+            "right": right,
+            "wrong": wrong,
+            "sampled": [(c.question, text) for c in contrasts for text in c.negatives],
+        }
+        scores = {name: self.score(own) for name, own in pairs.items()}
+        return {
+            "against_samples": auc(scores["right"], scores["sampled"]),
+            "against_wrong_teacher": auc(scores["right"], scores["wrong"]),
+            **{f"n_{name}": len(found) for name, found in scores.items()},
+            **{f"mean_{name}": sum(s) / len(s) if s else None for name, s in scores.items()},
+        }
+
+    def _answer(self, lesson: Lesson, text: str) -> str | None:
+        found = parse_output(text, self._task, self._questions[lesson.id])
+        return found.answer if found else None
+
+    def _names(self, lesson: Lesson, text: str) -> bool:
+        """Whether the gold answer stands anywhere in the text."""
+        if self._task.answer is AnswerKind.NUMBER:
+            return lesson.gold in {n.replace(",", "") for n in NUMBER.findall(text)}
+        if self._task.answer is AnswerKind.LABEL:
+            return f"({lesson.gold})" in text
+        return lesson.gold.casefold() in text.casefold()
+
+
+def picks(student: Student, lessons: Sequence[Lesson]) -> dict[str, float]:
+    """What `min_max` picks of several positives under the finished student.
+
+    `margin` is the mean gap in cross entropy between the dearest and the cheapest, in nats.
+    """
+    looked = [lesson for lesson in lessons if len(lesson.positives) > 1][:LOOKED_AT]
+    if not looked:
+        return {}
+    spent = student.flops
+    first = shortest = 0
+    margin = lowest = 0.0
+    for lesson in looked:
+        texts = [r.text for r in lesson.positives]
+        reading = student.read([EXPLAIN + lesson.text])
+        ce = student.score(reading, [0] * len(texts), texts).tolist()
+        at = ce.index(min(ce))
+        first += at == 0
+        shortest += len(texts[at]) == min(map(len, texts))
+        margin += max(ce) - min(ce)
+        lowest += min(ce)
+    student.flops = spent
+    n = len(looked)
+    return {
+        "questions": n,
+        "first": first / n,
+        "shortest": shortest / n,
+        "margin": margin / n,
+        "lowest": lowest / n,
+    }

@@ -1,0 +1,226 @@
+"""One run of the ladder: a student from its base to its test answers, and what it looked like."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+
+from benchmarks import ladder_data, ladder_students
+from benchmarks.ladder_data import DATASETS, Material
+from benchmarks.ladder_probe import ObservedJudge, picks
+from qcrd.method import evaluation
+from qcrd.method.bases import load_encoder, load_student
+from qcrd.method.judge import Judge
+from qcrd.method.schedule import Plan, plan
+from qcrd.method.students import Student
+from qcrd.method.trace import Round, Step
+from qcrd.method.training import Trainer
+from qcrd.records import (
+    Hyperparameters,
+    JudgeSpec,
+    MethodSpec,
+    NegativeSpec,
+    Prediction,
+    StudentSpec,
+)
+from services.trainer.knowledge import Held
+from services.trainer.train import validation_score
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is the same in every run of one results file, and is written into each of its lines."""
+
+    student: str
+    flops: float
+    learning_rate: float
+    batch_size: int
+    iteration_steps: int
+    warmup_steps: int
+    train: int | None
+    validate: int | None
+    test: int | None
+    precision: Literal["fp32", "bf16"]
+    lag: int
+    judge_pretrain_steps: int
+    judge_update_steps: int
+    judge_batch_size: int
+    judge_tokens: int
+    rationale_tokens: int | None
+
+    def spec(self, dataset: str) -> MethodSpec:
+        shape = DATASETS[dataset]
+        return MethodSpec(
+            task=shape.task,
+            negatives=NegativeSpec(lag=self.lag),
+            discriminator=JudgeSpec(
+                pretrain_steps=self.judge_pretrain_steps,
+                update_steps=self.judge_update_steps,
+                batch_size=self.judge_batch_size,
+                max_tokens=self.judge_tokens,
+            ),
+            student=StudentSpec(decoder_layers=2),
+            hyperparameters=Hyperparameters(
+                iteration_steps=self.iteration_steps,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                warmup_steps=self.warmup_steps,
+                max_question_tokens=shape.question_tokens,
+                max_rationale_tokens=min(
+                    shape.rationale_tokens, self.rationale_tokens or shape.rationale_tokens
+                ),
+                max_label_tokens=shape.label_tokens,
+                precision=self.precision,
+            ),
+        )
+
+
+def run(
+    data: Path, models: Path, dataset: str, method: str, seed: int, given: Conditions
+) -> dict[str, Any]:
+    """One student from its base to its test answers, as the line that the file keeps."""
+    spec = given.spec(dataset)
+    found = ladder_data.read(
+        data / dataset, DATASETS[dataset], spec,
+        seed=seed, train=given.train, validate=given.validate, test=given.test,
+    )  # fmt: skip
+    planned = plan(method, spec, lessons=len(found.lessons), seed=seed, flops=given.flops)
+    base = ladder_students.folder(given.student, models)
+    student = load_student(base, spec.student, spec.hyperparameters, seed=seed)
+    judge = None
+    if planned.objective.judged:
+        judge = ObservedJudge(
+            _judge(models, spec.discriminator, seed),
+            spec.discriminator,
+            found,
+            spec.task,
+            seed=seed,
+        )
+    trainer = Trainer(
+        student,
+        found.lessons,
+        planned,
+        lambda tested: validation_score(tested, found.validation, planned),
+        judge,
+    )
+    started = time.perf_counter()
+    steps, rounds = follow(trainer)
+    trained = time.perf_counter() - started
+    flops, by_part = trainer.flops, _by_part(trainer)  # answering is no part of the budget
+    trainer.restore_best()
+    told = answers(student, found.test, planned)
+    return {
+        "dataset": dataset,
+        "method": method,
+        "seed": seed,
+        "conditions": {**asdict(given), **_machine()},
+        "questions": {
+            "train": len(found.lessons),
+            "validation": len(found.validation.questions),
+            "test": len(told),
+        },
+        "import": found.counts.model_dump(),
+        "steps": trainer.step,
+        "flops": flops,
+        "flops_by_part": by_part,
+        "seconds": trained,
+        "test_seconds": time.perf_counter() - started - trained,
+        "iteration_seconds": rounds,
+        "best_iteration": trainer.best.iteration if trainer.best else 0,
+        "validation": trainer.best.score[0] if trainer.best else None,
+        **measured(told, found),
+        "loss": steps,
+        "judge_pretrained": trainer.pretrained,
+        "judged": judge.seen if judge else [],
+        "picks": picks(student, found.lessons) if planned.objective.rationales is None else {},
+        "predictions": [
+            {"id": p.question_id, "text": p.text, "answer": p.answer, "gold": p.gold, "seen": seen}
+            for p, seen in zip(told, found.seen, strict=True)
+        ],
+    }
+
+
+def follow(trainer: Trainer) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Train to the end: every step's loss terms, and what each iteration came to."""
+    steps: list[dict[str, float]] = []
+    rounds: list[dict[str, float]] = []
+    last = time.perf_counter()
+    for event in trainer.run():
+        if isinstance(event, Step):
+            steps.append({name: round(value, 4) for name, value in event.parts.items()})
+        elif isinstance(event, Round):
+            now = time.perf_counter()
+            rounds.append(
+                {
+                    "iteration": event.iteration,
+                    "validation": event.validation,
+                    "flops": event.flops,
+                    "seconds": now - last,
+                    **event.judge,
+                }
+            )
+            last = now
+    return steps, rounds
+
+
+def answers(student: Student, held: Held, planned: Plan) -> list[Prediction]:
+    hyper = planned.spec.hyperparameters
+    return evaluation.predict(
+        student,
+        held.questions,
+        held.golds,
+        planned.spec.task,
+        max_new_tokens=hyper.max_label_tokens,
+    )
+
+
+def measured(told: Sequence[Prediction], found: Material) -> dict[str, float | None]:
+    """`test` by the answer's value; `label_as_written` where the text is the label letter by
+    letter (SVAMP's labels are equations); `unseen` without the stories that training has too."""
+    unseen = [p.right for p, seen in zip(told, found.seen, strict=True) if not seen]
+    pairs = zip(told, found.test.labels, strict=True)
+    written = [_plain(p.text) == _plain(label) for p, label in pairs]
+    golds = [lesson.gold for lesson in found.lessons]
+    return {
+        "test": evaluation.accuracy(told).accuracy,
+        "label_as_written": sum(written) / len(written),
+        "unparseable": sum(p.answer is None for p in told) / len(told),
+        "unseen": sum(unseen) / len(unseen) if unseen else None,
+        "unseen_questions": len(unseen),
+        "majority_class": evaluation.majority_class(golds, found.test.golds).accuracy,
+    }
+
+
+def _plain(text: str) -> str:
+    return "".join(text.casefold().split())
+
+
+def _judge(models: Path, spec: JudgeSpec, seed: int) -> Judge:
+    """As the discriminator service builds it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder, tokenizer = load_encoder(ladder_students.folder("minilm", models))
+        return Judge(encoder, tokenizer, hidden=spec.hidden, max_tokens=spec.max_tokens)
+
+
+def _by_part(trainer: Trainer) -> dict[str, float]:
+    parts = {"student": trainer.student, "sampler": trainer.sampler, "judge": trainer.judge}
+    return {name: part.flops for name, part in parts.items() if part is not None}
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

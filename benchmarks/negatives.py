@@ -1,0 +1,116 @@
+"""How fast the student's past self samples negatives: ours against a plain `generate()` loop.
+
+    python -m benchmarks.negatives [--questions 64] [--json FILE]
+
+Both draw the same number of explanations from the same MiniLM student with a new decoder (weights
+as built, so nearly every sample runs to the limit) at temperature 1.5. The loop takes the
+questions as they come, eight at a time, as an example script would; ours sorts them by length
+into batches of 64. A ratio is the median over rounds of the round's own ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.step_cost import SEED, WORDS
+from qcrd.cli.home import install_base_model
+from qcrd.method import negatives
+from qcrd.method.bases import load_student
+from qcrd.method.prompts import EXPLAIN
+from qcrd.method.students import Student
+from qcrd.records import Hyperparameters, StudentSpec
+
+NEW_TOKENS, LOOP_BATCH, TEMPERATURE = 48, 8, 1.5
+
+
+def ours(student: Student, asked: list[tuple[str, str]]) -> int:
+    """Tokens that the product's own sampling makes for (id, question) pairs."""
+    found = negatives.sample(
+        student, asked, n=1, temperature=TEMPERATURE, max_new_tokens=NEW_TOKENS, seed=SEED, tag="b"
+    )
+    return sum(_tokens(student, r.text) for said in found.values() for r in said)
+
+
+def loop(student: Student, asked: list[tuple[str, str]]) -> int:
+    """Tokens that `model.generate` makes, eight questions at a time in the order they come."""
+    made = 0
+    torch.manual_seed(SEED)
+    student.model.eval()
+    for start in range(0, len(asked), LOOP_BATCH):
+        texts = [EXPLAIN + text for _, text in asked[start : start + LOOP_BATCH]]
+        batch = student.tokenizer(texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            ids = student.model.generate(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, do_sample=True,
+                temperature=TEMPERATURE, top_k=0, top_p=1.0, max_new_tokens=NEW_TOKENS,
+            )  # fmt: skip
+        said = student.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        made += sum(_tokens(student, text) for text in said)
+    return made
+
+
+def _tokens(student: Student, text: str) -> int:
+    return len(student.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def measure(models: Path, questions: int, rounds: int) -> dict[str, Any]:
+    install_base_model(models)
+    student = load_student(models / "all-MiniLM-L6-v2", StudentSpec(), Hyperparameters(), seed=SEED)
+    rng = random.Random(SEED)
+    asked = [
+        (str(i), " ".join(rng.choices(WORDS, k=rng.randint(15, 60)))) for i in range(questions)
+    ]
+    rates: dict[str, list[float]] = {"ours": [], "loop": []}
+    contenders = {"ours": ours, "loop": loop}
+    for run in contenders.values():  # warm-up
+        run(student, asked[:LOOP_BATCH])
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            started = time.perf_counter()
+            made = run(student, asked)
+            rates[name].append(made / (time.perf_counter() - started))
+    ratios = sorted(a / b for a, b in zip(rates["ours"], rates["loop"], strict=True))
+    return {
+        "ratios": {"sampling_over_generate_loop": statistics.median(ratios)},
+        "ranges": {"sampling_over_generate_loop": [ratios[0], ratios[-1]]},
+        "tokens_per_second": {name: statistics.median(found) for name, found in rates.items()},
+        "conditions": {
+            "student": "all-MiniLM-L6-v2 with a new decoder of 2 layers",
+            "questions": questions, "new_tokens": NEW_TOKENS, "temperature": TEMPERATURE,
+            "rounds": rounds, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+            "torch": torch.__version__, "seed": SEED,
+        },
+    }  # fmt: skip
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="How fast negatives are sampled.")
+    parser.add_argument("--questions", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--models", type=Path, default=Path.home() / ".qcrd/models")
+    wanted = parser.parse_args(given)
+    found = measure(wanted.models, wanted.questions, wanted.rounds)
+    for name, value in found["ratios"].items():
+        low, high = found["ranges"][name]
+        rates = found["tokens_per_second"]
+        print(
+            f"{name}: {value:.2f} (rounds: {low:.2f} to {high:.2f}); "
+            f"{rates['ours']:.0f} against {rates['loop']:.0f} tokens per second"
+        )
+    print("conditions:", json.dumps(found["conditions"]))
+    if wanted.json:
+        wanted.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

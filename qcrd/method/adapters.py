@@ -1,0 +1,42 @@
+"""Low-rank adapters: into a student before training, merged into its weights when published."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from qcrd.records import StudentSpec
+
+
+def adapt(model: Any, spec: StudentSpec, *, seed: int) -> None:
+    """Put the spec's adapters, a function of `seed`, into `model`; all else in it is frozen then.
+
+    The model keeps its class, and an adapter adds nothing until it is trained.
+    """
+    if spec.lora is None:
+        return
+    config = LoraConfig(
+        r=spec.lora.rank,
+        lora_alpha=spec.lora.alpha,
+        lora_dropout=spec.lora.dropout,
+        target_modules="all-linear",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+
+
+def merged(model: Any) -> Any:
+    """A plain model that computes what `model` does: itself, or a copy with its adapters merged."""
+    if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        return model
+    plain = copy.deepcopy(model)
+    layers = [(n, m) for n, m in plain.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in layers:
+        layer.merge()
+        plain.set_submodule(name, layer.get_base_layer())
+    return plain

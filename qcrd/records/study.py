@@ -1,0 +1,206 @@
+"""A study: several methods, each under several seeds, on one rationale set, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from qcrd.errors import Invalid
+from qcrd.records.base import Record
+from qcrd.records.job import Accuracy, Status
+from qcrd.records.spec import Baseline, JobSpec
+
+FINETUNES = frozenset({Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE})
+"""The methods that read labels only."""
+MOST_JOBS = 256
+"""Per study: each is a training run, so a longer list is a slip of the keyboard."""
+
+
+class StudySpec(Record):
+    """What to compare: `job` under each of `methods` and `seeds`, tested against `baseline`.
+
+    `job.method` brings the settings that all methods share; its own name and `job.seed` are
+    replaced by those of each cell.
+    """
+
+    job: JobSpec
+    methods: tuple[Baseline, ...]
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
+    baseline: Baseline = Baseline.FINETUNE_EQUAL_COMPUTE
+
+    @model_validator(mode="after")
+    def can_be_compared(self) -> Self:
+        _distinct("methods", self.methods)
+        _distinct("seeds", self.seeds)
+        if self.baseline not in self.methods:
+            raise Invalid(
+                f"`baseline`: {self.baseline.value!r} is none of the study's methods: add it to "
+                f"`methods`, or name one of {', '.join(self.methods)}",
+                param="baseline",
+            )
+        if len(self.methods) * len(self.seeds) > MOST_JOBS:
+            raise Invalid(
+                f"`seeds`: {len(self.methods)} methods × {len(self.seeds)} seeds are more than "
+                f"{MOST_JOBS} runs: take fewer",
+                param="seeds",
+            )
+        if self.job.settings.baselines:
+            raise Invalid(
+                "`job.method`: a study has no `baselines` besides its methods: list them in "
+                "`methods` instead",
+                param=f"job.method.{self.job.method}.baselines",
+            )
+        if Baseline.FINETUNE_EQUAL_COMPUTE in self.methods and self.reference is None:
+            raise Invalid(
+                "`methods`: finetune_equal_compute spends what another method of the same seed "
+                "spent, and there is none: add one that learns from rationales, such as `qcrd`",
+                param="methods",
+                code="no_reference",
+            )
+        return self
+
+    @property
+    def reference(self) -> Baseline | None:
+        """The method whose compute `finetune_equal_compute` is given: qcrd, or else the last one
+        that learns from rationales."""
+        if Baseline.QCRD in self.methods:
+            return Baseline.QCRD
+        return next((m for m in reversed(self.methods) if m not in FINETUNES), None)
+
+
+def _distinct(param: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise Invalid(f"`{param}` is empty: name at least one", param=param)
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise Invalid(f"`{param}`: {value} is there twice", param=f"{param}.{place}")
+
+
+class Cell(Record):
+    """One method under one seed: row `row` of the report of job `job_id`."""
+
+    method: Baseline
+    seed: int
+    job_id: str
+    row: str
+
+
+class Study(Record):
+    """Written once, before its jobs are created, with the ids that they will have.
+
+    `leader` is the job that assembles the rationale set of all of them. How far the study is is
+    not kept: it is read from the jobs.
+    """
+
+    id: str
+    created_at: float
+    spec: StudySpec
+    leader: str
+    cells: tuple[Cell, ...]
+
+
+class StudyStatus(StrEnum):
+    """`incomplete`: all jobs are over and only some have succeeded; `failed`: none has."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+
+
+class StudyJob(Record):
+    """A job of a study as it is now. `status` None: there is no record of it (any more)."""
+
+    id: str
+    method: str
+    seed: int
+    status: Status | None
+    stage: str | None = None
+    percent: float = 0.0
+    waiting: str | None = None
+    error: str | None = None
+    rationale_set: str | None = None
+
+
+class SeedAccuracy(Record):
+    seed: int
+    accuracy: float
+
+
+class SeedTest(Record):
+    """McNemar's exact two-sided test on the test questions of one seed.
+
+    `p_holm` is `p` corrected for the number of methods tested under this seed.
+    """
+
+    seed: int
+    only_method: int
+    only_baseline: int
+    p: float
+    p_holm: float
+
+
+class StudyComparison(Record):
+    """A method against the baseline, question by question, averaged over the seeds of both.
+
+    `difference` is the method's accuracy less the baseline's; `low` and `high` bound its 95 %
+    percentile interval over `draws` bootstrap samples of the `n` test questions; `p` is two-sided,
+    from the same samples, and `p_holm` corrected for the number of methods tested.
+    """
+
+    seeds: tuple[int, ...]
+    n: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    draws: int
+    by_seed: tuple[SeedTest, ...]
+
+    @property
+    def verdict(self) -> str:
+        """In words; an interval that holds 0 shows no difference, whichever way it leans."""
+        if self.low <= 0 <= self.high:
+            return "no difference shown"
+        if self.p_holm > 0.05:
+            return "no difference shown after Holm's correction"
+        return "better" if self.difference > 0 else "worse"
+
+
+class StudyRow(Record):
+    """One method: what its `n` succeeded seeds of `of` measured. Means are over these seeds.
+
+    `interval` says what `low` and `high` bound: `t` the mean over seeds (95 %, over the seeds'
+    scatter), `wilson` the accuracy of the only seed (95 %, over test questions).
+    """
+
+    method: str
+    n: int
+    of: int
+    accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    interval: Literal["t", "wilson"] | None = None
+    by_seed: tuple[SeedAccuracy, ...] = ()
+    validation: float | None = None
+    steps: float | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    comparison: StudyComparison | None = None
+    """None for the baseline, and where there is nothing to compare."""
+
+
+class StudyTable(Record):
+    """`measured` names the questions that `accuracy` is on. `references` are the rows that no
+    training changes: the teacher's own answers, and always saying the commonest label."""
+
+    measured: Literal["test", "validation"]
+    questions: int | None
+    baseline: str
+    rows: tuple[StudyRow, ...]
+    references: dict[str, Accuracy] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,65 @@
+"""LoRA students: adapters alone are trained, and the published model does not know of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from qcrd.errors import Invalid
+from qcrd.method.adapters import merged
+from qcrd.method.bases import load_student
+from qcrd.method.negatives import trainable
+from qcrd.method.schedule import plan
+from qcrd.method.trace import Step
+from qcrd.method.training import Trainer
+from qcrd.records import Hyperparameters, LoraSpec, StudentSpec
+from tests import tiny
+from tests.unit.test_training import judge, lessons, spec, validate
+
+LORA = StudentSpec(lora=LoraSpec(rank=4, alpha=8))
+HYPER = Hyperparameters(max_question_tokens=32, max_rationale_tokens=16)
+
+
+def base(folder: Path, kind: str) -> Path:
+    model = {"t5": tiny.t5, "llama": tiny.llama}[kind]()
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_only_adapters_are_trained_and_merging_keeps_what_they_say(
+    tmp_path: Path, kind: str
+) -> None:
+    student = load_student(base(tmp_path / "base", kind), LORA, HYPER, seed=0)
+    frozen = {n: p.clone() for n, p in student.model.named_parameters() if not p.requires_grad}
+    assert all("lora_" in name for name in trainable(student))
+    made = plan("qcrd", spec(iterations=12, learning_rate=2e-2), lessons=8, seed=0)
+    steps = [r for r in Trainer(student, lessons(), made, validate, judge()).run()
+             if isinstance(r, Step)]  # fmt: skip
+    assert steps[-1].parts["label"] < steps[0].parts["label"]
+    for name, parameter in student.model.named_parameters():
+        assert name not in frozen or torch.equal(parameter, frozen[name]), name
+    merged(student.model).save_pretrained(tmp_path / "student")
+    auto = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
+    plain = auto.from_pretrained(tmp_path / "student").eval()
+    assert not any("lora" in name for name, _ in plain.named_parameters())
+    ids = torch.tensor([[3, 5, 7, 9]])
+    asked = {"input_ids": ids, "decoder_input_ids": ids} if kind == "t5" else {"input_ids": ids}
+    with torch.no_grad():
+        expected = student.model.eval()(**asked).logits
+        torch.testing.assert_close(plain(**asked).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_without_adapters_is_merged_already() -> None:
+    model = tiny.t5()
+    assert merged(model) is model
+
+
+def test_an_encoder_only_base_takes_no_adapters(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="must be trained whole") as refused:
+        load_student(tiny.save_base(tmp_path / "bert"), LORA, HYPER, seed=0)
+    assert refused.value.param == "student.lora"

@@ -1,0 +1,156 @@
+"""The judge's health by hand: per source, calibration, histograms, and when the alarm is raised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcrd.method.contrasts import CORRUPTED, UNNAMED, Contrast, Pair, balanced, contrast
+from qcrd.method.judge_health import (
+    auc,
+    brier,
+    calibration_error,
+    collapsed,
+    health,
+    histograms,
+    numbers,
+    reliability,
+)
+from qcrd.records import NegativeSource, Rationale, Source
+
+SCORES = {"good": 0.9, "fair": 0.7, "poor": 0.4, "bad": 0.1}
+KEPT = [
+    Contrast("a", ("good",), ("poor", "bad"), ("student_lag", "teacher_minority")),
+    Contrast("b", ("fair",), ("good",), ("teacher_minority",)),
+]
+
+
+def judge(pairs: Sequence[Pair]) -> list[float]:
+    return [SCORES[rationale] for _, rationale in pairs]
+
+
+def test_auc_by_hand() -> None:
+    """.9 and .4 against .4 and .1: 3 wins and a tie of 4 pairs: 3.5 / 4."""
+    assert auc([0.9, 0.4], [0.4, 0.1]) == pytest.approx(3.5 / 4)
+    assert auc([], [0.1]) is None
+    assert auc([0.1], []) is None
+
+
+def test_every_source_is_measured_by_itself() -> None:
+    """Positives .9 and .7. The student's .4 loses to both: 1. The teacher's .1 and .9: .9 ties one
+    and beats the other, .1 loses to both: 2.5 wins of 4. Together: 4.5 of 6."""
+    measured, _ = health(judge, KEPT)
+    assert measured["auc_student_lag"] == 1.0
+    assert measured["auc_teacher_minority"] == pytest.approx(2.5 / 4)
+    assert measured["auc"] == pytest.approx(4.5 / 6)
+    assert (measured["n_student_lag"], measured["n_teacher_minority"]) == (1, 2)
+    assert measured["mean_student_lag"] == pytest.approx(0.4)
+    assert measured["mean_teacher_minority"] == pytest.approx(0.5)
+    assert measured["mean_positive"] == pytest.approx(0.8)
+    assert measured["mean_negative"] == pytest.approx(1.4 / 3)
+    assert measured["spread"] == pytest.approx(0.8)
+
+
+def test_calibration_by_hand() -> None:
+    """Positives .9, .7 and .92, negatives .9 and .1.
+
+    Brier: (.1² + .3² + .08² + .9² + .1²) / 5 = (.01 + .09 + .0064 + .81 + .01) / 5 = .18528.
+    Bins: [.1, .2) one score .1, no positive: gap .1; [.7, .8) one score .7, all positive: gap .3;
+    [.9, 1] three of mean 2.72 / 3, 2 / 3 positive: gap .72 / 3 = .24.
+    ECE: (1 · .1 + 1 · .3 + 3 · .24) / 5 = 1.12 / 5 = .224.
+    """
+    pos, neg = [0.9, 0.7, 0.92], [0.9, 0.1]
+    assert brier(pos, neg) == pytest.approx(0.18528)
+    bins = reliability(pos, neg)
+    assert [one.n for one in bins] == [0, 1, 0, 0, 0, 0, 0, 1, 0, 3]
+    assert bins[9].score == pytest.approx(2.72 / 3)
+    assert bins[9].positive == pytest.approx(2 / 3)
+    assert bins[0].score is None
+    assert bins[0].positive is None
+    assert calibration_error(bins) == pytest.approx(0.224)
+    measured = numbers((tuple(pos), {"student_lag": tuple(neg)}))
+    assert (measured["brier"], measured["ece"]) == pytest.approx((0.18528, 0.224))
+
+
+def test_histograms_count_each_source_and_the_positives() -> None:
+    """.9 is the last bin's lower edge and 1 its upper; .7 opens the eighth."""
+    shown = histograms(((0.9, 1.0, 0.7), {"fixed": (0.0, 0.05, 0.1)}))
+    assert shown.scores["positives"] == (0, 0, 0, 0, 0, 0, 0, 1, 0, 2)
+    assert shown.scores["fixed"] == (2, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+    assert set(health(judge, KEPT)[1].scores) == {"positives", "student_lag", "teacher_minority"}
+
+
+scores = st.lists(st.floats(0, 1), max_size=30)
+
+
+@given(scores, scores, scores)
+def test_bins_lose_no_score(pos: list[float], first: list[float], second: list[float]) -> None:
+    negatives = {"fixed": tuple(first), "student_lag": tuple(second)}
+    shown = histograms((tuple(pos), negatives))
+    assert {name: sum(counts) for name, counts in shown.scores.items()} == {
+        "positives": len(pos),
+        "fixed": len(first),
+        "student_lag": len(second),
+    }
+    assert sum(one.n for one in shown.reliability) == len(pos) + len(first) + len(second)
+    if pos and first:
+        assert 0 <= calibration_error(reliability(pos, first)) <= 1
+
+
+def test_one_held_back_negative_raises_no_alarm() -> None:
+    """It scores above all positives, AUC 0, and still says nothing about the judge."""
+    measured = numbers(((0.5,) * 20, {"teacher_minority": (0.9,)}))
+    assert measured["auc"] == 0
+    assert measured["alarm_negatives"] == 0
+    assert not collapsed(measured)
+
+
+def test_the_alarm_goes_by_the_sources_with_enough_negatives() -> None:
+    """Five student samples at .1 under positives of .6 are told apart; the lone minority at .9
+    would drag the AUC to 5/6 but has no say. Without them apart the alarm is raised."""
+    pos = (0.6,) * 5
+    fine = numbers((pos, {"student_lag": (0.1,) * 5, "teacher_minority": (0.9,)}))
+    assert fine["auc"] == pytest.approx(5 / 6)
+    assert (fine["alarm_negatives"], fine["alarm_auc"]) == (5, 1.0)
+    assert not collapsed(fine)
+    blind = numbers((pos, {"student_lag": (0.7,) * 5, "teacher_minority": (0.1,)}))
+    assert blind["alarm_auc"] == 0
+    assert collapsed(blind)
+    assert numbers((pos[:4], {"student_lag": (0.7,) * 5}))["alarm_negatives"] == 0
+
+
+def test_scores_that_are_all_alike_raise_the_alarm() -> None:
+    """In the right order, AUC 1, but within .01 of each other."""
+    alike = numbers(((0.51,) * 5, {"student_lag": (0.5,) * 5}))
+    assert alike["alarm_auc"] == 1.0
+    assert collapsed(alike)
+
+
+def test_nothing_held_back_is_no_health_and_no_alarm() -> None:
+    measured, shown = health(judge, [])
+    assert measured == {"positives": 0, "negatives": 0, "alarm_negatives": 0}
+    assert shown.scores == {"positives": (0,) * 10}
+    assert not collapsed(measured)
+
+
+def rationale(text: str, source: Source) -> Rationale:
+    return Rationale(id=text, question_id="q", text=text, source=source)
+
+
+def test_a_contrast_names_where_its_negatives_are_from() -> None:
+    teacher, student = (rationale(s.value, s) for s in (Source.TEACHER, Source.STUDENT))
+    made = contrast("q", [teacher], [teacher, student], sampled=NegativeSource.FIXED)
+    assert made.positives == ("teacher",)
+    assert made.named == (("teacher_minority", "teacher"), ("fixed", "student"))
+    assert Contrast("q", ("a",), ("b",)).named == ((UNNAMED, "b"),)
+    with pytest.raises(ValueError, match="1 sources for 2 negatives"):
+        Contrast("q", (), ("a", "b"), ("fixed",))
+
+
+def test_corruption_is_named_as_such() -> None:
+    (filled,) = balanced([Contrast("q", ("a b", "c d"), ("x",), ("fixed",))], seed=0)
+    assert filled.sources == ("fixed", CORRUPTED)
+    assert filled.negatives[0] == "x"

@@ -1,0 +1,203 @@
+"""The report on made-up results: comparisons, leaks, and how card and command line say them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from qcrd.cli.report import comparisons, judge, leaks, show
+from qcrd.method.statistics import mcnemar, wilson
+from qcrd.method.steps import Lesson
+from qcrd.records import (
+    AnswerKind,
+    Comparison,
+    Job,
+    JobSpec,
+    MethodSpec,
+    Prediction,
+    Question,
+    RationaleCounts,
+    RationaleManifest,
+    Report,
+    TaskSpec,
+    TestItem,
+)
+from services.trainer.checkpoints import Result
+from services.trainer.distil import report
+from services.trainer.knowledge import Held, Knowledge
+from services.trainer.publish import card
+
+NAMES = ("questions", "outputs", "parsed", "unparseable", "majority_right")
+NAMES += ("majority_wrong", "ties", "positives", "negatives")
+COUNTS = RationaleCounts.model_validate(dict.fromkeys(NAMES, 0))
+MANIFEST = RationaleManifest(id="set-a", shards=(), counts=COUNTS, created_at=0)
+SPEC = JobSpec(
+    model="tiny",
+    training_file="file-a",
+    test_file="file-b",
+    seed=5,
+    settings=MethodSpec(task=TaskSpec(answer=AnswerKind.NUMBER)),
+)
+JOB = Job(id="ftjob-" + "0" * 24, spec=SPEC, created_at=0)
+
+TRAINED = ["Ann has 3 apples.\nHow many?", "Bob has 4 pears.\nHow many?"]
+TESTED = [
+    "ann has 3  apples.\nHow many?",  # word for word
+    "Ann has 8 apples.\nHow many did she eat?",  # the story under another number
+    *(f"Cora the {name} has 2 plums.\nHow many?" for name in "abcdefgh"),
+]
+# Which of the ten each student got right: 9, 4 (all of them also the method's) and 9 others.
+RIGHT = {"qcrd": range(9), "finetune": range(4), "dss": range(1, 10)}
+
+
+def known(tested: list[str]) -> Knowledge:
+    return Knowledge(
+        MANIFEST,
+        tuple(Lesson(text, text, "3", "3") for text in TRAINED),
+        tuple(Question(id=text, text=text) for text in TRAINED),
+        Held((), (), ()),
+        tuple(TestItem(question=Question(id=text, text=text), gold="3") for text in tested),
+    )
+
+
+def result(name: str, tested: list[str]) -> Result:
+    predictions = tuple(
+        Prediction(question_id=text, text="", answer="3", gold="3", right=i in RIGHT[name])
+        for i, text in enumerate(tested)
+    )
+    right = sum(p.right for p in predictions)
+    return Result(
+        validation=wilson(1, 2),
+        test=wilson(right, len(tested)) if tested else None,
+        predictions=predictions,
+        flops=1.0,
+        steps=1,
+        seconds=1.0,
+    )
+
+
+def made(tested: list[str] = TESTED) -> Report:
+    return report(JOB, known(tested), {name: result(name, tested) for name in RIGHT})
+
+
+def test_every_other_student_is_compared_with_the_method_on_the_same_questions() -> None:
+    """Against finetune 5 questions to 0: + .5, p = 2 / 32. Against dss 1 to 1: no difference."""
+    finetune, dss = made().comparisons
+    assert (finetune.method, finetune.baseline, finetune.n) == ("qcrd", "finetune", 10)
+    assert (finetune.only_method, finetune.only_baseline) == (5, 0)
+    assert finetune.difference == pytest.approx(0.5)
+    assert finetune.p == pytest.approx(2 / 32)
+    assert finetune.low > 0
+    assert finetune.verdict == "better"
+    assert (finetune.seed, finetune.draws) == (5, 10_000)
+    assert (dss.only_method, dss.only_baseline, dss.difference) == (1, 1, 0)
+    assert dss.p == mcnemar([True, False], [False, True]) == 1
+    assert dss.low < 0 < dss.high
+    assert dss.verdict == "no difference shown"
+
+
+def test_leaks_are_counted_by_story_and_by_word() -> None:
+    leak = made().leak
+    assert leak is not None
+    assert (leak.n_test, leak.n_leaked, leak.n_exact) == (10, 2, 1)
+    assert made().test_unseen["qcrd"].n == 8
+    none = made(TESTED[2:]).leak
+    assert none is not None
+    assert (none.n_test, none.n_leaked, none.n_exact) == (8, 0, 0)
+
+
+def test_without_a_test_file_there_is_nothing_to_compare_or_leak() -> None:
+    assert made([]).comparisons == ()
+    assert made([]).leak is None
+
+
+def test_a_report_from_before_comparisons_is_still_read() -> None:
+    old = made().model_dump(mode="json", exclude={"comparisons", "leak"})
+    assert Report.model_validate(old).comparisons == ()
+
+
+def test_the_command_line_says_one_line_for_each() -> None:
+    console = Console(record=True, width=200)
+    show(console, made().model_dump(mode="json"))
+    text = console.export_text()
+    (better,) = [line for line in text.splitlines() if "against finetuning, equal steps" in line]
+    assert better.startswith("Compared    QCRD against")
+    assert "+0.500 [+0." in better
+    assert better.rstrip().endswith("McNemar p 0.062, n 10: better")
+    (same,) = [line for line in text.splitlines() if "against distilling step-by-step" in line]
+    assert same.rstrip().endswith("McNemar p 1, n 10: no difference shown")
+    assert "Leak        2 of 10 test questions repeat a training story" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "difference", "high", "verdict"),
+    [
+        (-0.02, 0.04, 0.1, "no difference shown"),
+        (0.0, 0.05, 0.1, "no difference shown"),
+        (-0.1, -0.05, 0.0, "no difference shown"),
+        (0.01, 0.05, 0.1, "better"),
+        (-0.1, -0.05, -0.01, "worse"),
+    ],
+)
+def test_the_interval_decides_what_is_said(
+    low: float, difference: float, high: float, verdict: str
+) -> None:
+    row: dict[str, Any] = {"method": "qcrd", "baseline": "dss", "n": 9, "seed": 0, "draws": 9}
+    row |= {"only_method": 0, "only_baseline": 0, "p": 0.5}
+    row |= {"low": low, "high": high, "difference": difference}
+    assert Comparison.model_validate(row).verdict == verdict
+    (line,) = comparisons([row])
+    assert line.endswith(f": {verdict}")
+
+
+def test_leaks_in_words() -> None:
+    said = leaks({"n_test": 200, "n_leaked": 105, "n_exact": 3})
+    assert said.startswith("105 of 200 test questions")
+    assert said.endswith("3 of them word for word")
+
+
+def test_the_card_carries_the_same() -> None:
+    found = made()
+    told = card(JOB, found)
+    first = found.comparisons[0]
+    assert f"| qcrd | finetune | +0.500 | {first.low:+.3f} to {first.high:+.3f} | 0.0625 |" in told
+    assert "| 10 | no difference shown |" in told
+    assert "10,000 paired bootstrap samples (percentiles, seed 5)" in told
+    assert "Of 10 test questions 2 tell a story" in told
+    assert "## Compared" not in card(JOB, made([]))
+
+
+# --- the judge, in words --------------------------------------------------------------------------
+
+
+def test_the_judge_is_told_by_source() -> None:
+    health = {
+        "pretrained_auc": 0.34,
+        "pretrained_positives": 29,
+        "pretrained_negatives": 1,
+        "pretrained_n_teacher_minority": 1,
+        "pretrained_alarm_negatives": 0,
+        "auc": 0.8,
+        "positives": 29,
+        "negatives": 8,
+        "n_student_lag": 7,
+        "auc_student_lag": 0.9,
+        "n_teacher_minority": 1,
+        "auc_teacher_minority": 0.1,
+        "alarm_negatives": 7,
+        "brier": 0.21,
+        "ece": 0.12,
+    }
+    assert judge(health) == (
+        "AUC 0.34 after pretraining (29 positives, 1 of the teacher's minority), "
+        "AUC 0.80 at the end (29 positives, 1 of the teacher's minority: AUC 0.10, "
+        "7 of the student's samples: AUC 0.90); Brier score 0.21, calibration error 0.12"
+    )
+    few = judge({**health, "alarm_negatives": 0})
+    assert few.endswith("; too few held-back rationales to raise an alarm")
+
+
+def test_a_judge_that_could_not_be_measured_is_told_as_such() -> None:
+    assert judge({"positives": 3, "negatives": 0}) == "no held-back negatives to measure it on"
