@@ -212,7 +212,7 @@ def _judge(models: Path, spec: JudgeSpec, seed: int) -> Judge:
 
 
 def _by_part(trainer: Trainer) -> dict[str, float]:
-    parts = {"student": trainer.student, "sampler": trainer.sampler, "judge": trainer.judge}
+    parts = {"student": trainer.student, "sampler": trainer.past, "judge": trainer.judge}
     return {name: part.flops for name, part in parts.items() if part is not None}
 
 

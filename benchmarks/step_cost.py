@@ -5,12 +5,15 @@
 One run on one machine: every round times all contenders on the same batch, and a ratio is the
 median over rounds of the round's own ratio. The student is a T5 of T5-small's size with random
 weights (what a step costs does not depend on their values); questions and rationales are random
-words, 30 to 50 in a question and 25 to 60 in a rationale.
+words, 30 to 50 in a question and 25 to 60 in a rationale. `wall_over_dss` is over whole
+iterations, with half of the machine's cores to train and a second process to sample.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import platform
@@ -33,13 +36,16 @@ from qcrd.method.contrasts import Contrast
 from qcrd.method.judge import Pair
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.sampling import LocalPast, ProcessPast
 from qcrd.method.schedule import plan
 from qcrd.method.steps import Lesson, step_terms
 from qcrd.method.students import Seq2SeqStudent, has_bf16
+from qcrd.method.trace import Round
 from qcrd.method.training import Trainer
 from qcrd.records import Hyperparameters, LossSpec, MethodSpec, NegativeSpec, Rationale
 
 BATCH, POSITIVES, SEED = 8, 5, 0
+RATIOS = ("qcrd_over_dss", "naive_over_ours", "hf_trainer_over_ours", "wall_over_dss")
 SAMPLED_TOKENS = 64
 WORDS = (
     "the apple is red and two girls have seven more books than five boys so she had ten minus "
@@ -174,27 +180,28 @@ class Constant:
         return [0.5] * len(pairs)
 
 
-def iteration(case: Setting, method: str, batches: Sequence[list[Lesson]]) -> float:
-    """Seconds of one whole iteration of the trainer over `batches`: sampling of the negatives, in
-    the same process, steps and optimizer; without validation."""
+def iterations(case: Setting, method: str, rounds: int, *, beside: bool = False) -> list[float]:
+    """Seconds of each of `rounds` whole iterations of the trainer, after a first one that is left
+    out: negatives, two steps and the optimizer; without validation. `beside`: a second process
+    samples the next iteration's negatives while this one is trained."""
+    lessons = [lesson for batch in case.batches[:2] for lesson in batch]
     hyper = {
-        "iterations": 1, "iteration_steps": len(batches), "batch_size": BATCH,
-        "max_rationale_tokens": SAMPLED_TOKENS,
+        "iterations": rounds + 1, "batch_size": BATCH, "max_rationale_tokens": SAMPLED_TOKENS,
     }  # fmt: skip
     spec = MethodSpec(
         loss=LossSpec(delta=50.0),
         negatives=NegativeSpec(lag=1),
         hyperparameters=Hyperparameters.model_validate(hyper),
     )
-    lessons = [lesson for batch in batches for lesson in batch]
     made = plan(method, spec, lessons=len(lessons), seed=SEED)
-    trainer = Trainer(case.student, lessons, made, lambda _: (0.0, 0.0), Constant())
-    if made.objective.negatives:
-        trainer.past_self()  # made once in a run, not once in an iteration
-    started = time.perf_counter()
-    for _ in trainer.run():
-        pass
-    return time.perf_counter() - started
+    past = ProcessPast(case.student, "cpu") if beside else LocalPast(case.student)
+    trainer = Trainer(case.student, lessons, made, lambda _: (0.0, 0.0), Constant(), past)
+    ends = []
+    with contextlib.closing(past):
+        for record in trainer.run():
+            if isinstance(record, Round):
+                ends.append(time.perf_counter())
+    return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def seconds(run: Callable[[Sequence[Lesson]], None], batch: Sequence[Lesson]) -> float:
@@ -227,6 +234,8 @@ def _kilobytes(name: str) -> int:
 
 
 def measure(models: Path, rounds: int) -> dict[str, Any]:
+    # Half the cores train, so that the sampler's process has a device of its own.
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     case = setting(models, rounds + 1)
     contenders: dict[str, Callable[[Sequence[Lesson]], None]] = {
         "dss": lambda batch: step(case, "dss", batch),
@@ -249,17 +258,20 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
         "naive_over_ours": ratio("naive", "qcrd"),
         "hf_trainer_over_ours": ratio("hf", "dss"),
     }
-    walls = [
-        iteration(case, "qcrd", pair) / iteration(case, "dss", pair)
-        for pair in zip(case.batches[::2], case.batches[1::2], strict=False)
-    ]
-    ratios["wall_over_dss"] = sorted(walls)
+    dss, inline = iterations(case, "dss", rounds), iterations(case, "qcrd", rounds)
+    walls = {
+        "wall_over_dss": iterations(case, "qcrd", rounds, beside=True),
+        "wall_inline_over_dss": inline,
+    }
+    for name, found in walls.items():
+        ratios[name] = sorted(a / b for a, b in zip(found, dss, strict=True))
     memory = {method: peak_memory(models, method) for method in ("dss", "qcrd")}
     return {
         "ratios": {
-            **{name: statistics.median(found) for name, found in ratios.items()},
+            **{name: statistics.median(ratios[name]) for name in RATIOS},
             "memory_over_dss": memory["qcrd"] / memory["dss"],
         },
+        "besides": {"wall_inline_over_dss": statistics.median(ratios["wall_inline_over_dss"])},
         "ranges": {name: [found[0], found[-1]] for name, found in ratios.items()},
         "seconds": {name: statistics.median(found) for name, found in times.items()},
         "conditions": {
@@ -269,7 +281,7 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
             "negatives": 1,
             "rounds": rounds,
             "negatives_in_force": "all (delta 50)",
-            "sampler": f"in the training process, {SAMPLED_TOKENS} tokens per question",
+            "sampler": f"a process on the other core, {SAMPLED_TOKENS} tokens per question",
             "scoring": "bf16" if has_bf16(case.student.device) else "fp32",
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
@@ -281,7 +293,7 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    for name, value in found["ratios"].items():
+    for name, value in (found["ratios"] | found["besides"]).items():
         low, high = found["ranges"].get(name, (value, value))
         print(f"{name:22} {value:5.2f}   (rounds: {low:.2f} to {high:.2f})")
     print("conditions:", json.dumps(found["conditions"]))

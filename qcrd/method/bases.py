@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import (
 
 from qcrd.errors import Invalid
 from qcrd.method.adapters import adapt
+from qcrd.method.negatives import Weights
 from qcrd.method.students import CausalStudent, Seq2SeqStudent, Student, has_bf16
 from qcrd.records import Hyperparameters, StudentSpec
 
@@ -42,6 +43,25 @@ def load_student(
         wanted == "auto" and device != "cpu" and has_bf16(student.device)
     )
     return student
+
+
+def weights_like(student: Student, checkpoint: Path) -> Weights:
+    """What `student` would hold after training if it had become the model in `checkpoint`.
+
+    `Invalid` when that is another architecture, or the student has adapters that it lacks.
+    """
+    hyper = Hyperparameters()
+    held = load_student(checkpoint, StudentSpec(), hyper, seed=0).model.state_dict()
+    wanted = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
+    foreign = [n for n, p in wanted.items() if n not in held or held[n].shape != p.shape]
+    if foreign:
+        raise Invalid(
+            f"`negatives.checkpoint`: {checkpoint.name!r} has no {foreign[0]!r} of the student's "
+            "shape; name a model that was trained from the same base, without `lora`",
+            param="negatives.checkpoint",
+            code="other_architecture",
+        )
+    return {name: held[name] for name in wanted}
 
 
 def _student(
@@ -61,7 +81,7 @@ def _student(
     if _encoder_only(config):
         if spec.lora is not None:
             raise Invalid(
-                "`student.lora`: an encoder-only base gets a new decoder, which must be trained whole; "
+                "`student.lora`: an encoder-only base gets a new decoder, to be trained whole; "
                 "leave `lora` out or take a seq2seq or decoder-only base",
                 param="student.lora",
             )

@@ -57,7 +57,7 @@ def capture(trainer: Trainer) -> State:
         "pretrained": trainer.pretrained,
         "best": None if best is None else [best.iteration, *best.score],
         "student_flops": trainer.student.flops,
-        "sampler_flops": 0.0 if trainer.sampler is None else trainer.sampler.flops,
+        "sampler_flops": trainer.past.flops,
         "judge_flops": 0.0 if trainer.judge is None else trainer.judge.flops,
         "judge_version": trainer.judge_version,
     }
@@ -80,7 +80,7 @@ def restore(trainer: Trainer, state: State) -> None:
         moments.setdefault(int(index), {})[name] = tensor
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
     trainer.student.flops = numbers["student_flops"]
-    trainer.past_self().flops = numbers["sampler_flops"]
+    trainer.past.flops = numbers["sampler_flops"]
     if trainer.judge is not None:
         trainer.judge.flops = numbers["judge_flops"]
     trainer.pretrained = numbers["pretrained"]

@@ -42,20 +42,22 @@ class Contrast:
         return tuple(zip(sources, self.negatives, strict=True))
 
 
+NAMES = {
+    Source.TEACHER: NegativeSource.TEACHER_MINORITY,
+    Source.STUDENT: NegativeSource.STUDENT_LAG,
+    Source.FIXED: NegativeSource.FIXED,
+}
+"""What a negative is called by who said it."""
+
+
 def contrast(
-    question: str,
-    positives: Sequence[Rationale],
-    negatives: Sequence[Rationale],
-    *,
-    sampled: NegativeSource,
+    question: str, positives: Sequence[Rationale], negatives: Sequence[Rationale]
 ) -> Contrast:
-    """`sampled` is where a student's negatives are from; a teacher's are its minority."""
-    names = {Source.TEACHER: NegativeSource.TEACHER_MINORITY, Source.STUDENT: sampled}
     return Contrast(
         question,
         tuple(rationale.text for rationale in positives),
         tuple(rationale.text for rationale in negatives),
-        tuple(names[rationale.source].value for rationale in negatives),
+        tuple(NAMES[rationale.source].value for rationale in negatives),
     )
 
 

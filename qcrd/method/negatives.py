@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -56,10 +56,13 @@ def sample(
     max_new_tokens: int,
     seed: int,
     tag: str,
+    source: Source = Source.STUDENT,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, tuple[Rationale, ...]]:
     """`n` explanations per (id, text) by `sampler`, keyed by question id. Blank ones are dropped.
 
-    `tag` makes the rationales' ids differ from those of another round.
+    `tag` makes the rationales' ids differ from those of another round. `check` runs between
+    batches; what it raises ends the sampling.
     """
     asked = [(key, text) for key, text in questions for _ in range(n)]
     texts = sampler.generate(
@@ -67,6 +70,7 @@ def sample(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
+        check=check,
     )
     found: dict[str, tuple[Rationale, ...]] = {key: () for key, _ in questions}
     for index, ((key, _), text) in enumerate(zip(asked, texts, strict=True)):
@@ -75,7 +79,7 @@ def sample(
                 id=f"{key}/{tag}/{index % n}",
                 question_id=key,
                 text=text,
-                source=Source.STUDENT,
+                source=source,
             )
             found[key] = (*found[key], said)
     return found

@@ -7,7 +7,7 @@ encoder's output, for decoder-only models the prefix's key-value cache. Gradient
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -164,10 +164,12 @@ class Student(ABC):
         temperature: float = 0.0,
         seed: int = 0,
         batch_size: int = 64,
+        check: Callable[[], None] = lambda: None,
     ) -> list[str]:
         """One answer per prompt; greedy at temperature 0, else sampled from the whole distribution.
 
         Batches go by length; the result is in the order of the prompts and a function of the seed.
+        `check` runs before each of them.
         """
         training = self.model.training
         self.model.eval()
@@ -176,6 +178,7 @@ class Student(ABC):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for start in range(0, len(order), batch_size):
+                check()
                 group = order[start : start + batch_size]
                 answers = self._generate([prompts[i] for i in group], max_new_tokens, temperature)
                 for i, answer in zip(group, answers, strict=True):

@@ -7,7 +7,6 @@ steps goes on exactly as it would have.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import random
@@ -23,11 +22,12 @@ from qcrd.method.contrasts import Contrast, contrast
 from qcrd.method.judge import JudgePort
 from qcrd.method.losses import lower_bound
 from qcrd.method.negatives import Ring, Weights, trainable
+from qcrd.method.sampling import LocalPast, Order, Past, Samples, Wanted
 from qcrd.method.schedule import Plan
 from qcrd.method.steps import Lesson, Terms, step_terms
 from qcrd.method.students import Student
 from qcrd.method.trace import Phase, Pretrained, Round, Step
-from qcrd.records import Hyperparameters, JudgeHistograms, NegativeSource, Rationale
+from qcrd.records import Hyperparameters, JudgeHistograms, NegativeSource, Rationale, Source
 
 EXPLODED = 1e4
 """A gradient's norm that no training comes back from, clipped or not."""
@@ -41,7 +41,7 @@ class Prepared:
     """What an iteration is trained with: the student's earlier samples by question, the judge's
     score of every rationale by its id, and the judge's health."""
 
-    sampled: dict[str, tuple[Rationale, ...]] = field(default_factory=dict)
+    sampled: Samples = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     health: dict[str, float] = field(default_factory=dict)
     histograms: JudgeHistograms | None = None
@@ -57,7 +57,11 @@ class Best:
 
 
 class Trainer:
-    """Trains `student` by `plan`; `validate` measures it, `judge` scores if the plan asks."""
+    """Trains `student` by `plan`; `validate` measures it, `judge` scores if the plan asks.
+
+    `past` samples the negatives, by default in this process; `fixed` are the weights of the
+    negative source of that name.
+    """
 
     def __init__(
         self,
@@ -66,18 +70,22 @@ class Trainer:
         plan: Plan,
         validate: Callable[[Student], Score],
         judge: JudgePort | None = None,
+        past: Past | None = None,
+        fixed: Weights | None = None,
     ) -> None:
         self.student = student
         self.lessons = lessons
         self.plan = plan
         self.validate = validate
         self.judge = judge if plan.objective.judged else None
+        self.past = past or LocalPast(student)
         self.optimizer = _optimizer(student, plan.spec.hyperparameters)
-        # The fixed source is iteration 0: the student before it was trained.
-        fixed = NegativeSource.FIXED in plan.spec.negatives.source
+        self.fixed = fixed
+        # Where no checkpoint is given the fixed source is the student before it was trained.
+        pinned = NegativeSource.FIXED in plan.spec.negatives.source and fixed is None
         # Who samples no negatives looks back at nothing.
         lag = plan.spec.negatives.lag if plan.objective.negatives else 0
-        self.ring = Ring(lag, pinned=frozenset({0} if fixed else ()))
+        self.ring = Ring(lag, pinned=frozenset({0} if pinned else ()))
         self.begun = False
         self.iteration = 0
         self.step = 0
@@ -85,14 +93,13 @@ class Trainer:
         """Steps done of the iteration under way."""
         self.prepared: Prepared | None = None
         self.best: Best | None = None
-        self.sampler: Student | None = None
         self.pretrained: dict[str, float] = {}
 
     @property
     def flops(self) -> float:
-        """Floating-point operations so far: student, sampler and judge."""
-        parts = (self.student, self.sampler, self.judge)
-        return sum(part.flops for part in parts if part is not None)
+        """Floating-point operations so far: student, its past self and the judge."""
+        judging = 0.0 if self.judge is None else self.judge.flops
+        return self.student.flops + self.past.flops + judging
 
     @property
     def judge_version(self) -> int:
@@ -140,12 +147,13 @@ class Trainer:
         health = self.judge.update(self.iteration, self._contrasts(taught), weight=alpha3)
         return Prepared(fresh, self._scored(taught), health, self.judge.histograms)
 
-    def _taught(self, sampled: dict[str, tuple[Rationale, ...]]) -> Sequence[Lesson]:
+    def _taught(self, sampled: Samples) -> Sequence[Lesson]:
         if not self.plan.objective.negatives:
             return self.lessons
         return [replace(item, negatives=self._negatives(item, sampled)) for item in self.lessons]
 
     def _iterate(self, prepared: Prepared) -> Iterator[Step]:
+        self._sample_ahead()
         batches = iteration_batches(
             self._taught(prepared.sampled),
             batch_size=self.plan.spec.hyperparameters.batch_size,
@@ -203,37 +211,44 @@ class Trainer:
 
     # --- negatives and scores ------------------------------------------------------------------
 
-    def _sample(self) -> dict[str, tuple[Rationale, ...]]:
+    def _sample(self) -> Samples:
+        orders = self._orders(self.iteration)
+        return self.past.sample(orders) if orders else {}
+
+    def _sample_ahead(self) -> None:
+        """The next iteration's negatives: with a lag of at least 1 its past is known by now."""
+        ahead = self.iteration + 1
+        last = self.plan.flops is None and ahead * self.plan.iteration_steps >= self.plan.steps
+        if not last and (orders := self._orders(ahead)):
+            self.past.begin(orders)
+
+    def _orders(self, iteration: int) -> list[Order]:
+        """What the student's earlier selves are asked for `iteration`: by lag, then the fixed."""
         spec = self.plan.spec.negatives
-        if set(spec.source) <= {NegativeSource.TEACHER_MINORITY}:
-            return {}
-        sampler = self.past_self()
-        lagged = NegativeSource.STUDENT_LAG in spec.source
-        weights = (
-            self.ring.lagged(self.iteration) if lagged else self.ring.held[min(self.ring.held)]
-        )
-        negatives.load(sampler, weights)
-        return negatives.sample(
-            sampler,
-            [(lesson.id, lesson.text) for lesson in self.lessons if lesson.positives],
+        if not self.plan.objective.negatives:
+            return []
+        orders: list[Order] = []
+        if NegativeSource.STUDENT_LAG in spec.source:
+            orders.append((self.ring.lagged(iteration), self._wanted(iteration, Source.STUDENT)))
+        if NegativeSource.FIXED in spec.source:
+            weights = self.ring.held[0] if self.fixed is None else self.fixed
+            orders.append((weights, self._wanted(iteration, Source.FIXED)))
+        return orders
+
+    def _wanted(self, iteration: int, source: Source) -> Wanted:
+        spec = self.plan.spec.negatives
+        salt = f"{self.plan.seed}/sample/{source.value}/{iteration}"
+        return Wanted(
+            questions=tuple((x.id, x.text) for x in self.lessons if x.positives),
             n=spec.n,
             temperature=spec.temperature,
             max_new_tokens=self.plan.spec.hyperparameters.max_rationale_tokens,
-            seed=random.Random(f"{self.plan.seed}/sample/{self.iteration}").getrandbits(31),
-            tag=f"s{self.iteration}",
+            seed=random.Random(salt).getrandbits(31),
+            tag=f"{source.value[0]}{iteration}",
+            source=source,
         )
 
-    def past_self(self) -> Student:
-        """A second student for the past's weights, so that sampling never disturbs training."""
-        if self.sampler is None:
-            self.sampler = copy.copy(self.student)
-            self.sampler.model = copy.deepcopy(self.student.model)
-            self.sampler.flops = 0.0
-        return self.sampler
-
-    def _negatives(
-        self, lesson: Lesson, fresh: dict[str, tuple[Rationale, ...]]
-    ) -> tuple[Rationale, ...]:
+    def _negatives(self, lesson: Lesson, fresh: Samples) -> tuple[Rationale, ...]:
         """By the spec's sources. A sample equal to a positive is right, and so no negative."""
         minority = NegativeSource.TEACHER_MINORITY in self.plan.spec.negatives.source
         right = {rationale.text for rationale in lesson.positives}
@@ -241,9 +256,7 @@ class Trainer:
         return (lesson.negatives if minority else ()) + sampled
 
     def _contrasts(self, lessons: Sequence[Lesson]) -> list[Contrast]:
-        lagged = NegativeSource.STUDENT_LAG in self.plan.spec.negatives.source
-        drawn = NegativeSource.STUDENT_LAG if lagged else NegativeSource.FIXED
-        return [contrast(x.text, x.positives, x.negatives, sampled=drawn) for x in lessons]
+        return [contrast(x.text, x.positives, x.negatives) for x in lessons]
 
     def _scored(self, lessons: Sequence[Lesson]) -> dict[str, float]:
         """One score per rationale and judge version; no step asks the judge again."""

@@ -17,8 +17,11 @@ class Question(Record):
 
 
 class Source(StrEnum):
+    """Who said a rationale; `fixed` is the student as it was at one given checkpoint."""
+
     TEACHER = "teacher"
     STUDENT = "student"
+    FIXED = "fixed"
 
 
 class Rationale(Record):

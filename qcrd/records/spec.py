@@ -71,6 +71,8 @@ class NegativeSpec(Record):
     lag: Annotated[int, Field(ge=1, le=100)] = 5
     temperature: Annotated[float, Field(gt=0, le=5)] = 1.5
     n: Annotated[int, Field(ge=1, le=16)] = 1
+    checkpoint: str | None = None
+    """For `fixed`: a finished model of the student's architecture. None: the untrained student."""
 
     @model_validator(mode="before")
     @classmethod

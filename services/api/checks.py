@@ -89,6 +89,19 @@ def _consistent(spec: JobSpec) -> None:
             param=f"{path}.rationales.imported_answer",
         )
     _lag_is_reached(spec)
+    negatives, lora = spec.settings.negatives, spec.settings.student.lora
+    if negatives.checkpoint is not None and NegativeSource.FIXED not in negatives.source:
+        raise Invalid(
+            f"`{path}.negatives.checkpoint` is only read by the source `fixed`, which "
+            f"`{path}.negatives.source` does not name: add it, or leave the checkpoint out",
+            param=f"{path}.negatives.checkpoint",
+        )
+    if negatives.checkpoint is not None and lora is not None:
+        raise Invalid(
+            f"`{path}.negatives.checkpoint`: a published model has no adapters to put into a "
+            f"student with `{path}.student.lora`: leave one of the two out",
+            param=f"{path}.negatives.checkpoint",
+        )
 
 
 def _lag_is_reached(spec: JobSpec) -> None:
@@ -112,6 +125,7 @@ def _bases(spec: JobSpec, store: Store, settings: Settings) -> None:
     named = {
         "model": spec.model,
         f"method.{spec.method}.discriminator.encoder": spec.settings.discriminator.encoder,
+        f"method.{spec.method}.negatives.checkpoint": spec.settings.negatives.checkpoint,
     }
     for param, name in named.items():
         if name is not None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from qcrd.errors import QcrdError
 from qcrd.method import evaluation
-from qcrd.method.bases import load_student
+from qcrd.method.bases import load_student, weights_like
 from qcrd.method.judge import JudgePort
+from qcrd.method.negatives import Weights
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import question_text
+from qcrd.method.sampling import LocalPast, Past
 from qcrd.method.schedule import plan
 from qcrd.method.statistics import compare, leaked, repeated, wilson
 from qcrd.method.students import Student
@@ -40,14 +43,20 @@ DEAREST = 6.0
 only divide the progress bar."""
 
 
-def distil(
-    stage: StageContext,
-    base: Path,
-    judge: Callable[[], JudgePort],
-    *,
-    device: str,
-    checkpoint_seconds: float,
-) -> tuple[Report, str]:
+@dataclass(frozen=True)
+class Parts:
+    """What training is made of besides its knowledge. A `fixed` base is where the negative source
+    of that name takes its weights from; `past` makes the sampler of negatives."""
+
+    base: Path
+    judge: Callable[[], JudgePort]
+    fixed: Path | None = None
+    past: Callable[[Student], Past] = LocalPast
+    device: str = "cpu"
+    checkpoint_seconds: float = 30.0
+
+
+def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
     """The report and the published model's id. Done again, it repeats nothing that has ended."""
     job = stage.job
     spec, settings = job.spec, job.spec.settings
@@ -59,16 +68,19 @@ def distil(
         f"validate on, {len(known.test)} to test on"
     )
     run = keys.digest(spec.model_dump_json(), job.rationale_set)
-    checkpoints = Checkpoints(stage.store, job.id, run=run, seconds=checkpoint_seconds)
+    checkpoints = Checkpoints(stage.store, job.id, run=run, seconds=parts.checkpoint_seconds)
 
     def student() -> Student:
         hyper = settings.hyperparameters
-        made = load_student(base, settings.student, hyper, seed=spec.seed, device=device)
+        made = load_student(
+            parts.base, settings.student, hyper, seed=spec.seed, device=parts.device
+        )
         preflight.check_labels(made, known.labels, spec)
         return made
 
     rows = [spec.method.value, *_without(settings.baselines, spec.method.value)]
     shares = _shares(rows)
+    fixed = None if parts.fixed is None else _past_at(parts.fixed)
     results: dict[str, Result] = {}
     for index, row in enumerate(rows):
         equal = row == Baseline.FINETUNE_EQUAL_COMPUTE
@@ -82,7 +94,9 @@ def distil(
             ),
             knowledge=known,
             student=student,
-            judge=judge() if OBJECTIVES[row].judged else None,
+            judge=parts.judge() if OBJECTIVES[row].judged else None,
+            past=parts.past,
+            fixed=fixed if OBJECTIVES[row].negatives else None,
             start=sum(shares[:index]),
             share=shares[index],
         )
@@ -102,6 +116,10 @@ def distil(
     stage.enter(Stage.PUBLISHING)
     model = publish.announce(stage.store, stage.job, made)
     return made, model.id
+
+
+def _past_at(checkpoint: Path) -> Callable[[Student], Weights]:
+    return lambda student: weights_like(student, checkpoint)
 
 
 def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:

@@ -9,6 +9,7 @@ import argparse
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ import transformers
 
 from qcrd.errors import Interrupted, LeaseLost, QcrdError
 from qcrd.method.judge import JudgePort
+from qcrd.method.sampling import LocalPast, Past, ProcessPast
+from qcrd.method.students import Student
 from qcrd.runtime import telemetry
 from qcrd.runtime.bases import find_base
 from qcrd.runtime.connection import connect
@@ -28,7 +31,7 @@ from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
 from qcrd.runtime.store import open_store
 from services.trainer import outcome
-from services.trainer.distil import distil
+from services.trainer.distil import Parts, distil
 from services.trainer.judge_client import RemoteJudge
 from services.trainer.outcome import Outcome
 from services.trainer.settings import TrainerSettings
@@ -69,6 +72,8 @@ def _distilled(stage: StageContext, deps: Deps) -> Outcome:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     base = find_base(spec.model, models, deps.store)
+    checkpoint = spec.settings.negatives.checkpoint
+    param = f"method.{spec.method}.negatives.checkpoint"
 
     def judge() -> JudgePort:
         return RemoteJudge(
@@ -80,10 +85,26 @@ def _distilled(stage: StageContext, deps: Deps) -> Outcome:
             check=stage.check,
         )
 
-    report, model = distil(
-        stage, base, judge, device=device, checkpoint_seconds=settings.checkpoint_seconds
+    parts = Parts(
+        base=base,
+        judge=judge,
+        fixed=find_base(checkpoint, models, deps.store, param=param) if checkpoint else None,
+        past=_sampler(settings, stage.check),
+        device=device,
+        checkpoint_seconds=settings.checkpoint_seconds,
     )
+    report, model = distil(stage, parts)
     return Outcome(kind="done", report=report, model=model)
+
+
+def _sampler(settings: TrainerSettings, check: Callable[[], None]) -> Callable[[Student], Past]:
+    """By the settings; a process beside the training takes the GPU that training leaves free."""
+    gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
+    if settings.sampler == "inline" or (settings.sampler == "auto" and gpus < 2):
+        return lambda student: LocalPast(student, check)
+    if gpus:
+        return lambda student: ProcessPast(student, f"cuda:{min(1, gpus - 1)}", check)
+    return lambda student: ProcessPast(student, "cpu", check)
 
 
 def main() -> None:

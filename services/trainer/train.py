@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,9 @@ from qcrd.method import evaluation
 from qcrd.method.checkpoints import State, capture, restore
 from qcrd.method.judge import JudgePort
 from qcrd.method.judge_health import collapsed
+from qcrd.method.negatives import Weights
 from qcrd.method.prompts import PREDICT, question_text
+from qcrd.method.sampling import LocalPast, Past
 from qcrd.method.schedule import Plan
 from qcrd.method.students import Student
 from qcrd.method.trace import Phase, Pretrained, Round, Step
@@ -35,6 +38,8 @@ class Course:
     knowledge: Knowledge
     student: Callable[[], Student]
     judge: JudgePort | None
+    past: Callable[[Student], Past] = LocalPast
+    fixed: Callable[[Student], Weights] | None = None
     start: float = 0.0
     share: float = 1.0
 
@@ -60,9 +65,12 @@ def train(
         course.plan,
         lambda tested: validation_score(tested, course.knowledge.validation, course.plan),
         course.judge,
+        course.past(student) if course.plan.objective.negatives else None,
+        course.fixed(student) if course.fixed else None,
     )
-    before = _resume(stage, method, trainer, checkpoints)
-    seconds, health = _follow(stage, course, trainer, checkpoints, before)
+    with contextlib.closing(trainer.past):
+        before = _resume(stage, method, trainer, checkpoints)
+        seconds, health = _follow(stage, course, trainer, checkpoints, before)
     trainer.restore_best()
     flops = trainer.flops
     checked = _answers(student, course.knowledge.validation, course.plan)

@@ -19,7 +19,7 @@ from qcrd.method.judge_health import (
     numbers,
     reliability,
 )
-from qcrd.records import NegativeSource, Rationale, Source
+from qcrd.records import Rationale, Source
 
 SCORES = {"good": 0.9, "fair": 0.7, "poor": 0.4, "bad": 0.1}
 KEPT = [
@@ -141,10 +141,14 @@ def rationale(text: str, source: Source) -> Rationale:
 
 
 def test_a_contrast_names_where_its_negatives_are_from() -> None:
-    teacher, student = (rationale(s.value, s) for s in (Source.TEACHER, Source.STUDENT))
-    made = contrast("q", [teacher], [teacher, student], sampled=NegativeSource.FIXED)
+    teacher, student, fixed = (rationale(source.value, source) for source in Source)
+    made = contrast("q", [teacher], [teacher, student, fixed])
     assert made.positives == ("teacher",)
-    assert made.named == (("teacher_minority", "teacher"), ("fixed", "student"))
+    assert made.named == (
+        ("teacher_minority", "teacher"),
+        ("student_lag", "student"),
+        ("fixed", "fixed"),
+    )
     assert Contrast("q", ("a",), ("b",)).named == ((UNNAMED, "b"),)
     with pytest.raises(ValueError, match="1 sources for 2 negatives"):
         Contrast("q", (), ("a", "b"), ("fixed",))

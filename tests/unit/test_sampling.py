@@ -1,0 +1,131 @@
+"""Where negatives come from: beside the training or in it, by lag, fixed or both."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from qcrd.errors import Interrupted, Invalid, Transient
+from qcrd.method.bases import load_student, weights_like
+from qcrd.method.negatives import trainable
+from qcrd.method.sampling import LocalPast, Order, ProcessPast, Wanted
+from qcrd.method.schedule import plan
+from qcrd.method.students import Student
+from qcrd.method.trace import Phase, Step
+from qcrd.method.training import Trainer
+from qcrd.records import Hyperparameters, NegativeSource, NegativeSpec, Source, StudentSpec
+from tests.unit.test_training import lessons, spec, student, validate
+
+
+def order(model: Student, **changes: object) -> Order:
+    wanted: dict[str, object] = {
+        "questions": (("a", "what kind of thing is a trout ?"), ("b", "what is an apple ?")),
+        "n": 2,
+        "temperature": 1.5,
+        "max_new_tokens": 6,
+        "seed": 3,
+        "tag": "s1",
+        "source": Source.STUDENT,
+    }
+    return trainable(model), Wanted(**{**wanted, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def beside() -> Iterator[ProcessPast]:
+    past = ProcessPast(student(), "cpu")
+    yield past
+    past.close()
+
+
+def test_a_process_samples_what_this_one_would(beside: ProcessPast) -> None:
+    """Also when it was asked for something else before."""
+    here, other = LocalPast(student()), student(seed=1)
+    orders = [order(other), order(student(), source=Source.FIXED, tag="f1")]
+    beside.begin([order(other, seed=9)])
+    found = beside.sample(orders)
+    assert found == here.sample(orders)
+    assert [r.source for r in found["a"]] == ["student"] * 2 + ["fixed"] * 2
+    assert len({r.id for said in found.values() for r in said}) == 8
+    assert beside.flops > here.flops * 0.99
+    assert found != here.sample([order(other, seed=9)])
+
+
+def test_a_sampler_that_dies_is_a_reason_to_try_again(beside: ProcessPast) -> None:
+    assert beside._process.pid is not None
+    os.kill(beside._process.pid, signal.SIGKILL)
+    with pytest.raises(Transient, match=r"status -9; QCRD_SAMPLER=inline"):
+        beside.sample([order(student())])
+
+
+@pytest.mark.parametrize("kind", [LocalPast, ProcessPast])
+def test_sampling_stops_when_the_work_is_not_wanted(kind: type) -> None:
+    def stop() -> None:
+        raise Interrupted("told to stop")
+
+    past = LocalPast(student(), stop) if kind is LocalPast else ProcessPast(student(), "cpu", stop)
+    with pytest.raises(Interrupted):
+        past.sample([order(student(), max_new_tokens=64, n=16, questions=(("a", "what ?"),) * 64)])
+    past.close()
+
+
+def trained(past: str, sources: tuple[NegativeSource, ...]) -> Trainer:
+    model = student()
+    sampler = ProcessPast(model, "cpu") if past == "process" else LocalPast(model)
+    negatives = NegativeSpec(source=sources, lag=1, temperature=1.5)
+    given = spec().model_copy(update={"negatives": negatives})
+    made = plan("dss+positives+negatives", given, lessons=len(lessons()), seed=4)
+    trainer = Trainer(model, lessons(), made, validate, past=sampler)
+    for _ in trainer.run():
+        pass
+    sampler.close()
+    return trainer
+
+
+def test_training_ends_with_the_same_weights_wherever_negatives_are_sampled() -> None:
+    sources = (NegativeSource.STUDENT_LAG, NegativeSource.FIXED)
+    here, beside = trained("inline", sources), trained("process", sources)
+    assert here.flops == beside.flops
+    for name, weight in trainable(here.student).items():
+        assert torch.equal(weight, trainable(beside.student)[name]), name
+
+
+def test_each_source_gives_its_own_samples() -> None:
+    """In the second iteration the lagged student has moved on, the fixed one has not."""
+    both = spec().model_copy(
+        update={
+            "negatives": NegativeSpec(
+                source=(NegativeSource.STUDENT_LAG, NegativeSource.FIXED), lag=1, n=2
+            )
+        }
+    )
+    made = plan("dss+positives+negatives", both, lessons=len(lessons()), seed=4)
+    trainer = Trainer(student(), lessons(), made, validate)
+    asked = []
+    for record in trainer.run():
+        if isinstance(record, Phase):
+            asked.append(trainer._orders(trainer.iteration))
+        if isinstance(record, Step) and trainer.prepared is not None:
+            sources = [r.source for r in trainer.prepared.sampled[lessons()[0].id]]
+            assert set(sources) == {Source.STUDENT, Source.FIXED}
+    (lagged, fixed) = asked[2]
+    assert any(not torch.equal(lagged[0][name], weight) for name, weight in fixed[0].items())
+    untrained = trainable(student())
+    assert all(torch.equal(untrained[name], weight) for name, weight in fixed[0].items())
+
+
+def test_the_fixed_source_can_be_a_given_checkpoint(tmp_path: Path) -> None:
+    given, hyper = student(seed=7), Hyperparameters()
+    given.model.save_pretrained(tmp_path / "m")
+    given.tokenizer.save_pretrained(tmp_path / "m")
+    model = student(seed=0)
+    found = weights_like(model, tmp_path / "m")
+    assert found.keys() == trainable(model).keys()
+    assert all(torch.equal(found[name], w) for name, w in trainable(given).items())
+    lora = load_student(tmp_path / "m", StudentSpec.model_validate({"lora": {}}), hyper, seed=0)
+    with pytest.raises(Invalid, match=r"`negatives.checkpoint`: 'm' has no 'encoder"):
+        weights_like(lora, tmp_path / "m")
