@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_cost import SEED, WORDS
+from benchmarks.step_setting import SEED, WORDS
 from qcrd.cli.home import install_base_model
 from qcrd.method import negatives
 from qcrd.method.bases import load_student

@@ -1,10 +1,10 @@
 """What a training step costs: QCRD against DSS, ours against the naive way, against HF's trainer.
 
-    python -m benchmarks.step_cost [--rounds 7] [--json FILE]
+    python -m benchmarks.step_cost [--student minilm|t5] [--rounds 7] [--json FILE]
 
 One run on one machine: every round times all contenders on the same batch, and a ratio is the
-median over rounds of the round's own ratio. The student is a T5 of T5-small's size with random
-weights (what a step costs does not depend on their values); questions and rationales are random
+median over rounds of the round's own ratio. The student is the shipped one or a T5 of T5-small's
+size (what a step costs does not depend on the weights' values); questions and rationales are random
 words, 30 to 50 in a question and 25 to 60 in a rationale. `wall_over_dss` is over whole
 iterations, with half of the machine's cores to train and a second process to sample.
 """
@@ -17,20 +17,17 @@ import itertools
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from qcrd.cli.home import install_base_model
+from benchmarks.step_setting import BATCH, POSITIVES, SEED, STUDENTS, Setting, setting
 from qcrd.method import losses
 from qcrd.method.contrasts import Contrast
 from qcrd.method.judge import Pair
@@ -39,58 +36,15 @@ from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.sampling import LocalPast, ProcessPast
 from qcrd.method.schedule import plan
 from qcrd.method.steps import Lesson, step_terms
-from qcrd.method.students import Seq2SeqStudent, has_bf16
+from qcrd.method.students import has_bf16
 from qcrd.method.trace import Round
 from qcrd.method.training import Trainer
-from qcrd.records import Hyperparameters, LossSpec, MethodSpec, NegativeSpec, Rationale
+from qcrd.records import Hyperparameters, LossSpec, MethodSpec, NegativeSpec
 
-BATCH, POSITIVES, SEED = 8, 5, 0
+TAUGHT = 4
+"""Batches of one whole iteration."""
 RATIOS = ("qcrd_over_dss", "naive_over_ours", "hf_trainer_over_ours", "wall_over_dss")
 SAMPLED_TOKENS = 64
-WORDS = (
-    "the apple is red and two girls have seven more books than five boys so she had ten minus "
-    "three plus four which makes the total number of pages that were read on Monday by all"
-).split()
-
-
-@dataclass(frozen=True)
-class Setting:
-    student: Seq2SeqStudent
-    batches: list[list[Lesson]]
-    scores: dict[str, float]
-
-
-def setting(models: Path, batches: int) -> Setting:
-    install_base_model(models)
-    tokenizer = AutoTokenizer.from_pretrained(models / "all-MiniLM-L6-v2")
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    torch.manual_seed(SEED)
-    config = T5Config(
-        vocab_size=32128, d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8,
-        decoder_start_token_id=0, eos_token_id=tokenizer.sep_token_id, dropout_rate=0.1,
-    )  # fmt: skip
-    student = Seq2SeqStudent(
-        T5ForConditionalGeneration(config),
-        tokenizer,
-        max_question_tokens=1024,
-        max_target_tokens=256,
-    )
-    rng = random.Random(SEED)
-    made = [[lesson(f"{b}-{i}", rng) for i in range(BATCH)] for b in range(batches)]
-    every = [r for batch in made for item in batch for r in (*item.positives, *item.negatives)]
-    return Setting(student, made, {r.id: rng.uniform(0.1, 0.9) for r in every})
-
-
-def lesson(key: str, rng: random.Random) -> Lesson:
-    def words(low: int, high: int) -> str:
-        return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
-
-    said = [
-        Rationale(id=f"{key}/{i}", question_id=key, text=words(25, 60))
-        for i in range(POSITIVES + 1)
-    ]
-    return Lesson(key, words(30, 50), "( 84.0 / 2.0 )", "42", tuple(said[:-1]), (said[-1],))
 
 
 def step(case: Setting, method: str, batch: Sequence[Lesson]) -> None:
@@ -182,9 +136,9 @@ class Constant:
 
 def iterations(case: Setting, method: str, rounds: int, *, beside: bool = False) -> list[float]:
     """Seconds of each of `rounds` whole iterations of the trainer, after a first one that is left
-    out: negatives, two steps and the optimizer; without validation. `beside`: a second process
+    out: negatives, `TAUGHT` steps and the optimizer; without validation. `beside`: a second process
     samples the next iteration's negatives while this one is trained."""
-    lessons = [lesson for batch in case.batches[:2] for lesson in batch]
+    lessons = [lesson for batch in case.batches[:TAUGHT] for lesson in batch]
     hyper = {
         "iterations": rounds + 1, "batch_size": BATCH, "max_rationale_tokens": SAMPLED_TOKENS,
     }  # fmt: skip
@@ -210,18 +164,19 @@ def seconds(run: Callable[[Sequence[Lesson]], None], batch: Sequence[Lesson]) ->
     return time.perf_counter() - started
 
 
-def peak_memory(models: Path, method: str) -> float:
+def peak_memory(models: Path, kind: str, method: str) -> float:
     """MiB that one step of `method` needs above the loaded student, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.step_cost", "--models", str(models)]
     told = subprocess.run(
-        [sys.executable, "-m", "benchmarks.step_cost", "--models", str(models), "--peak", method],
+        [*command, "--student", kind, "--peak", method],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return float(told.stdout.split()[-1])
 
 
-def peak(models: Path, method: str) -> None:
+def peak(models: Path, kind: str, method: str) -> None:
     """Linux: the high-water mark is set back to what the loaded student holds, then read again."""
-    case = setting(models, 1)
+    case = setting(models, 1, kind)
     Path("/proc/self/clear_refs").write_text("5")
     before = _kilobytes("VmRSS")
     step(case, method, case.batches[0])
@@ -233,10 +188,10 @@ def _kilobytes(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def measure(models: Path, rounds: int) -> dict[str, Any]:
+def measure(models: Path, kind: str, rounds: int) -> dict[str, Any]:
     # Half the cores train, so that the sampler's process has a device of its own.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    case = setting(models, rounds + 1)
+    case = setting(models, max(rounds + 1, TAUGHT), kind)
     contenders: dict[str, Callable[[Sequence[Lesson]], None]] = {
         "dss": lambda batch: step(case, "dss", batch),
         "qcrd": lambda batch: step(case, "qcrd", batch),
@@ -246,7 +201,7 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
     for run in contenders.values():  # warm-up: allocator, thread pool
         run(case.batches[-1])
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for batch in case.batches[:-1]:
+    for batch in case.batches[:rounds]:
         for name, run in contenders.items():
             times[name].append(seconds(run, batch))
 
@@ -265,7 +220,7 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
     }
     for name, found in walls.items():
         ratios[name] = sorted(a / b for a, b in zip(found, dss, strict=True))
-    memory = {method: peak_memory(models, method) for method in ("dss", "qcrd")}
+    memory = {method: peak_memory(models, kind, method) for method in ("dss", "qcrd")}
     return {
         "ratios": {
             **{name: statistics.median(ratios[name]) for name in RATIOS},
@@ -275,6 +230,7 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
         "ranges": {name: [found[0], found[-1]] for name, found in ratios.items()},
         "seconds": {name: statistics.median(found) for name, found in times.items()},
         "conditions": {
+            "student": kind,
             "student_parameters": sum(p.numel() for p in case.student.model.parameters()),
             "batch": BATCH,
             "positives": POSITIVES,
@@ -302,14 +258,15 @@ def show(found: dict[str, Any]) -> None:
 def main(wanted: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What a training step costs.")
     parser.add_argument("--rounds", type=int, default=7, help="at least 2")
+    parser.add_argument("--student", choices=STUDENTS, default="minilm")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", type=Path, default=Path.home() / ".qcrd/models")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     given = parser.parse_args(wanted)
     if given.peak:
-        peak(given.models, given.peak)
+        peak(given.models, given.student, given.peak)
         return
-    found = measure(given.models, given.rounds)
+    found = measure(given.models, given.student, given.rounds)
     show(found)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))

@@ -18,6 +18,9 @@ from qcrd.records import Scheme
 IGNORED = -100
 """Label of positions that are padding (the value `F.cross_entropy` ignores by default)."""
 
+PIECE = 64
+"""Positions whose logits are compared at once where no gradient will be asked for."""
+
 
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Summed cross entropy and token count of each sequence: [P, V], [M, T] -> [M], [M].
@@ -25,7 +28,10 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     `logits` are those of the P positions of `targets` that are not `IGNORED`, row by row.
     """
     real = targets != IGNORED
-    found = F.cross_entropy(logits.float(), targets[real], reduction="none")
+    # Without gradients nothing of a piece is kept: it is done with while it is in the cache.
+    size = len(logits) if logits.requires_grad else PIECE
+    pieces = zip(logits.split(size), targets[real].split(size), strict=True)
+    found = torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in pieces])
     grid = found.new_zeros(targets.shape).masked_scatter(real, found)
     return grid.sum(1), real.sum(1)
 

@@ -105,10 +105,11 @@ class Student(ABC):
         """
         rows = [self._target_ids(target)[: self.max_target_tokens] for target in targets]
         groups = length_groups([len(row) for row in rows], max_tokens=TARGET_TOKENS)
-        parts = [
-            self._cross_entropy(reading, [owner[i] for i in group], [rows[i] for i in group])
-            for group in groups
-        ]
+        with self._autocast():  # around all groups, so that weights are cast once
+            parts = [
+                self._cross_entropy(reading, [owner[i] for i in group], [rows[i] for i in group])
+                for group in groups
+            ]
         back = torch.tensor([i for group in groups for i in group]).argsort().to(self.device)
         total, count = (torch.cat(column)[back] for column in zip(*parts, strict=True))
         return total, count
