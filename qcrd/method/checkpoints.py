@@ -45,7 +45,7 @@ def capture(trainer: Trainer) -> State:
         tensors[LIVE] = trainable(trainer.student)
     tensors[MOMENTS] = {
         f"{index}.{name}": tensor
-        for index, moment in trainer.optimizer.state_dict()["state"].items()
+        for index, moment in trainer.update.optimizer.state_dict()["state"].items()
         for name, tensor in moment.items()
     }
     numbers = {
@@ -78,7 +78,9 @@ def restore(trainer: Trainer, state: State) -> None:
     for key, tensor in tensors[MOMENTS].items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = tensor
-    trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
+    trainer.update.optimizer.load_state_dict(
+        {**trainer.update.optimizer.state_dict(), "state": moments}
+    )
     trainer.student.flops = numbers["student_flops"]
     trainer.past.flops = numbers["sampler_flops"]
     if trainer.judge is not None:

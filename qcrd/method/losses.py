@@ -30,7 +30,7 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     real = targets != IGNORED
     # Without gradients nothing of a piece is kept: it is done with while it is in the cache.
     size = len(logits) if logits.requires_grad else PIECE
-    pieces = zip(logits.split(size), targets[real].split(size), strict=True)
+    pieces = zip(torch.split(logits, size), torch.split(targets[real], size), strict=True)
     found = torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in pieces])
     grid = found.new_zeros(targets.shape).masked_scatter(real, found)
     return grid.sum(1), real.sum(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -47,24 +47,38 @@ def step_terms(
     spec: LossSpec,
     scores: Scores,
     generator: torch.Generator,
+    *,
+    summed: Callable[[float], float] = float,
 ) -> Terms:
-    """Eq. 8 without its judge term: scores are constants here, the judge follows it by itself."""
+    """Eq. 8 without its judge term: scores are constants here, the judge follows it by itself.
+
+    Where `batch` is a share of a step's, `summed` gives a count's sum over all shares; the terms
+    then add up to those of the whole.
+    """
     if objective.joined:
-        joint = _label_term(student, batch, [_joint_target(lesson) for lesson in batch])
+        joint = _label_term(student, batch, [_joint_target(lesson) for lesson in batch], summed)
         return Terms(joint, {"loss": joint.item()})
-    label = _label_term(student, batch, [lesson.label for lesson in batch])
+    label = _label_term(student, batch, [lesson.label for lesson in batch], summed)
     if objective.rationales == 0:
         return Terms(label, {"loss": label.item(), "label": label.item()})
-    contrast, parts = _contrast_term(student, batch, objective, spec, scores, generator)
+    contrast, parts = _contrast_term(student, batch, objective, spec, scores, generator, summed)
     total = spec.alpha[0] * label + spec.alpha[1] * contrast
     return Terms(total, {"loss": total.item(), "label": label.item(), **parts})
 
 
-def _label_term(student: Student, batch: Sequence[Lesson], targets: Sequence[str]) -> Tensor:
+def _label_term(
+    student: Student,
+    batch: Sequence[Lesson],
+    targets: Sequence[str],
+    summed: Callable[[float], float],
+) -> Tensor:
     """L_pred: token cross entropy of the labels, divided once by the step's token count."""
+    if not batch:
+        summed(0)
+        return torch.zeros((), device=student.device)
     reading = student.read([PREDICT + lesson.text for lesson in batch])
     total, count = student.cross_entropy(reading, range(len(batch)), targets)
-    return total.sum() / count.sum()
+    return total.sum() / summed(count.sum().item())
 
 
 def _joint_target(lesson: Lesson) -> str:
@@ -80,9 +94,11 @@ def _contrast_term(
     spec: LossSpec,
     scores: Scores,
     generator: torch.Generator,
+    summed: Callable[[float], float],
 ) -> tuple[Tensor, dict[str, float]]:
     """L_cl of eq. 3, divided by the number of questions that have a rationale to learn from."""
     rows = [lesson for lesson in batch if lesson.positives]
+    count = summed(len(rows))
     if not rows:
         return torch.zeros((), device=student.device), {"positive": 0.0, "negative": 0.0}
     reading = student.read([EXPLAIN + lesson.text for lesson in rows])
@@ -102,8 +118,8 @@ def _contrast_term(
     w_pos, s_pos, w_neg, s_neg = (column.to(ce.device) for column in picks)
     positive = losses.positive_term(ce[:cut], w_pos, s_pos)
     negative = losses.negative_term(ce[cut:], w_neg, s_neg, spec.delta)
-    total = losses.contrastive(positive, negative, spec.beta) / len(rows)
-    parts = {"positive": positive.item() / len(rows), "negative": negative.item() / len(rows)}
+    total = losses.contrastive(positive, negative, spec.beta) / count
+    parts = {"positive": positive.item() / count, "negative": negative.item() / count}
     return total, parts
 
 

@@ -13,21 +13,21 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from qcrd.errors import Diverged
 from qcrd.method import negatives
 from qcrd.method.batching import iteration_batches
 from qcrd.method.contrasts import Contrast, contrast
+from qcrd.method.crew import Crew
 from qcrd.method.judge import JudgePort
 from qcrd.method.losses import lower_bound
 from qcrd.method.negatives import Ring, Weights, trainable
 from qcrd.method.sampling import LocalPast, Order, Past, Samples, Wanted
 from qcrd.method.schedule import Plan
-from qcrd.method.steps import Lesson, Terms, step_terms
+from qcrd.method.steps import Lesson
 from qcrd.method.students import Student
 from qcrd.method.trace import Phase, Pretrained, Round, Step
-from qcrd.records import Hyperparameters, JudgeHistograms, NegativeSource, Rationale, Source
+from qcrd.method.updates import Update
+from qcrd.records import JudgeHistograms, NegativeSource, Rationale, Source
 
 EXPLODED = 1e4
 """A gradient's norm that no training comes back from, clipped or not."""
@@ -60,7 +60,7 @@ class Trainer:
     """Trains `student` by `plan`; `validate` measures it, `judge` scores if the plan asks.
 
     `past` samples the negatives, by default in this process; `fixed` are the weights of the
-    negative source of that name.
+    negative source of that name; `crew` are the processes that share the steps, None this one.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Trainer:
         judge: JudgePort | None = None,
         past: Past | None = None,
         fixed: Weights | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.student = student
         self.lessons = lessons
@@ -79,7 +80,9 @@ class Trainer:
         self.validate = validate
         self.judge = judge if plan.objective.judged else None
         self.past = past or LocalPast(student)
-        self.optimizer = _optimizer(student, plan.spec.hyperparameters)
+        self.update = Update(student, plan)
+        self.crew = crew
+        self._crewed = False
         self.fixed = fixed
         # Where no checkpoint is given the fixed source is the student before it was trained.
         pinned = NegativeSource.FIXED in plan.spec.negatives.source and fixed is None
@@ -182,32 +185,35 @@ class Trainer:
 
     def _optimize(self, batch: Sequence[Lesson], scores: dict[str, float]) -> Step:
         seed = random.Random(f"{self.plan.seed}/step/{self.step}").getrandbits(62)
-        torch.manual_seed(seed)
-        spec = self.plan.spec
-        self.student.model.train()
-        terms = step_terms(
-            self.student,
-            batch,
-            self.plan.objective,
-            spec.loss,
-            scores,
-            torch.Generator().manual_seed(seed),
-        )
-        self._check(terms)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.hyperparameters.clip_norm)
+        parts = self._backward(batch, scores, seed)
+        norm = self.update.clip()
         if not norm < EXPLODED:  # nor is NaN
-            raise Diverged(self._advice("the gradient's norm", float(norm)))
+            raise Diverged(self._advice("the gradient's norm", norm))
         rate = self.plan.rate(self.step, self.flops)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
-        self.optimizer.step()
+        if self.crew is None:
+            self.update.apply(rate)
+        else:
+            self.crew.apply(self.update, rate)
         self.step += 1
         self.cursor += 1
         done = self.plan.done(self.step, self.flops)
-        return Step(self.step, done, self.iteration, terms.parts, float(norm), rate)
+        return Step(self.step, done, self.iteration, parts, norm, rate)
+
+    def _backward(
+        self, batch: Sequence[Lesson], scores: dict[str, float], seed: int
+    ) -> dict[str, float]:
+        """Gradients of the whole batch, from this process or from all of the crew."""
+        if self.crew is not None:
+            if not self._crewed:
+                self.crew.begin(self.update)
+                self._crewed = True
+            parts = self.crew.backward(self.update, batch, scores, seed)
+            self._check(parts)
+            return parts
+        terms = self.update.gradients(batch, scores, seed)
+        self._check(terms.parts)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        return terms.parts
 
     # --- negatives and scores ------------------------------------------------------------------
 
@@ -267,11 +273,11 @@ class Trainer:
 
     # --- divergence ----------------------------------------------------------------------------
 
-    def _check(self, terms: Terms) -> None:
-        for name, value in terms.parts.items():
+    def _check(self, parts: dict[str, float]) -> None:
+        for name, value in parts.items():
             if not math.isfinite(value):
                 raise Diverged(self._advice(f"the term `{name}`", value))
-        spec, loss = self.plan.spec.loss, terms.parts["loss"]
+        spec, loss = self.plan.spec.loss, parts["loss"]
         if loss < lower_bound(spec.alpha[1], spec.beta, spec.delta):
             raise Diverged(self._advice("the loss", loss))
 
@@ -280,21 +286,3 @@ class Trainer:
             f"step {self.step + 1} of {self.plan.method}: {what} is {value}; lower "
             "`hyperparameters.learning_rate` or `loss.beta`, or add `hyperparameters.warmup_steps`"
         )
-
-
-def _optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimizer:
-    """AdamW over what is not frozen. A group's `share` scales the schedule's rate."""
-    readers = {id(p) for p in student.readers()}
-    encoder: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
-    for parameter in student.model.parameters():
-        if parameter.requires_grad:
-            (encoder if id(parameter) in readers else rest).append(parameter)
-    share = (hyper.encoder_learning_rate or hyper.learning_rate) / hyper.learning_rate
-    # A decoder-only student has one set of parameters, which read and write.
-    groups = [{"params": encoder, "share": share if rest else 1.0}, {"params": rest, "share": 1.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=hyper.learning_rate,
-        weight_decay=hyper.weight_decay,
-    )

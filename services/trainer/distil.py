@@ -9,6 +9,7 @@ from pathlib import Path
 from qcrd.errors import QcrdError
 from qcrd.method import evaluation
 from qcrd.method.bases import load_student, weights_like
+from qcrd.method.crew import Crew
 from qcrd.method.judge import JudgePort
 from qcrd.method.negatives import Weights
 from qcrd.method.objectives import OBJECTIVES
@@ -46,7 +47,8 @@ only divide the progress bar."""
 @dataclass(frozen=True)
 class Parts:
     """What training is made of besides its knowledge. A `fixed` base is where the negative source
-    of that name takes its weights from; `past` makes the sampler of negatives."""
+    of that name takes its weights from; `past` makes the sampler of negatives; `crew` are the
+    other processes that train, None where there are none."""
 
     base: Path
     judge: Callable[[], JudgePort]
@@ -54,6 +56,7 @@ class Parts:
     past: Callable[[Student], Past] = LocalPast
     device: str = "cpu"
     checkpoint_seconds: float = 30.0
+    crew: Crew | None = None
 
 
 def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
@@ -96,6 +99,7 @@ def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
             student=student,
             judge=parts.judge() if OBJECTIVES[row].judged else None,
             past=parts.past,
+            crew=parts.crew,
             fixed=fixed if OBJECTIVES[row].negatives else None,
             start=sum(shares[:index]),
             share=shares[index],

@@ -1,21 +1,25 @@
 """The training process of one job: `python -m services.trainer.run JOB TOKEN --outcome FILE`.
 
-It holds the job by the worker's token, trains, publishes, and leaves its outcome in FILE.
+It holds the job by the worker's token, trains, publishes, and leaves its outcome in FILE. Of
+several under torchrun the first does that, and the others take their share of its steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import transformers
 
 from qcrd.errors import Interrupted, LeaseLost, QcrdError
+from qcrd.method import crew
 from qcrd.method.judge import JudgePort
 from qcrd.method.sampling import LocalPast, Past, ProcessPast
 from qcrd.method.students import Student
@@ -68,9 +72,6 @@ def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
 def _distilled(stage: StageContext, deps: Deps) -> Outcome:
     settings, models = TrainerSettings(), ModelSettings()
     spec = stage.job.spec
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     base = find_base(spec.model, models, deps.store)
     checkpoint = spec.settings.negatives.checkpoint
     param = f"method.{spec.method}.negatives.checkpoint"
@@ -90,21 +91,32 @@ def _distilled(stage: StageContext, deps: Deps) -> Outcome:
         judge=judge,
         fixed=find_base(checkpoint, models, deps.store, param=param) if checkpoint else None,
         past=_sampler(settings, stage.check),
-        device=device,
+        device=_device(settings),
         checkpoint_seconds=settings.checkpoint_seconds,
     )
-    report, model = distil(stage, parts)
+    if not crew.wanted():
+        report, model = distil(stage, parts)
+    else:
+        with crew.Crew() as others:
+            report, model = distil(stage, replace(parts, crew=others))
     return Outcome(kind="done", report=report, model=model)
 
 
+def _device(settings: TrainerSettings) -> str:
+    """The GPU of this process, by its number among those of the job on this machine."""
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        return settings.device if settings.device != "auto" else "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
 def _sampler(settings: TrainerSettings, check: Callable[[], None]) -> Callable[[Student], Past]:
-    """By the settings; a process beside the training takes the GPU that training leaves free."""
+    """By the settings; a process beside the training takes a GPU that training leaves free."""
     gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
-    if settings.sampler == "inline" or (settings.sampler == "auto" and gpus < 2):
+    spare = gpus > settings.processes
+    if settings.sampler == "inline" or (settings.sampler == "auto" and not spare):
         return lambda student: LocalPast(student, check)
-    if gpus:
-        return lambda student: ProcessPast(student, f"cuda:{min(1, gpus - 1)}", check)
-    return lambda student: ProcessPast(student, "cpu", check)
+    device = f"cuda:{settings.processes if spare else 0}" if gpus else "cpu"
+    return lambda student: ProcessPast(student, device, check)
 
 
 def main() -> None:
@@ -112,6 +124,10 @@ def main() -> None:
     die_with_parent(given.parent, signal.SIGKILL)
     telemetry.configure_logging("training", LogSettings().level)
     transformers.utils.logging.disable_progress_bar()
+    if not crew.is_first():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process says when to end
+        crew.follow(_device(TrainerSettings()))
+        return
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with telemetry.context(job_id=given.job):

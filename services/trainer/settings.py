@@ -12,8 +12,9 @@ class TrainerSettings(BaseSettings):
     """`grace_seconds`: from SIGTERM to SIGKILL of a training process that is to stop.
 
     `checkpoint_seconds`: least training between two checkpoints. `sampler`: where negatives are
-    sampled; `process` is a process beside the training, on the second GPU where there is one, and
-    `auto` is that with two GPUs and `inline`, in the training process, otherwise.
+    sampled; `process` is a process beside the training, on the next GPU where there is one, and
+    `auto` is that with a GPU to spare and `inline`, in the training process, otherwise.
+    `processes`: that train one student together, each on a GPU of its own where there are any.
     """
 
     model_config = SettingsConfigDict(
@@ -23,5 +24,6 @@ class TrainerSettings(BaseSettings):
     discriminator_url: str = "http://127.0.0.1:8090"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     sampler: Literal["auto", "inline", "process"] = "auto"
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0

@@ -14,11 +14,12 @@ from qcrd.errors import Interrupted
 from qcrd.runtime.stage import Done, StageContext
 from services.trainer import outcome
 
+ALONE = "services.trainer.run"
 LOOK_SECONDS = 0.5
 
 
-def supervise(stage: StageContext, *, grace: float) -> Done:
-    """Run `services.trainer.run` for the job in a process group of its own.
+def supervise(stage: StageContext, *, grace: float, processes: int = 1) -> Done:
+    """Run `services.trainer.run` for the job in a process group of its own, or `processes` of it.
 
     When the job is no longer wanted it gets SIGTERM, and SIGKILL `grace` seconds later.
     """
@@ -27,7 +28,7 @@ def supervise(stage: StageContext, *, grace: float) -> Done:
         command = [
             sys.executable,
             "-m",
-            "services.trainer.run",
+            *(["services.trainer.launch", str(processes)] if processes > 1 else [ALONE]),
             stage.job.id,
             str(stage.token),
             "--outcome",

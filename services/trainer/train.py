@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from qcrd.errors import Interrupted
 from qcrd.method import evaluation
 from qcrd.method.checkpoints import State, capture, restore
+from qcrd.method.crew import Crew
 from qcrd.method.judge import JudgePort
 from qcrd.method.judge_health import collapsed
 from qcrd.method.negatives import Weights
@@ -40,6 +41,7 @@ class Course:
     judge: JudgePort | None
     past: Callable[[Student], Past] = LocalPast
     fixed: Callable[[Student], Weights] | None = None
+    crew: Crew | None = None
     start: float = 0.0
     share: float = 1.0
 
@@ -67,6 +69,7 @@ def train(
         course.judge,
         course.past(student) if course.plan.objective.negatives else None,
         course.fixed(student) if course.fixed else None,
+        course.crew,
     )
     with contextlib.closing(trainer.past):
         before = _resume(stage, method, trainer, checkpoints)

@@ -42,8 +42,13 @@ def deps() -> Deps:
 
 
 def train_job(job_id: str) -> None:
-    grace = TrainerSettings().grace_seconds
-    run_stage(deps(), job_id, Stage.TRAINING, lambda stage: supervise(stage, grace=grace))
+    given = TrainerSettings()
+    run_stage(
+        deps(),
+        job_id,
+        Stage.TRAINING,
+        lambda stage: supervise(stage, grace=given.grace_seconds, processes=given.processes),
+    )
 
 
 def log_as_json(**_: Any) -> None:

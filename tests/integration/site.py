@@ -147,8 +147,13 @@ class Site:
         self.jobs.create(job)
         return job.id
 
-    def work(self, job_id: str) -> Job:
-        run_stage(self.deps, job_id, Stage.TRAINING, lambda stage: supervise(stage, grace=5))
+    def work(self, job_id: str, *, processes: int = 1) -> Job:
+        run_stage(
+            self.deps,
+            job_id,
+            Stage.TRAINING,
+            lambda stage: supervise(stage, grace=5, processes=processes),
+        )
         return self.jobs.get(job_id)
 
     def messages(self, job_id: str) -> list[str]:
@@ -190,14 +195,19 @@ def site(
     redis.close()
 
 
-def training_process() -> psutil.Process | None:
+def training_processes() -> list[psutil.Process]:
+    found = []
     for child in psutil.Process().children(recursive=True):
         try:
             if "services.trainer.run" in child.cmdline():
-                return child
+                found.append(child)
         except psutil.NoSuchProcess:
             continue
-    return None
+    return found
+
+
+def training_process() -> psutil.Process | None:
+    return next(iter(training_processes()), None)
 
 
 def when(happens: Callable[[], bool], then: Callable[[], object]) -> threading.Thread:
