@@ -28,8 +28,10 @@ from transformers.models.auto.modeling_auto import (
 
 from qcrd.errors import Invalid
 from qcrd.method.adapters import adapt
+from qcrd.method.causal import CausalStudent
 from qcrd.method.negatives import Weights
-from qcrd.method.students import CausalStudent, Seq2SeqStudent, Student, has_bf16
+from qcrd.method.seq2seq import Seq2SeqStudent
+from qcrd.method.students import Student, has_bf16
 from qcrd.records import Hyperparameters, StudentSpec
 
 

@@ -52,6 +52,7 @@ def signal_after(site: Site, job_id: str, seconds: float, number: int) -> thread
     return when(lambda: bool(site.messages(job_id)), send)
 
 
+@pytest.mark.timeout(120 + 60 * KILLS)
 def test_a_student_killed_at_random_moments_ends_bit_for_bit_the_same(site: Site) -> None:
     calm = site.submit(alone())
     begun: list[float] = []

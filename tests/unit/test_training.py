@@ -10,6 +10,7 @@ import torch
 
 from qcrd.errors import Diverged
 from qcrd.method.batching import iteration_batches, length_groups
+from qcrd.method.causal import CausalStudent
 from qcrd.method.checkpoints import capture, restore
 from qcrd.method.contrasts import Contrast, balanced, held_back
 from qcrd.method.judge import Judge, LocalJudge, fit_judge
@@ -18,9 +19,10 @@ from qcrd.method.losses import highest, lowest
 from qcrd.method.negatives import Ring, trainable
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.schedule import plan
+from qcrd.method.seq2seq import Seq2SeqStudent
 from qcrd.method.slates import Slate
 from qcrd.method.steps import Lesson, step_terms
-from qcrd.method.students import CausalStudent, Reading, Seq2SeqStudent, Student
+from qcrd.method.students import Reading, Student
 from qcrd.method.trace import Round, Step
 from qcrd.method.training import Trainer
 from qcrd.records import (
