@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 JOB = "ftjob-0123456789abcdef01234567"
 MODEL = "model-0123456789abcdef01234567"
+STUDY = "study-0123456789abcdef01234567"
 
 REPORT: dict[str, Any] = {
     "job_id": JOB,
@@ -60,6 +61,7 @@ class ScriptedGateway:
         self.uploads: list[bytes] = []
         self.looks: list[dict[str, Any]] = [self.job("succeeded", report=REPORT)]
         self.streams: list[list[dict[str, Any]]] = [[event(1, "job created")]]
+        self.studies: list[dict[str, Any]] = [self.study("succeeded")]
         self.refuse: tuple[int, dict[str, Any]] | None = None
         self.files: dict[str, bytes] = {}
         self.lengths: dict[str, int] = {}
@@ -92,6 +94,28 @@ class ScriptedGateway:
         }
         return job | changes
 
+    @staticmethod
+    def study(status: str, *jobs: dict[str, Any]) -> dict[str, Any]:
+        """`jobs` are changes to a job of a study, each."""
+        usual = {
+            "id": JOB,
+            "method": "qcrd",
+            "seed": 0,
+            "status": status,
+            "stage": "training",
+            "percent": 50.0,
+            "waiting": None,
+            "error": None,
+        }
+        return {
+            "id": STUDY,
+            "created_at": 1_700_000_000,
+            "status": status,
+            "methods": ["qcrd", "finetune"],
+            "seeds": [0],
+            "jobs": [usual | job for job in jobs or ({},)],
+        }
+
     def answer(self, method: str, path: str, body: bytes) -> dict[str, Any]:
         if path == "/v1/files":
             part = body.split(b"filename=", 1)[1]
@@ -99,6 +123,8 @@ class ScriptedGateway:
             self.uploads.append(content)
             name = f"file-{hashlib.sha256(content).hexdigest()[:24]}"
             return {"id": name, "lines": len(content.splitlines())}
+        if path.startswith("/v1/studies"):
+            return self._study(method, path, body)
         if path == "/v1/fine_tuning/jobs" and method == "POST":
             self.bodies.append(json.loads(body))
             return self.job("queued")
@@ -114,6 +140,20 @@ class ScriptedGateway:
             links = [{"name": name, "url": f"{self.url}/s3/{name}"} for name in self.files]
             return {"id": MODEL, "files": links}
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+    def _study(self, method: str, path: str, body: bytes) -> dict[str, Any]:
+        if path == "/v1/studies" and method == "POST":
+            self.bodies.append(json.loads(body))
+            return self.study("running")
+        if path == "/v1/studies":
+            return {"data": [self.studies[0]], "has_more": False}
+        if path.endswith("/cancel"):
+            return self.study("failed")
+        if path.endswith("/resume"):
+            return self.study("running")
+        if path.endswith("/table"):
+            return {"measured": "test"}
+        return self.studies.pop(0) if len(self.studies) > 1 else self.studies[0]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         gateway = self
@@ -140,6 +180,8 @@ class ScriptedGateway:
                 elif url.path.startswith("/s3/"):
                     name = url.path.removeprefix("/s3/")
                     self._send(200, gateway.files[name], gateway.lengths.get(name))
+                elif "format=markdown" in url.query or "format=svg" in url.query:
+                    self._send(200, b"| qcrd [1] |" if "markdown" in url.query else b"<svg/>")
                 else:
                     answer = gateway.answer(method, url.path, body)
                     self._send(200, json.dumps(answer).encode())

@@ -23,6 +23,7 @@ ApiOption = Annotated[
 ]
 DEFAULT_URL = "http://127.0.0.1:8000"
 JOBS = "/v1/fine_tuning/jobs"
+STUDIES = "/v1/studies"
 ANSWER_SECONDS = 60.0
 UPLOAD_SECONDS = 600.0
 """The gateway reads and checks every line of an upload before it answers."""
@@ -122,6 +123,31 @@ class Api:
                 yield from read_stream(response.iter_lines())
             finally:
                 response.close()
+
+    def create_study(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", STUDIES, json=body)
+
+    def study(self, study_id: str, *, table: bool = False) -> dict[str, Any]:
+        """With its table only if asked for: the gateway reads every prediction for it."""
+        return self._ask("GET", f"{STUDIES}/{study_id}", params={"with_table": table})
+
+    def studies(self, limit: int) -> list[dict[str, Any]]:
+        return self._list(STUDIES, limit)
+
+    def cancel_study(self, study_id: str) -> dict[str, Any]:
+        return self._ask("POST", f"{STUDIES}/{study_id}/cancel")
+
+    def resume_study(self, study_id: str) -> dict[str, Any]:
+        return self._ask("POST", f"{STUDIES}/{study_id}/resume")
+
+    def study_table(self, study_id: str, format: str) -> str:
+        """As `json`, `markdown` or `svg`."""
+        with self._errors():
+            path = f"{STUDIES}/{study_id}/table"
+            response = self._http.get(path, params={"format": format})
+        if not response.is_success:
+            raise _error(response)
+        return response.text
 
     def models(self) -> list[dict[str, Any]]:
         return self._list("/v1/models", 100)

@@ -34,9 +34,9 @@ def run(
     """Upload a job's files, create the job, follow it, and print what it measured."""
     draft = spec.read(job, data)
     if report_file is not None:
-        _check_writable(report_file)
+        check_writable(report_file, "--report")
     gateway = connect(api)
-    created = gateway.create_job(draft.with_ids(_upload(gateway, draft)))
+    created = gateway.create_job(draft.with_ids(upload_files(gateway, draft)))
     note(f"job {created['id']} created; following it (Ctrl-C stops following, not the job)")
     finished = follow_on_terminal(gateway, created["id"])
     conclude(finished, report_file)
@@ -72,7 +72,7 @@ def conclude(job: dict[str, Any], report_file: Path | None) -> None:
         raise typer.Exit(FAILED)
 
 
-def _upload(gateway: Api, draft: spec.Draft) -> dict[Path, str]:
+def upload_files(gateway: Api, draft: spec.Draft) -> dict[Path, str]:
     """File ids per path; what has the same bytes is sent once."""
     by_content: dict[str, str] = {}
     ids: dict[Path, str] = {}
@@ -96,7 +96,7 @@ def _sha256(wanted: spec.Wanted) -> str:
         ) from error
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path, option: str) -> None:
     """Before the job, not after it: a report that cannot be written is a job run in vain."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,4 +105,4 @@ def _check_writable(path: Path) -> None:
         if not existed:
             path.unlink()
     except OSError as error:
-        raise Invalid(f"--report: cannot write {path}: {error.strerror}") from error
+        raise Invalid(f"{option}: cannot write {path}: {error.strerror}") from error

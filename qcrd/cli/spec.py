@@ -1,9 +1,9 @@
-"""A job's YAML: read, checked before anything is sent, and its files found."""
+"""A job's or a study's YAML: read, checked before anything is sent, and its files found."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from qcrd.errors import Invalid
-from qcrd.records import JobSpec, parse
+from qcrd.records import JobSpec, StudySpec, parse
 
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 FILE_FIELDS = ("training_file", "validation_file", "test_file")
@@ -33,7 +33,7 @@ class Draft:
     wanted: tuple[Wanted, ...]
 
     def with_ids(self, ids: Mapping[Path, str]) -> dict[str, Any]:
-        """The body of `POST /v1/fine_tuning/jobs`, each path replaced by its file's id."""
+        """The body of the POST that creates it, each path replaced by its file's id."""
         body = self.body
         for item in self.wanted:
             body = _replaced(body, item.field.split("."), ids[item.path])
@@ -44,14 +44,26 @@ def read(spec: Path, data: Path | None) -> Draft:
     """`Invalid`, with the field and the fix, for whatever is wrong with the spec or its files."""
     body = _load(spec)
     parse(JobSpec, body)
-    folder = spec.absolute().parent
-    if data is not None:
-        folder = _data_folder(data)
-    wanted = []
-    for field, value in _file_fields(body):
-        if not FILE_ID.fullmatch(value):
-            wanted.append(Wanted(field, _existing(field, value, folder, given=data is not None)))
-    return Draft(body, tuple(wanted))
+    return Draft(body, _wanted(spec, data, _file_fields(body)))
+
+
+def read_study(spec: Path, data: Path | None) -> Draft:
+    """The same for a study, whose files are those of its `job`."""
+    body = _load(spec)
+    if "job" not in body and "training_file" in body:
+        raise Invalid(f"SPEC: {spec} holds a job and no study: follow it with `qcrd run {spec}`")
+    parse(StudySpec, body)
+    fields = ((f"job.{field}", value) for field, value in _file_fields(body["job"]))
+    return Draft(body, _wanted(spec, data, fields))
+
+
+def _wanted(spec: Path, data: Path | None, fields: Iterable[tuple[str, str]]) -> tuple[Wanted, ...]:
+    folder = spec.absolute().parent if data is None else _data_folder(data)
+    return tuple(
+        Wanted(field, _existing(field, value, folder, given=data is not None))
+        for field, value in fields
+        if not FILE_ID.fullmatch(value)
+    )
 
 
 def _load(spec: Path) -> dict[str, Any]:
@@ -68,7 +80,8 @@ def _load(spec: Path) -> dict[str, Any]:
         raise Invalid(f"SPEC: {spec}{line}: {problem}") from error
     if not isinstance(body, dict):
         raise Invalid(
-            f"SPEC: {spec} holds no job: expected keys such as `model` and `training_file`"
+            f"SPEC: {spec} holds no job: expected keys such as `model` and `training_file`, "
+            "or `job` and `methods` in a study"
         )
     return body
 

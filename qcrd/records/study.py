@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from qcrd.errors import Invalid
-from qcrd.records.base import Record
+from qcrd.records.base import Record, parse
 from qcrd.records.job import Accuracy, Status
 from qcrd.records.spec import Baseline, JobSpec
 
@@ -30,6 +30,19 @@ class StudySpec(Record):
     methods: tuple[Baseline, ...]
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
     baseline: Baseline = Baseline.FINETUNE_EQUAL_COMPUTE
+
+    @field_validator("job", mode="before")
+    @classmethod
+    def read_job(cls, data: Any) -> Any:
+        """The body of a job; what is wrong in it is told by its path from here, `job.…`."""
+        if not isinstance(data, dict):
+            return data
+        try:
+            return parse(
+                JobSpec, {name: value for name, value in data.items() if value is not None}
+            )
+        except Invalid as error:
+            raise below("job", error) from error
 
     @model_validator(mode="after")
     def can_be_compared(self) -> Self:
@@ -71,12 +84,22 @@ class StudySpec(Record):
         return next((m for m in reversed(self.methods) if m not in FINETUNES), None)
 
 
+def below(root: str, error: Invalid) -> Invalid:
+    """`error` about a field of something that is field `root` here."""
+    if error.param is None:
+        return error
+    path = f"{root}.{error.param}"
+    message = error.message.replace(f"`{error.param}`", f"`{path}`")
+    return Invalid(message, param=path, code=error.code)
+
+
 def _distinct(param: str, values: Sequence[Any]) -> None:
     if not values:
         raise Invalid(f"`{param}` is empty: name at least one", param=param)
     for place, value in enumerate(values):
         if value in values[:place]:
-            raise Invalid(f"`{param}`: {value} is there twice", param=f"{param}.{place}")
+            path = f"{param}.{place}"
+            raise Invalid(f"`{path}`: {value} is there twice", param=path)
 
 
 class Cell(Record):

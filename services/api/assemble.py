@@ -19,7 +19,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.ledger import Ledger
 from qcrd.runtime.stage import Next, StageContext
 from qcrd.runtime.store import Store, write_lines, write_record
-from services.api import files, knowledge, plan
+from services.api import files, knowledge, plan, share
 from services.api.ask import Pace
 from services.api.generate import generate
 from services.api.import_outputs import match
@@ -54,6 +54,8 @@ def assemble(
 ) -> Next:
     """Done again it writes the same set again, from outputs that are there already."""
     spec, store = stage.job.spec, stage.store
+    if spec.knowledge_of is not None:
+        return share.take(stage, spec.knowledge_of)
     rows = Rows(
         training=files.rows(store, spec.training_file),
         validation=files.rows(store, spec.validation_file) if spec.validation_file else [],

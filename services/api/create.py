@@ -12,6 +12,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.store import write_record
 from services.api.checks import check
 from services.api.gateway import Gateway
+from services.api.share import check_shared
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +20,13 @@ log = logging.getLogger(__name__)
 def create(here: Gateway, body: dict[str, Any]) -> Job:
     spec = read_spec(body)
     check(spec, here.store, here.settings)
-    job = Job(
-        id=keys.new_id("ftjob"),
-        spec=spec,
-        status=Status.QUEUED,
-        created_at=time.time(),
-    )
+    check_shared(spec, here.jobs)
+    return submit(here, keys.new_id("ftjob"), spec)
+
+
+def submit(here: Gateway, job_id: str, spec: JobSpec) -> Job:
+    """Keep and send a job whose spec was checked. `Conflict` when the id is taken."""
+    job = Job(id=job_id, spec=spec, status=Status.QUEUED, created_at=time.time())
     write_record(here.store, keys.job_spec_key(job.id), spec)
     here.jobs.create(job)
     here.events.append(job.id, "job created", data={"status": job.status.value})

@@ -20,7 +20,7 @@ from qcrd.runtime.telemetry import configure_logging, install_http
 from services.api.errors import install_errors
 from services.api.gateway import Gateway, Settings
 from services.api.guard import BodyLimit, KeyCheck
-from services.api.routes import files, health, jobs, models
+from services.api.routes import files, health, jobs, models, studies
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def create_app(
 ) -> FastAPI:
     app = FastAPI(title="qcrd", version=qcrd.__version__)
     app.state.gateway = Gateway(store, jobs_, events, queue, settings)
-    for router in (files.router, jobs.router, models.router, health.router):
+    for router in (files.router, jobs.router, studies.router, models.router, health.router):
         app.include_router(router)
     install_errors(app)
     # The last one added is the outermost: ids and counts, then the key, then the body.

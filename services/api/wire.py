@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qcrd.records import Event, Job, PublishedModel, StoredFile
+from qcrd.records import Event, Job, PublishedModel, StoredFile, Study, StudyStatus
 
 
 def file(stored: StoredFile) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def job(job: Job) -> dict[str, Any]:
         "usage": job.usage.model_dump(mode="json"),
         "attempt": job.attempt,
         "waiting": job.waiting,
+        "knowledge_of": spec.knowledge_of,
         "rationale_set": job.rationale_set,
         "seconds": job.seconds,
         "report": None if job.report is None else job.report.model_dump(mode="json"),
@@ -55,6 +56,32 @@ def job(job: Job) -> dict[str, Any]:
         "result_files": [],
         "estimated_finish": None,
         "integrations": [],
+    }
+
+
+def study(study: Study, status: StudyStatus, rationale_set: str | None) -> dict[str, Any]:
+    """`job` is what its jobs share, as it was given."""
+    spec = study.spec
+    return {
+        "id": study.id,
+        "object": "study",
+        "created_at": int(study.created_at),
+        "status": status.value,
+        "job": {
+            "model": spec.job.model,
+            "training_file": spec.job.training_file,
+            "validation_file": spec.job.validation_file,
+            "test_file": spec.job.test_file,
+            "suffix": spec.job.suffix,
+            "metadata": spec.job.metadata,
+            "method": spec.job.wire_method(),
+            "knowledge_of": spec.job.knowledge_of,
+        },
+        "methods": [method.value for method in spec.methods],
+        "seeds": list(spec.seeds),
+        "baseline": spec.baseline.value,
+        "leader": study.leader,
+        "rationale_set": rationale_set,
     }
 
 

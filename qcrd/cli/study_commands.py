@@ -1,0 +1,158 @@
+"""`qcrd study`: methods and seeds from their YAML to their table. `qcrd studies`: what there is."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from qcrd.cli import spec, terminal
+from qcrd.cli.client import Api, ApiOption, connect
+from qcrd.cli.job_commands import AsJson, clock
+from qcrd.cli.run_command import INTERRUPTED, check_writable, upload_files
+from qcrd.cli.study_display import StudyDisplay, name, state, study_display
+from qcrd.cli.terminal import FAILED, note, notes, out, print_json
+from qcrd.errors import Transient
+from qcrd.records import Status, StudyStatus
+
+app = typer.Typer(no_args_is_help=True, help="List, show and cancel studies.")
+
+StudyId = Annotated[str, typer.Argument(metavar="STUDY")]
+LOOK_SECONDS = 2.0
+"""Between two looks at a study's jobs."""
+
+
+def study(
+    study_spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The study, as YAML.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the job's files. [default: that of SPEC]")
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write the table there, as JSON.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Write the plot there, as SVG.")
+    ] = None,
+    api: ApiOption = None,
+) -> None:
+    """Train several methods under several seeds on one rationale set, and compare them."""
+    draft = spec.read_study(study_spec, data)
+    for option, path in (("--report", report_file), ("--plot", plot_file)):
+        if path is not None:
+            check_writable(path, option)
+    gateway = connect(api)
+    created = gateway.create_study(draft.with_ids(upload_files(gateway, draft)))
+    note(f"study {created['id']} of {len(created['jobs'])} jobs created; following it")
+    finished = _follow_on_terminal(gateway, created["id"])
+    _conclude(gateway, finished, report_file, plot_file)
+
+
+def _follow_on_terminal(gateway: Api, study_id: str) -> dict[str, Any]:
+    try:
+        with study_display(notes()) as shown:
+            return follow(gateway, study_id, shown)
+    except KeyboardInterrupt:
+        note(f"the study {study_id} goes on")
+        note(f"  qcrd studies show {study_id}    shows its jobs and its table so far")
+        note(f"  qcrd studies cancel {study_id}  ends it; what has succeeded is kept")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def follow(gateway: Api, study_id: str, display: StudyDisplay) -> dict[str, Any]:
+    """The study when its jobs are over. A gateway that goes away is waited for."""
+    troubled = False
+    while True:
+        try:
+            found = gateway.study(study_id)
+        except Transient as error:
+            if not troubled:
+                display.trouble(error.message)
+            troubled = True
+        else:
+            troubled = False
+            display.seen(found)
+            if found["status"] != StudyStatus.RUNNING:
+                return found
+        time.sleep(LOOK_SECONDS)
+
+
+def _conclude(
+    gateway: Api, study: dict[str, Any], report_file: Path | None, plot_file: Path | None
+) -> None:
+    """Print the table and what failed; exit code 1 unless every job has succeeded."""
+    out().print(escape(gateway.study_table(study["id"], "markdown")), soft_wrap=True)
+    if report_file is not None:
+        table = json.loads(gateway.study_table(study["id"], "json"))
+        _write(report_file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+    if plot_file is not None:
+        _write(plot_file, gateway.study_table(study["id"], "svg"))
+    _show_failures(study["jobs"])
+    if study["status"] != StudyStatus.SUCCEEDED:
+        text = f"the study {study['id']} is {study['status']}"
+        notes().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+        raise typer.Exit(FAILED)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    note(f"written to {path}")
+
+
+def _show_failures(jobs: list[dict[str, Any]]) -> None:
+    for job in jobs:
+        if job["status"] in (None, Status.FAILED, Status.CANCELLED):
+            reason = f": {job['error']}" if job["error"] else ""
+            note(f"{name(job)} ({job['id']}) {job['status'] or 'is missing'}{reason}")
+
+
+@app.command("list")
+def listed(
+    limit: Annotated[int, typer.Option(min=1, help="The newest ones.")] = 20,
+    as_json: AsJson = False,
+    api: ApiOption = None,
+) -> None:
+    """List studies, newest first."""
+    studies = connect(api).studies(limit)
+    if as_json:
+        print_json(studies)
+        return
+    found = terminal.table("study", "created", "methods", "seeds", "state", whole=1)
+    for one in studies:
+        seeds = ", ".join(map(str, one["seeds"]))
+        row = (one["id"], clock(one["created_at"]), ", ".join(one["methods"]), seeds, one["status"])
+        found.add_row(*map(escape, row))
+    out().print(found)
+
+
+@app.command()
+def show(study_id: StudyId, as_json: AsJson = False, api: ApiOption = None) -> None:
+    """Show a study's jobs and its table so far."""
+    gateway = connect(api)
+    found = gateway.study(study_id, table=as_json)
+    if as_json:
+        print_json(found)
+        return
+    jobs = terminal.table("job", "method", "seed", "state", whole=1)
+    for job in found["jobs"]:
+        jobs.add_row(job["id"], escape(job["method"]), str(job["seed"]), escape(state(job)))
+    out().print(jobs)
+    out().print(escape(gateway.study_table(study_id, "markdown")), soft_wrap=True)
+    _show_failures(found["jobs"])
+
+
+@app.command()
+def cancel(study_id: StudyId, api: ApiOption = None) -> None:
+    """End a study's jobs. What has succeeded is kept, in its table too."""
+    ended = connect(api).cancel_study(study_id)
+    note(f"the study {study_id} is {ended['status']}")
+
+
+@app.command()
+def resume(study_id: StudyId, api: ApiOption = None) -> None:
+    """Create the jobs that are missing because the gateway died while it created them."""
+    resumed = connect(api).resume_study(study_id)
+    note(f"the study {study_id} is {resumed['status']}")

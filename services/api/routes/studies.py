@@ -1,0 +1,85 @@
+"""`/v1/studies`: methods under several seeds on one rationale set, and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Query
+from fastapi.responses import JSONResponse, Response
+
+from qcrd.records import Job, Study
+from services.api import studies, wire
+from services.api.gateway import Gateway, Here
+from services.api.study_plot import svg
+from services.api.study_table import table
+from services.api.study_text import markdown
+
+router = APIRouter(prefix="/v1/studies", tags=["studies"])
+
+
+@router.post("")
+def created(here: Here, body: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
+    return _shown(here, studies.create(here, body).id)
+
+
+@router.get("")
+def listed(
+    here: Here, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> dict[str, Any]:
+    found = studies.newest_first(here.store, after)
+    return wire.page(
+        [_summary(study, studies.jobs_of(here, study)) for study in found[:limit]],
+        has_more=len(found) > limit,
+    )
+
+
+@router.get("/{study_id}")
+def described(here: Here, study_id: str, with_table: bool = True) -> dict[str, Any]:
+    """`with_table=false` spares whoever looks often the reading of every prediction."""
+    return _shown(here, study_id, with_table=with_table)
+
+
+@router.get("/{study_id}/table")
+def tabled(
+    here: Here, study_id: str, format: Literal["json", "markdown", "svg"] = "json"
+) -> Response:
+    study = studies.find(here.store, study_id)
+    made = table(study, studies.jobs_of(here, study), here.store)
+    match format:
+        case "json":
+            return JSONResponse(made.model_dump(mode="json"))
+        case "markdown":
+            return Response(markdown(made), media_type="text/markdown; charset=utf-8")
+        case "svg":
+            return Response(svg(made), media_type="image/svg+xml")
+
+
+@router.post("/{study_id}/cancel")
+def cancelled(here: Here, study_id: str) -> dict[str, Any]:
+    """Jobs that have succeeded stay in the table."""
+    studies.cancel(here, studies.find(here.store, study_id))
+    return _shown(here, study_id, with_table=False)
+
+
+@router.post("/{study_id}/resume")
+def resumed(here: Here, study_id: str) -> dict[str, Any]:
+    """Creates jobs that are missing because the gateway died; those that are there it leaves."""
+    studies.resume(here, studies.find(here.store, study_id))
+    return _shown(here, study_id, with_table=False)
+
+
+def _shown(here: Gateway, study_id: str, *, with_table: bool = True) -> dict[str, Any]:
+    study = studies.find(here.store, study_id)
+    found = studies.jobs_of(here, study)
+    made = table(study, found, here.store) if with_table else None
+    return {
+        **_summary(study, found),
+        "jobs": [job.model_dump(mode="json") for job in studies.shown(study, found)],
+        "table": None if made is None else made.model_dump(mode="json"),
+    }
+
+
+def _summary(study: Study, found: Mapping[str, Job | None]) -> dict[str, Any]:
+    leader = found[study.leader]
+    return wire.study(study, studies.status(found), leader.rationale_set if leader else None)

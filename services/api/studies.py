@@ -1,0 +1,204 @@
+"""Studies: from a request's body to one job per method and seed, and how far these are.
+
+The study's record is written first, with the ids that its jobs will have. A gateway that dies in
+between leaves a study with jobs that are missing, which `resume` creates; reading creates nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qcrd.errors import Conflict, Invalid, NotFound
+from qcrd.records import (
+    Baseline,
+    Cell,
+    Job,
+    JobSpec,
+    MethodName,
+    Status,
+    Study,
+    StudyJob,
+    StudySpec,
+    StudyStatus,
+    parse,
+)
+from qcrd.records.study import below
+from qcrd.runtime import jobs, keys
+from qcrd.runtime.jobs import TERMINAL, JobStore
+from qcrd.runtime.pipeline import conclude
+from qcrd.runtime.store import Store, read_record, write_record
+from services.api import plan
+from services.api.checks import check
+from services.api.create import submit
+from services.api.gateway import Gateway
+from services.api.share import check_shared
+
+
+def create(here: Gateway, body: dict[str, Any]) -> Study:
+    given = {name: value for name, value in body.items() if value is not None}
+    spec = parse(StudySpec, given)
+    _check(here, spec)
+    study = laid_out(spec)
+    write_record(here.store, keys.study_key(study.id), study)
+    resume(here, study)
+    return study
+
+
+def resume(here: Gateway, study: Study) -> None:
+    """Create those of the study's jobs that are not there, the leader first."""
+    for job_id, spec in specs(study).items():
+        if _found(here.jobs, job_id) is None:
+            try:
+                submit(here, job_id, spec)
+            except Conflict:
+                continue  # another request was quicker
+
+
+def laid_out(spec: StudySpec) -> Study:
+    """The study with an id for each job. Seeds are outermost: the first ones to be done are all
+    methods under one seed, which can be compared."""
+    cells: list[Cell] = []
+    for seed in spec.seeds:
+        ids: dict[Baseline, str] = {
+            method: keys.new_id("ftjob")
+            for method in spec.methods
+            if method is not Baseline.FINETUNE_EQUAL_COMPUTE
+        }
+        cells += [
+            Cell(method=m, seed=seed, job_id=ids[_trained_by(m, spec)], row=m.value)
+            for m in spec.methods
+        ]
+    study = Study(
+        id=keys.new_id("study"),
+        created_at=time.time(),
+        spec=spec,
+        leader=cells[0].job_id,
+        cells=tuple(cells),
+    )
+    # A set assembled for labels only would have no rationales for the others.
+    asking = (job_id for job_id, job in specs(study).items() if plan.needs_outputs(job))
+    return study.model_copy(update={"leader": next(asking, study.leader)})
+
+
+def _trained_by(method: Baseline, spec: StudySpec) -> Baseline:
+    """The method whose job has `method` as a row."""
+    if method is not Baseline.FINETUNE_EQUAL_COMPUTE:
+        return method
+    assert spec.reference is not None, "a study without a reference is refused when it is read"
+    return spec.reference
+
+
+def specs(study: Study) -> dict[str, JobSpec]:
+    """Each job's spec by its id; the leader's comes first."""
+    wanted, made = study.spec, {}
+    for cell in study.cells:
+        if cell.method is Baseline.FINETUNE_EQUAL_COMPUTE:
+            continue
+        beside = any(c.job_id == cell.job_id and c is not cell for c in study.cells)
+        baselines = (Baseline.FINETUNE_EQUAL_COMPUTE,) if beside else ()
+        leads = cell.job_id == study.leader
+        made[cell.job_id] = wanted.job.model_copy(
+            update={
+                "method": MethodName(cell.method.value),
+                "seed": cell.seed,
+                "settings": wanted.job.settings.model_copy(update={"baselines": baselines}),
+                "metadata": {**wanted.job.metadata, "study": study.id},
+                "knowledge_of": wanted.job.knowledge_of if leads else study.leader,
+            }
+        )
+    return dict(sorted(made.items(), key=lambda pair: pair[0] != study.leader))
+
+
+def _check(here: Gateway, spec: StudySpec) -> None:
+    """As a job that has all the methods as its rows; what is wrong is told by its path in the
+    study's body, where the settings stand under the name of `job.method`."""
+    method = MethodName(_trained_by(spec.methods[0], spec).value)
+    settings = spec.job.settings.model_copy(update={"baselines": spec.methods})
+    asked = spec.job.model_copy(update={"method": method, "settings": settings})
+    try:
+        check(asked, here.store, here.settings)
+        check_shared(asked, here.jobs)
+    except Invalid as error:
+        ours, theirs = f"method.{method}.", f"method.{spec.job.method}."
+        message = error.message.replace(f"`{ours}", f"`{theirs}")
+        param = error.param and error.param.replace(ours, theirs)
+        raise below("job", Invalid(message, param=param, code=error.code)) from error
+
+
+def find(store: Store, study_id: str) -> Study:
+    key = keys.study_key(keys.check_id(study_id, "study_id"))
+    try:
+        return read_record(store, key, Study)
+    except NotFound as error:
+        raise NotFound(
+            f"there is no study {study_id}", param="study_id", code="study_not_found"
+        ) from error
+
+
+def newest_first(store: Store, after: str | None = None) -> list[Study]:
+    """All of them, or those older than study `after`; `Invalid` when there is none of that id."""
+    found = [read_record(store, key, Study) for key in store.list(keys.STUDIES)]
+    found.sort(key=lambda study: (study.created_at, study.id), reverse=True)
+    if after is None:
+        return found
+    places = [place for place, study in enumerate(found) if study.id == after]
+    if not places:
+        raise Invalid(f"`after`: there is no study {after[:80]!r}", param="after")
+    return found[places[0] + 1 :]
+
+
+def cancel(here: Gateway, study: Study) -> None:
+    """End every job that is not over; the leader last, or the others would fail for want of it."""
+    for job_id in reversed(specs(study)):
+        job = _found(here.jobs, job_id)
+        if job is None or job.status in TERMINAL:
+            continue
+        try:
+            ended = jobs.move(here.jobs, job_id, Status.CANCELLED)
+        except Conflict:
+            continue  # it came to its end in between
+        conclude(here.events, here.store, ended)
+
+
+def jobs_of(here: Gateway, study: Study) -> dict[str, Job | None]:
+    return {job_id: _found(here.jobs, job_id) for job_id in specs(study)}
+
+
+def status(found: Mapping[str, Job | None]) -> StudyStatus:
+    ends = [None if job is None else job.status for job in found.values()]
+    if any(end is not None and end not in TERMINAL for end in ends):
+        return StudyStatus.RUNNING
+    succeeded = ends.count(Status.SUCCEEDED)
+    if succeeded == len(ends):
+        return StudyStatus.SUCCEEDED
+    return StudyStatus.INCOMPLETE if succeeded else StudyStatus.FAILED
+
+
+def shown(study: Study, found: Mapping[str, Job | None]) -> Iterator[StudyJob]:
+    for job_id, spec in specs(study).items():
+        job = found[job_id]
+        known = StudyJob(id=job_id, method=spec.method.value, seed=spec.seed, status=None)
+        if job is None:
+            missing = f"was never created: POST /v1/studies/{study.id}/resume creates it"
+            yield known.model_copy(update={"error": missing})
+            continue
+        yield StudyJob(
+            id=job_id,
+            method=spec.method.value,
+            seed=spec.seed,
+            status=job.status,
+            stage=job.stage.value if job.stage else None,
+            percent=job.progress.percent,
+            waiting=job.waiting,
+            error=job.failure.message if job.failure else None,
+            rationale_set=job.rationale_set,
+        )
+
+
+def _found(jobs_: JobStore, job_id: str) -> Job | None:
+    try:
+        return jobs_.get(job_id)
+    except NotFound:
+        return None

@@ -1,0 +1,62 @@
+"""A study's table as far as its jobs are: their reports and predictions, put side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from qcrd.errors import NotFound
+from qcrd.method.studies import Run, tabulate
+from qcrd.records import Accuracy, Job, Prediction, Status, Study, StudyTable
+from qcrd.runtime import keys
+from qcrd.runtime.store import Store, read_lines
+
+REFERENCES = ("teacher", "majority_class")
+"""Rows of a job's report that no training changes."""
+
+
+def table(study: Study, found: Mapping[str, Job | None], store: Store) -> StudyTable:
+    """`found` are the study's jobs by id; only those that have succeeded count."""
+    spec = study.spec
+    return tabulate(
+        [method.value for method in spec.methods],
+        spec.seeds,
+        spec.baseline.value,
+        list(_runs(study, found, store)),
+        tested=spec.job.test_file is not None,
+        references=_references(found),
+    )
+
+
+def _runs(study: Study, found: Mapping[str, Job | None], store: Store) -> Iterator[Run]:
+    answers: dict[str, list[Prediction]] = {}
+    for cell in study.cells:
+        job = found[cell.job_id]
+        if job is None or job.status is not Status.SUCCEEDED or job.report is None:
+            continue
+        if job.id not in answers:
+            answers[job.id] = _predictions(store, job.id)
+        own = [answer for answer in answers[job.id] if answer.method == cell.row]
+        yield Run(
+            method=cell.method.value,
+            seed=cell.seed,
+            test=job.report.test.get(cell.row),
+            validation=job.report.validation.get(cell.row),
+            questions=tuple(answer.question_id for answer in own),
+            right=tuple(answer.right for answer in own),
+        )
+
+
+def _predictions(store: Store, job_id: str) -> list[Prediction]:
+    """None at all where they were deleted: the row stays, its comparison goes."""
+    try:
+        return list(read_lines(store, keys.job_predictions_key(job_id), Prediction))
+    except NotFound:
+        return []
+
+
+def _references(found: Mapping[str, Job | None]) -> dict[str, Accuracy]:
+    """Of the first job that has them: all read the same set."""
+    for job in found.values():
+        if job is not None and job.report is not None and job.status is Status.SUCCEEDED:
+            return {name: job.report.test[name] for name in REFERENCES if name in job.report.test}
+    return {}

@@ -1,0 +1,406 @@
+"""`/v1/studies` and `knowledge_of`, with everything behind the gateway in memory."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qcrd.errors import Transient
+from qcrd.method.statistics import wilson
+from qcrd.records import (
+    Job,
+    ModelRef,
+    Prediction,
+    RationaleCounts,
+    Report,
+    Stage,
+    Status,
+    Usage,
+)
+from qcrd.runtime import jobs as verbs
+from qcrd.runtime import keys
+from qcrd.runtime.jobs import MemoryJobs
+from qcrd.runtime.ledger import MemoryLedger
+from qcrd.runtime.pipeline import Deps, run_stage
+from qcrd.runtime.store import write_lines
+from services.api import studies
+from services.api.assemble import assemble
+from tests.unit.test_api_rest import TASK, Here, here, refused, sums, without_a_hub
+
+__all__ = ["here", "without_a_hub"]
+
+METHODS = ["finetune", "finetune_equal_compute", "qcrd"]
+COUNTS = RationaleCounts(
+    questions=4,
+    outputs=8,
+    parsed=8,
+    unparseable=0,
+    majority_right=4,
+    majority_wrong=0,
+    ties=0,
+    positives=8,
+    negatives=0,
+)
+
+
+def study_body(here: Here, method: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    kind = {"type": "qcrd", "qcrd": {**TASK, **(method or {})}}
+    job = {
+        "model": "tiny",
+        "training_file": here.file(sums(4)),
+        "test_file": here.file(sums(4, start=50)),
+        "method": kind,
+    }
+    return {"job": job, "methods": METHODS, "seeds": [0, 1], **more}
+
+
+def create(here: Here, **more: Any) -> dict[str, Any]:
+    answer = here.client.post("/v1/studies", json=study_body(here, **more))
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def get(here: Here, study_id: str) -> dict[str, Any]:
+    return dict(here.client.get(f"/v1/studies/{study_id}").json())
+
+
+def assemble_all(here: Here) -> None:
+    """Run what is queued, as the gateway's worker would; nobody is asked."""
+    deps = Deps(here.jobs, here.events, here.store, here.queue)
+    for stage, job_id in here.queue.take():
+        if stage is Stage.ASSEMBLING:
+            run_stage(deps, job_id, stage, lambda context: assemble(context, MemoryLedger(), {}))
+
+
+def lead(here: Here, study: dict[str, Any]) -> None:
+    """The leader has its set."""
+    job_id = study["leader"]
+    job = verbs.claim(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=0.0, ttl=1e12)
+    assert job is not None
+    verbs.amend(here.jobs, job_id, job.lease.token, rationale_set="set-" + "a" * 24)
+    verbs.release(here.jobs, job_id, job.lease.token)
+
+
+def succeed(here: Here, job_id: str, right: int) -> None:
+    """A trained job with `right` of its four test questions answered rightly, in each row."""
+    job = here.jobs.get(job_id)
+    rows = [job.spec.method.value, *(row.value for row in job.spec.settings.baselines)]
+    measured = wilson(right, 4).model_copy(update={"steps": 3, "flops": 1e6, "seconds": 1.0})
+    report = Report(
+        job_id=job_id,
+        status=Status.SUCCEEDED,
+        test={"teacher": wilson(3, 4), **dict.fromkeys(rows, measured)},
+        validation=dict.fromkeys(rows, wilson(1, 2)),
+        rationales=COUNTS,
+        usage=Usage(),
+        model=ModelRef(id="model-" + "0" * 24),
+        seconds={},
+        seed=job.spec.seed,
+    )
+    answers = [
+        Prediction(question_id=f"q{i}", text="", answer=None, gold="", right=i < right, method=row)
+        for row in rows
+        for i in range(4)
+    ]
+    write_lines(here.store, keys.job_predictions_key(job_id), answers)
+    if job.status is Status.QUEUED:
+        verbs.move(here.jobs, job_id, Status.RUNNING)
+    verbs.move(here.jobs, job_id, Status.SUCCEEDED, report=report)
+
+
+def test_a_study_is_one_job_per_method_and_seed_on_one_set(here: Here) -> None:
+    study = create(here)
+    assert (study["object"], study["status"]) == ("study", "running")
+    assert (study["methods"], study["seeds"]) == (METHODS, [0, 1])
+    assert study["baseline"] == "finetune_equal_compute"
+    assert study["job"]["method"]["type"] == "qcrd"
+    # qcrd carries finetune_equal_compute as a row, and is what asks the teacher, so it leads
+    assert [(job["method"], job["seed"]) for job in study["jobs"]] == [
+        ("qcrd", 0),
+        ("finetune", 0),
+        ("finetune", 1),
+        ("qcrd", 1),
+    ]
+    assert [job["status"] for job in study["jobs"]] == ["queued"] * 4
+    assert study["leader"] == study["jobs"][0]["id"]
+    assert [job_id for _, job_id in here.queue.take()] == [job["id"] for job in study["jobs"]]
+    for shown in study["jobs"]:
+        spec = here.jobs.get(shown["id"]).spec
+        assert spec.knowledge_of == (None if shown["id"] == study["leader"] else study["leader"])
+        assert (spec.method.value, spec.seed) == (shown["method"], shown["seed"])
+        rows = ["finetune_equal_compute"] if spec.method == "qcrd" else []
+        assert [row.value for row in spec.settings.baselines] == rows
+        assert spec.metadata == {"study": study["id"]}
+    assert study["table"]["rows"][0] == {
+        **study["table"]["rows"][0],
+        "method": "finetune",
+        "n": 0,
+        "of": 2,
+        "accuracy": None,
+    }
+    assert get(here, study["id"]) == study
+
+
+def test_labels_alone_need_no_teacher_and_the_first_job_leads(here: Here) -> None:
+    study = create(here, methods=["finetune"], baseline="finetune")
+    assert study["leader"] == study["jobs"][0]["id"]
+    assemble_all(here)
+    found = [here.jobs.get(job["id"]) for job in study["jobs"]]
+    assert all(job.stage is Stage.TRAINING for job in found)
+    assert len({job.rationale_set for job in found}) == 1
+    assert get(here, study["id"])["rationale_set"] == found[0].rationale_set
+
+
+def test_the_others_wait_for_the_leader_s_set_and_take_it(here: Here) -> None:
+    study = create(here)
+    leader, follower = study["leader"], study["jobs"][1]["id"]
+    deps = Deps(here.jobs, here.events, here.store, here.queue)
+    here.queue.take()
+
+    def work() -> Job:
+        run_stage(
+            deps, follower, Stage.ASSEMBLING, lambda stage: assemble(stage, MemoryLedger(), {})
+        )
+        return here.jobs.get(follower)
+
+    waiting = work()
+    assert (waiting.status, waiting.attempt) == (Status.RUNNING, 0)
+    assert waiting.waiting == f"job {leader} has no rationale set yet"
+    assert get(here, study["id"])["jobs"][1]["waiting"] == waiting.waiting
+    assert here.queue.take() == [(Stage.ASSEMBLING, follower)]
+    lead(here, study)
+    taken = work()
+    assert (taken.stage, taken.rationale_set) == (Stage.TRAINING, "set-" + "a" * 24)
+    assert here.queue.take() == [(Stage.TRAINING, follower)]
+
+
+@pytest.mark.parametrize("assembled", [False, True])
+def test_a_leader_that_ended_is_followed_only_if_it_left_a_set(here: Here, assembled: bool) -> None:
+    study = create(here)
+    follower = study["jobs"][1]["id"]
+    if assembled:
+        lead(here, study)
+    here.client.post(f"/v1/fine_tuning/jobs/{study['leader']}/cancel")
+    here.queue.take()
+    here.queue.send(Stage.ASSEMBLING, follower)
+    assemble_all(here)
+    job = here.jobs.get(follower)
+    if assembled:
+        assert (job.status, job.stage) == (Status.RUNNING, Stage.TRAINING)
+        return
+    assert job.status is Status.FAILED
+    assert job.failure is not None
+    assert (job.failure.code, job.failure.param) == ("no_knowledge", "knowledge_of")
+    assert f"{study['leader']} cancelled" in job.failure.message
+    assert "again" in job.failure.message
+
+
+def test_the_table_grows_and_the_state_is_that_of_the_jobs(here: Here) -> None:
+    study = create(here)
+    ids = {(job["method"], job["seed"]): job["id"] for job in study["jobs"]}
+    succeed(here, ids["qcrd", 0], 4)
+    succeed(here, ids["finetune", 0], 2)
+    found = get(here, study["id"])
+    assert found["status"] == "running"
+    finetune, equal, qcrd = found["table"]["rows"]
+    assert [(row["n"], row["of"]) for row in (finetune, equal, qcrd)] == [(1, 2)] * 3
+    assert (qcrd["accuracy"], qcrd["interval"], equal["accuracy"]) == (1.0, "wilson", 1.0)
+    assert finetune["comparison"]["difference"] == -0.5
+    assert found["table"]["references"]["teacher"]["accuracy"] == 0.75
+    verbs.move(here.jobs, ids["qcrd", 1], Status.CANCELLED)
+    succeed(here, ids["finetune", 1], 1)
+    found = get(here, study["id"])
+    assert found["status"] == "incomplete"
+    assert any("qcrd 1 of 2" in note for note in found["table"]["notes"])
+
+
+def test_a_whole_study_has_succeeded_and_comes_as_json_markdown_and_svg(here: Here) -> None:
+    study = create(here)
+    for right, job in enumerate(study["jobs"], 1):
+        succeed(here, job["id"], right)
+    assert get(here, study["id"])["status"] == "succeeded"
+    where = f"/v1/studies/{study['id']}/table"
+    table = here.client.get(where)
+    assert table.json() == get(here, study["id"])["table"]
+    assert table.json()["rows"][2]["comparison"]["seeds"] == [0, 1]
+    text = here.client.get(f"{where}?format=markdown")
+    assert text.headers["content-type"].startswith("text/markdown")
+    assert "| qcrd " in text.text
+    plot = here.client.get(f"{where}?format=svg")
+    assert plot.headers["content-type"] == "image/svg+xml"
+    ET.fromstring(plot.text)
+    refused(here.client.get(f"{where}?format=png"), 422, "invalid_value", "format")
+    bare = here.client.get(f"/v1/studies/{study['id']}?with_table=false").json()
+    assert bare["table"] is None
+
+
+def test_a_cancelled_study_ends_all_its_jobs_and_keeps_what_succeeded(here: Here) -> None:
+    study = create(here)
+    done = study["jobs"][1]["id"]
+    succeed(here, done, 2)
+    ended = here.client.post(f"/v1/studies/{study['id']}/cancel").json()
+    assert ended["status"] == "incomplete"
+    states = {job["id"]: job["status"] for job in ended["jobs"]}
+    assert states.pop(done) == "succeeded"
+    assert set(states.values()) == {"cancelled"}
+    assert here.client.post(f"/v1/studies/{study['id']}/cancel").status_code == 200
+    other = create(here)
+    assert here.client.post(f"/v1/studies/{other['id']}/cancel").json()["status"] == "failed"
+
+
+def test_studies_are_listed_newest_first_in_pages(here: Here) -> None:
+    made = [create(here)["id"] for _ in range(3)]
+    first = here.client.get("/v1/studies?limit=2").json()
+    assert ([s["id"] for s in first["data"]], first["has_more"]) == (made[:0:-1], True)
+    rest = here.client.get(f"/v1/studies?after={first['last_id']}").json()
+    assert ([s["id"] for s in rest["data"]], rest["has_more"]) == (made[:1], False)
+    refused(here.client.get("/v1/studies?after=x"), 400, "invalid_value", "after")
+
+
+def test_a_study_that_is_not_there(here: Here) -> None:
+    absent = "study-" + "0" * 24
+    for path in (absent, f"{absent}/table"):
+        refused(here.client.get(f"/v1/studies/{path}"), 404, "study_not_found", "study_id")
+    refused(here.client.post(f"/v1/studies/{absent}/cancel"), 404, "study_not_found", "study_id")
+    refused(here.client.get("/v1/studies/x"), 400, "invalid_id", "study_id")
+
+
+class DyingJobs(MemoryJobs):
+    """Redis goes away after `left` jobs."""
+
+    left = 2
+
+    def create(self, job: Job) -> None:
+        if not self.left:
+            raise Transient("Redis is away")
+        self.left -= 1
+        super().create(job)
+
+
+def test_what_a_crash_left_out_is_shown_and_created_on_request(here: Here) -> None:
+    dying = DyingJobs()
+    here.app.state.gateway = type(here.app.state.gateway)(
+        here.store, dying, here.events, here.queue, here.app.state.gateway.settings
+    )
+    answer = here.client.post("/v1/studies", json=study_body(here))
+    refused(answer, 503, "unavailable")
+    (study,) = here.client.get("/v1/studies").json()["data"]
+    found = get(here, study["id"])
+    assert [job["status"] for job in found["jobs"]] == ["queued", "queued", None, None]
+    assert found["jobs"][0]["id"] == found["leader"]
+    assert "/resume" in found["jobs"][2]["error"]
+    assert len(dying.list(None, 10)) == 2
+    dying.left = 10
+    resumed = here.client.post(f"/v1/studies/{study['id']}/resume").json()
+    assert [job["status"] for job in resumed["jobs"]] == ["queued"] * 4
+    assert [job["id"] for job in resumed["jobs"]] == [job["id"] for job in found["jobs"]]
+    here.client.post(f"/v1/studies/{study['id']}/resume")
+    assert len(dying.list(None, 10)) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"methods": ["qcrd", "qcrd"]}, "invalid_value", "methods.1"),
+        ({"baseline": "dss"}, "invalid_value", "baseline"),
+        ({"seeds": []}, "invalid_value", "seeds"),
+        ({"sedes": [1]}, "unknown_key", "sedes"),
+        (
+            {"method": {"negatives": {"lag": 10}}},
+            "lag_not_reached",
+            "job.method.qcrd.negatives.lag",
+        ),
+        ({"method": {"teacher": "gpt"}}, "unknown_teacher", "job.method.qcrd.teacher"),
+        ({"method": {"rationale": {}}}, "unknown_key", "job.method.qcrd.rationale"),
+    ],
+)
+def test_a_wrong_study_is_refused_and_leaves_nothing(
+    here: Here, change: dict[str, Any], code: str, param: str
+) -> None:
+    answer = here.client.post("/v1/studies", json=study_body(here, **change))
+    assert f"`{param}" in refused(answer, 400, code, param)
+    assert here.store.list(keys.STUDIES) == []
+    assert here.queue.take() == []
+
+
+def test_a_wrong_setting_is_named_as_the_body_has_it_whatever_the_methods(here: Here) -> None:
+    """The body's own method is qcrd, which the study does not train."""
+    change = {"methods": ["dss", "finetune"], "baseline": "finetune"}
+    fine = {"negatives": {"lag": 10}}
+    assert create(here, method=fine, **change)["jobs"]
+    wrong = study_body(here, {"teacher": "gpt"}, **change)
+    answer = here.client.post("/v1/studies", json=wrong)
+    assert "`job.method.qcrd.teacher`" in refused(
+        answer, 400, "unknown_teacher", "job.method.qcrd.teacher"
+    )
+
+
+def test_files_are_named_by_their_path_in_the_study(here: Here) -> None:
+    body = study_body(here)
+    body["job"]["test_file"] = body["job"]["training_file"]
+    answer = here.client.post("/v1/studies", json=body)
+    assert "`job.test_file`" in refused(answer, 400, "same_file", "job.test_file")
+
+
+def test_needed_files_are_not_deleted(here: Here) -> None:
+    study = create(here)
+    refused(here.client.delete(f"/v1/files/{study['job']['test_file']}"), 409, "conflict")
+
+
+# --- knowledge_of ------------------------------------------------------------------------------
+
+
+def test_a_job_may_train_on_what_another_assembled(here: Here) -> None:
+    training = here.file(sums(4))
+    first = here.create(training).json()
+    assert first["knowledge_of"] is None
+    method = {"type": "dss", "dss": {**TASK, "loss": {"beta": 0.5}}}
+    second = here.create(training, method=method, seed=3, knowledge_of=first["id"])
+    assert second.json()["knowledge_of"] == first["id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "top", "param"),
+    [
+        ({}, {"training_file": "other"}, "training_file"),
+        ({}, {"test_file": "other"}, "test_file"),
+        ({}, {"validation_file": "other"}, "validation_file"),
+        ({"rationales": {"n": 3}}, {}, "method.qcrd.rationales"),
+        ({"task": {"answer": "text"}}, {}, "method.qcrd.task"),
+        ({"label_mode": "llm"}, {}, "method.qcrd.label_mode"),
+    ],
+)
+def test_other_knowledge_than_this_job_s_own_is_refused(
+    here: Here, body: dict[str, Any], top: dict[str, str], param: str
+) -> None:
+    training, other = here.file(sums(4)), here.file(sums(4, start=20))
+    first = here.create(training).json()["id"]
+    files = dict.fromkeys(top, other)
+    answer = here.create(files.pop("training_file", training), body, knowledge_of=first, **files)
+    assert first in refused(answer, 400, "other_knowledge", param)
+
+
+def test_knowledge_of_labels_alone_has_no_rationales(here: Here) -> None:
+    training = here.file(sums(4))
+    labels = here.create(training, method={"type": "finetune", "finetune": TASK}).json()["id"]
+    answer = here.create(training, knowledge_of=labels)
+    assert "labels only" in refused(answer, 400, "other_knowledge", "knowledge_of")
+
+
+def test_knowledge_of_a_job_that_is_not_there(here: Here) -> None:
+    training = here.file(sums(4))
+    absent = "ftjob-" + "0" * 24
+    refused(here.create(training, knowledge_of=absent), 400, "job_not_found", "knowledge_of")
+    refused(here.create(training, knowledge_of="../x"), 400, "invalid_id", "knowledge_of")
+
+
+def test_a_study_can_take_an_older_job_s_set(here: Here, tmp_path: Path) -> None:
+    body = study_body(here)
+    older = here.client.post("/v1/fine_tuning/jobs", json=body["job"]).json()["id"]
+    body["job"]["knowledge_of"] = older
+    study = here.client.post("/v1/studies", json=body).json()
+    assert here.jobs.get(study["leader"]).spec.knowledge_of == older
+    assert studies.find(here.store, study["id"]).leader == study["leader"]

@@ -1,0 +1,272 @@
+"""A study's spec and its table: corrections by hand, intervals, missing runs, text and plot."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from qcrd.errors import Invalid
+from qcrd.method.statistics import wilson
+from qcrd.method.studies import Run, bootstrap, holm, tabulate
+from qcrd.records import StudySpec, StudyTable, parse
+from services.api.study_plot import svg
+from services.api.study_text import markdown
+
+JOB = {"model": "tiny", "training_file": "file-" + "0" * 24}
+
+
+def test_holm_by_hand() -> None:
+    """Sorted .01 .03 .04, times 3, 2, 1: .03 .06 .04, and the last may not fall below .06."""
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=8))
+def test_holm_is_statsmodels_own(ps: list[float]) -> None:
+    assert holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]))
+
+
+def test_the_bootstrap_of_three_questions_is_that_of_all_27_resamples() -> None:
+    """Two seeds; sums over seeds 2, 1, -1, so the difference is 2 / (3 * 2).
+
+    All 27 resamples are as likely. With 20,000 draws the two sides' shares are known to about 0.01.
+    """
+    gains = np.array([[1, 1, -1], [1, 0, 0]])
+    every = [sum(draw) for draw in itertools.product((2, 1, -1), repeat=3)]
+    below = sum(one <= 0 for one in every) / 27
+    found = bootstrap(gains, seed=0, draws=20_000)
+    assert found.value == pytest.approx(2 / 6)
+    assert found.p == pytest.approx(2 * below, abs=0.02)
+    assert found.low == pytest.approx(-3 / 6)
+    assert found.high == pytest.approx(6 / 6)
+
+
+def test_the_bootstrap_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(1)
+    gains = rng.choice([-1, 0, 1], p=[0.1, 0.7, 0.2], size=(3, 200))
+    ours = bootstrap(gains, seed=0)
+    theirs = stats.bootstrap(
+        (gains.mean(axis=0),), np.mean, n_resamples=10_000, method="percentile", rng=2
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.005)
+
+
+def test_a_difference_of_nothing_is_not_significant_and_one_of_everything_is() -> None:
+    same = bootstrap(np.zeros((2, 10), dtype=int), seed=0)
+    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    always = bootstrap(np.ones((2, 10), dtype=int), seed=0, draws=999)
+    assert (always.value, always.p) == (1.0, 2 / 1000)
+
+
+def run(
+    method: str, seed: int, right: Sequence[int], *, first: int = 0, validation: float = 0.5
+) -> Run:
+    answers = tuple(map(bool, right))
+    measured = wilson(sum(answers), len(answers)) if answers else None
+    cost = {"steps": 10, "flops": 2e9, "seconds": 4.0}
+    return Run(
+        method=method,
+        seed=seed,
+        test=measured.model_copy(update=cost) if measured else None,
+        validation=wilson(round(validation * 10), 10),
+        questions=tuple(f"q{first + place}" for place in range(len(answers))),
+        right=answers,
+    )
+
+
+def test_a_complete_table() -> None:
+    """qcrd .75 and .50, finetune .50 and .25: differences .25 at both seeds, means .625, .375."""
+    runs = [
+        run("qcrd", 0, [1, 1, 1, 0]),
+        run("qcrd", 1, [1, 1, 0, 0]),
+        run("finetune", 0, [1, 1, 0, 0]),
+        run("finetune", 1, [1, 0, 0, 0]),
+    ]
+    table = tabulate(["qcrd", "finetune"], [0, 1], "finetune", runs, tested=True)
+    assert (table.measured, table.questions, table.notes) == ("test", 4, ())
+    qcrd, finetune = table.rows
+    assert (qcrd.n, qcrd.of, qcrd.accuracy, qcrd.interval) == (2, 2, 0.625, "t")
+    # two values d apart: half width t(.975, 1) * (d / sqrt 2) / sqrt 2 = 12.706 * 0.125
+    assert stats.t.ppf(0.975, 1) * 0.125 == pytest.approx(1.588, abs=1e-3)
+    assert (qcrd.low, qcrd.high) == (0.0, 1.0)
+    assert [(one.seed, one.accuracy) for one in qcrd.by_seed] == [(0, 0.75), (1, 0.5)]
+    assert (qcrd.steps, qcrd.flops, qcrd.seconds, qcrd.validation) == (10, 2e9, 4.0, 0.5)
+    assert finetune.comparison is None
+    found = qcrd.comparison
+    assert found is not None
+    assert (found.seeds, found.n, found.difference) == ((0, 1), 4, 0.25)
+    assert [(t.only_method, t.only_baseline, t.p) for t in found.by_seed] == [(1, 0, 1.0)] * 2
+    assert found.p_holm == found.p
+    assert found.verdict == "no difference shown"
+    assert tabulate(["qcrd", "finetune"], [0, 1], "finetune", runs, tested=True) == table
+
+
+def test_corrections_run_over_the_methods_and_the_verdict_reads_them() -> None:
+    better, base = [1] * 30 + [0] * 10, [0] * 30 + [0] * 10
+    runs = [run("a", 0, better), run("b", 0, better), run("base", 0, base)]
+    table = tabulate(["a", "b", "base"], [0], "base", runs, tested=True)
+    one, other, _ = (row.comparison for row in table.rows)
+    assert one is not None
+    assert other is not None
+    assert one.p_holm == other.p_holm == pytest.approx(2 * one.p)
+    assert one.by_seed[0].p == pytest.approx(2 * 0.5**30)
+    assert one.by_seed[0].p_holm == pytest.approx(4 * 0.5**30)
+    assert one.verdict == "better"
+
+
+def test_n_of_k_when_some_runs_are_missing() -> None:
+    runs = [run("qcrd", 1, [1, 1]), run("finetune", 0, [1, 0]), run("finetune", 1, [0, 0])]
+    table = tabulate(["qcrd", "dss", "finetune"], [0, 1], "finetune", runs, tested=True)
+    assert [(row.n, row.of) for row in table.rows] == [(1, 2), (0, 2), (2, 2)]
+    qcrd, dss, _ = table.rows
+    assert qcrd.comparison is not None
+    assert (qcrd.comparison.seeds, qcrd.comparison.difference) == ((1,), 1.0)
+    assert (dss.accuracy, dss.comparison) == (None, None)
+    assert any("qcrd 1 of 2, dss 0 of 2" in note for note in table.notes)
+    assert not any("not compared" in note for note in table.notes)
+
+
+def test_one_seed_has_the_interval_of_its_questions() -> None:
+    table = tabulate(
+        ["a", "b"], [7], "b", [run("a", 7, [1, 0, 1]), run("b", 7, [0, 0, 1])], tested=True
+    )
+    expected = wilson(2, 3)
+    row = table.rows[0]
+    assert (row.low, row.high, row.interval) == (expected.low, expected.high, "wilson")
+    assert any("Wilson" in note for note in table.notes)
+
+
+def test_without_a_test_file_validation_is_shown_and_nothing_compared() -> None:
+    runs = [run(m, s, [], validation=0.6) for m in ("a", "b") for s in (0, 1)]
+    table = tabulate(["a", "b"], [0, 1], "b", runs, tested=False)
+    assert (table.measured, table.questions) == ("validation", None)
+    assert [row.accuracy for row in table.rows] == [0.6, 0.6]
+    assert all(row.comparison is None for row in table.rows)
+    assert any("no test file" in note for note in table.notes)
+
+
+def test_runs_on_other_questions_are_not_compared() -> None:
+    runs = [run("a", 0, [1, 0]), run("b", 0, [1, 0], first=5)]
+    table = tabulate(["a", "b"], [0], "b", runs, tested=True)
+    assert table.rows[0].comparison is None
+    assert any("not compared with b" in note for note in table.notes)
+
+
+def test_no_run_at_all_is_a_table_too() -> None:
+    table = tabulate(["a", "b"], [0, 1], "b", [], tested=True)
+    assert [(row.n, row.accuracy) for row in table.rows] == [(0, None), (0, None)]
+    assert "0 of 2" in markdown(table)
+    ET.fromstring(svg(table))
+
+
+# --- the spec ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"methods": []}, "methods"),
+        ({"methods": ["qcrd", "qcrd"]}, "methods.1"),
+        ({"methods": ["qcrd", "magic"]}, "methods.1"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "seeds.1"),
+        ({"seeds": [-1]}, "seeds.0"),
+        ({"seeds": list(range(200))}, "seeds"),
+        ({"baseline": "dss"}, "baseline"),
+        ({"methods": ["finetune_equal_compute", "finetune"]}, "methods"),
+        ({"colour": 1}, "colour"),
+        ({"job": {**JOB, "colour": 1}}, "job.colour"),
+        ({"job": {**JOB, "method": {"type": "magic"}}}, "job.method.type"),
+        (
+            {"job": {**JOB, "method": {"type": "dss", "dss": {"loss": {"beta": -1}}}}},
+            "job.method.dss.loss.beta",
+        ),
+        (
+            {"job": {**JOB, "method": {"type": "dss", "dss": {"baselines": ["qcrd"]}}}},
+            "job.method.dss.baselines",
+        ),
+        ({"job": 7}, "job"),
+    ],
+)
+def test_a_wrong_study_is_refused_by_path(change: dict[str, Any], param: str) -> None:
+    body = {"job": JOB, "methods": ["qcrd", "finetune", "finetune_equal_compute"], "seeds": [0, 1]}
+    with pytest.raises(Invalid) as caught:
+        parse(StudySpec, body | change)
+    assert caught.value.param == param
+    assert f"`{param.split('.')[0]}" in caught.value.message
+
+
+def test_the_reference_of_equal_compute_is_qcrd_or_else_the_last_that_learns_from_rationales() -> (
+    None
+):
+    def reference(*methods: str) -> str | None:
+        found = parse(StudySpec, {"job": JOB, "methods": methods, "baseline": methods[0]}).reference
+        return found.value if found else None
+
+    assert reference("finetune") is None
+    assert reference("dss", "qcrd", "dss+positives", "finetune_equal_compute") == "qcrd"
+    assert reference("single_task", "dss", "finetune_equal_compute") == "dss"
+
+
+# --- text and plot -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table() -> StudyTable:
+    runs = [
+        run("qcrd", 0, [1] * 30 + [0] * 10),
+        run("qcrd", 1, [1] * 28 + [0] * 12),
+        run("finetune", 0, [1] * 20 + [0] * 20),
+    ]
+    return tabulate(
+        ["qcrd", "dss", "finetune"],
+        [0, 1],
+        "finetune",
+        runs,
+        tested=True,
+        references={"teacher": wilson(36, 40), "a<b": wilson(4, 40)},
+    )
+
+
+def test_markdown_has_a_row_per_method_and_every_row_the_same_cells(table: StudyTable) -> None:
+    text = markdown(table)
+    for block in text.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1
+        assert len({len(line) for line in lines}) <= 1
+    assert "| qcrd     | 2 of 2 |    0.725 |" in text
+    assert "| dss      | 0 of 2 |" in text
+    assert "0: 0.750, 1: 0.700" in text
+    assert "| qcrd   |     1 |     +0.250 |" in text
+    assert "- not all seeds have succeeded: dss 0 of 2, finetune 1 of 2" in text
+
+
+def test_the_plot_is_svg_whose_dots_are_where_the_axis_says(table: StudyTable) -> None:
+    root = ET.fromstring(svg(table))
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [(t.text or "", float(t.get("x") or 0)) for t in root.iter(f"{space}text")]
+    words = [text for text, _ in texts]
+    assert {"qcrd", "dss (0 of 2)", "finetune (1 of 2)", "accuracy", "a<b 0.100"} <= set(words)
+    ticks = {float(text): x for text, x in texts if text.replace(".", "").isdigit()}
+    (low, at_low), (high, at_high) = min(ticks.items()), max(ticks.items())
+    dots = {next(iter(dot)).text: float(dot.get("cx") or 0) for dot in root.iter(f"{space}circle")}
+    assert set(dots) == {"qcrd: 0.725", "seed 0: 0.750", "seed 1: 0.700", "finetune: 0.500"}
+    for told, x in dots.items():
+        value = float(str(told).split(": ")[1])
+        expected = at_low + (value - low) / (high - low) * (at_high - at_low)
+        assert x == pytest.approx(expected, abs=0.2)
+    width, height = (float(root.get(name) or 0) for name in ("width", "height"))
+    assert all(0 <= x <= width for _, x in texts)
+    assert all(math.isfinite(float(t.get("y") or 0)) for t in root.iter(f"{space}text"))
+    assert all(float(t.get("y") or 0) <= height for t in root.iter(f"{space}text"))
