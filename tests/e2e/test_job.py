@@ -16,6 +16,7 @@ from typing import Any
 
 import openai
 import pytest
+import yaml
 
 from tests.conftest import unavailable
 
@@ -124,6 +125,40 @@ def test_a_second_run_asks_the_teacher_nothing(site: Site, report: dict[str, Any
     assert "reused" in shown
     # the same seed on the same machine: the same answers
     assert second["test"]["qcrd"]["accuracy"] == report["test"]["qcrd"]["accuracy"]
+
+
+def test_a_study_of_two_methods_and_two_seeds_asks_the_teacher_nothing_new(
+    site: Site, report: dict[str, Any], tmp_path: Path
+) -> None:
+    """On the outputs that the job before it paid for; every job on one set; its table and plot."""
+    job = {**yaml.safe_load(SPEC.read_text())}
+    job["method"]["qcrd"].pop("baselines")
+    for name in ("training_file", "test_file"):
+        job[name] = str(HERE / job[name])
+    study = {"job": job, "methods": ["finetune", "dss"], "seeds": [0, 1], "baseline": "finetune"}
+    spec, made, plot = (tmp_path / name for name in ("study.yaml", "study.json", "study.svg"))
+    spec.write_text(yaml.safe_dump(study))
+    shown = site.qcrd("study", str(spec), "--report", str(made), "--plot", str(plot))
+    assert "dss" in shown
+    table = json.loads(made.read_text())
+    assert [(row["method"], row["n"], row["of"]) for row in table["rows"]] == [
+        ("finetune", 2, 2),
+        ("dss", 2, 2),
+    ]
+    comparison = table["rows"][1]["comparison"]
+    assert comparison["n"] == 13
+    assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+    assert plot.read_text().startswith("<svg")
+    (listed,) = json.loads(site.qcrd("studies", "list", "--json"))
+    found = json.loads(site.qcrd("studies", "show", listed["id"], "--json"))
+    assert found["status"] == "succeeded"
+    assert found["table"] == table
+    assert len({job["rationale_set"] for job in found["jobs"]}) == 1
+    client = openai.OpenAI(base_url=f"{site.api}/v1", api_key="none")
+    for job in found["jobs"]:
+        extra = client.fine_tuning.jobs.retrieve(job["id"]).model_extra
+        assert extra is not None
+        assert extra["usage"] == {"teacher_prompt_tokens": 0, "teacher_completion_tokens": 0}
 
 
 def test_a_second_up_says_that_it_runs(site: Site) -> None:
