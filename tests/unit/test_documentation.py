@@ -12,7 +12,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from qcrd.cli.settings import CliSettings
-from qcrd.records import JobSpec, parse
+from qcrd.records import JobSpec, StudySpec, parse
 from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from services.discriminator.settings import DiscriminatorSettings
@@ -50,7 +50,9 @@ SPECS = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "tests/e2e/small.ya
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
 def test_every_example_is_a_valid_spec(path: Path) -> None:
-    assert parse(JobSpec, yaml.safe_load(path.read_text())).training_file.endswith(".jsonl")
+    body = yaml.safe_load(path.read_text())
+    job = parse(StudySpec, body).job if "job" in body else parse(JobSpec, body)
+    assert job.training_file.endswith(".jsonl")
 
 
 def test_the_demo_questions_are_what_the_script_writes() -> None:
