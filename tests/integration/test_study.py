@@ -1,0 +1,151 @@
+"""A study on real parts: Valkey, S3, the discriminator, and a training process per job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from qcrd.records import Job, Stage, Status
+from qcrd.runtime.ledger import MemoryLedger
+from qcrd.runtime.pipeline import run_stage
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.settings import ModelSettings
+from services.api.assemble import assemble
+from services.api.gateway import Settings
+from services.api.main import create_app
+from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+from tests.integration.site import LABELS, THINGS, Site, question, site
+
+__all__ = ["site"]
+
+METHODS = ["finetune", "finetune_equal_compute", "qcrd"]
+
+
+@pytest.fixture
+def client(site: Site, tmp_path: Path) -> TestClient:
+    """The gateway on the site's Valkey and S3."""
+    models = ModelSettings(models_dir=tmp_path)
+    settings = Settings(ApiSettings(), TeacherSettings(), FileSettings(), models)
+    deps = site.deps
+    return TestClient(create_app(deps.store, deps.jobs, deps.events, deps.queue, settings))
+
+
+def upload(client: TestClient, rows: list[dict[str, Any]]) -> str:
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    answer = client.post(
+        "/v1/files", files={"file": ("q.jsonl", data)}, data={"purpose": "fine-tune"}
+    )
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+def rows(numbers: range, *, answered: bool = False) -> list[dict[str, Any]]:
+    made = []
+    for thing, (label, reason) in THINGS.items():
+        outputs = [f"{reason}\n<Answer>: {label}", f"so {reason}\n<Answer>: {label}"]
+        outputs.append("a thing\n<Answer>: tool")
+        for number in numbers:
+            row = {"question": question(thing, number).text, "label": label}
+            made.append(row | ({"teacher_outputs": outputs} if answered else {}))
+    return made
+
+
+def create(client: TestClient, rationales: dict[str, Any]) -> dict[str, Any]:
+    training = upload(client, rows(range(8), answered=True))
+    if "import" in rationales:
+        rationales = {**rationales, "import": training}
+    method = {
+        "task": {"answer": "label", "labels": LABELS},
+        "rationales": rationales,
+        "negatives": {"lag": 1},
+        "discriminator": {"pretrain_steps": 2, "update_steps": 1, "hidden": 8, "max_tokens": 32},
+        "student": {"decoder_layers": 1},
+        "hyperparameters": {
+            "iterations": 2,
+            "batch_size": 8,
+            "learning_rate": 3e-3,
+            "max_rationale_tokens": 8,
+            "max_label_tokens": 4,
+        },
+    }
+    job = {
+        "model": "tiny-bert",
+        "training_file": training,
+        "test_file": upload(client, rows(range(8, 10))),
+        "method": {"type": "qcrd", "qcrd": method},
+    }
+    answer = client.post("/v1/studies", json={"job": job, "methods": METHODS, "seeds": [0, 1]})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def work_off(site: Site) -> list[Job]:
+    """Both workers until nothing is queued, the youngest message first: so that the leader comes
+    last. Returns the jobs that were seen waiting."""
+    assert isinstance(site.deps.queue, MemoryQueue)
+    waited = []
+    while taken := site.deps.queue.take():
+        for stage, job_id in reversed(taken):
+            if stage is Stage.ASSEMBLING:
+                run_stage(
+                    site.deps, job_id, stage, lambda context: assemble(context, MemoryLedger(), {})
+                )
+                job = site.jobs.get(job_id)
+                waited += [job] if job.waiting else []
+            else:
+                site.work(job_id)
+    return waited
+
+
+def test_a_study_of_two_trainings_and_two_seeds_ends_with_a_table(
+    site: Site, client: TestClient
+) -> None:
+    study = create(client, {"import": "the training file"})
+    waited = work_off(site)
+    assert {job.id for job in waited} == {j["id"] for j in study["jobs"]} - {study["leader"]}
+    done = client.get(f"/v1/studies/{study['id']}").json()
+    assert done["status"] == "succeeded", done["jobs"]
+    assert {job["rationale_set"] for job in done["jobs"]} == {done["rationale_set"]}
+    table = done["table"]
+    assert (table["measured"], table["questions"], table["notes"]) == ("test", 8, [])
+    assert [(row["method"], row["n"], row["of"]) for row in table["rows"]] == [
+        (method, 2, 2) for method in METHODS
+    ]
+    finetune, equal, qcrd = table["rows"]
+    assert finetune["steps"] == qcrd["steps"] < equal["steps"]
+    assert equal["flops"] == pytest.approx(qcrd["flops"], rel=0.2)
+    assert qcrd["comparison"]["seeds"] == finetune["comparison"]["seeds"] == [0, 1]
+    assert equal["comparison"] is None
+    for job in done["jobs"]:
+        report = site.jobs.get(job["id"]).report
+        assert report is not None
+        found = next(row for row in table["rows"] if row["method"] == job["method"])
+        shown = {one["seed"]: one["accuracy"] for one in found["by_seed"]}
+        assert shown[job["seed"]] == report.test[job["method"]].accuracy
+    # what the predictions say is what the accuracies say
+    assert qcrd["comparison"]["difference"] == pytest.approx(qcrd["accuracy"] - equal["accuracy"])
+    text = client.get(f"/v1/studies/{study['id']}/table?format=markdown").text
+    assert "| qcrd " in text
+
+
+def test_a_leader_that_fails_takes_the_study_with_it_and_is_named(
+    site: Site, client: TestClient
+) -> None:
+    """The worker's settings lack the teacher that the gateway's have."""
+    study = create(client, {"n": 2})
+    work_off(site)
+    failed = client.get(f"/v1/studies/{study['id']}").json()
+    assert failed["status"] == "failed"
+    leader, *others = failed["jobs"]
+    assert (leader["id"], leader["status"]) == (study["leader"], "failed")
+    assert "no teacher is named 'default'" in leader["error"]
+    for job in others:
+        assert job["status"] == "failed"
+        assert f"{leader['id']} failed before it had one" in job["error"]
+        assert "no teacher is named 'default'" in job["error"]
+    assert [(row["n"], row["of"]) for row in failed["table"]["rows"]] == [(0, 2)] * 3
+    assert all(site.jobs.get(job["id"]).status is Status.FAILED for job in failed["jobs"])
