@@ -60,6 +60,6 @@ def test_a_model_without_adapters_is_merged_already() -> None:
 
 
 def test_an_encoder_only_base_takes_no_adapters(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="must be trained whole") as refused:
+    with pytest.raises(Invalid, match="to be trained whole") as refused:
         load_student(tiny.save_base(tmp_path / "bert"), LORA, HYPER, seed=0)
     assert refused.value.param == "student.lora"
