@@ -3,12 +3,17 @@
 QcrdError
 └── TeacherError            status, error_type, and the seconds of a Retry-After header
     ├── Refused             422 validation     the request itself is wrong: never retry
+    ├── TemplateFailed      422 template_error no chat template, or it refuses the conversation
+    ├── ToolFailed          422 tool_error     a tool that is not there, or an unreadable call
+    ├── BatchTooLarge       422                more prompts in one request than are taken
+    ├── SuffixRefused       422                the completions route takes no `suffix`
     ├── Unreadable          400/413/415/422    the body could not be read as the route's type
     ├── Denied              401 unauthorized
     ├── Loading             503 loading        the model is not in memory yet
     ├── Overloaded          429 overloaded     no permit free
     ├── GenerationFailed    424 generation     the engine raised
-    └── Incomplete          500 incomplete_generation   the engine ended without a last token
+    ├── Incomplete          500 incomplete_generation   the engine ended without a last token
+    └── PredictionFailed    500                a prediction of the Vertex route, whatever it was
 """
 
 from __future__ import annotations
@@ -32,6 +37,38 @@ class Refused(TeacherError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"Input validation error: {reason}")
+
+
+class TemplateFailed(TeacherError):
+    status = 422
+    error_type = "template_error"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Template error: {reason}")
+
+
+class ToolFailed(TeacherError):
+    status = 422
+    error_type = "tool_error"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Tool error: {reason}")
+
+
+class BatchTooLarge(TeacherError):
+    status = 422
+    error_type = "batch size exceeded"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"Number of prompts exceeds the maximum allowed batch size of {most}")
+
+
+class SuffixRefused(TeacherError):
+    status = 422
+    error_type = "suffix not supported"
+
+    def __init__(self) -> None:
+        super().__init__("Suffix is not supported and can be achieved by preprocessing the prompt.")
 
 
 class Unreadable(TeacherError):
@@ -70,6 +107,14 @@ class GenerationFailed(TeacherError):
 class Incomplete(TeacherError):
     status = 500
     error_type = "incomplete_generation"
+
+    def __init__(self) -> None:
+        super().__init__("Incomplete generation")
+
+
+class PredictionFailed(TeacherError):
+    status = 500
+    error_type = "Incomplete generation"
 
     def __init__(self) -> None:
         super().__init__("Incomplete generation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Coroutine
 from hmac import compare_digest
 from typing import Any, TypeVar
@@ -17,18 +18,28 @@ B = TypeVar("B", bound=Body)
 T = TypeVar("T")
 
 
-def reads(model: type[B], limit: int) -> Callable[[Request], Awaitable[B]]:
+Loosen = Callable[[Any], Any]
+
+
+def reads(
+    model: type[B], limit: int, loosen: Loosen | None = None
+) -> Callable[[Request], Awaitable[B]]:
     """A reader of bodies of type `model`, at most `limit` bytes long. Raises `Unreadable`."""
 
     async def read(request: Request) -> B:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json" and not (
-            kind.startswith("application/") and kind.endswith("+json")
-        ):
-            raise Unreadable("Expected request with `Content-Type: application/json`", 415)
-        return parse(model, await _within(request, limit))
+        return parse(model, await body(request, limit), loosen)
 
     return read
+
+
+async def body(request: Request, limit: int) -> bytes:
+    """The bytes of a JSON body. Raises `Unreadable`: 415 for another type, 413 when too long."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (
+        kind.startswith("application/") and kind.endswith("+json")
+    ):
+        raise Unreadable("Expected request with `Content-Type: application/json`", 415)
+    return await _within(request, limit)
 
 
 async def _within(request: Request, limit: int) -> bytes:
@@ -40,10 +51,10 @@ async def _within(request: Request, limit: int) -> bytes:
     return bytes(data)
 
 
-def parse(model: type[B], data: bytes) -> B:
+def parse(model: type[B], data: bytes, loosen: Loosen | None = None) -> B:
     """Raises `Unreadable`: 400 for bad JSON, 422 for JSON of another shape."""
     try:
-        return model.model_validate_json(data)
+        return model.model_validate_json(data if loosen is None else _rewritten(data, loosen))
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
@@ -52,6 +63,14 @@ def parse(model: type[B], data: bytes) -> B:
         where = ".".join(str(part) for part in first["loc"])
         text = "Failed to deserialize the JSON body into the target type: "
         raise Unreadable(f"{text}{where}: {first['msg']}", 422) from error
+
+
+def _rewritten(data: bytes, loosen: Loosen) -> bytes:
+    """Bad JSON stays as it is: the model's own reader says what is wrong with it."""
+    try:
+        return json.dumps(loosen(json.loads(data))).encode()
+    except (ValueError, RecursionError):
+        return data
 
 
 def requires(key: str | None) -> Callable[[Request], Awaitable[None]]:

@@ -1,21 +1,30 @@
-"""From a parsed request to its answer: permit, validation, generation, metrics, in that order."""
+"""From a request to its answer: permit, validation, generation, metrics, in that order."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass, field
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any
 
-from services.teacher import sse, wire
-from services.teacher.engines.base import Engine, Generation, Token
-from services.teacher.errors import Incomplete, Loading, TeacherError
+from services.teacher.engines.base import Engine, Generation, Sampling, Token
+from services.teacher.errors import (
+    GenerationFailed,
+    Incomplete,
+    Loading,
+    Overloaded,
+    TeacherError,
+)
 from services.teacher.generation import Reason, Step, steps
 from services.teacher.metrics import Metrics
 from services.teacher.permits import Permits
-from services.teacher.validation import Limits, check_before_permit, validate
-from services.teacher.wire import GenerateRequest
+from services.teacher.settings import ServerSettings
+from services.teacher.validation import Ask, check_before_permit, validate
+
+PROBE = "liveness"
+"""The prompt of a health check's one-token generation; TGI's own word."""
 
 
 @dataclass
@@ -25,6 +34,7 @@ class Clock:
     arrived: float = field(default_factory=monotonic)
     validated: float = 0.0
     first_token: float = 0.0
+    finished: bool = False
 
     def seconds(self) -> dict[str, float]:
         now = monotonic()
@@ -39,12 +49,41 @@ class Clock:
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished generation with what the response body and headers need."""
+    """A finished generation. `others` are the less likely ones of `best_of`."""
 
-    body: dict[str, Any]
     request: Generation
-    tokens: int
+    tokens: Sequence[Token]
+    text: str
+    reason: Reason
     seconds: dict[str, float]
+    prefill: Sequence[Token] = ()
+    others: tuple[Answer, ...] = ()
+
+    @property
+    def generated(self) -> int:
+        return count(self.tokens[-1], len(self.tokens))
+
+    @property
+    def input_length(self) -> int | None:
+        """Prompt tokens, None when neither this server nor its upstream has counted them."""
+        return input_length(self.request, self.tokens[-1])
+
+    @property
+    def likelihood(self) -> float:
+        """Mean log-probability of the tokens whose log-probability is known."""
+        known = [token.logprob for token in self.tokens if token.logprob is not None]
+        return sum(known) / len(known) if known else -math.inf
+
+
+def count(last: Token, seen: int) -> int:
+    """Tokens generated: an upstream's own count where it tells one."""
+    return seen if last.count is None else last.count
+
+
+def input_length(request: Generation, last: Token) -> int | None:
+    if request.prompt_ids is not None:
+        return len(request.prompt_ids)
+    return last.prompt_tokens
 
 
 class Sessions:
@@ -53,13 +92,15 @@ class Sessions:
     `ready` turns True when the engine is loaded; until then requests are told to come back.
     """
 
-    def __init__(self, engine: Engine, *, permits: Permits, limits: Limits) -> None:
+    def __init__(self, engine: Engine, settings: ServerSettings) -> None:
         self.engine = engine
-        self.permits = permits
-        self.limits = limits
+        self.settings = settings
+        self.permits = Permits(settings.max_concurrent_requests)
         self.metrics = Metrics()
         self.ready = False
         self._running = 0
+        self._healthy = True
+        self._probing = asyncio.Lock()
 
     def loaded(self) -> None:
         info = self.engine.info
@@ -72,113 +113,131 @@ class Sessions:
         if not self.ready:
             raise Loading("Model is loading")
 
+    async def healthy(self) -> bool:
+        """Loaded, and able to generate: after a failed generation a probe has to succeed first."""
+        if not self.ready:
+            return False
+        async with self._probing:
+            if not self._healthy:
+                self._healthy = await self._probe()
+        return self._healthy
+
+    async def _probe(self) -> bool:
+        try:
+            pieces = await self.engine.tokenize(PROBE)
+            ids = None if pieces is None else tuple(piece.id for piece in pieces)
+            async with aclosing(steps(self.engine, Generation(PROBE, ids, 1, Sampling()))) as run:
+                async for _ in run:
+                    pass
+        except TeacherError:
+            return False
+        return True
+
     def exposition(self) -> bytes:
         """Prometheus text."""
         queued = self.permits.taken - self._running
-        return self.metrics.render(queued=queued, running=self._running)
+        return self.metrics.render(self.engine.batches, queued=queued)
 
-    async def answer(self, request: GenerateRequest) -> Answer:
+    async def answer(self, ask: Ask) -> Answer:
         """The whole answer. Raises `TeacherError`; cancelling this cancels the generation."""
-        clock, tokens, last = Clock(), [], None
-        async with aclosing(self._steps(request, clock, stream=False)) as run:
-            async for generation, step in run:
-                tokens.append(step.token)
-                last = (generation, step)
-        if last is None:
-            raise Incomplete
-        generation, step = last
-        assert step.reason is not None
-        body = _body(request, generation, tokens, step.text, step.reason)
-        return Answer(body, generation, len(tokens), clock.seconds())
+        clock = Clock()
+        with self._counted(clock):
+            check_before_permit(ask.parameters, self.settings, stream=False)
+            copies = max(ask.parameters.best_of or 1, 1)
+            if copies == 1:
+                answer = await self._whole(ask, clock)
+            else:
+                answer = best(await self._several(ask, copies))
+            self.metrics.succeeded(**clock_of(answer, clock), tokens=answer.generated)
+        return answer
 
-    async def events(self, request: GenerateRequest) -> AsyncGenerator[bytes, None]:
-        """The native stream. Errors become its last event, as in TGI the status is 200 by then."""
-        try:
-            async with aclosing(self._steps(request, Clock(), stream=True)) as run:
+    async def stream(self, ask: Ask) -> AsyncGenerator[tuple[Generation, Step], None]:
+        """The answer token by token. Raises `TeacherError`; closing this cancels the generation."""
+        clock = Clock()
+        with self._counted(clock):
+            check_before_permit(ask.parameters, self.settings, stream=True)
+            async with aclosing(self._steps(ask, clock)) as run:
                 async for generation, step in run:
-                    yield sse.event(_event(request, generation, step))
-        except Incomplete as error:
-            body = {"error": f"{error.message} stream", "error_type": f"{error.error_type}_stream"}
-            yield sse.event(body)
-        except TeacherError as error:
-            yield sse.event(error.body())
+                    if step.reason is not None:
+                        clock.finished, tokens = True, count(step.token, step.index)
+                        self.metrics.succeeded(**clock.seconds(), tokens=tokens)
+                    yield generation, step
 
-    async def _steps(
-        self, request: GenerateRequest, clock: Clock, *, stream: bool
-    ) -> AsyncGenerator[tuple[Generation, Step], None]:
+    @contextmanager
+    def _counted(self, clock: Clock) -> Iterator[None]:
+        """One request in the counters, however it ends."""
         self.metrics.arrived()
-        finished = False
         try:
-            check_before_permit(request.parameters, stream=stream)
-            with self.permits.take():
-                generation = await validate(request, self.engine, self.limits)
-                clock.validated = monotonic()
-                async with aclosing(self._run(generation, clock)) as run:
-                    async for step in run:
-                        finished = step.reason is not None
-                        yield generation, step
+            yield
         except TeacherError as error:
-            finished = True
             self.metrics.failed(error.error_type)
             raise
-        finally:
-            if not finished:
+        except (asyncio.CancelledError, GeneratorExit):
+            if not clock.finished:
                 self.metrics.dropped()
+            raise
 
-    async def _run(self, generation: Generation, clock: Clock) -> AsyncGenerator[Step, None]:
-        ids = generation.prompt_ids
-        self.metrics.admitted(
-            input_length=None if ids is None else len(ids),
-            max_new_tokens=generation.max_new_tokens,
-        )
+    async def _several(self, ask: Ask, copies: int) -> list[Answer]:
         try:
-            async with aclosing(steps(self.engine, generation)) as run:
-                async for step in run:
-                    if not clock.first_token:
-                        clock.first_token = monotonic()
-                        self._running += 1
-                    if step.reason is not None:
-                        self.metrics.succeeded(**clock.seconds(), tokens=step.index)
-                    yield step
-        finally:
-            self._running -= bool(clock.first_token)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._whole(ask, Clock())) for _ in range(copies)]
+        except* TeacherError as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
 
+    async def _whole(self, ask: Ask, clock: Clock) -> Answer:
+        tokens: list[Token] = []
+        async with aclosing(self._steps(ask, clock)) as run:
+            async for generation, step in run:
+                tokens.append(step.token)
+                if step.reason is not None:
+                    answer = Answer(generation, tokens, step.text, step.reason, clock.seconds())
+        if ask.parameters.decoder_input_details:
+            return replace(answer, prefill=await self.engine.prefill(answer.request))
+        return answer
 
-def _shown(request: GenerateRequest, generation: Generation, text: str) -> str:
-    return generation.prompt + text if request.parameters.return_full_text else text
-
-
-def _body(
-    request: GenerateRequest,
-    generation: Generation,
-    tokens: list[Token],
-    text: str,
-    reason: Reason,
-) -> dict[str, Any]:
-    body: dict[str, Any] = {"generated_text": _shown(request, generation, text)}
-    if request.parameters.details or request.parameters.decoder_input_details:
-        body["details"] = wire.details(
-            reason, tokens, seed=generation.sampling.seed, top_n_tokens=generation.top_n_tokens
-        )
-    return body
-
-
-def _event(request: GenerateRequest, generation: Generation, step: Step) -> dict[str, Any]:
-    text = details = None
-    if step.reason is not None:
-        text = _shown(request, generation, step.text)
-        if request.parameters.details:
+    async def _steps(self, ask: Ask, clock: Clock) -> AsyncGenerator[tuple[Generation, Step], None]:
+        with self.permits.take():
+            generation = await validate(ask, self.engine, self.settings)
+            clock.validated = monotonic()
             ids = generation.prompt_ids
-            details = {
-                "finish_reason": step.reason,
-                "generated_tokens": step.index,
-                "seed": generation.sampling.seed,
-                "input_length": None if ids is None else len(ids),
-            }
-    return wire.stream_event(
-        step.index,
-        step.token,
-        top_n_tokens=generation.top_n_tokens,
-        generated_text=text,
-        stream_details=details,
-    )
+            self.metrics.admitted(
+                input_length=None if ids is None else len(ids),
+                max_new_tokens=generation.max_new_tokens,
+            )
+            try:
+                async with aclosing(self._bounded(generation)) as run:
+                    async for step in run:
+                        if not clock.first_token:
+                            clock.first_token = monotonic()
+                            self._running += 1
+                        yield generation, step
+            except (GenerationFailed, Incomplete):
+                self._healthy = False
+                raise
+            finally:
+                self._running -= bool(clock.first_token)
+
+    async def _bounded(self, generation: Generation) -> AsyncGenerator[Step, None]:
+        """The engine's steps. Raises `Overloaded` when the first one takes too long to come."""
+        async with aclosing(steps(self.engine, generation)) as run:
+            patience = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds
+            try:
+                async with asyncio.timeout(patience):
+                    first = await anext(run)
+            except TimeoutError as error:
+                raise Overloaded(f"Model is overloaded: no token within {patience:g} s") from error
+            yield first
+            async for step in run:
+                yield step
+
+
+def best(answers: Sequence[Answer]) -> Answer:
+    """The most likely answer, with the others behind it."""
+    first, *others = sorted(answers, key=lambda answer: answer.likelihood, reverse=True)
+    return replace(first, others=tuple(others))
+
+
+def clock_of(answer: Answer, clock: Clock) -> dict[str, float]:
+    """Seconds of the answer, counted from the moment its request arrived."""
+    return {**answer.seconds, "total": monotonic() - clock.arrived}

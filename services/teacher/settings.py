@@ -17,9 +17,20 @@ class ServerSettings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535)
     api_key: SecretStr | None = None
     max_concurrent_requests: int = Field(128, ge=1)
+    max_best_of: int = Field(2, ge=1)
     max_stop_sequences: int = Field(4, ge=0)
     max_top_n_tokens: int = Field(5, ge=0)
+    max_client_batch_size: int = Field(4, ge=1)
     payload_limit: int = Field(2_000_000, ge=1)  # bytes; TGI's default
+    disable_grammar_support: bool = False
+    # One origin, or several with commas between; any when empty, as in TGI.
+    cors_allow_origin: str | None = None
+    # TGI to the letter, quirks included; without it the differences of docs/teacher.md.
+    tgi_strict: bool = False
+    # What `return_full_text: null` means on POST /; TGI decides by the model's tag on the hub.
+    return_full_text: bool = False
+    # A request without a token after this many seconds is told to come back; TGI lets it wait.
+    teacher_queue_seconds: float = Field(600, gt=0)
     compute_type: str = "cpu"
     # TGI's launcher allows running requests this long after SIGTERM, in seconds.
     graceful_termination_timeout: int = Field(90, ge=0)

@@ -1,71 +1,98 @@
 """TGI's checks of a request, in TGI's order and words (router/src/validation.rs 204-447).
 
-The length rule checks the whole of `max_new_tokens`, as TGI did up to 3.1.0.
+The length rule checks the whole of `max_new_tokens`, as TGI did up to 3.1.0; strict mode checks
+the first 1,024 of them and lets the rest run until the context is full.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.teacher.engines.base import Engine, EngineInfo, Generation, Piece, Sampling
+from services.teacher.engines.base import (
+    Conversation,
+    Engine,
+    EngineInfo,
+    Generation,
+    Grammar,
+    Piece,
+    Sampling,
+)
 from services.teacher.errors import Refused
-from services.teacher.wire import GenerateRequest, Parameters
+from services.teacher.settings import ServerSettings
+from services.teacher.wire import JsonGrammar, Parameters, RegexGrammar, SchemaGrammar
 
-# Several answers per request are not offered; this is TGI's way to say so (MAX_BEST_OF=1).
-MAX_BEST_OF = 1
+# TGI generates in pieces of this many tokens and checks the first (validation.rs 139-200).
+CHUNK = 1024
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Counts a request may not exceed; lengths are the engine's."""
+class Ask:
+    """One generation as a route wants it: the native request, and what only chat can say.
 
-    max_stop_sequences: int = 4
-    max_top_n_tokens: int = 5
+    `special` is False when a chat template has written the prompt's special tokens already.
+    """
+
+    inputs: str
+    parameters: Parameters
+    presence_penalty: float | None = None
+    conversation: Conversation | None = None
+    special: bool = True
 
 
-def check_before_permit(parameters: Parameters, *, stream: bool) -> None:
+def check_before_permit(parameters: Parameters, settings: ServerSettings, *, stream: bool) -> None:
     """What TGI refuses even when it is full."""
-    best_of = parameters.best_of
+    best_of, most = parameters.best_of, settings.max_best_of
     if stream and best_of not in (None, 1):
         raise Refused("`best_of` != 1 is not supported when streaming tokens")
     if stream and parameters.decoder_input_details:
         raise Refused("`decoder_input_details` == true is not supported when streaming tokens")
-    if best_of is not None and best_of > MAX_BEST_OF:
+    if best_of is not None and best_of > 1 == most:
         raise Refused("`best_of` != 1 is not allowed for this endpoint")
-    if best_of == 0:
-        raise Refused(f"`best_of` must be > 0 and <= {MAX_BEST_OF}. Given: 0")
+    if best_of is not None and (best_of > most or (best_of == 0 and not settings.tgi_strict)):
+        raise Refused(f"`best_of` must be > 0 and <= {most}. Given: {best_of}")
 
 
-async def validate(request: GenerateRequest, engine: Engine, limits: Limits) -> Generation:
+async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> Generation:
     """The request the engine runs. Raises `Refused`."""
-    parameters, info = request.parameters, engine.info
+    parameters, info = ask.parameters, engine.info
     check_numbers(parameters)
-    check_counts(parameters, limits)
-    if not request.inputs:
+    check_counts(parameters, settings)
+    if not ask.inputs and ask.conversation is None:
         raise Refused("`inputs` cannot be empty")
     if parameters.truncate is not None and not 1 <= parameters.truncate <= info.max_input_tokens:
         raise Refused(
             "`truncate` must be strictly positive and less than "
             f"{info.max_input_tokens}. Given: {parameters.truncate}"
         )
-    pieces = await engine.tokenize(request.inputs)
-    prompt, ids = _truncated(request.inputs, pieces, parameters.truncate)
-    new = check_length(None if ids is None else len(ids), parameters.max_new_tokens, info)
-    if parameters.grammar is not None:
-        raise Refused("grammar is not supported")
+    pieces = None
+    if ask.conversation is None:
+        pieces = await engine.tokenize(ask.inputs, special=ask.special)
+    prompt, ids = _truncated(ask.inputs, pieces, parameters.truncate)
+    new = check_length(
+        None if ids is None else len(ids),
+        parameters.max_new_tokens,
+        info,
+        strict=settings.tgi_strict,
+    )
     return Generation(
         prompt=prompt,
         prompt_ids=ids,
         max_new_tokens=new,
-        sampling=sampling(parameters),
+        sampling=sampling(parameters, ask.presence_penalty),
         stop=parameters.stop,
         top_n_tokens=parameters.top_n_tokens or 0,
+        grammar=await check_grammar(parameters, engine, settings),
+        adapter_id=parameters.adapter_id,
+        conversation=ask.conversation,
     )
 
 
 def check_numbers(parameters: Parameters) -> None:
+    if (parameters.best_of or 1) > 1 and not _asks_for_sampling(parameters):
+        raise Refused("you must use sampling when `best_of` is > 1")
     for name in ("temperature", "repetition_penalty"):
         value = getattr(parameters, name)
         if value is not None and value <= 0:
@@ -83,34 +110,73 @@ def check_numbers(parameters: Parameters) -> None:
         raise Refused("`max_new_tokens` must be strictly positive")
 
 
-def check_counts(parameters: Parameters, limits: Limits) -> None:
+def _asks_for_sampling(parameters: Parameters) -> bool:
+    """The validator's idea, wider than the sampler's: a neutral value counts too (V231-235)."""
+    given = (parameters.temperature, parameters.top_k, parameters.top_p, parameters.typical_p)
+    return parameters.do_sample or any(value is not None for value in given)
+
+
+def check_counts(parameters: Parameters, settings: ServerSettings) -> None:
     given = len(parameters.stop)
-    if given > limits.max_stop_sequences:
+    if given > settings.max_stop_sequences:
         raise Refused(
-            f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {given}"
+            f"`stop` supports up to {settings.max_stop_sequences} stop sequences. Given: {given}"
         )
-    top = parameters.top_n_tokens or 0
-    if top > limits.max_top_n_tokens:
-        raise Refused(f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {top}")
+    if parameters.seed is not None and (parameters.best_of or 1) > 1:
+        raise Refused("`seed` must not be set when `best_of` > 1")
+    top, most = parameters.top_n_tokens or 0, settings.max_top_n_tokens
+    if top > most:
+        raise Refused(f"`top_n_tokens` must be >= 0 and <= {most}. Given: {top}")
 
 
-def check_length(count: int | None, wanted: int | None, info: EngineInfo) -> int:
+def check_length(
+    count: int | None, wanted: int | None, info: EngineInfo, *, strict: bool = False
+) -> int:
     """How many tokens may be generated after `count` prompt tokens (None: unknown here)."""
     known = count or 0
-    new = max(info.max_total_tokens - known, 0) if wanted is None else wanted
-    if known + new > info.max_total_tokens:
+    room = max(info.max_total_tokens - known, 0)
+    new = room if wanted is None else wanted
+    checked = min(new, CHUNK) if strict else new
+    if known + checked > info.max_total_tokens:
         raise Refused(
             f"`inputs` tokens + `max_new_tokens` must be <= {info.max_total_tokens}. "
-            f"Given: {known} `inputs` tokens and {new} `max_new_tokens`"
+            f"Given: {known} `inputs` tokens and {checked} `max_new_tokens`"
         )
     if known > info.max_input_tokens:
         raise Refused(
             f"`inputs` must have less than {info.max_input_tokens} tokens. Given: {known}"
         )
-    return new
+    return min(new, room)
 
 
-def sampling(parameters: Parameters) -> Sampling:
+async def check_grammar(
+    parameters: Parameters, engine: Engine, settings: ServerSettings
+) -> Grammar | None:
+    if parameters.grammar is None:
+        return None
+    if settings.disable_grammar_support or not engine.info.grammar:
+        raise Refused("grammar is not supported")
+    grammar = grammar_of(parameters.grammar)
+    await engine.check_grammar(grammar)
+    return grammar
+
+
+def grammar_of(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
+    """Raises `Refused` for a schema that is no schema of an object."""
+    if isinstance(body, RegexGrammar):
+        return Grammar("regex", body.value)
+    schema = body.value if isinstance(body, JsonGrammar) else body.value.definition
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except ValueError as error:
+            raise Refused(f"grammar is not valid: {error}") from error
+    if not isinstance(schema, dict) or "properties" not in schema:
+        raise Refused("grammar is not valid: Grammar must have a 'properties' field")
+    return Grammar("json", json.dumps(schema))
+
+
+def sampling(parameters: Parameters, presence_penalty: float | None = None) -> Sampling:
     """TGI's idea of when sampling is on (server/utils/tokens.py 62-77); a seed is drawn if so."""
     do_sample = parameters.do_sample or any(
         (
@@ -130,6 +196,7 @@ def sampling(parameters: Parameters) -> Sampling:
         typical_p=parameters.typical_p,
         repetition_penalty=parameters.repetition_penalty,
         frequency_penalty=parameters.frequency_penalty,
+        presence_penalty=presence_penalty,
     )
 
 

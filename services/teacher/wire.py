@@ -6,8 +6,8 @@ unknown keys are ignored at every level. Limits are not checked here but in `val
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,10 +17,36 @@ U32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
 I32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 F32 = Annotated[float, Field(allow_inf_nan=False)]
+JSON = dict[str, Any]
 
 
 class Body(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class JsonGrammar(Body):
+    """A schema, as an object or as JSON text."""
+
+    type: Literal["json", "json_object"]
+    value: JSON | str
+
+
+class RegexGrammar(Body):
+    type: Literal["regex"]
+    value: str
+
+
+class NamedSchema(Body):
+    name: str | None = None
+    definition: JSON = Field(alias="schema")
+
+
+class SchemaGrammar(Body):
+    type: Literal["json_schema"]
+    value: NamedSchema
+
+
+GrammarBody = Annotated[JsonGrammar | RegexGrammar | SchemaGrammar, Field(discriminator="type")]
 
 
 class Parameters(Body):
@@ -41,7 +67,7 @@ class Parameters(Body):
     decoder_input_details: bool = False
     seed: U64 | None = None
     top_n_tokens: U32 | None = None
-    grammar: dict[str, Any] | None = None
+    grammar: GrammarBody | None = None
     adapter_id: str | None = None
 
 
@@ -64,7 +90,7 @@ class TokenizeRequest(Body):
     inputs: str
 
 
-def token(item: Token) -> dict[str, Any]:
+def token(item: Token) -> JSON:
     return {
         "id": item.id,
         "text": item.text,
@@ -73,27 +99,36 @@ def token(item: Token) -> dict[str, Any]:
     }
 
 
-def simple_token(piece: Piece) -> dict[str, Any]:
+def prefill_token(item: Token) -> JSON:
+    return {"id": item.id, "text": item.text, "logprob": item.logprob}
+
+
+def simple_token(piece: Piece) -> JSON:
     return {"id": piece.id, "text": piece.text, "start": piece.start, "stop": piece.stop}
 
 
 def details(
-    reason: str, tokens: Iterable[Token], *, seed: int | None, top_n_tokens: int
-) -> dict[str, Any]:
-    items = list(tokens)
-    body: dict[str, Any] = {
+    reason: str,
+    tokens: Sequence[Token],
+    *,
+    generated: int,
+    seed: int | None,
+    top_n_tokens: int,
+    prefill: Sequence[Token] = (),
+) -> JSON:
+    body: JSON = {
         "finish_reason": reason,
-        "generated_tokens": len(items),
+        "generated_tokens": generated,
         "seed": seed,
-        "prefill": [],
-        "tokens": [token(item) for item in items],
+        "prefill": [prefill_token(item) for item in prefill],
+        "tokens": [token(item) for item in tokens],
     }
     if top_n_tokens:
-        body["top_tokens"] = [top_tokens(item, top_n_tokens) for item in items]
+        body["top_tokens"] = [top_tokens(item, top_n_tokens) for item in tokens]
     return body
 
 
-def top_tokens(item: Token, count: int) -> list[dict[str, Any]]:
+def top_tokens(item: Token, count: int) -> list[JSON]:
     return [token(other) for other in item.top[:count]]
 
 
@@ -103,10 +138,10 @@ def stream_event(
     *,
     top_n_tokens: int,
     generated_text: str | None = None,
-    stream_details: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    stream_details: JSON | None = None,
+) -> JSON:
     """One event of the native stream; the two optional parts only come with the last token."""
-    body: dict[str, Any] = {"index": index, "token": token(item)}
+    body: JSON = {"index": index, "token": token(item)}
     if top_n_tokens:
         body["top_tokens"] = top_tokens(item, top_n_tokens)
     return {**body, "generated_text": generated_text, "details": stream_details}

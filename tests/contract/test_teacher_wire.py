@@ -24,8 +24,17 @@ from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import GenerationError, OverloadedError, ValidationError
 
 from services.teacher.app import create_app
-from services.teacher.engines.base import Engine, EngineInfo, Generation, Piece, Token
-from services.teacher.errors import GenerationFailed
+from services.teacher.batches import Batches
+from services.teacher.engines.base import (
+    Conversation,
+    Engine,
+    EngineInfo,
+    Generation,
+    Grammar,
+    Piece,
+    Token,
+)
+from services.teacher.errors import GenerationFailed, Refused
 from services.teacher.main import lifespan
 from services.teacher.settings import ServerSettings
 
@@ -42,16 +51,36 @@ class Scripted:
 
     info: EngineInfo = field(default_factory=lambda: EngineInfo("scripted", "test", 63, 64))
     load_seconds: float = 0.0
-    open: int = 0
     given: int = 0
+    batches: Batches = field(default_factory=Batches)
+    _open: int = 0
+
+    @property
+    def open(self) -> int:
+        return self._open
+
+    @open.setter
+    def open(self, count: int) -> None:
+        self._open = count
+        self.batches.now(rows=count, tokens=64 * count)
 
     async def start(self) -> None:
         await asyncio.sleep(self.load_seconds)
 
     async def close(self) -> None: ...
 
-    async def tokenize(self, text: str) -> Sequence[Piece]:
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece]:
         return [Piece(ord(c) % 90, c, i, i + 1) for i, c in enumerate(text)]
+
+    async def template(self, conversation: Conversation) -> str:
+        return "".join(f"{m['role'][0]}:{m['content']}\n" for m in conversation.messages) + "a:"
+
+    async def prefill(self, request: Generation) -> Sequence[Token]:
+        return [Token(i, "x", None if n == 0 else -1.0) for n, i in enumerate(request.prompt_ids)]
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        if "bad" in grammar.value:
+            raise Refused("grammar is not valid: bad")
 
     async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
         words = list(enumerate(WORDS))
@@ -296,7 +325,7 @@ def test_full_is_429_at_once_and_before_validation() -> None:
             assert reply.status_code == 429
             assert reply.json() == {"error": "Model is overloaded", "error_type": "overloaded"}
             assert int(reply.headers["retry-after"]) > 0
-            assert generate(url, best_of=2).status_code == 422
+            assert generate(url, best_of=3).status_code == 422
             with pytest.raises(OverloadedError):
                 InferenceClient(url).text_generation("a")
         wait_for(lambda: engine.open == 0)

@@ -8,10 +8,19 @@ from typing import Any
 
 import pytest
 
-from services.teacher.engines.base import EngineInfo, Generation, Piece, Token
+from services.teacher.batches import Batches
+from services.teacher.engines.base import (
+    Conversation,
+    EngineInfo,
+    Generation,
+    Grammar,
+    Piece,
+    Token,
+)
 from services.teacher.errors import Refused, Unreadable
 from services.teacher.reading import parse
-from services.teacher.validation import Limits, check_before_permit, sampling, validate
+from services.teacher.settings import ServerSettings
+from services.teacher.validation import Ask, check_before_permit, check_length, sampling, validate
 from services.teacher.wire import ABSENT, GenerateRequest, Parameters
 
 PREFIX = "Input validation error: "
@@ -21,12 +30,20 @@ class Words:
     """An engine whose tokens are the prompt's words; it only tokenizes."""
 
     info = EngineInfo("words", "test", max_input_tokens=10, max_total_tokens=16)
+    batches = Batches()
 
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    async def tokenize(self, text: str) -> Sequence[Piece]:
+    async def template(self, conversation: Conversation) -> str | None: ...
+
+    async def prefill(self, request: Generation) -> Sequence[Token]:
+        return []
+
+    async def check_grammar(self, grammar: Grammar) -> None: ...
+
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece]:
         pieces, at = [], 0
         for i, word in enumerate(text.split(" ")):
             shown = word if i == 0 else " " + word
@@ -40,13 +57,18 @@ class Words:
 
 
 def check(inputs: str = "a b c", **parameters: Any) -> Generation:
-    request = GenerateRequest(inputs=inputs, parameters=Parameters(**parameters))
-    return asyncio.run(validate(request, Words(), Limits()))
+    ask = Ask(inputs, Parameters(**parameters))
+    return asyncio.run(validate(ask, Words(), ServerSettings()))
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
+        ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),
+        (
+            {"best_of": 2, "do_sample": True, "seed": 1},
+            "`seed` must not be set when `best_of` > 1",
+        ),
         ({"temperature": 0.0}, "`temperature` must be strictly positive"),
         ({"repetition_penalty": 0.0}, "`repetition_penalty` must be strictly positive"),
         ({"frequency_penalty": 2.5}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
@@ -92,7 +114,7 @@ def test_each_limit_in_tgis_words(parameters: dict[str, Any], message: str) -> N
         ({"top_n_tokens": 6}, {"inputs": ""}),
         ({"inputs": ""}, {"truncate": 0}),
         ({"truncate": 0}, {"max_new_tokens": 99}),
-        ({"max_new_tokens": 99}, {"grammar": {}}),
+        ({"max_new_tokens": 99}, {"grammar": {"type": "regex", "value": "a"}}),
     ],
 )
 def test_the_first_wrong_one_in_tgis_order_is_named(
@@ -108,8 +130,8 @@ def test_the_first_wrong_one_in_tgis_order_is_named(
 @pytest.mark.parametrize(
     ("parameters", "stream", "message"),
     [
-        ({"best_of": 2}, False, "`best_of` != 1 is not allowed for this endpoint"),
-        ({"best_of": 0}, False, "`best_of` must be > 0 and <= 1. Given: 0"),
+        ({"best_of": 3}, False, "`best_of` must be > 0 and <= 2. Given: 3"),
+        ({"best_of": 0}, False, "`best_of` must be > 0 and <= 2. Given: 0"),
         ({"best_of": 2}, True, "`best_of` != 1 is not supported when streaming tokens"),
         (
             {"decoder_input_details": True},
@@ -120,8 +142,24 @@ def test_the_first_wrong_one_in_tgis_order_is_named(
 )
 def test_refused_before_a_permit(parameters: dict[str, Any], stream: bool, message: str) -> None:
     with pytest.raises(Refused) as refused:
-        check_before_permit(Parameters(**parameters), stream=stream)
+        check_before_permit(Parameters(**parameters), ServerSettings(), stream=stream)
     assert refused.value.message == PREFIX + message
+
+
+def test_best_of_may_be_switched_off_and_strict_mode_takes_none_for_one() -> None:
+    with pytest.raises(Refused) as refused:
+        check_before_permit(Parameters(best_of=2), ServerSettings(max_best_of=1), stream=False)
+    assert refused.value.message == PREFIX + "`best_of` != 1 is not allowed for this endpoint"
+    check_before_permit(Parameters(best_of=0), ServerSettings(tgi_strict=True), stream=False)
+
+
+def test_strict_mode_checks_the_first_chunk_and_stops_where_the_context_is_full() -> None:
+    info = EngineInfo("large", "test", max_input_tokens=1999, max_total_tokens=2000)
+    assert check_length(100, 10_000, info, strict=True) == 1900
+    with pytest.raises(Refused, match="Given: 1000 `inputs` tokens and 1024 `max_new_tokens`"):
+        check_length(1000, 10_000, info, strict=True)
+    with pytest.raises(Refused, match="10000 `max_new_tokens`"):
+        check_length(100, 10_000, info)
 
 
 def test_truncate_keeps_the_tail_and_lengths_count_after_it() -> None:

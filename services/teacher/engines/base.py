@@ -1,10 +1,12 @@
-"""The port between the wire and what generates: five members, closing a stream is the cancel."""
+"""The port between the wire and what generates; closing a stream is the cancel."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+from services.teacher.batches import Batches
 
 Ends = Literal["eos_token", "length"]
 UNKNOWN_ID = -1
@@ -18,7 +20,9 @@ class Token:
     `text` is what this token adds to the answer: "" for the earlier pieces of a character that
     spans several tokens, the whole character with its last piece. `logprob` is natural, None when
     the engine cannot tell. `ends` is set on the last token of a stream that ended by itself: with
-    the model's end token (then also `special`), or because no more tokens fit.
+    the model's end token (then also `special`), or because no more tokens fit. `count` and
+    `prompt_tokens` come with the last token of an upstream that tells them: the tokens it has
+    generated (a chunk may hold several) and read.
     """
 
     id: int
@@ -27,6 +31,8 @@ class Token:
     special: bool = False
     ends: Ends | None = None
     top: tuple[Token, ...] = ()
+    count: int | None = None
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,23 @@ class Sampling:
     typical_p: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the whole answer must match: a JSON schema as JSON text, or a regular expression."""
+
+    kind: Literal["json", "regex"]
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Chat messages as the OpenAI wire has them, and the functions the model may call."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +84,9 @@ class Generation:
     """A request that passed validation. `prompt_ids` is None when the engine has no tokenizer.
 
     The engine stops by itself at `max_new_tokens` or with a token that `ends`; `stop` is a hint for
-    engines whose chunks hold several tokens, the strings themselves are matched above.
+    engines whose chunks hold several tokens, the strings themselves are matched above. An
+    `adapter_id` that is not in `EngineInfo.adapters` means the base model, as in TGI.
+    `conversation` is set only for an engine whose `template` returned None; `prompt` is then "".
     """
 
     prompt: str
@@ -70,22 +95,35 @@ class Generation:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     top_n_tokens: int = 0
+    grammar: Grammar | None = None
+    adapter_id: str | None = None
+    conversation: Conversation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the loaded engine is: limits in tokens; `engine` is the name in TEACHER_ENGINE."""
+    """What the loaded engine is: limits in tokens; `engine` is the name in TEACHER_ENGINE.
+
+    `token_ids`, `logprobs`, `seeds` and `grammar` say what the engine really has; what it lacks is
+    null or refused, never invented. `adapters` are the ids it takes as `adapter_id`.
+    """
 
     model_id: str
     engine: str
     max_input_tokens: int
     max_total_tokens: int
     token_ids: bool = True
+    logprobs: bool = True
+    seeds: bool = True
+    grammar: bool = False
+    adapters: tuple[str, ...] = ()
     model_sha: str | None = None
 
 
 class Engine(Protocol):
     """Nothing here may block the event loop; every coroutine may be cancelled at any await."""
+
+    batches: Batches
 
     @property
     def info(self) -> EngineInfo:
@@ -96,14 +134,35 @@ class Engine(Protocol):
         """Load. Raises `Invalid` when the model can never load, anything else is a crash."""
         ...
 
-    async def tokenize(self, text: str) -> Sequence[Piece] | None:
-        """The prompt's tokens as the model sees them; None when the engine has no tokenizer."""
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece] | None:
+        """The prompt's tokens as the model sees them; None when the engine has no tokenizer.
+
+        `special`: with the tokens the tokenizer adds by itself (a chat template brings its own).
+        """
+        ...
+
+    async def template(self, conversation: Conversation) -> str | None:
+        """The prompt of a conversation, from the model's own chat template.
+
+        None when only the engine's far end knows the template (`Generation.conversation`). Raises
+        `TemplateFailed` when the model has no template or it refuses the conversation.
+        """
+        ...
+
+    async def prefill(self, request: Generation) -> Sequence[Token]:
+        """The prompt's tokens with their log-probabilities, the first one's None; empty when the
+        engine cannot tell. Raises `GenerationFailed`.
+        """
+        ...
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """Raises `Refused` when `grammar` does not compile."""
         ...
 
     def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
         """Tokens as they come. Closing the generator takes the request out of the engine.
 
-        Raises `GenerationFailed`.
+        Raises `GenerationFailed`, and `Overloaded` when an upstream has no room.
         """
         ...
 

@@ -1,0 +1,267 @@
+"""How fast the teacher answers: its engines, what HTTP costs, the upstream engine, shared prompts.
+
+    python -m benchmarks.teacher [--rounds 3] [--threads 2] [--json FILE]
+
+SmolLM2-135M, prompts of 300 tokens that share no beginning, 96 new tokens, temperature 0.7. The
+bound is a plain `transformers` loop: one `generate()` after the other on the same weights. In
+process means the same engine without HTTP, all requests submitted at once. A ratio is the median
+over rounds of the round's own ratio; the end token may come early, so tokens are counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import teacher_load as load
+from benchmarks.step_setting import SEED
+from services.teacher.engines.base import Engine, Generation, Sampling
+from services.teacher.engines.choose import BUNDLED, build, find
+from services.teacher.settings import EngineSettings
+
+MODEL = next(iter(BUNDLED))
+ENGINES = ("local", "gguf")
+CONCURRENT = (1, 8, 32)
+LOOP_PROMPTS = 2
+"""The plain loop's speed does not depend on how many prompts follow each other."""
+
+
+def settings(engine: str, threads: int) -> dict[str, str]:
+    return {
+        "TEACHER_ENGINE": engine, "MODEL_ID": MODEL, "TEACHER_THREADS": str(threads),
+        "TEACHER_SLOTS": str(max(CONCURRENT)), "MAX_TOTAL_TOKENS": "512",
+    }  # fmt: skip
+
+
+def engine_in_process(name: str, threads: int) -> Engine:
+    given = {key.lower(): value for key, value in settings(name, threads).items()}
+    return build(EngineSettings(**given))
+
+
+class Loop:
+    """`model.generate`, one prompt after the other, as a script would."""
+
+    def __init__(self, threads: int) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        torch.set_num_threads(threads)
+        path = find(MODEL)
+        named: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.float32}
+        self._model = AutoModelForCausalLM.from_pretrained(path.parent, **named).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+    def rate(self, texts: Sequence[str]) -> float:
+        """Tokens per second."""
+        made, started = 0, time.perf_counter()
+        for text in texts:
+            asked = self._tokenizer(text, return_tensors="pt")
+            out = self._model.generate(
+                **asked, do_sample=True, temperature=load.TEMPERATURE, top_k=0,
+                max_new_tokens=load.NEW_TOKENS,
+            )  # fmt: skip
+            made += out.shape[1] - asked.input_ids.shape[1]
+        return made / (time.perf_counter() - started)
+
+
+async def inside(engine: Engine, texts: Sequence[str], seed: int) -> load.Load:
+    """The same requests straight into the engine."""
+    found = load.Load()
+
+    async def one(number: int, text: str) -> None:
+        ids = tuple(piece.id for piece in await engine.tokenize(text) or ())
+        sampling = Sampling(do_sample=True, seed=seed + number, temperature=load.TEMPERATURE)
+        async for token in engine.submit(Generation(text, ids, load.NEW_TOKENS, sampling)):
+            found.tokens += 1
+            if token.ends:
+                break
+
+    started = time.perf_counter()
+    await asyncio.gather(*(one(number, text) for number, text in enumerate(texts)))
+    found.seconds = time.perf_counter() - started
+    return found
+
+
+async def prefills_for_5(engine: Engine) -> float:
+    """Prompt tokens really read for five samples of one new prompt, in prompts."""
+    [text] = load.prompts(1, seed=SEED + 999)
+    length = len(await engine.tokenize(text) or ())
+    before = engine.prefilled_tokens  # type: ignore[attr-defined]
+    await inside(engine, [text] * 5, seed=SEED)
+    read: int = engine.prefilled_tokens - before  # type: ignore[attr-defined]
+    return read / length
+
+
+def measure_engine(name: str, rounds: int, threads: int, loop: Loop) -> dict[str, Any]:
+    """One engine over HTTP at each concurrency, the loop beside it, then without HTTP."""
+    served: dict[int, list[load.Load]] = {count: [] for count in CONCURRENT}
+    looped = []
+    with load.teacher(**settings(name, threads)) as url:
+        for turn in range(-1, rounds):  # the first one warms up
+            for count in CONCURRENT:
+                bodies = _bodies(count, turn)
+                found = asyncio.run(load.burst(f"{url}/generate_stream", bodies))
+                if turn >= 0:
+                    served[count].append(found)
+            if turn >= 0:
+                looped.append(loop.rate(load.prompts(LOOP_PROMPTS, seed=SEED + turn)))
+    eight, prefills = asyncio.run(_measure_inside(name, rounds, threads))
+    return {
+        "served": served,
+        "over_generate_32": [a.rate / b for a, b in zip(served[32], looped, strict=True)],
+        "over_inprocess_8": [a.rate / b.rate for a, b in zip(served[8], eight, strict=True)],
+        "loop": statistics.median(looped),
+        "prefills_for_5": prefills,
+    }
+
+
+async def _measure_inside(name: str, rounds: int, threads: int) -> tuple[list[load.Load], float]:
+    engine = engine_in_process(name, threads)
+    await engine.start()
+    try:
+        found = [
+            await inside(engine, load.prompts(8, seed=SEED + 100 * turn + 8), seed=turn)
+            for turn in range(-1, rounds)
+        ]
+        return found[1:], await prefills_for_5(engine)
+    finally:
+        await engine.close()
+
+
+def _bodies(count: int, turn: int) -> list[dict[str, Any]]:
+    texts = load.prompts(count, seed=SEED + 100 * turn + count)
+    return [load.native_body(text, number) for number, text in enumerate(texts)]
+
+
+def measure_upstream(rounds: int) -> dict[str, Any]:
+    """A fast fake upstream called directly, and through a teacher in front of it."""
+    texts = load.prompts(32, seed=SEED, tokens=20)
+    direct, through = [], []
+    with (
+        load.fake_upstream() as far,
+        load.teacher(TEACHER_ENGINE="upstream", TEACHER_UPSTREAM_URL=far, MODEL_ID="fake") as near,
+    ):
+        for turn in range(-1, rounds):
+            asked = [load.openai_body(text, 0) for text in texts]
+            there = asyncio.run(load.burst(f"{far}/v1/completions", asked))
+            asked = [load.native_body(text, 0) for text in texts]
+            here = asyncio.run(load.burst(f"{near}/generate_stream", asked))
+            if turn >= 0:
+                direct.append(there)
+                through.append(here)
+    return {
+        "upstream_over_direct": [a.rate / b.rate for a, b in zip(through, direct, strict=True)],
+        "direct": statistics.median(found.rate for found in direct),
+        "added_first": statistics.median(
+            statistics.median(a.first) - statistics.median(b.first)
+            for a, b in zip(through, direct, strict=True)
+        ),
+    }
+
+
+def measure(rounds: int, threads: int) -> dict[str, Any]:
+    loop = Loop(threads)
+    engines = {name: measure_engine(name, rounds, threads, loop) for name in ENGINES}
+    upstream = measure_upstream(rounds)
+    better = max(ENGINES, key=lambda name: statistics.median(engines[name]["over_generate_32"]))
+    rounds_of = {
+        "over_generate_32": engines[better]["over_generate_32"],
+        "over_inprocess_8": engines[better]["over_inprocess_8"],
+        "upstream_over_direct": upstream["upstream_over_direct"],
+    }
+    prefills = {name: engines[name]["prefills_for_5"] for name in ENGINES}
+    return {
+        "ratios": {
+            **{name: statistics.median(values) for name, values in rounds_of.items()},
+            "prefills_for_5": prefills[better],
+        },
+        "ranges": {name: [min(values), max(values)] for name, values in rounds_of.items()},
+        "engines": {name: _summary(engines[name]) for name in ENGINES},
+        "upstream": {
+            "direct": upstream["direct"], "added_first_ms": 1000 * upstream["added_first"],
+        },
+        "conditions": {
+            "better_engine": better, "model": "SmolLM2-135M-Instruct Q4_1",
+            "prompt_tokens": load.PROMPT_TOKENS, "new_tokens": load.NEW_TOKENS,
+            "temperature": load.TEMPERATURE, "rounds": rounds, "threads": threads,
+            "cores": os.cpu_count(), "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "torch": torch.__version__, "seed": SEED, "upstream_rate": load.UPSTREAM_RATE,
+        },
+    }  # fmt: skip
+
+
+def _summary(found: dict[str, Any]) -> dict[str, Any]:
+    rows = {
+        str(count): {
+            "tokens_per_second": statistics.median(one.rate for one in loads),
+            "first_ms": _milliseconds([s for one in loads for s in one.first]),
+            "between_ms": _milliseconds([s for one in loads for s in one.between]),
+        }
+        for count, loads in found["served"].items()
+    }
+    return {
+        "served": rows,
+        "loop_tokens_per_second": found["loop"],
+        "over_generate_32": statistics.median(found["over_generate_32"]),
+        "over_inprocess_8": statistics.median(found["over_inprocess_8"]),
+        "prefills_for_5": found["prefills_for_5"],
+    }
+
+
+def _milliseconds(seconds: list[float]) -> dict[str, float]:
+    """The median and the 99th percentile."""
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds
+    return {"p50": 1000 * statistics.median(seconds), "p99": 1000 * cuts[-1]}
+
+
+def show(found: dict[str, Any]) -> None:
+    print(
+        f"{'engine':8}{'at once':>8}{'tok/s':>9}{'first p50/p99 ms':>22}{'between p50/p99 ms':>22}"
+    )
+    for name, engine in found["engines"].items():
+        for count, row in engine["served"].items():
+            first, between = row["first_ms"], row["between_ms"]
+            print(
+                f"{name:8}{count:>8}{row['tokens_per_second']:>9.1f}"
+                f"{first['p50']:>13.0f}/{first['p99']:>8.0f}"
+                f"{between['p50']:>13.1f}/{between['p99']:>8.1f}"
+            )
+        print(
+            f"{name:8}    over the loop ({engine['loop_tokens_per_second']:.1f} tok/s) at 32: "
+            f"{engine['over_generate_32']:.2f}, over itself in process at 8: "
+            f"{engine['over_inprocess_8']:.2f}, prefills for 5 samples: "
+            f"{engine['prefills_for_5']:.2f}"
+        )
+    upstream = found["upstream"]
+    print(
+        f"upstream    {upstream['direct']:.0f} tok/s directly; "
+        f"{upstream['added_first_ms']:.1f} ms added to the first token"
+    )
+    for name, value in found["ratios"].items():
+        low, high = found["ranges"].get(name, (value, value))
+        print(f"{name}: {value:.2f} (rounds: {low:.2f} to {high:.2f})")
+    print("conditions:", json.dumps(found["conditions"]))
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="How fast the teacher answers.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    wanted = parser.parse_args(given)
+    found = measure(wanted.rounds, wanted.threads)
+    show(found)
+    if wanted.json:
+        wanted.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""POST /v1/chat/completions (TGI's server.rs 1168-1310, chat.rs)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from services.teacher import sse, tools
+from services.teacher.conversation import Prepared
+from services.teacher.errors import TeacherError
+from services.teacher.generation import Step
+from services.teacher.openai_shapes import DONE, Shape, logprobs, usage
+from services.teacher.openai_wire import ChatRequest
+from services.teacher.session import Answer, Sessions, count, input_length
+from services.teacher.wire import JSON
+
+
+def shape(request: ChatRequest, sessions: Sessions, kind: str) -> Shape:
+    """TGI echoes any model name but its own two."""
+    named = request.model not in (None, "tgi")
+    model = request.model if named and request.model else sessions.engine.info.model_id
+    return Shape.new(kind, "chatcmpl", model, strict=sessions.settings.tgi_strict)
+
+
+async def answer(
+    sessions: Sessions, request: ChatRequest, prepared: Prepared
+) -> tuple[JSON, Answer]:
+    """The body and the answer behind it. Raises `TeacherError`."""
+    head = shape(request, sessions, "chat.completion")
+    got = await sessions.answer(prepared.ask)
+    call = None
+    if prepared.forced:
+        call = tools.read(got.text)
+        if call.name == tools.DECLINED and prepared.plain is not None:
+            call, got = None, await sessions.answer(prepared.plain)
+    elif prepared.ask.conversation is not None and tools.looks_like_call(got.text):
+        call = tools.read(got.text)
+    choice: JSON = {
+        "index": 0,
+        "message": _message(got, call, call_id(request), strict=head.strict),
+        "logprobs": logprobs(got.tokens) if request.logprobs else None,
+        "finish_reason": head.reason(got.reason) if call is None else _called(head),
+    }
+    return head.body([choice], usage=usage([(got.input_length, got.generated)])), got
+
+
+def _message(got: Answer, call: tools.Call | None, name: str, *, strict: bool) -> JSON:
+    if call is None:
+        return {"role": "assistant", "content": got.text}
+    function = {"description": None, "name": call.name, "arguments": call.arguments}
+    calls = [{"id": name, "type": "function", "function": function}]
+    # A message with a call has no key `content` in TGI, and a null one in OpenAI.
+    content = {} if strict else {"content": None}
+    return {"role": "assistant", **content, "tool_calls": calls}
+
+
+def _called(head: Shape) -> str:
+    return "stop" if head.strict else "tool_calls"
+
+
+def call_id(request: ChatRequest) -> str:
+    """Counted on from the history's calls where those are numbers, as in TGI."""
+    used = [call.id for message in request.messages for call in message.tool_calls or ()]
+    if all(each.isdecimal() for each in used):
+        return str(len(used))
+    return str(uuid.uuid4())
+
+
+async def events(
+    sessions: Sessions, request: ChatRequest, prepared: Prepared
+) -> AsyncGenerator[bytes, None]:
+    """The chunks, then `[DONE]`, also after an error."""
+    deltas = _Deltas(shape(request, sessions, "chat.completion.chunk"), request)
+    try:
+        async with aclosing(_chunks(sessions, prepared, deltas)) as run:
+            async for chunk in run:
+                yield sse.event(chunk)
+        if request.stream_options is not None and request.stream_options.include_usage:
+            yield sse.event(deltas.head.body([], usage=usage([deltas.counted])))
+    except TeacherError as error:
+        yield deltas.head.error(error)
+    yield DONE
+
+
+async def _chunks(
+    sessions: Sessions, prepared: Prepared, deltas: _Deltas
+) -> AsyncGenerator[JSON, None]:
+    declined = False
+    async with aclosing(sessions.stream(prepared.ask)) as run:
+        async for generation, step in run:
+            if step.reason is not None:
+                read = input_length(generation, step.token)
+                deltas.counted = (read, count(step.token, step.index))
+            if not prepared.forced:
+                native = prepared.ask.conversation is not None
+                yield deltas.upstream(step) if native else deltas.words(step)
+                continue
+            for chunk in deltas.call(step):
+                yield chunk
+            if declined := deltas.calls.name == tools.DECLINED:
+                break
+    if declined and prepared.plain is not None:
+        again = Prepared(prepared.plain)
+        async with aclosing(_chunks(sessions, again, deltas)) as run_plain:
+            async for chunk in run_plain:
+                yield chunk
+
+
+@dataclass
+class _Deltas:
+    """One stream's chunks; it remembers whether a role was said and which call is being made."""
+
+    head: Shape
+    request: ChatRequest
+    counted: tuple[int | None, int] = (None, 0)
+    calls: tools.CallStream = field(default_factory=tools.CallStream)
+    _begun: bool = False
+    _called: bool = False
+
+    def words(self, step: Step) -> JSON:
+        token = step.token
+        shown = "" if token.special else token.text
+        return self._chunk(step, {"content": shown})
+
+    def upstream(self, step: Step) -> JSON:
+        """An upstream makes its calls itself; they come as one piece of text."""
+        if not tools.looks_like_call(step.token.text):
+            return self._chunk(step, {"content": step.token.text})
+        call = tools.read(step.token.text)
+        self._called = True
+        return self._chunk(step, self._call(call.name, call.arguments))
+
+    def call(self, step: Step) -> list[JSON]:
+        """Nothing until the name is known. TGI ends such a stream without a last chunk."""
+        before = self.calls.name
+        piece = self.calls.feed("" if step.token.special else step.token.text)
+        name = self.calls.name
+        if name == tools.DECLINED:
+            return []
+        self._called = name is not None
+        chunks = []
+        if piece:
+            delta = self._call(name if before is None else None, piece)
+            chunks.append(self._chunk(None, delta))
+        if step.reason is not None and not self.head.strict:
+            chunks.append(self._chunk(step, {}))
+        return chunks
+
+    def _call(self, name: str | None, arguments: str) -> JSON:
+        call: JSON = {"index": 0}
+        if name is not None or self.head.strict:
+            call |= {"id": call_id(self.request), "type": "function"}
+        function: JSON = {"arguments": arguments}
+        if name is not None or self.head.strict:
+            function = {"name": name, **function}
+        return {"tool_calls": [{**call, "function": function}]}
+
+    def _chunk(self, step: Step | None, delta: JSON) -> JSON:
+        if self.head.strict or not self._begun:
+            delta = {"role": "assistant", **delta}
+        self._begun, reason = True, None
+        if step is not None and step.reason is not None:
+            complete = self._called and step.reason != "length"
+            reason = _called(self.head) if complete else self.head.reason(step.reason)
+        shown = None
+        if step is not None and self.request.logprobs and "content" in delta:
+            shown = logprobs([step.token])
+        choice = {"index": 0, "delta": delta, "logprobs": shown, "finish_reason": reason}
+        return self.head.body([choice], usage=None)

@@ -1,0 +1,126 @@
+"""From a chat request to a prompt: template, functions in words, a last message to continue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from services.teacher import tools
+from services.teacher.engines.base import Conversation, Engine
+from services.teacher.errors import Refused, ToolFailed
+from services.teacher.openai_wire import ChatRequest, Function, ImagePart, Message, TextPart
+from services.teacher.session import Sessions
+from services.teacher.validation import Ask
+from services.teacher.wire import JSON
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What to run. `plain` is the same without functions, for a model that declines to call one.
+
+    `forced`: the answer is a call because a grammar makes it one.
+    """
+
+    ask: Ask
+    forced: bool = False
+    plain: Ask | None = None
+
+
+async def prepare(request: ChatRequest, sessions: Sessions) -> Prepared:
+    """Raises `ToolFailed`, `TemplateFailed`, `Refused`."""
+    engine, strict = sessions.engine, sessions.settings.tgi_strict
+    if request.response_format is not None and request.tools is not None:
+        raise ToolFailed("Grammar and tools are mutually exclusive")
+    functions = tools.offered(request.tools, request.tool_choice)
+    messages = tuple(_message(message, strict=strict) for message in request.messages)
+    plain = await _ask(request, engine, messages, strict=strict)
+    if not functions:
+        return Prepared(plain)
+    prompt = request.tool_prompt
+    asked = await _ask(request, engine, messages, strict=strict, functions=functions, prompt=prompt)
+    if asked.conversation is not None:
+        return Prepared(asked)
+    if sessions.settings.disable_grammar_support or not engine.info.grammar:
+        raise ToolFailed("this engine has no grammars, so it cannot call functions")
+    parameters = asked.parameters.model_copy(update={"grammar": tools.grammar(functions)})
+    return Prepared(replace(asked, parameters=parameters), forced=True, plain=plain)
+
+
+async def render(request: ChatRequest, engine: Engine, *, strict: bool) -> str:
+    """The prompt that the chat template makes; "" when only the upstream knows it."""
+    messages = tuple(_message(message, strict=strict) for message in request.messages)
+    return (await _ask(request, engine, messages, strict=strict)).inputs
+
+
+async def _ask(
+    request: ChatRequest,
+    engine: Engine,
+    messages: tuple[JSON, ...],
+    *,
+    strict: bool,
+    functions: Sequence[Function] = (),
+    prompt: str | None = None,
+) -> Ask:
+    """TGI reads `presence_penalty` as a repetition penalty of 2 more (lib.rs 960)."""
+    penalty = request.presence_penalty
+    as_repetition = penalty + 2.0 if strict and penalty is not None else None
+    parameters = request.parameters(
+        repetition_penalty=as_repetition,
+        top_n_tokens=request.top_logprobs,
+        grammar=request.response_format,
+        details=True,
+    )
+    shown = tuple(
+        {"type": "function", "function": function.model_dump(exclude_none=True)}
+        for function in functions
+        if function.name != tools.DECLINED
+    )
+    text = await engine.template(Conversation(messages, shown))
+    rest = None if strict else penalty
+    if text is None:
+        return Ask("", parameters, rest, Conversation(messages, shown))
+    if functions:
+        words = tools.described(functions, prompt)
+        text = await engine.template(Conversation(_with_words(messages, words), shown)) or text
+    return Ask(_continued(text, messages), parameters, rest, special=False)
+
+
+def _message(message: Message, *, strict: bool) -> JSON:
+    """As chat templates read it: the content one text, absent parts left out."""
+    body: JSON = {"role": message.role, "content": _text(message, strict=strict)}
+    if message.name is not None:
+        body["name"] = message.name
+    if message.tool_call_id is not None:
+        body["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        body["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+    return body
+
+
+def _text(message: Message, *, strict: bool) -> str:
+    """Images are never fetched; TGI writes their addresses into the text."""
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    return "".join(_part(part, strict=strict) for part in message.content)
+
+
+def _part(part: TextPart | ImagePart, *, strict: bool) -> str:
+    if isinstance(part, TextPart):
+        return part.text
+    if not strict:
+        raise Refused("`messages` holds an image, which this model cannot read: send text only")
+    return f"![]({part.image_url.url})"
+
+
+def _with_words(messages: tuple[JSON, ...], words: str) -> tuple[JSON, ...]:
+    *before, last = messages or ({"role": "user", "content": ""},)
+    return (*before, {**last, "content": last["content"] + words})
+
+
+def _continued(text: str, messages: tuple[JSON, ...]) -> str:
+    """Cut behind a last message of the assistant, which the model then goes on with."""
+    if not messages or messages[-1]["role"] != "assistant" or not messages[-1]["content"]:
+        return text
+    content = messages[-1]["content"].strip()
+    at = text.rfind(content)
+    return text if at < 0 else text[: at + len(content)]

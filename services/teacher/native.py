@@ -1,0 +1,85 @@
+"""The native routes' answers and streams, in TGI's shapes (TGI's lib.rs, server.rs 273-680)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from services.teacher import sse, wire
+from services.teacher.engines.base import Generation
+from services.teacher.errors import Incomplete, TeacherError
+from services.teacher.generation import Step
+from services.teacher.session import Answer, Sessions, count, input_length
+from services.teacher.validation import Ask
+from services.teacher.wire import JSON, Parameters
+
+
+def body(answer: Answer, parameters: Parameters, *, full: bool = False) -> JSON:
+    """`full`: with the prompt in front, unless the request says otherwise."""
+    text = shown(answer.request, parameters, answer.text, full=full)
+    if not (parameters.details or parameters.decoder_input_details):
+        return {"generated_text": text}
+    others = [
+        {
+            "generated_text": shown(other.request, parameters, other.text, full=full),
+            **_details(other),
+        }
+        for other in answer.others
+    ]
+    details = _details(answer)
+    if others:
+        top = {"top_tokens": details.pop("top_tokens")} if "top_tokens" in details else {}
+        details = {**details, "best_of_sequences": others, **top}
+    return {"generated_text": text, "details": details}
+
+
+def _details(answer: Answer) -> JSON:
+    return wire.details(
+        answer.reason,
+        answer.tokens,
+        generated=answer.generated,
+        seed=answer.request.sampling.seed,
+        top_n_tokens=answer.request.top_n_tokens,
+        prefill=answer.prefill,
+    )
+
+
+def shown(generation: Generation, parameters: Parameters, text: str, *, full: bool) -> str:
+    asked = parameters.return_full_text
+    return generation.prompt + text if (full if asked is None else asked) else text
+
+
+async def events(
+    sessions: Sessions, ask: Ask, *, full: bool = False
+) -> AsyncGenerator[bytes, None]:
+    """The native stream. Errors become its last event, as in TGI the status is 200 by then."""
+    try:
+        async with aclosing(sessions.stream(ask)) as run:
+            async for generation, step in run:
+                yield sse.event(_event(ask.parameters, generation, step, full=full))
+    except Incomplete as error:
+        yield sse.event(
+            {"error": f"{error.message} stream", "error_type": f"{error.error_type}_stream"}
+        )
+    except TeacherError as error:
+        yield sse.event(error.body())
+
+
+def _event(parameters: Parameters, generation: Generation, step: Step, *, full: bool) -> JSON:
+    text = details = None
+    if step.reason is not None:
+        text = shown(generation, parameters, step.text, full=full)
+        if parameters.details:
+            details = {
+                "finish_reason": step.reason,
+                "generated_tokens": count(step.token, step.index),
+                "seed": generation.sampling.seed,
+                "input_length": input_length(generation, step.token),
+            }
+    return wire.stream_event(
+        step.index,
+        step.token,
+        top_n_tokens=generation.top_n_tokens,
+        generated_text=text,
+        stream_details=details,
+    )

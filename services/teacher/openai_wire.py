@@ -1,0 +1,188 @@
+"""Request bodies of the OpenAI-compatible routes, as TGI reads them, and what we read besides.
+
+`loosened` turns what OpenAI's own clients send into what these models take; strict mode goes
+without it, and then refuses what TGI refuses.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from services.teacher.wire import F32, JSON, U32, U64, Body, GrammarBody, Parameters
+
+ANY_OBJECT: JSON = {"type": "object", "properties": {}, "additionalProperties": True}
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class Sampled(Body):
+    """What the two routes share."""
+
+    model: str | None = None
+    max_tokens: U32 | None = None
+    temperature: F32 | None = None
+    top_p: F32 | None = None
+    frequency_penalty: F32 | None = None
+    presence_penalty: F32 | None = None
+    seed: U64 | None = None
+    stop: tuple[str, ...] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """How many tokens may be generated."""
+        return self.max_tokens
+
+    def parameters(self, **more: Any) -> Parameters:
+        """As native parameters: a temperature of exactly 0 is greedy, anything else samples."""
+        greedy = self.temperature == 0
+        return Parameters(
+            max_new_tokens=self.limit,
+            do_sample=not greedy,
+            temperature=None if greedy else self.temperature,
+            top_p=self.top_p,
+            frequency_penalty=self.frequency_penalty,
+            seed=self.seed,
+            stop=self.stop or (),
+            # TGI's router: `model` is the adapter, any unknown one the base model.
+            adapter_id=None if self.model == "tgi" else self.model,
+            **more,
+        )
+
+
+class CompletionRequest(Sampled):
+    prompt: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    repetition_penalty: F32 | None = None
+    suffix: str | None = None
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class ImageURL(Body):
+    url: str
+
+
+class ImagePart(Body):
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+class CalledFunction(Body):
+    name: str
+    arguments: Any = None
+
+
+class ToolCall(Body):
+    id: str
+    type: str
+    function: CalledFunction
+
+
+class Message(Body):
+    role: str
+    content: (
+        str | tuple[Annotated[TextPart | ImagePart, Field(discriminator="type")], ...] | None
+    ) = None
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("`content` may be missing beside `tool_calls` only")
+        return self
+
+
+class Function(Body):
+    name: str
+    description: str | None = None
+    parameters: JSON = Field(default_factory=lambda: {"type": "object", "properties": {}})
+
+
+class Tool(Body):
+    type: str
+    function: Function
+
+
+class NamedFunction(Body):
+    name: str
+
+
+class NamedChoice(Body):
+    function: NamedFunction
+
+
+class ChatRequest(Sampled):
+    messages: tuple[Message, ...]
+    max_completion_tokens: U32 | None = None
+    logprobs: bool | None = None
+    top_logprobs: U32 | None = None
+    tools: tuple[Tool, ...] | None = None
+    tool_choice: str | NamedChoice | None = None
+    tool_prompt: str | None = None
+    response_format: GrammarBody | None = None
+    logit_bias: tuple[F32, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        """To serde the two are one field under two names."""
+        if {"max_tokens", "max_completion_tokens"} <= self.model_fields_set:
+            raise ValueError("duplicate field `max_tokens`")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
+
+
+class TokenizeChatRequest(ChatRequest):
+    """POST /chat_tokenize: the conversation counts, the rest is ignored."""
+
+
+def loosened(data: Any) -> Any:
+    """OpenAI's own forms in TGI's: one `stop` string, `top_p` 1.0, `logit_bias` by token, null
+    for what has a default, both names of the limit, `response_format` with `json_schema`.
+    """
+    if not isinstance(data, dict):
+        return data
+    body = dict(data)
+    if isinstance(body.get("stop"), str):
+        body["stop"] = [body["stop"]]
+    if body.get("top_p") in (1, 1.0) and not isinstance(body["top_p"], bool):
+        body["top_p"] = None
+    if isinstance(body.get("logit_bias"), dict):
+        del body["logit_bias"]
+    if body.get("stream", False) is None:
+        del body["stream"]
+    if body.get("max_completion_tokens") is not None:
+        body.pop("max_tokens", None)
+    elif "max_tokens" in body:
+        body.pop("max_completion_tokens", None)
+    if isinstance(body.get("response_format"), dict):
+        body["response_format"] = _format(body["response_format"])
+    return body
+
+
+def _format(given: JSON) -> JSON | None:
+    if given.get("type") == "text":
+        return None
+    if "value" in given:
+        return given
+    if given.get("type") == "json_object":
+        return {**given, "value": ANY_OBJECT}
+    if given.get("type") == "json_schema" and "json_schema" in given:
+        return {**given, "value": given["json_schema"]}
+    return given

@@ -1,0 +1,90 @@
+"""What SageMaker (/invocations) and Vertex AI (/vertex) call: the other routes' bodies, wrapped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from services.teacher import conversation
+from services.teacher.errors import PredictionFailed, TeacherError, Unreadable
+from services.teacher.openai_wire import ChatRequest, CompletionRequest, loosened
+from services.teacher.routes.answering import GONE, Routes
+from services.teacher.routes.native import either
+from services.teacher.routes.openai import completed, talked
+from services.teacher.session import Answer
+from services.teacher.validation import Ask
+from services.teacher.wire import Body, CompatRequest, GenerateRequest, Parameters
+
+NO_SHAPE = (
+    "Failed to deserialize the JSON body into the target type: "
+    "it needs `inputs`, `messages` or `prompt`"
+)
+
+
+class VertexRequest(Body):
+    instances: Annotated[tuple[GenerateRequest | ChatRequest, ...], Field(min_length=1)]
+
+
+def router(routes: Routes) -> APIRouter:
+    loosen = None if routes.sessions.settings.tgi_strict else loosened
+
+    @routes.post("/invocations", CompatRequest, ChatRequest, CompletionRequest)
+    async def invocations(request: Request) -> Response:
+        data = await routes.raw(request)
+        keys = _keys(data)
+        if "inputs" in keys:
+            return await either(routes, request, routes.parsed(CompatRequest, data))
+        if "messages" in keys:
+            return await talked(routes, request, routes.parsed(ChatRequest, data, loosen))
+        if "prompt" in keys:
+            return await completed(routes, request, routes.parsed(CompletionRequest, data, loosen))
+        if keys:
+            raise Unreadable(NO_SHAPE, 422)
+        return await either(routes, request, routes.parsed(CompatRequest, data))
+
+    @routes.post("/vertex", VertexRequest)
+    async def vertex(request: Request) -> Response:
+        body = await routes.read(request, VertexRequest)
+        answers = await routes.connected(request, _predict(routes, body))
+        if answers is None:
+            return GONE
+        content = {"predictions": [answer.text for answer in answers]}
+        characters = sum(len(answer.request.prompt) for answer in answers)
+        return routes.respond(content, answers, characters=characters)
+
+    return routes.router
+
+
+def _keys(data: bytes) -> set[str]:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return set()
+    return set(body) if isinstance(body, dict) else set()
+
+
+async def _predict(routes: Routes, body: VertexRequest) -> list[Answer]:
+    """Every instance at once. Raises `PredictionFailed` for whatever went wrong with one."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_one(routes, each)) for each in body.instances]
+    except* TeacherError as errors:
+        raise PredictionFailed from errors.exceptions[0]
+    return [task.result() for task in tasks]
+
+
+async def _one(routes: Routes, instance: GenerateRequest | ChatRequest) -> Answer:
+    """TGI takes only the length and the seed from a native instance, and samples."""
+    sessions = routes.sessions
+    if isinstance(instance, ChatRequest):
+        return await sessions.answer((await conversation.prepare(instance, sessions)).ask)
+    given = instance.parameters
+    parameters = Parameters(
+        do_sample=True, max_new_tokens=given.max_new_tokens, seed=given.seed, details=True
+    )
+    return await sessions.answer(Ask(instance.inputs, parameters))

@@ -1,0 +1,72 @@
+"""The routes OpenAI's clients call, and /chat_tokenize, which reads the same conversation."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from services.teacher import chat, completions, conversation, wire
+from services.teacher.openai_wire import (
+    ChatRequest,
+    CompletionRequest,
+    TokenizeChatRequest,
+    loosened,
+)
+from services.teacher.routes.answering import GONE, Routes
+from services.teacher.wire import JSON
+
+
+def router(routes: Routes) -> APIRouter:
+    loosen = None if routes.sessions.settings.tgi_strict else loosened
+
+    @routes.post("/v1/completions", CompletionRequest)
+    async def complete(request: Request) -> Response:
+        return await completed(
+            routes, request, await routes.read(request, CompletionRequest, loosen)
+        )
+
+    @routes.post("/v1/chat/completions", ChatRequest)
+    async def talk(request: Request) -> Response:
+        return await talked(routes, request, await routes.read(request, ChatRequest, loosen))
+
+    @routes.post("/chat_tokenize", TokenizeChatRequest, guarded=False)
+    async def chat_tokenize(request: Request) -> JSON:
+        body = await routes.read(request, TokenizeChatRequest, loosen)
+        sessions = routes.sessions
+        text = await conversation.render(body, sessions.engine, strict=sessions.settings.tgi_strict)
+        pieces = await sessions.engine.tokenize(text, special=False) if text else None
+        if pieces is None:
+            raise HTTPException(404, "this engine has no tokenizer")
+        return {
+            "tokenize_response": [wire.simple_token(piece) for piece in pieces],
+            "templated_text": text,
+        }
+
+    return routes.router
+
+
+async def completed(routes: Routes, request: Request, body: CompletionRequest) -> Response:
+    sessions = routes.sessions
+    asks = completions.prepare(body, sessions)
+    characters = sum(len(prompt) for prompt in body.prompts)
+    if body.stream:
+        counted = body.stream_options is not None and body.stream_options.include_usage
+        events = completions.events(sessions, asks, include_usage=counted)
+        return routes.stream(events, characters=characters)
+    got = await routes.connected(request, completions.answer(sessions, asks))
+    if got is None:
+        return GONE
+    return routes.respond(got[0], got[1], characters=characters, whole=False)
+
+
+async def talked(routes: Routes, request: Request, body: ChatRequest) -> Response:
+    sessions = routes.sessions
+    prepared = await conversation.prepare(body, sessions)
+    characters = len(prepared.ask.inputs)
+    if body.stream:
+        return routes.stream(chat.events(sessions, body, prepared), characters=characters)
+    got = await routes.connected(request, chat.answer(sessions, body, prepared))
+    if got is None:
+        return GONE
+    return routes.respond(got[0], [got[1]], characters=characters)

@@ -1,0 +1,80 @@
+"""What the server says about itself: health, info, models, metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+import qcrd
+from services.teacher.session import Sessions
+from services.teacher.wire import JSON
+
+
+def router(sessions: Sessions) -> APIRouter:
+    routes = APIRouter()
+    unhealthy: dict[int | str, JSON] = {
+        503: {"description": "the model is loading, or its last generation failed"}
+    }
+
+    @routes.get("/", responses=unhealthy)
+    @routes.get("/health", responses=unhealthy)
+    @routes.get("/ping", responses=unhealthy)
+    async def health() -> Response:
+        if await sessions.healthy():
+            return Response()
+        return JSONResponse({"error": "unhealthy", "error_type": "healthcheck"}, 503)
+
+    @routes.get("/ready", responses=unhealthy)
+    async def ready() -> Response:
+        return await health()
+
+    @routes.get("/info")
+    async def info() -> JSON:
+        sessions.check_ready()
+        return about(sessions)
+
+    @routes.get("/v1/models")
+    async def models() -> JSON:
+        sessions.check_ready()
+        name = sessions.engine.info.model_id
+        model = {"id": name, "object": "model", "created": 0, "owned_by": name}
+        return {"object": "list", "data": [model]}
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        return Response(sessions.exposition(), media_type="text/plain; version=0.0.4")
+
+    return routes
+
+
+def about(sessions: Sessions) -> JSON:
+    """TGI's keys, then ours: which engine runs, and what of its answers is real."""
+    info, settings = sessions.engine.info, sessions.settings
+    body: JSON = {
+        "model_id": info.model_id,
+        "model_sha": info.model_sha,
+        "model_pipeline_tag": "text-generation",
+        "max_concurrent_requests": sessions.permits.count,
+        "max_best_of": settings.max_best_of,
+        "max_stop_sequences": settings.max_stop_sequences,
+        "max_input_tokens": info.max_input_tokens,
+        "max_total_tokens": info.max_total_tokens,
+        "validation_workers": 1,
+        "max_client_batch_size": settings.max_client_batch_size,
+        "router": "text-generation-router" if settings.tgi_strict else "qcrd-teacher",
+        "version": qcrd.__version__,
+        "sha": None,
+        "docker_label": None,
+    }
+    if settings.tgi_strict:
+        return body
+    return {
+        **body,
+        "engine": info.engine,
+        "token_ids": info.token_ids,
+        "logprobs": info.logprobs,
+        "seeds": info.seeds,
+        "grammar": info.grammar and not settings.disable_grammar_support,
+        "adapters": list(info.adapters),
+        "max_top_n_tokens": settings.max_top_n_tokens,
+    }

@@ -1,0 +1,114 @@
+"""Function calls: the grammar, the words, reading a call whole and in any pieces."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.teacher import tools
+from services.teacher.errors import ToolFailed
+from services.teacher.openai_wire import ChatRequest, loosened
+from services.teacher.reading import parse
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "at": {"$ref": "#/$defs/hour"}},
+            "required": ["city"],
+            "$defs": {"hour": {"type": "integer"}},
+        },
+    },
+}
+TIME = {"type": "function", "function": {"name": "time"}}
+
+
+def request(**more: Any) -> ChatRequest:
+    body = {"messages": [{"role": "user", "content": "hi"}], "tools": [WEATHER, TIME], **more}
+    return parse(ChatRequest, json.dumps(body).encode(), loosened)
+
+
+def names(**more: Any) -> list[str]:
+    asked = request(**more)
+    return [function.name for function in tools.offered(asked.tools, asked.tool_choice)]
+
+
+def test_a_choice_offers_what_it_names() -> None:
+    assert names() == names(tool_choice="auto") == ["weather", "time", "no_tool"]
+    assert names(tool_choice="none") == names(tools=[]) == []
+    assert names(tool_choice="required") == ["weather", "time"]
+    assert names(tool_choice="time") == ["time"]
+    assert names(tool_choice={"type": "function", "function": {"name": "weather"}}) == ["weather"]
+    with pytest.raises(ToolFailed, match="Tool with name rain not found"):
+        names(tool_choice="rain")
+
+
+def test_the_grammar_puts_the_name_first_and_keeps_references_whole() -> None:
+    asked = request(tool_choice="required")
+    value = tools.grammar(tools.offered(asked.tools, asked.tool_choice)).value
+    assert isinstance(value, dict)
+    weather, time = value["properties"]["function"]["anyOf"]
+    assert list(weather["properties"]) == ["_name", "city", "at"]
+    assert weather["required"] == ["_name", "city"]
+    assert time["properties"] == {"_name": {"type": "string", "const": "time"}}
+    assert value["$defs"] == {"hour": {"type": "integer"}}
+
+
+def test_a_call_is_read_and_anything_else_is_named() -> None:
+    text = '{"function": {"_name": "weather", "city": "Ulm", "at": 3}}'
+    assert tools.read(text) == tools.Call("weather", '{"city":"Ulm","at":3}')
+    for broken in ('{"function": {"_name": "wea', "[]", '{"function": 1}', "word"):
+        with pytest.raises(ToolFailed, match="Failed to parse generated text"):
+            tools.read(broken)
+
+
+ARGUMENTS = st.dictionaries(
+    st.text(min_size=1).filter(lambda key: key != "_name"),
+    st.recursive(st.text() | st.integers() | st.booleans(), lambda inner: st.lists(inner)),
+)
+
+
+@given(arguments=ARGUMENTS, seed=st.randoms(use_true_random=False), ascii=st.booleans())
+def test_pieces_join_to_the_arguments(arguments: dict[str, Any], seed: Any, ascii: bool) -> None:
+    call = {"function": {"_name": "weather", **arguments}}
+    text = json.dumps(call, ensure_ascii=ascii)
+    stream, got = tools.CallStream(), ""
+    while text:
+        size = seed.randint(1, 9)
+        got += stream.feed(text[:size])
+        text = text[size:]
+    assert stream.name == "weather"
+    assert json.loads(got) == arguments
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "expected"),
+    [
+        ({"stop": "x"}, "stop", ("x",)),
+        ({"top_p": 1.0}, "top_p", None),
+        ({"logit_bias": {"5": 1}}, "logit_bias", None),
+        ({"stream_options": None}, "stream_options", None),
+        ({"max_tokens": 3, "max_completion_tokens": 5}, "limit", 5),
+        ({"max_completion_tokens": 5}, "limit", 5),
+        ({"response_format": {"type": "text"}}, "response_format", None),
+    ],
+)
+def test_openais_own_forms(given: dict[str, Any], name: str, expected: Any) -> None:
+    assert getattr(request(**given), name) == expected
+
+
+def test_openais_response_formats() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    asked = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
+    given = request(response_format=asked).response_format
+    assert given is not None
+    assert given.value.definition == schema
+    bare = request(response_format={"type": "json_object"}).response_format
+    assert bare is not None
+    assert "properties" in bare.value
