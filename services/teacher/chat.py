@@ -77,7 +77,7 @@ async def events(
         async with aclosing(_chunks(sessions, prepared, deltas)) as run:
             async for chunk in run:
                 yield sse.event(chunk)
-        if request.stream_options is not None and request.stream_options.include_usage:
+        if request.stream_options.include_usage:
             yield sse.event(deltas.head.body([], usage=usage([deltas.counted])))
     except TeacherError as error:
         yield deltas.head.error(error)

@@ -31,7 +31,7 @@ class Sampled(Body):
     seed: U64 | None = None
     stop: tuple[str, ...] | None = None
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions = StreamOptions()
 
     @property
     def limit(self) -> int | None:
@@ -165,8 +165,9 @@ def loosened(data: Any) -> Any:
         body["top_p"] = None
     if isinstance(body.get("logit_bias"), dict):
         del body["logit_bias"]
-    if body.get("stream", False) is None:
-        del body["stream"]
+    for name in ("stream", "stream_options"):
+        if name in body and body[name] is None:
+            del body[name]
     if body.get("max_completion_tokens") is not None:
         body.pop("max_tokens", None)
     elif "max_tokens" in body:

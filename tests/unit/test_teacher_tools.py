@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.teacher import tools
 from services.teacher.errors import ToolFailed
-from services.teacher.openai_wire import ChatRequest, loosened
+from services.teacher.openai_wire import ChatRequest, StreamOptions, loosened
 from services.teacher.reading import parse
 
 WEATHER = {
@@ -93,7 +93,7 @@ def test_pieces_join_to_the_arguments(arguments: dict[str, Any], seed: Any, asci
         ({"stop": "x"}, "stop", ("x",)),
         ({"top_p": 1.0}, "top_p", None),
         ({"logit_bias": {"5": 1}}, "logit_bias", None),
-        ({"stream_options": None}, "stream_options", None),
+        ({"stream_options": None}, "stream_options", StreamOptions()),
         ({"max_tokens": 3, "max_completion_tokens": 5}, "limit", 5),
         ({"max_completion_tokens": 5}, "limit", 5),
         ({"response_format": {"type": "text"}}, "response_format", None),

@@ -51,7 +51,7 @@ async def completed(routes: Routes, request: Request, body: CompletionRequest) -
     asks = completions.prepare(body, sessions)
     characters = sum(len(prompt) for prompt in body.prompts)
     if body.stream:
-        counted = body.stream_options is not None and body.stream_options.include_usage
+        counted = body.stream_options.include_usage
         events = completions.events(sessions, asks, include_usage=counted)
         return routes.stream(events, characters=characters)
     got = await routes.connected(request, completions.answer(sessions, asks))
