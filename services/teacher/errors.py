@@ -102,6 +102,7 @@ class GenerationFailed(TeacherError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"Request failed during generation: {reason}")
+        self.reason = reason
 
 
 class Incomplete(TeacherError):

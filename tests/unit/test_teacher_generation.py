@@ -17,8 +17,9 @@ from services.teacher import sse
 from services.teacher.engines.base import UNKNOWN_ID, Sampling, Token
 from services.teacher.engines.choose import build
 from services.teacher.engines.detokenize import Detokenizer
+from services.teacher.engines.gates import HEAD, PrefixGate
 from services.teacher.engines.gguf import ChunkDecoder, fold
-from services.teacher.engines.llama import HEAD, PrefixGate, locate
+from services.teacher.engines.llama import locate
 from services.teacher.engines.sampling import choose, keep_top_k, keep_top_p, keep_typical
 from services.teacher.engines.upstream import cut
 from services.teacher.errors import GenerationFailed

@@ -8,27 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from services.teacher.engines import llama
+from services.teacher.batches import Batches
+from services.teacher.engines import grammars, llama
 from services.teacher.engines.base import (
     UNKNOWN_ID,
+    Conversation,
     Ends,
     EngineInfo,
     Generation,
+    Grammar,
     Piece,
     Sampling,
     Token,
 )
+from services.teacher.engines.gates import PrefixGate, SampleGate
 from services.teacher.errors import GenerationFailed
 
 Chunk = dict[str, Any]
 # Enough for a few-shot prompt and its reasoning; 32 sequences of a 135M model then take 0.75 GB.
 DEFAULT_CONTEXT = 1024
+# A prompt of one token: any task makes llama.cpp keep the states of idle slots.
+NUDGE = "a"
 _END = object()
 
 
@@ -44,10 +51,16 @@ class GgufEngine:
         max_input_tokens: int | None,
     ) -> None:
         total = max_total_tokens or DEFAULT_CONTEXT
-        self._info = EngineInfo(model_id, "gguf", max_input_tokens or total - 1, total)
+        self._info = EngineInfo(
+            model_id, "gguf", max_input_tokens or total - 1, total, grammar=True
+        )
+        self.batches = Batches(max_total_tokens=slots * total)
         self._path, self._threads, self._slots = path, threads, slots
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="gguf")
-        self._gate = llama.PrefixGate()
+        self._heads, self._samples = PrefixGate(), SampleGate()
+        self._counting = threading.Lock()
+        self._rows = self._row_tokens = 0
+        self.prefilled_tokens = 0
         self._special: dict[int, str] = {}
         self._server: Any = None
         self._tokenizer: llama.Tokenizer | None = None
@@ -68,9 +81,20 @@ class GgufEngine:
         )
         self._tokenizer = llama.Tokenizer(self._server.listening_address, key)
 
-    async def tokenize(self, text: str) -> Sequence[Piece]:
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece]:
         assert self._tokenizer is not None
-        return await self._tokenizer.pieces(text)
+        return await self._tokenizer.pieces(text, special=special)
+
+    async def template(self, conversation: Conversation) -> str:
+        assert self._tokenizer is not None
+        return await self._tokenizer.template(conversation)
+
+    async def prefill(self, request: Generation) -> Sequence[Token]:
+        """llama.cpp's completions tell nothing about the prompt's tokens."""
+        return ()
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        await asyncio.to_thread(grammars.check, grammar)
 
     async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
         loop = asyncio.get_running_loop()
@@ -81,14 +105,15 @@ class GgufEngine:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
             return closed.is_set()
 
-        work = self._pool.submit(self._generate, request, hand_over, closed)
-        work.add_done_callback(lambda _: hand_over(_END))
-        try:
-            async for token in self._tokens(inbox, work):
-                yield token
-        finally:
-            closed.set()
-            work.cancel()
+        with self._samples.expecting(request.prompt):
+            work = self._pool.submit(self._generate, request, hand_over, closed)
+            work.add_done_callback(lambda _: hand_over(_END))
+            try:
+                async for token in self._tokens(inbox, work):
+                    yield token
+            finally:
+                closed.set()
+                work.cancel()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
@@ -98,13 +123,58 @@ class GgufEngine:
 
     def _generate(self, request: Generation, hand_over: Any, closed: threading.Event) -> None:
         body = completion(request, context=self._info.max_total_tokens)
+        with self._row(len(request.prompt_ids or ()) + request.max_new_tokens):
+            self._share(request.prompt, body)
+            if closed.is_set():
+                return
+            self._run(body, hand_over)
+
+    def _share(self, prompt: str, body: Chunk) -> None:
+        """Return when as much of the prompt as others also need has been read once."""
+
+        def read() -> None:
+            self._heads.enter(prompt, lambda: self._warm(body))
+            self._warm(body)
+
+        if not self._samples.enter(prompt, read):
+            self._heads.enter(prompt, lambda: self._warm(body))
+
+    def _warm(self, body: Chunk) -> None:
+        """Read a prompt for other slots: a slot's state can be copied once another task begins."""
         reading = {**body, "n_predict": 0, "stream": False}
-        self._gate.enter(request.prompt, lambda: self._server.handle_completions(reading))
-        if closed.is_set():
-            return
-        reply = self._server.handle_completions(body, hand_over)
+        reading.pop("grammar", None)
+        self._run(reading, lambda _: False)
+        self._server.handle_completions({"prompt": NUDGE, "n_predict": 0, "stream": False})
+
+    def _run(self, body: Chunk, hand_over: Callable[[Chunk], bool]) -> None:
+        """One task of llama.cpp's; its first answer tells how much of the prompt it has read."""
+        told = False
+
+        def counted(chunk: Chunk) -> bool:
+            nonlocal told
+            if not told and "timings" in chunk:
+                told = True
+                with self._counting:
+                    self.prefilled_tokens += chunk["timings"]["prompt_n"]
+            return hand_over(chunk)
+
+        reply = self._server.handle_completions(body, counted)
         if reply is not None:
-            hand_over(reply)
+            counted(reply)
+
+    @contextmanager
+    def _row(self, tokens: int) -> Iterator[None]:
+        self._resize(1, tokens)
+        try:
+            yield
+        finally:
+            self._resize(-1, -tokens)
+
+    def _resize(self, rows: int, tokens: int) -> None:
+        with self._counting:
+            self._rows += rows
+            self._row_tokens += tokens
+            self.batches.now(rows=self._rows, tokens=self._row_tokens)
 
     async def _tokens(
         self, inbox: asyncio.Queue[object], work: Future[None]
@@ -184,6 +254,7 @@ def completion(request: Generation, *, context: int) -> Chunk:
         "min_p": 0.0,
         "repeat_last_n": context,
         "samplers": ["penalties", "temperature", "top_k", "top_p", "typ_p"],
+        **({"grammar": grammars.lark(request.grammar)} if request.grammar else {}),
         **_sampling(request.sampling),
     }
 
@@ -197,6 +268,7 @@ def _sampling(sampling: Sampling) -> dict[str, float | int]:
         "typical_p": sampling.typical_p or 1.0,
         "repeat_penalty": sampling.repetition_penalty or 1.0,
         "frequency_penalty": sampling.frequency_penalty or 0.0,
+        "presence_penalty": sampling.presence_penalty or 0.0,
     }
 
 

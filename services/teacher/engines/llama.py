@@ -1,30 +1,26 @@
-"""llama.cpp as the wheel `xllamacpp` gives it: loading, the prompt's tokens, warm prefixes."""
+"""llama.cpp as the wheel `xllamacpp` gives it: loading, its tokenizer, its chat template."""
 
 from __future__ import annotations
 
 import secrets
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from services.teacher.engines.base import Piece
-from services.teacher.errors import GenerationFailed
+from qcrd.errors import Invalid
+from services.teacher.engines.base import Conversation, Piece
+from services.teacher.errors import GenerationFailed, TemplateFailed
 
 # Idle prompt states kept in memory, in MiB: a 300-token prefix of a 135M model takes 7.
 PROMPT_CACHE_MIB = 512
-# Few-shot prompts of one task agree for longer than this many characters; chat preambles do not.
-HEAD = 256
-HEADS_KEPT = 64
 HTTP_THREADS = 2
 
 
 def load(path: Path, *, threads: int, slots: int, context: int, key: str) -> Any:
     """A loaded `xllamacpp.Server` of `slots` sequences of `context` tokens each; takes seconds.
 
+    Raises `Invalid` when llama.cpp cannot run the file.
     It also listens on a loopback port of its own choosing, where it alone offers its tokenizer;
     `key` keeps other users of the machine out of it.
     """
@@ -46,11 +42,20 @@ def load(path: Path, *, threads: int, slots: int, context: int, key: str) -> Any
     params.verbosity = -1
     params.n_threads_http = HTTP_THREADS
     params.api_keys = [key]
-    return xllamacpp.Server(params)
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise Invalid(
+            f"MODEL_ID: llama.cpp cannot run {path}: its architecture is unknown, the file is cut "
+            "short, or memory is; set QCRD_LOG_LEVEL=DEBUG to see its own words, or take another "
+            "file",
+            param="MODEL_ID",
+            code="model_not_loaded",
+        ) from error
 
 
 class Tokenizer:
-    """The GGUF's own tokenizer, asked over the engine's loopback port."""
+    """The GGUF's own tokenizer and template, asked over the engine's loopback port."""
 
     def __init__(self, address: str, key: str) -> None:
         # A kept connection occupies one of llama.cpp's threads, and it closes idle ones after 5 s.
@@ -63,22 +68,39 @@ class Tokenizer:
             trust_env=False,
         )
 
-    async def pieces(self, text: str) -> list[Piece]:
+    async def pieces(self, text: str, *, special: bool) -> list[Piece]:
         """Raises `GenerationFailed`."""
-        asked = {"content": text, "add_special": True, "parse_special": True, "with_pieces": True}
+        asked = {
+            "content": text,
+            "add_special": special,
+            "parse_special": True,
+            "with_pieces": True,
+        }
         return locate(text, (await self._ask("/tokenize", asked))["tokens"])
 
     async def text(self, token_id: int) -> str:
         """The written form of a special token, for example `<|im_end|>`."""
         return str((await self._ask("/detokenize", {"tokens": [token_id]}))["content"])
 
+    async def template(self, conversation: Conversation) -> str:
+        """The prompt of `conversation` by the file's own template. Raises `TemplateFailed`."""
+        asked = {
+            "messages": list(conversation.messages),
+            **({"tools": list(conversation.tools)} if conversation.tools else {}),
+        }
+        try:
+            return str((await self._ask("/apply-template", asked))["prompt"])
+        except GenerationFailed as error:
+            raise TemplateFailed(error.reason) from error
+
     async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
             reply = await self._client.post(path, json=body)
-            reply.raise_for_status()
         except httpx.HTTPError as error:
             raise GenerationFailed(f"tokenizer: {type(error).__name__} {error}") from error
         told: dict[str, Any] = reply.json()
+        if reply.is_error:
+            raise GenerationFailed(str(told.get("error", {}).get("message", reply.status_code)))
         return told
 
     async def close(self) -> None:
@@ -104,42 +126,6 @@ def locate(text: str, tokens: list[dict[str, Any]]) -> list[Piece]:
         pieces.append(Piece(token["id"], shown, at, at + len(raw)))
         at += len(raw)
     return pieces
-
-
-class PrefixGate:
-    """Reads a shared prompt beginning once instead of once per slot.
-
-    llama.cpp copies the state of a prompt it has finished reading into other slots, but thirty
-    requests that arrive together all start cold. The first request with a new beginning runs
-    freely; the second reads it for everybody; those after it wait until it has been read.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._heads: OrderedDict[str, threading.Event | None] = OrderedDict()
-
-    def enter(self, prompt: str, read: Callable[[], None]) -> None:
-        """Return when `prompt` may run; `read` reads it. Blocks: call it from a worker thread."""
-        head = prompt[:HEAD]
-        if len(head) < HEAD:
-            return
-        with self._lock:
-            first = head not in self._heads
-            known = self._heads.setdefault(head, None)
-            self._heads.move_to_end(head)
-            while len(self._heads) > HEADS_KEPT:
-                self._heads.popitem(last=False)
-            if first:
-                return
-            done = known or threading.Event()
-            self._heads[head] = done
-        if known is not None:
-            done.wait()
-            return
-        try:
-            read()
-        finally:
-            done.set()
 
 
 def new_key() -> str:

