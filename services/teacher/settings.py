@@ -53,5 +53,16 @@ class EngineSettings(BaseSettings):
     # One: llama.cpp's threads spin while they wait, and two on two busy cores run at a tenth.
     teacher_threads: int = Field(1, ge=1)
     teacher_slots: int = Field(32, ge=1)
+    # Tokens that running requests may reach together; what the slots hold when empty.
+    max_batch_total_tokens: int | None = Field(None, ge=1)
+    # Prompt tokens the local engine reads between two steps of the requests that already run.
+    max_batch_prefill_tokens: int = Field(2048, ge=1)
+    teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    # `name=folder`, or folders alone, with commas between.
+    lora_adapters: str = ""
     teacher_upstream_url: str | None = None
     teacher_upstream_key: SecretStr | None = None
+    # How often one request is tried while nothing of it has been answered.
+    teacher_upstream_attempts: int = Field(4, ge=1)
+    # Seconds an upstream may say nothing; its queue counts.
+    teacher_upstream_timeout: float = Field(300, gt=0)

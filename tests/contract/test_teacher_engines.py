@@ -204,7 +204,8 @@ def local(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, LocalEngine, Path]]:
     folder = save(tmp_path_factory.mktemp(request.param), request.param)
-    engine = build(EngineSettings(model_id=str(folder), max_total_tokens=96))
+    settings = EngineSettings(model_id=str(folder), max_total_tokens=96, teacher_dtype="float32")
+    engine = build(settings)
     assert isinstance(engine, LocalEngine)
     with serving(engine) as url:
         yield url, engine, folder

@@ -21,7 +21,7 @@ from services.teacher.engines.gates import HEAD, PrefixGate
 from services.teacher.engines.gguf import ChunkDecoder, fold
 from services.teacher.engines.llama import locate
 from services.teacher.engines.sampling import choose, keep_top_k, keep_top_p, keep_typical
-from services.teacher.engines.upstream import cut
+from services.teacher.engines.upstream_wire import cut
 from services.teacher.errors import GenerationFailed
 from services.teacher.generation import Stopping
 from services.teacher.settings import EngineSettings

@@ -93,7 +93,20 @@ def _local(settings: EngineSettings, path: Path) -> Engine:
         slots=settings.teacher_slots,
         max_total_tokens=settings.max_total_tokens,
         max_input_tokens=settings.max_input_tokens,
+        precision=settings.teacher_dtype,
+        adapters=adapters(settings.lora_adapters),
+        budget=settings.max_batch_total_tokens,
+        prefill=settings.max_batch_prefill_tokens,
     )
+
+
+def adapters(given: str) -> dict[str, str]:
+    """LORA_ADAPTERS: name to folder; a folder alone is its own name."""
+    named = {}
+    for part in filter(None, (part.strip() for part in given.split(","))):
+        name, _, place = part.partition("=")
+        named[name] = place or name
+    return named
 
 
 def _upstream(settings: EngineSettings) -> Engine:
@@ -112,4 +125,6 @@ def _upstream(settings: EngineSettings) -> Engine:
         key=key.get_secret_value() if key else None,
         max_total_tokens=settings.max_total_tokens,
         max_input_tokens=settings.max_input_tokens,
+        attempts=settings.teacher_upstream_attempts,
+        silence=settings.teacher_upstream_timeout,
     )

@@ -18,9 +18,15 @@ def choose(
     prompt: Sequence[int],
     generated: Sequence[int],
     generator: torch.Generator,
+    allowed: Tensor | None = None,
 ) -> tuple[int, Tensor]:
-    """The next id and the log-probabilities [V] it was chosen from, given raw `scores` [V]."""
+    """The next id and the log-probabilities [V] it was chosen from, given raw `scores` [V].
+
+    `allowed`: mask [V] of the tokens a grammar takes next.
+    """
     scores = penalise(scores.float(), sampling, prompt, generated)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -math.inf)
     if not sampling.do_sample:
         logprobs = scores.log_softmax(-1)
         return int(logprobs.argmax()), logprobs
@@ -32,23 +38,31 @@ def choose(
     if sampling.typical_p:
         scores = keep_typical(scores, sampling.typical_p)
     logprobs = scores.log_softmax(-1)
-    return int(torch.multinomial(logprobs.exp(), 1, generator=generator)), logprobs
+    return draw(logprobs, generator), logprobs
+
+
+def draw(logprobs: Tensor, generator: torch.Generator) -> int:
+    """One id by one uniform number, where `torch.multinomial` would draw one per id."""
+    mass = logprobs.double().exp().cumsum(-1)
+    place = torch.rand(1, generator=generator, dtype=torch.float64) * mass[-1]
+    return int(torch.searchsorted(mass, place, right=True).clamp(max=len(mass) - 1))
 
 
 def penalise(
     scores: Tensor, sampling: Sampling, prompt: Sequence[int], generated: Sequence[int]
 ) -> Tensor:
-    """Repetition penalty over prompt and answer (CTRL, Keskar et al. 2019), frequency penalty
-    over the answer (subtracted once per occurrence).
+    """Repetition penalty over prompt and answer (CTRL, Keskar et al. 2019); over the answer the
+    frequency penalty, subtracted once per occurrence, and the presence penalty, once per token.
     """
     if sampling.repetition_penalty:
         seen = torch.tensor(sorted({*prompt, *generated}), dtype=torch.long)
         old = scores[seen]
         penalty = sampling.repetition_penalty
         scores = scores.scatter(0, seen, torch.where(old < 0, old * penalty, old / penalty))
-    if sampling.frequency_penalty and generated:
+    if generated and (sampling.frequency_penalty or sampling.presence_penalty):
         counts = torch.bincount(torch.tensor(generated), minlength=len(scores))
-        scores = scores - sampling.frequency_penalty * counts
+        scores = scores - (sampling.frequency_penalty or 0.0) * counts
+        scores = scores - (sampling.presence_penalty or 0.0) * (counts > 0)
     return scores
 
 

@@ -1,28 +1,63 @@
 """Another server's model: a real TGI, or anything that speaks OpenAI's completions.
 
-One streamed call per request; closing the stream closes the connection, which is the cancel.
+One streamed call per request; closing the stream closes the connection, which is the cancel. A
+call is repeated only while nothing of it has been answered.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import asdict, replace
+from contextlib import aclosing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
 from qcrd.errors import Invalid
-from services.teacher.engines.base import UNKNOWN_ID, Ends, EngineInfo, Generation, Piece, Token
-from services.teacher.errors import GenerationFailed, Overloaded
+from services.teacher.batches import Batches
+from services.teacher.engines.base import (
+    Conversation,
+    EngineInfo,
+    Generation,
+    Grammar,
+    Piece,
+    Token,
+)
+from services.teacher.engines.upstream_wire import (
+    JSON,
+    OpenAIReader,
+    events,
+    from_tgi,
+    openai_body,
+    tgi_body,
+)
+from services.teacher.errors import (
+    GenerationFailed,
+    Overloaded,
+    Refused,
+    TeacherError,
+    TemplateFailed,
+)
 
 # An upstream that does not state its context; it will refuse what is too long for it itself.
 DEFAULT_CONTEXT = 4096
-JSON = dict[str, Any]
+CONNECT_SECONDS = 10
+# Statuses after which the same request may be answered a moment later.
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+BACKOFF_SECONDS, BACKOFF_MOST = 0.5, 30.0
+CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=128)
 
 
 class UpstreamEngine:
-    """`model_id` is passed on as the OpenAI `model`; a TGI has one model and ignores it."""
+    """`model_id` is passed on as the OpenAI `model`; a TGI has one model and ignores it.
+
+    `attempts` of one call, as long as it has not been answered; `silence`: seconds an upstream may
+    say nothing in the middle of one.
+    """
 
     def __init__(
         self,
@@ -32,17 +67,22 @@ class UpstreamEngine:
         key: str | None,
         max_total_tokens: int | None,
         max_input_tokens: int | None,
+        attempts: int = 4,
+        silence: float = 300,
     ) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         base = url.rstrip("/").removesuffix("/v1")
         self._url, self._model = base, model_id
         self._limits = (max_input_tokens, max_total_tokens)
-        # Reading may take as long as a queue upstream is; connecting may not.
+        self._attempts = attempts
+        timeout = httpx.Timeout(silence, connect=CONNECT_SECONDS)
         self._client = httpx.AsyncClient(
-            base_url=base, headers=headers, timeout=httpx.Timeout(None, connect=10)
+            base_url=base, headers=headers, timeout=timeout, limits=CONNECTIONS
         )
         self._info: EngineInfo | None = None
         self._tgi = False
+        self.batches = Batches()
+        self._open = 0
 
     @property
     def info(self) -> EngineInfo:
@@ -57,6 +97,8 @@ class UpstreamEngine:
                 reply = await self._client.get("/v1/models", timeout=10)
             reply.raise_for_status()
             told = reply.json()
+            if not isinstance(told, dict):
+                raise ValueError("not an object")
         except (httpx.HTTPError, ValueError) as error:
             raise Invalid(
                 f"TEACHER_UPSTREAM_URL={self._url}: no TGI or OpenAI-compatible server answers "
@@ -68,124 +110,160 @@ class UpstreamEngine:
         total = asked_total or told.get("max_total_tokens", DEFAULT_CONTEXT)
         most = asked_input or told.get("max_input_tokens", total - 1)
         name = told["model_id"] if self._tgi else self._model
-        self._info = EngineInfo(name, "upstream", most, total, token_ids=self._tgi)
+        self._info = EngineInfo(
+            name, "upstream", most, total, token_ids=self._tgi, grammar=self._tgi
+        )
 
-    async def tokenize(self, text: str) -> Sequence[Piece] | None:
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece] | None:
+        """A TGI's tokenizer always adds its own tokens, whatever `special` says."""
         if not self._tgi:
             return None
-        reply = await self._client.post("/tokenize", json={"inputs": text})
-        if reply.is_error:
-            raise GenerationFailed(_reason(reply.status_code, reply.content))
-        return [Piece(p["id"], p["text"], p["start"], p["stop"]) for p in reply.json()]
+        reply = await self._asked("/tokenize", {"inputs": text})
+        return [Piece(p["id"], p["text"], p["start"], p["stop"]) for p in reply]
+
+    async def template(self, conversation: Conversation) -> str | None:
+        if not self._tgi:
+            return None
+        body = {"messages": [dict(message) for message in conversation.messages]}
+        tools = [dict(tool) for tool in conversation.tools]
+        try:
+            told = await self._asked(
+                "/chat_tokenize", {**body, **({"tools": tools} if tools else {})}
+            )
+        except Refused as error:
+            raise TemplateFailed(error.message) from error
+        return str(told["templated_text"])
+
+    async def prefill(self, request: Generation) -> Sequence[Token]:
+        """Neither protocol tells the prompt's log-probabilities in a stream."""
+        return ()
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """The upstream compiles it, and its refusal is passed on."""
 
     async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
         path = "/generate_stream" if self._tgi else "/v1/completions"
+        if request.conversation is not None:
+            path = "/v1/chat/completions"
         body = tgi_body(request) if self._tgi else openai_body(request, self._model)
+        self._count(1)
+        try:
+            for attempt in range(self._attempts):
+                last = attempt == self._attempts - 1
+                async with aclosing(self._call(path, body, request)) as stream:
+                    try:
+                        first = await anext(stream)
+                    except StopAsyncIteration:
+                        return
+                    except _Again as again:
+                        if last:
+                            raise again.error from again
+                        wait = again.wait
+                    else:
+                        yield first
+                        async for token in stream:
+                            yield token
+                        return
+                await asyncio.sleep(backoff(attempt) if wait is None else wait)
+        finally:
+            self._count(-1)
+
+    async def _call(
+        self, path: str, body: JSON, request: Generation
+    ) -> AsyncGenerator[Token, None]:
+        """One attempt. Raises `_Again` while another one may help, else `TeacherError`."""
+        answered = False
         try:
             async with self._client.stream("POST", path, json=body) as reply:
-                if reply.status_code == 429:
-                    raise Overloaded("Model is overloaded")
                 if reply.is_error:
-                    raise GenerationFailed(_reason(reply.status_code, await reply.aread()))
-                events = _events(reply.aiter_lines())
-                read = _from_tgi(events) if self._tgi else _from_openai(events, request)
-                async for token in read:
+                    raise await _error(reply)
+                kind = reply.headers.get("content-type", "")
+                if not kind.startswith("text/event-stream"):
+                    raise GenerationFailed(f"upstream answered {kind or 'nothing'}, not a stream")
+                async for token in self._read(reply.aiter_raw(), request):
+                    answered = True
                     yield token
         except httpx.HTTPError as error:
+            failed = GenerationFailed(f"upstream: {type(error).__name__} {error}".rstrip())
+            # An upstream that hangs would hang again, for as long.
+            if answered or isinstance(error, httpx.ReadTimeout):
+                raise failed from error
+            raise _Again(failed) from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise GenerationFailed(f"upstream sent an event of another shape: {error!r}") from error
+
+    def _read(self, parts: AsyncIterator[bytes], request: Generation) -> AsyncIterator[Token]:
+        stream = events(parts)
+        return from_tgi(stream) if self._tgi else OpenAIReader(request.stop).tokens(stream)
+
+    async def _asked(self, path: str, body: JSON) -> Any:
+        """A small question to a TGI. Raises `TeacherError`."""
+        try:
+            reply = await self._client.post(path, json=body)
+            if reply.is_error:
+                error = await _error(reply)
+                raise error.error if isinstance(error, _Again) else error
+            return reply.json()
+        except (httpx.HTTPError, ValueError) as error:
             raise GenerationFailed(f"upstream: {type(error).__name__} {error}") from error
+
+    def _count(self, more: int) -> None:
+        self._open += more
+        self.batches.now(rows=self._open, tokens=0)
 
     async def close(self) -> None:
         await self._client.aclose()
 
 
-def tgi_body(request: Generation) -> JSON:
-    """Neutral values are left out: TGI refuses some of them (`top_p` 1.0)."""
-    given = {name: value for name, value in asdict(request.sampling).items() if value is not None}
-    parameters = {
-        **given,
-        "max_new_tokens": request.max_new_tokens,
-        "stop": list(request.stop),
-        "details": True,
-        "top_n_tokens": request.top_n_tokens or None,
-    }
-    return {"inputs": request.prompt, "parameters": parameters}
+class _Again(Exception):
+    """The call failed before its first token; `wait` is the seconds the upstream asks for."""
+
+    def __init__(self, error: TeacherError, wait: float | None = None) -> None:
+        super().__init__(error.message)
+        self.error, self.wait = error, wait
 
 
-def openai_body(request: Generation, model: str) -> JSON:
-    """Stop strings stay here: OpenAI's servers cut them from the text, TGI keeps them."""
-    sampling = request.sampling
-    body = {
-        "model": model,
-        "prompt": request.prompt,
-        "max_tokens": request.max_new_tokens,
-        "temperature": sampling.temperature if sampling.do_sample else 0.0,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "repetition_penalty": sampling.repetition_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        # OpenAI's seeds are signed 64-bit.
-        "seed": None if sampling.seed is None else sampling.seed % 2**63,
-        "stream": True,
-    }
-    return {name: value for name, value in body.items() if value is not None}
+async def _error(reply: httpx.Response) -> _Again | TeacherError:
+    """What an error status means here: the client's fault, or a moment's, or the upstream's."""
+    reason = _reason(reply.status_code, await reply.aread())
+    if reply.status_code in (400, 413, 422):
+        return Refused(reason)
+    if reply.status_code not in AGAIN:
+        return GenerationFailed(reason)
+    wait = retry_after(reply.headers.get("retry-after"))
+    if reply.status_code != 429:
+        return _Again(GenerationFailed(reason), wait)
+    overloaded = Overloaded("Model is overloaded")
+    if wait is not None:
+        overloaded.retry_after = max(1, round(wait))
+    return _Again(overloaded, wait)
 
 
-def cut(text: str, seen: str, stop: Sequence[str]) -> str:
-    """`text` up to the first end of a stop string in `seen` + `text`: chunks hold many tokens."""
-    whole = seen + text
-    for end in range(len(seen) + 1, len(whole) + 1):
-        if stop and whole[:end].endswith(tuple(stop)):
-            return whole[len(seen) : end]
-    return text
+def backoff(attempt: int) -> float:
+    """Seconds before the next attempt: doubling, half of it by chance."""
+    most = min(BACKOFF_SECONDS * 2.0**attempt, BACKOFF_MOST)
+    return float(most * random.uniform(0.5, 1.0))
 
 
-async def _events(lines: AsyncIterator[str]) -> AsyncGenerator[JSON, None]:
-    async for line in lines:
-        data = line.removeprefix("data:").strip()
-        if not line.startswith("data:") or data == "[DONE]":
-            continue
-        event = json.loads(data)
-        if error := event.get("error"):
-            raise GenerationFailed(error if isinstance(error, str) else error.get("message", ""))
-        yield event
-
-
-async def _from_tgi(events: AsyncIterator[JSON]) -> AsyncGenerator[Token, None]:
-    async for event in events:
-        token = _token(event["token"], event.get("top_tokens") or ())
-        yield replace(token, ends=_ends((event.get("details") or {}).get("finish_reason")))
-
-
-def _token(item: JSON, top: Sequence[JSON] = ()) -> Token:
-    others = tuple(_token(other) for other in top)
-    return Token(item["id"], item["text"], item["logprob"], special=item["special"], top=others)
-
-
-def _ends(reason: str | None) -> Ends | None:
-    """TGI's and OpenAI's finish reasons; a stop string is matched here, not upstream."""
-    if reason in ("eos_token", "stop"):
-        return "eos_token"
-    return "length" if reason == "length" else None
-
-
-async def _from_openai(
-    events: AsyncIterator[JSON], request: Generation
-) -> AsyncGenerator[Token, None]:
-    """A chunk counts as one token; the end of the model is a token without text."""
-    seen = ""
-    async for event in events:
-        for choice in event.get("choices", []):
-            text = cut(choice.get("text") or "", seen[-256:], request.stop)
-            if text:
-                seen += text
-                yield Token(UNKNOWN_ID, text)
-            if ends := _ends(choice.get("finish_reason")):
-                yield Token(UNKNOWN_ID, "", special=True, ends=ends)
+def retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which holds seconds or a date; at most `BACKOFF_MOST`."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            then = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = (then.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), BACKOFF_MOST)
 
 
 def _reason(status: int, body: bytes) -> str:
     try:
         told = json.loads(body).get("error", "")
-    except ValueError:
-        told = body.decode(errors="replace")
-    return f"upstream answered {status}: {told if isinstance(told, str) else told.get('message')}"
+        said = told if isinstance(told, str) else str(told.get("message"))
+    except (ValueError, AttributeError):
+        said = body[:200].decode(errors="replace")
+    return f"upstream answered {status}: {said}"

@@ -1,0 +1,38 @@
+"""A grammar at work: which tokens may come next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llguidance
+import llguidance.hf
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.teacher.engines import grammars
+from services.teacher.engines.base import Grammar
+from services.teacher.engines.weights import Model
+
+
+class Constraint:
+    """One answer's grammar. The end token is allowed where the grammar may stop."""
+
+    def __init__(self, vocabulary: Any, grammar: Grammar) -> None:
+        self._matcher = llguidance.LLMatcher(vocabulary, grammars.lark(grammar))
+
+    def allowed(self, size: int) -> Tensor:
+        """Mask [size] of the tokens that may come next."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        mask = np.unpackbits(bits, bitorder="little")[:size].astype(bool)
+        return torch.from_numpy(np.pad(mask, (0, size - len(mask))))
+
+    def took(self, token_id: int) -> None:
+        self._matcher.consume_token(token_id)
+
+
+def vocabulary(model: Model) -> Any | None:
+    """What grammars need of the tokenizer; takes about a second. None for a slow tokenizer."""
+    if not model.tokenizer.is_fast:
+        return None
+    return llguidance.hf.from_tokenizer(model.tokenizer, eos_token=sorted(model.eos) or None)

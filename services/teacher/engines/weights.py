@@ -1,0 +1,111 @@
+"""Models and tokenizers from a folder or a .gguf file, by transformers. Never runs the folder's
+code, never reads pickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from qcrd.errors import Invalid
+
+# Models with relative positions (T5) state no limit; this is the longest T5 was trained for.
+RELATIVE = 512
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights and tokenizer; `positions` is the longest sequence in tokens."""
+
+    net: Any
+    tokenizer: Any
+    seq2seq: bool
+    eos: frozenset[int]
+    positions: int
+    special: frozenset[int] = frozenset()
+    adapters: tuple[str, ...] = field(default=())
+
+
+def load(
+    path: Path, *, precision: Precision = "float32", adapters: Mapping[str, str] | None = None
+) -> Model:
+    """The model in `path`, on the GPU if there is one.
+
+    `adapters`: name to folder of a LoRA adapter. Raises `Invalid` for what can never load.
+    """
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+    )
+
+    folder, named = _place(path)
+    try:
+        config = AutoConfig.from_pretrained(folder, **named)
+    except (ValueError, OSError) as error:
+        raise _unloadable(path, str(error).splitlines()[0]) from error
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = _dtype(precision, device)
+    net = kind.from_pretrained(
+        folder, dtype=dtype, use_safetensors=None if named else True, **named
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, **named)
+    for name, place in (adapters or {}).items():
+        net = _adapted(net, name, place)
+    net = net.to(device=device, dtype=dtype).eval()
+    given = net.generation_config.eos_token_id
+    ends = given if isinstance(given, list) else [given]
+    eos = frozenset(e for e in [*ends, tokenizer.eos_token_id] if e is not None)
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    positions = next((int(value) for value in limits if value), RELATIVE)
+    special = frozenset(tokenizer.all_special_ids)
+    names = tuple(adapters or ())
+    return Model(net, tokenizer, bool(config.is_encoder_decoder), eos, positions, special, names)
+
+
+def _place(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Where transformers looks, and what it needs to be told about a .gguf file."""
+    if path.suffix == ".gguf":
+        return path.parent, {"gguf_file": path.name}
+    if not any(path.glob("*.safetensors")):
+        found = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+        reason = f"only pickles ({', '.join(found)})" if found else "no weights"
+        raise _unloadable(path, f"{reason}; save them with save_pretrained as safetensors")
+    return path, {}
+
+
+def _unloadable(path: Path, reason: str) -> Invalid:
+    return Invalid(f"MODEL_ID: {path}: {reason}", param="MODEL_ID", code="model_not_loaded")
+
+
+def _dtype(precision: Precision, device: str) -> torch.dtype:
+    """`auto`: bfloat16 where the hardware multiplies in it."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    real = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if real else torch.float32
+
+
+def _adapted(net: Any, name: str, place: str) -> Any:
+    from peft import PeftModel
+
+    folder = Path(place).expanduser()
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise Invalid(
+            f"LORA_ADAPTERS: {name}={place}: no adapter_model.safetensors there: give the folder "
+            "that peft's save_pretrained wrote",
+            param="LORA_ADAPTERS",
+        )
+    if isinstance(net, PeftModel):
+        net.load_adapter(str(folder), adapter_name=name)
+        return net
+    return PeftModel.from_pretrained(net, str(folder), adapter_name=name)
