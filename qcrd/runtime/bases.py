@@ -30,7 +30,7 @@ def find_base(name: str, settings: ModelSettings, store: Store, *, param: str = 
     if (folder / "config.json").is_file():
         return folder
     if keys.ID.fullmatch(name):
-        return _published(name, store, param)
+        return published(name, store, param)
     return _from_hub(name, settings, param)
 
 
@@ -40,8 +40,11 @@ def local_bases(settings: ModelSettings) -> list[str]:
     return sorted(str(path.parent.relative_to(settings.models_dir)) for path in found)
 
 
-def _published(model_id: str, store: Store, param: str) -> Path:
-    """Kept in the temporary folder: the models folder may be part of a read-only image."""
+def published(model_id: str, store: Store, param: str) -> Path:
+    """The folder of one of our own students. `NotFound`.
+
+    Kept in the temporary folder: the models folder may be part of a read-only image.
+    """
     folder = Path(tempfile.gettempdir()) / "qcrd-models" / model_id
     if (folder / "config.json").is_file():
         return folder

@@ -35,8 +35,10 @@ async def answer(
         call = tools.read(got.text)
         if call.name == tools.DECLINED and prepared.plain is not None:
             call, got = None, await sessions.answer(prepared.plain)
-    elif prepared.ask.conversation is not None and tools.looks_like_call(got.text):
-        call = tools.read(got.text)
+    elif prepared.ask.conversation is not None:
+        # An upstream makes its calls itself; one comes as one piece, perhaps behind some words.
+        written = next((t.text for t in got.tokens if tools.looks_like_call(t.text)), None)
+        call = None if written is None else tools.read(written)
     choice: JSON = {
         "index": 0,
         "message": _message(got, call, call_id(request), strict=head.strict),

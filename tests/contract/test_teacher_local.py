@@ -1,0 +1,292 @@
+"""The local engine by itself: joining and leaving, shared prompts, adapters, grammars, loading."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from qcrd.errors import Invalid
+from services.teacher.engines.base import (
+    Conversation,
+    Generation,
+    Grammar,
+    Sampling,
+    Token,
+)
+from services.teacher.engines.choose import adapters, build
+from services.teacher.engines.kvcache import SlotCache, View
+from services.teacher.engines.local import LocalEngine
+from services.teacher.errors import Refused, TemplateFailed
+from services.teacher.settings import EngineSettings
+from tests.contract.test_teacher_engines import byte_tokenizer, save
+
+GREEDY = Sampling()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def made(folder: Path, **more: Any) -> LocalEngine:
+    settings = {"max_total_tokens": 96, "teacher_dtype": "float32", "teacher_slots": 8}
+    engine = build(EngineSettings(model_id=str(folder), **{**settings, **more}))
+    assert isinstance(engine, LocalEngine)
+    return engine
+
+
+def run(engine: LocalEngine, work: Any) -> Any:
+    async def whole() -> Any:
+        await engine.start()
+        try:
+            return await work(engine)
+        finally:
+            await engine.close()
+
+    return asyncio.run(whole())
+
+
+async def ids(engine: LocalEngine, request: Generation, delay: float = 0.0) -> list[int]:
+    await asyncio.sleep(delay)
+    return [token.id async for token in engine.submit(request)]
+
+
+def prompt(length: int, seed: int) -> tuple[int, ...]:
+    return tuple(Random(seed).choices(range(40, 120), k=length))
+
+
+def alone(net: Any, tokens: Sequence[int], count: int) -> list[int]:
+    """What transformers generates greedily after `tokens`."""
+    out = net.generate(torch.tensor([list(tokens)]), max_new_tokens=count, do_sample=False)
+    generated: list[int] = out[0, len(tokens) :].tolist()
+    return generated
+
+
+def test_requests_that_join_and_leave_answer_as_if_alone(folder: Path) -> None:
+    """Twenty-four requests of mixed lengths through eight slots, arriving while others run."""
+    net = LlamaForCausalLM.from_pretrained(folder)
+    rng = Random(1)
+    asked = [(prompt(rng.randint(1, 60), n), rng.randint(1, 30)) for n in range(24)]
+
+    async def work(engine: LocalEngine) -> list[list[int]]:
+        requests = [Generation("", tokens, count) for tokens, count in asked]
+        arrive = [rng.random() * 0.2 for _ in requests]
+        return await asyncio.gather(
+            *(ids(engine, request, delay) for request, delay in zip(requests, arrive, strict=True))
+        )
+
+    engine = made(folder)
+    got = run(engine, work)
+    assert got == [alone(net, tokens, count) for tokens, count in asked]
+    assert engine.largest_batch == 8
+
+
+def test_a_seed_replays_under_load(folder: Path) -> None:
+    async def work(engine: LocalEngine) -> tuple[list[int], list[int], list[list[int]]]:
+        sampling = Sampling(do_sample=True, seed=2**64 - 1, temperature=0.9, top_k=50, top_p=0.95)
+        asked = Generation("", prompt(20, 1), 20, sampling)
+        others = [
+            Generation("", prompt(9 + n, n), 25, Sampling(do_sample=True, seed=n)) for n in range(6)
+        ]
+        first = await ids(engine, asked)
+        second, *rest = await asyncio.gather(ids(engine, asked), *(ids(engine, o) for o in others))
+        return first, second, rest
+
+    first, second, rest = run(made(folder), work)
+    assert first == second
+    assert len({tuple(each) for each in rest}) == len(rest)
+
+
+def test_five_samples_of_one_prompt_and_a_shared_beginning_are_read_once(folder: Path) -> None:
+    async def work(engine: LocalEngine) -> tuple[int, int]:
+        head = prompt(50, 1)
+        samples = (
+            Generation("", head, 4, Sampling(do_sample=True, seed=seed)) for seed in range(5)
+        )
+        await asyncio.gather(*(ids(engine, sample) for sample in samples))
+        first = engine.prefilled_tokens
+        await ids(engine, Generation("", (*head, *prompt(10, 2)), 4))
+        return first, engine.prefilled_tokens - first
+
+    first, then = run(made(folder), work)
+    assert first == 50 + 4
+    assert then == 10
+
+
+def test_the_token_budget_bounds_what_runs_together(folder: Path) -> None:
+    async def work(engine: LocalEngine) -> None:
+        await asyncio.gather(
+            *(ids(engine, Generation("", prompt(10, n), 10)) for n in range(6)),
+        )
+
+    engine = made(folder, max_batch_total_tokens=45)
+    run(engine, work)
+    assert engine.largest_batch == 2
+
+
+def test_a_broken_batch_fails_its_requests_and_the_next_one_is_served(folder: Path) -> None:
+    async def work(engine: LocalEngine) -> list[int]:
+        bad = Generation("", (10_000_000,), 4)  # no such token
+        with pytest.raises(Exception, match="Request failed during generation"):
+            await ids(engine, bad)
+        return await ids(engine, Generation("", prompt(5, 1), 6))
+
+    net = LlamaForCausalLM.from_pretrained(folder)
+    assert run(made(folder), work) == alone(net, prompt(5, 1), 6)
+
+
+def test_prefill_tells_what_the_model_thought_of_the_prompt(folder: Path) -> None:
+    net = LlamaForCausalLM.from_pretrained(folder)
+    tokens = prompt(12, 3)
+
+    async def work(engine: LocalEngine) -> Sequence[Token]:
+        return await engine.prefill(Generation("", tokens, 1))
+
+    told = run(made(folder), work)
+    assert [token.id for token in told] == list(tokens)
+    assert told[0].logprob is None
+    with torch.no_grad():
+        logits = net(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    expected = [float(logits[i, token]) for i, token in enumerate(tokens[1:])]
+    assert [token.logprob for token in told[1:]] == pytest.approx(expected, abs=1e-4)
+
+
+def test_grammars_bind_each_request_of_a_batch_by_itself(folder: Path) -> None:
+    async def text(engine: LocalEngine, grammar: Grammar | None, seed: int) -> str:
+        sampling = Sampling(do_sample=True, seed=seed, temperature=2.0)
+        request = Generation("", prompt(5, seed), 60, sampling, grammar=grammar)
+        tokens = [token async for token in engine.submit(request)]
+        return "".join(token.text for token in tokens if not token.special)
+
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+
+    async def work(engine: LocalEngine) -> list[str]:
+        with pytest.raises(Refused, match="cannot compile regex from schema"):
+            await engine.check_grammar(Grammar("json", '{"properties": {"a": {"type": "x"}}}'))
+        await engine.check_grammar(Grammar("json", json.dumps(schema)))
+        grammars = (Grammar("json", json.dumps(schema)), Grammar("regex", "ab/(c|d){3}"), None)
+        return await asyncio.gather(*(text(engine, g, n) for n, g in enumerate(grammars)))
+
+    told, matched, free = run(made(folder), work)
+    assert 0 <= json.loads(told)["n"] <= 99
+    assert matched.startswith("ab/")
+    assert set(matched[3:]) <= {"c", "d"}
+    assert len(matched) == 6
+    assert free
+
+
+def test_each_row_of_a_batch_goes_through_its_own_adapter(folder: Path, tmp_path: Path) -> None:
+    """Two adapters and the base in one batch; each answers as its merged model does."""
+    merged, places = {}, []
+    for name in ("one", "two"):
+        torch.manual_seed(len(places) + 1)
+        lora = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj", "down_proj"])
+        net = get_peft_model(LlamaForCausalLM.from_pretrained(folder), lora)
+        for key, weight in net.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(weight, std=0.5)
+        net.save_pretrained(tmp_path / name)
+        base = LlamaForCausalLM.from_pretrained(folder)
+        merged[name] = PeftModel.from_pretrained(base, tmp_path / name).merge_and_unload()
+        places.append(f"{name}={tmp_path / name}")
+    merged["unknown"] = LlamaForCausalLM.from_pretrained(folder)
+    tokens = prompt(30, 5)
+
+    async def work(engine: LocalEngine) -> list[list[int]]:
+        assert engine.info.adapters == ("one", "two")
+        asked = (Generation("", tokens, 12, adapter_id=name) for name in merged)
+        return await asyncio.gather(*(ids(engine, request) for request in asked))
+
+    got = run(made(folder, lora_adapters=",".join(places)), work)
+    assert got == [alone(net, tokens, 12) for net in merged.values()]
+    assert got[0] != got[2]
+
+
+def test_a_model_of_another_kind_of_cache_is_served_in_batches(tmp_path: Path) -> None:
+    """A sliding window shorter than the context: the slot cache would show it too much."""
+    torch.manual_seed(0)
+    size = len(byte_tokenizer())
+    config = MistralConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128,
+        sliding_window=6, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    net = MistralForCausalLM(config)
+    net.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    asked = [prompt(n, n) for n in (3, 30, 17)]
+
+    async def work(engine: LocalEngine) -> list[list[int]]:
+        return await asyncio.gather(*(ids(engine, Generation("", a, 15)) for a in asked))
+
+    assert run(made(tmp_path), work) == [alone(net, tokens, 15) for tokens in asked]
+
+
+def test_a_template_is_the_models_own_or_refused(folder: Path, tmp_path: Path) -> None:
+    said = Conversation(({"role": "user", "content": "hi"},))
+
+    async def render(engine: LocalEngine) -> str:
+        return await engine.template(said)
+
+    with pytest.raises(TemplateFailed, match="no chat template"):
+        run(made(folder), render)
+    shutil.copytree(folder, tmp_path / "chat")
+    (tmp_path / "chat/chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    assert run(made(tmp_path / "chat"), render) == "<user>hi<assistant>"
+    said = Conversation(({"role": "system", "content": "hi"},))
+    with pytest.raises(TemplateFailed, match="no system"):
+        run(made(tmp_path / "chat"), render)
+
+
+def test_pickles_are_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "pickled")
+    (tmp_path / "pickled/model.safetensors").unlink()
+    torch.save({}, tmp_path / "pickled/pytorch_model.bin")
+
+    async def nothing(_: LocalEngine) -> None: ...
+
+    with pytest.raises(Invalid, match=r"MODEL_ID: .*only pickles \(pytorch_model\.bin\)"):
+        run(made(tmp_path / "pickled"), nothing)
+    with pytest.raises(Invalid, match=r"LORA_ADAPTERS: x=/nowhere: no adapter_model"):
+        run(made(folder, lora_adapters="x=/nowhere"), nothing)
+
+
+def test_adapters_are_named_or_their_own_name() -> None:
+    assert adapters("") == {}
+    assert adapters("a=/x, b/c") == {"a": "/x", "b/c": "b/c"}
+
+
+def test_rows_of_the_cache_are_copied_swapped_and_seen_as_far_as_asked() -> None:
+    cache = SlotCache(layers=1, slots=3, columns=4)
+    cache.at(View([0], row=1, count=3))
+    states = torch.arange(6.0).reshape(1, 1, 3, 2)
+    keys, _ = cache.update(states, -states, 0)
+    assert torch.equal(keys, states)
+    cache.copy(1, 0, 2)
+    cache.swap(0, 2, 4)
+    cache.copy(2, 0, 4)
+    cache.at(View([2, 3]))
+    keys, values = cache.update(torch.full((2, 1, 1, 2), 9.0), torch.full((2, 1, 1, 2), 9.0), 0)
+    assert keys.shape == (2, 1, 4, 2)
+    assert keys[0, 0].tolist() == [[0, 1], [2, 3], [9, 9], [0, 0]]
+    assert values[1, 0].tolist() == [[0, -1], [-2, -3], [-4, -5], [9, 9]]
+    assert not math.isnan(float(keys.sum()))

@@ -1,0 +1,53 @@
+"""The server against its own OpenAPI document: whatever fits it, or does not, never breaks it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.contract.test_teacher_wire import Scripted, serving
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(Scripted()) as address:
+        yield address
+
+
+def test_nothing_that_fits_the_document_or_does_not_is_a_server_error(url: str) -> None:
+    document = schemathesis.openapi.from_url(f"{url}/api-doc/openapi.json")
+    operations = [found.ok() for found in document.get_all_operations()]
+    assert {"POST /generate", "POST /v1/chat/completions"} <= {o.label for o in operations}
+    seen: Counter[int] = Counter()
+    for operation in operations:
+        fits = operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE)
+        cases = fits
+        if operation.body:
+            does_not = operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
+            cases = st.one_of(fits, does_not)
+
+        @settings(
+            max_examples=25,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=cases)
+        def call(case: schemathesis.Case) -> None:
+            reply = case.call(base_url=url)
+            seen[reply.status_code] += 1
+            assert reply.status_code < 500, (case.as_curl_command(), reply.text)
+            if reply.status_code >= 400:
+                assert {"error", "error_type"} <= reply.json().keys()
+
+        call()
+    assert seen[200] > 50
+    assert seen[422] > 20
+    assert httpx.get(f"{url}/health").status_code == 200
