@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -23,25 +23,40 @@ def event(body: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Closes its events however it ends; a client that has left would leave them to the garbage
-    collector, and the engine at work until then.
+    """Notices at once that its client has left, also while there is nothing to send, and closes
+    its events however it ends.
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
-        super().__init__(events, media_type=MEDIA_TYPE, headers={**HEADERS, **headers})
-        self._events = events
+        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._events = with_pings(events, until=self._left)
+        super().__init__(self._events, media_type=MEDIA_TYPE, headers={**HEADERS, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watch = asyncio.create_task(self._watch(receive))
         try:
-            await super().__call__(scope, receive, send)
+            # A send to a client that has left; `_watch` hears of it too, but may be later.
+            with suppress(OSError):
+                await self.stream_response(send)
         finally:
+            watch.cancel()
             await self._events.aclose()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not self._left.done():
+            self._left.set_result(None)
 
 
 async def with_pings(
-    events: AsyncGenerator[bytes, None], seconds: float = PING_SECONDS
+    events: AsyncGenerator[bytes, None],
+    seconds: float = PING_SECONDS,
+    *,
+    until: asyncio.Future[None] | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """`events`, with a comment after every `seconds` of silence. Closing this closes `events`.
+    """`events`, with a comment after every `seconds` of silence. Closing this closes `events`, and
+    so does `until`.
 
     They run in a task of their own: the server cancels a response at every await of its clean-up,
     and an upstream's connection would stay open behind it.
@@ -55,17 +70,24 @@ async def with_pings(
 
     task = asyncio.create_task(pump())
     task.add_done_callback(lambda _: queue.put_nowait(None))
+    if until is not None:
+        until.add_done_callback(lambda _: task.cancel())
     try:
         while True:
             try:
-                item = await asyncio.wait_for(queue.get(), seconds)
+                items = [await asyncio.wait_for(queue.get(), seconds)]
             except TimeoutError:
                 yield PING
                 continue
-            if item is None:
+            # What came meanwhile goes out in one write; a busy server saves most of them.
+            while not queue.empty():
+                items.append(queue.get_nowait())
+            if text := b"".join(item for item in items if item is not None):
+                yield text
+            if items[-1] is None:
                 break
-            yield item
-        task.result()
+        if not task.cancelled():
+            task.result()
     finally:
         task.cancel()
         await asyncio.wait({task})

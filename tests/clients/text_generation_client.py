@@ -34,7 +34,7 @@ print(
             "streamed": [event.token.text for event in streamed],
             "last": streamed[-1].generated_text,
             "chat": chat.choices[0].message.content,
-            "chat_tokens": chat.usage.completion_tokens,
+            "chat_tokens": chat.usage["completion_tokens"],
             "errors": errors,
         }
     )

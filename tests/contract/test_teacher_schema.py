@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.contract.test_teacher_wire import Scripted, serving
@@ -34,6 +34,7 @@ def test_nothing_that_fits_the_document_or_does_not_is_a_server_error(url: str) 
 
         @settings(
             max_examples=25,
+            phases=[Phase.generate],
             derandomize=True,
             deadline=None,
             database=None,
@@ -48,6 +49,6 @@ def test_nothing_that_fits_the_document_or_does_not_is_a_server_error(url: str) 
                 assert {"error", "error_type"} <= reply.json().keys()
 
         call()
-    assert seen[200] > 50
+    assert seen[200] > 30
     assert seen[422] > 20
     assert httpx.get(f"{url}/health").status_code == 200

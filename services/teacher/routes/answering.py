@@ -84,7 +84,7 @@ class Routes:
 
     def stream(self, events: AsyncGenerator[bytes, None], *, characters: int) -> Response:
         headers = {**self._compute, "x-compute-characters": str(characters)}
-        return sse.EventStream(sse.with_pings(events), headers)
+        return sse.EventStream(events, headers)
 
 
 def timing(answers: Sequence[Answer], characters: int, *, whole: bool = True) -> dict[str, str]:

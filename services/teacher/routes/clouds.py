@@ -69,12 +69,16 @@ def _keys(data: bytes) -> set[str]:
 
 
 async def _predict(routes: Routes, body: VertexRequest) -> list[Answer]:
-    """Every instance at once. Raises `PredictionFailed` for whatever went wrong with one."""
+    """Every instance at once. Raises the first one's `TeacherError`, which TGI hides behind
+    `PredictionFailed`.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(_one(routes, each)) for each in body.instances]
     except* TeacherError as errors:
-        raise PredictionFailed from errors.exceptions[0]
+        if routes.sessions.settings.tgi_strict:
+            raise PredictionFailed from errors.exceptions[0]
+        raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 
