@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from services.teacher import sse
 from services.teacher.engines.base import UNKNOWN_ID, Sampling, Token
 from services.teacher.engines.choose import build
 from services.teacher.engines.detokenize import Detokenizer
-from services.teacher.engines.gates import HEAD, PrefixGate
+from services.teacher.engines.gates import HEAD, PrefixGate, SampleGate
 from services.teacher.engines.gguf import ChunkDecoder, fold
 from services.teacher.engines.llama import locate
 from services.teacher.engines.sampling import choose, keep_top_k, keep_top_p, keep_typical
@@ -218,3 +219,42 @@ def test_a_model_that_is_not_there_names_the_setting(model: str) -> None:
         build(EngineSettings(model_id=model))
     assert missing.value.message.startswith(f"MODEL_ID={model}: ")
     assert missing.value.param == "MODEL_ID"
+
+
+def test_a_prompt_is_read_once_for_all_its_open_samples() -> None:
+    gate, reads = SampleGate(), []
+
+    def read() -> None:
+        time.sleep(0.05)
+        reads.append(threading.get_ident())
+
+    told: list[bool] = []
+
+    def sample() -> None:
+        told.append(gate.enter("p", read))
+
+    with ExitStack() as open_samples:
+        for _ in range(5):
+            open_samples.enter_context(gate.expecting("p"))
+        threads = [threading.Thread(target=sample) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+    assert (len(reads), told) == (1, [True] * 5)
+    with gate.expecting("p"):
+        assert gate.enter("p", read) is False
+    assert gate.enter("p", read) is False  # its client has left
+    assert len(reads) == 1
+
+
+def test_a_reader_that_fails_leaves_nobody_waiting() -> None:
+    gate = SampleGate()
+
+    def fail() -> None:
+        raise GenerationFailed("no")
+
+    with gate.expecting("p"), gate.expecting("p"):
+        with pytest.raises(GenerationFailed):
+            gate.enter("p", fail)
+        assert gate.enter("p", fail) is True
