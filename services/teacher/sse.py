@@ -15,11 +15,12 @@ PING = b":\n\n"
 PING_SECONDS = 15.0
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 MEDIA_TYPE = "text/event-stream"
+# One encoder for all events; `json.dumps` would make one for each.
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def event(body: Mapping[str, Any]) -> bytes:
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return f"data: {text}\n\n".encode()
+    return f"data: {_ENCODE(body)}\n\n".encode()
 
 
 class EventStream(StreamingResponse):
@@ -75,7 +76,8 @@ async def with_pings(
     try:
         while True:
             try:
-                items = [await asyncio.wait_for(queue.get(), seconds)]
+                async with asyncio.timeout(seconds):
+                    items = [await queue.get()]
             except TimeoutError:
                 yield PING
                 continue
