@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.teacher import sse
-from services.teacher.reading import Loosen, parse, reads, requires, while_connected
+from services.teacher.reading import Loosen, reads, requires
 from services.teacher.reading import body as read_body
 from services.teacher.session import Answer, Sessions
 from services.teacher.wire import JSON, Body
 
 B = TypeVar("B", bound=Body)
-T = TypeVar("T")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 ERRORS: dict[int | str, JSON] = {
     400: {"description": "the body is not JSON"},
@@ -68,12 +67,6 @@ class Routes:
     async def raw(self, request: Request) -> bytes:
         """Raises `Unreadable`."""
         return await read_body(request, self._limit)
-
-    def parsed(self, model: type[B], data: bytes, loosen: Loosen | None = None) -> B:
-        return parse(model, data, loosen)
-
-    async def connected(self, request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-        return await while_connected(request, work)
 
     def respond(
         self, content: Any, answers: Sequence[Answer], *, characters: int, whole: bool = True

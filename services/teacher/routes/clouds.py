@@ -13,6 +13,7 @@ from pydantic import Field
 from services.teacher import conversation
 from services.teacher.errors import PredictionFailed, TeacherError, Unreadable
 from services.teacher.openai_wire import ChatRequest, CompletionRequest, loosened
+from services.teacher.reading import parse, while_connected
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.routes.native import either
 from services.teacher.routes.openai import completed, talked
@@ -38,19 +39,19 @@ def router(routes: Routes) -> APIRouter:
         data = await routes.raw(request)
         keys = _keys(data)
         if "inputs" in keys:
-            return await either(routes, request, routes.parsed(CompatRequest, data))
+            return await either(routes, request, parse(CompatRequest, data))
         if "messages" in keys:
-            return await talked(routes, request, routes.parsed(ChatRequest, data, loosen))
+            return await talked(routes, request, parse(ChatRequest, data, loosen))
         if "prompt" in keys:
-            return await completed(routes, request, routes.parsed(CompletionRequest, data, loosen))
+            return await completed(routes, request, parse(CompletionRequest, data, loosen))
         if keys:
             raise Unreadable(NO_SHAPE, 422)
-        return await either(routes, request, routes.parsed(CompatRequest, data))
+        return await either(routes, request, parse(CompatRequest, data))
 
     @routes.post("/vertex", VertexRequest)
     async def vertex(request: Request) -> Response:
         body = await routes.read(request, VertexRequest)
-        answers = await routes.connected(request, _predict(routes, body))
+        answers = await while_connected(request, _predict(routes, body))
         if answers is None:
             return GONE
         content = {"predictions": [answer.text for answer in answers]}
