@@ -150,9 +150,9 @@ def measure_upstream(rounds: int) -> dict[str, Any]:
         load.teacher(TEACHER_ENGINE="upstream", TEACHER_UPSTREAM_URL=far, MODEL_ID="fake") as near,
     ):
         for turn in range(-1, rounds):
-            asked = [load.openai_body(text, 0) for text in texts]
+            asked = [load.openai_body(text, 0, load.UPSTREAM_TOKENS) for text in texts]
             there = asyncio.run(load.burst(f"{far}/v1/completions", asked))
-            asked = [load.native_body(text, 0) for text in texts]
+            asked = [load.native_body(text, 0, load.UPSTREAM_TOKENS) for text in texts]
             here = asyncio.run(load.burst(f"{near}/generate_stream", asked))
             if turn >= 0:
                 direct.append(there)
@@ -194,6 +194,7 @@ def measure(rounds: int, threads: int) -> dict[str, Any]:
             "temperature": load.TEMPERATURE, "rounds": rounds, "threads": threads,
             "cores": os.cpu_count(), "device": "cuda" if torch.cuda.is_available() else "cpu",
             "torch": torch.__version__, "seed": SEED, "upstream_rate": load.UPSTREAM_RATE,
+            "upstream_tokens": load.UPSTREAM_TOKENS,
         },
     }  # fmt: skip
 

@@ -20,8 +20,10 @@ import httpx
 from benchmarks.step_setting import SEED, WORDS
 
 PROMPT_TOKENS, NEW_TOKENS, TEMPERATURE = 300, 96, 0.7
-UPSTREAM_RATE = 10_000
-"""Tokens per second of the fake upstream, over all its streams."""
+UPSTREAM_RATE, UPSTREAM_TOKENS = 10_000, 960
+"""Tokens per second of the fake upstream over all its streams, and tokens of each stream: many,
+because at this speed connecting would otherwise be most of what is measured.
+"""
 
 
 @dataclass
@@ -45,16 +47,16 @@ def prompts(count: int, seed: int, tokens: int = PROMPT_TOKENS) -> list[str]:
     return [" ".join(rng.choices(WORDS, k=tokens)) for _ in range(count)]
 
 
-def native_body(prompt: str, seed: int) -> dict[str, Any]:
+def native_body(prompt: str, seed: int, tokens: int = NEW_TOKENS) -> dict[str, Any]:
     parameters = {
-        "max_new_tokens": NEW_TOKENS, "temperature": TEMPERATURE, "do_sample": True, "seed": seed,
+        "max_new_tokens": tokens, "temperature": TEMPERATURE, "do_sample": True, "seed": seed,
     }  # fmt: skip
     return {"inputs": prompt, "parameters": parameters}
 
 
-def openai_body(prompt: str, seed: int) -> dict[str, Any]:
+def openai_body(prompt: str, seed: int, tokens: int) -> dict[str, Any]:
     return {
-        "model": "fake", "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": TEMPERATURE,
+        "model": "fake", "prompt": prompt, "max_tokens": tokens, "temperature": TEMPERATURE,
         "seed": seed, "stream": True,
     }  # fmt: skip
 
