@@ -16,7 +16,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    T5ForConditionalGeneration,
+)
 
 from qcrd.errors import Invalid
 from qcrd.runtime import keys
@@ -96,6 +101,31 @@ def test_requests_that_join_and_leave_answer_as_if_alone(folder: Path) -> None:
     got = run(engine, work)
     assert got == [alone(net, tokens, count) for tokens, count in asked]
     assert engine.largest_batch == 8
+
+
+def test_an_encoder_decoder_takes_requests_while_others_run(tmp_path: Path) -> None:
+    """Twelve requests, arriving while others run, through five slots beside a long one."""
+    place = save(tmp_path, "t5")
+    net = T5ForConditionalGeneration.from_pretrained(place)
+    rng = Random(2)
+    asked = [(prompt(rng.randint(1, 40), n), rng.randint(1, 25)) for n in range(12)]
+
+    async def one(engine: LocalEngine, n: int) -> list[int]:
+        tokens, count = asked[n]
+        return await ids(engine, Generation("", tokens, count), n * 0.005)
+
+    async def work(engine: LocalEngine) -> list[list[int]]:
+        long = asyncio.ensure_future(ids(engine, Generation("", prompt(9, 99), 180)))
+        got = await asyncio.gather(*(one(engine, n) for n in range(len(asked))))
+        assert not long.done()
+        await long
+        return got
+
+    expected = [
+        net.generate(torch.tensor([tokens]), max_new_tokens=count, do_sample=False)[0, 1:].tolist()
+        for tokens, count in asked
+    ]
+    assert run(made(place, teacher_slots=5, max_total_tokens=200), work) == expected
 
 
 def test_a_seed_replays_under_load(folder: Path) -> None:

@@ -38,6 +38,9 @@ class Held:
 class Continuous:
     """`add` reads a prompt, `step` gives the next token of every row, `leave` ends rows."""
 
+    open = True
+    """Anyone may join at any time; how many is the worker's business."""
+
     def __init__(self, model: Model, *, slots: int, columns: int, batches: Batches) -> None:
         self._model, self._batches = model, batches
         self.columns = columns

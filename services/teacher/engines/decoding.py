@@ -1,7 +1,7 @@
 """A batch of sequences through an encoder-decoder, or a model that `continuous` does not suit.
 
 Decoder-only prompts are padded on the left, encoder inputs on the right; rows leave the batch when
-they are done and the key-value cache shrinks with them. New rows do not join a running batch.
+they are done and the key-value cache shrinks with them. `cohorts` runs several of these at a time.
 """
 
 from __future__ import annotations

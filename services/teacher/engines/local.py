@@ -1,8 +1,7 @@
 """transformers models from a folder or a .gguf file, on one worker thread.
 
-Decoder-only models are batched continuously: requests join and leave between two tokens.
-Encoder-decoders, and models whose cache is of another kind, take all requests that wait as one
-batch until each has ended.
+Requests join and leave between two tokens: decoder-only models over one cache (`continuous`),
+encoder-decoders and models with a cache of another kind as batches side by side (`cohorts`).
 """
 
 from __future__ import annotations
@@ -68,8 +67,7 @@ class LocalEngine:
     @property
     def prefilled_tokens(self) -> int:
         """Prompt tokens that went through the model; those copied from other rows did not."""
-        found = self._worker and self._worker.continuous
-        return found.prefilled_tokens if found else 0
+        return self._worker.running.prefilled_tokens if self._worker else 0
 
     @property
     def largest_batch(self) -> int:

@@ -18,14 +18,15 @@ from typing import Any
 
 from services.teacher.batches import Batches
 from services.teacher.engines.base import Generation, Token
+from services.teacher.engines.cohorts import Cohorts
 from services.teacher.engines.constraints import Constraint, vocabulary
 from services.teacher.engines.continuous import Continuous, suits
-from services.teacher.engines.decoding import Batch
 from services.teacher.engines.rows import Row, new_row, score
 from services.teacher.engines.weights import Model
 from services.teacher.errors import GenerationFailed
 
-# Requests of one burst reach the worker within this many seconds of each other.
+# Requests of one burst reach the worker within this many seconds of each other, and can then begin
+# as one batch.
 GATHER_SECONDS = 0.01
 Item = Token | Exception | None
 
@@ -76,21 +77,24 @@ class Worker:
     def __init__(self, model: Model, room: Room, batches: Batches) -> None:
         self._model, self._room, self._batches = model, room, batches
         self.vocabulary: Any = vocabulary(model)
-        self.continuous = None if model.seq2seq else self._fitting()
+        self.running = self._fitting()
         self.arriving: queue.SimpleQueue[Stream | Scoring | None] = queue.SimpleQueue()
         self.largest_batch = 0
         self._waiting: deque[Stream] = deque()
         self._closing = False
         self.thread = threading.Thread(target=self._work, name="local", daemon=True)
 
-    def _fitting(self) -> Continuous | None:
+    def _fitting(self) -> Continuous | Cohorts:
         """Continuous batching, where it gives this model's own logits."""
         model, room = self._model, self._room
+        if model.seq2seq:
+            return Cohorts(model)
         made = Continuous(model, slots=room.slots, columns=room.columns, batches=self._batches)
         probe = new_row(model, Generation("", tuple(range(min(8, room.columns - 1))), 1))
-        fits = suits(model, probe, made)
+        if not suits(model, probe, made):
+            return Cohorts(model)
         made.prefilled_tokens = 0
-        return made if fits else None
+        return made
 
     def _work(self) -> None:
         """The thread's whole life, until it is closed."""
@@ -98,14 +102,10 @@ class Worker:
             # The process boundary of the engine: whatever breaks a batch fails its requests only.
             live: list[Stream] = []
             try:
-                if self.continuous is None:
-                    self._together(live)
-                else:
-                    self._flowing(self.continuous, live)
+                self._flow(live)
             except Exception as error:
                 deliver([(stream, error) for stream in live])
-                if self.continuous is not None:
-                    self.continuous.reset()
+                self.running.reset()
             self._batches.now(rows=0, tokens=0)
         deliver([(stream, None) for stream in self._waiting])
 
@@ -137,18 +137,23 @@ class Worker:
         constraint = None if grammar is None else Constraint(self.vocabulary, grammar)
         return new_row(self._model, stream.request, constraint)
 
-    def _flowing(self, batch: Continuous, live: list[Stream]) -> None:
-        """Steps until nothing runs and nothing waits. `live` are the streams of `batch.rows`."""
+    def _flow(self, live: list[Stream]) -> None:
+        """Steps until nothing runs and nothing waits. `live` are the streams of the rows."""
+        if isinstance(self.running, Cohorts):
+            time.sleep(GATHER_SECONDS)
         while self._arrived(wait=False) or live:
-            self._admit(batch, live)
+            self._admit(live)
             if not live:
                 return
             self._report(live)
-            advance(batch, live)
+            advance(self.running, live)
 
-    def _admit(self, batch: Continuous, live: list[Stream]) -> None:
+    def _admit(self, live: list[Stream]) -> None:
         """First come, first served, while there is a slot and the tokens fit."""
-        before, running = batch.prefilled_tokens, len(live)
+        batch, running = self.running, len(live)
+        before = batch.prefilled_tokens
+        if not batch.open:
+            return
         while (stream := self._next(live)) and batch.prefilled_tokens - before < self._room.prefill:
             live.append(self._waiting.popleft())
             batch.add(self._row(stream))
@@ -172,30 +177,8 @@ class Worker:
     def _report(self, live: Sequence[Stream]) -> None:
         self._batches.now(rows=len(live), tokens=sum(stream.room for stream in live))
 
-    def _together(self, live: list[Stream]) -> None:
-        """One batch of what waits, until each has ended."""
-        arrived = 0
-        while arrived < len(self._waiting) < self._room.slots:
-            arrived = len(self._waiting)
-            self._gather()
-        taken = [self._waiting.popleft() for _ in range(min(self._room.slots, len(self._waiting)))]
-        live.extend(stream for stream in taken if not stream.closed.is_set())
-        self.largest_batch = max(self.largest_batch, len(live))
-        if not live:
-            return
-        self._batches.began(len(live))
-        batch = Batch(self._model, [self._row(stream) for stream in live])
-        while live:
-            self._report(live)
-            advance(batch, live)
 
-    def _gather(self) -> None:
-        """Wait a moment for more of one burst."""
-        time.sleep(GATHER_SECONDS)
-        self._arrived(wait=False)
-
-
-def advance(batch: Continuous | Batch, live: list[Stream]) -> None:
+def advance(batch: Continuous | Cohorts, live: list[Stream]) -> None:
     """One token to each stream; those that want no more leave `live` and the batch."""
     items: list[tuple[Stream, Item]] = []
     ended = []
