@@ -3,11 +3,14 @@
 QcrdError
 ├── Invalid            the caller's input is wrong: report it, never retry       (HTTP 400)
 │   ├── Unauthorized   no key, or one that is not known                          (HTTP 401)
+│   ├── Forbidden      the key is known and may not do this                      (HTTP 403)
 │   ├── NotFound       the named thing does not exist                            (HTTP 404)
 │   └── Conflict       the thing exists but is not in a state that allows this   (HTTP 409)
 ├── Transient          something outside failed: back off and try again          (HTTP 503)
+│   └── TooMany        this caller has asked more than its share for now         (HTTP 429)
 ├── LeaseLost          another worker owns the job now: stop, write nothing more
 ├── Interrupted        the job was cancelled or paused while its stage ran
+├── OverBudget         going on would cost more than the job may: paused, until someone decides
 └── Diverged           training left the bounds its loss allows: failed, with advice
 """
 
@@ -41,6 +44,11 @@ class Unauthorized(Invalid):
     default_code = "invalid_api_key"
 
 
+class Forbidden(Invalid):
+    status = 403
+    default_code = "forbidden"
+
+
 class NotFound(Invalid):
     status = 404
     default_code = "not_found"
@@ -69,12 +77,21 @@ class Transient(QcrdError):
         self.retry_after = retry_after
 
 
+class TooMany(Transient):
+    status = 429
+    default_code = "rate_limit_exceeded"
+
+
 class LeaseLost(QcrdError):
     default_code = "lease_lost"
 
 
 class Interrupted(QcrdError):
     default_code = "interrupted"
+
+
+class OverBudget(QcrdError):
+    default_code = "over_budget"
 
 
 class Diverged(QcrdError):

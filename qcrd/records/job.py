@@ -9,7 +9,7 @@ from pydantic import Field
 
 from qcrd.records.base import Record
 from qcrd.records.knowledge import RationaleCounts
-from qcrd.records.spec import JobSpec
+from qcrd.records.spec import Budget, JobSpec
 
 
 class Status(StrEnum):
@@ -36,11 +36,23 @@ class Progress(Record):
     step: int = 0
     total_steps: int = 0
     eta_seconds: float | None = None
+    """Until the end of the stage, at the pace since its worker claimed it."""
 
 
 class Usage(Record):
+    """What a job has spent itself; outputs that others had paid for are not in it."""
+
     teacher_prompt_tokens: int = 0
     teacher_completion_tokens: int = 0
+    gpu_seconds: float = 0.0
+    """Wall seconds of training times the GPUs held meanwhile."""
+    cost: float | None = None
+    """Of the teacher's tokens; None where the configuration gives the teacher no prices."""
+    currency: str | None = None
+
+    @property
+    def teacher_tokens(self) -> int:
+        return self.teacher_prompt_tokens + self.teacher_completion_tokens
 
 
 class Accuracy(Record):
@@ -164,6 +176,12 @@ class Job(Record):
 
     id: str
     spec: JobSpec
+    owner: str = "anonymous"
+    """Name of the API key that created it."""
+    running_limit: int | None = None
+    """Most jobs of this owner that may run at once, as the key said when the job was created."""
+    request_id: str | None = None
+    """Of the request that created it: what its log lines carry in every process."""
     status: Status = Status.VALIDATING
     stage: Stage | None = None
     created_at: float
@@ -172,6 +190,10 @@ class Job(Record):
     lease: Lease = Lease()
     progress: Progress = Progress()
     usage: Usage = Usage()
+    budget: Budget = Budget()
+    """The spec's, until somebody resumed the job with a larger one."""
+    gpus: int = 0
+    """That its training process holds now."""
     seconds: dict[str, float] = Field(default_factory=dict)
     rationale_set: str | None = None
     model: str | None = None
@@ -179,6 +201,8 @@ class Job(Record):
     failure: Failure | None = None
     waiting: str | None = None
     """Why a running job is not getting on (a teacher that is down), None when it does."""
+    paused_because: str | None = None
+    """What a paused job waits for: a person's request, or a larger budget."""
     backoffs: int = 0
     """Waits for something outside since the job last got on; they set how long the next one is."""
     sent_at: float | None = None

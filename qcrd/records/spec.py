@@ -194,6 +194,23 @@ class MethodSpec(Record):
     baselines: tuple[Baseline, ...] = ()
 
 
+class Budget(Record):
+    """What a job may spend on its teacher; it pauses before it would spend more. None: no limit."""
+
+    teacher_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Prompt and completion tokens together."""
+    cost: Annotated[float | None, Field(gt=0)] = None
+    """In the currency of the teacher's prices, which the server's configuration names."""
+
+
+class Priority(StrEnum):
+    """Which of the waiting jobs goes first; equal ones go in the order of their creation."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
 class JobSpec(Record):
     """Everything a job was asked to do; frozen into the job and saved beside its model.
 
@@ -207,6 +224,8 @@ class JobSpec(Record):
     suffix: Annotated[str | None, Field(max_length=64)] = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     metadata: dict[str, str] = Field(default_factory=dict)
+    priority: Priority = Priority.NORMAL
+    budget: Budget = Budget()
     method: MethodName = MethodName.QCRD
     settings: MethodSpec = MethodSpec()
     knowledge_of: str | None = None

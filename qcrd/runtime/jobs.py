@@ -76,6 +76,7 @@ def claim(
     That is so when somebody else holds it, when it is over, paused or deleted, and when it has
     gone on to another task's stage: a message delivered twice ends here. A predecessor that fell
     silent counts as an attempt; when it was the last one the job comes back `failed`, unheld.
+    `Conflict` (code `running_limit`) while its owner has as many running jobs as it may.
     """
 
     def change(job: Job) -> Job:
@@ -90,7 +91,11 @@ def claim(
 
     try:
         return jobs.update(job_id, change)
-    except (Conflict, NotFound):
+    except Conflict as error:
+        if error.code == "running_limit":
+            raise
+        return None
+    except NotFound:
         return None
 
 

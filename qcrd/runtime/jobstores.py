@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from redis import Redis
 from redis.exceptions import WatchError
 
 from qcrd.errors import Conflict, NotFound, Transient
-from qcrd.records import Job
+from qcrd.records import Job, Status
 from qcrd.runtime import keys
 from qcrd.runtime.connection import redis_outage
-from qcrd.runtime.states import TERMINAL
+from qcrd.runtime.states import check_room, indexes
 
 Change = Callable[[Job], Job]
 
@@ -27,7 +27,7 @@ def _missing(job_id: str, param: str | None = None) -> NotFound:
     return NotFound(f"there is no job {job_id}", param=param)
 
 
-class JobStore(Protocol):
+class Records(Protocol):
     def create(self, job: Job) -> None:
         """`Conflict` when the id is taken."""
 
@@ -38,8 +38,12 @@ class JobStore(Protocol):
         """Apply `change` to the newest record, atomically, and return the result.
 
         `change` is pure and may be called several times; what it raises comes out unchanged, and
-        returning its argument itself writes nothing. `NotFound` when there is no such job.
+        returning its argument itself writes nothing. `NotFound` when there is no such job, and
+        `Conflict` (code `running_limit`) when the job would run beside more than its owner may.
         """
+
+    def delete(self, job_id: str) -> None:
+        """Idempotent."""
 
     def list(self, after: str | None, limit: int, *, active: bool = False) -> list[Job]:
         """At most `limit` jobs, newest first, that are older than job `after`.
@@ -47,8 +51,24 @@ class JobStore(Protocol):
         `active` leaves out those that are over. `NotFound` (param `after`) for an unknown one.
         """
 
-    def delete(self, job_id: str) -> None:
-        """Idempotent."""
+
+class Line(Protocol):
+    """The jobs that wait for a worker, by task, in the order in which they are taken."""
+
+    def waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+        """At most `limit` of them, the next one first, without the first `start`."""
+
+    def place(self, task: str, job_id: str) -> int | None:
+        """How many are before this one; None when it does not wait for `task`."""
+
+    def length(self, task: str) -> int: ...
+
+    def census(self) -> dict[Status, int]:
+        """How many jobs there are in each status."""
+
+
+class JobStore(Records, Line, Protocol):
+    """What both twins are."""
 
 
 class MemoryJobs:
@@ -72,15 +92,38 @@ class MemoryJobs:
 
     def update(self, job_id: str, change: Change) -> Job:
         with self._lock:
-            after = change(self.get(job_id))
+            before = self.get(job_id)
+            after = change(before)
+            check_room(before, after, len(self._index(keys.running_jobs(after.owner))))
             self._records[job_id] = after.model_dump_json()
             return after
 
-    def list(self, after: str | None, limit: int, *, active: bool = False) -> list[Job]:
+    def delete(self, job_id: str) -> None:
+        with self._lock:
+            self._records.pop(job_id, None)
+
+    def waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+        return self._index(keys.waiting_jobs(task))[start : start + limit]
+
+    def place(self, task: str, job_id: str) -> int | None:
+        line = [job.id for job in self._index(keys.waiting_jobs(task))]
+        return line.index(job_id) if job_id in line else None
+
+    def length(self, task: str) -> int:
+        return len(self._index(keys.waiting_jobs(task)))
+
+    def census(self) -> dict[Status, int]:
+        return {status: len(self._index(keys.jobs_in_status(status))) for status in Status}
+
+    def _index(self, name: str) -> list[Job]:
+        """The jobs in this sorted set, the highest score first."""
         with self._lock:
             jobs = [Job.model_validate_json(record) for record in self._records.values()]
-        jobs = [job for job in jobs if not active or job.status not in TERMINAL]
-        jobs.sort(key=lambda job: (job.created_at, job.id), reverse=True)
+        scored = [(indexes(job)[name], job.id, job) for job in jobs if name in indexes(job)]
+        return [job for *_, job in sorted(scored, key=lambda entry: entry[:2], reverse=True)]
+
+    def list(self, after: str | None, limit: int, *, active: bool = False) -> list[Job]:
+        jobs = self._index(keys.ACTIVE_JOBS if active else keys.JOBS)
         if after is None:
             return jobs[:limit]
         places = [place for place, job in enumerate(jobs) if job.id == after]
@@ -88,13 +131,9 @@ class MemoryJobs:
             raise _missing(after, "after")
         return jobs[places[0] + 1 :][:limit]
 
-    def delete(self, job_id: str) -> None:
-        with self._lock:
-            self._records.pop(job_id, None)
-
 
 class RedisJobs:
-    """One JSON value per job, and two sorted sets of ids by creation time: all, and active ones."""
+    """One JSON value per job, and the sorted sets of `states.indexes`, changed with it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -105,15 +144,26 @@ class RedisJobs:
                 raise Conflict(f"job {job.id} exists already")
 
     def _create(self, job: Job) -> bool:
-        key, body = keys.job_key(job.id), job.model_dump_json()
         with self._redis.pipeline() as pipe:
-            pipe.set(key, body, nx=True)
-            pipe.zadd(keys.JOBS, {job.id: job.created_at}, nx=True)
-            if job.status not in TERMINAL:
-                pipe.zadd(keys.ACTIVE_JOBS, {job.id: job.created_at}, nx=True)
-            pipe.get(key)
+            for _ in range(CONTENDED):
+                try:
+                    return self._insert(pipe, job)
+                except WatchError:
+                    pipe.reset()
+        raise Transient(f"job {job.id} is created by too many at once")
+
+    def _insert(self, pipe: Any, job: Job) -> bool:
+        key, body = keys.job_key(job.id), job.model_dump_json()
+        pipe.watch(key)
+        there = pipe.get(key)
+        if there is not None:
             # The connection may have broken after the server had obeyed: our own record is a yes.
-            return bool(pipe.execute()[-1] == body)
+            return bool(there == body)
+        pipe.multi()
+        pipe.set(key, body)
+        _reindex(pipe, job.id, {}, indexes(job))
+        pipe.execute()
+        return True
 
     def get(self, job_id: str) -> Job:
         with redis_outage():
@@ -141,31 +191,68 @@ class RedisJobs:
             raise _missing(job_id)
         before = Job.model_validate_json(body)
         after = change(before)
-        if after is not before:
-            pipe.multi()
-            pipe.set(key, after.model_dump_json())
-            if after.status in TERMINAL:
-                pipe.zrem(keys.ACTIVE_JOBS, job_id)
-            pipe.execute()
+        if after is before:
+            return after
+        if after.running_limit is not None and after.status is not before.status:
+            others = keys.running_jobs(after.owner)
+            pipe.watch(others)
+            check_room(before, after, cast(int, pipe.zcard(others)))
+        pipe.multi()
+        pipe.set(key, after.model_dump_json())
+        _reindex(pipe, job_id, indexes(before), indexes(after))
+        pipe.execute()
         return after
+
+    def _page(self, index: str, start: int, limit: int) -> list[Job]:
+        ids = cast(list[str], self._redis.zrange(index, start, start + limit - 1, desc=True))
+        found = self._redis.mget([keys.job_key(job_id) for job_id in ids]) if ids else []
+        bodies = cast("list[str | None]", found)
+        return [Job.model_validate_json(body) for body in bodies if body is not None]
+
+    def delete(self, job_id: str) -> None:
+        try:
+            job = self.get(job_id)
+        except NotFound:
+            return
+        with redis_outage(), self._redis.pipeline() as pipe:
+            pipe.delete(keys.job_key(job_id))
+            _reindex(pipe, job_id, indexes(job), {})
+            pipe.execute()
+
+    def waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+        with redis_outage():
+            return self._page(keys.waiting_jobs(task), start, limit)
+
+    def place(self, task: str, job_id: str) -> int | None:
+        with redis_outage():
+            return cast(int | None, self._redis.zrevrank(keys.waiting_jobs(task), job_id))
+
+    def length(self, task: str) -> int:
+        with redis_outage():
+            return self._redis.zcard(keys.waiting_jobs(task))
+
+    def census(self) -> dict[Status, int]:
+        with redis_outage(), self._redis.pipeline(transaction=False) as pipe:
+            for status in Status:
+                pipe.zcard(keys.jobs_in_status(status))
+            return dict(zip(Status, pipe.execute(), strict=True))
 
     def list(self, after: str | None, limit: int, *, active: bool = False) -> list[Job]:
         index = keys.ACTIVE_JOBS if active else keys.JOBS
+        start = 0
         with redis_outage():
-            start = 0
             if after is not None:
                 place = cast(int | None, self._redis.zrevrank(index, after))
                 if place is None:
                     raise _missing(after, "after")
                 start = place + 1
-            ids = cast(list[str], self._redis.zrange(index, start, start + limit - 1, desc=True))
-            found = self._redis.mget([keys.job_key(job_id) for job_id in ids]) if ids else []
-        bodies = cast(list[str | None], found)
-        return [Job.model_validate_json(body) for body in bodies if body is not None]
+            return self._page(index, start, limit)
 
-    def delete(self, job_id: str) -> None:
-        with redis_outage(), self._redis.pipeline() as pipe:
-            pipe.delete(keys.job_key(job_id))
-            pipe.zrem(keys.JOBS, job_id)
-            pipe.zrem(keys.ACTIVE_JOBS, job_id)
-            pipe.execute()
+
+def _reindex(pipe: Any, job_id: str, old: Mapping[str, float], new: Mapping[str, float]) -> None:
+    """Queue on `pipe` what takes a job from its `old` sorted sets to its `new` ones."""
+    for index in old.keys() - new.keys():
+        pipe.zrem(index, job_id)
+    for index, score in new.items():
+        if old.get(index) != score:
+            pipe.zadd(index, {job_id: score})

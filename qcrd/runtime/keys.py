@@ -123,6 +123,23 @@ JOBS = "qcrd:jobs"
 """Sorted set of every job id by creation time."""
 ACTIVE_JOBS = "qcrd:jobs:active"
 """The same, of the jobs that are not over."""
+TALLY = "qcrd:tally"
+"""Hash of what workers counted."""
+
+
+def jobs_in_status(status: str) -> str:
+    """Sorted set of the ids of the jobs in this status, by creation time."""
+    return f"qcrd:jobs:status:{status}"
+
+
+def waiting_jobs(task: str) -> str:
+    """Sorted set of the ids of the jobs that nobody works on and `task` is for, best last."""
+    return f"qcrd:jobs:waiting:{task}"
+
+
+def running_jobs(owner: str) -> str:
+    """Sorted set of the ids of this owner's running jobs, by creation time."""
+    return f"qcrd:jobs:running:{owner}"
 
 
 def job_key(job_id: str) -> str:

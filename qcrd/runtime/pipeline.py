@@ -1,8 +1,11 @@
 """How a worker does a stage of a job: claim, keep the lease, work, write what comes next.
 
 The retries of the whole system are here and nowhere else. Work raises, and this decides:
-`Transient` waits and costs no attempt, any other error of the tree fails the job with its message,
-and what nobody foresaw costs one of `MAX_ATTEMPTS`.
+`Transient` waits and costs no attempt, `OverBudget` pauses, any other error of the tree fails the
+job with its message, and what nobody foresaw costs one of `MAX_ATTEMPTS`.
+
+A message only says that there is work on its queue. Whoever gets it takes the job that comes first
+among those that wait there, so priorities hold however late a message was sent.
 """
 
 from __future__ import annotations
@@ -10,21 +13,42 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from qcrd.errors import Interrupted, LeaseLost, NotFound, QcrdError, Transient
+from qcrd.errors import (
+    Conflict,
+    Interrupted,
+    LeaseLost,
+    NotFound,
+    OverBudget,
+    QcrdError,
+    Transient,
+)
 from qcrd.records import Failure, Job, Progress, Stage, Status
 from qcrd.runtime import jobs, keys, telemetry
 from qcrd.runtime.events import Events
+from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.lease import Holding
+from qcrd.runtime.queue import Queue
 from qcrd.runtime.reaper import reap
 from qcrd.runtime.stage import Deps, Done, Next, StageContext, Work
-from qcrd.runtime.states import MAX_ATTEMPTS, TERMINAL, changed, exhausted, freed, held, moved
+from qcrd.runtime.states import (
+    MAX_ATTEMPTS,
+    TASKS,
+    TERMINAL,
+    changed,
+    exhausted,
+    freed,
+    held,
+    lapsed,
+    moved,
+)
 from qcrd.runtime.store import Store, write_lines, write_record
+from qcrd.runtime.tally import observe_stage
 
-__all__ = ["Deps", "Done", "Next", "StageContext", "Work", "conclude", "reap", "run_stage"]
+__all__ = ["Deps", "Done", "Next", "StageContext", "Work", "conclude", "nudge", "reap", "run_stage"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,6 +58,8 @@ BACKOFF_SECONDS = (2.0, 60.0)
 RETRY_SECONDS = 5.0
 """Wait before a stage that crashed is tried again."""
 ARCHIVE_PAGE = 1000
+LINE_PAGE = 20
+"""Waiting jobs looked at together: nearly always the first of them is taken."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +77,34 @@ class _Crashed:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Paused:
+    reason: str
+
+
 class _Stopped:
     """The work stopped because it was told to."""
 
 
-Outcome = Next | Done | _Wait | _Failed | _Crashed | _Stopped
+class _Lost:
+    """The lease went to another worker while this one worked."""
+
+
+Outcome = Next | Done | _Wait | _Failed | _Crashed | _Paused | _Stopped | _Lost
 
 
 def run_stage(deps: Deps, job_id: str, stage: Stage, work: Work) -> None:
-    """Do `stage` of the job if it is to be done, by one worker at a time, however often it is
-    delivered. Raises `Transient` only when Redis is away while this process is shutting down."""
+    """Do `stage` of the job that comes first among those that wait for it; `job_id` is whom the
+    message was sent for. By one worker at a time, however often it is delivered. Raises
+    `Transient` only when Redis is away while this process is shutting down."""
     with telemetry.context(job_id=job_id):
-        job = _patiently(deps, lambda: _claim(deps, job_id, stage))
+        job = _patiently(deps, lambda: _take(deps, job_id, stage))
         if job is None:
             log.info("nothing to do for %s", stage.value)
-        elif job.status in TERMINAL:
+            deps.tally.add("deliveries_refused", task=TASKS[stage])
+            return
+    with telemetry.context(job_id=job.id, request_id=job.request_id):
+        if job.status in TERMINAL:
             _patiently(deps, lambda: conclude(deps.events, deps.store, job))
         else:
             holding = Holding(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
@@ -74,9 +113,44 @@ def run_stage(deps: Deps, job_id: str, stage: Stage, work: Work) -> None:
             _finish(deps, job, outcome)
 
 
-def _claim(deps: Deps, job_id: str, stage: Stage) -> Job | None:
-    owner = f"{deps.owner}:{secrets.token_hex(4)}"
-    return jobs.claim(deps.jobs, job_id, owner, stage=stage, now=time.time(), ttl=deps.ttl)
+def _take(deps: Deps, job_id: str, stage: Stage) -> Job | None:
+    """The job, held by this worker; None when nobody waits whose owner may run one more."""
+    full: set[str] = set()
+    for candidate, owner in _line(deps, job_id, stage):
+        if owner in full:
+            continue
+        holder = f"{deps.owner}:{secrets.token_hex(4)}"
+        try:
+            job = jobs.claim(
+                deps.jobs, candidate, holder, stage=stage, now=time.time(), ttl=deps.ttl
+            )
+        except Conflict:
+            full.add(owner)
+            continue
+        if job is not None:
+            return job
+    return None
+
+
+def _line(deps: Deps, job_id: str, stage: Stage) -> Iterator[tuple[str, str]]:
+    """Id and owner of each job that a message for `job_id` may be used for, best first.
+
+    A job whose worker fell silent is in no line, so its own message is for it alone.
+    """
+    try:
+        named = deps.jobs.get(job_id)
+    except NotFound:
+        named = None
+    if named is not None and lapsed(named, time.time()):
+        yield named.id, named.owner
+    start = 0
+    while page := deps.jobs.waiting(TASKS[stage], LINE_PAGE, start=start):
+        for job in page:
+            if (job.sent_at or 0.0) <= time.time():
+                yield job.id, job.owner
+        start += len(page)
+    if named is not None:
+        yield named.id, named.owner
 
 
 def _patiently(deps: Deps, call: Callable[[], T]) -> T:
@@ -97,9 +171,14 @@ def _patiently(deps: Deps, call: Callable[[], T]) -> T:
 def _attempt(work: Work, context: StageContext) -> Outcome:
     try:
         return work(context)
-    except (Interrupted, LeaseLost) as error:
+    except Interrupted as error:
         log.info("stopped: %s", error)
         return _Stopped()
+    except LeaseLost as error:
+        log.warning("stopped: %s", error)
+        return _Lost()
+    except OverBudget as error:
+        return _Paused(error.message)
     except Transient as error:
         return _Wait(error)
     except QcrdError as error:
@@ -125,15 +204,38 @@ def _finish(deps: Deps, job: Job, outcome: Outcome) -> None:
         after = _patiently(deps, lambda: deps.jobs.update(job.id, change))
     except (LeaseLost, NotFound) as error:
         log.info("nothing written: %s", error)
+        deps.tally.add("lease_losses", stage=(job.stage or Stage.ASSEMBLING).value)
         return
+    _count(deps, after, outcome)
     if after.status in TERMINAL:
         _patiently(deps, lambda: conclude(deps.events, deps.store, after))
-        return
-    _patiently(deps, lambda: _tell(deps.events, after, outcome))
-    if after.status is not Status.PAUSED:
+    else:
+        _patiently(deps, lambda: _tell(deps.events, after, outcome))
+    if after.status in (Status.QUEUED, Status.RUNNING):
         delay = max(0.0, (after.sent_at or now) - now)
         stage = after.stage or Stage.ASSEMBLING
         _patiently(deps, lambda: deps.queue.send(stage, job.id, countdown=delay))
+    else:
+        _patiently(deps, lambda: nudge(deps.jobs, deps.queue, after))
+
+
+def nudge(jobs_: JobStore, queue: Queue, ended: Job) -> None:
+    """Send for those that wait to begin, as `ended` has made room: while its owner had as many
+    running jobs as it may, their messages were used up. Call it whenever a job stops running."""
+    if ended.running_limit is not None:
+        for job in jobs_.waiting(TASKS[Stage.ASSEMBLING], 1):
+            queue.send(Stage.ASSEMBLING, job.id)
+
+
+def _count(deps: Deps, job: Job, outcome: Outcome) -> None:
+    if job.status in TERMINAL:
+        for stage, seconds in job.seconds.items():
+            observe_stage(deps.tally, stage, seconds)
+    match outcome:
+        case _Crashed():
+            deps.tally.add("attempts_lost")
+        case _Paused():
+            deps.tally.add("budget_pauses")
 
 
 def _settled(job: Job, outcome: Outcome, now: float) -> Job:
@@ -156,7 +258,9 @@ def _settled(job: Job, outcome: Outcome, now: float) -> Job:
             if job.attempt + 1 >= MAX_ATTEMPTS:
                 return exhausted(job, now, reason)
             return changed(job, attempt=job.attempt + 1, sent_at=now + RETRY_SECONDS)
-        case _Stopped():
+        case _Paused(reason) if job.status is Status.RUNNING:
+            return moved(job, Status.PAUSED, now, {"paused_because": reason})
+        case _Paused() | _Stopped() | _Lost():
             return changed(job, sent_at=now)
 
 
@@ -173,6 +277,9 @@ def _succeeded(job: Job, done: Done, now: float) -> Job:
 
 def _tell(events: Events, job: Job, outcome: Outcome) -> None:
     match outcome:
+        case _Paused(reason):
+            data = {"status": job.status.value}
+            events.append(job.id, f"paused: {reason}", level="warn", data=data)
         case _Wait() if job.backoffs == 1:
             events.append(job.id, f"waiting: {job.waiting}", level="warn")
         case _Crashed(reason):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from qcrd.runtime.lease import Holding
 from qcrd.runtime.queue import Queue
 from qcrd.runtime.states import TTL
 from qcrd.runtime.store import Store
+from qcrd.runtime.tally import MemoryTally, Tally
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,24 @@ class Deps:
     store: Store
     queue: Queue
     owner: str = field(default_factory=_owner)
+    tally: Tally = field(default_factory=MemoryTally)
     stopping: Callable[[], bool] = _never
     heartbeat: float = 10.0
     ttl: float = TTL
+
+
+class _Begun:
+    """When this worker began on the stage, and how far it was by then."""
+
+    def __init__(self, percent: float) -> None:
+        self._percent = percent
+        self._at = time.monotonic()
+
+    def eta(self, percent: float) -> float | None:
+        done = percent - self._percent
+        if done <= 0:
+            return None
+        return round((time.monotonic() - self._at) * (100.0 - percent) / done, 1)
 
 
 class StageContext:
@@ -69,8 +86,10 @@ class StageContext:
         self.jobs = deps.jobs
         self.events = deps.events
         self.store = deps.store
+        self.tally = deps.tally
         self._stopping = deps.stopping
         self._holding = holding
+        self._begun = _Begun(job.progress.percent)
 
     def interrupted(self) -> bool:
         """Whether to stop at the next safe point. Cheap: the job is read once a second at most."""
@@ -83,12 +102,17 @@ class StageContext:
 
     def progress(self, percent: float, *, step: int = 0, total: int = 0) -> None:
         """Tell that the stage got on; `percent` in [0, 100]. Ends a wait that was shown."""
-        progress = Progress(percent=percent, step=step, total_steps=total)
-        self.amend(progress=progress, waiting=None, backoffs=0)
+        self.amend(progress=self.paced(percent, step, total), waiting=None, backoffs=0)
+
+    def paced(self, percent: float, step: int, total: int) -> Progress:
+        """Progress with the seconds that the rest of the stage takes at the pace so far."""
+        eta = self._begun.eta(percent)
+        return Progress(percent=percent, step=step, total_steps=total, eta_seconds=eta)
 
     def enter(self, stage: Stage) -> None:
         """Go on to another stage of the same task; the time of the one before ends here."""
         self.amend(stage=stage, progress=Progress(), waiting=None, backoffs=0)
+        self._begun = _Begun(0.0)
 
     def amend(self, **changes: Any) -> None:
         """Write to the job. `LeaseLost` when it is not ours any more."""

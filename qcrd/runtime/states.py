@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from qcrd.errors import Conflict, LeaseLost
-from qcrd.records import Failure, Job, Lease, Stage, Status
+from qcrd.records import Failure, Job, Lease, Priority, Stage, Status
+from qcrd.runtime import keys
 
 NEXT: Mapping[Status, frozenset[Status]] = MappingProxyType(
     {
@@ -43,6 +44,46 @@ TASKS: Mapping[Stage, str] = MappingProxyType(
 )
 """The task, and the queue of the same name, that does a stage's work."""
 
+RANK: Mapping[Priority, float] = MappingProxyType(
+    {Priority.LOW: 0.0, Priority.NORMAL: 1e11, Priority.HIGH: 2e11}
+)
+"""Seconds by which a priority outranks the one below: more than any clock shows, and a double
+still tells milliseconds apart there."""
+
+
+def task_of(job: Job) -> str:
+    """The task that `job` is in, or that its first stage belongs to."""
+    return TASKS[job.stage or Stage.ASSEMBLING]
+
+
+def waits(job: Job) -> bool:
+    """Whether a worker could take `job`: nobody has it, and it is not paused or over."""
+    return job.status in (Status.QUEUED, Status.RUNNING) and not job.lease.owner
+
+
+def indexes(job: Job) -> dict[str, float]:
+    """The sorted sets that `job` is in, with its score in each; the store keeps them so."""
+    score = job.created_at
+    found = {keys.JOBS: score, keys.jobs_in_status(job.status): score}
+    if job.status not in TERMINAL:
+        found[keys.ACTIVE_JOBS] = score
+    if job.status is Status.RUNNING:
+        found[keys.running_jobs(job.owner)] = score
+    if waits(job):
+        found[keys.waiting_jobs(task_of(job))] = RANK[job.spec.priority] - score
+    return found
+
+
+def check_room(before: Job, after: Job, running: int) -> None:
+    """`Conflict` when `after` would begin to run beside `running` others of an owner who may not
+    have that many."""
+    begins = after.status is Status.RUNNING and before.status is not Status.RUNNING
+    if begins and after.running_limit is not None and running >= after.running_limit:
+        raise Conflict(
+            f"{after.owner} has {running} running jobs already, which is the limit of its key",
+            code="running_limit",
+        )
+
 
 def changed(job: Job, **changes: Any) -> Job:
     """`job` with validated `changes`; unlike `model_copy`, which takes any name and value."""
@@ -55,12 +96,18 @@ def counted(job: Job, now: float) -> Job:
         return job
     spent = max(0.0, now - job.lease.counted)
     seconds = {**job.seconds, job.stage.value: job.seconds.get(job.stage.value, 0.0) + spent}
-    return changed(job, seconds=seconds, lease=job.lease.model_copy(update={"counted": now}))
+    held = job.usage.gpu_seconds + spent * job.gpus
+    return changed(
+        job,
+        seconds=seconds,
+        usage=job.usage.model_copy(update={"gpu_seconds": held}),
+        lease=job.lease.model_copy(update={"counted": now}),
+    )
 
 
 def freed(job: Job, now: float) -> Job:
     """`job` with nobody holding it. The token stays, so that the next one is larger."""
-    return changed(counted(job, now), lease=Lease(token=job.lease.token))
+    return changed(counted(job, now), lease=Lease(token=job.lease.token), gpus=0)
 
 
 def moved(job: Job, to: Status, now: float, changes: Mapping[str, Any]) -> Job:
@@ -68,7 +115,7 @@ def moved(job: Job, to: Status, now: float, changes: Mapping[str, Any]) -> Job:
     if to not in NEXT[job.status]:
         raise Conflict(f"job {job.id} is {job.status}, so it cannot become {to}")
     if to not in TERMINAL:
-        return changed(job, status=to, **changes)
+        return changed(job, status=to, **{"paused_because": None, **changes})
     over = changed(freed(job, now), status=to, finished_at=now, waiting=None, backoffs=0)
     return changed(over, **changes)
 

@@ -11,6 +11,7 @@ from qcrd.runtime.events import Events, MemoryEvents, RedisEvents
 from qcrd.runtime.jobs import JobStore, MemoryJobs, RedisJobs
 from qcrd.runtime.ledger import Ledger, MemoryLedger, RedisLedger
 from qcrd.runtime.store import MemoryStore, S3Store, Store
+from qcrd.runtime.tally import MemoryTally, RedisTally, Tally
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -32,6 +33,13 @@ def ledger(request: pytest.FixtureRequest) -> Ledger:
     if request.param == "memory":
         return MemoryLedger()
     return RedisLedger(connect(request.getfixturevalue("redis_settings")))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def tally(request: pytest.FixtureRequest) -> Tally:
+    if request.param == "memory":
+        return MemoryTally()
+    return RedisTally(connect(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "s3"])

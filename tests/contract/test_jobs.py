@@ -7,7 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from qcrd.errors import Conflict, LeaseLost, NotFound
-from qcrd.records import Failure, Job, JobSpec, Progress, RationaleSpec, Stage, Status
+from qcrd.records import (
+    Failure,
+    Job,
+    JobSpec,
+    Priority,
+    Progress,
+    RationaleSpec,
+    Stage,
+    Status,
+)
 from qcrd.runtime.jobs import JobStore, amend, beat, claim, move, release
 from qcrd.runtime.keys import new_id
 from qcrd.runtime.states import changed
@@ -199,3 +208,75 @@ def test_a_paused_job_is_still_its_workers_until_released(jobs: JobStore, job: J
     assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is None
     release(jobs, job.id, held.lease.token)
     assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is not None
+
+
+def ranked(created_at: float, priority: Priority, **changes: object) -> Job:
+    job = a_job(created_at)
+    return changed(job, spec=job.spec.model_copy(update={"priority": priority}), **changes)
+
+
+def test_the_line_is_by_priority_and_then_by_age(jobs: JobStore) -> None:
+    late, first, low = (
+        ranked(3.0, Priority.NORMAL),
+        ranked(2.0, Priority.NORMAL),
+        ranked(1.0, Priority.LOW),
+    )
+    high, paused = ranked(4.0, Priority.HIGH), ranked(0.5, Priority.HIGH)
+    for job in (late, first, low, high, paused):
+        jobs.create(job)
+    move(jobs, paused.id, Status.PAUSED)
+    wanted = [high.id, first.id, late.id, low.id]
+    assert [job.id for job in jobs.waiting("assemble", 10)] == wanted
+    assert [job.id for job in jobs.waiting("assemble", 2, start=1)] == wanted[1:3]
+    assert [jobs.place("assemble", job_id) for job_id in wanted] == [0, 1, 2, 3]
+    assert jobs.place("assemble", paused.id) is None
+    assert jobs.waiting("train", 10) == []
+    assert (jobs.length("assemble"), jobs.length("train")) == (4, 0)
+
+
+def test_a_job_is_in_line_while_nobody_holds_it_and_for_its_own_task(
+    jobs: JobStore, job: Job
+) -> None:
+    claimed = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+    assert claimed is not None
+    assert jobs.place("assemble", job.id) is None
+    amend(jobs, job.id, claimed.lease.token, stage=Stage.TRAINING)
+    release(jobs, job.id, claimed.lease.token)
+    assert (jobs.place("assemble", job.id), jobs.place("train", job.id)) == (None, 0)
+
+
+def test_the_census_counts_each_job_once(jobs: JobStore) -> None:
+    made = [a_job(float(at)) for at in range(4)]
+    for job in made:
+        jobs.create(job)
+    move(jobs, made[0].id, Status.CANCELLED)
+    move(jobs, made[1].id, Status.PAUSED)
+    jobs.delete(made[2].id)
+    counted = {status: count for status, count in jobs.census().items() if count}
+    assert counted == {Status.CANCELLED: 1, Status.PAUSED: 1, Status.QUEUED: 1}
+
+
+def test_an_owner_runs_no_more_jobs_than_the_key_allows_however_many_workers_try(
+    jobs: JobStore,
+) -> None:
+    mine = [changed(a_job(float(at)), owner="ci", running_limit=2) for at in range(6)]
+    other = changed(a_job(9.0), owner="other", running_limit=2)
+    for job in (*mine, other):
+        jobs.create(job)
+
+    def try_it(job: Job) -> Job | None:
+        try:
+            return claim(jobs, job.id, f"for-{job.id}", stage=Stage.ASSEMBLING, now=0.0)
+        except Conflict as error:
+            if error.code != "running_limit":
+                raise
+            return None
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = [job for job in pool.map(try_it, (*mine, other)) if job]
+    assert sorted(job.owner for job in taken) == ["ci", "ci", "other"]
+    running = next(job for job in taken if job.owner == "ci")
+    move(jobs, running.id, Status.CANCELLED)
+    left = [job for job in mine if jobs.get(job.id).status is Status.QUEUED]
+    assert try_it(left[0]) is not None
+    assert try_it(left[1]) is None

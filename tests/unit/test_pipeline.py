@@ -9,8 +9,18 @@ from dataclasses import replace
 
 import pytest
 
-from qcrd.errors import Diverged, Interrupted, Invalid, Transient
-from qcrd.records import Job, JobSpec, ModelRef, RationaleCounts, Report, Stage, Status, Usage
+from qcrd.errors import Diverged, Interrupted, Invalid, OverBudget, Transient
+from qcrd.records import (
+    Job,
+    JobSpec,
+    ModelRef,
+    Priority,
+    RationaleCounts,
+    Report,
+    Stage,
+    Status,
+    Usage,
+)
 from qcrd.runtime import keys, lease, pipeline, store
 from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import MemoryJobs, amend, claim, move
@@ -422,3 +432,102 @@ def test_all_pages_are_looked_at(world: World) -> None:
         one = changed(world.job, id=f"ftjob-{number:024x}", created_at=float(number))
         world.jobs.create(one)
     assert len(reap(world.jobs, world.queue, time.time() + 1000)) == 251
+
+
+def another(world: World, letter: str, **changes: object) -> str:
+    """A job that waits beside the world's own, which is the oldest."""
+    job_id = "ftjob-" + letter * 24
+    made = Job(id=job_id, spec=world.job.spec, status=Status.QUEUED, created_at=time.time())
+    world.jobs.create(changed(made, **changes))
+    return job_id
+
+
+def test_a_message_is_used_for_the_job_that_comes_first(world: World) -> None:
+    urgent = world.job.spec.model_copy(update={"priority": Priority.HIGH})
+    high = another(world, "b", spec=urgent)
+    worked: list[str] = []
+
+    def work(context: StageContext) -> Next | Done:
+        worked.append(context.job.id)
+        return Next(Stage.TRAINING)
+
+    run_stage(world.deps, ID, Stage.ASSEMBLING, work)
+    run_stage(world.deps, high, Stage.ASSEMBLING, work)
+    run_stage(world.deps, high, Stage.ASSEMBLING, work)
+    assert worked == [high, ID]
+    refused = [c for c in world.deps.tally.read() if c.name == "deliveries_refused"]
+    assert [c.value for c in refused] == [1.0]
+
+
+def test_a_job_that_waits_out_an_outage_lets_others_pass(world: World) -> None:
+    world.run(raising(Transient("the teacher is down", retry_after=60)))
+    other = another(world, "b")
+    worked: list[str] = []
+
+    def work(context: StageContext) -> Next | Done:
+        worked.append(context.job.id)
+        return Next(Stage.TRAINING)
+
+    run_stage(world.deps, other, Stage.ASSEMBLING, work)
+    assert worked == [other]
+
+
+def test_an_owner_at_the_limit_is_passed_over_and_sent_for_when_there_is_room(
+    world: World,
+) -> None:
+    mine = {"owner": "ci", "running_limit": 1}
+    world.jobs.update(ID, lambda job: changed(job, **mine))
+    second = another(world, "b", **mine)
+    third = another(world, "c", owner="other")
+    worked: list[str] = []
+
+    def work(context: StageContext) -> Next | Done:
+        worked.append(context.job.id)
+        if context.job.id == ID:
+            # While the first runs, messages for the others come in.
+            run_stage(world.deps, second, Stage.ASSEMBLING, work)
+            run_stage(world.deps, third, Stage.ASSEMBLING, work)
+            raise Invalid("enough")
+        return Next(Stage.TRAINING)
+
+    world.run(work)
+    assert worked == [ID, third]
+    assert world.jobs.get(second).status is Status.QUEUED
+    assert world.queue.take()[-1] == (Stage.ASSEMBLING, second)
+
+
+def test_a_job_over_its_budget_pauses_with_the_reason_and_sends_nothing(world: World) -> None:
+    after = world.run(raising(OverBudget("1,000 teacher tokens are spent")))
+    assert (after.status, after.lease.owner) == (Status.PAUSED, "")
+    assert after.paused_because == "1,000 teacher tokens are spent"
+    assert world.messages() == ["paused: 1,000 teacher tokens are spent"]
+    assert world.queue.take() == []
+    resumed = move(world.jobs, ID, Status.QUEUED)
+    assert resumed.paused_because is None
+
+
+def test_progress_tells_how_long_the_rest_will_take(world: World) -> None:
+    told: list[float | None] = []
+
+    def work(context: StageContext) -> Next | Done:
+        context.progress(0.0)
+        told.append(context.job.progress.eta_seconds)
+        time.sleep(0.05)
+        context.progress(50.0)
+        told.append(context.job.progress.eta_seconds)
+        return Next(Stage.TRAINING)
+
+    world.run(work)
+    assert told[0] is None
+    assert told[1] == pytest.approx(0.05, abs=0.1)
+
+
+def test_time_with_gpus_is_counted_until_they_are_given_back(world: World) -> None:
+    def work(context: StageContext) -> Next | Done:
+        context.amend(gpus=2)
+        time.sleep(0.1)
+        return Next(Stage.TRAINING)
+
+    after = world.run(work)
+    assert after.usage.gpu_seconds == pytest.approx(2 * after.seconds["assembling"], rel=0.2)
+    assert after.gpus == 0
