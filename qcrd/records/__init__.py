@@ -11,6 +11,7 @@ from qcrd.records.base import (
     Record,
     parse,
 )
+from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import (
     Accuracy,
     Comparison,
@@ -80,6 +81,7 @@ __all__ = [
     "Baseline",
     "Budget",
     "Cell",
+    "CheckpointManifest",
     "Comparison",
     "Event",
     "Example",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from qcrd.errors import QcrdError, Transient
 from services.api.plan import Sampling, Wanted
+from services.api.purse import Purse
 from services.api.teacher import Answer, Overloaded, Stumbled, TeacherClient, Unreachable
 from services.api.window import Window
 
@@ -22,6 +23,8 @@ class Pace:
     look: float = 0.5
     first_wait: float = 0.25
     longest_wait: float = 10.0
+    longest_told: float = 60.0
+    """Most of a Retry-After that is obeyed: a teacher that asks for an hour is asked sooner."""
     outage: float = 60.0
     refusals: float = 120.0
 
@@ -49,6 +52,7 @@ class Asking:
         keep: Callable[[Wanted, Answer], None],
         look: Callable[[str | None], None],
         pace: Pace,
+        purse: Purse,
     ) -> None:
         self._client = client
         self._sampling = sampling
@@ -57,6 +61,8 @@ class Asking:
         self._keep = keep
         self._look = look
         self._pace = pace
+        self._purse = purse
+        self._settled = asyncio.Condition()
         self._window = Window(concurrency)
         self._probing = asyncio.Lock()
         self._outages = 0
@@ -65,7 +71,8 @@ class Asking:
 
     async def run(self, wanted: Sequence[Wanted]) -> None:
         """Until every one is answered and kept. Raises what `look` raises; `Transient` when the
-        teacher stays away; `QcrdError` when it refuses for good."""
+        teacher stays away; `OverBudget` when the next one could cost too much, once nothing is in
+        flight any more; `QcrdError` when it refuses for good."""
         todo = deque(wanted)
         workers = min(self._concurrency, len(todo))
         try:
@@ -84,7 +91,26 @@ class Asking:
     async def _work(self, todo: deque[Wanted]) -> None:
         while todo:
             wanted = todo.popleft()
-            self._keep(wanted, await self._answer(wanted))
+            await self._afford(wanted)
+            answer: Answer | None = None
+            try:
+                answer = await self._answer(wanted)
+            finally:
+                await self._settle(wanted, answer)
+            self._keep(wanted, answer)
+
+    async def _afford(self, wanted: Wanted) -> None:
+        """Wait until those in flight have cost less than they might have."""
+        async with self._settled:
+            while not self._purse.reserve(wanted):
+                if not self._purse.in_flight:
+                    raise self._purse.over()
+                await self._settled.wait()
+
+    async def _settle(self, wanted: Wanted, answer: Answer | None) -> None:
+        self._purse.settle(wanted, answer)
+        async with self._settled:
+            self._settled.notify_all()
 
     async def _answer(self, wanted: Wanted) -> Answer:
         refused = failed = 0
@@ -95,7 +121,8 @@ class Asking:
             except Overloaded as error:
                 refused += 1
                 self._patient(error)
-                await asyncio.sleep(self._pace.wait(refused))
+                told = min(error.retry_after or 0.0, self._pace.longest_told)
+                await asyncio.sleep(max(told, self._pace.wait(refused)))
             except (Unreachable, Stumbled) as error:
                 failed += 1
                 if isinstance(error, Unreachable):

@@ -6,30 +6,62 @@ import logging
 import time
 from typing import Any
 
-from qcrd.errors import Transient
-from qcrd.records import Job, JobSpec, Stage, Status, parse
-from qcrd.runtime import keys
+from qcrd.errors import Conflict, Forbidden, Transient
+from qcrd.records import Job, JobSpec, Priority, Stage, Status, parse
+from qcrd.runtime import keys, telemetry
 from qcrd.runtime.store import write_record
 from services.api.checks import check
 from services.api.gateway import Gateway
+from services.api.idempotency import fresh_id
+from services.api.keyring import ApiKey, Scope
 from services.api.share import check_shared
 
 log = logging.getLogger(__name__)
 
 
-def create(here: Gateway, body: dict[str, Any]) -> Job:
+def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
     spec = read_spec(body)
+    _may_rank(spec, caller)
     check(spec, here.store, here.settings)
     check_shared(spec, here.jobs)
-    return submit(here, keys.new_id("ftjob"), spec)
+    return submit(here, fresh_id("ftjob"), spec, caller)
 
 
-def submit(here: Gateway, job_id: str, spec: JobSpec) -> Job:
-    """Keep and send a job whose spec was checked. `Conflict` when the id is taken."""
-    job = Job(id=job_id, spec=spec, status=Status.QUEUED, created_at=time.time())
+def _may_rank(spec: JobSpec, caller: ApiKey) -> None:
+    if spec.priority is Priority.HIGH and not caller.may(Scope.ADMIN):
+        raise Forbidden(
+            "`priority`: `high` goes before everybody's jobs, which only a key with the scope "
+            "`admin` may ask for",
+            param="priority",
+            code="insufficient_scope",
+        )
+
+
+def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
+    """Keep and send a job whose spec was checked.
+
+    The same job under the same id again is the first one, which an earlier try had created before
+    its gateway died; `Conflict` when the id is another job's.
+    """
+    job = Job(
+        id=job_id,
+        spec=spec,
+        owner=caller.name,
+        running_limit=caller.running_jobs,
+        request_id=telemetry.request_id(),
+        status=Status.QUEUED,
+        created_at=time.time(),
+        budget=spec.budget,
+    )
+    try:
+        here.jobs.create(job)
+    except Conflict:
+        there = here.jobs.get(job_id)
+        if there.spec != spec:
+            raise
+        job = there
     write_record(here.store, keys.job_spec_key(job.id), spec)
-    here.jobs.create(job)
-    here.events.append(job.id, "job created", data={"status": job.status.value})
+    here.events.append(job.id, "job created", data={"status": Status.QUEUED.value})
     try:
         here.queue.send(Stage.ASSEMBLING, job.id)
     except Transient as error:

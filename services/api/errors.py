@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,9 +14,29 @@ from starlette.exceptions import HTTPException
 from qcrd.errors import Invalid, QcrdError, Transient
 from services.api import wire
 
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": wire.Envelope, "description": meaning}
+    for status, meaning in {
+        400: "A field is wrong: `param` names it and `message` the fix.",
+        401: "No valid API key.",
+        403: "The key may not do this.",
+        404: "There is no such thing.",
+        405: "The path is not there under this method.",
+        409: "Not in the state that it is in, or an `Idempotency-Key` used twice.",
+        413: "The body is too large.",
+        422: "The request is not of the documented shape.",
+        429: "The key has sent its requests of this minute. `Retry-After` says when to come back.",
+        500: "A defect of the server; its log has it under the answer's `x-request-id`.",
+        503: "Redis, the store or a server behind is away. `Retry-After` says when to come back.",
+    }.items()
+}
+"""What any route under `/v1` may answer besides its own, for the OpenAPI document."""
+
 RETRY_SECONDS = 2.0
 """What a 503 asks clients to wait when its cause does not say."""
 
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""`type` of the statuses that have one of their own in the OpenAI API."""
 CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -26,8 +47,9 @@ class TooLarge(Invalid):
 
 def answer(error: QcrdError) -> JSONResponse:
     headers: dict[str, str] = {}
-    if isinstance(error, Transient):
-        headers["Retry-After"] = str(math.ceil(error.retry_after or RETRY_SECONDS))
+    wait = getattr(error, "retry_after", None)
+    if isinstance(error, Transient) or wait is not None:
+        headers["Retry-After"] = str(math.ceil(wait or RETRY_SECONDS))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return _envelope(error.status, error.message, error.param, error.code, headers)
@@ -61,11 +83,14 @@ async def _unreadable(request: Request, error: Exception) -> JSONResponse:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    status = error.status_code
-    message = str(error.detail)
-    if status in (404, 405):
-        message = f"there is no {request.method} {request.url.path}"
-    return _envelope(status, message, None, CODES.get(status, "invalid_request"), error.headers)
+    if error.status_code in (404, 405):
+        return refused(error, f"there is no {request.method} {request.url.path}")
+    return refused(error)
+
+
+def refused(error: HTTPException, message: str | None = None) -> JSONResponse:
+    code = CODES.get(error.status_code, "invalid_request")
+    return _envelope(error.status_code, message or str(error.detail), None, code, error.headers)
 
 
 def _envelope(
@@ -75,6 +100,6 @@ def _envelope(
     code: str,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     body = wire.error(message, type=kind, param=param, code=code)
     return JSONResponse(body, status_code=status, headers=dict(headers or {}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 
 from starlette.concurrency import run_in_threadpool
@@ -47,7 +46,7 @@ async def stream(
 
 
 def _framed(event: Event) -> str:
-    return f"id: {event.id}\ndata: {json.dumps(wire.event(event))}\n\n"
+    return f"id: {event.id}\ndata: {wire.event(event).model_dump_json()}\n\n"
 
 
 def _over(jobs: JobStore, job_id: str) -> bool:

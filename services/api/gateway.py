@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from qcrd.runtime.events import Events
 from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.ledger import Ledger, MemoryLedger
 from qcrd.runtime.queue import Queue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import Store
+from qcrd.runtime.tally import MemoryTally, Tally
+from services.api.answers import Answers, MemoryAnswers
+from services.api.keyring import ApiKey
+from services.api.rates import Rates
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
 
@@ -24,16 +29,32 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What all gateways of a system know together; by default what one process knows alone."""
+
+    ledger: Ledger = field(default_factory=MemoryLedger)
+    tally: Tally = field(default_factory=MemoryTally)
+    answers: Answers = field(default_factory=MemoryAnswers)
+    rates: Rates = field(default_factory=Rates)
+
+
+@dataclass(frozen=True)
 class Gateway:
     store: Store
     jobs: JobStore
     events: Events
     queue: Queue
     settings: Settings
+    shared: Shared = field(default_factory=Shared)
 
 
 def _of(request: Request) -> Gateway:
     return cast(Gateway, request.app.state.gateway)
 
 
+def _caller(request: Request) -> ApiKey:
+    return cast(ApiKey, request.state.key)
+
+
 Here = Annotated[Gateway, Depends(_of)]
+Caller = Annotated[ApiKey, Depends(_caller)]

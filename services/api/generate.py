@@ -8,15 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qcrd.errors import QcrdError
+from qcrd.errors import OverBudget, QcrdError
 from qcrd.method.prompts import teacher_prompt
-from qcrd.records import MethodSpec, Progress, Question, Usage
+from qcrd.records import MethodSpec, Question, Usage
 from qcrd.runtime.ledger import Ledger
 from qcrd.runtime.stage import StageContext
 from services.api.ask import Asking, Pace
 from services.api.generations import Generation, Generations
 from services.api.knowledge import Outputs
 from services.api.plan import Sampling, Wanted
+from services.api.purse import Purse
 from services.api.settings import Teacher
 from services.api.teacher import Answer, TeacherClient
 
@@ -44,9 +45,11 @@ class _Round:
 
     stage: StageContext
     cache: Generations
+    teacher: Teacher
     wanted: Mapping[str, Wanted]
     found: dict[str, Generation]
     unsealed: int = 0
+    counted: Usage = field(default_factory=Usage)
     measured: int = -1
     reported_at: float = field(default_factory=time.monotonic)
     told: str | None = None
@@ -86,8 +89,9 @@ class _Round:
     def report(self, down: str | None = None) -> None:
         self.reported_at = time.monotonic()
         done, total, usage = len(self.found), len(self.wanted), self.usage()
+        self._count(usage)
         percent = ASKED_PERCENT * done / max(1, total)
-        progress = Progress(percent=percent, step=done, total_steps=total)
+        progress = self.stage.paced(percent, done, total)
         if down is not None:
             self.stage.amend(progress=progress, usage=usage, waiting=down)
             return
@@ -104,10 +108,28 @@ class _Round:
     def usage(self) -> Usage:
         """What this job paid, over all of its attempts."""
         paid = [g for g in self.found.values() if g.job_id == self.stage.job.id]
-        return Usage(
-            teacher_prompt_tokens=sum(g.prompt_tokens for g in paid),
-            teacher_completion_tokens=sum(g.completion_tokens for g in paid),
+        prompt = sum(g.prompt_tokens for g in paid)
+        completion = sum(g.completion_tokens for g in paid)
+        cost = self.teacher.cost(prompt, completion)
+        return self.stage.job.usage.model_copy(
+            update={
+                "teacher_prompt_tokens": prompt,
+                "teacher_completion_tokens": completion,
+                "cost": cost,
+                "currency": None if cost is None else self.teacher.currency,
+            }
         )
+
+    def _count(self, usage: Usage) -> None:
+        """What was paid since the last time. A kill loses the two seconds before it: the job's own
+        usage is the truth, this is for curves."""
+        before, self.counted = self.counted, usage
+        name = self.stage.job.spec.settings.teacher
+        for kind in ("prompt", "completion"):
+            paid = getattr(usage, f"teacher_{kind}_tokens")
+            more = paid - getattr(before, f"teacher_{kind}_tokens")
+            if more:
+                self.stage.tally.add("teacher_tokens", more, teacher=name, kind=kind)
 
     def _tell(self, down: str | None) -> None:
         self.told = down
@@ -131,11 +153,7 @@ def generate(
     """All samples of all questions. What was answered is kept whatever ends the round."""
     spec = stage.job.spec.settings
     sampling = Sampling.of(spec.rationales)
-    plan = {
-        question.id: _samples(question, spec, sampling.samples(n))
-        for questions, n in ((test, spec.rationales.test_samples), (training, spec.rationales.n))
-        for question in questions
-    }
+    plan = planned(spec, sampling, training, test)
     wanted = {sample.key: sample for samples in plan.values() for sample in samples}
     asking = asyncio.run(_round(stage, ledger, teacher, sampling, wanted, pace))
     outputs = {
@@ -162,6 +180,17 @@ def own_words(generation: Generation, stop: Sequence[str]) -> str:
     return generation.text
 
 
+def planned(
+    spec: MethodSpec, sampling: Sampling, training: Sequence[Question], test: Sequence[Question]
+) -> dict[str, tuple[Wanted, ...]]:
+    """The samples that are wanted of each question, by its id."""
+    return {
+        question.id: _samples(question, spec, sampling.samples(n))
+        for questions, n in ((test, spec.rationales.test_samples), (training, spec.rationales.n))
+        for question in questions
+    }
+
+
 def _samples(question: Question, spec: MethodSpec, n: int) -> tuple[Wanted, ...]:
     prompt = teacher_prompt(spec.task, question)
     return tuple(Wanted(prompt, index) for index in range(n))
@@ -180,7 +209,8 @@ async def _round(
     try:
         model = await client.fingerprint()
         cache = Generations(stage.store, ledger, teacher=model, sampling=sampling.fingerprint)
-        round_ = _Round(stage, cache, wanted, cache.find(wanted.keys()))
+        round_ = _Round(stage, cache, teacher, wanted, cache.find(wanted.keys()))
+        round_.counted = round_.usage()
         missing = [sample for key, sample in wanted.items() if key not in round_.found]
         stage.say(
             f"asking teacher {name} for {len(missing)} outputs; "
@@ -196,9 +226,13 @@ async def _round(
             keep=round_.keep,
             look=round_.look,
             pace=pace,
+            purse=Purse(stage.job.budget, teacher, sampling.max_new_tokens, round_.usage()),
         )
         try:
             await asking.run(missing)
+        except OverBudget:
+            round_.report()
+            raise
         finally:
             round_.seal()
         round_.report()

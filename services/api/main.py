@@ -13,15 +13,22 @@ import qcrd
 from qcrd.runtime.connection import connect
 from qcrd.runtime.events import Events, RedisEvents
 from qcrd.runtime.jobs import JobStore, RedisJobs
+from qcrd.runtime.ledger import RedisLedger
 from qcrd.runtime.queue import CeleryQueue, Queue, celery_app
 from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
 from qcrd.runtime.store import Store, open_store
+from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging, install_http
-from services.api.errors import install_errors
-from services.api.gateway import Gateway, Settings
-from services.api.guard import BodyLimit, KeyCheck
+from services.api.admission import Admission
+from services.api.answers import RedisAnswers
+from services.api.errors import REFUSALS, install_errors
+from services.api.gateway import Gateway, Settings, Shared
+from services.api.guard import BodyLimit
+from services.api.idempotency import Idempotency
+from services.api.keyring import Keyring
+from services.api.rates import Rates
 from services.api.routes import files, health, jobs, models, studies
-from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+from services.api.settings import ApiSettings, FileSettings, TeacherSettings, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +37,27 @@ GOODBYE_SECONDS = 5
 
 
 def create_app(
-    store: Store, jobs_: JobStore, events: Events, queue: Queue, settings: Settings
+    store: Store,
+    jobs_: JobStore,
+    events: Events,
+    queue: Queue,
+    settings: Settings,
+    shared: Shared | None = None,
 ) -> FastAPI:
+    """`ValueError` for a file of keys that cannot be used."""
     app = FastAPI(title="qcrd", version=qcrd.__version__)
-    app.state.gateway = Gateway(store, jobs_, events, queue, settings)
-    for router in (files.router, jobs.router, studies.router, models.router, health.router):
-        app.include_router(router)
+    shared = shared or Shared()
+    keyring = Keyring(settings.api.keys, settings.api.keys_file)
+    _refuse_to_be_open(settings.api, keyring)
+    app.state.gateway = Gateway(store, jobs_, events, queue, settings, shared)
+    for router in (files.router, jobs.router, studies.router, models.router):
+        app.include_router(router, responses=REFUSALS)
+    app.include_router(health.router)
     install_errors(app)
     # The last one added is the outermost: ids and counts, then the key, then the body.
+    app.add_middleware(Idempotency, answers=shared.answers)
     app.add_middleware(BodyLimit, file_bytes=settings.files.max_file_bytes)
-    app.add_middleware(KeyCheck, keys=settings.api.keys)
+    app.add_middleware(Admission, keyring=keyring, rates=shared.rates)
     install_http(app, "api")
     return app
 
@@ -53,7 +71,21 @@ def connected(settings: Settings) -> FastAPI:
         RedisEvents(redis),
         CeleryQueue(celery_app(RedisSettings())),
         settings,
+        Shared(
+            ledger=RedisLedger(redis),
+            tally=RedisTally(redis),
+            answers=RedisAnswers(redis),
+            rates=Rates(RedisSettings().url),
+        ),
     )
+
+
+def _refuse_to_be_open(settings: ApiSettings, keyring: Keyring) -> None:
+    if keyring.empty and not is_loopback(settings.host):
+        raise ValueError(
+            f"refusing to listen on {settings.host} without API keys: {settings.keys_file} has "
+            "none; `qcrd keys new NAME` makes one"
+        )
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -78,10 +110,14 @@ def main() -> None:
     except ValidationError as error:
         raise SystemExit(f"the environment is wrong: {error}") from error
     configure_logging("api", level)
+    try:
+        app = connected(settings)
+    except ValueError as error:
+        raise SystemExit(f"QCRD_API_KEYS_FILE: {error}") from error
     server = listening(settings.api.host, settings.api.port)
     log.info("listening on http://%s:%s", *server.getsockname()[:2])
     config = uvicorn.Config(
-        connected(settings),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -16,6 +16,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.bases import NAME, local_bases
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import Store, read_record
+from services.api.wire import Link
 
 LINK_SECONDS = 3600
 HUB_SECONDS = 5.0
@@ -41,11 +42,11 @@ def find(store: Store, model_id: str) -> PublishedModel:
         ) from error
 
 
-def links(store: Store, model: PublishedModel) -> list[dict[str, str]]:
+def links(store: Store, model: PublishedModel) -> list[Link]:
     """Each file's name and a link that reads it for an hour."""
     prefix = keys.model_prefix(model.id)
     return [
-        {"name": name, "url": store.link(f"{prefix}{name}", seconds=LINK_SECONDS)}
+        Link(name=name, url=store.link(f"{prefix}{name}", seconds=LINK_SECONDS))
         for name in model.files
     ]
 

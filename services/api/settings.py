@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -17,7 +18,9 @@ class ApiSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Comma separated in the environment."""
+    """Comma separated in the environment; each may do everything."""
+    keys_file: Path | None = None
+    """JSON of hashed keys with names, scopes and limits; read again when it changes."""
 
     @field_validator("keys", mode="before")
     @classmethod
@@ -28,10 +31,10 @@ class ApiSettings(BaseSettings):
 
     @model_validator(mode="after")
     def beyond_loopback_needs_keys(self) -> Self:
-        if not self.keys and not is_loopback(self.host):
+        if not self.keys and not self.keys_file and not is_loopback(self.host):
             raise ValueError(
                 f"refusing to listen on {self.host} without API keys: "
-                "set QCRD_API_KEYS, or QCRD_API_HOST=127.0.0.1"
+                "set QCRD_API_KEYS or QCRD_API_KEYS_FILE, or QCRD_API_HOST=127.0.0.1"
             )
         return self
 
@@ -45,6 +48,22 @@ class Teacher(BaseModel):
     api_key: SecretStr | None = None
     concurrency: Annotated[int, Field(ge=1, le=96)] = 32
     """Most requests in flight; the HTTP client under `huggingface_hub` has 100 connections."""
+    prompt_price: Annotated[float | None, Field(ge=0)] = None
+    completion_price: Annotated[float | None, Field(ge=0)] = None
+    """Per million tokens, in `currency`; both or neither."""
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+
+    @model_validator(mode="after")
+    def prices_come_together(self) -> Self:
+        if (self.prompt_price is None) != (self.completion_price is None):
+            raise ValueError("give both prompt_price and completion_price, or neither")
+        return self
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Of so many tokens; None for a teacher without prices."""
+        if self.prompt_price is None or self.completion_price is None:
+            return None
+        return (self.prompt_price * prompt_tokens + self.completion_price * completion_tokens) / 1e6
 
 
 class TeacherSettings(BaseSettings):

@@ -25,44 +25,42 @@ from qcrd.records import (
     parse,
 )
 from qcrd.records.study import below
-from qcrd.runtime import jobs, keys
+from qcrd.runtime import keys
 from qcrd.runtime.jobs import TERMINAL, JobStore
-from qcrd.runtime.pipeline import conclude
 from qcrd.runtime.store import Store, read_record, write_record
-from services.api import plan
+from services.api import lifecycle, plan
 from services.api.checks import check
 from services.api.create import submit
 from services.api.gateway import Gateway
+from services.api.idempotency import fresh_id
+from services.api.keyring import ApiKey
 from services.api.share import check_shared
 
 
-def create(here: Gateway, body: dict[str, Any]) -> Study:
+def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
     given = {name: value for name, value in body.items() if value is not None}
     spec = parse(StudySpec, given)
     _check(here, spec)
-    study = laid_out(spec)
+    study = laid_out(spec, fresh_id("study"))
     write_record(here.store, keys.study_key(study.id), study)
-    resume(here, study)
+    resume(here, study, caller)
     return study
 
 
-def resume(here: Gateway, study: Study) -> None:
+def resume(here: Gateway, study: Study, caller: ApiKey) -> None:
     """Create those of the study's jobs that are not there, the leader first."""
     for job_id, spec in specs(study).items():
         if _found(here.jobs, job_id) is None:
-            try:
-                submit(here, job_id, spec)
-            except Conflict:
-                continue  # another request was quicker
+            submit(here, job_id, spec, caller)
 
 
-def laid_out(spec: StudySpec) -> Study:
-    """The study with an id for each job. Seeds are outermost: the first ones to be done are all
-    methods under one seed, which can be compared."""
+def laid_out(spec: StudySpec, study_id: str) -> Study:
+    """The study with an id for each job, derived from its own. Seeds are outermost: the first ones
+    to be done are all methods under one seed, which can be compared."""
     cells: list[Cell] = []
     for seed in spec.seeds:
         ids: dict[Baseline, str] = {
-            method: keys.new_id("ftjob")
+            method: f"ftjob-{keys.digest(study_id, method.value, str(seed))}"
             for method in spec.methods
             if method is not Baseline.FINETUNE_EQUAL_COMPUTE
         }
@@ -71,7 +69,7 @@ def laid_out(spec: StudySpec) -> Study:
             for m in spec.methods
         ]
     study = Study(
-        id=keys.new_id("study"),
+        id=study_id,
         created_at=time.time(),
         spec=spec,
         leader=cells[0].job_id,
@@ -149,17 +147,16 @@ def newest_first(store: Store, after: str | None = None) -> list[Study]:
     return found[places[0] + 1 :]
 
 
-def cancel(here: Gateway, study: Study) -> None:
+def cancel(here: Gateway, study: Study, caller: ApiKey) -> None:
     """End every job that is not over; the leader last, or the others would fail for want of it."""
     for job_id in reversed(specs(study)):
         job = _found(here.jobs, job_id)
         if job is None or job.status in TERMINAL:
             continue
         try:
-            ended = jobs.move(here.jobs, job_id, Status.CANCELLED)
+            lifecycle.cancel(here, job, caller)
         except Conflict:
             continue  # it came to its end in between
-        conclude(here.events, here.store, ended)
 
 
 def jobs_of(here: Gateway, study: Study) -> dict[str, Job | None]:

@@ -6,7 +6,7 @@ Its many errors are reduced to what the caller can do: slow down, wait, try agai
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +90,23 @@ class TeacherClient:
             )
         return digest(str(info["model_id"]), str(info.get("model_sha")))
 
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Of each text, as the teacher's own tokenizer counts them. Costs no generation."""
+        counts = []
+        with self._errors():
+            async with httpx2.AsyncClient(timeout=PROBE_SECONDS) as session:
+                headers = {name: value for name, value in self._headers.items() if value}
+                for text in texts:
+                    response = await session.post(
+                        f"{self._url}/tokenize", headers=headers, json={"inputs": text}
+                    )
+                    if not response.is_success:
+                        raise Unreachable(
+                            f"teacher {self._name}: /tokenize answers {response.status_code}"
+                        )
+                    counts.append(len(response.json()))
+        return counts
+
     async def generate(self, wanted: Wanted, sampling: Sampling) -> Answer:
         greedy = sampling.temperature == 0
         answer: Answer | None = None
@@ -153,7 +170,7 @@ class TeacherClient:
         try:
             yield
         except OverloadedError as error:
-            raise Overloaded(f"{who} is overloaded") from error
+            raise Overloaded(f"{who} is overloaded", retry_after=_retry_after(error)) from error
         except ValidationError as error:
             raise Invalid(f"{who} refuses a prompt: {error}", code="teacher_refused") from error
         except (InferenceTimeoutError, httpx2.TimeoutException) as error:
@@ -173,7 +190,7 @@ class TeacherClient:
 def _by_status(who: str, error: HfHubHTTPError) -> QcrdError:
     status = error.response.status_code
     if status == 429:
-        return Overloaded(f"{who} is overloaded")
+        return Overloaded(f"{who} is overloaded", retry_after=_retry_after(error))
     if status == 408 or status >= 500:
         return Unreachable(f"{who} answers {status}")
     return QcrdError(
@@ -181,3 +198,10 @@ def _by_status(who: str, error: HfHubHTTPError) -> QcrdError:
         "setting QCRD_TEACHERS",
         code="teacher_refused",
     )
+
+
+def _retry_after(error: BaseException) -> float | None:
+    """Seconds that the answer behind `error` asks to wait; the client keeps it as the cause."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    told = "" if response is None else response.headers.get("retry-after", "")
+    return float(told) if told.isdecimal() else None

@@ -27,6 +27,7 @@ from qcrd.runtime.pipeline import Deps, Next, StageContext, reap, run_stage
 from qcrd.runtime.queue import CeleryQueue, celery_app
 from qcrd.runtime.settings import LogSettings, RedisSettings, StoreSettings
 from qcrd.runtime.store import open_store
+from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging
 from services.api.assemble import assemble
 from services.api.settings import TeacherSettings
@@ -54,6 +55,7 @@ class Worker:
             events=RedisEvents(self.redis),
             store=open_store(StoreSettings()),
             queue=CeleryQueue(app),
+            tally=RedisTally(self.redis),
             stopping=stopping.is_set,
         )
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import Field
 from safetensors.torch import load, save
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qcrd.errors import NotFound, QcrdError
 from qcrd.method.checkpoints import LIVE, MOMENTS, State
-from qcrd.records import Accuracy, Prediction, Record
+from qcrd.records import Accuracy, CheckpointManifest, Prediction, Record
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, read, read_record, write_record
 
@@ -36,21 +36,6 @@ class Result(Record):
     steps: int
     seconds: float
     judge: dict[str, float] = Field(default_factory=dict)
-
-
-class Manifest(Record):
-    """`run` is the digest of what is trained; `check` that of everything else in here."""
-
-    run: str
-    numbers: dict[str, Any]
-    blobs: dict[str, str]
-    """Name in `State.tensors`, or `prepared`, -> SHA-256."""
-    check: str = ""
-
-    @property
-    def digest(self) -> str:
-        body = self.model_dump(mode="json", exclude={"check"})
-        return _sha256(json.dumps(body, sort_keys=True).encode())
 
 
 class Damaged(Exception):
@@ -80,7 +65,9 @@ class Checkpoints:
         if state.prepared is not None:
             data = json.dumps(state.prepared).encode()
             blobs[PREPARED] = self._send(folder, data, there)
-        made = Manifest(run=self._run, numbers=dict(state.numbers), blobs=blobs)
+        made = CheckpointManifest(
+            run=self._run, numbers=dict(state.numbers), blobs=blobs, saved_at=time.time()
+        )
         made = made.model_copy(update={"check": made.digest})
         write_record(self._store, f"{folder}states/{state.numbers['step']:08d}.json", made)
         return self._prune(folder, there)
@@ -161,9 +148,9 @@ class Checkpoints:
                 tensors[name] = load(data)
         return State(tensors, manifest.numbers, prepared)
 
-    def _manifest(self, key: str) -> Manifest:
+    def _manifest(self, key: str) -> CheckpointManifest:
         try:
-            manifest = read_record(self._store, key, Manifest)
+            manifest = read_record(self._store, key, CheckpointManifest)
         except QcrdError as error:
             raise Damaged("its manifest cannot be read") from error
         if manifest.digest != manifest.check:

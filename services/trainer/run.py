@@ -34,6 +34,7 @@ from qcrd.runtime.pipeline import Deps, StageContext
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
 from qcrd.runtime.store import open_store
+from qcrd.runtime.tally import RedisTally
 from services.trainer import outcome
 from services.trainer.distil import Parts, distil
 from services.trainer.judge_client import RemoteJudge
@@ -59,18 +60,20 @@ def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
         events=RedisEvents(redis),
         store=open_store(StoreSettings()),
         queue=MemoryQueue(),  # this process sends nothing on; its worker does
+        tally=RedisTally(redis),
         stopping=stopping.is_set,
     )
     job = deps.jobs.get(job_id)
     if job.lease.token != token:
         raise LeaseLost(f"job {job_id} has gone to another worker")
     holding = Holding(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
-    with holding:
+    with telemetry.context(request_id=job.request_id), holding:
         return _distilled(StageContext(deps, job, holding), deps)
 
 
 def _distilled(stage: StageContext, deps: Deps) -> Outcome:
     settings, models = TrainerSettings(), ModelSettings()
+    stage.amend(gpus=_gpus(settings))
     spec = stage.job.spec
     base = find_base(spec.model, models, deps.store)
     checkpoint = spec.settings.negatives.checkpoint
@@ -107,6 +110,13 @@ def _device(settings: TrainerSettings) -> str:
     if settings.device == "cpu" or not torch.cuda.is_available():
         return settings.device if settings.device != "auto" else "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _gpus(settings: TrainerSettings) -> int:
+    """That this job holds: one per training process, and one for a sampler beside them."""
+    there = torch.cuda.device_count() if settings.device != "cpu" else 0
+    beside = settings.sampler != "inline" and there > settings.processes
+    return min(there, settings.processes + beside)
 
 
 def _sampler(settings: TrainerSettings, check: Callable[[], None]) -> Callable[[Student], Past]:

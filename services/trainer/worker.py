@@ -20,6 +20,7 @@ from qcrd.runtime.pipeline import Deps, run_stage
 from qcrd.runtime.queue import CeleryQueue, celery_app
 from qcrd.runtime.settings import LogSettings, RedisSettings, StoreSettings
 from qcrd.runtime.store import open_store
+from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervise import supervise
@@ -37,6 +38,7 @@ def deps() -> Deps:
         events=RedisEvents(redis),
         store=open_store(StoreSettings()),
         queue=CeleryQueue(app),
+        tally=RedisTally(redis),
         stopping=stopping.is_set,
     )
 

@@ -529,8 +529,8 @@ def test_loopback_needs_none(host: str) -> None:
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QCRD_API_KEYS", "one, two,")
+    monkeypatch.setenv("QCRD_API_KEYS", "sk-1, sk-2,")
     monkeypatch.setenv("QCRD_TEACHERS", '{"big": {"url": "http://t:80", "concurrency": 4}}')
-    assert [key.get_secret_value() for key in ApiSettings().keys] == ["one", "two"]
+    assert [key.get_secret_value() for key in ApiSettings().keys] == ["sk-1", "sk-2"]
     assert TeacherSettings().teachers["big"].concurrency == 4
-    assert "one" not in repr(ApiSettings())
+    assert "sk-1" not in repr(ApiSettings())

@@ -75,12 +75,18 @@ def assemble_all(here: Here) -> None:
             run_stage(deps, job_id, stage, lambda context: assemble(context, MemoryLedger(), {}))
 
 
+def hold(here: Here, job_id: str) -> None:
+    """Somebody works on the job, if nobody does yet."""
+    verbs.claim(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=0.0, ttl=1e12)
+
+
 def lead(here: Here, study: dict[str, Any]) -> None:
-    """The leader has its set."""
+    """The leader has its set and goes on to training."""
     job_id = study["leader"]
-    job = verbs.claim(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=0.0, ttl=1e12)
-    assert job is not None
-    verbs.amend(here.jobs, job_id, job.lease.token, rationale_set="set-" + "a" * 24)
+    hold(here, job_id)
+    job = here.jobs.get(job_id)
+    made = {"rationale_set": "set-" + "a" * 24, "stage": Stage.TRAINING}
+    verbs.amend(here.jobs, job_id, job.lease.token, **made)
     verbs.release(here.jobs, job_id, job.lease.token)
 
 
@@ -159,6 +165,9 @@ def test_the_others_wait_for_the_leader_s_set_and_take_it(here: Here) -> None:
     leader, follower = study["leader"], study["jobs"][1]["id"]
     deps = Deps(here.jobs, here.events, here.store, here.queue)
     here.queue.take()
+    for job in study["jobs"]:
+        if job["id"] != follower:
+            hold(here, job["id"])  # or a message for one would be used for another
 
     def work() -> Job:
         run_stage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
 @router.post("")
-def upload(here: Here, file: UploadFile, purpose: Annotated[str, Form()]) -> dict[str, Any]:
+def upload(here: Here, file: UploadFile, purpose: Annotated[str, Form()]) -> wire.FileObject:
     stored = files.keep(
         here.store,
         file.file,
@@ -33,7 +33,7 @@ def listed(
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     purpose: str | None = None,
-) -> dict[str, Any]:
+) -> wire.Page[wire.FileObject]:
     found = [f for f in files.newest_first(here.store) if purpose in (None, f.purpose)]
     if after is not None:
         places = [place for place, stored in enumerate(found) if stored.id == after]
@@ -44,7 +44,7 @@ def listed(
 
 
 @router.get("/{file_id}")
-def described(here: Here, file_id: str) -> dict[str, Any]:
+def described(here: Here, file_id: str) -> wire.FileObject:
     return wire.file(files.find(here.store, file_id))
 
 
@@ -62,6 +62,6 @@ def content(here: Here, file_id: str) -> StreamingResponse:
 
 
 @router.delete("/{file_id}")
-def deleted(here: Here, file_id: str) -> dict[str, Any]:
+def deleted(here: Here, file_id: str) -> wire.Deleted:
     files.delete(here.store, here.jobs, file_id)
-    return {"id": file_id, "object": "file", "deleted": True}
+    return wire.Deleted(id=file_id, object="file")

@@ -1,4 +1,4 @@
-"""`/v1/fine_tuning/jobs`: create, list, describe, cancel, and each job's events."""
+"""`/v1/fine_tuning/jobs`: from an estimate to the deletion, and each job's events."""
 
 from __future__ import annotations
 
@@ -6,43 +6,83 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
-from qcrd.records import Job, Status
-from qcrd.runtime import jobs
+from qcrd.records import Budget, Job
 from qcrd.runtime.keys import check_id
-from qcrd.runtime.pipeline import conclude
-from services.api import follow, wire
+from services.api import checkpoints, follow, lifecycle, wire
 from services.api.create import create
-from services.api.gateway import Gateway, Here
+from services.api.estimate import Estimate, estimate
+from services.api.gateway import Caller, Gateway, Here
+from services.api.outlook import shown, shown_all
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
 Limit = Annotated[int, Query(ge=1, le=100)]
+Spec = Annotated[dict[str, Any], Body()]
+
+
+class Resume(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    budget: Budget | None = None
+    """In place of the one that the job has."""
 
 
 @router.post("")
-def created(here: Here, body: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
-    return wire.job(create(here, body))
+def created(here: Here, caller: Caller, body: Spec) -> wire.JobObject:
+    return _shown(here, create(here, body, caller))
+
+
+@router.post("/estimate")
+def estimated(here: Here, body: Spec) -> Estimate:
+    """What the same body would cost as a job. Nothing is generated and nothing is kept."""
+    return estimate(here, body)
 
 
 @router.get("")
-def listed(here: Here, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+def listed(here: Here, after: str | None = None, limit: Limit = 20) -> wire.Page[wire.JobObject]:
     found = here.jobs.list(after and check_id(after, "after"), limit + 1)
-    return wire.page([wire.job(job) for job in found[:limit]], has_more=len(found) > limit)
+    jobs = shown_all(found[:limit], here.jobs, here.shared.tally)
+    return wire.page(jobs, has_more=len(found) > limit)
 
 
 @router.get("/{job_id}")
-def described(here: Here, job_id: str) -> dict[str, Any]:
-    return wire.job(_job(here, job_id))
+def described(here: Here, job_id: str) -> wire.JobObject:
+    return _shown(here, _job(here, job_id))
+
+
+@router.delete("/{job_id}")
+def deleted(here: Here, caller: Caller, job_id: str) -> wire.Deleted:
+    """Of a job that is over. Its rationale set and its model stay."""
+    lifecycle.delete(here, _job(here, job_id), caller)
+    return wire.Deleted(id=job_id, object="fine_tuning.job")
 
 
 @router.post("/{job_id}/cancel")
-def cancelled(here: Here, job_id: str) -> dict[str, Any]:
-    """What the teacher has already answered is kept for the next job."""
-    job = jobs.move(here.jobs, _job(here, job_id).id, Status.CANCELLED)
-    conclude(here.events, here.store, job)
-    return wire.job(job)
+def cancelled(here: Here, caller: Caller, job_id: str) -> wire.JobObject:
+    return _shown(here, lifecycle.cancel(here, _job(here, job_id), caller))
+
+
+@router.post("/{job_id}/pause")
+def paused(here: Here, caller: Caller, job_id: str) -> wire.JobObject:
+    return _shown(here, lifecycle.pause(here, _job(here, job_id), caller))
+
+
+@router.post("/{job_id}/resume")
+def resumed(here: Here, caller: Caller, job_id: str, body: Resume | None = None) -> wire.JobObject:
+    budget = body.budget if body else None
+    return _shown(here, lifecycle.resume(here, _job(here, job_id), caller, budget))
+
+
+@router.get("/{job_id}/checkpoints")
+def saved(
+    here: Here, job_id: str, after: str | None = None, limit: Limit = 10
+) -> wire.Page[wire.CheckpointObject]:
+    """Newest first, with links to their files; of a job that has succeeded, its student."""
+    found = checkpoints.newest_first(here.store, _job(here, job_id), after)
+    return wire.page(found[:limit], has_more=len(found) > limit)
 
 
 @router.get("/{job_id}/events", response_model=None)
@@ -54,7 +94,7 @@ def events(
     order: Literal["asc", "desc"] = "desc",
     stream: bool = False,
     last_event_id: Annotated[str | None, Header()] = None,
-) -> Response | dict[str, Any]:
+) -> Response | wire.Page[wire.EventObject]:
     """A page, newest first unless `order=asc`, or with `stream=true` all of them as they happen.
 
     `after` goes on from an event in the page's own direction, and in a stream towards newer ones.
@@ -70,3 +110,7 @@ def events(
 
 def _job(here: Gateway, job_id: str) -> Job:
     return here.jobs.get(check_id(job_id, "job_id"))
+
+
+def _shown(here: Gateway, job: Job) -> wire.JobObject:
+    return shown(job, here.jobs, here.shared.tally)

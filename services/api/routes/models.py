@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
 from services.api import models, wire
@@ -13,11 +11,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def listed(here: Here) -> dict[str, Any]:
+def listed(here: Here) -> wire.Page[wire.ModelObject]:
     return wire.page([wire.model(model) for model in models.newest_first(here.store)])
 
 
 @router.get("/{model_id}")
-def described(here: Here, model_id: str) -> dict[str, Any]:
+def described(here: Here, model_id: str) -> wire.ModelWithFiles:
     model = models.find(here.store, model_id)
-    return {**wire.model(model), "files": models.links(here.store, model)}
+    return wire.ModelWithFiles(**dict(wire.model(model)), files=models.links(here.store, model))

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from qcrd.records import Job, Study
 from services.api import studies, wire
-from services.api.gateway import Gateway, Here
+from services.api.gateway import Caller, Gateway, Here
 from services.api.study_plot import svg
 from services.api.study_table import table
 from services.api.study_text import markdown
@@ -19,14 +19,16 @@ router = APIRouter(prefix="/v1/studies", tags=["studies"])
 
 
 @router.post("")
-def created(here: Here, body: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
-    return _shown(here, studies.create(here, body).id)
+def created(
+    here: Here, caller: Caller, body: Annotated[dict[str, Any], Body()]
+) -> wire.StudyObject:
+    return _shown(here, studies.create(here, body, caller).id)
 
 
 @router.get("")
 def listed(
     here: Here, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> dict[str, Any]:
+) -> wire.Page[wire.StudySummary]:
     found = studies.newest_first(here.store, after)
     return wire.page(
         [_summary(study, studies.jobs_of(here, study)) for study in found[:limit]],
@@ -35,7 +37,7 @@ def listed(
 
 
 @router.get("/{study_id}")
-def described(here: Here, study_id: str, with_table: bool = True) -> dict[str, Any]:
+def described(here: Here, study_id: str, with_table: bool = True) -> wire.StudyObject:
     """`with_table=false` spares whoever looks often the reading of every prediction."""
     return _shown(here, study_id, with_table=with_table)
 
@@ -56,30 +58,29 @@ def tabled(
 
 
 @router.post("/{study_id}/cancel")
-def cancelled(here: Here, study_id: str) -> dict[str, Any]:
+def cancelled(here: Here, caller: Caller, study_id: str) -> wire.StudyObject:
     """Jobs that have succeeded stay in the table."""
-    studies.cancel(here, studies.find(here.store, study_id))
+    studies.cancel(here, studies.find(here.store, study_id), caller)
     return _shown(here, study_id, with_table=False)
 
 
 @router.post("/{study_id}/resume")
-def resumed(here: Here, study_id: str) -> dict[str, Any]:
+def resumed(here: Here, caller: Caller, study_id: str) -> wire.StudyObject:
     """Creates jobs that are missing because the gateway died; those that are there it leaves."""
-    studies.resume(here, studies.find(here.store, study_id))
+    studies.resume(here, studies.find(here.store, study_id), caller)
     return _shown(here, study_id, with_table=False)
 
 
-def _shown(here: Gateway, study_id: str, *, with_table: bool = True) -> dict[str, Any]:
+def _shown(here: Gateway, study_id: str, *, with_table: bool = True) -> wire.StudyObject:
     study = studies.find(here.store, study_id)
     found = studies.jobs_of(here, study)
-    made = table(study, found, here.store) if with_table else None
-    return {
-        **_summary(study, found),
-        "jobs": [job.model_dump(mode="json") for job in studies.shown(study, found)],
-        "table": None if made is None else made.model_dump(mode="json"),
-    }
+    return wire.StudyObject(
+        **dict(_summary(study, found)),
+        jobs=list(studies.shown(study, found)),
+        table=table(study, found, here.store) if with_table else None,
+    )
 
 
-def _summary(study: Study, found: Mapping[str, Job | None]) -> dict[str, Any]:
+def _summary(study: Study, found: Mapping[str, Job | None]) -> wire.StudySummary:
     leader = found[study.leader]
     return wire.study(study, studies.status(found), leader.rationale_set if leader else None)

@@ -1,0 +1,26 @@
+"""A saved state of training, as its manifest describes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from qcrd.records.base import Record
+
+
+class CheckpointManifest(Record):
+    """`run` is the digest of what is trained; `check` that of everything else in here but the time
+    of saving, in seconds since the epoch."""
+
+    run: str
+    numbers: dict[str, Any]
+    blobs: dict[str, str]
+    """Name of a group of tensors, or `prepared`, -> SHA-256."""
+    saved_at: float = 0.0
+    check: str = ""
+
+    @property
+    def digest(self) -> str:
+        body = self.model_dump(mode="json", exclude={"check", "saved_at"})
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

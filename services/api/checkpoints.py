@@ -1,0 +1,86 @@
+"""A job's checkpoints: the states that training goes on from, and the student it ended with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qcrd.errors import Invalid, NotFound
+from qcrd.records import CheckpointManifest, Job
+from qcrd.runtime import keys
+from qcrd.runtime.store import Store, read_record
+from services.api import models
+from services.api.wire import CheckpointMetrics, CheckpointObject, Link
+
+
+def newest_first(store: Store, job: Job, after: str | None = None) -> list[CheckpointObject]:
+    """All of them, or those older than `after`. `Invalid` when there is none of that id."""
+    found = [*_published(store, job), *_states(store, job)]
+    if after is None:
+        return found
+    places = [place for place, checkpoint in enumerate(found) if checkpoint.id == after]
+    if not places:
+        raise Invalid(f"`after`: there is no checkpoint {after[:80]!r}", param="after")
+    return found[places[0] + 1 :]
+
+
+def _published(store: Store, job: Job) -> Iterator[CheckpointObject]:
+    if job.model is None:
+        return
+    try:
+        model = models.find(store, job.model)
+    except NotFound:
+        return  # deleted since
+    method = job.spec.method.value
+    measured = job.report.validation.get(method) if job.report else None
+    tested = job.report.test.get(method) if job.report else None
+    steps = (tested and tested.steps) or (measured and measured.steps) or 0
+    yield CheckpointObject(
+        id=f"ftckpt-{keys.digest(job.id, model.id)}",
+        created_at=int(model.created_at),
+        fine_tuning_job_id=job.id,
+        fine_tuned_model_checkpoint=model.id,
+        step_number=steps,
+        metrics=CheckpointMetrics(step=steps, valid_accuracy=measured and measured.accuracy),
+        method=method,
+        files=models.links(store, model),
+    )
+
+
+def _states(store: Store, job: Job) -> Iterator[CheckpointObject]:
+    """Their numbers say what the loop knew; a state without a best score has not validated yet."""
+    prefix = keys.checkpoint_prefix(job.id)
+    states = [key for key in store.list(prefix) if "/states/" in key and key.endswith(".json")]
+    read = [(key, manifest) for key in states if (manifest := _manifest(store, key))]
+    for key, manifest in sorted(read, key=lambda pair: pair[1].saved_at, reverse=True):
+        folder, step = key.split("/states/")[0], int(manifest.numbers["step"])
+        best = manifest.numbers.get("best")
+        yield CheckpointObject(
+            id=f"ftckpt-{keys.digest(job.id, key)}",
+            created_at=int(manifest.saved_at),
+            fine_tuning_job_id=job.id,
+            fine_tuned_model_checkpoint=f"{job.id}:{step}",
+            step_number=step,
+            metrics=CheckpointMetrics(step=step, valid_accuracy=best[1] if best else None),
+            method=folder.removeprefix(prefix),
+            files=_links(store, key, folder, manifest),
+        )
+
+
+def _manifest(store: Store, key: str) -> CheckpointManifest | None:
+    """None for one that training has replaced since it was listed."""
+    try:
+        return read_record(store, key, CheckpointManifest)
+    except NotFound:
+        return None
+
+
+def _links(store: Store, key: str, folder: str, manifest: CheckpointManifest) -> list[Link]:
+    blobs = {
+        f"{name.replace('/', '-')}.safetensors": f"{folder}/blobs/{sha}"
+        for name, sha in manifest.blobs.items()
+        if name != "prepared"
+    }
+    return [
+        Link(name=name, url=store.link(blob, seconds=models.LINK_SECONDS))
+        for name, blob in {"state.json": key, **blobs}.items()
+    ]

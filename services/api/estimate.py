@@ -1,0 +1,233 @@
+"""What a job would ask of its teacher and cost, told before anything is spent.
+
+Nothing is generated. Every figure says what it rests on, and is null where nothing is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from qcrd.errors import QcrdError
+from qcrd.records import Job, JobSpec
+from qcrd.runtime.tally import Count
+from services.api import files, plan
+from services.api.checks import check
+from services.api.create import read_spec
+from services.api.gateway import Gateway
+from services.api.generate import planned
+from services.api.generations import Generation, Generations
+from services.api.plan import Sampling, Wanted
+from services.api.settings import Teacher
+from services.api.share import check_shared
+from services.api.teacher import TeacherClient
+
+TOKENIZED = 16
+"""Prompts whose tokens are counted by the teacher; the rest are taken to be like them."""
+LOOKED_AT = 50
+"""Newest jobs among which like ones are looked for."""
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English under today's tokenizers, for when the teacher cannot be asked."""
+
+
+class TeacherEstimate(BaseModel):
+    """`outputs` are wanted, `reused` of them paid for already, `asked` the rest. Tokens and cost
+    are of these; `at_most` says what no job of this spec can exceed."""
+
+    outputs: int = 0
+    reused: int = 0
+    asked: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    completion_tokens_at_most: int = 0
+    cost: float | None = None
+    cost_at_most: float | None = None
+    currency: str | None = None
+    basis: list[str] = []
+
+
+class BudgetEstimate(BaseModel):
+    """`fits` None: expected to fit, and not sure to."""
+
+    teacher_tokens: int | None
+    cost: float | None
+    fits: bool | None
+    message: str
+
+
+class Estimate(BaseModel):
+    object: str = "fine_tuning.job.estimate"
+    teacher: TeacherEstimate
+    budget: BudgetEstimate
+    training_steps: int
+    assembling_seconds: float | None
+    training_seconds: float | None
+    basis: list[str]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The samples to be paid for, the teacher's answers that there are, and its tokens per
+    character of prompt."""
+
+    wanted: int
+    missing: Sequence[Wanted]
+    known: Collection[Generation]
+    per_character: float
+    basis: list[str]
+
+
+def estimate(here: Gateway, body: dict[str, Any]) -> Estimate:
+    """`Invalid` where creating the job would be refused."""
+    spec = read_spec(body)
+    check(spec, here.store, here.settings)
+    check_shared(spec, here.jobs)
+    questions = len(files.rows(here.store, spec.training_file))
+    teacher = here.settings.teachers.teachers.get(spec.settings.teacher)
+    asks = plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None
+    told = asyncio.run(_teacher(here, spec, teacher)) if asks and teacher else TeacherEstimate()
+    hyper = spec.settings.hyperparameters
+    held = 0 if spec.validation_file else max(1, round(questions * hyper.validation_share))
+    per_pass = math.ceil((questions - held) / hyper.batch_size)
+    steps = hyper.iterations * (hyper.iteration_steps or per_pass)
+    assembling, training, basis = _seconds(here, spec, told, steps)
+    return Estimate(
+        teacher=told,
+        budget=_budget(spec, told),
+        training_steps=steps,
+        assembling_seconds=assembling,
+        training_seconds=training,
+        basis=basis,
+    )
+
+
+async def _teacher(here: Gateway, spec: JobSpec, teacher: Teacher) -> TeacherEstimate:
+    asked = await _asked(here, spec, teacher)
+    room = spec.settings.rationales.max_new_tokens * len(asked.missing)
+    prompts = round(sum(len(wanted.prompt) for wanted in asked.missing) * asked.per_character)
+    lengths = [generation.completion_tokens for generation in asked.known]
+    basis = list(asked.basis)
+    expected = None
+    if not asked.missing:
+        expected = 0
+    elif lengths:
+        expected = round(len(asked.missing) * sum(lengths) / len(lengths))
+        basis.append(f"answers as long as the {len(lengths)} that this teacher gave before")
+    else:
+        basis.append("no answer of this teacher under this sampling is known: only the most is")
+    return TeacherEstimate(
+        outputs=asked.wanted,
+        reused=asked.wanted - len(asked.missing),
+        asked=len(asked.missing),
+        prompt_tokens=prompts,
+        completion_tokens=expected,
+        completion_tokens_at_most=room,
+        cost=None if expected is None else teacher.cost(prompts, expected),
+        cost_at_most=teacher.cost(prompts, room),
+        currency=teacher.currency if teacher.prompt_price is not None else None,
+        basis=basis,
+    )
+
+
+async def _asked(here: Gateway, spec: JobSpec, teacher: Teacher) -> _Asked:
+    sampling = Sampling.of(spec.settings.rationales)
+    rows = [file_id for file_id in (spec.training_file, spec.test_file) if file_id]
+    training, *test = ([row.question for row in files.rows(here.store, id_)] for id_ in rows)
+    samples = planned(spec.settings, sampling, training, test[0] if test else [])
+    wanted = {one.key: one for group in samples.values() for one in group}
+    client = TeacherClient(spec.settings.teacher, teacher)
+    try:
+        model = await client.fingerprint()
+        cache = Generations(
+            here.store, here.shared.ledger, teacher=model, sampling=sampling.fingerprint
+        )
+        known = cache.find(wanted.keys())
+        missing = [one for key, one in wanted.items() if key not in known]
+        prompts = sorted({one.prompt for one in missing})
+        probe = prompts[:: max(1, len(prompts) // TOKENIZED)][:TOKENIZED]
+        tokens = await client.count_tokens(probe)
+        per_character = sum(tokens) / max(1, sum(map(len, probe)))
+        basis = [f"the teacher tokenized {len(probe)} of {len(prompts)} prompts"] * bool(probe)
+        return _Asked(len(wanted), missing, known.values(), per_character, basis)
+    except QcrdError as error:
+        basis = [f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token, nothing reused"]
+        return _Asked(len(wanted), [*wanted.values()], (), 1 / CHARACTERS_PER_TOKEN, basis)
+    finally:
+        await client.close()
+
+
+def _budget(spec: JobSpec, told: TeacherEstimate) -> BudgetEstimate:
+    limit = spec.budget
+    expected = (told.prompt_tokens + (told.completion_tokens or 0), told.cost)
+    most = (told.prompt_tokens + told.completion_tokens_at_most, told.cost_at_most)
+    unknown = told.completion_tokens is None
+    sure = _within(limit.teacher_tokens, most[0]) and _within(limit.cost, most[1])
+    likely = _within(limit.teacher_tokens, expected[0]) and _within(limit.cost, expected[1])
+    if limit.teacher_tokens is None and limit.cost is None:
+        fits, message = True, "no budget is set"
+    elif sure:
+        fits, message = True, "the budget is enough even if every answer has its full length"
+    elif likely:
+        fits, message = None, "not sure to be enough" if unknown else "expected to be enough"
+    else:
+        fits, message = False, "the job would pause before its teacher has answered everything"
+    return BudgetEstimate(
+        teacher_tokens=limit.teacher_tokens, cost=limit.cost, fits=fits, message=message
+    )
+
+
+def _within(limit: float | None, value: float | None) -> bool:
+    return limit is None or (value is not None and value <= limit)
+
+
+def _seconds(
+    here: Gateway, spec: JobSpec, told: TeacherEstimate, steps: int
+) -> tuple[float | None, float | None, list[str]]:
+    """For assembling and for training, and what each rests on."""
+    basis = []
+    pace = _tokens_per_second(here.shared.tally.read())
+    assembling = None if told.asked else 0.0
+    if pace and told.asked and told.completion_tokens is not None:
+        assembling = round(told.completion_tokens / pace, 1)
+        basis.append(f"teachers wrote {pace:.1f} tokens/s for the jobs so far")
+    like = [job for job in here.jobs.list(None, LOOKED_AT) if _alike(job, spec)]
+    done = [(job.seconds["training"], _steps(job)) for job in like if _steps(job)]
+    training = None
+    if done:
+        training = round(steps * sum(s for s, _ in done) / sum(n for _, n in done), 1)
+        basis.append(f"{len(done)} jobs with this model, method and batch size took so long a step")
+    return assembling, training, basis
+
+
+def _tokens_per_second(counts: Sequence[Count]) -> float | None:
+    tokens = sum(
+        c.value for c in counts if c.name == "teacher_tokens" and ("kind", "completion") in c.labels
+    )
+    seconds = sum(
+        c.value
+        for c in counts
+        if c.name == "stage_seconds_sum" and ("stage", "assembling") in c.labels
+    )
+    return tokens / seconds if tokens and seconds else None
+
+
+def _alike(job: Job, spec: JobSpec) -> bool:
+    theirs, ours = job.spec.settings, spec.settings
+    return (
+        job.report is not None
+        and "training" in job.seconds
+        and (job.spec.model, job.spec.method) == (spec.model, spec.method)
+        and theirs.hyperparameters.batch_size == ours.hyperparameters.batch_size
+        and theirs.baselines == ours.baselines
+    )
+
+
+def _steps(job: Job) -> int:
+    """Of the job's own method; its baselines are in the time of every job like it."""
+    row = job.report.test.get(job.spec.method.value) if job.report else None
+    return (row and row.steps) or 0

@@ -1,0 +1,157 @@
+"""API keys: who they are, what they may do, and where they come from.
+
+A key is 256 random bits, so its SHA-256 is as good as a slow hash: there is nothing to guess. The
+file holds hashes only, and is read again when it changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field, SecretStr, ValidationError
+
+from qcrd.records import Record
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Between two looks at whether the file has changed."""
+PREFIX = "sk-qcrd-"
+"""So that secret scanners recognise a key that was committed by mistake."""
+
+
+class Scope(StrEnum):
+    """`read` sees everything; `write` creates, and changes what the same key created; `admin`
+    changes everything."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+class ApiKey(Record):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    scopes: tuple[Scope, ...] = (Scope.READ, Scope.WRITE)
+    requests_per_minute: Annotated[int | None, Field(ge=1)] = None
+    running_jobs: Annotated[int | None, Field(ge=1)] = None
+    """Most jobs of this key that run at once; more wait in line."""
+    expires_at: AwareDatetime | None = None
+
+    def may(self, scope: Scope) -> bool:
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+    def owns(self, owner: str) -> bool:
+        """Whether this key may change what `owner` created."""
+        return self.name == owner or Scope.ADMIN in self.scopes
+
+    def expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at.timestamp() <= now
+
+
+ANYBODY = ApiKey(name="anonymous", sha256="0" * 64, scopes=tuple(Scope))
+"""Who everybody is on a gateway without keys, which listens on loopback only."""
+
+
+class KeyFile(Record):
+    keys: tuple[ApiKey, ...]
+
+
+class Keyring:
+    """The keys of the environment and those of a file, which may change while this runs."""
+
+    def __init__(self, plain: Sequence[SecretStr] = (), file: Path | None = None) -> None:
+        """`ValueError`, naming what is wrong with it, for a file that cannot be used."""
+        self._plain = tuple(
+            ApiKey(name=f"key-{number}", sha256=_sha256(key.get_secret_value()), scopes=(*Scope,))
+            for number, key in enumerate(plain, 1)
+        )
+        self._file = file
+        self._lock = threading.Lock()
+        self._looked_at = time.monotonic()
+        self._seen = _stamp(file)
+        self._from_file = read_keys(file) if file else ()
+
+    @property
+    def required(self) -> bool:
+        """Whether a key is asked for. A file that lost its last key still asks for one."""
+        return bool(self._plain) or self._file is not None
+
+    @property
+    def empty(self) -> bool:
+        return not self._plain and not self._from_file
+
+    def find(self, secret: str) -> ApiKey | None:
+        """The key whose secret this is; None for an unknown or expired one."""
+        self._look()
+        given, found = _sha256(secret), None
+        # Every hash is compared, each in constant time: timing tells nothing about any key.
+        for key in (*self._plain, *self._from_file):
+            if hmac.compare_digest(given, key.sha256):
+                found = key
+        return None if found is None or found.expired(time.time()) else found
+
+    def _look(self) -> None:
+        """Read the file again if it is another one; keep the keys there are if it is broken."""
+        if self._file is None or time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return
+        with self._lock:
+            self._looked_at = time.monotonic()
+            stamp = _stamp(self._file)
+            if stamp == self._seen:
+                return
+            self._seen = stamp
+            try:
+                self._from_file = read_keys(self._file)
+            except ValueError as error:
+                log.error("the keys stay as they are: %s", error)
+            else:
+                log.info("keys read again: %s", ", ".join(key.name for key in self._from_file))
+
+
+def read_keys(file: Path) -> tuple[ApiKey, ...]:
+    try:
+        keys = KeyFile.model_validate(json.loads(file.read_text(encoding="utf-8"))).keys
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{file}: `{path}`: {first['msg']}") from None
+    except ValueError:
+        # What a broken file says may be a key that somebody put there by mistake.
+        raise ValueError(f"{file} is not JSON in UTF-8") from None
+    for what in ("name", "sha256"):
+        values = [getattr(key, what) for key in keys]
+        if len(set(values)) < len(values):
+            raise ValueError(f"{file}: two keys have the same `{what}`")
+    return keys
+
+
+def new_key(name: str, scopes: Sequence[Scope]) -> tuple[str, ApiKey]:
+    """A fresh secret, to be shown once, and its entry for the file."""
+    secret = PREFIX + secrets.token_urlsafe(32)
+    return secret, ApiKey(name=name, sha256=_sha256(secret), scopes=tuple(scopes))
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _stamp(file: Path | None) -> tuple[int, int, int] | None:
+    """Changes when the file does. A mounted Kubernetes secret is a link that gets a new target."""
+    try:
+        found = file.stat() if file else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns, found.st_size) if found else None

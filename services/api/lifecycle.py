@@ -1,0 +1,103 @@
+"""What people do to a job besides creating it: pause, resume, cancel, delete."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from qcrd.errors import Conflict, Forbidden, Transient
+from qcrd.records import Budget, Job, Stage, Status
+from qcrd.runtime import jobs, keys
+from qcrd.runtime.jobs import TERMINAL
+from qcrd.runtime.jobstores import JobStore
+from qcrd.runtime.pipeline import conclude, nudge
+from qcrd.runtime.states import moved
+from services.api.gateway import Gateway
+from services.api.keyring import ApiKey
+
+log = logging.getLogger(__name__)
+
+
+def check_owner(job: Job, caller: ApiKey) -> None:
+    if not caller.owns(job.owner):
+        raise Forbidden(
+            f"job {job.id} was created by key {job.owner}: use that one, or a key with the scope "
+            "`admin`",
+            code="not_owner",
+        )
+
+
+def pause(here: Gateway, job: Job, caller: ApiKey) -> Job:
+    """Its training process saves first; what the teacher has answered is kept."""
+    check_owner(job, caller)
+    reason = f"key {caller.name} asked for it"
+    paused = jobs.move(here.jobs, job.id, Status.PAUSED, paused_because=reason)
+    _tell(here, paused, f"paused: {reason}")
+    _make_room(here, paused)
+    return paused
+
+
+def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None) -> Job:
+    """Goes on where it was; `budget`, where given, replaces the job's."""
+    check_owner(job, caller)
+    now = time.time()
+    given = {} if budget is None else {"budget": budget}
+
+    def change(current: Job) -> Job:
+        if current.status is not Status.PAUSED:
+            raise Conflict(f"job {current.id} is {current.status}, not paused")
+        return moved(current, Status.QUEUED, now, {"sent_at": now, **given})
+
+    resumed = here.jobs.update(job.id, change)
+    _tell(here, resumed, f"resumed by key {caller.name}")
+    try:
+        here.queue.send(resumed.stage or Stage.ASSEMBLING, resumed.id)
+    except Transient as error:
+        log.warning("job %s waits for the reaper to send it: %s", resumed.id, error)
+    return resumed
+
+
+def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
+    """What the teacher has already answered is kept for the next job."""
+    check_owner(job, caller)
+    cancelled = jobs.move(here.jobs, job.id, Status.CANCELLED)
+    conclude(here.events, here.store, cancelled)
+    _make_room(here, cancelled)
+    return cancelled
+
+
+def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
+    """Its record, history, states and judges. Its rationale set and its model stay: others use
+    them. The record goes last, so that a deletion that broke off can be asked for again."""
+    check_owner(job, caller)
+    if job.status not in TERMINAL:
+        raise Conflict(f"job {job.id} is {job.status}: cancel it first")
+    if (reader := _reader(here.jobs, job.id)) is not None:
+        raise Conflict(f"job {reader} waits for the rationale set of {job.id}: cancel it first")
+    for prefix in (keys.job_prefix(job.id), keys.judge_prefix(job.id)):
+        for key in here.store.list(prefix):
+            here.store.delete(key)
+    here.events.delete(job.id)
+    here.jobs.delete(job.id)
+
+
+def _reader(store: JobStore, leader: str) -> str | None:
+    """An active job that is to train on the set of `leader` and has not taken it yet."""
+    after: str | None = None
+    while page := store.list(after, 100, active=True):
+        for job in page:
+            if job.spec.knowledge_of == leader and job.rationale_set is None:
+                return job.id
+        after = page[-1].id
+    return None
+
+
+def _make_room(here: Gateway, ended: Job) -> None:
+    try:
+        nudge(here.jobs, here.queue, ended)
+    except Transient as error:
+        log.warning("waiting jobs are left to the reaper: %s", error)
+
+
+def _tell(here: Gateway, job: Job, message: str) -> None:
+    here.events.append(job.id, message, data={"status": job.status.value})

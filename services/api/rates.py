@@ -1,0 +1,74 @@
+"""How many requests a key may still send this minute, counted for all gateways together."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+
+from limits import RateLimitItemPerMinute
+from limits.errors import StorageError
+from limits.storage import Storage, storage_from_string
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from qcrd.errors import TooMany
+from services.api.keyring import ApiKey
+
+log = logging.getLogger(__name__)
+
+MEMORY = "memory://"
+TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Of one key: `limit` requests a minute, `remaining` of them now; more in `reset` seconds."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+    def headers(self) -> dict[str, str]:
+        """By OpenAI's names, which its clients know."""
+        return {
+            "x-ratelimit-limit-requests": str(self.limit),
+            "x-ratelimit-remaining-requests": str(self.remaining),
+            "x-ratelimit-reset-requests": f"{self.reset}s",
+        }
+
+
+class Rates:
+    """A sliding window per key in `storage` (a URL of Redis, or `MEMORY` for one process)."""
+
+    def __init__(self, storage: str = MEMORY) -> None:
+        options = (
+            {} if storage == MEMORY else {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
+        )
+        found: Storage = storage_from_string(  # type: ignore[assignment]  # not an async one
+            storage, wrap_exceptions=True, **options
+        )
+        self._limiter = SlidingWindowCounterRateLimiter(found)
+
+    def spend(self, key: ApiKey) -> Allowance | None:
+        """Count one request. `TooMany` when it is one too many; None for a key without a limit.
+
+        While Redis is away nothing is refused here: whatever the request wants will say so.
+        """
+        if key.requests_per_minute is None:
+            return None
+        item = RateLimitItemPerMinute(key.requests_per_minute)
+        try:
+            admitted = self._limiter.hit(item, "qcrd", key.name)
+            window = self._limiter.get_window_stats(item, "qcrd", key.name)
+        except StorageError as error:
+            log.warning("requests are not counted: %s", error)
+            return None
+        wait = max(1, math.ceil(window.reset_time - time.time()))
+        if not admitted:
+            raise TooMany(
+                f"key {key.name} may send {key.requests_per_minute} requests a minute; "
+                f"try again in {wait} s",
+                retry_after=wait,
+            )
+        return Allowance(key.requests_per_minute, window.remaining, wait)
