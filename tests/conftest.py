@@ -65,6 +65,13 @@ def valkey(port: int, folder: Path) -> Any:
     return ValkeyServer(port=port, data_dir=folder, config=config)
 
 
+def kill(server: Any) -> None:
+    """SIGKILL to a server from `valkey`, which may be started again on its data."""
+    server._process.kill()
+    server._process.wait()
+    server._process = None
+
+
 def weed_command(folder: Path, ports: dict[str, int]) -> list[str]:
     """`weed mini` with every port on loopback, and without the parts that S3 does not need."""
     # Beside the interpreter: an environment need not be activated to run its tests.

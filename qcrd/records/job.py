@@ -207,6 +207,9 @@ class Job(Record):
     """Waits for something outside since the job last got on; they set how long the next one is."""
     sent_at: float | None = None
     """When its message was last queued, or falls due; None until a worker sends one."""
+    concluded: bool = False
+    """Whether the end of a job that is over has been told and archived; it stays active till then.
+    Records older than this field are over without it, and in no index that would have it tell."""
 
 
 class Event(Record):

@@ -1,81 +1,45 @@
-"""A job's history, numbered in the order it happened: lists, SSE and the page read the same one.
-
-An id is `<milliseconds>-<sequence>`, both zero-padded, so that ids sort as strings.
-"""
+"""A job's history, numbered in the order it happened: lists, SSE and the page read the same one."""
 
 from __future__ import annotations
 
 import json
-import re
+import secrets
 import threading
 import time
 from collections import defaultdict
-from typing import Any, Literal, Protocol, cast
+from typing import Any, cast
 
 from redis import Redis
 
-from qcrd.errors import Invalid
 from qcrd.records import Event
 from qcrd.runtime import keys
 from qcrd.runtime.connection import BLOCK_SECONDS, redis_outage
+from qcrd.runtime.eventport import Events, Level, Type, event, event_id, numbers
 
-Level = Literal["info", "warn", "error"]
-Type = Literal["message", "metrics"]
+__all__ = ["Events", "Level", "MemoryEvents", "RedisEvents", "Type"]
 
 KEPT = 100_000
 """Events a running job keeps; a metrics line per step of a very long run would fill the memory."""
 
-_ID = re.compile(r"([0-9]{1,15})-([0-9]{1,9})")
-
-
-class Events(Protocol):
-    def append(
-        self,
-        job_id: str,
-        message: str,
-        *,
-        level: Level = "info",
-        type: Type = "message",
-        data: dict[str, Any] | None = None,
-    ) -> Event: ...
-
-    def read(
-        self,
-        job_id: str,
-        after: str | None = None,
-        limit: int = 100,
-        *,
-        block_ms: int | None = None,
-        newest_first: bool = False,
-    ) -> list[Event]:
-        """At most `limit` events beyond the one with id `after`, which is itself left out.
-
-        `newest_first` reads backwards, and `after` then means older. With `block_ms` a read that
-        finds nothing waits that long (at most 10 s) for the next event. A malformed `after` is
-        `Invalid`; one that names no event reads on from where it would have been.
-        """
-
-    def delete(self, job_id: str) -> None: ...
-
-
-def _event_id(milliseconds: int, sequence: int) -> str:
-    return f"{milliseconds:013d}-{sequence:06d}"
-
-
-def _numbers(event_id: str) -> tuple[int, int]:
-    match = _ID.fullmatch(event_id)
-    if match is None:
-        raise Invalid(f"`after`: {event_id[:80]!r} is not an event id", param="after")
-    return int(match[1]), int(match[2])
-
-
-def _event(job_id: str, at: tuple[int, int], fields: dict[str, Any]) -> Event:
-    return Event(id=_event_id(*at), job_id=job_id, created_at=at[0] / 1000, **fields)
+APPEND = """
+local known = redis.call('HGET', KEYS[2], ARGV[1])
+if known then
+  local earlier = cjson.decode(known)
+  if earlier[1] >= tonumber(ARGV[2]) then return {earlier[2], earlier[3]} end
+end
+local entry = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[3])
+redis.call('HSET', KEYS[2], ARGV[1], cjson.encode({tonumber(ARGV[2]), entry, ARGV[3]}))
+return {entry, ARGV[3]}
+"""
+"""Keys: the stream, and the latest entry under each name. Arguments: a name, the number of this
+call under it, the event, entries kept. A call whose number is not new is one that was sent again
+because its answer was lost; it gets the entry that it made."""
 
 
 class MemoryEvents:
     def __init__(self) -> None:
         self._events: dict[str, list[Event]] = defaultdict(list)
+        self._told: dict[tuple[str, str], Event] = {}
         self._arrived = threading.Condition()
 
     def append(
@@ -86,17 +50,25 @@ class MemoryEvents:
         level: Level = "info",
         type: Type = "message",
         data: dict[str, Any] | None = None,
+        once: str | None = None,
     ) -> Event:
         fields = {"message": message, "level": level, "type": type, "data": data or {}}
         with self._arrived:
-            at = (int(time.time() * 1000), 0)
-            if self._events[job_id]:
-                last = _numbers(self._events[job_id][-1].id)
-                at = max(at, (last[0], last[1] + 1))
-            event = _event(job_id, at, json.loads(json.dumps(fields)))
-            self._events[job_id].append(event)
+            if once is not None and (job_id, once) in self._told:
+                return self._told[job_id, once]
+            made = event(job_id, self._next(job_id), json.loads(json.dumps(fields)))
+            self._events[job_id].append(made)
+            if once is not None:
+                self._told[job_id, once] = made
             self._arrived.notify_all()
-        return event
+        return made
+
+    def _next(self, job_id: str) -> tuple[int, int]:
+        at = (int(time.time() * 1000), 0)
+        if not self._events[job_id]:
+            return at
+        last = numbers(self._events[job_id][-1].id)
+        return max(at, (last[0], last[1] + 1))
 
     def read(
         self,
@@ -107,7 +79,7 @@ class MemoryEvents:
         block_ms: int | None = None,
         newest_first: bool = False,
     ) -> list[Event]:
-        bound = None if after is None else _event_id(*_numbers(after))
+        bound = None if after is None else event_id(*numbers(after))
 
         def found() -> list[Event]:
             if newest_first:
@@ -123,6 +95,20 @@ class MemoryEvents:
     def delete(self, job_id: str) -> None:
         with self._arrived:
             self._events.pop(job_id, None)
+            for told in [told for told in self._told if told[0] == job_id]:
+                del self._told[told]
+
+
+class _Call(threading.local):
+    """Numbers the calls of one thread, which come one after the other."""
+
+    def __init__(self) -> None:
+        self.thread = f"call-{secrets.token_hex(6)}"
+        self.number = 0
+
+    def next(self) -> tuple[str, int]:
+        self.number += 1
+        return self.thread, self.number
 
 
 class RedisEvents:
@@ -130,6 +116,8 @@ class RedisEvents:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._append = redis.register_script(APPEND)
+        self._call = _Call()
 
     def append(
         self,
@@ -139,14 +127,15 @@ class RedisEvents:
         level: Level = "info",
         type: Type = "message",
         data: dict[str, Any] | None = None,
+        once: str | None = None,
     ) -> Event:
         fields = {"message": message, "level": level, "type": type, "data": data or {}}
-        body = json.dumps(fields)
+        name, number = self._call.next() if once is None else (f"once-{once}", 1)
+        names = [keys.events_key(job_id), keys.told_key(job_id)]
         with redis_outage():
-            entry = self._redis.xadd(
-                keys.events_key(job_id), {"event": body}, maxlen=KEPT, approximate=True
-            )
-        return _event(job_id, _numbers(str(entry)), json.loads(body))
+            made = self._append(names, [name, number, json.dumps(fields), KEPT])
+        entry, body = cast(tuple[str, str], made)
+        return event(job_id, numbers(entry), json.loads(body))
 
     def read(
         self,
@@ -158,7 +147,7 @@ class RedisEvents:
         newest_first: bool = False,
     ) -> list[Event]:
         key = keys.events_key(job_id)
-        bound = None if after is None else "{}-{}".format(*_numbers(after))
+        bound = None if after is None else "{}-{}".format(*numbers(after))
         with redis_outage():
             if newest_first:
                 found = self._redis.xrevrange(key, f"({bound}" if bound else "+", count=limit)
@@ -169,11 +158,11 @@ class RedisEvents:
                 streams = self._redis.xread({key: bound or "0-0"}, count=limit, block=wait)
                 found = _entries(streams)
         entries = cast(list[tuple[str, dict[str, str]]], found)
-        return [_event(job_id, _numbers(at), json.loads(body["event"])) for at, body in entries]
+        return [event(job_id, numbers(at), json.loads(body["event"])) for at, body in entries]
 
     def delete(self, job_id: str) -> None:
         with redis_outage():
-            self._redis.delete(keys.events_key(job_id))
+            self._redis.delete(keys.events_key(job_id), keys.told_key(job_id))
 
 
 def _entries(streams: Any) -> Any:

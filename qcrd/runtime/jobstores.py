@@ -48,7 +48,7 @@ class Records(Protocol):
     def list(self, after: str | None, limit: int, *, active: bool = False) -> list[Job]:
         """At most `limit` jobs, newest first, that are older than job `after`.
 
-        `active` leaves out those that are over. `NotFound` (param `after`) for an unknown one.
+        `active` leaves out those that are concluded. `NotFound` (param `after`) for an unknown one.
         """
 
 

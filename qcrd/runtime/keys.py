@@ -122,7 +122,7 @@ def study_key(study_id: str) -> str:
 JOBS = "qcrd:jobs"
 """Sorted set of every job id by creation time."""
 ACTIVE_JOBS = "qcrd:jobs:active"
-"""The same, of the jobs that are not over."""
+"""The same, of the jobs that are not concluded."""
 TALLY = "qcrd:tally"
 """Hash of what workers counted."""
 
@@ -148,6 +148,11 @@ def job_key(job_id: str) -> str:
 
 def events_key(job_id: str) -> str:
     return f"qcrd:events:{job_id}"
+
+
+def told_key(job_id: str) -> str:
+    """What of the job's events must not be told twice."""
+    return f"qcrd:told:{job_id}"
 
 
 def ledger_key(set_key: str) -> str:

@@ -27,7 +27,8 @@ from qcrd.errors import (
     Transient,
 )
 from qcrd.records import Failure, Job, Progress, Stage, Status
-from qcrd.runtime import jobs, keys, telemetry
+from qcrd.runtime import jobs, telemetry
+from qcrd.runtime.conclusion import conclude
 from qcrd.runtime.events import Events
 from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.lease import Holding
@@ -45,7 +46,6 @@ from qcrd.runtime.states import (
     lapsed,
     moved,
 )
-from qcrd.runtime.store import Store, write_lines, write_record
 from qcrd.runtime.tally import observe_stage
 
 __all__ = ["Deps", "Done", "Next", "StageContext", "Work", "conclude", "nudge", "reap", "run_stage"]
@@ -57,7 +57,6 @@ BACKOFF_SECONDS = (2.0, 60.0)
 """The first wait for something outside, doubled each time, and the longest."""
 RETRY_SECONDS = 5.0
 """Wait before a stage that crashed is tried again."""
-ARCHIVE_PAGE = 1000
 LINE_PAGE = 20
 """Waiting jobs looked at together: nearly always the first of them is taken."""
 
@@ -105,7 +104,7 @@ def run_stage(deps: Deps, job_id: str, stage: Stage, work: Work) -> None:
             return
     with telemetry.context(job_id=job.id, request_id=job.request_id):
         if job.status in TERMINAL:
-            _patiently(deps, lambda: conclude(deps.events, deps.store, job))
+            _patiently(deps, lambda: conclude(deps, job))
         else:
             holding = Holding(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
             with holding:
@@ -208,7 +207,7 @@ def _finish(deps: Deps, job: Job, outcome: Outcome) -> None:
         return
     _count(deps, after, outcome)
     if after.status in TERMINAL:
-        _patiently(deps, lambda: conclude(deps.events, deps.store, after))
+        _patiently(deps, lambda: conclude(deps, after))
     else:
         _patiently(deps, lambda: _tell(deps.events, after, outcome))
     if after.status in (Status.QUEUED, Status.RUNNING):
@@ -279,40 +278,12 @@ def _tell(events: Events, job: Job, outcome: Outcome) -> None:
     match outcome:
         case _Paused(reason):
             data = {"status": job.status.value}
-            events.append(job.id, f"paused: {reason}", level="warn", data=data)
+            once = f"paused-{job.lease.token}"
+            events.append(job.id, f"paused: {reason}", level="warn", data=data, once=once)
         case _Wait() if job.backoffs == 1:
-            events.append(job.id, f"waiting: {job.waiting}", level="warn")
+            once = f"waiting-{job.lease.token}"
+            events.append(job.id, f"waiting: {job.waiting}", level="warn", once=once)
         case _Crashed(reason):
             message = f"attempt {job.attempt} of {MAX_ATTEMPTS} ended with {reason}"
-            events.append(job.id, message, level="warn", data={"attempt": job.attempt})
-
-
-def conclude(events: Events, store: Store, job: Job) -> None:
-    """Tell the end of `job` and archive it: spec, report, events under `jobs/<id>/`.
-
-    The event's `data.status` is the final status; it is the last one of the job. Whoever moves a
-    job to a final state by other ways than a worker's outcome (a cancel) calls this afterwards.
-    """
-    message = f"The job {'was cancelled' if job.status is Status.CANCELLED else job.status.value}"
-    if job.failure is not None:
-        message += f": {job.failure.message}"
-    data = {"status": job.status.value}
-    events.append(
-        job.id, message, level="error" if job.status is Status.FAILED else "info", data=data
-    )
-    try:
-        _archive(events, store, job)
-    except QcrdError as error:
-        # Redis still has all of it; a store that is full must not undo a success.
-        log.warning("not archived: %s", error)
-
-
-def _archive(events: Events, store: Store, job: Job) -> None:
-    write_record(store, keys.job_spec_key(job.id), job.spec)
-    if job.report is not None:
-        write_record(store, keys.job_report_key(job.id), job.report)
-    history, after = [], None
-    while page := events.read(job.id, after, ARCHIVE_PAGE):
-        history += page
-        after = page[-1].id
-    write_lines(store, keys.job_events_key(job.id), history)
+            once = f"attempt-{job.lease.token}"
+            events.append(job.id, message, level="warn", data={"attempt": job.attempt}, once=once)

@@ -22,14 +22,15 @@ def reap(jobs: JobStore, queue: Queue, now: float, *, patience: float = PATIENCE
     A job whose worker fell silent is due at once; counting that attempt is the next claim's part.
     """
     sent = []
-    for job in _active(jobs):
+    for job in active(jobs):
         if _overdue(job, now, patience) and _take(jobs, job.id, now, patience):
             queue.send(job.stage or Stage.ASSEMBLING, job.id)
             sent.append(job.id)
     return sent
 
 
-def _active(jobs: JobStore) -> Iterator[Job]:
+def active(jobs: JobStore) -> Iterator[Job]:
+    """The jobs that are not concluded, newest first."""
     after: str | None = None
     try:
         while page := jobs.list(after, PAGE, active=True):

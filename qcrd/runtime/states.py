@@ -65,7 +65,7 @@ def indexes(job: Job) -> dict[str, float]:
     """The sorted sets that `job` is in, with its score in each; the store keeps them so."""
     score = job.created_at
     found = {keys.JOBS: score, keys.jobs_in_status(job.status): score}
-    if job.status not in TERMINAL:
+    if not job.concluded:
         found[keys.ACTIVE_JOBS] = score
     if job.status is Status.RUNNING:
         found[keys.running_jobs(job.owner)] = score

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from qcrd.errors import Conflict, Invalid, NotFound
 from qcrd.records import Job, JobSpec, StoredFile
 from qcrd.runtime import keys
-from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.jobs import TERMINAL, JobStore
 from qcrd.runtime.store import Store, read_record, write_record
 from services.api.errors import TooLarge
 from services.api.validate import Row, read_rows
@@ -117,7 +117,7 @@ def _sha256(data: BinaryIO) -> str:
 def _active(jobs: JobStore) -> Iterator[Job]:
     after: str | None = None
     while page := jobs.list(after, 100, active=True):
-        yield from page
+        yield from (job for job in page if job.status not in TERMINAL)
         after = page[-1].id
 
 

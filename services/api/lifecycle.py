@@ -61,7 +61,7 @@ def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """What the teacher has already answered is kept for the next job."""
     check_owner(job, caller)
     cancelled = jobs.move(here.jobs, job.id, Status.CANCELLED)
-    conclude(here.events, here.store, cancelled)
+    conclude(here, cancelled)
     _make_room(here, cancelled)
     return cancelled
 

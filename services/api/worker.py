@@ -19,6 +19,7 @@ from redis import Redis
 
 from qcrd.errors import Transient
 from qcrd.records import Stage
+from qcrd.runtime.conclusion import conclude_left
 from qcrd.runtime.connection import connect, redis_outage
 from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs import TASKS, RedisJobs
@@ -72,17 +73,24 @@ def assemble_job(job_id: str) -> None:
     run_stage(worker().deps(), job_id, Stage.ASSEMBLING, worker().assemble)
 
 
-def reap_forever(redis: Redis) -> None:
+def reap_forever() -> None:
     """Every worker of this kind runs it; the lock lets one of them at a time do the work."""
-    jobs, queue, owner = RedisJobs(redis), CeleryQueue(app), secrets.token_hex(8)
+    redis, deps, owner = worker().redis, worker().deps(), secrets.token_hex(8)
     while not stopping.wait(REAP_SECONDS):
         try:
             with redis_outage():
                 leading = redis.set(REAPER_LOCK, owner, nx=True, px=int(REAP_SECONDS * 900))
-            for job_id in reap(jobs, queue, time.time()) if leading else ():
-                log.warning("sent again: nobody worked on it", extra={"data": {"job_id": job_id}})
+            if leading:
+                _reap(deps)
         except Transient as error:
             log.warning("cannot look for abandoned jobs: %s", error)
+
+
+def _reap(deps: Deps) -> None:
+    for job_id in reap(deps.jobs, deps.queue, time.time()):
+        log.warning("sent again: nobody worked on it", extra={"data": {"job_id": job_id}})
+    for job_id in conclude_left(deps, time.time()):
+        log.warning("concluded: nobody had", extra={"data": {"job_id": job_id}})
 
 
 def log_as_json(**_: Any) -> None:
@@ -92,8 +100,7 @@ def log_as_json(**_: Any) -> None:
 
 
 def start_reaper(**_: Any) -> None:
-    redis = connect(RedisSettings())
-    threading.Thread(target=reap_forever, args=(redis,), name="reaper", daemon=True).start()
+    threading.Thread(target=reap_forever, name="reaper", daemon=True).start()
 
 
 def stop(**_: Any) -> None:

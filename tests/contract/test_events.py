@@ -2,11 +2,18 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from qcrd.errors import Invalid
-from qcrd.runtime.events import Events
+from qcrd.runtime.connection import connect
+from qcrd.runtime.events import Events, RedisEvents
+from qcrd.runtime.settings import RedisSettings
+from tests.conftest import free_ports, kill, valkey
+from tests.lossy_proxy import LossyProxy
 
 
 def test_events_are_read_back_in_order_as_they_were_appended(events: Events) -> None:
@@ -66,3 +73,51 @@ def test_a_blocked_read_gives_up_in_time(events: Events) -> None:
     started = time.monotonic()
     assert events.read("ftjob-1", block_ms=200) == []
     assert 0.15 < time.monotonic() - started < 3
+
+
+def test_what_is_told_once_is_told_by_whoever_comes_first(events: Events) -> None:
+    def tell(number: int) -> str:
+        return events.append("ftjob-1", f"said by {number}", data={"n": number}, once="end").id
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(tell, range(24)))
+    [told] = events.read("ftjob-1")
+    assert ids == {told.id}
+    assert events.append("ftjob-1", "another text", level="error", once="end") == told
+    other = events.append("ftjob-1", "another name", once="begin")
+    elsewhere = events.append("ftjob-2", "another job", once="end")
+    assert events.read("ftjob-1") == [told, other]
+    assert events.read("ftjob-2") == [elsewhere]
+    events.delete("ftjob-1")
+    events.append("ftjob-1", "anew", once="end")
+    assert [event.message for event in events.read("ftjob-1")] == ["anew"]
+
+
+def test_an_event_whose_answer_is_lost_is_there_once(redis_settings: RedisSettings) -> None:
+    """Every third answer is lost, so the client sends that command again on a new connection."""
+    there = urlsplit(redis_settings.url)
+    with LossyProxy(there.port or 0, losing=b"EVALSHA", every=3) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}{there.path}"
+        events = RedisEvents(connect(RedisSettings(url=url)))
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda n: events.append("ftjob-1", str(n)), range(60)))
+        ends = [events.append("ftjob-1", "end", once="end") for _ in range(6)]
+        assert proxy.lost > 10
+    found = RedisEvents(connect(redis_settings)).read("ftjob-1", None, 1000)
+    assert found == [*sorted(made, key=lambda event: event.id), ends[0]]
+    assert ends == ends[:1] * 6
+
+
+def test_what_was_told_once_is_remembered_by_a_server_killed_and_restarted(tmp_path: Path) -> None:
+    server = valkey(free_ports(1)[0], tmp_path)
+    server.start()
+    try:
+        events = RedisEvents(connect(RedisSettings(url=f"redis://127.0.0.1:{server.port}/0")))
+        told = events.append("ftjob-1", "the end", once="end")
+        kill(server)
+        server.start()
+        assert events.append("ftjob-1", "the end again", once="end") == told
+        events.append("ftjob-1", "goes on")
+        assert [event.message for event in events.read("ftjob-1")] == ["the end", "goes on"]
+    finally:
+        server.stop()

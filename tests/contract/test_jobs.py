@@ -94,13 +94,15 @@ def test_lists_are_newest_first_and_paged_without_gaps(jobs: JobStore) -> None:
     assert raised.value.param == "after"
 
 
-def test_the_active_list_leaves_out_what_is_over(jobs: JobStore) -> None:
+def test_the_active_list_leaves_out_what_is_concluded(jobs: JobStore) -> None:
     over, active, paused = a_job(1.0), a_job(2.0), a_job(3.0)
     for job in (over, active, paused):
         jobs.create(job)
     move(jobs, over.id, Status.CANCELLED)
     move(jobs, paused.id, Status.PAUSED)
-    jobs.create(a_job(4.0, status=Status.FAILED))
+    jobs.create(changed(a_job(4.0, status=Status.FAILED), concluded=True))
+    assert [job.id for job in jobs.list(None, 10, active=True)] == [paused.id, active.id, over.id]
+    jobs.update(over.id, lambda job: changed(job, concluded=True))
     assert [job.id for job in jobs.list(None, 10, active=True)] == [paused.id, active.id]
     assert len(jobs.list(None, 10)) == 4
 

@@ -443,7 +443,7 @@ def test_the_stream_resumes_and_ends_with_the_job(here: Here) -> None:
     def end() -> None:
         time.sleep(0.3)
         over = here.jobs.update(job, lambda j: j.model_copy(update={"status": Status.CANCELLED}))
-        conclude(here.events, here.store, over)
+        conclude(here, over)
 
     threading.Thread(target=end).start()
     url = f"/v1/fine_tuning/jobs/{job}/events?stream=true"

@@ -1,0 +1,114 @@
+"""The end of a job: told once, archived, and only then is the job left alone.
+
+Whoever moves a job to a final state concludes it. A process that dies in between leaves a job that
+is over and not `concluded`, which the reaper concludes; so it does when the store was away. Every
+step may be done twice, by two at once too.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from qcrd.errors import NotFound, QcrdError, Transient
+from qcrd.records import Job, Status
+from qcrd.runtime import keys
+from qcrd.runtime.events import Events, Level
+from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.reaper import active
+from qcrd.runtime.states import TERMINAL, changed
+from qcrd.runtime.store import Store, write_lines, write_record
+
+log = logging.getLogger(__name__)
+
+GRACE = 5.0
+"""Seconds after its end for which a job is left to the one who ended it."""
+ARCHIVE_PAGE = 1000
+NOT_YET = "not archived yet: %s"
+
+
+class Ports(Protocol):
+    """What of the gateway or of a worker an end is written to."""
+
+    @property
+    def jobs(self) -> JobStore: ...
+    @property
+    def events(self) -> Events: ...
+    @property
+    def store(self) -> Store: ...
+
+
+def conclude(ports: Ports, job: Job) -> None:
+    """Tell the end of `job` and archive it: spec, report, events under `jobs/<id>/`.
+
+    The event's `data.status` is the final status; it is the last one of the job. Raises `Transient`
+    when Redis is away; a store that is away or full undoes nothing, and the reaper tries it again.
+    """
+    _tell(ports.events, job)
+    try:
+        _close(ports, job)
+    except QcrdError as error:
+        log.warning(NOT_YET, error, extra={"data": {"job_id": job.id}})
+
+
+def conclude_left(ports: Ports, now: float, *, grace: float = GRACE) -> list[str]:
+    """Conclude the jobs that ended over `grace` seconds ago and were not, and return their ids.
+
+    Any number of processes may run it at once. `Transient` when Redis is away.
+    """
+    left = [job for job in active(ports.jobs) if _left(job, now, grace)]
+    for job in left:
+        _tell(ports.events, job)
+    concluded = []
+    for job in left:
+        try:
+            _close(ports, job)
+            concluded.append(job.id)
+        except QcrdError as error:
+            log.warning(NOT_YET, error, extra={"data": {"job_id": job.id}})
+            if isinstance(error, Transient):
+                break  # a store that is away is asked once a round, not once for every job
+    return concluded
+
+
+def _left(job: Job, now: float, grace: float) -> bool:
+    ended = job.finished_at or job.created_at
+    return job.status in TERMINAL and not job.concluded and now - ended > grace
+
+
+def _tell(events: Events, job: Job) -> None:
+    message = f"The job {'was cancelled' if job.status is Status.CANCELLED else job.status.value}"
+    if job.failure is not None:
+        message += f": {job.failure.message}"
+    level: Level = "error" if job.status is Status.FAILED else "info"
+    events.append(job.id, message, level=level, data={"status": job.status.value}, once="end")
+
+
+def _close(ports: Ports, job: Job) -> None:
+    def close(job: Job) -> Job:
+        return job if job.concluded else changed(job, concluded=True)
+
+    _archive(ports.events, ports.store, job)
+    try:
+        ports.jobs.update(job.id, close)
+    except NotFound:
+        # Deleted meanwhile, and what was its own perhaps before we wrote more of it.
+        ports.events.delete(job.id)
+        for key in _archived(job):
+            ports.store.delete(key)
+
+
+def _archived(job: Job) -> tuple[str, ...]:
+    return keys.job_spec_key(job.id), keys.job_report_key(job.id), keys.job_events_key(job.id)
+
+
+def _archive(events: Events, store: Store, job: Job) -> None:
+    spec_key, report_key, events_key = _archived(job)
+    write_record(store, spec_key, job.spec)
+    if job.report is not None:
+        write_record(store, report_key, job.report)
+    history, after = [], None
+    while page := events.read(job.id, after, ARCHIVE_PAGE):
+        history += page
+        after = page[-1].id
+    write_lines(store, events_key, history)

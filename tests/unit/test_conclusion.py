@@ -1,0 +1,141 @@
+"""The end of a job is told once and archived, whoever dies on the way. All on in-memory twins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+import pytest
+
+from qcrd.errors import QcrdError, Transient
+from qcrd.records import Event, Failure, Job, JobSpec, Status
+from qcrd.runtime import keys
+from qcrd.runtime.conclusion import conclude, conclude_left
+from qcrd.runtime.events import MemoryEvents
+from qcrd.runtime.jobs import MemoryJobs, move
+from qcrd.runtime.pipeline import Deps
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.store import MemoryStore, read_lines
+
+
+class FailingStore(MemoryStore):
+    """Raises what `failure` makes of a key, until that is None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failure: Callable[[str], QcrdError] | None = None
+        self.tried = 0
+
+    def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
+        self.tried += 1
+        if self.failure is not None:
+            raise self.failure(key)
+        super().put(key, data, length=length)
+
+
+@pytest.fixture
+def store() -> FailingStore:
+    return FailingStore()
+
+
+@pytest.fixture
+def deps(store: FailingStore) -> Deps:
+    return Deps(MemoryJobs(), MemoryEvents(), store, MemoryQueue())
+
+
+def ended(deps: Deps, status: Status = Status.CANCELLED, number: int = 0) -> Job:
+    """A job that was moved to its end by somebody who then died."""
+    spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
+    job = Job(id=f"ftjob-{number:024x}", spec=spec, status=Status.QUEUED, created_at=time.time())
+    deps.jobs.create(job)
+    failure = Failure(message="no room", code="full") if status is Status.FAILED else None
+    return move(deps.jobs, job.id, status, failure=failure)
+
+
+def active(deps: Deps) -> list[str]:
+    return [job.id for job in deps.jobs.list(None, 100, active=True)]
+
+
+def archived(deps: Deps, job: Job) -> list[Event]:
+    return list(read_lines(deps.store, keys.job_events_key(job.id), Event))
+
+
+def test_a_job_whose_end_nobody_told_is_concluded_after_the_grace(deps: Deps) -> None:
+    job = ended(deps, Status.FAILED)
+    assert job.finished_at is not None
+    assert conclude_left(deps, job.finished_at + 4.9) == []
+    assert active(deps) == [job.id]
+    assert deps.events.read(job.id) == []
+
+    assert conclude_left(deps, job.finished_at + 5.1) == [job.id]
+    [last] = deps.events.read(job.id)
+    assert (last.message, last.level) == ("The job failed: no room", "error")
+    assert last.data == {"status": "failed"}
+    assert archived(deps, job) == [last]
+    assert deps.jobs.get(job.id).concluded
+    assert active(deps) == []
+    assert conclude_left(deps, job.finished_at + 500) == []
+
+
+def test_a_job_that_still_runs_is_never_concluded(deps: Deps) -> None:
+    job = Job(
+        id="ftjob-" + "b" * 24,
+        spec=JobSpec(model="tiny", training_file="file-" + "0" * 24),
+        status=Status.PAUSED,
+        created_at=0.0,
+    )
+    deps.jobs.create(job)
+    assert conclude_left(deps, time.time()) == []
+
+
+def test_any_number_may_conclude_one_job_at_once(deps: Deps) -> None:
+    job = ended(deps)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: conclude(deps, job), range(16)))
+    [last] = deps.events.read(job.id)
+    assert archived(deps, job) == [last]
+    assert deps.jobs.get(job.id).concluded
+
+
+def test_what_could_not_be_archived_is_archived_when_the_store_is_back(
+    deps: Deps, store: FailingStore
+) -> None:
+    store.failure = lambda key: Transient("the store is full")
+    jobs = [ended(deps, number=number) for number in range(5)]
+    conclude(deps, jobs[0])
+    assert [event.message for event in deps.events.read(jobs[0].id)] == ["The job was cancelled"]
+    assert not deps.jobs.get(jobs[0].id).concluded
+
+    store.tried = 0
+    assert conclude_left(deps, time.time() + 60) == []
+    assert store.tried == 1, "a store that is away is asked once a round"
+    assert all(len(deps.events.read(job.id)) == 1 for job in jobs), "all ends are told meanwhile"
+
+    store.failure = None
+    assert sorted(conclude_left(deps, time.time() + 60)) == [job.id for job in jobs]
+    assert all(len(archived(deps, job)) == 1 for job in jobs)
+    assert active(deps) == []
+
+
+def test_one_job_that_cannot_be_archived_holds_up_no_other(deps: Deps, store: FailingStore) -> None:
+    jobs = [ended(deps, number=number) for number in range(3)]
+
+    class Refusing(FailingStore):
+        def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
+            if jobs[1].id in key:
+                raise QcrdError("the store refuses it")
+            super().put(key, data, length=length)
+
+    refusing = Deps(deps.jobs, deps.events, Refusing(), deps.queue)
+    assert sorted(conclude_left(refusing, time.time() + 60)) == [jobs[0].id, jobs[2].id]
+    assert active(deps) == [jobs[1].id]
+
+
+def test_a_job_deleted_while_it_is_concluded_leaves_nothing_behind(deps: Deps) -> None:
+    job = ended(deps)
+    deps.jobs.delete(job.id)
+    conclude(deps, job)
+    assert deps.events.read(job.id) == []
+    assert deps.store.list("") == []
