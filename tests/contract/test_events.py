@@ -10,7 +10,7 @@ import pytest
 
 from qcrd.errors import Invalid
 from qcrd.runtime.connection import connect
-from qcrd.runtime.events import Events, RedisEvents
+from qcrd.runtime.events import FIRST, Events, RedisEvents
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports, kill, valkey
 from tests.lossy_proxy import LossyProxy
@@ -75,6 +75,32 @@ def test_a_blocked_read_gives_up_in_time(events: Events) -> None:
     assert 0.15 < time.monotonic() - started < 3
 
 
+def test_one_call_watches_many_jobs_from_where_each_is(events: Events) -> None:
+    first, second, other = (events.append(f"ftjob-{n}", "x") for n in (1, 1, 2))
+    cursors = {"ftjob-1": first.id, "ftjob-2": FIRST, "ftjob-3": FIRST}
+    assert events.watch(cursors, 5000) == {"ftjob-1": [second], "ftjob-2": [other]}
+    many = [events.append("ftjob-3", str(n)) for n in range(250)]
+    seen, after = [], FIRST
+    while found := events.watch({"ftjob-3": after}, 1):
+        assert len(found["ftjob-3"]) <= 200
+        seen += found["ftjob-3"]
+        after = seen[-1].id
+    assert seen == many
+
+
+def test_a_watch_wakes_up_for_any_of_its_jobs_and_gives_up_in_time(events: Events) -> None:
+    cursors = {f"ftjob-{n}": FIRST for n in range(50)}
+    started = time.monotonic()
+    assert events.watch(cursors, 200) == {}
+    assert 0.15 < time.monotonic() - started < 3
+    later = threading.Timer(0.3, lambda: events.append("ftjob-7", "x"))
+    later.start()
+    started = time.monotonic()
+    assert list(events.watch(cursors, 5000)) == ["ftjob-7"]
+    assert time.monotonic() - started < 4
+    later.join()
+
+
 def test_what_is_told_once_is_told_by_whoever_comes_first(events: Events) -> None:
     def tell(number: int) -> str:
         return events.append("ftjob-1", f"said by {number}", data={"n": number}, once="end").id
@@ -109,7 +135,7 @@ def test_an_event_whose_answer_is_lost_is_there_once(redis_settings: RedisSettin
 
 
 def test_what_was_told_once_is_remembered_by_a_server_killed_and_restarted(tmp_path: Path) -> None:
-    server = valkey(free_ports(1)[0], tmp_path)
+    server = valkey(free_ports(1)[0], tmp_path, fsync="always")
     server.start()
     try:
         events = RedisEvents(connect(RedisSettings(url=f"redis://127.0.0.1:{server.port}/0")))

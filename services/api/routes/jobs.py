@@ -88,6 +88,7 @@ def saved(
 @router.get("/{job_id}/events", response_model=None)
 def events(
     here: Here,
+    hub: follow.Followed,
     job_id: str,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
@@ -97,11 +98,12 @@ def events(
 ) -> Response | wire.Page[wire.EventObject]:
     """A page, newest first unless `order=asc`, or with `stream=true` all of them as they happen.
 
-    `after` goes on from an event in the page's own direction, and in a stream towards newer ones.
+    `after` goes on from an event in the page's own direction, and in a stream towards newer ones;
+    there `Last-Event-ID` takes its place. Either is refused with 400 when it is not an event's id.
     """
     job = _job(here, job_id)
     if stream:
-        body = follow.stream(here.jobs, here.events, job.id, last_event_id or after)
+        body = follow.stream(hub, job.id, follow.begin(after, last_event_id))
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
     found = here.events.read(job.id, after, limit + 1, newest_first=order == "desc")

@@ -1,0 +1,299 @@
+"""Followers of events through the hub: nothing lost or doubled, whoever is slow, late or away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qcrd.errors import Invalid
+from qcrd.records import Job, JobSpec, Status
+from qcrd.runtime.connection import connect
+from qcrd.runtime.events import FIRST, Events, MemoryEvents, RedisEvents
+from qcrd.runtime.jobs import JobStore, MemoryJobs, RedisJobs
+from qcrd.runtime.settings import RedisSettings
+from services.api import follow, hub
+from services.api.follow import begin, framed, stream
+from services.api.hub import Hub
+from tests.conftest import free_ports, kill, valkey
+
+JOB = "ftjob-" + "a" * 24
+
+
+def a_job(job_id: str = JOB, **fields: Any) -> Job:
+    spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
+    return Job(id=job_id, spec=spec, created_at=time.time(), **fields)
+
+
+@pytest.fixture
+def events() -> MemoryEvents:
+    return MemoryEvents()
+
+
+@pytest.fixture
+def jobs() -> MemoryJobs:
+    jobs = MemoryJobs()
+    jobs.create(a_job())
+    return jobs
+
+
+@pytest.fixture
+def here(jobs: JobStore, events: Events) -> Iterator[Hub]:
+    hub = Hub(jobs, events, framed)
+    yield hub
+    hub.close()
+
+
+def told(frame: bytes) -> str:
+    """The message in a frame; nothing for a comment."""
+    data = [line for line in frame.decode().splitlines() if line.startswith("data: ")]
+    return str(json.loads(data[0].removeprefix("data: "))["message"]) if data else ""
+
+
+async def messages(following: AsyncIterator[bytes]) -> list[str]:
+    return [message async for frame in following if (message := told(frame))]
+
+
+async def until(look: Any, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def end(events: Events, job_id: str = JOB) -> None:
+    events.append(job_id, "end", data={"status": "succeeded"}, once="end")
+
+
+def test_history_and_what_comes_live_are_one_stream_that_ends(here: Hub, events: Events) -> None:
+    seen = events.append(JOB, "seen before")
+    events.append(JOB, "history")
+
+    async def follow_it() -> list[str]:
+        following = asyncio.create_task(messages(stream(here, JOB, seen.id)))
+        await until(lambda: here._rooms)
+        events.append(JOB, "live")
+        end(events)
+        events.append(JOB, "what became of the webhook")
+        return await following
+
+    assert asyncio.run(follow_it()) == ["history", "live", "end"]
+    assert not here._rooms
+
+
+def test_a_history_longer_than_a_page_comes_whole(here: Hub, events: Events) -> None:
+    for number in range(1200):
+        events.append(JOB, str(number))
+    end(events)
+    assert asyncio.run(messages(stream(here, JOB, FIRST))) == [*map(str, range(1200)), "end"]
+
+
+def test_an_event_is_put_into_its_frame_once_for_all_followers(events: Events) -> None:
+    made: list[str] = []
+
+    def counted(event: Any) -> hub.Frame:
+        made.append(event.id)
+        return framed(event)
+
+    jobs = MemoryJobs()
+    jobs.create(a_job())
+    here = Hub(jobs, events, counted)
+
+    async def follow_it() -> None:
+        tasks = [asyncio.create_task(messages(stream(here, JOB, FIRST))) for _ in range(100)]
+        await until(lambda: here._rooms and len(here._rooms[JOB].followers) == 100)
+        await asyncio.sleep(0.3)  # every follower has looked at the history for the last time
+        events.append(JOB, "one")
+        end(events)
+        assert await asyncio.gather(*tasks) == [["one", "end"]] * 100
+
+    asyncio.run(follow_it())
+    here.close()
+    assert len(made) == 2
+
+
+def test_a_slow_follower_reads_on_from_the_history_and_its_box_stays_small(
+    here: Hub, events: Events
+) -> None:
+    async def follow_it() -> None:
+        following = stream(here, JOB, FIRST)
+        events.append(JOB, "0")
+        got = [told(await anext(following))]
+        # The next one is asked for, and then nothing until 2,000 more have come.
+        task = asyncio.create_task(anext(following))
+        await until(lambda: here._rooms)
+        await asyncio.sleep(0.1)
+        events.append(JOB, "1")
+        got.append(told(await task))
+        [follower] = here._rooms[JOB].followers
+        for number in range(2, 2000):
+            events.append(JOB, str(number))
+            if number % 100 == 0:
+                await asyncio.sleep(0.03)
+                assert len(follower._frames) <= hub.BOX
+        await until(lambda: follower.behind)
+        end(events)
+        got += await messages(following)
+        assert got == [*map(str, range(2000)), "end"]
+
+    asyncio.run(follow_it())
+
+
+def test_followers_that_reconnect_while_events_come_fast_lose_and_double_nothing(
+    redis_settings: RedisSettings,
+) -> None:
+    redis = connect(redis_settings)
+    events, jobs, count = RedisEvents(redis), RedisJobs(redis), 2000
+    jobs.create(a_job())
+    here = Hub(jobs, events, framed)
+
+    def write() -> None:
+        for number in range(count):
+            events.append(JOB, str(number))
+        end(events)
+
+    async def reconnecting(patience: int) -> list[str]:
+        """Leaves after `patience` events and comes again with the last id it has."""
+        got: list[str] = []
+        cursor = FIRST
+        while not got or got[-1] != "end":
+            following, taken = stream(here, JOB, cursor), 0
+            async for frame in following:
+                cursor = frame.split(b"\n")[0].removeprefix(b"id: ").decode()
+                got.append(told(frame))
+                taken += 1
+                if taken == patience:
+                    break
+            await following.aclose()  # type: ignore[attr-defined]
+        return got
+
+    async def follow_it() -> list[list[str]]:
+        writer = threading.Thread(target=write)
+        writer.start()
+        followers = [reconnecting(patience) for patience in (13, 50, 200, 10_000)]
+        return await asyncio.gather(*followers)
+
+    wanted = [*map(str, range(count)), "end"]
+    assert all(got == wanted for got in asyncio.run(follow_it()))
+    here.close()
+
+
+def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "COMMENT_SECONDS", 0.5)
+    server = valkey(free_ports(1)[0], tmp_path, fsync="always")
+    server.start()
+    settings = RedisSettings(url=f"redis://127.0.0.1:{server.port}/0")
+    events = RedisEvents(connect(settings))
+    jobs = RedisJobs(connect(settings))
+    jobs.create(a_job())
+    here = Hub(jobs, RedisEvents(connect(settings, patience=0.2)), framed)
+    comments: list[bytes] = []
+
+    async def noted() -> list[str]:
+        got = []
+        async for frame in stream(here, JOB, FIRST):
+            got.append(told(frame))
+            if not got[-1]:
+                comments.append(frame)
+        return [message for message in got if message]
+
+    async def follow_it() -> list[list[str]]:
+        events.append(JOB, "before")
+        tasks = [asyncio.create_task(noted()) for _ in range(50)]
+        await until(lambda: here._rooms and len(here._rooms[JOB].followers) == 50)
+        kill(server)
+        late = asyncio.create_task(noted())  # comes while the server is away
+        comments.clear()
+        await asyncio.sleep(2)
+        assert len(comments) >= 100
+        assert not any(task.done() for task in (*tasks, late))
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(events.append, JOB, "after")
+        await asyncio.to_thread(end, events)
+        return await asyncio.gather(*tasks, late)
+
+    try:
+        assert asyncio.run(follow_it()) == [["before", "after", "end"]] * 51
+    finally:
+        here.close()
+        server.stop()
+
+
+def test_an_idle_follower_hears_a_comment(here: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "COMMENT_SECONDS", 0.2)
+
+    async def follow_it() -> list[bytes]:
+        following = stream(here, JOB, FIRST)
+        return [await anext(following) for _ in range(3)]
+
+    started = time.monotonic()
+    assert asyncio.run(follow_it()) == [b":\n\n"] * 3
+    assert 0.55 < time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("gone", ["deleted", "over long ago"])
+def test_a_stream_ends_when_nothing_will_be_told_any_more(
+    gone: str, here: Hub, jobs: MemoryJobs, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "LOOK_SECONDS", 0.1)
+    events.append(JOB, "something")
+
+    async def follow_it() -> list[str]:
+        following = asyncio.create_task(messages(stream(here, JOB, FIRST)))
+        await asyncio.sleep(0.8)
+        assert not following.done()
+        jobs.delete(JOB)
+        if gone == "deleted":
+            events.delete(JOB)
+        else:
+            jobs.create(a_job(status=Status.FAILED, finished_at=time.time() - 601))
+        return await asyncio.wait_for(following, 5)
+
+    assert asyncio.run(follow_it()) == ["something"]
+    assert not here._rooms
+
+
+def test_closing_ends_every_follower_and_the_thread(here: Hub, events: Events) -> None:
+    events.append(JOB, "something")
+
+    async def follow_it() -> None:
+        tasks = [asyncio.create_task(messages(stream(here, JOB, FIRST))) for _ in range(20)]
+        await until(lambda: here._rooms and len(here._rooms[JOB].followers) == 20)
+        here.close()
+        got = await asyncio.wait_for(asyncio.gather(*tasks), 1)
+        assert got == [["something"]] * 20
+        assert await messages(stream(here, JOB, FIRST)) == []
+
+    asyncio.run(follow_it())
+    assert here._thread is not None
+    here._thread.join(2)
+    assert not here._thread.is_alive()
+
+
+def test_a_client_that_goes_away_is_forgotten(here: Hub) -> None:
+    async def follow_it() -> None:
+        following = asyncio.create_task(messages(stream(here, JOB, FIRST)))
+        await until(lambda: here._rooms)
+        following.cancel()
+        await asyncio.wait([following])
+        assert not here._rooms
+
+    asyncio.run(follow_it())
+
+
+def test_where_to_begin_is_read_before_the_answer_begins() -> None:
+    assert begin(None, None) == begin("", "") == FIRST
+    assert begin("5-1", None) == "0000000000005-000001"
+    assert begin("5-1", "0000000000006-000002") == "0000000000006-000002"
+    for after, header, param in (("x", None, "after"), ("5-1", "$", "Last-Event-ID")):
+        with pytest.raises(Invalid, match=param) as raised:
+            begin(after, header)
+        assert raised.value.param == param

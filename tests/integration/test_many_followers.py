@@ -1,0 +1,141 @@
+"""Thousands of followers on one gateway process, over real sockets and a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import httpx
+import psutil
+import pytest
+
+from qcrd.records import Job, JobSpec
+from qcrd.runtime import keys
+from qcrd.runtime.connection import connect
+from qcrd.runtime.events import RedisEvents
+from qcrd.runtime.jobs import RedisJobs
+from qcrd.runtime.settings import RedisSettings
+from tests.conftest import free_ports
+
+FOLLOWERS = 2000
+JOBS = 400
+IDLE_SECONDS = 5.0
+
+
+class Gateway:
+    def __init__(self, settings: RedisSettings, log: Path) -> None:
+        self.port = free_ports(1)[0]
+        environment = {
+            **os.environ,
+            "QCRD_REDIS_URL": settings.url,
+            "QCRD_API_PORT": str(self.port),
+            "QCRD_API_KEYS": "",
+        }
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.api.main"],
+                env=environment,
+                cwd=Path(__file__).parents[2],
+                stdout=out,
+                stderr=out,
+            )
+        self.seen = psutil.Process(self.process.pid)
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            assert self.process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.fixture
+def gateway(redis_settings: RedisSettings, tmp_path: Path) -> Iterator[Gateway]:
+    gateway = Gateway(redis_settings, tmp_path / "log")
+    yield gateway
+    gateway.process.kill()
+    gateway.process.wait()
+
+
+def following_connections(settings: RedisSettings) -> int:
+    """Connections that wait for events, in the test's own database."""
+    database = settings.url.rsplit("/", 1)[1]
+    clients = cast("list[dict[str, str]]", connect(settings).client_list())
+    return sum(c["db"] == database and c["cmd"] == "xread" for c in clients)
+
+
+async def follow(gateway: Gateway, job_id: str) -> tuple[asyncio.StreamReader, object]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    path = f"/v1/fine_tuning/jobs/{job_id}/events?stream=true"
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+    assert b" 200 " in await reader.readline()
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
+
+
+async def next_id(reader: asyncio.StreamReader) -> str:
+    while not (line := await asyncio.wait_for(reader.readline(), 20)).startswith(b"id: "):
+        assert line, "the stream has ended"
+    return line.decode().strip().removeprefix("id: ")
+
+
+async def ends(reader: asyncio.StreamReader) -> None:
+    while await reader.readline():
+        pass
+
+
+def test_two_thousand_idle_followers_cost_one_connection_and_no_thread_each(
+    gateway: Gateway, redis_settings: RedisSettings
+) -> None:
+    redis = connect(redis_settings)
+    jobs, events = RedisJobs(redis), RedisEvents(redis)
+    ids = [keys.new_id("ftjob") for _ in range(JOBS)]
+    for job_id in ids:
+        spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
+        jobs.create(Job(id=job_id, spec=spec, created_at=time.time()))
+
+    async def follow_them() -> None:
+        before = gateway.seen.memory_info().rss
+        open_ = [await follow(gateway, ids[number % JOBS]) for number in range(FOLLOWERS)]
+        readers = [reader for reader, _ in open_]
+        await asyncio.sleep(1)
+        grown = (gateway.seen.memory_info().rss - before) / FOLLOWERS
+
+        spent, asked = sum(gateway.seen.cpu_times()[:2]), time.monotonic()
+        connections = []
+        while time.monotonic() - asked < IDLE_SECONDS:
+            connections.append(following_connections(redis_settings))
+            await asyncio.sleep(0.25)
+        spent = (sum(gateway.seen.cpu_times()[:2]) - spent) / IDLE_SECONDS
+        threads = gateway.seen.num_threads()
+        print(f"{threads} threads, {grown / 1024:.0f} KiB each, {spent:.1%} of a core idle")
+        assert max(connections) == 1
+        assert threads <= 60  # the routes' own 40 among them, whoever follows
+        assert grown < 100 * 1024
+        assert spent < 0.5
+
+        began = time.monotonic()
+        made = {job_id: events.append(job_id, "news").id for job_id in ids}
+        got = await asyncio.gather(*(next_id(reader) for reader in readers))
+        print(f"{FOLLOWERS} served {time.monotonic() - began:.2f} s after the first of {JOBS}")
+        assert got == [made[ids[number % JOBS]] for number in range(FOLLOWERS)]
+
+        gateway.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        await asyncio.wait_for(asyncio.gather(*map(ends, readers)), 10)
+        await asyncio.to_thread(gateway.process.wait, 10)
+        print(f"gone {time.monotonic() - began:.2f} s after SIGTERM")
+        assert time.monotonic() - began < 4
+
+    asyncio.run(follow_them())
