@@ -33,9 +33,10 @@ class ScriptedTeacher:
         delay: float = 0.0,
         model: str = "scripted/teacher",
         finish_reason: str = "eos_token",
+        retry_after: int | None = None,
     ) -> None:
         self.answer, self.mood, self.delay, self.model = answer, mood, delay, model
-        self.finish_reason = finish_reason
+        self.finish_reason, self.retry_after = finish_reason, retry_after
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.answered = 0
@@ -117,7 +118,7 @@ class ScriptedTeacher:
             text, kind = ERRORS[mood]
             error = json.dumps({"error": text, "error_type": kind}).encode()
             if mood == "busy":
-                _respond(writer, 429, error)
+                _respond(writer, 429, error, retry_after=self.retry_after)
             else:
                 _stream(writer)
                 _chunk(writer, b"data:" + error + b"\n\n")
@@ -146,8 +147,12 @@ class ScriptedTeacher:
 TOKEN = {"id": 1, "text": "x", "logprob": -0.1, "special": False}
 
 
-def _respond(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
+def _respond(
+    writer: asyncio.StreamWriter, status: int, body: bytes, *, retry_after: int | None = None
+) -> None:
     head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    if retry_after is not None:
+        head += f"\r\nretry-after: {retry_after}"
     writer.write(f"{head}\r\n\r\n".encode() + body)
 
 

@@ -244,10 +244,10 @@ class JobSpec(Record):
             raise Invalid(
                 f"`method.type` must be one of {known}, not {kind!r}", param="method.type"
             )
-        body = method.pop(kind, None) or {}
+        body = method.pop(kind, None)
         for key in method:
             raise Invalid(f"unknown key `method.{key}`", param=f"method.{key}", code="unknown_key")
-        settings = parse(MethodSpec, body, root=f"method.{kind}")
+        settings = parse(MethodSpec, {} if body is None else body, root=f"method.{kind}")
         return {**data, "method": kind, "settings": settings}
 
     def wire_method(self) -> dict[str, Any]:

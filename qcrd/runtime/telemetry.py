@@ -5,6 +5,7 @@ The HTTP part is plain ASGI: a worker's image has no web framework.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -174,7 +175,8 @@ class Observed:
 
         try:
             if scope["path"] == "/metrics" and scope["method"] == "GET":
-                body = generate_latest(self._registry)
+                # A collector may ask Redis, which must not hold up everybody else.
+                body = await asyncio.to_thread(generate_latest, self._registry)
                 await _answer(tagged, 200, CONTENT_TYPE_LATEST, body)
             else:
                 await self._app(scope, receive, tagged)
@@ -194,7 +196,9 @@ class Observed:
         self._requests.labels(self._service, method, route, str(status)).inc()
         self._seconds.labels(self._service, method, route).observe(seconds)
         if scope["path"] not in QUIET:
-            data = {"status": status, "milliseconds": round(seconds * 1000, 1)}
+            data: dict[str, Any] = {"status": status, "milliseconds": round(seconds * 1000, 1)}
+            if (key := scope.get("state", {}).get("key")) is not None:
+                data["key"] = key.name
             log.info("%s %s", method, scope["path"], extra={"data": data})
 
 

@@ -61,7 +61,8 @@ def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
             raise
         job = there
     write_record(here.store, keys.job_spec_key(job.id), spec)
-    here.events.append(job.id, "job created", data={"status": Status.QUEUED.value})
+    told = {"status": Status.QUEUED.value}
+    here.events.append(job.id, "job created", data=told, once="created")
     try:
         here.queue.send(Stage.ASSEMBLING, job.id)
     except Transient as error:

@@ -28,6 +28,8 @@ from services.api.guard import BodyLimit
 from services.api.hub import Hub
 from services.api.idempotency import Idempotency
 from services.api.keyring import Keyring
+from services.api.metrics import System
+from services.api.openapi import install_openapi
 from services.api.rates import Rates
 from services.api.routes import files, health, jobs, models, studies
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings, is_loopback
@@ -58,11 +60,12 @@ def create_app(
         app.include_router(router, responses=REFUSALS)
     app.include_router(health.router)
     install_errors(app)
+    install_openapi(app)
     # The last one added is the outermost: ids and counts, then the key, then the body.
     app.add_middleware(Idempotency, answers=shared.answers)
     app.add_middleware(BodyLimit, file_bytes=settings.files.max_file_bytes)
     app.add_middleware(Admission, keyring=keyring, rates=shared.rates)
-    install_http(app, "api")
+    install_http(app, "api").register(System(jobs_, shared.tally))
     return app
 
 

@@ -1,0 +1,96 @@
+"""What `/metrics` of a gateway shows of the whole system: jobs, lines, and what workers counted.
+
+It is read from Redis when it is asked for, so every gateway shows the same: take the maximum over
+gateways, not the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from qcrd.errors import Transient
+from qcrd.runtime.jobstores import JobStore
+from qcrd.runtime.states import TASKS
+from qcrd.runtime.tally import BUCKETS, COUNTERS, Count, Tally
+
+BOUNDS = (*map(str, BUCKETS), "+Inf")
+
+
+class System(Collector):
+    """Registers without asking anybody; while Redis is away only `qcrd_redis_up` is shown."""
+
+    def __init__(self, jobs: JobStore, tally: Tally) -> None:
+        self._jobs = jobs
+        self._tally = tally
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("qcrd_redis_up", "Whether Redis answered this question")
+        try:
+            found = [_statuses(self._jobs), _lines(self._jobs), *_counted(self._tally.read())]
+        except Transient:
+            up.add_metric([], 0.0)
+            yield up
+            return
+        up.add_metric([], 1.0)
+        yield up
+        yield from found
+
+
+def _statuses(jobs: JobStore) -> Metric:
+    family = GaugeMetricFamily("qcrd_jobs", "Jobs by status", labels=["status"])
+    for status, count in jobs.census().items():
+        family.add_metric([status.value], count)
+    return family
+
+
+def _lines(jobs: JobStore) -> Metric:
+    family = GaugeMetricFamily(
+        "qcrd_queue_length", "Jobs that wait for a worker, by task", labels=["task"]
+    )
+    for task in sorted(set(TASKS.values())):
+        family.add_metric([task], jobs.length(task))
+    return family
+
+
+def _counted(counts: list[Count]) -> Iterator[Metric]:
+    for name, meaning in COUNTERS.items():
+        mine = [count for count in counts if count.name == name]
+        if name == "stage_seconds":
+            yield _stages(counts, meaning)
+            continue
+        labels = sorted({label for count in mine for label, _ in count.labels})
+        family = CounterMetricFamily(f"qcrd_{name}", meaning, labels=labels)
+        if not mine:
+            family.add_metric([], 0.0)
+        for count in mine:
+            own = dict(count.labels)
+            family.add_metric([own.get(label, "") for label in labels], count.value)
+        yield family
+
+
+def _stages(counts: list[Count], meaning: str) -> Metric:
+    family = HistogramMetricFamily("qcrd_stage_seconds", meaning, labels=["stage"])
+    sums = {dict(c.labels)["stage"]: c.value for c in counts if c.name == "stage_seconds_sum"}
+    for stage, total in sums.items():
+        held = {
+            labels["le"]: count.value
+            for count in counts
+            if count.name == "stage_seconds" and (labels := dict(count.labels))["stage"] == stage
+        }
+        buckets, below = [], 0.0
+        for bound in BOUNDS:
+            below += held.get(bound, 0.0)
+            buckets.append((bound, below))
+        family.add_metric([stage], buckets, sum_value=total)
+    return family

@@ -1,0 +1,122 @@
+"""A job's budget holds whatever the teacher answers, and what was paid is kept."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcrd.records import Budget, Stage, Status, Usage
+from qcrd.runtime.states import changed, moved
+from services.api.plan import Wanted
+from services.api.purse import Purse
+from services.api.settings import Teacher
+from services.api.teacher import Answer
+from tests.unit.test_api_assemble import QUICK, MakeBench, bench, sums
+
+__all__ = ["bench"]
+
+PRICED = Teacher(url="http://t", prompt_price=1.0, completion_price=2.0)
+
+
+def answered(prompt: int, completion: int) -> Answer:
+    return Answer("x", "eos_token", prompt, completion)
+
+
+def test_a_request_is_covered_by_the_most_that_it_can_cost() -> None:
+    """Prompt of 5 bytes: at most 5 + 4 tokens; answer: at most 10. So 19 each, two in 40."""
+    purse = Purse(Budget(teacher_tokens=40), PRICED, 10, Usage())
+    first, second, third = (Wanted("abcde", index) for index in range(3))
+    assert purse.reserve(first)
+    assert purse.reserve(second)
+    assert not purse.reserve(third)
+    purse.settle(first, answered(2, 3))
+    # 5 spent, 19 reserved, and the prompt is known to be 2 tokens: 5 + 19 + 12 = 36.
+    assert purse.reserve(third)
+    purse.settle(second, None)
+    purse.settle(third, answered(2, 10))
+    assert purse.in_flight == 0
+    assert "17 teacher tokens" in str(purse.over())
+
+
+def test_money_is_a_limit_too_and_earlier_attempts_count() -> None:
+    """1 per million prompt and 2 per million completion tokens: (9 + 2 · 10) / 10^6 = 0.000029."""
+    asked = Wanted("abcde", 0)
+    assert Purse(Budget(cost=0.000029), PRICED, 10, Usage()).reserve(asked)
+    assert not Purse(Budget(cost=0.000028), PRICED, 10, Usage()).reserve(asked)
+    spent = Usage(teacher_prompt_tokens=1)
+    assert not Purse(Budget(cost=0.000029), PRICED, 10, spent).reserve(asked)
+
+
+@given(
+    limit=st.integers(1, 400),
+    answers=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 10)), max_size=40),
+    at_once=st.integers(1, 6),
+)
+def test_no_order_of_answers_exceeds_the_budget(
+    limit: int, answers: list[tuple[int, int]], at_once: int
+) -> None:
+    purse = Purse(Budget(teacher_tokens=limit), PRICED, 10, Usage())
+    spent, flying = 0, []
+    for index, (prompt, completion) in enumerate(answers):
+        # Prompts of their own, each within its bytes plus the margin.
+        wanted = Wanted(f"{index:05d}", index)
+        if len(flying) >= at_once or not purse.reserve(wanted):
+            for held, tokens in flying:
+                purse.settle(held, answered(*tokens))
+                spent += sum(tokens)
+            flying = []
+            if not purse.reserve(wanted):
+                break
+        flying.append((wanted, (prompt, completion)))
+    for held, tokens in flying:
+        purse.settle(held, answered(*tokens))
+        spent += sum(tokens)
+    assert spent <= limit
+
+
+def test_a_teacher_needs_both_prices_or_none() -> None:
+    with pytest.raises(ValueError, match="prompt_price and completion_price"):
+        Teacher(url="http://t", prompt_price=1.0)
+    assert Teacher(url="http://t").cost(5, 5) is None
+
+
+def test_a_job_pauses_within_its_budget_and_goes_on_with_a_larger_one(bench: MakeBench) -> None:
+    """An answer costs 11 + 7 tokens here, and is covered with 8 at most; 30 answers are wanted."""
+    here = bench()
+    made = here.job(here.file(sums(6)), rationales={"max_new_tokens": 8})
+    job = here.jobs.update(made.id, lambda job: changed(job, budget=Budget(teacher_tokens=300)))
+    paused = here.run(job)
+    assert paused.status is Status.PAUSED
+    assert paused.paused_because is not None
+    assert "budget of 300 tokens" in paused.paused_because
+    assert 0 < paused.usage.teacher_tokens <= 300
+    assert paused.usage.teacher_tokens == here.teacher.answered * 18
+    assert here.queue.take() == []
+    assert here.said(job) == [f"paused: {paused.paused_because}"]
+
+    more = {"budget": Budget(teacher_tokens=600)}
+    here.jobs.update(job.id, lambda job: moved(job, Status.QUEUED, 0.0, more))
+    done = here.run(job)
+    assert done.stage is Stage.TRAINING
+    assert here.teacher.answered == 30
+    assert done.usage.teacher_tokens == 30 * 18
+
+
+def test_what_tokens_cost_is_in_the_usage(bench: MakeBench) -> None:
+    here = bench()
+    priced = {"prompt_price": 1.0, "completion_price": 2.0, "currency": "EUR"}
+    here.teachers["default"] = here.teachers["default"].model_copy(update=priced)
+    job = here.run(here.job(here.file(sums(2))))
+    assert job.usage.cost == pytest.approx(10 * (11 * 1.0 + 7 * 2.0) / 1e6)
+    assert job.usage.currency == "EUR"
+
+
+def test_a_teacher_that_says_when_to_come_back_is_left_alone_until_then(bench: MakeBench) -> None:
+    here = bench(mood=lambda number: "busy" if number == 0 else "ok", retry_after=1)
+    began = time.monotonic()
+    job = here.run(here.job(here.file(sums(2)), rationales={"n": 1}), QUICK)
+    assert job.stage is Stage.TRAINING
+    assert time.monotonic() - began >= 1.0

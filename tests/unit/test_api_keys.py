@@ -1,0 +1,209 @@
+"""Who may do what: keys from a file, scopes, rates, and keys that change while the gateway runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from qcrd.runtime.events import MemoryEvents
+from qcrd.runtime.jobs import MemoryJobs
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.store import MemoryStore
+from services.api import keyring
+from services.api.gateway import Settings
+from services.api.keyring import Keyring, Scope, new_key, read_keys
+from services.api.main import create_app
+from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+from tests.unit.test_api_rest import TASK, lines, refused, sums, without_a_hub
+
+__all__ = ["without_a_hub"]
+
+
+def entry(name: str, secret: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), **more}
+
+
+def write(file: Path, *entries: dict[str, Any]) -> None:
+    """As an editor or a Kubernetes secret would: a new file under the old name."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps({"keys": entries}))
+    fresh.replace(file)
+
+
+class Site:
+    def __init__(self, folder: Path, *entries: dict[str, Any]) -> None:
+        (folder / "models/tiny").mkdir(parents=True)
+        (folder / "models/tiny/config.json").write_text("{}")
+        self.file = folder / "keys.json"
+        write(self.file, *entries)
+        self.jobs = MemoryJobs()
+        settings = Settings(
+            ApiSettings(keys_file=self.file),
+            TeacherSettings(),
+            FileSettings(),
+            ModelSettings(models_dir=folder / "models"),
+        )
+        self.app = create_app(MemoryStore(), self.jobs, MemoryEvents(), MemoryQueue(), settings)
+
+    def as_(self, secret: str) -> TestClient:
+        headers = {"Authorization": f"Bearer {secret}"}
+        return TestClient(self.app, headers=headers, raise_server_exceptions=False)
+
+    def job(self, client: TestClient, **top: Any) -> Any:
+        file = client.post(
+            "/v1/files",
+            files={"file": ("t.jsonl", lines(sums(4)))},
+            data={"purpose": "fine-tune"},
+        ).json()["id"]
+        method = {"type": "qcrd", "qcrd": TASK}
+        body = {"model": "tiny", "training_file": file, "method": method, **top}
+        return client.post("/v1/fine_tuning/jobs", json=body)
+
+
+@pytest.fixture(autouse=True)
+def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "LOOK_SECONDS", 0.0)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(
+        tmp_path,
+        entry("reader", "r", scopes=["read"]),
+        entry("ci", "w"),
+        entry("other", "o"),
+        entry("boss", "a", scopes=["admin"]),
+    )
+
+
+def test_a_key_does_what_its_scopes_say(site: Site) -> None:
+    assert site.as_("r").get("/v1/files").status_code == 200
+    message = refused(site.as_("r").post("/v1/fine_tuning/jobs"), 403, "insufficient_scope")
+    assert "reader" in message
+    assert "`write`" in message
+    assert site.job(site.as_("w")).json()["created_by"] == "ci"
+    assert site.job(site.as_("a")).json()["created_by"] == "boss"
+    refused(site.as_("x").get("/v1/files"), 401, "invalid_api_key")
+    assert site.as_("x").get("/health").status_code == 200
+
+
+def test_only_its_creator_or_an_admin_changes_a_job(site: Site) -> None:
+    job_id = site.job(site.as_("w")).json()["id"]
+    url = f"/v1/fine_tuning/jobs/{job_id}"
+    for verb in ("cancel", "pause", "resume"):
+        refused(site.as_("o").post(f"{url}/{verb}"), 403, "not_owner")
+    refused(site.as_("o").delete(url), 403, "not_owner")
+    assert site.as_("w").post(f"{url}/pause").json()["status"] == "paused"
+    assert site.as_("a").post(f"{url}/cancel").json()["status"] == "cancelled"
+
+
+def test_going_before_everybody_takes_an_admin(site: Site) -> None:
+    refused(site.job(site.as_("w"), priority="high"), 403, "insufficient_scope", "priority")
+    assert site.job(site.as_("a"), priority="high").json()["priority"] == "high"
+    assert site.job(site.as_("w"), priority="low").json()["priority"] == "low"
+
+
+def test_the_limit_of_running_jobs_goes_into_the_job(tmp_path: Path) -> None:
+    site = Site(tmp_path, entry("ci", "w", running_jobs=2))
+    job_id = site.job(site.as_("w")).json()["id"]
+    assert site.jobs.get(job_id).running_limit == 2
+
+
+def test_requests_beyond_the_rate_are_told_when_to_come_back(tmp_path: Path) -> None:
+    site = Site(tmp_path, entry("slow", "s", requests_per_minute=3), entry("free", "f"))
+    answers = [site.as_("s").get("/v1/files") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == [
+        "2",
+        "1",
+        "0",
+    ]
+    fourth = site.as_("s").get("/v1/files")
+    refused(fourth, 429, "rate_limit_exceeded")
+    assert fourth.json()["error"]["type"] == "rate_limit_error"
+    assert 1 <= int(fourth.headers["retry-after"]) <= 60
+    free = site.as_("f").get("/v1/files")
+    assert free.status_code == 200
+    assert "x-ratelimit-limit-requests" not in free.headers
+
+
+def test_keys_are_rotated_without_a_restart(site: Site) -> None:
+    write(site.file, entry("ci", "w2"))
+    assert site.as_("w2").get("/v1/files").status_code == 200
+    refused(site.as_("w").get("/v1/files"), 401, "invalid_api_key")
+    # A file that is broken for a moment, or gone, changes nothing.
+    site.file.write_text('{"keys": [')
+    assert site.as_("w2").get("/v1/files").status_code == 200
+    site.file.unlink()
+    assert site.as_("w2").get("/v1/files").status_code == 200
+    # One that lost its last key closes the door; it does not open it.
+    write(site.file)
+    refused(site.as_("w2").get("/v1/files"), 401, "invalid_api_key")
+    refused(TestClient(site.app).get("/v1/files"), 401, "invalid_api_key")
+
+
+def test_a_key_ends_when_it_expires(tmp_path: Path) -> None:
+    def at(seconds: float) -> str:
+        stamp = time.gmtime(time.time() + seconds)
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", stamp)
+
+    old = entry("old", "o", expires_at=at(-5))
+    site = Site(tmp_path, old, entry("new", "n", expires_at=at(60)))
+    refused(site.as_("o").get("/v1/files"), 401, "invalid_api_key")
+    assert site.as_("n").get("/v1/files").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("sk-a-secret-by-mistake", "is not JSON"),
+        ('{"keys": [{"name": "a b", "sha256": "0"}]}', "`keys.0.name`"),
+        (json.dumps({"keys": [{"name": "a", "key": "sk-plain"}]}), "`keys.0.sha256`"),
+        (json.dumps({"keys": [entry("a", "x"), entry("a", "y")]}), "same `name`"),
+        (json.dumps({"keys": [entry("a", "x"), entry("b", "x")]}), "same `sha256`"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_without_its_secrets(
+    tmp_path: Path, content: str, told: str
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="keys") as raised:
+        Keyring((), file)
+    assert told in str(raised.value)
+    for secret in ("mistake", "sk-plain"):
+        assert secret not in str(raised.value)
+
+
+def test_beyond_loopback_a_file_without_keys_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file)
+    settings = Settings(
+        ApiSettings(host="0.0.0.0", keys_file=file),
+        TeacherSettings(),
+        FileSettings(),
+        ModelSettings(models_dir=tmp_path),
+    )
+    with pytest.raises(ValueError, match="refusing to listen"):
+        create_app(MemoryStore(), MemoryJobs(), MemoryEvents(), MemoryQueue(), settings)
+
+
+def test_a_new_key_is_shown_once_and_its_entry_holds_only_a_hash(tmp_path: Path) -> None:
+    secret, made = new_key("ci", [Scope.READ])
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"keys": [made.model_dump(mode="json", exclude_none=True)]}))
+    os.utime(file)
+    assert secret.startswith("sk-qcrd-")
+    assert secret not in file.read_text()
+    assert read_keys(file) == (made,)
+    found = Keyring((), file).find(secret)
+    assert found is not None
+    assert found.scopes == (Scope.READ,)
