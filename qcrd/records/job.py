@@ -234,6 +234,8 @@ class StoredFile(Record):
     created_at: float
     sha256: str
     lines: int
+    blob: str | None = None
+    """Key of its bytes; None in records from before uploads were streamed."""
 
 
 class PublishedModel(Record):

@@ -38,14 +38,30 @@ def digest(*parts: str | bytes) -> str:
 FILES = "files/"
 MODELS = "models/"
 STUDIES = "studies/"
+UPLOADS = "uploads/"
 
 
 def file_key(file_id: str) -> str:
+    """Where the bytes of a file are whose description names no other place."""
     return f"{FILES}{file_id}/data"
 
 
+def file_prefix(file_id: str) -> str:
+    return f"{FILES}{file_id}/"
+
+
 def file_meta_key(file_id: str) -> str:
-    return f"{FILES}{file_id}/meta.json"
+    return f"{file_prefix(file_id)}meta.json"
+
+
+def file_time_key(file_id: str, created_at: float) -> str:
+    """An empty object whose name says when, so that files are put in order without being read."""
+    return f"{file_prefix(file_id)}at-{int(created_at * 1000):015d}"
+
+
+def upload_key(upload_id: str) -> str:
+    """A file's bytes; while they arrive nobody knows the digest that will be the file's id."""
+    return f"{UPLOADS}{upload_id}"
 
 
 def generation_prefix(teacher: str, sampling: str) -> str:

@@ -17,7 +17,10 @@ from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.runtime.settings import StoreSettings
 
 PART = 16 * 2**20
-"""Bytes held in memory while a body of unknown length is sent; 10,000 of them are S3's limit."""
+"""Bytes of a part of a large object of known length; three are sent at once."""
+ARRIVING_PART = 8 * 2**20
+"""The same of a body of unknown length, of which the client holds three copies: 10,000 parts, which
+are S3's limit, make 80 GB."""
 REGION = "us-east-1"
 """What stores without regions call theirs; naming it saves a request per link."""
 
@@ -106,8 +109,13 @@ class S3Store:
     def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
         if isinstance(data, bytes):
             length, data = len(data), io.BytesIO(data)
+        # One part after the other where the body may break off: the client's threads would outlive
+        # it, and send parts of an upload that is aborted already.
+        part, at_once = (PART, 3) if length >= 0 else (ARRIVING_PART, 1)
         with _answers(key):
-            self._ready().put_object(self._bucket, key, data, length, part_size=PART)
+            self._ready().put_object(
+                self._bucket, key, data, length, part_size=part, num_parallel_uploads=at_once
+            )
 
     @contextmanager
     def open(self, key: str) -> Iterator[BinaryIO]:

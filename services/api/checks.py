@@ -12,29 +12,31 @@ from qcrd.runtime.store import Store
 from services.api import files, models, plan
 from services.api.gateway import Settings
 from services.api.heads import check_head
-from services.api.validate import Row, wrong
+from services.api.lines import wrong
+from services.api.seen import Seen
+from services.api.validate import Row
+from services.api.verdicts import Verdicts
 
 FEWEST_TRAINING = 2
 """Questions that must be left to train on: with one, a batch has nothing to contrast."""
 
 
-def check(spec: JobSpec, store: Store, settings: Settings) -> None:
-    """`Invalid`, naming the field and the fix, at the first thing that is wrong."""
+def check(spec: JobSpec, store: Store, settings: Settings, verdicts: Verdicts) -> None:
+    """`Invalid`, naming the field and the fix, at the first thing that is wrong.
+
+    Files are read line by line, and each only once for all jobs with the same kind of task.
+    """
     for param, file_id in files.named(spec).items():
         _there(store, file_id, param)
     _apart(spec)
     _teacher(spec, settings)
     _consistent(spec)
     _bases(spec, store, settings)
-    training = files.rows(store, spec.training_file)
-    _training(training, spec)
-    for param, held_back in (
-        ("validation_file", spec.validation_file),
-        ("test_file", spec.test_file),
-    ):
-        if held_back is not None:
-            _labelled(files.rows(store, held_back), spec.settings.task, param)
-    _import(training, spec, store)
+    questions = _questions(spec, "training_file", store, verdicts)
+    _enough(questions, spec.settings, own_validation=spec.validation_file is not None)
+    for param in ("validation_file", "test_file"):
+        _questions(spec, param, store, verdicts)
+    _import(spec, store, verdicts)
 
 
 def _there(store: Store, file_id: str, param: str) -> None:
@@ -134,46 +136,53 @@ def _bases(spec: JobSpec, store: Store, settings: Settings) -> None:
                 check_head(name, config, param)
 
 
-def _training(rows: list[Row], spec: JobSpec) -> None:
-    settings = spec.settings
-    if settings.label_mode == "gold":
-        _labelled(rows, settings.task, "training_file")
-    else:
-        _labelled((row for row in rows if row.question.label), settings.task, "training_file")
-        _with_choices(rows, settings.task, "training_file")
-    _enough(len(rows), settings, own_validation=spec.validation_file is not None)
+def _questions(spec: JobSpec, param: str, store: Store, verdicts: Verdicts) -> int:
+    """How many questions the file that field `param` names has; `Invalid` where one of them does
+    not fit the task."""
+    file_id, task = getattr(spec, param), spec.settings.task
+    if file_id is None:
+        return 0
+    gold = spec.settings.label_mode == "gold" or param != "training_file"
+    asked = (file_id, param, gold, task.answer, task.labels)
+    return verdicts.of(asked, lambda: _fitting(files.stream(store, file_id), task, param, gold))
 
 
-def _labelled(rows: Iterable[Row], task: TaskSpec, param: str) -> None:
-    """Every label is there and is one that an answer to this task can be."""
+def _fitting(rows: Iterable[Row], task: TaskSpec, param: str, gold: bool) -> int:
+    """Every label is one that an answer to this task can be; and is there, if `gold` is needed."""
+    count = 0
     for row in rows:
-        label = row.question.label
-        if label is None:
+        count += 1
+        if gold and row.question.label is None:
             raise wrong(
                 row.line,
                 f'`label` is missing: give the right answer, "label": "…" (in `{param}`)',
                 code="missing_label",
                 param=param,
             )
-        _with_choices([row], task, param)
-        if canonical(label, task, row.question) is None:
-            raise wrong(
-                row.line,
-                f"label {label[:80]!r} is not {_expected(task, row)} (in `{param}`)",
-                code="invalid_label",
-                param=param,
-            )
+        _with_choices(row, task, param)
+        _labelled(row, task, param)
+    return count
 
 
-def _with_choices(rows: Iterable[Row], task: TaskSpec, param: str) -> None:
-    for row in rows:
-        if task.answer is AnswerKind.CHOICE and not row.question.choices:
-            raise wrong(
-                row.line,
-                f'`choices` is missing: answer kind `choice` needs "choices": […] (in `{param}`)',
-                code="missing_choices",
-                param=param,
-            )
+def _labelled(row: Row, task: TaskSpec, param: str) -> None:
+    label = row.question.label
+    if label is not None and canonical(label, task, row.question) is None:
+        raise wrong(
+            row.line,
+            f"label {label[:80]!r} is not {_expected(task, row)} (in `{param}`)",
+            code="invalid_label",
+            param=param,
+        )
+
+
+def _with_choices(row: Row, task: TaskSpec, param: str) -> None:
+    if task.answer is AnswerKind.CHOICE and not row.question.choices:
+        raise wrong(
+            row.line,
+            f'`choices` is missing: answer kind `choice` needs "choices": […] (in `{param}`)',
+            code="missing_choices",
+            param=param,
+        )
 
 
 def _expected(task: TaskSpec, row: Row) -> str:
@@ -201,26 +210,38 @@ def _enough(count: int, settings: MethodSpec, *, own_validation: bool) -> None:
         )
 
 
-def _import(training: list[Row], spec: JobSpec, store: Store) -> None:
-    file_id = spec.settings.rationales.import_file
+def _import(spec: JobSpec, store: Store, verdicts: Verdicts) -> None:
+    file_id, training = spec.settings.rationales.import_file, spec.training_file
     if file_id is None:
         return
     param = f"method.{spec.method}.rationales.import"
-    answered = {row.question.id for row in files.rows(store, file_id) if row.outputs}
-    if not answered:
+    asked = (file_id, param, training)
+    verdicts.of(asked, lambda: _answering(store, file_id, training, param))
+
+
+def _answering(store: Store, file_id: str, training: str, param: str) -> int:
+    """The line of the file's first output that is of a training question."""
+    trained_on = Seen()
+    for row in files.stream(store, training):
+        trained_on.first(row.question.id, row.line)
+    outputs = 0
+    for row in files.stream(store, file_id):
+        outputs += len(row.outputs)
+        if row.outputs and row.question.id in trained_on:
+            return row.line
+    if not outputs:
         raise Invalid(
             f"`{param}`: file {file_id} has no teacher outputs: each line needs "
             "`teacher_output` (text) or `teacher_outputs` (list)",
             param=param,
             code="no_outputs",
         )
-    if not any(row.question.id in answered for row in training):
-        raise Invalid(
-            f"`{param}`: file {file_id} answers none of the training questions: lines are "
-            "matched by the text of `question` and `choices`",
-            param=param,
-            code="no_match",
-        )
+    raise Invalid(
+        f"`{param}`: file {file_id} answers none of the training questions: lines are "
+        "matched by the text of `question` and `choices`",
+        param=param,
+        code="no_match",
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
     spec = read_spec(body)
     _may_rank(spec, caller)
-    check(spec, here.store, here.settings)
+    check(spec, here.store, here.settings, here.verdicts)
     check_shared(spec, here.jobs)
     return submit(here, fresh_id("ftjob"), spec, caller)
 

@@ -45,6 +45,29 @@ class TooLarge(Invalid):
     default_code = "too_large"
 
 
+class TooSlow(Invalid):
+    status = 408
+    default_code = "too_slow"
+
+
+class UnsupportedType(Invalid):
+    status = 415
+    default_code = "unsupported_media_type"
+
+
+class Misshapen(Invalid):
+    """Not of the route's shape, as FastAPI says it of bodies that it reads itself."""
+
+    status = 422
+
+
+class ClientGone(Invalid):
+    """Nobody is there to be answered; the status is what nginx writes in its log then."""
+
+    status = 499
+    default_code = "client_gone"
+
+
 def answer(error: QcrdError) -> JSONResponse:
     headers: dict[str, str] = {}
     wait = getattr(error, "retry_after", None)

@@ -85,9 +85,9 @@ class _Asked:
 def estimate(here: Gateway, body: dict[str, Any]) -> Estimate:
     """`Invalid` where creating the job would be refused."""
     spec = read_spec(body)
-    check(spec, here.store, here.settings)
+    check(spec, here.store, here.settings, here.verdicts)
     check_shared(spec, here.jobs)
-    questions = len(files.rows(here.store, spec.training_file))
+    questions = sum(1 for _ in files.stream(here.store, spec.training_file))
     teacher = here.settings.teachers.teachers.get(spec.settings.teacher)
     asks = plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None
     told = asyncio.run(_teacher(here, spec, teacher)) if asks and teacher else TeacherEstimate()

@@ -1,57 +1,88 @@
-"""Uploaded files: checked on arrival, stored under an id that is a digest of their content.
+"""Uploaded files: checked while they arrive, stored under an id that is a digest of their content.
 
 So the same file uploaded twice is one file with one id, and a training file that comes back as the
-test file is noticed.
+test file is noticed. The digest is known only at the end: the bytes go to a key of their own, and
+the description, written last, says where they are.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Literal, cast
 
 from qcrd.errors import Conflict, Invalid, NotFound
 from qcrd.records import Job, JobSpec, StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import TERMINAL, JobStore
 from qcrd.runtime.store import Store, read_record, write_record
-from services.api.errors import TooLarge
-from services.api.validate import Row, read_rows
+from services.api.arriving import Arriving
+from services.api.validate import CHUNK, Row, read_rows
 
 PURPOSE = "fine-tune"
-CHUNK = 1 << 20
 
 
-def keep(
-    store: Store, data: BinaryIO, *, filename: str, purpose: str, size: int, limit: int
-) -> StoredFile:
-    """Check and store `size` bytes of `data`; the description is written last."""
+@dataclass(frozen=True)
+class Blob:
+    """Bytes in the store that no description names yet."""
+
+    key: str
+    bytes: int
+    sha256: str
+    lines: int
+
+
+def keep(store: Store, data: BinaryIO, *, filename: str, purpose: str, limit: int) -> StoredFile:
+    """Check and store what can be read from `data`; at most `limit` bytes."""
+    check_purpose(purpose)
+    blob = write(store, iter(lambda: data.read(CHUNK), b""), limit=limit)
+    return publish(store, blob, filename=filename)
+
+
+def check_purpose(purpose: str) -> None:
     if purpose != PURPOSE:
         raise Invalid(f"`purpose` must be `{PURPOSE}`, not {purpose[:40]!r}", param="purpose")
-    if size > limit:
-        raise TooLarge(f"`file` has {size} bytes, the limit is {limit}", param="file")
-    lines = sum(1 for _ in read_rows(data))
-    data.seek(0)
-    sha256 = _sha256(data)
-    file_id = f"file-{sha256[:24]}"
+
+
+def write(store: Store, chunks: Iterable[bytes], *, limit: int) -> Blob:
+    """Check and store the bytes. Whatever ends it early, the store has nothing of them."""
+    key = keys.upload_key(keys.new_id("upload"))
+    arriving = Arriving(chunks, limit)
+    store.put(key, cast(BinaryIO, arriving))
+    return Blob(key, arriving.bytes, arriving.sha256, arriving.lines)
+
+
+def publish(store: Store, blob: Blob, *, filename: str) -> StoredFile:
+    """Describe the blob, or drop it where the same content is stored already."""
+    file_id = f"file-{blob.sha256[:24]}"
     try:
-        return find(store, file_id)
+        there = find(store, file_id)
     except NotFound:
-        data.seek(0)
-        store.put(keys.file_key(file_id), data, length=size)
+        there = _describe(store, blob, file_id, filename)
+    if there.blob != blob.key:
+        store.delete(blob.key)
+    return there
+
+
+def _describe(store: Store, blob: Blob, file_id: str, filename: str) -> StoredFile:
+    """As the store has it afterwards: of two that write it at once, the last is right."""
+    created_at = time.time()
     stored = StoredFile(
         id=file_id,
         filename=_plain(filename),
-        purpose=purpose,
-        bytes=size,
-        created_at=time.time(),
-        sha256=sha256,
-        lines=lines,
+        purpose=PURPOSE,
+        bytes=blob.bytes,
+        created_at=created_at,
+        sha256=blob.sha256,
+        lines=blob.lines,
+        blob=blob.key,
     )
+    store.put(keys.file_time_key(file_id, created_at), b"")
     write_record(store, keys.file_meta_key(file_id), stored)
-    return stored
+    return find(store, file_id)
 
 
 def find(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
@@ -66,34 +97,73 @@ def find(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
         ) from error
 
 
-def newest_first(store: Store) -> list[StoredFile]:
-    found = [
-        read_record(store, key, StoredFile)
-        for key in store.list(keys.FILES)
-        if key.endswith("/meta.json")
-    ]
-    return sorted(found, key=lambda stored: (stored.created_at, stored.id), reverse=True)
+def page(
+    store: Store, *, after: str | None, limit: int, order: Literal["asc", "desc"]
+) -> tuple[list[StoredFile], bool]:
+    """At most `limit` files after file `after`, and whether there are more. Only these are read."""
+    ids = _in_order(store, newest_first=order == "desc")
+    if after is not None:
+        if after not in ids:
+            raise Invalid(f"`after`: there is no file {after[:80]!r}", param="after")
+        ids = ids[ids.index(after) + 1 :]
+    found = [read_record(store, keys.file_meta_key(file_id), StoredFile) for file_id in ids[:limit]]
+    return found, len(ids) > limit
+
+
+def _in_order(store: Store, *, newest_first: bool) -> list[str]:
+    """By the times in the names of keys; descriptions without one are older than such names."""
+    described: list[str] = []
+    times: dict[str, float] = {}
+    for key in store.list(keys.FILES):
+        file_id, _, name = key.removeprefix(keys.FILES).partition("/")
+        if name == "meta.json":
+            described.append(file_id)
+        elif name.startswith("at-"):
+            times[file_id] = int(name.removeprefix("at-")) / 1000
+
+    def created(file_id: str) -> tuple[float, str]:
+        if file_id not in times:
+            times[file_id] = find(store, file_id).created_at
+        return times[file_id], file_id
+
+    return sorted(described, key=created, reverse=newest_first)
 
 
 def rows(store: Store, file_id: str) -> list[Row]:
-    with store.open(keys.file_key(file_id)) as data:
-        return list(read_rows(data))
+    return list(stream(store, file_id))
 
 
-def content(store: Store, file_id: str) -> Iterator[bytes]:
-    with store.open(keys.file_key(file_id)) as data:
+def stream(store: Store, file_id: str) -> Iterator[Row]:
+    """The file's rows, read as they are taken."""
+    with opened(store, find(store, file_id)) as data:
+        yield from read_rows(data)
+
+
+def content(store: Store, stored: StoredFile) -> Iterator[bytes]:
+    with opened(store, stored) as data:
         while chunk := data.read(CHUNK):
             yield chunk
 
 
+@contextmanager
+def opened(store: Store, stored: StoredFile) -> Iterator[BinaryIO]:
+    with store.open(_place(stored)) as data:
+        yield data
+
+
+def _place(stored: StoredFile) -> str:
+    return stored.blob or keys.file_key(stored.id)
+
+
 def delete(store: Store, jobs: JobStore, file_id: str) -> None:
     """The description first, so that nobody finds half a file. `Conflict` while a job needs it."""
-    find(store, file_id)
+    stored = find(store, file_id)
     for job in _active(jobs):
         if file_id in named(job.spec).values():
             raise Conflict(f"job {job.id} needs file {file_id}: cancel it or wait for its end")
     store.delete(keys.file_meta_key(file_id))
-    store.delete(keys.file_key(file_id))
+    for key in (*store.list(keys.file_prefix(file_id)), _place(stored)):
+        store.delete(key)
 
 
 def named(spec: JobSpec) -> dict[str, str]:
@@ -105,13 +175,6 @@ def named(spec: JobSpec) -> dict[str, str]:
         f"method.{spec.method}.rationales.import": spec.settings.rationales.import_file,
     }
     return {param: file_id for param, file_id in fields.items() if file_id is not None}
-
-
-def _sha256(data: BinaryIO) -> str:
-    whole = hashlib.sha256()
-    while chunk := data.read(CHUNK):
-        whole.update(chunk)
-    return whole.hexdigest()
 
 
 def _active(jobs: JobStore) -> Iterator[Job]:

@@ -17,7 +17,9 @@ from qcrd.runtime.tally import MemoryTally, Tally
 from services.api.answers import Answers, MemoryAnswers
 from services.api.keyring import ApiKey
 from services.api.rates import Rates
-from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+from services.api.settings import ApiSettings, FileSettings, GuardSettings, TeacherSettings
+from services.api.uploads import Uploads
+from services.api.verdicts import Verdicts
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Settings:
     teachers: TeacherSettings
     files: FileSettings
     models: ModelSettings
+    guard: GuardSettings = field(default_factory=GuardSettings)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Gateway:
     queue: Queue
     settings: Settings
     shared: Shared = field(default_factory=Shared)
+    uploads: Uploads = field(default_factory=Uploads)
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
 
 def _of(request: Request) -> Gateway:

@@ -21,12 +21,14 @@ from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging, install_http
 from services.api.admission import Admission
 from services.api.answers import RedisAnswers
+from services.api.connections import open_files, protocol
 from services.api.errors import REFUSALS, install_errors
 from services.api.follow import framed
 from services.api.gateway import Gateway, Settings, Shared
-from services.api.guard import BodyLimit
 from services.api.hub import Hub
 from services.api.idempotency import Idempotency
+from services.api.incoming import Incoming
+from services.api.json_bodies import JsonBodies
 from services.api.keyring import Keyring
 from services.api.metrics import System
 from services.api.openapi import install_openapi
@@ -61,9 +63,11 @@ def create_app(
     app.include_router(health.router)
     install_errors(app)
     install_openapi(app)
-    # The last one added is the outermost: ids and counts, then the key, then the body.
+    # The last one added is the outermost: ids and counts, the key, the body's size and pace, JSON.
     app.add_middleware(Idempotency, answers=shared.answers)
-    app.add_middleware(BodyLimit, file_bytes=settings.files.max_file_bytes)
+    app.add_middleware(JsonBodies)
+    seconds = settings.guard.body_seconds
+    app.add_middleware(Incoming, file_bytes=settings.files.max_file_bytes, seconds=seconds)
     app.add_middleware(Admission, keyring=keyring, rates=shared.rates)
     install_http(app, "api").register(System(jobs_, shared.tally))
     return app
@@ -136,8 +140,11 @@ def main() -> None:
         raise SystemExit(f"QCRD_API_KEYS_FILE: {error}") from error
     server = listening(settings.api.host, settings.api.port)
     log.info("listening on http://%s:%s", *server.getsockname()[:2])
+    open_files(settings.guard.connections)
     config = uvicorn.Config(
         app,
+        http=protocol(settings.guard),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -78,6 +78,19 @@ class FileSettings(BaseSettings):
     max_file_bytes: Annotated[int, Field(ge=1)] = 1 << 30
 
 
+class GuardSettings(BaseSettings):
+    """What one client may cost before it has asked for anything."""
+
+    model_config = SettingsConfigDict(env_prefix="QCRD_API_", frozen=True, env_ignore_empty=True)
+
+    header_seconds: Annotated[float, Field(gt=0)] = 20
+    """From the first byte of a request, or from connecting, to the end of its headers."""
+    body_seconds: Annotated[float, Field(gt=0)] = 30
+    """Of waiting for a body, in which at least `pace.FLOOR` bytes of it have to come."""
+    connections: Annotated[int, Field(ge=1)] = 10_000
+    """At once; one that follows events without any takes 30 KB."""
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -10,9 +10,12 @@ from typing import Any, BinaryIO
 from qcrd.errors import Invalid
 from qcrd.method.answers import question_id
 from qcrd.records import Question
+from services.api.lines import Lines, wrong
+from services.api.seen import Seen
+from services.api.strict_json import DECODER
 
-MAX_LINE_BYTES = 8 << 20
-"""A question with a hundred long teacher outputs is below 1 MiB; more is not a questions file."""
+CHUNK = 1 << 18
+"""Bytes read from the store at a time."""
 
 OUTPUT_LISTS = ("teacher_outputs", "outputs", "rationales")
 FIELDS = ("question", "label", "choices", "teacher_output", *OUTPUT_LISTS, "id")
@@ -27,48 +30,68 @@ class Row:
     outputs: tuple[str, ...] = ()
 
 
-def read_rows(data: BinaryIO) -> Iterator[Row]:
-    """Every row of the file; `Invalid` at the first that is wrong, or if there is none."""
-    seen: dict[str, int] = {}
-    for number, text in _lines(data):
+class RowReader:
+    """Rows of a file that comes in chunks, cut anywhere; `Invalid` at the first that is wrong.
+
+    Holds one line and, of every question, where it was.
+    """
+
+    def __init__(self) -> None:
+        self._lines = Lines()
+        self._seen = Seen()
+
+    @property
+    def count(self) -> int:
+        """Rows so far."""
+        return len(self._seen)
+
+    def feed(self, chunk: bytes) -> Iterator[Row]:
+        for number, raw in self._lines.feed(chunk):
+            yield from self._row(number, raw)
+
+    def end(self) -> Iterator[Row]:
+        """What is left; `Invalid` if there was no row at all."""
+        for number, raw in self._lines.end():
+            yield from self._row(number, raw)
+        if not self.count:
+            raise Invalid(
+                "the file is empty: one JSON object a line is needed, "
+                'such as {"question": "…", "label": "…"}',
+                param="file",
+                code="empty_file",
+            )
+
+    def _row(self, number: int, raw: bytes) -> Iterator[Row]:
+        text = _decoded(number, raw)
+        if not text.strip():
+            return
         row = _row(number, text)
-        if (first := seen.setdefault(row.question.id, number)) != number:
+        if (first := self._seen.first(row.question.id, number)) != number:
             raise wrong(
                 number,
                 f"the same question as line {first}: remove one of the two",
                 code="duplicate_question",
             )
         yield row
-    if not seen:
-        raise Invalid(
-            "the file is empty: one JSON object a line is needed, "
-            'such as {"question": "…", "label": "…"}',
-            param="file",
-            code="empty_file",
-        )
 
 
-def wrong(number: int, problem: str, *, code: str = "invalid_line", param: str = "file") -> Invalid:
-    return Invalid(f"line {number}: {problem}", param=param, code=code)
+def read_rows(data: BinaryIO) -> Iterator[Row]:
+    """Every row of the file; `Invalid` at the first that is wrong, or if there is none."""
+    reader = RowReader()
+    while chunk := data.read(CHUNK):
+        yield from reader.feed(chunk)
+    yield from reader.end()
 
 
-def _lines(data: BinaryIO) -> Iterator[tuple[int, str]]:
-    """(number, text) of the lines that are not blank."""
-    number = 0
-    while raw := data.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(raw) > MAX_LINE_BYTES:
-            raise wrong(number, f"longer than {MAX_LINE_BYTES} bytes: one question a line")
-        try:
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise wrong(
-                number,
-                f"not UTF-8 (byte {error.start + 1} of the line): save the file as UTF-8",
-                code="not_utf8",
-            ) from error
-        if text.strip():
-            yield number, text
+def _decoded(number: int, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise wrong(
+            number,
+            f"not UTF-8 (byte {error.start + 1} of the line): save the file as UTF-8",
+            code="not_utf8",
+        ) from error
 
 
 def _row(number: int, text: str) -> Row:
@@ -77,7 +100,7 @@ def _row(number: int, text: str) -> Row:
         if name not in FIELDS:
             raise wrong(
                 number,
-                f"unknown key `{name}`: a line has {', '.join(f'`{f}`' for f in FIELDS)}",
+                f"unknown key `{_shown(name)}`: a line has {', '.join(f'`{f}`' for f in FIELDS)}",
                 code="unknown_key",
             )
     asked = _text(number, fields, "question")
@@ -95,7 +118,7 @@ def _row(number: int, text: str) -> Row:
 
 def _object(number: int, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise wrong(
             number,
@@ -103,8 +126,8 @@ def _object(number: int, text: str) -> dict[str, Any]:
             "each line must be one complete JSON object",
             code="broken_json",
         ) from error
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
-        raise wrong(number, f"broken JSON: {error}", code="broken_json") from error
+    except (ValueError, RecursionError) as error:  # a key twice, 5,000 digits, 10,000 brackets
+        raise wrong(number, f"broken JSON: {_shown(error)}", code="broken_json") from error
     if not isinstance(found, dict):
         raise wrong(number, f'a JSON object is needed, {{"question": "…"}}, not {_kind(found)}')
     return found
@@ -169,3 +192,8 @@ def _outputs(number: int, fields: dict[str, Any]) -> tuple[str, ...]:
 def _kind(value: Any) -> str:
     names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
     return names.get(type(value), "null" if value is None else "an object")
+
+
+def _shown(said: object) -> str:
+    """Short, and without half surrogate pairs, which no answer could carry."""
+    return str(said)[:80].encode("utf-8", "replace").decode()

@@ -49,7 +49,6 @@ class Bench:
             io.BytesIO(body),
             filename="q.jsonl",
             purpose="fine-tune",
-            size=len(body),
             limit=1 << 30,
         ).id
 

@@ -143,8 +143,11 @@ def test_other_purposes_are_refused(here: Here) -> None:
 
 
 def test_a_missing_form_field_is_named(here: Here) -> None:
-    answer = here.client.post("/v1/files", files={"file": ("a", b"b")})
+    answer = here.client.post("/v1/files", files={"file": ("a", lines(sums(2)))})
     refused(answer, 422, "invalid_value", "purpose")
+    assert here.store.list("") == []
+    answer = here.client.post("/v1/files", files={"purpose": (None, "fine-tune")})
+    refused(answer, 422, "invalid_value", "file")
 
 
 def test_a_file_over_the_limit_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 from qcrd.cli.settings import CliSettings
 from qcrd.records import JobSpec, StudySpec, parse
 from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
-from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+from services.api.settings import ApiSettings, FileSettings, GuardSettings, TeacherSettings
 from services.discriminator.settings import DiscriminatorSettings
 from services.teacher.settings import EngineSettings, ServerSettings
 from services.trainer.settings import TrainerSettings
@@ -27,6 +27,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     LogSettings,
     ApiSettings,
     FileSettings,
+    GuardSettings,
     TeacherSettings,
     DiscriminatorSettings,
     TrainerSettings,

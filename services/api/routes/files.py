@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Form, Query, UploadFile
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from qcrd.errors import Invalid
-from services.api import files, wire
+from services.api import files, form, wire
 from services.api.gateway import Here
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
-@router.post("")
-def upload(here: Here, file: UploadFile, purpose: Annotated[str, Form()]) -> wire.FileObject:
-    stored = files.keep(
-        here.store,
-        file.file,
-        filename=file.filename or "",
-        purpose=purpose,
-        size=file.size or 0,
-        limit=here.settings.files.max_file_bytes,
-    )
-    return wire.file(stored)
+FORM = {
+    "required": ["file", "purpose"],
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "questions, JSON lines"},
+        "purpose": {"type": "string", "enum": [files.PURPOSE]},
+    },
+}
+
+
+@router.post(
+    "",
+    openapi_extra={"requestBody": {"required": True, "content": {form.TYPE: {"schema": FORM}}}},
+)
+async def upload(here: Here, request: Request) -> wire.FileObject:
+    """Read and checked as it arrives; the fields may come in any order."""
+    boundary = form.boundary(request.headers.get("content-type", ""))
+    limit = here.settings.files.max_file_bytes
+    return wire.file(await here.uploads.take(here.store, request.receive, boundary, limit=limit))
 
 
 @router.get("")
@@ -32,15 +39,14 @@ def listed(
     here: Here,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
 ) -> wire.Page[wire.FileObject]:
-    found = [f for f in files.newest_first(here.store) if purpose in (None, f.purpose)]
-    if after is not None:
-        places = [place for place, stored in enumerate(found) if stored.id == after]
-        if not places:
-            raise Invalid(f"`after`: there is no file {after[:80]!r}", param="after")
-        found = found[places[0] + 1 :]
-    return wire.page([wire.file(f) for f in found[:limit]], has_more=len(found) > limit)
+    """Every file has the one purpose, so there is none of any other."""
+    if purpose not in (None, files.PURPOSE):
+        return wire.page([], has_more=False)
+    found, more = files.page(here.store, after=after, limit=limit, order=order)
+    return wire.page([wire.file(stored) for stored in found], has_more=more)
 
 
 @router.get("/{file_id}")
@@ -57,7 +63,7 @@ def content(here: Here, file_id: str) -> StreamingResponse:
         "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(
-        files.content(here.store, file_id), media_type="application/jsonl", headers=headers
+        files.content(here.store, stored), media_type="application/jsonl", headers=headers
     )
 
 

@@ -1,0 +1,124 @@
+"""An upload from the client's connection to the store, a piece at a time.
+
+The store's client pulls, in a thread of its own: it reads from `Arriving`, which reads from the
+form, which fetches from the connection. So the client sends as fast as the store takes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+from anyio import CapacityLimiter
+from starlette.types import Message, Receive
+
+from qcrd.errors import Invalid
+from qcrd.records import StoredFile
+from qcrd.runtime.store import Store
+from services.api import files
+from services.api.errors import ClientGone, Misshapen
+from services.api.form import Part, read_parts
+
+AT_ONCE = 8
+"""Uploads; each has a thread and up to 30 MB. More wait, unread, in their connections."""
+FIELD_BYTES = 1000
+"""Of a field of the form that is not the file."""
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """What the uploads of one process share: threads, so that slow ones take none of the other
+    routes', and the lock under which one of two equal files is dropped."""
+
+    threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(AT_ONCE))
+    publishing: threading.Lock = field(default_factory=threading.Lock)
+
+    async def take(
+        self, store: Store, receive: Receive, boundary: bytes, *, limit: int
+    ) -> StoredFile:
+        """The file that a request brings. Whatever ends it early, the store has nothing of it."""
+        work = partial(self._kept, store, _arriving(receive), boundary, limit)
+        return await anyio.to_thread.run_sync(work, limiter=self.threads)
+
+    def _kept(
+        self, store: Store, chunks: Iterator[bytes], boundary: bytes, limit: int
+    ) -> StoredFile:
+        form = _Form(store, limit)
+        try:
+            for part in read_parts(chunks, boundary):
+                form.take(part)
+            blob, filename = form.complete()
+            with self.publishing:
+                return files.publish(store, blob, filename=filename)
+        except BaseException:
+            form.drop()
+            raise
+
+
+class _Form:
+    """`file` and `purpose`, each once, in any order."""
+
+    def __init__(self, store: Store, limit: int) -> None:
+        self._store = store
+        self._limit = limit
+        self._blob: files.Blob | None = None
+        self._filename = ""
+        self._purpose: str | None = None
+
+    def take(self, part: Part) -> None:
+        if part.name == "file" and self._blob is None:
+            if part.filename is None:
+                raise Misshapen("`file`: give it a `filename`, as a file has", param="file")
+            self._filename = part.filename
+            self._blob = files.write(self._store, part.data, limit=self._limit)
+        elif part.name == "purpose" and self._purpose is None:
+            self._purpose = _short(part)
+            files.check_purpose(self._purpose)
+        elif part.name in ("file", "purpose"):
+            raise Invalid(f"`{part.name}` is there twice: send it once", param=part.name)
+        else:
+            name = part.name[:80]
+            raise Invalid(
+                f"unknown field `{name}`: an upload has `file` and `purpose`",
+                param=name,
+                code="unknown_key",
+            )
+
+    def complete(self) -> tuple[files.Blob, str]:
+        if self._blob is None:
+            raise Misshapen("`file`: Field required", param="file")
+        if self._purpose is None:
+            raise Misshapen("`purpose`: Field required", param="purpose")
+        return self._blob, self._filename
+
+    def drop(self) -> None:
+        if self._blob is not None:
+            self._store.delete(self._blob.key)
+
+
+def _short(part: Part) -> str:
+    value = bytearray()
+    for piece in part.data:
+        value += piece
+        if len(value) > FIELD_BYTES:
+            raise Invalid(f"`{part.name}` is longer than {FIELD_BYTES} bytes", param=part.name)
+    return value.decode("utf-8", "replace")
+
+
+def _arriving(receive: Receive) -> Iterator[bytes]:
+    """The body's pieces, for a thread that waits for each of them."""
+
+    async def next_message() -> Message:
+        return await receive()
+
+    more = True
+    while more:
+        message = anyio.from_thread.run(next_message)
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client hung up in the middle of its upload")
+        more = message.get("more_body", False)
+        if message.get("body"):
+            yield message["body"]
