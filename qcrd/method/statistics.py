@@ -1,4 +1,7 @@
-"""Numbers that carry their uncertainty, and tests that compare two methods on the same items."""
+"""Numbers that carry their uncertainty, and tests that compare two methods on the same items.
+
+`scipy.stats` takes 75 MB, as much as the rest of the gateway: only who computes with it pays them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from qcrd.records import Accuracy, Comparison
 
@@ -19,6 +21,8 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 def wilson(right: int, n: int) -> Accuracy:
     """Accuracy `right / n` with its 95 % Wilson score interval (Wilson 1927)."""
+    from scipy import stats
+
     interval = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
     return Accuracy(accuracy=right / n, low=float(interval.low), high=float(interval.high), n=n)
 
@@ -34,6 +38,8 @@ class Interval:
 
 def over_seeds(values: Sequence[float]) -> Interval:
     """Mean of one number per seed with its t interval. One seed has no interval: it is infinite."""
+    from scipy import stats
+
     mean = float(np.mean(values))
     if len(values) < 2:
         return Interval(mean, -np.inf, np.inf)
@@ -46,6 +52,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
     `first[i]` and `second[i]` say whether each was right on test item i.
     """
+    from scipy import stats
+
     only_first, only_second = _differing(first, second)
     differing = only_first + only_second
     return float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0

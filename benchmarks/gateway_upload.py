@@ -1,0 +1,110 @@
+"""One large upload to a running gateway: how long it takes and how much memory the gateway needs.
+
+`python -m benchmarks.gateway_upload --url http://127.0.0.1:8000 --pid PID` sends 1 GB; PID is the
+gateway's process. The store behind it should be a real one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+GIGABYTE = 10**9
+OUTPUTS = 5
+OUTPUT = "One apple and one apple are two apples, and with one more they are three. " * 4
+"""Of a teacher, with five of which a line is 1.6 kB."""
+BOUNDARY = "of-the-upload-benchmark"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """`peak` is the largest resident size since the process began, `before` the one at the start of
+    the upload; all in bytes. `status` is that of the answer."""
+
+    status: int
+    bytes: int
+    seconds: float
+    before: int
+    peak: int
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second."""
+        return self.bytes / self.seconds
+
+
+def measure(url: str, pid: int, *, size: int = GIGABYTE, key: str = "", salt: str = "") -> Upload:
+    """Upload a file of `size` bytes, made on the way, to the gateway at `url` with process `pid`.
+
+    Another `salt` makes another file. It stays in the store.
+    """
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
+        before, started = _memory(pid, "VmRSS"), time.perf_counter()
+        answer = client.post(
+            "/v1/files",
+            content=form(questions(size, salt)),
+            headers={"content-type": f"multipart/form-data; boundary={BOUNDARY}"},
+        )
+        seconds = time.perf_counter() - started
+    return Upload(answer.status_code, size, seconds, before, _memory(pid, "VmHWM"))
+
+
+def questions(size: int, salt: str = "") -> Iterator[bytes]:
+    """Lines with `size` bytes in all; the last one is filled up."""
+    number, left = 0, size
+    while left:
+        line = _line(f"What is {number} + 1{salt}?")
+        if left < 2 * len(line):
+            line = _line(f"What is {number} + 1{salt}?" + "?" * (left - len(line)))
+        yield line
+        number, left = number + 1, left - len(line)
+
+
+def _line(question: str) -> bytes:
+    row = {"question": question, "label": "3", "teacher_outputs": [OUTPUT] * OUTPUTS}
+    return json.dumps(row).encode() + b"\n"
+
+
+def form(file: Iterator[bytes]) -> Iterator[bytes]:
+    """The upload's body, in pieces of about 64 kB."""
+    yield _head("purpose") + b"fine-tune\r\n"
+    yield _head('file"; filename="large.jsonl')
+    piece = bytearray()
+    for line in file:
+        piece += line
+        if len(piece) >= 1 << 16:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece) + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def _head(name: str) -> bytes:
+    return f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
+
+
+def _memory(pid: int, name: str) -> int:
+    """A size out of Linux's account of a process, which has kB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split(f"{name}:")[1].split()[0]) * 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--pid", type=int, required=True)
+    parser.add_argument("--bytes", type=int, default=GIGABYTE)
+    parser.add_argument("--key", default="")
+    given = parser.parse_args(arguments)
+    done = measure(given.url, given.pid, size=given.bytes, key=given.key)
+    print(json.dumps({**asdict(done), "rate": done.rate}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
