@@ -19,8 +19,8 @@ from qcrd.runtime.settings import StoreSettings
 PART = 16 * 2**20
 """Bytes of a part of a large object of known length; three are sent at once."""
 ARRIVING_PART = 5 * 2**20
-"""The same of a body of unknown length, the least that S3 takes: the client holds up to four copies,
-and 10,000 parts, S3's limit, make 52 GB."""
+"""The same of a body of unknown length, the least that S3 takes: the client holds up to four
+copies, and 10,000 parts, which are S3's limit, make 52 GB."""
 REGION = "us-east-1"
 """What stores without regions call theirs; naming it saves a request per link."""
 

@@ -7,7 +7,7 @@ form, which fetches from the connection. So the client sends as fast as the stor
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -37,22 +37,34 @@ class Uploads:
     publishing: threading.Lock = field(default_factory=threading.Lock)
 
     async def take(
-        self, store: Store, receive: Receive, boundary: bytes, *, limit: int
+        self,
+        store: Store,
+        receive: Receive,
+        boundary: bytes,
+        *,
+        limit: int,
+        accept: Callable[[str], None],
     ) -> StoredFile:
-        """The file that a request brings. Whatever ends it early, the store has nothing of it."""
-        work = partial(self._kept, store, _arriving(receive), boundary, limit)
+        """The file that a request brings, if `accept` takes its digest without an error. Whatever
+        ends it early, the store has nothing of it."""
+        form = _Form(store, limit)
+        work = partial(self._kept, form, _arriving(receive), boundary, accept)
         return await anyio.to_thread.run_sync(work, limiter=self.threads)
 
     def _kept(
-        self, store: Store, chunks: Iterator[bytes], boundary: bytes, limit: int
+        self,
+        form: _Form,
+        chunks: Iterator[bytes],
+        boundary: bytes,
+        accept: Callable[[str], None],
     ) -> StoredFile:
-        form = _Form(store, limit)
         try:
             for part in read_parts(chunks, boundary):
                 form.take(part)
             blob, filename = form.complete()
+            accept(blob.sha256)
             with self.publishing:
-                return files.publish(store, blob, filename=filename)
+                return files.publish(form.store, blob, filename=filename)
         except BaseException:
             form.drop()
             raise
@@ -62,7 +74,7 @@ class _Form:
     """`file` and `purpose`, each once, in any order."""
 
     def __init__(self, store: Store, limit: int) -> None:
-        self._store = store
+        self.store = store
         self._limit = limit
         self._blob: files.Blob | None = None
         self._filename = ""
@@ -73,7 +85,7 @@ class _Form:
             if part.filename is None:
                 raise Misshapen("`file`: give it a `filename`, as a file has", param="file")
             self._filename = part.filename
-            self._blob = files.write(self._store, part.data, limit=self._limit)
+            self._blob = files.write(self.store, part.data, limit=self._limit)
         elif part.name == "purpose" and self._purpose is None:
             self._purpose = _short(part)
             files.check_purpose(self._purpose)
@@ -96,7 +108,7 @@ class _Form:
 
     def drop(self) -> None:
         if self._blob is not None:
-            self._store.delete(self._blob.key)
+            self.store.delete(self._blob.key)
 
 
 def _short(part: Part) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from services.api import files, form, wire
+from services.api import files, form, idempotency, wire
 from services.api.gateway import Here
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -30,8 +30,15 @@ FORM = {
 async def upload(here: Here, request: Request) -> wire.FileObject:
     """Read and checked as it arrives; the fields may come in any order."""
     boundary = form.boundary(request.headers.get("content-type", ""))
-    limit = here.settings.files.max_file_bytes
-    return wire.file(await here.uploads.take(here.store, request.receive, boundary, limit=limit))
+    name = idempotency.name_of(request.scope)
+    stored = await here.uploads.take(
+        here.store,
+        request.receive,
+        boundary,
+        limit=here.settings.files.max_file_bytes,
+        accept=lambda sha256: idempotency.uploaded(here.shared.answers, name, sha256),
+    )
+    return wire.file(stored)
 
 
 @router.get("")

@@ -13,8 +13,9 @@ from services.api.gateway import Here
 router = APIRouter(tags=["health"])
 
 
+# Not in a thread, which it would wait for while all of them read large files.
 @router.get("/health")
-def health() -> dict[str, str]:
+async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
