@@ -12,6 +12,7 @@ from qcrd.records.base import (
     parse,
 )
 from qcrd.records.checkpoint import CheckpointManifest
+from qcrd.records.delivery import Delivery
 from qcrd.records.job import (
     Accuracy,
     Comparison,
@@ -83,6 +84,7 @@ __all__ = [
     "Cell",
     "CheckpointManifest",
     "Comparison",
+    "Delivery",
     "Event",
     "Example",
     "Failure",

@@ -230,6 +230,8 @@ class JobSpec(Record):
     settings: MethodSpec = MethodSpec()
     knowledge_of: str | None = None
     """Id of the job whose rationale set is trained on; None: the job assembles its own."""
+    webhook: Annotated[str | None, Field(max_length=2048)] = None
+    """URL that is told how the job ended, on a host that the server lists."""
 
     @model_validator(mode="before")
     @classmethod

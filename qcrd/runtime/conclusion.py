@@ -11,8 +11,9 @@ import logging
 from typing import Protocol
 
 from qcrd.errors import NotFound, QcrdError, Transient
-from qcrd.records import Job, Status
+from qcrd.records import Delivery, Job, Status
 from qcrd.runtime import keys
+from qcrd.runtime.deliveries import Deliveries
 from qcrd.runtime.events import Events, Level
 from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.reaper import active
@@ -36,15 +37,18 @@ class Ports(Protocol):
     def events(self) -> Events: ...
     @property
     def store(self) -> Store: ...
+    @property
+    def deliveries(self) -> Deliveries: ...
 
 
 def conclude(ports: Ports, job: Job) -> None:
-    """Tell the end of `job` and archive it: spec, report, events under `jobs/<id>/`.
+    """Tell the end of `job`, to its webhook too, and archive it under `jobs/<id>/`: spec, report,
+    events.
 
     The event's `data.status` is the final status; it is the last one of the job. Raises `Transient`
     when Redis is away; a store that is away or full undoes nothing, and the reaper tries it again.
     """
-    _tell(ports.events, job)
+    _tell(ports, job)
     try:
         _close(ports, job)
     except QcrdError as error:
@@ -58,7 +62,7 @@ def conclude_left(ports: Ports, now: float, *, grace: float = GRACE) -> list[str
     """
     left = [job for job in active(ports.jobs) if _left(job, now, grace)]
     for job in left:
-        _tell(ports.events, job)
+        _tell(ports, job)
     concluded = []
     for job in left:
         try:
@@ -76,12 +80,26 @@ def _left(job: Job, now: float, grace: float) -> bool:
     return job.status in TERMINAL and not job.concluded and now - ended > grace
 
 
-def _tell(events: Events, job: Job) -> None:
+def _tell(ports: Ports, job: Job) -> None:
     message = f"The job {'was cancelled' if job.status is Status.CANCELLED else job.status.value}"
     if job.failure is not None:
         message += f": {job.failure.message}"
     level: Level = "error" if job.status is Status.FAILED else "info"
-    events.append(job.id, message, level=level, data={"status": job.status.value}, once="end")
+    data = {"status": job.status.value}
+    ports.events.append(job.id, message, level=level, data=data, once="end")
+    if job.spec.webhook is not None:
+        ports.deliveries.add(_delivery(job, job.spec.webhook))
+
+
+def _delivery(job: Job, url: str) -> Delivery:
+    """Whoever makes it makes the same one."""
+    return Delivery(
+        id=f"evt_{keys.digest(job.id, 'end')}",
+        job_id=job.id,
+        url=url,
+        type=f"fine_tuning.job.{job.status.value}",
+        created_at=job.finished_at or job.created_at,
+    )
 
 
 def _close(ports: Ports, job: Job) -> None:

@@ -171,6 +171,14 @@ def told_key(job_id: str) -> str:
     return f"qcrd:told:{job_id}"
 
 
+WEBHOOKS_DUE = "qcrd:webhooks:due"
+"""Sorted set of the ids of webhooks that are not settled, by when they are due."""
+
+
+def webhook_key(delivery_id: str) -> str:
+    return f"qcrd:webhook:{delivery_id}"
+
+
 def ledger_key(set_key: str) -> str:
     return f"qcrd:ledger:{set_key}"
 

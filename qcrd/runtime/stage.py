@@ -12,6 +12,7 @@ from typing import Any
 from qcrd.errors import Interrupted
 from qcrd.records import Job, Progress, Report, Stage
 from qcrd.runtime import jobs
+from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries
 from qcrd.runtime.events import Events
 from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.lease import Holding
@@ -58,6 +59,7 @@ class Deps:
     queue: Queue
     owner: str = field(default_factory=_owner)
     tally: Tally = field(default_factory=MemoryTally)
+    deliveries: Deliveries = field(default_factory=MemoryDeliveries)
     stopping: Callable[[], bool] = _never
     heartbeat: float = 10.0
     ttl: float = TTL

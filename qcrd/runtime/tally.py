@@ -30,6 +30,7 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "deliveries_refused": "Messages that found nothing to do: second deliveries, taken jobs",
         "attempts_lost": "Attempts that ended in a crash or in silence",
         "budget_pauses": "Jobs that paused before they would have overspent",
+        "webhooks": "Attempts to deliver a webhook, by outcome: delivered, postponed, given_up",
         "stage_seconds": "Seconds that workers spent on a stage of a job, until its end",
     }
 )

@@ -16,6 +16,7 @@ from services.api.lines import wrong
 from services.api.seen import Seen
 from services.api.validate import Row
 from services.api.verdicts import Verdicts
+from services.api.webhooks import check_webhook
 
 FEWEST_TRAINING = 2
 """Questions that must be left to train on: with one, a batch has nothing to contrast."""
@@ -30,6 +31,7 @@ def check(spec: JobSpec, store: Store, settings: Settings, verdicts: Verdicts) -
         _there(store, file_id, param)
     _apart(spec)
     _teacher(spec, settings)
+    check_webhook(spec.webhook, settings.webhooks)
     _consistent(spec)
     _bases(spec, store, settings)
     questions = _questions(spec, "training_file", store, verdicts)

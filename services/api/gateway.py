@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries
 from qcrd.runtime.events import Events
 from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.ledger import Ledger, MemoryLedger
@@ -20,6 +21,7 @@ from services.api.rates import Rates
 from services.api.settings import ApiSettings, FileSettings, GuardSettings, TeacherSettings
 from services.api.uploads import Uploads
 from services.api.verdicts import Verdicts
+from services.api.webhooks import WebhookSettings
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Settings:
     files: FileSettings
     models: ModelSettings
     guard: GuardSettings = field(default_factory=GuardSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Shared:
     tally: Tally = field(default_factory=MemoryTally)
     answers: Answers = field(default_factory=MemoryAnswers)
     rates: Rates = field(default_factory=Rates)
+    deliveries: Deliveries = field(default_factory=MemoryDeliveries)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Gateway:
     shared: Shared = field(default_factory=Shared)
     uploads: Uploads = field(default_factory=Uploads)
     verdicts: Verdicts = field(default_factory=Verdicts)
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """Where the end of a job leaves its webhook."""
+        return self.shared.deliveries
 
 
 def _of(request: Request) -> Gateway:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 import qcrd
 from qcrd.runtime.connection import connect
+from qcrd.runtime.deliveries import RedisDeliveries
 from qcrd.runtime.events import Events, RedisEvents
 from qcrd.runtime.jobs import JobStore, RedisJobs
 from qcrd.runtime.ledger import RedisLedger
@@ -87,6 +88,7 @@ def connected(settings: Settings) -> FastAPI:
             tally=RedisTally(redis),
             answers=RedisAnswers(redis),
             rates=Rates(RedisSettings().url),
+            deliveries=RedisDeliveries(redis),
         ),
     )
 

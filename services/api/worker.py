@@ -1,4 +1,5 @@
-"""The gateway's Celery worker: assembles rationale sets, and reaps jobs that nobody works on.
+"""The gateway's Celery worker: assembles rationale sets, reaps jobs that nobody works on, and
+delivers webhooks.
 
 Run by `celery -A services.api.worker worker -Q assemble -c 1 --pool=threads`, which wants `app` as
 an attribute of the module. Building it connects to nothing.
@@ -6,6 +7,7 @@ an attribute of the module. Building it connects to nothing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import threading
@@ -21,6 +23,7 @@ from qcrd.errors import Transient
 from qcrd.records import Stage
 from qcrd.runtime.conclusion import conclude_left
 from qcrd.runtime.connection import connect, redis_outage
+from qcrd.runtime.deliveries import RedisDeliveries
 from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs import TASKS, RedisJobs
 from qcrd.runtime.ledger import RedisLedger
@@ -31,7 +34,9 @@ from qcrd.runtime.store import open_store
 from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging
 from services.api.assemble import assemble
+from services.api.deliver import deliver_forever
 from services.api.settings import TeacherSettings
+from services.api.webhooks import WebhookSettings
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,7 @@ class Worker:
 
     redis: Redis = field(default_factory=lambda: connect(RedisSettings()))
     teachers: TeacherSettings = field(default_factory=TeacherSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
     def deps(self) -> Deps:
         return Deps(
@@ -57,6 +63,7 @@ class Worker:
             store=open_store(StoreSettings()),
             queue=CeleryQueue(app),
             tally=RedisTally(self.redis),
+            deliveries=RedisDeliveries(self.redis),
             stopping=stopping.is_set,
         )
 
@@ -99,8 +106,15 @@ def log_as_json(**_: Any) -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
-def start_reaper(**_: Any) -> None:
+def deliver() -> None:
+    """Every worker of this kind delivers webhooks; none gets what another one has taken."""
+    asyncio.run(deliver_forever(worker().deps(), worker().webhooks, stopping))
+
+
+def start_threads(**_: Any) -> None:
     threading.Thread(target=reap_forever, name="reaper", daemon=True).start()
+    if worker().webhooks.hosts:
+        threading.Thread(target=deliver, name="deliverer", daemon=True).start()
 
 
 def stop(**_: Any) -> None:
@@ -109,5 +123,5 @@ def stop(**_: Any) -> None:
 
 app.task(name=TASKS[Stage.ASSEMBLING])(assemble_job)
 setup_logging.connect(log_as_json)
-worker_ready.connect(start_reaper)
+worker_ready.connect(start_threads)
 worker_shutting_down.connect(stop)

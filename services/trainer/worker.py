@@ -14,6 +14,7 @@ from celery.signals import setup_logging, worker_shutting_down
 
 from qcrd.records import Stage
 from qcrd.runtime.connection import connect
+from qcrd.runtime.deliveries import RedisDeliveries
 from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs import TASKS, RedisJobs
 from qcrd.runtime.pipeline import Deps, run_stage
@@ -39,6 +40,7 @@ def deps() -> Deps:
         store=open_store(StoreSettings()),
         queue=CeleryQueue(app),
         tally=RedisTally(redis),
+        deliveries=RedisDeliveries(redis),
         stopping=stopping.is_set,
     )
 

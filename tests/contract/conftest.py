@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from qcrd.runtime.connection import connect
+from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries, RedisDeliveries
 from qcrd.runtime.events import Events, MemoryEvents, RedisEvents
 from qcrd.runtime.jobs import JobStore, MemoryJobs, RedisJobs
 from qcrd.runtime.ledger import Ledger, MemoryLedger, RedisLedger
@@ -26,6 +27,13 @@ def events(request: pytest.FixtureRequest) -> Events:
     if request.param == "memory":
         return MemoryEvents()
     return RedisEvents(connect(request.getfixturevalue("redis_settings")))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def deliveries(request: pytest.FixtureRequest) -> Deliveries:
+    if request.param == "memory":
+        return MemoryDeliveries()
+    return RedisDeliveries(connect(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -1,0 +1,129 @@
+"""Webhooks that are due: kept until they are settled, each with one sender at a time."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol, cast
+
+from redis import Redis
+
+from qcrd.records import Delivery
+from qcrd.runtime import keys
+from qcrd.runtime.connection import redis_outage
+
+REMEMBERED = 30 * 86400
+"""Seconds for which a settled delivery's id is known, so that adding it again adds nothing. Far
+longer than a job that is over waits to be concluded."""
+
+ADD = """
+if redis.call('HSETNX', KEYS[1], 'delivery', ARGV[1]) == 1 then
+  redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
+end
+"""
+TAKE = """
+local taken = {}
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
+for _, id in ipairs(due) do
+  local key = ARGV[4] .. id
+  redis.call('ZADD', KEYS[1], ARGV[2], id)
+  local attempts = redis.call('HINCRBY', key, 'attempts', 1)
+  table.insert(taken, {redis.call('HGET', key, 'delivery'), attempts})
+end
+return taken
+"""
+SETTLE = """
+if redis.call('HGET', KEYS[1], 'attempts') ~= ARGV[1] then return 0 end
+if ARGV[3] ~= '' then return redis.call('ZADD', KEYS[2], 'XX', ARGV[3], ARGV[2]) end
+redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('HDEL', KEYS[1], 'attempts')
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+"""
+
+
+class Deliveries(Protocol):
+    """Every method raises `Transient` while Redis is away."""
+
+    def add(self, delivery: Delivery) -> None:
+        """It is due at once. Of each id there is one, settled ones included."""
+
+    def take(self, now: float, *, lease: float, limit: int) -> list[Delivery]:
+        """At most `limit` that are due, the longest first, each with one more attempt counted.
+
+        Nobody else gets them for `lease` seconds; a sender that dies leaves them due after that.
+        """
+
+    def postpone(self, delivery: Delivery, until: float) -> None:
+        """Due again at `until`; nothing if another attempt has begun."""
+
+    def settle(self, delivery: Delivery) -> None:
+        """Never due again; nothing if another attempt has begun."""
+
+
+class MemoryDeliveries:
+    def __init__(self) -> None:
+        self._all: dict[str, Delivery] = {}
+        self._due: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, delivery: Delivery) -> None:
+        with self._lock:
+            if delivery.id not in self._all:
+                self._all[delivery.id] = delivery
+                self._due[delivery.id] = delivery.created_at
+
+    def take(self, now: float, *, lease: float, limit: int) -> list[Delivery]:
+        with self._lock:
+            due = sorted((at, id) for id, at in self._due.items() if at <= now)
+            return [self._begun(id, now + lease) for _, id in due[:limit]]
+
+    def _begun(self, delivery_id: str, until: float) -> Delivery:
+        before = self._all[delivery_id]
+        begun = before.model_copy(update={"attempts": before.attempts + 1})
+        self._all[delivery_id], self._due[delivery_id] = begun, until
+        return begun
+
+    def postpone(self, delivery: Delivery, until: float) -> None:
+        with self._lock:
+            if delivery.id in self._due and self._all[delivery.id] == delivery:
+                self._due[delivery.id] = until
+
+    def settle(self, delivery: Delivery) -> None:
+        with self._lock:
+            if self._all.get(delivery.id) == delivery:
+                self._due.pop(delivery.id, None)
+
+
+class RedisDeliveries:
+    """A hash per delivery; the ids of those that are not settled by when they are due."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._add = redis.register_script(ADD)
+        self._take = redis.register_script(TAKE)
+        self._settle = redis.register_script(SETTLE)
+
+    def add(self, delivery: Delivery) -> None:
+        names = [keys.webhook_key(delivery.id), keys.WEBHOOKS_DUE]
+        with redis_outage():
+            self._add(names, [delivery.model_dump_json(), delivery.created_at, delivery.id])
+
+    def take(self, now: float, *, lease: float, limit: int) -> list[Delivery]:
+        # Sent twice because its answer was lost, it takes others; the first come back by the lease.
+        with redis_outage():
+            answer = self._take(
+                [keys.WEBHOOKS_DUE], [now, now + lease, limit, keys.webhook_key("")]
+            )
+        return [
+            Delivery.model_validate_json(body).model_copy(update={"attempts": attempts})
+            for body, attempts in cast("list[tuple[str, int]]", answer)
+        ]
+
+    def postpone(self, delivery: Delivery, until: float) -> None:
+        self._end(delivery, str(until))
+
+    def settle(self, delivery: Delivery) -> None:
+        self._end(delivery, "")
+
+    def _end(self, delivery: Delivery, until: str) -> None:
+        names = [keys.webhook_key(delivery.id), keys.WEBHOOKS_DUE]
+        with redis_outage():
+            self._settle(names, [delivery.attempts, delivery.id, until, REMEMBERED])

@@ -1,0 +1,201 @@
+"""Delivers webhooks that are due: signed, in limited time, again when it failed, told as events.
+
+Every delivery is made at least once; a receiver tells a second one by its `webhook-id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Protocol
+
+import httpx2
+
+from qcrd.errors import Invalid, NotFound, Transient
+from qcrd.records import Delivery
+from qcrd.runtime.deliveries import Deliveries
+from qcrd.runtime.events import Events
+from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.tally import Tally
+from services.api.webhooks import WebhookSettings, body, check_webhook, headers, host_of
+
+log = logging.getLogger(__name__)
+
+SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
+"""Seconds from a failed attempt to the next: Standard Webhooks, "Reliable delivery". After the
+tenth, three days and a bit, it is given up."""
+JITTER = 0.2
+"""Largest share of a wait that is added to it, so that many that failed together part."""
+LONGEST_WAIT = 86400.0
+"""Most that a receiver's Retry-After can put it off."""
+LEASE = 60.0
+"""Seconds after which a delivery whose sender fell silent is due again: more than it may take."""
+POLL_SECONDS = 1.0
+AT_ONCE = 32
+"""Deliveries under way: receivers that let us wait hold up no other until so many do."""
+GONE = 410
+
+
+class Ports(Protocol):
+    @property
+    def jobs(self) -> JobStore: ...
+    @property
+    def events(self) -> Events: ...
+    @property
+    def deliveries(self) -> Deliveries: ...
+    @property
+    def tally(self) -> Tally: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`status` None when none came; `trouble` says what was wrong with it, if anything was."""
+
+    status: int | None
+    trouble: str = ""
+    retry_after: float = 0.0
+
+
+async def deliver_forever(
+    ports: Ports, settings: WebhookSettings, stopping: threading.Event
+) -> None:
+    """Until `stopping`; what is under way then is cut off, and due again after the lease."""
+    async with httpx2.AsyncClient(timeout=settings.timeout, follow_redirects=False) as client:
+        sending, under_way = Sending(ports, settings, client), set[asyncio.Task[None]]()
+        while not stopping.is_set():
+            room = AT_ONCE - len(under_way)
+            due = await asyncio.to_thread(_due, ports.deliveries, room)
+            under_way |= {asyncio.create_task(sending.deliver(delivery)) for delivery in due}
+            if under_way:
+                _, under_way = await asyncio.wait(under_way, timeout=POLL_SECONDS)
+            if len(due) < room:
+                await asyncio.sleep(POLL_SECONDS)
+        for task in under_way:
+            task.cancel()
+
+
+def _due(deliveries: Deliveries, limit: int) -> list[Delivery]:
+    try:
+        return deliveries.take(time.time(), lease=LEASE, limit=limit) if limit else []
+    except Transient as error:
+        log.warning("cannot look for webhooks that are due: %s", error)
+        return []
+
+
+@dataclass(frozen=True)
+class Sending:
+    ports: Ports
+    settings: WebhookSettings
+    client: httpx2.AsyncClient
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """One attempt, and what follows from it. Raises nothing: the lease repairs what it lost."""
+        try:
+            if not await asyncio.to_thread(self._wanted, delivery):
+                return
+            answer = await self._send(delivery)
+            await asyncio.to_thread(self._note, delivery, answer)
+        except Transient as error:
+            log.warning("webhook %s is due again: %s", delivery.id, error)
+        except Exception:
+            log.exception("webhook %s is due again", delivery.id)
+
+    def _wanted(self, delivery: Delivery) -> bool:
+        """Whether its job is still there and the server still sends there; settled if not."""
+        try:
+            self.ports.jobs.get(delivery.job_id)
+            check_webhook(delivery.url, self.settings)
+        except NotFound:
+            self.ports.deliveries.settle(delivery)
+            return False
+        except Invalid as error:
+            self._give_up(delivery, error.message)
+            return False
+        return True
+
+    async def _send(self, delivery: Delivery) -> Answer:
+        assert self.settings.secret is not None, "hosts are not listed without a secret"
+        signed = headers(delivery, time.time(), self.settings.secret)
+        try:
+            async with (
+                asyncio.timeout(self.settings.timeout),
+                # Its body is not read: it can be anything.
+                self.client.stream(
+                    "POST", delivery.url, content=body(delivery), headers=signed
+                ) as answer,
+            ):
+                return understood(answer.status_code, answer.headers.get("retry-after"))
+        except TimeoutError:
+            return Answer(None, f"no answer within {self.settings.timeout:g} s")
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+            # The error's text can hold the URL.
+            return Answer(None, f"no answer: {type(error).__name__}")
+
+    def _note(self, delivery: Delivery, answer: Answer) -> None:
+        if not answer.trouble:
+            self._end(delivery, "delivered", f"answered {answer.status}")
+        elif answer.status == GONE or delivery.attempts > len(SCHEDULE):
+            self._give_up(delivery, answer.trouble)
+        else:
+            wait = pause(delivery.attempts, answer.retry_after, random.random())
+            self.ports.deliveries.postpone(delivery, time.time() + wait)
+            self._count(delivery, "postponed", f"{answer.trouble}; again in {wait:.0f} s")
+
+    def _give_up(self, delivery: Delivery, why: str) -> None:
+        self._end(delivery, "given_up", why)
+
+    def _end(self, delivery: Delivery, outcome: str, why: str) -> None:
+        """Told, then settled: whoever dies in between tells it again, which adds nothing."""
+        given_up = outcome == "given_up"
+        self.ports.events.append(
+            delivery.job_id,
+            f"webhook to {host_of(delivery.url)} {outcome.replace('_', ' ')} "
+            f"at attempt {delivery.attempts}: {why}",
+            level="warn" if given_up else "info",
+            data={
+                "webhook": {"id": delivery.id, "outcome": outcome, "attempts": delivery.attempts}
+            },
+            once=f"webhook-{delivery.id}",
+        )
+        self.ports.deliveries.settle(delivery)
+        self._count(delivery, outcome, why)
+
+    def _count(self, delivery: Delivery, outcome: str, why: str) -> None:
+        self.ports.tally.add("webhooks", outcome=outcome)
+        data = {
+            "job_id": delivery.job_id,
+            "webhook_id": delivery.id,
+            "outcome": outcome,
+            "attempts": delivery.attempts,
+            "host": host_of(delivery.url),
+        }
+        level = logging.INFO if outcome == "delivered" else logging.WARNING
+        log.log(level, "webhook %s: %s", outcome, why, extra={"data": data})
+
+
+def understood(status: int, retry_after: str | None) -> Answer:
+    """2xx is a yes. A redirect is none: it could lead to a host that is not listed."""
+    if 200 <= status < 300:
+        return Answer(status)
+    return Answer(status, f"answered {status}", _seconds(retry_after or "", time.time()))
+
+
+def _seconds(retry_after: str, now: float) -> float:
+    """RFC 9110, 10.2.3: seconds or a date; 0 for neither."""
+    if retry_after.isdecimal():
+        return float(retry_after[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - now)
+    except ValueError:
+        return 0.0
+
+
+def pause(attempts: int, retry_after: float, chance: float) -> float:
+    """Seconds to the next attempt after `attempts` failed ones; `chance` in [0, 1) spreads it."""
+    longer = max(SCHEDULE[attempts - 1], min(retry_after, LONGEST_WAIT))
+    return longer * (1 + JITTER * chance)

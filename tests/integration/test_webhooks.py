@@ -1,0 +1,293 @@
+"""Webhooks sent for real: to a receiver of the test's own, and by workers that are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import openai
+import pytest
+from pydantic import SecretStr
+
+from qcrd.records import Job, JobSpec, Status
+from qcrd.runtime import keys
+from qcrd.runtime.conclusion import conclude
+from qcrd.runtime.connection import connect
+from qcrd.runtime.deliveries import RedisDeliveries
+from qcrd.runtime.events import MemoryEvents, RedisEvents
+from qcrd.runtime.jobs import MemoryJobs, RedisJobs, move
+from qcrd.runtime.pipeline import Deps
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.settings import RedisSettings, StoreSettings
+from qcrd.runtime.store import MemoryStore, S3Store
+from services.api import deliver
+from services.api.deliver import deliver_forever
+from services.api.webhooks import WebhookSettings
+from tests.conftest import free_ports
+from tests.integration.receiver import Got, receiver
+
+KEY = base64.b64encode(os.urandom(32)).decode()
+SECRET = f"whsec_{KEY}"
+PATH = "/hook/a-token-of-the-receiver"
+CELERY = ("-A", "services.api.worker", "worker", "-Q", "assemble", "-c", "1", "--pool=threads")
+
+
+def until(look: Callable[[], Any], seconds: float = 20) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def unwrapped(got: Got) -> Any:
+    client = openai.OpenAI(api_key="x", webhook_secret=SECRET)
+    return client.webhooks.unwrap(got.body, got.headers)
+
+
+def a_job(deps: Deps, url: str | None) -> Job:
+    spec = JobSpec(model="tiny", training_file="file-" + "0" * 24, webhook=url)
+    job = Job(id=keys.new_id("ftjob"), spec=spec, status=Status.QUEUED, created_at=time.time())
+    deps.jobs.create(job)
+    return job
+
+
+def ended(deps: Deps, url: str | None, status: Status = Status.CANCELLED) -> Job:
+    return move(deps.jobs, a_job(deps, url).id, status)
+
+
+@pytest.fixture
+def deps() -> Deps:
+    return Deps(MemoryJobs(), MemoryEvents(), MemoryStore(), MemoryQueue())
+
+
+@contextmanager
+def delivering(deps: Deps, hosts: tuple[str, ...], timeout: float = 2.0) -> Iterator[None]:
+    settings = WebhookSettings(hosts=hosts, secret=SecretStr(SECRET), timeout=timeout)
+    stopping = threading.Event()
+    run = lambda: asyncio.run(deliver_forever(deps, settings, stopping))  # noqa: E731
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        began = time.monotonic()
+        thread.join(10)
+        assert time.monotonic() - began < 5, "it does not stop when it is told"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliver, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(deliver, "SCHEDULE", (0.1, 0.2, 0.2))
+
+
+def outcome(deps: Deps, job: Job) -> dict[str, Any] | None:
+    """What the job's history says became of its webhook."""
+    found = [event.data["webhook"] for event in deps.events.read(job.id) if "webhook" in event.data]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def test_the_end_of_a_job_is_told_signed_and_noted(deps: Deps) -> None:
+    with receiver(lambda n: (204, {})) as there, delivering(deps, (there.url,)):
+        job = ended(deps, there.url + PATH, Status.FAILED)
+        for _ in range(3):
+            conclude(deps, job)
+        told = until(lambda: outcome(deps, job))
+        time.sleep(0.3)
+    [got] = there.got
+    event = unwrapped(got)
+    assert (event.type, event.data.id) == ("fine_tuning.job.failed", job.id)
+    assert event.created_at == int(job.finished_at or 0)
+    assert (got.path, got.headers["webhook-id"]) == (PATH, event.id)
+    assert told == {"id": event.id, "outcome": "delivered", "attempts": 1}
+
+
+def test_what_fails_is_tried_again_under_the_same_id(deps: Deps) -> None:
+    statuses = [500, 302, 429, 200]
+    headers = [{}, {"location": "http://127.0.0.1:1/elsewhere"}, {"retry-after": "1"}, {}]
+    answers = lambda n: (statuses[n - 1], headers[n - 1])  # noqa: E731
+    with receiver(answers) as there, delivering(deps, (there.url,)):
+        job = ended(deps, there.url + PATH)
+        conclude(deps, job)
+        told = until(lambda: outcome(deps, job))
+    assert (told["outcome"], told["attempts"]) == ("delivered", 4)
+    assert len({unwrapped(got).id for got in there.got}) == 1
+    assert len({got.body for got in there.got}) == 1
+    assert there.got[3].at - there.got[2].at >= 1.0, "Retry-After is honoured"
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(500, 4), (410, 1)])
+def test_it_is_given_up_at_last_and_at_once_when_the_receiver_is_gone(
+    status: int, attempts: int, deps: Deps
+) -> None:
+    with receiver(lambda n: (status, {})) as there, delivering(deps, (there.url,)):
+        job = ended(deps, there.url + PATH)
+        conclude(deps, job)
+        told = until(lambda: outcome(deps, job))
+        time.sleep(0.5)
+    assert (told["outcome"], told["attempts"], len(there.got)) == ("given_up", attempts, attempts)
+    assert f"answered {status}" in deps.events.read(job.id)[-1].message
+
+
+def test_a_receiver_that_lets_us_wait_holds_up_no_other(deps: Deps) -> None:
+    def stalls(number: int) -> tuple[int, dict[str, str]]:
+        time.sleep(1.5)
+        return 200, {}
+
+    with (
+        receiver(stalls) as slow,
+        receiver(lambda n: (200, {})) as other,
+        delivering(deps, (slow.url, other.url), timeout=0.7),
+    ):
+        waiting = [ended(deps, slow.url + PATH) for _ in range(5)]
+        prompt = ended(deps, other.url + PATH)
+        for job in (*waiting, prompt):
+            conclude(deps, job)
+        began = time.monotonic()
+        until(lambda: outcome(deps, prompt))
+        assert time.monotonic() - began < 1.5
+        for job in waiting:
+            assert until(lambda job=job: outcome(deps, job))["outcome"] == "given_up"
+            assert "no answer within 0.7 s" in deps.events.read(job.id)[-1].message
+
+
+def test_what_nobody_may_be_told_any_more_is_not_sent(deps: Deps) -> None:
+    """A host that is no longer listed; a job that was deleted."""
+    with receiver(lambda n: (200, {})) as there:
+        unlisted, deleted = ended(deps, there.url + PATH), ended(deps, there.url + PATH)
+        for job in (unlisted, deleted):
+            conclude(deps, job)
+        deps.jobs.delete(deleted.id)
+        deps.events.delete(deleted.id)
+        with delivering(deps, ("example.com",)):
+            told = until(lambda: outcome(deps, unlisted))
+            until(lambda: not deps.deliveries.take(time.time() + 1e6, lease=1, limit=9))
+        assert told["outcome"] == "given_up"
+        assert deps.events.read(deleted.id) == []
+        assert there.got == []
+
+
+def test_neither_the_secret_nor_the_receiver_s_path_is_told_anywhere(
+    deps: Deps, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "services")
+    port = free_ports(1)[0]  # nobody listens: the client's errors name the URL
+    silent = f"http://127.0.0.1:{port}"
+    with receiver(lambda n: (500, {})) as there, delivering(deps, (there.url, silent)):
+        jobs = [ended(deps, url + PATH) for url in (silent, there.url)]
+        for job in jobs:
+            conclude(deps, job)
+        for job in jobs:
+            assert until(lambda job=job: outcome(deps, job))["outcome"] == "given_up"
+    written = caplog.text + str([record.__dict__ for record in caplog.records])
+    written += "".join(e.model_dump_json() for job in jobs for e in deps.events.read(job.id))
+    assert KEY not in written
+    assert "a-token-of-the-receiver" not in written
+    assert "given_up" in written
+
+
+# --- workers that are killed -------------------------------------------------------------------
+
+
+@pytest.fixture
+def remote(redis_settings: RedisSettings, fresh_s3_settings: StoreSettings) -> Deps:
+    redis = connect(redis_settings)
+    return Deps(
+        RedisJobs(redis),
+        RedisEvents(redis),
+        S3Store(fresh_s3_settings),
+        MemoryQueue(),
+        deliveries=RedisDeliveries(redis),
+    )
+
+
+def worker(
+    redis: RedisSettings, store: StoreSettings, hosts: str, out: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        "QCRD_REDIS_URL": redis.url,
+        "QCRD_S3_ENDPOINT": store.endpoint,
+        "QCRD_S3_ACCESS_KEY": store.access_key,
+        "QCRD_S3_SECRET_KEY": store.secret_key.get_secret_value(),
+        "QCRD_S3_BUCKET": store.bucket,
+        "QCRD_WEBHOOK_HOSTS": hosts,
+        "QCRD_WEBHOOK_SECRET": SECRET,
+    }
+    command = [sys.executable, "-m", "celery", *CELERY]
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(command, env=environment, cwd=root, stdout=out, stderr=out)
+
+
+@pytest.mark.timeout(240)
+def test_a_worker_killed_in_the_middle_of_a_delivery_loses_none(
+    remote: Deps,
+    redis_settings: RedisSettings,
+    fresh_s3_settings: StoreSettings,
+    tmp_path: Path,
+) -> None:
+    """The first attempts hang until the worker is killed; the next worker, once the leases are
+    over, makes the second. The jobs were moved to their end by somebody who died before the
+    telling, so the worker's reaper concludes them first."""
+    released = threading.Event()
+
+    def hangs(number: int) -> tuple[int, dict[str, str]]:
+        if number <= 3:
+            released.wait(60)
+        return 200, {}
+
+    log = tmp_path / "log"
+    with receiver(hangs) as there, log.open("wb") as out:
+        jobs = [ended(remote, there.url + PATH) for _ in range(3)]
+        first = worker(redis_settings, fresh_s3_settings, there.url, out)
+        try:
+            until(lambda: len(there.got) == 3, 90)
+        finally:
+            first.send_signal(signal.SIGKILL)
+            first.wait()
+        released.set()
+        assert all(outcome(remote, job) is None for job in jobs)
+        forward_leases(redis_settings)
+        second = worker(redis_settings, fresh_s3_settings, there.url, out)
+        try:
+            for job in jobs:
+                told = until(lambda job=job: outcome(remote, job), 60)
+                assert (told["outcome"], told["attempts"]) == ("delivered", 2)
+                until(lambda job=job: remote.jobs.get(job.id).concluded, 60)
+        finally:
+            began = time.monotonic()
+            second.send_signal(signal.SIGTERM)
+            code = second.wait(30)
+        assert code == 0
+        assert time.monotonic() - began < 10
+    ids = [unwrapped(got).data.id for got in there.got]
+    assert sorted(ids) == sorted(2 * [job.id for job in jobs])
+    for job in jobs:
+        ends = [e for e in remote.events.read(job.id) if e.data.get("status") == "cancelled"]
+        assert len(ends) == 1
+    lines = log.read_text()
+    assert KEY not in lines
+    assert "a-token-of-the-receiver" not in lines
+    delivered = [json.loads(line) for line in lines.splitlines() if '"delivered"' in line]
+    assert sorted(line["job_id"] for line in delivered) == sorted(job.id for job in jobs)
+
+
+def forward_leases(settings: RedisSettings) -> None:
+    """Let a minute pass: what is due by the end of a lease is due now."""
+    redis = connect(settings)
+    for delivery_id in redis.zrange(keys.WEBHOOKS_DUE, 0, -1):  # type: ignore[union-attr]
+        redis.zincrby(keys.WEBHOOKS_DUE, -deliver.LEASE, delivery_id)
