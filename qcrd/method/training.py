@@ -95,6 +95,8 @@ class Trainer:
         self.cursor = 0
         """Steps done of the iteration under way."""
         self.prepared: Prepared | None = None
+        self.sampled: Samples = {}
+        """The negatives of the last iteration that ended here; none after a resumption."""
         self.best: Best | None = None
         self.pretrained: dict[str, float] = {}
 
@@ -171,7 +173,7 @@ class Trainer:
 
     def _close(self, prepared: Prepared) -> Round:
         self.iteration += 1
-        self.cursor, self.prepared = 0, None
+        self.cursor, self.prepared, self.sampled = 0, None, prepared.sampled
         self.ring.push(self.iteration, trainable(self.student))
         spent = self.student.flops
         score = self.validate(self.student)

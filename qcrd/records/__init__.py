@@ -32,6 +32,10 @@ from qcrd.records.job import (
     StoredFile,
     Usage,
 )
+from qcrd.records.judge import (
+    CreateJudge,
+    JudgeVersion,
+)
 from qcrd.records.knowledge import (
     Prediction,
     Question,
@@ -42,6 +46,14 @@ from qcrd.records.knowledge import (
     Source,
     TestItem,
     Vote,
+)
+from qcrd.records.rationale_sets import (
+    Correction,
+    Edit,
+    Judged,
+    Polarity,
+    RationaleScore,
+    Revision,
 )
 from qcrd.records.spec import (
     AnswerKind,
@@ -84,7 +96,10 @@ __all__ = [
     "Cell",
     "CheckpointManifest",
     "Comparison",
+    "Correction",
+    "CreateJudge",
     "Delivery",
+    "Edit",
     "Event",
     "Example",
     "Failure",
@@ -93,6 +108,8 @@ __all__ = [
     "JobSpec",
     "JudgeHistograms",
     "JudgeSpec",
+    "JudgeVersion",
+    "Judged",
     "LeakReport",
     "Lease",
     "LoraSpec",
@@ -102,6 +119,7 @@ __all__ = [
     "ModelRef",
     "NegativeSource",
     "NegativeSpec",
+    "Polarity",
     "Prediction",
     "Priority",
     "Progress",
@@ -112,10 +130,12 @@ __all__ = [
     "RationaleCounts",
     "RationaleItem",
     "RationaleManifest",
+    "RationaleScore",
     "RationaleSpec",
     "Record",
     "ReliabilityBin",
     "Report",
+    "Revision",
     "Scheme",
     "SeedAccuracy",
     "SeedTest",

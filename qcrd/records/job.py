@@ -153,6 +153,8 @@ class Report(Record):
     leak: LeakReport | None = None
     """None without a test file."""
     comparisons: tuple[Comparison, ...] = ()
+    rationale_revision: str | None = None
+    """The edits of its rationale set that it was trained with (`qcrd.records.Revision`)."""
 
 
 class Failure(Record):
@@ -196,6 +198,8 @@ class Job(Record):
     """That its training process holds now."""
     seconds: dict[str, float] = Field(default_factory=dict)
     rationale_set: str | None = None
+    rationale_revision: str | None = None
+    """The set's edits that training began with, and goes on with; None before it began."""
     model: str | None = None
     report: Report | None = None
     failure: Failure | None = None

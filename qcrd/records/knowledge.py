@@ -88,6 +88,10 @@ class RationaleManifest(Record):
     created_at: float
     training_file: str | None = None
     """Id, and so digest, of the file whose questions these are; None where it was not kept."""
+    job_id: str | None = None
+    """Who assembled it, and what for; None in sets from before it was kept."""
+    teacher: str | None = None
+    """Name of the teacher that was asked; None where none was, or it was not kept."""
 
 
 class TestItem(Record):

@@ -36,7 +36,9 @@ def digest(*parts: str | bytes) -> str:
 # --- object store ----------------------------------------------------------------------------
 
 FILES = "files/"
+JUDGES = "judges/"
 MODELS = "models/"
+RATIONALES = "rationales/"
 STUDIES = "studies/"
 UPLOADS = "uploads/"
 
@@ -74,7 +76,7 @@ def generation_shard_key(teacher: str, sampling: str, content: str) -> str:
 
 
 def rationale_prefix(set_id: str) -> str:
-    return f"rationales/{set_id}/"
+    return f"{RATIONALES}{set_id}/"
 
 
 def rationale_shard_key(set_id: str, number: int) -> str:
@@ -83,6 +85,32 @@ def rationale_shard_key(set_id: str, number: int) -> str:
 
 def rationale_test_key(set_id: str) -> str:
     return f"{rationale_prefix(set_id)}test.jsonl.zst"
+
+
+def rationale_index_key(set_id: str) -> str:
+    """The number is that of the rows' layout (services.api.set_index): another layout is another
+    object, so an old one is never misread."""
+    return f"{rationale_prefix(set_id)}index-1.npz"
+
+
+def rationale_edits_prefix(set_id: str) -> str:
+    return f"{rationale_prefix(set_id)}edits/"
+
+
+def rationale_item_edits_prefix(set_id: str, item_id: str) -> str:
+    return f"{rationale_edits_prefix(set_id)}{item_id}/"
+
+
+def rationale_revision_key(set_id: str, revision: str) -> str:
+    return f"{rationale_prefix(set_id)}revisions/{revision}.json"
+
+
+def rationale_judged_prefix(set_id: str) -> str:
+    return f"{rationale_prefix(set_id)}judged/"
+
+
+def rationale_judged_key(set_id: str, job_id: str) -> str:
+    return f"{rationale_judged_prefix(set_id)}{job_id}.json"
 
 
 def rationale_manifest_key(set_id: str) -> str:
@@ -105,6 +133,10 @@ def job_predictions_key(job_id: str) -> str:
     return f"{job_prefix(job_id)}predictions.jsonl"
 
 
+def job_scores_key(job_id: str) -> str:
+    return f"{job_prefix(job_id)}scores.jsonl.zst"
+
+
 def job_events_key(job_id: str) -> str:
     return f"{job_prefix(job_id)}events.jsonl"
 
@@ -114,11 +146,20 @@ def checkpoint_prefix(job_id: str) -> str:
 
 
 def judge_prefix(judge_id: str) -> str:
-    return f"judges/{judge_id}/"
+    return f"{JUDGES}{judge_id}/"
+
+
+def judge_spec_key(judge_id: str) -> str:
+    return f"{judge_prefix(judge_id)}spec.json"
 
 
 def judge_version_prefix(judge_id: str, version: int) -> str:
     return f"{judge_prefix(judge_id)}{version:06d}/"
+
+
+def judge_description_key(judge_id: str, version: int) -> str:
+    """Written last: a version exists when this does."""
+    return f"{judge_version_prefix(judge_id, version)}judge.json"
 
 
 def model_prefix(model_id: str) -> str:

@@ -9,8 +9,8 @@ import base64
 import io
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import IO, BinaryIO, Protocol, TypeVar, cast
 
 import zstandard
@@ -28,6 +28,7 @@ __all__ = [
     "read",
     "read_lines",
     "read_record",
+    "read_some_lines",
     "write_lines",
     "write_record",
 ]
@@ -128,15 +129,36 @@ def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:
         store.put(key, cast(BinaryIO, spool), length=length)
 
 
-def read_lines(store: Store, key: str, type: type[R]) -> Iterator[R]:
-    """Parsed as they arrive; the connection stays open until the last one is taken."""
+def _raw_lines(store: Store, key: str) -> Generator[bytes, None, None]:
+    """As they arrive; the connection stays open until the last one is taken, or it is closed."""
     with store.open(key) as body:
         unpacked = body
         if key.endswith(".zst"):
             reader = zstandard.ZstdDecompressor().stream_reader(body, closefd=False)
             unpacked = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
-        for number, line in enumerate(unpacked, 1):
-            yield _parsed(type, line, f"{key}, line {number}")
+        yield from unpacked
+
+
+def read_lines(store: Store, key: str, type: type[R]) -> Iterator[R]:
+    """Each parsed when it is taken."""
+    for number, line in enumerate(_raw_lines(store, key), 1):
+        yield _parsed(type, line, f"{key}, line {number}")
+
+
+def read_some_lines(
+    store: Store, key: str, type: type[R], numbers: Sequence[int]
+) -> Iterator[tuple[int, R]]:
+    """Only the lines with these numbers, from 0 and ascending, are parsed; none after the last of
+    them is read."""
+    wanted = iter(numbers)
+    number = next(wanted, None)
+    with closing(_raw_lines(store, key)) as lines:
+        for place, line in enumerate(lines):
+            if number is None:
+                return
+            if place == number:
+                yield place, _parsed(type, line, f"{key}, line {place + 1}")
+                number = next(wanted, None)
 
 
 def _parsed(type: type[R], data: bytes, place: str) -> R:

@@ -19,7 +19,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.ledger import Ledger
 from qcrd.runtime.stage import Next, StageContext
 from qcrd.runtime.store import Store, write_lines, write_record
-from services.api import files, knowledge, plan, share
+from services.api import files, knowledge, plan, set_index, share
 from services.api.ask import Pace
 from services.api.generate import generate
 from services.api.import_outputs import match
@@ -150,6 +150,8 @@ def _write(
     store = stage.store
     set_id = f"set-{keys.digest(stage.job.id)}"
     shards = tuple(_shards(store, set_id, items))
+    batches = (items[start : start + SHARD] for start in range(0, len(items), SHARD))
+    set_index.write(store, set_id, set_index.build(batches))
     written = {
         name: _lines(store, f"{keys.rationale_prefix(set_id)}{name}.jsonl.zst", lines)
         for name, lines in held_back.items()
@@ -162,6 +164,8 @@ def _write(
         validation=written["validation"],
         created_at=time.time(),
         training_file=stage.job.spec.training_file,
+        job_id=stage.job.id,
+        teacher=stage.job.spec.settings.teacher if plan.asks_teacher(stage.job.spec) else None,
     )
     write_record(store, keys.rationale_manifest_key(set_id), manifest)
     return set_id

@@ -16,6 +16,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import Store
 from qcrd.runtime.tally import MemoryTally, Tally
 from services.api.answers import Answers, MemoryAnswers
+from services.api.discriminators import JudgeServiceSettings
 from services.api.keyring import ApiKey
 from services.api.rates import Rates
 from services.api.settings import ApiSettings, FileSettings, GuardSettings, TeacherSettings
@@ -32,6 +33,7 @@ class Settings:
     models: ModelSettings
     guard: GuardSettings = field(default_factory=GuardSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    judges: JudgeServiceSettings = field(default_factory=JudgeServiceSettings)
 
 
 @dataclass(frozen=True)

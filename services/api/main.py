@@ -23,6 +23,7 @@ from qcrd.runtime.telemetry import configure_logging, install_http
 from services.api.admission import Admission
 from services.api.answers import RedisAnswers
 from services.api.connections import open_files, protocol
+from services.api.discriminators import Discriminators, service_client
 from services.api.errors import REFUSALS, install_errors
 from services.api.follow import framed
 from services.api.gateway import Gateway, Settings, Shared
@@ -34,7 +35,16 @@ from services.api.keyring import Keyring
 from services.api.metrics import System
 from services.api.openapi import install_openapi
 from services.api.rates import Rates
-from services.api.routes import files, health, jobs, models, studies
+from services.api.rationale_sets import RationaleSets
+from services.api.routes import (
+    discriminators,
+    files,
+    health,
+    jobs,
+    models,
+    rationale_sets,
+    studies,
+)
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings, is_loopback
 
 log = logging.getLogger(__name__)
@@ -59,8 +69,10 @@ def create_app(
     app = FastAPI(title="qcrd", version=qcrd.__version__, lifespan=hub.lifespan)
     app.state.hub = hub
     app.state.gateway = Gateway(store, jobs_, events, queue, settings, shared)
-    for router in (files.router, jobs.router, studies.router, models.router):
-        app.include_router(router, responses=REFUSALS)
+    app.state.rationale_sets = RationaleSets(store)
+    app.state.discriminators = Discriminators(store, service_client(settings.judges))
+    for part in (files, jobs, studies, models, rationale_sets, discriminators):
+        app.include_router(part.router, responses=REFUSALS)
     app.include_router(health.router)
     install_errors(app)
     install_openapi(app)

@@ -20,12 +20,13 @@ from qcrd.method.bases import load_encoder
 from qcrd.method.contrasts import Contrast
 from qcrd.method.judge import Judge, LocalJudge
 from qcrd.method.judge_health import collapsed
+from qcrd.records import CreateJudge, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, read, read_record, write_record
-from services.discriminator.wire import CreateJudge, Scores, Version, WireContrast
+from services.discriminator.wire import Scores, WireContrast
 
 PRETRAINED = 1
-WEIGHTS, DESCRIPTION, SPEC = "model.safetensors", "judge.json", "spec.json"
+WEIGHTS, DESCRIPTION = "model.safetensors", "judge.json"
 
 
 class Judges:
@@ -39,9 +40,9 @@ class Judges:
         self._held: OrderedDict[str, Seat] = OrderedDict()
         self._lock = threading.Lock()
 
-    def create(self, judge_id: str, wanted: CreateJudge) -> Version:
+    def create(self, judge_id: str, wanted: CreateJudge) -> JudgeVersion:
         """Idempotent; `Conflict` when the id has another spec already."""
-        key = keys.judge_prefix(judge_id) + SPEC
+        key = keys.judge_spec_key(judge_id)
         with self._lock:
             if self._known(judge_id) not in (None, wanted):
                 raise Conflict(f"judge {judge_id} was created with another spec", param="spec")
@@ -58,9 +59,16 @@ class Judges:
             self._held.move_to_end(judge_id)
             return self._held[judge_id]
 
+    def held(self, judge_id: str) -> Seat:
+        """One that is in memory, which this call changes nothing about."""
+        with self._lock:
+            if judge_id not in self._held:
+                raise NotFound(f"judge {judge_id} is not in memory", code="not_resident")
+            return self._held[judge_id]
+
     def _known(self, judge_id: str) -> CreateJudge | None:
         try:
-            return read_record(self._store, keys.judge_prefix(judge_id) + SPEC, CreateJudge)
+            return read_record(self._store, keys.judge_spec_key(judge_id), CreateJudge)
         except NotFound:
             return None
 
@@ -90,16 +98,16 @@ class Seat:
         self._id = judge_id
         self._local = local
         self._first = _weights(local)
-        self.current = Version(version=0)
+        self.current = JudgeVersion(version=0)
         self._lock = threading.Lock()
 
-    def pretrain(self, contrasts: Sequence[WireContrast]) -> Version:
+    def pretrain(self, contrasts: Sequence[WireContrast]) -> JudgeVersion:
         given = _contrasts(contrasts)
         return self._advance(PRETRAINED, lambda: self._local.pretrain(given))
 
     def update(
         self, iteration: int, contrasts: Sequence[WireContrast], weight: float, *, keep: int = 0
-    ) -> Version:
+    ) -> JudgeVersion:
         given = _contrasts(contrasts)
         return self._advance(
             iteration + 2, lambda: self._local.update(iteration, given, weight=weight), keep=keep
@@ -112,7 +120,7 @@ class Seat:
             spent = self._local.flops - before
             return Scores(scores=tuple(scores), version=self.current.version, flops=spent)
 
-    def restore(self, version: int) -> Version:
+    def restore(self, version: int) -> JudgeVersion:
         with self._lock:
             return self._load(version)
 
@@ -122,7 +130,7 @@ class Seat:
 
     def _advance(
         self, version: int, train: Callable[[], dict[str, float]], *, keep: int = 0
-    ) -> Version:
+    ) -> JudgeVersion:
         """Train from version - 1 to `version`, unless the store has it already. Versions under
         `keep` go; version 0 is never stored, the seed makes it again."""
         with self._lock:
@@ -132,7 +140,7 @@ class Seat:
                 self._load(version - 1)
             before = self._local.flops
             health = train()
-            made = Version(
+            made = JudgeVersion(
                 version=version,
                 health=health,
                 histograms=self._local.histograms,
@@ -143,7 +151,7 @@ class Seat:
             self.current = made
             return made
 
-    def _save(self, made: Version, keep: int) -> None:
+    def _save(self, made: JudgeVersion, keep: int) -> None:
         prefix = keys.judge_version_prefix(self._id, made.version)
         self._store.put(prefix + WEIGHTS, save(_weights(self._local)))
         write_record(self._store, prefix + DESCRIPTION, made)
@@ -152,16 +160,16 @@ class Seat:
             for name in (DESCRIPTION, WEIGHTS):
                 self._store.delete(keys.judge_version_prefix(self._id, old) + name)
 
-    def _load(self, version: int) -> Version:
+    def _load(self, version: int) -> JudgeVersion:
         if version == self.current.version:
             return self.current
         if version == 0:
             self._local.judge.load_state_dict(self._first)
-            self.current = Version(version=0)
+            self.current = JudgeVersion(version=0)
             return self.current
         prefix = keys.judge_version_prefix(self._id, version)
         try:
-            described = read_record(self._store, prefix + DESCRIPTION, Version)
+            described = read_record(self._store, prefix + DESCRIPTION, JudgeVersion)
         except NotFound as error:
             raise Conflict(
                 f"judge {self._id} has no version {version}; it has {[0, *self._written()]}",

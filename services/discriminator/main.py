@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from qcrd.errors import QcrdError, Transient
+from qcrd.records import CreateJudge, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.bases import find_base
 from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings
@@ -19,13 +20,11 @@ from qcrd.runtime.telemetry import configure_logging, install_http
 from services.discriminator.judges import Judges
 from services.discriminator.settings import DiscriminatorSettings
 from services.discriminator.wire import (
-    CreateJudge,
     Pretrain,
     Restore,
     Score,
     Scores,
     Update,
-    Version,
 )
 
 
@@ -34,19 +33,22 @@ def create_app(judges: Judges, ready: Callable[[], None]) -> FastAPI:
     app = FastAPI(title="qcrd discriminator")
 
     @app.put("/v1/judges/{judge_id}")
-    def create(judge_id: str, body: CreateJudge) -> Version:
+    def create(judge_id: str, body: CreateJudge) -> JudgeVersion:
         return judges.create(keys.check_id(judge_id, "judge_id"), body)
 
     @app.get("/v1/judges/{judge_id}")
-    def describe(judge_id: str) -> Version:
-        return judges.get(keys.check_id(judge_id, "judge_id")).current
+    def describe(judge_id: str, resident: bool = False) -> JudgeVersion:
+        """With `resident`, 404 rather than to bring back a judge that is not in memory: whoever
+        only looks takes no other judge's place."""
+        find = judges.held if resident else judges.get
+        return find(keys.check_id(judge_id, "judge_id")).current
 
     @app.post("/v1/judges/{judge_id}/pretrain")
-    def pretrain(judge_id: str, body: Pretrain) -> Version:
+    def pretrain(judge_id: str, body: Pretrain) -> JudgeVersion:
         return judges.get(keys.check_id(judge_id, "judge_id")).pretrain(body.contrasts)
 
     @app.post("/v1/judges/{judge_id}/update")
-    def update(judge_id: str, body: Update) -> Version:
+    def update(judge_id: str, body: Update) -> JudgeVersion:
         seat = judges.get(keys.check_id(judge_id, "judge_id"))
         return seat.update(body.iteration, body.contrasts, body.weight, keep=body.keep)
 
@@ -55,7 +57,7 @@ def create_app(judges: Judges, ready: Callable[[], None]) -> FastAPI:
         return judges.get(keys.check_id(judge_id, "judge_id")).score(body.pairs)
 
     @app.post("/v1/judges/{judge_id}/restore")
-    def restore(judge_id: str, body: Restore) -> Version:
+    def restore(judge_id: str, body: Restore) -> JudgeVersion:
         return judges.get(keys.check_id(judge_id, "judge_id")).restore(body.version)
 
     @app.get("/health")

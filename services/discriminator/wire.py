@@ -6,18 +6,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from qcrd.records import JudgeHistograms, JudgeSpec, Record
+from qcrd.records import Record
 
 MAX_PAIRS = 4096
 """Pairs per scoring request: bounds its time on a shared GPU."""
-
-
-class CreateJudge(Record):
-    """`base` is the encoder's model name; `seed` fixes the new layers and every draw."""
-
-    base: str
-    spec: JudgeSpec
-    seed: int
 
 
 class WireContrast(Record):
@@ -54,17 +46,6 @@ class Score(Record):
 
 class Restore(Record):
     version: Annotated[int, Field(ge=0)]
-
-
-class Version(Record):
-    """A judge as a training call left it; `flops` is that call's own work. `health` is flat
-    (`qcrd.method.judge_health.numbers`); `histograms` is None before any training."""
-
-    version: int
-    health: dict[str, float] = Field(default_factory=dict)
-    histograms: JudgeHistograms | None = None
-    collapsed: bool = False
-    flops: float = 0.0
 
 
 class Scores(Record):

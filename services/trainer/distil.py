@@ -36,6 +36,7 @@ from qcrd.runtime.store import write_lines
 from services.trainer import knowledge, preflight, publish
 from services.trainer.checkpoints import Checkpoints, Result
 from services.trainer.knowledge import Knowledge
+from services.trainer.revision import pinned
 from services.trainer.train import Course, train
 
 COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "dss+positives": 4.0}
@@ -65,12 +66,15 @@ def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
     spec, settings = job.spec, job.spec.settings
     if job.rationale_set is None:
         raise QcrdError(f"job {job.id} reached training without a rationale set")
-    known = knowledge.load(stage.store, job.rationale_set, spec)
+    revision = pinned(stage, job.rationale_set)
+    known = knowledge.load(stage.store, job.rationale_set, spec, revision)
     stage.say(
         f"{len(known.lessons)} questions to train on, {len(known.validation.questions)} to "
         f"validate on, {len(known.test)} to test on"
     )
-    run = keys.digest(spec.model_dump_json(), job.rationale_set)
+    # Without edits the digest is what it was before there were any: old checkpoints stay good.
+    edited = [revision.id] if revision.edits else []
+    run = keys.digest(spec.model_dump_json(), job.rationale_set, *edited)
     checkpoints = Checkpoints(stage.store, job.id, run=run, seconds=parts.checkpoint_seconds)
 
     def student() -> Student:
@@ -141,6 +145,11 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
     exact, stories = _repetitions(known, job.spec.settings.task)
     unseen = _unseen(results, stories)
     notes = []
+    if known.revision.edits:
+        notes.append(
+            f"trained with {len(known.revision.edits)} edits of the rationale set, revision "
+            f"{known.revision.id}; `rationales` counts the set as it was assembled"
+        )
     if not golds:
         notes.append("no test file was given: accuracies are on validation only")
     if unseen:
@@ -164,6 +173,7 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
         notes=tuple(notes),
         leak=_leak(exact, stories) if golds else None,
         comparisons=_comparisons(job, results),
+        rationale_revision=known.revision.id,
     )
 
 

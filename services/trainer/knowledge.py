@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qcrd.errors import Invalid
 from qcrd.method.prompts import question_text
@@ -14,10 +14,11 @@ from qcrd.records import (
     Question,
     RationaleItem,
     RationaleManifest,
+    Revision,
     TaskSpec,
     TestItem,
 )
-from qcrd.runtime import keys
+from qcrd.runtime import edits, keys
 from qcrd.runtime.store import Store, read_lines, read_record
 
 
@@ -32,13 +33,15 @@ class Held:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """`questions` are those of the lessons, in their order."""
+    """`questions` are those of the lessons, in their order; `revision` has the edits that the
+    lessons were made under."""
 
     manifest: RationaleManifest
     lessons: tuple[Lesson, ...]
     questions: tuple[Question, ...]
     validation: Held
     test: tuple[TestItem, ...]
+    revision: Revision = field(default_factory=lambda: edits.revision({}))
 
     @property
     def labels(self) -> tuple[tuple[str, Question], ...]:
@@ -48,12 +51,18 @@ class Knowledge:
         )
 
 
-def load(store: Store, set_id: str, spec: JobSpec) -> Knowledge:
-    """Read the set batch by batch. `Invalid` when it leaves nothing to train or validate on, or was
-    assembled for another training file."""
+def load(store: Store, set_id: str, spec: JobSpec, revision: Revision | None = None) -> Knowledge:
+    """Read the set with the edits of `revision`, by default none. `Invalid` when it leaves nothing
+    to train or validate on, or was assembled for another training file."""
+    revision = revision or edits.revision({})
+    corrections = edits.fold(revision.edits)
     manifest = read_record(store, keys.rationale_manifest_key(set_id), RationaleManifest)
     _same_file(manifest, spec)
-    items = [item for key in manifest.shards for item in read_lines(store, key, RationaleItem)]
+    items = [
+        edits.applied(item, corrections)
+        for key in manifest.shards
+        for item in read_lines(store, key, RationaleItem)
+    ]
     usable = [item for item in items if item.label is not None and _gold(item) is not None]
     test = tuple(read_lines(store, manifest.test, TestItem)) if manifest.test else ()
     if manifest.validation:
@@ -78,7 +87,8 @@ def load(store: Store, set_id: str, spec: JobSpec) -> Knowledge:
             param="training_file",
         )
     lessons = tuple(lesson(item, spec.settings.task) for item in usable)
-    return Knowledge(manifest, lessons, tuple(item.question for item in usable), held, test)
+    asked = tuple(item.question for item in usable)
+    return Knowledge(manifest, lessons, asked, held, test, revision)
 
 
 def _same_file(manifest: RationaleManifest, spec: JobSpec) -> None:

@@ -22,6 +22,7 @@ from qcrd.method.trace import Phase, Pretrained, Round, Step
 from qcrd.method.training import Score, Trainer
 from qcrd.records import Accuracy, Prediction, TaskSpec
 from qcrd.runtime.stage import StageContext
+from services.trainer import scores
 from services.trainer.checkpoints import Checkpoints, Result
 from services.trainer.knowledge import Held, Knowledge
 
@@ -83,6 +84,9 @@ def train(
         Held(tuple(t.question for t in test), tuple(t.gold for t in test), ()),
         course.plan,
     )
+    # Before the result is kept: a run that is killed here does this part again.
+    known = course.knowledge
+    scores.keep(stage.store, stage.job.id, known.manifest, known.revision, settings.task, trainer)
     finished(student)
     cost = {"steps": trainer.step, "flops": flops, "seconds": seconds}
     result = Result(

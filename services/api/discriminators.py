@@ -1,0 +1,144 @@
+"""The quality judges: from the discriminator while it holds them, and otherwise from the store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import httpx2
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from qcrd.errors import Invalid, NotFound
+from qcrd.records import CreateJudge, JudgeSpec, JudgeVersion
+from qcrd.runtime import keys
+from qcrd.runtime.store import Store, read_record
+
+TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
+"""Seconds. The service answers at once or is busy training: the store has as much to tell."""
+VERSIONS = 100
+"""Newest versions that are told with their histograms; a job keeps few more than its lag."""
+
+
+class JudgeServiceSettings(BaseSettings):
+    """Where the gateway asks about judges; the trainer finds them by the same variable."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QCRD_DISCRIMINATOR_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8090"
+
+
+class JudgeSummary(BaseModel):
+    """`base` is the encoder's model; `version` the newest: 0 untrained, 1 pretrained, t + 2 updated
+    in iteration t."""
+
+    id: str
+    object: Literal["discriminator"] = "discriminator"
+    job_id: str
+    base: str
+    seed: int
+    spec: JudgeSpec
+    version: int
+
+
+class JudgeBody(JudgeSummary):
+    """`current` comes from `source`: the service where it holds the judge in memory; `service` says
+    why not, where it does not. `versions` are those that the store has, newest first."""
+
+    source: Literal["service", "store"]
+    service: str
+    current: JudgeVersion
+    versions: list[JudgeVersion]
+
+
+class JudgePage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JudgeSummary]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class Discriminators:
+    def __init__(self, store: Store, client: httpx2.Client) -> None:
+        """`client` has the service's address and short timeouts."""
+        self._store = store
+        self._client = client
+
+    def page(self, after: str | None, limit: int) -> JudgePage:
+        """In the order of their ids, which is all that a listing tells."""
+        ids: dict[str, list[int]] = {}
+        for parts in (key.split("/") for key in self._store.list(keys.JUDGES)):
+            versions = ids.setdefault(parts[1], [])
+            if parts[-1] == "judge.json":
+                versions.append(int(parts[2]))
+        if after is not None and after not in ids:
+            raise Invalid(f"`after`: there is no discriminator {after[:80]!r}", param="after")
+        left = [judge_id for judge_id in ids if after is None or judge_id > after]
+        data = [self._summary(judge_id, ids[judge_id]) for judge_id in left[:limit]]
+        return JudgePage(
+            data=data,
+            has_more=len(left) > limit,
+            first_id=data[0].id if data else None,
+            last_id=data[-1].id if data else None,
+        )
+
+    def describe(self, judge_id: str) -> JudgeBody:
+        """`NotFound` when the store has no such judge: the service writes it there first."""
+        numbers = self._numbers(judge_id)
+        summary = self._summary(judge_id, numbers)
+        versions = [
+            read_record(self._store, keys.judge_description_key(judge_id, number), JudgeVersion)
+            for number in sorted(numbers, reverse=True)[:VERSIONS]
+        ]
+        told, why = self._ask(judge_id)
+        stored = versions[0] if versions else JudgeVersion(version=0)
+        return JudgeBody(
+            **summary.model_dump(),
+            source="store" if told is None else "service",
+            service=why,
+            current=told or stored,
+            versions=versions,
+        )
+
+    def _summary(self, judge_id: str, versions: list[int]) -> JudgeSummary:
+        try:
+            made = read_record(self._store, keys.judge_spec_key(judge_id), CreateJudge)
+        except NotFound as error:
+            raise NotFound(
+                f"there is no discriminator {judge_id}: it has the id of a job that has come to "
+                "train with one (method `qcrd`)",
+                param="judge_id",
+                code="discriminator_not_found",
+            ) from error
+        return JudgeSummary(
+            id=judge_id,
+            job_id=judge_id,
+            base=made.base,
+            seed=made.seed,
+            spec=made.spec,
+            version=max(versions, default=0),
+        )
+
+    def _numbers(self, judge_id: str) -> list[int]:
+        prefix = keys.judge_prefix(keys.check_id(judge_id, "judge_id"))
+        names = [key.removeprefix(prefix) for key in self._store.list(prefix)]
+        return [int(name.split("/")[0]) for name in names if name.endswith("/judge.json")]
+
+    def _ask(self, judge_id: str) -> tuple[JudgeVersion | None, str]:
+        """What the service says of a judge that it holds, or why it says nothing."""
+        try:
+            answer = self._client.get(f"/v1/judges/{judge_id}", params={"resident": "true"})
+        except httpx2.HTTPError as error:
+            return None, f"does not answer ({type(error).__name__})"
+        if answer.status_code == 404:
+            return None, "does not hold it in memory"
+        try:
+            return JudgeVersion.model_validate_json(answer.raise_for_status().content), "ok"
+        except (httpx2.HTTPError, ValidationError):
+            return None, f"answers with status {answer.status_code}, not with a judge"
+
+
+def service_client(settings: JudgeServiceSettings) -> httpx2.Client:
+    return httpx2.Client(base_url=settings.url, timeout=TIMEOUT)

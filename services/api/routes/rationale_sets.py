@@ -1,0 +1,75 @@
+"""`/v1/rationale_sets`: what the teacher said, how it was voted and judged, and people's edits."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+
+from services.api.gateway import Caller
+from services.api.rationale_sets import RationaleSets
+from services.api.set_wire import (
+    EditRequest,
+    ExportQuery,
+    ItemPage,
+    ItemQuery,
+    ItemWithHistory,
+    SetBody,
+    SetPage,
+)
+
+router = APIRouter(prefix="/v1/rationale_sets", tags=["rationale sets"])
+
+
+def _sets(request: Request) -> RationaleSets:
+    return cast(RationaleSets, request.app.state.rationale_sets)
+
+
+Sets = Annotated[RationaleSets, Depends(_sets)]
+
+
+@router.get("")
+def listed(
+    sets: Sets, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> SetPage:
+    """Newest first."""
+    return sets.page(after, limit)
+
+
+@router.get("/{set_id}")
+def described(sets: Sets, set_id: str) -> SetBody:
+    return sets.describe(set_id)
+
+
+@router.get("/{set_id}/items")
+def items(sets: Sets, set_id: str, query: Annotated[ItemQuery, Query()]) -> ItemPage:
+    """In the set's own order, which edits do not change. A page whose items lie far apart may be
+    shorter than `limit`; `has_more` says whether it was the last."""
+    return sets.items(set_id, query)
+
+
+@router.get("/{set_id}/items/{item_id}")
+def item(sets: Sets, set_id: str, item_id: str, judge: str | None = None) -> ItemWithHistory:
+    return sets.item(set_id, item_id, judge)
+
+
+@router.patch("/{set_id}/items/{item_id}")
+def edited(
+    sets: Sets, caller: Caller, set_id: str, item_id: str, body: EditRequest
+) -> ItemWithHistory:
+    """Exclude an item, include it again, or reword it, for the jobs that begin to train from now
+    on. Nothing is lost: the original and every edit stay, with who made it, when and why."""
+    return sets.edit(set_id, item_id, body, caller.name)
+
+
+@router.get("/{set_id}/export", response_class=StreamingResponse)
+def exported(sets: Sets, set_id: str, query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
+    """JSON lines, edits applied: an item a line with everything about it (excluded ones are marked;
+    `excluded=false` leaves them out), or with `format=questions` a questions file to import."""
+    headers = {
+        "Content-Disposition": f'attachment; filename="{query.format}.jsonl"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    body = sets.export(set_id, query)
+    return StreamingResponse(body, media_type="application/jsonl", headers=headers)

@@ -1,0 +1,79 @@
+"""What the judge of one job says of a set's rationales, by rationale id."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcrd.errors import NotFound
+from qcrd.records import Judged, RationaleManifest, RationaleScore
+from qcrd.runtime import keys
+from qcrd.runtime.store import Store, read_lines, read_record
+from services.api.set_index import short
+
+
+class SetScores:
+    """`ids` are `short` and ascending; `scores` [same] in (0, 1)."""
+
+    def __init__(
+        self, judged: Judged, ids: NDArray[np.uint64], scores: NDArray[np.float64]
+    ) -> None:
+        self.judged = judged
+        self._ids = ids
+        self._scores = scores
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._ids.nbytes + self._scores.nbytes)
+
+    def of(self, ids: NDArray[np.uint64]) -> NDArray[np.float64]:
+        """NaN where this judge was not asked."""
+        if not len(self._ids):
+            return np.full(len(ids), np.nan)
+        places = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
+        return np.where(self._ids[places] == ids, self._scores[places], np.nan)
+
+
+def find(store: Store, manifest: RationaleManifest, job_id: str | None) -> Judged | None:
+    """Whose scores are shown: those of `job_id`, or of the job that assembled the set, or else the
+    newest. None where no judge has scored it; `NotFound` when `job_id` names a judge that has not.
+    """
+    prefix = keys.rationale_judged_prefix(manifest.id)
+    listed = store.list(prefix)
+    named = job_id or manifest.job_id
+    if named and (key := keys.rationale_judged_key(manifest.id, named)) in listed:
+        return read_record(store, key, Judged)
+    if job_id:
+        raise NotFound(
+            f"`judge`: job {job_id} has not scored rationale set {manifest.id}; it was scored by "
+            f"{', '.join(_job(key) for key in listed) or 'none'}",
+            param="judge",
+            code="judge_not_found",
+        )
+    found = [read_record(store, key, Judged) for key in listed]
+    return max(found, key=lambda one: (one.created_at, one.job_id), default=None)
+
+
+def all_of(store: Store, set_id: str) -> list[Judged]:
+    listed = store.list(keys.rationale_judged_prefix(set_id))
+    return [read_record(store, key, Judged) for key in listed]
+
+
+def load(store: Store, judged: Judged) -> SetScores:
+    """Those of a job that was deleted since are none."""
+    ids, scores = array("Q"), array("d")
+    try:
+        for line in read_lines(store, judged.scores, RationaleScore):
+            ids.append(short(line.rationale_id))
+            scores.append(line.score)
+    except NotFound:
+        pass
+    columns = np.array(ids, np.uint64), np.array(scores, np.float64)
+    unique, places = np.unique(columns[0], return_index=True)
+    return SetScores(judged, unique, columns[1][places])
+
+
+def _job(key: str) -> str:
+    return key.rsplit("/", 1)[1].removesuffix(".json")

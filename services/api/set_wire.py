@@ -1,0 +1,190 @@
+"""Rationale sets as the REST API shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from qcrd.records import Edit, Judged, Polarity, RationaleCounts, RationaleManifest, Source
+from services.api.set_view import Filter, View
+
+MAX_TEXT = 32_768
+"""Characters of an edited rationale: what 8,192 tokens, the most a teacher may say, come to."""
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"\S")]
+
+
+class ItemQuery(Filter):
+    after: str | None = None
+    """Id of the item behind which the page begins."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 20
+
+
+class ExportQuery(Filter):
+    format: Literal["items", "questions"] = "items"
+    """`questions`: a questions file with outputs, as `rationales.import` takes it."""
+
+
+class EditRequest(BaseModel):
+    """What to change of an item; what is left out or null stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    excluded: bool | None = None
+    text: Text | None = None
+    answer: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"\S")] | None = None
+    reason: Annotated[str, Field(max_length=4096)] | None = None
+
+
+class SetSummary(BaseModel):
+    id: str
+    object: Literal["rationale_set"] = "rationale_set"
+    created_at: int
+    job_id: str | None
+    teacher: str | None
+    training_file: str | None
+    counts: RationaleCounts
+    """As it was assembled, whatever was edited since."""
+
+
+class SetJudge(BaseModel):
+    """A job whose judge scored the set; `revision` is that of the edits it was trained with."""
+
+    job_id: str
+    version: int
+    revision: str
+    created_at: int
+
+
+class SetEdits(BaseModel):
+    """`revision` names these edits: a job that begins now trains with them. `items` were edited,
+    and of them so many are `excluded` and `reworded` now."""
+
+    revision: str
+    edits: int
+    items: int
+    excluded: int
+    reworded: int
+
+
+class SetBody(SetSummary):
+    items: int
+    shards: int
+    edits: SetEdits
+    judges: list[SetJudge]
+
+
+class SetPage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[SetSummary]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class ItemVote(BaseModel):
+    answer: str | None
+    margin: float
+    tie: bool
+    counts: dict[str, int]
+    unparseable: int
+
+
+class Original(BaseModel):
+    text: str
+    answer: str | None
+
+
+class Item(BaseModel):
+    """One rationale with its question. `original` is what the teacher said, where an edit changed
+    it; `score` is null where `judge` did not score this text."""
+
+    id: str
+    object: Literal["rationale_set.item"] = "rationale_set.item"
+    rationale_set: str
+    rationale_id: str
+    question_id: str
+    question: str
+    choices: list[str]
+    label: str | None
+    gold: str | None
+    polarity: Polarity
+    source: Source
+    text: str
+    answer: str | None
+    vote: ItemVote
+    margin: float
+    tie: bool
+    score: float | None
+    excluded: bool
+    edits: int
+    original: Original | None
+
+
+class ItemEdit(BaseModel):
+    id: str
+    by: str
+    at: float
+    excluded: bool | None
+    text: str | None
+    answer: str | None
+    reason: str | None
+
+
+class ItemWithHistory(Item):
+    history: list[ItemEdit]
+    """Every edit of it, oldest first."""
+
+
+class ItemPage(BaseModel):
+    """May hold fewer than `limit` items before the last page: see `has_more`."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+    judge: SetJudge | None
+    """Whose scores these are."""
+
+
+def summary(manifest: RationaleManifest) -> SetSummary:
+    return SetSummary(
+        id=manifest.id,
+        created_at=int(manifest.created_at),
+        job_id=manifest.job_id,
+        teacher=manifest.teacher,
+        training_file=manifest.training_file,
+        counts=manifest.counts,
+    )
+
+
+def body(view: View, revision: str, judges: list[Judged]) -> SetBody:
+    corrections = view.edits.corrections.values()
+    return SetBody(
+        **summary(view.manifest).model_dump(),
+        items=len(view.index),
+        shards=len(view.manifest.shards),
+        edits=SetEdits(
+            revision=revision,
+            edits=len(view.edits.by_key),
+            items=len(corrections),
+            excluded=sum(one.excluded for one in corrections),
+            reworded=sum(one.text is not None for one in corrections),
+        ),
+        judges=[judge(one) for one in judges],
+    )
+
+
+def judge(judged: Judged) -> SetJudge:
+    return SetJudge(
+        job_id=judged.job_id,
+        version=judged.version,
+        revision=judged.revision,
+        created_at=int(judged.created_at),
+    )
+
+
+def edit(made: Edit) -> ItemEdit:
+    return ItemEdit(**made.model_dump(exclude={"item_id"}))

@@ -1,0 +1,25 @@
+"""Which edits of its rationale set a job trains with."""
+
+from __future__ import annotations
+
+from qcrd.records import Revision
+from qcrd.runtime import edits
+from qcrd.runtime.stage import StageContext
+
+
+def pinned(stage: StageContext, set_id: str) -> Revision:
+    """The edits that the job trains with: those there were when it first came here. Its record
+    says which, so an attempt after a crash, a pause or later edits repeats the same training."""
+    if (known := stage.job.rationale_revision) is not None:
+        return edits.pinned(stage.store, set_id, known)
+    revision = edits.pin(stage.store, set_id)
+    stage.amend(rationale_revision=revision.id)
+    if revision.edits:
+        found = edits.fold(revision.edits).values()
+        stage.say(
+            f"trains with {len(revision.edits)} edits of its rationale set, revision {revision.id}",
+            revision=revision.id,
+            excluded=sum(one.excluded for one in found),
+            reworded=sum(one.text is not None for one in found),
+        )
+    return revision

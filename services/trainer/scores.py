@@ -1,0 +1,90 @@
+"""What a job's final judge says of every rationale of its set, for whoever looks at the set."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+
+from qcrd.method.judge import JudgePort
+from qcrd.method.prompts import question_text
+from qcrd.method.training import Trainer
+from qcrd.records import (
+    Judged,
+    Polarity,
+    Rationale,
+    RationaleItem,
+    RationaleManifest,
+    RationaleScore,
+    Revision,
+    Source,
+    TaskSpec,
+)
+from qcrd.runtime import edits, keys
+from qcrd.runtime.store import Store, read_lines, write_lines, write_record
+
+AT_ONCE = 1024
+"""Rationales per call to the judge, and so in memory: what its client sends in one request."""
+
+Said = tuple[str, Polarity, Rationale]
+"""A question as the judge reads it, and one rationale of it."""
+
+
+def keep(
+    store: Store,
+    job_id: str,
+    manifest: RationaleManifest,
+    revision: Revision,
+    task: TaskSpec,
+    trainer: Trainer,
+) -> None:
+    """Nothing when the method has no judge; the record beside the set, which tells of the scores,
+    is written last. What is excluded is scored too; what the student's past self said is, for the
+    last iteration, unless the training was resumed after that."""
+    judge = trainer.judge
+    if judge is None:
+        return
+    key = keys.job_scores_key(job_id)
+    said = itertools.chain(_of_the_set(store, manifest, revision, task), _of_the_student(trainer))
+    write_lines(store, key, _scored(judge, said))
+    judged = Judged(
+        job_id=job_id,
+        version=trainer.judge_version,
+        scores=key,
+        revision=revision.id,
+        created_at=time.time(),
+    )
+    write_record(store, keys.rationale_judged_key(manifest.id, job_id), judged)
+
+
+def _of_the_set(
+    store: Store, manifest: RationaleManifest, revision: Revision, task: TaskSpec
+) -> Iterator[Said]:
+    corrections = edits.fold(revision.edits)
+    for key in manifest.shards:
+        for item in read_lines(store, key, RationaleItem):
+            text = question_text(task, item.question)
+            for name, polarity, rationale in edits.rationales(item):
+                yield text, polarity, edits.corrected(rationale, corrections.get(name))
+
+
+def _of_the_student(trainer: Trainer) -> Iterator[Said]:
+    texts = {lesson.id: lesson.text for lesson in trainer.lessons}
+    for asked, samples in trainer.sampled.items():
+        for rationale in samples:
+            yield texts[asked], Polarity.NEGATIVE, rationale
+
+
+def _scored(judge: JudgePort, said: Iterator[Said]) -> Iterator[RationaleScore]:
+    while batch := list(itertools.islice(said, AT_ONCE)):
+        scores = judge.score([(text, rationale.text) for text, _, rationale in batch])
+        for (_, polarity, rationale), score in zip(batch, scores, strict=True):
+            ours = rationale.source is Source.TEACHER
+            yield RationaleScore(
+                rationale_id=rationale.id,
+                question_id=rationale.question_id,
+                polarity=polarity,
+                source=rationale.source,
+                score=score,
+                text=None if ours else rationale.text,
+            )
