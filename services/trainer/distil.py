@@ -147,8 +147,8 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
     notes = []
     if known.revision.edits:
         notes.append(
-            f"trained with {len(known.revision.edits)} edits of the rationale set, revision "
-            f"{known.revision.id}; `rationales` counts the set as it was assembled"
+            f"people edited the rationale set before it was trained on (revision "
+            f"{known.revision.id}); `rationales` counts what was assembled"
         )
     if not golds:
         notes.append("no test file was given: accuracies are on validation only")

@@ -16,10 +16,13 @@ def pinned(stage: StageContext, set_id: str) -> Revision:
     stage.amend(rationale_revision=revision.id)
     if revision.edits:
         found = edits.fold(revision.edits).values()
+        excluded = sum(one.excluded for one in found)
+        reworded = sum(one.text is not None for one in found)
         stage.say(
-            f"trains with {len(revision.edits)} edits of its rationale set, revision {revision.id}",
+            f"of the rationale set {excluded} rationales are excluded and {reworded} reworded, "
+            f"revision {revision.id}",
             revision=revision.id,
-            excluded=sum(one.excluded for one in found),
-            reworded=sum(one.text is not None for one in found),
+            excluded=excluded,
+            reworded=reworded,
         )
     return revision

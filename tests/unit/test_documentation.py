@@ -14,7 +14,9 @@ from pydantic_settings import BaseSettings
 from qcrd.cli.settings import CliSettings
 from qcrd.records import JobSpec, StudySpec, parse
 from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
+from services.api.discriminators import JudgeServiceSettings
 from services.api.settings import ApiSettings, FileSettings, GuardSettings, TeacherSettings
+from services.api.webhooks import WebhookSettings
 from services.discriminator.settings import DiscriminatorSettings
 from services.teacher.settings import EngineSettings, ServerSettings
 from services.trainer.settings import TrainerSettings
@@ -29,6 +31,8 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     FileSettings,
     GuardSettings,
     TeacherSettings,
+    JudgeServiceSettings,
+    WebhookSettings,
     DiscriminatorSettings,
     TrainerSettings,
     ServerSettings,
