@@ -2,48 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qcrd.errors import Invalid
-
-INFERENCE = "qcrd.json"
-JOINED_MARK = re.compile(r"\banswer\s*:")
-"""A single-task student explains first; its label follows the last of these."""
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How the student was trained to be asked: `qcrd.json` of its folder. `explain` is None for a
-    student that never learned rationales."""
-
-    predict: str
-    explain: str | None
-    max_label_tokens: int
-    max_rationale_tokens: int
-    joined: bool
-    suffix: str
-    """What ends every prompt; a decoder-only student answers after it."""
-
-    @classmethod
-    def of(cls, folder: Path) -> Manner:
-        try:
-            told = json.loads((folder / INFERENCE).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise Invalid(f"{folder} is not a student: it has no {INFERENCE}") from error
-        except ValueError as error:
-            raise Invalid(f"{folder / INFERENCE} is not JSON: {error}") from error
-        return cls(
-            predict=told["predict"],
-            explain=told.get("explain"),
-            max_label_tokens=told.get("max_label_tokens", 32),
-            max_rationale_tokens=told.get("max_rationale_tokens", 256),
-            joined=bool(told.get("joined", False)),
-            suffix=told.get("suffix", ""),
-        )
+from qcrd.runtime.manners import read_manner
 
 
 @dataclass(frozen=True)
@@ -54,7 +18,7 @@ class Answer:
 
 class Student:
     def __init__(self, folder: Path) -> None:
-        self.manner = Manner.of(folder)
+        self.manner = read_manner(folder)
         try:
             import transformers
         except ImportError as error:
@@ -76,22 +40,19 @@ class Student:
     def ask(self, question: str, *, explain: bool) -> Answer:
         """Greedy. `Invalid` for a rationale of a student that learned none."""
         manner = self.manner
-        if explain and manner.explain is None and not manner.joined:
+        if explain and not manner.explains:
             raise Invalid(
                 "--explain: this student learned labels only, it has no rationales to give"
             )
-        longest = manner.max_label_tokens + manner.max_rationale_tokens * manner.joined
-        said = self._generate(manner.predict + question, longest)
-        if manner.joined:
-            *before, label = JOINED_MARK.split(said)
-            return Answer(label.strip(), " ".join(before).strip() if explain else None)
-        if not explain or manner.explain is None:
-            return Answer(said, None)
-        return Answer(said, self._generate(manner.explain + question, manner.max_rationale_tokens))
+        said = self._generate(manner.predict, question, manner.longest_answer)
+        rationale, label = manner.apart(said)
+        if manner.explain is not None and explain:
+            rationale = self._generate(manner.explain, question, manner.max_rationale_tokens)
+        return Answer(label, rationale if explain else None)
 
-    def _generate(self, prompt: str, longest: int) -> str:
-        text = prompt + self.manner.suffix
-        ids = self._tokenizer(text, return_tensors="pt", truncation=True)
+    def _generate(self, prefix: str, question: str, longest: int) -> str:
+        prompt = self.manner.prompt(prefix, question)
+        ids = self._tokenizer(prompt, return_tensors="pt", truncation=True)
         made = self._model.generate(
             input_ids=ids.input_ids,
             attention_mask=ids.attention_mask,

@@ -16,6 +16,7 @@ from qcrd.cli.job_commands import clock
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.terminal import note, notes, out, print_json
 from qcrd.errors import Invalid
+from qcrd.records.manner import INFERENCE
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")
 
@@ -76,7 +77,7 @@ def _folder(model: str, api: str | None) -> Path:
             f"MODEL: {model!r} is neither a folder nor a model id: see `qcrd models list`"
         )
     cached = Home(CliSettings().home).cache / "models" / model
-    if not (cached / chat.INFERENCE).exists():
+    if not (cached / INFERENCE).exists():
         download.fetch(connect(api), model, cached, notes())
     return cached
 

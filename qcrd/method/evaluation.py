@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,12 +10,10 @@ from qcrd.method.prompts import PREDICT, question_text
 from qcrd.method.statistics import wilson
 from qcrd.method.students import Student
 from qcrd.records import Accuracy, Prediction, Question, TaskSpec
+from qcrd.records.manner import JOINED_MARK
 
 JOINT = "answer:"
 """Between rationale and label in the single-task target."""
-
-# As it reads back: tokenizers that split words put a space before the colon.
-JOINT_MARK = re.compile(r"\banswer\s*:")
 
 
 def predict(
@@ -36,7 +33,7 @@ def predict(
     )
     made = []
     for question, gold, text in zip(questions, golds, texts, strict=True):
-        said = JOINT_MARK.split(text)[-1] if joined else text
+        said = JOINED_MARK.split(text)[-1] if joined else text
         answer = canonical(said, task, question)
         made.append(
             Prediction(

@@ -47,6 +47,7 @@ from qcrd.records.knowledge import (
     TestItem,
     Vote,
 )
+from qcrd.records.manner import Manner
 from qcrd.records.rationale_sets import (
     Correction,
     Edit,
@@ -114,6 +115,7 @@ __all__ = [
     "Lease",
     "LoraSpec",
     "LossSpec",
+    "Manner",
     "MethodName",
     "MethodSpec",
     "ModelRef",

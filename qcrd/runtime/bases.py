@@ -48,19 +48,24 @@ def published(model_id: str, store: Store, param: str) -> Path:
     folder = Path(tempfile.gettempdir()) / "qcrd-models" / model_id
     if (folder / "config.json").is_file():
         return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        fetch(model_id, store, Path(scratch) / "model", param)
+        (Path(scratch) / "model").rename(folder)
+    return folder
+
+
+def fetch(model_id: str, store: Store, folder: Path, param: str) -> None:
+    """Every file of a published student into `folder`. `NotFound`."""
     prefix = keys.model_prefix(model_id)
     names = [key.removeprefix(prefix) for key in store.list(prefix)]
     if keys.model_manifest_key(model_id).removeprefix(prefix) not in names:
         raise NotFound(f"`{param}`: there is no published model {model_id}", param=param)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        for name in names:
-            target = Path(scratch) / "model" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with store.open(prefix + name) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-        (Path(scratch) / "model").rename(folder)
-    return folder
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with store.open(prefix + name) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
 
 
 def _from_hub(name: str, settings: ModelSettings, param: str) -> Path:

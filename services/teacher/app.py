@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from collections.abc import Callable, Sequence
+
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
@@ -15,10 +17,16 @@ from services.teacher.routes.answering import Routes
 from services.teacher.session import Sessions
 from services.teacher.settings import ServerSettings
 
+Room = Callable[[Routes], APIRouter]
+ROOMS: Sequence[Room] = (native.router, openai.router, clouds.router)
+"""The groups of generating routes; a server of another kind brings its own."""
+
 NAMES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
+def create_app(
+    engine: Engine, settings: ServerSettings, *, rooms: Sequence[Room] = ROOMS
+) -> FastAPI:
     """`app.state.sessions.loaded()` opens the door once the engine has started."""
     app = FastAPI(
         title="qcrd teacher",
@@ -36,14 +44,14 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         allow_methods=["GET", "POST"],
         allow_headers=["content-type"],
     )
-    _errors(app, strict=settings.tgi_strict)
+    install_errors(app, strict=settings.tgi_strict)
     app.include_router(status.router(sessions))
-    for room in (native, openai, clouds):
-        app.include_router(room.router(Routes(sessions)))
+    for room in rooms:
+        app.include_router(room(Routes(sessions)))
     return app
 
 
-def _errors(app: FastAPI, *, strict: bool) -> None:
+def install_errors(app: FastAPI, *, strict: bool) -> None:
     """Every error as JSON, which is all that some clients can read; TGI leaves some without."""
 
     async def teacher_error(_: Request, error: Exception) -> Response:

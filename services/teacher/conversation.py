@@ -87,7 +87,7 @@ async def _ask(
 
 def _message(message: Message, *, strict: bool) -> JSON:
     """As chat templates read it: the content one text, absent parts left out."""
-    body: JSON = {"role": message.role, "content": _text(message, strict=strict)}
+    body: JSON = {"role": message.role, "content": message_text(message, strict=strict)}
     if message.name is not None:
         body["name"] = message.name
     if message.tool_call_id is not None:
@@ -97,7 +97,7 @@ def _message(message: Message, *, strict: bool) -> JSON:
     return body
 
 
-def _text(message: Message, *, strict: bool) -> str:
+def message_text(message: Message, *, strict: bool) -> str:
     """Images are never fetched; TGI writes their addresses into the text."""
     if message.content is None or isinstance(message.content, str):
         return message.content or ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -12,11 +11,11 @@ from qcrd.method.adapters import merged
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.students import Student
-from qcrd.records import Comparison, Job, PublishedModel, Report
+from qcrd.records import Comparison, Job, Manner, PublishedModel, Report
+from qcrd.records.manner import INFERENCE
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, write_record
 
-INFERENCE = "qcrd.json"
 CARD = "README.md"
 
 
@@ -31,27 +30,27 @@ def upload(store: Store, job: Job, student: Student) -> None:
         folder = Path(scratch)
         merged(student.model).save_pretrained(folder)
         student.tokenizer.save_pretrained(folder)
-        (folder / INFERENCE).write_text(json.dumps(inference(job, student), indent=1))
+        (folder / INFERENCE).write_text(manner(job, student).model_dump_json(indent=1))
         for path in sorted(folder.iterdir()):
             with path.open("rb") as source:
                 key = keys.model_prefix(model_id(job.id)) + path.name
                 store.put(key, source, length=path.stat().st_size)
 
 
-def inference(job: Job, student: Student) -> dict[str, object]:
+def manner(job: Job, student: Student) -> Manner:
     """What a client needs to ask the student as it was trained to be asked."""
     settings = job.spec.settings
     trained_on = OBJECTIVES[job.spec.method]
-    return {
-        "predict": PREDICT,
-        "explain": EXPLAIN if trained_on.rationales != 0 else None,
-        "suffix": student.suffix,
-        "max_label_tokens": settings.hyperparameters.max_label_tokens,
-        "max_rationale_tokens": settings.hyperparameters.max_rationale_tokens,
-        "answer": settings.task.answer.value,
-        "labels": list(settings.task.labels),
-        "joined": trained_on.joined,
-    }
+    return Manner(
+        predict=PREDICT,
+        explain=EXPLAIN if trained_on.rationales != 0 else None,
+        suffix=student.suffix,
+        max_label_tokens=settings.hyperparameters.max_label_tokens,
+        max_rationale_tokens=settings.hyperparameters.max_rationale_tokens,
+        answer=settings.task.answer,
+        labels=settings.task.labels,
+        joined=trained_on.joined,
+    )
 
 
 def announce(store: Store, job: Job, report: Report) -> PublishedModel:

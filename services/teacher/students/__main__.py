@@ -1,0 +1,78 @@
+"""The process that serves published students. `python -m services.teacher.students`
+
+It loads nothing before somebody asks: until then neither torch nor transformers is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from qcrd.runtime import keys
+from qcrd.runtime.settings import LogSettings, StoreSettings
+from qcrd.runtime.store import open_store
+from qcrd.runtime.telemetry import configure_logging
+from services.teacher.settings import EngineSettings, ServerSettings
+from services.teacher.students.app import create_students
+from services.teacher.students.opening import Opened, Opener
+from services.teacher.students.settings import StudentsSettings
+from services.teacher.students.shelf import Shelf
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def main() -> int:
+    """Exit status: 0 after a drained stop, 1 when the environment is wrong or the port taken."""
+    configure_logging("students", LogSettings().level)
+    # Uvicorn raises the signal again once it has drained; this makes that a normal return.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        settings, threads = StudentsSettings(), EngineSettings().teacher_threads
+        # It stands behind the gateway, which has asked for the key and speaks no dialect of TGI.
+        server = ServerSettings(api_key=None, tgi_strict=False)
+    except ValidationError as error:
+        print(f"students: the environment is wrong: {error}", file=sys.stderr)
+        return 1
+    return asyncio.run(serve(settings, server, threads))
+
+
+async def serve(settings: StudentsSettings, server: ServerSettings, threads: int) -> int:
+    store = open_store(StoreSettings())
+    opener = Opener(store, server, threads=threads, slots=settings.slots)
+    shelf: Shelf[Opened] = Shelf(opener, most=settings.loaded, queue=settings.queue)
+    app = create_students(shelf, server, lambda: store.list(keys.model_prefix("ready")))
+    app.router.lifespan_context = _closing(shelf)
+    uvicorn_server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=server.graceful_termination_timeout,
+        )
+    )
+    await uvicorn_server.serve()
+    return int(not uvicorn_server.started)
+
+
+def _closing(shelf: Shelf[Opened]) -> Lifespan:
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await shelf.close()
+
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""From a chat request to what a student is asked, in the words it was trained with.
+
+A student knows one question and no conversation: the last message of the user is the question, and
+every other message is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from qcrd.records import Manner
+from services.teacher.conversation import message_text
+from services.teacher.errors import Refused, ToolFailed
+from services.teacher.openai_wire import ChatRequest, Message
+from services.teacher.session import Sessions
+from services.teacher.validation import Ask
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One choice: what gives the label, and what gives the rationale where that is asked apart.
+
+    `explain`: the rationale is shown; a joined student says it in front of its label.
+    """
+
+    manner: Manner
+    label: Ask
+    rationale: Ask | None
+    explain: bool
+
+
+async def plan(
+    request: ChatRequest, sessions: Sessions, manner: Manner, *, explain: bool, n: int
+) -> list[Plan]:
+    """One plan per choice. Raises `Refused`, `ToolFailed`."""
+    most = sessions.settings.max_client_batch_size
+    if not 1 <= n <= most:
+        raise Refused(f"`n` must be >= 1 and <= {most}. Given: {n}")
+    if request.tools:
+        raise ToolFailed("a student answers questions and calls no functions: leave `tools` out")
+    if explain and not manner.explains:
+        raise Refused("`explain`: this student learned labels only, it has no rationales to give")
+    question = last_question(request.messages)
+    label = await _ask(
+        request, sessions, manner.prompt(manner.predict, question), manner.longest_answer
+    )
+    if request.response_format is not None:
+        label = _with(label, grammar=request.response_format)
+    rationale = None
+    if explain and manner.explain is not None:
+        prompt = manner.prompt(manner.explain, question)
+        rationale = await _ask(request, sessions, prompt, manner.max_rationale_tokens)
+    one = Plan(manner, label, rationale, explain)
+    return [_numbered(one, index) for index in range(n)]
+
+
+def last_question(messages: Sequence[Message]) -> str:
+    """Raises `Refused` when the user says nothing."""
+    said = [message for message in messages if message.role == "user"]
+    text = message_text(said[-1], strict=False).strip() if said else ""
+    if not text:
+        raise Refused("`messages` needs a message of role `user` that holds the question")
+    return text
+
+
+async def _ask(request: ChatRequest, sessions: Sessions, prompt: str, longest: int) -> Ask:
+    """As many tokens as it was trained to say, fewer where the request or the room has fewer."""
+    pieces = await sessions.engine.tokenize(prompt) or ()
+    room = max(sessions.engine.info.max_total_tokens - len(pieces), 1)
+    wanted = longest if request.limit is None else request.limit
+    parameters = request.parameters(top_n_tokens=request.top_logprobs, details=True)
+    ask = Ask(prompt, parameters, request.presence_penalty)
+    return _with(ask, max_new_tokens=min(wanted, longest, room))
+
+
+def _numbered(one: Plan, index: int) -> Plan:
+    """Choices of one seed differ, as those of different seeds do."""
+    seed = one.label.parameters.seed
+    if seed is None or not index:
+        return one
+    rationale = one.rationale and _with(one.rationale, seed=(seed + index) % 2**64)
+    return replace(one, label=_with(one.label, seed=(seed + index) % 2**64), rationale=rationale)
+
+
+def _with(ask: Ask, **changes: object) -> Ask:
+    return replace(ask, parameters=ask.parameters.model_copy(update=changes))

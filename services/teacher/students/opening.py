@@ -1,0 +1,115 @@
+"""A published student out of the store: its files, its manner, an engine and an app over it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from fastapi import FastAPI
+
+from qcrd.errors import Invalid, NotFound, Transient
+from qcrd.records import Manner
+from qcrd.runtime import keys
+from qcrd.runtime.bases import fetch
+from qcrd.runtime.manners import read_manner
+from qcrd.runtime.store import Store
+from services.teacher.app import create_app
+from services.teacher.engines.base import Engine
+from services.teacher.engines.local import LocalEngine
+from services.teacher.settings import ServerSettings
+from services.teacher.students.errors import StoreAway, StudentBroken, UnknownStudent
+from services.teacher.students.routes import router
+
+log = logging.getLogger(__name__)
+
+READS = 512
+"""Tokens that an encoder reads whose configuration states no limit; what T5 was trained for."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A student in memory, and the folder its weights are mapped from."""
+
+    app: FastAPI
+    engine: Engine
+    folder: tempfile.TemporaryDirectory[str]
+
+    async def close(self) -> None:
+        await self.engine.close()
+        self.folder.cleanup()
+
+
+class Opener:
+    def __init__(self, store: Store, server: ServerSettings, *, threads: int, slots: int) -> None:
+        self._store, self._server = store, server
+        self._threads, self._slots = threads, slots
+
+    async def __call__(self, name: str) -> Opened:
+        """Raises `UnknownStudent`, `StudentBroken`, `StoreAway`."""
+        if not keys.ID.fullmatch(name):
+            raise UnknownStudent(name)
+        started = monotonic()
+        # Of this process alone: what is closed leaves nothing behind on the disk.
+        scratch = tempfile.TemporaryDirectory(prefix="qcrd-student-")
+        try:
+            opened = await self._open(name, scratch)
+        except BaseException:
+            scratch.cleanup()
+            raise
+        log.info("%s is open after %.1f s", name, monotonic() - started)
+        return opened
+
+    async def _open(self, name: str, scratch: tempfile.TemporaryDirectory[str]) -> Opened:
+        folder = Path(scratch.name) / name
+        try:
+            await asyncio.to_thread(fetch, name, self._store, folder, "model")
+            manner = read_manner(folder)
+            engine = self._engine(name, folder, manner)
+            await engine.start()
+        except NotFound as error:
+            raise UnknownStudent(name) from error
+        except Transient as error:
+            raise StoreAway(f"{error.message}; check QCRD_S3_ENDPOINT") from error
+        # Whatever a folder's files make the libraries raise, it is this student that is broken.
+        except Exception as error:
+            reason = error.message if isinstance(error, Invalid) else f"{type(error).__name__}"
+            log.warning("%s cannot be loaded", name, exc_info=error)
+            raise StudentBroken(
+                f"`model`: {name} cannot be loaded: {reason.replace(scratch.name + '/', '')}"
+            ) from error
+        app = create_app(engine, self._server, rooms=(partial(router, manner=manner),))
+        app.state.sessions.loaded()
+        return Opened(app, engine, scratch)
+
+    def _engine(self, name: str, folder: Path, manner: Manner) -> LocalEngine:
+        """In fp32, as it was measured: another precision may give another answer."""
+        reads, total = limits(json.loads((folder / "config.json").read_text()), manner)
+        return LocalEngine(
+            folder,
+            name,
+            threads=self._threads,
+            slots=self._slots,
+            max_total_tokens=total,
+            max_input_tokens=reads,
+            precision="float32",
+        )
+
+
+def limits(config: dict[str, Any], manner: Manner) -> tuple[int | None, int | None]:
+    """Most tokens of a prompt, and of prompt and answer; None leaves them to the engine.
+
+    An encoder-decoder reads and writes in two sequences, so that the longest question still leaves
+    room for the longest answer.
+    """
+    if not config.get("is_encoder_decoder"):
+        return None, None
+    encoder = {**config, **config.get("encoder", {})}
+    reads = int(encoder.get("max_position_embeddings") or encoder.get("n_positions") or READS)
+    return reads, reads + max(manner.longest_answer, manner.max_rationale_tokens)

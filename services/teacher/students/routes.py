@@ -1,0 +1,64 @@
+"""What a student answers: OpenAI's two routes. It answers greedily, as it was measured, unless a
+request asks for sampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from qcrd.records import Manner
+from services.teacher.openai_wire import ChatRequest, CompletionRequest, Sampled, loosened
+from services.teacher.reading import while_connected
+from services.teacher.routes.answering import GONE, Routes
+from services.teacher.routes.openai import completed
+from services.teacher.students import chat
+from services.teacher.students.asking import plan
+from services.teacher.wire import U32, Parameters
+
+
+class Greedy(Sampled):
+    def parameters(self, **more: Any) -> Parameters:
+        """Sampling only where a temperature or `top_p` asks for it."""
+        made = super().parameters(**more)
+        sampled = self.temperature is not None or self.top_p is not None
+        return made if sampled else made.model_copy(update={"do_sample": False})
+
+
+class Completion(Greedy, CompletionRequest):
+    """The prompt goes to the student as it is, without prefix and suffix."""
+
+
+class Chat(Greedy, ChatRequest):
+    """`explain`: with the rationale, as `reasoning_content` of the message."""
+
+    n: U32 | None = None
+    explain: bool | None = None
+
+
+def router(routes: Routes, *, manner: Manner) -> APIRouter:
+    @routes.post("/v1/completions", Completion)
+    async def complete(request: Request) -> Response:
+        return await completed(routes, request, await routes.read(request, Completion, loosened))
+
+    @routes.post("/v1/chat/completions", Chat)
+    async def talk(request: Request) -> Response:
+        return await _talked(routes, request, manner)
+
+    return routes.router
+
+
+async def _talked(routes: Routes, request: Request, manner: Manner) -> Response:
+    body = await routes.read(request, Chat, loosened)
+    sessions = routes.sessions
+    asked = await plan(
+        body, sessions, manner, explain=body.explain or False, n=1 if body.n is None else body.n
+    )
+    characters = sum(len(one.label.inputs) for one in asked)
+    if body.stream:
+        return routes.stream(chat.events(sessions, body, asked), characters=characters)
+    got = await while_connected(request, chat.answer(sessions, body, asked))
+    if got is None:
+        return GONE
+    return routes.respond(got[0], got[1], characters=characters)

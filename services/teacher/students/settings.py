@@ -1,0 +1,23 @@
+"""Where the server of published students listens, and how many it keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class StudentsSettings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="QCRD_STUDENTS_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8070
+    loaded: Annotated[int, Field(ge=1)] = 2
+    """Students in memory at once."""
+    queue: Annotated[int, Field(ge=1)] = 64
+    """Requests that may wait for students to be loaded; one more is told to come back."""
+    slots: Annotated[int, Field(ge=1)] = 8
+    """Sequences that one student generates at once."""
