@@ -4,6 +4,7 @@ QcrdError
 └── TeacherError            status, error_type, and the seconds of a Retry-After header
     ├── Refused             422 validation     the request itself is wrong: never retry
     ├── TemplateFailed      422 template_error no chat template, or it refuses the conversation
+    ├── VariableMissing     422 missing_template_variable   it needs what was not given
     ├── ToolFailed          422 tool_error     a tool that is not there, or an unreadable call
     ├── BatchTooLarge       422                more prompts in one request than are taken
     ├── SuffixRefused       422                the completions route takes no `suffix`
@@ -34,9 +35,10 @@ class Refused(TeacherError):
 
     status = 422
     error_type = "validation"
+    PREFIX = "Input validation error: "
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"Input validation error: {reason}")
+        super().__init__(f"{self.PREFIX}{reason}")
 
 
 class TemplateFailed(TeacherError):
@@ -45,6 +47,16 @@ class TemplateFailed(TeacherError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"Template error: {reason}")
+
+
+class VariableMissing(TeacherError):
+    """The word is misspelt in TGI too, and clients may look for it (infer/mod.rs)."""
+
+    status = 422
+    error_type = "missing_template_variable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Missing template vatiable: {reason}")
 
 
 class ToolFailed(TeacherError):
@@ -99,9 +111,10 @@ class Overloaded(TeacherError):
 class GenerationFailed(TeacherError):
     status = 424
     error_type = "generation"
+    PREFIX = "Request failed during generation: "
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"Request failed during generation: {reason}")
+        super().__init__(f"{self.PREFIX}{reason}")
         self.reason = reason
 
 

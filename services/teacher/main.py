@@ -38,7 +38,9 @@ def main() -> int:
         return _fail(f"{str(first['loc'][0]).upper()}: {first['msg']}")
     except Invalid as error:
         return _fail(error.message)
-    return asyncio.run(serve(engine, settings))
+    # uvloop where it is installed, which `asyncio.run` would not take.
+    with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
+        return runner.run(serve(engine, settings))
 
 
 async def serve(engine: Engine, settings: ServerSettings) -> int:

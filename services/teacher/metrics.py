@@ -16,6 +16,7 @@ FAILURES: dict[str, Failure] = {
     "overloaded": "overloaded",
     "incomplete_generation": "incomplete",
     "template_error": "template",
+    "missing_template_variable": "template",
 }
 """error_type to the label `err`; anything else is `generation`."""
 

@@ -31,7 +31,8 @@ class EventStream(StreamingResponse):
     def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._events = with_pings(events, until=self._left)
-        super().__init__(self._events, media_type=MEDIA_TYPE, headers={**HEADERS, **headers})
+        # As a header: Starlette would add a charset to a `media_type` of text, TGI has none.
+        super().__init__(self._events, headers={**HEADERS, "content-type": MEDIA_TYPE, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(self._watch(receive))

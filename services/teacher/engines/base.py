@@ -104,8 +104,9 @@ class Generation:
 class EngineInfo:
     """What the loaded engine is: limits in tokens; `engine` is the name in TEACHER_ENGINE.
 
-    `token_ids`, `logprobs`, `seeds` and `grammar` say what the engine really has; what it lacks is
-    null or refused, never invented. `adapters` are the ids it takes as `adapter_id`.
+    `token_ids`, `logprobs`, `seeds`, `grammar` and `prefill` (log-probabilities of the prompt) say
+    what the engine really has; what it lacks is null, empty or refused, never invented. `adapters`
+    are the ids it takes as `adapter_id`. `pipeline_tag` is the hub's word for what the model does.
     """
 
     model_id: str
@@ -118,6 +119,8 @@ class EngineInfo:
     grammar: bool = False
     adapters: tuple[str, ...] = ()
     model_sha: str | None = None
+    pipeline_tag: str | None = "text-generation"
+    prefill: bool = False
 
 
 class Engine(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,13 @@ class Tokenizer:
             "parse_special": True,
             "with_pieces": True,
         }
-        return locate(text, (await self._ask("/tokenize", asked))["tokens"])
+        reply = await self._ask("/tokenize", asked)
+        # In a thread: of a very long text this takes seconds, which no other request may wait for.
+        return await asyncio.to_thread(lambda: locate(text, _told(reply)["tokens"]))
 
     async def text(self, token_id: int) -> str:
         """The written form of a special token, for example `<|im_end|>`."""
-        return str((await self._ask("/detokenize", {"tokens": [token_id]}))["content"])
+        return str(_told(await self._ask("/detokenize", {"tokens": [token_id]}))["content"])
 
     async def template(self, conversation: Conversation) -> str:
         """The prompt of `conversation` by the file's own template. Raises `TemplateFailed`."""
@@ -89,22 +92,26 @@ class Tokenizer:
             **({"tools": list(conversation.tools)} if conversation.tools else {}),
         }
         try:
-            return str((await self._ask("/apply-template", asked))["prompt"])
+            return str(_told(await self._ask("/apply-template", asked))["prompt"])
         except GenerationFailed as error:
             raise TemplateFailed(error.reason) from error
 
-    async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, path: str, body: dict[str, Any]) -> httpx.Response:
         try:
-            reply = await self._client.post(path, json=body)
+            return await self._client.post(path, json=body)
         except httpx.HTTPError as error:
             raise GenerationFailed(f"tokenizer: {type(error).__name__} {error}") from error
-        told: dict[str, Any] = reply.json()
-        if reply.is_error:
-            raise GenerationFailed(str(told.get("error", {}).get("message", reply.status_code)))
-        return told
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _told(reply: httpx.Response) -> dict[str, Any]:
+    """Raises `GenerationFailed`."""
+    told: dict[str, Any] = reply.json()
+    if reply.is_error:
+        raise GenerationFailed(str(told.get("error", {}).get("message", reply.status_code)))
+    return told
 
 
 def locate(text: str, tokens: list[dict[str, Any]]) -> list[Piece]:

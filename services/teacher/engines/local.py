@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from services.teacher.engines.base import (
     Piece,
     Token,
 )
-from services.teacher.errors import GenerationFailed, TemplateFailed
+from services.teacher.errors import GenerationFailed, TemplateFailed, VariableMissing
 
 if TYPE_CHECKING:
     from services.teacher.engines.weights import Model, Precision
@@ -140,6 +141,8 @@ class LocalEngine:
             total,
             grammar=self._worker.vocabulary is not None,
             adapters=model.adapters,
+            pipeline_tag="text2text-generation" if model.seq2seq else "text-generation",
+            prefill=not model.seq2seq,
         )
 
     def _pieces(self, text: str, special: bool) -> list[Piece]:
@@ -149,17 +152,14 @@ class LocalEngine:
             ids = tokenizer(text, add_special_tokens=special)["input_ids"]
             return [Piece(i, "", 0, 0) for i in ids]
         out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        spans = [
-            (len(text[:start].encode()), len(text[:stop].encode()), text[start:stop])
-            for start, stop in out["offset_mapping"]
-        ]
+        at = byte_offsets(text)
         return [
-            Piece(i, shown, start, stop)
-            for i, (start, stop, shown) in zip(out["input_ids"], spans, strict=True)
+            Piece(i, text[start:stop], at[start], at[stop])
+            for i, (start, stop) in zip(out["input_ids"], out["offset_mapping"], strict=True)
         ]
 
     def _template(self, conversation: Conversation) -> str:
-        from jinja2 import TemplateError
+        from jinja2 import TemplateError, UndefinedError
 
         assert self._model is not None
         tokenizer = self._model.tokenizer
@@ -172,6 +172,15 @@ class LocalEngine:
                 add_generation_prompt=True,
                 tokenize=False,
             )
+        except UndefinedError as error:
+            raise VariableMissing(str(error)) from error
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise TemplateFailed(str(error)) from error
         return str(text)
+
+
+def byte_offsets(text: str) -> Sequence[int]:
+    """Where each character of `text` begins in its UTF-8 bytes, and last where they end."""
+    if text.isascii():
+        return range(len(text) + 1)
+    return [0, *accumulate(len(character.encode()) for character in text)]

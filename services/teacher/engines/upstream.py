@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -49,7 +49,12 @@ CONNECT_SECONDS = 10
 # Statuses after which the same request may be answered a moment later.
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 BACKOFF_SECONDS, BACKOFF_MOST = 0.5, 30.0
-CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=128)
+# What an upstream may still take to end an answer whose last token is known.
+END_SECONDS = 1.0
+ROUTES = ("/generate_stream", "/v1/completions", "/v1/chat/completions")
+# A kept connection saves a TLS handshake. In the clear it costs: httpcore looks at each idle one for
+# every request, which with dozens of them takes longer than to connect.
+KEPT_SECURE, KEPT_CLEAR = 128, 0
 
 
 class UpstreamEngine:
@@ -71,13 +76,17 @@ class UpstreamEngine:
         silence: float = 300,
     ) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        base = url.rstrip("/").removesuffix("/v1")
-        self._url, self._model = base, model_id
+        self._url, self._model = url.rstrip("/").removesuffix("/v1"), model_id
+        # Parsed once: with a path, httpx would parse and join it anew for every request.
+        self._routes = {path: httpx.URL(f"{self._url}{path}") for path in ROUTES}
         self._limits = (max_input_tokens, max_total_tokens)
         self._attempts = attempts
-        timeout = httpx.Timeout(silence, connect=CONNECT_SECONDS)
+        kept = KEPT_SECURE if self._url.startswith("https:") else KEPT_CLEAR
         self._client = httpx.AsyncClient(
-            base_url=base, headers=headers, timeout=timeout, limits=CONNECTIONS
+            base_url=self._url,
+            headers=headers,
+            timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=kept),
         )
         self._info: EngineInfo | None = None
         self._tgi = False
@@ -120,6 +129,8 @@ class UpstreamEngine:
             logprobs=self._tgi,
             seeds=self._tgi,
             grammar=self._tgi,
+            model_sha=told.get("model_sha"),
+            pipeline_tag=told.get("model_pipeline_tag"),
         )
 
     async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece] | None:
@@ -182,15 +193,20 @@ class UpstreamEngine:
         """One attempt. Raises `_Again` while another one may help, else `TeacherError`."""
         answered = False
         try:
-            async with self._client.stream("POST", path, json=body) as reply:
+            async with self._client.stream("POST", self._routes[path], json=body) as reply:
                 if reply.is_error:
                     raise await _error(reply)
                 kind = reply.headers.get("content-type", "")
                 if not kind.startswith("text/event-stream"):
                     raise GenerationFailed(f"upstream answered {kind or 'nothing'}, not a stream")
-                async for token in self._read(reply.aiter_raw(), request):
+                parts = reply.aiter_raw()
+                async for token in self._read(parts, request):
                     answered = True
+                    if token.ends is not None or token.count is not None:
+                        await _ended(parts)
                     yield token
+        except Overloaded as error:
+            raise _Again(error) from error
         except httpx.HTTPError as error:
             failed = GenerationFailed(f"upstream: {type(error).__name__} {error}".rstrip())
             # An upstream that hangs would hang again, for as long.
@@ -202,7 +218,9 @@ class UpstreamEngine:
 
     def _read(self, parts: AsyncIterator[bytes], request: Generation) -> AsyncIterator[Token]:
         stream = events(parts)
-        return from_tgi(stream) if self._tgi else OpenAIReader(request.stop).tokens(stream)
+        if self._tgi:
+            return from_tgi(stream)
+        return OpenAIReader(request.stop, request.max_new_tokens).tokens(stream)
 
     async def _asked(self, path: str, body: JSON) -> Any:
         """A small question to a TGI. Raises `TeacherError`."""
@@ -221,6 +239,14 @@ class UpstreamEngine:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+async def _ended(parts: AsyncIterator[bytes]) -> None:
+    """Read an answer to its end: only then its connection is not torn, but closed or kept."""
+    with suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in parts:
+                pass
 
 
 class _Again(Exception):

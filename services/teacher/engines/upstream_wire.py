@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from services.teacher.engines.base import UNKNOWN_ID, Ends, Generation, Token
-from services.teacher.errors import GenerationFailed
+from services.teacher.errors import GenerationFailed, Overloaded, Refused, TeacherError
 
 JSON = dict[str, Any]
 SEEN = 256
@@ -63,27 +63,44 @@ def openai_body(request: Generation, model: str) -> JSON:
 
 
 async def events(parts: AsyncIterator[bytes]) -> AsyncGenerator[JSON, None]:
-    """The JSON events of a stream, however the network cut it. Raises `GenerationFailed`."""
+    """The JSON events of a stream, up to `[DONE]`, however the network cut it. Raises what the
+    upstream says went wrong, as `TeacherError`.
+    """
     rest = b""
     async for part in parts:
         *lines, rest = (rest + part).split(b"\n")
         for line in lines:
-            if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
-                yield _event(data)
+            if not line.startswith(b"data:"):
+                continue
+            if (data := line[5:].strip()) == b"[DONE]":
+                return
+            yield _event(data)
     if rest.startswith(b"data:") and rest[5:].strip() != b"[DONE]":
         yield _event(rest[5:])
 
 
 def _event(data: bytes) -> JSON:
     try:
-        event = json.loads(data)
+        # Of bytes, `json` would first guess the encoding.
+        event = json.loads(data.decode())
     except ValueError as error:
         raise GenerationFailed(f"upstream sent an event that is no JSON: {data[:80]!r}") from error
     if not isinstance(event, dict):
         raise GenerationFailed(f"upstream sent an event that is no object: {data[:80]!r}")
     if said := event.get("error"):
-        raise GenerationFailed(said if isinstance(said, str) else str(said.get("message", "")))
+        raise _said(said, event.get("error_type"))
     return event
+
+
+def _said(said: str | JSON, kind: str | None) -> TeacherError:
+    """A TGI streams every refusal with status 200, a full queue too (its server.rs 476-506)."""
+    if not isinstance(said, str):
+        return GenerationFailed(str(said.get("message", "")))
+    if kind == "overloaded":
+        return Overloaded("Model is overloaded")
+    if kind == "validation":
+        return Refused(said.removeprefix(Refused.PREFIX))
+    return GenerationFailed(said.removeprefix(GenerationFailed.PREFIX))
 
 
 async def from_tgi(stream: AsyncIterator[JSON]) -> AsyncGenerator[Token, None]:
@@ -133,10 +150,14 @@ class _Called:
 class OpenAIReader:
     """A chunk counts as one token unless the upstream counts itself, in the usage it sends last.
 
-    The last chunk is held back for that; the end of the model is a token without text.
+    The last chunk is held back for that: the one that gives a reason, or the `most`th. The end of
+    the model is a token without text.
     """
 
     stop: tuple[str, ...]
+    most: int
+    given: int = 0
+    held: Token | None = None
     seen: str = ""
     reason: Ends | None = None
     usage: JSON = field(default_factory=dict)
@@ -146,21 +167,31 @@ class OpenAIReader:
         async for event in stream:
             self.usage = event.get("usage") or self.usage
             for choice in event.get("choices") or ():
-                token = self._token(choice)
-                if token is not None:
-                    yield token
                 self.reason = ends(choice.get("finish_reason")) or self.reason
+                token = self._token(choice)
+                if token is None:
+                    continue
+                if self.held is not None:
+                    yield self.held
+                self.given += 1
+                last = self.reason is not None or self.given == self.most
+                self.held = token if last else None
+                if not last:
+                    yield token
+        for token in self._last():
+            yield token
+
+    def _last(self) -> Iterator[Token]:
+        """What was held back, and the end of the model, with what the upstream has counted."""
+        made, read = self.usage.get("completion_tokens"), self.usage.get("prompt_tokens")
+        if self.held is not None:
+            full = self.reason if self.reason == "length" else None
+            yield replace(self.held, ends=full, count=made, prompt_tokens=read)
         if self.called is not None:
             yield Token(UNKNOWN_ID, self.called.text())
-        if self.reason is not None:
-            yield Token(
-                UNKNOWN_ID,
-                "",
-                special=True,
-                ends=self.reason,
-                count=self.usage.get("completion_tokens"),
-                prompt_tokens=self.usage.get("prompt_tokens"),
-            )
+        if self.reason == "eos_token" or (self.reason is not None and self.held is None):
+            end = Token(UNKNOWN_ID, "", special=True, ends=self.reason)
+            yield replace(end, count=made, prompt_tokens=read)
 
     def _token(self, choice: JSON) -> Token | None:
         delta = choice.get("delta") or {}
@@ -174,7 +205,8 @@ class OpenAIReader:
             return None
         self.seen = (self.seen + text)[-SEEN:]
         logprob, top = _likelihoods(choice.get("logprobs") or {})
-        return Token(UNKNOWN_ID, text, logprob, top=top)
+        read = self.usage.get("prompt_tokens")
+        return Token(UNKNOWN_ID, text, logprob, top=top, prompt_tokens=read)
 
 
 def _likelihoods(told: JSON) -> tuple[float | None, tuple[Token, ...]]:

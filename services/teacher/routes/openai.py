@@ -15,6 +15,7 @@ from services.teacher.openai_wire import (
 )
 from services.teacher.reading import while_connected
 from services.teacher.routes.answering import GONE, Routes
+from services.teacher.session import Sessions
 from services.teacher.wire import JSON
 
 
@@ -49,6 +50,7 @@ def router(routes: Routes) -> APIRouter:
 
 async def completed(routes: Routes, request: Request, body: CompletionRequest) -> Response:
     sessions = routes.sessions
+    _twice(sessions)
     asks = completions.prepare(body, sessions)
     characters = sum(len(prompt) for prompt in body.prompts)
     if body.stream:
@@ -63,6 +65,7 @@ async def completed(routes: Routes, request: Request, body: CompletionRequest) -
 
 async def talked(routes: Routes, request: Request, body: ChatRequest) -> Response:
     sessions = routes.sessions
+    _twice(sessions)
     prepared = await conversation.prepare(body, sessions)
     characters = len(prepared.ask.inputs)
     if body.stream:
@@ -71,3 +74,9 @@ async def talked(routes: Routes, request: Request, body: ChatRequest) -> Respons
     if got is None:
         return GONE
     return routes.respond(got[0], [got[1]], characters=characters)
+
+
+def _twice(sessions: Sessions) -> None:
+    """TGI counts here and again at each generation (server.rs 727 and 296)."""
+    if sessions.settings.tgi_strict:
+        sessions.metrics.arrived()

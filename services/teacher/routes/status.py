@@ -53,7 +53,7 @@ def about(sessions: Sessions) -> JSON:
     body: JSON = {
         "model_id": info.model_id,
         "model_sha": info.model_sha,
-        "model_pipeline_tag": "text-generation",
+        "model_pipeline_tag": info.pipeline_tag,
         "max_concurrent_requests": sessions.permits.count,
         "max_best_of": settings.max_best_of,
         "max_stop_sequences": settings.max_stop_sequences,
@@ -61,7 +61,7 @@ def about(sessions: Sessions) -> JSON:
         "max_total_tokens": info.max_total_tokens,
         "validation_workers": 1,
         "max_client_batch_size": settings.max_client_batch_size,
-        "router": "text-generation-router" if settings.tgi_strict else "qcrd-teacher",
+        "router": "text-generation-router",
         "version": qcrd.__version__,
         "sha": None,
         "docker_label": None,
@@ -75,6 +75,7 @@ def about(sessions: Sessions) -> JSON:
         "logprobs": info.logprobs,
         "seeds": info.seeds,
         "grammar": info.grammar and not settings.disable_grammar_support,
+        "prefill": info.prefill,
         "adapters": list(info.adapters),
         "max_top_n_tokens": settings.max_top_n_tokens,
     }
