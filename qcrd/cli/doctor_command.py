@@ -6,18 +6,18 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from qcrd.cli import environment, ports, stack
+from qcrd.cli.finding import Finding
 from qcrd.cli.home import BASE_MODEL, MIN_FREE_BYTES, Home
+from qcrd.cli.metrics import gateway_findings
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.terminal import FAILED, note, out
 from qcrd.errors import Transient
@@ -26,16 +26,6 @@ GIB = 2**30
 MEMORY_NEEDED = 3 * GIB
 """Every part idle takes 1.7 GiB, a MiniLM student in training about one more."""
 DISK_ADVISED = 3 * GIB
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`fix` says how to get what is missing. Only a `missing` one makes the exit code 1."""
-
-    what: str
-    state: Literal["ok", "advice", "missing"]
-    detail: str
-    fix: str = ""
 
 
 STYLES = {"ok": "[green]ok", "advice": "[yellow]advice", "missing": "[red]missing"}
@@ -160,3 +150,4 @@ def _network(home: Home) -> Iterator[Finding]:
         yield Finding("stack", "missing", f"not ready: {', '.join(unready)}", fix)
     else:
         yield Finding("stack", "ok", f"running at {running.record.api_url}")
+        yield from gateway_findings(running.record.api_url)

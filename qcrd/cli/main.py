@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from qcrd.cli import job_commands, model_commands, stack_commands, study_commands
+from qcrd.cli import job_commands, key_commands, model_commands, stack_commands, study_commands
 from qcrd.cli.doctor_command import doctor
 from qcrd.cli.run_command import run
 from qcrd.cli.terminal import errors_as_one_line
@@ -33,4 +33,5 @@ app.command()(study_commands.study)
 app.add_typer(job_commands.app, name="jobs")
 app.add_typer(study_commands.app, name="studies")
 app.add_typer(model_commands.app, name="models")
+app.add_typer(key_commands.app, name="keys")
 app.command()(doctor)

@@ -6,6 +6,7 @@ instead of being ignored. `method` and `runtime` both speak these types; neither
 
 from __future__ import annotations
 
+from qcrd.records.access import ApiKey, KeyFile, Scope, key_hash
 from qcrd.records.base import (
     R,
     Record,
@@ -92,6 +93,7 @@ from qcrd.records.study import (
 __all__ = [
     "Accuracy",
     "AnswerKind",
+    "ApiKey",
     "Baseline",
     "Budget",
     "Cell",
@@ -111,6 +113,7 @@ __all__ = [
     "JudgeSpec",
     "JudgeVersion",
     "Judged",
+    "KeyFile",
     "LeakReport",
     "Lease",
     "LoraSpec",
@@ -139,6 +142,7 @@ __all__ = [
     "Report",
     "Revision",
     "Scheme",
+    "Scope",
     "SeedAccuracy",
     "SeedTest",
     "Source",
@@ -157,5 +161,6 @@ __all__ = [
     "TestItem",
     "Usage",
     "Vote",
+    "key_hash",
     "parse",
 ]

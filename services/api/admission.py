@@ -7,9 +7,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Forbidden, QcrdError, Unauthorized
-from services.api import keyring
+from qcrd.records import ApiKey
+from qcrd.records import Scope as KeyScope
 from services.api.errors import answer
-from services.api.keyring import ANYBODY, ApiKey, Keyring
+from services.api.keyring import ANYBODY, Keyring
 from services.api.rates import Allowance, Rates
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -52,7 +53,7 @@ class Admission:
 
 
 def _permitted(key: ApiKey, method: str) -> None:
-    needed = keyring.Scope.READ if method in READING else keyring.Scope.WRITE
+    needed = KeyScope.READ if method in READING else KeyScope.WRITE
     if not key.may(needed):
         raise Forbidden(
             f"key {key.name} lacks the scope `{needed}`, which {method} needs: use another key, or "

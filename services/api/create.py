@@ -7,13 +7,12 @@ import time
 from typing import Any
 
 from qcrd.errors import Conflict, Forbidden, Transient
-from qcrd.records import Job, JobSpec, Priority, Stage, Status, parse
+from qcrd.records import ApiKey, Job, JobSpec, Priority, Scope, Stage, Status, parse
 from qcrd.runtime import keys, telemetry
 from qcrd.runtime.store import write_record
 from services.api.checks import check
 from services.api.gateway import Gateway
 from services.api.idempotency import fresh_id
-from services.api.keyring import ApiKey, Scope
 from services.api.share import check_shared
 
 log = logging.getLogger(__name__)

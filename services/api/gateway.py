@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from qcrd.records import ApiKey
 from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries
 from qcrd.runtime.events import Events
 from qcrd.runtime.jobs import JobStore
@@ -17,7 +18,6 @@ from qcrd.runtime.store import Store
 from qcrd.runtime.tally import MemoryTally, Tally
 from services.api.answers import Answers, MemoryAnswers
 from services.api.discriminators import JudgeServiceSettings
-from services.api.keyring import ApiKey
 from services.api.rates import Rates
 from services.api.settings import ApiSettings, FileSettings, GuardSettings, TeacherSettings
 from services.api.uploads import Uploads

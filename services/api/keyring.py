@@ -6,65 +6,24 @@ file holds hashes only, and is read again when it changes.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AwareDatetime, Field, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
-from qcrd.records import Record
+from qcrd.records import ApiKey, KeyFile, Scope, key_hash
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """Between two looks at whether the file has changed."""
-PREFIX = "sk-qcrd-"
-"""So that secret scanners recognise a key that was committed by mistake."""
-
-
-class Scope(StrEnum):
-    """`read` sees everything; `write` creates, and changes what the same key created; `admin`
-    changes everything."""
-
-    READ = "read"
-    WRITE = "write"
-    ADMIN = "admin"
-
-
-class ApiKey(Record):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    scopes: tuple[Scope, ...] = (Scope.READ, Scope.WRITE)
-    requests_per_minute: Annotated[int | None, Field(ge=1)] = None
-    running_jobs: Annotated[int | None, Field(ge=1)] = None
-    """Most jobs of this key that run at once; more wait in line."""
-    expires_at: AwareDatetime | None = None
-
-    def may(self, scope: Scope) -> bool:
-        return scope in self.scopes or Scope.ADMIN in self.scopes
-
-    def owns(self, owner: str) -> bool:
-        """Whether this key may change what `owner` created."""
-        return self.name == owner or Scope.ADMIN in self.scopes
-
-    def expired(self, now: float) -> bool:
-        return self.expires_at is not None and self.expires_at.timestamp() <= now
-
-
 ANYBODY = ApiKey(name="anonymous", sha256="0" * 64, scopes=tuple(Scope))
 """Who everybody is on a gateway without keys, which listens on loopback only."""
-
-
-class KeyFile(Record):
-    keys: tuple[ApiKey, ...]
 
 
 class Keyring:
@@ -73,7 +32,7 @@ class Keyring:
     def __init__(self, plain: Sequence[SecretStr] = (), file: Path | None = None) -> None:
         """`ValueError`, naming what is wrong with it, for a file that cannot be used."""
         self._plain = tuple(
-            ApiKey(name=f"key-{number}", sha256=_sha256(key.get_secret_value()), scopes=(*Scope,))
+            ApiKey(name=f"key-{number}", sha256=key_hash(key.get_secret_value()), scopes=(*Scope,))
             for number, key in enumerate(plain, 1)
         )
         self._file = file
@@ -94,7 +53,7 @@ class Keyring:
     def find(self, secret: str) -> ApiKey | None:
         """The key whose secret this is; None for an unknown or expired one."""
         self._look()
-        given, found = _sha256(secret), None
+        given, found = key_hash(secret), None
         # Every hash is compared, each in constant time: timing tells nothing about any key.
         for key in (*self._plain, *self._from_file):
             if hmac.compare_digest(given, key.sha256):
@@ -136,16 +95,6 @@ def read_keys(file: Path) -> tuple[ApiKey, ...]:
         if len(set(values)) < len(values):
             raise ValueError(f"{file}: two keys have the same `{what}`")
     return keys
-
-
-def new_key(name: str, scopes: Sequence[Scope]) -> tuple[str, ApiKey]:
-    """A fresh secret, to be shown once, and its entry for the file."""
-    secret = PREFIX + secrets.token_urlsafe(32)
-    return secret, ApiKey(name=name, sha256=_sha256(secret), scopes=tuple(scopes))
-
-
-def _sha256(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _stamp(file: Path | None) -> tuple[int, int, int] | None:

@@ -6,14 +6,13 @@ import logging
 import time
 
 from qcrd.errors import Conflict, Forbidden, Transient
-from qcrd.records import Budget, Job, Stage, Status
+from qcrd.records import ApiKey, Budget, Job, Stage, Status
 from qcrd.runtime import jobs, keys
 from qcrd.runtime.jobs import TERMINAL
 from qcrd.runtime.jobstores import JobStore
 from qcrd.runtime.pipeline import conclude, nudge
 from qcrd.runtime.states import moved
 from services.api.gateway import Gateway
-from services.api.keyring import ApiKey
 
 log = logging.getLogger(__name__)
 

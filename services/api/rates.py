@@ -13,7 +13,7 @@ from limits.storage import Storage, storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from qcrd.errors import TooMany
-from services.api.keyring import ApiKey
+from qcrd.records import ApiKey
 
 log = logging.getLogger(__name__)
 

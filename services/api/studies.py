@@ -12,6 +12,7 @@ from typing import Any
 
 from qcrd.errors import Conflict, Invalid, NotFound
 from qcrd.records import (
+    ApiKey,
     Baseline,
     Cell,
     Job,
@@ -33,7 +34,6 @@ from services.api.checks import check
 from services.api.create import submit
 from services.api.gateway import Gateway
 from services.api.idempotency import fresh_id
-from services.api.keyring import ApiKey
 from services.api.share import check_shared
 
 

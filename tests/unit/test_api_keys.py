@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from qcrd.cli.key_commands import new_key
+from qcrd.records import Scope
 from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import MemoryJobs
 from qcrd.runtime.queue import MemoryQueue
@@ -19,7 +21,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore
 from services.api import keyring
 from services.api.gateway import Settings
-from services.api.keyring import Keyring, Scope, new_key, read_keys
+from services.api.keyring import Keyring, read_keys
 from services.api.main import create_app
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import TASK, lines, refused, sums, without_a_hub

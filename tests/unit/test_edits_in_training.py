@@ -11,7 +11,7 @@ from qcrd.errors import Interrupted, Invalid
 from qcrd.records import Edit, Job, Stage, Status
 from qcrd.runtime import edits, keys
 from qcrd.runtime.events import MemoryEvents
-from qcrd.runtime.jobs import MemoryJobs
+from qcrd.runtime.jobs import MemoryJobs, move
 from qcrd.runtime.pipeline import Deps, Next, StageContext, run_stage
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.store import MemoryStore
@@ -129,6 +129,8 @@ def test_a_job_goes_on_with_the_edits_it_began_with(store: MemoryStore, set_id: 
     assert jobs.get(early).rationale_revision == first
     edit(store, set_id, GOOD, text="after")
     assert attempt(jobs, store, events, early) == first
+    # Out of the line, or the next message would be used for it again.
+    move(jobs, early, Status.CANCELLED)
     late = attempt(jobs, store, events, submit(jobs, set_id))
     assert late != first
     texts = {

@@ -52,8 +52,8 @@ BACKOFF_SECONDS, BACKOFF_MOST = 0.5, 30.0
 # What an upstream may still take to end an answer whose last token is known.
 END_SECONDS = 1.0
 ROUTES = ("/generate_stream", "/v1/completions", "/v1/chat/completions")
-# A kept connection saves a TLS handshake. In the clear it costs: httpcore looks at each idle one for
-# every request, which with dozens of them takes longer than to connect.
+# A kept connection saves a TLS handshake. In the clear it costs: httpcore looks at each idle one
+# for every request, which with dozens of them takes longer than to connect.
 KEPT_SECURE, KEPT_CLEAR = 128, 0
 
 

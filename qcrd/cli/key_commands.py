@@ -1,0 +1,97 @@
+"""`qcrd keys`: API keys for a gateway's file of keys, which holds their hashes only."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from qcrd.cli.terminal import note, print_json
+from qcrd.errors import Invalid
+from qcrd.records import ApiKey, KeyFile, Scope, key_hash, parse
+
+PREFIX = "sk-qcrd-"
+"""So that secret scanners recognise a key that was committed by mistake."""
+
+app = typer.Typer(no_args_is_help=True, help="Make and retire API keys of a gateway.")
+
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option("--file", envvar="QCRD_API_KEYS_FILE", help="The gateway's QCRD_API_KEYS_FILE."),
+]
+
+
+def new_key(name: str, scopes: Sequence[Scope], **limits: int | None) -> tuple[str, ApiKey]:
+    """A fresh secret of 256 bits, to be shown once, and its entry for the file."""
+    secret = PREFIX + secrets.token_urlsafe(32)
+    entry = {"name": name, "sha256": key_hash(secret), "scopes": list(scopes), **limits}
+    return secret, parse(ApiKey, entry)
+
+
+@app.command("new")
+def new(
+    name: str,
+    scope: Annotated[list[Scope], typer.Option(help="Give it several times.")] = [  # noqa: B006
+        Scope.READ,
+        Scope.WRITE,
+    ],
+    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    running_jobs: Annotated[
+        int | None, typer.Option(min=1, help="Most of its jobs that run at once.")
+    ] = None,
+    file: KeyFileOption = None,
+) -> None:
+    """Print a new key, once, and add its hash to the file, or print the entry without one."""
+    limits = {"requests_per_minute": requests_per_minute, "running_jobs": running_jobs}
+    secret, entry = new_key(name, scope, **limits)
+    if file is None:
+        print_json(entry.model_dump(mode="json", exclude_none=True))
+        note("add this entry to the list `keys` of the gateway's QCRD_API_KEYS_FILE")
+    else:
+        there = _read(file) if file.exists() else KeyFile(keys=())
+        if any(key.name == name for key in there.keys):
+            raise Invalid(f"{file} has a key named {name} already: `qcrd keys drop {name}` first")
+        _write(file, KeyFile(keys=(*there.keys, entry)))
+        note(f"added to {file}; a gateway that reads it takes the key within a second")
+    note("the key, which nothing will show again:")
+    typer.echo(secret)
+
+
+@app.command("drop")
+def drop(name: str, file: KeyFileOption = None) -> None:
+    """Retire a key: a gateway that reads the file refuses it within a second."""
+    if file is None:
+        raise Invalid("name the file of keys: --file, or QCRD_API_KEYS_FILE")
+    there = _read(file)
+    left = tuple(key for key in there.keys if key.name != name)
+    if len(left) == len(there.keys):
+        names = ", ".join(key.name for key in left) or "none"
+        raise Invalid(f"{file} has no key named {name}; there are: {names}")
+    _write(file, KeyFile(keys=left))
+    note(f"{name} is gone from {file}")
+
+
+def _read(file: Path) -> KeyFile:
+    try:
+        return KeyFile.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise Invalid(f"{file} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        path = ".".join(str(part) for part in first["loc"]) or "it"
+        raise Invalid(f"{file}: `{path}`: {first['msg']}") from None
+
+
+def _write(file: Path, content: KeyFile) -> None:
+    """Whole or not at all: a gateway may read it at any moment. For its owner's eyes only."""
+    body = content.model_dump(mode="json", exclude_none=True)
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    fresh.touch(mode=0o600)
+    fresh.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(file)
