@@ -1,0 +1,65 @@
+"""The dashboard asks for metrics that there are, and doctor reads the same ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from qcrd.cli.metrics import findings, read
+from qcrd.runtime.tally import COUNTERS, observe_stage
+from tests.unit.test_api_rest import Here, here, sums, without_a_hub
+
+__all__ = ["here", "without_a_hub"]
+
+COMPONENT = Path(__file__).parents[2] / "k8s/components/monitoring"
+NAME = re.compile(r"\b(?:qcrd|process)_[a-z_]+")
+
+
+def shown(here: Here) -> str:
+    """The gateway's metrics once everything has happened once."""
+    tally = here.app.state.gateway.shared.tally
+    for name in COUNTERS:
+        if name == "stage_seconds":
+            observe_stage(tally, "training", 2.0)
+        elif name == "teacher_tokens":
+            tally.add(name, 5.0, teacher="default", kind="prompt")
+        else:
+            tally.add(name)
+    here.create(here.file(sums(5)))
+    return here.client.get("/metrics").text
+
+
+def test_every_metric_of_the_dashboard_is_served(here: Here) -> None:
+    dashboard = json.loads((COMPONENT / "dashboard.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in NAME.findall(target["expr"])
+    }
+    served = set(read(shown(here)))
+    assert asked - served == set()
+    assert {f"qcrd_{name}_total" for name in COUNTERS if name != "stage_seconds"} <= asked
+
+
+def test_the_component_names_files_that_are_there() -> None:
+    made = yaml.safe_load((COMPONENT / "kustomization.yaml").read_text())
+    for generator in made["configMapGenerator"]:
+        for file in generator["files"]:
+            assert (COMPONENT / file.split("=")[-1]).is_file()
+
+
+def test_doctor_says_what_the_metrics_say(here: Here) -> None:
+    told = {finding.what: finding for finding in findings(read(shown(here)))}
+    assert told["jobs"].detail == "1 queued"
+    assert told["waiting jobs"].detail == "1 for assemble, 0 for train"
+    assert told["teacher tokens"].detail == "5 paid by all jobs"
+    assert told["recoveries"].state == "advice"
+    assert "1 leases lost" in told["recoveries"].detail
+    away = [
+        finding.what for finding in findings(read("# TYPE qcrd_redis_up gauge\nqcrd_redis_up 0\n"))
+    ]
+    assert away == ["redis"]
