@@ -19,7 +19,13 @@ from qcrd.runtime.tally import MemoryTally, Tally
 from services.api.answers import Answers, MemoryAnswers
 from services.api.discriminators import JudgeServiceSettings
 from services.api.rates import Rates
-from services.api.settings import ApiSettings, FileSettings, GuardSettings, TeacherSettings
+from services.api.settings import (
+    ApiSettings,
+    FileSettings,
+    GuardSettings,
+    StudentSettings,
+    TeacherSettings,
+)
 from services.api.uploads import Uploads
 from services.api.verdicts import Verdicts
 from services.api.webhooks import WebhookSettings
@@ -34,6 +40,7 @@ class Settings:
     guard: GuardSettings = field(default_factory=GuardSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     judges: JudgeServiceSettings = field(default_factory=JudgeServiceSettings)
+    students: StudentSettings = field(default_factory=StudentSettings)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,11 @@ from services.api.json_bodies import JsonBodies
 from services.api.keyring import Keyring
 from services.api.metrics import System
 from services.api.openapi import install_openapi
+from services.api.proxy import StudentServer
 from services.api.rates import Rates
 from services.api.rationale_sets import RationaleSets
 from services.api.routes import (
+    completions,
     discriminators,
     files,
     health,
@@ -73,6 +75,8 @@ def create_app(
     app.state.discriminators = Discriminators(store, service_client(settings.judges))
     for part in (files, jobs, studies, models, rationale_sets, discriminators):
         app.include_router(part.router, responses=REFUSALS)
+    students = completions.router(StudentServer(settings.students))
+    app.include_router(students, responses=REFUSALS)
     app.include_router(health.router)
     install_errors(app)
     install_openapi(app)

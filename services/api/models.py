@@ -10,14 +10,16 @@ import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from qcrd.errors import Invalid, NotFound, Transient
+from qcrd.errors import Conflict, Invalid, NotFound, Transient
 from qcrd.records import PublishedModel
 from qcrd.runtime import keys
 from qcrd.runtime.bases import NAME, local_bases
+from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import Store, read_record
 from services.api.wire import Link
 
+MOST_JOBS = 1_000_000
 LINK_SECONDS = 3600
 HUB_SECONDS = 5.0
 
@@ -40,6 +42,36 @@ def find(store: Store, model_id: str) -> PublishedModel:
         raise NotFound(
             f"there is no model {model_id}", param="model", code="model_not_found"
         ) from error
+
+
+def check_published(store: Store, model_id: str) -> None:
+    """`NotFound` also for what cannot be an id: clients ask for models of other servers."""
+    if not keys.ID.fullmatch(model_id):
+        raise NotFound(
+            f"`model`: there is no model {model_id[:80]!r}; GET /v1/models lists them",
+            param="model",
+            code="model_not_found",
+        )
+    find(store, model_id)
+
+
+def delete(store: Store, jobs: JobStore, model_id: str) -> None:
+    """`NotFound`; `Conflict` while a job that is not over trains it further.
+
+    Without its description, which goes first, the model is no longer there, whatever is left.
+    """
+    find(store, model_id)
+    # All at once: paging loses its place when the job it stands at ends meanwhile.
+    for job in jobs.list(None, MOST_JOBS, active=True):
+        if job.spec.model == model_id:
+            raise Conflict(
+                f"job {job.id} is not over and its base is {model_id}: cancel it, or wait for it",
+                param="model",
+                code="model_in_use",
+            )
+    store.delete(keys.model_manifest_key(model_id))
+    for key in store.list(keys.model_prefix(model_id)):
+        store.delete(key)
 
 
 def links(store: Store, model: PublishedModel) -> list[Link]:

@@ -91,6 +91,18 @@ class GuardSettings(BaseSettings):
     """At once; one that follows events without any takes 30 KB."""
 
 
+class StudentSettings(BaseSettings):
+    """Where published students answer. `timeout` in seconds: how long that server may say nothing;
+    loading a student counts."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QCRD_STUDENTS_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8070"
+    timeout: Annotated[float, Field(gt=0)] = 300
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -19,3 +19,9 @@ def listed(here: Here) -> wire.Page[wire.ModelObject]:
 def described(here: Here, model_id: str) -> wire.ModelWithFiles:
     model = models.find(here.store, model_id)
     return wire.ModelWithFiles(**dict(wire.model(model)), files=models.links(here.store, model))
+
+
+@router.delete("/{model_id}")
+def deleted(here: Here, model_id: str) -> wire.Deleted:
+    models.delete(here.store, here.jobs, model_id)
+    return wire.Deleted(id=model_id, object="model")

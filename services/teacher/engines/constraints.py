@@ -32,7 +32,12 @@ class Constraint:
 
 
 def vocabulary(model: Model) -> Any | None:
-    """What grammars need of the tokenizer; takes about a second. None for a slow tokenizer."""
+    """What grammars need of the tokenizer; takes about a second. None for a tokenizer that is slow
+    or of a kind that llguidance cannot take apart, such as BERT's WordPiece.
+    """
     if not model.tokenizer.is_fast:
         return None
-    return llguidance.hf.from_tokenizer(model.tokenizer, eos_token=sorted(model.eos) or None)
+    try:
+        return llguidance.hf.from_tokenizer(model.tokenizer, eos_token=sorted(model.eos) or None)
+    except ValueError:
+        return None

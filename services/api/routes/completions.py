@@ -1,0 +1,53 @@
+"""`/v1/chat/completions` and `/v1/completions`: published students answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from services.api import models
+from services.api.completions import ChatCompletion, Completion
+from services.api.gateway import Here
+from services.api.proxy import StudentServer, forward
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "OpenAI's object, or with `stream` its chunks as server-sent events",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    },
+    404: {"description": "no student of this id is published"},
+    422: {"description": "a field is wrong, or the question is too long for the student"},
+    424: {"description": "the student's files are broken, or its generation failed"},
+    429: {"description": "the student has too much to do; `Retry-After` says when to come back"},
+    503: {"description": "the server of students is away or loading; `Retry-After` likewise"},
+}
+
+
+def router(students: StudentServer) -> APIRouter:
+    """Closes `students` when the app that includes it shuts down."""
+
+    @asynccontextmanager
+    async def closing(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await students.close()
+
+    routes = APIRouter(tags=["completions"], lifespan=closing, responses=ANSWERS)
+
+    @routes.post("/v1/chat/completions", response_class=Response)
+    async def chat(here: Here, request: Request, body: ChatCompletion) -> Response:
+        await run_in_threadpool(models.check_published, here.store, body.model)
+        return await forward(students, request, "/v1/chat/completions", body)
+
+    @routes.post("/v1/completions", response_class=Response)
+    async def complete(here: Here, request: Request, body: Completion) -> Response:
+        await run_in_threadpool(models.check_published, here.store, body.model)
+        return await forward(students, request, "/v1/completions", body)
+
+    return routes

@@ -1,0 +1,294 @@
+"""Published students through the real server of students over S3 and a real gateway, asked by the
+stock `openai` client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from qcrd.records import MethodName
+from qcrd.runtime import keys
+from qcrd.runtime.events import MemoryEvents
+from qcrd.runtime.jobs import MemoryJobs
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.settings import ModelSettings, StoreSettings
+from qcrd.runtime.store import S3Store
+from services.api.gateway import Settings
+from services.api.main import create_app
+from services.api.settings import ApiSettings, FileSettings, StudentSettings, TeacherSettings
+from tests import serving
+from tests.conftest import free_ports
+from tests.students import REASONS, published, question
+
+IDLE_BYTES = 150 * 2**20
+"""More than a server that has loaded nothing may take; torch alone is over 200 MB."""
+
+
+@dataclass
+class Site:
+    settings: StoreSettings
+    store: S3Store
+    client: openai.OpenAI
+    process: subprocess.Popen[bytes]
+    direct: str
+
+    def ask(self, model: str, thing: str = "trout", **more: Any) -> Any:
+        extra = {"explain": more.pop("explain")} if "explain" in more else None
+        return self.client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": question(thing)}],
+            extra_body=extra,
+            **more,
+        )
+
+    def loaded(self) -> list[str]:
+        return [model["id"] for model in httpx.get(f"{self.direct}/v1/models").json()["data"]]
+
+
+def started(store: StoreSettings, port: int, **more: str) -> subprocess.Popen[bytes]:
+    """The server process, once it is ready."""
+    environment = {
+        **os.environ,
+        "QCRD_S3_ENDPOINT": store.endpoint,
+        "QCRD_S3_ACCESS_KEY": store.access_key,
+        "QCRD_S3_SECRET_KEY": store.secret_key.get_secret_value(),
+        "QCRD_S3_BUCKET": store.bucket,
+        "QCRD_STUDENTS_PORT": str(port),
+        **more,
+    }
+    process = subprocess.Popen([sys.executable, "-m", "services.teacher.students"], env=environment)
+    for _ in range(300):
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/ready").is_success:
+                return process
+        except httpx.TransportError:
+            assert process.poll() is None, "the server ended"
+            time.sleep(0.1)
+    raise AssertionError("the server did not become ready")
+
+
+@pytest.fixture(scope="module")
+def site(s3_settings: StoreSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    settings = s3_settings.model_copy(update={"bucket": f"test-{uuid4().hex[:12]}"})
+    store = S3Store(settings)
+    store.put("ready", b"")
+    port = free_ports(1)[0]
+    process = started(settings, port, QCRD_STUDENTS_LOADED="2")
+    app = create_app(
+        store,
+        MemoryJobs(),
+        MemoryEvents(),
+        MemoryQueue(),
+        Settings(
+            ApiSettings(),
+            TeacherSettings(),
+            FileSettings(),
+            ModelSettings(models_dir=tmp_path_factory.mktemp("models")),
+            StudentSettings(url=f"http://127.0.0.1:{port}"),
+        ),
+    )
+    try:
+        with serving.app(app) as url:
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+            yield Site(settings, store, client, process, f"http://127.0.0.1:{port}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_an_idle_server_is_small(site: Site) -> None:
+    """Runs first: nothing has been asked, so nothing heavy has been imported."""
+    assert site.loaded() == []
+    assert psutil.Process(site.process.pid).memory_info().rss < IDLE_BYTES
+
+
+@pytest.fixture(scope="module")
+def two_tasks(site: Site) -> str:
+    return published(site.store)
+
+
+def test_the_label_is_the_content(site: Site, two_tasks: str) -> None:
+    for thing, (label, _) in REASONS.items():
+        made = site.ask(two_tasks, thing)
+        assert made.model == two_tasks
+        message = made.choices[0].message
+        assert message.content == label
+        assert "reasoning_content" not in message.model_extra
+        assert made.choices[0].finish_reason == "stop"
+        # `predict: ` and the question are 10 tokens and the end token; the label one and its own.
+        assert (made.usage.prompt_tokens, made.usage.completion_tokens) == (11, 2)
+
+
+def test_the_rationale_is_reasoning_content_when_asked_for(site: Site, two_tasks: str) -> None:
+    made = site.ask(two_tasks, "apple", explain=True)
+    assert made.choices[0].message.content == "fruit"
+    assert made.choices[0].message.model_extra["reasoning_content"] == "it grows on trees"
+    assert made.usage.prompt_tokens == 22
+    assert made.usage.completion_tokens == 2 + 5
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize("method", [MethodName.DSS, MethodName.SINGLE_TASK])
+def test_a_stream_adds_up_to_the_whole_answer(
+    site: Site, method: MethodName, explain: bool, request: pytest.FixtureRequest
+) -> None:
+    fixture = "two_tasks" if method is MethodName.DSS else "joined"
+    model = request.getfixturevalue(fixture)
+    label, reason = REASONS["hammer"]
+    chunks = list(
+        site.ask(
+            model, "hammer", explain=explain, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    *said, counted = chunks
+    deltas = [chunk.choices[0].delta for chunk in said]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == label
+    thoughts = [delta.model_extra.get("reasoning_content", "") for delta in deltas]
+    assert "".join(thoughts) == (reason if explain else "")
+    assert [chunk.choices[0].finish_reason for chunk in said][-2:] == [None, "stop"]
+    whole = site.ask(model, "hammer", explain=explain)
+    assert counted.usage == whole.usage
+    assert whole.choices[0].message.content == label
+
+
+@pytest.fixture(scope="module")
+def joined(site: Site) -> str:
+    return published(site.store, method=MethodName.SINGLE_TASK)
+
+
+def test_a_student_that_says_both_in_one_is_told_apart(site: Site, joined: str) -> None:
+    assert site.ask(joined, "violin").choices[0].message.content == "instrument"
+    message = site.ask(joined, "violin", explain=True).choices[0].message
+    assert message.content == "instrument"
+    assert message.model_extra["reasoning_content"] == "it plays music"
+
+
+def test_a_decoder_only_student_answers_after_its_suffix(site: Site) -> None:
+    """And the one that was not asked for longest has left: two are kept."""
+    model = published(site.store, kind="llama")
+    assert len(site.loaded()) == 2
+    made = site.ask(model, "apple", explain=True)
+    assert made.choices[0].message.content == "fruit"
+    assert made.choices[0].message.model_extra["reasoning_content"] == "it grows on trees"
+    assert len(site.loaded()) == 2
+    assert site.loaded()[-1] == model
+
+
+def test_a_student_of_labels_only_has_no_rationale_to_give(site: Site) -> None:
+    model = published(site.store, kind="bert", method=MethodName.FINETUNE)
+    assert site.ask(model, "violin").choices[0].message.content == "instrument"
+    with pytest.raises(openai.UnprocessableEntityError, match="learned labels only") as refused:
+        site.ask(model, explain=True)
+    assert refused.value.code == "invalid_value"
+
+
+def test_only_the_last_question_counts(site: Site, two_tasks: str) -> None:
+    made = site.client.chat.completions.create(
+        model=two_tasks,
+        messages=[
+            {"role": "system", "content": "You are terse."},
+            {"role": "user", "content": question("trout")},
+            {"role": "assistant", "content": "animal"},
+            {"role": "user", "content": [{"type": "text", "text": question("hammer")}]},
+        ],
+    )
+    assert made.choices[0].message.content == "tool"
+
+
+def test_sampling_choices_and_log_probabilities(site: Site, two_tasks: str) -> None:
+    made = site.ask(two_tasks, n=3, temperature=2.0, seed=7, logprobs=True, top_logprobs=2)
+    assert [choice.index for choice in made.choices] == [0, 1, 2]
+    again = site.ask(two_tasks, n=3, temperature=2.0, seed=7)
+    assert [c.message.content for c in again.choices] == [c.message.content for c in made.choices]
+    tokens = made.choices[0].logprobs.content
+    assert len(tokens[0].top_logprobs) == 2
+    assert tokens[0].logprob <= 0
+    streamed = list(site.ask(two_tasks, n=2, stream=True))
+    assert {chunk.choices[0].index for chunk in streamed} == {0, 1}
+
+
+def test_a_raw_prompt_is_what_the_student_reads(site: Site, two_tasks: str) -> None:
+    raw = site.client.completions.create(model=two_tasks, prompt=f"predict: {question('trout')}")
+    assert raw.choices[0].text.strip() == "animal"
+    assert raw.usage.prompt_tokens == 11
+    pieces = site.client.completions.create(
+        model=two_tasks, prompt=f"explain: {question('trout')}", stream=True
+    )
+    assert "".join(p.choices[0].text for p in pieces).strip() == "it swims in water"
+    cut = site.ask(two_tasks, max_tokens=1)
+    assert cut.choices[0].finish_reason == "length"
+
+
+def test_what_is_not_published_is_not_found(site: Site) -> None:
+    for model in ("gpt-4o", f"model-{'0' * 24}", "../../etc/passwd"):
+        with pytest.raises(openai.NotFoundError) as refused:
+            site.ask(model)
+        assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+    body = {"model": f"model-{'0' * 24}", "messages": [{"role": "user", "content": "x"}]}
+    told = httpx.post(f"{site.direct}/v1/chat/completions", json=body)
+    assert (told.status_code, told.json()["error_type"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("broken", ["config.json", "model.safetensors", "qcrd.json"])
+def test_a_broken_student_is_an_error_and_the_others_go_on(
+    site: Site, two_tasks: str, broken: str
+) -> None:
+    model = published(site.store)
+    site.store.put(f"{keys.model_prefix(model)}{broken}", b"{]")
+    for _ in range(2):
+        with pytest.raises(openai.APIStatusError, match="cannot be loaded") as refused:
+            site.ask(model)
+        assert (refused.value.status_code, refused.value.code) == (424, "model_not_loaded")
+        assert "/tmp" not in str(refused.value)
+    assert site.process.poll() is None
+    assert site.ask(two_tasks).choices[0].message.content == "animal"
+
+
+def test_many_ask_for_more_students_than_fit_and_all_are_answered(site: Site) -> None:
+    models = [published(site.store) for _ in range(3)]
+    asked = [(model, thing) for thing in REASONS for model in models]
+    with ThreadPoolExecutor(12) as pool:
+        said = list(pool.map(lambda pair: site.ask(*pair).choices[0].message.content, asked))
+    assert said == [REASONS[thing][0] for _, thing in asked]
+    assert len(site.loaded()) == 2
+
+
+def test_a_deleted_student_is_gone(site: Site) -> None:
+    model = published(site.store)
+    assert site.ask(model).choices[0].message.content == "animal"
+    assert site.client.models.delete(model).deleted
+    assert site.store.list(keys.model_prefix(model)) == []
+    with pytest.raises(openai.NotFoundError):
+        site.ask(model)
+    assert model not in [found.id for found in site.client.models.list()]
+
+
+def test_sigterm_answers_what_it_has_begun(site: Site, two_tasks: str, tmp_path: Path) -> None:
+    """The request is waiting for its student to be loaded when the signal comes."""
+    port = free_ports(1)[0]
+    process = started(site.settings, port, TMPDIR=str(tmp_path))
+    body = {"model": two_tasks, "messages": [{"role": "user", "content": question("trout")}]}
+    with ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{port}"
+        asked = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=body, timeout=60)
+        while "qcrd_students_waiting 1.0" not in httpx.get(f"{url}/metrics").text:
+            assert not asked.done(), asked.result().text
+        process.send_signal(signal.SIGTERM)
+        assert asked.result().json()["choices"][0]["message"]["content"] == "animal"
+    assert process.wait(30) == 0
+    assert list(tmp_path.glob("qcrd-student-*")) == []

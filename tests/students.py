@@ -1,0 +1,115 @@
+"""Small students that have learned something, published as the trainer publishes them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from qcrd.method.bases import load_student
+from qcrd.method.objectives import OBJECTIVES
+from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.students import Student
+from qcrd.records import (
+    Hyperparameters,
+    Job,
+    JobSpec,
+    MethodName,
+    MethodSpec,
+    ModelRef,
+    RationaleCounts,
+    Report,
+    Status,
+    StudentSpec,
+    TaskSpec,
+    Usage,
+)
+from qcrd.runtime import keys
+from qcrd.runtime.store import Store
+from services.trainer import publish
+from tests import tiny
+
+REASONS = {
+    "trout": ("animal", "it swims in water"),
+    "apple": ("fruit", "it grows on trees"),
+    "hammer": ("tool", "it hits nails"),
+    "violin": ("instrument", "it plays music"),
+}
+STEPS = 120
+HYPER = Hyperparameters(max_label_tokens=4, max_rationale_tokens=8)
+COUNTS = RationaleCounts(
+    questions=4,
+    outputs=4,
+    parsed=4,
+    unparseable=0,
+    majority_right=4,
+    majority_wrong=0,
+    ties=0,
+    positives=4,
+    negatives=0,
+)
+
+
+def question(thing: str) -> str:
+    return f"what kind of thing is a {thing} ?"
+
+
+def published(store: Store, *, kind: str = "t5", method: MethodName = MethodName.DSS) -> str:
+    """The id of a new model that knows `REASONS` by heart."""
+    task = TaskSpec.model_validate(
+        {"answer": "label", "labels": [label for label, _ in REASONS.values()]}
+    )
+    spec = JobSpec(
+        model=f"tiny-{kind}",
+        training_file=keys.new_id("file"),
+        method=method,
+        settings=MethodSpec(task=task, hyperparameters=HYPER),
+    )
+    job = Job(id=keys.new_id("ftjob"), spec=spec, status=Status.RUNNING, created_at=time.time())
+    publish.upload(store, job, taught(kind, method))
+    report = Report(
+        job_id=job.id,
+        status=Status.SUCCEEDED,
+        test={},
+        rationales=COUNTS,
+        usage=Usage(),
+        model=ModelRef(id=publish.model_id(job.id)),
+        seconds={},
+        seed=0,
+    )
+    return publish.announce(store, job, report).id
+
+
+@cache
+def taught(kind: str, method: MethodName) -> Student:
+    with tempfile.TemporaryDirectory() as folder:
+        base = tiny.save_base(Path(folder), kind)
+        student = load_student(base, StudentSpec(decoder_layers=1), HYPER, seed=0)
+    pairs = [pair for thing in REASONS for pair in lessons(thing, method)]
+    learner = torch.optim.AdamW(student.model.parameters(), lr=5e-3)
+    student.model.eval()  # by heart: without dropout
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more cost such a small model several times as long
+    for _ in range(STEPS):
+        reading = student.read([prompt for prompt, _ in pairs])
+        total, count = student.cross_entropy(
+            reading, range(len(pairs)), [target for _, target in pairs]
+        )
+        learner.zero_grad()
+        (total.sum() / count.sum()).backward()
+        learner.step()
+    torch.set_num_threads(threads)
+    return student
+
+
+def lessons(thing: str, method: MethodName) -> list[tuple[str, str]]:
+    """Prompt and target of each task, in the words of `qcrd.method`."""
+    label, reason = REASONS[thing]
+    objective = OBJECTIVES[method]
+    if objective.joined:
+        return [(PREDICT + question(thing), f"{reason} answer: {label}")]
+    explained = [(EXPLAIN + question(thing), reason)] * (objective.rationales != 0)
+    return [(PREDICT + question(thing), label), *explained]
