@@ -20,6 +20,7 @@ def probes(ports: Mapping[str, int]) -> dict[str, Probe]:
         "valkey": lambda: valkey(ports["redis"]),
         "seaweedfs": lambda: answers(f"http://127.0.0.1:{ports['s3']}/healthz"),
         "teacher": lambda: answers(f"http://127.0.0.1:{ports['teacher']}/ready"),
+        "students": lambda: answers(f"http://127.0.0.1:{ports['students']}/ready"),
         "discriminator": lambda: answers(f"http://127.0.0.1:{ports['discriminator']}/ready"),
         "api": lambda: answers(f"http://127.0.0.1:{ports['api']}/ready"),
         "trainer": lambda: worker(redis_url, "trainer@qcrd"),

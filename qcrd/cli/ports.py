@@ -26,6 +26,7 @@ PARTS = (
     "weed_admin_grpc",
     "teacher",
     "discriminator",
+    "students",
 )
 
 

@@ -48,7 +48,9 @@ class StudentServer:
         self._client = httpx2.AsyncClient(
             base_url=settings.url,
             timeout=httpx2.Timeout(settings.timeout, connect=CONNECT_SECONDS),
-            limits=httpx2.Limits(max_connections=None, keepalive_expiry=KEPT_SECONDS),
+            limits=httpx2.Limits(
+                max_connections=None, max_keepalive_connections=20, keepalive_expiry=KEPT_SECONDS
+            ),
             headers={"accept-encoding": "identity"},
             # A proxy for the outside world does not lead to it.
             trust_env=False,

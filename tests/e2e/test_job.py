@@ -116,6 +116,24 @@ def test_the_model_downloads_loads_and_answers(
     assert len(site.qcrd(*asked, "--explain")) > len(site.qcrd(*asked))
 
 
+def test_the_stock_client_chats_with_the_result(site: Site, report: dict[str, Any]) -> None:
+    """The same words that transformers itself makes of the downloaded model."""
+    client = openai.OpenAI(base_url=f"{site.api}/v1", api_key="none")
+    model = client.fine_tuning.jobs.retrieve(report["job_id"]).fine_tuned_model
+    assert model is not None
+    question = "What kind of thing is a cat?"
+    asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question}]}
+    message = (
+        client.chat.completions.create(**asked, extra_body={"explain": True}).choices[0].message
+    )
+    assert message.model_extra is not None
+    label, rationale = message.content, message.model_extra["reasoning_content"]
+    shown = site.qcrd("models", "chat", model, "--question", question, "--explain")
+    assert shown.split() == f"{label} {rationale}".split()
+    streamed = client.chat.completions.create(**asked, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == label
+
+
 def test_a_second_run_asks_the_teacher_nothing(site: Site, report: dict[str, Any]) -> None:
     path = site.home / "second.json"
     shown = site.qcrd("run", str(SPEC), "--report", str(path))

@@ -48,6 +48,7 @@ def test_every_variable_of_the_procfile_is_set_and_nothing_listens_beyond_loopba
         "valkey",
         "seaweedfs",
         "teacher",
+        "students",
         "discriminator",
         "trainer",
         "api",
@@ -57,7 +58,7 @@ def test_every_variable_of_the_procfile_is_set_and_nothing_listens_beyond_loopba
     assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.port=20002"} <= set(lines["seaweedfs"])
     hosts = [value for key, value in surroundings.items() if key.endswith("_HOST")]
     assert set(hosts) == {"127.0.0.1"}
-    assert len(hosts) == 3
+    assert len(hosts) == 4
 
 
 def test_the_user_s_own_choices_win_and_strangers_are_left_out(home: Home) -> None:

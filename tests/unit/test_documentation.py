@@ -15,10 +15,17 @@ from qcrd.cli.settings import CliSettings
 from qcrd.records import JobSpec, StudySpec, parse
 from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
 from services.api.discriminators import JudgeServiceSettings
-from services.api.settings import ApiSettings, FileSettings, GuardSettings, TeacherSettings
+from services.api.settings import (
+    ApiSettings,
+    FileSettings,
+    GuardSettings,
+    StudentSettings,
+    TeacherSettings,
+)
 from services.api.webhooks import WebhookSettings
 from services.discriminator.settings import DiscriminatorSettings
 from services.teacher.settings import EngineSettings, ServerSettings
+from services.teacher.students.settings import StudentsSettings
 from services.trainer.settings import TrainerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +40,8 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     TeacherSettings,
     JudgeServiceSettings,
     WebhookSettings,
+    StudentSettings,
+    StudentsSettings,
     DiscriminatorSettings,
     TrainerSettings,
     ServerSettings,

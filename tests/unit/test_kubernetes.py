@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from services.teacher.settings import ServerSettings
 from services.trainer.settings import TrainerSettings
 
 BASE = Path(__file__).parents[2] / "k8s/base"
@@ -55,7 +56,7 @@ def test_the_configured_hosts_are_services() -> None:
     services = {d["metadata"]["name"] for d in documents() if d["kind"] == "Service"}
     literals = yaml.safe_load((BASE / "kustomization.yaml").read_text())["configMapGenerator"][0]
     text = " ".join(literals["literals"])
-    for host in ("redis", "minio", "discriminator", "teacher"):
+    for host in ("redis", "minio", "discriminator", "teacher", "students"):
         assert host in services
         assert f"{host}:" in text
 
@@ -63,3 +64,8 @@ def test_the_configured_hosts_are_services() -> None:
 def test_the_trainer_gets_longer_than_its_process() -> None:
     grace = workloads()["trainer"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace > TrainerSettings().grace_seconds
+
+
+def test_the_students_get_longer_than_their_requests() -> None:
+    grace = workloads()["students"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > ServerSettings().graceful_termination_timeout

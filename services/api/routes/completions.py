@@ -20,11 +20,10 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "OpenAI's object, or with `stream` its chunks as server-sent events",
         "content": {"application/json": {}, "text/event-stream": {}},
     },
-    404: {"description": "no student of this id is published"},
-    422: {"description": "a field is wrong, or the question is too long for the student"},
-    424: {"description": "the student's files are broken, or its generation failed"},
-    429: {"description": "the student has too much to do; `Retry-After` says when to come back"},
-    503: {"description": "the server of students is away or loading; `Retry-After` likewise"},
+    424: {
+        "model": wire.Envelope,
+        "description": "The student is broken, or failed.",
+    },
 }
 
 
