@@ -128,8 +128,9 @@ def test_the_stock_client_chats_with_the_result(site: Site, report: dict[str, An
     )
     assert message.model_extra is not None
     label, rationale = message.content, message.model_extra["reasoning_content"]
-    shown = site.qcrd("models", "chat", model, "--question", question, "--explain")
-    assert shown.split() == f"{label} {rationale}".split()
+    command = ("models", "chat", model, "--question", question, "--explain")
+    site.qcrd(*command)  # tells of the files that it fetches
+    assert site.qcrd(*command).split() == f"{label} {rationale}".split()
     streamed = client.chat.completions.create(**asked, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == label
 
