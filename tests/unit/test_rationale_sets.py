@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import pytest
 from fastapi.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcrd.method.answers import question_id
 from qcrd.method.consistency import vote
@@ -39,6 +38,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore, Store, write_lines, write_record
 from services.api import knowledge, rationale_sets, validate
 from services.api.gateway import Settings
+from services.api.keyring import key_hash
 from services.api.main import create_app
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import refused
@@ -120,25 +120,21 @@ def judge(store: Store, count: int, *, job: str = JOB, at: float = 20.0) -> None
     write_record(store, keys.rationale_judged_key(SET, job), judged)
 
 
-class Named:
-    """Stands for the key check: every request comes with the key of this name."""
-
-    def __init__(self, app: ASGIApp, name: str) -> None:
-        self._app, self._name = app, name
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            key = type("Key", (), {"name": self._name})()
-            scope = {**scope, "state": {**scope.get("state", {}), "key": key}}
-        await self._app(scope, receive, send)
-
-
 def gateway(store: Store, folder: Path, *, who: str | None = None) -> TestClient:
+    """With `who` it asks for a key, and the client has the one of this name."""
+    file = None
+    if who is not None:
+        file = folder / f"{who}.json"
+        file.write_text(json.dumps({"keys": [{"name": who, "sha256": key_hash(f"{who}-key")}]}))
     settings = Settings(
-        ApiSettings(), TeacherSettings(), FileSettings(), ModelSettings(models_dir=folder)
+        ApiSettings(keys_file=file),
+        TeacherSettings(),
+        FileSettings(),
+        ModelSettings(models_dir=folder),
     )
     app = create_app(store, MemoryJobs(), MemoryEvents(), MemoryQueue(), settings)
-    return TestClient(Named(app, who) if who else app, raise_server_exceptions=False)
+    headers = {"Authorization": f"Bearer {who}-key"} if who else {}
+    return TestClient(app, raise_server_exceptions=False, headers=headers)
 
 
 @pytest.fixture
@@ -491,7 +487,7 @@ def test_half_a_character_is_refused(client: TestClient) -> None:
         content=b'{"text": "\\ud800"}',
         headers={"content-type": "application/json"},
     )
-    assert raw.status_code == 422, raw.text
+    refused(raw, 400, "not_utf8", "text")
 
 
 @pytest.mark.parametrize("name", ["x", f"{'0' * 24}-q0", f"{'0' * 24}-p99999", "..%2F..%2Fjobs"])
