@@ -43,7 +43,11 @@ def models(tmp_path: Path) -> ModelSettings:
 
 def gateway(store: MemoryStore, models: ModelSettings, url: str) -> TestClient:
     settings = Settings(
-        ApiSettings(), TeacherSettings(), FileSettings(), models, JudgeServiceSettings(url=url)
+        ApiSettings(),
+        TeacherSettings(),
+        FileSettings(),
+        models,
+        judges=JudgeServiceSettings(url=url),
     )
     app = create_app(store, MemoryJobs(), MemoryEvents(), MemoryQueue(), settings)
     return TestClient(app, raise_server_exceptions=False)
