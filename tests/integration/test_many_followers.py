@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +30,12 @@ from tests.conftest import free_ports
 FOLLOWERS = 2000
 JOBS = 400
 IDLE_SECONDS = 5.0
+KILLS = int(os.environ.get("QCRD_KILLS", "2"))
 
 
 class Gateway:
-    def __init__(self, settings: RedisSettings, log: Path) -> None:
-        self.port = free_ports(1)[0]
+    def __init__(self, settings: RedisSettings, log: Path, port: int | None = None) -> None:
+        self.port = port or free_ports(1)[0]
         environment = {
             **os.environ,
             "QCRD_REDIS_URL": settings.url,
@@ -47,7 +51,7 @@ class Gateway:
                 stderr=out,
             )
         self.seen = psutil.Process(self.process.pid)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not self._answers():
             assert self.process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline
@@ -73,6 +77,58 @@ def following_connections(settings: RedisSettings) -> int:
     database = settings.url.rsplit("/", 1)[1]
     clients = cast("list[dict[str, str]]", connect(settings).client_list())
     return sum(c["db"] == database and c["cmd"] == "xread" for c in clients)
+
+
+def follow_through(port: int, job_id: str, got: list[str]) -> None:
+    """As a client does: come again with the id of the last event, until the job's end."""
+    url = f"http://127.0.0.1:{port}/v1/fine_tuning/jobs/{job_id}/events?stream=true"
+    last, ended = "0-0", False
+    while not ended:
+        with contextlib.suppress(httpx.TransportError):
+            headers = {"Last-Event-ID": last}
+            with httpx.stream("GET", url, headers=headers, timeout=30) as answer:
+                for line in answer.iter_lines():
+                    if line.startswith("id: "):
+                        last = line.removeprefix("id: ")
+                        got.append(last)
+                    ended = ended or '"status":"succeeded"' in line
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(180 + 90 * KILLS)
+def test_a_follower_of_gateways_that_are_killed_misses_and_doubles_nothing(
+    redis_settings: RedisSettings, tmp_path: Path
+) -> None:
+    redis = connect(redis_settings)
+    jobs, events, job_id = RedisJobs(redis), RedisEvents(redis), keys.new_id("ftjob")
+    spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
+    jobs.create(Job(id=job_id, spec=spec, created_at=time.time()))
+    killed, made = threading.Event(), list[str]()
+
+    def write() -> None:
+        while not killed.is_set():
+            made.append(events.append(job_id, "news").id)
+            time.sleep(0.002)
+        made.append(events.append(job_id, "end", data={"status": "succeeded"}, once="end").id)
+
+    port, got = free_ports(1)[0], [[] for _ in range(5)]
+    gateway = Gateway(redis_settings, tmp_path / "log-0", port)
+    writer = threading.Thread(target=write)
+    followers = [threading.Thread(target=follow_through, args=(port, job_id, g)) for g in got]
+    for thread in (writer, *followers):
+        thread.start()
+    for number in range(1, KILLS + 1):
+        time.sleep(random.uniform(0.2, 1.5))
+        gateway.process.kill()
+        gateway.process.wait()
+        gateway = Gateway(redis_settings, tmp_path / f"log-{number}", port)
+    killed.set()
+    for thread in (writer, *followers):
+        thread.join(30)
+        assert not thread.is_alive()
+    gateway.process.kill()
+    gateway.process.wait()
+    assert got == [made] * 5
 
 
 async def follow(gateway: Gateway, job_id: str) -> tuple[asyncio.StreamReader, object]:
