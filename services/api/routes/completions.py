@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from services.api import models
+from services.api import models, wire
 from services.api.completions import ChatCompletion, Completion
 from services.api.gateway import Here
 from services.api.proxy import StudentServer, forward
