@@ -105,7 +105,8 @@ class RationaleSets:
         query.check()
         view = self._view(set_id, query.judge)
         said = set_items.read(self._store, view, view.matching(query))
-        return set_export.questions(said) if query.format == "questions" else set_export.items(said)
+        write = set_export.questions if query.format == "questions" else set_export.items
+        return set_export.chunks(write(said))
 
     # --- what lies behind ----------------------------------------------------------------------
 

@@ -9,6 +9,20 @@ from collections.abc import Iterable, Iterator
 from qcrd.method.answers import ANSWER
 from services.api.set_wire import Item
 
+CHUNK = 64 << 10
+"""Bytes that are sent at once: a line by itself costs more to hand on than to make."""
+
+
+def chunks(lines: Iterable[bytes]) -> Iterator[bytes]:
+    held = bytearray()
+    for line in lines:
+        held += line
+        if len(held) >= CHUNK:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
+
 
 def items(said: Iterable[Item]) -> Iterator[bytes]:
     for item in said:

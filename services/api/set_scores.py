@@ -47,7 +47,7 @@ def find(store: Store, manifest: RationaleManifest, job_id: str | None) -> Judge
         return read_record(store, key, Judged)
     if job_id:
         raise NotFound(
-            f"`judge`: job {job_id} has not scored rationale set {manifest.id}; it was scored by "
+            f"`judge`: job {job_id[:80]} has not scored rationale set {manifest.id}; these have: "
             f"{', '.join(_job(key) for key in listed) or 'none'}",
             param="judge",
             code="judge_not_found",

@@ -15,6 +15,7 @@ from qcrd.runtime.store import (
     read,
     read_lines,
     read_record,
+    read_some_lines,
     write_lines,
     write_record,
 )
@@ -138,3 +139,14 @@ def test_wrong_credentials_are_no_outage(s3_settings: StoreSettings) -> None:
 def test_links_name_the_public_endpoint(s3_settings: StoreSettings) -> None:
     public = s3_settings.model_copy(update={"public_endpoint": "files.example.org:443"})
     assert S3Store(public).link("a", seconds=60).startswith("http://files.example.org:443/qcrd/a?")
+
+
+@pytest.mark.parametrize("key", ["some.jsonl", "some.jsonl.zst"])
+@pytest.mark.parametrize("numbers", [[], [0], [3, 4, 499], [499], [498, 600]])
+def test_some_lines_are_read_without_the_others(store: Store, key: str, numbers: list[int]) -> None:
+    write_lines(store, key, QUESTIONS)
+    found = list(read_some_lines(store, key, Question, numbers))
+    assert found == [(number, QUESTIONS[number]) for number in numbers if number < 500]
+    # A broken line that is not asked for is nobody's concern.
+    store.put("broken.jsonl", b"{\n" + QUESTIONS[1].model_dump_json().encode() + b"\n")
+    assert list(read_some_lines(store, "broken.jsonl", Question, [1])) == [(1, QUESTIONS[1])]

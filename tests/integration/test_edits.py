@@ -111,5 +111,5 @@ def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site) -> None
     reworded = [one for one in page.data if one.text == "music is the tool"]
     assert [one.score for one in reworded] == [found[one.rationale_id].score for one in reworded]
     assert sum(one.excluded for one in page.data) == len(reworded) == 3
-    kept = list(RationaleSets(site.store).export(set_id, ExportQuery(excluded=False)))
-    assert len(kept) == 93
+    kept = b"".join(RationaleSets(site.store).export(set_id, ExportQuery(excluded=False)))
+    assert kept.count(b"\n") == 93

@@ -21,7 +21,7 @@ from qcrd.runtime.ledger import MemoryLedger
 from qcrd.runtime.pipeline import Deps, run_stage
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.store import MemoryStore, read_lines, read_record
-from services.api import files
+from services.api import files, set_index
 from services.api.ask import Pace
 from services.api.assemble import assemble
 from services.api.create import read_spec
@@ -474,3 +474,17 @@ def test_published_outputs_import_with_the_known_share_right(
     assert len(here.test_items(job)) == len(given["test"])
     first = given["train"][0]["question"]
     assert here.items(job)[0].question.id == question_id(first)
+
+
+def test_the_set_has_its_index_and_says_who_assembled_it(bench: MakeBench) -> None:
+    """The index that is written is the one that would be made of the shards."""
+    here = bench()
+    job = here.run(here.job(here.file(sums(7))))
+    manifest = here.manifest(job)
+    assert (manifest.job_id, manifest.teacher) == (job.id, "default")
+    written = set_index.of_set(here.store, manifest)
+    made = set_index.build([here.items(job)])
+    assert len(written) == manifest.counts.positives + manifest.counts.negatives > 0
+    assert written.questions.tolist() == made.questions.tolist()
+    assert written.rationales.tolist() == made.rationales.tolist()
+    assert keys.rationale_index_key(manifest.id) in here.store.list("")

@@ -63,7 +63,11 @@ def edited(
     return sets.edit(set_id, item_id, body, caller.name)
 
 
-@router.get("/{set_id}/export", response_class=StreamingResponse)
+@router.get(
+    "/{set_id}/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
+)
 def exported(sets: Sets, set_id: str, query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
     """JSON lines, edits applied: an item a line with everything about it (excluded ones are marked;
     `excluded=false` leaves them out), or with `format=questions` a questions file to import."""
