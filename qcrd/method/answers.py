@@ -15,8 +15,13 @@ from qcrd.records import AnswerKind, Question, TaskSpec
 
 EXPLANATION, ANSWER = "<Explanation>:", "<Answer>:"
 
+LONGEST = 2000
+"""Characters of an answer: longer ones are texts, and some of the patterns below take the square of
+the length."""
+
 # Where a model that was not stopped runs on into a question of its own making.
-NEXT_QUESTION = re.compile(r"\n\s*(?:Q|Question)\s*:")
+# White space is entered at its beginning only: a megabyte of it is read once, not once per place.
+NEXT_QUESTION = re.compile(r"(?<!\s)[^\S\n]*+\n\s*+(?:Q|Question)\s*:")
 TAGGED_ANSWER = re.compile(r"<?\bAnswer>?\s*:", re.IGNORECASE)
 # "So the answer is (c) hotel.", "Therefore, the correct choice is (A) blue ball."
 SPOKEN_ANSWER = re.compile(
@@ -27,7 +32,7 @@ SPOKEN_ANSWER = re.compile(
 OPTION = re.compile(r"^\s*\(\s*([A-Za-z])\s*\)\s*|^\s*([A-Za-z])\s*[).:]\s+")
 OPTION_ANYWHERE = re.compile(r"\(\s*([A-Za-z])\s*\)")
 # Tokenizers that split words put spaces around punctuation: `t - shirt`.
-SPLIT_PUNCTUATION = re.compile(r"\s*([^\w\s])\s*")
+SPLIT_PUNCTUATION = re.compile(r"(?:(?<!\s)\s++)?([^\w\s])\s*")
 QUOTED = re.compile(r"""\W*["\u201c]([^"\u201d]+)["\u201d]""")
 ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
@@ -67,6 +72,8 @@ def own_text(text: str) -> str:
 def canonical(answer: str, task: TaskSpec, question: Question) -> str | None:
     """The one spelling under which equal answers are equal; None where it is none of the task's."""
     line = answer.strip().split("\n", 1)[0].strip()
+    if len(line) > LONGEST:
+        return None
     match task.answer:
         case AnswerKind.NUMBER:
             return _number(line)

@@ -13,6 +13,10 @@ from fractions import Fraction
 
 # A longer "expression" in a model's output is a runaway repetition, and deep nesting costs time.
 MAX_CHARACTERS = 200
+# `1e999999999` is short, but as an exact number it would fill the memory.
+MAX_EXPONENT = 308
+# 1,200 digits: Python refuses to spell more than 4,300.
+MAX_BITS = 4000
 
 OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -36,16 +40,18 @@ def value(expression: str) -> Fraction | None:
     if not text or len(text) > MAX_CHARACTERS:
         return None
     try:
-        return _evaluate(ast.parse(text, mode="eval").body, text)
+        found = _evaluate(ast.parse(text, mode="eval").body, text)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
+    size = max(found.numerator.bit_length(), found.denominator.bit_length())
+    return found if size <= MAX_BITS else None
 
 
 def _evaluate(node: ast.expr, text: str) -> Fraction:
     match node:
         case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
             # From the source, not from the float: Fraction("0.1") is exact, Fraction(0.1) is not.
-            return Fraction(ast.get_source_segment(text, node) or "")
+            return _exact(ast.get_source_segment(text, node) or "")
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluate(operand, text)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
@@ -53,6 +59,13 @@ def _evaluate(node: ast.expr, text: str) -> Fraction:
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
             return OPERATORS[type(op)](_evaluate(left, text), _evaluate(right, text))
     raise ValueError(f"not arithmetic: {ast.dump(node)[:80]}")
+
+
+def _exact(number: str) -> Fraction:
+    exponent = number.lower().partition("e")[2]
+    if exponent and abs(int(exponent)) > MAX_EXPONENT:
+        raise ValueError(f"{number} is too large or too small to be an answer")
+    return Fraction(number)
 
 
 def show(number: Fraction) -> str:

@@ -79,7 +79,7 @@ class Guarded(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop()
         self._in_head = False
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        size = len(self.url) + sum(len(n) + len(v) + len(": \r\n") for n, v in self.headers)
         if size > HEAD_BYTES:
             self._too_large = True
             raise ValueError("the headers are too large")  # answered by `send_400_response`
