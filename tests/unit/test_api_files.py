@@ -1,0 +1,219 @@
+"""Where files are, what they cost to list, and how often they are read."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcrd.errors import Invalid, NotFound
+from qcrd.method.answers import question_id
+from qcrd.records import StoredFile
+from qcrd.runtime import keys
+from qcrd.runtime.store import MemoryStore, write_record
+from services.api import files, lines
+from services.api.seen import Seen
+from services.api.validate import RowReader, read_rows
+from services.api.verdicts import Verdicts
+from tests.unit import test_api_rest as rest
+from tests.unit.test_api_rest import Here, refused, sums
+
+
+class CountingStore(MemoryStore):
+    """Remembers which objects were opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+
+    def open(self, key: str) -> Any:
+        self.opened.append(key)
+        return super().open(key)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Here:
+    made = Here(tmp_path / "models")
+    return made
+
+
+def kept(store: MemoryStore, start: int, count: int = 2) -> StoredFile:
+    data = io.BytesIO(rest.lines(sums(count, start)))
+    return files.keep(store, data, filename="f", purpose="fine-tune", limit=1 << 20)
+
+
+def old(store: MemoryStore, start: int, created_at: float) -> StoredFile:
+    """As they were stored before uploads were streamed: no blob, and no time in a key."""
+    data = rest.lines(sums(2, start))
+    stored = StoredFile(
+        id=f"file-{start:024d}",
+        filename="f",
+        purpose="fine-tune",
+        bytes=len(data),
+        created_at=created_at,
+        sha256="0" * 64,
+        lines=2,
+    )
+    store.put(keys.file_key(stored.id), data)
+    write_record(store, keys.file_meta_key(stored.id), stored)
+    return stored
+
+
+def test_a_page_reads_only_its_own_descriptions() -> None:
+    store = CountingStore()
+    made = []
+    for number in range(5):
+        made.append(kept(store, 10 * number).id)
+        time.sleep(0.002)
+    store.opened.clear()
+    found, more = files.page(store, after=made[3], limit=2, order="desc")
+    assert ([one.id for one in found], more) == ([made[2], made[1]], True)
+    assert store.opened == [keys.file_meta_key(made[2]), keys.file_meta_key(made[1])]
+    found, more = files.page(store, after=made[3], limit=2, order="asc")
+    assert ([one.id for one in found], more) == ([made[4]], False)
+    with pytest.raises(Invalid, match="`after`: there is no file"):
+        files.page(store, after="file-x", limit=2, order="asc")
+
+
+def test_old_files_are_listed_read_and_deleted_among_new_ones(here: Here) -> None:
+    first, last = old(here.store, 50, 5.0), old(here.store, 60, 2e10)
+    between = kept(here.store, 0)
+    listed = here.client.get("/v1/files?order=asc").json()["data"]
+    assert [one["id"] for one in listed] == [first.id, between.id, last.id]
+    assert [row.question.text for row in files.rows(here.store, first.id)] == [
+        "What is 50 + 1?",
+        "What is 51 + 1?",
+    ]
+    content = here.client.get(f"/v1/files/{first.id}/content")
+    assert content.content == rest.lines(sums(2, 50))
+    assert "blob" not in listed[0]
+    for one in (first, between, last):
+        assert here.client.delete(f"/v1/files/{one.id}").status_code == 200
+    assert here.store.list("") == []
+
+
+def test_a_second_upload_of_a_file_leaves_no_second_blob(here: Here) -> None:
+    first = kept(here.store, 0)
+    assert kept(here.store, 0) == first
+    assert here.store.list(keys.UPLOADS) == [first.blob]
+
+
+def test_a_purpose_that_no_file_has_lists_none(here: Here) -> None:
+    kept(here.store, 0)
+    assert here.client.get("/v1/files?purpose=batch").json()["data"] == []
+    assert len(here.client.get("/v1/files?purpose=fine-tune").json()["data"]) == 1
+
+
+# --- checking ----------------------------------------------------------------------------------
+
+
+def test_a_thousand_jobs_on_a_file_read_it_once(tmp_path: Path) -> None:
+    here = Here(tmp_path / "models")
+    training, test = here.file(sums(8)), here.file(sums(3, 50))
+    blobs = []
+    opened = here.store.open
+
+    def counting(key: str) -> Any:
+        blobs.append(key)
+        return opened(key)
+
+    here.store.open = counting  # type: ignore[method-assign]
+    for _ in range(5):
+        assert here.create(training, test_file=test).status_code == 200
+    assert len([key for key in blobs if key.startswith(keys.UPLOADS)]) == 2
+    # Another task is another question.
+    labels = {"task": {"answer": "label", "labels": ["yes", "no"]}}
+    for _ in range(2):
+        refused(here.create(training, labels), 400, "invalid_label", "training_file")
+    assert len([key for key in blobs if key.startswith(keys.UPLOADS)]) == 3
+
+
+def test_a_verdict_is_asked_for_once_even_by_many_at_the_same_time() -> None:
+    verdicts, asked = Verdicts(), []
+
+    def read() -> int:
+        asked.append(1)
+        time.sleep(0.05)
+        return 7
+
+    threads = [threading.Thread(target=lambda: verdicts.of("f", read)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (verdicts.of("f", read), len(asked)) == (7, 1)
+
+
+def test_a_refusal_is_remembered_but_not_that_a_file_was_gone() -> None:
+    verdicts = Verdicts(kept=2)
+
+    def refuse() -> int:
+        raise Invalid("line 3: no", param="p", code="c")
+
+    def gone() -> int:
+        raise NotFound("deleted")
+
+    for read in (refuse, lambda: 1):
+        with pytest.raises(Invalid, match="line 3") as caught:
+            verdicts.of("a", read)
+        assert (caught.value.param, caught.value.code) == ("p", "c")
+    with pytest.raises(NotFound):
+        verdicts.of("b", gone)
+    assert verdicts.of("b", lambda: 2) == 2
+    # The least recently used goes first: "a" after "b" was asked for last, and "c" came.
+    verdicts.of("c", lambda: 3)
+    assert verdicts.of("b", lambda: 9) == 2
+    assert verdicts.of("a", lambda: 4) == 4
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 40)))
+def test_the_first_line_of_each_question_is_remembered(asked: list[int]) -> None:
+    seen, first = Seen(), {}
+    for line, number in enumerate(asked, 1):
+        expected = first.setdefault(number, line)
+        assert seen.first(question_id(str(number)), line) == expected
+    assert len(seen) == len(first)
+    assert all((question_id(str(n)) in seen) == (n in first) for n in range(41))
+
+
+def test_many_questions_take_little_memory() -> None:
+    seen = Seen()
+    for line in range(1, 20_001):
+        assert seen.first(question_id(str(line)), line) == line
+    assert seen.first(question_id("17"), 60_000) == 17
+    assert len(seen) == 20_000
+    assert len(seen._table) < 20_000 * 50
+
+
+@given(st.integers(1, 40))
+def test_a_file_is_the_same_in_whatever_pieces_it_comes(size: int) -> None:
+    data = b"\xef\xbb\xbf" + rest.lines(sums(5)) + b"\n\r\n" + rest.lines(sums(1, 9))[:-1]
+    reader, found = RowReader(), []
+    for start in range(0, len(data), size):
+        found += list(reader.feed(data[start : start + size]))
+    found += list(reader.end())
+    assert found == list(read_rows(io.BytesIO(data)))
+    assert [row.line for row in found] == [1, 2, 3, 4, 5, 8]
+
+
+def test_a_file_of_too_many_lines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINES", 5)
+    assert len(list(read_rows(io.BytesIO(rest.lines(sums(5)))))) == 5
+    for data in (rest.lines(sums(6)), rest.lines(sums(2)) + b"\n" * 100):
+        with pytest.raises(Invalid, match="line 6: a file has at most 5 lines"):
+            list(read_rows(io.BytesIO(data)))
+
+
+def test_a_key_that_is_there_twice_is_refused() -> None:
+    data = b'{"question": "a"}\n{"question": "b", "question": "c"}\n'
+    with pytest.raises(Invalid, match="line 2: broken JSON: key 'question' is there twice"):
+        list(read_rows(io.BytesIO(data)))
