@@ -241,10 +241,11 @@ class JobSpec(Record):
             return data
         method = dict(data["method"])
         kind = method.pop("type", None)
-        if kind not in set(MethodName):
+        if not isinstance(kind, str) or kind not in set(MethodName):
             known = ", ".join(MethodName)
             raise Invalid(
-                f"`method.type` must be one of {known}, not {kind!r}", param="method.type"
+                f"`method.type` must be one of {known}, not {str(kind)[:80]!r}",
+                param="method.type",
             )
         body = method.pop(kind, None)
         for key in method:

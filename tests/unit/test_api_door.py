@@ -54,6 +54,24 @@ def test_json_that_two_readers_could_understand_differently_is_refused(
     assert len(message) < 500
 
 
+@pytest.mark.parametrize(
+    ("method", "param"),
+    [
+        ({"type": []}, "method.type"),
+        ({"type": {"a": 1}}, "method.type"),
+        ({"type": None}, "method.type"),
+        ({"type": "qcrd", "qcrd": 0}, "method.qcrd"),
+        ({"type": "qcrd", "qcrd": []}, "method.qcrd"),
+        ({"type": "qcrd", "qcrd": "x"}, "method.qcrd"),
+    ],
+)
+def test_a_method_of_another_type_is_refused(here: Here, method: Any, param: str) -> None:
+    body = {"model": "tiny", "training_file": "file-x", "method": method}
+    refused(here.client.post(JOBS, json=body), 400, "invalid_value", param)
+    answer = here.client.post("/v1/studies", json={"job": body, "methods": ["qcrd"]})
+    refused(answer, 400, "invalid_value", f"job.{param}")
+
+
 @pytest.mark.parametrize("text", ['{"a": [1, -2.5e3, null, true, "\\u00e4\\ud83d\\ude00"]}', "[]"])
 def test_json_that_is_json_is_read_as_python_reads_it(text: str) -> None:
     assert strict_json.read(text.encode()) == json.loads(text)
