@@ -47,6 +47,8 @@ class EngineSettings(BaseSettings):
     )
 
     model_id: str = "smollm2"
+    # A branch, tag or commit of a hub id.
+    revision: str | None = None
     teacher_engine: Literal["auto", "gguf", "local", "upstream"] = "auto"
     max_input_tokens: int | None = Field(None, ge=1)
     max_total_tokens: int | None = Field(None, ge=2)

@@ -409,6 +409,26 @@ def test_pickles_are_refused(folder: Path, tmp_path: Path) -> None:
         run(made(folder, lora_adapters="x=/nowhere"), nothing)
 
 
+def test_a_hub_id_is_fetched_at_its_revision_and_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0a" * 20
+    asked: list[Any] = []
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        assert not {"*.bin", "*.pt", "*.py"} & set(allow_patterns)
+        return str(shutil.copytree(folder, tmp_path / "snapshots" / commit))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+
+    async def told(engine: LocalEngine) -> str | None:
+        return engine.info.model_sha
+
+    assert run(made("someone/model", revision="v2"), told) == commit
+    assert asked == [("someone/model", "v2")]
+
+
 def test_adapters_are_named_or_their_own_name() -> None:
     assert adapters("") == {}
     assert adapters("a=/x, b/c") == {"a": "/x", "b/c": "b/c"}

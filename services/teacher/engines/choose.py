@@ -23,7 +23,7 @@ def build(settings: EngineSettings) -> Engine:
     engine = settings.teacher_engine
     if engine == "upstream" or (engine == "auto" and settings.teacher_upstream_url):
         return _upstream(settings)
-    path = find(settings.model_id)
+    path = find(settings.model_id, settings.revision)
     if engine == "gguf" or (engine == "auto" and path.suffix == ".gguf"):
         if path.suffix != ".gguf":
             raise _missing(settings.model_id, "TEACHER_ENGINE=gguf needs a path to a .gguf file")
@@ -31,8 +31,10 @@ def build(settings: EngineSettings) -> Engine:
     return _local(settings, path)
 
 
-def find(model_id: str) -> Path:
-    """A .gguf file, or a folder with config.json; an HF id or an s3:// address is fetched."""
+def find(model_id: str, revision: str | None = None) -> Path:
+    """A .gguf file, or a folder with config.json; an HF id, at `revision`, or an s3:// address is
+    fetched.
+    """
     if model_id in BUNDLED:
         return _bundled(model_id)
     if model_id.startswith(S3):
@@ -46,7 +48,7 @@ def find(model_id: str) -> Path:
         if not path.is_file():
             raise _missing(model_id, "no such file: give the path of an existing .gguf file")
         return path
-    return _fetched(model_id)
+    return _fetched(model_id, revision)
 
 
 def _bundled(model_id: str) -> Path:
@@ -73,7 +75,7 @@ def _published(model_id: str) -> Path:
         raise _missing(model_id, error.message) from error
 
 
-def _fetched(model_id: str) -> Path:
+def _fetched(model_id: str, revision: str | None) -> Path:
     """A snapshot folder of an HF id, from the local cache or the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -83,7 +85,7 @@ def _fetched(model_id: str) -> Path:
         raise _missing(model_id, f"no such file or folder: {fix}")
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(model_id, allow_patterns=wanted))
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=wanted))
     except (OSError, HFValidationError) as error:
         raise _missing(model_id, f"neither on disk nor on the hub: {fix}") from error
 

@@ -141,6 +141,8 @@ class LocalEngine:
             total,
             grammar=self._worker.vocabulary is not None,
             adapters=model.adapters,
+            # The hub's cache names a snapshot's folder by its commit.
+            model_sha=self._path.name if self._path.parent.name == "snapshots" else None,
             pipeline_tag="text2text-generation" if model.seq2seq else "text-generation",
             prefill=not model.seq2seq,
         )
