@@ -57,9 +57,8 @@ class EngineSettings(BaseSettings):
     teacher_slots: int = Field(32, ge=1)
     # Tokens that running requests may reach together; what the slots hold when empty.
     max_batch_total_tokens: int | None = Field(None, ge=1)
-    # Prompt tokens the local engine reads between two steps of the requests that already run. More
-    # gains nothing, as prompts are read one at a time, and stops the others for longer.
-    max_batch_prefill_tokens: int = Field(512, ge=1)
+    # Prompt tokens the local engine reads between two steps of the requests that already run.
+    max_batch_prefill_tokens: int = Field(2048, ge=1)
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     # `name=folder`, or folders alone, with commas between.
     lora_adapters: str = ""

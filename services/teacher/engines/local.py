@@ -48,7 +48,7 @@ class LocalEngine:
         precision: Precision = "auto",
         adapters: Mapping[str, str] | None = None,
         budget: int | None = None,
-        prefill: int = 512,
+        prefill: int = 2048,
     ) -> None:
         self._path, self._model_id = path, model_id
         self._threads, self._slots = threads, slots
