@@ -6,9 +6,9 @@ What a job is asked to do is never here; that is its spec, `qcrd.records.JobSpec
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, PositiveFloat, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -44,6 +44,33 @@ class ModelSettings(BaseSettings):
     model_config = _settings("QCRD_")
 
     models_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path.home() / ".qcrd/models"
+
+
+class RecoverySettings(BaseSettings):
+    """How fast a worker's death is noticed. All workers of one installation need the same values.
+
+    `heartbeat_seconds`: between two beats of a worker; a beat is good for `lease_seconds`.
+    `reap_seconds`: between two looks for abandoned jobs; by default a third of a lease, so that a
+    job whose worker died is on a queue again within a minute. `resend_seconds`: after which a
+    message that nobody took is sent again.
+    """
+
+    model_config = _settings("QCRD_")
+
+    heartbeat_seconds: PositiveFloat = 10.0
+    lease_seconds: PositiveFloat = 45.0
+    reap_seconds: PositiveFloat = 15.0
+    resend_seconds: PositiveFloat = 300.0
+
+    @model_validator(mode="after")
+    def a_lease_outlives_a_lost_beat(self) -> Self:
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"QCRD_LEASE_SECONDS is {self.lease_seconds:g}, less than two heartbeats of "
+                f"{self.heartbeat_seconds:g} s: one late beat would lose the job; raise it, or "
+                "lower QCRD_HEARTBEAT_SECONDS"
+            )
+        return self
 
 
 class LogSettings(BaseSettings):

@@ -29,7 +29,7 @@ from qcrd.runtime.jobs import TASKS, RedisJobs
 from qcrd.runtime.ledger import RedisLedger
 from qcrd.runtime.pipeline import Deps, Next, StageContext, reap, run_stage
 from qcrd.runtime.queue import CeleryQueue, celery_app
-from qcrd.runtime.settings import LogSettings, RedisSettings, StoreSettings
+from qcrd.runtime.settings import LogSettings, RecoverySettings, RedisSettings, StoreSettings
 from qcrd.runtime.store import open_store
 from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging
@@ -40,8 +40,6 @@ from services.api.webhooks import WebhookSettings
 
 log = logging.getLogger(__name__)
 
-REAP_SECONDS = 15.0
-"""A third of a lease's ttl: a job whose worker died is on a queue again within a minute."""
 REAPER_LOCK = "qcrd:reaper"
 
 stopping = threading.Event()
@@ -55,6 +53,7 @@ class Worker:
     redis: Redis = field(default_factory=lambda: connect(RedisSettings()))
     teachers: TeacherSettings = field(default_factory=TeacherSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
 
     def deps(self) -> Deps:
         return Deps(
@@ -65,6 +64,8 @@ class Worker:
             tally=RedisTally(self.redis),
             deliveries=RedisDeliveries(self.redis),
             stopping=stopping.is_set,
+            heartbeat=self.recovery.heartbeat_seconds,
+            ttl=self.recovery.lease_seconds,
         )
 
     def assemble(self, stage: StageContext) -> Next:
@@ -83,18 +84,19 @@ def assemble_job(job_id: str) -> None:
 def reap_forever() -> None:
     """Every worker of this kind runs it; the lock lets one of them at a time do the work."""
     redis, deps, owner = worker().redis, worker().deps(), secrets.token_hex(8)
-    while not stopping.wait(REAP_SECONDS):
+    pause = worker().recovery.reap_seconds
+    while not stopping.wait(pause):
         try:
             with redis_outage():
-                leading = redis.set(REAPER_LOCK, owner, nx=True, px=int(REAP_SECONDS * 900))
+                leading = redis.set(REAPER_LOCK, owner, nx=True, px=int(pause * 900))
             if leading:
-                _reap(deps)
+                _reap(deps, worker().recovery.resend_seconds)
         except Transient as error:
             log.warning("cannot look for abandoned jobs: %s", error)
 
 
-def _reap(deps: Deps) -> None:
-    for job_id in reap(deps.jobs, deps.queue, time.time()):
+def _reap(deps: Deps, patience: float) -> None:
+    for job_id in reap(deps.jobs, deps.queue, time.time(), patience=patience):
         log.warning("sent again: nobody worked on it", extra={"data": {"job_id": job_id}})
     for job_id in conclude_left(deps, time.time()):
         log.warning("concluded: nobody had", extra={"data": {"job_id": job_id}})

@@ -32,7 +32,13 @@ from qcrd.runtime.lease import Holding
 from qcrd.runtime.lifeline import die_with_parent
 from qcrd.runtime.pipeline import Deps, StageContext
 from qcrd.runtime.queue import MemoryQueue
-from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
+from qcrd.runtime.settings import (
+    LogSettings,
+    ModelSettings,
+    RecoverySettings,
+    RedisSettings,
+    StoreSettings,
+)
 from qcrd.runtime.store import open_store
 from qcrd.runtime.tally import RedisTally
 from services.trainer import outcome
@@ -54,7 +60,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
-    redis = connect(RedisSettings())
+    redis, recovery = connect(RedisSettings()), RecoverySettings()
     deps = Deps(
         jobs=RedisJobs(redis),
         events=RedisEvents(redis),
@@ -62,6 +68,8 @@ def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
         queue=MemoryQueue(),  # this process sends nothing on; its worker does
         tally=RedisTally(redis),
         stopping=stopping.is_set,
+        heartbeat=recovery.heartbeat_seconds,
+        ttl=recovery.lease_seconds,
     )
     job = deps.jobs.get(job_id)
     if job.lease.token != token:

@@ -19,7 +19,7 @@ from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs import TASKS, RedisJobs
 from qcrd.runtime.pipeline import Deps, run_stage
 from qcrd.runtime.queue import CeleryQueue, celery_app
-from qcrd.runtime.settings import LogSettings, RedisSettings, StoreSettings
+from qcrd.runtime.settings import LogSettings, RecoverySettings, RedisSettings, StoreSettings
 from qcrd.runtime.store import open_store
 from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging
@@ -33,7 +33,7 @@ app = celery_app(RedisSettings())
 @lru_cache(maxsize=1)
 def deps() -> Deps:
     """What the tasks of this process share, built at the first of them."""
-    redis = connect(RedisSettings())
+    redis, recovery = connect(RedisSettings()), RecoverySettings()
     return Deps(
         jobs=RedisJobs(redis),
         events=RedisEvents(redis),
@@ -42,6 +42,8 @@ def deps() -> Deps:
         tally=RedisTally(redis),
         deliveries=RedisDeliveries(redis),
         stopping=stopping.is_set,
+        heartbeat=recovery.heartbeat_seconds,
+        ttl=recovery.lease_seconds,
     )
 
 

@@ -13,7 +13,13 @@ from pydantic_settings import BaseSettings
 
 from qcrd.cli.settings import CliSettings
 from qcrd.records import JobSpec, StudySpec, parse
-from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
+from qcrd.runtime.settings import (
+    LogSettings,
+    ModelSettings,
+    RecoverySettings,
+    RedisSettings,
+    StoreSettings,
+)
 from services.api.discriminators import JudgeServiceSettings
 from services.api.settings import (
     ApiSettings,
@@ -34,6 +40,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     StoreSettings,
     ModelSettings,
     LogSettings,
+    RecoverySettings,
     ApiSettings,
     FileSettings,
     GuardSettings,

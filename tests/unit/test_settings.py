@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from qcrd.runtime.settings import LogSettings, ModelSettings, RedisSettings, StoreSettings
+from qcrd.runtime.reaper import PATIENCE
+from qcrd.runtime.settings import (
+    LogSettings,
+    ModelSettings,
+    RecoverySettings,
+    RedisSettings,
+    StoreSettings,
+)
+from qcrd.runtime.stage import Deps
+from qcrd.runtime.states import TTL
 
 
 def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +45,19 @@ def test_a_secret_is_not_in_what_is_printed() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         StoreSettings().bucket = "other"  # type: ignore[misc]
+
+
+def test_a_lease_shorter_than_two_heartbeats_is_refused_with_both_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QCRD_LEASE_SECONDS", "15")
+    with pytest.raises(ValidationError, match=r"QCRD_LEASE_SECONDS.*QCRD_HEARTBEAT_SECONDS"):
+        RecoverySettings()
+    monkeypatch.setenv("QCRD_HEARTBEAT_SECONDS", "5")
+    assert RecoverySettings().lease_seconds == 15.0
+
+
+def test_unset_recovery_times_are_those_of_the_functions_they_are_given_to() -> None:
+    given = RecoverySettings()
+    assert (given.heartbeat_seconds, given.lease_seconds) == (Deps.heartbeat, TTL)
+    assert given.resend_seconds == PATIENCE
