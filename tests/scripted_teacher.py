@@ -1,16 +1,22 @@
 """A TGI server by script: it answers, refuses, breaks off and dies when a test says so.
 
 Real sockets and HTTP/1.1 with kept connections, so that the client under test is the real one.
+`python -m tests.scripted_teacher PORT RECORD` is one as a process, for tests that kill it.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Literal
+
+from tests.things import answered
 
 Mood = Literal["ok", "busy", "busy_in_stream", "cut", "engine", "too_long"]
 
@@ -22,8 +28,18 @@ ERRORS: dict[str, tuple[str, str]] = {
 }
 
 
+Told = Literal["started", "finished"]
+
+
+def _untold(what: Told, asked: dict[str, Any]) -> None:
+    """Nobody listens."""
+
+
 class ScriptedTeacher:
-    """`mood(i)` is what happens to request i (from 0); `answer(prompt, seed)` is the text."""
+    """`mood(i)` is what happens to request i (from 0); `answer(prompt, seed)` is the text.
+
+    `tell` hears of every generation: that it started, and that it finished, before the client does.
+    """
 
     def __init__(
         self,
@@ -34,14 +50,16 @@ class ScriptedTeacher:
         model: str = "scripted/teacher",
         finish_reason: str = "eos_token",
         retry_after: int | None = None,
+        port: int = 0,
+        tell: Callable[[Told, dict[str, Any]], None] = _untold,
     ) -> None:
         self.answer, self.mood, self.delay, self.model = answer, mood, delay, model
-        self.finish_reason, self.retry_after = finish_reason, retry_after
+        self.finish_reason, self.retry_after, self.tell = finish_reason, retry_after, tell
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.answered = 0
         self.flying = self.most_flying = 0
-        self.port = 0
+        self.port = port
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -124,6 +142,7 @@ class ScriptedTeacher:
                 _chunk(writer, b"data:" + error + b"\n\n")
                 _chunk(writer, b"")
             return True
+        self.tell("started", asked)
         _stream(writer)
         _event(writer, {"index": 1, "token": TOKEN, "generated_text": None, "details": None})
         await asyncio.sleep(self.delay)
@@ -138,6 +157,7 @@ class ScriptedTeacher:
             "input_length": 11,
         }
         text = self.answer(asked["inputs"], seed)
+        self.tell("finished", asked)
         _event(writer, {"index": 2, "token": TOKEN, "generated_text": text, "details": details})
         _chunk(writer, b"")
         self.answered += 1
@@ -168,3 +188,38 @@ def _event(writer: asyncio.StreamWriter, event: dict[str, Any]) -> None:
 
 def _chunk(writer: asyncio.StreamWriter, body: bytes) -> None:
     writer.write(f"{len(body):x}\r\n".encode() + body + b"\r\n")
+
+
+def recorder(path: Path) -> Callable[[Told, dict[str, Any]], None]:
+    """Appends each generation to `path` as one write, which outlives the process that made it."""
+
+    def tell(what: Told, asked: dict[str, Any]) -> None:
+        drawn = asked["parameters"]
+        line = {
+            "at": time.time(),
+            "what": what,
+            "prompt": asked["inputs"],
+            "seed": drawn["seed"],
+            "room": drawn["max_new_tokens"],
+        }
+        with path.open("a") as record:
+            record.write(json.dumps(line) + "\n")
+
+    return tell
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("record", type=Path, help="file to which every generation is appended")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds that one takes")
+    given = parser.parse_args()
+    teacher = ScriptedTeacher(
+        answered, delay=given.delay, port=given.port, tell=recorder(given.record)
+    )
+    print(f"answering at {teacher.url}", flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

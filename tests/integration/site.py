@@ -45,30 +45,23 @@ from services.discriminator.settings import DiscriminatorSettings
 from services.trainer.supervise import supervise
 from tests import tiny
 from tests.integration.conftest import Serve
-
-THINGS = {
-    "trout": ("animal", "it swims in water"),
-    "apple": ("fruit", "it grows on trees"),
-    "hammer": ("tool", "it hits nails"),
-    "violin": ("instrument", "it plays music"),
-}
-LABELS = tuple(label for label, _ in THINGS.values())
+from tests.things import LABELS, THINGS, asked
 
 
 def question(thing: str, number: int) -> Question:
-    text = f"what kind of thing is {'a ' * number}{thing} ?"
+    text = asked(thing, number)
     return Question(id=keys.digest(text), text=text, label=THINGS[thing][0])
 
 
 def item(thing: str, number: int) -> RationaleItem:
-    asked, (label, reason) = question(thing, number), THINGS[thing]
+    about, (label, reason) = question(thing, number), THINGS[thing]
     positives = tuple(
-        Rationale(id=f"{asked.id}/{i}", question_id=asked.id, text=text, answer=label)
+        Rationale(id=f"{about.id}/{i}", question_id=about.id, text=text, answer=label)
         for i, text in enumerate((reason, f"so {reason}"))
     )
-    wrong = Rationale(id=f"{asked.id}/2", question_id=asked.id, text="a thing", answer="tool")
+    wrong = Rationale(id=f"{about.id}/2", question_id=about.id, text="a thing", answer="tool")
     return RationaleItem(
-        question=asked,
+        question=about,
         label=label,
         vote=Vote(answer=label, margin=0.5, tie=False, counts={label: 2, "x": 1}),
         positives=positives,
@@ -81,13 +74,13 @@ def write_set(store: Store) -> str:
     set_id = keys.new_id("set")
     shard, test = keys.rationale_shard_key(set_id, 0), keys.rationale_test_key(set_id)
     write_lines(store, shard, [item(t, n) for t in THINGS for n in range(8)])
-    asked = [question(thing, number) for thing in THINGS for number in (8, 9)]
+    tested = [question(thing, number) for thing in THINGS for number in (8, 9)]
     write_lines(
         store,
         test,
         [
             TestItem(question=q, gold=q.label or "", teacher_answer="animal", teacher_asked=True)
-            for q in asked
+            for q in tested
         ],
     )
     counts = RationaleCounts(
