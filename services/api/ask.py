@@ -39,8 +39,8 @@ TRIES = 4
 
 
 class Asking:
-    """One round of questions. `keep` gets each answer at once; `look` is called while waiting,
-    with the reason of an outage or None, and ends the round by raising."""
+    """One round of questions. `keep` gets each answer at once; `look` is called while waiting and
+    before every request, with the reason of an outage or None, and ends the round by raising."""
 
     def __init__(
         self,
@@ -95,9 +95,10 @@ class Asking:
             answer: Answer | None = None
             try:
                 answer = await self._answer(wanted)
+                # At once: settling waits, and may be cancelled while it does.
+                self._keep(wanted, answer)
             finally:
                 await self._settle(wanted, answer)
-            self._keep(wanted, answer)
 
     async def _afford(self, wanted: Wanted) -> None:
         """Wait until those in flight have cost less than they might have."""
@@ -133,6 +134,8 @@ class Asking:
 
     async def _try(self, wanted: Wanted) -> Answer:
         async with self._window.slot() as ticket:
+            # A process that stood still may find the job gone, and has to pay for nothing then.
+            self._look(self._down)
             try:
                 answer = await self._client.generate(wanted, self._sampling)
             except Overloaded:

@@ -1,0 +1,84 @@
+"""What a worker asks and keeps that may be told to stop at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from qcrd.errors import Interrupted
+from qcrd.records import Budget, Usage
+from services.api.ask import Asking, Pace
+from services.api.plan import Sampling, Wanted
+from services.api.purse import Purse
+from services.api.settings import Teacher
+from services.api.teacher import Answer, TeacherClient
+from tests.scripted_teacher import ScriptedTeacher
+
+QUESTIONS = [Wanted(f"question {number}", 0) for number in range(5)]
+
+
+@pytest.fixture
+def teacher() -> Iterator[ScriptedTeacher]:
+    made = ScriptedTeacher(lambda prompt, seed: " x")
+    yield made
+    made.close()
+
+
+class Watched(Purse):
+    """Writes down how much had been kept when each request was settled."""
+
+    def __init__(self, teacher: Teacher, kept: list[Wanted]) -> None:
+        super().__init__(Budget(), teacher, 8, Usage())
+        self.kept, self.seen = kept, list[int]()
+
+    def settle(self, wanted: Wanted, answer: Answer | None) -> None:
+        super().settle(wanted, answer)
+        self.seen.append(len(self.kept))
+
+
+def ask(
+    teacher: ScriptedTeacher, kept: list[Wanted], look: Callable[[str | None], None]
+) -> Watched:
+    """One request at a time. The look by the clock is a minute away."""
+    named = Teacher(url=teacher.url)
+    purse = Watched(named, kept)
+
+    async def round_() -> None:
+        client = TeacherClient("default", named)
+        asking = Asking(
+            client,
+            Sampling(temperature=0.7, top_p=None, max_new_tokens=8, stop=()),
+            teacher=await client.fingerprint(),
+            concurrency=1,
+            keep=lambda wanted, answer: kept.append(wanted),
+            look=look,
+            pace=Pace(look=60.0),
+            purse=purse,
+        )
+        try:
+            await asking.run(QUESTIONS)
+        finally:
+            await client.close()
+
+    asyncio.run(round_())
+    return purse
+
+
+def test_no_request_follows_the_look_that_says_stop(teacher: ScriptedTeacher) -> None:
+    kept: list[Wanted] = []
+
+    def look(down: str | None) -> None:
+        if kept:
+            raise Interrupted("the job is another worker's")
+
+    with pytest.raises(Interrupted):
+        ask(teacher, kept, look)
+    assert len(kept) == len(teacher.requests) == 1
+
+
+def test_an_answer_is_kept_before_anything_else_is_waited_for(teacher: ScriptedTeacher) -> None:
+    """Settling waits its turn, and whoever waits may be cancelled; what is paid is kept by then."""
+    kept: list[Wanted] = []
+    assert ask(teacher, kept, lambda down: None).seen == [1, 2, 3, 4, 5]
