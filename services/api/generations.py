@@ -40,11 +40,13 @@ class Generations:
     def find(self, wanted: Collection[str]) -> dict[str, Generation]:
         """Those of the `wanted` keys that exist already."""
         asked, found = set(wanted), {}
+        # The ledger first: what another job seals meanwhile is in a shard by then, not in neither.
+        pending = self._ledger.all(self._set)
         for shard in self._store.list(keys.generation_prefix(self._teacher, self._sampling)):
             for generation in read_lines(self._store, shard, Generation):
                 if generation.key in asked:
                     found[generation.key] = generation
-        for key, payload in self._ledger.all(self._set).items():
+        for key, payload in pending.items():
             if key in asked:
                 found[key] = Generation.model_validate_json(payload)
         return found
