@@ -113,8 +113,11 @@ class Seat:
             iteration + 2, lambda: self._local.update(iteration, given, weight=weight), keep=keep
         )
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> Scores:
+    def score(self, pairs: Sequence[tuple[str, str]], version: int | None = None) -> Scores:
+        """`Conflict` when there is no such `version`."""
         with self._lock:
+            if version is not None:
+                self._load(version)
             before = self._local.flops
             scores = self._local.score(pairs)
             spent = self._local.flops - before

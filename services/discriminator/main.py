@@ -54,7 +54,7 @@ def create_app(judges: Judges, ready: Callable[[], None]) -> FastAPI:
 
     @app.post("/v1/judges/{judge_id}/score")
     def score(judge_id: str, body: Score) -> Scores:
-        return judges.get(keys.check_id(judge_id, "judge_id")).score(body.pairs)
+        return judges.get(keys.check_id(judge_id, "judge_id")).score(body.pairs, body.version)
 
     @app.post("/v1/judges/{judge_id}/restore")
     def restore(judge_id: str, body: Restore) -> JudgeVersion:

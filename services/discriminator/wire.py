@@ -41,6 +41,9 @@ class Update(Record):
 
 
 class Score(Record):
+    """`version` is the one to score with; None takes the judge as it is."""
+
+    version: Annotated[int | None, Field(ge=0)] = None
     pairs: Annotated[tuple[tuple[str, str], ...], Field(max_length=MAX_PAIRS)]
 
 

@@ -41,6 +41,9 @@ class RemoteJudge:
         self.flops = 0.0
         self.histograms: JudgeHistograms | None = None
         self.keep = 0
+        self._version: int | None = None
+        """The one that training goes on with. A service that restarts has the newest one it kept,
+        which is later when training itself was set back to a checkpoint."""
         created = {"base": base, "spec": spec.model_dump(mode="json"), "seed": seed}
         self._call("PUT", "", created)
 
@@ -61,7 +64,8 @@ class RemoteJudge:
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         scores: list[float] = []
         for start in range(0, len(pairs), PAIRS_PER_CALL):
-            body = {"pairs": [list(pair) for pair in pairs[start : start + PAIRS_PER_CALL]]}
+            asked = [list(pair) for pair in pairs[start : start + PAIRS_PER_CALL]]
+            body = {"version": self._version, "pairs": asked}
             answer = self._call("POST", "/score", body)
             self.flops += answer["flops"]
             scores += answer["scores"]
@@ -70,6 +74,7 @@ class RemoteJudge:
     def _trained(self, path: str, body: dict[str, Any]) -> dict[str, float]:
         answer = self._call("POST", path, body)
         self.flops += answer["flops"]
+        self._version = answer["version"]
         shown = answer.get("histograms")
         self.histograms = JudgeHistograms.model_validate(shown) if shown else None
         health: dict[str, float] = answer["health"]

@@ -127,7 +127,8 @@ def test_an_earlier_version_can_be_restored(serve: Serve, models: ModelSettings)
     judge.update(0, CONTRASTS, weight=1.0)
     answer = httpx.post(f"{url}/v1/judges/{JUDGE}/restore", json={"version": 1})
     assert answer.json()["version"] == 1
-    assert judge.score(PAIRS) == pretrained
+    scored = httpx.post(f"{url}/v1/judges/{JUDGE}/score", json={"pairs": PAIRS}).json()
+    assert (scored["version"], scored["scores"]) == (1, pretrained)
 
 
 @pytest.mark.parametrize(
@@ -166,3 +167,20 @@ def test_health_ready_and_metrics(serve: Serve, models: ModelSettings) -> None:
     assert httpx.get(url + "/health").status_code == 200
     assert httpx.get(url + "/ready").status_code == 200
     assert "qcrd_http_requests" in httpx.get(url + "/metrics").text
+
+
+def test_training_that_was_set_back_scores_with_its_own_version_after_a_restart(
+    serve: Serve, models: ModelSettings
+) -> None:
+    """Killed in iteration 1 and resumed in iteration 0, while the service restarts as well."""
+    store = MemoryStore()
+    before = remote(start(serve, store, models))
+    before.pretrain(CONTRASTS)
+    before.update(0, CONTRASTS, weight=0.5)
+    scores = before.score(PAIRS)
+    before.update(1, CONTRASTS, weight=0.5)
+    assert before.score(PAIRS) != scores
+    resumed = remote(start(serve, store, models))
+    resumed.update(0, CONTRASTS, weight=0.5)
+    resumed._client.base_url = start(serve, store, models)
+    assert resumed.score(PAIRS) == scores
