@@ -120,12 +120,13 @@ class StageContext:
         """Write to the job. `LeaseLost` when it is not ours any more."""
         self.job = jobs.amend(self.jobs, self.job.id, self.token, **changes)
 
-    def say(self, message: str, **data: Any) -> None:
-        self.events.append(self.job.id, message, data=data)
+    def say(self, message: str, *, once: str | None = None, **data: Any) -> None:
+        """`once` names what is told, so that doing the work again does not tell it again."""
+        self.events.append(self.job.id, message, data=data, once=once)
 
-    def measure(self, message: str, **data: Any) -> None:
+    def measure(self, message: str, *, once: str | None = None, **data: Any) -> None:
         """An event of type `metrics`: numbers for curves rather than words for people."""
-        self.events.append(self.job.id, message, type="metrics", data=data)
+        self.events.append(self.job.id, message, type="metrics", data=data, once=once)
 
 
 Work = Callable[[StageContext], Next | Done]

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from qcrd.errors import Interrupted
 from qcrd.method import evaluation
@@ -58,10 +59,12 @@ def train(
     A result that is already there is returned as it is: the work is done once.
     """
     method = course.plan.method
+    settings = course.plan.spec
     if (done := checkpoints.result(method)) is not None:
+        # It may have been kept by a process that died before it could say so.
+        _tell_result(stage, method, done, settings.task)
         return done
     student = course.student()
-    settings = course.plan.spec
     trainer = Trainer(
         student,
         course.knowledge.lessons,
@@ -160,11 +163,12 @@ def _follow(
 ) -> tuple[float, dict[str, float]]:
     """Take the trainer's records: tell, save, stop when told. Returns seconds and judge health.
 
-    What a resumed run does again it does not tell again: the event log is the cursor.
+    What a resumed run does again it does not tell again: a step is in the event log, where the last
+    one told is the cursor, and everything else has a name under which it is told once.
     """
     method, started, told = course.plan.method, time.monotonic(), 0.0
     saved = started
-    known_step, known_iteration = _told(stage, method)
+    known_step = _told(stage, method)
     health: dict[str, float] = {}
 
     def spent() -> float:
@@ -202,24 +206,18 @@ def _follow(
                 _tell_step(stage, course, record)
             case Round():
                 health = record.judge or health
-                if record.iteration > known_iteration:
-                    _tell_round(stage, method, record)
+                _tell_round(stage, method, record)
         if time.monotonic() - saved >= checkpoints.seconds:
             save(capture(trainer))
             saved = time.monotonic()
     return spent(), {**trainer.pretrained, **health}
 
 
-def _told(stage: StageContext, method: str) -> tuple[int, int]:
-    """The last step and the last finished iteration of `method` that the event log has."""
-    step = iteration = 0
-    for event in stage.events.read(stage.job.id, None, LOOK_BACK, newest_first=True):
-        if event.data.get("method") == method:
-            if "loss" in event.data:
-                step = max(step, event.data["step"])
-            if "validation" in event.data:
-                iteration = max(iteration, event.data["iteration"])
-    return step, iteration
+def _told(stage: StageContext, method: str) -> int:
+    """The last step of `method` that the event log has, 0 without one."""
+    events = stage.events.read(stage.job.id, None, LOOK_BACK, newest_first=True)
+    steps = [e.data["step"] for e in events if e.data.get("method") == method and "loss" in e.data]
+    return max(steps, default=0)
 
 
 def _tell_step(stage: StageContext, course: Course, step: Step) -> None:
@@ -227,15 +225,15 @@ def _tell_step(stage: StageContext, course: Course, step: Step) -> None:
     percent = 100 * (course.start + course.share * min(1.0, step.done))
     total = course.plan.steps if course.plan.flops is None else round(step.number / step.done)
     stage.progress(percent, step=step.number, total=total)
-    stage.measure(
-        f"{method}: step {step.number}, loss {step.parts['loss']:.4f}",
-        method=method,
-        step=step.number,
-        iteration=step.iteration,
-        gradient_norm=step.norm,
-        learning_rate=step.rate,
+    data: dict[str, Any] = {
+        "method": method,
+        "step": step.number,
+        "iteration": step.iteration,
+        "gradient_norm": step.norm,
+        "learning_rate": step.rate,
         **step.parts,
-    )
+    }
+    stage.measure(f"{method}: step {step.number}, loss {step.parts['loss']:.4f}", **data)
 
 
 def _tell_round(stage: StageContext, method: str, record: Round) -> None:
@@ -243,6 +241,7 @@ def _tell_round(stage: StageContext, method: str, record: Round) -> None:
     mark = ", the best so far" if record.better else ""
     stage.say(
         f"{method}: iteration {record.iteration}, validation {record.validation:.3f}{mark}",
+        once=f"{method}-round-{record.iteration}",
         **data,
         judge=record.judge,
     )
@@ -258,6 +257,7 @@ def _tell_judge(
     told = f"{record.judge['auc']:.3f}" if "auc" in record.judge else "not measurable"
     stage.measure(
         f"{method}: judge of iteration {iteration}, AUC {told}",
+        once=f"{method}-judge-{iteration}",
         method=method,
         iteration=iteration,
         judge=record.judge,
@@ -271,6 +271,7 @@ def _tell_judge(
             "try `discriminator.loss: bce`, more `pretrain_steps` or a lower `learning_rate`",
             level="warn",
             data={"judge": record.judge},
+            once=f"{method}-collapsed-{iteration}",
         )
 
 
@@ -280,6 +281,7 @@ def _tell_result(stage: StageContext, method: str, result: Result, task: TaskSpe
     stage.say(
         f"{method}: {name} accuracy {shown.accuracy:.3f} "
         f"[{shown.low:.3f}, {shown.high:.3f}], n = {shown.n}",
+        once=f"{method}-result",
         method=method,
         accuracy=shown.accuracy,
         unparseable=sum(p.answer is None for p in result.predictions),

@@ -1,0 +1,88 @@
+"""What training tells of its rounds and results: once each, whoever died in between."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import pytest
+
+from qcrd.method.schedule import plan
+from qcrd.method.trace import Round
+from qcrd.records import Accuracy, Event, Job, JobSpec, MethodSpec, Stage, Status
+from qcrd.runtime.events import MemoryEvents
+from qcrd.runtime.jobs import MemoryJobs, claim
+from qcrd.runtime.lease import Holding
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.stage import Deps, StageContext
+from qcrd.runtime.store import MemoryStore
+from services.trainer import train
+from services.trainer.checkpoints import Checkpoints, Result
+
+ID = "ftjob-" + "0" * 24
+RIGHT = Accuracy(accuracy=1.0, low=0.5, high=1.0, n=4)
+ROUND = Round(2, 0.75, True, judge={"auc": 0.9})
+
+
+class Mortal(MemoryEvents):
+    """Its process dies before the event number `last` is written, once."""
+
+    last = 1_000
+
+    def append(self, job_id: str, message: str, **given: Any) -> Event:
+        self.last -= 1
+        if self.last == 0:
+            raise SystemExit
+        return super().append(job_id, message, **given)
+
+
+@pytest.fixture
+def events() -> Mortal:
+    return Mortal()
+
+
+@pytest.fixture
+def stage(events: Mortal) -> StageContext:
+    jobs, spec = MemoryJobs(), JobSpec(model="tiny", training_file="file-" + "0" * 24)
+    jobs.create(Job(id=ID, spec=spec, status=Status.QUEUED, created_at=time.time()))
+    job = claim(jobs, ID, "test", stage=Stage.ASSEMBLING, now=time.time())
+    assert job is not None
+    deps = Deps(jobs, events, MemoryStore(), MemoryQueue())
+    return StageContext(deps, job, Holding(jobs, job, heartbeat=60, ttl=60))
+
+
+def messages(events: Mortal) -> list[str]:
+    return [event.message for event in events.read(ID)]
+
+
+def test_a_round_that_is_done_again_is_told_once_and_so_is_its_judge(
+    stage: StageContext, events: Mortal
+) -> None:
+    events.last = 2
+    with pytest.raises(SystemExit):
+        train._tell_round(stage, "qcrd", ROUND)
+    for _ in range(2):
+        train._tell_round(stage, "qcrd", ROUND)
+    assert messages(events) == [
+        "qcrd: iteration 2, validation 0.750, the best so far",
+        "qcrd: judge of iteration 2, AUC 0.900",
+    ]
+
+
+def test_a_result_that_was_kept_but_not_told_is_told_by_the_next_attempt(
+    stage: StageContext, events: Mortal
+) -> None:
+    checkpoints = Checkpoints(stage.store, ID, run="run", seconds=0.0)
+    checkpoints.finish(
+        "qcrd",
+        Result(validation=RIGHT, test=RIGHT, predictions=(), flops=1.0, steps=1, seconds=1.0),
+    )
+    course = train.Course(
+        plan=plan("qcrd", MethodSpec(), lessons=4, seed=0),
+        knowledge=cast(Any, None),
+        student=lambda: pytest.fail("it is trained already"),
+        judge=None,
+    )
+    for _ in range(2):
+        train.train(stage, course, checkpoints, lambda student: None)
+    assert messages(events) == ["qcrd: test accuracy 1.000 [0.500, 1.000], n = 4"]
