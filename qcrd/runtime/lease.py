@@ -28,7 +28,7 @@ class Holding:
         self._token = job.lease.token
         self._heartbeat = heartbeat
         self._ttl = ttl
-        self._wanted = True
+        self._wanted, self._taken = True, False
         self._read_at = self._beaten_at = time.monotonic()
         self._over = threading.Event()
         run = contextvars.copy_context().run
@@ -57,11 +57,20 @@ class Holding:
                 self._wanted = False
             except Transient as error:
                 log.warning("cannot see whether the job is still wanted: %s", error)
-        # A lease that may have lapsed may have been taken, even if we cannot see by whom.
-        return self._wanted and time.monotonic() - self._beaten_at < self._ttl
+        return self._wanted and not self._lapsed()
+
+    def check(self) -> None:
+        """`LeaseLost` when the job may be another worker's; one that is to stop may still write."""
+        if self._taken or self._lapsed():
+            raise LeaseLost(f"lease {self._token} of job {self._id} may be another worker's by now")
+
+    def _lapsed(self) -> bool:
+        """A lease that may have lapsed may have been taken, even if we cannot see by whom."""
+        return time.monotonic() - self._beaten_at >= self._ttl
 
     def _note(self, job: Job) -> None:
-        ours = bool(job.lease.owner) and job.lease.token == self._token
+        self._taken = job.lease.token != self._token
+        ours = bool(job.lease.owner) and not self._taken
         self._wanted = ours and job.status is Status.RUNNING
 
     def _keep(self) -> None:

@@ -14,6 +14,7 @@ from qcrd.records import Job, Progress, Report, Stage
 from qcrd.runtime import jobs
 from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries
 from qcrd.runtime.events import Events
+from qcrd.runtime.fence import FencedEvents, FencedStore
 from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.lease import Holding
 from qcrd.runtime.queue import Queue
@@ -86,8 +87,8 @@ class StageContext:
         self.job = job
         self.token = job.lease.token
         self.jobs = deps.jobs
-        self.events = deps.events
-        self.store = deps.store
+        self.events: Events = FencedEvents(deps.events, holding.check)
+        self.store: Store = FencedStore(deps.store, holding.check)
         self.tally = deps.tally
         self._stopping = deps.stopping
         self._holding = holding

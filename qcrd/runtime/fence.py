@@ -1,0 +1,83 @@
+"""A worker's store and event log, which take nothing from it once its job may be another's.
+
+The job's record is fenced by the lease's token. An object store and a log know no tokens, so the
+worker asks itself before each write: a process that stood still for longer than its lease wakes
+with that question, whatever it was in the middle of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO
+
+from qcrd.records import Event
+from qcrd.runtime.events import Events, Level, Type
+from qcrd.runtime.store import Store
+
+Check = Callable[[], None]
+"""Raises `LeaseLost`."""
+
+
+class FencedStore:
+    """`store` for as long as `check` lets it be written to; reading is always allowed."""
+
+    def __init__(self, store: Store, check: Check) -> None:
+        self._store = store
+        self._check = check
+
+    def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
+        self._check()
+        self._store.put(key, data, length=length)
+
+    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
+        return self._store.open(key)
+
+    def list(self, prefix: str) -> list[str]:
+        return self._store.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self._check()
+        self._store.delete(key)
+
+    def link(self, key: str, *, seconds: int) -> str:
+        return self._store.link(key, seconds=seconds)
+
+
+class FencedEvents:
+    """`events` for as long as `check` lets them be added to; reading is always allowed."""
+
+    def __init__(self, events: Events, check: Check) -> None:
+        self._events = events
+        self._check = check
+
+    def append(
+        self,
+        job_id: str,
+        message: str,
+        *,
+        level: Level = "info",
+        type: Type = "message",
+        data: dict[str, Any] | None = None,
+        once: str | None = None,
+    ) -> Event:
+        self._check()
+        return self._events.append(job_id, message, level=level, type=type, data=data, once=once)
+
+    def read(
+        self,
+        job_id: str,
+        after: str | None = None,
+        limit: int = 100,
+        *,
+        block_ms: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Event]:
+        return self._events.read(job_id, after, limit, block_ms=block_ms, newest_first=newest_first)
+
+    def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
+        return self._events.watch(cursors, block_ms)
+
+    def delete(self, job_id: str) -> None:
+        self._check()
+        self._events.delete(job_id)

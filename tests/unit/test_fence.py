@@ -1,0 +1,89 @@
+"""What a worker that stood still past its lease can still write: nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from qcrd.errors import LeaseLost
+from qcrd.records import Job, JobSpec, Stage, Status
+from qcrd.runtime.events import MemoryEvents
+from qcrd.runtime.jobs import MemoryJobs, beat, claim, move
+from qcrd.runtime.lease import LOOK_SECONDS, Holding
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.stage import Deps, StageContext
+from qcrd.runtime.store import MemoryStore, read
+
+ID = "ftjob-" + "0" * 24
+WRITES: dict[str, Callable[[StageContext], object]] = {
+    "put": lambda stage: stage.store.put("jobs/x", b"stale"),
+    "delete": lambda stage: stage.store.delete("jobs/x"),
+    "say": lambda stage: stage.say("stale"),
+    "measure": lambda stage: stage.measure("stale"),
+    "append": lambda stage: stage.events.append(ID, "stale"),
+    "forget": lambda stage: stage.events.delete(ID),
+}
+
+
+class World:
+    def __init__(self, ttl: float) -> None:
+        self.jobs, self.events, self.store = MemoryJobs(), MemoryEvents(), MemoryStore()
+        spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
+        self.jobs.create(Job(id=ID, spec=spec, status=Status.QUEUED, created_at=time.time()))
+        self.store.put("jobs/x", b"fresh")
+        self.events.append(ID, "fresh")
+        job = claim(self.jobs, ID, "a", stage=Stage.ASSEMBLING, now=time.time(), ttl=ttl)
+        assert job is not None
+        deps = Deps(self.jobs, self.events, self.store, MemoryQueue())
+        self.holding = Holding(self.jobs, job, heartbeat=60.0, ttl=ttl)
+        self.stage = StageContext(deps, job, self.holding)
+
+    def unchanged(self) -> bool:
+        messages = [event.message for event in self.stage.events.read(ID)]
+        return read(self.stage.store, "jobs/x") == b"fresh" and messages == ["fresh"]
+
+
+def look_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the time pass after which the job is read again."""
+    later = time.monotonic() + 2 * LOOK_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_after_the_lease_a_write_is_refused_and_changes_nothing(
+    write: Callable[[StageContext], object],
+) -> None:
+    world = World(ttl=0.05)
+    time.sleep(0.06)
+    with pytest.raises(LeaseLost):
+        write(world.stage)
+    assert world.unchanged()
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_within_the_lease_it_is_written(write: Callable[[StageContext], object]) -> None:
+    world = World(ttl=60.0)
+    write(world.stage)
+    assert world.stage.events.read(ID) == world.events.read(ID)
+
+
+def test_one_who_is_told_to_stop_may_write_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint on the way to a pause, and teacher's answers after a cancel."""
+    world = World(ttl=60.0)
+    move(world.jobs, ID, Status.CANCELLED)
+    look_due(monkeypatch)
+    assert world.stage.interrupted()
+    world.stage.store.put("jobs/x", b"the last one")
+
+
+def test_one_who_sees_another_holder_writes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(ttl=60.0)
+    beat(world.jobs, ID, 1, time.time() - 120.0, ttl=60.0)  # it lapsed by the others' clocks
+    assert claim(world.jobs, ID, "b", stage=Stage.ASSEMBLING, now=time.time()) is not None
+    look_due(monkeypatch)
+    assert world.stage.interrupted()
+    with pytest.raises(LeaseLost):
+        world.stage.say("stale")
+    assert world.unchanged()
