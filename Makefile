@@ -6,14 +6,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SPEC ?= examples/demo.yaml
 REPORT ?= demo-report.json
+SURVIVAL_SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-compose check bench clean
+.PHONY: help install demo up down test survive test-compose check bench clean
 
 help:
 	@echo "make demo     start everything, distil examples/demo.yaml, print the report, stop everything"
 	@echo "make up       start everything and leave it running (make down stops it)"
 	@echo "make test     the tests; make check: formatting, types, import contract"
+	@echo "make survive  every part killed, stalled or filled up ten times, at moments of SURVIVAL_SEED"
 	@echo "make test-compose  the containers, from nothing to a distilled student (needs Docker)"
 	@echo "make bench    the benchmarks"
 	@echo "make install  only the environment in $(VENV); make clean removes it"
@@ -45,6 +47,10 @@ down: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# An hour on two cores. What failed can be run again alone with the same seed.
+survive: $(INSTALLED)
+	QCRD_SURVIVAL=10 QCRD_SURVIVAL_SEED=$(SURVIVAL_SEED) $(BIN)/python -m pytest tests/survival -v -s
 
 # Needs a Docker engine. tests/e2e/compose.sh says what to set where no image registry is reached.
 test-compose: $(INSTALLED)
