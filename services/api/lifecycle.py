@@ -73,6 +73,8 @@ def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
         raise Conflict(f"job {job.id} is {job.status}: cancel it first")
     if (reader := _reader(here.jobs, job.id)) is not None:
         raise Conflict(f"job {reader} waits for the rationale set of {job.id}: cancel it first")
+    # Its end told and archived first: whoever does that later would bring back what is deleted.
+    conclude(here, job)
     for prefix in (keys.job_prefix(job.id), keys.judge_prefix(job.id)):
         for key in here.store.list(prefix):
             here.store.delete(key)
@@ -85,7 +87,8 @@ def _reader(store: JobStore, leader: str) -> str | None:
     after: str | None = None
     while page := store.list(after, 100, active=True):
         for job in page:
-            if job.spec.knowledge_of == leader and job.rationale_set is None:
+            waits = job.status not in TERMINAL and job.rationale_set is None
+            if job.spec.knowledge_of == leader and waits:
                 return job.id
         after = page[-1].id
     return None

@@ -182,7 +182,8 @@ def test_a_set_is_in_the_store_and_costs_nothing_the_second_time(stack: Stack) -
     second = until(lambda: assembled(stack, second_id), stack.worker)
     assert stack.teacher.answered == answered
     shown = second.model_extra or {}
-    assert shown["usage"] == {"teacher_prompt_tokens": 0, "teacher_completion_tokens": 0}
+    usage = shown["usage"]
+    assert (usage["teacher_prompt_tokens"], usage["teacher_completion_tokens"]) == (0, 0)
     key = keys.rationale_manifest_key(shown["rationale_set"])
     manifest = read_record(stack.store, key, RationaleManifest)
     assert (manifest.counts.questions, manifest.counts.outputs) == (5, 25)
