@@ -50,6 +50,27 @@ def event(number: int, message: str, **data: Any) -> dict[str, Any]:
     }
 
 
+ESTIMATE: dict[str, Any] = {
+    "teacher": {
+        "outputs": 30,
+        "reused": 10,
+        "asked": 20,
+        "prompt_tokens": 2000,
+        "completion_tokens": None,
+        "completion_tokens_at_most": 5120,
+        "cost": None,
+        "cost_at_most": 0.0123,
+        "currency": "EUR",
+        "basis": ["the teacher tokenized 6 of 6 prompts"],
+    },
+    "budget": {"teacher_tokens": 10, "cost": None, "fits": False, "message": "would pause"},
+    "training_steps": 40,
+    "assembling_seconds": None,
+    "training_seconds": 12.0,
+    "basis": [],
+}
+
+
 class ScriptedGateway:
     """`looks` are the job's states, one per `GET`, the last one for good. `streams` are what each
     connection for events sends before it closes."""
@@ -59,6 +80,10 @@ class ScriptedGateway:
         self.bodies: list[dict[str, Any]] = []
         self.resumed_from: list[str | None] = []
         self.uploads: list[bytes] = []
+        self.lose = 0
+        """Jobs to be created that get no answer but 503."""
+        self.keys: list[str | None] = []
+        """The Idempotency-Key of each POST."""
         self.looks: list[dict[str, Any]] = [self.job("succeeded", report=REPORT)]
         self.streams: list[list[dict[str, Any]]] = [[event(1, "job created")]]
         self.studies: list[dict[str, Any]] = [self.study("succeeded")]
@@ -128,6 +153,15 @@ class ScriptedGateway:
         if path == "/v1/fine_tuning/jobs" and method == "POST":
             self.bodies.append(json.loads(body))
             return self.job("queued")
+        if path.endswith("/estimate"):
+            return ESTIMATE
+        if path.endswith("/pause"):
+            return self.job("paused")
+        if path.endswith("/resume") and "/jobs/" in path:
+            self.bodies.append(json.loads(body or b"null"))
+            return self.job("queued")
+        if method == "DELETE":
+            return {"id": JOB, "deleted": True}
         if path == "/v1/fine_tuning/jobs":
             return {"data": [self.looks[0]], "has_more": False}
         if path.endswith("/cancel"):
@@ -166,7 +200,11 @@ class ScriptedGateway:
                 self._do("GET")
 
             def do_POST(self) -> None:
+                gateway.keys.append(self.headers.get("Idempotency-Key"))
                 self._do("POST")
+
+            def do_DELETE(self) -> None:
+                self._do("DELETE")
 
             def _do(self, method: str) -> None:
                 url = urlparse(self.path)
@@ -175,6 +213,9 @@ class ScriptedGateway:
                 if gateway.refuse is not None:
                     status, envelope = gateway.refuse
                     self._send(status, json.dumps(envelope).encode())
+                elif (method, url.path) == ("POST", "/v1/fine_tuning/jobs") and gateway.lose:
+                    gateway.lose -= 1
+                    self._send(503, b"{}")
                 elif re.search("stream=true", url.query):
                     self._stream()
                 elif url.path.startswith("/s3/"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ import typer
 from qcrd.cli import stack
 from qcrd.cli.home import Home
 from qcrd.cli.settings import CliSettings
-from qcrd.errors import Conflict, Invalid, NotFound, QcrdError, Transient, Unauthorized
+from qcrd.errors import Conflict, Forbidden, Invalid, NotFound, QcrdError, Transient, Unauthorized
 
 ApiOption = Annotated[
     str | None,
@@ -29,7 +31,9 @@ UPLOAD_SECONDS = 600.0
 """The gateway reads and checks every line of an upload before it answers."""
 SILENCE_SECONDS = 45.0
 """An event stream says something every 15 seconds; three missed comments mean that it is dead."""
-BY_STATUS = {401: Unauthorized, 403: Unauthorized, 404: NotFound, 409: Conflict}
+CREATE_AGAIN = (0.5, 2.0)
+"""Seconds before another try to create something: a gateway restarts within them."""
+BY_STATUS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,10 @@ class Api:
             )
 
     def create_job(self, body: dict[str, Any]) -> dict[str, Any]:
-        return self._ask("POST", JOBS, json=body)
+        return self._create(JOBS, body)
+
+    def estimate(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", f"{JOBS}/estimate", json=body)
 
     def job(self, job_id: str) -> dict[str, Any]:
         return self._ask("GET", f"{JOBS}/{job_id}")
@@ -100,6 +107,16 @@ class Api:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         return self._ask("POST", f"{JOBS}/{job_id}/cancel")
+
+    def pause(self, job_id: str) -> dict[str, Any]:
+        return self._ask("POST", f"{JOBS}/{job_id}/pause")
+
+    def resume(self, job_id: str, budget: dict[str, Any] | None) -> dict[str, Any]:
+        body = {"budget": budget} if budget else None
+        return self._ask("POST", f"{JOBS}/{job_id}/resume", json=body)
+
+    def delete(self, job_id: str) -> dict[str, Any]:
+        return self._ask("DELETE", f"{JOBS}/{job_id}")
 
     def events(self, job_id: str, limit: int) -> list[Told]:
         """The newest ones, oldest of them first."""
@@ -125,7 +142,7 @@ class Api:
                 response.close()
 
     def create_study(self, body: dict[str, Any]) -> dict[str, Any]:
-        return self._ask("POST", STUDIES, json=body)
+        return self._create(STUDIES, body)
 
     def study(self, study_id: str, *, table: bool = False) -> dict[str, Any]:
         """With its table only if asked for: the gateway reads every prediction for it."""
@@ -154,6 +171,16 @@ class Api:
 
     def model(self, model_id: str) -> dict[str, Any]:
         return self._ask("GET", f"/v1/models/{model_id}")
+
+    def _create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Tried again when the answer is lost: under one key nothing is created twice."""
+        key = {"Idempotency-Key": str(uuid.uuid4())}
+        for wait in CREATE_AGAIN:
+            try:
+                return self._ask("POST", path, json=body, headers=key)
+            except Transient:
+                time.sleep(wait)
+        return self._ask("POST", path, json=body, headers=key)
 
     def _list(self, path: str, limit: int) -> list[dict[str, Any]]:
         """Pages of a list until there are `limit` items or no more."""

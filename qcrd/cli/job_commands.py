@@ -15,7 +15,7 @@ from qcrd.cli.display import state_line
 from qcrd.cli.run_command import conclude, follow_on_terminal
 from qcrd.cli.terminal import note, out, print_json
 
-app = typer.Typer(no_args_is_help=True, help="List, show, follow and cancel jobs.")
+app = typer.Typer(no_args_is_help=True, help="List, show, follow, pause and end jobs.")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 AsJson = Annotated[bool, typer.Option("--json", help="As the REST API gives it.")]
@@ -61,9 +61,26 @@ def _facts(job: dict[str, Any]) -> dict[str, str]:
         "Base model": job["model"],
         "Method": job["method"]["type"],
     }
+    if (queue := job.get("queue")) is not None:
+        eta = queue.get("eta_seconds")
+        facts["In line"] = f"{queue['position']}" + (f", about {eta:.0f} s" if eta else "")
+    if (usage := job.get("usage")) is not None:
+        facts["Spent"] = _spent(usage)
+    if job.get("paused_because"):
+        facts["Paused"] = job["paused_because"]
     if job.get("error"):
         facts["Error"] = job["error"]["message"]
     return facts
+
+
+def _spent(usage: dict[str, Any]) -> str:
+    tokens = usage["teacher_prompt_tokens"] + usage["teacher_completion_tokens"]
+    parts = [f"{tokens:,} teacher tokens"]
+    if usage.get("cost") is not None:
+        parts.append(f"{usage['cost']:.4f} {usage['currency']}")
+    if usage.get("gpu_seconds"):
+        parts.append(f"{usage['gpu_seconds']:,.0f} GPU seconds")
+    return ", ".join(parts)
 
 
 @app.command()
@@ -71,6 +88,34 @@ def cancel(job_id: JobId, api: ApiOption = None) -> None:
     """End a job. Teacher outputs that are finished are kept for the next one."""
     job = connect(api).cancel(job_id)
     note(f"the job {job_id} is {job['status']}")
+
+
+@app.command()
+def pause(job_id: JobId, api: ApiOption = None) -> None:
+    """Stop a job where it is, to be resumed. Its training saves first."""
+    job = connect(api).pause(job_id)
+    note(f"the job {job_id} is {job['status']}; `qcrd jobs resume {job_id}` goes on")
+
+
+@app.command()
+def resume(
+    job_id: JobId,
+    teacher_tokens: Annotated[int | None, typer.Option(min=1, help="A new budget.")] = None,
+    cost: Annotated[float | None, typer.Option(min=0, help="A new budget.")] = None,
+    api: ApiOption = None,
+) -> None:
+    """Let a paused job go on; a limit that is given replaces the job's budget."""
+    given = {"teacher_tokens": teacher_tokens, "cost": cost}
+    budget = {name: value for name, value in given.items() if value is not None}
+    job = connect(api).resume(job_id, budget or None)
+    note(f"the job {job_id} is {job['status']}")
+
+
+@app.command()
+def delete(job_id: JobId, api: ApiOption = None) -> None:
+    """Remove a job that is over. Its rationale set and its model stay."""
+    connect(api).delete(job_id)
+    note(f"the job {job_id} is gone")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from qcrd.cli import job_commands, key_commands, model_commands, stack_commands, study_commands
 from qcrd.cli.doctor_command import doctor
+from qcrd.cli.estimate_command import estimate
 from qcrd.cli.run_command import run
 from qcrd.cli.terminal import errors_as_one_line
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(stack_commands.up)
 app.command()(stack_commands.down)
 app.command()(stack_commands.status)
+app.command()(estimate)
 app.command()(run)
 app.command()(study_commands.study)
 app.add_typer(job_commands.app, name="jobs")

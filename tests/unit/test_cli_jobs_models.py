@@ -36,6 +36,31 @@ def test_jobs_are_listed_shown_and_cancelled(gateway: ScriptedGateway) -> None:
     assert "is cancelled" in qcrd("jobs", "cancel", JOB).stderr
 
 
+def test_jobs_are_paused_resumed_with_a_budget_and_deleted(gateway: ScriptedGateway) -> None:
+    assert "is paused" in qcrd("jobs", "pause", JOB).stderr
+    assert "is queued" in qcrd("jobs", "resume", JOB, "--teacher-tokens", "500").stderr
+    assert "is queued" in qcrd("jobs", "resume", JOB).stderr
+    assert gateway.bodies == [{"budget": {"teacher_tokens": 500}}, None]
+    assert "is gone" in qcrd("jobs", "delete", JOB).stderr
+    assert gateway.requests[-1] == ("DELETE", f"/v1/fine_tuning/jobs/{JOB}")
+
+
+def test_a_job_shows_its_place_its_costs_and_why_it_is_paused(gateway: ScriptedGateway) -> None:
+    usage = {
+        "teacher_prompt_tokens": 1000,
+        "teacher_completion_tokens": 234,
+        "gpu_seconds": 3600.0,
+        "cost": 0.5,
+        "currency": "EUR",
+    }
+    queue = {"position": 3, "eta_seconds": 90.0}
+    paused = gateway.job("paused", paused_because="over budget", usage=usage, queue=queue)
+    gateway.looks = [paused]
+    shown = qcrd("jobs", "show", JOB).stdout
+    for text in ("1,234 teacher tokens, 0.5000 EUR, 3,600 GPU seconds", "over budget", "3, about"):
+        assert text in shown
+
+
 def test_events_are_printed_oldest_first(gateway: ScriptedGateway) -> None:
     gateway.streams = [[event(1, "first"), event(2, "second [red]x[/red]")]]
     printed = qcrd("jobs", "events", JOB).stdout

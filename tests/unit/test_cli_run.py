@@ -15,9 +15,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from qcrd.cli import follow
+from qcrd.cli import client, follow
 from qcrd.cli.main import app
-from tests.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
+from tests.scripted_gateway import ESTIMATE, JOB, MODEL, REPORT, ScriptedGateway, event
 
 SPEC: dict[str, Any] = {
     "model": "all-MiniLM-L6-v2",
@@ -77,6 +77,29 @@ def test_a_job_from_its_yaml_to_its_report(gateway: ScriptedGateway, folder: Pat
     assert f"qcrd models chat {MODEL}" in result.stdout
     assert "the judge saw few negatives" in result.stdout
     assert "AUC 0.75 after pretraining (40 positives, 9 of the teacher's minority)" in result.stdout
+
+
+def test_a_lost_creation_is_tried_again_under_the_same_key(
+    gateway: ScriptedGateway, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CREATE_AGAIN", (0.0, 0.0))
+    gateway.lose = 2
+    assert qcrd("run", folder / "spec.yaml").exit_code == 0
+    tries = [key for key in gateway.keys if key is not None]
+    assert (len(tries), len(set(tries))) == (3, 1)
+    assert len(gateway.bodies) == 1
+
+
+def test_an_estimate_creates_no_job_and_fails_over_the_budget(
+    gateway: ScriptedGateway, folder: Path
+) -> None:
+    shown = qcrd("estimate", folder / "spec.yaml")
+    assert shown.exit_code == 1
+    for text in ("20 of 30", "at most 5,120", "at most 0.0123 EUR", "not known yet", "tokenized"):
+        assert text in shown.stdout
+    assert gateway.bodies == []
+    as_json = qcrd("estimate", folder / "spec.yaml", "--json")
+    assert json.loads(as_json.stdout) == ESTIMATE
 
 
 def test_files_are_looked_for_in_the_data_folder(gateway: ScriptedGateway, folder: Path) -> None:

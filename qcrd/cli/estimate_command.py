@@ -1,0 +1,67 @@
+"""`qcrd estimate`: what a job would ask of its teacher and cost, before anything is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from qcrd.cli import spec
+from qcrd.cli.client import ApiOption, connect
+from qcrd.cli.run_command import upload_files
+from qcrd.cli.terminal import FAILED, note, out, print_json
+
+
+def estimate(
+    job: Annotated[Path, typer.Argument(metavar="SPEC", help="The job, as YAML.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the job's files. [default: that of SPEC]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As the REST API gives it.")] = False,
+    api: ApiOption = None,
+) -> None:
+    """Say what a job would cost; exit code 1 if its budget would not do. No job is created."""
+    draft = spec.read(job, data)
+    gateway = connect(api)
+    found = gateway.estimate(draft.with_ids(upload_files(gateway, draft)))
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+    if found["budget"]["fits"] is False:
+        note(f"the budget will not do: {found['budget']['message']}")
+        raise typer.Exit(FAILED)
+
+
+def _show(found: dict[str, Any]) -> None:
+    teacher = found["teacher"]
+    table = Table(show_header=False)
+    asked = f"{teacher['asked']:,} of {teacher['outputs']:,}; {teacher['reused']:,} are paid for"
+    table.add_row("teacher outputs", asked)
+    table.add_row("prompt tokens", f"{teacher['prompt_tokens']:,}")
+    table.add_row("completion tokens", _completion(teacher))
+    table.add_row("cost", _cost(teacher))
+    table.add_row("training steps", f"{found['training_steps']:,}")
+    for stage in ("assembling", "training"):
+        seconds = found[f"{stage}_seconds"]
+        table.add_row(stage, "not known yet" if seconds is None else f"about {seconds:,.0f} s")
+    table.add_row("budget", found["budget"]["message"])
+    out().print(table)
+    for line in (*teacher["basis"], *found["basis"]):
+        out().print(f"- {escape(line)}")
+
+
+def _completion(teacher: dict[str, Any]) -> str:
+    most = f"at most {teacher['completion_tokens_at_most']:,}"
+    expected = teacher["completion_tokens"]
+    return most if expected is None else f"about {expected:,}, {most}"
+
+
+def _cost(teacher: dict[str, Any]) -> str:
+    if teacher["currency"] is None:
+        return "the teacher has no prices (QCRD_TEACHERS)"
+    most = f"at most {teacher['cost_at_most']:.4f} {teacher['currency']}"
+    return most if teacher["cost"] is None else f"about {teacher['cost']:.4f}, {most}"
