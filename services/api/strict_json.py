@@ -13,6 +13,8 @@ MOST_BRACKETS = 100_000
 """Lists and objects in one body: 8 MB of empty ones, where 4 MiB of text could make 300."""
 DEEPEST = 64
 """Levels; a job's spec has eight."""
+LONGEST_KEY = 500
+"""Characters: errors repeat the keys that they are about."""
 INTEGERS = range(-(2**63), 2**64)
 """What stores and other languages can hold."""
 
@@ -65,7 +67,7 @@ def _check(value: Any) -> None:
             raise _broken(f"nested deeper than {DEEPEST} levels")
         if isinstance(found, dict):
             for name in found:
-                _text(name, place)
+                _key(name, place)
             left += [((place, name), below, depth + 1) for name, below in found.items()]
         elif isinstance(found, list):
             left += [((place, str(i)), below, depth + 1) for i, below in enumerate(found)]
@@ -73,6 +75,12 @@ def _check(value: Any) -> None:
             _text(found, place)
         elif isinstance(found, int | float):
             _number(found, place)
+
+
+def _key(name: str, place: Place) -> None:
+    _text(name, place)
+    if len(name) > LONGEST_KEY:
+        raise _wrong(place, f"a key of more than {LONGEST_KEY} characters")
 
 
 def _text(text: str, place: Place) -> None:
