@@ -14,7 +14,7 @@ from qcrd.errors import Conflict, Invalid, NotFound, Transient
 from qcrd.records import PublishedModel
 from qcrd.runtime import keys
 from qcrd.runtime.bases import NAME, local_bases
-from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.jobs import TERMINAL, JobStore
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import Store, read_record
 from services.api.wire import Link
@@ -63,7 +63,7 @@ def delete(store: Store, jobs: JobStore, model_id: str) -> None:
     find(store, model_id)
     # All at once: paging loses its place when the job it stands at ends meanwhile.
     for job in jobs.list(None, MOST_JOBS, active=True):
-        if job.spec.model == model_id:
+        if job.spec.model == model_id and job.status not in TERMINAL:
             raise Conflict(
                 f"job {job.id} is not over and its base is {model_id}: cancel it, or wait for it",
                 param="model",

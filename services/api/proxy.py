@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import httpx2
 from fastapi import Request
-from pydantic_core import PydanticSerializationError
 from starlette.responses import Response
 
 from qcrd.errors import Invalid, NotFound, QcrdError, Transient
@@ -111,10 +110,7 @@ def _told(content: bytes) -> tuple[str, str]:
 async def forward(students: StudentServer, request: Request, path: str, body: Sampled) -> Response:
     """The student's answer, piece by piece if it streams. Raises what `ask` raises; a client that
     leaves takes its request to the student with it."""
-    try:
-        data = body.model_dump_json(exclude_none=True).encode()
-    except PydanticSerializationError as error:
-        raise Invalid("the body: a text in it is not valid Unicode") from error
+    data = body.model_dump_json(exclude_none=True).encode()
     answered = await while_connected(request, _whole(students, path, data))
     return GONE if answered is None else answered
 

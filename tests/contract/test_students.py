@@ -98,7 +98,7 @@ def site(s3_settings: StoreSettings, tmp_path_factory: pytest.TempPathFactory) -
             TeacherSettings(),
             FileSettings(),
             ModelSettings(models_dir=tmp_path_factory.mktemp("models")),
-            StudentSettings(url=f"http://127.0.0.1:{port}"),
+            students=StudentSettings(url=f"http://127.0.0.1:{port}"),
         ),
     )
     try:
