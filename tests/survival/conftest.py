@@ -22,7 +22,7 @@ STORE_BYTES = 512 * 2**20
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """And time for a machine that does other things too."""
+    """Each case as often as told, with time for a machine that does other things too."""
     metafunc.definition.add_marker(pytest.mark.timeout(900))
     if "rng" in metafunc.fixturenames:
         metafunc.parametrize("rng", range(REPETITIONS), ids=lambda n: f"run{n}", indirect=True)

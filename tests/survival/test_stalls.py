@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,8 @@ from tests.survival.processes import Part, thaw
 from tests.survival.runs import Calm, Data, Run, begin, check
 from tests.survival.system import ASSEMBLERS, LEASE_SECONDS, TRAINERS, System, until
 
+TRIES = 4
+"""A job may be faster than the undisturbed one and over before its moment has come."""
 STOPPED = ('"stopped: ', '"nothing written: ')
 """How a worker's log line begins that says it was refused."""
 
@@ -27,24 +30,34 @@ def test_a_worker_that_wakes_past_its_lease_is_refused(
     )
     length = calm.begins[following] - calm.begins[stage]
     with system.also(kind[1]):
-        run = begin(system, data, rng)
-        until(lambda: system.job(run.id).stage is stage, system, pause=0.01)
-        time.sleep(rng.uniform(0.0, 0.8 * length))
-        stalled, heard = stand_still(run, rng)
-        check(run, calm)
+        for _ in range(TRIES):
+            run = begin(system, data, rng)
+            until(partial(begun, run, stage), system, pause=0.01)
+            time.sleep(rng.uniform(0.0, 0.8 * length))
+            stalled = stand_still(run, rng)
+            check(run, calm)
+            print(f"ended after {run.age():.1f} s")
+            if stalled is not None:
+                break
+        else:
+            pytest.fail(f"no {kind[0]} stood still before its job was over")
         # It may wake when the job is long over, and then be busy with telling why it stops.
-        time.sleep(1.0)
-    assert any(stalled.said(words, since=heard) for words in STOPPED), stalled.tail()
-    print(f"ended after {run.age():.1f} s")
+        worker, heard = stalled
+        until(lambda: any(worker.said(words, since=heard) for words in STOPPED), system)
 
 
-def stand_still(run: Run, rng: random.Random) -> tuple[Part, int]:
+def begun(run: Run, stage: Stage) -> bool:
+    return run.system.holder(run.id) is not None and run.system.job(run.id).stage is stage
+
+
+def stand_still(run: Run, rng: random.Random) -> tuple[Part, int] | None:
     """Stop the worker that has the job, and wake it after another one took the job from it.
 
-    That worker, and how long its log was.
+    That worker, and how long its log was; None when nobody has the job any more.
     """
     worker = run.system.holder(run.id)
-    assert worker is not None, "nobody holds the job"
+    if worker is None:
+        return None
     token = run.system.job(run.id).lease.token
     frozen, heard = worker.freeze(), worker.length()
     run.disturbed.append(time.time())
