@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-from huggingface_hub import AsyncInferenceClient
+from huggingface_hub import AsyncInferenceClient, set_async_client_factory
 from huggingface_hub.errors import (
     HfHubHTTPError,
     InferenceTimeoutError,
@@ -53,6 +53,23 @@ class Answer:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+
+
+def reach_teachers_offline() -> None:
+    """Let `huggingface_hub` ask teachers through sessions of ours, once per process: its own refuse
+    every address under HF_HUB_OFFLINE, which sites without a way out set because of the hub."""
+    set_async_client_factory(_session)
+
+
+def _session() -> httpx2.AsyncClient:
+    hooks = {"response": [_read_refusal]}
+    return httpx2.AsyncClient(event_hooks=hooks, follow_redirects=True, timeout=None)
+
+
+async def _read_refusal(response: httpx2.Response) -> None:
+    """A stream's error is told in its body, which the client looks at without reading it."""
+    if response.is_error:
+        await response.aread()
 
 
 @dataclass

@@ -36,6 +36,7 @@ from qcrd.runtime.telemetry import configure_logging
 from services.api.assemble import assemble
 from services.api.deliver import deliver_forever
 from services.api.settings import TeacherSettings
+from services.api.teacher import reach_teachers_offline
 from services.api.webhooks import WebhookSettings
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,8 @@ def deliver() -> None:
     asyncio.run(deliver_forever(worker().deps(), worker().webhooks, stopping))
 
 
-def start_threads(**_: Any) -> None:
+def start(**_: Any) -> None:
+    reach_teachers_offline()
     threading.Thread(target=reap_forever, name="reaper", daemon=True).start()
     if worker().webhooks.hosts:
         threading.Thread(target=deliver, name="deliverer", daemon=True).start()
@@ -125,5 +127,5 @@ def stop(**_: Any) -> None:
 
 app.task(name=TASKS[Stage.ASSEMBLING])(assemble_job)
 setup_logging.connect(log_as_json)
-worker_ready.connect(start_threads)
+worker_ready.connect(start)
 worker_shutting_down.connect(stop)

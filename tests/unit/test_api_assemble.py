@@ -26,6 +26,7 @@ from services.api.ask import Pace
 from services.api.assemble import assemble
 from services.api.create import read_spec
 from services.api.settings import Teacher
+from services.api.teacher import reach_teachers_offline
 from tests.conftest import data_folder
 from tests.scripted_teacher import Mood, ScriptedTeacher
 
@@ -488,3 +489,15 @@ def test_the_set_has_its_index_and_says_who_assembled_it(bench: MakeBench) -> No
     assert written.questions.tolist() == made.questions.tolist()
     assert written.rationales.tolist() == made.rationales.tolist()
     assert keys.rationale_index_key(manifest.id) in here.store.list("")
+
+
+@pytest.mark.parametrize("mood", ["busy", "engine", "ok"])
+def test_a_machine_without_a_way_to_the_hub_still_reaches_its_teacher(
+    bench: MakeBench, monkeypatch: pytest.MonkeyPatch, mood: Mood
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    before = "huggingface_hub.utils._http._GLOBAL_ASYNC_CLIENT_FACTORY"
+    monkeypatch.setattr(before, None)  # put back after the test
+    reach_teachers_offline()
+    here = bench(mood=lambda number: mood if number == 0 else "ok")
+    assert here.run(here.job(here.file(sums(2)))).stage is Stage.TRAINING
