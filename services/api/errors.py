@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from qcrd.errors import Invalid, QcrdError, Transient
 from services.api import wire
@@ -108,14 +109,20 @@ async def _unreadable(request: Request, error: Exception) -> JSONResponse:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    if error.status_code in (404, 405):
-        return refused(error, f"there is no {request.method} {request.url.path}")
-    return refused(error)
+    status, message, headers = error.status_code, str(error.detail), dict(error.headers or {})
+    if status in (404, 405):
+        message = f"there is no {request.method} {request.url.path}"
+    if status == 405:
+        headers["Allow"] = _allowed(request)
+    return _envelope(status, message, None, CODES.get(status, "invalid_request"), headers)
 
 
-def refused(error: HTTPException, message: str | None = None) -> JSONResponse:
-    code = CODES.get(error.status_code, "invalid_request")
-    return _envelope(error.status_code, message or str(error.detail), None, code, error.headers)
+def _allowed(request: Request) -> str:
+    """The methods that are described for this path; Starlette tells those of its first route."""
+    described, asked = request.app.openapi()["paths"], request.url.path
+    there = [described[asked]] if asked in described else []
+    there += [routes for path, routes in described.items() if compile_path(path)[0].match(asked)]
+    return ", ".join(sorted(method.upper() for method in there[0])) if there else ""
 
 
 def _envelope(

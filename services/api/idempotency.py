@@ -17,13 +17,13 @@ from contextvars import ContextVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime import keys
 from services.api.answers import LEASE_SECONDS, Answer, Answers
-from services.api.errors import answer, refused
+from services.api.bodies import again, whole
+from services.api.errors import answer
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +77,17 @@ class Idempotency:
             if name is None:
                 await self._app(scope, receive, send)
                 return
-            body = await _whole(receive)
+            body = await whole(receive)
             path = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
             fingerprint = keys.digest(path, body)
             begun = await run_in_threadpool(self._answers.begin, name, fingerprint, time.time())
-        except HTTPException as error:
-            await refused(error)(scope, receive, send)
         except QcrdError as error:
             await answer(error)(scope, receive, send)
         else:
             if begun is not None:
                 await _replay(begun, send)
             else:
-                await self._answered(name, fingerprint, scope, _again(body, receive), send)
+                await self._answered(name, fingerprint, scope, again(body, receive), send)
 
     async def _answered(
         self, name: str, fingerprint: str, scope: Scope, receive: Receive, send: Send
@@ -157,31 +155,6 @@ class _Recorder:
             return None
         body = self._body.decode("latin-1")
         return Answer(status=self._status, content_type=self._type, body=body)
-
-
-async def _whole(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise HTTPException(400, "the client left before its request was whole")
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
-            return bytes(body)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """`receive` as it was before `body` was read from it."""
-    sent = False
-
-    async def replayed() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replayed
 
 
 async def _replay(given: Answer, send: Send) -> None:

@@ -6,14 +6,17 @@ from email.message import Message as Header
 
 from anyio import to_thread
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcrd.errors import QcrdError
 from services.api import strict_json
-from services.api.errors import ClientGone, UnsupportedType, answer
+from services.api.bodies import again, whole
+from services.api.errors import UnsupportedType, answer
 from services.api.incoming import UPLOADS
 
-WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+WITH_BODY = frozenset({"POST", "PATCH", "DELETE"})
+"""Methods that some route has; the others are refused whatever they bring."""
+UPLOAD_PATHS = frozenset(path for _, path in UPLOADS)
 AT_ONCE = 64 << 10
 """Bytes of JSON that are read within a millisecond, in which nobody else is answered."""
 
@@ -26,29 +29,19 @@ class JsonBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] in WITH_BODY
-        if not asked or (scope["method"], scope["path"]) in UPLOADS:
+        # Under every method: a form that is patched there is told of the method, not of its type.
+        if not asked or scope["path"] in UPLOAD_PATHS:
             await self._app(scope, receive, send)
             return
         try:
-            body = await _whole(receive)
+            body = await whole(receive)
             if body:
                 _said_to_be_json(Headers(scope=scope))
                 await _check(body)
         except QcrdError as error:
             await answer(error)(scope, receive, send)
         else:
-            await self._app(scope, _again(body, receive), send)
-
-
-async def _whole(receive: Receive) -> bytes:
-    body, more = bytearray(), True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone("the client hung up in the middle of its request")
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return bytes(body)
+            await self._app(scope, again(body, receive), send)
 
 
 def _said_to_be_json(headers: Headers) -> None:
@@ -66,15 +59,3 @@ async def _check(body: bytes) -> None:
         strict_json.read(body)
     else:
         await to_thread.run_sync(strict_json.read, body)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that brings the body once more, and then what comes after it."""
-    left = [body]
-
-    async def replay() -> Message:
-        if left:
-            return {"type": "http.request", "body": left.pop(), "more_body": False}
-        return await receive()
-
-    return replay

@@ -16,6 +16,16 @@ from services.api import wire
 REF = "#/components/schemas/{model}"
 FILE_ID = "^file-[0-9a-f]{24}$"
 JOB_ID = "^ftjob-[0-9a-f]{24}$"
+IDS = {
+    "file_id": FILE_ID,
+    "job_id": JOB_ID,
+    "study_id": "^study-[0-9a-f]{24}$",
+    "set_id": "^set-[0-9a-f]{24}$",
+    "item_id": "^[0-9a-f]{24}-[pn][0-9]{1,4}$",
+    "model_id": "^model-[0-9a-f]{24}$",
+    "judge_id": JOB_ID,
+}
+"""What each id in a path looks like."""
 BODIES = {
     "/v1/fine_tuning/jobs": "JobRequest",
     "/v1/fine_tuning/jobs/estimate": "JobRequest",
@@ -51,8 +61,18 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
         content = document["paths"][path]["post"]["requestBody"]["content"]
         content["application/json"]["schema"] = {"$ref": REF.format(model=name)}
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{"key": []}]
+    for path, routes in document["paths"].items():
+        for route in routes.values():
+            if path.startswith("/v1/"):
+                route["security"] = [{"key": []}]
+            _with_forms_of_ids(route)
     return document
+
+
+def _with_forms_of_ids(route: dict[str, Any]) -> None:
+    for parameter in route.get("parameters", ()):
+        if parameter["in"] == "path" and parameter["name"] in IDS:
+            parameter["schema"]["pattern"] = IDS[parameter["name"]]
 
 
 def _job_request() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,6 +10,11 @@ from fastapi.responses import StreamingResponse
 from services.api import files, form, idempotency, wire
 from services.api.gateway import Here
 
+
+class JsonLines(StreamingResponse):
+    media_type = "application/jsonl"
+
+
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
@@ -61,17 +66,19 @@ def described(here: Here, file_id: str) -> wire.FileObject:
     return wire.file(files.find(here.store, file_id))
 
 
-@router.get("/{file_id}/content")
-def content(here: Here, file_id: str) -> StreamingResponse:
+@router.get(
+    "/{file_id}/content",
+    response_model=None,
+    responses={200: {"content": {JsonLines.media_type: {}}, "description": "The file as it came"}},
+)
+def content(here: Here, file_id: str) -> JsonLines:
     stored = files.find(here.store, file_id)
     headers = {
         "Content-Length": str(stored.bytes),
         "Content-Disposition": 'attachment; filename="data.jsonl"',
         "X-Content-Type-Options": "nosniff",
     }
-    return StreamingResponse(
-        files.content(here.store, stored), media_type="application/jsonl", headers=headers
-    )
+    return JsonLines(files.content(here.store, stored), headers=headers)
 
 
 @router.delete("/{file_id}")

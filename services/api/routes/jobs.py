@@ -23,6 +23,15 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 Spec = Annotated[dict[str, Any], Body()]
 
 
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": wire.Page[wire.EventObject],
+        "description": "A page, or with `stream` each event as a server-sent one",
+        "content": {"text/event-stream": {}},
+    }
+}
+
+
 class Resume(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -85,7 +94,7 @@ def saved(
     return wire.page(found[:limit], has_more=len(found) > limit)
 
 
-@router.get("/{job_id}/events", response_model=None)
+@router.get("/{job_id}/events", response_model=None, responses=EVENTS)
 def events(
     here: Here,
     hub: follow.Followed,

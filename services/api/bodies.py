@@ -1,0 +1,31 @@
+"""A request's body, read whole before a route sees it, and brought to the route all the same."""
+
+from __future__ import annotations
+
+from starlette.types import Message, Receive
+
+from services.api.errors import ClientGone
+
+
+async def whole(receive: Receive) -> bytes:
+    """`ClientGone` when the client hung up before its end. The body's limit is `incoming`'s."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client hung up in the middle of its request")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that brings the body once more, and then what comes after it."""
+    left = [body]
+
+    async def replay() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return replay
