@@ -39,17 +39,26 @@ class Upload:
         return self.bytes / self.seconds
 
 
-def measure(url: str, pid: int, *, size: int = GIGABYTE, key: str = "", salt: str = "") -> Upload:
-    """Upload a file of `size` bytes, made on the way, to the gateway at `url` with process `pid`.
+def measure(
+    url: str,
+    pid: int,
+    *,
+    size: int = GIGABYTE,
+    key: str = "",
+    salt: str = "",
+    file: Iterator[bytes] | None = None,
+) -> Upload:
+    """Upload a file of `size` bytes to the gateway at `url` with process `pid`.
 
-    Another `salt` makes another file. It stays in the store.
+    Its pieces are `file`, or else made on the way; another `salt` makes another file. It stays in
+    the store.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
         before, started = _memory(pid, "VmRSS"), time.perf_counter()
         answer = client.post(
             "/v1/files",
-            content=form(questions(size, salt)),
+            content=form(file or questions(size, salt)),
             headers={"content-type": f"multipart/form-data; boundary={BOUNDARY}"},
         )
         seconds = time.perf_counter() - started
