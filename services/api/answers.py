@@ -113,11 +113,14 @@ class RedisAnswers:
         self._redis = redis
 
     def begin(self, name: str, fingerprint: str, now: float) -> Answer | None:
+        taken = Entry(fingerprint=fingerprint, until=now + LEASE_SECONDS)
+        # Most names are new, and then one command is enough.
+        if self._set(name, taken, only_new=True):
+            return None
         found: list[Answer | None] = []
 
         def change(entry: Entry | None) -> Entry | None:
             found[:] = [judged(entry, fingerprint, now)]
-            taken = Entry(fingerprint=fingerprint, until=now + LEASE_SECONDS)
             return taken if found[0] is None else None
 
         self._change(name, change)
@@ -130,11 +133,17 @@ class RedisAnswers:
         self._change(name, change)
 
     def finish(self, name: str, fingerprint: str, answer: Answer) -> None:
-        self._change(name, lambda _: Entry(fingerprint=fingerprint, answer=answer))
+        self._set(name, Entry(fingerprint=fingerprint, answer=answer))
 
     def forget(self, name: str) -> None:
         with redis_outage():
             self._redis.delete(keys.idempotency_key(name))
+
+    def _set(self, name: str, entry: Entry, *, only_new: bool = False) -> bool:
+        """Whether it was done: not when there is an entry and `only_new`."""
+        key, body = keys.idempotency_key(name), entry.model_dump_json()
+        with redis_outage():
+            return bool(self._redis.set(key, body, ex=KEPT_SECONDS, nx=only_new))
 
     def _change(self, name: str, change: Callable[[Entry | None], Entry | None]) -> None:
         """Put what `change` makes of the entry in its place, atomically; None leaves it."""

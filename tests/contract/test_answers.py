@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from qcrd.errors import Conflict
 from qcrd.runtime.connection import connect
+from qcrd.runtime.settings import RedisSettings
 from services.api.answers import (
     LEASE_SECONDS,
     Answer,
@@ -73,3 +75,23 @@ def test_of_many_at_once_one_goes_ahead(answers: Answers) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(begin, range(16))) == 1
+
+
+def test_a_new_name_costs_one_command_to_take_and_one_to_answer(
+    redis_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every POST pays it, and each command waits for the disk."""
+    redis = connect(redis_settings)
+    sent: list[str] = []
+    send = redis.execute_command
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        sent.append(arguments[0])
+        return send(*arguments, **options)
+
+    monkeypatch.setattr(redis, "execute_command", counted)
+    monkeypatch.setattr(redis, "transaction", lambda *_: pytest.fail("more than one command"))
+    answers = RedisAnswers(redis)
+    assert answers.begin("n", "f", 0.0) is None
+    answers.finish("n", "f", GIVEN)
+    assert sent == ["SET", "SET"]
