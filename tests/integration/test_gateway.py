@@ -6,6 +6,7 @@ are real; only the teacher is scripted.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -23,19 +24,25 @@ import openai
 import pytest
 from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob
+from redis import Redis
 
 from qcrd.records import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
-from qcrd.runtime.settings import StoreSettings
-from qcrd.runtime.store import S3Store, read_lines, read_record
+from qcrd.runtime.connection import connect
+from qcrd.runtime.jobs import RedisJobs
+from qcrd.runtime.settings import RedisSettings, StoreSettings
+from qcrd.runtime.store import S3Store, read, read_lines, read_record
 from tests.conftest import free_ports
 from tests.scripted_teacher import ScriptedTeacher
+from tests.secrets import dumped, found_in
 
 T = TypeVar("T")
 
 DATABASE = 900
 """Of the session's Valkey, far from those that single tests count up to."""
 KEY = "sk-of-this-test"
+TEACHER_KEY = "sk-of-the-teacher-of-this-test"
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"a secret of this test that is long").decode()
 CELERY = ("-A", "services.api.worker", "worker", "-Q", "assemble", "-c", "1", "--pool=threads")
 
 
@@ -48,6 +55,9 @@ class Stack:
     gateway: subprocess.Popen[bytes]
     worker: subprocess.Popen[bytes]
     log: Path
+
+    def redis(self) -> Redis:
+        return connect(RedisSettings(url=self.environment["QCRD_REDIS_URL"]))
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)
@@ -83,7 +93,11 @@ def stack(
         "QCRD_MODELS_DIR": str(folder / "models"),
         "QCRD_API_PORT": str(port),
         "QCRD_API_KEYS": KEY,
-        "QCRD_TEACHERS": json.dumps({"default": {"url": teacher.url, "concurrency": 4}}),
+        "QCRD_TEACHERS": json.dumps(
+            {"default": {"url": teacher.url, "api_key": TEACHER_KEY, "concurrency": 4}}
+        ),
+        "QCRD_WEBHOOK_HOSTS": "http://127.0.0.1:9",
+        "QCRD_WEBHOOK_SECRET": WEBHOOK_SECRET,
     }
     log = folder / "log"
     with log.open("wb") as out:
@@ -258,3 +272,51 @@ def test_a_gateway_that_cannot_serve_says_why_and_exits(
     assert ended.returncode == 1
     assert told in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_job_is_paused_and_resumed_by_the_stock_client(stack: Stack) -> None:
+    stack.teacher.delay = 0.2
+    client = stack.client()
+    job_id = stack.create(stack.upload(sums(12, start=400)).id).id
+    until(lambda: client.fine_tuning.jobs.retrieve(job_id).status == "running", stack.worker)
+    paused = client.fine_tuning.jobs.pause(job_id)
+    assert paused.status == "paused"
+    until(lambda: not RedisJobs(stack.redis()).get(job_id).lease.owner, stack.worker)
+    answered = stack.teacher.answered
+    stack.teacher.delay = 0.0
+    assert list(client.fine_tuning.jobs.checkpoints.list(job_id)) == []
+    resumed = client.fine_tuning.jobs.resume(job_id)
+    assert resumed.status == "queued"
+    until(lambda: assembled(stack, job_id), stack.worker)
+    assert stack.teacher.answered - answered < 60
+    messages = [event.message for event in client.fine_tuning.jobs.list_events(job_id)]
+    assert {"paused: key key-1 asked for it", "resumed by key key-1"} <= set(messages)
+
+
+def test_no_secret_is_in_any_answer_log_record_or_event(stack: Stack) -> None:
+    """After good requests and bad ones that carry secrets where none belong."""
+    secrets = [KEY, TEACHER_KEY, WEBHOOK_SECRET, WEBHOOK_SECRET.removeprefix("whsec_")]
+    secrets.append(stack.environment["QCRD_S3_SECRET_KEY"])
+    training = stack.upload(sums(4, start=500)).id
+    job_id = stack.create(training).id
+    headers = {"Authorization": f"Bearer {KEY}"}
+    bad: list[Any] = [
+        {"model": "tiny", "training_file": training, "webhook": "http://127.0.0.1:9/x"},
+        {"model": "none", "training_file": training},
+        {"model": "tiny", "training_file": training, "method": {"type": "qcrd", "qcrd": 1}},
+    ]
+    with httpx.Client(base_url=stack.url, headers=headers, timeout=30) as client:
+        answers_ = [client.post("/v1/fine_tuning/jobs", json=body) for body in bad]
+        answers_ += [client.get(f"/v1/fine_tuning/jobs/{job_id}"), client.get("/metrics")]
+        answers_ += [client.get("/openapi.json"), client.get("/ready"), client.get("/v1/nothing")]
+        answers_.append(client.get("/v1/models", headers={"Authorization": f"Basic {KEY}"}))
+    until(lambda: assembled(stack, job_id), stack.worker)
+    stack.client().fine_tuning.jobs.cancel(job_id)
+    places = {str(answer.request.url): answer.content for answer in answers_}
+    places |= {f"{a.request.url} headers": str(a.headers).encode() for a in answers_}
+    places |= {key: read(stack.store, key) for key in stack.store.list("")}
+    places |= dumped(stack.redis())
+    places["log"] = stack.log.read_bytes()
+    assert len(places) > 30
+    for place, content in places.items():
+        assert found_in(content, secrets) == [], place

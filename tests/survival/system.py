@@ -34,6 +34,7 @@ T = TypeVar("T")
 CONCURRENCY = 4
 """Requests that a worker has with the teacher at once."""
 TEACHER_SECONDS = 0.08
+TEACHER_KEY = "sk-teacher-key-of-the-survivors"
 LEASE_SECONDS = 3.0
 RECOVERY = {
     "QCRD_HEARTBEAT_SECONDS": "0.5",
@@ -64,7 +65,9 @@ class System:
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.redis_settings = RedisSettings(url=f"redis://127.0.0.1:{self.ports['valkey']}/0")
         self.store_settings = StoreSettings(
-            endpoint=f"127.0.0.1:{self.ports['s3.port']}", access_key="qcrd", secret_key="secret"
+            endpoint=f"127.0.0.1:{self.ports['s3.port']}",
+            access_key="qcrd",
+            secret_key="s3-secret-of-the-survivors",
         )
         redis = connect(self.redis_settings, patience=10.0)
         self.jobs, self.events = RedisJobs(redis), RedisEvents(redis)
@@ -186,7 +189,11 @@ def celery(app: str, queue: str, name: str) -> list[str]:
 def environment(system: System, part: str) -> dict[str, str]:
     store, ports = system.store_settings, system.ports
     secret = store.secret_key.get_secret_value()
-    teacher = {"url": f"http://127.0.0.1:{ports['teacher']}", "concurrency": CONCURRENCY}
+    teacher = {
+        "url": f"http://127.0.0.1:{ports['teacher']}",
+        "api_key": TEACHER_KEY,
+        "concurrency": CONCURRENCY,
+    }
     return {
         **os.environ,
         **RECOVERY,
