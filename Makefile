@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SPEC ?= examples/demo.yaml
 REPORT ?= demo-report.json
+TEST_WORKERS ?= 2
 SURVIVAL_SEED ?= 0
 
 .DEFAULT_GOAL := help
@@ -45,8 +46,9 @@ up: $(INSTALLED)
 down: $(INSTALLED)
 	@$(BIN)/qcrd down
 
+# By files, because what a file starts is shared by its tests; a worker has servers of its own.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 # An hour on two cores. What failed can be run again alone with the same seed.
 survive: $(INSTALLED)

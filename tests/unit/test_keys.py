@@ -52,6 +52,8 @@ def test_no_two_kinds_of_key_collide() -> None:
     for name, function in inspect.getmembers(keys, inspect.isfunction):
         if name.endswith(("_key", "_prefix")):
             kinds = inspect.signature(function).parameters.values()
-            made.append(function(*(1 if kind.annotation == "int" else "x" for kind in kinds)))
+            made.append(
+                function(*(1 if kind.annotation in ("int", "float") else "x" for kind in kinds))
+            )
     assert len(made) == len(set(made))
     assert len(made) > 15
