@@ -5,8 +5,9 @@ The ladder on real data is none of them: it takes hours, and data that is not in
 
 from __future__ import annotations
 
-from benchmarks import negatives, step_cost, teacher
+from benchmarks import gateway, negatives, step_cost, teacher
 
 step_cost.main([])
 negatives.main([])
 teacher.main([])
+gateway.main([])

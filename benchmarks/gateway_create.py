@@ -114,6 +114,23 @@ async def _post(
         found.seconds.append(seconds)
 
 
+async def _health(url: str, requests: int, clients: int) -> list[float]:
+    """Seconds of each, asked by the same clients in the same way as they create jobs."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    seconds: list[float] = []
+    left = iter(range(requests))
+    async with httpx2.AsyncClient(timeout=120, limits=limits, trust_env=False) as client:
+
+        async def one() -> None:
+            for _ in left:
+                began = time.perf_counter()
+                (await client.get(f"{url}/health")).raise_for_status()
+                seconds.append(time.perf_counter() - began)
+
+        await asyncio.gather(*(one() for _ in range(clients)))
+    return seconds
+
+
 def listed(url: str) -> list[str]:
     """The ids of all jobs, by pages to the end."""
     ids: list[str] = []
@@ -142,7 +159,9 @@ def compared(
 
 
 def measure(urls: Sequence[str], *, jobs: int, clients: int) -> dict[str, float]:
-    """One round; times in milliseconds."""
+    """One round; times in milliseconds. `health` is asked by one client of its own meanwhile, when
+    idle by the same, and crowded by as many clients as create the jobs, after them.
+    """
     body = spec(training_file(urls[0], f" {uuid4()}"))
     for url in urls:
         create([url], body, jobs=2 * clients, clients=clients)  # threads, connections, verdicts
@@ -152,10 +171,12 @@ def measure(urls: Sequence[str], *, jobs: int, clients: int) -> dict[str, float]
     before = listed(urls[0])
     with asking_health(urls[0]) as asked:
         found = create(urls, body, jobs=jobs, clients=clients)
+    crowded = asyncio.run(_health(urls[0], jobs, clients))
     return {
         **compared(found, jobs, before, listed(urls[0])),
         "server_errors": found.server_errors,
         "p99_over_health_p50": p99(found.seconds) / p50(asked.seconds),
+        "p99_over_crowded_health_p50": p99(found.seconds) / p50(crowded),
         "p50_ms": p50(found.seconds),
         "p99_ms": p99(found.seconds),
         "alone_p50_ms": p50(alone.seconds),
@@ -165,4 +186,5 @@ def measure(urls: Sequence[str], *, jobs: int, clients: int) -> dict[str, float]
         "health_p50_ms": p50(asked.seconds),
         "health_p99_ms": p99(asked.seconds),
         "health_idle_p50_ms": p50(idle.seconds),
+        "health_crowded_p50_ms": p50(crowded),
     }
