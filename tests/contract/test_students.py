@@ -27,8 +27,8 @@ from qcrd.runtime.jobs import MemoryJobs
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.store import S3Store
+from services.api.app import create_app
 from services.api.gateway import Settings
-from services.api.main import create_app
 from services.api.settings import ApiSettings, FileSettings, StudentSettings, TeacherSettings
 from tests import serving
 from tests.conftest import free_ports

@@ -15,9 +15,9 @@ from qcrd.runtime.jobs import MemoryJobs
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore
+from services.api.app import create_app
 from services.api.discriminators import JudgeServiceSettings
 from services.api.gateway import Settings
-from services.api.main import create_app
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from services.discriminator.main import build
 from services.discriminator.settings import DiscriminatorSettings

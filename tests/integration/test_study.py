@@ -14,9 +14,9 @@ from qcrd.runtime.ledger import MemoryLedger
 from qcrd.runtime.pipeline import run_stage
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import ModelSettings
+from services.api.app import create_app
 from services.api.assemble import assemble
 from services.api.gateway import Settings
-from services.api.main import create_app
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.integration.site import LABELS, THINGS, Site, question, site
 

@@ -20,9 +20,9 @@ from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore
 from services.api import keyring
+from services.api.app import create_app
 from services.api.gateway import Settings
 from services.api.keyring import Keyring, read_keys
-from services.api.main import create_app
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import TASK, lines, refused, sums, without_a_hub
 

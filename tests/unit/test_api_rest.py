@@ -22,9 +22,9 @@ from qcrd.runtime.pipeline import conclude
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore, write_record
+from services.api.app import create_app
 from services.api.gateway import Settings
 from services.api.heads import WITHOUT_HEAD
-from services.api.main import create_app
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
 TASK = {"task": {"answer": "number"}}

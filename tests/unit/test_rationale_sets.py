@@ -37,9 +37,9 @@ from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore, Store, write_lines, write_record
 from services.api import knowledge, rationale_sets, validate
+from services.api.app import create_app
 from services.api.gateway import Settings
 from services.api.keyring import key_hash
-from services.api.main import create_app
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import refused
 

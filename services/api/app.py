@@ -1,0 +1,106 @@
+"""The gateway as an app: what it is made of, put together in one place."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+import qcrd
+from qcrd.runtime.connection import connect
+from qcrd.runtime.deliveries import RedisDeliveries
+from qcrd.runtime.events import Events, RedisEvents
+from qcrd.runtime.jobs import JobStore, RedisJobs
+from qcrd.runtime.ledger import RedisLedger
+from qcrd.runtime.queue import CeleryQueue, Queue, celery_app
+from qcrd.runtime.settings import RedisSettings, StoreSettings
+from qcrd.runtime.store import Store, open_store
+from qcrd.runtime.tally import RedisTally
+from qcrd.runtime.telemetry import install_http
+from services.api.admission import Admission
+from services.api.answers import RedisAnswers
+from services.api.discriminators import Discriminators, service_client
+from services.api.errors import REFUSALS, install_errors
+from services.api.follow import framed
+from services.api.gateway import Gateway, Settings, Shared
+from services.api.hub import Hub
+from services.api.idempotency import Idempotency
+from services.api.incoming import Incoming
+from services.api.json_bodies import JsonBodies
+from services.api.keyring import Keyring
+from services.api.metrics import System
+from services.api.openapi import install_openapi
+from services.api.proxy import StudentServer
+from services.api.rates import Rates
+from services.api.rationale_sets import RationaleSets
+from services.api.routes import (
+    completions,
+    discriminators,
+    files,
+    health,
+    jobs,
+    models,
+    rationale_sets,
+    studies,
+)
+from services.api.settings import ApiSettings, is_loopback
+
+
+def create_app(
+    store: Store,
+    jobs_: JobStore,
+    events: Events,
+    queue: Queue,
+    settings: Settings,
+    shared: Shared | None = None,
+) -> FastAPI:
+    """`ValueError` for a file of keys that cannot be used."""
+    shared = shared or Shared()
+    keyring = Keyring(settings.api.keys, settings.api.keys_file)
+    _refuse_to_be_open(settings.api, keyring)
+    hub = Hub(jobs_, events, framed)
+    app = FastAPI(title="qcrd", version=qcrd.__version__, lifespan=hub.lifespan)
+    app.state.hub = hub
+    app.state.gateway = Gateway(store, jobs_, events, queue, settings, shared)
+    app.state.rationale_sets = RationaleSets(store)
+    app.state.discriminators = Discriminators(store, service_client(settings.judges))
+    for part in (files, jobs, studies, models, rationale_sets, discriminators):
+        app.include_router(part.router, responses=REFUSALS)
+    students = completions.router(StudentServer(settings.students))
+    app.include_router(students, responses=REFUSALS)
+    app.include_router(health.router)
+    install_errors(app)
+    install_openapi(app)
+    # The last one added is the outermost: ids and counts, the key, the body's size and pace, JSON.
+    app.add_middleware(Idempotency, answers=shared.answers)
+    app.add_middleware(JsonBodies)
+    seconds = settings.guard.body_seconds
+    app.add_middleware(Incoming, file_bytes=settings.files.max_file_bytes, seconds=seconds)
+    app.add_middleware(Admission, keyring=keyring, rates=shared.rates)
+    install_http(app, "api").register(System(jobs_, shared.tally))
+    return app
+
+
+def connected(settings: Settings) -> FastAPI:
+    """The app on the real servers, which are reached on first use: any order of starts will do."""
+    redis = connect(RedisSettings())
+    return create_app(
+        open_store(StoreSettings()),
+        RedisJobs(redis),
+        RedisEvents(redis),
+        CeleryQueue(celery_app(RedisSettings())),
+        settings,
+        Shared(
+            ledger=RedisLedger(redis),
+            tally=RedisTally(redis),
+            answers=RedisAnswers(redis),
+            rates=Rates(RedisSettings().url),
+            deliveries=RedisDeliveries(redis),
+        ),
+    )
+
+
+def _refuse_to_be_open(settings: ApiSettings, keyring: Keyring) -> None:
+    if keyring.empty and not is_loopback(settings.host):
+        raise ValueError(
+            f"refusing to listen on {settings.host} without API keys: {settings.keys_file} has "
+            "none; `qcrd keys new NAME` makes one"
+        )
