@@ -31,8 +31,9 @@ UPLOAD_SECONDS = 600.0
 """The gateway reads and checks every line of an upload before it answers."""
 SILENCE_SECONDS = 45.0
 """An event stream says something every 15 seconds; three missed comments mean that it is dead."""
-CREATE_AGAIN = (0.5, 2.0)
-"""Seconds before another try to create something: a gateway restarts within them."""
+CREATE_AGAIN = (0.5, 2.0, 4.0, 8.0)
+"""Seconds before another try to create something: a gateway restarts within them, and one that was
+killed holds the key for ten."""
 BY_STATUS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
 
 
@@ -243,6 +244,14 @@ def _error(response: httpx.Response) -> QcrdError:
     code = response.status_code
     if code == 401:
         message += ": set QCRD_API_KEY to a key of this gateway"
-    if code >= 500 or code == 429:
+    if code >= 500 or code == 429 or _named(response) == "idempotency_in_progress":
         return Transient(message, param=param)
     return BY_STATUS.get(code, Invalid)(message, param=param)
+
+
+def _named(response: httpx.Response) -> str | None:
+    """The error's own code, if there is one."""
+    try:
+        return str(response.json()["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -10,7 +10,10 @@ from qcrd.errors import Invalid
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    # What is wrong is told by its path; the value itself may be a secret.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+    )
 
 
 R = TypeVar("R", bound=BaseModel)

@@ -7,9 +7,10 @@ that are derived from the key (`idempotency.fresh_id`).
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from redis import Redis
 
@@ -31,11 +32,21 @@ class Answer(Record):
 
 
 class Entry(Record):
-    """What is known of a key: whose request it was, and its answer once there is one."""
+    """What is known of a name: whose request it was, who answers it, and the answer in the end.
+
+    `seed` is what ids are derived from. It stays when the request is carried out again, and is
+    another one when the name is free again and used anew.
+    """
 
     fingerprint: str
+    seed: str
+    holder: str
     until: float = 0.0
     answer: Answer | None = None
+
+
+Change = Callable[["Entry"], "Entry | None"]
+"""Of an entry by its holder; None removes it."""
 
 
 class Running(Conflict):
@@ -46,26 +57,29 @@ class Running(Conflict):
 
 
 class Answers(Protocol):
-    def begin(self, name: str, fingerprint: str, now: float) -> Answer | None:
-        """The answer that was given; None when this request is to be answered, and then `name` is
-        taken until `finish`, `forget` or `LEASE_SECONDS` without `renew`.
+    """`holder` is one request's own: nobody ends what another one has taken over."""
+
+    def begin(self, name: str, fingerprint: str, holder: str, now: float) -> Entry:
+        """With the answer that was given; without one this request is to be answered, and `name`
+        is the holder's until `finish`, `release` or `LEASE_SECONDS` without `renew`.
 
         `Conflict` for another request under the same name, `Running` while it is being answered.
         """
 
-    def renew(self, name: str, now: float) -> None:
-        """Keep the name taken; nothing for one that is answered or forgotten by now."""
+    def renew(self, name: str, holder: str, now: float) -> None: ...
 
-    def finish(self, name: str, fingerprint: str, answer: Answer) -> None: ...
+    def finish(self, name: str, entry: Entry, answer: Answer) -> None:
+        """`entry` as `begin` gave it to its holder."""
 
-    def forget(self, name: str) -> None:
-        """The request came to nothing: the next one with this name is answered afresh."""
+    def release(self, name: str, holder: str, *, forget: bool) -> None:
+        """Nothing is kept. The same request may go ahead, with the same seed unless `forget`."""
 
 
-def judged(entry: Entry | None, fingerprint: str, now: float) -> Answer | None:
-    """What `begin` says of a name that `entry` stands under."""
+def judged(entry: Entry | None, fingerprint: str, holder: str, now: float) -> Entry:
+    """The entry that stands after `begin` found `entry`."""
     if entry is None:
-        return None
+        seed = secrets.token_hex(16)
+        return Entry(fingerprint=fingerprint, seed=seed, holder=holder, until=now + LEASE_SECONDS)
     if entry.fingerprint != fingerprint:
         raise Conflict(
             "this `Idempotency-Key` was used for another request in the last 24 hours: give each "
@@ -73,12 +87,26 @@ def judged(entry: Entry | None, fingerprint: str, now: float) -> Answer | None:
             param="Idempotency-Key",
             code="idempotency_key_reused",
         )
-    if entry.answer is None and entry.until > now:
+    if entry.answer is not None:
+        return entry
+    if entry.until > now and entry.holder != holder:
         raise Running(
             "the first request with this `Idempotency-Key` is still being answered: try again",
             param="Idempotency-Key",
         )
-    return entry.answer
+    return entry.model_copy(update={"holder": holder, "until": now + LEASE_SECONDS})
+
+
+def _renewed(now: float) -> Change:
+    return lambda entry: entry.model_copy(update={"until": now + LEASE_SECONDS})
+
+
+def _answered(entry: Entry, answer: Answer) -> Entry:
+    return entry.model_copy(update={"answer": answer})
+
+
+def _released(forget: bool) -> Change:
+    return lambda entry: None if forget else entry.model_copy(update={"until": 0.0})
 
 
 class MemoryAnswers:
@@ -86,82 +114,92 @@ class MemoryAnswers:
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
 
-    def begin(self, name: str, fingerprint: str, now: float) -> Answer | None:
+    def begin(self, name: str, fingerprint: str, holder: str, now: float) -> Entry:
         with self._lock:
-            found = judged(self._entries.get(name), fingerprint, now)
-            if found is None:
-                self._entries[name] = Entry(fingerprint=fingerprint, until=now + LEASE_SECONDS)
-            return found
+            self._entries[name] = judged(self._entries.get(name), fingerprint, holder, now)
+            return self._entries[name]
 
-    def renew(self, name: str, now: float) -> None:
+    def renew(self, name: str, holder: str, now: float) -> None:
+        self._change(name, holder, _renewed(now))
+
+    def finish(self, name: str, entry: Entry, answer: Answer) -> None:
+        self._change(name, entry.holder, lambda _: _answered(entry, answer))
+
+    def release(self, name: str, holder: str, *, forget: bool) -> None:
+        self._change(name, holder, _released(forget))
+
+    def _change(self, name: str, holder: str, change: Change) -> None:
         with self._lock:
             entry = self._entries.get(name)
-            if entry is not None and entry.answer is None:
-                self._entries[name] = _longer(entry, now)
+            if _is_of(entry, holder):
+                after = change(entry)
+                if after is None:
+                    del self._entries[name]
+                else:
+                    self._entries[name] = after
 
-    def finish(self, name: str, fingerprint: str, answer: Answer) -> None:
-        with self._lock:
-            self._entries[name] = Entry(fingerprint=fingerprint, answer=answer)
 
-    def forget(self, name: str) -> None:
-        with self._lock:
-            self._entries.pop(name, None)
+FINISH = """
+local there = redis.call('GET', KEYS[1])
+if there and cjson.decode(there)['holder'] == ARGV[1] then
+    redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+end
+"""
+"""Puts an answer in the place of its holder's entry. Every answer waits for it, so it is one
+command and not the three of a transaction."""
 
 
 class RedisAnswers:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._finish = redis.register_script(FINISH)
 
-    def begin(self, name: str, fingerprint: str, now: float) -> Answer | None:
-        taken = Entry(fingerprint=fingerprint, until=now + LEASE_SECONDS)
-        # Most names are new, and then one command is enough.
-        if self._set(name, taken, only_new=True):
-            return None
-        found: list[Answer | None] = []
+    def begin(self, name: str, fingerprint: str, holder: str, now: float) -> Entry:
+        key, fresh = keys.idempotency_key(name), judged(None, fingerprint, holder, now)
+        with redis_outage():
+            # Most names are new, and then one command is enough.
+            if self._redis.set(key, fresh.model_dump_json(), ex=KEPT_SECONDS, nx=True):
+                return fresh
+        found: list[Entry] = []
 
         def change(entry: Entry | None) -> Entry | None:
-            found[:] = [judged(entry, fingerprint, now)]
-            return taken if found[0] is None else None
+            found[:] = [judged(entry, fingerprint, holder, now)]
+            return found[0]
 
-        self._change(name, change)
+        self._put(name, change)
         return found[0]
 
-    def renew(self, name: str, now: float) -> None:
-        def change(entry: Entry | None) -> Entry | None:
-            return None if entry is None or entry.answer else _longer(entry, now)
+    def renew(self, name: str, holder: str, now: float) -> None:
+        self._change(name, holder, _renewed(now))
 
-        self._change(name, change)
-
-    def finish(self, name: str, fingerprint: str, answer: Answer) -> None:
-        self._set(name, Entry(fingerprint=fingerprint, answer=answer))
-
-    def forget(self, name: str) -> None:
+    def finish(self, name: str, entry: Entry, answer: Answer) -> None:
+        body = _answered(entry, answer).model_dump_json()
         with redis_outage():
-            self._redis.delete(keys.idempotency_key(name))
+            self._finish(keys=[keys.idempotency_key(name)], args=[entry.holder, body, KEPT_SECONDS])
 
-    def _set(self, name: str, entry: Entry, *, only_new: bool = False) -> bool:
-        """Whether it was done: not when there is an entry and `only_new`."""
-        key, body = keys.idempotency_key(name), entry.model_dump_json()
-        with redis_outage():
-            return bool(self._redis.set(key, body, ex=KEPT_SECONDS, nx=only_new))
+    def release(self, name: str, holder: str, *, forget: bool) -> None:
+        self._change(name, holder, _released(forget))
 
-    def _change(self, name: str, change: Callable[[Entry | None], Entry | None]) -> None:
-        """Put what `change` makes of the entry in its place, atomically; None leaves it."""
-        with redis_outage():
-            self._redis.transaction(_changing(name, change), keys.idempotency_key(name))
+    def _change(self, name: str, holder: str, change: Change) -> None:
+        self._put(name, lambda entry: change(entry) if _is_of(entry, holder) else entry)
 
-
-def _changing(name: str, change: Callable[[Entry | None], Entry | None]) -> Callable[[Any], None]:
-    def body(pipe: Any) -> None:
+    def _put(self, name: str, change: Callable[[Entry | None], Entry | None]) -> None:
+        """Put what `change` makes of the entry in its place, atomically."""
         key = keys.idempotency_key(name)
-        there = pipe.get(key)
-        entry = change(None if there is None else Entry.model_validate_json(there))
-        pipe.multi()
-        if entry is not None:
-            pipe.set(key, entry.model_dump_json(), ex=KEPT_SECONDS)
 
-    return body
+        def body(pipe: Any) -> None:
+            there = pipe.get(key)
+            before = None if there is None else Entry.model_validate_json(there)
+            after = change(before)
+            pipe.multi()
+            if after is None:
+                pipe.delete(key)
+            elif after != before:
+                pipe.set(key, after.model_dump_json(), ex=KEPT_SECONDS)
+
+        with redis_outage():
+            self._redis.transaction(body, key)
 
 
-def _longer(entry: Entry, now: float) -> Entry:
-    return entry.model_copy(update={"until": now + LEASE_SECONDS})
+def _is_of(entry: Entry | None, holder: str) -> TypeGuard[Entry]:
+    return entry is not None and entry.holder == holder and entry.answer is None

@@ -90,15 +90,7 @@ class Asking:
 
     async def _work(self, todo: deque[Wanted]) -> None:
         while todo:
-            wanted = todo.popleft()
-            await self._afford(wanted)
-            answer: Answer | None = None
-            try:
-                answer = await self._answer(wanted)
-                # At once: settling waits, and may be cancelled while it does.
-                self._keep(wanted, answer)
-            finally:
-                await self._settle(wanted, answer)
+            await self._answer(todo.popleft())
 
     async def _afford(self, wanted: Wanted) -> None:
         """Wait until those in flight have cost less than they might have."""
@@ -108,17 +100,18 @@ class Asking:
                     raise self._purse.over()
                 await self._settled.wait()
 
-    async def _settle(self, wanted: Wanted, answer: Answer | None) -> None:
-        self._purse.settle(wanted, answer)
+    async def _settle(self, wanted: Wanted, answer: Answer | None, *, lost: bool) -> None:
+        self._purse.settle(wanted, answer, lost=lost)
         async with self._settled:
             self._settled.notify_all()
 
-    async def _answer(self, wanted: Wanted) -> Answer:
+    async def _answer(self, wanted: Wanted) -> None:
+        """Until it is answered and kept."""
         refused = failed = 0
         while True:
             outages = self._outages
             try:
-                return await self._try(wanted)
+                return await self._paid(wanted)
             except Overloaded as error:
                 refused += 1
                 self._patient(error)
@@ -131,6 +124,20 @@ class Asking:
                 if failed >= TRIES:
                     raise _to_blame(error) from error
                 await asyncio.sleep(self._pace.wait(failed))
+
+    async def _paid(self, wanted: Wanted) -> None:
+        """One try, within the budget."""
+        await self._afford(wanted)
+        answer, lost = None, False
+        try:
+            answer = await self._try(wanted)
+            # At once: settling waits, and may be cancelled while it does.
+            self._keep(wanted, answer)
+        except (Unreachable, Stumbled) as error:
+            lost = error.begun
+            raise
+        finally:
+            await self._settle(wanted, answer, lost=lost)
 
     async def _try(self, wanted: Wanted) -> Answer:
         async with self._window.slot() as ticket:

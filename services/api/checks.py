@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.answers import canonical
 from qcrd.method.objectives import OBJECTIVES
-from qcrd.records import AnswerKind, JobSpec, MethodSpec, NegativeSource, TaskSpec
+from qcrd.records import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.store import Store
 from services.api import files, models, plan
 from services.api.gateway import Settings
@@ -75,6 +75,20 @@ def _teacher(spec: JobSpec, settings: Settings) -> None:
             f"{_listed(known)} (setting QCRD_TEACHERS)",
             param=param,
             code="unknown_teacher",
+        )
+    check_budget(spec, spec.budget, settings)
+
+
+def check_budget(spec: JobSpec, budget: Budget, settings: Settings) -> None:
+    """`Invalid` for a limit of costs that nobody could keep to."""
+    teacher = settings.teachers.teachers.get(spec.settings.teacher)
+    if budget.cost is not None and plan.asks_teacher(spec) and teacher and not teacher.priced:
+        raise Invalid(
+            f"`budget.cost`: teacher {spec.settings.teacher!r} has no prices here "
+            "(`prompt_price` and `completion_price` in the setting QCRD_TEACHERS), so its cost is "
+            "not known: limit `budget.teacher_tokens` instead",
+            param="budget.cost",
+            code="no_prices",
         )
 
 

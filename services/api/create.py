@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
     spec = read_spec(body)
-    _may_rank(spec, caller)
+    check_rank(spec, caller)
     check(spec, here.store, here.settings, here.verdicts)
     check_shared(spec, here.jobs)
     return submit(here, fresh_id("ftjob"), spec, caller)
 
 
-def _may_rank(spec: JobSpec, caller: ApiKey) -> None:
+def check_rank(spec: JobSpec, caller: ApiKey) -> None:
     if spec.priority is Priority.HIGH and not caller.may(Scope.ADMIN):
         raise Forbidden(
             "`priority`: `high` goes before everybody's jobs, which only a key with the scope "
@@ -52,6 +52,8 @@ def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
         created_at=time.time(),
         budget=spec.budget,
     )
+    # First, as it may fail without harm: once the job exists, an error would have it created again.
+    write_record(here.store, keys.job_spec_key(job.id), spec)
     try:
         here.jobs.create(job)
     except Conflict:
@@ -59,13 +61,11 @@ def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
         if there.spec != spec:
             raise
         job = there
-    write_record(here.store, keys.job_spec_key(job.id), spec)
-    told = {"status": Status.QUEUED.value}
-    here.events.append(job.id, "job created", data=told, once="created")
     try:
+        told = {"status": Status.QUEUED.value}
+        here.events.append(job.id, "job created", data=told, once="created")
         here.queue.send(Stage.ASSEMBLING, job.id)
     except Transient as error:
-        # The job exists: an error now would have the client create it again.
         log.warning("job %s waits for the reaper to send it: %s", job.id, error)
     return job
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qcrd.errors import OverBudget, QcrdError
+from qcrd.errors import QcrdError
 from qcrd.method.prompts import teacher_prompt
 from qcrd.records import MethodSpec, Question, Usage
 from qcrd.runtime.ledger import Ledger
@@ -78,6 +79,12 @@ class _Round:
         except QcrdError as error:
             log.warning("teacher outputs stay in the ledger: %s", error)
 
+    def close(self) -> None:
+        """Whatever ends the round: what was answered is kept, and what it cost is told."""
+        self.seal()
+        with contextlib.suppress(QcrdError):
+            self.report()
+
     def look(self, down: str | None) -> None:
         """Called twice a second: stop when told to, say what changed, report now and then."""
         self.stage.check()
@@ -108,8 +115,11 @@ class _Round:
     def usage(self) -> Usage:
         """What this job paid, over all of its attempts."""
         paid = [g for g in self.found.values() if g.job_id == self.stage.job.id]
-        prompt = sum(g.prompt_tokens for g in paid)
-        completion = sum(g.completion_tokens for g in paid)
+        # Never less than was told: a job that asked the same at the same time may have replaced
+        # answers of this one, which it paid for all the same.
+        told = self.stage.job.usage
+        prompt = max(told.teacher_prompt_tokens, sum(g.prompt_tokens for g in paid))
+        completion = max(told.teacher_completion_tokens, sum(g.completion_tokens for g in paid))
         cost = self.teacher.cost(prompt, completion)
         return self.stage.job.usage.model_copy(
             update={
@@ -230,12 +240,8 @@ async def _round(
         )
         try:
             await asking.run(missing)
-        except OverBudget:
-            round_.report()
-            raise
         finally:
-            round_.seal()
-        round_.report()
+            round_.close()
         return round_
     finally:
         await client.close()

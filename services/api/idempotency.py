@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime import keys
-from services.api.answers import LEASE_SECONDS, Answer, Answers
+from services.api.answers import LEASE_SECONDS, Answer, Answers, Entry
 from services.api.bodies import again, whole
 from services.api.errors import answer
 
@@ -29,17 +30,19 @@ log = logging.getLogger(__name__)
 
 HEADER = "idempotency-key"
 FORM = re.compile(r"[\x21-\x7e]{1,255}")
-LARGEST = 4 << 20
-"""Bytes of an answer that is kept; a longer one (a long stream) is not, and is made again."""
+LARGEST = 256 << 10
+"""Bytes of an answer that is kept, in the memory of the Redis that has the jobs. A longer one is
+made again, and so is a stream, which may have ended with an error of its own."""
+STREAM = "text/event-stream"
 
-_name: ContextVar[str | None] = ContextVar("idempotency_name", default=None)
+_seed: ContextVar[str | None] = ContextVar("idempotency_seed", default=None)
 
 
 def fresh_id(prefix: str) -> str:
     """A new id; under an `Idempotency-Key` the same one every time, so that a request that is
-    answered again after a crash finds what it had created."""
-    name = _name.get()
-    return keys.new_id(prefix) if name is None else f"{prefix}-{keys.digest(prefix, name)}"
+    carried out again after a crash finds what it had created."""
+    seed = _seed.get()
+    return keys.new_id(prefix) if seed is None else f"{prefix}-{keys.digest(prefix, seed)}"
 
 
 def name_of(scope: Scope) -> str | None:
@@ -57,8 +60,10 @@ def name_of(scope: Scope) -> str | None:
 
 def uploaded(answers: Answers, name: str | None, content: str) -> None:
     """`Conflict` when this name was used for other `content` (a digest) in the last 24 hours."""
-    if name is not None and answers.begin(name, content, time.time()) is None:
-        answers.finish(name, content, Answer(status=200, content_type="", body=""))
+    if name is not None:
+        entry = answers.begin(name, content, secrets.token_hex(8), time.time())
+        if entry.answer is None:
+            answers.finish(name, entry, Answer(status=200, content_type="", body=""))
 
 
 class Idempotency:
@@ -79,45 +84,48 @@ class Idempotency:
                 return
             body = await whole(receive)
             path = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
-            fingerprint = keys.digest(path, body)
-            begun = await run_in_threadpool(self._answers.begin, name, fingerprint, time.time())
+            fingerprint, holder = keys.digest(path, body), secrets.token_hex(8)
+            entry = await run_in_threadpool(
+                self._answers.begin, name, fingerprint, holder, time.time()
+            )
         except QcrdError as error:
             await answer(error)(scope, receive, send)
         else:
-            if begun is not None:
-                await _replay(begun, send)
+            if entry.answer is not None:
+                await _replay(entry.answer, send)
             else:
-                await self._answered(name, fingerprint, scope, again(body, receive), send)
+                await self._answered(name, entry, scope, again(body, receive), send)
 
     async def _answered(
-        self, name: str, fingerprint: str, scope: Scope, receive: Receive, send: Send
+        self, name: str, entry: Entry, scope: Scope, receive: Receive, send: Send
     ) -> None:
         kept = _Recorder(send)
-        token = _name.set(name)
+        token = _seed.set(entry.seed)
         try:
-            async with self._renewed(name):
+            async with self._renewed(name, entry.holder):
                 await self._app(scope, receive, kept)
         finally:
-            _name.reset(token)
-            await asyncio.shield(run_in_threadpool(self._settle, name, fingerprint, kept.answer()))
+            _seed.reset(token)
+            await asyncio.shield(run_in_threadpool(self._settle, name, entry, kept))
 
-    def _settle(self, name: str, fingerprint: str, given: Answer | None) -> None:
+    def _settle(self, name: str, entry: Entry, kept: _Recorder) -> None:
+        given = kept.answer()
         try:
-            if given is None:
-                self._answers.forget(name)
+            if given is not None:
+                self._answers.finish(name, entry, given)
             else:
-                self._answers.finish(name, fingerprint, given)
+                self._answers.release(name, entry.holder, forget=kept.refused)
         except Transient as error:
-            # The request was carried out, and its id is derived from the key: that is enough.
+            # The request was carried out, and its ids are derived from the seed: that is enough.
             log.warning("the answer is not kept: %s", error)
 
     @asynccontextmanager
-    async def _renewed(self, name: str) -> AsyncIterator[None]:
+    async def _renewed(self, name: str, holder: str) -> AsyncIterator[None]:
         async def beat() -> None:
             while True:
                 await asyncio.sleep(LEASE_SECONDS / 3)
                 with contextlib.suppress(Transient):
-                    await run_in_threadpool(self._answers.renew, name, time.time())
+                    await run_in_threadpool(self._answers.renew, name, holder, time.time())
 
         beating = asyncio.create_task(beat())
         try:
@@ -149,9 +157,15 @@ class _Recorder:
             self._whole = not message.get("more_body", False)
         await self._send(message)
 
+    @property
+    def refused(self) -> bool:
+        """Nothing was done, for a cause that may be mended: the key is free again."""
+        return 400 <= self._status < 500
+
     def answer(self) -> Answer | None:
-        """None for what is to be tried afresh: a refusal, or an answer that broke off."""
-        if not self._whole or self._status >= 300 or len(self._body) > LARGEST:
+        """None for what is to be made again: no success, one that broke off or was too long."""
+        stream = self._type.startswith(STREAM)
+        if stream or not self._whole or self._status >= 300 or len(self._body) > LARGEST:
             return None
         body = self._body.decode("latin-1")
         return Answer(status=self._status, content_type=self._type, body=body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """Between two looks at whether the file has changed."""
+RESERVED = re.compile(r"anonymous|key-[0-9]+")
+"""Whose jobs are those of a gateway without keys, and of the keys in its environment."""
+
 ANYBODY = ApiKey(name="anonymous", sha256="0" * 64, scopes=tuple(Scope))
 """Who everybody is on a gateway without keys, which listens on loopback only."""
 
@@ -90,6 +94,9 @@ def read_keys(file: Path) -> tuple[ApiKey, ...]:
     except ValueError:
         # What a broken file says may be a key that somebody put there by mistake.
         raise ValueError(f"{file} is not JSON in UTF-8") from None
+    for key in keys:
+        if RESERVED.fullmatch(key.name):
+            raise ValueError(f"{file}: `name` {key.name} is one that the gateway gives itself")
     for what in ("name", "sha256"):
         values = [getattr(key, what) for key in keys]
         if len(set(values)) < len(values):

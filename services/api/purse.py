@@ -43,13 +43,19 @@ class Purse:
         self._reserved[wanted.key] = most
         return True
 
-    def settle(self, wanted: Wanted, answer: Answer | None) -> None:
-        """What was set aside is spent as `answer` says, or free again for None."""
-        del self._reserved[wanted.key]
+    def settle(self, wanted: Wanted, answer: Answer | None, *, lost: bool = False) -> None:
+        """What was set aside is spent as `answer` says, or free again for None.
+
+        `lost`: the answer broke off after it had begun, and nobody knows how much of it is paid
+        for; all that was set aside counts as spent.
+        """
+        most = self._reserved.pop(wanted.key)
         if answer is not None:
             self._measured[wanted.prompt] = answer.prompt_tokens
-            self._prompt += answer.prompt_tokens
-            self._completion += answer.completion_tokens
+            most = (answer.prompt_tokens, answer.completion_tokens)
+        if answer is not None or lost:
+            self._prompt += most[0]
+            self._completion += most[1]
 
     def over(self) -> OverBudget:
         """Says what is spent and how to go on."""
@@ -76,4 +82,4 @@ class Purse:
         if limit.teacher_tokens is not None and prompt + completion > limit.teacher_tokens:
             return False
         cost = self._teacher.cost(prompt, completion)
-        return limit.cost is None or cost is None or cost <= limit.cost
+        return limit.cost is None or (cost is not None and cost <= limit.cost)

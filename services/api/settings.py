@@ -10,10 +10,23 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
+def _settings(prefix: str) -> SettingsConfigDict:
+    """What is wrong is told without the value: it may be a key."""
+    return SettingsConfigDict(
+        env_prefix=prefix,
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+    )
+
+
 class ApiSettings(BaseSettings):
     """Without a key only processes of this machine may be served, so only loopback is bound."""
 
-    model_config = SettingsConfigDict(env_prefix="QCRD_API_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="QCRD_API_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -42,7 +55,7 @@ class ApiSettings(BaseSettings):
 class Teacher(BaseModel):
     """A teacher that jobs may name. A job never brings an address of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     url: Annotated[str, Field(pattern=r"^https?://")]
     api_key: SecretStr | None = None
@@ -59,6 +72,10 @@ class Teacher(BaseModel):
             raise ValueError("give both prompt_price and completion_price, or neither")
         return self
 
+    @property
+    def priced(self) -> bool:
+        return self.prompt_price is not None
+
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Of so many tokens; None for a teacher without prices."""
         if self.prompt_price is None or self.completion_price is None:
@@ -67,13 +84,17 @@ class Teacher(BaseModel):
 
 
 class TeacherSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="QCRD_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="QCRD_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     teachers: dict[str, Teacher] = {"default": Teacher(url="http://127.0.0.1:8080")}
 
 
 class FileSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="QCRD_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="QCRD_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     max_file_bytes: Annotated[int, Field(ge=1)] = 1 << 30
 
@@ -81,7 +102,9 @@ class FileSettings(BaseSettings):
 class GuardSettings(BaseSettings):
     """What one client may cost before it has asked for anything."""
 
-    model_config = SettingsConfigDict(env_prefix="QCRD_API_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="QCRD_API_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     header_seconds: Annotated[float, Field(gt=0)] = 20
     """From the first byte of a request, or from connecting, to the end of its headers."""
@@ -95,9 +118,7 @@ class StudentSettings(BaseSettings):
     """Where published students answer. `timeout` in seconds: how long that server may say nothing;
     loading a student counts."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_STUDENTS_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
+    model_config = _settings("QCRD_STUDENTS_")
 
     url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8070"
     timeout: Annotated[float, Field(gt=0)] = 300

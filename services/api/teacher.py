@@ -40,9 +40,14 @@ class Overloaded(Transient):
 class Unreachable(Transient):
     """The teacher does not answer, or broke off in the middle of an answer."""
 
+    begun = False
+    """Whether some of the answer had come, which has to be paid for."""
+
 
 class Stumbled(Transient):
     """The teacher took the request and its engine failed on it (424)."""
+
+    begun = False
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,8 @@ class TeacherClient:
             info = response.json() if response.is_success else None
         if not isinstance(info, dict) or "model_id" not in info:
             raise QcrdError(
-                f"teacher {self._name}: GET {self._url}/info answers {response.status_code} and "
-                "no model; a server of the TGI protocol is needed there",
+                f"teacher {self._name}: GET /info answers {response.status_code} and no model; a "
+                "server of the TGI protocol is needed at its address in the setting QCRD_TEACHERS",
                 code="teacher_refused",
             )
         return digest(str(info["model_id"]), str(info.get("model_sha")))
@@ -125,6 +130,15 @@ class TeacherClient:
         return counts
 
     async def generate(self, wanted: Wanted, sampling: Sampling) -> Answer:
+        begun: list[Any] = []
+        try:
+            return await self._generate(wanted, sampling, begun)
+        except (Unreachable, Stumbled) as error:
+            error.begun = bool(begun)
+            raise
+
+    async def _generate(self, wanted: Wanted, sampling: Sampling, begun: list[Any]) -> Answer:
+        """Something is put into `begun` when the first token comes."""
         greedy = sampling.temperature == 0
         answer: Answer | None = None
         with self._errors():
@@ -143,6 +157,7 @@ class TeacherClient:
                     return_full_text=False,
                 )
                 async for event in stream:
+                    begun[:] = [event]
                     if event.details is not None and event.generated_text is not None:
                         # Read on to the end: a stream left halfway keeps its connection.
                         answer = Answer(

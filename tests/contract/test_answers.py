@@ -30,46 +30,70 @@ def answers(request: pytest.FixtureRequest) -> Answers:
 
 
 def test_the_same_request_gets_the_answer_that_was_given(answers: Answers) -> None:
-    assert answers.begin("n", "f", 0.0) is None
-    answers.finish("n", "f", GIVEN)
-    assert answers.begin("n", "f", 1.0) == GIVEN
-    assert answers.begin("m", "f", 1.0) is None
+    entry = answers.begin("n", "f", "one", 0.0)
+    assert entry.answer is None
+    answers.finish("n", entry, GIVEN)
+    assert answers.begin("n", "f", "two", 1.0).answer == GIVEN
+    assert answers.begin("m", "f", "two", 1.0).answer is None
 
 
 def test_another_request_under_the_same_name_is_refused(answers: Answers) -> None:
-    answers.begin("n", "f", 0.0)
+    entry = answers.begin("n", "f", "one", 0.0)
     for _ in range(2):
         with pytest.raises(Conflict) as raised:
-            answers.begin("n", "g", 1.0)
+            answers.begin("n", "g", "two", 1.0)
         assert raised.value.code == "idempotency_key_reused"
-        answers.finish("n", "f", GIVEN)
+        answers.finish("n", entry, GIVEN)
 
 
-def test_while_it_is_answered_others_wait_and_after_a_crash_one_goes_ahead(
+def test_while_it_is_answered_others_wait_and_after_a_crash_one_goes_ahead_with_its_seed(
     answers: Answers,
 ) -> None:
-    answers.begin("n", "f", 0.0)
-    answers.renew("n", 5.0)
+    first = answers.begin("n", "f", "one", 0.0)
+    answers.renew("n", "one", 5.0)
     with pytest.raises(Running):
-        answers.begin("n", "f", 4.9 + LEASE_SECONDS)
-    assert answers.begin("n", "f", 5.1 + LEASE_SECONDS) is None
-    answers.forget("n")
-    assert answers.begin("n", "other", 0.0) is None
+        answers.begin("n", "f", "two", 4.9 + LEASE_SECONDS)
+    second = answers.begin("n", "f", "two", 5.1 + LEASE_SECONDS)
+    assert (second.answer, second.seed, second.holder) == (None, first.seed, "two")
+
+
+def test_a_holder_whose_command_was_sent_again_meets_its_own_entry(answers: Answers) -> None:
+    first = answers.begin("n", "f", "one", 0.0)
+    assert answers.begin("n", "f", "one", 1.0).seed == first.seed
+
+
+def test_who_lost_the_name_neither_ends_nor_frees_it(answers: Answers) -> None:
+    slow = answers.begin("n", "f", "slow", 0.0)
+    quick = answers.begin("n", "f", "quick", 1.0 + LEASE_SECONDS)
+    answers.finish("n", slow, GIVEN.model_copy(update={"body": "of the slow one"}))
+    answers.release("n", "slow", forget=True)
+    answers.finish("n", quick, GIVEN)
+    answers.release("n", "quick", forget=True)
+    assert answers.begin("n", "f", "three", 2.0 + LEASE_SECONDS).answer == GIVEN
+
+
+def test_a_name_is_released_to_the_same_request_or_to_any(answers: Answers) -> None:
+    first = answers.begin("n", "f", "one", 0.0)
+    answers.release("n", "one", forget=False)
+    again = answers.begin("n", "f", "two", 0.1)
+    assert again.seed == first.seed
+    answers.release("n", "two", forget=True)
+    assert answers.begin("n", "other", "three", 0.2).seed != first.seed
 
 
 def test_a_late_sign_of_life_does_not_undo_the_answer(answers: Answers) -> None:
-    answers.begin("n", "f", 0.0)
-    answers.finish("n", "f", GIVEN)
-    answers.renew("n", 1.0)
-    answers.renew("gone", 1.0)
-    assert answers.begin("n", "f", 2.0) == GIVEN
-    assert answers.begin("gone", "f", 2.0) is None
+    entry = answers.begin("n", "f", "one", 0.0)
+    answers.finish("n", entry, GIVEN)
+    answers.renew("n", "one", 1.0)
+    answers.renew("gone", "one", 1.0)
+    assert answers.begin("n", "f", "two", 2.0).answer == GIVEN
+    assert answers.begin("gone", "f", "two", 2.0).answer is None
 
 
 def test_of_many_at_once_one_goes_ahead(answers: Answers) -> None:
-    def begin(_: int) -> bool:
+    def begin(number: int) -> bool:
         try:
-            return answers.begin("n", "f", 0.0) is None
+            return answers.begin("n", "f", f"{number}", 0.0).answer is None
         except Running:
             return False
 
@@ -82,6 +106,8 @@ def test_a_new_name_costs_one_command_to_take_and_one_to_answer(
 ) -> None:
     """Every POST pays it, and each command waits for the disk."""
     redis = connect(redis_settings)
+    answers = RedisAnswers(redis)
+    answers.finish("x", answers.begin("x", "f", "one", 0.0), GIVEN)  # the server has the script now
     sent: list[str] = []
     send = redis.execute_command
 
@@ -91,7 +117,5 @@ def test_a_new_name_costs_one_command_to_take_and_one_to_answer(
 
     monkeypatch.setattr(redis, "execute_command", counted)
     monkeypatch.setattr(redis, "transaction", lambda *_: pytest.fail("more than one command"))
-    answers = RedisAnswers(redis)
-    assert answers.begin("n", "f", 0.0) is None
-    answers.finish("n", "f", GIVEN)
-    assert sent == ["SET", "SET"]
+    answers.finish("n", answers.begin("n", "f", "one", 0.0), GIVEN)
+    assert sent == ["SET", "EVALSHA"]

@@ -77,6 +77,21 @@ def test_no_order_of_answers_exceeds_the_budget(
     assert spent <= limit
 
 
+def test_what_broke_off_counts_as_the_most_that_it_can_have_cost() -> None:
+    purse = Purse(Budget(teacher_tokens=40), PRICED, 10, Usage())
+    asked = Wanted("abcde", 0)
+    assert purse.reserve(asked)
+    purse.settle(asked, None, lost=True)
+    assert purse.reserve(asked)
+    purse.settle(asked, None, lost=True)
+    assert not purse.reserve(asked)
+
+
+def test_costs_without_prices_are_no_budget() -> None:
+    free = Teacher(url="http://t")
+    assert not Purse(Budget(cost=1e9), free, 10, Usage()).reserve(Wanted("abcde", 0))
+
+
 def test_a_teacher_needs_both_prices_or_none() -> None:
     with pytest.raises(ValueError, match="prompt_price and completion_price"):
         Teacher(url="http://t", prompt_price=1.0)
@@ -103,6 +118,18 @@ def test_a_job_pauses_within_its_budget_and_goes_on_with_a_larger_one(bench: Mak
     assert done.stage is Stage.TRAINING
     assert here.teacher.answered == 30
     assert done.usage.teacher_tokens == 30 * 18
+
+
+def test_broken_answers_do_not_lead_beyond_the_budget(bench: MakeBench) -> None:
+    """Each of them may have been paid for: 11 + 8 tokens at most, counted as 8 + the prompt."""
+    here = bench(mood=lambda number: "cut")
+    made = here.job(here.file(sums(2)), rationales={"n": 1, "max_new_tokens": 8})
+    limit = Budget(teacher_tokens=400)
+    job = here.jobs.update(made.id, lambda job: changed(job, budget=limit))
+    after = here.run(job)
+    assert after.status is Status.PAUSED or after.waiting
+    begun = len(here.teacher.requests)
+    assert 0 < begun * (11 + 8) <= 400
 
 
 def test_what_tokens_cost_is_in_the_usage(bench: MakeBench) -> None:

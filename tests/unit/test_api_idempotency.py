@@ -33,6 +33,13 @@ def kept(here: Here) -> MemoryAnswers:
     return gateway.shared.answers
 
 
+def lapse(here: Here) -> None:
+    """The gateway that answered has been dead for longer than its lease."""
+    entries = kept(here)._entries
+    for name, entry in entries.items():
+        entries[name] = entry.model_copy(update={"until": 0.0})
+
+
 def test_a_job_is_created_once_and_answered_the_same(here: Here) -> None:
     asked = body(here)
     first, second = post(here, "a", **asked), post(here, "a", **asked)
@@ -75,19 +82,38 @@ def test_an_answer_that_was_lost_with_its_gateway_does_not_create_the_job_again(
     asked = body(here)
     monkeypatch.setattr(kept(here), "finish", lambda *_: None)
     first = post(here, "a", **asked).json()
-    kept(here).forget(next(iter(kept(here)._entries)))
+    lapse(here)
     again = post(here, "a", **asked)
     assert again.json()["id"] == first["id"]
     assert [job.id for job in here.jobs.list(None, 10)] == [first["id"]]
     assert [e.message for e in here.events.read(first["id"])] == ["job created"]
 
 
-def test_a_derived_id_is_never_used_for_another_spec(here: Here) -> None:
+def test_a_job_that_was_created_before_an_outage_is_found_by_the_next_try(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway answers 503 for what it had done; the key stays that request's."""
+    asked = body(here)
+    create = here.jobs.create
+
+    def broken(job: Job) -> None:
+        create(job)
+        raise Transient("Redis does not answer", code="redis_unavailable")
+
+    monkeypatch.setattr(here.jobs, "create", broken)
+    refused(post(here, "a", **asked), 503, "redis_unavailable")
+    monkeypatch.setattr(here.jobs, "create", create)
+    assert post(here, "a", **asked).status_code == 200
+    assert len(here.jobs.list(None, 10)) == 1
+    refused(post(here, "a", **asked, seed=1), 409, "idempotency_key_reused", "Idempotency-Key")
+
+
+def test_after_a_day_a_key_is_a_new_one(here: Here) -> None:
     asked = body(here)
     first = post(here, "a", **asked).json()
-    kept(here).forget(next(iter(kept(here)._entries)))
-    refused(post(here, "a", **asked, seed=1), 409, "conflict")
-    assert here.jobs.get(first["id"]).spec.seed == 0
+    kept(here)._entries.clear()
+    assert post(here, "a", **asked).json()["id"] != first["id"]
+    assert post(here, "b", **asked, seed=1).status_code == 200
 
 
 def test_a_second_try_while_the_first_is_answered_is_told_to_wait(

@@ -169,6 +169,7 @@ def test_a_key_ends_when_it_expires(tmp_path: Path) -> None:
         ("sk-a-secret-by-mistake", "is not JSON"),
         ('{"keys": [{"name": "a b", "sha256": "0"}]}', "`keys.0.name`"),
         (json.dumps({"keys": [{"name": "a", "key": "sk-plain"}]}), "`keys.0.sha256`"),
+        (json.dumps({"keys": [entry("key-1", "x")]}), "one that the gateway gives itself"),
         (json.dumps({"keys": [entry("a", "x"), entry("a", "y")]}), "same `name`"),
         (json.dumps({"keys": [entry("a", "x"), entry("b", "x")]}), "same `sha256`"),
     ],

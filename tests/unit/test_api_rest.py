@@ -531,6 +531,18 @@ def test_loopback_needs_none(host: str) -> None:
     assert ApiSettings(host=host).keys == ()
 
 
+def test_a_budget_of_costs_needs_a_teacher_with_prices(here: Here) -> None:
+    answer = here.create(here.file(sums(5)), budget={"cost": 1.5})
+    assert "QCRD_TEACHERS" in refused(answer, 400, "no_prices", "budget.cost")
+
+
+def test_wrong_settings_are_told_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCRD_TEACHERS", '{"t": {"url": "http://t", "apikey": "sk-1234"}}')
+    with pytest.raises(ValidationError) as raised:
+        TeacherSettings()
+    assert "sk-1234" not in str(raised.value)
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QCRD_API_KEYS", "sk-1, sk-2,")
     monkeypatch.setenv("QCRD_TEACHERS", '{"big": {"url": "http://t:80", "concurrency": 4}}')

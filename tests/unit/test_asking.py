@@ -33,8 +33,8 @@ class Watched(Purse):
         super().__init__(Budget(), teacher, 8, Usage())
         self.kept, self.seen = kept, list[int]()
 
-    def settle(self, wanted: Wanted, answer: Answer | None) -> None:
-        super().settle(wanted, answer)
+    def settle(self, wanted: Wanted, answer: Answer | None, *, lost: bool = False) -> None:
+        super().settle(wanted, answer, lost=lost)
         self.seen.append(len(self.kept))
 
 
