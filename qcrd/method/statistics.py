@@ -1,13 +1,16 @@
 """Numbers that carry their uncertainty, and tests that compare two methods on the same items.
 
-`scipy.stats` takes 75 MB, as much as the rest of the gateway: only who computes with it pays them.
+The three closed forms are written out, and tested against scipy and statsmodels: the gateway, which
+makes a study's table, would pay for scipy with 143 MB of its image and 75 MB of its memory.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -21,10 +24,12 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 def wilson(right: int, n: int) -> Accuracy:
     """Accuracy `right / n` with its 95 % Wilson score interval (Wilson 1927)."""
-    from scipy import stats
-
-    interval = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
-    return Accuracy(accuracy=right / n, low=float(interval.low), high=float(interval.high), n=n)
+    share, z = right / n, NormalDist().inv_cdf(0.975)
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low = 0.0 if right == 0 else middle - half
+    high = 1.0 if right == n else middle + half
+    return Accuracy(accuracy=share, low=low, high=high, n=n)
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,34 @@ class Interval:
 
 def over_seeds(values: Sequence[float]) -> Interval:
     """Mean of one number per seed with its t interval. One seed has no interval: it is infinite."""
-    from scipy import stats
-
-    mean = float(np.mean(values))
-    if len(values) < 2:
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
         return Interval(mean, -np.inf, np.inf)
-    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    half = float(np.std(values, ddof=1)) / math.sqrt(n) * t_bound(n - 1)
     return Interval(mean, mean - half, mean + half)
+
+
+def t_bound(freedom: int) -> float:
+    """The t between whose negative and itself 95 % of Student's distribution lie, by bisection."""
+    low, high = 0.0, 13.0  # of one degree of freedom it is 12.7, of more less
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
+    return (low + high) / 2
+
+
+def _within(t: float, freedom: int) -> float:
+    """P(|T| < t) for a whole number of degrees of freedom (Abramowitz and Stegun, 26.7.3-4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term = total = cosine if odd else 1.0
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    if not odd:
+        return sine * total
+    return 2 / math.pi * (angle + (sine * total if freedom > 1 else 0.0))
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
@@ -52,11 +78,11 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
     `first[i]` and `second[i]` say whether each was right on test item i.
     """
-    from scipy import stats
-
-    only_first, only_second = _differing(first, second)
-    differing = only_first + only_second
-    return float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    counts = _differing(first, second)
+    n, fewer = sum(counts), min(counts)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1))
+    # Whole numbers of any size divide exactly; both tails together are at most everything.
+    return min(1.0, 2 * tail / int(2**n))
 
 
 def paired_bootstrap(

@@ -19,6 +19,12 @@ fi
 down() { compose logs --no-color --tail 200 >"${LOGS:-/dev/null}" 2>&1 || true; compose down -v --timeout 20; }
 trap down EXIT
 compose build
+size() { docker image inspect --format '{{.Size}}' "$1"; }
+# The official base is about 130 MB, so that the gateway's image stays below 350 MB.
+own=$(($(size qcrd-api) - $(size python:3.11-slim-bookworm)))
+echo "compose: the gateway's own layers are $((own / 1000000)) MB"
+[ "$own" -lt 215000000 ]
+[ "$(docker run --rm qcrd-api python -c 'import importlib.util as u; print(u.find_spec("torch"))')" = None ]
 compose up -d --wait --wait-timeout 300
 compose ps
 report=$(mktemp)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -19,6 +20,7 @@ from qcrd.method.statistics import (
     over_seeds,
     paired_bootstrap,
     repeated,
+    t_bound,
     wilson,
 )
 from tests.conftest import data_folder
@@ -74,6 +76,11 @@ def test_mean_over_seeds_by_hand() -> None:
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.7 - half, 0.7 + half))
     assert over_seeds([0.5]).high == math.inf
+
+
+def test_student_s_bound_is_scipy_s() -> None:
+    found = [t_bound(freedom) for freedom in range(1, 300)]
+    assert found == pytest.approx(stats.t.ppf(0.975, np.arange(1, 300)), abs=1e-9)
 
 
 def test_mcnemar_by_hand() -> None:
