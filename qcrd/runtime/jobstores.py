@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any, Protocol, cast
 
 from redis import Redis
-from redis.exceptions import WatchError
+from redis.exceptions import ConnectionError, TimeoutError, WatchError
 
 from qcrd.errors import Conflict, NotFound, Transient
 from qcrd.records import Job, Status
@@ -173,23 +173,30 @@ class RedisJobs:
         return Job.model_validate_json(body)
 
     def update(self, job_id: str, change: Change) -> Job:
+        unheard: list[str] = []
         with redis_outage(), self._redis.pipeline() as pipe:
             for _ in range(CONTENDED):
                 try:
-                    return self._compare_and_set(pipe, job_id, change)
+                    return self._compare_and_set(pipe, job_id, change, unheard)
                 except WatchError:
                     # A connection that broke while watching comes here too, and is made anew.
                     pipe.reset()
                     time.sleep(random.uniform(0.0, 0.02))
         raise Transient(f"job {job_id} is written by too many at once")
 
-    def _compare_and_set(self, pipe: Any, job_id: str, change: Change) -> Job:
+    def _compare_and_set(
+        self, pipe: Any, job_id: str, change: Change, unheard: MutableSequence[str]
+    ) -> Job:
+        """`unheard` are the records that were sent and of which nobody knows whether they were
+        written: one that is there was, and `change` must not be asked about its own result."""
         key = keys.job_key(job_id)
         pipe.watch(key)
         body = cast(str | None, pipe.get(key))
         if body is None:
             raise _missing(job_id)
         before = Job.model_validate_json(body)
+        if body in unheard:
+            return before
         after = change(before)
         if after is before:
             return after
@@ -198,9 +205,14 @@ class RedisJobs:
             pipe.watch(others)
             check_room(before, after, cast(int, pipe.zcard(others)))
         pipe.multi()
-        pipe.set(key, after.model_dump_json())
+        pipe.set(key, written := after.model_dump_json())
         _reindex(pipe, job_id, indexes(before), indexes(after))
-        pipe.execute()
+        try:
+            pipe.execute()
+        except WatchError as error:
+            if isinstance(error.__context__, ConnectionError | TimeoutError):
+                unheard.append(written)
+            raise
         return after
 
     def _page(self, index: str, start: int, limit: int) -> list[Job]:

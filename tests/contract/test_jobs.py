@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,9 +19,14 @@ from qcrd.records import (
     Stage,
     Status,
 )
-from qcrd.runtime.jobs import JobStore, amend, beat, claim, move, release
+from qcrd.runtime.connection import connect
+from qcrd.runtime.jobs import JobStore, RedisJobs, amend, beat, claim, move, release
 from qcrd.runtime.keys import new_id
+from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.reaper import reap
+from qcrd.runtime.settings import RedisSettings
 from qcrd.runtime.states import changed
+from tests.lossy_proxy import LossyProxy
 
 
 def a_job(created_at: float = 1000.0, status: Status = Status.QUEUED) -> Job:
@@ -282,3 +289,23 @@ def test_an_owner_runs_no_more_jobs_than_the_key_allows_however_many_workers_try
     left = [job for job in mine if jobs.get(job.id).status is Status.QUEUED]
     assert try_it(left[0]) is not None
     assert try_it(left[1]) is None
+
+
+def test_a_change_whose_answer_was_lost_is_no_conflict_with_itself(
+    redis_settings: RedisSettings,
+) -> None:
+    """Every write is obeyed, and its answer lost with the connection."""
+    there, job = urlsplit(redis_settings.url), a_job(created_at=time.time())
+    RedisJobs(connect(redis_settings)).create(job)
+    with LossyProxy(there.port or 0, losing=b"EXEC", every=1) as proxy:
+        jobs = RedisJobs(connect(RedisSettings(url=f"redis://127.0.0.1:{proxy.port}{there.path}")))
+        assert reap(jobs, MemoryQueue(), job.created_at + 301) == [job.id]
+        held = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+        assert held is not None
+        for status in (Status.PAUSED, Status.QUEUED):
+            assert move(jobs, job.id, status).status is status
+        release(jobs, job.id, held.lease.token)
+        assert move(jobs, job.id, Status.CANCELLED).status is Status.CANCELLED
+        added = jobs.update(job.id, lambda job: changed(job, backoffs=job.backoffs + 1))
+        assert added.backoffs == 1
+        assert proxy.lost == 7
