@@ -1,4 +1,4 @@
-"""A worker's store and event log, which take nothing from it once its job may be another's.
+"""A worker's store and event log, which take nothing from it once its job is over or another's.
 
 The job's record is fenced by the lease's token. An object store and a log know no tokens, so the
 worker asks itself before each write: a process that stood still for longer than its lease wakes

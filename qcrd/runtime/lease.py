@@ -16,7 +16,7 @@ from qcrd.runtime.jobs import JobStore, beat
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""The job is read at most this often on behalf of `look`."""
+"""Least time between two reads of the job on behalf of `look` and `check`."""
 
 
 class Holding:
@@ -49,29 +49,37 @@ class Holding:
 
     def look(self) -> bool:
         """Whether the job is still ours and to be worked on: not cancelled, paused or lost."""
-        if time.monotonic() - self._read_at >= LOOK_SECONDS:
-            self._read_at = time.monotonic()
-            try:
-                self._note(self._jobs.get(self._id))
-            except NotFound:
-                self._wanted = False
-            except Transient as error:
-                log.warning("cannot see whether the job is still wanted: %s", error)
+        self._read()
         return self._wanted and not self._lapsed()
 
     def check(self) -> None:
-        """`LeaseLost` when the job may be another worker's; one that is to stop may still write."""
+        """`LeaseLost` when the job is over, gone or maybe another worker's. Whoever is to pause
+        holds it still, and may write what there is."""
+        self._read()
         if self._taken or self._lapsed():
-            raise LeaseLost(f"lease {self._token} of job {self._id} may be another worker's by now")
+            raise LeaseLost(f"job {self._id} is held by lease {self._token} no more")
+
+    def _read(self) -> None:
+        if time.monotonic() - self._read_at < LOOK_SECONDS:
+            return
+        self._read_at = time.monotonic()
+        try:
+            self._note(self._jobs.get(self._id))
+        except NotFound:
+            self._lost()
+        except Transient as error:
+            log.warning("cannot see whether the job is still wanted: %s", error)
 
     def _lapsed(self) -> bool:
         """A lease that may have lapsed may have been taken, even if we cannot see by whom."""
         return time.monotonic() - self._beaten_at >= self._ttl
 
     def _note(self, job: Job) -> None:
-        self._taken = job.lease.token != self._token
-        ours = bool(job.lease.owner) and not self._taken
-        self._wanted = ours and job.status is Status.RUNNING
+        self._taken = job.lease.token != self._token or not job.lease.owner
+        self._wanted = not self._taken and job.status is Status.RUNNING
+
+    def _lost(self) -> None:
+        self._wanted, self._taken = False, True
 
     def _keep(self) -> None:
         while not self._over.wait(self._heartbeat):
@@ -80,7 +88,7 @@ class Holding:
                 self._note(beat(self._jobs, self._id, self._token, time.time(), self._ttl))
                 self._beaten_at = asked
             except (LeaseLost, NotFound):
-                self._wanted = False
+                self._lost()
                 return
             except Transient as error:
                 log.warning("heartbeat not written: %s", error)

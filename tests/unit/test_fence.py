@@ -1,4 +1,4 @@
-"""What a worker that stood still past its lease can still write: nothing."""
+"""What a worker can still write past its lease or its job's end: nothing."""
 
 from __future__ import annotations
 
@@ -69,13 +69,51 @@ def test_within_the_lease_it_is_written(write: Callable[[StageContext], object])
     assert world.stage.events.read(ID) == world.events.read(ID)
 
 
-def test_one_who_is_told_to_stop_may_write_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint on the way to a pause, and teacher's answers after a cancel."""
+def test_one_who_is_told_to_pause_may_write_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint, for one."""
     world = World(ttl=60.0)
-    move(world.jobs, ID, Status.CANCELLED)
+    move(world.jobs, ID, Status.PAUSED)
     look_due(monkeypatch)
     assert world.stage.interrupted()
     world.stage.store.put("jobs/x", b"the last one")
+
+
+def cancel(jobs: MemoryJobs) -> None:
+    move(jobs, ID, Status.CANCELLED)
+
+
+def delete(jobs: MemoryJobs) -> None:
+    jobs.delete(ID)
+
+
+@pytest.mark.parametrize("end", [cancel, delete])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_after_the_jobs_end_a_write_is_refused_and_brings_nothing_back(
+    write: Callable[[StageContext], object],
+    end: Callable[[MemoryJobs], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even by one who never looked whether it is to stop."""
+    world = World(ttl=60.0)
+    end(world.jobs)
+    look_due(monkeypatch)
+    with pytest.raises(LeaseLost):
+        write(world.stage)
+    assert world.stage.interrupted()
+    assert world.unchanged()
+
+
+@pytest.mark.parametrize("end", [cancel, delete])
+def test_a_heartbeat_that_finds_the_job_over_ends_the_writing(
+    end: Callable[[MemoryJobs], None],
+) -> None:
+    world = World(ttl=60.0)
+    beating = Holding(world.jobs, world.stage.job, heartbeat=0.01, ttl=60.0)
+    end(world.jobs)
+    with beating, pytest.raises(LeaseLost):
+        for _ in range(100):
+            beating.check()
+            time.sleep(0.005)
 
 
 def test_one_who_sees_another_holder_writes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
