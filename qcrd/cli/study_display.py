@@ -85,10 +85,10 @@ def state(job: dict[str, Any]) -> str:
     """Where a job of a study stands, in one line."""
     if job["status"] is None:
         return "missing"
-    if job["status"] != Status.RUNNING:
-        return str(job["status"])
-    stage = TITLES[Stage(job["stage"])] if job["stage"] else "running"
     waiting = f", waiting: {job['waiting']}" if job["waiting"] else ""
+    if job["status"] != Status.RUNNING:
+        return f"{job['status']}{waiting}"
+    stage = TITLES[Stage(job["stage"])] if job["stage"] else "running"
     return f"{stage} {job['percent']:.0f} %{waiting}"
 
 

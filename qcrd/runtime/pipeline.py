@@ -34,7 +34,7 @@ from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.lease import Holding
 from qcrd.runtime.queue import Queue
 from qcrd.runtime.reaper import reap
-from qcrd.runtime.stage import Deps, Done, Next, StageContext, Work
+from qcrd.runtime.stage import WAITS_FOR_JOB, Deps, Done, Next, StageContext, Work
 from qcrd.runtime.states import (
     MAX_ATTEMPTS,
     TASKS,
@@ -142,14 +142,18 @@ def _line(deps: Deps, job_id: str, stage: Stage) -> Iterator[tuple[str, str]]:
         named = None
     if named is not None and lapsed(named, time.time()):
         yield named.id, named.owner
-    start = 0
-    while page := deps.jobs.waiting(TASKS[stage], LINE_PAGE, start=start):
-        for job in page:
-            if (job.sent_at or 0.0) <= time.time():
-                yield job.id, job.owner
-        start += len(page)
+    for job in _due(deps.jobs, stage):
+        yield job.id, job.owner
     if named is not None:
         yield named.id, named.owner
+
+
+def _due(jobs_: JobStore, stage: Stage) -> Iterator[Job]:
+    """Those that wait for `stage`'s task and back off from nothing, the next one first."""
+    start = 0
+    while page := jobs_.waiting(TASKS[stage], LINE_PAGE, start=start):
+        yield from (job for job in page if (job.sent_at or 0.0) <= time.time())
+        start += len(page)
 
 
 def _patiently(deps: Deps, call: Callable[[], T]) -> T:
@@ -214,16 +218,24 @@ def _finish(deps: Deps, job: Job, outcome: Outcome) -> None:
         delay = max(0.0, (after.sent_at or now) - now)
         stage = after.stage or Stage.ASSEMBLING
         _patiently(deps, lambda: deps.queue.send(stage, job.id, countdown=delay))
-    else:
+    if after.status is not Status.RUNNING:
         _patiently(deps, lambda: nudge(deps.jobs, deps.queue, after))
 
 
 def nudge(jobs_: JobStore, queue: Queue, ended: Job) -> None:
     """Send for those that wait to begin, as `ended` has made room: while its owner had as many
-    running jobs as it may, their messages were used up. Call it whenever a job stops running."""
-    if ended.running_limit is not None:
-        for job in jobs_.waiting(TASKS[Stage.ASSEMBLING], 1):
+    running jobs as it may, their messages were used up. Call it whenever a job stops running.
+
+    One that went back into the line sends for none that waits as it does: they would send for each
+    other without end.
+    """
+    if ended.running_limit is None:
+        return
+    back = ended.status is Status.QUEUED
+    for job in _due(jobs_, Stage.ASSEMBLING):
+        if job.id != ended.id and not (back and job.waiting):
             queue.send(Stage.ASSEMBLING, job.id)
+            return
 
 
 def _count(deps: Deps, job: Job, outcome: Outcome) -> None:
@@ -250,7 +262,10 @@ def _settled(job: Job, outcome: Outcome, now: float) -> Job:
             first, longest = BACKOFF_SECONDS
             delay = reason.retry_after or min(longest, first * 2.0 ** min(job.backoffs, 30))
             backoffs = job.backoffs + 1
-            return changed(job, waiting=reason.message, backoffs=backoffs, sent_at=now + delay)
+            waits = {"waiting": reason.message, "backoffs": backoffs, "sent_at": now + delay}
+            if reason.code == WAITS_FOR_JOB and job.status is Status.RUNNING:
+                return moved(job, Status.QUEUED, now, waits)
+            return changed(job, **waits)
         case _Failed(failure):
             return moved(job, Status.FAILED, now, {"failure": failure})
         case _Crashed(reason):

@@ -23,6 +23,11 @@ from qcrd.runtime.store import Store
 from qcrd.runtime.tally import MemoryTally, Tally
 
 
+WAITS_FOR_JOB = "waiting_for_job"
+"""The code of a `Transient` from work that waits for another job. That one may need the room which
+its owner's running jobs leave, so whoever waits for it goes back into the line."""
+
+
 @dataclass(frozen=True)
 class Next:
     """The stage is done; `stage` follows, on its own queue. `changes` go into the job with it."""

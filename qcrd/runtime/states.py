@@ -19,7 +19,13 @@ NEXT: Mapping[Status, frozenset[Status]] = MappingProxyType(
         Status.VALIDATING: frozenset({Status.QUEUED, Status.FAILED, Status.CANCELLED}),
         Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.FAILED, Status.CANCELLED}),
         Status.RUNNING: frozenset(
-            {Status.PAUSED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
+            {
+                Status.QUEUED,  # by its worker, when it can do nothing before another job has
+                Status.PAUSED,
+                Status.SUCCEEDED,
+                Status.FAILED,
+                Status.CANCELLED,
+            }
         ),
         Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.FAILED, Status.CANCELLED}),
         Status.SUCCEEDED: frozenset(),

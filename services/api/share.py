@@ -13,7 +13,7 @@ from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.records import Job, JobSpec, Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import TERMINAL, JobStore
-from qcrd.runtime.stage import Next, StageContext
+from qcrd.runtime.stage import WAITS_FOR_JOB, Next, StageContext
 from services.api import plan
 
 WAIT_SECONDS = 5.0
@@ -78,7 +78,11 @@ def take(stage: StageContext, leader_id: str) -> Next:
         if leader.status in TERMINAL:
             reason = f": {leader.failure.message}" if leader.failure else ""
             raise _without(f"{leader_id} {leader.status} before it had one{reason}")
-        raise Transient(f"job {leader_id} has no rationale set yet", retry_after=WAIT_SECONDS)
+        raise Transient(
+            f"job {leader_id} has no rationale set yet",
+            code=WAITS_FOR_JOB,
+            retry_after=WAIT_SECONDS,
+        )
     stage.say(
         f"takes the rationale set of job {leader_id}: no teacher is asked",
         rationale_set=leader.rationale_set,

@@ -176,7 +176,7 @@ def test_the_others_wait_for_the_leader_s_set_and_take_it(here: Here) -> None:
         return here.jobs.get(follower)
 
     waiting = work()
-    assert (waiting.status, waiting.attempt) == (Status.RUNNING, 0)
+    assert (waiting.status, waiting.stage, waiting.attempt) == (Status.QUEUED, Stage.ASSEMBLING, 0)
     assert waiting.waiting == f"job {leader} has no rationale set yet"
     assert get(here, study["id"])["jobs"][1]["waiting"] == waiting.waiting
     assert here.queue.take() == [(Stage.ASSEMBLING, follower)]

@@ -91,6 +91,12 @@ def test_a_wrong_study_is_refused_before_anything_is_sent(
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_job_in_the_line_says_what_it_waits_for() -> None:
+    job = {"status": "queued", "stage": "assembling", "percent": 0.0, "waiting": "no set yet"}
+    assert state(job) == "queued, waiting: no set yet"
+    assert state({**job, "waiting": None}) == "queued"
+
+
 def test_a_job_is_no_study(gateway: ScriptedGateway, folder: Path) -> None:
     (folder / "study.yaml").write_text(yaml.safe_dump(SPEC))
     result = qcrd("study", folder / "study.yaml")

@@ -26,6 +26,7 @@ from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import MemoryJobs, amend, claim, move
 from qcrd.runtime.pipeline import Deps, Done, Next, StageContext, reap, run_stage
 from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.stage import WAITS_FOR_JOB
 from qcrd.runtime.states import changed
 from qcrd.runtime.store import MemoryStore
 
@@ -494,6 +495,46 @@ def test_an_owner_at_the_limit_is_passed_over_and_sent_for_when_there_is_room(
     assert worked == [ID, third]
     assert world.jobs.get(second).status is Status.QUEUED
     assert world.queue.take()[-1] == (Stage.ASSEMBLING, second)
+
+
+def test_jobs_that_wait_for_one_of_their_owner_leave_it_the_room(world: World) -> None:
+    """The limit is 1: the leader pauses, its follower is tried, the leader goes on."""
+    mine = {"owner": "ci", "running_limit": 1}
+    world.jobs.update(ID, lambda job: changed(job, **mine))
+    follower = another(world, "b", **mine)
+    worked: list[str] = []
+
+    def work(context: StageContext) -> Next | Done:
+        worked.append(context.job.id)
+        if context.job.id == follower:
+            raise Transient("no set yet", code=WAITS_FOR_JOB, retry_after=5.0)
+        if len(worked) == 1:
+            raise OverBudget("spent")
+        return Next(Stage.TRAINING)
+
+    world.run(work)
+    assert world.queue.take() == [(Stage.ASSEMBLING, follower)]
+    run_stage(world.deps, follower, Stage.ASSEMBLING, work)
+    waits = world.jobs.get(follower)
+    assert (waits.status, waits.waiting, waits.attempt) == (Status.QUEUED, "no set yet", 0)
+    assert world.queue.sent == [(Stage.ASSEMBLING, follower, pytest.approx(5.0, abs=0.1))]
+    move(world.jobs, ID, Status.QUEUED)
+    assert world.run(work).stage is Stage.TRAINING
+    assert worked == [ID, follower, ID]
+
+
+def test_who_waits_for_a_job_sends_for_others_but_not_for_those_that_wait_too(
+    world: World,
+) -> None:
+    mine = {"owner": "ci", "running_limit": 1}
+    world.jobs.update(ID, lambda job: changed(job, **mine))
+    beside = another(world, "b", waiting="no set yet", **mine)
+    late = another(world, "c", sent_at=time.time() + 60, **mine)
+    world.run(raising(Transient("no set yet", code=WAITS_FOR_JOB, retry_after=5.0)))
+    assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
+    world.jobs.update(late, lambda job: changed(job, sent_at=None))
+    world.run(raising(Transient("no set yet", code=WAITS_FOR_JOB, retry_after=5.0)))
+    assert world.queue.take() == [(Stage.ASSEMBLING, beside), (Stage.ASSEMBLING, late)]
 
 
 def test_a_job_over_its_budget_pauses_with_the_reason_and_sends_nothing(world: World) -> None:
