@@ -111,7 +111,8 @@ def card(job: Job, report: Report) -> str:
             "## Spec",
             "",
             "```json",
-            spec.model_dump_json(indent=1, by_alias=True),
+            # The receiver's address is between the job's owner and the gateway.
+            spec.model_dump_json(indent=1, by_alias=True, exclude={"webhook"}),
             "```",
             "",
         ]

@@ -201,3 +201,10 @@ def test_the_judge_is_told_by_source() -> None:
 
 def test_a_judge_that_could_not_be_measured_is_told_as_such() -> None:
     assert judge({"positives": 3, "negatives": 0}) == "no held-back negatives to measure it on"
+
+
+def test_the_card_keeps_the_receivers_address_to_itself() -> None:
+    spec = SPEC.model_copy(update={"webhook": "https://hooks.example/T0/secret-path"})
+    told = card(JOB.model_copy(update={"spec": spec}), made())
+    assert "hooks.example" not in told
+    assert '"training_file": "file-a"' in told
