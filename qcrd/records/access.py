@@ -12,8 +12,8 @@ from qcrd.records.base import Record
 
 
 class Scope(StrEnum):
-    """`read` sees everything; `write` creates, and changes what the same key created; `admin`
-    changes everything."""
+    """`read` sees everything; `write` creates, and changes what the same key created (of files,
+    uploaded first; of models and rationale sets, whose job it created); `admin` changes all."""
 
     READ = "read"
     WRITE = "write"

@@ -240,6 +240,8 @@ class StoredFile(Record):
     lines: int
     blob: str | None = None
     """Key of its bytes; None in records from before uploads were streamed."""
+    owner: str = "anonymous"
+    """Name of the API key that uploaded this content first."""
 
 
 class PublishedModel(Record):

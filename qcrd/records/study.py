@@ -123,6 +123,8 @@ class Study(Record):
     spec: StudySpec
     leader: str
     cells: tuple[Cell, ...]
+    owner: str = "anonymous"
+    """Name of the API key that created it."""
 
 
 class StudyStatus(StrEnum):

@@ -60,7 +60,7 @@ def create_app(
     app = FastAPI(title="qcrd", version=qcrd.__version__, lifespan=hub.lifespan)
     app.state.hub = hub
     app.state.gateway = Gateway(store, jobs_, events, queue, settings, shared)
-    app.state.rationale_sets = RationaleSets(store)
+    app.state.rationale_sets = RationaleSets(store, jobs_)
     app.state.discriminators = Discriminators(store, service_client(settings.judges))
     for part in (files, jobs, studies, models, rationale_sets, discriminators):
         app.include_router(part.router, responses=REFUSALS)

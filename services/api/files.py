@@ -15,11 +15,12 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 from qcrd.errors import Conflict, Invalid, NotFound
-from qcrd.records import Job, JobSpec, StoredFile
+from qcrd.records import ApiKey, Job, JobSpec, StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import TERMINAL, JobStore
 from qcrd.runtime.store import Store, read_record, write_record
 from services.api.arriving import Arriving
+from services.api.owners import check_owner
 from services.api.validate import CHUNK, Row, read_rows
 
 PURPOSE = "fine-tune"
@@ -55,19 +56,20 @@ def write(store: Store, chunks: Iterable[bytes], *, limit: int) -> Blob:
     return Blob(key, arriving.bytes, arriving.sha256, arriving.lines)
 
 
-def publish(store: Store, blob: Blob, *, filename: str) -> StoredFile:
-    """Describe the blob, or drop it where the same content is stored already."""
+def publish(store: Store, blob: Blob, *, filename: str, owner: str = "anonymous") -> StoredFile:
+    """Describe the blob, or drop it where the same content is stored already, which stays the
+    first uploader's."""
     file_id = f"file-{blob.sha256[:24]}"
     try:
         there = find(store, file_id)
     except NotFound:
-        there = _describe(store, blob, file_id, filename)
+        there = _describe(store, blob, file_id, filename, owner)
     if there.blob != blob.key:
         store.delete(blob.key)
     return there
 
 
-def _describe(store: Store, blob: Blob, file_id: str, filename: str) -> StoredFile:
+def _describe(store: Store, blob: Blob, file_id: str, filename: str, owner: str) -> StoredFile:
     """As the store has it afterwards: of two that write it at once, the last is right."""
     created_at = time.time()
     stored = StoredFile(
@@ -79,6 +81,7 @@ def _describe(store: Store, blob: Blob, file_id: str, filename: str) -> StoredFi
         sha256=blob.sha256,
         lines=blob.lines,
         blob=blob.key,
+        owner=owner,
     )
     store.put(keys.file_time_key(file_id, created_at), b"")
     write_record(store, keys.file_meta_key(file_id), stored)
@@ -155,9 +158,10 @@ def _place(stored: StoredFile) -> str:
     return stored.blob or keys.file_key(stored.id)
 
 
-def delete(store: Store, jobs: JobStore, file_id: str) -> None:
+def delete(store: Store, jobs: JobStore, file_id: str, caller: ApiKey) -> None:
     """The description first, so that nobody finds half a file. `Conflict` while a job needs it."""
     stored = find(store, file_id)
+    check_owner(f"file {file_id}", stored.owner, caller)
     for job in _active(jobs):
         if file_id in named(job.spec).values():
             raise Conflict(f"job {job.id} needs file {file_id}: cancel it or wait for its end")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from qcrd.errors import Conflict, Forbidden, Transient
+from qcrd.errors import Conflict, Transient
 from qcrd.records import ApiKey, Budget, Job, Stage, Status
 from qcrd.runtime import jobs, keys
 from qcrd.runtime.jobs import TERMINAL
@@ -13,22 +13,14 @@ from qcrd.runtime.jobstores import JobStore
 from qcrd.runtime.pipeline import conclude, nudge
 from qcrd.runtime.states import moved
 from services.api.gateway import Gateway
+from services.api.owners import check_owner
 
 log = logging.getLogger(__name__)
 
 
-def check_owner(job: Job, caller: ApiKey) -> None:
-    if not caller.owns(job.owner):
-        raise Forbidden(
-            f"job {job.id} was created by key {job.owner}: use that one, or a key with the scope "
-            "`admin`",
-            code="not_owner",
-        )
-
-
 def pause(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """Its training process saves first; what the teacher has answered is kept."""
-    check_owner(job, caller)
+    check_owner(f"job {job.id}", job.owner, caller)
     reason = f"key {caller.name} asked for it"
     paused = jobs.move(here.jobs, job.id, Status.PAUSED, paused_because=reason)
     _tell(here, paused, f"paused: {reason}")
@@ -38,7 +30,7 @@ def pause(here: Gateway, job: Job, caller: ApiKey) -> Job:
 
 def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None) -> Job:
     """Goes on where it was; `budget`, where given, replaces the job's."""
-    check_owner(job, caller)
+    check_owner(f"job {job.id}", job.owner, caller)
     now = time.time()
     given = {} if budget is None else {"budget": budget}
 
@@ -58,7 +50,7 @@ def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None
 
 def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """What the teacher has already answered is kept for the next job."""
-    check_owner(job, caller)
+    check_owner(f"job {job.id}", job.owner, caller)
     cancelled = jobs.move(here.jobs, job.id, Status.CANCELLED)
     conclude(here, cancelled)
     _make_room(here, cancelled)
@@ -68,7 +60,7 @@ def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
 def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
     """Its record, history, states and judges. Its rationale set and its model stay: others use
     them. The record goes last, so that a deletion that broke off can be asked for again."""
-    check_owner(job, caller)
+    check_owner(f"job {job.id}", job.owner, caller)
     if job.status not in TERMINAL:
         raise Conflict(f"job {job.id} is {job.status}: cancel it first")
     if (reader := _reader(here.jobs, job.id)) is not None:

@@ -11,12 +11,13 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from qcrd.errors import Conflict, Invalid, NotFound, Transient
-from qcrd.records import PublishedModel
+from qcrd.records import ApiKey, PublishedModel
 from qcrd.runtime import keys
 from qcrd.runtime.bases import NAME, local_bases
 from qcrd.runtime.jobs import TERMINAL, JobStore
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import Store, read_record
+from services.api.owners import check_owner, of_job
 from services.api.wire import Link
 
 MOST_JOBS = 1_000_000
@@ -55,12 +56,13 @@ def check_published(store: Store, model_id: str) -> None:
     find(store, model_id)
 
 
-def delete(store: Store, jobs: JobStore, model_id: str) -> None:
+def delete(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
     """`NotFound`; `Conflict` while a job that is not over trains it further.
 
     Without its description, which goes first, the model is no longer there, whatever is left.
     """
-    find(store, model_id)
+    model = find(store, model_id)
+    check_owner(f"model {model_id}", of_job(jobs, model.job_id), caller)
     # All at once: paging loses its place when the job it stands at ends meanwhile.
     for job in jobs.list(None, MOST_JOBS, active=True):
         if job.spec.model == model_id and job.status not in TERMINAL:

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records import Edit, RationaleManifest
+from qcrd.records import ApiKey, Edit, RationaleManifest
 from qcrd.runtime import edits, keys
+from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.store import Store, read_record
 from services.api import set_export, set_index, set_items, set_scores, set_wire
+from services.api.owners import check_owner, of_job
 from services.api.recent import Recent
 from services.api.set_index import Index
 from services.api.set_scores import SetScores
@@ -37,8 +39,10 @@ INDEX_BYTES, SCORE_BYTES, EDIT_BYTES = 24 << 20, 16 << 20, 8 << 20
 class RationaleSets:
     """Of one process; safe to share between its threads."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, jobs: JobStore) -> None:
+        """`jobs` tell whose a set is: its job's owner's."""
         self._store = store
+        self._jobs = jobs
         self._indexes: Recent[Index] = Recent(INDEX_BYTES, lambda index: index.nbytes)
         self._scores: Recent[SetScores] = Recent(SCORE_BYTES, lambda scores: scores.nbytes)
         self._edits: Recent[Edits] = Recent(EDIT_BYTES, lambda found: found.nbytes)
@@ -88,15 +92,19 @@ class RationaleSets:
         history = [e for e in view.edits.by_key.values() if e.item_id == item_id]
         return ItemWithHistory(**found.model_dump(), history=[set_wire.edit(e) for e in history])
 
-    def edit(self, set_id: str, item_id: str, wanted: EditRequest, by: str) -> ItemWithHistory:
+    def edit(
+        self, set_id: str, item_id: str, wanted: EditRequest, caller: ApiKey
+    ) -> ItemWithHistory:
         """Keep the edit, and show the item with it; nothing that was there is written over."""
         changes = wanted.model_dump(exclude_none=True)
         if not changes.keys() - {"reason"}:
             raise Invalid(
                 "nothing to change: give `excluded`, `text` or `answer`", code="empty_edit"
             )
-        self._index(self._manifest(set_id)).row(item_id)
-        made = Edit(id="", item_id=item_id, by=by, at=time.time(), **changes)
+        manifest = self._manifest(set_id)
+        check_owner(f"rationale set {set_id}", of_job(self._jobs, manifest.job_id), caller)
+        self._index(manifest).row(item_id)
+        made = Edit(id="", item_id=item_id, by=caller.name, at=time.time(), **changes)
         edits.add(self._store, set_id, made)
         return self.item(set_id, item_id)
 

@@ -34,6 +34,7 @@ from services.api.checks import check
 from services.api.create import submit
 from services.api.gateway import Gateway
 from services.api.idempotency import fresh_id
+from services.api.owners import check_owner
 from services.api.share import check_shared
 
 
@@ -41,7 +42,7 @@ def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
     given = {name: value for name, value in body.items() if value is not None}
     spec = parse(StudySpec, given)
     _check(here, spec)
-    study = laid_out(spec, fresh_id("study"))
+    study = laid_out(spec, fresh_id("study"), caller.name)
     write_record(here.store, keys.study_key(study.id), study)
     resume(here, study, caller)
     return study
@@ -49,12 +50,13 @@ def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
 
 def resume(here: Gateway, study: Study, caller: ApiKey) -> None:
     """Create those of the study's jobs that are not there, the leader first."""
+    check_owner(f"study {study.id}", study.owner, caller)
     for job_id, spec in specs(study).items():
         if _found(here.jobs, job_id) is None:
             submit(here, job_id, spec, caller)
 
 
-def laid_out(spec: StudySpec, study_id: str) -> Study:
+def laid_out(spec: StudySpec, study_id: str, owner: str) -> Study:
     """The study with an id for each job, derived from its own. Seeds are outermost: the first ones
     to be done are all methods under one seed, which can be compared."""
     cells: list[Cell] = []
@@ -74,6 +76,7 @@ def laid_out(spec: StudySpec, study_id: str) -> Study:
         spec=spec,
         leader=cells[0].job_id,
         cells=tuple(cells),
+        owner=owner,
     )
     # A set assembled for labels only would have no rationales for the others.
     asking = (job_id for job_id, job in specs(study).items() if plan.needs_outputs(job))
@@ -148,11 +151,13 @@ def newest_first(store: Store, after: str | None = None) -> list[Study]:
 
 
 def cancel(here: Gateway, study: Study, caller: ApiKey) -> None:
-    """End every job that is not over; the leader last, or the others would fail for want of it."""
-    for job_id in reversed(specs(study)):
-        job = _found(here.jobs, job_id)
-        if job is None or job.status in TERMINAL:
-            continue
+    """End every job that is not over; the leader last, or the others would fail for want of it.
+    Either all of them are the caller's to end, or none is ended."""
+    check_owner(f"study {study.id}", study.owner, caller)
+    found = [job for job in jobs_of(here, study).values() if job and job.status not in TERMINAL]
+    for job in found:
+        check_owner(f"job {job.id}", job.owner, caller)
+    for job in reversed(found):
         try:
             lifecycle.cancel(here, job, caller)
         except Conflict:

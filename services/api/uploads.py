@@ -43,12 +43,13 @@ class Uploads:
         boundary: bytes,
         *,
         limit: int,
+        owner: str,
         accept: Callable[[str], None],
     ) -> StoredFile:
-        """The file that a request brings, if `accept` takes its digest without an error. Whatever
+        """The file that a request of key `owner` brings, if `accept` takes its digest without an error. Whatever
         ends it early, the store has nothing of it."""
         form = _Form(store, limit)
-        work = partial(self._kept, form, _arriving(receive), boundary, accept)
+        work = partial(self._kept, form, _arriving(receive), boundary, owner, accept)
         return await anyio.to_thread.run_sync(work, limiter=self.threads)
 
     def _kept(
@@ -56,6 +57,7 @@ class Uploads:
         form: _Form,
         chunks: Iterator[bytes],
         boundary: bytes,
+        owner: str,
         accept: Callable[[str], None],
     ) -> StoredFile:
         try:
@@ -64,7 +66,7 @@ class Uploads:
             blob, filename = form.complete()
             accept(blob.sha256)
             with self.publishing:
-                return files.publish(form.store, blob, filename=filename)
+                return files.publish(form.store, blob, filename=filename, owner=owner)
         except BaseException:
             form.drop()
             raise

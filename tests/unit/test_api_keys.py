@@ -13,12 +13,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qcrd.cli.key_commands import new_key
-from qcrd.records import Scope
+from qcrd.records import PublishedModel, Scope
+from qcrd.runtime import keys
 from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import MemoryJobs
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.store import MemoryStore
+from qcrd.runtime.store import MemoryStore, write_record
 from services.api import keyring
 from services.api.app import create_app
 from services.api.gateway import Settings
@@ -53,7 +54,8 @@ class Site:
             FileSettings(),
             ModelSettings(models_dir=folder / "models"),
         )
-        self.app = create_app(MemoryStore(), self.jobs, MemoryEvents(), MemoryQueue(), settings)
+        self.store = MemoryStore()
+        self.app = create_app(self.store, self.jobs, MemoryEvents(), MemoryQueue(), settings)
 
     def as_(self, secret: str) -> TestClient:
         headers = {"Authorization": f"Bearer {secret}"}
@@ -210,3 +212,73 @@ def test_a_new_key_is_shown_once_and_its_entry_holds_only_a_hash(tmp_path: Path)
     found = Keyring((), file).find(secret)
     assert found is not None
     assert found.scopes == (Scope.READ,)
+
+
+# --- whose things are ---------------------------------------------------------------------------
+
+
+def upload(client: TestClient, start: int = 0) -> str:
+    sent = {"file": ("t.jsonl", lines(sums(4, start)))}
+    answer = client.post("/v1/files", files=sent, data={"purpose": "fine-tune"})
+    return str(answer.json()["id"])
+
+
+def test_a_file_is_its_first_uploaders(site: Site) -> None:
+    file_id = upload(site.as_("w"))
+    assert upload(site.as_("o")) == file_id
+    refused(site.as_("o").delete(f"/v1/files/{file_id}"), 403, "not_owner")
+    assert site.as_("o").get(f"/v1/files/{file_id}").status_code == 200
+    assert site.as_("w").delete(f"/v1/files/{file_id}").json()["deleted"] is True
+    assert upload(site.as_("w")) == file_id
+    assert site.as_("a").delete(f"/v1/files/{file_id}").json()["deleted"] is True
+
+
+def test_a_model_is_its_jobs_owners_and_afterwards_an_admins(site: Site) -> None:
+    job_id = site.job(site.as_("w")).json()["id"]
+    model = PublishedModel(
+        id=keys.new_id("model"), job_id=job_id, created_at=5.0, base="tiny", files=()
+    )
+    key = keys.model_manifest_key(model.id)
+    write_record(site.store, key, model)
+    url = f"/v1/models/{model.id}"
+    refused(site.as_("o").delete(url), 403, "not_owner")
+    assert site.as_("w").delete(url).json()["deleted"] is True
+    write_record(site.store, key, model)
+    site.jobs.delete(job_id)
+    assert "is of a job that is gone" in refused(site.as_("w").delete(url), 403, "not_owner")
+    assert site.as_("a").delete(url).json()["deleted"] is True
+
+
+def study(site: Site) -> dict[str, Any]:
+    job = {
+        "model": "tiny",
+        "training_file": upload(site.as_("w")),
+        "test_file": upload(site.as_("w"), 50),
+        "method": {"type": "qcrd", "qcrd": TASK},
+    }
+    body = {"job": job, "methods": ["finetune", "qcrd"], "baseline": "finetune"}
+    return dict(site.as_("w").post("/v1/studies", json=body).json())
+
+
+def test_a_study_is_its_creators(site: Site) -> None:
+    made = study(site)
+    url, (_, last) = f"/v1/studies/{made['id']}", [job["id"] for job in made["jobs"]]
+    site.jobs.delete(last)
+    for verb in ("cancel", "resume"):
+        refused(site.as_("o").post(f"{url}/{verb}"), 403, "not_owner")
+    jobs = site.as_("o").get(url).json()["jobs"]
+    assert [job["status"] for job in jobs] == ["queued", None]
+    assert site.as_("w").post(f"{url}/resume").status_code == 200
+    assert site.as_("w").post(f"{url}/cancel").json()["status"] == "failed"
+
+
+def test_a_study_is_ended_as_a_whole_or_not_at_all(site: Site) -> None:
+    """An admin has created one of its jobs anew: only an admin may end that one."""
+    made = study(site)
+    url = f"/v1/studies/{made['id']}"
+    site.jobs.delete(made["leader"])
+    assert site.as_("a").post(f"{url}/resume").status_code == 200
+    refused(site.as_("w").post(f"{url}/cancel"), 403, "not_owner")
+    jobs = site.as_("w").get(url).json()["jobs"]
+    assert [job["status"] for job in jobs] == ["queued", "queued"]
+    assert site.as_("a").post(f"{url}/cancel").json()["status"] == "failed"

@@ -18,6 +18,8 @@ from fastapi.testclient import TestClient
 from qcrd.method.answers import question_id
 from qcrd.method.consistency import vote
 from qcrd.records import (
+    Job,
+    JobSpec,
     Judged,
     MethodSpec,
     Polarity,
@@ -120,19 +122,27 @@ def judge(store: Store, count: int, *, job: str = JOB, at: float = 20.0) -> None
     write_record(store, keys.rationale_judged_key(SET, job), judged)
 
 
-def gateway(store: Store, folder: Path, *, who: str | None = None) -> TestClient:
-    """With `who` it asks for a key, and the client has the one of this name."""
+def gateway(
+    store: Store,
+    folder: Path,
+    *,
+    who: str | None = None,
+    scope: str = "admin",
+    jobs: MemoryJobs | None = None,
+) -> TestClient:
+    """With `who` it asks for a key, and the client has the one of this name and scope."""
     file = None
     if who is not None:
         file = folder / f"{who}.json"
-        file.write_text(json.dumps({"keys": [{"name": who, "sha256": key_hash(f"{who}-key")}]}))
+        key = {"name": who, "sha256": key_hash(f"{who}-key"), "scopes": [scope]}
+        file.write_text(json.dumps({"keys": [key]}))
     settings = Settings(
         ApiSettings(keys_file=file),
         TeacherSettings(),
         FileSettings(),
         ModelSettings(models_dir=folder),
     )
-    app = create_app(store, MemoryJobs(), MemoryEvents(), MemoryQueue(), settings)
+    app = create_app(store, jobs or MemoryJobs(), MemoryEvents(), MemoryQueue(), settings)
     headers = {"Authorization": f"Bearer {who}-key"} if who else {}
     return TestClient(app, raise_server_exceptions=False, headers=headers)
 
@@ -429,6 +439,22 @@ def test_without_keys_the_editor_is_anonymous(client: TestClient) -> None:
     name = everything()[0][0]
     found = client.patch(path("items", name), json={"excluded": True}).json()
     assert found["history"][0]["by"] == "anonymous"
+
+
+def test_only_the_owner_of_its_job_or_an_admin_edits_a_set(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    name, jobs = everything()[0][0], MemoryJobs()
+    spec = JobSpec(model="tiny", training_file="file-a", settings=SPEC)
+    jobs.create(Job(id=JOB, spec=spec, created_at=1.0, owner="ann"))
+    ann, ben = (
+        gateway(store, tmp_path, who=who, scope="write", jobs=jobs) for who in ("ann", "ben")
+    )
+    refused(ben.patch(path("items", name), json={"excluded": True}), 403, "not_owner")
+    assert store.list(keys.rationale_edits_prefix(SET)) == []
+    assert ann.patch(path("items", name), json={"excluded": True}).status_code == 200
+    jobs.delete(JOB)
+    refused(ann.patch(path("items", name), json={"excluded": False}), 403, "not_owner")
 
 
 def test_edits_at_the_same_time_are_all_kept(store: MemoryStore, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from services.api import files, form, idempotency, wire
-from services.api.gateway import Here
+from services.api.gateway import Caller, Here
 
 
 class JsonLines(StreamingResponse):
@@ -32,7 +32,7 @@ FORM = {
     "",
     openapi_extra={"requestBody": {"required": True, "content": {form.TYPE: {"schema": FORM}}}},
 )
-async def upload(here: Here, request: Request) -> wire.FileObject:
+async def upload(here: Here, caller: Caller, request: Request) -> wire.FileObject:
     """Read and checked as it arrives; the fields may come in any order."""
     boundary = form.boundary(request.headers.get("content-type", ""))
     name = idempotency.name_of(request.scope)
@@ -41,6 +41,7 @@ async def upload(here: Here, request: Request) -> wire.FileObject:
         request.receive,
         boundary,
         limit=here.settings.files.max_file_bytes,
+        owner=caller.name,
         accept=lambda sha256: idempotency.uploaded(here.shared.answers, name, sha256),
     )
     return wire.file(stored)
@@ -82,6 +83,6 @@ def content(here: Here, file_id: str) -> JsonLines:
 
 
 @router.delete("/{file_id}")
-def deleted(here: Here, file_id: str) -> wire.Deleted:
-    files.delete(here.store, here.jobs, file_id)
+def deleted(here: Here, caller: Caller, file_id: str) -> wire.Deleted:
+    files.delete(here.store, here.jobs, file_id, caller)
     return wire.Deleted(id=file_id, object="file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from services.api import models, wire
-from services.api.gateway import Here
+from services.api.gateway import Caller, Here
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -22,6 +22,6 @@ def described(here: Here, model_id: str) -> wire.ModelWithFiles:
 
 
 @router.delete("/{model_id}")
-def deleted(here: Here, model_id: str) -> wire.Deleted:
-    models.delete(here.store, here.jobs, model_id)
+def deleted(here: Here, caller: Caller, model_id: str) -> wire.Deleted:
+    models.delete(here.store, here.jobs, model_id, caller)
     return wire.Deleted(id=model_id, object="model")

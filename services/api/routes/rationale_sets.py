@@ -60,7 +60,7 @@ def edited(
 ) -> ItemWithHistory:
     """Exclude an item, include it again, or reword it, for the jobs that begin to train from now
     on. Nothing is lost: the original and every edit stay, with who made it, when and why."""
-    return sets.edit(set_id, item_id, body, caller.name)
+    return sets.edit(set_id, item_id, body, caller)
 
 
 @router.get(

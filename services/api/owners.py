@@ -1,0 +1,30 @@
+"""Whose a thing is, and who may change it: the key that created it, and every admin's."""
+
+from __future__ import annotations
+
+from qcrd.errors import Forbidden, NotFound
+from qcrd.records import ApiKey, Scope
+from qcrd.runtime.jobs import JobStore
+
+
+def check_owner(what: str, owner: str | None, caller: ApiKey) -> None:
+    """`Forbidden` (code `not_owner`) unless `caller` may change `what`, such as "job ftjob-1".
+
+    `owner` None: nobody knows any more whose it is, so only an admin may.
+    """
+    if owner is None:
+        allowed, whose = caller.may(Scope.ADMIN), "is of a job that is gone: use"
+    else:
+        allowed, whose = caller.owns(owner), f"was created by key {owner}: use that one, or"
+    if not allowed:
+        raise Forbidden(f"{what} {whose} a key with the scope `admin`", code="not_owner")
+
+
+def of_job(jobs: JobStore, job_id: str | None) -> str | None:
+    """Who owns what this job made; None when there is no record of the job."""
+    if job_id is None:
+        return None
+    try:
+        return jobs.get(job_id).owner
+    except NotFound:
+        return None
