@@ -46,8 +46,8 @@ class Uploads:
         owner: str,
         accept: Callable[[str], None],
     ) -> StoredFile:
-        """The file that a request of key `owner` brings, if `accept` takes its digest without an error. Whatever
-        ends it early, the store has nothing of it."""
+        """The file that a request of key `owner` brings, if `accept` takes its digest without an
+        error. Whatever ends it early, the store has nothing of it."""
         form = _Form(store, limit)
         work = partial(self._kept, form, _arriving(receive), boundary, owner, accept)
         return await anyio.to_thread.run_sync(work, limiter=self.threads)
