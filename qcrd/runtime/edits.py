@@ -16,7 +16,7 @@ from qcrd.records import Correction, Edit, Polarity, Rationale, RationaleItem, R
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, read_record, write_record
 
-ITEM = re.compile(r"([0-9a-f]{24})-([pn])([0-9]{1,4})")
+ITEM = re.compile(r"([0-9a-f]{24})-([pn])(0|[1-9][0-9]{0,3})")
 POLARITIES = {"p": Polarity.POSITIVE, "n": Polarity.NEGATIVE}
 
 

@@ -21,7 +21,7 @@ IDS = {
     "job_id": JOB_ID,
     "study_id": "^study-[0-9a-f]{24}$",
     "set_id": "^set-[0-9a-f]{24}$",
-    "item_id": "^[0-9a-f]{24}-[pn][0-9]{1,4}$",
+    "item_id": "^[0-9a-f]{24}-[pn](0|[1-9][0-9]{0,3})$",
     "model_id": "^model-[0-9a-f]{24}$",
     "judge_id": JOB_ID,
 }

@@ -516,6 +516,16 @@ def test_half_a_character_is_refused(client: TestClient) -> None:
     refused(raw, 400, "not_utf8", "text")
 
 
+def test_an_item_has_one_id(store: MemoryStore, client: TestClient) -> None:
+    """Under another spelling of its place an edit would be kept and never be found."""
+    name = everything()[0][0]
+    assert name.endswith("-p0")
+    for other in (f"{name}0", f"{name[:-1]}01"):
+        answer = client.patch(path("items", other), json={"excluded": True})
+        refused(answer, 400, "invalid_id", "item_id")
+    assert store.list(keys.rationale_edits_prefix(SET)) == []
+
+
 @pytest.mark.parametrize("name", ["x", f"{'0' * 24}-q0", f"{'0' * 24}-p99999", "..%2F..%2Fjobs"])
 def test_what_is_not_an_items_id_becomes_no_key(client: TestClient, name: str) -> None:
     answer = client.patch(path("items", name), json={"excluded": True})
