@@ -22,6 +22,10 @@ from qcrd.runtime.states import TTL
 from qcrd.runtime.store import Store
 from qcrd.runtime.tally import MemoryTally, Tally
 
+WAITS_FOR_JOB = "waiting_for_job"
+"""The code of a `Transient` from work that waits for another job. That one may need the room which
+its owner's running jobs leave, so whoever waits for it goes back into the line."""
+
 
 WAITS_FOR_JOB = "waiting_for_job"
 """The code of a `Transient` from work that waits for another job. That one may need the room which
