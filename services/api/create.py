@@ -26,12 +26,12 @@ def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
     return submit(here, fresh_id("ftjob"), spec, caller)
 
 
-def check_rank(spec: JobSpec, caller: ApiKey) -> None:
+def check_rank(spec: JobSpec, caller: ApiKey, param: str = "priority") -> None:
     if spec.priority is Priority.HIGH and not caller.may(Scope.ADMIN):
         raise Forbidden(
-            "`priority`: `high` goes before everybody's jobs, which only a key with the scope "
+            f"`{param}`: `high` goes before everybody's jobs, which only a key with the scope "
             "`admin` may ask for",
-            param="priority",
+            param=param,
             code="insufficient_scope",
         )
 

@@ -12,6 +12,7 @@ from qcrd.runtime.jobs import TERMINAL
 from qcrd.runtime.jobstores import JobStore
 from qcrd.runtime.pipeline import conclude, nudge
 from qcrd.runtime.states import moved
+from services.api.checks import check_budget
 from services.api.gateway import Gateway
 from services.api.owners import check_owner
 
@@ -31,6 +32,8 @@ def pause(here: Gateway, job: Job, caller: ApiKey) -> Job:
 def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None) -> Job:
     """Goes on where it was; `budget`, where given, replaces the job's."""
     check_owner(f"job {job.id}", job.owner, caller)
+    if budget is not None:
+        check_budget(job.spec, budget, here.settings)
     now = time.time()
     given = {} if budget is None else {"budget": budget}
 

@@ -31,7 +31,7 @@ from qcrd.runtime.jobs import TERMINAL, JobStore
 from qcrd.runtime.store import Store, read_record, write_record
 from services.api import lifecycle, plan
 from services.api.checks import check
-from services.api.create import submit
+from services.api.create import check_rank, submit
 from services.api.gateway import Gateway
 from services.api.idempotency import fresh_id
 from services.api.owners import check_owner
@@ -41,6 +41,7 @@ from services.api.share import check_shared
 def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
     given = {name: value for name, value in body.items() if value is not None}
     spec = parse(StudySpec, given)
+    check_rank(spec.job, caller, "job.priority")
     _check(here, spec)
     study = laid_out(spec, fresh_id("study"), caller.name)
     write_record(here.store, keys.study_key(study.id), study)

@@ -112,6 +112,14 @@ def test_only_its_creator_or_an_admin_changes_a_job(site: Site) -> None:
 def test_going_before_everybody_takes_an_admin(site: Site) -> None:
     refused(site.job(site.as_("w"), priority="high"), 403, "insufficient_scope", "priority")
     assert site.job(site.as_("a"), priority="high").json()["priority"] == "high"
+    file = site.job(site.as_("w")).json()["training_file"]
+    job: dict[str, Any] = {"model": "tiny", "training_file": file, "priority": "high"}
+    job["method"] = {"type": "finetune", "finetune": TASK}
+    study = {"job": job, "methods": ["finetune"], "baseline": "finetune"}
+    refused(
+        site.as_("w").post("/v1/studies", json=study), 403, "insufficient_scope", "job.priority"
+    )
+    assert site.as_("a").post("/v1/studies", json=study).status_code == 200
     assert site.job(site.as_("w"), priority="low").json()["priority"] == "low"
 
 

@@ -61,6 +61,7 @@ def test_a_job_is_resumed_with_another_budget(here: Here, job_id: str) -> None:
         "budget.teacher_tokens",
     )
     refused(post(here, job_id, "resume", money=3), 422, "invalid_value", "money")
+    refused(post(here, job_id, "resume", budget={"cost": 3}), 400, "no_prices", "budget.cost")
     resumed = post(here, job_id, "resume", budget={"teacher_tokens": 500}).json()
     assert resumed["budget"] == {"teacher_tokens": 500, "cost": None}
 
