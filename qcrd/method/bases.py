@@ -27,7 +27,6 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from qcrd.errors import Invalid
-from qcrd.method.adapters import adapt
 from qcrd.method.causal import CausalStudent
 from qcrd.method.negatives import Weights
 from qcrd.method.seq2seq import Seq2SeqStudent
@@ -73,10 +72,14 @@ def _student(
         "max_question_tokens": hyper.max_question_tokens,
         "max_target_tokens": max(hyper.max_rationale_tokens, hyper.max_label_tokens),
     }
+    # Here, because judges load this module too, and peft is in the trainer's image alone.
+    from qcrd.method.adapters import adapt
+
     config = _config(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if config.is_encoder_decoder:
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+
         adapt(model, spec, seed=seed)
         limits["max_question_tokens"] = _room(config, limits["max_question_tokens"])
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,21 @@ def test_readme_commands_are_targets_of_the_makefile() -> None:
     assert {"demo", "test"} <= named
     for target in named:
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+@pytest.mark.parametrize(
+    ("service", "absent"),
+    [
+        ("services.api.main", ("torch", "transformers", "scipy")),
+        ("services.api.worker", ("torch", "transformers", "scipy")),
+        ("services.discriminator.main", ("peft", "fastapi.testclient", "xllamacpp")),
+        ("services.trainer.worker", ("torch", "fastapi")),
+    ],
+)
+def test_a_service_needs_nothing_that_its_image_lacks(
+    service: str, absent: tuple[str, ...]
+) -> None:
+    """Or what takes it long to start: the trainer's worker starts torch in another process."""
+    asked = f"import sys, {service}; print([m for m in {absent!r} if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True)
+    assert shown.stdout.strip().splitlines()[-1:] == ["[]"], shown.stderr[-2000:]
