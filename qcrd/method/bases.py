@@ -79,7 +79,6 @@ def _student(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if config.is_encoder_decoder:
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-
         adapt(model, spec, seed=seed)
         limits["max_question_tokens"] = _room(config, limits["max_question_tokens"])
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
