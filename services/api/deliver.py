@@ -85,6 +85,9 @@ def _due(deliveries: Deliveries, limit: int) -> list[Delivery]:
     except Transient as error:
         log.warning("cannot look for webhooks that are due: %s", error)
         return []
+    except Exception:  # the boundary of what must go on for as long as the process
+        log.exception("cannot look for webhooks that are due")
+        return []
 
 
 @dataclass(frozen=True)

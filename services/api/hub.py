@@ -177,6 +177,12 @@ class Hub:
                 away = True
                 time.sleep(AWAY_SECONDS)
                 continue
+            except Exception:  # the thread's boundary: all followers hang on it
+                if not away:
+                    log.exception("followers wait")
+                away = True
+                time.sleep(AWAY_SECONDS)
+                continue
             away = False
             if found:
                 time.sleep(GATHER_SECONDS)

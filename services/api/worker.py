@@ -94,6 +94,8 @@ def reap_forever() -> None:
                 _reap(deps, worker().recovery.resend_seconds)
         except Transient as error:
             log.warning("cannot look for abandoned jobs: %s", error)
+        except Exception:  # this thread's boundary: it has to outlive what one job's record holds
+            log.exception("cannot look for abandoned jobs")
 
 
 def _reap(deps: Deps, patience: float) -> None:

@@ -297,3 +297,31 @@ def test_where_to_begin_is_read_before_the_answer_begins() -> None:
         with pytest.raises(Invalid, match=param) as raised:
             begin(after, header)
         assert raised.value.param == param
+
+
+def test_what_nobody_foresaw_ends_no_stream(
+    jobs: JobStore, events: MemoryEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "AWAY_SECONDS", 0.05)
+    broken = ["an event that cannot be read"]
+    watch = events.watch
+
+    def watch_or_break(cursors: Any, block_ms: int) -> Any:
+        if broken:
+            raise ValueError(broken.pop())
+        return watch(cursors, block_ms)
+
+    monkeypatch.setattr(events, "watch", watch_or_break)
+    here = Hub(jobs, events, framed)
+
+    async def follow_it() -> list[str]:
+        following = asyncio.create_task(messages(stream(here, JOB, FIRST)))
+        await until(lambda: not broken)
+        await asyncio.sleep(0.02)  # the follower has read its history
+        end(events)
+        return await asyncio.wait_for(following, 5)
+
+    try:
+        assert asyncio.run(follow_it()) == ["end"]
+    finally:
+        here.close()

@@ -20,7 +20,7 @@ import openai
 import pytest
 from pydantic import SecretStr
 
-from qcrd.records import Job, JobSpec, Status
+from qcrd.records import Delivery, Job, JobSpec, Status
 from qcrd.runtime import keys
 from qcrd.runtime.conclusion import conclude
 from qcrd.runtime.connection import connect
@@ -99,6 +99,23 @@ def outcome(deps: Deps, job: Job) -> dict[str, Any] | None:
     found = [event.data["webhook"] for event in deps.events.read(job.id) if "webhook" in event.data]
     assert len(found) <= 1
     return found[0] if found else None
+
+
+def test_a_delivery_that_cannot_be_read_stops_no_other(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, take = ["what nobody foresaw"], deps.deliveries.take
+
+    def take_or_break(now: float, *, lease: float, limit: int) -> list[Delivery]:
+        if broken:
+            raise ValueError(broken.pop())
+        return take(now, lease=lease, limit=limit)
+
+    monkeypatch.setattr(deps.deliveries, "take", take_or_break)
+    with receiver(lambda n: (204, {})) as there, delivering(deps, (there.url,)):
+        job = ended(deps, there.url + PATH)
+        conclude(deps, job)
+        until(lambda: outcome(deps, job))
 
 
 def test_the_end_of_a_job_is_told_signed_and_noted(deps: Deps) -> None:
