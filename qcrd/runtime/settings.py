@@ -5,11 +5,14 @@ What a job is asked to do is never here; that is its spec, `qcrd.records.JobSpec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, PositiveFloat, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, PositiveFloat, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+T = TypeVar("T")
 
 
 def _settings(prefix: str) -> SettingsConfigDict:
@@ -83,3 +86,18 @@ class LogSettings(BaseSettings):
     model_config = _settings("QCRD_LOG_")
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+def from_environment(read: Callable[[], T]) -> T:
+    """What `read` makes of the environment. `SystemExit` with what is wrong with it, without the
+    values, which can be secrets: unlike other errors that ends a Celery worker from the handler of
+    a signal too."""
+    try:
+        return read()
+    except ValidationError as error:
+        wrong = error.errors(include_input=False, include_context=False)
+        said = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in wrong]
+        reason = f"{error.title}: {'; '.join(said)}"
+    except SettingsError as error:
+        reason = f"{error}: is it JSON?"
+    raise SystemExit(f"the environment is wrong: {reason}")

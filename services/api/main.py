@@ -6,9 +6,8 @@ import logging
 import socket
 
 import uvicorn
-from pydantic import ValidationError
 
-from qcrd.runtime.settings import LogSettings, ModelSettings
+from qcrd.runtime.settings import LogSettings, ModelSettings, from_environment
 from qcrd.runtime.telemetry import configure_logging
 from services.api.app import connected
 from services.api.connections import open_files, protocol
@@ -51,14 +50,12 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def main() -> None:
+    settings = from_environment(
+        lambda: Settings(ApiSettings(), TeacherSettings(), FileSettings(), ModelSettings())
+    )
+    configure_logging("api", from_environment(LogSettings).level)
     try:
-        settings = Settings(ApiSettings(), TeacherSettings(), FileSettings(), ModelSettings())
-        level = LogSettings().level
-    except ValidationError as error:
-        raise SystemExit(f"the environment is wrong: {error}") from error
-    configure_logging("api", level)
-    try:
-        app = connected(settings)
+        app = from_environment(lambda: connected(settings))
     except ValueError as error:
         raise SystemExit(f"QCRD_API_KEYS_FILE: {error}") from error
     server = listening(settings.api.host, settings.api.port)

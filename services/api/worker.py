@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutting_down
 from redis import Redis
 
 from qcrd.errors import Transient
@@ -29,7 +29,13 @@ from qcrd.runtime.jobs import TASKS, RedisJobs
 from qcrd.runtime.ledger import RedisLedger
 from qcrd.runtime.pipeline import Deps, Next, StageContext, reap, run_stage
 from qcrd.runtime.queue import CeleryQueue, celery_app
-from qcrd.runtime.settings import LogSettings, RecoverySettings, RedisSettings, StoreSettings
+from qcrd.runtime.settings import (
+    LogSettings,
+    RecoverySettings,
+    RedisSettings,
+    StoreSettings,
+    from_environment,
+)
 from qcrd.runtime.store import open_store
 from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging
@@ -116,6 +122,12 @@ def deliver() -> None:
     asyncio.run(deliver_forever(worker().deps(), worker().webhooks, stopping))
 
 
+def check_environment(**_: Any) -> None:
+    """Before the first message is taken, which would be used up by a worker that cannot work."""
+    from_environment(LogSettings)
+    from_environment(lambda: worker().deps())
+
+
 def start(**_: Any) -> None:
     reach_teachers_offline()
     threading.Thread(target=reap_forever, name="reaper", daemon=True).start()
@@ -129,5 +141,6 @@ def stop(**_: Any) -> None:
 
 app.task(name=TASKS[Stage.ASSEMBLING])(assemble_job)
 setup_logging.connect(log_as_json)
+worker_init.connect(check_environment)
 worker_ready.connect(start)
 worker_shutting_down.connect(stop)

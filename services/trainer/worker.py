@@ -10,7 +10,7 @@ import threading
 from functools import lru_cache
 from typing import Any
 
-from celery.signals import setup_logging, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_shutting_down
 
 from qcrd.records import Stage
 from qcrd.runtime.connection import connect
@@ -19,7 +19,13 @@ from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs import TASKS, RedisJobs
 from qcrd.runtime.pipeline import Deps, run_stage
 from qcrd.runtime.queue import CeleryQueue, celery_app
-from qcrd.runtime.settings import LogSettings, RecoverySettings, RedisSettings, StoreSettings
+from qcrd.runtime.settings import (
+    LogSettings,
+    RecoverySettings,
+    RedisSettings,
+    StoreSettings,
+    from_environment,
+)
 from qcrd.runtime.store import open_store
 from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging
@@ -61,10 +67,18 @@ def log_as_json(**_: Any) -> None:
     configure_logging("trainer", LogSettings().level)
 
 
+def check_environment(**_: Any) -> None:
+    """Before the first message is taken, which would be used up by a worker that cannot work."""
+    from_environment(LogSettings)
+    from_environment(TrainerSettings)
+    from_environment(deps)
+
+
 def stop(**_: Any) -> None:
     stopping.set()
 
 
 app.task(name=TASKS[Stage.TRAINING])(train_job)
 setup_logging.connect(log_as_json)
+worker_init.connect(check_environment)
 worker_shutting_down.connect(stop)
