@@ -115,6 +115,14 @@ def read_record(store: Store, key: str, type: type[R]) -> R:
     return _parsed(type, read(store, key), key)
 
 
+def find_record(store: Store, key: str, type: type[R]) -> R | None:
+    """None when there is no object, as for a key that was deleted since it was listed."""
+    try:
+        return read_record(store, key, type)
+    except NotFound:
+        return None
+
+
 def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:
     """Zstandard when the key ends in `.zst`; the object has all of the lines or is not there."""
     with tempfile.SpooledTemporaryFile(max_size=SPOOL) as spool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qcrd.errors import Invalid, NotFound
 from qcrd.records import CheckpointManifest, Job
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, read_record
+from qcrd.runtime.store import Store, find_record
 from services.api import models
 from services.api.wire import CheckpointMetrics, CheckpointObject, Link
 
@@ -50,7 +50,10 @@ def _states(store: Store, job: Job) -> Iterator[CheckpointObject]:
     """Their numbers say what the loop knew; a state without a best score has not validated yet."""
     prefix = keys.checkpoint_prefix(job.id)
     states = [key for key in store.list(prefix) if "/states/" in key and key.endswith(".json")]
-    read = [(key, manifest) for key in states if (manifest := _manifest(store, key))]
+    # Those that training has not replaced since the listing.
+    read = [
+        (key, found) for key in states if (found := find_record(store, key, CheckpointManifest))
+    ]
     for key, manifest in sorted(read, key=lambda pair: pair[1].saved_at, reverse=True):
         folder, step = key.split("/states/")[0], int(manifest.numbers["step"])
         best = manifest.numbers.get("best")
@@ -64,14 +67,6 @@ def _states(store: Store, job: Job) -> Iterator[CheckpointObject]:
             method=folder.removeprefix(prefix),
             files=_links(store, key, folder, manifest),
         )
-
-
-def _manifest(store: Store, key: str) -> CheckpointManifest | None:
-    """None for one that training has replaced since it was listed."""
-    try:
-        return read_record(store, key, CheckpointManifest)
-    except NotFound:
-        return None
 
 
 def _links(store: Store, key: str, folder: str, manifest: CheckpointManifest) -> list[Link]:

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from qcrd.errors import Invalid, NotFound
 from qcrd.records import CreateJudge, JudgeSpec, JudgeVersion
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, read_record
+from qcrd.runtime.store import Store, find_record, read_record
 
 TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
 """Seconds. The service answers at once or is busy training: the store has as much to tell."""
@@ -68,18 +68,21 @@ class Discriminators:
 
     def page(self, after: str | None, limit: int) -> JudgePage:
         """In the order of their ids, which is all that a listing tells."""
-        ids: dict[str, list[int]] = {}
-        for parts in (key.split("/") for key in self._store.list(keys.JUDGES)):
-            versions = ids.setdefault(parts[1], [])
-            if parts[-1] == "judge.json":
-                versions.append(int(parts[2]))
+        ids = self._versions()
         if after is not None and after not in ids:
             raise Invalid(f"`after`: there is no discriminator {after[:80]!r}", param="after")
         left = [judge_id for judge_id in ids if after is None or judge_id > after]
-        data = [self._summary(judge_id, ids[judge_id]) for judge_id in left[:limit]]
+        data: list[JudgeSummary] = []
+        more = False
+        for judge_id in left:
+            if more := len(data) == limit:
+                break
+            made = find_record(self._store, keys.judge_spec_key(judge_id), CreateJudge)
+            if made is not None:  # not deleted since the listing
+                data.append(_summary(judge_id, made, ids[judge_id]))
         return JudgePage(
             data=data,
-            has_more=len(left) > limit,
+            has_more=more,
             first_id=data[0].id if data else None,
             last_id=data[-1].id if data else None,
         )
@@ -87,10 +90,15 @@ class Discriminators:
     def describe(self, judge_id: str) -> JudgeBody:
         """`NotFound` when the store has no such judge: the service writes it there first."""
         numbers = self._numbers(judge_id)
-        summary = self._summary(judge_id, numbers)
-        versions = [
-            read_record(self._store, keys.judge_description_key(judge_id, number), JudgeVersion)
+        summary = _summary(judge_id, self._spec(judge_id), numbers)
+        described = [
+            keys.judge_description_key(judge_id, number)
             for number in sorted(numbers, reverse=True)[:VERSIONS]
+        ]
+        versions = [
+            version
+            for key in described
+            if (version := find_record(self._store, key, JudgeVersion)) is not None
         ]
         told, why = self._ask(judge_id)
         stored = versions[0] if versions else JudgeVersion(version=0)
@@ -102,9 +110,21 @@ class Discriminators:
             versions=versions,
         )
 
-    def _summary(self, judge_id: str, versions: list[int]) -> JudgeSummary:
+    def _versions(self) -> dict[str, list[int]]:
+        """By the id of each judge that has its spec: the trainer's files may be there before it."""
+        found: dict[str, list[int]] = {}
+        specified: set[str] = set()
+        for parts in (key.split("/") for key in self._store.list(keys.JUDGES)):
+            versions = found.setdefault(parts[1], [])
+            if parts[2:] == ["spec.json"]:
+                specified.add(parts[1])
+            elif parts[-1] == "judge.json":
+                versions.append(int(parts[2]))
+        return {judge_id: versions for judge_id, versions in found.items() if judge_id in specified}
+
+    def _spec(self, judge_id: str) -> CreateJudge:
         try:
-            made = read_record(self._store, keys.judge_spec_key(judge_id), CreateJudge)
+            return read_record(self._store, keys.judge_spec_key(judge_id), CreateJudge)
         except NotFound as error:
             raise NotFound(
                 f"there is no discriminator {judge_id}: it has the id of a job that has come to "
@@ -112,14 +132,6 @@ class Discriminators:
                 param="judge_id",
                 code="discriminator_not_found",
             ) from error
-        return JudgeSummary(
-            id=judge_id,
-            job_id=judge_id,
-            base=made.base,
-            seed=made.seed,
-            spec=made.spec,
-            version=max(versions, default=0),
-        )
 
     def _numbers(self, judge_id: str) -> list[int]:
         prefix = keys.judge_prefix(keys.check_id(judge_id, "judge_id"))
@@ -138,6 +150,17 @@ class Discriminators:
             return JudgeVersion.model_validate_json(answer.raise_for_status().content), "ok"
         except (httpx2.HTTPError, ValidationError):
             return None, f"answers with status {answer.status_code}, not with a judge"
+
+
+def _summary(judge_id: str, made: CreateJudge, versions: list[int]) -> JudgeSummary:
+    return JudgeSummary(
+        id=judge_id,
+        job_id=judge_id,
+        base=made.base,
+        seed=made.seed,
+        spec=made.spec,
+        version=max(versions, default=0),
+    )
 
 
 def service_client(settings: JudgeServiceSettings) -> httpx2.Client:

@@ -18,7 +18,7 @@ from qcrd.errors import Conflict, Invalid, NotFound
 from qcrd.records import ApiKey, Job, JobSpec, StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import TERMINAL, JobStore
-from qcrd.runtime.store import Store, read_record, write_record
+from qcrd.runtime.store import Store, find_record, read_record, write_record
 from services.api.arriving import Arriving
 from services.api.owners import check_owner
 from services.api.validate import CHUNK, Row, read_rows
@@ -109,8 +109,14 @@ def page(
         if after not in ids:
             raise Invalid(f"`after`: there is no file {after[:80]!r}", param="after")
         ids = ids[ids.index(after) + 1 :]
-    found = [read_record(store, keys.file_meta_key(file_id), StoredFile) for file_id in ids[:limit]]
-    return found, len(ids) > limit
+    found: list[StoredFile] = []
+    for file_id in ids:
+        if len(found) == limit:
+            return found, True
+        stored = find_record(store, keys.file_meta_key(file_id), StoredFile)
+        if stored is not None:  # not deleted since the listing
+            found.append(stored)
+    return found, False
 
 
 def _in_order(store: Store, *, newest_first: bool) -> list[str]:
@@ -124,12 +130,11 @@ def _in_order(store: Store, *, newest_first: bool) -> list[str]:
         elif name.startswith("at-"):
             times[file_id] = int(name.removeprefix("at-")) / 1000
 
-    def created(file_id: str) -> tuple[float, str]:
+    for file_id in described:
         if file_id not in times:
-            times[file_id] = find(store, file_id).created_at
-        return times[file_id], file_id
-
-    return sorted(described, key=created, reverse=newest_first)
+            stored = find_record(store, keys.file_meta_key(file_id), StoredFile)
+            times[file_id] = stored.created_at if stored else 0.0
+    return sorted(described, key=lambda file_id: (times[file_id], file_id), reverse=newest_first)
 
 
 def rows(store: Store, file_id: str) -> list[Row]:

@@ -16,7 +16,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.bases import NAME, local_bases
 from qcrd.runtime.jobs import TERMINAL, JobStore
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.store import Store, read_record
+from qcrd.runtime.store import Store, find_record, read_record
 from services.api.owners import check_owner, of_job
 from services.api.wire import Link
 
@@ -27,10 +27,9 @@ HUB_SECONDS = 5.0
 
 def newest_first(store: Store) -> list[PublishedModel]:
     """A model is there when its description is, which is written last."""
+    described = [key for key in store.list(keys.MODELS) if key.endswith("/model.json")]
     found = [
-        read_record(store, key, PublishedModel)
-        for key in store.list(keys.MODELS)
-        if key.endswith("/model.json")
+        model for key in described if (model := find_record(store, key, PublishedModel)) is not None
     ]
     return sorted(found, key=lambda model: (model.created_at, model.id), reverse=True)
 
