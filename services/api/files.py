@@ -164,14 +164,19 @@ def _place(stored: StoredFile) -> str:
 
 
 def delete(store: Store, jobs: JobStore, file_id: str, caller: ApiKey) -> None:
-    """The description first, so that nobody finds half a file. `Conflict` while a job needs it."""
+    """The description first, so that nobody finds half a file. `Conflict` while a job needs it.
+
+    Only what was there before is deleted: the same content may be uploaded anew meanwhile.
+    """
     stored = find(store, file_id)
     check_owner(f"file {file_id}", stored.owner, caller)
     for job in _active(jobs):
         if file_id in named(job.spec).values():
             raise Conflict(f"job {job.id} needs file {file_id}: cancel it or wait for its end")
-    store.delete(keys.file_meta_key(file_id))
-    for key in (*store.list(keys.file_prefix(file_id)), _place(stored)):
+    described = keys.file_meta_key(file_id)
+    parts = {*store.list(keys.file_prefix(file_id)), _place(stored)} - {described}
+    store.delete(described)
+    for key in parts:
         store.delete(key)
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from qcrd.errors import Conflict, Invalid, NotFound, Transient
-from qcrd.records import ApiKey, PublishedModel
+from qcrd.records import ApiKey, JobSpec, PublishedModel
 from qcrd.runtime import keys
 from qcrd.runtime.bases import NAME, local_bases
 from qcrd.runtime.jobs import TERMINAL, JobStore
@@ -56,7 +56,7 @@ def check_published(store: Store, model_id: str) -> None:
 
 
 def delete(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
-    """`NotFound`; `Conflict` while a job that is not over trains it further.
+    """`NotFound`; `Conflict` while a job that is not over begins with it.
 
     Without its description, which goes first, the model is no longer there, whatever is left.
     """
@@ -64,15 +64,26 @@ def delete(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
     check_owner(f"model {model_id}", of_job(jobs, model.job_id), caller)
     # All at once: paging loses its place when the job it stands at ends meanwhile.
     for job in jobs.list(None, MOST_JOBS, active=True):
-        if job.spec.model == model_id and job.status not in TERMINAL:
+        fields = [field for field, name in named(job.spec).items() if name == model_id]
+        if fields and job.status not in TERMINAL:
             raise Conflict(
-                f"job {job.id} is not over and its base is {model_id}: cancel it, or wait for it",
+                f"job {job.id} is not over and its `{fields[0]}` is {model_id}: cancel it, or wait "
+                "for it",
                 param="model",
                 code="model_in_use",
             )
     store.delete(keys.model_manifest_key(model_id))
     for key in store.list(keys.model_prefix(model_id)):
         store.delete(key)
+
+
+def named(spec: JobSpec) -> dict[str, str | None]:
+    """The models that `spec` names, by the path of the field that does."""
+    return {
+        "model": spec.model,
+        f"method.{spec.method}.negatives.checkpoint": spec.settings.negatives.checkpoint,
+        f"method.{spec.method}.discriminator.encoder": spec.settings.discriminator.encoder,
+    }
 
 
 def links(store: Store, model: PublishedModel) -> list[Link]:

@@ -217,3 +217,24 @@ def test_a_key_that_is_there_twice_is_refused() -> None:
     data = b'{"question": "a"}\n{"question": "b", "question": "c"}\n'
     with pytest.raises(Invalid, match="line 2: broken JSON: key 'question' is there twice"):
         list(read_rows(io.BytesIO(data)))
+
+
+def test_a_deletion_leaves_alone_what_is_uploaded_meanwhile(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same content again, right after its description went: the new file stays whole."""
+    data = rest.lines(sums(3))
+    file_id = here.file(sums(3))
+    delete, deleted = here.store.delete, list[str]()
+
+    def delete_and_upload(key: str) -> None:
+        delete(key)
+        deleted.append(key)
+        if deleted == [keys.file_meta_key(file_id)]:
+            time.sleep(0.002)  # ages are told by the millisecond
+            assert here.upload(data).json()["id"] == file_id
+
+    monkeypatch.setattr(here.store, "delete", delete_and_upload)
+    assert here.client.delete(f"/v1/files/{file_id}").json()["deleted"] is True
+    assert here.client.get(f"/v1/files/{file_id}/content").content == data
+    assert [one["id"] for one in here.client.get("/v1/files").json()["data"]] == [file_id]

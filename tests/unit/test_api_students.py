@@ -307,6 +307,21 @@ def test_a_model_is_deleted_unless_a_job_needs_it(gateway: Gateway) -> None:
         client.models.delete(gateway.model)
 
 
+@pytest.mark.parametrize(
+    ("part", "field"), [("negatives", "checkpoint"), ("discriminator", "encoder")]
+)
+def test_a_model_is_needed_by_whatever_field_names_it(
+    gateway: Gateway, part: str, field: str
+) -> None:
+    settings = {"task": {"answer": "number"}, part: {field: gateway.model}}
+    job = job_with("tiny", Status.QUEUED)
+    spec = job.spec.model_copy(update={"settings": MethodSpec.model_validate(settings)})
+    gateway.jobs.create(job.model_copy(update={"spec": spec}))
+    answer = httpx.delete(f"{gateway.url}/v1/models/{gateway.model}")
+    assert answer.status_code == 409
+    assert f"`method.qcrd.{part}.{field}`" in answer.json()["error"]["message"]
+
+
 def test_the_description_goes_first(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(gateway.store, "delete", order.append)
