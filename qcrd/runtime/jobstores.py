@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, Protocol, cast
 
 from redis import Redis
@@ -21,6 +21,8 @@ Change = Callable[[Job], Job]
 
 CONTENDED = 200
 """Lost races after which an update gives up; each loss is somebody else's success."""
+PAGE = 100
+"""Records in one answer of Redis, which are about 4 kB each."""
 
 
 def _missing(job_id: str, param: str | None = None) -> NotFound:
@@ -45,11 +47,15 @@ class Records(Protocol):
     def delete(self, job_id: str) -> None:
         """Idempotent."""
 
-    def list(self, after: str | None, limit: int, *, active: bool = False) -> list[Job]:
+    def list(self, after: str | None, limit: int) -> list[Job]:
         """At most `limit` jobs, newest first, that are older than job `after`.
 
-        `active` leaves out those that are concluded. `NotFound` (param `after`) for an unknown one.
+        `NotFound` (param `after`) for an unknown one.
         """
+
+    def active(self) -> Iterator[Job]:
+        """The jobs that are not concluded, newest first: those of the moment when it is first asked
+        for one, each as it is when its page is read, whatever ends or is deleted meanwhile."""
 
 
 class Line(Protocol):
@@ -122,14 +128,23 @@ class MemoryJobs:
         scored = [(indexes(job)[name], job.id, job) for job in jobs if name in indexes(job)]
         return [job for *_, job in sorted(scored, key=lambda entry: entry[:2], reverse=True)]
 
-    def list(self, after: str | None, limit: int, *, active: bool = False) -> list[Job]:
-        jobs = self._index(keys.ACTIVE_JOBS if active else keys.JOBS)
+    def list(self, after: str | None, limit: int) -> list[Job]:
+        jobs = self._index(keys.JOBS)
         if after is None:
             return jobs[:limit]
         places = [place for place, job in enumerate(jobs) if job.id == after]
         if not places:
             raise _missing(after, "after")
         return jobs[places[0] + 1 :][:limit]
+
+    def active(self) -> Iterator[Job]:
+        for job in self._index(keys.ACTIVE_JOBS):
+            try:
+                now = self.get(job.id)
+            except NotFound:
+                continue
+            if not now.concluded:
+                yield now
 
 
 class RedisJobs:
@@ -217,6 +232,10 @@ class RedisJobs:
 
     def _page(self, index: str, start: int, limit: int) -> list[Job]:
         ids = cast(list[str], self._redis.zrange(index, start, start + limit - 1, desc=True))
+        return self._read(ids)
+
+    def _read(self, ids: Sequence[str]) -> list[Job]:
+        """Those of the jobs that are there, in the order of `ids`."""
         found = self._redis.mget([keys.job_key(job_id) for job_id in ids]) if ids else []
         bodies = cast("list[str | None]", found)
         return [Job.model_validate_json(body) for body in bodies if body is not None]
@@ -249,9 +268,8 @@ class RedisJobs:
                 pipe.zcard(keys.jobs_in_status(status))
             return dict(zip(Status, pipe.execute(), strict=True))
 
-    def list(self, after: str | None, limit: int, *, active: bool = False) -> list[Job]:
-        index = keys.ACTIVE_JOBS if active else keys.JOBS
-        start = 0
+    def list(self, after: str | None, limit: int) -> list[Job]:
+        index, start = keys.JOBS, 0
         with redis_outage():
             if after is not None:
                 place = cast(int | None, self._redis.zrevrank(index, after))
@@ -259,6 +277,14 @@ class RedisJobs:
                     raise _missing(after, "after")
                 start = place + 1
             return self._page(index, start, limit)
+
+    def active(self) -> Iterator[Job]:
+        with redis_outage():
+            ids = cast("Sequence[str]", self._redis.zrange(keys.ACTIVE_JOBS, 0, -1, desc=True))
+        for start in range(0, len(ids), PAGE):
+            with redis_outage():
+                page = self._read(ids[start : start + PAGE])
+            yield from (job for job in page if not job.concluded)
 
 
 def _reindex(pipe: Any, job_id: str, old: Mapping[str, float], new: Mapping[str, float]) -> None:

@@ -13,7 +13,6 @@ from qcrd.runtime.states import changed, lapsed
 PATIENCE = 300.0
 """Seconds after which a message that nobody has taken is sent again. One that merely waits behind
 others is then there twice, which a claim makes harmless."""
-PAGE = 100
 
 
 def reap(jobs: JobStore, queue: Queue, now: float, *, patience: float = PATIENCE) -> list[str]:
@@ -31,13 +30,7 @@ def reap(jobs: JobStore, queue: Queue, now: float, *, patience: float = PATIENCE
 
 def active(jobs: JobStore) -> Iterator[Job]:
     """The jobs that are not concluded, newest first."""
-    after: str | None = None
-    try:
-        while page := jobs.list(after, PAGE, active=True):
-            yield from page
-            after = page[-1].id
-    except NotFound:
-        return  # the page's last job was over by now; the next round sees the rest
+    return jobs.active()
 
 
 def _overdue(job: Job, now: float, patience: float) -> bool:

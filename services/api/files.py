@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 from qcrd.errors import Conflict, Invalid, NotFound
-from qcrd.records import ApiKey, Job, JobSpec, StoredFile
+from qcrd.records import ApiKey, JobSpec, StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import TERMINAL, JobStore
 from qcrd.runtime.store import Store, find_record, read_record, write_record
@@ -170,8 +170,8 @@ def delete(store: Store, jobs: JobStore, file_id: str, caller: ApiKey) -> None:
     """
     stored = find(store, file_id)
     check_owner(f"file {file_id}", stored.owner, caller)
-    for job in _active(jobs):
-        if file_id in named(job.spec).values():
+    for job in jobs.active():
+        if job.status not in TERMINAL and file_id in named(job.spec).values():
             raise Conflict(f"job {job.id} needs file {file_id}: cancel it or wait for its end")
     described = keys.file_meta_key(file_id)
     parts = {*store.list(keys.file_prefix(file_id)), _place(stored)} - {described}
@@ -189,13 +189,6 @@ def named(spec: JobSpec) -> dict[str, str]:
         f"method.{spec.method}.rationales.import": spec.settings.rationales.import_file,
     }
     return {param: file_id for param, file_id in fields.items() if file_id is not None}
-
-
-def _active(jobs: JobStore) -> Iterator[Job]:
-    after: str | None = None
-    while page := jobs.list(after, 100, active=True):
-        yield from (job for job in page if job.status not in TERMINAL)
-        after = page[-1].id
 
 
 def _plain(filename: str) -> str:

@@ -79,13 +79,10 @@ def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
 
 def _reader(store: JobStore, leader: str) -> str | None:
     """An active job that is to train on the set of `leader` and has not taken it yet."""
-    after: str | None = None
-    while page := store.list(after, 100, active=True):
-        for job in page:
-            waits = job.status not in TERMINAL and job.rationale_set is None
-            if job.spec.knowledge_of == leader and waits:
-                return job.id
-        after = page[-1].id
+    for job in store.active():
+        waits = job.status not in TERMINAL and job.rationale_set is None
+        if job.spec.knowledge_of == leader and waits:
+            return job.id
     return None
 
 

@@ -20,7 +20,6 @@ from qcrd.runtime.store import Store, find_record, read_record
 from services.api.owners import check_owner, of_job
 from services.api.wire import Link
 
-MOST_JOBS = 1_000_000
 LINK_SECONDS = 3600
 HUB_SECONDS = 5.0
 
@@ -62,8 +61,7 @@ def delete(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
     """
     model = find(store, model_id)
     check_owner(f"model {model_id}", of_job(jobs, model.job_id), caller)
-    # All at once: paging loses its place when the job it stands at ends meanwhile.
-    for job in jobs.list(None, MOST_JOBS, active=True):
+    for job in jobs.active():
         fields = [field for field, name in named(job.spec).items() if name == model_id]
         if fields and job.status not in TERMINAL:
             raise Conflict(

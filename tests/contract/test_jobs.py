@@ -19,6 +19,7 @@ from qcrd.records import (
     Stage,
     Status,
 )
+from qcrd.runtime import jobstores
 from qcrd.runtime.connection import connect
 from qcrd.runtime.jobs import JobStore, RedisJobs, amend, beat, claim, move, release
 from qcrd.runtime.keys import new_id
@@ -108,15 +109,36 @@ def test_the_active_list_leaves_out_what_is_concluded(jobs: JobStore) -> None:
     move(jobs, over.id, Status.CANCELLED)
     move(jobs, paused.id, Status.PAUSED)
     jobs.create(changed(a_job(4.0, status=Status.FAILED), concluded=True))
-    assert [job.id for job in jobs.list(None, 10, active=True)] == [paused.id, active.id, over.id]
+    assert [job.id for job in jobs.active()] == [paused.id, active.id, over.id]
     jobs.update(over.id, lambda job: changed(job, concluded=True))
-    assert [job.id for job in jobs.list(None, 10, active=True)] == [paused.id, active.id]
+    assert [job.id for job in jobs.active()] == [paused.id, active.id]
     assert len(jobs.list(None, 10)) == 4
+
+
+def test_the_active_list_is_read_to_its_end_whatever_ends_meanwhile(
+    jobs: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five, taken two at a time, the second one is concluded and the third deleted on the way:
+    the rest are all there, and nobody is told of a place that is lost."""
+    monkeypatch.setattr(jobstores, "PAGE", 2)
+    made = [a_job(created_at=float(at)) for at in (5, 4, 3, 2, 1)]
+    for job in made:
+        jobs.create(job)
+    found = jobs.active()
+    seen = [next(found).id, next(found).id]
+    jobs.update(made[1].id, lambda job: changed(job, concluded=True))
+    jobs.delete(made[2].id)
+    late = a_job(created_at=0.5)
+    jobs.create(late)
+    seen += [job.id for job in found]
+    assert seen == [made[0].id, made[1].id, made[3].id, made[4].id]
+    left = [job.id for job in jobs.active()]
+    assert left == [made[0].id, made[3].id, made[4].id, late.id]
 
 
 def test_a_deleted_job_is_in_no_list(jobs: JobStore, job: Job) -> None:
     jobs.delete(job.id)
-    assert jobs.list(None, 10) == jobs.list(None, 10, active=True) == []
+    assert jobs.list(None, 10) == list(jobs.active()) == []
     with pytest.raises(NotFound):
         jobs.get(job.id)
 

@@ -55,7 +55,7 @@ def ended(deps: Deps, status: Status = Status.CANCELLED, number: int = 0) -> Job
 
 
 def active(deps: Deps) -> list[str]:
-    return [job.id for job in deps.jobs.list(None, 100, active=True)]
+    return [job.id for job in deps.jobs.active()]
 
 
 def archived(deps: Deps, job: Job) -> list[Event]:
