@@ -105,6 +105,7 @@ def run_stage(deps: Deps, job_id: str, stage: Stage, work: Work) -> None:
     with telemetry.context(job_id=job.id, request_id=job.request_id):
         if job.status in TERMINAL:
             _patiently(deps, lambda: conclude(deps, job))
+            _patiently(deps, lambda: nudge(deps.jobs, deps.queue, job))
         else:
             holding = Holding(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
             with holding:
@@ -115,24 +116,26 @@ def run_stage(deps: Deps, job_id: str, stage: Stage, work: Work) -> None:
 def _take(deps: Deps, job_id: str, stage: Stage) -> Job | None:
     """The job, held by this worker; None when nobody waits whose owner may run one more."""
     full: set[str] = set()
-    for candidate, owner in _line(deps, job_id, stage):
-        if owner in full:
+    for candidate in _line(deps, job_id, stage):
+        if candidate.owner in full:
             continue
         holder = f"{deps.owner}:{secrets.token_hex(4)}"
         try:
             job = jobs.claim(
-                deps.jobs, candidate, holder, stage=stage, now=time.time(), ttl=deps.ttl
+                deps.jobs, candidate.id, holder, stage=stage, now=time.time(), ttl=deps.ttl
             )
         except Conflict:
-            full.add(owner)
+            full.add(candidate.owner)
             continue
         if job is not None:
+            if job.attempt > candidate.attempt:
+                deps.tally.add("attempts_lost")  # by the silence of the one before
             return job
     return None
 
 
-def _line(deps: Deps, job_id: str, stage: Stage) -> Iterator[tuple[str, str]]:
-    """Id and owner of each job that a message for `job_id` may be used for, best first.
+def _line(deps: Deps, job_id: str, stage: Stage) -> Iterator[Job]:
+    """The jobs that a message for `job_id` may be used for, best first.
 
     A job whose worker fell silent is in no line, so its own message is for it alone.
     """
@@ -141,11 +144,10 @@ def _line(deps: Deps, job_id: str, stage: Stage) -> Iterator[tuple[str, str]]:
     except NotFound:
         named = None
     if named is not None and lapsed(named, time.time()):
-        yield named.id, named.owner
-    for job in _due(deps.jobs, stage):
-        yield job.id, job.owner
+        yield named
+    yield from _due(deps.jobs, stage)
     if named is not None:
-        yield named.id, named.owner
+        yield named
 
 
 def _due(jobs_: JobStore, stage: Stage) -> Iterator[Job]:
@@ -207,7 +209,8 @@ def _finish(deps: Deps, job: Job, outcome: Outcome) -> None:
         after = _patiently(deps, lambda: deps.jobs.update(job.id, change))
     except (LeaseLost, NotFound) as error:
         log.info("nothing written: %s", error)
-        deps.tally.add("lease_losses", stage=(job.stage or Stage.ASSEMBLING).value)
+        if _patiently(deps, lambda: _taken_over(deps.jobs, job)):
+            deps.tally.add("lease_losses", stage=(job.stage or Stage.ASSEMBLING).value)
         return
     _count(deps, after, outcome)
     if after.status in TERMINAL:
@@ -220,6 +223,14 @@ def _finish(deps: Deps, job: Job, outcome: Outcome) -> None:
         _patiently(deps, lambda: deps.queue.send(stage, job.id, countdown=delay))
     if after.status is not Status.RUNNING:
         _patiently(deps, lambda: nudge(deps.jobs, deps.queue, after))
+
+
+def _taken_over(jobs_: JobStore, job: Job) -> bool:
+    """Whether another worker got what was ours; nobody does when a job is cancelled or deleted."""
+    try:
+        return jobs_.get(job.id).lease.token != job.lease.token
+    except NotFound:
+        return False
 
 
 def nudge(jobs_: JobStore, queue: Queue, ended: Job) -> None:

@@ -73,6 +73,9 @@ class World:
         run_stage(self.deps, ID, stage, work)
         return self.job
 
+    def count(self, name: str) -> float:
+        return sum(count.value for count in self.deps.tally.read() if count.name == name)
+
     def messages(self) -> list[str]:
         return [event.message for event in self.events.read(ID)]
 
@@ -212,6 +215,24 @@ def test_the_last_silent_worker_fails_the_job_and_it_is_told(world: World) -> No
     assert world.events.read(ID)[-1].data == {"status": "failed"}
 
 
+def test_a_job_given_up_at_the_claim_makes_room_for_the_next(world: World) -> None:
+    mine = {"owner": "ci", "running_limit": 1}
+    world.jobs.update(ID, lambda job: changed(job, **mine))
+    for now in (0.0, 100.0, 200.0):
+        claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
+    second = another(world, "b", **mine)
+    assert world.run(raising(AssertionError("must not run"))).status is Status.FAILED
+    assert world.queue.take() == [(Stage.ASSEMBLING, second)]
+
+
+def test_an_attempt_is_lost_by_a_crash_or_by_silence(world: World) -> None:
+    claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=0.0)
+    world.run(raising(Transient("away")))
+    assert (world.job.attempt, world.count("attempts_lost")) == (1, 1)
+    world.run(raising(ZeroDivisionError("by zero")))
+    assert (world.job.attempt, world.count("attempts_lost")) == (2, 2)
+
+
 def until_interrupted(context: StageContext) -> Next | Done:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
@@ -228,6 +249,7 @@ def test_a_cancel_or_pause_stops_the_work_and_is_left_as_it_is(
     job = world.run(until_interrupted)
     assert (job.status, job.lease.owner, job.attempt) == (status, "", 0)
     assert world.queue.sent == []
+    assert world.count("lease_losses") == 0
 
 
 def test_a_cancel_is_noticed_without_a_heartbeat(world: World) -> None:
@@ -302,6 +324,7 @@ def test_a_worker_that_was_silent_too_long_writes_nothing(world: World) -> None:
     assert (job.stage, job.attempt) == (Stage.ASSEMBLING, 1)
     assert job.lease.owner == "other"
     assert world.queue.sent == []
+    assert world.count("lease_losses") == 1
 
 
 def test_heartbeats_keep_a_long_stage_and_count_its_time(world: World) -> None:
@@ -391,6 +414,7 @@ def test_a_job_deleted_while_it_runs_is_no_error(world: World) -> None:
     run_stage(world.deps, ID, Stage.ASSEMBLING, work)
     assert world.jobs.list(None, 10) == []
     assert world.queue.sent == []
+    assert world.count("lease_losses") == 0
 
 
 # --- the reaper ------------------------------------------------------------------------------
