@@ -46,8 +46,11 @@ def framed(event: Event) -> Frame:
     return Frame(event.id, text.encode(), event.data.get("status") in TERMINAL)
 
 
-async def stream(hub: Hub, job_id: str, after: str) -> AsyncIterator[bytes]:
-    """`after` as `begin` made it."""
+async def stream(
+    hub: Hub, job_id: str, after: str, *, concluded: bool = False
+) -> AsyncIterator[bytes]:
+    """`after` as `begin` made it. Of a job that was concluded before, the rest of its history is
+    all that there is: whoever comes back after its last event, as browsers do, waits for none."""
     follower, told = Follower(job_id, after), time.monotonic()
     try:
         while not follower.over:
@@ -55,7 +58,7 @@ async def stream(hub: Hub, job_id: str, after: str) -> AsyncIterator[bytes]:
             if silent >= COMMENT_SECONDS:
                 yield COMMENT
                 silent, told = 0.0, time.monotonic()
-            for frame in await _next(hub, follower, COMMENT_SECONDS - silent):
+            for frame in await _next(hub, follower, COMMENT_SECONDS - silent, concluded):
                 if frame.id > follower.cursor:
                     follower.cursor, told = frame.id, time.monotonic()
                     yield frame.body
@@ -65,7 +68,7 @@ async def stream(hub: Hub, job_id: str, after: str) -> AsyncIterator[bytes]:
         hub.leave(follower)
 
 
-async def _next(hub: Hub, follower: Follower, seconds: float) -> list[Frame]:
+async def _next(hub: Hub, follower: Follower, seconds: float, concluded: bool) -> list[Frame]:
     """What follows on the follower's cursor; nothing when nothing came in time."""
     if not follower.behind:
         return await follower.take(seconds)
@@ -79,6 +82,8 @@ async def _next(hub: Hub, follower: Follower, seconds: float) -> list[Frame]:
         return []
     if len(frames) == PAGE:
         follower.behind = True
+    elif concluded:
+        follower.end()
     elif not follower.joined:
         hub.join(follower, frames[-1].id if frames else follower.cursor)
         follower.behind = True

@@ -459,6 +459,19 @@ def test_the_stream_resumes_and_ends_with_the_job(here: Here) -> None:
     assert seen < ids[0] < ids[1]
 
 
+def test_a_stream_of_a_job_that_is_over_ends_with_its_history(here: Here) -> None:
+    """Also for a client that has seen the last event, or even what was told after it."""
+    job = here.create(here.file(sums(4))).json()["id"]
+    here.client.post(f"/v1/fine_tuning/jobs/{job}/cancel")
+    last = here.events.read(job)[-1].id
+    url = f"/v1/fine_tuning/jobs/{job}/events?stream=true"
+    assert here.client.get(url, headers={"Last-Event-ID": last}).text == ""
+    here.events.append(job, "its webhook was delivered")
+    told = here.client.get(url, headers={"Last-Event-ID": last}).text
+    assert "its webhook was delivered" in told
+    assert "The job was cancelled" in here.client.get(url).text
+
+
 # --- models, health, errors, keys --------------------------------------------------------------
 
 

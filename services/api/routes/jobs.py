@@ -112,7 +112,8 @@ def events(
     """
     job = _job(here, job_id)
     if stream:
-        body = follow.stream(hub, job.id, follow.begin(after, last_event_id))
+        begin = follow.begin(after, last_event_id)
+        body = follow.stream(hub, job.id, begin, concluded=job.concluded)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
     found = here.events.read(job.id, after, limit + 1, newest_first=order == "desc")
