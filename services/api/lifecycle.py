@@ -61,7 +61,7 @@ def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
 
 
 def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
-    """Its record, history, states and judges. Its rationale set and its model stay: others use
+    """Its record, history, states, judges and their scores of its set. Its rationale set and its model stay: others use
     them. The record goes last, so that a deletion that broke off can be asked for again."""
     check_owner(f"job {job.id}", job.owner, caller)
     if job.status not in TERMINAL:
@@ -70,6 +70,8 @@ def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
         raise Conflict(f"job {reader} waits for the rationale set of {job.id}: cancel it first")
     # Its end told and archived first: whoever does that later would bring back what is deleted.
     conclude(here, job)
+    if job.rationale_set is not None:  # it names the scores, which go with the job
+        here.store.delete(keys.rationale_judged_key(job.rationale_set, job.id))
     for prefix in (keys.job_prefix(job.id), keys.judge_prefix(job.id)):
         for key in here.store.list(prefix):
             here.store.delete(key)

@@ -78,6 +78,18 @@ def test_only_a_job_that_is_over_is_deleted_and_then_it_is_gone(here: Here, job_
     refused(here.client.delete(f"{JOBS}/{job_id}"), 404, "not_found")
 
 
+def test_a_deleted_job_leaves_no_scores_beside_its_set(here: Here, job_id: str) -> None:
+    """Or the set would be shown with scores that are gone."""
+    rationale_set, other = f"set-{'a' * 24}", f"ftjob-{'1' * 24}"
+    here.jobs.update(job_id, lambda job: changed(job, rationale_set=rationale_set))
+    for judge in (job_id, other):
+        here.store.put(keys.rationale_judged_key(rationale_set, judge), b"{}")
+    post(here, job_id, "cancel")
+    assert here.client.delete(f"{JOBS}/{job_id}").json()["deleted"] is True
+    left = here.store.list(keys.rationale_judged_prefix(rationale_set))
+    assert left == [keys.rationale_judged_key(rationale_set, other)]
+
+
 def test_a_job_is_kept_while_another_waits_for_its_set(here: Here, job_id: str) -> None:
     file = here.jobs.get(job_id).spec.training_file
     follower = here.create(file, knowledge_of=job_id).json()["id"]
