@@ -61,8 +61,9 @@ def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
 
 
 def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
-    """Its record, history, states, judges and their scores of its set. Its rationale set and its model stay: others use
-    them. The record goes last, so that a deletion that broke off can be asked for again."""
+    """Its record, history, states, judges, and what they scored of its set. The set itself and the
+    model stay: others use them. The record goes last, so that a deletion that broke off can be
+    asked for again."""
     check_owner(f"job {job.id}", job.owner, caller)
     if job.status not in TERMINAL:
         raise Conflict(f"job {job.id} is {job.status}: cancel it first")
