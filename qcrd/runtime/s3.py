@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -89,11 +88,11 @@ class S3Store:
         public = settings.public_endpoint
         self._public = _client(settings, public) if public else self._client
         self._made = False
-        self._making = threading.Lock()
 
     def _ready(self) -> Minio:
-        with self._making:
-            if not self._made and not self._client.bucket_exists(self._bucket):
+        """Several may ask at once, and make it: while the store is away none waits for another."""
+        if not self._made:
+            if not self._client.bucket_exists(self._bucket):
                 self._make_bucket()
             self._made = True
         return self._client

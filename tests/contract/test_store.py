@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, cast
 
 import pytest
@@ -127,6 +129,26 @@ def test_a_store_that_is_away_is_transient() -> None:
         store.put("a", b"x")
     with pytest.raises(Transient):
         read(store, "a")
+
+
+def test_nobody_waits_for_another_one_s_answer_about_the_bucket(
+    s3_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two meet in the question itself, and both make the bucket that is not there."""
+    store = S3Store(s3_settings.model_copy(update={"bucket": "test-asked-at-once"}))
+    meeting, asked = threading.Barrier(2), store._client.bucket_exists
+
+    def ask(bucket: str) -> bool:
+        there = asked(bucket)
+        meeting.wait(5)
+        return there
+
+    monkeypatch.setattr(store._client, "bucket_exists", ask)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda key: store.put(key, b"x"), "ab"))
+    assert store.list("") == ["a", "b"]
+    for key in "ab":
+        store.delete(key)
 
 
 def test_wrong_credentials_are_no_outage(s3_settings: StoreSettings) -> None:
