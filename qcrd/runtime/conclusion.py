@@ -8,10 +8,11 @@ step may be done twice, by two at once too.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Protocol
 
 from qcrd.errors import NotFound, QcrdError, Transient
-from qcrd.records import Delivery, Job, Status
+from qcrd.records import Delivery, Event, Job, Status
 from qcrd.runtime import keys
 from qcrd.runtime.deliveries import Deliveries
 from qcrd.runtime.events import Events, Level
@@ -125,8 +126,11 @@ def _archive(events: Events, store: Store, job: Job) -> None:
     write_record(store, spec_key, job.spec)
     if job.report is not None:
         write_record(store, report_key, job.report)
-    history, after = [], None
-    while page := events.read(job.id, after, ARCHIVE_PAGE):
-        history += page
+    write_lines(store, events_key, _history(events, job.id))
+
+
+def _history(events: Events, job_id: str) -> Iterator[Event]:
+    after = None
+    while page := events.read(job_id, after, ARCHIVE_PAGE):
+        yield from page
         after = page[-1].id
-    write_lines(store, events_key, history)

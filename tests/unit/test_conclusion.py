@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -11,13 +11,13 @@ import pytest
 
 from qcrd.errors import QcrdError, Transient
 from qcrd.records import Event, Failure, Job, JobSpec, Status
-from qcrd.runtime import keys
+from qcrd.runtime import conclusion, keys
 from qcrd.runtime.conclusion import conclude, conclude_left
 from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import MemoryJobs, move
 from qcrd.runtime.pipeline import Deps
 from qcrd.runtime.queue import MemoryQueue
-from qcrd.runtime.store import MemoryStore, read_lines
+from qcrd.runtime.store import MemoryStore, Store, read_lines
 
 
 class FailingStore(MemoryStore):
@@ -139,3 +139,29 @@ def test_a_job_deleted_while_it_is_concluded_leaves_nothing_behind(deps: Deps) -
     conclude(deps, job)
     assert deps.events.read(job.id) == []
     assert deps.store.list("") == []
+
+
+def test_a_long_history_is_archived_page_by_page(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each page is read when the lines of the one before are written."""
+    monkeypatch.setattr(conclusion, "ARCHIVE_PAGE", 10)
+    job = ended(deps)
+    for number in range(25):
+        deps.events.append(job.id, str(number))
+    written: list[Event] = []
+    before: list[int] = []
+    read = deps.events.read
+
+    def read_page(job_id: str, after: str | None, limit: int) -> list[Event]:
+        before.append(len(written))
+        return read(job_id, after, limit)
+
+    def write(store: Store, key: str, records: Iterable[Event]) -> None:
+        written.extend(records)
+
+    monkeypatch.setattr(deps.events, "read", read_page)
+    monkeypatch.setattr(conclusion, "write_lines", write)
+    conclude(deps, job)
+    assert [event.message for event in written] == [*map(str, range(25)), "The job was cancelled"]
+    assert before == [0, 10, 20, 26]
