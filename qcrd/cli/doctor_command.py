@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,7 +43,7 @@ def doctor() -> None:
         _base_model(settings.models_dir or home.models),
         _disk(home),
         _memory(),
-        *_network(home),
+        *_network(home, settings.api_url),
     ]
     table = Table("", "state", "found", "what to do")
     for finding in findings:
@@ -133,8 +134,16 @@ def _available_memory() -> int | None:
     return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")), None)
 
 
-def _network(home: Home) -> Iterator[Finding]:
+def _network(home: Home, api_url: str | None) -> Iterator[Finding]:
+    """The embedded stack, and the gateway of QCRD_API_URL where that is another one."""
     running = stack.find(home) if "supervisor" not in environment.missing_wheels() else None
+    yield from _stack(home, running)
+    if api_url and (running is None or api_url.rstrip("/") != running.record.api_url):
+        for finding in gateway_findings(api_url):
+            yield replace(finding, what=f"{finding.what} of QCRD_API_URL")
+
+
+def _stack(home: Home, running: stack.Stack | None) -> Iterator[Finding]:
     if running is None:
         free = ports.is_free(8000)
         detail = "8000 is free" if free else "8000 is taken; `qcrd up` takes another one"

@@ -20,11 +20,13 @@ def gateway_findings(url: str) -> Iterator[Finding]:
     address = url.rstrip("/").removesuffix("/v1")
     try:
         with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
-            answer = client.get(f"{address}/metrics")
-    except httpx.HTTPError as error:
-        yield Finding("metrics", "advice", f"{address}/metrics does not answer: {error}")
+            answer = client.get(f"{address}/metrics").raise_for_status()
+        samples = read(answer.text)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        # What is no metrics at all is a ValueError: another server is there.
+        yield Finding("metrics", "advice", f"{address}/metrics tells nothing: {error}")
         return
-    yield from findings(read(answer.text))
+    yield from findings(samples)
 
 
 def read(text: str) -> Samples:

@@ -6,11 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from qcrd.cli.metrics import findings, read
 from qcrd.runtime.tally import COUNTERS, observe_stage
+from tests import serving
 from tests.unit.test_api_rest import Here, here, sums, without_a_hub
+from tests.unit.test_cli_run import qcrd
 
 __all__ = ["here", "without_a_hub"]
 
@@ -63,3 +66,22 @@ def test_doctor_says_what_the_metrics_say(here: Here) -> None:
         finding.what for finding in findings(read("# TYPE qcrd_redis_up gauge\nqcrd_redis_up 0\n"))
     ]
     assert away == ["redis"]
+
+
+def words(table: str) -> str:
+    return " ".join(table.split())
+
+
+def test_doctor_asks_the_gateway_that_the_environment_names(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP, with no stack here; and one that is no gateway is told, not a crash."""
+    monkeypatch.setenv("QCRD_HOME", str(tmp_path))
+    shown(here)
+    with serving.app(here.app) as url:
+        monkeypatch.setenv("QCRD_API_URL", f"{url}/v1")
+        told = words(qcrd("doctor").stdout)
+        assert "jobs of QCRD_API_URL" in told
+        assert "1 queued" in told
+        monkeypatch.setenv("QCRD_API_URL", f"{url}/nothing")
+        assert "metrics of QCRD_API_URL" in words(qcrd("doctor").stdout)
