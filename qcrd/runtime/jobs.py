@@ -21,7 +21,6 @@ from qcrd.runtime.states import (
     changed,
     counted,
     exhausted,
-    freed,
     held,
     lapsed,
     moved,
@@ -40,7 +39,6 @@ __all__ = [
     "beat",
     "claim",
     "move",
-    "release",
 ]
 
 
@@ -122,16 +120,5 @@ def amend(jobs: JobStore, job_id: str, token: int, **changes: Any) -> Job:
     def change(job: Job) -> Job:
         held(job, token)
         return changed(counted(job, now) if "stage" in changes else job, **changes)
-
-    return jobs.update(job_id, change)
-
-
-def release(jobs: JobStore, job_id: str, token: int) -> Job:
-    """Give the job back; it counts as no attempt. `LeaseLost` when it was not ours to give."""
-    now = time.time()
-
-    def change(job: Job) -> Job:
-        held(job, token)
-        return freed(job, now)
 
     return jobs.update(job_id, change)

@@ -83,8 +83,9 @@ def rationale_shard_key(set_id: str, number: int) -> str:
     return f"{rationale_prefix(set_id)}shard-{number:05d}.jsonl.zst"
 
 
-def rationale_test_key(set_id: str) -> str:
-    return f"{rationale_prefix(set_id)}test.jsonl.zst"
+def rationale_held_key(set_id: str, name: str) -> str:
+    """Questions that nobody trains on; `name` is `test` or `validation`."""
+    return f"{rationale_prefix(set_id)}{name}.jsonl.zst"
 
 
 def rationale_index_key(set_id: str) -> str:
@@ -222,11 +223,6 @@ def webhook_key(delivery_id: str) -> str:
 
 def ledger_key(set_key: str) -> str:
     return f"qcrd:ledger:{set_key}"
-
-
-def file_sha_key(sha256: str) -> str:
-    """Holds the id of the stored file with this content."""
-    return f"qcrd:file:{sha256}"
 
 
 def idempotency_key(fingerprint: str) -> str:

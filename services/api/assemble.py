@@ -153,7 +153,7 @@ def _write(
     batches = (items[start : start + SHARD] for start in range(0, len(items), SHARD))
     set_index.write(store, set_id, set_index.build(batches))
     written = {
-        name: _lines(store, f"{keys.rationale_prefix(set_id)}{name}.jsonl.zst", lines)
+        name: _lines(store, keys.rationale_held_key(set_id, name), lines)
         for name, lines in held_back.items()
     }
     manifest = RationaleManifest(

@@ -36,13 +36,6 @@ class Blob:
     lines: int
 
 
-def keep(store: Store, data: BinaryIO, *, filename: str, purpose: str, limit: int) -> StoredFile:
-    """Check and store what can be read from `data`; at most `limit` bytes."""
-    check_purpose(purpose)
-    blob = write(store, iter(lambda: data.read(CHUNK), b""), limit=limit)
-    return publish(store, blob, filename=filename)
-
-
 def check_purpose(purpose: str) -> None:
     if purpose != PURPOSE:
         raise Invalid(f"`purpose` must be `{PURPOSE}`, not {purpose[:40]!r}", param="purpose")

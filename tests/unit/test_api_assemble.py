@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 import time
@@ -45,13 +44,8 @@ class Bench:
 
     def file(self, rows: list[dict[str, Any]]) -> str:
         body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        return files.keep(
-            self.store,
-            io.BytesIO(body),
-            filename="q.jsonl",
-            purpose="fine-tune",
-            limit=1 << 30,
-        ).id
+        blob = files.write(self.store, [body], limit=1 << 30)
+        return files.publish(self.store, blob, filename="q.jsonl").id
 
     def job(self, training: str, test: str | None = None, kind: str = "qcrd", **body: Any) -> Job:
         method = {"type": kind, kind: {"task": NUMBERS, **body}}

@@ -44,8 +44,8 @@ def here(tmp_path: Path) -> Here:
 
 
 def kept(store: MemoryStore, start: int, count: int = 2) -> StoredFile:
-    data = io.BytesIO(rest.lines(sums(count, start)))
-    return files.keep(store, data, filename="f", purpose="fine-tune", limit=1 << 20)
+    blob = files.write(store, [rest.lines(sums(count, start))], limit=1 << 20)
+    return files.publish(store, blob, filename="f")
 
 
 def old(store: MemoryStore, start: int, created_at: float) -> StoredFile:

@@ -12,7 +12,7 @@ import pytest
 from qcrd.records import CheckpointManifest, PublishedModel, Stage, Status
 from qcrd.runtime import jobs as verbs
 from qcrd.runtime import keys
-from qcrd.runtime.states import changed
+from qcrd.runtime.states import changed, freed
 from qcrd.runtime.store import write_record
 from qcrd.runtime.tally import observe_stage
 from tests.unit.test_api_rest import Here, here, refused, sums, without_a_hub
@@ -35,7 +35,7 @@ def test_pause_and_resume_tell_who_and_send_the_stage_it_was_in(here: Here, job_
     claimed = verbs.claim(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=time.time())
     assert claimed is not None
     verbs.amend(here.jobs, job_id, claimed.lease.token, stage=Stage.TRAINING)
-    verbs.release(here.jobs, job_id, claimed.lease.token)
+    here.jobs.update(job_id, lambda job: freed(job, time.time()))
     here.queue.take()
     paused = post(here, job_id, "pause").json()
     assert (paused["status"], paused["paused_because"]) == (

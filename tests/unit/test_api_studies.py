@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs import MemoryJobs
 from qcrd.runtime.ledger import MemoryLedger
 from qcrd.runtime.pipeline import Deps, run_stage
+from qcrd.runtime.states import freed
 from qcrd.runtime.store import write_lines
 from services.api import studies
 from services.api.assemble import assemble
@@ -87,7 +89,7 @@ def lead(here: Here, study: dict[str, Any]) -> None:
     job = here.jobs.get(job_id)
     made = {"rationale_set": "set-" + "a" * 24, "stage": Stage.TRAINING}
     verbs.amend(here.jobs, job_id, job.lease.token, **made)
-    verbs.release(here.jobs, job_id, job.lease.token)
+    here.jobs.update(job_id, lambda job: freed(job, time.time()))
 
 
 def succeed(here: Here, job_id: str, right: int) -> None:

@@ -7,7 +7,13 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from qcrd.errors import Conflict, LeaseLost
 from qcrd.records import Job, JobSpec, Lease, Progress, Stage, Status
@@ -21,9 +27,8 @@ from qcrd.runtime.jobs import (
     beat,
     claim,
     move,
-    release,
 )
-from qcrd.runtime.states import changed, counted, moved
+from qcrd.runtime.states import changed, counted, freed, moved
 
 SPEC = JobSpec(model="tiny", training_file="file-" + "0" * 24)
 
@@ -161,13 +166,11 @@ class Workers(RuleBasedStateMachine):
             assert token == self.holder
             self.until = self.now + 45.0
 
-    @rule(data=st.data())
-    def give_back(self, data: st.DataObject) -> None:
-        token = data.draw(st.sampled_from(self.tokens))
-        with suppress(LeaseLost):
-            release(self.jobs, self.job.id, token)
-            assert token == self.holder
-            self.holder = None
+    @precondition(lambda self: self.holder is not None)
+    @rule()
+    def give_back(self) -> None:
+        self.jobs.update(self.job.id, lambda job: freed(job, self.now))
+        self.holder = None
 
     def over(self) -> bool:
         return self.jobs.get(self.job.id).status in TERMINAL
