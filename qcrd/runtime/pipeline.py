@@ -3,22 +3,17 @@
 The retries of the whole system are here and nowhere else. Work raises, and this decides:
 `Transient` waits and costs no attempt, `OverBudget` pauses, any other error of the tree fails the
 job with its message, and what nobody foresaw costs one of `MAX_ATTEMPTS`.
-
-A message only says that there is work on its queue. Whoever gets it takes the job that comes first
-among those that wait there, so priorities hold however late a message was sent.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from qcrd.errors import (
-    Conflict,
     Interrupted,
     LeaseLost,
     NotFound,
@@ -27,12 +22,12 @@ from qcrd.errors import (
     Transient,
 )
 from qcrd.records import Failure, Job, Progress, Stage, Status
-from qcrd.runtime import jobs, telemetry
+from qcrd.runtime import telemetry
 from qcrd.runtime.conclusion import conclude
 from qcrd.runtime.events import Events
 from qcrd.runtime.jobs import JobStore
 from qcrd.runtime.lease import Holding
-from qcrd.runtime.queue import Queue
+from qcrd.runtime.line import nudge, take
 from qcrd.runtime.reaper import reap
 from qcrd.runtime.stage import WAITS_FOR_JOB, Deps, Done, Next, StageContext, Work
 from qcrd.runtime.states import (
@@ -43,7 +38,6 @@ from qcrd.runtime.states import (
     exhausted,
     freed,
     held,
-    lapsed,
     moved,
 )
 from qcrd.runtime.tally import observe_stage
@@ -57,8 +51,6 @@ BACKOFF_SECONDS = (2.0, 60.0)
 """The first wait for something outside, doubled each time, and the longest."""
 RETRY_SECONDS = 5.0
 """Wait before a stage that crashed is tried again."""
-LINE_PAGE = 20
-"""Waiting jobs looked at together: nearly always the first of them is taken."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ def run_stage(deps: Deps, job_id: str, stage: Stage, work: Work) -> None:
     message was sent for. By one worker at a time, however often it is delivered. Raises
     `Transient` only when Redis is away while this process is shutting down."""
     with telemetry.context(job_id=job_id):
-        job = _patiently(deps, lambda: _take(deps, job_id, stage))
+        job = _patiently(deps, lambda: take(deps, job_id, stage))
         if job is None:
             log.info("nothing to do for %s", stage.value)
             deps.tally.add("deliveries_refused", task=TASKS[stage])
@@ -111,51 +103,6 @@ def run_stage(deps: Deps, job_id: str, stage: Stage, work: Work) -> None:
             with holding:
                 outcome = _attempt(work, StageContext(deps, job, holding))
             _finish(deps, job, outcome)
-
-
-def _take(deps: Deps, job_id: str, stage: Stage) -> Job | None:
-    """The job, held by this worker; None when nobody waits whose owner may run one more."""
-    full: set[str] = set()
-    for candidate in _line(deps, job_id, stage):
-        if candidate.owner in full:
-            continue
-        holder = f"{deps.owner}:{secrets.token_hex(4)}"
-        try:
-            job = jobs.claim(
-                deps.jobs, candidate.id, holder, stage=stage, now=time.time(), ttl=deps.ttl
-            )
-        except Conflict:
-            full.add(candidate.owner)
-            continue
-        if job is not None:
-            if job.attempt > candidate.attempt:
-                deps.tally.add("attempts_lost")  # by the silence of the one before
-            return job
-    return None
-
-
-def _line(deps: Deps, job_id: str, stage: Stage) -> Iterator[Job]:
-    """The jobs that a message for `job_id` may be used for, best first.
-
-    A job whose worker fell silent is in no line, so its own message is for it alone.
-    """
-    try:
-        named = deps.jobs.get(job_id)
-    except NotFound:
-        named = None
-    if named is not None and lapsed(named, time.time()):
-        yield named
-    yield from _due(deps.jobs, stage)
-    if named is not None:
-        yield named
-
-
-def _due(jobs_: JobStore, stage: Stage) -> Iterator[Job]:
-    """Those that wait for `stage`'s task and back off from nothing, the next one first."""
-    start = 0
-    while page := jobs_.waiting(TASKS[stage], LINE_PAGE, start=start):
-        yield from (job for job in page if (job.sent_at or 0.0) <= time.time())
-        start += len(page)
 
 
 def _patiently(deps: Deps, call: Callable[[], T]) -> T:
@@ -231,22 +178,6 @@ def _taken_over(jobs_: JobStore, job: Job) -> bool:
         return jobs_.get(job.id).lease.token != job.lease.token
     except NotFound:
         return False
-
-
-def nudge(jobs_: JobStore, queue: Queue, ended: Job) -> None:
-    """Send for those that wait to begin, as `ended` has made room: while its owner had as many
-    running jobs as it may, their messages were used up. Call it whenever a job stops running.
-
-    One that went back into the line sends for none that waits as it does: they would send for each
-    other without end.
-    """
-    if ended.running_limit is None:
-        return
-    back = ended.status is Status.QUEUED
-    for job in _due(jobs_, Stage.ASSEMBLING):
-        if job.id != ended.id and not (back and job.waiting):
-            queue.send(Stage.ASSEMBLING, job.id)
-            return
 
 
 def _count(deps: Deps, job: Job, outcome: Outcome) -> None:
