@@ -6,21 +6,24 @@ Nothing is generated. Every figure says what it rests on, and is null where noth
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from qcrd.errors import QcrdError
+from qcrd.method.prompts import teacher_prompt
 from qcrd.records import Job, JobSpec
+from qcrd.runtime.keys import digest
+from qcrd.runtime.store import Store
 from qcrd.runtime.tally import Count
 from services.api import files, plan
 from services.api.checks import check
 from services.api.create import read_spec
 from services.api.gateway import Gateway
-from services.api.generate import planned
 from services.api.generations import Generation, Generations
 from services.api.plan import Sampling, Wanted
 from services.api.settings import Teacher
@@ -71,12 +74,22 @@ class Estimate(BaseModel):
 
 
 @dataclass(frozen=True)
+class _Prompts:
+    """Of all samples by their keys the lengths of their prompts, in characters, and some of the
+    prompts. They are not kept whole: a file may have more text than there is memory."""
+
+    lengths: Mapping[str, int]
+    count: int
+    some: Sequence[str]
+
+
+@dataclass(frozen=True)
 class _Asked:
-    """The samples to be paid for, the teacher's answers that there are, and its tokens per
-    character of prompt."""
+    """The samples to be paid for, as their prompts' lengths in characters, the teacher's answers
+    that there are, and its tokens per character of prompt."""
 
     wanted: int
-    missing: Sequence[Wanted]
+    missing: Sequence[int]
     known: Collection[Generation]
     per_character: float
     basis: list[str]
@@ -109,7 +122,7 @@ def estimate(here: Gateway, body: dict[str, Any]) -> Estimate:
 async def _teacher(here: Gateway, spec: JobSpec, teacher: Teacher) -> TeacherEstimate:
     asked = await _asked(here, spec, teacher)
     room = spec.settings.rationales.max_new_tokens * len(asked.missing)
-    prompts = round(sum(len(wanted.prompt) for wanted in asked.missing) * asked.per_character)
+    prompts = round(sum(asked.missing) * asked.per_character)
     lengths = [generation.completion_tokens for generation in asked.known]
     basis = list(asked.basis)
     expected = None
@@ -136,10 +149,8 @@ async def _teacher(here: Gateway, spec: JobSpec, teacher: Teacher) -> TeacherEst
 
 async def _asked(here: Gateway, spec: JobSpec, teacher: Teacher) -> _Asked:
     sampling = Sampling.of(spec.settings.rationales)
-    rows = [file_id for file_id in (spec.training_file, spec.test_file) if file_id]
-    training, *test = ([row.question for row in files.rows(here.store, id_)] for id_ in rows)
-    samples = planned(spec.settings, sampling, training, test[0] if test else [])
-    wanted = {one.key: one for group in samples.values() for one in group}
+    prompts = _read(_counted(here.store, spec, sampling))
+    wanted = prompts.lengths
     client = TeacherClient(spec.settings.teacher, teacher)
     try:
         model = await client.fingerprint()
@@ -147,18 +158,44 @@ async def _asked(here: Gateway, spec: JobSpec, teacher: Teacher) -> _Asked:
             here.store, here.shared.ledger, teacher=model, sampling=sampling.fingerprint
         )
         known = cache.find(wanted.keys())
-        missing = [one for key, one in wanted.items() if key not in known]
-        prompts = sorted({one.prompt for one in missing})
-        probe = prompts[:: max(1, len(prompts) // TOKENIZED)][:TOKENIZED]
+        missing = [length for key, length in wanted.items() if key not in known]
+        probe = prompts.some if missing else ()
         tokens = await client.count_tokens(probe)
         per_character = sum(tokens) / max(1, sum(map(len, probe)))
-        basis = [f"the teacher tokenized {len(probe)} of {len(prompts)} prompts"] * bool(probe)
+        basis = [f"the teacher tokenized {len(probe)} of {prompts.count} prompts"] * bool(probe)
         return _Asked(len(wanted), missing, known.values(), per_character, basis)
     except QcrdError as error:
         basis = [f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token, nothing reused"]
         return _Asked(len(wanted), [*wanted.values()], (), 1 / CHARACTERS_PER_TOKEN, basis)
     finally:
         await client.close()
+
+
+def _counted(store: Store, spec: JobSpec, sampling: Sampling) -> Iterator[tuple[str, int]]:
+    """Each prompt and how many samples of it are wanted, as `generate.planned` has them: what is
+    in both files is asked as often as in training."""
+    wanted, trained_on = spec.settings.rationales, set[str]()
+    for row in files.stream(store, spec.training_file):
+        trained_on.add(row.question.id)
+        yield teacher_prompt(spec.settings.task, row.question), sampling.samples(wanted.n)
+    for row in files.stream(store, spec.test_file) if spec.test_file else ():
+        if row.question.id not in trained_on:
+            prompt = teacher_prompt(spec.settings.task, row.question)
+            yield prompt, sampling.samples(wanted.test_samples)
+
+
+def _read(counted: Iterable[tuple[str, int]]) -> _Prompts:
+    """Which prompts are kept is a matter of their digests: the same files give the same ones."""
+    lengths: dict[str, int] = {}
+    count, kept = 0, list[tuple[int, str]]()
+    for prompt, samples in counted:
+        lengths |= dict.fromkeys((Wanted(prompt, n).key for n in range(samples)), len(prompt))
+        if samples:
+            count += 1
+            heapq.heappush(kept, (-int(digest(prompt), 16), prompt))
+        if len(kept) > TOKENIZED:
+            heapq.heappop(kept)
+    return _Prompts(lengths, count, [prompt for _, prompt in kept])
 
 
 def _budget(spec: JobSpec, told: TeacherEstimate) -> BudgetEstimate:

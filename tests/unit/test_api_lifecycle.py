@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +17,10 @@ from qcrd.runtime import keys
 from qcrd.runtime.states import changed, freed
 from qcrd.runtime.store import write_record
 from qcrd.runtime.tally import observe_stage
+from services.api import estimate, files
+from services.api.create import read_spec
+from services.api.generate import planned
+from services.api.plan import Sampling
 from tests.unit.test_api_rest import Here, here, refused, sums, without_a_hub
 
 __all__ = ["here", "without_a_hub"]
@@ -185,6 +191,44 @@ def test_an_estimate_without_its_teacher_says_what_it_assumes(here: Here) -> Non
     labels = {**body, "method": {"type": "finetune", "finetune": {"task": {"answer": "number"}}}}
     free = here.client.post(f"{JOBS}/estimate", json=labels).json()
     assert (free["teacher"]["asked"], free["assembling_seconds"]) == (0, 0.0)
+
+
+def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
+    """Also of questions that are in both files; and it keeps few prompts, the same ones each time.
+    Of 40 + 30 questions 10 are in both: 60 prompts, 5 samples of 40 of them and 7 of the rest."""
+    rationales = {"n": 5, "test_samples": 7}
+    method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}, "rationales": rationales}}
+    files_ = {"training_file": here.file(sums(40)), "test_file": here.file(sums(30, start=30))}
+    spec = read_spec({"model": "tiny", "method": method, **files_})
+    sampling = Sampling.of(spec.settings.rationales)
+    counted = list(estimate._counted(here.store, spec, sampling))
+    found = estimate._read(counted)
+    training, test = (
+        [row.question for row in files.rows(here.store, file_id)] for file_id in files_.values()
+    )
+    wanted = {
+        one.key: len(one.prompt)
+        for samples in planned(spec.settings, sampling, training, test).values()
+        for one in samples
+    }
+    assert len(wanted) == 40 * 5 + 20 * 7
+    assert (dict(found.lengths), found.count) == (wanted, 60)
+    assert len(found.some) == estimate.TOKENIZED
+    assert set(found.some) <= {prompt for prompt, _ in counted}
+    assert set(estimate._read(reversed(counted)).some) == set(found.some)
+
+
+def test_an_estimate_does_not_hold_the_files_it_reads(tmp_path: Path) -> None:
+    here = Here(tmp_path / "models", file_bytes=16 << 20)
+    rows = [{**row, "question": f"{row['question']} {'x ' * 20_000}"} for row in sums(200)]
+    method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}}}
+    body = {"model": "tiny", "training_file": here.file(rows), "method": method}
+    estimate.estimate(here.app.state.gateway, body)
+    tracemalloc.start()
+    estimate.estimate(here.app.state.gateway, body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3_000_000, "of 8 MB of text"
 
 
 def test_metrics_show_jobs_lines_and_what_workers_counted(here: Here, job_id: str) -> None:
