@@ -103,7 +103,7 @@ def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site) -> None
     assert answer["version"] == 5
     assert abs(answer["scores"][0] - found[trout.positives[0].id].score) < 1e-5
     # And so does the gateway, of every item: edited ones are scored as they were trained on.
-    page = RationaleSets(site.store).items(set_id, ItemQuery(limit=1000))
+    page = RationaleSets(site.store, site.jobs).items(set_id, ItemQuery(limit=1000))
     assert len(page.data) == 96
     assert {one.id for one in page.data if one.score is None} == set()
     assert page.judge is not None
@@ -111,5 +111,7 @@ def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site) -> None
     reworded = [one for one in page.data if one.text == "music is the tool"]
     assert [one.score for one in reworded] == [found[one.rationale_id].score for one in reworded]
     assert sum(one.excluded for one in page.data) == len(reworded) == 3
-    kept = b"".join(RationaleSets(site.store).export(set_id, ExportQuery(excluded=False)))
+    kept = b"".join(
+        RationaleSets(site.store, site.jobs).export(set_id, ExportQuery(excluded=False))
+    )
     assert kept.count(b"\n") == 93
