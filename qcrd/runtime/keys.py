@@ -181,6 +181,8 @@ JOBS = "qcrd:jobs"
 """Sorted set of every job id by creation time."""
 ACTIVE_JOBS = "qcrd:jobs:active"
 """The same, of the jobs that are not concluded."""
+REAPER_LOCK = "qcrd:reaper"
+"""Held by the one worker that looks for abandoned jobs."""
 TALLY = "qcrd:tally"
 """Hash of what workers counted."""
 

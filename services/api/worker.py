@@ -21,6 +21,7 @@ from redis import Redis
 
 from qcrd.errors import Transient
 from qcrd.records import Stage
+from qcrd.runtime import keys
 from qcrd.runtime.conclusion import conclude_left
 from qcrd.runtime.connection import connect, redis_outage
 from qcrd.runtime.deliveries import RedisDeliveries
@@ -47,7 +48,6 @@ from services.api.webhooks import WebhookSettings
 
 log = logging.getLogger(__name__)
 
-REAPER_LOCK = "qcrd:reaper"
 
 stopping = threading.Event()
 app = celery_app(RedisSettings())
@@ -95,7 +95,7 @@ def reap_forever() -> None:
     while not stopping.wait(pause):
         try:
             with redis_outage():
-                leading = redis.set(REAPER_LOCK, owner, nx=True, px=int(pause * 900))
+                leading = redis.set(keys.REAPER_LOCK, owner, nx=True, px=int(pause * 900))
             if leading:
                 _reap(deps, worker().recovery.resend_seconds)
         except Transient as error:
