@@ -48,7 +48,6 @@ from services.api.webhooks import WebhookSettings
 
 log = logging.getLogger(__name__)
 
-
 stopping = threading.Event()
 app = celery_app(RedisSettings())
 
