@@ -99,10 +99,12 @@ def run_stage(deps: Deps, job_id: str, stage: Stage, work: Work) -> None:
             _patiently(deps, lambda: conclude(deps, job))
             _patiently(deps, lambda: nudge(deps.jobs, deps.queue, job))
         else:
+            log.info("begins %s, attempt %d", stage.value, job.attempt + 1)
             holding = Holding(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
             with holding:
                 outcome = _attempt(work, StageContext(deps, job, holding))
             _finish(deps, job, outcome)
+            log.info("ends %s: %s", stage.value, type(outcome).__name__.strip("_").lower())
 
 
 def _patiently(deps: Deps, call: Callable[[], T]) -> T:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from services.teacher.exposition import SECONDS, Counts
 
 Method = Literal["prefill", "decode"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Reason = Literal["backpressure", "chunking", "wait_exceeded"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class Batches:
@@ -18,6 +21,11 @@ class Batches:
         """`max_total_tokens`: the tokens of prompt and answer that the engine holds at once."""
         self.registry = CollectorRegistry()
         self.counts = Counts()
+        for reason in REASONS:
+            self.counts.add("tgi_batch_concat", 0, reason=reason)
+        for method in METHODS:
+            for what in ("count", "success", "failure"):
+                self.counts.add(f"tgi_batch_inference_{what}", 0, method=method)
         self._size = self._gauge("tgi_batch_current_size", "requests in the batch")
         self._tokens = self._gauge("tgi_batch_current_max_tokens", "tokens the batch may reach")
         self._most = self._gauge("tgi_batch_max_total_tokens", "tokens all batches may hold")
@@ -51,9 +59,7 @@ class Batches:
         self._size.set(rows)
         self._tokens.set(tokens)
 
-    def joined(
-        self, rows: int, reason: Literal["backpressure", "chunking", "wait_exceeded"]
-    ) -> None:
+    def joined(self, rows: int, reason: Reason) -> None:
         """`rows` new requests came into a batch that was already running."""
         self._next.observe(rows)
         self.counts.add("tgi_batch_concat", reason=reason)

@@ -17,10 +17,11 @@ class Counts:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter(dict.fromkeys(((n, "") for n in names), 0))
 
-    def add(self, name: str, **labels: str) -> None:
+    def add(self, name: str, amount: int = 1, **labels: str) -> None:
+        """`amount` 0 shows a counter that has not moved yet, as a rate needs its first value."""
         shown = ",".join(f'{key}="{value}"' for key, value in labels.items())
         with self._lock:
-            self._counts[name, f"{{{shown}}}" if shown else ""] += 1
+            self._counts[name, f"{{{shown}}}" if shown else ""] += amount
 
     def render(self) -> bytes:
         with self._lock:

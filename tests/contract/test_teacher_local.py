@@ -259,7 +259,7 @@ def test_the_metrics_have_every_name_of_tgis(folder: Path) -> None:
         *(f"batch_{n}_duration" for n in "inference forward decode filter concat".split()),
     ]
     counters = """request_count request_success batch_inference_count batch_inference_success
-    batch_concat""".split()
+    batch_inference_failure batch_concat""".split()
     gauges = """queue_size batch_current_size batch_current_max_tokens
     batch_max_total_tokens""".split()
     wanted = {"request_skipped_tokens": "summary"}

@@ -73,7 +73,7 @@ class Scripted:
         return [Piece(ord(c) % 90, c, i, i + 1) for i, c in enumerate(text)]
 
     async def template(self, conversation: Conversation) -> str:
-        return "".join(f"{m['role'][0]}:{m['content']}\n" for m in conversation.messages) + "a:"
+        return "".join(f"{m['role'][:1]}:{m['content']}\n" for m in conversation.messages) + "a:"
 
     async def prefill(self, request: Generation) -> Sequence[Token]:
         return [Token(i, "x", None if n == 0 else -1.0) for n, i in enumerate(request.prompt_ids)]
