@@ -39,8 +39,15 @@ def data_folder(name: str) -> Path:
 
 def unavailable(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is not installed, and in CI it has to be")
-    pytest.skip(f"{what} is not installed")
+        pytest.fail(f"{what} is not to be had, and in CI it has to be")
+    pytest.skip(f"{what} is not to be had")
+
+
+def needed(module: str) -> Any:
+    """The module out of a wheel that only some tests need."""
+    if importlib.util.find_spec(module) is None:
+        unavailable(module)
+    return importlib.import_module(module)
 
 
 def free_ports(count: int) -> list[int]:

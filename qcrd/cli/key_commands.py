@@ -19,6 +19,9 @@ from qcrd.records import ApiKey, KeyFile, Scope, key_hash, parse
 PREFIX = "sk-qcrd-"
 """So that secret scanners recognise a key that was committed by mistake."""
 
+USUAL = [Scope.READ, Scope.WRITE]
+"""Of a key that no scopes are given for."""
+
 app = typer.Typer(no_args_is_help=True, help="Make and retire API keys of a gateway.")
 
 KeyFileOption = Annotated[
@@ -37,10 +40,7 @@ def new_key(name: str, scopes: Sequence[Scope], **limits: int | None) -> tuple[s
 @app.command("new")
 def new(
     name: str,
-    scope: Annotated[list[Scope], typer.Option(help="Give it several times.")] = [  # noqa: B006
-        Scope.READ,
-        Scope.WRITE,
-    ],
+    scope: Annotated[list[Scope], typer.Option(help="Give it several times.")] = USUAL,
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     running_jobs: Annotated[
         int | None, typer.Option(min=1, help="Most of its jobs that run at once.")

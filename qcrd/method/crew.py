@@ -129,7 +129,7 @@ def _backward(update: Update, share: Share) -> dict[str, float]:
     before = student.flops
     terms = update.gradients(share.batch, share.scores, share.seed, summed=_summed)
     if terms.total.requires_grad:
-        terms.total.backward()  # type: ignore[no-untyped-call]
+        terms.total.backward()
     pending = []
     for parameter in update.parameters():
         if parameter.grad is None:  # nothing of this share went through it

@@ -101,7 +101,7 @@ def fit_judge(
             judge.train()
             total = loss(*padded_scores(judge, batch)) / len(batch)
             optimizer.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
             optimizer.step()
             yield total.item()

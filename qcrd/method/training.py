@@ -214,7 +214,7 @@ class Trainer:
             return parts
         terms = self.update.gradients(batch, scores, seed)
         self._check(terms.parts)
-        terms.total.backward()  # type: ignore[no-untyped-call]
+        terms.total.backward()
         return terms.parts
 
     # --- negatives and scores ------------------------------------------------------------------

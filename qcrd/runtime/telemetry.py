@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -26,6 +26,9 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+
+from qcrd.errors import Transient
+from qcrd.runtime.asgi import App, Message, Receive, Scope, Send
 
 _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -48,6 +51,20 @@ def context(*, job_id: str | None = None, request_id: str | None = None) -> Iter
     finally:
         _job_id.reset(job)
         _request_id.reset(request)
+
+
+@contextmanager
+def surviving(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """The boundary of a thread or task that lives as long as its process: whatever goes wrong
+    within is logged as `what`, unless `quiet`, and the block is left."""
+    try:
+        yield
+    except Exception as error:
+        if not quiet:
+            # An outage needs no traceback; what nobody foresaw does.
+            foreseen = isinstance(error, Transient)
+            level = logging.WARNING if foreseen else logging.ERROR
+            log.log(level, "%s: %s", what, error, exc_info=not foreseen)
 
 
 class _Json(logging.Formatter):
@@ -89,12 +106,6 @@ def configure_logging(service: str, level: str = "INFO") -> None:
 
 
 # --- HTTP ------------------------------------------------------------------------------------
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CRASH: Mapping[str, Any] = MappingProxyType(
     {

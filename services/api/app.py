@@ -27,7 +27,7 @@ from services.api.incoming import Incoming
 from services.api.json_bodies import JsonBodies
 from services.api.keyring import Keyring
 from services.api.metrics import System
-from services.api.openapi import install_openapi
+from services.api.openapi import Described
 from services.api.proxy import StudentServer
 from services.api.rates import Rates
 from services.api.rationale_sets import RationaleSets
@@ -57,7 +57,7 @@ def create_app(
     keyring = Keyring(settings.api.keys, settings.api.keys_file)
     _refuse_to_be_open(settings.api, keyring)
     hub = Hub(jobs_, events, framed)
-    app = FastAPI(title="qcrd", version=qcrd.__version__, lifespan=hub.lifespan)
+    app = Described(title="qcrd", version=qcrd.__version__, lifespan=hub.lifespan)
     app.state.hub = hub
     app.state.gateway = Gateway(store, jobs_, events, queue, settings, shared)
     app.state.rationale_sets = RationaleSets(store, jobs_)
@@ -68,7 +68,6 @@ def create_app(
     app.include_router(students, responses=REFUSALS)
     app.include_router(health.router)
     install_errors(app)
-    install_openapi(app)
     # The last one added is the outermost: ids and counts, the key, the body's size and pace, JSON.
     app.add_middleware(Idempotency, answers=shared.answers)
     app.add_middleware(JsonBodies)

@@ -1,8 +1,8 @@
-"""A request's body, read whole before a route sees it, and brought to the route all the same."""
+"""A request's body, read whole before a route sees it."""
 
 from __future__ import annotations
 
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
 from services.api.errors import ClientGone
 
@@ -17,15 +17,3 @@ async def whole(receive: Receive) -> bytes:
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return bytes(body)
-
-
-def again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that brings the body once more, and then what comes after it."""
-    left = [body]
-
-    async def replay() -> Message:
-        if left:
-            return {"type": "http.request", "body": left.pop(), "more_body": False}
-        return await receive()
-
-    return replay

@@ -11,17 +11,15 @@ import random
 import threading
 import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Protocol
 
 import httpx2
 
-from qcrd.errors import Invalid, NotFound, Transient
+from qcrd.errors import Invalid, NotFound
 from qcrd.records import Delivery
+from qcrd.runtime import retry_after
 from qcrd.runtime.deliveries import Deliveries
-from qcrd.runtime.events import Events
-from qcrd.runtime.jobs import JobStore
-from qcrd.runtime.tally import Tally
+from qcrd.runtime.stage import Deps
+from qcrd.runtime.telemetry import surviving
 from services.api.webhooks import WebhookSettings, body, check_webhook, headers, host_of
 
 log = logging.getLogger(__name__)
@@ -41,17 +39,6 @@ AT_ONCE = 32
 GONE = 410
 
 
-class Ports(Protocol):
-    @property
-    def jobs(self) -> JobStore: ...
-    @property
-    def events(self) -> Events: ...
-    @property
-    def deliveries(self) -> Deliveries: ...
-    @property
-    def tally(self) -> Tally: ...
-
-
 @dataclass(frozen=True)
 class Answer:
     """`status` None when none came; `trouble` says what was wrong with it, if anything was."""
@@ -62,14 +49,16 @@ class Answer:
 
 
 async def deliver_forever(
-    ports: Ports, settings: WebhookSettings, stopping: threading.Event
+    ports: Deps, settings: WebhookSettings, stopping: threading.Event
 ) -> None:
     """Until `stopping`; what is under way then is cut off, and due again after the lease."""
     async with httpx2.AsyncClient(timeout=settings.timeout, follow_redirects=False) as client:
         sending, under_way = Sending(ports, settings, client), set[asyncio.Task[None]]()
         while not stopping.is_set():
             room = AT_ONCE - len(under_way)
-            due = await asyncio.to_thread(_due, ports.deliveries, room)
+            due: list[Delivery] = []
+            with surviving("cannot look for webhooks that are due"):
+                due = await asyncio.to_thread(_due, ports.deliveries, room)
             under_way |= {asyncio.create_task(sending.deliver(delivery)) for delivery in due}
             if under_way:
                 _, under_way = await asyncio.wait(under_way, timeout=POLL_SECONDS)
@@ -80,33 +69,21 @@ async def deliver_forever(
 
 
 def _due(deliveries: Deliveries, limit: int) -> list[Delivery]:
-    try:
-        return deliveries.take(time.time(), lease=LEASE, limit=limit) if limit else []
-    except Transient as error:
-        log.warning("cannot look for webhooks that are due: %s", error)
-        return []
-    except Exception:  # the boundary of what must go on for as long as the process
-        log.exception("cannot look for webhooks that are due")
-        return []
+    return deliveries.take(time.time(), lease=LEASE, limit=limit) if limit else []
 
 
 @dataclass(frozen=True)
 class Sending:
-    ports: Ports
+    ports: Deps
     settings: WebhookSettings
     client: httpx2.AsyncClient
 
     async def deliver(self, delivery: Delivery) -> None:
         """One attempt, and what follows from it. Raises nothing: the lease repairs what it lost."""
-        try:
-            if not await asyncio.to_thread(self._wanted, delivery):
-                return
-            answer = await self._send(delivery)
-            await asyncio.to_thread(self._note, delivery, answer)
-        except Transient as error:
-            log.warning("webhook %s is due again: %s", delivery.id, error)
-        except Exception:
-            log.exception("webhook %s is due again", delivery.id)
+        with surviving(f"webhook {delivery.id} is due again"):
+            if await asyncio.to_thread(self._wanted, delivery):
+                answer = await self._send(delivery)
+                await asyncio.to_thread(self._note, delivery, answer)
 
     def _wanted(self, delivery: Delivery) -> bool:
         """Whether its job is still there and the server still sends there; settled if not."""
@@ -181,24 +158,15 @@ class Sending:
         log.log(level, "webhook %s: %s", outcome, why, extra={"data": data})
 
 
-def understood(status: int, retry_after: str | None) -> Answer:
-    """2xx is a yes. A redirect is none: it could lead to a host that is not listed."""
+def understood(status: int, asked: str | None) -> Answer:
+    """2xx is a yes. A redirect is none: it could lead to a host that is not listed. `asked` is the
+    answer's Retry-After."""
     if 200 <= status < 300:
         return Answer(status)
-    return Answer(status, f"answered {status}", _seconds(retry_after or "", time.time()))
+    return Answer(status, f"answered {status}", retry_after.seconds(asked) or 0.0)
 
 
-def _seconds(retry_after: str, now: float) -> float:
-    """RFC 9110, 10.2.3: seconds or a date; 0 for neither."""
-    if retry_after.isdecimal():
-        return float(retry_after[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - now)
-    except ValueError:
-        return 0.0
-
-
-def pause(attempts: int, retry_after: float, chance: float) -> float:
+def pause(attempts: int, asked: float, chance: float) -> float:
     """Seconds to the next attempt after `attempts` failed ones; `chance` in [0, 1) spreads it."""
-    longer = max(SCHEDULE[attempts - 1], min(retry_after, LONGEST_WAIT))
+    longer = max(SCHEDULE[attempts - 1], min(asked, LONGEST_WAIT))
     return longer * (1 + JITTER * chance)

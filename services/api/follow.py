@@ -18,7 +18,7 @@ from qcrd.records import Event
 from qcrd.runtime.eventport import event_id, numbers
 from qcrd.runtime.events import FIRST
 from qcrd.runtime.jobs import TERMINAL
-from services.api import wire
+from services.api import views
 from services.api.hub import AWAY_SECONDS, PAGE, Follower, Frame, Hub
 
 COMMENT_SECONDS = 15.0
@@ -42,7 +42,7 @@ def begin(after: str | None, last_event_id: str | None) -> str:
 
 
 def framed(event: Event) -> Frame:
-    text = f"id: {event.id}\ndata: {wire.event(event).model_dump_json()}\n\n"
+    text = f"id: {event.id}\ndata: {views.event(event).model_dump_json()}\n\n"
     return Frame(event.id, text.encode(), event.data.get("status") in TERMINAL)
 
 

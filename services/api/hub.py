@@ -8,7 +8,6 @@ one costs its connection to the client and nothing else.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections import defaultdict
@@ -18,12 +17,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from qcrd.errors import NotFound, Transient
+from qcrd.errors import NotFound
 from qcrd.records import Event, Job
 from qcrd.runtime.events import Events
 from qcrd.runtime.jobs import TERMINAL, JobStore
-
-log = logging.getLogger(__name__)
+from qcrd.runtime.telemetry import surviving
 
 BLOCK_MS = 500
 """How long one read waits. A job that is followed anew is in the next one."""
@@ -166,26 +164,22 @@ class Hub:
     def _follow(self) -> None:
         away = False
         while (cursors := self._awaited()) is not None:
-            try:
-                found = self._events.watch(cursors, BLOCK_MS)
-                for job_id, events in found.items():
-                    self._serve(job_id, [self._framed(event) for event in events])
-                self._look()
-            except Transient as error:
-                if not away:
-                    log.warning("followers wait: %s", error)
-                away = True
+            served: bool | None = None
+            with surviving("followers wait", quiet=away):
+                served = self._read(cursors)
+            away = served is None
+            if away:
                 time.sleep(AWAY_SECONDS)
-                continue
-            except Exception:  # the thread's boundary: all followers hang on it
-                if not away:
-                    log.exception("followers wait")
-                away = True
-                time.sleep(AWAY_SECONDS)
-                continue
-            away = False
-            if found:
+            elif served:
                 time.sleep(GATHER_SECONDS)
+
+    def _read(self, cursors: dict[str, str]) -> bool:
+        """Hand on what is new; whether there was anything."""
+        found = self._events.watch(cursors, BLOCK_MS)
+        for job_id, events in found.items():
+            self._serve(job_id, [self._framed(event) for event in events])
+        self._look()
+        return bool(found)
 
     def _awaited(self) -> dict[str, str] | None:
         """The followed jobs' cursors, when there are any; None when the hub is closed."""

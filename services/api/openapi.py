@@ -33,15 +33,11 @@ BODIES = {
 }
 
 
-def install_openapi(app: FastAPI) -> None:
-    made = app.openapi
-
-    def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _completed(made())
-        return app.openapi_schema
-
-    app.openapi = described  # type: ignore[method-assign]  # FastAPI's own way to extend it
+class Described(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = _completed(super().openapi())
+        return self.openapi_schema
 
 
 def _completed(document: dict[str, Any]) -> dict[str, Any]:

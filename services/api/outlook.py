@@ -9,7 +9,7 @@ from qcrd.records import Job, Stage, Status
 from qcrd.runtime.jobstores import JobStore
 from qcrd.runtime.states import TASKS, task_of, waits
 from qcrd.runtime.tally import Count, Tally
-from services.api import wire
+from services.api import views, wire
 
 
 def shown(job: Job, jobs: JobStore, tally: Tally) -> wire.JobObject:
@@ -21,7 +21,7 @@ def shown_all(found: Sequence[Job], jobs: JobStore, tally: Tally) -> list[wire.J
     waiting = [job for job in found if waits(job)]
     pace = _mean_seconds(tally.read()) if waiting else {}
     queues = {job.id: _queue(job, jobs, pace) for job in waiting}
-    return [wire.job(job, queues.get(job.id), _finish(job)) for job in found]
+    return [views.job(job, queues.get(job.id), _finish(job)) for job in found]
 
 
 def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> wire.Queue | None:

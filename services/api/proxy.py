@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
 import httpx2
 from fastapi import Request
 from starlette.responses import Response
 
 from qcrd.errors import Invalid, NotFound, QcrdError, Transient
+from qcrd.runtime import retry_after
+from qcrd.runtime.asgi import while_connected
 from qcrd.runtime.telemetry import request_id
 from services.api.completions import Sampled
 from services.api.relay import Relay, closed
 from services.api.settings import StudentSettings
-
-T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 KEPT_SECONDS = 3.0
@@ -85,8 +82,7 @@ def away(error: httpx2.TransportError) -> Transient:
 def refusal(answer: httpx2.Response) -> QcrdError:
     """TGI's `{"error", "error_type"}` as an error of our tree."""
     message, kind = _told(answer.content)
-    wait = answer.headers.get("retry-after", "")
-    seconds = float(wait) if wait.isdecimal() else None
+    seconds = retry_after.seconds(answer.headers.get("retry-after"))
     if answer.status_code == 429:
         return Overloaded(message, retry_after=seconds)
     if answer.status_code >= 500:
@@ -111,7 +107,7 @@ async def forward(students: StudentServer, request: Request, path: str, body: Sa
     """The student's answer, piece by piece if it streams. Raises what `ask` raises; a client that
     leaves takes its request to the student with it."""
     data = body.model_dump_json(exclude_none=True).encode()
-    answered = await while_connected(request, _whole(students, path, data))
+    answered = await while_connected(request.receive, _whole(students, path, data))
     return GONE if answered is None else answered
 
 
@@ -125,25 +121,3 @@ async def _whole(students: StudentServer, path: str, data: bytes) -> Response:
     except httpx2.TransportError as error:
         raise away(error) from error
     return Response(content, media_type="application/json")
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` returns, or None after cancelling it because the client has gone.
-
-    The body must have been read: what is still to come on the connection is only its end.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

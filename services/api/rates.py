@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from typing import cast
 
 from limits import RateLimitItemPerMinute
 from limits.errors import StorageError
@@ -18,6 +19,7 @@ from qcrd.records import ApiKey
 log = logging.getLogger(__name__)
 
 MEMORY = "memory://"
+TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
 
@@ -42,12 +44,9 @@ class Rates:
     """A sliding window per key in `storage` (a URL of Redis, or `MEMORY` for one process)."""
 
     def __init__(self, storage: str = MEMORY) -> None:
-        options = (
-            {} if storage == MEMORY else {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
-        )
-        found: Storage = storage_from_string(  # type: ignore[assignment]  # not an async one
-            storage, wrap_exceptions=True, **options
-        )
+        patience = {} if storage == MEMORY else dict.fromkeys(TIMEOUTS, 2.0)
+        # The address is not one of those that name an asynchronous storage.
+        found = cast(Storage, storage_from_string(storage, wrap_exceptions=True, **patience))
         self._limiter = SlidingWindowCounterRateLimiter(found)
 
     def spend(self, key: ApiKey) -> Allowance | None:

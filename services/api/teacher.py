@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from qcrd.errors import Invalid, QcrdError, Transient
+from qcrd.runtime import retry_after
 from qcrd.runtime.keys import digest
 from services.api.plan import Sampling, Wanted
 from services.api.settings import Teacher
@@ -185,13 +186,14 @@ class TeacherClient:
             line = self._line = _Line(client)
         line.uses += 1
         line.busy += 1
+        whole = False
         try:
             yield line.client
-        except BaseException:
-            # Its stream was left halfway and only closing the client gives the connection back.
-            line.uses = RENEW
-            raise
+            whole = True
         finally:
+            if not whole:
+                # A stream left halfway gives its connection back only when its client is closed.
+                line.uses = RENEW
             line.busy -= 1
             if not line.busy and line is not self._line:
                 await line.client.exit_stack.aclose()
@@ -233,7 +235,6 @@ def _by_status(who: str, error: HfHubHTTPError) -> QcrdError:
 
 
 def _retry_after(error: BaseException) -> float | None:
-    """Seconds that the answer behind `error` asks to wait; the client keeps it as the cause."""
+    """What the answer behind `error` asks for; the client keeps it as the cause."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    told = "" if response is None else response.headers.get("retry-after", "")
-    return float(told) if told.isdecimal() else None
+    return None if response is None else retry_after.seconds(response.headers.get("retry-after"))

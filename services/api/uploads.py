@@ -6,8 +6,10 @@ form, which fetches from the connection. So the client sends as fast as the stor
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,12 +17,14 @@ import anyio
 from anyio import CapacityLimiter
 from starlette.types import Message, Receive
 
-from qcrd.errors import Invalid
+from qcrd.errors import Invalid, Transient
 from qcrd.records import StoredFile
 from qcrd.runtime.store import Store
 from services.api import files
 from services.api.errors import ClientGone, Misshapen
 from services.api.form import Part, read_parts
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Uploads; each has a thread and up to 30 MB. More wait, unread, in their connections."""
@@ -60,16 +64,16 @@ class Uploads:
         owner: str,
         accept: Callable[[str], None],
     ) -> StoredFile:
-        try:
+        with ExitStack() as undo:
+            undo.callback(form.drop)
             for part in read_parts(chunks, boundary):
                 form.take(part)
             blob, filename = form.complete()
             accept(blob.sha256)
             with self.publishing:
-                return files.publish(form.store, blob, filename=filename, owner=owner)
-        except BaseException:
-            form.drop()
-            raise
+                stored = files.publish(form.store, blob, filename=filename, owner=owner)
+            undo.pop_all()
+            return stored
 
 
 class _Form:
@@ -109,8 +113,12 @@ class _Form:
         return self._blob, self._filename
 
     def drop(self) -> None:
+        """A store that is away now must not hide why the upload came to nothing."""
         if self._blob is not None:
-            self.store.delete(self._blob.key)
+            try:
+                self.store.delete(self._blob.key)
+            except Transient as error:
+                log.warning("%s stays in the store: %s", self._blob.key, error)
 
 
 def _short(part: Part) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutting_down
 from redis import Redis
 
-from qcrd.errors import Transient
 from qcrd.records import Stage
 from qcrd.runtime import keys
 from qcrd.runtime.conclusion import conclude_left
@@ -39,7 +38,7 @@ from qcrd.runtime.settings import (
 )
 from qcrd.runtime.store import open_store
 from qcrd.runtime.tally import RedisTally
-from qcrd.runtime.telemetry import configure_logging
+from qcrd.runtime.telemetry import configure_logging, surviving
 from services.api.assemble import assemble
 from services.api.deliver import deliver_forever
 from services.api.settings import TeacherSettings
@@ -92,15 +91,11 @@ def reap_forever() -> None:
     redis, deps, owner = worker().redis, worker().deps(), secrets.token_hex(8)
     pause = worker().recovery.reap_seconds
     while not stopping.wait(pause):
-        try:
+        with surviving("cannot look for abandoned jobs"):
             with redis_outage():
                 leading = redis.set(keys.REAPER_LOCK, owner, nx=True, px=int(pause * 900))
             if leading:
                 _reap(deps, worker().recovery.resend_seconds)
-        except Transient as error:
-            log.warning("cannot look for abandoned jobs: %s", error)
-        except Exception:  # this thread's boundary: it has to outlive what one job's record holds
-            log.exception("cannot look for abandoned jobs")
 
 
 def _reap(deps: Deps, patience: float) -> None:

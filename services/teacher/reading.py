@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from typing import Any, TypeVar
 
@@ -15,7 +14,6 @@ from services.teacher.errors import Denied, Unreadable
 from services.teacher.wire import Body
 
 B = TypeVar("B", bound=Body)
-T = TypeVar("T")
 
 
 Loosen = Callable[[Any], Any]
@@ -83,25 +81,3 @@ def requires(key: str | None) -> Callable[[Request], Awaitable[None]]:
             raise Denied("Unauthorized")
 
     return check
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` returns, or None after cancelling it because the client has gone.
-
-    The body must have been read: what is still to come on the connection is only its end.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 import psutil
-import pytest
 
+from tests.conftest import needed
 from tests.contract.test_teacher_wire import wait_for
 
 PERMITS = 16
@@ -157,7 +157,7 @@ def test_two_thousand_requests_leave_nothing_behind() -> None:
 
 
 def test_a_flood_of_llama_cpp_leaves_nothing_behind() -> None:
-    pytest.importorskip("xllamacpp")
+    needed("xllamacpp")
     environment = {"MODEL_ID": "smollm2", "MAX_TOTAL_TOKENS": "64", "TEACHER_SLOTS": "8"}
     with teacher("-m", "services.teacher.main", **environment) as (url, process):
         back_to_rest(url, process, 160)

@@ -19,7 +19,7 @@ from services.teacher.engines.base import Generation, Sampling
 from services.teacher.engines.choose import build
 from services.teacher.engines.gguf import GgufEngine
 from services.teacher.settings import EngineSettings
-from tests.conftest import unavailable
+from tests.conftest import needed, unavailable
 from tests.contract.test_teacher_wire import events, generate, serving
 
 WORDS = "the apple is red and two girls have seven more books than five boys".split()
@@ -192,7 +192,7 @@ def test_a_file_llama_cpp_cannot_run_is_named(tmp_path: Path, kind: str) -> None
     if kind == "garbage":
         path.write_bytes(b"GGUF" + bytes(500))
     else:
-        gguf = pytest.importorskip("gguf")
+        gguf = needed("gguf")
         writer = gguf.GGUFWriter(str(path), "martian")
         writer.add_block_count(1)
         writer.write_header_to_file()

@@ -10,8 +10,6 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -22,7 +20,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 
 from services.teacher.engines import llama
 from services.teacher.engines.choose import find
-from services.teacher.engines.upstream import UpstreamEngine, retry_after
+from services.teacher.engines.upstream import UpstreamEngine
+from services.teacher.engines.upstream_refusals import Again, refusal
 from tests.conftest import unavailable
 from tests.contract.test_teacher_wire import events, generate, serving, wait_for
 
@@ -310,10 +309,11 @@ def test_a_conversation_goes_on_to_the_upstream_with_its_functions(url: str, far
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"a":1}'
 
 
-def test_retry_after_is_seconds_or_a_date() -> None:
-    assert retry_after(None) is None
-    assert retry_after("3") == 3
-    assert retry_after("9999") == 30
-    assert retry_after("soon") is None
-    later = format_datetime(datetime.now(UTC) + timedelta(seconds=10))
-    assert 8 <= (retry_after(later) or 0) <= 10
+@pytest.mark.parametrize(("asked", "wait"), [("3", 3.0), ("9999", 30.0), ("soon", None)])
+def test_an_upstream_is_not_waited_for_longer_than_half_a_minute(
+    asked: str, wait: float | None
+) -> None:
+    reply = httpx.Response(503, headers={"retry-after": asked}, content=b"")
+    again = asyncio.run(refusal(reply))
+    assert isinstance(again, Again)
+    assert again.wait == wait

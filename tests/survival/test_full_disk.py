@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from qcrd.records import Stage
+from tests.conftest import unavailable
 from tests.survival.runs import Calm, Data, begin, check
 from tests.survival.system import System, until
 
@@ -20,7 +19,7 @@ def test_a_full_disk_is_waited_for(
     system: System, data: Data, calm: Calm, rng: random.Random
 ) -> None:
     if not os.path.ismount(system.store_folder):
-        pytest.skip("nothing may be mounted here, so no disk can be filled")
+        unavailable("a disk of its own for the store, which takes the right to mount a tmpfs,")
     run = begin(system, data, rng)
     after = rng.uniform(0.0, 0.8 * calm.begins[Stage.EVALUATING])
     time.sleep(max(0.0, after - run.age()))

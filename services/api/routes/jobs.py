@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from qcrd.records import Budget, Job
 from qcrd.runtime.keys import check_id
-from services.api import checkpoints, follow, lifecycle, wire
+from services.api import checkpoints, follow, lifecycle, views, wire
 from services.api.create import create
 from services.api.estimate import Estimate, estimate
 from services.api.gateway import Caller, Gateway, Here
@@ -54,7 +54,7 @@ def estimated(here: Here, body: Spec) -> Estimate:
 def listed(here: Here, after: str | None = None, limit: Limit = 20) -> wire.Page[wire.JobObject]:
     found = here.jobs.list(after and check_id(after, "after"), limit + 1)
     jobs = shown_all(found[:limit], here.jobs, here.shared.tally)
-    return wire.page(jobs, has_more=len(found) > limit)
+    return views.page(jobs, has_more=len(found) > limit)
 
 
 @router.get("/{job_id}")
@@ -91,7 +91,7 @@ def saved(
 ) -> wire.Page[wire.CheckpointObject]:
     """Newest first, with links to their files; of a job that has succeeded, its student."""
     found = checkpoints.newest_first(here.store, _job(here, job_id), after)
-    return wire.page(found[:limit], has_more=len(found) > limit)
+    return views.page(found[:limit], has_more=len(found) > limit)
 
 
 @router.get("/{job_id}/events", response_model=None, responses=EVENTS)
@@ -117,7 +117,7 @@ def events(
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
     found = here.events.read(job.id, after, limit + 1, newest_first=order == "desc")
-    return wire.page([wire.event(e) for e in found[:limit]], has_more=len(found) > limit)
+    return views.page([views.event(e) for e in found[:limit]], has_more=len(found) > limit)
 
 
 def _job(here: Gateway, job_id: str) -> Job:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from services.api import models, wire
+from services.api import models, views, wire
 from services.api.gateway import Caller, Here
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -12,13 +12,13 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("")
 def listed(here: Here) -> wire.Page[wire.ModelObject]:
-    return wire.page([wire.model(model) for model in models.newest_first(here.store)])
+    return views.page([views.model(model) for model in models.newest_first(here.store)])
 
 
 @router.get("/{model_id}")
 def described(here: Here, model_id: str) -> wire.ModelWithFiles:
     model = models.find(here.store, model_id)
-    return wire.ModelWithFiles(**dict(wire.model(model)), files=models.links(here.store, model))
+    return wire.ModelWithFiles(**dict(views.model(model)), files=models.links(here.store, model))
 
 
 @router.delete("/{model_id}")

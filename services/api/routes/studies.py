@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Query
 from fastapi.responses import JSONResponse, Response
 
 from qcrd.records import Job, Study
-from services.api import studies, wire
+from services.api import studies, views, wire
 from services.api.gateway import Caller, Gateway, Here
 from services.api.study_plot import svg
 from services.api.study_table import table
@@ -30,7 +30,7 @@ def listed(
     here: Here, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> wire.Page[wire.StudySummary]:
     found = studies.newest_first(here.store, after)
-    return wire.page(
+    return views.page(
         [_summary(study, studies.jobs_of(here, study)) for study in found[:limit]],
         has_more=len(found) > limit,
     )
@@ -83,4 +83,4 @@ def _shown(here: Gateway, study_id: str, *, with_table: bool = True) -> wire.Stu
 
 def _summary(study: Study, found: Mapping[str, Job | None]) -> wire.StudySummary:
     leader = found[study.leader]
-    return wire.study(study, studies.status(found), leader.rationale_set if leader else None)
+    return views.study(study, studies.status(found), leader.rationale_set if leader else None)

@@ -23,7 +23,7 @@ class SlotLayer(CacheLayerMixin):
     is_sliding = False
 
     def __init__(self, slots: int, columns: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers has no types
         self._shape = (slots, columns)
         self.view: View | None = None
 

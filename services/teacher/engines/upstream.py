@@ -7,12 +7,8 @@ call is repeated only while nothing of it has been answered.
 from __future__ import annotations
 
 import asyncio
-import json
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -27,6 +23,7 @@ from services.teacher.engines.base import (
     Piece,
     Token,
 )
+from services.teacher.engines.upstream_refusals import Again, backoff, refusal
 from services.teacher.engines.upstream_wire import (
     JSON,
     OpenAIReader,
@@ -39,16 +36,12 @@ from services.teacher.errors import (
     GenerationFailed,
     Overloaded,
     Refused,
-    TeacherError,
     TemplateFailed,
 )
 
 # An upstream that does not state its context; it will refuse what is too long for it itself.
 DEFAULT_CONTEXT = 4096
 CONNECT_SECONDS = 10
-# Statuses after which the same request may be answered a moment later.
-AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-BACKOFF_SECONDS, BACKOFF_MOST = 0.5, 30.0
 # What an upstream may still take to end an answer whose last token is known.
 END_SECONDS = 1.0
 ROUTES = ("/generate_stream", "/v1/completions", "/v1/chat/completions")
@@ -174,7 +167,7 @@ class UpstreamEngine:
                         first = await anext(stream)
                     except StopAsyncIteration:
                         return
-                    except _Again as again:
+                    except Again as again:
                         if last:
                             raise again.error from again
                         wait = again.wait
@@ -190,12 +183,12 @@ class UpstreamEngine:
     async def _call(
         self, path: str, body: JSON, request: Generation
     ) -> AsyncGenerator[Token, None]:
-        """One attempt. Raises `_Again` while another one may help, else `TeacherError`."""
+        """One attempt. Raises `Again` while another one may help, else `TeacherError`."""
         answered = False
         try:
             async with self._client.stream("POST", self._routes[path], json=body) as reply:
                 if reply.is_error:
-                    raise await _error(reply)
+                    raise await refusal(reply)
                 kind = reply.headers.get("content-type", "")
                 if not kind.startswith("text/event-stream"):
                     raise GenerationFailed(f"upstream answered {kind or 'nothing'}, not a stream")
@@ -206,13 +199,13 @@ class UpstreamEngine:
                         await _ended(parts)
                     yield token
         except Overloaded as error:
-            raise _Again(error) from error
+            raise Again(error) from error
         except httpx.HTTPError as error:
             failed = GenerationFailed(f"upstream: {type(error).__name__} {error}".rstrip())
             # An upstream that hangs would hang again, for as long.
             if answered or isinstance(error, httpx.ReadTimeout):
                 raise failed from error
-            raise _Again(failed) from error
+            raise Again(failed) from error
         except (KeyError, TypeError, AttributeError) as error:
             raise GenerationFailed(f"upstream sent an event of another shape: {error!r}") from error
 
@@ -227,8 +220,8 @@ class UpstreamEngine:
         try:
             reply = await self._client.post(path, json=body)
             if reply.is_error:
-                error = await _error(reply)
-                raise error.error if isinstance(error, _Again) else error
+                error = await refusal(reply)
+                raise error.error if isinstance(error, Again) else error
             return reply.json()
         except (httpx.HTTPError, ValueError) as error:
             raise GenerationFailed(f"upstream: {type(error).__name__} {error}") from error
@@ -247,57 +240,3 @@ async def _ended(parts: AsyncIterator[bytes]) -> None:
         async with asyncio.timeout(END_SECONDS):
             async for _ in parts:
                 pass
-
-
-class _Again(Exception):
-    """The call failed before its first token; `wait` is the seconds the upstream asks for."""
-
-    def __init__(self, error: TeacherError, wait: float | None = None) -> None:
-        super().__init__(error.message)
-        self.error, self.wait = error, wait
-
-
-async def _error(reply: httpx.Response) -> _Again | TeacherError:
-    """What an error status means here: the client's fault, or a moment's, or the upstream's."""
-    reason = _reason(reply.status_code, await reply.aread())
-    if reply.status_code in (400, 413, 422):
-        return Refused(reason)
-    if reply.status_code not in AGAIN:
-        return GenerationFailed(reason)
-    wait = retry_after(reply.headers.get("retry-after"))
-    if reply.status_code != 429:
-        return _Again(GenerationFailed(reason), wait)
-    overloaded = Overloaded("Model is overloaded")
-    if wait is not None:
-        overloaded.retry_after = max(1, round(wait))
-    return _Again(overloaded, wait)
-
-
-def backoff(attempt: int) -> float:
-    """Seconds before the next attempt: doubling, half of it by chance."""
-    most = min(BACKOFF_SECONDS * 2.0**attempt, BACKOFF_MOST)
-    return float(most * random.uniform(0.5, 1.0))
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date; at most `BACKOFF_MOST`."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            then = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (then.astimezone(UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), BACKOFF_MOST)
-
-
-def _reason(status: int, body: bytes) -> str:
-    try:
-        told = json.loads(body).get("error", "")
-        said = told if isinstance(told, str) else str(told.get("message"))
-    except (ValueError, AttributeError):
-        said = body[:200].decode(errors="replace")
-    return f"upstream answered {status}: {said}"

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from qcrd.runtime.asgi import while_connected
 from services.teacher import conversation
 from services.teacher.errors import PredictionFailed, TeacherError, Unreadable
 from services.teacher.openai_wire import ChatRequest, CompletionRequest, loosened
-from services.teacher.reading import parse, while_connected
+from services.teacher.reading import parse
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.routes.native import either
 from services.teacher.routes.openai import completed, talked
@@ -51,7 +52,7 @@ def router(routes: Routes) -> APIRouter:
     @routes.post("/vertex", VertexRequest)
     async def vertex(request: Request) -> Response:
         body = await routes.read(request, VertexRequest)
-        answers = await while_connected(request, _predict(routes, body))
+        answers = await while_connected(request.receive, _predict(routes, body))
         if answers is None:
             return GONE
         content = {"predictions": [answer.text for answer in answers]}

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from qcrd.runtime.asgi import while_connected
 from services.teacher import native, wire
-from services.teacher.reading import while_connected
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.validation import Ask
 from services.teacher.wire import JSON, CompatRequest, GenerateRequest
@@ -51,7 +51,7 @@ async def answered(
     routes: Routes, request: Request, body: GenerateRequest, *, array: bool, full: bool = False
 ) -> Response:
     ask = Ask(body.inputs, body.parameters)
-    answer = await while_connected(request, routes.sessions.answer(ask))
+    answer = await while_connected(request.receive, routes.sessions.answer(ask))
     if answer is None:
         return GONE
     content = native.body(answer, body.parameters, full=full)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from qcrd.runtime.asgi import while_connected
 from services.teacher import chat, completions, conversation, wire
 from services.teacher.openai_wire import (
     ChatRequest,
@@ -13,7 +14,6 @@ from services.teacher.openai_wire import (
     TokenizeChatRequest,
     loosened,
 )
-from services.teacher.reading import while_connected
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.session import Sessions
 from services.teacher.wire import JSON
@@ -57,7 +57,7 @@ async def completed(routes: Routes, request: Request, body: CompletionRequest) -
         counted = body.stream_options.include_usage
         events = completions.events(sessions, asks, include_usage=counted)
         return routes.stream(events, characters=characters)
-    got = await while_connected(request, completions.answer(sessions, asks))
+    got = await while_connected(request.receive, completions.answer(sessions, asks))
     if got is None:
         return GONE
     return routes.respond(got[0], got[1], characters=characters, whole=False)
@@ -70,7 +70,7 @@ async def talked(routes: Routes, request: Request, body: ChatRequest) -> Respons
     characters = len(prepared.ask.inputs)
     if body.stream:
         return routes.stream(chat.events(sessions, body, prepared), characters=characters)
-    got = await while_connected(request, chat.answer(sessions, body, prepared))
+    got = await while_connected(request.receive, chat.answer(sessions, body, prepared))
     if got is None:
         return GONE
     return routes.respond(got[0], [got[1]], characters=characters)

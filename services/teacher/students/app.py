@@ -8,10 +8,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, Gauge
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 import qcrd
 from qcrd.errors import Transient
+from qcrd.runtime.asgi import again
 from qcrd.runtime.telemetry import install_http
 from services.teacher.app import install_errors
 from services.teacher.reading import body as read_body
@@ -77,21 +78,7 @@ class Borrowed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._shelf.borrow(self._name) as student:
-            await student.app(dict(scope), _again(self._data, receive), send)
-
-
-def _again(data: bytes, receive: Receive) -> Receive:
-    """The body that was read already, then what the client does."""
-    first = True
-
-    async def replay() -> Message:
-        nonlocal first
-        if not first:
-            return await receive()
-        first = False
-        return {"type": "http.request", "body": data, "more_body": False}
-
-    return replay
+            await student.app(dict(scope), again(self._data, receive), send)
 
 
 def _gauges(shelf: Shelf[Opened]) -> CollectorRegistry:

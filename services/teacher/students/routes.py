@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from qcrd.records import Manner
+from qcrd.runtime.asgi import while_connected
 from services.teacher.openai_wire import ChatRequest, CompletionRequest, Sampled, loosened
-from services.teacher.reading import while_connected
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.routes.openai import completed
 from services.teacher.students import chat
@@ -58,7 +58,7 @@ async def _talked(routes: Routes, request: Request, manner: Manner) -> Response:
     characters = sum(len(one.label.inputs) for one in asked)
     if body.stream:
         return routes.stream(chat.events(sessions, body, asked), characters=characters)
-    got = await while_connected(request, chat.answer(sessions, body, asked))
+    got = await while_connected(request.receive, chat.answer(sessions, body, asked))
     if got is None:
         return GONE
     return routes.respond(got[0], got[1], characters=characters)

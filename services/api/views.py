@@ -1,0 +1,121 @@
+"""Our records in the shapes of `wire`: what a client sees of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qcrd.records import Event, Job, PublishedModel, StoredFile, Study, StudyStatus
+from services.api.wire import (
+    EventObject,
+    FileObject,
+    JobObject,
+    ModelObject,
+    Page,
+    Queue,
+    StudyBase,
+    StudySummary,
+    T,
+)
+
+
+def file(stored: StoredFile) -> FileObject:
+    return FileObject(
+        id=stored.id,
+        bytes=stored.bytes,
+        created_at=int(stored.created_at),
+        filename=stored.filename,
+        purpose=stored.purpose,
+        sha256=stored.sha256,
+        lines=stored.lines,
+    )
+
+
+def job(job: Job, queue: Queue | None = None, estimated_finish: float | None = None) -> JobObject:
+    spec = job.spec
+    method = spec.wire_method()
+    return JobObject(
+        id=job.id,
+        created_at=int(job.created_at),
+        finished_at=None if job.finished_at is None else int(job.finished_at),
+        estimated_finish=None if estimated_finish is None else int(estimated_finish),
+        model=spec.model,
+        fine_tuned_model=job.model,
+        created_by=job.owner,
+        status=job.status.value,
+        error=job.failure,
+        training_file=spec.training_file,
+        validation_file=spec.validation_file,
+        seed=spec.seed,
+        suffix=spec.suffix,
+        metadata=spec.metadata,
+        method=method,
+        hyperparameters=method[method["type"]]["hyperparameters"],
+        test_file=spec.test_file,
+        knowledge_of=spec.knowledge_of,
+        priority=spec.priority.value,
+        stage=None if job.stage is None else job.stage.value,
+        progress=job.progress,
+        queue_position=None if queue is None else queue.position,
+        queue=queue,
+        usage=job.usage,
+        budget=job.budget,
+        attempt=job.attempt,
+        waiting=job.waiting,
+        paused_because=job.paused_because,
+        rationale_set=job.rationale_set,
+        seconds=job.seconds,
+        report=job.report,
+    )
+
+
+def study(study: Study, status: StudyStatus, rationale_set: str | None) -> StudySummary:
+    spec = study.spec
+    return StudySummary(
+        id=study.id,
+        created_at=int(study.created_at),
+        status=status,
+        job=StudyBase(
+            model=spec.job.model,
+            training_file=spec.job.training_file,
+            validation_file=spec.job.validation_file,
+            test_file=spec.job.test_file,
+            suffix=spec.job.suffix,
+            metadata=spec.job.metadata,
+            method=spec.job.wire_method(),
+            knowledge_of=spec.job.knowledge_of,
+        ),
+        methods=[method.value for method in spec.methods],
+        seeds=list(spec.seeds),
+        baseline=spec.baseline.value,
+        leader=study.leader,
+        rationale_set=rationale_set,
+    )
+
+
+def event(event: Event) -> EventObject:
+    return EventObject(
+        id=event.id,
+        created_at=int(event.created_at),
+        level=event.level,
+        message=event.message,
+        type=event.type,
+        data=event.data,
+    )
+
+
+def model(published: PublishedModel) -> ModelObject:
+    return ModelObject(
+        id=published.id,
+        created=int(published.created_at),
+        job_id=published.job_id,
+        base=published.base,
+    )
+
+
+def page(items: Sequence[T], *, has_more: bool = False) -> Page[T]:
+    return Page[T](
+        data=list(items),
+        has_more=has_more,
+        first_id=items[0].id if items else None,
+        last_id=items[-1].id if items else None,
+    )

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from qcrd.runtime.retry_after import seconds
+
+
+@pytest.mark.parametrize(
+    ("header", "wanted"),
+    [
+        (None, None),
+        ("3", 3.0),
+        ("1.5", 1.5),
+        ("9999", 9999.0),
+        ("9" * 400, 999_999_999.0),
+        ("soon", None),
+        ("-3", None),
+        ("nan", None),
+        ("", None),
+    ],
+)
+def test_seconds_are_read_and_nothing_else_is(header: str | None, wanted: float | None) -> None:
+    assert seconds(header) == wanted
+
+
+def test_a_date_is_from_now_and_never_negative() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=10))
+    assert 8 <= (seconds(later) or 0) <= 10
+    assert seconds(format_datetime(datetime.now(UTC) - timedelta(days=1))) == 0.0
