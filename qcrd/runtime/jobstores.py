@@ -147,38 +147,29 @@ class MemoryJobs:
                 yield now
 
 
+INSERT = """
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return redis.call('GET', KEYS[1]) end
+for i = 2, #KEYS do redis.call('ZADD', KEYS[i], ARGV[i + 1], ARGV[2]) end
+"""
+"""Keys: the record, and the sorted sets that it is in. Arguments: the record, the job's id, its
+score in each set. Answers with the record that is there already, if one is."""
+
+
 class RedisJobs:
     """One JSON value per job, and the sorted sets of `states.indexes`, changed with it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._insert = redis.register_script(INSERT)
 
     def create(self, job: Job) -> None:
+        found, body = indexes(job), job.model_dump_json()
+        names = [keys.job_key(job.id), *found]
         with redis_outage():
-            if not self._create(job):
-                raise Conflict(f"job {job.id} exists already")
-
-    def _create(self, job: Job) -> bool:
-        with self._redis.pipeline() as pipe:
-            for _ in range(CONTENDED):
-                try:
-                    return self._insert(pipe, job)
-                except WatchError:
-                    pipe.reset()
-        raise Transient(f"job {job.id} is created by too many at once")
-
-    def _insert(self, pipe: Any, job: Job) -> bool:
-        key, body = keys.job_key(job.id), job.model_dump_json()
-        pipe.watch(key)
-        there = pipe.get(key)
-        if there is not None:
-            # The connection may have broken after the server had obeyed: our own record is a yes.
-            return bool(there == body)
-        pipe.multi()
-        pipe.set(key, body)
-        _reindex(pipe, job.id, {}, indexes(job))
-        pipe.execute()
-        return True
+            there = self._insert(names, [body, job.id, *found.values()])
+        # The connection may have broken after the server had obeyed: our own record is a yes.
+        if there not in (None, body):
+            raise Conflict(f"job {job.id} exists already")
 
     def get(self, job_id: str) -> Job:
         with redis_outage():
