@@ -34,13 +34,14 @@ class Answer(Record):
 class Entry(Record):
     """What is known of a name: whose request it was, who answers it, and the answer in the end.
 
-    `seed` is what ids are derived from. It stays when the request is carried out again, and is
-    another one when the name is free again and used anew.
+    `seed` is what ids are derived from. It stays when the request is carried out again, which
+    `tries` counts, and is another one when the name is free again and used anew.
     """
 
     fingerprint: str
     seed: str
     holder: str
+    tries: int = 1
     until: float = 0.0
     answer: Answer | None = None
 
@@ -94,7 +95,9 @@ def judged(entry: Entry | None, fingerprint: str, holder: str, now: float) -> En
             "the first request with this `Idempotency-Key` is still being answered: try again",
             param="Idempotency-Key",
         )
-    return entry.model_copy(update={"holder": holder, "until": now + LEASE_SECONDS})
+    tries = entry.tries + (holder != entry.holder)
+    taken = {"holder": holder, "until": now + LEASE_SECONDS, "tries": tries}
+    return entry.model_copy(update=taken)
 
 
 def _renewed(now: float) -> Change:

@@ -73,6 +73,9 @@ class Guarded(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if len(self.connections) <= self.guard.connections:
+            # A proxy keeps its connection for longer than the crowd stays.
+            self.app_state = {**self.app_state, FULL: False}
         self._in_head, self._head_bytes, self._body_over = True, 0, False
         self._within(self.guard.header_seconds)
 

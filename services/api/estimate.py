@@ -16,11 +16,10 @@ from pydantic import BaseModel
 
 from qcrd.errors import QcrdError
 from qcrd.method.prompts import teacher_prompt
-from qcrd.records import Job, JobSpec
+from qcrd.records import JobSpec, Question
 from qcrd.runtime.keys import digest
 from qcrd.runtime.store import Store
-from qcrd.runtime.tally import Count
-from services.api import files, plan
+from services.api import files, history, plan
 from services.api.checks import check
 from services.api.create import read_spec
 from services.api.gateway import Gateway
@@ -32,8 +31,6 @@ from services.api.teacher import TeacherClient
 
 TOKENIZED = 16
 """Prompts whose tokens are counted by the teacher; the rest are taken to be like them."""
-LOOKED_AT = 50
-"""Newest jobs among which like ones are looked for."""
 CHARACTERS_PER_TOKEN = 4.0
 """Of English under today's tokenizers, for when the teacher cannot be asked."""
 
@@ -142,14 +139,14 @@ async def _teacher(here: Gateway, spec: JobSpec, teacher: Teacher) -> TeacherEst
         completion_tokens_at_most=room,
         cost=None if expected is None else teacher.cost(prompts, expected),
         cost_at_most=teacher.cost(prompts, room),
-        currency=teacher.currency if teacher.prompt_price is not None else None,
+        currency=teacher.currency if teacher.priced else None,
         basis=basis,
     )
 
 
 async def _asked(here: Gateway, spec: JobSpec, teacher: Teacher) -> _Asked:
     sampling = Sampling.of(spec.settings.rationales)
-    prompts = _read(_counted(here.store, spec, sampling))
+    prompts = _read(_counted(here.store, spec))
     wanted = prompts.lengths
     client = TeacherClient(spec.settings.teacher, teacher)
     try:
@@ -171,17 +168,15 @@ async def _asked(here: Gateway, spec: JobSpec, teacher: Teacher) -> _Asked:
         await client.close()
 
 
-def _counted(store: Store, spec: JobSpec, sampling: Sampling) -> Iterator[tuple[str, int]]:
-    """Each prompt and how many samples of it are wanted, as `generate.planned` has them: what is
-    in both files is asked as often as in training."""
-    wanted, trained_on = spec.settings.rationales, set[str]()
-    for row in files.stream(store, spec.training_file):
-        trained_on.add(row.question.id)
-        yield teacher_prompt(spec.settings.task, row.question), sampling.samples(wanted.n)
-    for row in files.stream(store, spec.test_file) if spec.test_file else ():
-        if row.question.id not in trained_on:
-            prompt = teacher_prompt(spec.settings.task, row.question)
-            yield prompt, sampling.samples(wanted.test_samples)
+def _counted(store: Store, spec: JobSpec) -> Iterator[tuple[str, int]]:
+    """Each prompt, and how many samples of it are wanted."""
+    training, test = (_questions(store, file) for file in (spec.training_file, spec.test_file))
+    for question, samples in plan.asked(spec.settings.rationales, training, test):
+        yield teacher_prompt(spec.settings.task, question), samples
+
+
+def _questions(store: Store, file: str | None) -> Iterator[Question]:
+    return (row.question for row in files.stream(store, file)) if file else iter(())
 
 
 def _read(counted: Iterable[tuple[str, int]]) -> _Prompts:
@@ -227,44 +222,13 @@ def _seconds(
 ) -> tuple[float | None, float | None, list[str]]:
     """For assembling and for training, and what each rests on."""
     basis = []
-    pace = _tokens_per_second(here.shared.tally.read())
-    assembling = None if told.asked else 0.0
+    assembling, training = None if told.asked else 0.0, None
+    pace = history.tokens_per_second(here.shared.tally.read())
     if pace and told.asked and told.completion_tokens is not None:
         assembling = round(told.completion_tokens / pace, 1)
         basis.append(f"teachers wrote {pace:.1f} tokens/s for the jobs so far")
-    like = [job for job in here.jobs.list(None, LOOKED_AT) if _alike(job, spec)]
-    done = [(job.seconds["training"], _steps(job)) for job in like if _steps(job)]
-    training = None
-    if done:
-        training = round(steps * sum(s for s, _ in done) / sum(n for _, n in done), 1)
-        basis.append(f"{len(done)} jobs with this model, method and batch size took so long a step")
+    like, per_step = history.seconds_per_step(here.jobs, spec)
+    if like:
+        training = round(steps * per_step, 1)
+        basis.append(f"{like} jobs with this model, method and batch size took so long a step")
     return assembling, training, basis
-
-
-def _tokens_per_second(counts: Sequence[Count]) -> float | None:
-    tokens = sum(
-        c.value for c in counts if c.name == "teacher_tokens" and ("kind", "completion") in c.labels
-    )
-    seconds = sum(
-        c.value
-        for c in counts
-        if c.name == "stage_seconds_sum" and ("stage", "assembling") in c.labels
-    )
-    return tokens / seconds if tokens and seconds else None
-
-
-def _alike(job: Job, spec: JobSpec) -> bool:
-    theirs, ours = job.spec.settings, spec.settings
-    return (
-        job.report is not None
-        and "training" in job.seconds
-        and (job.spec.model, job.spec.method) == (spec.model, spec.method)
-        and theirs.hyperparameters.batch_size == ours.hyperparameters.batch_size
-        and theirs.baselines == ours.baselines
-    )
-
-
-def _steps(job: Job) -> int:
-    """Of the job's own method; its baselines are in the time of every job like it."""
-    row = job.report.test.get(job.spec.method.value) if job.report else None
-    return (row and row.steps) or 0

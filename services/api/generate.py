@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from qcrd.errors import QcrdError
 from qcrd.method.prompts import teacher_prompt
-from qcrd.records import MethodSpec, Question, Usage
+from qcrd.records import Question, Usage
 from qcrd.runtime.ledger import Ledger
 from qcrd.runtime.stage import StageContext
 from services.api.ask import Asking, Pace
 from services.api.generations import Generation, Generations
 from services.api.knowledge import Outputs
-from services.api.plan import Sampling, Wanted
+from services.api.plan import Sampling, Wanted, asked
 from services.api.purse import Purse
 from services.api.settings import Teacher
 from services.api.teacher import Answer, TeacherClient
@@ -163,12 +163,15 @@ def generate(
     """All samples of all questions. What was answered is kept whatever ends the round."""
     spec = stage.job.spec.settings
     sampling = Sampling.of(spec.rationales)
-    plan = planned(spec, sampling, training, test)
+    plan = {
+        question.id: [Wanted(teacher_prompt(spec.task, question), n) for n in range(samples)]
+        for question, samples in asked(spec.rationales, training, test)
+    }
     wanted = {sample.key: sample for samples in plan.values() for sample in samples}
     asking = asyncio.run(_round(stage, ledger, teacher, sampling, wanted, pace))
     outputs = {
-        asked: tuple(own_words(asking.found[sample.key], sampling.stop) for sample in samples)
-        for asked, samples in plan.items()
+        question: tuple(own_words(asking.found[sample.key], sampling.stop) for sample in samples)
+        for question, samples in plan.items()
     }
     return Generated(
         training={question.id: outputs[question.id] for question in training},
@@ -188,22 +191,6 @@ def own_words(generation: Generation, stop: Sequence[str]) -> str:
             if generation.text.endswith(mark):
                 return generation.text.removesuffix(mark)
     return generation.text
-
-
-def planned(
-    spec: MethodSpec, sampling: Sampling, training: Sequence[Question], test: Sequence[Question]
-) -> dict[str, tuple[Wanted, ...]]:
-    """The samples that are wanted of each question, by its id."""
-    return {
-        question.id: _samples(question, spec, sampling.samples(n))
-        for questions, n in ((test, spec.rationales.test_samples), (training, spec.rationales.n))
-        for question in questions
-    }
-
-
-def _samples(question: Question, spec: MethodSpec, n: int) -> tuple[Wanted, ...]:
-    prompt = teacher_prompt(spec.task, question)
-    return tuple(Wanted(prompt, index) for index in range(n))
 
 
 async def _round(

@@ -36,14 +36,27 @@ LARGEST = 256 << 10
 made again, and so is a stream, which may have ended with an error of its own."""
 STREAM = "text/event-stream"
 
-_seed: ContextVar[str | None] = ContextVar("idempotency_seed", default=None)
+_entry: ContextVar[Entry | None] = ContextVar("idempotency_entry", default=None)
 
 
 def fresh_id(prefix: str) -> str:
     """A new id; under an `Idempotency-Key` the same one every time, so that a request that is
     carried out again after a crash finds what it had created."""
-    seed = _seed.get()
-    return keys.new_id(prefix) if seed is None else f"{prefix}-{keys.digest(prefix, seed)}"
+    entry = _entry.get()
+    return keys.new_id(prefix) if entry is None else f"{prefix}-{keys.digest(prefix, entry.seed)}"
+
+
+def once(verb: str) -> str | None:
+    """A name under which the event of this request is told once, however often it is tried."""
+    entry = _entry.get()
+    return None if entry is None else f"{verb}-{entry.seed}"
+
+
+def repeated() -> bool:
+    """Whether this request was begun before and nobody knows how far it came: what it asks for may
+    have happened, and is then no conflict."""
+    entry = _entry.get()
+    return entry is not None and entry.tries > 1
 
 
 def name_of(scope: Scope) -> str | None:
@@ -101,12 +114,12 @@ class Idempotency:
         self, name: str, entry: Entry, scope: Scope, receive: Receive, send: Send
     ) -> None:
         kept = _Recorder(send)
-        token = _seed.set(entry.seed)
+        token = _entry.set(entry)
         try:
             async with self._renewed(name, entry.holder):
                 await self._app(scope, receive, kept)
         finally:
-            _seed.reset(token)
+            _entry.reset(token)
             await asyncio.shield(run_in_threadpool(self._settle, name, entry, kept))
 
     def _settle(self, name: str, entry: Entry, kept: _Recorder) -> None:

@@ -14,6 +14,7 @@ from qcrd.runtime.pipeline import conclude, nudge
 from qcrd.runtime.states import moved
 from services.api.checks import check_budget
 from services.api.gateway import Gateway
+from services.api.idempotency import once, repeated
 from services.api.owners import check_owner
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,9 @@ def pause(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """Its training process saves first; what the teacher has answered is kept."""
     check_owner(f"job {job.id}", job.owner, caller)
     reason = f"key {caller.name} asked for it"
-    paused = jobs.move(here.jobs, job.id, Status.PAUSED, paused_because=reason)
-    _tell(here, paused, f"paused: {reason}")
+    done = repeated() and job.status is Status.PAUSED
+    paused = job if done else jobs.move(here.jobs, job.id, Status.PAUSED, paused_because=reason)
+    _tell(here, paused, f"paused: {reason}", once("paused"))
     _make_room(here, paused)
     return paused
 
@@ -42,8 +44,9 @@ def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None
             raise Conflict(f"job {current.id} is {current.status}, not paused")
         return moved(current, Status.QUEUED, now, {"sent_at": now, **given})
 
-    resumed = here.jobs.update(job.id, change)
-    _tell(here, resumed, f"resumed by key {caller.name}")
+    done = repeated() and job.status is not Status.PAUSED
+    resumed = job if done else here.jobs.update(job.id, change)
+    _tell(here, resumed, f"resumed by key {caller.name}", once("resumed"))
     try:
         here.queue.send(resumed.stage or Stage.ASSEMBLING, resumed.id)
     except Transient as error:
@@ -54,7 +57,8 @@ def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None
 def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """What the teacher has already answered is kept for the next job."""
     check_owner(f"job {job.id}", job.owner, caller)
-    cancelled = jobs.move(here.jobs, job.id, Status.CANCELLED)
+    done = repeated() and job.status is Status.CANCELLED
+    cancelled = job if done else jobs.move(here.jobs, job.id, Status.CANCELLED)
     conclude(here, cancelled)
     _make_room(here, cancelled)
     return cancelled
@@ -96,5 +100,5 @@ def _make_room(here: Gateway, ended: Job) -> None:
         log.warning("waiting jobs are left to the reaper: %s", error)
 
 
-def _tell(here: Gateway, job: Job, message: str) -> None:
-    here.events.append(job.id, message, data={"status": job.status.value})
+def _tell(here: Gateway, job: Job, message: str, name: str | None) -> None:
+    here.events.append(job.id, message, data={"status": job.status.value}, once=name)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from qcrd.records import Job, Stage, Status
 from qcrd.runtime.jobstores import JobStore
-from qcrd.runtime.states import TASKS, task_of, waits
-from qcrd.runtime.tally import Count, Tally
-from services.api import views, wire
+from qcrd.runtime.states import task_of, waits
+from qcrd.runtime.tally import Tally
+from services.api import history, views, wire
 
 
 def shown(job: Job, jobs: JobStore, tally: Tally) -> wire.JobObject:
@@ -19,7 +19,7 @@ def shown(job: Job, jobs: JobStore, tally: Tally) -> wire.JobObject:
 
 def shown_all(found: Sequence[Job], jobs: JobStore, tally: Tally) -> list[wire.JobObject]:
     waiting = [job for job in found if waits(job)]
-    pace = _mean_seconds(tally.read()) if waiting else {}
+    pace = history.seconds_per_job(tally.read()) if waiting else {}
     queues = {job.id: _queue(job, jobs, pace) for job in waiting}
     return [views.job(job, queues.get(job.id), _finish(job)) for job in found]
 
@@ -33,23 +33,6 @@ def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> wire.Queue | 
     per_job = pace.get(task)
     eta = None if per_job is None else round((before + 1) * per_job, 1)
     return wire.Queue(position=before + 1, eta_seconds=eta)
-
-
-def _mean_seconds(counts: Sequence[Count]) -> dict[str, float]:
-    """What a job takes a worker of each task, on average over those that have ended."""
-    seconds: dict[str, float] = dict.fromkeys(TASKS.values(), 0.0)
-    ended: dict[str, float] = dict.fromkeys(TASKS.values(), 0.0)
-    for count in counts:
-        labels = dict(count.labels)
-        if count.name == "stage_seconds_sum":
-            seconds[TASKS[Stage(labels["stage"])]] += count.value
-        if count.name == "stage_seconds" and labels["stage"] in FIRST.values():
-            ended[TASKS[Stage(labels["stage"])]] += count.value
-    return {task: seconds[task] / ended[task] for task in seconds if ended[task]}
-
-
-FIRST = {"assemble": Stage.ASSEMBLING.value, "train": Stage.TRAINING.value}
-"""The stage that counts the jobs of a task; the others of the same task only add their seconds."""
 
 
 def _finish(job: Job) -> float | None:

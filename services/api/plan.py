@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from qcrd.records import Baseline, JobSpec, MethodName, RationaleSpec
+from qcrd.records import Baseline, JobSpec, MethodName, Question, RationaleSpec
 from qcrd.runtime.keys import digest
 
 
@@ -44,6 +45,20 @@ class Sampling:
     def samples(self, wanted: int) -> int:
         """How many of `wanted` samples per prompt can differ."""
         return wanted if self.temperature > 0 else min(wanted, 1)
+
+
+def asked(
+    spec: RationaleSpec, training: Iterable[Question], test: Iterable[Question]
+) -> Iterator[tuple[Question, int]]:
+    """Each question once with how many samples of it are wanted; one that is in both files is asked
+    as often as in training."""
+    samples, trained_on = Sampling.of(spec).samples, set[str]()
+    for question in training:
+        trained_on.add(question.id)
+        yield question, samples(spec.n)
+    for question in test:
+        if question.id not in trained_on:
+            yield question, samples(spec.test_samples)
 
 
 @dataclass(frozen=True)

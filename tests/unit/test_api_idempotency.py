@@ -108,6 +108,30 @@ def test_a_job_that_was_created_before_an_outage_is_found_by_the_next_try(
     refused(post(here, "a", **asked, seed=1), 409, "idempotency_key_reused", "Idempotency-Key")
 
 
+@pytest.mark.parametrize(
+    ("verb", "before", "status"),
+    [("pause", (), "paused"), ("resume", ("pause",), "queued"), ("cancel", (), "cancelled")],
+)
+def test_what_a_lost_answer_had_done_is_no_conflict_for_the_next_try(
+    here: Here, monkeypatch: pytest.MonkeyPatch, verb: str, before: tuple[str, ...], status: str
+) -> None:
+    job_id = post(here, "made", **body(here)).json()["id"]
+    for earlier in before:
+        assert post(here, earlier, f"{JOBS}/{job_id}/{earlier}").status_code == 200
+    monkeypatch.setattr(kept(here), "finish", lambda *_: None)
+    path = f"{JOBS}/{job_id}/{verb}"
+    first = post(here, "k", path)
+    lapse(here)
+    again = post(here, "k", path)
+    assert (again.status_code, again.json()["status"]) == (200, status)
+    assert first.json()["status"] == status
+    told = [event.message for event in here.events.read(job_id)]
+    assert len(told) == len(set(told)) == 2 + len(before)
+    # Another request is another matter.
+    if verb != "resume":
+        refused(post(here, "other", path), 409, "conflict")
+
+
 def test_after_a_day_a_key_is_a_new_one(here: Here) -> None:
     asked = body(here)
     first = post(here, "a", **asked).json()

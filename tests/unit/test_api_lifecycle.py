@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from qcrd.method.prompts import teacher_prompt
 from qcrd.records import CheckpointManifest, PublishedModel, Stage, Status
 from qcrd.runtime import jobs as verbs
 from qcrd.runtime import keys
@@ -19,8 +20,7 @@ from qcrd.runtime.store import write_record
 from qcrd.runtime.tally import observe_stage
 from services.api import estimate, files
 from services.api.create import read_spec
-from services.api.generate import planned
-from services.api.plan import Sampling
+from services.api.plan import Wanted
 from tests.unit.test_api_rest import Here, here, refused, sums, without_a_hub
 
 __all__ = ["here", "without_a_hub"]
@@ -200,16 +200,18 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}, "rationales": rationales}}
     files_ = {"training_file": here.file(sums(40)), "test_file": here.file(sums(30, start=30))}
     spec = read_spec({"model": "tiny", "method": method, **files_})
-    sampling = Sampling.of(spec.settings.rationales)
-    counted = list(estimate._counted(here.store, spec, sampling))
+    counted = list(estimate._counted(here.store, spec))
     found = estimate._read(counted)
-    training, test = (
-        [row.question for row in files.rows(here.store, file_id)] for file_id in files_.values()
-    )
+    rows = {
+        row.question.id: (row.question, samples)
+        for file_id, samples in ((files_["test_file"], 7), (files_["training_file"], 5))
+        for row in files.rows(here.store, file_id)
+    }
     wanted = {
-        one.key: len(one.prompt)
-        for samples in planned(spec.settings, sampling, training, test).values()
-        for one in samples
+        Wanted(prompt, index).key: len(prompt)
+        for question, samples in rows.values()
+        for prompt in [teacher_prompt(spec.settings.task, question)]
+        for index in range(samples)
     }
     assert len(wanted) == 40 * 5 + 20 * 7
     assert (dict(found.lengths), found.count) == (wanted, 60)
