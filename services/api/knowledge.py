@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qcrd.method.answers import Parsed, canonical, parse_output
-from qcrd.method.consistency import split, vote
+from qcrd.method.self_consistency import split, vote
 from qcrd.records import (
     MethodSpec,
     Question,

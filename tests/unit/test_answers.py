@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from qcrd.method import arithmetic
 from qcrd.method.answers import canonical, parse_output, question_id
-from qcrd.method.consistency import split, vote
 from qcrd.method.prompts import question_text, teacher_prompt
+from qcrd.method.self_consistency import split, vote
 from qcrd.records import AnswerKind, Example, Question, Rationale, TaskSpec
 
 NUMBER = TaskSpec(answer=AnswerKind.NUMBER)

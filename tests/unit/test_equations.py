@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from qcrd.method import losses
-from qcrd.method.consistency import split, vote
 from qcrd.method.contrasts import Contrast
 from qcrd.method.judge import Judge, LocalJudge
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.schedule import plan
+from qcrd.method.self_consistency import split, vote
 from qcrd.method.steps import Lesson, step_terms
 from qcrd.method.training import Trainer
 from qcrd.records import (

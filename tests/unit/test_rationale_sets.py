@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qcrd.method.answers import question_id
-from qcrd.method.consistency import vote
+from qcrd.method.self_consistency import vote
 from qcrd.records import (
     Job,
     JobSpec,
