@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from qcrd.errors import NotFound
 from qcrd.method.answers import canonical
+from qcrd.method.evaluation.statistics import leaked
 from qcrd.method.prompts import question_text
-from qcrd.method.statistics import leaked
 from qcrd.method.steps import Lesson
 from qcrd.records import (
     AnswerKind,

@@ -16,8 +16,8 @@ import transformers
 from benchmarks import ladder_data, ladder_students
 from benchmarks.ladder_data import DATASETS, Material
 from benchmarks.ladder_probe import ObservedJudge, picks
-from qcrd.method import evaluation
 from qcrd.method.bases import load_encoder, load_student
+from qcrd.method.evaluation import predict
 from qcrd.method.judge import Judge
 from qcrd.method.schedule import Plan, plan
 from qcrd.method.students import Student
@@ -173,7 +173,7 @@ def follow(trainer: Trainer) -> tuple[list[dict[str, float]], list[dict[str, flo
 
 def answers(student: Student, held: Held, planned: Plan) -> list[Prediction]:
     hyper = planned.spec.hyperparameters
-    return evaluation.predict(
+    return predict.predict(
         student,
         held.questions,
         held.golds,
@@ -190,12 +190,12 @@ def measured(told: Sequence[Prediction], found: Material) -> dict[str, float | N
     written = [_plain(p.text) == _plain(label) for p, label in pairs]
     golds = [lesson.gold for lesson in found.lessons]
     return {
-        "test": evaluation.accuracy(told).accuracy,
+        "test": predict.accuracy(told).accuracy,
         "label_as_written": sum(written) / len(written),
         "unparseable": sum(p.answer is None for p in told) / len(told),
         "unseen": sum(unseen) / len(unseen) if unseen else None,
         "unseen_questions": len(unseen),
-        "majority_class": evaluation.majority_class(golds, found.test.golds).accuracy,
+        "majority_class": predict.majority_class(golds, found.test.golds).accuracy,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qcrd.method.statistics import Interval, over_seeds
+from qcrd.method.evaluation.statistics import Interval, over_seeds
 
 Line = dict[str, Any]
 BASELINE = "finetune_equal_compute"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qcrd.method import losses
-from qcrd.method.evaluation import JOINT
+from qcrd.method.evaluation.predict import JOINT
 from qcrd.method.objectives import Objective
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.slates import Slate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from qcrd.errors import NotFound
-from qcrd.method.studies import Run, tabulate
+from qcrd.method.evaluation.study_table import Run, tabulate
 from qcrd.records import Accuracy, Job, Prediction, Status, Study, StudyTable
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, read_lines

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qcrd.errors import QcrdError
-from qcrd.method import evaluation
 from qcrd.method.bases import load_student, weights_like
 from qcrd.method.crew import Crew
+from qcrd.method.evaluation import predict
+from qcrd.method.evaluation.statistics import compare, leaked, repeated, wilson
 from qcrd.method.judge import JudgePort
 from qcrd.method.negatives import Weights
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import question_text
 from qcrd.method.sampling import LocalPast, Past
 from qcrd.method.schedule import plan
-from qcrd.method.statistics import compare, leaked, repeated, wilson
 from qcrd.method.students import Student
 from qcrd.records import (
     Accuracy,
@@ -139,7 +139,7 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
         if asked:
             test["teacher"] = wilson(sum(t.teacher_answer == t.gold for t in asked), len(asked))
         majority = [lesson.gold for lesson in known.lessons]
-        test["majority_class"] = evaluation.majority_class(majority, golds)
+        test["majority_class"] = predict.majority_class(majority, golds)
         test |= {row: result.test for row, result in results.items() if result.test}
     main = results[job.spec.method.value]
     exact, stories = _repetitions(known, job.spec.settings.task)

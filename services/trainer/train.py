@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qcrd.errors import Interrupted
-from qcrd.method import evaluation
 from qcrd.method.checkpoints import State, capture, restore
 from qcrd.method.crew import Crew
+from qcrd.method.evaluation import predict
 from qcrd.method.judge import JudgePort
 from qcrd.method.judge_health import collapsed
 from qcrd.method.negatives import Weights
@@ -93,8 +93,8 @@ def train(
     finished(student)
     cost = {"steps": trainer.step, "flops": flops, "seconds": seconds}
     result = Result(
-        validation=evaluation.accuracy(checked),
-        test=evaluation.accuracy(tested).model_copy(update=cost) if tested else None,
+        validation=predict.accuracy(checked),
+        test=predict.accuracy(tested).model_copy(update=cost) if tested else None,
         predictions=tuple(tested),
         judge=health,
         **cost,
@@ -106,7 +106,7 @@ def train(
 
 def validation_score(student: Student, held: Held, plan: Plan) -> Score:
     """Accuracy, then minus the labels' mean cross entropy: small sets tie often."""
-    right = evaluation.accuracy(_answers(student, held, plan)).accuracy
+    right = predict.accuracy(_answers(student, held, plan)).accuracy
     texts = [PREDICT + question_text(plan.spec.task, question) for question in held.questions]
     total = 0.0
     for start in range(0, len(texts), 64):
@@ -122,7 +122,7 @@ def _answers(student: Student, held: Held, plan: Plan) -> list[Prediction]:
     hyper = plan.spec.hyperparameters
     joined = plan.objective.joined
     room = hyper.max_rationale_tokens * joined + hyper.max_label_tokens
-    return evaluation.predict(
+    return predict.predict(
         student,
         held.questions,
         held.golds,

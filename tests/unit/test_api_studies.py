@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Transient
-from qcrd.method.statistics import wilson
+from qcrd.method.evaluation.statistics import wilson
 from qcrd.records import (
     Job,
     ModelRef,

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from qcrd.cli.report import comparisons, judge, leaks, show
-from qcrd.method.statistics import mcnemar, wilson
+from qcrd.method.evaluation.statistics import mcnemar, wilson
 from qcrd.method.steps import Lesson
 from qcrd.records import (
     AnswerKind,

@@ -13,7 +13,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from qcrd.method.statistics import (
+from qcrd.method.evaluation.statistics import (
     compare,
     leaked,
     mcnemar,

@@ -16,8 +16,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from qcrd.errors import Invalid
-from qcrd.method.statistics import wilson
-from qcrd.method.studies import Run, bootstrap, holm, tabulate
+from qcrd.method.evaluation.statistics import wilson
+from qcrd.method.evaluation.study_table import Run, bootstrap, holm, tabulate
 from qcrd.records import StudySpec, StudyTable, parse
 from services.api.study_plot import svg
 from services.api.study_text import markdown

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcrd.method.statistics import DRAWS, mcnemar, over_seeds
+from qcrd.method.evaluation.statistics import DRAWS, mcnemar, over_seeds
 from qcrd.records import (
     Accuracy,
     SeedAccuracy,

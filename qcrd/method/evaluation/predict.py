@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from qcrd.method.answers import canonical
+from qcrd.method.evaluation.statistics import wilson
 from qcrd.method.prompts import PREDICT, question_text
-from qcrd.method.statistics import wilson
 from qcrd.method.students import Student
 from qcrd.records import Accuracy, Prediction, Question, TaskSpec
 from qcrd.records.manner import JOINED_MARK
