@@ -10,9 +10,9 @@ from typing import Any
 
 from benchmarks.ladder_data import Material
 from qcrd.method.answers import NUMBER, parse_output
-from qcrd.method.contrasts import Contrast, Pair
-from qcrd.method.judge import Judge, LocalJudge
-from qcrd.method.judge_health import auc
+from qcrd.method.judge.health import auc
+from qcrd.method.judge.model import Judge, LocalJudge
+from qcrd.method.judge.training_pairs import Contrast, Pair
 from qcrd.method.prompts import EXPLAIN
 from qcrd.method.steps import Lesson
 from qcrd.method.students import Student

@@ -18,7 +18,7 @@ from benchmarks.ladder_data import DATASETS, Material
 from benchmarks.ladder_probe import ObservedJudge, picks
 from qcrd.method.bases import load_encoder, load_student
 from qcrd.method.evaluation import predict
-from qcrd.method.judge import Judge
+from qcrd.method.judge.model import Judge
 from qcrd.method.schedule import Plan, plan
 from qcrd.method.students import Student
 from qcrd.method.trace import Round, Step

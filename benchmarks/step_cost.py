@@ -29,8 +29,8 @@ import torch
 
 from benchmarks.step_setting import BATCH, POSITIVES, SEED, STUDENTS, Setting, setting
 from qcrd.method import losses
-from qcrd.method.contrasts import Contrast
-from qcrd.method.judge import Pair
+from qcrd.method.judge.model import Pair
+from qcrd.method.judge.training_pairs import Contrast
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.sampling import LocalPast, ProcessPast

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from qcrd.errors import Diverged
 from qcrd.method import negatives
 from qcrd.method.batching import iteration_batches
-from qcrd.method.contrasts import Contrast, contrast
 from qcrd.method.crew import Crew
-from qcrd.method.judge import JudgePort
+from qcrd.method.judge.model import JudgePort
+from qcrd.method.judge.training_pairs import Contrast, contrast
 from qcrd.method.losses import lower_bound
 from qcrd.method.negatives import Ring, Weights, trainable
 from qcrd.method.sampling import LocalPast, Order, Past, Samples, Wanted

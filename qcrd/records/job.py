@@ -147,7 +147,7 @@ class Report(Record):
     seconds: dict[str, float]
     seed: int
     judge: dict[str, float] = Field(default_factory=dict)
-    """Health of the judge at the end of the run (`qcrd.method.judge_health.numbers`), and under
+    """Health of the judge at the end of the run (`qcrd.method.judge.health.numbers`), and under
     `pretrained_` what it was before the first iteration."""
     notes: tuple[str, ...] = ()
     leak: LeakReport | None = None

@@ -19,7 +19,7 @@ class CreateJudge(Record):
 
 class JudgeVersion(Record):
     """A judge as a training call left it; `flops` is that call's own work. `health` is flat
-    (`qcrd.method.judge_health.numbers`); `histograms` is None before any training."""
+    (`qcrd.method.judge.health.numbers`); `histograms` is None before any training."""
 
     version: int
     health: dict[str, float] = Field(default_factory=dict)

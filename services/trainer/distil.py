@@ -11,7 +11,7 @@ from qcrd.method.bases import load_student, weights_like
 from qcrd.method.crew import Crew
 from qcrd.method.evaluation import predict
 from qcrd.method.evaluation.statistics import compare, leaked, repeated, wilson
-from qcrd.method.judge import JudgePort
+from qcrd.method.judge.model import JudgePort
 from qcrd.method.negatives import Weights
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import question_text

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from qcrd.errors import Conflict, QcrdError, Transient
-from qcrd.method.contrasts import Contrast, Pair
+from qcrd.method.judge.training_pairs import Contrast, Pair
 from qcrd.records import JudgeHistograms, JudgeSpec
 
 PAIRS_PER_CALL = 1024

@@ -20,7 +20,7 @@ import transformers
 
 from qcrd.errors import Interrupted, LeaseLost, QcrdError
 from qcrd.method import crew
-from qcrd.method.judge import JudgePort
+from qcrd.method.judge.model import JudgePort
 from qcrd.method.sampling import LocalPast, Past, ProcessPast
 from qcrd.method.students import Student
 from qcrd.runtime import telemetry

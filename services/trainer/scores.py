@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from qcrd.method.judge import JudgePort
+from qcrd.method.judge.model import JudgePort
 from qcrd.method.prompts import question_text
 from qcrd.method.training import Trainer
 from qcrd.records import (

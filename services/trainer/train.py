@@ -12,8 +12,8 @@ from qcrd.errors import Interrupted
 from qcrd.method.checkpoints import State, capture, restore
 from qcrd.method.crew import Crew
 from qcrd.method.evaluation import predict
-from qcrd.method.judge import JudgePort
-from qcrd.method.judge_health import collapsed
+from qcrd.method.judge.health import collapsed
+from qcrd.method.judge.model import JudgePort
 from qcrd.method.negatives import Weights
 from qcrd.method.prompts import PREDICT, question_text
 from qcrd.method.sampling import LocalPast, Past

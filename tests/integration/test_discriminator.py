@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from qcrd.method.contrasts import Contrast
+from qcrd.method.judge.training_pairs import Contrast
 from qcrd.records import JudgeSpec
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore, Store

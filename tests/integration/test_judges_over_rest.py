@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
-from qcrd.method.contrasts import Contrast
+from qcrd.method.judge.training_pairs import Contrast
 from qcrd.records import JudgeSpec
 from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import MemoryJobs

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from qcrd.method import losses
-from qcrd.method.contrasts import Contrast
-from qcrd.method.judge import Judge, LocalJudge
+from qcrd.method.judge.model import Judge, LocalJudge
+from qcrd.method.judge.training_pairs import Contrast
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.schedule import plan
 from qcrd.method.self_consistency import split, vote

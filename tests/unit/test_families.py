@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from qcrd.method.bases import load_encoder, load_student
-from qcrd.method.judge import Judge, LocalJudge
+from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.schedule import plan
 from qcrd.method.students import Student
 from qcrd.method.trace import Step

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcrd.method.contrasts import CORRUPTED, UNNAMED, Contrast, Pair, balanced, contrast
-from qcrd.method.judge_health import (
+from qcrd.method.judge.health import (
     auc,
     brier,
     calibration_error,
@@ -19,6 +18,7 @@ from qcrd.method.judge_health import (
     numbers,
     reliability,
 )
+from qcrd.method.judge.training_pairs import CORRUPTED, UNNAMED, Contrast, Pair, balanced, contrast
 from qcrd.records import Rationale, Source
 
 SCORES = {"good": 0.9, "fair": 0.7, "poor": 0.4, "bad": 0.1}

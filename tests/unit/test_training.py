@@ -12,9 +12,9 @@ from qcrd.errors import Diverged
 from qcrd.method.batching import iteration_batches, length_groups
 from qcrd.method.causal import CausalStudent
 from qcrd.method.checkpoints import capture, restore
-from qcrd.method.contrasts import Contrast, balanced, held_back
-from qcrd.method.judge import Judge, LocalJudge, fit_judge
-from qcrd.method.judge_health import auc
+from qcrd.method.judge.health import auc
+from qcrd.method.judge.model import Judge, LocalJudge, fit_judge
+from qcrd.method.judge.training_pairs import Contrast, balanced, held_back
 from qcrd.method.losses import highest, lowest
 from qcrd.method.negatives import Ring, trainable
 from qcrd.method.objectives import OBJECTIVES

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scipy.stats import mannwhitneyu
 
-from qcrd.method.contrasts import Contrast, Pair
+from qcrd.method.judge.training_pairs import Contrast, Pair
 from qcrd.records import JudgeHistograms, ReliabilityBin
 
 POSITIVES = "positives"

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from qcrd.method.batching import length_groups
-from qcrd.method.contrasts import Contrast, Pair, balanced, held_back
-from qcrd.method.judge_health import health
+from qcrd.method.judge.health import health
+from qcrd.method.judge.training_pairs import Contrast, Pair, balanced, held_back
 from qcrd.method.losses import JUDGE_LOSSES
 from qcrd.records import JudgeHistograms, JudgeSpec
 
