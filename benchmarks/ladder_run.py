@@ -16,11 +16,11 @@ import transformers
 from benchmarks import ladder_data, ladder_students
 from benchmarks.ladder_data import DATASETS, Material
 from benchmarks.ladder_probe import ObservedJudge, picks
-from qcrd.method.bases import load_encoder, load_student
 from qcrd.method.evaluation import predict
 from qcrd.method.judge.model import Judge
 from qcrd.method.schedule import Plan, plan
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
+from qcrd.method.student.loading import load_encoder, load_student
 from qcrd.method.trace import Round, Step
 from qcrd.method.training import Trainer
 from qcrd.records import (

@@ -11,9 +11,9 @@ from benchmarks.ladder_data import DATASETS
 from benchmarks.ladder_run import Conditions
 from benchmarks.ladder_table import Line, by, cell, cells
 from qcrd.method import negatives
-from qcrd.method.bases import load_student
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN
+from qcrd.method.student.loading import load_student
 
 TEMPERATURES = (0.7, 1.0, 1.5)
 

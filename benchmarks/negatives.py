@@ -24,9 +24,9 @@ import torch
 from benchmarks.step_setting import SEED, WORDS
 from qcrd.cli.home import install_base_model
 from qcrd.method import negatives
-from qcrd.method.bases import load_student
 from qcrd.method.prompts import EXPLAIN
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
+from qcrd.method.student.loading import load_student
 from qcrd.records import Hyperparameters, StudentSpec
 
 NEW_TOKENS, LOOP_BATCH, TEMPERATURE = 48, 8, 1.5

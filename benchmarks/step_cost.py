@@ -36,7 +36,7 @@ from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.sampling import LocalPast, ProcessPast
 from qcrd.method.schedule import plan
 from qcrd.method.steps import Lesson, step_terms
-from qcrd.method.students import has_bf16
+from qcrd.method.student.base import has_bf16
 from qcrd.method.trace import Round
 from qcrd.method.training import Trainer
 from qcrd.records import Hyperparameters, LossSpec, MethodSpec, NegativeSpec

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from qcrd.method.prompts import EXPLAIN
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
 from qcrd.records import Rationale, Source
 
 Weights = Mapping[str, Tensor]

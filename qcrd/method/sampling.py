@@ -22,7 +22,7 @@ from safetensors.torch import save as pack
 from qcrd.errors import Transient
 from qcrd.method import negatives
 from qcrd.method.negatives import Weights
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
 from qcrd.records import Rationale, Source
 
 LOOK_SECONDS = 0.5

@@ -13,7 +13,7 @@ from qcrd.method.evaluation.predict import JOINT
 from qcrd.method.objectives import Objective
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.slates import Slate
-from qcrd.method.students import Reading, Student
+from qcrd.method.student.base import Reading, Student
 from qcrd.records import LossSpec, Rationale
 
 Scores = Mapping[str, float]

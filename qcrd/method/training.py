@@ -24,7 +24,7 @@ from qcrd.method.negatives import Ring, Weights, trainable
 from qcrd.method.sampling import LocalPast, Order, Past, Samples, Wanted
 from qcrd.method.schedule import Plan
 from qcrd.method.steps import Lesson
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
 from qcrd.method.trace import Phase, Pretrained, Round, Step
 from qcrd.method.updates import Update
 from qcrd.records import JudgeHistograms, NegativeSource, Rationale, Source

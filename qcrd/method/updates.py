@@ -9,7 +9,7 @@ import torch
 from qcrd.method.objectives import Objective
 from qcrd.method.schedule import Plan
 from qcrd.method.steps import Lesson, Scores, Terms, step_terms
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
 from qcrd.records import Hyperparameters, LossSpec
 
 

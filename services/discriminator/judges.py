@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load, save
 
 from qcrd.errors import Conflict, NotFound
-from qcrd.method.bases import load_encoder
 from qcrd.method.judge.health import collapsed
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import Contrast
+from qcrd.method.student.loading import load_encoder
 from qcrd.records import CreateJudge, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, read, read_record, write_record

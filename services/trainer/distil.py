@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qcrd.errors import QcrdError
-from qcrd.method.bases import load_student, weights_like
 from qcrd.method.crew import Crew
 from qcrd.method.evaluation import predict
 from qcrd.method.evaluation.statistics import compare, leaked, repeated, wilson
@@ -17,7 +16,8 @@ from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import question_text
 from qcrd.method.sampling import LocalPast, Past
 from qcrd.method.schedule import plan
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
+from qcrd.method.student.loading import load_student, weights_like
 from qcrd.records import (
     Accuracy,
     Baseline,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from qcrd.errors import Invalid
 from qcrd.method.answers import canonical
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
 from qcrd.records import JobSpec, Question, TaskSpec
 
 SHOWN = 60

@@ -22,7 +22,7 @@ from qcrd.errors import Interrupted, LeaseLost, QcrdError
 from qcrd.method import crew
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.sampling import LocalPast, Past, ProcessPast
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
 from qcrd.runtime import telemetry
 from qcrd.runtime.bases import find_base
 from qcrd.runtime.connection import connect

@@ -18,7 +18,7 @@ from qcrd.method.negatives import Weights
 from qcrd.method.prompts import PREDICT, question_text
 from qcrd.method.sampling import LocalPast, Past
 from qcrd.method.schedule import Plan
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
 from qcrd.method.trace import Phase, Pretrained, Round, Step
 from qcrd.method.training import Score, Trainer
 from qcrd.records import Accuracy, Prediction, TaskSpec

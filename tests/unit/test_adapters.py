@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from qcrd.errors import Invalid
-from qcrd.method.adapters import merged
-from qcrd.method.bases import load_student
 from qcrd.method.negatives import trainable
 from qcrd.method.schedule import plan
+from qcrd.method.student.loading import load_student
+from qcrd.method.student.lora import merged
 from qcrd.method.trace import Step
 from qcrd.method.training import Trainer
 from qcrd.records import Hyperparameters, LoraSpec, StudentSpec

@@ -26,10 +26,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from qcrd.method.bases import load_encoder, load_student
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.schedule import plan
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
+from qcrd.method.student.loading import load_encoder, load_student
 from qcrd.method.trace import Step
 from qcrd.method.training import Trainer
 from qcrd.records import Hyperparameters, JudgeSpec, StudentSpec

@@ -7,9 +7,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from qcrd.errors import Invalid
-from qcrd.method.causal import CausalStudent
-from qcrd.method.seq2seq import Seq2SeqStudent
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
+from qcrd.method.student.causal import CausalStudent
+from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.records import (
     AnswerKind,
     Hyperparameters,

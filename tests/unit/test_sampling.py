@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from qcrd.errors import Interrupted, Invalid, Transient
-from qcrd.method.bases import load_student, weights_like
 from qcrd.method.negatives import trainable
 from qcrd.method.sampling import LocalPast, Order, ProcessPast, Wanted
 from qcrd.method.schedule import plan
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
+from qcrd.method.student.loading import load_student, weights_like
 from qcrd.method.trace import Phase, Step
 from qcrd.method.training import Trainer
 from qcrd.records import Hyperparameters, NegativeSource, NegativeSpec, Source, StudentSpec

@@ -10,7 +10,6 @@ import torch
 
 from qcrd.errors import Diverged
 from qcrd.method.batching import iteration_batches, length_groups
-from qcrd.method.causal import CausalStudent
 from qcrd.method.checkpoints import capture, restore
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge, fit_judge
@@ -19,10 +18,11 @@ from qcrd.method.losses import highest, lowest
 from qcrd.method.negatives import Ring, trainable
 from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.schedule import plan
-from qcrd.method.seq2seq import Seq2SeqStudent
 from qcrd.method.slates import Slate
 from qcrd.method.steps import Lesson, step_terms
-from qcrd.method.students import Reading, Student
+from qcrd.method.student.base import Reading, Student
+from qcrd.method.student.causal import CausalStudent
+from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.trace import Round, Step
 from qcrd.method.training import Trainer
 from qcrd.records import (
@@ -118,7 +118,7 @@ def test_scoring_in_length_groups_equals_one_batch(
     reading = model.read(["explain: trout ?"] * 2)
     targets, owner = ["it", "it swims in water on trees", "it grows"], [0, 1, 1]
     whole = model.score(reading, owner, targets)
-    monkeypatch.setattr("qcrd.method.students.TARGET_TOKENS", 4)
+    monkeypatch.setattr("qcrd.method.student.base.TARGET_TOKENS", 4)
     torch.testing.assert_close(model.score(reading, owner, targets), whole, rtol=1e-2, atol=1e-2)
 
 

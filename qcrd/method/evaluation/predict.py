@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from qcrd.method.answers import canonical
 from qcrd.method.evaluation.statistics import wilson
 from qcrd.method.prompts import PREDICT, question_text
-from qcrd.method.students import Student
+from qcrd.method.student.base import Student
 from qcrd.records import Accuracy, Prediction, Question, TaskSpec
 from qcrd.records.manner import JOINED_MARK
 

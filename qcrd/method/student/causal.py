@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from qcrd.method.students import Reading, Student
+from qcrd.method.student.base import Reading, Student
 
 
 class CausalStudent(Student):

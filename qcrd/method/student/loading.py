@@ -27,10 +27,10 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from qcrd.errors import Invalid
-from qcrd.method.causal import CausalStudent
 from qcrd.method.negatives import Weights
-from qcrd.method.seq2seq import Seq2SeqStudent
-from qcrd.method.students import Student, has_bf16
+from qcrd.method.student.base import Student, has_bf16
+from qcrd.method.student.causal import CausalStudent
+from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.records import Hyperparameters, StudentSpec
 
 
@@ -73,7 +73,7 @@ def _student(
         "max_target_tokens": max(hyper.max_rationale_tokens, hyper.max_label_tokens),
     }
     # Here, because judges load this module too, and peft is in the trainer's image alone.
-    from qcrd.method.adapters import adapt
+    from qcrd.method.student.lora import adapt
 
     config = _config(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from qcrd.method.students import Reading, Student
+from qcrd.method.student.base import Reading, Student
 
 
 class Seq2SeqStudent(Student):
