@@ -16,7 +16,7 @@ from qcrd.errors import NotFound
 from qcrd.method.answers import canonical
 from qcrd.method.evaluation.statistics import leaked
 from qcrd.method.prompts import question_text
-from qcrd.method.steps import Lesson
+from qcrd.method.training.step_loss import Lesson
 from qcrd.records import (
     AnswerKind,
     MethodSpec,

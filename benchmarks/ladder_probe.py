@@ -14,8 +14,8 @@ from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import Contrast, Pair
 from qcrd.method.prompts import EXPLAIN
-from qcrd.method.steps import Lesson
 from qcrd.method.student.base import Student
+from qcrd.method.training.step_loss import Lesson
 from qcrd.records import AnswerKind, JudgeSpec, TaskSpec
 
 LOOKED_AT = 48

@@ -18,11 +18,11 @@ from benchmarks.ladder_data import DATASETS, Material
 from benchmarks.ladder_probe import ObservedJudge, picks
 from qcrd.method.evaluation import predict
 from qcrd.method.judge.model import Judge
-from qcrd.method.schedule import Plan, plan
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_encoder, load_student
-from qcrd.method.trace import Round, Step
-from qcrd.method.training import Trainer
+from qcrd.method.training.progress import Round, Step
+from qcrd.method.training.schedule import Plan, plan
+from qcrd.method.training.trainer import Trainer
 from qcrd.records import (
     Hyperparameters,
     JudgeSpec,

@@ -10,10 +10,10 @@ from benchmarks import ladder_data, ladder_students
 from benchmarks.ladder_data import DATASETS
 from benchmarks.ladder_run import Conditions
 from benchmarks.ladder_table import Line, by, cell, cells
-from qcrd.method import negatives
-from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN
 from qcrd.method.student.loading import load_student
+from qcrd.method.training import weight_history
+from qcrd.method.training.objectives import OBJECTIVES
 
 TEMPERATURES = (0.7, 1.0, 1.5)
 
@@ -109,7 +109,7 @@ def temperatures(
     yield cells(("sampled at", "samples", "below the margin", "CE: lowest", "median", "highest"))
     yield cells(["---"] * 6)
     for temperature in TEMPERATURES:
-        said = negatives.sample(
+        said = weight_history.sample(
             student,
             [(lesson.id, lesson.text) for lesson in found.lessons],
             n=1,

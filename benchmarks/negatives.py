@@ -23,10 +23,10 @@ import torch
 
 from benchmarks.step_setting import SEED, WORDS
 from qcrd.cli.home import install_base_model
-from qcrd.method import negatives
 from qcrd.method.prompts import EXPLAIN
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
+from qcrd.method.training import weight_history
 from qcrd.records import Hyperparameters, StudentSpec
 
 NEW_TOKENS, LOOP_BATCH, TEMPERATURE = 48, 8, 1.5
@@ -34,7 +34,7 @@ NEW_TOKENS, LOOP_BATCH, TEMPERATURE = 48, 8, 1.5
 
 def ours(student: Student, asked: list[tuple[str, str]]) -> int:
     """Tokens that the product's own sampling makes for (id, question) pairs."""
-    found = negatives.sample(
+    found = weight_history.sample(
         student, asked, n=1, temperature=TEMPERATURE, max_new_tokens=NEW_TOKENS, seed=SEED, tag="b"
     )
     return sum(_tokens(student, r.text) for said in found.values() for r in said)

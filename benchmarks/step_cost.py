@@ -31,14 +31,14 @@ from benchmarks.step_setting import BATCH, POSITIVES, SEED, STUDENTS, Setting, s
 from qcrd.method import losses
 from qcrd.method.judge.model import Pair
 from qcrd.method.judge.training_pairs import Contrast
-from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
-from qcrd.method.sampling import LocalPast, ProcessPast
-from qcrd.method.schedule import plan
-from qcrd.method.steps import Lesson, step_terms
 from qcrd.method.student.base import has_bf16
-from qcrd.method.trace import Round
-from qcrd.method.training import Trainer
+from qcrd.method.training.negative_sampler import LocalPast, ProcessPast
+from qcrd.method.training.objectives import OBJECTIVES
+from qcrd.method.training.progress import Round
+from qcrd.method.training.schedule import plan
+from qcrd.method.training.step_loss import Lesson, step_terms
+from qcrd.method.training.trainer import Trainer
 from qcrd.records import Hyperparameters, LossSpec, MethodSpec, NegativeSpec
 
 TAUGHT = 4

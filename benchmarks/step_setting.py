@@ -13,9 +13,9 @@ import torch
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from qcrd.cli.home import install_base_model
-from qcrd.method.steps import Lesson
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.seq2seq import Seq2SeqStudent
+from qcrd.method.training.step_loss import Lesson
 from qcrd.records import Hyperparameters, Rationale, StudentSpec
 
 BATCH, POSITIVES, SEED = 8, 5, 0

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
+from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records import (
     Hyperparameters,
     Job,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.answers import canonical
-from qcrd.method.objectives import OBJECTIVES
+from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.store import Store
 from services.api import files, models, plan

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from qcrd.errors import NotFound, QcrdError
-from qcrd.method.checkpoints import LIVE, MOMENTS, State
+from qcrd.method.training.checkpoint import LIVE, MOMENTS, State
 from qcrd.records import Accuracy, CheckpointManifest, Prediction, Record
 from qcrd.runtime import keys
 from qcrd.runtime.store import Store, read, read_record, write_record

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from qcrd.errors import Invalid
 from qcrd.method.prompts import question_text
-from qcrd.method.steps import Lesson
+from qcrd.method.training.step_loss import Lesson
 from qcrd.records import (
     JobSpec,
     Question,

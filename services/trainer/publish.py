@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from qcrd import __version__
-from qcrd.method.objectives import OBJECTIVES
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.student.base import Student
 from qcrd.method.student.lora import merged
+from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records import Comparison, Job, Manner, PublishedModel, Report
 from qcrd.records.manner import INFERENCE
 from qcrd.runtime import keys

@@ -19,10 +19,10 @@ import torch
 import transformers
 
 from qcrd.errors import Interrupted, LeaseLost, QcrdError
-from qcrd.method import crew
 from qcrd.method.judge.model import JudgePort
-from qcrd.method.sampling import LocalPast, Past, ProcessPast
 from qcrd.method.student.base import Student
+from qcrd.method.training import distributed
+from qcrd.method.training.negative_sampler import LocalPast, Past, ProcessPast
 from qcrd.runtime import telemetry
 from qcrd.runtime.bases import find_base
 from qcrd.runtime.connection import connect
@@ -105,10 +105,10 @@ def _distilled(stage: StageContext, deps: Deps) -> Outcome:
         device=_device(settings),
         checkpoint_seconds=settings.checkpoint_seconds,
     )
-    if not crew.wanted():
+    if not distributed.wanted():
         report, model = distil(stage, parts)
     else:
-        with crew.Crew() as others:
+        with distributed.Crew() as others:
             report, model = distil(stage, replace(parts, crew=others))
     return Outcome(kind="done", report=report, model=model)
 
@@ -142,9 +142,9 @@ def main() -> None:
     die_with_parent(given.parent, signal.SIGKILL)
     telemetry.configure_logging("training", LogSettings().level)
     transformers.utils.logging.disable_progress_bar()
-    if not crew.is_first():
+    if not distributed.is_first():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process says when to end
-        crew.follow(_device(TrainerSettings()))
+        distributed.follow(_device(TrainerSettings()))
         return
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())

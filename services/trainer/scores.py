@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.prompts import question_text
-from qcrd.method.training import Trainer
+from qcrd.method.training.trainer import Trainer
 from qcrd.records import (
     Judged,
     Polarity,

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qcrd.errors import Interrupted
-from qcrd.method.checkpoints import State, capture, restore
-from qcrd.method.crew import Crew
 from qcrd.method.evaluation import predict
 from qcrd.method.judge.health import collapsed
 from qcrd.method.judge.model import JudgePort
-from qcrd.method.negatives import Weights
 from qcrd.method.prompts import PREDICT, question_text
-from qcrd.method.sampling import LocalPast, Past
-from qcrd.method.schedule import Plan
 from qcrd.method.student.base import Student
-from qcrd.method.trace import Phase, Pretrained, Round, Step
-from qcrd.method.training import Score, Trainer
+from qcrd.method.training.checkpoint import State, capture, restore
+from qcrd.method.training.distributed import Crew
+from qcrd.method.training.negative_sampler import LocalPast, Past
+from qcrd.method.training.progress import Phase, Pretrained, Round, Step
+from qcrd.method.training.schedule import Plan
+from qcrd.method.training.trainer import Score, Trainer
+from qcrd.method.training.weight_history import Weights
 from qcrd.records import Accuracy, Prediction, TaskSpec
 from qcrd.runtime.stage import StageContext
 from services.trainer import scores

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from qcrd.method import crew
-from qcrd.method.negatives import trainable
-from qcrd.method.schedule import plan
-from qcrd.method.trace import Step
-from qcrd.method.training import Trainer
+from qcrd.method.training import distributed
+from qcrd.method.training.progress import Step
+from qcrd.method.training.schedule import plan
+from qcrd.method.training.trainer import Trainer
+from qcrd.method.training.weight_history import trainable
 from tests.unit.test_training import judge, lessons, spec, student, validate
 
 
-def curve(method: str, kind: str, out: Path, others: crew.Crew | None) -> None:
+def curve(method: str, kind: str, out: Path, others: distributed.Crew | None) -> None:
     made = plan(method, spec(batch_size=7), lessons=len(lessons()), seed=5)
     trainer = Trainer(student(kind), lessons(), made, validate, judge(), crew=others)
     steps = [record for record in trainer.run() if isinstance(record, Step)]
@@ -25,13 +25,13 @@ def curve(method: str, kind: str, out: Path, others: crew.Crew | None) -> None:
 
 def main() -> None:
     method, kind, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    if not crew.wanted():
+    if not distributed.wanted():
         curve(method, kind, out, None)
-    elif crew.is_first():
-        with crew.Crew() as others:
+    elif distributed.is_first():
+        with distributed.Crew() as others:
             curve(method, kind, out, others)
     else:
-        crew.follow("cpu")
+        distributed.follow("cpu")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from qcrd.errors import Invalid
-from qcrd.method.negatives import trainable
-from qcrd.method.schedule import plan
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.lora import merged
-from qcrd.method.trace import Step
-from qcrd.method.training import Trainer
+from qcrd.method.training.progress import Step
+from qcrd.method.training.schedule import plan
+from qcrd.method.training.trainer import Trainer
+from qcrd.method.training.weight_history import trainable
 from qcrd.records import Hyperparameters, LoraSpec, StudentSpec
 from tests import tiny
 from tests.unit.test_training import judge, lessons, spec, validate

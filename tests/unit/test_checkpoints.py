@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from qcrd.method.checkpoints import State
+from qcrd.method.training.checkpoint import State
 from qcrd.runtime.store import MemoryStore, read
 from services.trainer.checkpoints import Checkpoints
 

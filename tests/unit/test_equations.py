@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from qcrd.method import losses
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import Contrast
-from qcrd.method.objectives import OBJECTIVES
-from qcrd.method.schedule import plan
 from qcrd.method.self_consistency import split, vote
-from qcrd.method.steps import Lesson, step_terms
-from qcrd.method.training import Trainer
+from qcrd.method.training.objectives import OBJECTIVES
+from qcrd.method.training.schedule import plan
+from qcrd.method.training.step_loss import Lesson, step_terms
+from qcrd.method.training.trainer import Trainer
 from qcrd.records import (
     AnswerKind,
     LossSpec,

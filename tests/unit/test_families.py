@@ -27,11 +27,11 @@ from transformers import (
 )
 
 from qcrd.method.judge.model import Judge, LocalJudge
-from qcrd.method.schedule import plan
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_encoder, load_student
-from qcrd.method.trace import Step
-from qcrd.method.training import Trainer
+from qcrd.method.training.progress import Step
+from qcrd.method.training.schedule import plan
+from qcrd.method.training.trainer import Trainer
 from qcrd.records import Hyperparameters, JudgeSpec, StudentSpec
 from tests import tiny
 from tests.unit.test_training import judge, lessons, spec, student, validate

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from qcrd.cli.report import comparisons, judge, leaks, show
 from qcrd.method.evaluation.statistics import mcnemar, wilson
-from qcrd.method.steps import Lesson
+from qcrd.method.training.step_loss import Lesson
 from qcrd.records import (
     AnswerKind,
     Comparison,

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from qcrd.errors import Interrupted, Invalid, Transient
-from qcrd.method.negatives import trainable
-from qcrd.method.sampling import LocalPast, Order, ProcessPast, Wanted
-from qcrd.method.schedule import plan
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student, weights_like
-from qcrd.method.trace import Phase, Step
-from qcrd.method.training import Trainer
+from qcrd.method.training.negative_sampler import LocalPast, Order, ProcessPast, Wanted
+from qcrd.method.training.progress import Phase, Step
+from qcrd.method.training.schedule import plan
+from qcrd.method.training.trainer import Trainer
+from qcrd.method.training.weight_history import trainable
 from qcrd.records import Hyperparameters, NegativeSource, NegativeSpec, Source, StudentSpec
 from tests.unit.test_training import lessons, spec, student, validate
 

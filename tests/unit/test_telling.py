@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from qcrd.method.schedule import plan
-from qcrd.method.trace import Round
+from qcrd.method.training.progress import Round
+from qcrd.method.training.schedule import plan
 from qcrd.records import Accuracy, Event, Job, JobSpec, MethodSpec, Stage, Status
 from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import MemoryJobs, claim

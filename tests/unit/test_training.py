@@ -10,21 +10,21 @@ import torch
 
 from qcrd.errors import Diverged
 from qcrd.method.batching import iteration_batches, length_groups
-from qcrd.method.checkpoints import capture, restore
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge, fit_judge
 from qcrd.method.judge.training_pairs import Contrast, balanced, held_back
 from qcrd.method.losses import highest, lowest
-from qcrd.method.negatives import Ring, trainable
-from qcrd.method.objectives import OBJECTIVES
-from qcrd.method.schedule import plan
-from qcrd.method.slates import Slate
-from qcrd.method.steps import Lesson, step_terms
 from qcrd.method.student.base import Reading, Student
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
-from qcrd.method.trace import Round, Step
-from qcrd.method.training import Trainer
+from qcrd.method.training.candidates import Slate
+from qcrd.method.training.checkpoint import capture, restore
+from qcrd.method.training.objectives import OBJECTIVES
+from qcrd.method.training.progress import Round, Step
+from qcrd.method.training.schedule import plan
+from qcrd.method.training.step_loss import Lesson, step_terms
+from qcrd.method.training.trainer import Trainer
+from qcrd.method.training.weight_history import Ring, trainable
 from qcrd.records import (
     Hyperparameters,
     JudgeSpec,

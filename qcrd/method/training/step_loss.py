@@ -10,10 +10,10 @@ from torch import Tensor
 
 from qcrd.method import losses
 from qcrd.method.evaluation.predict import JOINT
-from qcrd.method.objectives import Objective
 from qcrd.method.prompts import EXPLAIN, PREDICT
-from qcrd.method.slates import Slate
 from qcrd.method.student.base import Reading, Student
+from qcrd.method.training.candidates import Slate
+from qcrd.method.training.objectives import Objective
 from qcrd.records import LossSpec, Rationale
 
 Scores = Mapping[str, float]

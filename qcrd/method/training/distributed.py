@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 
 from qcrd.errors import QcrdError
-from qcrd.method.steps import Lesson, Scores
-from qcrd.method.updates import Update
+from qcrd.method.training.optimizer_step import Update
+from qcrd.method.training.step_loss import Lesson, Scores
 
 PATIENCE = timedelta(days=7)
 """While the first process samples or validates the others wait; its end reaches them at once."""

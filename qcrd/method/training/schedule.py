@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qcrd.method.batching import steps_per_pass
-from qcrd.method.objectives import OBJECTIVES, Objective
+from qcrd.method.training.objectives import OBJECTIVES, Objective
 from qcrd.records import MethodSpec
 
 

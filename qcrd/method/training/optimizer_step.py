@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from qcrd.method.objectives import Objective
-from qcrd.method.schedule import Plan
-from qcrd.method.steps import Lesson, Scores, Terms, step_terms
 from qcrd.method.student.base import Student
+from qcrd.method.training.objectives import Objective
+from qcrd.method.training.schedule import Plan
+from qcrd.method.training.step_loss import Lesson, Scores, Terms, step_terms
 from qcrd.records import Hyperparameters, LossSpec
 
 

@@ -20,9 +20,9 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 
 from qcrd.errors import Transient
-from qcrd.method import negatives
-from qcrd.method.negatives import Weights
 from qcrd.method.student.base import Student
+from qcrd.method.training import weight_history
+from qcrd.method.training.weight_history import Weights
 from qcrd.records import Rationale, Source
 
 LOOK_SECONDS = 0.5
@@ -164,8 +164,8 @@ class ProcessPast(Past):
 def _sampled(student: Student, orders: Sequence[Order], check: Callable[[], None]) -> Samples:
     found: Samples = {}
     for weights, wanted in orders:
-        negatives.load(student, weights)
-        said = negatives.sample(student, **vars(wanted), check=check)
+        weight_history.load(student, weights)
+        said = weight_history.sample(student, **vars(wanted), check=check)
         found |= {key: (*found.get(key, ()), *more) for key, more in said.items()}
     return found
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from qcrd.method import negatives
-from qcrd.method.negatives import trainable
-from qcrd.method.training import Best, Prepared, Trainer
+from qcrd.method.training import weight_history
+from qcrd.method.training.trainer import Best, Prepared, Trainer
+from qcrd.method.training.weight_history import trainable
 from qcrd.records import JudgeHistograms, Rationale
 
 LIVE, MOMENTS = "live", "moments"
@@ -73,7 +73,7 @@ def restore(trainer: Trainer, state: State) -> None:
     trainer.prepared = _unpacked(state.prepared)
     trainer.ring.held = {i: tensors[weights_name(i)] for i in numbers["ring"]}
     newest = trainer.ring.held[trainer.iteration]
-    negatives.load(trainer.student, tensors[LIVE] if trainer.cursor else newest)
+    weight_history.load(trainer.student, tensors[LIVE] if trainer.cursor else newest)
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors[MOMENTS].items():
         index, name = key.split(".", 1)

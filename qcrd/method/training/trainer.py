@@ -14,19 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from qcrd.errors import Diverged
-from qcrd.method import negatives
 from qcrd.method.batching import iteration_batches
-from qcrd.method.crew import Crew
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.judge.training_pairs import Contrast, contrast
 from qcrd.method.losses import lower_bound
-from qcrd.method.negatives import Ring, Weights, trainable
-from qcrd.method.sampling import LocalPast, Order, Past, Samples, Wanted
-from qcrd.method.schedule import Plan
-from qcrd.method.steps import Lesson
 from qcrd.method.student.base import Student
-from qcrd.method.trace import Phase, Pretrained, Round, Step
-from qcrd.method.updates import Update
+from qcrd.method.training import weight_history
+from qcrd.method.training.distributed import Crew
+from qcrd.method.training.negative_sampler import LocalPast, Order, Past, Samples, Wanted
+from qcrd.method.training.optimizer_step import Update
+from qcrd.method.training.progress import Phase, Pretrained, Round, Step
+from qcrd.method.training.schedule import Plan
+from qcrd.method.training.step_loss import Lesson
+from qcrd.method.training.weight_history import Ring, Weights, trainable
 from qcrd.records import JudgeHistograms, NegativeSource, Rationale, Source
 
 EXPLODED = 1e4
@@ -133,7 +133,7 @@ class Trainer:
     def restore_best(self) -> None:
         """Give the student the weights that were best on validation."""
         if self.best is not None:
-            negatives.load(self.student, self.best.weights)
+            weight_history.load(self.student, self.best.weights)
 
     def _finished(self) -> bool:
         return self.plan.done(self.step, self.flops) >= 1
