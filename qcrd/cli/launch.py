@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from qcrd.cli import procfile
-from qcrd.runtime.lifeline import die_with_parent
+from qcrd.runtime.parent_death import die_with_parent
 
 SUPERVISOR_PID = "QCRD_SUPERVISOR_PID"
 

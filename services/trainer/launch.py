@@ -12,7 +12,7 @@ import signal
 
 from torch.distributed.run import main as torchrun
 
-from qcrd.runtime.lifeline import die_with_parent
+from qcrd.runtime.parent_death import die_with_parent
 
 
 def main() -> None:

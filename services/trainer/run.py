@@ -29,7 +29,7 @@ from qcrd.runtime.connection import connect
 from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs import RedisJobs
 from qcrd.runtime.lease import Holding
-from qcrd.runtime.lifeline import die_with_parent
+from qcrd.runtime.parent_death import die_with_parent
 from qcrd.runtime.pipeline import Deps, StageContext
 from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import (
