@@ -28,7 +28,7 @@ from prometheus_client import (
 )
 
 from qcrd.errors import Transient
-from qcrd.runtime.asgi import App, Message, Receive, Scope, Send
+from qcrd.runtime.http.asgi import App, Message, Receive, Scope, Send
 
 _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime import keys
-from qcrd.runtime.asgi import again
+from qcrd.runtime.http.asgi import again
 from services.api.answers import LEASE_SECONDS, Answer, Answers, Entry
 from services.api.bodies import whole
 from services.api.errors import answer

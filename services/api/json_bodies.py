@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcrd.errors import QcrdError
-from qcrd.runtime.asgi import again
+from qcrd.runtime.http.asgi import again
 from services.api import strict_json
 from services.api.bodies import whole
 from services.api.errors import UnsupportedType, answer

@@ -9,8 +9,8 @@ from fastapi import Request
 from starlette.responses import Response
 
 from qcrd.errors import Invalid, NotFound, QcrdError, Transient
-from qcrd.runtime import retry_after
-from qcrd.runtime.asgi import while_connected
+from qcrd.runtime.http import retry_after
+from qcrd.runtime.http.asgi import while_connected
 from qcrd.runtime.telemetry import request_id
 from services.api.completions import Sampled
 from services.api.relay import Relay, closed

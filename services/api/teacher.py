@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from qcrd.errors import Invalid, QcrdError, Transient
-from qcrd.runtime import retry_after
+from qcrd.runtime.http import retry_after
 from qcrd.runtime.keys import digest
 from services.api.plan import Sampling, Wanted
 from services.api.settings import Teacher

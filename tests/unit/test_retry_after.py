@@ -5,7 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from qcrd.runtime.retry_after import seconds
+from qcrd.runtime.http.retry_after import seconds
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import random
 
 import httpx
 
-from qcrd.runtime import retry_after
+from qcrd.runtime.http import retry_after
 from services.teacher.errors import GenerationFailed, Overloaded, Refused, TeacherError
 
 # Statuses after which the same request may be answered a moment later.

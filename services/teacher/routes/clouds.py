@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from qcrd.runtime.asgi import while_connected
+from qcrd.runtime.http.asgi import while_connected
 from services.teacher import conversation
 from services.teacher.errors import PredictionFailed, TeacherError, Unreadable
 from services.teacher.openai_wire import ChatRequest, CompletionRequest, loosened

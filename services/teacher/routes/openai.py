@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from qcrd.runtime.asgi import while_connected
+from qcrd.runtime.http.asgi import while_connected
 from services.teacher import chat, completions, conversation, wire
 from services.teacher.openai_wire import (
     ChatRequest,

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 import qcrd
 from qcrd.errors import Transient
-from qcrd.runtime.asgi import again
+from qcrd.runtime.http.asgi import again
 from qcrd.runtime.telemetry import install_http
 from services.teacher.app import install_errors
 from services.teacher.reading import body as read_body

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from qcrd.records import Manner
-from qcrd.runtime.asgi import while_connected
+from qcrd.runtime.http.asgi import while_connected
 from services.teacher.openai_wire import ChatRequest, CompletionRequest, Sampled, loosened
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.routes.openai import completed
