@@ -13,7 +13,7 @@ from benchmarks.gateway_watch import MEGABYTE, apart, p50, p99, watched
 from qcrd.records import Job, JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.events import RedisEvents
-from qcrd.runtime.jobs import RedisJobs
+from qcrd.runtime.jobs.commands import RedisJobs
 
 PATH = "/v1/fine_tuning/jobs/{}/events?stream=true"
 CONNECTING = 50

@@ -49,7 +49,7 @@ def worker(redis_url: str, name: str) -> bool:
     """Whether the Celery worker `name` takes messages."""
     from kombu.exceptions import OperationalError
 
-    from qcrd.runtime.queue import celery_app
+    from qcrd.runtime.jobs.queue import celery_app
     from qcrd.runtime.settings import RedisSettings
 
     logging.getLogger("kombu").setLevel(logging.ERROR)

@@ -8,9 +8,9 @@ import qcrd
 from qcrd.runtime.connection import connect
 from qcrd.runtime.deliveries import RedisDeliveries
 from qcrd.runtime.events import Events, RedisEvents
-from qcrd.runtime.jobs import JobStore, RedisJobs
+from qcrd.runtime.jobs.commands import JobStore, RedisJobs
+from qcrd.runtime.jobs.queue import CeleryQueue, Queue, celery_app
 from qcrd.runtime.ledger import RedisLedger
-from qcrd.runtime.queue import CeleryQueue, Queue, celery_app
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.store import Store, open_store
 from qcrd.runtime.tally import RedisTally

@@ -17,7 +17,7 @@ from qcrd.errors import Transient
 from qcrd.records import Event
 from qcrd.runtime.eventport import event_id, numbers
 from qcrd.runtime.events import FIRST
-from qcrd.runtime.jobs import TERMINAL
+from qcrd.runtime.jobs.commands import TERMINAL
 from services.api import views
 from services.api.hub import AWAY_SECONDS, PAGE, Follower, Frame, Hub
 

@@ -10,9 +10,9 @@ from fastapi import Depends, Request
 from qcrd.records import ApiKey
 from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries
 from qcrd.runtime.events import Events
-from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.jobs.commands import JobStore
+from qcrd.runtime.jobs.queue import Queue
 from qcrd.runtime.ledger import Ledger, MemoryLedger
-from qcrd.runtime.queue import Queue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import Store
 from qcrd.runtime.tally import MemoryTally, Tally

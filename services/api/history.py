@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcrd.records import Job, JobSpec, Stage
-from qcrd.runtime.jobstores import JobStore
-from qcrd.runtime.states import TASKS
+from qcrd.runtime.jobs.state_machine import TASKS
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.tally import Count
 
 LOOKED_AT = 50

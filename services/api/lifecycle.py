@@ -7,11 +7,12 @@ import time
 
 from qcrd.errors import Conflict, Transient
 from qcrd.records import ApiKey, Budget, Job, Stage, Status
-from qcrd.runtime import jobs, keys
-from qcrd.runtime.jobs import TERMINAL
-from qcrd.runtime.jobstores import JobStore
-from qcrd.runtime.pipeline import conclude, nudge
-from qcrd.runtime.states import moved
+from qcrd.runtime import keys
+from qcrd.runtime.jobs import commands as jobs
+from qcrd.runtime.jobs.commands import TERMINAL
+from qcrd.runtime.jobs.stage_runner import conclude, nudge
+from qcrd.runtime.jobs.state_machine import moved
+from qcrd.runtime.jobs.store import JobStore
 from services.api.checks import check_budget
 from services.api.gateway import Gateway
 from services.api.idempotency import once, repeated

@@ -17,8 +17,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from qcrd.errors import Transient
-from qcrd.runtime.jobstores import JobStore
-from qcrd.runtime.states import TASKS
+from qcrd.runtime.jobs.state_machine import TASKS
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.tally import BUCKETS, COUNTERS, Count, Tally
 
 BOUNDS = (*map(str, BUCKETS), "+Inf")

@@ -14,7 +14,7 @@ from qcrd.errors import Conflict, Invalid, NotFound, Transient
 from qcrd.records import ApiKey, JobSpec, PublishedModel
 from qcrd.runtime import keys
 from qcrd.runtime.bases import NAME, local_bases
-from qcrd.runtime.jobs import TERMINAL, JobStore
+from qcrd.runtime.jobs.commands import TERMINAL, JobStore
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import Store, find_record, read_record
 from services.api.owners import check_owner, of_job

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from qcrd.records import Job, Stage, Status
-from qcrd.runtime.jobstores import JobStore
-from qcrd.runtime.states import task_of, waits
+from qcrd.runtime.jobs.state_machine import task_of, waits
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.tally import Tally
 from services.api import history, views, wire
 

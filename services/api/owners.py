@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qcrd.errors import Forbidden, NotFound
 from qcrd.records import ApiKey, Scope
-from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.jobs.commands import JobStore
 
 
 def check_owner(what: str, owner: str | None, caller: ApiKey) -> None:

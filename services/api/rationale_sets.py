@@ -14,7 +14,7 @@ import numpy as np
 from qcrd.errors import Invalid, NotFound
 from qcrd.records import ApiKey, Edit, RationaleManifest
 from qcrd.runtime import edits, keys
-from qcrd.runtime.jobs import JobStore
+from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.store import Store, read_record
 from services.api import set_export, set_index, set_items, set_scores, set_wire
 from services.api.owners import check_owner, of_job

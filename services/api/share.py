@@ -12,8 +12,8 @@ from typing import Any
 from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.records import Job, JobSpec, Stage
 from qcrd.runtime import keys
-from qcrd.runtime.jobs import TERMINAL, JobStore
-from qcrd.runtime.stage import WAITS_FOR_JOB, Next, StageContext
+from qcrd.runtime.jobs.commands import TERMINAL, JobStore
+from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Next, StageContext
 from services.api import plan
 
 WAIT_SECONDS = 5.0

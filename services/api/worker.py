@@ -21,14 +21,14 @@ from redis import Redis
 
 from qcrd.records import Stage
 from qcrd.runtime import keys
-from qcrd.runtime.conclusion import conclude_left
 from qcrd.runtime.connection import connect, redis_outage
 from qcrd.runtime.deliveries import RedisDeliveries
 from qcrd.runtime.events import RedisEvents
-from qcrd.runtime.jobs import TASKS, RedisJobs
+from qcrd.runtime.jobs.commands import TASKS, RedisJobs
+from qcrd.runtime.jobs.finalize import conclude_left
+from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
+from qcrd.runtime.jobs.stage_runner import Deps, Next, StageContext, reap, run_stage
 from qcrd.runtime.ledger import RedisLedger
-from qcrd.runtime.pipeline import Deps, Next, StageContext, reap, run_stage
-from qcrd.runtime.queue import CeleryQueue, celery_app
 from qcrd.runtime.settings import (
     LogSettings,
     RecoverySettings,

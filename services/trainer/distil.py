@@ -31,7 +31,7 @@ from qcrd.records import (
     TaskSpec,
 )
 from qcrd.runtime import keys
-from qcrd.runtime.stage import StageContext
+from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.store import write_lines
 from services.trainer import knowledge, preflight, publish
 from services.trainer.checkpoints import Checkpoints, Result

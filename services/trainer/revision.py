@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qcrd.records import Revision
 from qcrd.runtime import edits
-from qcrd.runtime.stage import StageContext
+from qcrd.runtime.jobs.stage_context import StageContext
 
 
 def pinned(stage: StageContext, set_id: str) -> Revision:

@@ -27,11 +27,11 @@ from qcrd.runtime import telemetry
 from qcrd.runtime.bases import find_base
 from qcrd.runtime.connection import connect
 from qcrd.runtime.events import RedisEvents
-from qcrd.runtime.jobs import RedisJobs
-from qcrd.runtime.lease import Holding
+from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.jobs.lease import Holding
+from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.stage_runner import Deps, StageContext
 from qcrd.runtime.parent_death import die_with_parent
-from qcrd.runtime.pipeline import Deps, StageContext
-from qcrd.runtime.queue import MemoryQueue
 from qcrd.runtime.settings import (
     LogSettings,
     ModelSettings,

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from qcrd.errors import Interrupted
-from qcrd.runtime.stage import Done, StageContext
+from qcrd.runtime.jobs.stage_context import Done, StageContext
 from services.trainer import outcome
 
 ALONE = "services.trainer.run"

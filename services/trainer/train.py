@@ -22,7 +22,7 @@ from qcrd.method.training.schedule import Plan
 from qcrd.method.training.trainer import Score, Trainer
 from qcrd.method.training.weight_history import Weights
 from qcrd.records import Accuracy, Prediction, TaskSpec
-from qcrd.runtime.stage import StageContext
+from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer import scores
 from services.trainer.checkpoints import Checkpoints, Result
 from services.trainer.knowledge import Held, Knowledge

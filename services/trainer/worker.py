@@ -16,9 +16,9 @@ from qcrd.records import Stage
 from qcrd.runtime.connection import connect
 from qcrd.runtime.deliveries import RedisDeliveries
 from qcrd.runtime.events import RedisEvents
-from qcrd.runtime.jobs import TASKS, RedisJobs
-from qcrd.runtime.pipeline import Deps, run_stage
-from qcrd.runtime.queue import CeleryQueue, celery_app
+from qcrd.runtime.jobs.commands import TASKS, RedisJobs
+from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
+from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.settings import (
     LogSettings,
     RecoverySettings,

@@ -9,7 +9,7 @@ import pytest
 from qcrd.runtime.connection import connect
 from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries, RedisDeliveries
 from qcrd.runtime.events import Events, MemoryEvents, RedisEvents
-from qcrd.runtime.jobs import JobStore, MemoryJobs, RedisJobs
+from qcrd.runtime.jobs.commands import JobStore, MemoryJobs, RedisJobs
 from qcrd.runtime.ledger import Ledger, MemoryLedger, RedisLedger
 from qcrd.runtime.store import MemoryStore, S3Store, Store
 from qcrd.runtime.tally import MemoryTally, RedisTally, Tally

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from qcrd.records import Stage
-from qcrd.runtime.queue import celery_app
+from qcrd.runtime.jobs.queue import celery_app
+from qcrd.runtime.jobs.state_machine import TASKS
 from qcrd.runtime.settings import RedisSettings
-from qcrd.runtime.states import TASKS
 from qcrd.runtime.telemetry import configure_logging, request_id
 
 configure_logging("queue-test")

@@ -19,14 +19,14 @@ from qcrd.records import (
     Stage,
     Status,
 )
-from qcrd.runtime import jobstores
 from qcrd.runtime.connection import connect
-from qcrd.runtime.jobs import JobStore, RedisJobs, amend, beat, claim, move
+from qcrd.runtime.jobs import store
+from qcrd.runtime.jobs.commands import JobStore, RedisJobs, amend, beat, claim, move
+from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.reaper import reap
+from qcrd.runtime.jobs.state_machine import changed, freed
 from qcrd.runtime.keys import new_id
-from qcrd.runtime.queue import MemoryQueue
-from qcrd.runtime.reaper import reap
 from qcrd.runtime.settings import RedisSettings
-from qcrd.runtime.states import changed, freed
 from tests.lossy_proxy import LossyProxy
 
 
@@ -125,7 +125,7 @@ def test_the_active_list_is_read_to_its_end_whatever_ends_meanwhile(
 ) -> None:
     """Of five, taken two at a time, the second one is concluded and the third deleted on the way:
     the rest are all there, and nobody is told of a place that is lost."""
-    monkeypatch.setattr(jobstores, "PAGE", 2)
+    monkeypatch.setattr(store, "PAGE", 2)
     made = [a_job(created_at=float(at)) for at in (5, 4, 3, 2, 1)]
     for job in made:
         jobs.create(job)

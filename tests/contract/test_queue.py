@@ -20,8 +20,8 @@ from qcrd.records import Stage
 from qcrd.runtime import telemetry
 from qcrd.runtime.connection import connect
 from qcrd.runtime.events import RedisEvents
-from qcrd.runtime.jobs import RedisJobs
-from qcrd.runtime.queue import CeleryQueue, MemoryQueue, Queue, celery_app
+from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.jobs.queue import CeleryQueue, MemoryQueue, Queue, celery_app
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports, valkey
 

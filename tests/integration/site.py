@@ -35,9 +35,9 @@ from qcrd.records import (
 from qcrd.runtime import keys
 from qcrd.runtime.connection import connect
 from qcrd.runtime.events import RedisEvents
-from qcrd.runtime.jobs import RedisJobs
-from qcrd.runtime.pipeline import Deps, run_stage
-from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
 from qcrd.runtime.store import S3Store, Store, read_lines, write_lines, write_record
 from services.discriminator.main import build

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qcrd.records import Status
-from qcrd.runtime.jobs import move
+from qcrd.runtime.jobs.commands import move
 from tests.integration.site import Site, site, spec, training_processes, when
 from tests.integration.test_kills import alone
 

@@ -16,7 +16,7 @@ from qcrd.errors import Invalid
 from qcrd.records import Job, JobSpec, Status
 from qcrd.runtime.connection import connect
 from qcrd.runtime.events import FIRST, Events, MemoryEvents, RedisEvents
-from qcrd.runtime.jobs import JobStore, MemoryJobs, RedisJobs
+from qcrd.runtime.jobs.commands import JobStore, MemoryJobs, RedisJobs
 from qcrd.runtime.settings import RedisSettings
 from services.api import follow, hub
 from services.api.follow import begin, framed, stream

@@ -23,7 +23,7 @@ from qcrd.records import Job, JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.connection import connect
 from qcrd.runtime.events import RedisEvents
-from qcrd.runtime.jobs import RedisJobs
+from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports
 

@@ -6,7 +6,7 @@ import random
 import time
 
 from qcrd.records import Stage
-from qcrd.runtime.queue import CeleryQueue, celery_app
+from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
 from tests.survival.runs import Calm, Data, begin, check
 from tests.survival.system import ASSEMBLERS, TRAINERS, System
 

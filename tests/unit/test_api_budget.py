@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.records import Budget, Stage, Status, Usage
-from qcrd.runtime.states import changed, moved
+from qcrd.runtime.jobs.state_machine import changed, moved
 from services.api.plan import Wanted
 from services.api.purse import Purse
 from services.api.settings import Teacher

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from qcrd.errors import QcrdError
 from qcrd.method.answers import canonical, parse_output
 from qcrd.records import AnswerKind, Question, Stage, TaskSpec
+from qcrd.runtime.jobs.stage_context import Next, StageContext
+from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.ledger import MemoryLedger
-from qcrd.runtime.pipeline import Deps, run_stage
-from qcrd.runtime.stage import Next, StageContext
 from services.api import assemble
 from services.api.ask import Pace
 from services.api.settings import Teacher

@@ -13,9 +13,9 @@ import pytest
 
 from qcrd.method.prompts import teacher_prompt
 from qcrd.records import CheckpointManifest, PublishedModel, Stage, Status
-from qcrd.runtime import jobs as verbs
 from qcrd.runtime import keys
-from qcrd.runtime.states import changed, freed
+from qcrd.runtime.jobs import commands as verbs
+from qcrd.runtime.jobs.state_machine import changed, freed
 from qcrd.runtime.store import write_record
 from qcrd.runtime.tally import observe_stage
 from services.api import estimate, files

@@ -21,12 +21,12 @@ from qcrd.records import (
     Status,
     Usage,
 )
-from qcrd.runtime import jobs as verbs
 from qcrd.runtime import keys
-from qcrd.runtime.jobs import MemoryJobs
+from qcrd.runtime.jobs import commands as verbs
+from qcrd.runtime.jobs.commands import MemoryJobs
+from qcrd.runtime.jobs.stage_runner import Deps, run_stage
+from qcrd.runtime.jobs.state_machine import freed
 from qcrd.runtime.ledger import MemoryLedger
-from qcrd.runtime.pipeline import Deps, run_stage
-from qcrd.runtime.states import freed
 from qcrd.runtime.store import write_lines
 from services.api import studies
 from services.api.assemble import assemble

@@ -11,9 +11,9 @@ from redis.exceptions import ResponseError
 
 from qcrd.records import Job, JobSpec, Stage, Status
 from qcrd.runtime.events import MemoryEvents
-from qcrd.runtime.jobs import MemoryJobs
-from qcrd.runtime.pipeline import Deps
-from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.jobs.commands import MemoryJobs
+from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.stage_runner import Deps
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.store import MemoryStore
 from services.api import worker

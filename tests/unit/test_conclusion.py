@@ -11,12 +11,13 @@ import pytest
 
 from qcrd.errors import QcrdError, Transient
 from qcrd.records import Event, Failure, Job, JobSpec, Status
-from qcrd.runtime import conclusion, keys
-from qcrd.runtime.conclusion import conclude, conclude_left
+from qcrd.runtime import keys
 from qcrd.runtime.events import MemoryEvents
-from qcrd.runtime.jobs import MemoryJobs, move
-from qcrd.runtime.pipeline import Deps
-from qcrd.runtime.queue import MemoryQueue
+from qcrd.runtime.jobs import finalize
+from qcrd.runtime.jobs.commands import MemoryJobs, move
+from qcrd.runtime.jobs.finalize import conclude, conclude_left
+from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.stage_runner import Deps
 from qcrd.runtime.store import MemoryStore, Store, read_lines
 
 
@@ -145,7 +146,7 @@ def test_a_long_history_is_archived_page_by_page(
     deps: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each page is read when the lines of the one before are written."""
-    monkeypatch.setattr(conclusion, "ARCHIVE_PAGE", 10)
+    monkeypatch.setattr(finalize, "ARCHIVE_PAGE", 10)
     job = ended(deps)
     for number in range(25):
         deps.events.append(job.id, str(number))
@@ -161,7 +162,7 @@ def test_a_long_history_is_archived_page_by_page(
         written.extend(records)
 
     monkeypatch.setattr(deps.events, "read", read_page)
-    monkeypatch.setattr(conclusion, "write_lines", write)
+    monkeypatch.setattr(finalize, "write_lines", write)
     conclude(deps, job)
     assert [event.message for event in written] == [*map(str, range(25)), "The job was cancelled"]
     assert before == [0, 10, 20, 26]

@@ -21,13 +21,14 @@ from qcrd.records import (
     Status,
     Usage,
 )
-from qcrd.runtime import keys, lease, pipeline, store
+from qcrd.runtime import keys, store
 from qcrd.runtime.events import MemoryEvents
-from qcrd.runtime.jobs import MemoryJobs, amend, claim, move
-from qcrd.runtime.pipeline import Deps, Done, Next, StageContext, reap, run_stage
-from qcrd.runtime.queue import MemoryQueue
-from qcrd.runtime.stage import WAITS_FOR_JOB
-from qcrd.runtime.states import changed
+from qcrd.runtime.jobs import lease, stage_runner
+from qcrd.runtime.jobs.commands import MemoryJobs, amend, claim, move
+from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB
+from qcrd.runtime.jobs.stage_runner import Deps, Done, Next, StageContext, reap, run_stage
+from qcrd.runtime.jobs.state_machine import changed
 from qcrd.runtime.store import MemoryStore
 
 ID = "ftjob-" + "a" * 24
@@ -366,7 +367,7 @@ def test_redis_away_at_the_claim_and_at_the_end_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(pipeline.time, "sleep", waits.append)
+    monkeypatch.setattr(stage_runner.time, "sleep", waits.append)
     flaky = Flaky()
     flaky.create(world.job)
     world.jobs, world.deps = flaky, replace(world.deps, jobs=flaky, heartbeat=60.0)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from qcrd.runtime.reaper import PATIENCE
+from qcrd.runtime.jobs.reaper import PATIENCE
+from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.state_machine import TTL
 from qcrd.runtime.settings import (
     LogSettings,
     ModelSettings,
@@ -13,8 +15,6 @@ from qcrd.runtime.settings import (
     RedisSettings,
     StoreSettings,
 )
-from qcrd.runtime.stage import Deps
-from qcrd.runtime.states import TTL
 
 
 def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 
 from qcrd.errors import Conflict, LeaseLost
 from qcrd.records import Job, JobSpec, Lease, Progress, Stage, Status
-from qcrd.runtime.jobs import (
+from qcrd.runtime.jobs.commands import (
     MAX_ATTEMPTS,
     NEXT,
     TASKS,
@@ -28,7 +28,7 @@ from qcrd.runtime.jobs import (
     claim,
     move,
 )
-from qcrd.runtime.states import changed, counted, freed, moved
+from qcrd.runtime.jobs.state_machine import changed, counted, freed, moved
 
 SPEC = JobSpec(model="tiny", training_file="file-" + "0" * 24)
 

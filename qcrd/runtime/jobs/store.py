@@ -15,7 +15,7 @@ from qcrd.errors import Conflict, NotFound, Transient
 from qcrd.records import Job, Status
 from qcrd.runtime import keys
 from qcrd.runtime.connection import redis_outage
-from qcrd.runtime.states import check_room, indexes
+from qcrd.runtime.jobs.state_machine import check_room, indexes
 
 Change = Callable[[Job], Job]
 

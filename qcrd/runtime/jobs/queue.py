@@ -15,8 +15,8 @@ from kombu.exceptions import OperationalError
 from qcrd.errors import Transient
 from qcrd.records import Stage
 from qcrd.runtime import telemetry
+from qcrd.runtime.jobs.state_machine import TASKS
 from qcrd.runtime.settings import RedisSettings
-from qcrd.runtime.states import TASKS
 
 
 class StageTask(Task):  # type: ignore[misc]  # celery has no types

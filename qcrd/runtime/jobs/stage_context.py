@@ -11,14 +11,14 @@ from typing import Any
 
 from qcrd.errors import Interrupted
 from qcrd.records import Job, Progress, Report, Stage
-from qcrd.runtime import jobs
 from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries
 from qcrd.runtime.events import Events
-from qcrd.runtime.fence import FencedEvents, FencedStore
-from qcrd.runtime.jobs import JobStore
-from qcrd.runtime.lease import Holding
-from qcrd.runtime.queue import Queue
-from qcrd.runtime.states import TTL
+from qcrd.runtime.jobs import commands as jobs
+from qcrd.runtime.jobs.commands import JobStore
+from qcrd.runtime.jobs.fencing import FencedEvents, FencedStore
+from qcrd.runtime.jobs.lease import Holding
+from qcrd.runtime.jobs.queue import Queue
+from qcrd.runtime.jobs.state_machine import TTL
 from qcrd.runtime.store import Store
 from qcrd.runtime.tally import MemoryTally, Tally
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from qcrd.errors import Conflict, NotFound
 from qcrd.records import Job, Lease, Stage, Status
-from qcrd.runtime.jobstores import JobStore, MemoryJobs, RedisJobs
-from qcrd.runtime.states import (
+from qcrd.runtime.jobs.state_machine import (
     MAX_ATTEMPTS,
     NEXT,
     TASKS,
@@ -25,6 +24,7 @@ from qcrd.runtime.states import (
     lapsed,
     moved,
 )
+from qcrd.runtime.jobs.store import JobStore, MemoryJobs, RedisJobs
 
 __all__ = [
     "MAX_ATTEMPTS",

@@ -11,7 +11,7 @@ from typing import Self
 
 from qcrd.errors import LeaseLost, NotFound, Transient
 from qcrd.records import Job, Status
-from qcrd.runtime.jobs import JobStore, beat
+from qcrd.runtime.jobs.commands import JobStore, beat
 
 log = logging.getLogger(__name__)
 

@@ -23,14 +23,14 @@ from qcrd.errors import (
 )
 from qcrd.records import Failure, Job, Progress, Stage, Status
 from qcrd.runtime import telemetry
-from qcrd.runtime.conclusion import conclude
 from qcrd.runtime.events import Events
-from qcrd.runtime.jobs import JobStore
-from qcrd.runtime.lease import Holding
-from qcrd.runtime.line import nudge, take
-from qcrd.runtime.reaper import reap
-from qcrd.runtime.stage import WAITS_FOR_JOB, Deps, Done, Next, StageContext, Work
-from qcrd.runtime.states import (
+from qcrd.runtime.jobs.commands import JobStore
+from qcrd.runtime.jobs.dispatch import nudge, take
+from qcrd.runtime.jobs.finalize import conclude
+from qcrd.runtime.jobs.lease import Holding
+from qcrd.runtime.jobs.reaper import reap
+from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Deps, Done, Next, StageContext, Work
+from qcrd.runtime.jobs.state_machine import (
     MAX_ATTEMPTS,
     TASKS,
     TERMINAL,
