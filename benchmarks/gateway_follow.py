@@ -12,8 +12,8 @@ from benchmarks.gateway_system import BASE, Gateway, System
 from benchmarks.gateway_watch import MEGABYTE, apart, p50, p99, watched
 from qcrd.records import Job, JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.redis.event_log import RedisEvents
 
 PATH = "/v1/fine_tuning/jobs/{}/events?stream=true"
 CONNECTING = 50

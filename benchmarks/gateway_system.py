@@ -22,7 +22,7 @@ from qcrd.cli import environment, procfile
 from qcrd.cli.home import Home
 from qcrd.cli.ports import PARTS, choose
 from qcrd.errors import Transient
-from qcrd.runtime.connection import connect
+from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.store import S3Store
 

@@ -17,7 +17,7 @@ from redis import Redis
 from qcrd.errors import Conflict
 from qcrd.records import Record
 from qcrd.runtime import keys
-from qcrd.runtime.connection import redis_outage
+from qcrd.runtime.redis.connection import redis_outage
 
 KEPT_SECONDS = 24 * 3600
 LEASE_SECONDS = 10.0

@@ -5,15 +5,15 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 import qcrd
-from qcrd.runtime.connection import connect
-from qcrd.runtime.deliveries import RedisDeliveries
-from qcrd.runtime.events import Events, RedisEvents
 from qcrd.runtime.jobs.commands import JobStore, RedisJobs
 from qcrd.runtime.jobs.queue import CeleryQueue, Queue, celery_app
-from qcrd.runtime.ledger import RedisLedger
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.counters import RedisTally
+from qcrd.runtime.redis.event_log import Events, RedisEvents
+from qcrd.runtime.redis.generation_buffer import RedisLedger
+from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.store import Store, open_store
-from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import install_http
 from services.api.admission import Admission
 from services.api.answers import RedisAnswers

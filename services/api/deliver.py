@@ -16,9 +16,9 @@ import httpx2
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.records import Delivery
-from qcrd.runtime.deliveries import Deliveries
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.redis.webhook_queue import Deliveries
 from qcrd.runtime.telemetry import surviving
 from services.api.webhooks import WebhookSettings, body, check_webhook, headers, host_of
 

@@ -16,8 +16,8 @@ from fastapi import Depends, Request
 from qcrd.errors import Transient
 from qcrd.records import Event
 from qcrd.runtime.eventport import event_id, numbers
-from qcrd.runtime.events import FIRST
 from qcrd.runtime.jobs.commands import TERMINAL
+from qcrd.runtime.redis.event_log import FIRST
 from services.api import views
 from services.api.hub import AWAY_SECONDS, PAGE, Follower, Frame, Hub
 

@@ -8,14 +8,14 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from qcrd.records import ApiKey
-from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries
-from qcrd.runtime.events import Events
 from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.jobs.queue import Queue
-from qcrd.runtime.ledger import Ledger, MemoryLedger
+from qcrd.runtime.redis.counters import MemoryTally, Tally
+from qcrd.runtime.redis.event_log import Events
+from qcrd.runtime.redis.generation_buffer import Ledger, MemoryLedger
+from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import Store
-from qcrd.runtime.tally import MemoryTally, Tally
 from services.api.answers import Answers, MemoryAnswers
 from services.api.discriminators import JudgeServiceSettings
 from services.api.rates import Rates

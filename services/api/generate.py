@@ -13,7 +13,7 @@ from qcrd.errors import QcrdError
 from qcrd.method.prompts import teacher_prompt
 from qcrd.records import Question, Usage
 from qcrd.runtime.jobs.stage_context import StageContext
-from qcrd.runtime.ledger import Ledger
+from qcrd.runtime.redis.generation_buffer import Ledger
 from services.api.ask import Asking, Pace
 from services.api.generations import Generation, Generations
 from services.api.knowledge import Outputs

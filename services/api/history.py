@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qcrd.records import Job, JobSpec, Stage
 from qcrd.runtime.jobs.state_machine import TASKS
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.tally import Count
+from qcrd.runtime.redis.counters import Count
 
 LOOKED_AT = 50
 """Newest jobs among which like ones are looked for."""

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from qcrd.errors import NotFound
 from qcrd.records import Event, Job
-from qcrd.runtime.events import Events
 from qcrd.runtime.jobs.commands import TERMINAL, JobStore
+from qcrd.runtime.redis.event_log import Events
 from qcrd.runtime.telemetry import surviving
 
 BLOCK_MS = 500

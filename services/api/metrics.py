@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from qcrd.errors import Transient
 from qcrd.runtime.jobs.state_machine import TASKS
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.tally import BUCKETS, COUNTERS, Count, Tally
+from qcrd.runtime.redis.counters import BUCKETS, COUNTERS, Count, Tally
 
 BOUNDS = (*map(str, BUCKETS), "+Inf")
 

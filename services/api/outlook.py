@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from qcrd.records import Job, Stage, Status
 from qcrd.runtime.jobs.state_machine import task_of, waits
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.tally import Tally
+from qcrd.runtime.redis.counters import Tally
 from services.api import history, views, wire
 
 

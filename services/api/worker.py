@@ -21,14 +21,15 @@ from redis import Redis
 
 from qcrd.records import Stage
 from qcrd.runtime import keys
-from qcrd.runtime.connection import connect, redis_outage
-from qcrd.runtime.deliveries import RedisDeliveries
-from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs.commands import TASKS, RedisJobs
 from qcrd.runtime.jobs.finalize import conclude_left
 from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
 from qcrd.runtime.jobs.stage_runner import Deps, Next, StageContext, reap, run_stage
-from qcrd.runtime.ledger import RedisLedger
+from qcrd.runtime.redis.connection import connect, redis_outage
+from qcrd.runtime.redis.counters import RedisTally
+from qcrd.runtime.redis.event_log import RedisEvents
+from qcrd.runtime.redis.generation_buffer import RedisLedger
+from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import (
     LogSettings,
     RecoverySettings,
@@ -37,7 +38,6 @@ from qcrd.runtime.settings import (
     from_environment,
 )
 from qcrd.runtime.store import open_store
-from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging, surviving
 from services.api.assemble import assemble
 from services.api.deliver import deliver_forever

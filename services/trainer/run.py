@@ -25,13 +25,14 @@ from qcrd.method.training import distributed
 from qcrd.method.training.negative_sampler import LocalPast, Past, ProcessPast
 from qcrd.runtime import telemetry
 from qcrd.runtime.bases import find_base
-from qcrd.runtime.connection import connect
-from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.jobs.lease import Holding
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps, StageContext
 from qcrd.runtime.parent_death import die_with_parent
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.counters import RedisTally
+from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import (
     LogSettings,
     ModelSettings,
@@ -40,7 +41,6 @@ from qcrd.runtime.settings import (
     StoreSettings,
 )
 from qcrd.runtime.store import open_store
-from qcrd.runtime.tally import RedisTally
 from services.trainer import outcome
 from services.trainer.distil import Parts, distil
 from services.trainer.judge_client import RemoteJudge

@@ -13,12 +13,13 @@ from typing import Any
 from celery.signals import setup_logging, worker_init, worker_shutting_down
 
 from qcrd.records import Stage
-from qcrd.runtime.connection import connect
-from qcrd.runtime.deliveries import RedisDeliveries
-from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs.commands import TASKS, RedisJobs
 from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
 from qcrd.runtime.jobs.stage_runner import Deps, run_stage
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.counters import RedisTally
+from qcrd.runtime.redis.event_log import RedisEvents
+from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import (
     LogSettings,
     RecoverySettings,
@@ -27,7 +28,6 @@ from qcrd.runtime.settings import (
     from_environment,
 )
 from qcrd.runtime.store import open_store
-from qcrd.runtime.tally import RedisTally
 from qcrd.runtime.telemetry import configure_logging
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervise import supervise

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from qcrd.runtime.connection import connect
-from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries, RedisDeliveries
-from qcrd.runtime.events import Events, MemoryEvents, RedisEvents
 from qcrd.runtime.jobs.commands import JobStore, MemoryJobs, RedisJobs
-from qcrd.runtime.ledger import Ledger, MemoryLedger, RedisLedger
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.counters import MemoryTally, RedisTally, Tally
+from qcrd.runtime.redis.event_log import Events, MemoryEvents, RedisEvents
+from qcrd.runtime.redis.generation_buffer import Ledger, MemoryLedger, RedisLedger
+from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries, RedisDeliveries
 from qcrd.runtime.store import MemoryStore, S3Store, Store
-from qcrd.runtime.tally import MemoryTally, RedisTally, Tally
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Conflict
-from qcrd.runtime.connection import connect
+from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings
 from services.api.answers import (
     LEASE_SECONDS,

@@ -5,8 +5,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from qcrd.records import Delivery
-from qcrd.runtime.connection import connect
-from qcrd.runtime.deliveries import Deliveries, RedisDeliveries
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.webhook_queue import Deliveries, RedisDeliveries
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports, kill, valkey
 from tests.lossy_proxy import LossyProxy

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from qcrd.errors import Invalid
-from qcrd.runtime.connection import connect
-from qcrd.runtime.events import FIRST, Events, RedisEvents
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.event_log import FIRST, Events, RedisEvents
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports, kill, valkey
 from tests.lossy_proxy import LossyProxy

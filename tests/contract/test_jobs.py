@@ -19,13 +19,13 @@ from qcrd.records import (
     Stage,
     Status,
 )
-from qcrd.runtime.connection import connect
 from qcrd.runtime.jobs import store
 from qcrd.runtime.jobs.commands import JobStore, RedisJobs, amend, beat, claim, move
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.reaper import reap
 from qcrd.runtime.jobs.state_machine import changed, freed
 from qcrd.runtime.keys import new_id
+from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings
 from tests.lossy_proxy import LossyProxy
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from qcrd.runtime.ledger import Ledger
+from qcrd.runtime.redis.generation_buffer import Ledger
 
 
 def test_everything_added_is_there_until_it_is_cleared(ledger: Ledger) -> None:

@@ -18,10 +18,10 @@ import pytest
 from qcrd.errors import Transient
 from qcrd.records import Stage
 from qcrd.runtime import telemetry
-from qcrd.runtime.connection import connect
-from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.jobs.queue import CeleryQueue, MemoryQueue, Queue, celery_app
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports, valkey
 

@@ -22,9 +22,9 @@ import pytest
 
 from qcrd.records import MethodName
 from qcrd.runtime import keys
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.store import S3Store
 from services.api.app import create_app

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from qcrd.runtime.connection import connect
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.counters import BUCKETS, Count, RedisTally, Tally, observe_stage
 from qcrd.runtime.settings import RedisSettings
-from qcrd.runtime.tally import BUCKETS, Count, RedisTally, Tally, observe_stage
 from tests.conftest import free_ports
 
 

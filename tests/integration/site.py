@@ -33,11 +33,11 @@ from qcrd.records import (
     Vote,
 )
 from qcrd.runtime import keys
-from qcrd.runtime.connection import connect
-from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps, run_stage
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
 from qcrd.runtime.store import S3Store, Store, read_lines, write_lines, write_record
 from services.discriminator.main import build

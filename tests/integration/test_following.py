@@ -14,9 +14,9 @@ import pytest
 
 from qcrd.errors import Invalid
 from qcrd.records import Job, JobSpec, Status
-from qcrd.runtime.connection import connect
-from qcrd.runtime.events import FIRST, Events, MemoryEvents, RedisEvents
 from qcrd.runtime.jobs.commands import JobStore, MemoryJobs, RedisJobs
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.event_log import FIRST, Events, MemoryEvents, RedisEvents
 from qcrd.runtime.settings import RedisSettings
 from services.api import follow, hub
 from services.api.follow import begin, framed, stream

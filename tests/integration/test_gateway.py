@@ -28,8 +28,8 @@ from redis import Redis
 
 from qcrd.records import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
-from qcrd.runtime.connection import connect
 from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.store import S3Store, read, read_lines, read_record
 from tests.conftest import free_ports

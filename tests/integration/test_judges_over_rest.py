@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 
 from qcrd.method.judge.training_pairs import Contrast
 from qcrd.records import JudgeSpec
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore
 from services.api.app import create_app

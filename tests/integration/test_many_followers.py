@@ -21,9 +21,9 @@ import pytest
 
 from qcrd.records import Job, JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.connection import connect
-from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports
 

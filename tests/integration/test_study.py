@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from qcrd.records import Job, Stage, Status
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.ledger import MemoryLedger
+from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.settings import ModelSettings
 from services.api.app import create_app
 from services.api.assemble import assemble

@@ -22,13 +22,13 @@ from pydantic import SecretStr
 
 from qcrd.records import Delivery, Job, JobSpec, Status
 from qcrd.runtime import keys
-from qcrd.runtime.connection import connect
-from qcrd.runtime.deliveries import RedisDeliveries
-from qcrd.runtime.events import MemoryEvents, RedisEvents
 from qcrd.runtime.jobs.commands import MemoryJobs, RedisJobs, move
 from qcrd.runtime.jobs.finalize import conclude
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.event_log import MemoryEvents, RedisEvents
+from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.store import MemoryStore, S3Store
 from services.api import deliver

@@ -19,9 +19,9 @@ import psutil
 from qcrd.errors import Transient
 from qcrd.records import Event, Job, Prediction
 from qcrd.runtime import keys
-from qcrd.runtime.connection import connect
-from qcrd.runtime.events import RedisEvents
 from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.store import S3Store, read_lines
 from tests import tiny

@@ -13,12 +13,12 @@ import pytest
 from qcrd.method.answers import question_id
 from qcrd.records import Job, RationaleItem, RationaleManifest, Stage, Status, TestItem
 from qcrd.runtime import keys
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps, run_stage
-from qcrd.runtime.ledger import MemoryLedger
+from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.store import MemoryStore, read_lines, read_record
 from services.api import files, set_index
 from services.api.ask import Pace

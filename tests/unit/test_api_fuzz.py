@@ -19,7 +19,7 @@ from qcrd.method.answers import canonical, parse_output
 from qcrd.records import AnswerKind, Question, Stage, TaskSpec
 from qcrd.runtime.jobs.stage_context import Next, StageContext
 from qcrd.runtime.jobs.stage_runner import Deps, run_stage
-from qcrd.runtime.ledger import MemoryLedger
+from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from services.api import assemble
 from services.api.ask import Pace
 from services.api.settings import Teacher

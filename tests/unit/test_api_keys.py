@@ -15,9 +15,9 @@ from fastapi.testclient import TestClient
 from qcrd.cli.key_commands import new_key
 from qcrd.records import PublishedModel, Scope
 from qcrd.runtime import keys
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore, write_record
 from services.api import keyring

@@ -16,10 +16,10 @@ from pydantic import SecretStr, ValidationError
 
 from qcrd.records import PublishedModel, Stage, Status
 from qcrd.runtime import keys
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import conclude
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore, write_record
 from services.api.app import create_app

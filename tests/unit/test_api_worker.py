@@ -10,10 +10,10 @@ import pytest
 from redis.exceptions import ResponseError
 
 from qcrd.records import Job, JobSpec, Stage, Status
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.store import MemoryStore
 from services.api import worker

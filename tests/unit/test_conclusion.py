@@ -12,12 +12,12 @@ import pytest
 from qcrd.errors import QcrdError, Transient
 from qcrd.records import Event, Failure, Job, JobSpec, Status
 from qcrd.runtime import keys
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import finalize
 from qcrd.runtime.jobs.commands import MemoryJobs, move
 from qcrd.runtime.jobs.finalize import conclude, conclude_left
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.store import MemoryStore, Store, read_lines
 
 

@@ -10,10 +10,10 @@ import pytest
 from qcrd.errors import Interrupted, Invalid
 from qcrd.records import Edit, Job, Stage, Status
 from qcrd.runtime import edits, keys
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs.commands import MemoryJobs, move
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps, Next, StageContext, run_stage
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.store import MemoryStore
 from services.trainer import knowledge
 from services.trainer.revision import pinned

@@ -9,11 +9,11 @@ import pytest
 
 from qcrd.errors import LeaseLost
 from qcrd.records import Job, JobSpec, Stage, Status
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs.commands import MemoryJobs, beat, claim, move
 from qcrd.runtime.jobs.lease import LOOK_SECONDS, Holding
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_context import Deps, StageContext
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.store import MemoryStore, read
 
 ID = "ftjob-" + "0" * 24

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcrd.runtime.ledger import MemoryLedger
+from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.store import MemoryStore
 from services.api.generations import Generation, Generations
 

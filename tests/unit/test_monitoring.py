@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from qcrd.cli.metrics import findings, read
-from qcrd.runtime.tally import COUNTERS, observe_stage
+from qcrd.runtime.redis.counters import COUNTERS, observe_stage
 from tests import serving
 from tests.unit.test_api_rest import Here, here, sums, without_a_hub
 from tests.unit.test_cli_run import qcrd

@@ -22,13 +22,13 @@ from qcrd.records import (
     Usage,
 )
 from qcrd.runtime import keys, store
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs import lease, stage_runner
 from qcrd.runtime.jobs.commands import MemoryJobs, amend, claim, move
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB
 from qcrd.runtime.jobs.stage_runner import Deps, Done, Next, StageContext, reap, run_stage
 from qcrd.runtime.jobs.state_machine import changed
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.store import MemoryStore
 
 ID = "ftjob-" + "a" * 24

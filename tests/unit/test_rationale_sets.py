@@ -33,9 +33,9 @@ from qcrd.records import (
     TaskSpec,
 )
 from qcrd.runtime import edits, keys
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.store import MemoryStore, Store, write_lines, write_record
 from services.api import knowledge, rationale_sets, validate

@@ -10,11 +10,11 @@ import pytest
 from qcrd.method.training.progress import Round
 from qcrd.method.training.schedule import plan
 from qcrd.records import Accuracy, Event, Job, JobSpec, MethodSpec, Stage, Status
-from qcrd.runtime.events import MemoryEvents
 from qcrd.runtime.jobs.commands import MemoryJobs, claim
 from qcrd.runtime.jobs.lease import Holding
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_context import Deps, StageContext
+from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.store import MemoryStore
 from services.trainer import train
 from services.trainer.checkpoints import Checkpoints, Result

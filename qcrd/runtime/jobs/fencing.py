@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
 from qcrd.records import Event
-from qcrd.runtime.events import Events, Level, Type
+from qcrd.runtime.redis.event_log import Events, Level, Type
 from qcrd.runtime.store import Store
 
 Check = Callable[[], None]

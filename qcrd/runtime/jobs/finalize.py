@@ -14,11 +14,11 @@ from typing import Protocol
 from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.records import Delivery, Event, Job, Status
 from qcrd.runtime import keys
-from qcrd.runtime.deliveries import Deliveries
-from qcrd.runtime.events import Events, Level
 from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.jobs.reaper import active
 from qcrd.runtime.jobs.state_machine import TERMINAL, changed
+from qcrd.runtime.redis.event_log import Events, Level
+from qcrd.runtime.redis.webhook_queue import Deliveries
 from qcrd.runtime.store import Store, write_lines, write_record
 
 log = logging.getLogger(__name__)

@@ -11,16 +11,16 @@ from typing import Any
 
 from qcrd.errors import Interrupted
 from qcrd.records import Job, Progress, Report, Stage
-from qcrd.runtime.deliveries import Deliveries, MemoryDeliveries
-from qcrd.runtime.events import Events
 from qcrd.runtime.jobs import commands as jobs
 from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.jobs.fencing import FencedEvents, FencedStore
 from qcrd.runtime.jobs.lease import Holding
 from qcrd.runtime.jobs.queue import Queue
 from qcrd.runtime.jobs.state_machine import TTL
+from qcrd.runtime.redis.counters import MemoryTally, Tally
+from qcrd.runtime.redis.event_log import Events
+from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries
 from qcrd.runtime.store import Store
-from qcrd.runtime.tally import MemoryTally, Tally
 
 WAITS_FOR_JOB = "waiting_for_job"
 """The code of a `Transient` from work that waits for another job. That one may need the room which

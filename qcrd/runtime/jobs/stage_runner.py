@@ -23,7 +23,6 @@ from qcrd.errors import (
 )
 from qcrd.records import Failure, Job, Progress, Stage, Status
 from qcrd.runtime import telemetry
-from qcrd.runtime.events import Events
 from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.jobs.dispatch import nudge, take
 from qcrd.runtime.jobs.finalize import conclude
@@ -40,7 +39,8 @@ from qcrd.runtime.jobs.state_machine import (
     held,
     moved,
 )
-from qcrd.runtime.tally import observe_stage
+from qcrd.runtime.redis.counters import observe_stage
+from qcrd.runtime.redis.event_log import Events
 
 __all__ = ["Deps", "Done", "Next", "StageContext", "Work", "conclude", "nudge", "reap", "run_stage"]
 

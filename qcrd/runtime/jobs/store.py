@@ -14,8 +14,8 @@ from redis.exceptions import ConnectionError, TimeoutError, WatchError
 from qcrd.errors import Conflict, NotFound, Transient
 from qcrd.records import Job, Status
 from qcrd.runtime import keys
-from qcrd.runtime.connection import redis_outage
 from qcrd.runtime.jobs.state_machine import check_room, indexes
+from qcrd.runtime.redis.connection import redis_outage
 
 Change = Callable[[Job], Job]
 

@@ -9,7 +9,7 @@ from redis import Redis
 
 from qcrd.records import Delivery
 from qcrd.runtime import keys
-from qcrd.runtime.connection import redis_outage
+from qcrd.runtime.redis.connection import redis_outage
 
 REMEMBERED = 30 * 86400
 """Seconds for which a settled delivery's id is known, so that adding it again adds nothing. Far

@@ -19,7 +19,7 @@ from redis import Redis
 
 from qcrd.errors import Transient
 from qcrd.runtime import keys
-from qcrd.runtime.connection import redis_outage
+from qcrd.runtime.redis.connection import redis_outage
 
 log = logging.getLogger(__name__)
 

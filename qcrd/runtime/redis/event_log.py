@@ -14,8 +14,8 @@ from redis import Redis
 
 from qcrd.records import Event
 from qcrd.runtime import keys
-from qcrd.runtime.connection import BLOCK_SECONDS, redis_outage
 from qcrd.runtime.eventport import FIRST, WATCHED, Events, Level, Type, event, event_id, numbers
+from qcrd.runtime.redis.connection import BLOCK_SECONDS, redis_outage
 
 __all__ = ["FIRST", "Events", "Level", "MemoryEvents", "RedisEvents", "Type"]
 

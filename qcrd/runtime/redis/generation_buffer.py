@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from redis import Redis
 
 from qcrd.runtime import keys
-from qcrd.runtime.connection import redis_outage
+from qcrd.runtime.redis.connection import redis_outage
 
 
 class Ledger(Protocol):
