@@ -25,8 +25,9 @@ from qcrd.records import (
     Source,
     TaskSpec,
 )
-from qcrd.runtime import edits, keys
-from qcrd.runtime.store import read_record, write_lines, write_record
+from qcrd.runtime import keys
+from qcrd.runtime.storage import rationale_edits
+from qcrd.runtime.storage.store import read_record, write_lines, write_record
 from services.api import knowledge, set_index
 from services.api.assemble import SHARD
 
@@ -85,7 +86,7 @@ def _write(system: System, made: list[RationaleItem]) -> None:
 def _scores(made: Iterable[RationaleItem]) -> Iterator[RationaleScore]:
     draw = random.Random(0)
     for item in made:
-        for _, polarity, said in edits.rationales(item):
+        for _, polarity, said in rationale_edits.rationales(item):
             yield RationaleScore(
                 rationale_id=said.id,
                 question_id=said.question_id,

@@ -28,7 +28,7 @@ from qcrd.records import (
     Usage,
 )
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store
+from qcrd.runtime.storage.store import Store
 from services.trainer import publish
 from tests import tiny
 

@@ -13,7 +13,7 @@ from qcrd.runtime.redis.event_log import Events, RedisEvents
 from qcrd.runtime.redis.generation_buffer import RedisLedger
 from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import RedisSettings, StoreSettings
-from qcrd.runtime.store import Store, open_store
+from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import install_http
 from services.api.admission import Admission
 from services.api.answers import RedisAnswers

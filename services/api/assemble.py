@@ -18,7 +18,7 @@ from qcrd.records import (
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import Next, StageContext
 from qcrd.runtime.redis.generation_buffer import Ledger
-from qcrd.runtime.store import Store, write_lines, write_record
+from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api import files, knowledge, plan, set_index, share
 from services.api.ask import Pace
 from services.api.generate import generate

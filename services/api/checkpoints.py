@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qcrd.errors import Invalid, NotFound
 from qcrd.records import CheckpointManifest, Job
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, find_record
+from qcrd.runtime.storage.store import Store, find_record
 from services.api import models
 from services.api.wire import CheckpointMetrics, CheckpointObject, Link
 

@@ -8,7 +8,7 @@ from qcrd.errors import Invalid, NotFound
 from qcrd.method.answers import canonical
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
-from qcrd.runtime.store import Store
+from qcrd.runtime.storage.store import Store
 from services.api import files, models, plan
 from services.api.gateway import Settings
 from services.api.heads import check_head

@@ -9,7 +9,7 @@ from typing import Any
 from qcrd.errors import Conflict, Forbidden, Transient
 from qcrd.records import ApiKey, Job, JobSpec, Priority, Scope, Stage, Status, parse
 from qcrd.runtime import keys, telemetry
-from qcrd.runtime.store import write_record
+from qcrd.runtime.storage.store import write_record
 from services.api.checks import check
 from services.api.gateway import Gateway
 from services.api.idempotency import fresh_id

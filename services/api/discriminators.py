@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from qcrd.errors import Invalid, NotFound
 from qcrd.records import CreateJudge, JudgeSpec, JudgeVersion
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, find_record, read_record
+from qcrd.runtime.storage.store import Store, find_record, read_record
 
 TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
 """Seconds. The service answers at once or is busy training: the store has as much to tell."""

@@ -18,7 +18,7 @@ from qcrd.errors import QcrdError
 from qcrd.method.prompts import teacher_prompt
 from qcrd.records import JobSpec, Question
 from qcrd.runtime.keys import digest
-from qcrd.runtime.store import Store
+from qcrd.runtime.storage.store import Store
 from services.api import files, history, plan
 from services.api.checks import check
 from services.api.create import read_spec

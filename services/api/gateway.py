@@ -15,7 +15,7 @@ from qcrd.runtime.redis.event_log import Events
 from qcrd.runtime.redis.generation_buffer import Ledger, MemoryLedger
 from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.store import Store
+from qcrd.runtime.storage.store import Store
 from services.api.answers import Answers, MemoryAnswers
 from services.api.discriminators import JudgeServiceSettings
 from services.api.rates import Rates

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from qcrd.records import Record
 from qcrd.runtime import keys
 from qcrd.runtime.redis.generation_buffer import Ledger
-from qcrd.runtime.store import Store, read_lines, write_lines
+from qcrd.runtime.storage.store import Store, read_lines, write_lines
 
 
 class Generation(Record):

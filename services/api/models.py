@@ -13,10 +13,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from qcrd.errors import Conflict, Invalid, NotFound, Transient
 from qcrd.records import ApiKey, JobSpec, PublishedModel
 from qcrd.runtime import keys
-from qcrd.runtime.bases import NAME, local_bases
 from qcrd.runtime.jobs.commands import TERMINAL, JobStore
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.store import Store, find_record, read_record
+from qcrd.runtime.storage.base_models import NAME, local_bases
+from qcrd.runtime.storage.store import Store, find_record, read_record
 from services.api.owners import check_owner, of_job
 from services.api.wire import Link
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.records import ApiKey, Edit, RationaleManifest
-from qcrd.runtime import edits, keys
+from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import JobStore
-from qcrd.runtime.store import Store, read_record
+from qcrd.runtime.storage import rationale_edits
+from qcrd.runtime.storage.store import Store, read_record
 from services.api import set_export, set_index, set_items, set_scores, set_wire
 from services.api.owners import check_owner, of_job
 from services.api.recent import Recent
@@ -66,7 +67,7 @@ class RationaleSets:
 
     def describe(self, set_id: str) -> SetBody:
         view = self._view(set_id, None)
-        revision = edits.revision(view.edits.by_key).id
+        revision = rationale_edits.revision(view.edits.by_key).id
         return set_wire.body(view, revision, set_scores.all_of(self._store, set_id))
 
     def items(self, set_id: str, query: ItemQuery) -> ItemPage:
@@ -105,7 +106,7 @@ class RationaleSets:
         check_owner(f"rationale set {set_id}", of_job(self._jobs, manifest.job_id), caller)
         self._index(manifest).row(item_id)
         made = Edit(id="", item_id=item_id, by=caller.name, at=time.time(), **changes)
-        edits.add(self._store, set_id, made)
+        rationale_edits.add(self._store, set_id, made)
         return self.item(set_id, item_id)
 
     def export(self, set_id: str, query: ExportQuery) -> Iterator[bytes]:
@@ -143,7 +144,7 @@ class RationaleSets:
     def _edits_of(self, set_id: str) -> Edits:
         """Listed every time, for others may have edited; each of them read once."""
         before = self._edits.get(set_id)
-        found = edits.read_all(self._store, set_id, before.by_key if before else None)
+        found = rationale_edits.read_all(self._store, set_id, before.by_key if before else None)
         if before is not None and before.by_key.keys() == found.keys():
             return before
         return self._edits.put(set_id, Edits.of(found))

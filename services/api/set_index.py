@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from qcrd.errors import NotFound
 from qcrd.records import Polarity, RationaleItem, RationaleManifest
-from qcrd.runtime import edits, keys
-from qcrd.runtime.store import Store, read, read_lines
+from qcrd.runtime import keys
+from qcrd.runtime.storage import rationale_edits
+from qcrd.runtime.storage.store import Store, read, read_lines
 
 QUESTION = np.dtype(
     [
@@ -77,7 +78,7 @@ class Index:
 
     def row(self, item_id: str, param: str = "item_id") -> int:
         """`Invalid` when it cannot be an item's id, `NotFound` when the set has no such item."""
-        question_id, polarity, place = edits.parse_item_id(item_id, param)
+        question_id, polarity, place = rationale_edits.parse_item_id(item_id, param)
         found = self._question(question_id)
         if found is not None:
             before = 0 if polarity is Polarity.POSITIVE else int(found["positives"])

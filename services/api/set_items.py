@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from qcrd.records import Polarity, Rationale, RationaleItem
-from qcrd.runtime import edits
-from qcrd.runtime.store import Store, read_some_lines
+from qcrd.runtime.storage import rationale_edits
+from qcrd.runtime.storage.store import Store, read_some_lines
 from services.api.set_index import Rows
 from services.api.set_view import View
 from services.api.set_wire import Item, ItemVote, Original
@@ -39,7 +39,7 @@ def _of_shard(store: Store, view: View, rows: Rows) -> Iterator[Item]:
     key = view.manifest.shards[int(questions["shard"][0])]
     parts = iter(np.split(np.arange(len(rows)), starts[1:]))
     for _, item in read_some_lines(store, key, RationaleItem, lines.tolist()):
-        said = list(edits.rationales(item))
+        said = list(rationale_edits.rationales(item))
         for place in next(parts):
             row = int(rows[place])
             yield _item(view, item, said[row - int(questions["first"][place])], row)
@@ -48,7 +48,7 @@ def _of_shard(store: Store, view: View, rows: Rows) -> Iterator[Item]:
 def _item(view: View, item: RationaleItem, said: tuple[str, Polarity, Rationale], row: int) -> Item:
     name, polarity, original = said
     correction = view.edits.corrections.get(name)
-    now = edits.corrected(original, correction)
+    now = rationale_edits.corrected(original, correction)
     score = float(view.scores[row])
     changed = (now.text, now.answer) != (original.text, original.answer)
     return Item(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qcrd.errors import NotFound
 from qcrd.records import Judged, RationaleManifest, RationaleScore
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, read_lines, read_record
+from qcrd.runtime.storage.store import Store, read_lines, read_record
 from services.api.set_index import short
 
 

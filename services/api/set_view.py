@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qcrd.errors import Invalid
 from qcrd.records import Correction, Edit, Polarity, RationaleManifest
-from qcrd.runtime import edits, keys
+from qcrd.runtime import keys
+from qcrd.runtime.storage import rationale_edits
 from services.api.set_index import Index, Rows, short
 from services.api.set_scores import SetScores
 
@@ -54,7 +55,7 @@ class Edits:
 
     @classmethod
     def of(cls, by_key: Mapping[str, Edit]) -> Edits:
-        return cls(by_key, edits.fold(by_key.values()))
+        return cls(by_key, rationale_edits.fold(by_key.values()))
 
     @property
     def nbytes(self) -> int:
@@ -67,7 +68,7 @@ class Edits:
 class View:
     manifest: RationaleManifest
     index: Index
-    edits: Edits
+    rationale_edits: Edits
     judge: SetScores | None
 
     @cached_property

@@ -28,7 +28,7 @@ from qcrd.records import (
 from qcrd.records.study import below
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import TERMINAL, JobStore
-from qcrd.runtime.store import Store, read_record, write_record
+from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.api import lifecycle, plan
 from services.api.checks import check
 from services.api.create import check_rank, submit

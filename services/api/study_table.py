@@ -8,7 +8,7 @@ from qcrd.errors import NotFound
 from qcrd.method.evaluation.study_table import Run, tabulate
 from qcrd.records import Accuracy, Job, Prediction, Status, Study, StudyTable
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, read_lines
+from qcrd.runtime.storage.store import Store, read_lines
 
 REFERENCES = ("teacher", "majority_class")
 """Rows of a job's report that no training changes."""

@@ -19,7 +19,7 @@ from starlette.types import Message, Receive
 
 from qcrd.errors import Invalid, Transient
 from qcrd.records import StoredFile
-from qcrd.runtime.store import Store
+from qcrd.runtime.storage.store import Store
 from services.api import files
 from services.api.errors import ClientGone, Misshapen
 from services.api.form import Part, read_parts

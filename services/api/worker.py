@@ -37,7 +37,7 @@ from qcrd.runtime.settings import (
     StoreSettings,
     from_environment,
 )
-from qcrd.runtime.store import open_store
+from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging, surviving
 from services.api.assemble import assemble
 from services.api.deliver import deliver_forever

@@ -22,7 +22,7 @@ from qcrd.method.judge.training_pairs import Contrast
 from qcrd.method.student.loading import load_encoder
 from qcrd.records import CreateJudge, JudgeVersion
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, read, read_record, write_record
+from qcrd.runtime.storage.store import Store, read, read_record, write_record
 from services.discriminator.wire import Scores, WireContrast
 
 PRETRAINED = 1

@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse
 from qcrd.errors import QcrdError, Transient
 from qcrd.records import CreateJudge, JudgeVersion
 from qcrd.runtime import keys
-from qcrd.runtime.bases import find_base
 from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings
-from qcrd.runtime.store import Store, open_store
+from qcrd.runtime.storage.base_models import find_base
+from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import configure_logging, install_http
 from services.discriminator.judges import Judges
 from services.discriminator.settings import DiscriminatorSettings

@@ -19,7 +19,7 @@ from qcrd.errors import NotFound, QcrdError
 from qcrd.method.training.checkpoint import LIVE, MOMENTS, State
 from qcrd.records import Accuracy, CheckpointManifest, Prediction, Record
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, read, read_record, write_record
+from qcrd.runtime.storage.store import Store, read, read_record, write_record
 
 KEPT = 2
 """Newest states that stay: one to go on from, and one more in case it is damaged."""

@@ -32,7 +32,7 @@ from qcrd.records import (
 )
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
-from qcrd.runtime.store import write_lines
+from qcrd.runtime.storage.store import write_lines
 from services.trainer import knowledge, preflight, publish
 from services.trainer.checkpoints import Checkpoints, Result
 from services.trainer.knowledge import Knowledge

@@ -18,8 +18,9 @@ from qcrd.records import (
     TaskSpec,
     TestItem,
 )
-from qcrd.runtime import edits, keys
-from qcrd.runtime.store import Store, read_lines, read_record
+from qcrd.runtime import keys
+from qcrd.runtime.storage import rationale_edits
+from qcrd.runtime.storage.store import Store, read_lines, read_record
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Knowledge:
     questions: tuple[Question, ...]
     validation: Held
     test: tuple[TestItem, ...]
-    revision: Revision = field(default_factory=lambda: edits.revision({}))
+    revision: Revision = field(default_factory=lambda: rationale_edits.revision({}))
 
     @property
     def labels(self) -> tuple[tuple[str, Question], ...]:
@@ -54,12 +55,12 @@ class Knowledge:
 def load(store: Store, set_id: str, spec: JobSpec, revision: Revision | None = None) -> Knowledge:
     """Read the set with the edits of `revision`, by default none. `Invalid` when it leaves nothing
     to train or validate on, or was assembled for another training file."""
-    revision = revision or edits.revision({})
-    corrections = edits.fold(revision.edits)
+    revision = revision or rationale_edits.revision({})
+    corrections = rationale_edits.fold(revision.edits)
     manifest = read_record(store, keys.rationale_manifest_key(set_id), RationaleManifest)
     _same_file(manifest, spec)
     items = [
-        edits.applied(item, corrections)
+        rationale_edits.applied(item, corrections)
         for key in manifest.shards
         for item in read_lines(store, key, RationaleItem)
     ]

@@ -14,7 +14,7 @@ from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records import Comparison, Job, Manner, PublishedModel, Report
 from qcrd.records.manner import INFERENCE
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, write_record
+from qcrd.runtime.storage.store import Store, write_record
 
 CARD = "README.md"
 

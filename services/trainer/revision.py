@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from qcrd.records import Revision
-from qcrd.runtime import edits
 from qcrd.runtime.jobs.stage_context import StageContext
+from qcrd.runtime.storage import rationale_edits
 
 
 def pinned(stage: StageContext, set_id: str) -> Revision:
     """The edits that the job trains with: those there were when it first came here. Its record
     says which, so an attempt after a crash, a pause or later edits repeats the same training."""
     if (known := stage.job.rationale_revision) is not None:
-        return edits.pinned(stage.store, set_id, known)
-    revision = edits.pin(stage.store, set_id)
+        return rationale_edits.pinned(stage.store, set_id, known)
+    revision = rationale_edits.pin(stage.store, set_id)
     stage.amend(rationale_revision=revision.id)
     if revision.edits:
-        found = edits.fold(revision.edits).values()
+        found = rationale_edits.fold(revision.edits).values()
         excluded = sum(one.excluded for one in found)
         reworded = sum(one.text is not None for one in found)
         stage.say(

@@ -24,7 +24,6 @@ from qcrd.method.student.base import Student
 from qcrd.method.training import distributed
 from qcrd.method.training.negative_sampler import LocalPast, Past, ProcessPast
 from qcrd.runtime import telemetry
-from qcrd.runtime.bases import find_base
 from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.jobs.lease import Holding
 from qcrd.runtime.jobs.queue import MemoryQueue
@@ -40,7 +39,8 @@ from qcrd.runtime.settings import (
     RedisSettings,
     StoreSettings,
 )
-from qcrd.runtime.store import open_store
+from qcrd.runtime.storage.base_models import find_base
+from qcrd.runtime.storage.store import open_store
 from services.trainer import outcome
 from services.trainer.distil import Parts, distil
 from services.trainer.judge_client import RemoteJudge

@@ -20,8 +20,9 @@ from qcrd.records import (
     Source,
     TaskSpec,
 )
-from qcrd.runtime import edits, keys
-from qcrd.runtime.store import Store, read_lines, write_lines, write_record
+from qcrd.runtime import keys
+from qcrd.runtime.storage import rationale_edits
+from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
 
 AT_ONCE = 1024
 """Rationales per call to the judge, and so in memory: what its client sends in one request."""
@@ -60,12 +61,12 @@ def keep(
 def _of_the_set(
     store: Store, manifest: RationaleManifest, revision: Revision, task: TaskSpec
 ) -> Iterator[Said]:
-    corrections = edits.fold(revision.edits)
+    corrections = rationale_edits.fold(revision.edits)
     for key in manifest.shards:
         for item in read_lines(store, key, RationaleItem):
             text = question_text(task, item.question)
-            for name, polarity, rationale in edits.rationales(item):
-                yield text, polarity, edits.corrected(rationale, corrections.get(name))
+            for name, polarity, rationale in rationale_edits.rationales(item):
+                yield text, polarity, rationale_edits.corrected(rationale, corrections.get(name))
 
 
 def _of_the_student(trainer: Trainer) -> Iterator[Said]:

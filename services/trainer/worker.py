@@ -27,7 +27,7 @@ from qcrd.runtime.settings import (
     StoreSettings,
     from_environment,
 )
-from qcrd.runtime.store import open_store
+from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervise import supervise

@@ -12,7 +12,7 @@ from qcrd.runtime.redis.counters import MemoryTally, RedisTally, Tally
 from qcrd.runtime.redis.event_log import Events, MemoryEvents, RedisEvents
 from qcrd.runtime.redis.generation_buffer import Ledger, MemoryLedger, RedisLedger
 from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries, RedisDeliveries
-from qcrd.runtime.store import MemoryStore, S3Store, Store
+from qcrd.runtime.storage.store import MemoryStore, S3Store, Store
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -11,7 +11,7 @@ import pytest
 from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.records import Question
 from qcrd.runtime.settings import StoreSettings
-from qcrd.runtime.store import (
+from qcrd.runtime.storage.store import (
     S3Store,
     Store,
     read,

@@ -26,7 +26,7 @@ from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings, StoreSettings
-from qcrd.runtime.store import S3Store
+from qcrd.runtime.storage.store import S3Store
 from services.api.app import create_app
 from services.api.gateway import Settings
 from services.api.settings import ApiSettings, FileSettings, StudentSettings, TeacherSettings

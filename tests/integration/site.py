@@ -39,7 +39,7 @@ from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
-from qcrd.runtime.store import S3Store, Store, read_lines, write_lines, write_record
+from qcrd.runtime.storage.store import S3Store, Store, read_lines, write_lines, write_record
 from services.discriminator.main import build
 from services.discriminator.settings import DiscriminatorSettings
 from services.trainer.supervise import supervise

@@ -10,7 +10,7 @@ import pytest
 from qcrd.method.judge.training_pairs import Contrast
 from qcrd.records import JudgeSpec
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.store import MemoryStore, Store
+from qcrd.runtime.storage.store import MemoryStore, Store
 from services.discriminator.main import build
 from services.discriminator.settings import DiscriminatorSettings
 from services.trainer.judge_client import RemoteJudge

@@ -9,8 +9,9 @@ import httpx2
 
 from qcrd.method.prompts import question_text
 from qcrd.records import Edit, Job, Judged, RationaleScore, Source, Stage, Status
-from qcrd.runtime import edits, keys
-from qcrd.runtime.store import read, read_lines, read_record
+from qcrd.runtime import keys
+from qcrd.runtime.storage import rationale_edits
+from qcrd.runtime.storage.store import read, read_lines, read_record
 from services.api.rationale_sets import RationaleSets
 from services.api.set_wire import ExportQuery, ItemQuery
 from services.trainer.settings import TrainerSettings
@@ -40,13 +41,13 @@ def edit(site: Site, set_id: str, numbers: range) -> None:
     """Exclude each trout's first positive, and reword each apple's second."""
     for number in numbers:
         first, second = (
-            list(edits.rationales(item(thing, number)))[place][0]
+            list(rationale_edits.rationales(item(thing, number)))[place][0]
             for thing, place in (("trout", 0), ("apple", 1))
         )
         made = Edit(id="", item_id=first, excluded=True, by="ann", at=1.0)
-        edits.add(site.store, set_id, made)
+        rationale_edits.add(site.store, set_id, made)
         made = Edit(id="", item_id=second, text="music is the tool", by="ann", at=1.0)
-        edits.add(site.store, set_id, made)
+        rationale_edits.add(site.store, set_id, made)
 
 
 def weights(site: Site, job: Job) -> bytes:
@@ -78,7 +79,10 @@ def test_training_keeps_to_the_edits_it_began_with(site: Site) -> None:
     assert resumed.report is not None
     assert resumed.rationale_revision == resumed.report.rationale_revision
     assert resumed.report.rationale_revision == calm.report.rationale_revision
-    assert resumed.rationale_revision != edits.revision(edits.read_all(site.store, set_id)).id
+    assert (
+        resumed.rationale_revision
+        != rationale_edits.revision(rationale_edits.read_all(site.store, set_id)).id
+    )
 
 
 def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site) -> None:

@@ -31,7 +31,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings, StoreSettings
-from qcrd.runtime.store import S3Store, read, read_lines, read_record
+from qcrd.runtime.storage.store import S3Store, read, read_lines, read_record
 from tests.conftest import free_ports
 from tests.scripted_teacher import ScriptedTeacher
 from tests.secrets import dumped, found_in

@@ -14,7 +14,7 @@ from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.store import MemoryStore
+from qcrd.runtime.storage.store import MemoryStore
 from services.api.app import create_app
 from services.api.discriminators import JudgeServiceSettings
 from services.api.gateway import Settings

@@ -15,7 +15,7 @@ import pytest
 
 from qcrd.records import Job, JobSpec, Status
 from qcrd.runtime import keys
-from qcrd.runtime.store import read
+from qcrd.runtime.storage.store import read
 from tests.integration.site import Site, site, spec, training_process, when
 
 __all__ = ["site"]

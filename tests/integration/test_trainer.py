@@ -14,7 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from qcrd.records import MethodName, RationaleItem, Status
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import move
-from qcrd.runtime.store import read, read_lines, write_lines
+from qcrd.runtime.storage.store import read, read_lines, write_lines
 from tests import tiny
 from tests.integration.site import LABELS, Site, site, spec, training_process, when
 

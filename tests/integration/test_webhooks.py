@@ -30,7 +30,7 @@ from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import MemoryEvents, RedisEvents
 from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import RedisSettings, StoreSettings
-from qcrd.runtime.store import MemoryStore, S3Store
+from qcrd.runtime.storage.store import MemoryStore, S3Store
 from services.api import deliver
 from services.api.deliver import deliver_forever
 from services.api.webhooks import WebhookSettings

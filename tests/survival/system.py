@@ -23,7 +23,7 @@ from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings, StoreSettings
-from qcrd.runtime.store import S3Store, read_lines
+from qcrd.runtime.storage.store import S3Store, read_lines
 from tests import tiny
 from tests.conftest import WEED_PORTS, free_ports, unavailable, weed_command
 from tests.survival.processes import Part

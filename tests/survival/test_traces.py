@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.store import read
+from qcrd.runtime.storage.store import read
 from tests.secrets import dumped, found_in
 from tests.survival.runs import Calm, Data, Run, asked_for, check, followed
 from tests.survival.system import TEACHER_KEY, System

@@ -19,7 +19,7 @@ from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
-from qcrd.runtime.store import MemoryStore, read_lines, read_record
+from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
 from services.api import files, set_index
 from services.api.ask import Pace
 from services.api.assemble import assemble

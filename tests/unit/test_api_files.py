@@ -16,7 +16,7 @@ from qcrd.errors import Invalid, NotFound
 from qcrd.method.answers import question_id
 from qcrd.records import StoredFile
 from qcrd.runtime import keys
-from qcrd.runtime.store import MemoryStore, write_record
+from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api import files, lines
 from services.api.seen import Seen
 from services.api.validate import RowReader, read_rows

@@ -17,7 +17,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.state_machine import changed, freed
 from qcrd.runtime.redis.counters import observe_stage
-from qcrd.runtime.store import write_record
+from qcrd.runtime.storage.store import write_record
 from services.api import estimate, files
 from services.api.create import read_spec
 from services.api.plan import Wanted

@@ -21,7 +21,7 @@ from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import conclude
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.store import MemoryStore, write_record
+from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
 from services.api.gateway import Settings
 from services.api.heads import WITHOUT_HEAD

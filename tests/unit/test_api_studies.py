@@ -27,7 +27,7 @@ from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.jobs.state_machine import freed
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
-from qcrd.runtime.store import write_lines
+from qcrd.runtime.storage.store import write_lines
 from services.api import studies
 from services.api.assemble import assemble
 from tests.unit.test_api_rest import TASK, Here, here, refused, sums, without_a_hub

@@ -15,7 +15,7 @@ from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import RecoverySettings
-from qcrd.runtime.store import MemoryStore
+from qcrd.runtime.storage.store import MemoryStore
 from services.api import worker
 
 ID = "ftjob-" + "a" * 24

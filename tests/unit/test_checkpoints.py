@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qcrd.method.training.checkpoint import State
-from qcrd.runtime.store import MemoryStore, read
+from qcrd.runtime.storage.store import MemoryStore, read
 from services.trainer.checkpoints import Checkpoints
 
 

@@ -18,7 +18,7 @@ from qcrd.runtime.jobs.finalize import conclude, conclude_left
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import Deps
 from qcrd.runtime.redis.event_log import MemoryEvents
-from qcrd.runtime.store import MemoryStore, Store, read_lines
+from qcrd.runtime.storage.store import MemoryStore, Store, read_lines
 
 
 class FailingStore(MemoryStore):

@@ -14,7 +14,7 @@ from qcrd.runtime.jobs.lease import LOOK_SECONDS, Holding
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_context import Deps, StageContext
 from qcrd.runtime.redis.event_log import MemoryEvents
-from qcrd.runtime.store import MemoryStore, read
+from qcrd.runtime.storage.store import MemoryStore, read
 
 ID = "ftjob-" + "0" * 24
 WRITES: dict[str, Callable[[StageContext], object]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
-from qcrd.runtime.store import MemoryStore
+from qcrd.runtime.storage.store import MemoryStore
 from services.api.generations import Generation, Generations
 
 

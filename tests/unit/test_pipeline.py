@@ -21,7 +21,7 @@ from qcrd.records import (
     Status,
     Usage,
 )
-from qcrd.runtime import keys, store
+from qcrd.runtime import keys
 from qcrd.runtime.jobs import lease, stage_runner
 from qcrd.runtime.jobs.commands import MemoryJobs, amend, claim, move
 from qcrd.runtime.jobs.queue import MemoryQueue
@@ -29,7 +29,8 @@ from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB
 from qcrd.runtime.jobs.stage_runner import Deps, Done, Next, StageContext, reap, run_stage
 from qcrd.runtime.jobs.state_machine import changed
 from qcrd.runtime.redis.event_log import MemoryEvents
-from qcrd.runtime.store import MemoryStore
+from qcrd.runtime.storage import store
+from qcrd.runtime.storage.store import MemoryStore
 
 ID = "ftjob-" + "a" * 24
 COUNTS = RationaleCounts(

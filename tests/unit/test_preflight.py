@@ -23,7 +23,7 @@ from qcrd.records import (
     Vote,
 )
 from qcrd.runtime import keys
-from qcrd.runtime.store import MemoryStore, write_lines, write_record
+from qcrd.runtime.storage.store import MemoryStore, write_lines, write_record
 from services.trainer import knowledge
 from services.trainer.preflight import check_labels
 from tests import tiny

@@ -32,12 +32,13 @@ from qcrd.records import (
     Source,
     TaskSpec,
 )
-from qcrd.runtime import edits, keys
+from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.store import MemoryStore, Store, write_lines, write_record
+from qcrd.runtime.storage import rationale_edits
+from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
 from services.api import knowledge, rationale_sets, validate
 from services.api.app import create_app
 from services.api.gateway import Settings
@@ -105,7 +106,7 @@ def judge(store: Store, count: int, *, job: str = JOB, at: float = 20.0) -> None
         )
         for number in range(count)
         if number % 10
-        for _, polarity, said in edits.rationales(item(number))
+        for _, polarity, said in rationale_edits.rationales(item(number))
     ]
     student = RationaleScore(
         rationale_id="x/s3/0",
@@ -180,7 +181,7 @@ def walk(client: TestClient, limit: int, **query: Any) -> list[dict[str, Any]]:
 
 def everything(count: int = 60) -> list[tuple[str, Polarity, Rationale, RationaleItem]]:
     made = [item(number) for number in range(count)]
-    return [(*said, one) for one in made for said in edits.rationales(one)]
+    return [(*said, one) for one in made for said in rationale_edits.rationales(one)]
 
 
 # --- sets --------------------------------------------------------------------------------------

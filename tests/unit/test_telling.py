@@ -15,7 +15,7 @@ from qcrd.runtime.jobs.lease import Holding
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_context import Deps, StageContext
 from qcrd.runtime.redis.event_log import MemoryEvents
-from qcrd.runtime.store import MemoryStore
+from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import train
 from services.trainer.checkpoints import Checkpoints, Result
 

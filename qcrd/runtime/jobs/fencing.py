@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from qcrd.records import Event
 from qcrd.runtime.redis.event_log import Events, Level, Type
-from qcrd.runtime.store import Store
+from qcrd.runtime.storage.store import Store
 
 Check = Callable[[], None]
 """Raises `LeaseLost`."""

@@ -19,7 +19,7 @@ from qcrd.runtime.jobs.reaper import active
 from qcrd.runtime.jobs.state_machine import TERMINAL, changed
 from qcrd.runtime.redis.event_log import Events, Level
 from qcrd.runtime.redis.webhook_queue import Deliveries
-from qcrd.runtime.store import Store, write_lines, write_record
+from qcrd.runtime.storage.store import Store, write_lines, write_record
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from qcrd.runtime.jobs.state_machine import TTL
 from qcrd.runtime.redis.counters import MemoryTally, Tally
 from qcrd.runtime.redis.event_log import Events
 from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries
-from qcrd.runtime.store import Store
+from qcrd.runtime.storage.store import Store
 
 WAITS_FOR_JOB = "waiting_for_job"
 """The code of a `Transient` from work that waits for another job. That one may need the room which

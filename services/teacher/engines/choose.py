@@ -7,9 +7,9 @@ from pathlib import Path
 
 from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.runtime import keys
-from qcrd.runtime.bases import published
 from qcrd.runtime.settings import StoreSettings
-from qcrd.runtime.store import open_store
+from qcrd.runtime.storage.base_models import published
+from qcrd.runtime.storage.store import open_store
 from services.teacher.engines.base import Engine
 from services.teacher.settings import EngineSettings
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from qcrd.runtime import keys
 from qcrd.runtime.settings import LogSettings, StoreSettings
-from qcrd.runtime.store import open_store
+from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.settings import EngineSettings, ServerSettings
 from services.teacher.students.app import create_students

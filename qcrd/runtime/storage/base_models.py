@@ -10,7 +10,7 @@ from pathlib import Path
 from qcrd.errors import Invalid, NotFound
 from qcrd.runtime import keys
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.store import Store
+from qcrd.runtime.storage.store import Store
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """`name` or `owner/name`; nothing that could leave the models folder."""

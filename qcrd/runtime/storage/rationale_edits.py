@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from qcrd.errors import Invalid, NotFound
 from qcrd.records import Correction, Edit, Polarity, Rationale, RationaleItem, Revision
 from qcrd.runtime import keys
-from qcrd.runtime.store import Store, read_record, write_record
+from qcrd.runtime.storage.store import Store, read_record, write_record
 
 ITEM = re.compile(r"([0-9a-f]{24})-([pn])(0|[1-9][0-9]{0,3})")
 POLARITIES = {"p": Polarity.POSITIVE, "n": Polarity.NEGATIVE}

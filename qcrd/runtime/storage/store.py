@@ -17,8 +17,8 @@ import zstandard
 from pydantic import BaseModel, ValidationError
 
 from qcrd.errors import NotFound, QcrdError
-from qcrd.runtime.s3 import S3Store
 from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.storage.s3 import S3Store
 
 __all__ = [
     "MemoryStore",
