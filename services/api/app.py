@@ -15,12 +15,13 @@ from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import install_http
+from services.api import health
 from services.api.admission import Admission
 from services.api.answers import RedisAnswers
+from services.api.dependencies import Gateway, Settings, Shared
 from services.api.discriminators import Discriminators, service_client
 from services.api.errors import REFUSALS, install_errors
 from services.api.follow import framed
-from services.api.gateway import Gateway, Settings, Shared
 from services.api.hub import Hub
 from services.api.idempotency import Idempotency
 from services.api.incoming import Incoming
@@ -35,7 +36,6 @@ from services.api.routes import (
     completions,
     discriminators,
     files,
-    health,
     jobs,
     models,
     rationale_sets,

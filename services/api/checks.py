@@ -10,7 +10,7 @@ from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.storage.store import Store
 from services.api import files, models, plan
-from services.api.gateway import Settings
+from services.api.dependencies import Settings
 from services.api.heads import check_head
 from services.api.lines import wrong
 from services.api.seen import Seen

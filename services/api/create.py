@@ -11,7 +11,7 @@ from qcrd.records import ApiKey, Job, JobSpec, Priority, Scope, Stage, Status, p
 from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import write_record
 from services.api.checks import check
-from services.api.gateway import Gateway
+from services.api.dependencies import Gateway
 from services.api.idempotency import fresh_id
 from services.api.share import check_shared
 

@@ -22,7 +22,7 @@ from qcrd.runtime.storage.store import Store
 from services.api import files, history, plan
 from services.api.checks import check
 from services.api.create import read_spec
-from services.api.gateway import Gateway
+from services.api.dependencies import Gateway
 from services.api.generations import Generation, Generations
 from services.api.plan import Sampling, Wanted
 from services.api.settings import Teacher

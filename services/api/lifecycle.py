@@ -14,7 +14,7 @@ from qcrd.runtime.jobs.stage_runner import conclude, nudge
 from qcrd.runtime.jobs.state_machine import moved
 from qcrd.runtime.jobs.store import JobStore
 from services.api.checks import check_budget
-from services.api.gateway import Gateway
+from services.api.dependencies import Gateway
 from services.api.idempotency import once, repeated
 from services.api.owners import check_owner
 

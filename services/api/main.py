@@ -11,7 +11,7 @@ from qcrd.runtime.settings import LogSettings, ModelSettings, from_environment
 from qcrd.runtime.telemetry import configure_logging
 from services.api.app import connected
 from services.api.connections import open_files, protocol
-from services.api.gateway import Settings
+from services.api.dependencies import Settings
 from services.api.hub import Hub
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 

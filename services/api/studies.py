@@ -32,7 +32,7 @@ from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.api import lifecycle, plan
 from services.api.checks import check
 from services.api.create import check_rank, submit
-from services.api.gateway import Gateway
+from services.api.dependencies import Gateway
 from services.api.idempotency import fresh_id
 from services.api.owners import check_owner
 from services.api.share import check_shared

@@ -16,8 +16,8 @@ from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.app import create_app
+from services.api.dependencies import Settings
 from services.api.discriminators import JudgeServiceSettings
-from services.api.gateway import Settings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from services.discriminator.main import build
 from services.discriminator.settings import DiscriminatorSettings

@@ -16,7 +16,7 @@ from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.settings import ModelSettings
 from services.api.app import create_app
 from services.api.assemble import assemble
-from services.api.gateway import Settings
+from services.api.dependencies import Settings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.integration.site import LABELS, THINGS, Site, question, site
 

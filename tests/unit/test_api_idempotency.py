@@ -10,7 +10,7 @@ import pytest
 from qcrd.errors import Transient
 from qcrd.records import Job
 from services.api.answers import MemoryAnswers
-from services.api.gateway import Gateway
+from services.api.dependencies import Gateway
 from tests.unit.test_api_rest import TASK, Here, here, refused, sums, without_a_hub
 
 __all__ = ["here", "without_a_hub"]

@@ -22,7 +22,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api import keyring
 from services.api.app import create_app
-from services.api.gateway import Settings
+from services.api.dependencies import Settings
 from services.api.keyring import Keyring, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import TASK, lines, refused, sums, without_a_hub

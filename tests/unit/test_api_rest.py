@@ -23,7 +23,7 @@ from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
-from services.api.gateway import Settings
+from services.api.dependencies import Settings
 from services.api.heads import WITHOUT_HEAD
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 

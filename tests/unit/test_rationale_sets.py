@@ -41,7 +41,7 @@ from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
 from services.api import knowledge, rationale_sets, validate
 from services.api.app import create_app
-from services.api.gateway import Settings
+from services.api.dependencies import Settings
 from services.api.keyring import key_hash
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import refused

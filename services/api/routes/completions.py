@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from services.api import models, wire
 from services.api.completions import ChatCompletion, Completion
-from services.api.gateway import Here
+from services.api.dependencies import Here
 from services.api.proxy import StudentServer, forward
 
 ANSWERS: dict[int | str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from services.api import files, form, idempotency, views, wire
-from services.api.gateway import Caller, Here
+from services.api.dependencies import Caller, Here
 
 
 class JsonLines(StreamingResponse):

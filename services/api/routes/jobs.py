@@ -13,8 +13,8 @@ from qcrd.records import Budget, Job
 from qcrd.runtime.keys import check_id
 from services.api import checkpoints, follow, lifecycle, views, wire
 from services.api.create import create
+from services.api.dependencies import Caller, Gateway, Here
 from services.api.estimate import Estimate, estimate
-from services.api.gateway import Caller, Gateway, Here
 from services.api.outlook import shown, shown_all
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from services.api import models, views, wire
-from services.api.gateway import Caller, Here
+from services.api.dependencies import Caller, Here
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
-from services.api.gateway import Caller
+from services.api.dependencies import Caller
 from services.api.rationale_sets import RationaleSets
 from services.api.set_wire import (
     EditRequest,

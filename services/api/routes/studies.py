@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from qcrd.records import Job, Study
 from services.api import studies, views, wire
-from services.api.gateway import Caller, Gateway, Here
+from services.api.dependencies import Caller, Gateway, Here
 from services.api.study_plot import svg
 from services.api.study_table import table
 from services.api.study_text import markdown

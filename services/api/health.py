@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from qcrd.errors import Transient
-from services.api.gateway import Here
+from services.api.dependencies import Here
 
 router = APIRouter(tags=["health"])
 
