@@ -28,8 +28,9 @@ from qcrd.records import (
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_record, write_lines, write_record
-from services.api import knowledge, set_index
-from services.api.assemble import SHARD
+from services.api import set_index
+from services.api.assembling import labelling
+from services.api.assembling.stage import SHARD
 
 SAMPLES = 5
 """Rationales of a question."""
@@ -66,7 +67,7 @@ def _item(number: int) -> RationaleItem:
         f"<Answer>: {number + (way >= number % 3)}"
         for way in range(SAMPLES)
     ]
-    return knowledge.item(asked, said, SPEC)
+    return labelling.item(asked, said, SPEC)
 
 
 def _write(system: System, made: list[RationaleItem]) -> None:
@@ -97,7 +98,7 @@ def _scores(made: Iterable[RationaleItem]) -> Iterator[RationaleScore]:
 
 
 def _manifest(shards: list[str], made: list[RationaleItem]) -> RationaleManifest:
-    counts: RationaleCounts = knowledge.count(made, reused=0)
+    counts: RationaleCounts = labelling.count(made, reused=0)
     return RationaleManifest(
         id=SET, shards=tuple(shards), counts=counts, created_at=1.0, job_id=JOB
     )

@@ -26,7 +26,7 @@ from qcrd.records import (
     RationaleSpec,
     TaskSpec,
 )
-from services.api import knowledge
+from services.api.assembling import labelling
 from services.api.validate import Row, read_rows
 from services.trainer.knowledge import Held, lesson
 
@@ -89,7 +89,7 @@ def read(
     """
     spec = spec.model_copy(update={"task": dataset.task, "rationales": _import(dataset)})
     given = list(_rows(folder / "train.jsonl"))
-    items = [knowledge.item(row.question, row.outputs, spec) for row in given]
+    items = [labelling.item(row.question, row.outputs, spec) for row in given]
     usable = [item for item in items if item.gold is not None]
     taught, kept = _split(usable, spec.hyperparameters.validation_share, seed)
     every, taught = taught, _some(taught, train, f"{seed}/train")
@@ -106,7 +106,7 @@ def read(
         test=_held(tested, dataset.task),
         seen=tuple(leaked(stories, [question_text(dataset.task, q) for q in tested])),
         others=tuple(lesson(item, dataset.task) for item in _some(rest, OTHERS, f"{seed}/others")),
-        counts=knowledge.count(items, reused=0),
+        counts=labelling.count(items, reused=0),
     )
 
 

@@ -9,7 +9,8 @@ from qcrd.method.answers import canonical
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.storage.store import Store
-from services.api import files, models, plan
+from services.api import files, models
+from services.api.assembling import sampling_plan
 from services.api.dependencies import Settings
 from services.api.heads import check_head
 from services.api.lines import wrong
@@ -68,7 +69,7 @@ def _apart(spec: JobSpec) -> None:
 
 def _teacher(spec: JobSpec, settings: Settings) -> None:
     known = settings.teachers.teachers
-    if plan.asks_teacher(spec) and spec.settings.teacher not in known:
+    if sampling_plan.asks_teacher(spec) and spec.settings.teacher not in known:
         param = f"method.{spec.method}.teacher"
         raise Invalid(
             f"`{param}`: no teacher is named {spec.settings.teacher!r}; this server has "
@@ -82,7 +83,12 @@ def _teacher(spec: JobSpec, settings: Settings) -> None:
 def check_budget(spec: JobSpec, budget: Budget, settings: Settings) -> None:
     """`Invalid` for a limit of costs that nobody could keep to."""
     teacher = settings.teachers.teachers.get(spec.settings.teacher)
-    if budget.cost is not None and plan.asks_teacher(spec) and teacher and not teacher.priced:
+    if (
+        budget.cost is not None
+        and sampling_plan.asks_teacher(spec)
+        and teacher
+        and not teacher.priced
+    ):
         raise Invalid(
             f"`budget.cost`: teacher {spec.settings.teacher!r} has no prices here "
             "(`prompt_price` and `completion_price` in the setting QCRD_TEACHERS), so its cost is "

@@ -19,15 +19,16 @@ from qcrd.method.prompts import teacher_prompt
 from qcrd.records import JobSpec, Question
 from qcrd.runtime.keys import digest
 from qcrd.runtime.storage.store import Store
-from services.api import files, history, plan
+from services.api import files, history
+from services.api.assembling import sampling_plan
+from services.api.assembling.generation_cache import Generation, Generations
+from services.api.assembling.sampling_plan import Sampling, Wanted
+from services.api.assembling.teacher_client import TeacherClient
 from services.api.checks import check
 from services.api.create import read_spec
 from services.api.dependencies import Gateway
-from services.api.generations import Generation, Generations
-from services.api.plan import Sampling, Wanted
 from services.api.settings import Teacher
 from services.api.share import check_shared
-from services.api.teacher import TeacherClient
 
 TOKENIZED = 16
 """Prompts whose tokens are counted by the teacher; the rest are taken to be like them."""
@@ -99,7 +100,7 @@ def estimate(here: Gateway, body: dict[str, Any]) -> Estimate:
     check_shared(spec, here.jobs)
     questions = sum(1 for _ in files.stream(here.store, spec.training_file))
     teacher = here.settings.teachers.teachers.get(spec.settings.teacher)
-    asks = plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None
+    asks = sampling_plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None
     told = asyncio.run(_teacher(here, spec, teacher)) if asks and teacher else TeacherEstimate()
     hyper = spec.settings.hyperparameters
     held = 0 if spec.validation_file else max(1, round(questions * hyper.validation_share))
@@ -171,7 +172,7 @@ async def _asked(here: Gateway, spec: JobSpec, teacher: Teacher) -> _Asked:
 def _counted(store: Store, spec: JobSpec) -> Iterator[tuple[str, int]]:
     """Each prompt, and how many samples of it are wanted."""
     training, test = (_questions(store, file) for file in (spec.training_file, spec.test_file))
-    for question, samples in plan.asked(spec.settings.rationales, training, test):
+    for question, samples in sampling_plan.asked(spec.settings.rationales, training, test):
         yield teacher_prompt(spec.settings.task, question), samples
 
 

@@ -14,7 +14,7 @@ from qcrd.records import Job, JobSpec, Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import TERMINAL, JobStore
 from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Next, StageContext
-from services.api import plan
+from services.api.assembling import sampling_plan
 
 WAIT_SECONDS = 5.0
 """Between two looks at a set that is not there yet."""
@@ -34,7 +34,7 @@ def check_shared(spec: JobSpec, jobs: JobStore) -> None:
                 param=param,
                 code="other_knowledge",
             )
-    if plan.needs_outputs(spec) and not plan.needs_outputs(leader.spec):
+    if sampling_plan.needs_outputs(spec) and not sampling_plan.needs_outputs(leader.spec):
         raise Invalid(
             f"`knowledge_of`: job {leader.id} reads labels only, so its set has no rationales for "
             f"{spec.method}: name a job that learns from rationales, or leave it out",

@@ -29,7 +29,8 @@ from qcrd.records.study import below
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import TERMINAL, JobStore
 from qcrd.runtime.storage.store import Store, read_record, write_record
-from services.api import lifecycle, plan
+from services.api import lifecycle
+from services.api.assembling import sampling_plan
 from services.api.checks import check
 from services.api.create import check_rank, submit
 from services.api.dependencies import Gateway
@@ -80,7 +81,7 @@ def laid_out(spec: StudySpec, study_id: str, owner: str) -> Study:
         owner=owner,
     )
     # A set assembled for labels only would have no rationales for the others.
-    asking = (job_id for job_id, job in specs(study).items() if plan.needs_outputs(job))
+    asking = (job_id for job_id, job in specs(study).items() if sampling_plan.needs_outputs(job))
     return study.model_copy(update={"leader": next(asking, study.leader)})
 
 

@@ -39,10 +39,10 @@ from qcrd.runtime.settings import (
 )
 from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging, surviving
-from services.api.assemble import assemble
+from services.api.assembling.stage import assemble
+from services.api.assembling.teacher_client import reach_teachers_offline
 from services.api.deliver import deliver_forever
 from services.api.settings import TeacherSettings
-from services.api.teacher import reach_teachers_offline
 from services.api.webhooks import WebhookSettings
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.settings import ModelSettings
 from services.api.app import create_app
-from services.api.assemble import assemble
+from services.api.assembling.stage import assemble
 from services.api.dependencies import Settings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.integration.site import LABELS, THINGS, Site, question, site

@@ -21,11 +21,11 @@ from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
 from services.api import files, set_index
-from services.api.ask import Pace
-from services.api.assemble import assemble
+from services.api.assembling.sampler import Pace
+from services.api.assembling.stage import assemble
+from services.api.assembling.teacher_client import reach_teachers_offline
 from services.api.create import read_spec
 from services.api.settings import Teacher
-from services.api.teacher import reach_teachers_offline
 from tests.conftest import data_folder
 from tests.scripted_teacher import Mood, ScriptedTeacher
 

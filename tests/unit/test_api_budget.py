@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from qcrd.records import Budget, Stage, Status, Usage
 from qcrd.runtime.jobs.state_machine import changed, moved
-from services.api.plan import Wanted
-from services.api.purse import Purse
+from services.api.assembling.budget import Purse
+from services.api.assembling.sampling_plan import Wanted
+from services.api.assembling.teacher_client import Answer
 from services.api.settings import Teacher
-from services.api.teacher import Answer
 from tests.unit.test_api_assemble import QUICK, MakeBench, bench, sums
 
 __all__ = ["bench"]

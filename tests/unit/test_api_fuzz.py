@@ -20,8 +20,8 @@ from qcrd.records import AnswerKind, Question, Stage, TaskSpec
 from qcrd.runtime.jobs.stage_context import Next, StageContext
 from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
-from services.api import assemble
-from services.api.ask import Pace
+from services.api.assembling import stage as assemble
+from services.api.assembling.sampler import Pace
 from services.api.settings import Teacher
 from services.trainer import knowledge
 from tests.scripted_teacher import ScriptedTeacher

@@ -9,11 +9,11 @@ import pytest
 
 from qcrd.errors import Interrupted
 from qcrd.records import Budget, Usage
-from services.api.ask import Asking, Pace
-from services.api.plan import Sampling, Wanted
-from services.api.purse import Purse
+from services.api.assembling.budget import Purse
+from services.api.assembling.sampler import Asking, Pace
+from services.api.assembling.sampling_plan import Sampling, Wanted
+from services.api.assembling.teacher_client import Answer, TeacherClient
 from services.api.settings import Teacher
-from services.api.teacher import Answer, TeacherClient
 from tests.scripted_teacher import ScriptedTeacher
 
 QUESTIONS = [Wanted(f"question {number}", 0) for number in range(5)]

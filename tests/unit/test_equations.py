@@ -29,7 +29,7 @@ from qcrd.records import (
     Scheme,
     TaskSpec,
 )
-from services.api.knowledge import item
+from services.api.assembling.labelling import item
 from tests import tiny
 from tests.unit.test_training import judge, lessons, spec, student, validate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import MemoryStore
-from services.api.generations import Generation, Generations
+from services.api.assembling.generation_cache import Generation, Generations
 
 
 def generation(key: str) -> Generation:

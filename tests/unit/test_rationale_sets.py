@@ -39,8 +39,9 @@ from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
-from services.api import knowledge, rationale_sets, validate
+from services.api import rationale_sets, validate
 from services.api.app import create_app
+from services.api.assembling import labelling
 from services.api.dependencies import Settings
 from services.api.keyring import key_hash
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
@@ -81,7 +82,7 @@ def keep(store: Store, count: int, shard: int, set_id: str = SET, at: float = 10
     manifest = RationaleManifest(
         id=set_id,
         shards=tuple(shards),
-        counts=knowledge.count(made, reused=0),
+        counts=labelling.count(made, reused=0),
         created_at=at,
         training_file="file-a",
         job_id=JOB,
@@ -569,7 +570,7 @@ def test_an_exported_questions_file_imports_as_the_same_knowledge(client: TestCl
     body = client.get(path("export"), params={"format": "questions"}).content
     rows = list(validate.read_rows(io.BytesIO(body)))
     spec = SPEC.model_copy(update={"rationales": RationaleSpec(import_file="file-b")})
-    again = {row.question.id: knowledge.item(row.question, row.outputs, spec) for row in rows}
+    again = {row.question.id: labelling.item(row.question, row.outputs, spec) for row in rows}
     before = {one.question.id: one for one in map(item, range(60)) if one.positives}
     assert again.keys() == before.keys()
     first = item(1)

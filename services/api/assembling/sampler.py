@@ -9,10 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qcrd.errors import QcrdError, Transient
-from services.api.plan import Sampling, Wanted
-from services.api.purse import Purse
-from services.api.teacher import Answer, Overloaded, Stumbled, TeacherClient, Unreachable
-from services.api.window import Window
+from services.api.assembling.budget import Purse
+from services.api.assembling.concurrency_limit import Window
+from services.api.assembling.sampling_plan import Sampling, Wanted
+from services.api.assembling.teacher_client import (
+    Answer,
+    Overloaded,
+    Stumbled,
+    TeacherClient,
+    Unreachable,
+)
 
 
 @dataclass(frozen=True)

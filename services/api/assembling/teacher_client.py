@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.keys import digest
-from services.api.plan import Sampling, Wanted
+from services.api.assembling.sampling_plan import Sampling, Wanted
 from services.api.settings import Teacher
 
 SILENCE_SECONDS = 120.0

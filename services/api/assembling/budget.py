@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from qcrd.errors import OverBudget
 from qcrd.records import Budget, Usage
-from services.api.plan import Wanted
+from services.api.assembling.sampling_plan import Wanted
+from services.api.assembling.teacher_client import Answer
 from services.api.settings import Teacher
-from services.api.teacher import Answer
 
 MARGIN = 4
 """Tokens that a server may put around a prompt: begin, end, a space."""

@@ -19,11 +19,12 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import Next, StageContext
 from qcrd.runtime.redis.generation_buffer import Ledger
 from qcrd.runtime.storage.store import Store, write_lines, write_record
-from services.api import files, knowledge, plan, set_index, share
-from services.api.ask import Pace
-from services.api.generate import generate
-from services.api.import_outputs import match
-from services.api.knowledge import Outputs
+from services.api import files, set_index, share
+from services.api.assembling import labelling, sampling_plan
+from services.api.assembling.generate import generate
+from services.api.assembling.imported_outputs import match
+from services.api.assembling.labelling import Outputs
+from services.api.assembling.sampler import Pace
 from services.api.settings import Teacher
 from services.api.validate import Row
 
@@ -65,10 +66,10 @@ def assemble(
     given = _outputs(stage, rows, ledger, teachers, pace or Pace())
     stage.check()
     items = [
-        knowledge.item(row.question, given.training.get(row.question.id, ()), spec.settings)
+        labelling.item(row.question, given.training.get(row.question.id, ()), spec.settings)
         for row in rows.training
     ]
-    counts = knowledge.count(items, reused=given.reused)
+    counts = labelling.count(items, reused=given.reused)
     set_id = _write(stage, items, _held_back(stage, rows, given), counts)
     _tell(stage, items, counts)
     stage.progress(100.0)
@@ -83,7 +84,7 @@ def _outputs(
     pace: Pace,
 ) -> Given:
     spec = stage.job.spec
-    if not plan.needs_outputs(spec):
+    if not sampling_plan.needs_outputs(spec):
         stage.say("this method reads labels only: no teacher is asked")
         return Given({}, {})
     if spec.settings.rationales.import_file is not None:
@@ -131,10 +132,10 @@ def _held_back(stage: StageContext, rows: Rows, given: Given) -> dict[str, list[
     settings = stage.job.spec.settings
     return {
         "validation": [
-            knowledge.held_back(row.question, None, settings) for row in rows.validation
+            labelling.held_back(row.question, None, settings) for row in rows.validation
         ],
         "test": [
-            knowledge.held_back(row.question, given.test.get(row.question.id), settings)
+            labelling.held_back(row.question, given.test.get(row.question.id), settings)
             for row in rows.test
         ],
     }
@@ -165,7 +166,9 @@ def _write(
         created_at=time.time(),
         training_file=stage.job.spec.training_file,
         job_id=stage.job.id,
-        teacher=stage.job.spec.settings.teacher if plan.asks_teacher(stage.job.spec) else None,
+        teacher=stage.job.spec.settings.teacher
+        if sampling_plan.asks_teacher(stage.job.spec)
+        else None,
     )
     write_record(store, keys.rationale_manifest_key(set_id), manifest)
     return set_id
@@ -189,7 +192,7 @@ def _tell(stage: StageContext, items: Sequence[RationaleItem], counts: Rationale
     stage.say(
         f"{counts.outputs} outputs of {counts.questions} questions: {counts.positives} positive "
         f"and {counts.negatives} negative rationales, {counts.unparseable} unparseable",
-        **knowledge.shares(counts),
+        **labelling.shares(counts),
     )
     if counts.outputs and counts.unparseable > MANY_UNPARSEABLE * counts.outputs:
         _warn(

@@ -14,13 +14,13 @@ from qcrd.method.prompts import teacher_prompt
 from qcrd.records import Question, Usage
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import Ledger
-from services.api.ask import Asking, Pace
-from services.api.generations import Generation, Generations
-from services.api.knowledge import Outputs
-from services.api.plan import Sampling, Wanted, asked
-from services.api.purse import Purse
+from services.api.assembling.budget import Purse
+from services.api.assembling.generation_cache import Generation, Generations
+from services.api.assembling.labelling import Outputs
+from services.api.assembling.sampler import Asking, Pace
+from services.api.assembling.sampling_plan import Sampling, Wanted, asked
+from services.api.assembling.teacher_client import Answer, TeacherClient
 from services.api.settings import Teacher
-from services.api.teacher import Answer, TeacherClient
 
 log = logging.getLogger(__name__)
 

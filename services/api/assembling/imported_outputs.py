@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.api.knowledge import Outputs
+from services.api.assembling.labelling import Outputs
 from services.api.validate import Row
 
 
