@@ -18,6 +18,8 @@ from qcrd.runtime.telemetry import install_http
 from services.api import health
 from services.api.admission import Admission
 from services.api.answers import RedisAnswers
+from services.api.completions import routes as completions
+from services.api.completions.student_client import StudentServer
 from services.api.dependencies import Gateway, Settings, Shared
 from services.api.discriminators import Discriminators, service_client
 from services.api.errors import REFUSALS, install_errors
@@ -29,18 +31,9 @@ from services.api.json_bodies import JsonBodies
 from services.api.keyring import Keyring
 from services.api.metrics import System
 from services.api.openapi import Described
-from services.api.proxy import StudentServer
 from services.api.rates import Rates
 from services.api.rationale_sets import RationaleSets
-from services.api.routes import (
-    completions,
-    discriminators,
-    files,
-    jobs,
-    models,
-    rationale_sets,
-    studies,
-)
+from services.api.routes import discriminators, files, jobs, models, rationale_sets, studies
 from services.api.settings import ApiSettings, is_loopback
 
 

@@ -11,9 +11,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from services.api import models, wire
-from services.api.completions import ChatCompletion, Completion
+from services.api.completions.schemas import ChatCompletion, Completion
+from services.api.completions.student_client import StudentServer, forward
 from services.api.dependencies import Here
-from services.api.proxy import StudentServer, forward
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {

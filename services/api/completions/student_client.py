@@ -12,8 +12,8 @@ from qcrd.errors import Invalid, NotFound, QcrdError, Transient
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.http.asgi import while_connected
 from qcrd.runtime.telemetry import request_id
-from services.api.completions import Sampled
-from services.api.relay import Relay, closed
+from services.api.completions.schemas import Sampled
+from services.api.completions.stream import Relay, closed
 from services.api.settings import StudentSettings
 
 CONNECT_SECONDS = 5.0
