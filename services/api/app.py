@@ -21,7 +21,8 @@ from services.api.answers import RedisAnswers
 from services.api.completions import routes as completions
 from services.api.completions.student_client import StudentServer
 from services.api.dependencies import Gateway, Settings, Shared
-from services.api.discriminators import Discriminators, service_client
+from services.api.discriminators import routes as discriminators
+from services.api.discriminators.service import Discriminators, service_client
 from services.api.errors import REFUSALS, install_errors
 from services.api.follow import framed
 from services.api.hub import Hub
@@ -33,7 +34,7 @@ from services.api.metrics import System
 from services.api.openapi import Described
 from services.api.rates import Rates
 from services.api.rationale_sets import RationaleSets
-from services.api.routes import discriminators, files, jobs, models, rationale_sets, studies
+from services.api.routes import files, jobs, models, rationale_sets, studies
 from services.api.settings import ApiSettings, is_loopback
 
 

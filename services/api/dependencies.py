@@ -17,7 +17,7 @@ from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
 from services.api.answers import Answers, MemoryAnswers
-from services.api.discriminators import JudgeServiceSettings
+from services.api.discriminators.service import JudgeServiceSettings
 from services.api.rates import Rates
 from services.api.settings import (
     ApiSettings,

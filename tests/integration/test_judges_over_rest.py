@@ -17,7 +17,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.app import create_app
 from services.api.dependencies import Settings
-from services.api.discriminators import JudgeServiceSettings
+from services.api.discriminators.service import JudgeServiceSettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from services.discriminator.main import build
 from services.discriminator.settings import DiscriminatorSettings

@@ -22,7 +22,7 @@ from qcrd.runtime.settings import (
     RedisSettings,
     StoreSettings,
 )
-from services.api.discriminators import JudgeServiceSettings
+from services.api.discriminators.service import JudgeServiceSettings
 from services.api.settings import (
     ApiSettings,
     FileSettings,

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from services.api.discriminators import Discriminators, JudgeBody, JudgePage
+from services.api.discriminators.service import Discriminators, JudgeBody, JudgePage
 
 router = APIRouter(prefix="/v1/discriminators", tags=["discriminators"])
 
