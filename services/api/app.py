@@ -24,8 +24,8 @@ from services.api.dependencies import Gateway, Settings, Shared
 from services.api.discriminators import routes as discriminators
 from services.api.discriminators.service import Discriminators, service_client
 from services.api.errors import REFUSALS, install_errors
-from services.api.follow import framed
-from services.api.hub import Hub
+from services.api.events.broadcaster import Hub
+from services.api.events.sse import framed
 from services.api.idempotency import Idempotency
 from services.api.incoming import Incoming
 from services.api.json_bodies import JsonBodies

@@ -12,7 +12,7 @@ from qcrd.runtime.telemetry import configure_logging
 from services.api.app import connected
 from services.api.connections import open_files, protocol
 from services.api.dependencies import Settings
-from services.api.hub import Hub
+from services.api.events.broadcaster import Hub
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
 log = logging.getLogger(__name__)

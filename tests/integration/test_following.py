@@ -18,9 +18,9 @@ from qcrd.runtime.jobs.commands import JobStore, MemoryJobs, RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import FIRST, Events, MemoryEvents, RedisEvents
 from qcrd.runtime.settings import RedisSettings
-from services.api import follow, hub
-from services.api.follow import begin, framed, stream
-from services.api.hub import Hub
+from services.api.events import broadcaster, sse
+from services.api.events.broadcaster import Hub
+from services.api.events.sse import begin, framed, stream
 from tests.conftest import free_ports, kill, valkey
 
 JOB = "ftjob-" + "a" * 24
@@ -45,9 +45,9 @@ def jobs() -> MemoryJobs:
 
 @pytest.fixture
 def here(jobs: JobStore, events: Events) -> Iterator[Hub]:
-    hub = Hub(jobs, events, framed)
-    yield hub
-    hub.close()
+    broadcaster = Hub(jobs, events, framed)
+    yield broadcaster
+    broadcaster.close()
 
 
 def told(frame: bytes) -> str:
@@ -97,7 +97,7 @@ def test_a_history_longer_than_a_page_comes_whole(here: Hub, events: Events) -> 
 def test_an_event_is_put_into_its_frame_once_for_all_followers(events: Events) -> None:
     made: list[str] = []
 
-    def counted(event: Any) -> hub.Frame:
+    def counted(event: Any) -> broadcaster.Frame:
         made.append(event.id)
         return framed(event)
 
@@ -136,7 +136,7 @@ def test_a_slow_follower_reads_on_from_the_history_and_its_box_stays_small(
             events.append(JOB, str(number))
             if number % 100 == 0:
                 await asyncio.sleep(0.03)
-                assert len(follower._frames) <= hub.BOX
+                assert len(follower._frames) <= broadcaster.BOX
         await until(lambda: follower.behind)
         end(events)
         got += await messages(following)
@@ -187,7 +187,7 @@ def test_followers_that_reconnect_while_events_come_fast_lose_and_double_nothing
 def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "COMMENT_SECONDS", 0.5)
+    monkeypatch.setattr(sse, "COMMENT_SECONDS", 0.5)
     server = valkey(free_ports(1)[0], tmp_path, fsync="always")
     server.start()
     settings = RedisSettings(url=f"redis://127.0.0.1:{server.port}/0")
@@ -228,7 +228,7 @@ def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
 
 
 def test_an_idle_follower_hears_a_comment(here: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "COMMENT_SECONDS", 0.2)
+    monkeypatch.setattr(sse, "COMMENT_SECONDS", 0.2)
 
     async def follow_it() -> list[bytes]:
         following = stream(here, JOB, FIRST)
@@ -243,7 +243,7 @@ def test_an_idle_follower_hears_a_comment(here: Hub, monkeypatch: pytest.MonkeyP
 def test_a_stream_ends_when_nothing_will_be_told_any_more(
     gone: str, here: Hub, jobs: MemoryJobs, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(broadcaster, "LOOK_SECONDS", 0.1)
     events.append(JOB, "something")
 
     async def follow_it() -> list[str]:
@@ -302,7 +302,7 @@ def test_where_to_begin_is_read_before_the_answer_begins() -> None:
 def test_what_nobody_foresaw_ends_no_stream(
     jobs: JobStore, events: MemoryEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "AWAY_SECONDS", 0.05)
+    monkeypatch.setattr(broadcaster, "AWAY_SECONDS", 0.05)
     broken = ["an event that cannot be read"]
     watch = events.watch
 

@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from qcrd.records import Budget, Job
 from qcrd.runtime.keys import check_id
-from services.api import checkpoints, follow, lifecycle, views, wire
+from services.api import checkpoints, lifecycle, views, wire
 from services.api.create import create
 from services.api.dependencies import Caller, Gateway, Here
 from services.api.estimate import Estimate, estimate
+from services.api.events import sse
 from services.api.outlook import shown, shown_all
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
@@ -97,7 +98,7 @@ def saved(
 @router.get("/{job_id}/events", response_model=None, responses=EVENTS)
 def events(
     here: Here,
-    hub: follow.Followed,
+    hub: sse.Followed,
     job_id: str,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
@@ -112,8 +113,8 @@ def events(
     """
     job = _job(here, job_id)
     if stream:
-        begin = follow.begin(after, last_event_id)
-        body = follow.stream(hub, job.id, begin, concluded=job.concluded)
+        begin = sse.begin(after, last_event_id)
+        body = sse.stream(hub, job.id, begin, concluded=job.concluded)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
     found = here.events.read(job.id, after, limit + 1, newest_first=order == "desc")

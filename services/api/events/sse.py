@@ -19,7 +19,7 @@ from qcrd.runtime.eventport import event_id, numbers
 from qcrd.runtime.jobs.commands import TERMINAL
 from qcrd.runtime.redis.event_log import FIRST
 from services.api import views
-from services.api.hub import AWAY_SECONDS, PAGE, Follower, Frame, Hub
+from services.api.events.broadcaster import AWAY_SECONDS, PAGE, Follower, Frame, Hub
 
 COMMENT_SECONDS = 15.0
 """Proxies close a connection that is silent for a minute."""
