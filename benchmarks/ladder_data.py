@@ -27,7 +27,7 @@ from qcrd.records import (
     TaskSpec,
 )
 from services.api.assembling import labelling
-from services.api.validate import Row, read_rows
+from services.api.files.questions import Row, read_rows
 from services.trainer.knowledge import Held, lesson
 
 T = TypeVar("T")

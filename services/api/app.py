@@ -26,6 +26,7 @@ from services.api.discriminators.service import Discriminators, service_client
 from services.api.errors import REFUSALS, install_errors
 from services.api.events.broadcaster import Hub
 from services.api.events.sse import framed
+from services.api.files import routes as files
 from services.api.idempotency import Idempotency
 from services.api.incoming import Incoming
 from services.api.json_bodies import JsonBodies
@@ -34,7 +35,7 @@ from services.api.metrics import System
 from services.api.openapi import Described
 from services.api.rates import Rates
 from services.api.rationale_sets import RationaleSets
-from services.api.routes import files, jobs, models, rationale_sets, studies
+from services.api.routes import jobs, models, rationale_sets, studies
 from services.api.settings import ApiSettings, is_loopback
 
 

@@ -9,13 +9,14 @@ from qcrd.method.answers import canonical
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.storage.store import Store
-from services.api import files, models
+from services.api import models
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Settings
+from services.api.files import service as files
+from services.api.files.duplicates import Seen
+from services.api.files.questions import Row
 from services.api.heads import check_head
 from services.api.lines import wrong
-from services.api.seen import Seen
-from services.api.validate import Row
 from services.api.verdicts import Verdicts
 from services.api.webhooks import check_webhook
 

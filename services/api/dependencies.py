@@ -18,6 +18,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
 from services.api.answers import Answers, MemoryAnswers
 from services.api.discriminators.service import JudgeServiceSettings
+from services.api.files.upload import Uploads
 from services.api.rates import Rates
 from services.api.settings import (
     ApiSettings,
@@ -26,7 +27,6 @@ from services.api.settings import (
     StudentSettings,
     TeacherSettings,
 )
-from services.api.uploads import Uploads
 from services.api.verdicts import Verdicts
 from services.api.webhooks import WebhookSettings
 

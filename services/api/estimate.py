@@ -19,7 +19,7 @@ from qcrd.method.prompts import teacher_prompt
 from qcrd.records import JobSpec, Question
 from qcrd.runtime.keys import digest
 from qcrd.runtime.storage.store import Store
-from services.api import files, history
+from services.api import history
 from services.api.assembling import sampling_plan
 from services.api.assembling.generation_cache import Generation, Generations
 from services.api.assembling.sampling_plan import Sampling, Wanted
@@ -27,6 +27,7 @@ from services.api.assembling.teacher_client import TeacherClient
 from services.api.checks import check
 from services.api.create import read_spec
 from services.api.dependencies import Gateway
+from services.api.files import service as files
 from services.api.settings import Teacher
 from services.api.share import check_shared
 

@@ -20,11 +20,12 @@ from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
-from services.api import files, set_index
+from services.api import set_index
 from services.api.assembling.sampler import Pace
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher_client import reach_teachers_offline
 from services.api.create import read_spec
+from services.api.files import service as files
 from services.api.settings import Teacher
 from tests.conftest import data_folder
 from tests.scripted_teacher import Mood, ScriptedTeacher

@@ -17,9 +17,10 @@ from qcrd.method.answers import question_id
 from qcrd.records import StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
-from services.api import files, lines
-from services.api.seen import Seen
-from services.api.validate import RowReader, read_rows
+from services.api import lines
+from services.api.files import service as files
+from services.api.files.duplicates import Seen
+from services.api.files.questions import RowReader, read_rows
 from services.api.verdicts import Verdicts
 from tests.unit import test_api_rest as rest
 from tests.unit.test_api_rest import Here, refused, sums

@@ -39,10 +39,11 @@ from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
-from services.api import rationale_sets, validate
+from services.api import rationale_sets
 from services.api.app import create_app
 from services.api.assembling import labelling
 from services.api.dependencies import Settings
+from services.api.files import questions
 from services.api.keyring import key_hash
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import refused
@@ -568,7 +569,7 @@ def test_an_exported_questions_file_imports_as_the_same_knowledge(client: TestCl
     name, *_ = everything()[0]
     client.patch(path("items", name), json={"excluded": True})
     body = client.get(path("export"), params={"format": "questions"}).content
-    rows = list(validate.read_rows(io.BytesIO(body)))
+    rows = list(questions.read_rows(io.BytesIO(body)))
     spec = SPEC.model_copy(update={"rationales": RationaleSpec(import_file="file-b")})
     again = {row.question.id: labelling.item(row.question, row.outputs, spec) for row in rows}
     before = {one.question.id: one for one in map(item, range(60)) if one.positives}

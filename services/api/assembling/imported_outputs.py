@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.api.assembling.labelling import Outputs
-from services.api.validate import Row
+from services.api.files.questions import Row
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import Next, StageContext
 from qcrd.runtime.redis.generation_buffer import Ledger
 from qcrd.runtime.storage.store import Store, write_lines, write_record
-from services.api import files, set_index, share
+from services.api import set_index, share
 from services.api.assembling import labelling, sampling_plan
 from services.api.assembling.generate import generate
 from services.api.assembling.imported_outputs import match
 from services.api.assembling.labelling import Outputs
 from services.api.assembling.sampler import Pace
+from services.api.files import service as files
+from services.api.files.questions import Row
 from services.api.settings import Teacher
-from services.api.validate import Row
 
 SHARD = 1000
 """Questions per shard: about 1 MB of text with five rationales each."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 
 from services.api.errors import TooLarge
-from services.api.validate import RowReader
+from services.api.files.questions import RowReader
 
 
 class Arriving:

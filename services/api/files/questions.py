@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 from qcrd.errors import Invalid
 from qcrd.method.answers import question_id
 from qcrd.records import Question
+from services.api.files.duplicates import Seen
 from services.api.lines import Lines, wrong
-from services.api.seen import Seen
 from services.api.strict_json import DECODER
 
 CHUNK = 1 << 18

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from services.api import files, form, idempotency, views, wire
+from services.api import idempotency, views, wire
 from services.api.dependencies import Caller, Here
+from services.api.files import multipart
+from services.api.files import service as files
 
 
 class JsonLines(StreamingResponse):
@@ -30,11 +32,13 @@ FORM = {
 
 @router.post(
     "",
-    openapi_extra={"requestBody": {"required": True, "content": {form.TYPE: {"schema": FORM}}}},
+    openapi_extra={
+        "requestBody": {"required": True, "content": {multipart.TYPE: {"schema": FORM}}}
+    },
 )
 async def upload(here: Here, caller: Caller, request: Request) -> wire.FileObject:
     """Read and checked as it arrives; the fields may come in any order."""
-    boundary = form.boundary(request.headers.get("content-type", ""))
+    boundary = multipart.boundary(request.headers.get("content-type", ""))
     name = idempotency.name_of(request.scope)
     stored = await here.uploads.take(
         here.store,

@@ -19,9 +19,9 @@ from qcrd.records import ApiKey, JobSpec, StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import TERMINAL, JobStore
 from qcrd.runtime.storage.store import Store, find_record, read_record, write_record
-from services.api.arriving import Arriving
+from services.api.files.checked_stream import Arriving
+from services.api.files.questions import CHUNK, Row, read_rows
 from services.api.owners import check_owner
-from services.api.validate import CHUNK, Row, read_rows
 
 PURPOSE = "fine-tune"
 
