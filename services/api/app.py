@@ -16,24 +16,24 @@ from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import install_http
 from services.api import health
-from services.api.admission import Admission
-from services.api.answers import RedisAnswers
 from services.api.completions import routes as completions
 from services.api.completions.student_client import StudentServer
 from services.api.dependencies import Gateway, Settings, Shared
 from services.api.discriminators import routes as discriminators
 from services.api.discriminators.service import Discriminators, service_client
-from services.api.errors import REFUSALS, install_errors
 from services.api.events.broadcaster import Hub
 from services.api.events.sse import framed
 from services.api.files import routes as files
-from services.api.idempotency import Idempotency
-from services.api.incoming import Incoming
-from services.api.json_bodies import JsonBodies
-from services.api.keyring import Keyring
+from services.api.http.api_keys import Keyring
+from services.api.http.auth import Admission
+from services.api.http.body_limits import Incoming
+from services.api.http.errors import REFUSALS, install_errors
+from services.api.http.idempotency import Idempotency
+from services.api.http.idempotency_store import RedisAnswers
+from services.api.http.json_middleware import JsonBodies
+from services.api.http.openapi import Described
+from services.api.http.rate_limit import Rates
 from services.api.metrics import System
-from services.api.openapi import Described
-from services.api.rates import Rates
 from services.api.rationale_sets import RationaleSets
 from services.api.routes import jobs, models, rationale_sets, studies
 from services.api.settings import ApiSettings, is_loopback

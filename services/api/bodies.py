@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Receive
 
-from services.api.errors import ClientGone
+from services.api.http.errors import ClientGone
 
 
 async def whole(receive: Receive) -> bytes:

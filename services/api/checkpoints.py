@@ -9,7 +9,7 @@ from qcrd.records import CheckpointManifest, Job
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record
 from services.api import models
-from services.api.wire import CheckpointMetrics, CheckpointObject, Link
+from services.api.http.schemas import CheckpointMetrics, CheckpointObject, Link
 
 
 def newest_first(store: Store, job: Job, after: str | None = None) -> list[CheckpointObject]:

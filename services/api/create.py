@@ -12,7 +12,7 @@ from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import write_record
 from services.api.checks import check
 from services.api.dependencies import Gateway
-from services.api.idempotency import fresh_id
+from services.api.http.idempotency import fresh_id
 from services.api.share import check_shared
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from qcrd.runtime.redis.generation_buffer import Ledger, MemoryLedger
 from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
-from services.api.answers import Answers, MemoryAnswers
 from services.api.discriminators.service import JudgeServiceSettings
 from services.api.files.upload import Uploads
-from services.api.rates import Rates
+from services.api.http.idempotency_store import Answers, MemoryAnswers
+from services.api.http.rate_limit import Rates
 from services.api.settings import (
     ApiSettings,
     FileSettings,

@@ -15,8 +15,8 @@ from qcrd.runtime.jobs.state_machine import moved
 from qcrd.runtime.jobs.store import JobStore
 from services.api.checks import check_budget
 from services.api.dependencies import Gateway
-from services.api.idempotency import once, repeated
-from services.api.owners import check_owner
+from services.api.http.idempotency import once, repeated
+from services.api.http.ownership import check_owner
 
 log = logging.getLogger(__name__)
 

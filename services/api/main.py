@@ -10,9 +10,9 @@ import uvicorn
 from qcrd.runtime.settings import LogSettings, ModelSettings, from_environment
 from qcrd.runtime.telemetry import configure_logging
 from services.api.app import connected
-from services.api.connections import open_files, protocol
 from services.api.dependencies import Settings
 from services.api.events.broadcaster import Hub
+from services.api.http.uvicorn_protocol import open_files, protocol
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
 log = logging.getLogger(__name__)

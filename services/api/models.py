@@ -17,8 +17,8 @@ from qcrd.runtime.jobs.commands import TERMINAL, JobStore
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.base_models import NAME, local_bases
 from qcrd.runtime.storage.store import Store, find_record, read_record
-from services.api.owners import check_owner, of_job
-from services.api.wire import Link
+from services.api.http.ownership import check_owner, of_job
+from services.api.http.schemas import Link
 
 LINK_SECONDS = 3600
 HUB_SECONDS = 5.0

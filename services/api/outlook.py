@@ -9,22 +9,23 @@ from qcrd.records import Job, Stage, Status
 from qcrd.runtime.jobs.state_machine import task_of, waits
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Tally
-from services.api import history, views, wire
+from services.api import history
+from services.api.http import schemas, serializers
 
 
-def shown(job: Job, jobs: JobStore, tally: Tally) -> wire.JobObject:
+def shown(job: Job, jobs: JobStore, tally: Tally) -> schemas.JobObject:
     """The job as clients see it, with its place in line."""
     return shown_all([job], jobs, tally)[0]
 
 
-def shown_all(found: Sequence[Job], jobs: JobStore, tally: Tally) -> list[wire.JobObject]:
+def shown_all(found: Sequence[Job], jobs: JobStore, tally: Tally) -> list[schemas.JobObject]:
     waiting = [job for job in found if waits(job)]
     pace = history.seconds_per_job(tally.read()) if waiting else {}
     queues = {job.id: _queue(job, jobs, pace) for job in waiting}
-    return [views.job(job, queues.get(job.id), _finish(job)) for job in found]
+    return [serializers.job(job, queues.get(job.id), _finish(job)) for job in found]
 
 
-def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> wire.Queue | None:
+def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> schemas.Queue | None:
     """None for a job that somebody has taken since it was read."""
     task = task_of(job)
     before = jobs.place(task, job.id)
@@ -32,7 +33,7 @@ def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> wire.Queue | 
         return None
     per_job = pace.get(task)
     eta = None if per_job is None else round((before + 1) * per_job, 1)
-    return wire.Queue(position=before + 1, eta_seconds=eta)
+    return schemas.Queue(position=before + 1, eta_seconds=eta)
 
 
 def _finish(job: Job) -> float | None:

@@ -18,7 +18,7 @@ from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_record
 from services.api import set_export, set_index, set_items, set_scores, set_wire
-from services.api.owners import check_owner, of_job
+from services.api.http.ownership import check_owner, of_job
 from services.api.recent import Recent
 from services.api.set_index import Index
 from services.api.set_scores import SetScores

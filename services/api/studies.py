@@ -34,8 +34,8 @@ from services.api.assembling import sampling_plan
 from services.api.checks import check
 from services.api.create import check_rank, submit
 from services.api.dependencies import Gateway
-from services.api.idempotency import fresh_id
-from services.api.owners import check_owner
+from services.api.http.idempotency import fresh_id
+from services.api.http.ownership import check_owner
 from services.api.share import check_shared
 
 

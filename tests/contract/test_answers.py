@@ -10,7 +10,7 @@ import pytest
 from qcrd.errors import Conflict
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings
-from services.api.answers import (
+from services.api.http.idempotency_store import (
     LEASE_SECONDS,
     Answer,
     Answers,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Invalid
-from services.api import strict_json
+from services.api.http import strict_json
 from tests.unit.test_api_rest import Here, lines, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"

@@ -20,10 +20,10 @@ from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
-from services.api import keyring
 from services.api.app import create_app
 from services.api.dependencies import Settings
-from services.api.keyring import Keyring, read_keys
+from services.api.http import api_keys
+from services.api.http.api_keys import Keyring, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import TASK, lines, refused, sums, without_a_hub
 
@@ -74,7 +74,7 @@ class Site:
 
 @pytest.fixture(autouse=True)
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyring, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(api_keys, "LOOK_SECONDS", 0.0)
 
 
 @pytest.fixture

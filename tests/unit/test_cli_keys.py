@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from qcrd.cli.main import app
-from services.api.keyring import Keyring, Scope
+from services.api.http.api_keys import Keyring, Scope
 
 
 def qcrd(*arguments: str) -> Result:

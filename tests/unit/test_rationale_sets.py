@@ -44,7 +44,7 @@ from services.api.app import create_app
 from services.api.assembling import labelling
 from services.api.dependencies import Settings
 from services.api.files import questions
-from services.api.keyring import key_hash
+from services.api.http.api_keys import key_hash
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import refused
 

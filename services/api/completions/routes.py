@@ -10,10 +10,11 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from services.api import models, wire
+from services.api import models
 from services.api.completions.schemas import ChatCompletion, Completion
 from services.api.completions.student_client import StudentServer, forward
 from services.api.dependencies import Here
+from services.api.http import schemas
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -21,7 +22,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "content": {"application/json": {}, "text/event-stream": {}},
     },
     424: {
-        "model": wire.Envelope,
+        "model": schemas.Envelope,
         "description": "The student is broken, or failed.",
     },
 }

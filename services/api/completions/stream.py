@@ -12,7 +12,7 @@ import httpx2
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from services.api import wire
+from services.api.http import schemas
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ async def _pieces(answer: httpx2.Response) -> AsyncIterator[bytes]:
             yield piece
     except httpx2.TransportError as error:
         log.warning("a student's stream broke off: %s", type(error).__name__)
-        told = wire.error(
+        told = schemas.error(
             "the server of students broke off: try again",
             type="server_error",
             code="students_unavailable",

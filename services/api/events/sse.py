@@ -18,8 +18,8 @@ from qcrd.records import Event
 from qcrd.runtime.eventport import event_id, numbers
 from qcrd.runtime.jobs.commands import TERMINAL
 from qcrd.runtime.redis.event_log import FIRST
-from services.api import views
 from services.api.events.broadcaster import AWAY_SECONDS, PAGE, Follower, Frame, Hub
+from services.api.http import serializers
 
 COMMENT_SECONDS = 15.0
 """Proxies close a connection that is silent for a minute."""
@@ -42,7 +42,7 @@ def begin(after: str | None, last_event_id: str | None) -> str:
 
 
 def framed(event: Event) -> Frame:
-    text = f"id: {event.id}\ndata: {views.event(event).model_dump_json()}\n\n"
+    text = f"id: {event.id}\ndata: {serializers.event(event).model_dump_json()}\n\n"
     return Frame(event.id, text.encode(), event.data.get("status") in TERMINAL)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from services.api.errors import TooLarge
 from services.api.files.questions import RowReader
+from services.api.http.errors import TooLarge
 
 
 class Arriving:

@@ -11,7 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from qcrd.errors import Invalid
-from services.api.errors import UnsupportedType
+from services.api.http.errors import UnsupportedType
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

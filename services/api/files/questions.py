@@ -11,8 +11,8 @@ from qcrd.errors import Invalid
 from qcrd.method.answers import question_id
 from qcrd.records import Question
 from services.api.files.duplicates import Seen
+from services.api.http.strict_json import DECODER
 from services.api.lines import Lines, wrong
-from services.api.strict_json import DECODER
 
 CHUNK = 1 << 18
 """Bytes read from the store at a time."""

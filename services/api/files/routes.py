@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from services.api import idempotency, views, wire
 from services.api.dependencies import Caller, Here
 from services.api.files import multipart
 from services.api.files import service as files
+from services.api.http import idempotency, schemas, serializers
 
 
 class JsonLines(StreamingResponse):
@@ -36,7 +36,7 @@ FORM = {
         "requestBody": {"required": True, "content": {multipart.TYPE: {"schema": FORM}}}
     },
 )
-async def upload(here: Here, caller: Caller, request: Request) -> wire.FileObject:
+async def upload(here: Here, caller: Caller, request: Request) -> schemas.FileObject:
     """Read and checked as it arrives; the fields may come in any order."""
     boundary = multipart.boundary(request.headers.get("content-type", ""))
     name = idempotency.name_of(request.scope)
@@ -48,7 +48,7 @@ async def upload(here: Here, caller: Caller, request: Request) -> wire.FileObjec
         owner=caller.name,
         accept=lambda sha256: idempotency.uploaded(here.shared.answers, name, sha256),
     )
-    return views.file(stored)
+    return serializers.file(stored)
 
 
 @router.get("")
@@ -58,17 +58,17 @@ def listed(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
-) -> wire.Page[wire.FileObject]:
+) -> schemas.Page[schemas.FileObject]:
     """Every file has the one purpose, so there is none of any other."""
     if purpose not in (None, files.PURPOSE):
-        return views.page([], has_more=False)
+        return serializers.page([], has_more=False)
     found, more = files.page(here.store, after=after, limit=limit, order=order)
-    return views.page([views.file(stored) for stored in found], has_more=more)
+    return serializers.page([serializers.file(stored) for stored in found], has_more=more)
 
 
 @router.get("/{file_id}")
-def described(here: Here, file_id: str) -> wire.FileObject:
-    return views.file(files.find(here.store, file_id))
+def described(here: Here, file_id: str) -> schemas.FileObject:
+    return serializers.file(files.find(here.store, file_id))
 
 
 @router.get(
@@ -87,6 +87,6 @@ def content(here: Here, file_id: str) -> JsonLines:
 
 
 @router.delete("/{file_id}")
-def deleted(here: Here, caller: Caller, file_id: str) -> wire.Deleted:
+def deleted(here: Here, caller: Caller, file_id: str) -> schemas.Deleted:
     files.delete(here.store, here.jobs, file_id, caller)
-    return wire.Deleted(id=file_id, object="file")
+    return schemas.Deleted(id=file_id, object="file")

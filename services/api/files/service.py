@@ -21,7 +21,7 @@ from qcrd.runtime.jobs.commands import TERMINAL, JobStore
 from qcrd.runtime.storage.store import Store, find_record, read_record, write_record
 from services.api.files.checked_stream import Arriving
 from services.api.files.questions import CHUNK, Row, read_rows
-from services.api.owners import check_owner
+from services.api.http.ownership import check_owner
 
 PURPOSE = "fine-tune"
 

@@ -20,9 +20,9 @@ from starlette.types import Message, Receive
 from qcrd.errors import Invalid, Transient
 from qcrd.records import StoredFile
 from qcrd.runtime.storage.store import Store
-from services.api.errors import ClientGone, Misshapen
 from services.api.files import service as files
 from services.api.files.multipart import Part, read_parts
+from services.api.http.errors import ClientGone, Misshapen
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ from starlette.responses import Response
 
 from qcrd.records import Budget, Job
 from qcrd.runtime.keys import check_id
-from services.api import checkpoints, lifecycle, views, wire
+from services.api import checkpoints, lifecycle
 from services.api.create import create
 from services.api.dependencies import Caller, Gateway, Here
 from services.api.estimate import Estimate, estimate
 from services.api.events import sse
+from services.api.http import schemas, serializers
 from services.api.outlook import shown, shown_all
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
@@ -26,7 +27,7 @@ Spec = Annotated[dict[str, Any], Body()]
 
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": wire.Page[wire.EventObject],
+        "model": schemas.Page[schemas.EventObject],
         "description": "A page, or with `stream` each event as a server-sent one",
         "content": {"text/event-stream": {}},
     }
@@ -41,7 +42,7 @@ class Resume(BaseModel):
 
 
 @router.post("")
-def created(here: Here, caller: Caller, body: Spec) -> wire.JobObject:
+def created(here: Here, caller: Caller, body: Spec) -> schemas.JobObject:
     return _shown(here, create(here, body, caller))
 
 
@@ -52,36 +53,40 @@ def estimated(here: Here, body: Spec) -> Estimate:
 
 
 @router.get("")
-def listed(here: Here, after: str | None = None, limit: Limit = 20) -> wire.Page[wire.JobObject]:
+def listed(
+    here: Here, after: str | None = None, limit: Limit = 20
+) -> schemas.Page[schemas.JobObject]:
     found = here.jobs.list(after and check_id(after, "after"), limit + 1)
     jobs = shown_all(found[:limit], here.jobs, here.shared.tally)
-    return views.page(jobs, has_more=len(found) > limit)
+    return serializers.page(jobs, has_more=len(found) > limit)
 
 
 @router.get("/{job_id}")
-def described(here: Here, job_id: str) -> wire.JobObject:
+def described(here: Here, job_id: str) -> schemas.JobObject:
     return _shown(here, _job(here, job_id))
 
 
 @router.delete("/{job_id}")
-def deleted(here: Here, caller: Caller, job_id: str) -> wire.Deleted:
+def deleted(here: Here, caller: Caller, job_id: str) -> schemas.Deleted:
     """Of a job that is over. Its rationale set and its model stay."""
     lifecycle.delete(here, _job(here, job_id), caller)
-    return wire.Deleted(id=job_id, object="fine_tuning.job")
+    return schemas.Deleted(id=job_id, object="fine_tuning.job")
 
 
 @router.post("/{job_id}/cancel")
-def cancelled(here: Here, caller: Caller, job_id: str) -> wire.JobObject:
+def cancelled(here: Here, caller: Caller, job_id: str) -> schemas.JobObject:
     return _shown(here, lifecycle.cancel(here, _job(here, job_id), caller))
 
 
 @router.post("/{job_id}/pause")
-def paused(here: Here, caller: Caller, job_id: str) -> wire.JobObject:
+def paused(here: Here, caller: Caller, job_id: str) -> schemas.JobObject:
     return _shown(here, lifecycle.pause(here, _job(here, job_id), caller))
 
 
 @router.post("/{job_id}/resume")
-def resumed(here: Here, caller: Caller, job_id: str, body: Resume | None = None) -> wire.JobObject:
+def resumed(
+    here: Here, caller: Caller, job_id: str, body: Resume | None = None
+) -> schemas.JobObject:
     budget = body.budget if body else None
     return _shown(here, lifecycle.resume(here, _job(here, job_id), caller, budget))
 
@@ -89,10 +94,10 @@ def resumed(here: Here, caller: Caller, job_id: str, body: Resume | None = None)
 @router.get("/{job_id}/checkpoints")
 def saved(
     here: Here, job_id: str, after: str | None = None, limit: Limit = 10
-) -> wire.Page[wire.CheckpointObject]:
+) -> schemas.Page[schemas.CheckpointObject]:
     """Newest first, with links to their files; of a job that has succeeded, its student."""
     found = checkpoints.newest_first(here.store, _job(here, job_id), after)
-    return views.page(found[:limit], has_more=len(found) > limit)
+    return serializers.page(found[:limit], has_more=len(found) > limit)
 
 
 @router.get("/{job_id}/events", response_model=None, responses=EVENTS)
@@ -105,7 +110,7 @@ def events(
     order: Literal["asc", "desc"] = "desc",
     stream: bool = False,
     last_event_id: Annotated[str | None, Header()] = None,
-) -> Response | wire.Page[wire.EventObject]:
+) -> Response | schemas.Page[schemas.EventObject]:
     """A page, newest first unless `order=asc`, or with `stream=true` all of them as they happen.
 
     `after` goes on from an event in the page's own direction, and in a stream towards newer ones;
@@ -118,12 +123,14 @@ def events(
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
     found = here.events.read(job.id, after, limit + 1, newest_first=order == "desc")
-    return views.page([views.event(e) for e in found[:limit]], has_more=len(found) > limit)
+    return serializers.page(
+        [serializers.event(e) for e in found[:limit]], has_more=len(found) > limit
+    )
 
 
 def _job(here: Gateway, job_id: str) -> Job:
     return here.jobs.get(check_id(job_id, "job_id"))
 
 
-def _shown(here: Gateway, job: Job) -> wire.JobObject:
+def _shown(here: Gateway, job: Job) -> schemas.JobObject:
     return shown(job, here.jobs, here.shared.tally)

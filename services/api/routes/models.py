@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from services.api import models, views, wire
+from services.api import models
 from services.api.dependencies import Caller, Here
+from services.api.http import schemas, serializers
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def listed(here: Here) -> wire.Page[wire.ModelObject]:
-    return views.page([views.model(model) for model in models.newest_first(here.store)])
+def listed(here: Here) -> schemas.Page[schemas.ModelObject]:
+    return serializers.page([serializers.model(model) for model in models.newest_first(here.store)])
 
 
 @router.get("/{model_id}")
-def described(here: Here, model_id: str) -> wire.ModelWithFiles:
+def described(here: Here, model_id: str) -> schemas.ModelWithFiles:
     model = models.find(here.store, model_id)
-    return wire.ModelWithFiles(**dict(views.model(model)), files=models.links(here.store, model))
+    return schemas.ModelWithFiles(
+        **dict(serializers.model(model)), files=models.links(here.store, model)
+    )
 
 
 @router.delete("/{model_id}")
-def deleted(here: Here, caller: Caller, model_id: str) -> wire.Deleted:
+def deleted(here: Here, caller: Caller, model_id: str) -> schemas.Deleted:
     models.delete(here.store, here.jobs, model_id, caller)
-    return wire.Deleted(id=model_id, object="model")
+    return schemas.Deleted(id=model_id, object="model")

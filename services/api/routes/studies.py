@@ -9,8 +9,9 @@ from fastapi import APIRouter, Body, Query
 from fastapi.responses import JSONResponse, Response
 
 from qcrd.records import Job, Study
-from services.api import studies, views, wire
+from services.api import studies
 from services.api.dependencies import Caller, Gateway, Here
+from services.api.http import schemas, serializers
 from services.api.study_plot import svg
 from services.api.study_table import table
 from services.api.study_text import markdown
@@ -21,23 +22,23 @@ router = APIRouter(prefix="/v1/studies", tags=["studies"])
 @router.post("")
 def created(
     here: Here, caller: Caller, body: Annotated[dict[str, Any], Body()]
-) -> wire.StudyObject:
+) -> schemas.StudyObject:
     return _shown(here, studies.create(here, body, caller).id)
 
 
 @router.get("")
 def listed(
     here: Here, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> wire.Page[wire.StudySummary]:
+) -> schemas.Page[schemas.StudySummary]:
     found = studies.newest_first(here.store, after)
-    return views.page(
+    return serializers.page(
         [_summary(study, studies.jobs_of(here, study)) for study in found[:limit]],
         has_more=len(found) > limit,
     )
 
 
 @router.get("/{study_id}")
-def described(here: Here, study_id: str, with_table: bool = True) -> wire.StudyObject:
+def described(here: Here, study_id: str, with_table: bool = True) -> schemas.StudyObject:
     """`with_table=false` spares whoever looks often the reading of every prediction."""
     return _shown(here, study_id, with_table=with_table)
 
@@ -58,29 +59,29 @@ def tabled(
 
 
 @router.post("/{study_id}/cancel")
-def cancelled(here: Here, caller: Caller, study_id: str) -> wire.StudyObject:
+def cancelled(here: Here, caller: Caller, study_id: str) -> schemas.StudyObject:
     """Jobs that have succeeded stay in the table."""
     studies.cancel(here, studies.find(here.store, study_id), caller)
     return _shown(here, study_id, with_table=False)
 
 
 @router.post("/{study_id}/resume")
-def resumed(here: Here, caller: Caller, study_id: str) -> wire.StudyObject:
+def resumed(here: Here, caller: Caller, study_id: str) -> schemas.StudyObject:
     """Creates jobs that are missing because the gateway died; those that are there it leaves."""
     studies.resume(here, studies.find(here.store, study_id), caller)
     return _shown(here, study_id, with_table=False)
 
 
-def _shown(here: Gateway, study_id: str, *, with_table: bool = True) -> wire.StudyObject:
+def _shown(here: Gateway, study_id: str, *, with_table: bool = True) -> schemas.StudyObject:
     study = studies.find(here.store, study_id)
     found = studies.jobs_of(here, study)
-    return wire.StudyObject(
+    return schemas.StudyObject(
         **dict(_summary(study, found)),
         jobs=list(studies.shown(study, found)),
         table=table(study, found, here.store) if with_table else None,
     )
 
 
-def _summary(study: Study, found: Mapping[str, Job | None]) -> wire.StudySummary:
+def _summary(study: Study, found: Mapping[str, Job | None]) -> schemas.StudySummary:
     leader = found[study.leader]
-    return views.study(study, studies.status(found), leader.rationale_set if leader else None)
+    return serializers.study(study, studies.status(found), leader.rationale_set if leader else None)

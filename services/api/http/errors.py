@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from qcrd.errors import Invalid, QcrdError, Transient
-from services.api import wire
+from services.api.http import schemas
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": wire.Envelope, "description": meaning}
+    status: {"model": schemas.Envelope, "description": meaning}
     for status, meaning in {
         400: "A field is wrong: `param` names it and `message` the fix.",
         401: "No valid API key.",
@@ -133,5 +133,5 @@ def _envelope(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    body = wire.error(message, type=kind, param=param, code=code)
+    body = schemas.error(message, type=kind, param=param, code=code)
     return JSONResponse(body, status_code=status, headers=dict(headers or {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcrd.records import Event, Job, PublishedModel, StoredFile, Study, StudyStatus
-from services.api.wire import (
+from services.api.http.schemas import (
     EventObject,
     FileObject,
     JobObject,

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from services.api import wire
-from services.api.incoming import FULL
+from services.api.http import schemas
+from services.api.http.body_limits import FULL
 from services.api.pace import FLOOR
 from services.api.settings import GuardSettings
 
@@ -93,7 +93,7 @@ class Guarded(HttpToolsProtocol):
         status, code = (431, "headers_too_large") if self._too_large else (400, "broken_http")
         told = f"more than {HEAD_BYTES} bytes of headers" if self._too_large else msg
         told = told or "this is no HTTP request"
-        body = json.dumps(wire.error(told, type="invalid_request_error", param=None, code=code))
+        body = json.dumps(schemas.error(told, type="invalid_request_error", param=None, code=code))
         head = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
             f"x-request-id: req-{uuid.uuid4().hex[:24]}\r\nconnection: close\r\n\r\n"

@@ -9,9 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qcrd.errors import Forbidden, QcrdError, Unauthorized
 from qcrd.records import ApiKey
 from qcrd.records import Scope as KeyScope
-from services.api.errors import answer
-from services.api.keyring import ANYBODY, Keyring
-from services.api.rates import Allowance, Rates
+from services.api.http.api_keys import ANYBODY, Keyring
+from services.api.http.errors import answer
+from services.api.http.rate_limit import Allowance, Rates
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 

@@ -10,10 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcrd.errors import QcrdError
 from qcrd.runtime.http.asgi import again
-from services.api import strict_json
 from services.api.bodies import whole
-from services.api.errors import UnsupportedType, answer
-from services.api.incoming import UPLOADS
+from services.api.http import strict_json
+from services.api.http.body_limits import UPLOADS
+from services.api.http.errors import UnsupportedType, answer
 
 WITH_BODY = frozenset({"POST", "PATCH", "DELETE"})
 """Methods that some route has; the others are refused whatever they bring."""

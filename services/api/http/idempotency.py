@@ -23,9 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime import keys
 from qcrd.runtime.http.asgi import again
-from services.api.answers import LEASE_SECONDS, Answer, Answers, Entry
 from services.api.bodies import whole
-from services.api.errors import answer
+from services.api.http.errors import answer
+from services.api.http.idempotency_store import LEASE_SECONDS, Answer, Answers, Entry
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime.telemetry import QUIET
-from services.api.errors import TooLarge, TooSlow, UnsupportedType, answer
+from services.api.http.errors import TooLarge, TooSlow, UnsupportedType, answer
 from services.api.pace import Pace
 
 JSON_BYTES = 4 << 20

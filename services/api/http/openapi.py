@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from qcrd.records import JobSpec, MethodName, StudySpec
-from services.api import wire
+from services.api.http import schemas as wire
 
 REF = "#/components/schemas/{model}"
 FILE_ID = "^file-[0-9a-f]{24}$"
