@@ -33,9 +33,10 @@ from services.api.http.idempotency_store import RedisAnswers
 from services.api.http.json_middleware import JsonBodies
 from services.api.http.openapi import Described
 from services.api.http.rate_limit import Rates
+from services.api.jobs import routes as jobs
 from services.api.metrics import System
 from services.api.rationale_sets import RationaleSets
-from services.api.routes import jobs, models, rationale_sets, studies
+from services.api.routes import models, rationale_sets, studies
 from services.api.settings import ApiSettings, is_loopback
 
 

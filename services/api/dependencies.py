@@ -20,6 +20,7 @@ from services.api.discriminators.service import JudgeServiceSettings
 from services.api.files.upload import Uploads
 from services.api.http.idempotency_store import Answers, MemoryAnswers
 from services.api.http.rate_limit import Rates
+from services.api.jobs.validation_cache import Verdicts
 from services.api.settings import (
     ApiSettings,
     FileSettings,
@@ -27,7 +28,6 @@ from services.api.settings import (
     StudentSettings,
     TeacherSettings,
 )
-from services.api.verdicts import Verdicts
 from services.api.webhooks import WebhookSettings
 
 

@@ -29,14 +29,14 @@ from qcrd.records.study import below
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import TERMINAL, JobStore
 from qcrd.runtime.storage.store import Store, read_record, write_record
-from services.api import lifecycle
 from services.api.assembling import sampling_plan
-from services.api.checks import check
-from services.api.create import check_rank, submit
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import fresh_id
 from services.api.http.ownership import check_owner
-from services.api.share import check_shared
+from services.api.jobs import lifecycle
+from services.api.jobs.create import check_rank, submit
+from services.api.jobs.shared_rationales import check_shared
+from services.api.jobs.validation import check
 
 
 def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:

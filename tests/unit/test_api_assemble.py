@@ -24,8 +24,8 @@ from services.api import set_index
 from services.api.assembling.sampler import Pace
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher_client import reach_teachers_offline
-from services.api.create import read_spec
 from services.api.files import service as files
+from services.api.jobs.create import read_spec
 from services.api.settings import Teacher
 from tests.conftest import data_folder
 from tests.scripted_teacher import Mood, ScriptedTeacher

@@ -18,10 +18,10 @@ from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.state_machine import changed, freed
 from qcrd.runtime.redis.counters import observe_stage
 from qcrd.runtime.storage.store import write_record
-from services.api import estimate
 from services.api.assembling.sampling_plan import Wanted
-from services.api.create import read_spec
 from services.api.files import service as files
+from services.api.jobs import estimate
+from services.api.jobs.create import read_spec
 from tests.unit.test_api_rest import Here, here, refused, sums, without_a_hub
 
 __all__ = ["here", "without_a_hub"]

@@ -24,7 +24,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
 from services.api.dependencies import Settings
-from services.api.heads import WITHOUT_HEAD
+from services.api.jobs.unsupported_models import WITHOUT_HEAD
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
 TASK = {"task": {"answer": "number"}}

@@ -9,8 +9,8 @@ from qcrd.records import Job, Stage, Status
 from qcrd.runtime.jobs.state_machine import task_of, waits
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Tally
-from services.api import history
 from services.api.http import schemas, serializers
+from services.api.jobs import timings
 
 
 def shown(job: Job, jobs: JobStore, tally: Tally) -> schemas.JobObject:
@@ -20,7 +20,7 @@ def shown(job: Job, jobs: JobStore, tally: Tally) -> schemas.JobObject:
 
 def shown_all(found: Sequence[Job], jobs: JobStore, tally: Tally) -> list[schemas.JobObject]:
     waiting = [job for job in found if waits(job)]
-    pace = history.seconds_per_job(tally.read()) if waiting else {}
+    pace = timings.seconds_per_job(tally.read()) if waiting else {}
     queues = {job.id: _queue(job, jobs, pace) for job in waiting}
     return [serializers.job(job, queues.get(job.id), _finish(job)) for job in found]
 

@@ -11,13 +11,13 @@ from starlette.responses import Response
 
 from qcrd.records import Budget, Job
 from qcrd.runtime.keys import check_id
-from services.api import checkpoints, lifecycle
-from services.api.create import create
 from services.api.dependencies import Caller, Gateway, Here
-from services.api.estimate import Estimate, estimate
 from services.api.events import sse
 from services.api.http import schemas, serializers
-from services.api.outlook import shown, shown_all
+from services.api.jobs import checkpoints, lifecycle
+from services.api.jobs.create import create
+from services.api.jobs.estimate import Estimate, estimate
+from services.api.jobs.queue_position import shown, shown_all
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 

@@ -19,17 +19,17 @@ from qcrd.method.prompts import teacher_prompt
 from qcrd.records import JobSpec, Question
 from qcrd.runtime.keys import digest
 from qcrd.runtime.storage.store import Store
-from services.api import history
 from services.api.assembling import sampling_plan
 from services.api.assembling.generation_cache import Generation, Generations
 from services.api.assembling.sampling_plan import Sampling, Wanted
 from services.api.assembling.teacher_client import TeacherClient
-from services.api.checks import check
-from services.api.create import read_spec
 from services.api.dependencies import Gateway
 from services.api.files import service as files
+from services.api.jobs import timings
+from services.api.jobs.create import read_spec
+from services.api.jobs.shared_rationales import check_shared
+from services.api.jobs.validation import check
 from services.api.settings import Teacher
-from services.api.share import check_shared
 
 TOKENIZED = 16
 """Prompts whose tokens are counted by the teacher; the rest are taken to be like them."""
@@ -225,11 +225,11 @@ def _seconds(
     """For assembling and for training, and what each rests on."""
     basis = []
     assembling, training = None if told.asked else 0.0, None
-    pace = history.tokens_per_second(here.shared.tally.read())
+    pace = timings.tokens_per_second(here.shared.tally.read())
     if pace and told.asked and told.completion_tokens is not None:
         assembling = round(told.completion_tokens / pace, 1)
         basis.append(f"teachers wrote {pace:.1f} tokens/s for the jobs so far")
-    like, per_step = history.seconds_per_step(here.jobs, spec)
+    like, per_step = timings.seconds_per_step(here.jobs, spec)
     if like:
         training = round(steps * per_step, 1)
         basis.append(f"{like} jobs with this model, method and batch size took so long a step")

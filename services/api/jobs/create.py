@@ -10,10 +10,10 @@ from qcrd.errors import Conflict, Forbidden, Transient
 from qcrd.records import ApiKey, Job, JobSpec, Priority, Scope, Stage, Status, parse
 from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import write_record
-from services.api.checks import check
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import fresh_id
-from services.api.share import check_shared
+from services.api.jobs.shared_rationales import check_shared
+from services.api.jobs.validation import check
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from services.api.dependencies import Settings
 from services.api.files import service as files
 from services.api.files.duplicates import Seen
 from services.api.files.questions import Row
-from services.api.heads import check_head
+from services.api.jobs.unsupported_models import check_head
+from services.api.jobs.validation_cache import Verdicts
 from services.api.lines import wrong
-from services.api.verdicts import Verdicts
 from services.api.webhooks import check_webhook
 
 FEWEST_TRAINING = 2

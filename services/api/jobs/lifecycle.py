@@ -13,10 +13,10 @@ from qcrd.runtime.jobs.commands import TERMINAL
 from qcrd.runtime.jobs.stage_runner import conclude, nudge
 from qcrd.runtime.jobs.state_machine import moved
 from qcrd.runtime.jobs.store import JobStore
-from services.api.checks import check_budget
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import once, repeated
 from services.api.http.ownership import check_owner
+from services.api.jobs.validation import check_budget
 
 log = logging.getLogger(__name__)
 
