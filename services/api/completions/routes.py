@@ -10,11 +10,11 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from services.api import models
 from services.api.completions.schemas import ChatCompletion, Completion
 from services.api.completions.student_client import StudentServer, forward
 from services.api.dependencies import Here
 from services.api.http import schemas
+from services.api.models import service as models
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {

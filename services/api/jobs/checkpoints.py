@@ -8,8 +8,8 @@ from qcrd.errors import Invalid, NotFound
 from qcrd.records import CheckpointManifest, Job
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record
-from services.api import models
 from services.api.http.schemas import CheckpointMetrics, CheckpointObject, Link
+from services.api.models import service as models
 
 
 def newest_first(store: Store, job: Job, after: str | None = None) -> list[CheckpointObject]:

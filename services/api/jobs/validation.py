@@ -9,7 +9,6 @@ from qcrd.method.answers import canonical
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.storage.store import Store
-from services.api import models
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Settings
 from services.api.files import service as files
@@ -18,6 +17,7 @@ from services.api.files.questions import Row
 from services.api.jobs.unsupported_models import check_head
 from services.api.jobs.validation_cache import Verdicts
 from services.api.lines import wrong
+from services.api.models import service as models
 from services.api.webhooks import check_webhook
 
 FEWEST_TRAINING = 2

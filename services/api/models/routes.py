@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from services.api import models
 from services.api.dependencies import Caller, Here
 from services.api.http import schemas, serializers
+from services.api.models import service as models
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
