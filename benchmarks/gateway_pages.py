@@ -28,9 +28,9 @@ from qcrd.records import (
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_record, write_lines, write_record
-from services.api import set_index
 from services.api.assembling import labelling
 from services.api.assembling.stage import SHARD
+from services.api.rationale_sets import index
 
 SAMPLES = 5
 """Rationales of a question."""
@@ -75,7 +75,7 @@ def _write(system: System, made: list[RationaleItem]) -> None:
     shards = [keys.rationale_shard_key(SET, number) for number in range(len(batches))]
     for key, batch in zip(shards, batches, strict=True):
         write_lines(system.store, key, batch)
-    set_index.write(system.store, SET, set_index.build(batches))
+    index.write(system.store, SET, index.build(batches))
     write_lines(system.store, keys.job_scores_key(JOB), _scores(made))
     judged = Judged(
         job_id=JOB, version=2, scores=keys.job_scores_key(JOB), revision="none", created_at=2.0

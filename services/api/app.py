@@ -36,8 +36,9 @@ from services.api.http.rate_limit import Rates
 from services.api.jobs import routes as jobs
 from services.api.metrics import System
 from services.api.models import routes as models
-from services.api.rationale_sets import RationaleSets
-from services.api.routes import rationale_sets, studies
+from services.api.rationale_sets import routes as rationale_sets
+from services.api.rationale_sets.service import RationaleSets
+from services.api.routes import studies
 from services.api.settings import ApiSettings, is_loopback
 
 

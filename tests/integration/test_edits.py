@@ -12,8 +12,8 @@ from qcrd.records import Edit, Job, Judged, RationaleScore, Source, Stage, Statu
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read, read_lines, read_record
-from services.api.rationale_sets import RationaleSets
-from services.api.set_wire import ExportQuery, ItemQuery
+from services.api.rationale_sets.schemas import ExportQuery, ItemQuery
+from services.api.rationale_sets.service import RationaleSets
 from services.trainer.settings import TrainerSettings
 from tests.integration.site import Site, item, site, spec, training_process, when, write_set
 

@@ -20,12 +20,12 @@ from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
-from services.api import set_index
 from services.api.assembling.sampler import Pace
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher_client import reach_teachers_offline
 from services.api.files import service as files
 from services.api.jobs.create import read_spec
+from services.api.rationale_sets import index
 from services.api.settings import Teacher
 from tests.conftest import data_folder
 from tests.scripted_teacher import Mood, ScriptedTeacher
@@ -478,8 +478,8 @@ def test_the_set_has_its_index_and_says_who_assembled_it(bench: MakeBench) -> No
     job = here.run(here.job(here.file(sums(7))))
     manifest = here.manifest(job)
     assert (manifest.job_id, manifest.teacher) == (job.id, "default")
-    written = set_index.of_set(here.store, manifest)
-    made = set_index.build([here.items(job)])
+    written = index.of_set(here.store, manifest)
+    made = index.build([here.items(job)])
     assert len(written) == manifest.counts.positives + manifest.counts.negatives > 0
     assert written.questions.tolist() == made.questions.tolist()
     assert written.rationales.tolist() == made.rationales.tolist()

@@ -39,12 +39,12 @@ from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
-from services.api import rationale_sets
 from services.api.app import create_app
 from services.api.assembling import labelling
 from services.api.dependencies import Settings
 from services.api.files import questions
 from services.api.http.api_keys import key_hash
+from services.api.rationale_sets import service as rationale_sets
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.test_api_rest import refused
 

@@ -19,7 +19,6 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import Next, StageContext
 from qcrd.runtime.redis.generation_buffer import Ledger
 from qcrd.runtime.storage.store import Store, write_lines, write_record
-from services.api import set_index
 from services.api.assembling import labelling, sampling_plan
 from services.api.assembling.generate import generate
 from services.api.assembling.imported_outputs import match
@@ -28,6 +27,7 @@ from services.api.assembling.sampler import Pace
 from services.api.files import service as files
 from services.api.files.questions import Row
 from services.api.jobs import shared_rationales
+from services.api.rationale_sets import index
 from services.api.settings import Teacher
 
 SHARD = 1000
@@ -154,7 +154,7 @@ def _write(
     set_id = f"set-{keys.digest(stage.job.id)}"
     shards = tuple(_shards(store, set_id, items))
     batches = (items[start : start + SHARD] for start in range(0, len(items), SHARD))
-    set_index.write(store, set_id, set_index.build(batches))
+    index.write(store, set_id, index.build(batches))
     written = {
         name: _lines(store, keys.rationale_held_key(set_id, name), lines)
         for name, lines in held_back.items()

@@ -17,13 +17,16 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_record
-from services.api import set_export, set_index, set_items, set_scores, set_wire
 from services.api.http.ownership import check_owner, of_job
-from services.api.recent import Recent
-from services.api.set_index import Index
-from services.api.set_scores import SetScores
-from services.api.set_view import Edits, View
-from services.api.set_wire import (
+from services.api.rationale_sets import export as set_export
+from services.api.rationale_sets import index as set_index
+from services.api.rationale_sets import items as set_items
+from services.api.rationale_sets import schemas
+from services.api.rationale_sets import scores as set_scores
+from services.api.rationale_sets.cache import Recent
+from services.api.rationale_sets.filtering import Edits, View
+from services.api.rationale_sets.index import Index
+from services.api.rationale_sets.schemas import (
     EditRequest,
     ExportQuery,
     ItemPage,
@@ -32,6 +35,7 @@ from services.api.set_wire import (
     SetBody,
     SetPage,
 )
+from services.api.rationale_sets.scores import SetScores
 
 INDEX_BYTES, SCORE_BYTES, EDIT_BYTES = 24 << 20, 16 << 20, 8 << 20
 """100,000 items in 20,000 questions have an index of 1.4 MB and scores of 1.6 MB."""
@@ -57,7 +61,7 @@ class RationaleSets:
             if after not in ids:
                 raise Invalid(f"`after`: there is no rationale set {after[:80]!r}", param="after")
             ids = ids[ids.index(after) + 1 :]
-        data = [set_wire.summary(self._manifest(set_id)) for set_id in ids[:limit]]
+        data = [schemas.summary(self._manifest(set_id)) for set_id in ids[:limit]]
         return SetPage(
             data=data,
             has_more=len(ids) > limit,
@@ -68,7 +72,7 @@ class RationaleSets:
     def describe(self, set_id: str) -> SetBody:
         view = self._view(set_id, None)
         revision = rationale_edits.revision(view.edits.by_key).id
-        return set_wire.body(view, revision, set_scores.all_of(self._store, set_id))
+        return schemas.body(view, revision, set_scores.all_of(self._store, set_id))
 
     def items(self, set_id: str, query: ItemQuery) -> ItemPage:
         query.check()
@@ -83,7 +87,7 @@ class RationaleSets:
             has_more=len(rows) > len(shown),
             first_id=data[0].id if data else None,
             last_id=data[-1].id if data else None,
-            judge=set_wire.judge(view.judge.judged) if view.judge else None,
+            judge=schemas.judge(view.judge.judged) if view.judge else None,
         )
 
     def item(self, set_id: str, item_id: str, judge: str | None = None) -> ItemWithHistory:
@@ -91,7 +95,7 @@ class RationaleSets:
         row = view.index.row(item_id)
         (found,) = set_items.read(self._store, view, np.array([row]))
         history = [e for e in view.edits.by_key.values() if e.item_id == item_id]
-        return ItemWithHistory(**found.model_dump(), history=[set_wire.edit(e) for e in history])
+        return ItemWithHistory(**found.model_dump(), history=[schemas.edit(e) for e in history])
 
     def edit(
         self, set_id: str, item_id: str, wanted: EditRequest, caller: ApiKey

@@ -15,8 +15,8 @@ from qcrd.errors import Invalid
 from qcrd.records import Correction, Edit, Polarity, RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
-from services.api.set_index import Index, Rows, short
-from services.api.set_scores import SetScores
+from services.api.rationale_sets.index import Index, Rows, short
+from services.api.rationale_sets.scores import SetScores
 
 Share = Annotated[float | None, Field(ge=0, le=1)]
 

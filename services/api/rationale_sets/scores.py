@@ -11,7 +11,7 @@ from qcrd.errors import NotFound
 from qcrd.records import Judged, RationaleManifest, RationaleScore
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_lines, read_record
-from services.api.set_index import short
+from services.api.rationale_sets.index import short
 
 
 class SetScores:

@@ -9,9 +9,9 @@ import numpy as np
 from qcrd.records import Polarity, Rationale, RationaleItem
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_some_lines
-from services.api.set_index import Rows
-from services.api.set_view import View
-from services.api.set_wire import Item, ItemVote, Original
+from services.api.rationale_sets.filtering import View
+from services.api.rationale_sets.index import Rows
+from services.api.rationale_sets.schemas import Item, ItemVote, Original
 
 SHARDS_PER_PAGE = 4
 """Shards that a page may read: where what is asked for lies far apart, pages are shorter instead of

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from qcrd.method.answers import ANSWER
-from services.api.set_wire import Item
+from services.api.rationale_sets.schemas import Item
 
 CHUNK = 64 << 10
 """Bytes that are sent at once: a line by itself costs more to hand on than to make."""

@@ -8,8 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
 from services.api.dependencies import Caller
-from services.api.rationale_sets import RationaleSets
-from services.api.set_wire import (
+from services.api.rationale_sets.schemas import (
     EditRequest,
     ExportQuery,
     ItemPage,
@@ -18,6 +17,7 @@ from services.api.set_wire import (
     SetBody,
     SetPage,
 )
+from services.api.rationale_sets.service import RationaleSets
 
 router = APIRouter(prefix="/v1/rationale_sets", tags=["rationale sets"])
 

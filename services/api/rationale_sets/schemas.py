@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from qcrd.records import Edit, Judged, Polarity, RationaleCounts, RationaleManifest, Source
-from services.api.set_view import Filter, View
+from services.api.rationale_sets.filtering import Filter, View
 
 MAX_TEXT = 32_768
 """Characters of an edited rationale: what 8,192 tokens, the most a teacher may say, come to."""
