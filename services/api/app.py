@@ -38,8 +38,8 @@ from services.api.metrics import System
 from services.api.models import routes as models
 from services.api.rationale_sets import routes as rationale_sets
 from services.api.rationale_sets.service import RationaleSets
-from services.api.routes import studies
 from services.api.settings import ApiSettings, is_loopback
+from services.api.studies import routes as studies
 
 
 def create_app(

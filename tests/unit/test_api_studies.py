@@ -28,8 +28,8 @@ from qcrd.runtime.jobs.stage_runner import Deps, run_stage
 from qcrd.runtime.jobs.state_machine import freed
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import write_lines
-from services.api import studies
 from services.api.assembling.stage import assemble
+from services.api.studies import service as studies
 from tests.unit.test_api_rest import TASK, Here, here, refused, sums, without_a_hub
 
 __all__ = ["here", "without_a_hub"]

@@ -19,8 +19,8 @@ from qcrd.errors import Invalid
 from qcrd.method.evaluation.statistics import wilson
 from qcrd.method.evaluation.study_table import Run, bootstrap, holm, tabulate
 from qcrd.records import StudySpec, StudyTable, parse
-from services.api.study_plot import svg
-from services.api.study_text import markdown
+from services.api.studies.markdown import markdown
+from services.api.studies.svg import svg
 
 JOB = {"model": "tiny", "training_file": "file-" + "0" * 24}
 

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Body, Query
 from fastapi.responses import JSONResponse, Response
 
 from qcrd.records import Job, Study
-from services.api import studies
 from services.api.dependencies import Caller, Gateway, Here
 from services.api.http import schemas, serializers
-from services.api.study_plot import svg
-from services.api.study_table import table
-from services.api.study_text import markdown
+from services.api.studies import service as studies
+from services.api.studies.markdown import markdown
+from services.api.studies.svg import svg
+from services.api.studies.table import table
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"])
 
