@@ -28,7 +28,7 @@ from services.api.settings import (
     StudentSettings,
     TeacherSettings,
 )
-from services.api.webhooks import WebhookSettings
+from services.api.webhooks.signing import WebhookSettings
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging, surviving
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher_client import reach_teachers_offline
-from services.api.deliver import deliver_forever
 from services.api.settings import TeacherSettings
-from services.api.webhooks import WebhookSettings
+from services.api.webhooks.sender import deliver_forever
+from services.api.webhooks.signing import WebhookSettings
 
 log = logging.getLogger(__name__)
 

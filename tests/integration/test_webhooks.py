@@ -31,9 +31,9 @@ from qcrd.runtime.redis.event_log import MemoryEvents, RedisEvents
 from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.store import MemoryStore, S3Store
-from services.api import deliver
-from services.api.deliver import deliver_forever
-from services.api.webhooks import WebhookSettings
+from services.api.webhooks import sender
+from services.api.webhooks.sender import deliver_forever
+from services.api.webhooks.signing import WebhookSettings
 from tests.conftest import free_ports
 from tests.integration.receiver import Got, receiver
 
@@ -90,8 +90,8 @@ def delivering(deps: Deps, hosts: tuple[str, ...], timeout: float = 2.0) -> Iter
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliver, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(deliver, "SCHEDULE", (0.1, 0.2, 0.2))
+    monkeypatch.setattr(sender, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(sender, "SCHEDULE", (0.1, 0.2, 0.2))
 
 
 def outcome(deps: Deps, job: Job) -> dict[str, Any] | None:
@@ -307,4 +307,4 @@ def forward_leases(settings: RedisSettings) -> None:
     """Let a minute pass: what is due by the end of a lease is due now."""
     redis = connect(settings)
     for delivery_id in redis.zrange(keys.WEBHOOKS_DUE, 0, -1):  # type: ignore[union-attr]
-        redis.zincrby(keys.WEBHOOKS_DUE, -deliver.LEASE, delivery_id)
+        redis.zincrby(keys.WEBHOOKS_DUE, -sender.LEASE, delivery_id)

@@ -30,7 +30,7 @@ from services.api.settings import (
     StudentSettings,
     TeacherSettings,
 )
-from services.api.webhooks import WebhookSettings
+from services.api.webhooks.signing import WebhookSettings
 from services.discriminator.settings import DiscriminatorSettings
 from services.teacher.settings import EngineSettings, ServerSettings
 from services.teacher.students.settings import StudentsSettings

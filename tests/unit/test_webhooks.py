@@ -15,8 +15,8 @@ from pydantic import SecretStr, ValidationError
 
 from qcrd.errors import Invalid
 from qcrd.records import Delivery
-from services.api.deliver import LEASE, SCHEDULE, pause, understood
-from services.api.webhooks import WebhookSettings, body, check_webhook, headers
+from services.api.webhooks.sender import LEASE, SCHEDULE, pause, understood
+from services.api.webhooks.signing import WebhookSettings, body, check_webhook, headers
 
 SECRET = "whsec_" + base64.b64encode(os.urandom(32)).decode()
 DELIVERY = Delivery(

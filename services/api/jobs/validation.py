@@ -18,7 +18,7 @@ from services.api.jobs.unsupported_models import check_head
 from services.api.jobs.validation_cache import Verdicts
 from services.api.lines import wrong
 from services.api.models import service as models
-from services.api.webhooks import check_webhook
+from services.api.webhooks.signing import check_webhook
 
 FEWEST_TRAINING = 2
 """Questions that must be left to train on: with one, a batch has nothing to contrast."""

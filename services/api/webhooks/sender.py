@@ -20,7 +20,7 @@ from qcrd.runtime.http import retry_after
 from qcrd.runtime.jobs.stage_context import Deps
 from qcrd.runtime.redis.webhook_queue import Deliveries
 from qcrd.runtime.telemetry import surviving
-from services.api.webhooks import WebhookSettings, body, check_webhook, headers, host_of
+from services.api.webhooks.signing import WebhookSettings, body, check_webhook, headers, host_of
 
 log = logging.getLogger(__name__)
 
