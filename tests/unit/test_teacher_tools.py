@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.teacher import tools
 from services.teacher.errors import ToolFailed
 from services.teacher.openai_wire import ChatRequest, StreamOptions, loosened
-from services.teacher.reading import parse
+from services.teacher.request_body import parse
 
 WEATHER = {
     "type": "function",

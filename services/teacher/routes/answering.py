@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.teacher import sse
-from services.teacher.reading import Loosen, reads, requires
-from services.teacher.reading import body as read_body
+from services.teacher.request_body import Loosen, reads, requires
+from services.teacher.request_body import body as read_body
 from services.teacher.session import Answer, Sessions
 from services.teacher.wire import JSON, Body
 

@@ -14,7 +14,7 @@ from qcrd.runtime.http.asgi import while_connected
 from services.teacher import conversation
 from services.teacher.errors import PredictionFailed, TeacherError, Unreadable
 from services.teacher.openai_wire import ChatRequest, CompletionRequest, loosened
-from services.teacher.reading import parse
+from services.teacher.request_body import parse
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.routes.native import either
 from services.teacher.routes.openai import completed, talked

@@ -15,8 +15,8 @@ from qcrd.errors import Transient
 from qcrd.runtime.http.asgi import again
 from qcrd.runtime.telemetry import install_http
 from services.teacher.app import install_errors
-from services.teacher.reading import body as read_body
-from services.teacher.reading import parse
+from services.teacher.request_body import body as read_body
+from services.teacher.request_body import parse
 from services.teacher.settings import ServerSettings
 from services.teacher.students.errors import StoreAway
 from services.teacher.students.opening import Opened
