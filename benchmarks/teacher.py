@@ -25,7 +25,7 @@ import torch
 from benchmarks import teacher_load as load
 from benchmarks.step_setting import SEED
 from services.teacher.engines.base import Engine, Generation, Sampling
-from services.teacher.engines.choose import BUNDLED, build, find
+from services.teacher.engines.factory import BUNDLED, build, find
 from services.teacher.settings import EngineSettings
 
 MODEL = next(iter(BUNDLED))

@@ -18,7 +18,7 @@ from qcrd.runtime.settings import LogSettings
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.app import create_app
 from services.teacher.engines.base import Engine
-from services.teacher.engines.choose import build
+from services.teacher.engines.factory import build
 from services.teacher.settings import EngineSettings, ServerSettings
 
 log = logging.getLogger("teacher")

@@ -16,7 +16,7 @@ import pytest
 from qcrd.errors import Invalid
 from services.teacher.engines import llama
 from services.teacher.engines.base import Generation, Sampling
-from services.teacher.engines.choose import build
+from services.teacher.engines.factory import build
 from services.teacher.engines.gguf import GgufEngine
 from services.teacher.settings import EngineSettings
 from tests.conftest import needed, unavailable

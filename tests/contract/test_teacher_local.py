@@ -37,7 +37,7 @@ from services.teacher.engines.base import (
     Sampling,
     Token,
 )
-from services.teacher.engines.choose import adapters, build
+from services.teacher.engines.factory import adapters, build
 from services.teacher.engines.kvcache import SlotCache, View
 from services.teacher.engines.local import LocalEngine
 from services.teacher.errors import Refused, TemplateFailed, VariableMissing

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from qcrd.errors import Invalid
 from services.teacher import sse
 from services.teacher.engines.base import UNKNOWN_ID, Sampling, Token
-from services.teacher.engines.choose import build
 from services.teacher.engines.detokenize import Detokenizer
+from services.teacher.engines.factory import build
 from services.teacher.engines.gates import HEAD, PrefixGate, SampleGate
 from services.teacher.engines.gguf import ChunkDecoder, fold
 from services.teacher.engines.llama import locate
