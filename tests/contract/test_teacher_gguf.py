@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from qcrd.errors import Invalid
-from services.teacher.engines import llama
 from services.teacher.engines.base import Generation, Sampling
 from services.teacher.engines.factory import build
-from services.teacher.engines.gguf import GgufEngine
+from services.teacher.engines.llama_cpp import server as llama
+from services.teacher.engines.llama_cpp.engine import GgufEngine
 from services.teacher.settings import EngineSettings
 from tests.conftest import needed, unavailable
 from tests.contract.test_teacher_wire import events, generate, serving

@@ -18,8 +18,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from services.teacher.engines import llama
 from services.teacher.engines.factory import find
+from services.teacher.engines.llama_cpp import server as llama
 from services.teacher.engines.upstream import UpstreamEngine
 from services.teacher.engines.upstream_refusals import Again, refusal
 from tests.conftest import unavailable

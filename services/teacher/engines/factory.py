@@ -95,7 +95,7 @@ def _missing(model_id: str, fix: str) -> Invalid:
 
 
 def _gguf(settings: EngineSettings, path: Path) -> Engine:
-    from services.teacher.engines.gguf import GgufEngine
+    from services.teacher.engines.llama_cpp.engine import GgufEngine
 
     return GgufEngine(
         path,

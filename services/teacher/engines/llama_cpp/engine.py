@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from services.teacher.batches import Batches
-from services.teacher.engines import grammars, llama
+from services.teacher.engines import grammars
 from services.teacher.engines.base import (
     UNKNOWN_ID,
     Conversation,
@@ -28,7 +28,8 @@ from services.teacher.engines.base import (
     Sampling,
     Token,
 )
-from services.teacher.engines.gates import PrefixGate, SampleGate
+from services.teacher.engines.llama_cpp import server
+from services.teacher.engines.llama_cpp.prefix_sharing import PrefixGate, SampleGate
 from services.teacher.errors import GenerationFailed
 
 Chunk = dict[str, Any]
@@ -63,23 +64,23 @@ class GgufEngine:
         self.prefilled_tokens = 0
         self._special: dict[int, str] = {}
         self._server: Any = None
-        self._tokenizer: llama.Tokenizer | None = None
+        self._tokenizer: server.Tokenizer | None = None
 
     @property
     def info(self) -> EngineInfo:
         return self._info
 
     async def start(self) -> None:
-        key = llama.new_key()
+        key = server.new_key()
         self._server = await asyncio.to_thread(
-            llama.load,
+            server.load,
             self._path,
             threads=self._threads,
             slots=self._slots,
             context=self._info.max_total_tokens,
             key=key,
         )
-        self._tokenizer = llama.Tokenizer(self._server.listening_address, key)
+        self._tokenizer = server.Tokenizer(self._server.listening_address, key)
 
     async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece]:
         assert self._tokenizer is not None
