@@ -30,7 +30,7 @@ from transformers import (
 from qcrd.errors import Invalid
 from services.teacher.engines.base import Generation
 from services.teacher.engines.factory import build
-from services.teacher.engines.local import LocalEngine
+from services.teacher.engines.transformers.engine import LocalEngine
 from services.teacher.engines.upstream import UpstreamEngine
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable

@@ -38,8 +38,8 @@ from services.teacher.engines.base import (
     Token,
 )
 from services.teacher.engines.factory import adapters, build
-from services.teacher.engines.kvcache import SlotCache, View
-from services.teacher.engines.local import LocalEngine
+from services.teacher.engines.transformers.engine import LocalEngine
+from services.teacher.engines.transformers.kv_cache import SlotCache, View
 from services.teacher.errors import Refused, TemplateFailed, VariableMissing
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable

@@ -16,12 +16,17 @@ from hypothesis import strategies as st
 from qcrd.errors import Invalid
 from services.teacher import sse
 from services.teacher.engines.base import UNKNOWN_ID, Sampling, Token
-from services.teacher.engines.detokenize import Detokenizer
 from services.teacher.engines.factory import build
 from services.teacher.engines.llama_cpp.engine import ChunkDecoder, fold
 from services.teacher.engines.llama_cpp.prefix_sharing import HEAD, PrefixGate, SampleGate
 from services.teacher.engines.llama_cpp.server import locate
-from services.teacher.engines.sampling import choose, keep_top_k, keep_top_p, keep_typical
+from services.teacher.engines.transformers.detokenizer import Detokenizer
+from services.teacher.engines.transformers.sampling import (
+    choose,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+)
 from services.teacher.engines.upstream_wire import cut
 from services.teacher.errors import GenerationFailed
 from services.teacher.generation import Stopping

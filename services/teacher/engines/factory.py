@@ -108,7 +108,7 @@ def _gguf(settings: EngineSettings, path: Path) -> Engine:
 
 
 def _local(settings: EngineSettings, path: Path) -> Engine:
-    from services.teacher.engines.local import LocalEngine
+    from services.teacher.engines.transformers.engine import LocalEngine
 
     return LocalEngine(
         path,

@@ -22,7 +22,7 @@ from qcrd.runtime.storage.base_models import fetch
 from qcrd.runtime.storage.store import Store
 from services.teacher.app import create_app
 from services.teacher.engines.base import Engine
-from services.teacher.engines.local import LocalEngine
+from services.teacher.engines.transformers.engine import LocalEngine
 from services.teacher.settings import ServerSettings
 from services.teacher.students.errors import StoreAway, StudentBroken, UnknownStudent
 from services.teacher.students.routes import router

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from services.teacher.engines.base import Ends, Generation, Token
-from services.teacher.engines.constraints import Constraint
-from services.teacher.engines.detokenize import Detokenizer
-from services.teacher.engines.sampling import choose
-from services.teacher.engines.weights import Model
+from services.teacher.engines.transformers.detokenizer import Detokenizer
+from services.teacher.engines.transformers.grammar_mask import Constraint
+from services.teacher.engines.transformers.sampling import choose
+from services.teacher.engines.transformers.weights import Model
 
 BASE = "__base__"
 """peft's name for the model without an adapter."""

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 
 from services.teacher.engines.base import Token
-from services.teacher.engines.decoding import Batch
-from services.teacher.engines.rows import Row
-from services.teacher.engines.weights import Model
+from services.teacher.engines.transformers.batch import Batch
+from services.teacher.engines.transformers.sequence import Row
+from services.teacher.engines.transformers.weights import Model
 
 # A batch of its own for every arrival would read the weights once for each.
 MOST = 4

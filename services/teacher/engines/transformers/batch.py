@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from services.teacher.engines.base import Token
-from services.teacher.engines.rows import Row, network, next_token
-from services.teacher.engines.weights import Model
+from services.teacher.engines.transformers.sequence import Row, network, next_token
+from services.teacher.engines.transformers.weights import Model
 
 
 class Batch:

@@ -24,8 +24,8 @@ from services.teacher.engines.base import (
 from services.teacher.errors import GenerationFailed, TemplateFailed, VariableMissing
 
 if TYPE_CHECKING:
-    from services.teacher.engines.weights import Model, Precision
-    from services.teacher.engines.worker import Worker
+    from services.teacher.engines.transformers.weights import Model, Precision
+    from services.teacher.engines.transformers.worker import Worker
 
 # A sequence without a stated limit; the longest context that still fits most small machines.
 DEFAULT_CONTEXT = 2048
@@ -87,7 +87,7 @@ class LocalEngine:
         return await asyncio.to_thread(self._template, conversation)
 
     async def prefill(self, request: Generation) -> Sequence[Token]:
-        from services.teacher.engines.worker import Scoring
+        from services.teacher.engines.transformers.worker import Scoring
 
         assert self._model is not None
         assert self._worker is not None
@@ -103,7 +103,7 @@ class LocalEngine:
         await asyncio.to_thread(grammars.check, grammar)
 
     async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
-        from services.teacher.engines.worker import Stream
+        from services.teacher.engines.transformers.worker import Stream
 
         assert self._worker is not None
         stream = Stream(request, asyncio.get_running_loop())
@@ -124,8 +124,8 @@ class LocalEngine:
     def _load(self) -> None:
         import torch
 
-        from services.teacher.engines import weights
-        from services.teacher.engines.worker import Room, Worker
+        from services.teacher.engines.transformers import weights
+        from services.teacher.engines.transformers.worker import Room, Worker
 
         torch.set_num_threads(self._threads)
         model = weights.load(self._path, precision=self._precision, adapters=self._adapters)

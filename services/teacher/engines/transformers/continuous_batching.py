@@ -16,9 +16,9 @@ from torch import Tensor
 
 from services.teacher.batches import Batches
 from services.teacher.engines.base import Token
-from services.teacher.engines.kvcache import SlotCache, View
-from services.teacher.engines.rows import BASE, Row, network, next_token
-from services.teacher.engines.weights import Model
+from services.teacher.engines.transformers.kv_cache import SlotCache, View
+from services.teacher.engines.transformers.sequence import BASE, Row, network, next_token
+from services.teacher.engines.transformers.weights import Model
 
 # Copying a shorter beginning is not worth looking for.
 SHORTEST_SHARED = 16

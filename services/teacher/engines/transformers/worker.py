@@ -18,11 +18,11 @@ from typing import Any
 
 from services.teacher.batches import Batches
 from services.teacher.engines.base import Generation, Token
-from services.teacher.engines.cohorts import Cohorts
-from services.teacher.engines.constraints import Constraint, vocabulary
-from services.teacher.engines.continuous import Continuous, suits
-from services.teacher.engines.rows import Row, new_row, score
-from services.teacher.engines.weights import Model
+from services.teacher.engines.transformers.continuous_batching import Continuous, suits
+from services.teacher.engines.transformers.grammar_mask import Constraint, vocabulary
+from services.teacher.engines.transformers.sequence import Row, new_row, score
+from services.teacher.engines.transformers.static_batching import Cohorts
+from services.teacher.engines.transformers.weights import Model
 from services.teacher.errors import GenerationFailed
 
 # Requests of one burst reach the worker within this many seconds of each other, and can then begin

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from services.teacher.engines import grammars
 from services.teacher.engines.base import Grammar
-from services.teacher.engines.weights import Model
+from services.teacher.engines.transformers.weights import Model
 
 
 class Constraint:
