@@ -31,7 +31,7 @@ from qcrd.errors import Invalid
 from services.teacher.engines.base import Generation
 from services.teacher.engines.factory import build
 from services.teacher.engines.transformers.engine import LocalEngine
-from services.teacher.engines.upstream import UpstreamEngine
+from services.teacher.engines.upstream.engine import UpstreamEngine
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
 from tests.contract.test_teacher_wire import events, generate, serving, wait_for

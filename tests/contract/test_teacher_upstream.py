@@ -20,8 +20,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 
 from services.teacher.engines.factory import find
 from services.teacher.engines.llama_cpp import server as llama
-from services.teacher.engines.upstream import UpstreamEngine
-from services.teacher.engines.upstream_refusals import Again, refusal
+from services.teacher.engines.upstream.engine import UpstreamEngine
+from services.teacher.engines.upstream.retries import Again, refusal
 from tests.conftest import unavailable
 from tests.contract.test_teacher_wire import events, generate, serving, wait_for
 

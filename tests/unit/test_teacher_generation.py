@@ -27,7 +27,7 @@ from services.teacher.engines.transformers.sampling import (
     keep_top_p,
     keep_typical,
 )
-from services.teacher.engines.upstream_wire import cut
+from services.teacher.engines.upstream.wire import cut
 from services.teacher.errors import GenerationFailed
 from services.teacher.generation import Stopping
 from services.teacher.settings import EngineSettings

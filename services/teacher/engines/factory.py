@@ -134,7 +134,7 @@ def adapters(given: str) -> dict[str, str]:
 
 
 def _upstream(settings: EngineSettings) -> Engine:
-    from services.teacher.engines.upstream import UpstreamEngine
+    from services.teacher.engines.upstream.engine import UpstreamEngine
 
     url = settings.teacher_upstream_url
     if not url:

@@ -23,8 +23,8 @@ from services.teacher.engines.base import (
     Piece,
     Token,
 )
-from services.teacher.engines.upstream_refusals import Again, backoff, refusal
-from services.teacher.engines.upstream_wire import (
+from services.teacher.engines.upstream.retries import Again, backoff, refusal
+from services.teacher.engines.upstream.wire import (
     JSON,
     OpenAIReader,
     events,
