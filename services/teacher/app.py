@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 import qcrd
 from services.teacher.engines.base import Engine
 from services.teacher.errors import Denied, TeacherError, Unreadable
+from services.teacher.inference.session import Sessions
 from services.teacher.routes import clouds, native, openai, status
 from services.teacher.routes.answering import Routes
-from services.teacher.session import Sessions
 from services.teacher.settings import ServerSettings
 
 Room = Callable[[Routes], APIRouter]

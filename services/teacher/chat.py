@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from services.teacher import sse, tools
 from services.teacher.conversation import Prepared
 from services.teacher.errors import TeacherError
-from services.teacher.generation import Step
+from services.teacher.inference.session import Answer, Sessions, count, input_length
+from services.teacher.inference.stopping import Step
+from services.teacher.inference.wire import JSON
 from services.teacher.openai_shapes import DONE, Shape, logprobs, usage
 from services.teacher.openai_wire import ChatRequest
-from services.teacher.session import Answer, Sessions, count, input_length
-from services.teacher.wire import JSON
 
 
 def shape(request: ChatRequest, sessions: Sessions, kind: str) -> Shape:

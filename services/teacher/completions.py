@@ -9,12 +9,12 @@ from contextlib import aclosing
 from services.teacher import sse
 from services.teacher.engines.base import Generation
 from services.teacher.errors import BatchTooLarge, SuffixRefused, TeacherError
-from services.teacher.generation import Step
+from services.teacher.inference.session import Answer, Sessions, count, input_length
+from services.teacher.inference.stopping import Step
+from services.teacher.inference.validation import Ask
+from services.teacher.inference.wire import JSON
 from services.teacher.openai_shapes import DONE, Shape, usage
 from services.teacher.openai_wire import CompletionRequest
-from services.teacher.session import Answer, Sessions, count, input_length
-from services.teacher.validation import Ask
-from services.teacher.wire import JSON
 
 
 def prepare(request: CompletionRequest, sessions: Sessions) -> list[Ask]:

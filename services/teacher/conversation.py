@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from services.teacher import tools
 from services.teacher.engines.base import Conversation, Engine
 from services.teacher.errors import Refused, ToolFailed
+from services.teacher.inference.session import Sessions
+from services.teacher.inference.validation import Ask
+from services.teacher.inference.wire import JSON
 from services.teacher.openai_wire import ChatRequest, Function, ImagePart, Message, TextPart
-from services.teacher.session import Sessions
-from services.teacher.validation import Ask
-from services.teacher.wire import JSON
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from services.teacher import sse, wire
+from services.teacher import sse
 from services.teacher.engines.base import Generation
 from services.teacher.errors import Incomplete, TeacherError
-from services.teacher.generation import Step
-from services.teacher.session import Answer, Sessions, count, input_length
-from services.teacher.validation import Ask
-from services.teacher.wire import JSON, Parameters
+from services.teacher.inference import wire
+from services.teacher.inference.session import Answer, Sessions, count, input_length
+from services.teacher.inference.stopping import Step
+from services.teacher.inference.validation import Ask
+from services.teacher.inference.wire import JSON, Parameters
 
 
 def body(answer: Answer, parameters: Parameters, *, full: bool = False) -> JSON:

@@ -11,8 +11,8 @@ import qcrd
 from services.teacher import sse
 from services.teacher.engines.base import Token
 from services.teacher.errors import Incomplete, TeacherError
-from services.teacher.generation import Reason
-from services.teacher.wire import JSON
+from services.teacher.inference.stopping import Reason
+from services.teacher.inference.wire import JSON
 
 DONE = b"data: [DONE]\n\n"
 FINGERPRINT = f"{qcrd.__version__}-native"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from services.teacher.wire import F32, JSON, U32, U64, Body, GrammarBody, Parameters
+from services.teacher.inference.wire import F32, JSON, U32, U64, Body, GrammarBody, Parameters
 
 ANY_OBJECT: JSON = {"type": "object", "properties": {}, "additionalProperties": True}
 

@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from services.teacher.errors import Denied, Unreadable
-from services.teacher.wire import Body
+from services.teacher.inference.wire import Body
 
 B = TypeVar("B", bound=Body)
 

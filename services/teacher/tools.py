@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.teacher.errors import ToolFailed
+from services.teacher.inference.wire import JSON, JsonGrammar
 from services.teacher.openai_wire import Function, NamedChoice, Tool
-from services.teacher.wire import JSON, JsonGrammar
 
 DECLINED = "no_tool"
 _DECLINE = Function(

@@ -29,7 +29,7 @@ from services.teacher.engines.transformers.sampling import (
 )
 from services.teacher.engines.upstream.wire import cut
 from services.teacher.errors import GenerationFailed
-from services.teacher.generation import Stopping
+from services.teacher.inference.stopping import Stopping
 from services.teacher.settings import EngineSettings
 
 

@@ -18,10 +18,16 @@ from services.teacher.engines.base import (
     Token,
 )
 from services.teacher.errors import Refused, Unreadable
+from services.teacher.inference.validation import (
+    Ask,
+    check_before_permit,
+    check_length,
+    sampling,
+    validate,
+)
+from services.teacher.inference.wire import ABSENT, GenerateRequest, Parameters
 from services.teacher.request_body import parse
 from services.teacher.settings import ServerSettings
-from services.teacher.validation import Ask, check_before_permit, check_length, sampling, validate
-from services.teacher.wire import ABSENT, GenerateRequest, Parameters
 
 PREFIX = "Input validation error: "
 

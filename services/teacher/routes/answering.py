@@ -9,10 +9,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.teacher import sse
+from services.teacher.inference.session import Answer, Sessions
+from services.teacher.inference.wire import JSON, Body
 from services.teacher.request_body import Loosen, reads, requires
 from services.teacher.request_body import body as read_body
-from services.teacher.session import Answer, Sessions
-from services.teacher.wire import JSON, Body
 
 B = TypeVar("B", bound=Body)
 Handler = TypeVar("Handler", bound=Callable[..., Any])

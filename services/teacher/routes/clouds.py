@@ -13,14 +13,14 @@ from pydantic import Field
 from qcrd.runtime.http.asgi import while_connected
 from services.teacher import conversation
 from services.teacher.errors import PredictionFailed, TeacherError, Unreadable
+from services.teacher.inference.session import Answer
+from services.teacher.inference.validation import Ask
+from services.teacher.inference.wire import Body, CompatRequest, GenerateRequest, Parameters
 from services.teacher.openai_wire import ChatRequest, CompletionRequest, loosened
 from services.teacher.request_body import parse
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.routes.native import either
 from services.teacher.routes.openai import completed, talked
-from services.teacher.session import Answer
-from services.teacher.validation import Ask
-from services.teacher.wire import Body, CompatRequest, GenerateRequest, Parameters
 
 NO_SHAPE = (
     "Failed to deserialize the JSON body into the target type: "

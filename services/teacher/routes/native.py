@@ -7,10 +7,11 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from qcrd.runtime.http.asgi import while_connected
-from services.teacher import native, wire
+from services.teacher import native
+from services.teacher.inference import wire
+from services.teacher.inference.validation import Ask
+from services.teacher.inference.wire import JSON, CompatRequest, GenerateRequest
 from services.teacher.routes.answering import GONE, Routes
-from services.teacher.validation import Ask
-from services.teacher.wire import JSON, CompatRequest, GenerateRequest
 
 
 def router(routes: Routes) -> APIRouter:

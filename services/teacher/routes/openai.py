@@ -7,7 +7,10 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from qcrd.runtime.http.asgi import while_connected
-from services.teacher import chat, completions, conversation, wire
+from services.teacher import chat, completions, conversation
+from services.teacher.inference import wire
+from services.teacher.inference.session import Sessions
+from services.teacher.inference.wire import JSON
 from services.teacher.openai_wire import (
     ChatRequest,
     CompletionRequest,
@@ -15,8 +18,6 @@ from services.teacher.openai_wire import (
     loosened,
 )
 from services.teacher.routes.answering import GONE, Routes
-from services.teacher.session import Sessions
-from services.teacher.wire import JSON
 
 
 def router(routes: Routes) -> APIRouter:

@@ -6,8 +6,8 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 import qcrd
-from services.teacher.session import Sessions
-from services.teacher.wire import JSON
+from services.teacher.inference.session import Sessions
+from services.teacher.inference.wire import JSON
 
 
 def router(sessions: Sessions) -> APIRouter:

@@ -15,13 +15,13 @@ from qcrd.errors import Transient
 from qcrd.runtime.http.asgi import again
 from qcrd.runtime.telemetry import install_http
 from services.teacher.app import install_errors
+from services.teacher.inference.wire import JSON, Body
 from services.teacher.request_body import body as read_body
 from services.teacher.request_body import parse
 from services.teacher.settings import ServerSettings
 from services.teacher.students.errors import StoreAway
 from services.teacher.students.opening import Opened
 from services.teacher.students.shelf import Shelf
-from services.teacher.wire import JSON, Body
 
 CRASH = {"error": "internal error; the log has it", "error_type": "internal"}
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from qcrd.records import Manner
 from services.teacher.conversation import message_text
 from services.teacher.errors import Refused, ToolFailed
+from services.teacher.inference.session import Sessions
+from services.teacher.inference.validation import Ask
 from services.teacher.openai_wire import ChatRequest, Message
-from services.teacher.session import Sessions
-from services.teacher.validation import Ask
 
 
 @dataclass(frozen=True)

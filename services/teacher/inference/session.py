@@ -17,11 +17,11 @@ from services.teacher.errors import (
     Overloaded,
     TeacherError,
 )
-from services.teacher.generation import Reason, Step, steps
+from services.teacher.inference.stopping import Reason, Step, steps
+from services.teacher.inference.validation import Ask, check_before_permit, validate
 from services.teacher.metrics import Metrics
 from services.teacher.permits import Permits
 from services.teacher.settings import ServerSettings
-from services.teacher.validation import Ask, check_before_permit, validate
 
 PROBE = "liveness"
 """The prompt of a health check's one-token generation; TGI's own word."""

@@ -21,8 +21,8 @@ from services.teacher.engines.base import (
     Sampling,
 )
 from services.teacher.errors import Refused
+from services.teacher.inference.wire import JsonGrammar, Parameters, RegexGrammar, SchemaGrammar
 from services.teacher.settings import ServerSettings
-from services.teacher.wire import JsonGrammar, Parameters, RegexGrammar, SchemaGrammar
 
 # TGI generates in pieces of this many tokens and checks the first (validation.rs 139-200).
 CHUNK = 1024
