@@ -24,7 +24,6 @@ from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import GenerationError, OverloadedError, ValidationError
 
 from services.teacher.app import create_app
-from services.teacher.batches import Batches
 from services.teacher.engines.base import (
     Conversation,
     Engine,
@@ -36,6 +35,7 @@ from services.teacher.engines.base import (
 )
 from services.teacher.errors import GenerationFailed, Refused
 from services.teacher.main import lifespan
+from services.teacher.metrics.batches import Batches
 from services.teacher.settings import ServerSettings
 
 WORDS = ("one", " two", " three", " four", " fünf", ".", "\n", "Q", ":")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from services.teacher.batches import Batches
 from services.teacher.engines.base import (
     Conversation,
     EngineInfo,
@@ -26,6 +25,7 @@ from services.teacher.inference.validation import (
     validate,
 )
 from services.teacher.inference.wire import ABSENT, GenerateRequest, Parameters
+from services.teacher.metrics.batches import Batches
 from services.teacher.request_body import parse
 from services.teacher.settings import ServerSettings
 

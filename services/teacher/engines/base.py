@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from services.teacher.batches import Batches
+from services.teacher.metrics.batches import Batches
 
 Ends = Literal["eos_token", "length"]
 UNKNOWN_ID = -1

@@ -19,7 +19,7 @@ from services.teacher.errors import (
 )
 from services.teacher.inference.stopping import Reason, Step, steps
 from services.teacher.inference.validation import Ask, check_before_permit, validate
-from services.teacher.metrics import Metrics
+from services.teacher.metrics.requests import Metrics
 from services.teacher.permits import Permits
 from services.teacher.settings import ServerSettings
 

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from services.teacher.batches import Batches
 from services.teacher.engines import grammars
 from services.teacher.engines.base import (
     UNKNOWN_ID,
@@ -31,6 +30,7 @@ from services.teacher.engines.base import (
 from services.teacher.engines.llama_cpp import server
 from services.teacher.engines.llama_cpp.prefix_sharing import PrefixGate, SampleGate
 from services.teacher.errors import GenerationFailed
+from services.teacher.metrics.batches import Batches
 
 Chunk = dict[str, Any]
 # Enough for a few-shot prompt and its reasoning; 32 sequences of a 135M model then take 0.75 GB.

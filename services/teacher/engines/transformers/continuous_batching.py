@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from services.teacher.batches import Batches
 from services.teacher.engines.base import Token
 from services.teacher.engines.transformers.kv_cache import SlotCache, View
 from services.teacher.engines.transformers.sequence import BASE, Row, network, next_token
 from services.teacher.engines.transformers.weights import Model
+from services.teacher.metrics.batches import Batches
 
 # Copying a shorter beginning is not worth looking for.
 SHORTEST_SHARED = 16

@@ -12,7 +12,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.teacher.batches import Batches
 from services.teacher.engines.base import (
     Conversation,
     EngineInfo,
@@ -22,6 +21,7 @@ from services.teacher.engines.base import (
     Token,
 )
 from services.teacher.errors import GenerationFailed, TemplateFailed, VariableMissing
+from services.teacher.metrics.batches import Batches
 
 if TYPE_CHECKING:
     from services.teacher.engines.transformers.weights import Model, Precision

@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.teacher.batches import Batches
 from services.teacher.engines.base import Generation, Token
 from services.teacher.engines.transformers.continuous_batching import Continuous, suits
 from services.teacher.engines.transformers.grammar_mask import Constraint, vocabulary
@@ -24,6 +23,7 @@ from services.teacher.engines.transformers.sequence import Row, new_row, score
 from services.teacher.engines.transformers.static_batching import Cohorts
 from services.teacher.engines.transformers.weights import Model
 from services.teacher.errors import GenerationFailed
+from services.teacher.metrics.batches import Batches
 
 # Requests of one burst reach the worker within this many seconds of each other, and can then begin
 # as one batch.

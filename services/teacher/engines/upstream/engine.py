@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 
 from qcrd.errors import Invalid
-from services.teacher.batches import Batches
 from services.teacher.engines.base import (
     Conversation,
     EngineInfo,
@@ -38,6 +37,7 @@ from services.teacher.errors import (
     Refused,
     TemplateFailed,
 )
+from services.teacher.metrics.batches import Batches
 
 # An upstream that does not state its context; it will refuse what is too long for it itself.
 DEFAULT_CONTEXT = 4096

@@ -6,8 +6,8 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, Summary, generate_latest
 
-from services.teacher.batches import Batches
-from services.teacher.exposition import SECONDS, Counts
+from services.teacher.metrics.batches import Batches
+from services.teacher.metrics.exposition import SECONDS, Counts
 
 Failure = Literal["validation", "overloaded", "generation", "incomplete", "dropped", "template"]
 FAILURES: dict[str, Failure] = {

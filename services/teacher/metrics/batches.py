@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from services.teacher.exposition import SECONDS, Counts
+from services.teacher.metrics.exposition import SECONDS, Counts
 
 Method = Literal["prefill", "decode"]
 METHODS: tuple[Method, ...] = get_args(Method)
