@@ -14,7 +14,7 @@ from qcrd.errors import Invalid
 from qcrd.records import Manner
 from qcrd.runtime.manners import read_manner
 from services.teacher.errors import Refused
-from services.teacher.openai_wire import Message
+from services.teacher.openai.requests import Message
 from services.teacher.students.asking import last_question
 from services.teacher.students.chat import Trimmed
 from services.teacher.students.opening import limits

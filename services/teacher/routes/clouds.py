@@ -11,12 +11,12 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from qcrd.runtime.http.asgi import while_connected
-from services.teacher import conversation
 from services.teacher.errors import PredictionFailed, TeacherError, Unreadable
 from services.teacher.inference.session import Answer
 from services.teacher.inference.validation import Ask
 from services.teacher.inference.wire import Body, CompatRequest, GenerateRequest, Parameters
-from services.teacher.openai_wire import ChatRequest, CompletionRequest, loosened
+from services.teacher.openai import chat_template
+from services.teacher.openai.requests import ChatRequest, CompletionRequest, loosened
 from services.teacher.request_body import parse
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.routes.native import either
@@ -88,7 +88,7 @@ async def _one(routes: Routes, instance: GenerateRequest | ChatRequest) -> Answe
     """TGI takes only the length and the seed from a native instance, and samples."""
     sessions = routes.sessions
     if isinstance(instance, ChatRequest):
-        return await sessions.answer((await conversation.prepare(instance, sessions)).ask)
+        return await sessions.answer((await chat_template.prepare(instance, sessions)).ask)
     given = instance.parameters
     parameters = Parameters(
         do_sample=True, max_new_tokens=given.max_new_tokens, seed=given.seed, details=True

@@ -7,11 +7,11 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from qcrd.runtime.http.asgi import while_connected
-from services.teacher import chat, completions, conversation
 from services.teacher.inference import wire
 from services.teacher.inference.session import Sessions
 from services.teacher.inference.wire import JSON
-from services.teacher.openai_wire import (
+from services.teacher.openai import chat, chat_template, completions
+from services.teacher.openai.requests import (
     ChatRequest,
     CompletionRequest,
     TokenizeChatRequest,
@@ -37,7 +37,9 @@ def router(routes: Routes) -> APIRouter:
     async def chat_tokenize(request: Request) -> JSON:
         body = await routes.read(request, TokenizeChatRequest, loosen)
         sessions = routes.sessions
-        text = await conversation.render(body, sessions.engine, strict=sessions.settings.tgi_strict)
+        text = await chat_template.render(
+            body, sessions.engine, strict=sessions.settings.tgi_strict
+        )
         pieces = await sessions.engine.tokenize(text, special=False) if text else None
         if pieces is None:
             raise HTTPException(404, "this engine has no tokenizer")
@@ -67,7 +69,7 @@ async def completed(routes: Routes, request: Request, body: CompletionRequest) -
 async def talked(routes: Routes, request: Request, body: ChatRequest) -> Response:
     sessions = routes.sessions
     _twice(sessions)
-    prepared = await conversation.prepare(body, sessions)
+    prepared = await chat_template.prepare(body, sessions)
     characters = len(prepared.ask.inputs)
     if body.stream:
         return routes.stream(chat.events(sessions, body, prepared), characters=characters)

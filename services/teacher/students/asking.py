@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qcrd.records import Manner
-from services.teacher.conversation import message_text
 from services.teacher.errors import Refused, ToolFailed
 from services.teacher.inference.session import Sessions
 from services.teacher.inference.validation import Ask
-from services.teacher.openai_wire import ChatRequest, Message
+from services.teacher.openai.chat_template import message_text
+from services.teacher.openai.requests import ChatRequest, Message
 
 
 @dataclass(frozen=True)

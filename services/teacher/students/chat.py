@@ -9,15 +9,15 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from services.teacher import sse
-from services.teacher.chat import shape
 from services.teacher.engines.base import Token
 from services.teacher.errors import TeacherError
 from services.teacher.inference.session import Answer, Sessions, count, input_length
 from services.teacher.inference.stopping import Reason, Step
 from services.teacher.inference.validation import Ask
 from services.teacher.inference.wire import JSON
-from services.teacher.openai_shapes import DONE, Shape, logprobs, usage
-from services.teacher.openai_wire import ChatRequest
+from services.teacher.openai.chat import shape
+from services.teacher.openai.requests import ChatRequest
+from services.teacher.openai.responses import DONE, Shape, logprobs, usage
 from services.teacher.students.asking import Plan
 
 T = TypeVar("T")

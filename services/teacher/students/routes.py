@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from qcrd.records import Manner
 from qcrd.runtime.http.asgi import while_connected
 from services.teacher.inference.wire import U32, Parameters
-from services.teacher.openai_wire import ChatRequest, CompletionRequest, Sampled, loosened
+from services.teacher.openai.requests import ChatRequest, CompletionRequest, Sampled, loosened
 from services.teacher.routes.answering import GONE, Routes
 from services.teacher.routes.openai import completed
 from services.teacher.students import chat

@@ -13,8 +13,8 @@ from services.teacher.inference.session import Answer, Sessions, count, input_le
 from services.teacher.inference.stopping import Step
 from services.teacher.inference.validation import Ask
 from services.teacher.inference.wire import JSON
-from services.teacher.openai_shapes import DONE, Shape, usage
-from services.teacher.openai_wire import CompletionRequest
+from services.teacher.openai.requests import CompletionRequest
+from services.teacher.openai.responses import DONE, Shape, usage
 
 
 def prepare(request: CompletionRequest, sessions: Sessions) -> list[Ask]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from services.teacher import tools
 from services.teacher.engines.base import Conversation, Engine
 from services.teacher.errors import Refused, ToolFailed
 from services.teacher.inference.session import Sessions
 from services.teacher.inference.validation import Ask
 from services.teacher.inference.wire import JSON
-from services.teacher.openai_wire import ChatRequest, Function, ImagePart, Message, TextPart
+from services.teacher.openai import tool_calls
+from services.teacher.openai.requests import ChatRequest, Function, ImagePart, Message, TextPart
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ async def prepare(request: ChatRequest, sessions: Sessions) -> Prepared:
     engine, strict = sessions.engine, sessions.settings.tgi_strict
     if request.response_format is not None and request.tools is not None:
         raise ToolFailed("Grammar and tools are mutually exclusive")
-    functions = tools.offered(request.tools, request.tool_choice)
+    functions = tool_calls.offered(request.tools, request.tool_choice)
     messages = tuple(_message(message, strict=strict) for message in request.messages)
     plain = await _ask(request, engine, messages, strict=strict)
     if not functions:
@@ -42,7 +42,7 @@ async def prepare(request: ChatRequest, sessions: Sessions) -> Prepared:
         return Prepared(asked)
     if sessions.settings.disable_grammar_support or not engine.info.grammar:
         raise ToolFailed("this engine has no grammars, so it cannot call functions")
-    parameters = asked.parameters.model_copy(update={"grammar": tools.grammar(functions)})
+    parameters = asked.parameters.model_copy(update={"grammar": tool_calls.grammar(functions)})
     return Prepared(replace(asked, parameters=parameters), forced=True, plain=plain)
 
 
@@ -73,14 +73,14 @@ async def _ask(
     shown = tuple(
         {"type": "function", "function": function.model_dump(exclude_none=True)}
         for function in functions
-        if function.name != tools.DECLINED
+        if function.name != tool_calls.DECLINED
     )
     text = await engine.template(Conversation(messages, shown))
     rest = None if strict else penalty
     if text is None:
         return Ask("", parameters, rest, Conversation(messages, shown))
     if functions:
-        words = tools.described(functions, prompt)
+        words = tool_calls.described(functions, prompt)
         text = await engine.template(Conversation(_with_words(messages, words), shown)) or text
     return Ask(_continued(text, messages), parameters, rest, special=False)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from services.teacher.errors import ToolFailed
 from services.teacher.inference.wire import JSON, JsonGrammar
-from services.teacher.openai_wire import Function, NamedChoice, Tool
+from services.teacher.openai.requests import Function, NamedChoice, Tool
 
 DECLINED = "no_tool"
 _DECLINE = Function(

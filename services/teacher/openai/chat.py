@@ -7,14 +7,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from services.teacher import sse, tools
-from services.teacher.conversation import Prepared
+from services.teacher import sse
 from services.teacher.errors import TeacherError
 from services.teacher.inference.session import Answer, Sessions, count, input_length
 from services.teacher.inference.stopping import Step
 from services.teacher.inference.wire import JSON
-from services.teacher.openai_shapes import DONE, Shape, logprobs, usage
-from services.teacher.openai_wire import ChatRequest
+from services.teacher.openai import tool_calls
+from services.teacher.openai.chat_template import Prepared
+from services.teacher.openai.requests import ChatRequest
+from services.teacher.openai.responses import DONE, Shape, logprobs, usage
 
 
 def shape(request: ChatRequest, sessions: Sessions, kind: str) -> Shape:
@@ -32,13 +33,13 @@ async def answer(
     got = await sessions.answer(prepared.ask)
     call = None
     if prepared.forced:
-        call = tools.read(got.text)
-        if call.name == tools.DECLINED and prepared.plain is not None:
+        call = tool_calls.read(got.text)
+        if call.name == tool_calls.DECLINED and prepared.plain is not None:
             call, got = None, await sessions.answer(prepared.plain)
     elif prepared.ask.conversation is not None:
         # An upstream makes its calls itself; one comes as one piece, perhaps behind some words.
-        written = next((t.text for t in got.tokens if tools.looks_like_call(t.text)), None)
-        call = None if written is None else tools.read(written)
+        written = next((t.text for t in got.tokens if tool_calls.looks_like_call(t.text)), None)
+        call = None if written is None else tool_calls.read(written)
     choice: JSON = {
         "index": 0,
         "message": _message(got, call, call_id(request), strict=head.strict),
@@ -48,7 +49,7 @@ async def answer(
     return head.body([choice], usage=usage([(got.input_length, got.generated)])), got
 
 
-def _message(got: Answer, call: tools.Call | None, name: str, *, strict: bool) -> JSON:
+def _message(got: Answer, call: tool_calls.Call | None, name: str, *, strict: bool) -> JSON:
     if call is None:
         return {"role": "assistant", "content": got.text}
     function = {"description": None, "name": call.name, "arguments": call.arguments}
@@ -101,7 +102,7 @@ async def _chunks(
                 continue
             for chunk in deltas.call(step):
                 yield chunk
-            if declined := deltas.calls.name == tools.DECLINED:
+            if declined := deltas.calls.name == tool_calls.DECLINED:
                 break
     if declined and prepared.plain is not None:
         again = Prepared(prepared.plain)
@@ -117,7 +118,7 @@ class _Deltas:
     head: Shape
     request: ChatRequest
     counted: tuple[int | None, int] = (None, 0)
-    calls: tools.CallStream = field(default_factory=tools.CallStream)
+    calls: tool_calls.CallStream = field(default_factory=tool_calls.CallStream)
     _begun: bool = False
     _called: bool = False
 
@@ -128,9 +129,9 @@ class _Deltas:
 
     def upstream(self, step: Step) -> JSON:
         """An upstream makes its calls itself; they come as one piece of text."""
-        if not tools.looks_like_call(step.token.text):
+        if not tool_calls.looks_like_call(step.token.text):
             return self._chunk(step, {"content": step.token.text})
-        call = tools.read(step.token.text)
+        call = tool_calls.read(step.token.text)
         self._called = True
         return self._chunk(step, self._call(call.name, call.arguments))
 
@@ -139,7 +140,7 @@ class _Deltas:
         before = self.calls.name
         piece = self.calls.feed("" if step.token.special else step.token.text)
         name = self.calls.name
-        if name == tools.DECLINED:
+        if name == tool_calls.DECLINED:
             return []
         self._called = name is not None
         chunks = []
