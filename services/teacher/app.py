@@ -13,12 +13,12 @@ import qcrd
 from services.teacher.engines.base import Engine
 from services.teacher.errors import Denied, TeacherError, Unreadable
 from services.teacher.inference.session import Sessions
-from services.teacher.routes import clouds, native, openai, status
-from services.teacher.routes.answering import Routes
+from services.teacher.routes import native, openai, sagemaker_vertex, status
+from services.teacher.routes.common import Routes
 from services.teacher.settings import ServerSettings
 
 Room = Callable[[Routes], APIRouter]
-ROOMS: Sequence[Room] = (native.router, openai.router, clouds.router)
+ROOMS: Sequence[Room] = (native.router, openai.router, sagemaker_vertex.router)
 """The groups of generating routes; a server of another kind brings its own."""
 
 NAMES = {404: "not_found", 405: "method_not_allowed"}

@@ -7,11 +7,11 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from qcrd.runtime.http.asgi import while_connected
-from services.teacher import native
 from services.teacher.inference import wire
 from services.teacher.inference.validation import Ask
 from services.teacher.inference.wire import JSON, CompatRequest, GenerateRequest
-from services.teacher.routes.answering import GONE, Routes
+from services.teacher.routes import native_responses
+from services.teacher.routes.common import GONE, Routes
 
 
 def router(routes: Routes) -> APIRouter:
@@ -55,11 +55,11 @@ async def answered(
     answer = await while_connected(request.receive, routes.sessions.answer(ask))
     if answer is None:
         return GONE
-    content = native.body(answer, body.parameters, full=full)
+    content = native_responses.body(answer, body.parameters, full=full)
     characters = len(body.inputs)
     return routes.respond([content] if array else content, [answer], characters=characters)
 
 
 def streamed(routes: Routes, body: GenerateRequest, *, full: bool = False) -> Response:
-    events = native.events(routes.sessions, Ask(body.inputs, body.parameters), full=full)
+    events = native_responses.events(routes.sessions, Ask(body.inputs, body.parameters), full=full)
     return routes.stream(events, characters=len(body.inputs))

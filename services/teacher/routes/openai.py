@@ -17,7 +17,7 @@ from services.teacher.openai.requests import (
     TokenizeChatRequest,
     loosened,
 )
-from services.teacher.routes.answering import GONE, Routes
+from services.teacher.routes.common import GONE, Routes
 
 
 def router(routes: Routes) -> APIRouter:

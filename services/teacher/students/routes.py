@@ -12,7 +12,7 @@ from qcrd.records import Manner
 from qcrd.runtime.http.asgi import while_connected
 from services.teacher.inference.wire import U32, Parameters
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, Sampled, loosened
-from services.teacher.routes.answering import GONE, Routes
+from services.teacher.routes.common import GONE, Routes
 from services.teacher.routes.openai import completed
 from services.teacher.students import chat
 from services.teacher.students.asking import plan

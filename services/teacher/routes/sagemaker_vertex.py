@@ -18,7 +18,7 @@ from services.teacher.inference.wire import Body, CompatRequest, GenerateRequest
 from services.teacher.openai import chat_template
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, loosened
 from services.teacher.request_body import parse
-from services.teacher.routes.answering import GONE, Routes
+from services.teacher.routes.common import GONE, Routes
 from services.teacher.routes.native import either
 from services.teacher.routes.openai import completed, talked
 
