@@ -15,9 +15,9 @@ from qcrd.records import Manner
 from qcrd.runtime.manners import read_manner
 from services.teacher.errors import Refused
 from services.teacher.openai.requests import Message
-from services.teacher.students.asking import last_question
 from services.teacher.students.chat import Trimmed
-from services.teacher.students.opening import limits
+from services.teacher.students.loading import limits
+from services.teacher.students.prompting import last_question
 
 TOLD = {"predict": "predict: ", "explain": "explain: ", "suffix": "\nAnswer:"}
 JOINED = Manner(predict="predict: ", joined=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.teacher.students.errors import QueueFull, StudentBroken
-from services.teacher.students.shelf import Shelf
+from services.teacher.students.model_cache import Shelf
 
 
 class Library:

@@ -21,9 +21,9 @@ from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.settings import EngineSettings, ServerSettings
 from services.teacher.students.app import create_students
-from services.teacher.students.opening import Opened, Opener
+from services.teacher.students.loading import Opened, Opener
+from services.teacher.students.model_cache import Shelf
 from services.teacher.students.settings import StudentsSettings
-from services.teacher.students.shelf import Shelf
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 

@@ -20,8 +20,8 @@ from services.teacher.request_body import body as read_body
 from services.teacher.request_body import parse
 from services.teacher.settings import ServerSettings
 from services.teacher.students.errors import StoreAway
-from services.teacher.students.opening import Opened
-from services.teacher.students.shelf import Shelf
+from services.teacher.students.loading import Opened
+from services.teacher.students.model_cache import Shelf
 
 CRASH = {"error": "internal error; the log has it", "error_type": "internal"}
 

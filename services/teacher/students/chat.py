@@ -18,7 +18,7 @@ from services.teacher.inference.wire import JSON
 from services.teacher.openai.chat import shape
 from services.teacher.openai.requests import ChatRequest
 from services.teacher.openai.responses import DONE, Shape, logprobs, usage
-from services.teacher.students.asking import Plan
+from services.teacher.students.prompting import Plan
 
 T = TypeVar("T")
 Counts = list[tuple[int | None, int]]

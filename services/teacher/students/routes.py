@@ -15,7 +15,7 @@ from services.teacher.openai.requests import ChatRequest, CompletionRequest, Sam
 from services.teacher.routes.common import GONE, Routes
 from services.teacher.routes.openai import completed
 from services.teacher.students import chat
-from services.teacher.students.asking import plan
+from services.teacher.students.prompting import plan
 
 
 class Greedy(Sampled):
