@@ -89,8 +89,8 @@ def rationale_held_key(set_id: str, name: str) -> str:
 
 
 def rationale_index_key(set_id: str) -> str:
-    """The number is that of the rows' layout (services.api.rationale_sets.index): another layout is another
-    object, so an old one is never misread."""
+    """The number is that of the rows' layout (services.api.rationale_sets.index): another
+    layout is another object, so an old one is never misread."""
     return f"{rationale_prefix(set_id)}index-1.npz"
 
 

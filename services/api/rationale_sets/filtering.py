@@ -68,7 +68,7 @@ class Edits:
 class View:
     manifest: RationaleManifest
     index: Index
-    rationale_edits: Edits
+    edits: Edits
     judge: SetScores | None
 
     @cached_property
