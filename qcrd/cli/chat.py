@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qcrd.errors import Invalid
-from qcrd.runtime.manners import read_manner
+from qcrd.runtime.storage.prompt_formats import read_manner
 
 
 @dataclass(frozen=True)

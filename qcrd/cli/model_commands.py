@@ -16,7 +16,7 @@ from qcrd.cli.job_commands import clock
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.terminal import note, notes, out, print_json
 from qcrd.errors import Invalid
-from qcrd.records.manner import INFERENCE
+from qcrd.records.prompt_format import INFERENCE
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")
 

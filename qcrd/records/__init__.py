@@ -6,14 +6,13 @@ instead of being ignored. `method` and `runtime` both speak these types; neither
 
 from __future__ import annotations
 
-from qcrd.records.access import ApiKey, KeyFile, Scope, key_hash
+from qcrd.records.api_keys import ApiKey, KeyFile, Scope, key_hash
 from qcrd.records.base import (
     R,
     Record,
     parse,
 )
 from qcrd.records.checkpoint import CheckpointManifest
-from qcrd.records.delivery import Delivery
 from qcrd.records.job import (
     Accuracy,
     Comparison,
@@ -37,7 +36,16 @@ from qcrd.records.judge import (
     CreateJudge,
     JudgeVersion,
 )
-from qcrd.records.knowledge import (
+from qcrd.records.prompt_format import Manner
+from qcrd.records.rationale_annotations import (
+    Correction,
+    Edit,
+    Judged,
+    Polarity,
+    RationaleScore,
+    Revision,
+)
+from qcrd.records.rationales import (
     Prediction,
     Question,
     Rationale,
@@ -47,15 +55,6 @@ from qcrd.records.knowledge import (
     Source,
     TestItem,
     Vote,
-)
-from qcrd.records.manner import Manner
-from qcrd.records.rationale_sets import (
-    Correction,
-    Edit,
-    Judged,
-    Polarity,
-    RationaleScore,
-    Revision,
 )
 from qcrd.records.spec import (
     AnswerKind,
@@ -89,6 +88,7 @@ from qcrd.records.study import (
     StudyStatus,
     StudyTable,
 )
+from qcrd.records.webhooks import Delivery
 
 __all__ = [
     "Accuracy",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from qcrd.records.base import Record
-from qcrd.records.knowledge import RationaleCounts
+from qcrd.records.rationales import RationaleCounts
 from qcrd.records.spec import Budget, JobSpec
 
 

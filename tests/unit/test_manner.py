@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
 from qcrd.records import Manner
-from qcrd.runtime.manners import read_manner
+from qcrd.runtime.storage.prompt_formats import read_manner
 from services.teacher.errors import Refused
 from services.teacher.openai.requests import Message
 from services.teacher.students.chat import Trimmed

@@ -10,7 +10,7 @@ from qcrd.method.evaluation.statistics import wilson
 from qcrd.method.prompts import PREDICT, question_text
 from qcrd.method.student.base import Student
 from qcrd.records import Accuracy, Prediction, Question, TaskSpec
-from qcrd.records.manner import JOINED_MARK
+from qcrd.records.prompt_format import JOINED_MARK
 
 JOINT = "answer:"
 """Between rationale and label in the single-task target."""

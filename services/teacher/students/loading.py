@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.records import Manner
 from qcrd.runtime import keys
-from qcrd.runtime.manners import read_manner
 from qcrd.runtime.storage.base_models import fetch
+from qcrd.runtime.storage.prompt_formats import read_manner
 from qcrd.runtime.storage.store import Store
 from services.teacher.app import create_app
 from services.teacher.engines.base import Engine

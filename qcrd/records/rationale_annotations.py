@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from qcrd.records.base import Record
-from qcrd.records.knowledge import Source
+from qcrd.records.rationales import Source
 
 
 class Polarity(StrEnum):

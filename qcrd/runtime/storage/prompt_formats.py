@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qcrd.errors import Invalid
 from qcrd.records import Manner, parse
-from qcrd.records.manner import INFERENCE
+from qcrd.records.prompt_format import INFERENCE
 
 
 def read_manner(folder: Path) -> Manner:
