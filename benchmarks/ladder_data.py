@@ -28,7 +28,7 @@ from qcrd.records import (
 )
 from services.api.assembling import labelling
 from services.api.files.questions import Row, read_rows
-from services.trainer.knowledge import Held, lesson
+from services.trainer.training_dataset import Held, lesson
 
 T = TypeVar("T")
 

@@ -31,8 +31,8 @@ from qcrd.records import (
     Prediction,
     StudentSpec,
 )
-from services.trainer.knowledge import Held
-from services.trainer.train import validation_score
+from services.trainer.student_run import validation_score
+from services.trainer.training_dataset import Held
 
 
 @dataclass(frozen=True)

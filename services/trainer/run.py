@@ -41,10 +41,10 @@ from qcrd.runtime.settings import (
 )
 from qcrd.runtime.storage.base_models import find_base
 from qcrd.runtime.storage.store import open_store
-from services.trainer import outcome
-from services.trainer.distil import Parts, distil
+from services.trainer import process_outcome
+from services.trainer.distillation import Parts, distil
 from services.trainer.judge_client import RemoteJudge
-from services.trainer.outcome import Outcome
+from services.trainer.process_outcome import Outcome
 from services.trainer.settings import TrainerSettings
 
 log = logging.getLogger(__name__)
@@ -156,11 +156,11 @@ def main() -> None:
             found = Outcome(kind="stopped")
         except QcrdError as error:
             log.warning("%s", error)
-            found = outcome.of_error(error)
+            found = process_outcome.of_error(error)
         except Exception as error:  # the process boundary: what nobody foresaw, with its reason
             log.exception("training crashed")
-            found = outcome.of_crash(error)
-        outcome.write(given.outcome, found)
+            found = process_outcome.of_crash(error)
+        process_outcome.write(given.outcome, found)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from qcrd.runtime.settings import (
 from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
 from services.trainer.settings import TrainerSettings
-from services.trainer.supervise import supervise
+from services.trainer.training_process import supervise
 
 stopping = threading.Event()
 app = celery_app(RedisSettings())

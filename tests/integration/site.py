@@ -42,7 +42,7 @@ from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
 from qcrd.runtime.storage.store import S3Store, Store, read_lines, write_lines, write_record
 from services.discriminator.main import build
 from services.discriminator.settings import DiscriminatorSettings
-from services.trainer.supervise import supervise
+from services.trainer.training_process import supervise
 from tests import tiny
 from tests.integration.conftest import Serve
 from tests.things import LABELS, THINGS, asked

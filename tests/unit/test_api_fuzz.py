@@ -23,7 +23,7 @@ from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from services.api.assembling import stage as assemble
 from services.api.assembling.sampler import Pace
 from services.api.settings import Teacher
-from services.trainer import knowledge
+from services.trainer import training_dataset
 from tests.scripted_teacher import ScriptedTeacher
 from tests.unit.test_api_rest import Here
 
@@ -84,7 +84,7 @@ class Bench:
         job = here.jobs.get(job_id)
         if job.rationale_set is not None:
             with contextlib.suppress(QcrdError):
-                knowledge.load(here.store, job.rationale_set, job.spec)
+                training_dataset.load(here.store, job.rationale_set, job.spec)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 
 from qcrd.method.training.checkpoint import State
 from qcrd.runtime.storage.store import MemoryStore, read
-from services.trainer.checkpoints import Checkpoints
+from services.trainer.checkpoint_store import Checkpoints
 
 
 def state(step: int) -> State:

@@ -16,7 +16,7 @@ from qcrd.runtime.jobs.stage_runner import Deps, Next, StageContext, run_stage
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore
-from services.trainer import knowledge
+from services.trainer import training_dataset
 from services.trainer.revision import pinned
 from tests.integration.site import item, spec, write_set
 
@@ -34,7 +34,7 @@ def edit(store: MemoryStore, set_id: str, item_id: str, **changes: Any) -> Edit:
 def lesson(store: MemoryStore, set_id: str) -> Any:
     """The edited question's, wherever the split left it."""
     wanted = spec(validation_share=0.01)
-    known = knowledge.load(store, set_id, wanted, rationale_edits.pin(store, set_id))
+    known = training_dataset.load(store, set_id, wanted, rationale_edits.pin(store, set_id))
     return next(one for one in known.lessons if one.id == TROUT.question.id)
 
 

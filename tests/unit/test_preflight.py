@@ -24,7 +24,7 @@ from qcrd.records import (
 )
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_lines, write_record
-from services.trainer import knowledge
+from services.trainer import training_dataset
 from services.trainer.preflight import check_labels
 from tests import tiny
 
@@ -175,7 +175,7 @@ def stored_set(store: MemoryStore, training_file: str | None) -> str:
 @pytest.mark.parametrize("kept", ["file-a", None])
 def test_a_set_of_the_jobs_own_file_is_read(kept: str | None) -> None:
     store = MemoryStore()
-    known = knowledge.load(store, stored_set(store, kept), spec(KINDS))
+    known = training_dataset.load(store, stored_set(store, kept), spec(KINDS))
     assert [asked.id for _, asked in known.labels] == [lesson.id for lesson in known.lessons]
     assert {label for label, _ in known.labels} == {"fruit"}
 
@@ -183,6 +183,6 @@ def test_a_set_of_the_jobs_own_file_is_read(kept: str | None) -> None:
 def test_a_set_of_another_file_is_refused() -> None:
     store = MemoryStore()
     with pytest.raises(Invalid, match="file-b, not for file-a") as caught:
-        knowledge.load(store, stored_set(store, "file-b"), spec(KINDS))
+        training_dataset.load(store, stored_set(store, "file-b"), spec(KINDS))
     assert caught.value.param == "training_file"
     assert caught.value.code == "other_training_file"

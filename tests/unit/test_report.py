@@ -24,10 +24,10 @@ from qcrd.records import (
     TaskSpec,
     TestItem,
 )
-from services.trainer.checkpoints import Result
-from services.trainer.distil import report
-from services.trainer.knowledge import Held, Knowledge
+from services.trainer.checkpoint_store import Result
+from services.trainer.distillation import report
 from services.trainer.publish import card
+from services.trainer.training_dataset import Held, Knowledge
 
 NAMES = ("questions", "outputs", "parsed", "unparseable", "majority_right")
 NAMES += ("majority_wrong", "ties", "positives", "negatives")

@@ -16,8 +16,8 @@ from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_context import Deps, StageContext
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage.store import MemoryStore
-from services.trainer import train
-from services.trainer.checkpoints import Checkpoints, Result
+from services.trainer import student_run
+from services.trainer.checkpoint_store import Checkpoints, Result
 
 ID = "ftjob-" + "0" * 24
 RIGHT = Accuracy(accuracy=1.0, low=0.5, high=1.0, n=4)
@@ -60,9 +60,9 @@ def test_a_round_that_is_done_again_is_told_once_and_so_is_its_judge(
 ) -> None:
     events.last = 2
     with pytest.raises(SystemExit):
-        train._tell_round(stage, "qcrd", ROUND)
+        student_run._tell_round(stage, "qcrd", ROUND)
     for _ in range(2):
-        train._tell_round(stage, "qcrd", ROUND)
+        student_run._tell_round(stage, "qcrd", ROUND)
     assert messages(events) == [
         "qcrd: iteration 2, validation 0.750, the best so far",
         "qcrd: judge of iteration 2, AUC 0.900",
@@ -77,12 +77,12 @@ def test_a_result_that_was_kept_but_not_told_is_told_by_the_next_attempt(
         "qcrd",
         Result(validation=RIGHT, test=RIGHT, predictions=(), flops=1.0, steps=1, seconds=1.0),
     )
-    course = train.Course(
+    course = student_run.Course(
         plan=plan("qcrd", MethodSpec(), lessons=4, seed=0),
         knowledge=cast(Any, None),
         student=lambda: pytest.fail("it is trained already"),
         judge=None,
     )
     for _ in range(2):
-        train.train(stage, course, checkpoints, lambda student: None)
+        student_run.train(stage, course, checkpoints, lambda student: None)
     assert messages(events) == ["qcrd: test accuracy 1.000 [0.500, 1.000], n = 4"]

@@ -23,9 +23,9 @@ from qcrd.method.training.trainer import Score, Trainer
 from qcrd.method.training.weight_history import Weights
 from qcrd.records import Accuracy, Prediction, TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
-from services.trainer import scores
-from services.trainer.checkpoints import Checkpoints, Result
-from services.trainer.knowledge import Held, Knowledge
+from services.trainer import rationale_scores
+from services.trainer.checkpoint_store import Checkpoints, Result
+from services.trainer.training_dataset import Held, Knowledge
 
 LOOK_BACK = 1000
 """Events that a resumed run reads to know what has been told."""
@@ -89,7 +89,9 @@ def train(
     )
     # Before the result is kept: a run that is killed here does this part again.
     known = course.knowledge
-    scores.keep(stage.store, stage.job.id, known.manifest, known.revision, settings.task, trainer)
+    rationale_scores.keep(
+        stage.store, stage.job.id, known.manifest, known.revision, settings.task, trainer
+    )
     finished(student)
     cost = {"steps": trainer.step, "flops": flops, "seconds": seconds}
     result = Result(

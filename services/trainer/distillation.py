@@ -33,11 +33,11 @@ from qcrd.records import (
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.storage.store import write_lines
-from services.trainer import knowledge, preflight, publish
-from services.trainer.checkpoints import Checkpoints, Result
-from services.trainer.knowledge import Knowledge
+from services.trainer import preflight, publish, training_dataset
+from services.trainer.checkpoint_store import Checkpoints, Result
 from services.trainer.revision import pinned
-from services.trainer.train import Course, train
+from services.trainer.student_run import Course, train
+from services.trainer.training_dataset import Knowledge
 
 COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "dss+positives": 4.0}
 DEAREST = 6.0
@@ -67,7 +67,7 @@ def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
     if job.rationale_set is None:
         raise QcrdError(f"job {job.id} reached training without a rationale set")
     revision = pinned(stage, job.rationale_set)
-    known = knowledge.load(stage.store, job.rationale_set, spec, revision)
+    known = training_dataset.load(stage.store, job.rationale_set, spec, revision)
     stage.say(
         f"{len(known.lessons)} questions to train on, {len(known.validation.questions)} to "
         f"validate on, {len(known.test)} to test on"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qcrd.errors import Interrupted
 from qcrd.runtime.jobs.stage_context import Done, StageContext
-from services.trainer import outcome
+from services.trainer import process_outcome
 
 ALONE = "services.trainer.run"
 LOOK_SECONDS = 0.5
@@ -41,13 +41,15 @@ def supervise(stage: StageContext, *, grace: float, processes: int = 1) -> Done:
             stopped = _watch(stage, process, grace)
         finally:
             _kill_group(process)
-        found = outcome.read(result)
+        found = process_outcome.read(result)
     if found is None and stopped:
         raise Interrupted(f"job {stage.job.id} was told to stop, and its process with it")
     if found is None:
-        raise outcome.ProcessDied(f"the training process ended with status {process.returncode}")
+        raise process_outcome.ProcessDied(
+            f"the training process ended with status {process.returncode}"
+        )
     if found.report is None:
-        raise outcome.raised(found)
+        raise process_outcome.raised(found)
     return Done(found.report, {"model": found.model})
 
 
