@@ -17,15 +17,15 @@ from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings
 from qcrd.runtime.storage.base_models import find_base
 from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import configure_logging, install_http
-from services.discriminator.judges import Judges
-from services.discriminator.settings import DiscriminatorSettings
-from services.discriminator.wire import (
+from services.discriminator.registry import Judges
+from services.discriminator.schemas import (
     Pretrain,
     Restore,
     Score,
     Scores,
     Update,
 )
+from services.discriminator.settings import DiscriminatorSettings
 
 
 def create_app(judges: Judges, ready: Callable[[], None]) -> FastAPI:

@@ -23,7 +23,7 @@ from qcrd.method.student.loading import load_encoder
 from qcrd.records import CreateJudge, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read, read_record, write_record
-from services.discriminator.wire import Scores, WireContrast
+from services.discriminator.schemas import Scores, WireContrast
 
 PRETRAINED = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "judge.json"
