@@ -7,10 +7,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from qcrd.cli import job_commands, key_commands, model_commands, stack_commands, study_commands
-from qcrd.cli.doctor_command import doctor
-from qcrd.cli.estimate_command import estimate
-from qcrd.cli.run_command import run
+from qcrd.cli.commands import jobs, keys, models, stack, studies
+from qcrd.cli.commands.doctor import doctor
+from qcrd.cli.commands.estimate import estimate
+from qcrd.cli.commands.run import run
 from qcrd.cli.terminal import errors_as_one_line
 
 
@@ -26,14 +26,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distil a large teacher's reasoning into a small model (QCRD).",
 )
-app.command()(stack_commands.up)
-app.command()(stack_commands.down)
-app.command()(stack_commands.status)
+app.command()(stack.up)
+app.command()(stack.down)
+app.command()(stack.status)
 app.command()(estimate)
 app.command()(run)
-app.command()(study_commands.study)
-app.add_typer(job_commands.app, name="jobs")
-app.add_typer(study_commands.app, name="studies")
-app.add_typer(model_commands.app, name="models")
-app.add_typer(key_commands.app, name="keys")
+app.command()(studies.study)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(studies.app, name="studies")
+app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 app.command()(doctor)

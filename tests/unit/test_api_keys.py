@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from qcrd.cli.key_commands import new_key
+from qcrd.cli.commands.keys import new_key
 from qcrd.records import PublishedModel, Scope
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import MemoryJobs

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from qcrd.cli import display, doctor_command, report
+from qcrd.cli import display, report
 from qcrd.cli.client import Told, read_stream
-from qcrd.cli.doctor_command import Finding
+from qcrd.cli.commands import doctor
+from qcrd.cli.commands.doctor import Finding
 from tests import tiny
 from tests.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
 from tests.unit.test_cli_run import qcrd
@@ -182,7 +183,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
 ) -> None:
     monkeypatch.setenv("QCRD_HOME", str(tmp_path))
     gone = Finding("teacher's model", "missing", "no GGUF file", "pip install it")
-    monkeypatch.setattr(doctor_command, "_gguf", lambda: gone)
+    monkeypatch.setattr(doctor, "_gguf", lambda: gone)
     result = qcrd("doctor")
     assert result.exit_code == 1
     assert "pip install it" in result.stdout

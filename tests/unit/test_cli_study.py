@@ -11,7 +11,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from qcrd.cli import study_commands
+from qcrd.cli.commands import studies
 from qcrd.cli.study_display import state, study_display
 from tests.scripted_gateway import STUDY, ScriptedGateway
 from tests.unit.test_cli_run import SPEC, qcrd
@@ -24,7 +24,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scripte
     scripted = ScriptedGateway()
     monkeypatch.setenv("QCRD_API_URL", scripted.url)
     monkeypatch.setenv("QCRD_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(study_commands, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(studies, "LOOK_SECONDS", 0.02)
     yield scripted
     scripted.close()
 

@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from qcrd.cli import spec, terminal
 from qcrd.cli.client import Api, ApiOption, connect
-from qcrd.cli.job_commands import AsJson, clock
-from qcrd.cli.run_command import INTERRUPTED, check_writable, upload_files
+from qcrd.cli.commands.jobs import AsJson, clock
+from qcrd.cli.commands.run import INTERRUPTED, check_writable, upload_files
 from qcrd.cli.study_display import StudyDisplay, name, state, study_display
 from qcrd.cli.terminal import FAILED, note, notes, out, print_json
 from qcrd.errors import Transient

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from qcrd.cli import spec
 from qcrd.cli.client import ApiOption, connect
-from qcrd.cli.run_command import upload_files
+from qcrd.cli.commands.run import upload_files
 from qcrd.cli.terminal import FAILED, note, out, print_json
 
 

@@ -11,8 +11,8 @@ from rich.markup import escape
 
 from qcrd.cli import report, terminal
 from qcrd.cli.client import ApiOption, Told, connect
+from qcrd.cli.commands.run import conclude, follow_on_terminal
 from qcrd.cli.display import state_line
-from qcrd.cli.run_command import conclude, follow_on_terminal
 from qcrd.cli.terminal import note, out, print_json
 
 app = typer.Typer(no_args_is_help=True, help="List, show, follow, pause and end jobs.")
