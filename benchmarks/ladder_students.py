@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qcrd.cli.home import BASE_MODEL, install_base_model
+from qcrd.cli.stack.home import BASE_MODEL, install_base_model
 from qcrd.errors import Invalid, NotFound
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from qcrd.cli.home import install_base_model
+from qcrd.cli.stack.home import install_base_model
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.step_loss import Lesson

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from qcrd.cli import stack
-from qcrd.cli.home import Home
 from qcrd.cli.settings import CliSettings
+from qcrd.cli.stack import lifecycle as stack
+from qcrd.cli.stack.home import Home
 from qcrd.errors import Conflict, Forbidden, Invalid, NotFound, QcrdError, Transient, Unauthorized
 
 ApiOption = Annotated[

@@ -18,8 +18,8 @@ import psutil
 import pytest
 from minio import Minio
 
-from qcrd.cli import stack
-from qcrd.cli.home import Home
+from qcrd.cli.stack import lifecycle as stack
+from qcrd.cli.stack.home import Home
 
 COMMAND = (sys.executable, "-c", "from qcrd.cli.main import app; app()")
 WEB = 'web: python -m http.server --bind 127.0.0.1 --directory "${QCRD_DATA}" ${QCRD_API_PORT}\n'

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from qcrd.cli import environment, ports, procfile, supervise
-from qcrd.cli.home import SOCKET_LIMIT, Home, install_base_model
+from qcrd.cli.stack import environment, ports, procfile, supervisord
+from qcrd.cli.stack.home import SOCKET_LIMIT, Home, install_base_model
 from qcrd.errors import Conflict, Invalid
 from tests.conftest import needed
 
@@ -139,7 +139,7 @@ def test_a_value_is_never_split_and_a_variable_never_forgotten() -> None:
 
 
 def test_the_supervisor_s_configuration_holds_no_secret_and_no_home(home: Home) -> None:
-    text = supervise.configuration(["valkey", "api"], Path("/tmp/100%/s.sock"))
+    text = supervisord.configuration(["valkey", "api"], Path("/tmp/100%/s.sock"))
     read = configparser.RawConfigParser()
     read.read_string(text)
     assert read["unix_http_server"]["file"] == "/tmp/100%%/s.sock"
@@ -148,5 +148,5 @@ def test_the_supervisor_s_configuration_holds_no_secret_and_no_home(home: Home) 
     assert read["program:api"]["autostart"] == "false"
     assert read["program:api"]["stdout_logfile"] == "../logs/api.log"
     assert str(home.root) not in text
-    patience = {supervise.STOP_SECONDS[group] for group in ("servers", "services")}
+    patience = {supervisord.STOP_SECONDS[group] for group in ("servers", "services")}
     assert sum(patience) <= 10

@@ -15,11 +15,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from qcrd.cli import environment, ports, stack
 from qcrd.cli.finding import Finding
-from qcrd.cli.home import BASE_MODEL, MIN_FREE_BYTES, Home
 from qcrd.cli.metrics import gateway_findings
 from qcrd.cli.settings import CliSettings
+from qcrd.cli.stack import environment, ports
+from qcrd.cli.stack import lifecycle as stack
+from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, Home
 from qcrd.cli.terminal import FAILED, note, out
 from qcrd.errors import Transient
 

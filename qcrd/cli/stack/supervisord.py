@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from qcrd.cli.procfile import SERVERS
+from qcrd.cli.stack.procfile import SERVERS
 from qcrd.errors import Invalid, Transient
 
 STOP_SECONDS = {"servers": 5, "services": 4}
@@ -91,7 +91,7 @@ def configuration(parts: Sequence[str], socket: Path) -> str:
             continue
         sections.append(GROUP.format(name=group, programs=",".join(members), priority=priority))
         for name in members:
-            command = shlex.join([sys.executable, "-m", "qcrd.cli.launch", name])
+            command = shlex.join([sys.executable, "-m", "qcrd.cli.stack.launch", name])
             section = PROGRAM.format(
                 name=name,
                 command=_escaped(command),
@@ -114,7 +114,7 @@ def start(
     daemon = [sys.executable, "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
     with (logs / "supervisord.err.log").open("wb") as errors:
         return subprocess.Popen(
-            [sys.executable, "-m", "qcrd.cli.launch", "--supervisor", owner, *daemon],
+            [sys.executable, "-m", "qcrd.cli.stack.launch", "--supervisor", owner, *daemon],
             cwd=run,
             env=dict(environment),
             stdin=subprocess.DEVNULL,

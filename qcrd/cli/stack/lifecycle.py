@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qcrd.cli import environment, ports, procfile, supervise
-from qcrd.cli.health import Probe, probes
-from qcrd.cli.home import BASE_MODEL, Home, StackRecord, install_base_model
-from qcrd.cli.supervise import Part, Supervisor
+from qcrd.cli.stack import environment, ports, procfile, supervisord
+from qcrd.cli.stack.health import Probe, probes
+from qcrd.cli.stack.home import BASE_MODEL, Home, StackRecord, install_base_model
+from qcrd.cli.stack.supervisord import Part, Supervisor
 from qcrd.errors import Transient
 
 READY_SECONDS = 300.0
@@ -58,11 +58,11 @@ class Stack:
     def has_ended(self) -> bool:
         if self.process is not None:
             return self.process.poll() is not None
-        return not supervise.is_alive(self.record.pid)
+        return not supervisord.is_alive(self.record.pid)
 
     def stop(self) -> None:
         if not self.has_ended():
-            supervise.stop(self.record.socket, self.record.pid)
+            supervisord.stop(self.record.socket, self.record.pid)
         if self.process is not None:
             self.process.wait()
         self.record.socket.unlink(missing_ok=True)
@@ -100,8 +100,8 @@ def start(home: Home, *, commands: Path, port: int | None, tied: bool, say: Say)
     if install_base_model(models):
         say(f"base model {BASE_MODEL} unpacked into {models}")
     conf = home.run / "supervisord.conf"
-    conf.write_text(supervise.configuration(list(parts), socket), encoding="utf-8")
-    process = supervise.start(home.run, home.logs, surroundings, tied=tied)
+    conf.write_text(supervisord.configuration(list(parts), socket), encoding="utf-8")
+    process = supervisord.start(home.run, home.logs, surroundings, tied=tied)
     record = StackRecord(pid=process.pid, socket=socket, ports=chosen, started_at=time.time())
     home.write_record(record)
     return Stack(home, record, probes(chosen), process)

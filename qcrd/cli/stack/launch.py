@@ -1,7 +1,7 @@
 """Start one process of the stack so that it cannot outlive what supervises it.
 
-`python -m qcrd.cli.launch PART` becomes that part's command of the Procfile `QCRD_PROCFILE`;
-`python -m qcrd.cli.launch --supervisor PID COMMAND…` becomes supervisord, tied to the process PID
+`python -m qcrd.cli.stack.launch PART` becomes that part's command of the Procfile `QCRD_PROCFILE`;
+`python -m qcrd.cli.stack.launch --supervisor PID COMMAND…` becomes supervisord, tied to the process PID
 (`-`: to none).
 On Linux the kernel sends the signal of `PR_SET_PDEATHSIG` when the parent dies, however it dies;
 elsewhere a supervisor that is killed with SIGKILL leaves its parts behind.
@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from qcrd.cli import procfile
+from qcrd.cli.stack import procfile
 from qcrd.runtime.parent_death import die_with_parent
 
 SUPERVISOR_PID = "QCRD_SUPERVISOR_PID"

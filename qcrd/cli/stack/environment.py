@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from qcrd.cli.home import Home
+from qcrd.cli.stack.home import Home
 from qcrd.errors import Invalid
 
 WHEELS = {
