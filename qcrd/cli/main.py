@@ -11,7 +11,7 @@ from qcrd.cli.commands import jobs, keys, models, stack, studies
 from qcrd.cli.commands.doctor import doctor
 from qcrd.cli.commands.estimate import estimate
 from qcrd.cli.commands.run import run
-from qcrd.cli.terminal import errors_as_one_line
+from qcrd.cli.output.terminal import errors_as_one_line
 
 
 class _Guarded(TyperGroup):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from qcrd.cli import display, report
 from qcrd.cli.client import Told, read_stream
 from qcrd.cli.commands import doctor
 from qcrd.cli.commands.doctor import Finding
+from qcrd.cli.output import progress, report
 from tests import tiny
 from tests.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
 from tests.unit.test_cli_run import qcrd
@@ -168,8 +168,8 @@ def test_what_the_teacher_cost() -> None:
 
 def test_a_job_s_state_in_one_line() -> None:
     waiting = ScriptedGateway.job("running", waiting="no teacher", stage="assembling")
-    assert display.state_line(waiting) == "rationales  50 %  3/6  waiting: no teacher"
-    assert display.state_line(ScriptedGateway.job("queued", stage=None)) == "queued"
+    assert progress.state_line(waiting) == "rationales  50 %  3/6  waiting: no teacher"
+    assert progress.state_line(ScriptedGateway.job("queued", stage=None)) == "queued"
 
 
 def test_the_report_shows_any_method_it_is_given(gateway: ScriptedGateway) -> None:

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from qcrd.cli.commands import studies
-from qcrd.cli.study_display import state, study_display
+from qcrd.cli.output.study_progress import state, study_display
 from tests.scripted_gateway import STUDY, ScriptedGateway
 from tests.unit.test_cli_run import SPEC, qcrd
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qcrd.cli.metrics import findings, read
+from qcrd.cli.gateway_metrics import findings, read
 from qcrd.runtime.redis.counters import COUNTERS, observe_stage
 from tests import serving
 from tests.unit.test_api_rest import Here, here, sums, without_a_hub

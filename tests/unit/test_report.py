@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from qcrd.cli.report import comparisons, judge, leaks, show
+from qcrd.cli.output.report import comparisons, judge, leaks, show
 from qcrd.method.evaluation.statistics import mcnemar, wilson
 from qcrd.method.training.step_loss import Lesson
 from qcrd.records import (

@@ -15,13 +15,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from qcrd.cli.finding import Finding
-from qcrd.cli.metrics import gateway_findings
+from qcrd.cli.gateway_metrics import gateway_findings
+from qcrd.cli.output.finding import Finding
+from qcrd.cli.output.terminal import FAILED, note, out
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import environment, ports
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, Home
-from qcrd.cli.terminal import FAILED, note, out
 from qcrd.errors import Transient
 
 GIB = 2**30

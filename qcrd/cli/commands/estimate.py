@@ -12,7 +12,7 @@ from rich.table import Table
 from qcrd.cli import spec
 from qcrd.cli.client import ApiOption, connect
 from qcrd.cli.commands.run import upload_files
-from qcrd.cli.terminal import FAILED, note, out, print_json
+from qcrd.cli.output.terminal import FAILED, note, out, print_json
 
 
 def estimate(

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from qcrd.cli import report, terminal
 from qcrd.cli.client import ApiOption, Told, connect
 from qcrd.cli.commands.run import conclude, follow_on_terminal
-from qcrd.cli.display import state_line
-from qcrd.cli.terminal import note, out, print_json
+from qcrd.cli.output import report, terminal
+from qcrd.cli.output.progress import state_line
+from qcrd.cli.output.terminal import note, out, print_json
 
 app = typer.Typer(no_args_is_help=True, help="List, show, follow, pause and end jobs.")
 

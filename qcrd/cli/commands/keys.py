@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from qcrd.cli.terminal import note, print_json
+from qcrd.cli.output.terminal import note, print_json
 from qcrd.errors import Invalid
 from qcrd.records import ApiKey, KeyFile, Scope, key_hash, parse
 

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from qcrd.cli import chat, download, terminal
+from qcrd.cli import chat, download
 from qcrd.cli.client import ApiOption, connect
 from qcrd.cli.commands.jobs import clock
+from qcrd.cli.output import terminal
+from qcrd.cli.output.terminal import note, notes, out, print_json
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack.home import Home
-from qcrd.cli.terminal import note, notes, out, print_json
 from qcrd.errors import Invalid
 from qcrd.records.prompt_format import INFERENCE
 

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from qcrd.cli import report, spec
+from qcrd.cli import spec
 from qcrd.cli.client import Api, ApiOption, connect
-from qcrd.cli.display import display
 from qcrd.cli.follow import follow
-from qcrd.cli.terminal import FAILED, note, notes, out
+from qcrd.cli.output import report
+from qcrd.cli.output.progress import display
+from qcrd.cli.output.terminal import FAILED, note, notes, out
 from qcrd.errors import Invalid
 from qcrd.records import Status
 

@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from qcrd.cli.output.terminal import FAILED, note, out
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack import procfile
 from qcrd.cli.stack.home import Home
 from qcrd.cli.stack.lifecycle import Stack
-from qcrd.cli.terminal import FAILED, note, out
 from qcrd.errors import Transient
 
 

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from qcrd.cli import spec, terminal
+from qcrd.cli import spec
 from qcrd.cli.client import Api, ApiOption, connect
 from qcrd.cli.commands.jobs import AsJson, clock
 from qcrd.cli.commands.run import INTERRUPTED, check_writable, upload_files
-from qcrd.cli.study_display import StudyDisplay, name, state, study_display
-from qcrd.cli.terminal import FAILED, note, notes, out, print_json
+from qcrd.cli.output import terminal
+from qcrd.cli.output.study_progress import StudyDisplay, name, state, study_display
+from qcrd.cli.output.terminal import FAILED, note, notes, out, print_json
 from qcrd.errors import Transient
 from qcrd.records import Status, StudyStatus
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from qcrd.cli.finding import Finding
+from qcrd.cli.output.finding import Finding
 
 TIMEOUT = 5.0
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
-from qcrd.cli.display import LINE_SECONDS, SIGN_OF_LIFE_SECONDS, TITLES
+from qcrd.cli.output.progress import LINE_SECONDS, SIGN_OF_LIFE_SECONDS, TITLES
 from qcrd.records import Stage, Status
 
 
