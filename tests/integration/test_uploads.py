@@ -25,7 +25,7 @@ import openai
 import pytest
 from minio import Minio
 
-from benchmarks import gateway_upload
+from benchmarks.gateway import upload as gateway_upload
 from qcrd.runtime import keys
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.store import S3Store

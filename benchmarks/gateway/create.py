@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import httpx2
 
-from benchmarks.gateway_system import BASE
-from benchmarks.gateway_watch import asking_health, p50, p99
+from benchmarks.gateway.monitor import asking_health, p50, p99
+from benchmarks.gateway.system import BASE
 
 TWICE, AGAIN = 10, 5
 """Of every ten jobs one is asked for by two requests at once, and another a second time later."""

@@ -1,6 +1,6 @@
 """One large upload to a running gateway: how long it takes and how much memory the gateway needs.
 
-`python -m benchmarks.gateway_upload --url http://127.0.0.1:8000 --pid PID` sends 1 GB; PID is the
+`python -m benchmarks.gateway.upload --url http://127.0.0.1:8000 --pid PID` sends 1 GB; PID is the
 gateway's process. The store behind it should be a real one.
 """
 
