@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_setting import SEED, WORDS
+from benchmarks.step_fixtures import SEED, WORDS
 from qcrd.cli.stack.home import install_base_model
 from qcrd.method.prompts import EXPLAIN
 from qcrd.method.student.base import Student

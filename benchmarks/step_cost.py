@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_setting import BATCH, POSITIVES, SEED, STUDENTS, Setting, setting
+from benchmarks.step_fixtures import BATCH, POSITIVES, SEED, STUDENTS, Setting, setting
 from qcrd.method import losses
 from qcrd.method.judge.model import Pair
 from qcrd.method.judge.training_pairs import Contrast

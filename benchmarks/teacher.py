@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import teacher_load as load
-from benchmarks.step_setting import SEED
+from benchmarks.step_fixtures import SEED
 from services.teacher.engines.base import Engine, Generation, Sampling
 from services.teacher.engines.factory import BUNDLED, build, find
 from services.teacher.settings import EngineSettings

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.step_setting import SEED, WORDS
+from benchmarks.step_fixtures import SEED, WORDS
 
 PROMPT_TOKENS, NEW_TOKENS, TEMPERATURE = 300, 96, 0.7
 UPSTREAM_RATE, UPSTREAM_TOKENS = 10_000, 960

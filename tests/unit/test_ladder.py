@@ -12,9 +12,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import ladder, ladder_data, ladder_plot, ladder_run, ladder_table, ladder_why
-from benchmarks.ladder_data import DATASETS
-from benchmarks.ladder_run import Conditions
+from benchmarks.ladder import __main__ as ladder
+from benchmarks.ladder import data, diagnostics, plot, table
+from benchmarks.ladder import run as ladder_run
+from benchmarks.ladder.data import DATASETS
+from benchmarks.ladder.run import Conditions
 from qcrd.errors import NotFound
 from qcrd.records import MethodSpec
 from tests.conftest import data_folder, unavailable
@@ -68,7 +70,7 @@ def svamp(tmp_path: Path) -> Path:
 def test_published_outputs_become_lessons_as_in_a_job(svamp: Path) -> None:
     """Of 20 questions a tenth, 2, validates. What follows a blank line and `Q:` is not read, a
     wrong answer is still the majority of one, and an unparseable output leaves the label only."""
-    found = ladder_data.read(svamp, DATASETS["svamp"], MethodSpec(), seed=0)
+    found = data.read(svamp, DATASETS["svamp"], MethodSpec(), seed=0)
     said = {lesson.gold: [r.text for r in lesson.positives] for lesson in found.lessons}
     assert len(found.lessons) == 18
     assert len(found.validation.questions) == 2
@@ -84,7 +86,7 @@ def test_sources_that_kept_right_outputs_only_are_trusted(tmp_path: Path) -> Non
     rows = [story(n) | {"rationales": ["It is so.", "", "Twice."]} for n in range(10)]
     write(tmp_path / "own", "train.jsonl", rows)
     write(tmp_path / "own", "test.jsonl", [story(90)])
-    found = ladder_data.read(tmp_path / "own", DATASETS["svamp_gpt35"], MethodSpec(), seed=0)
+    found = data.read(tmp_path / "own", DATASETS["svamp_gpt35"], MethodSpec(), seed=0)
     assert {tuple(r.text for r in lesson.positives) for lesson in found.lessons} == {
         ("It is so.", "Twice.")
     }
@@ -93,8 +95,8 @@ def test_sources_that_kept_right_outputs_only_are_trusted(tmp_path: Path) -> Non
 def test_seeds_share_the_test_questions_and_draw_the_others(svamp: Path) -> None:
     write(svamp, "test.jsonl", [story(n) for n in range(90, 99)])
 
-    def read(seed: int) -> ladder_data.Material:
-        return ladder_data.read(
+    def read(seed: int) -> data.Material:
+        return data.read(
             svamp, DATASETS["svamp"], MethodSpec(), seed=seed, train=6, validate=1, test=4
         )
 
@@ -110,7 +112,7 @@ def test_seeds_share_the_test_questions_and_draw_the_others(svamp: Path) -> None
 
 def test_missing_data_say_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="--data"):
-        ladder_data.read(tmp_path, DATASETS["svamp"], MethodSpec(), seed=0)
+        data.read(tmp_path, DATASETS["svamp"], MethodSpec(), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_missing_data_say_what_to_give(tmp_path: Path) -> None:
     [("svamp", (720, 80), 1), ("tracking", (461, 51), 3), ("last_letter", (315, 35), 3)],
 )
 def test_the_published_data(name: str, sizes: tuple[int, int], positives: int) -> None:
-    found = ladder_data.read(data_folder(name), DATASETS[name], MethodSpec(), seed=0)
+    found = data.read(data_folder(name), DATASETS[name], MethodSpec(), seed=0)
     assert (len(found.lessons), len(found.validation.questions)) == sizes
     assert max(len(lesson.positives) for lesson in found.lessons) == positives
     if name == "svamp":
@@ -184,7 +186,7 @@ def test_seeds_come_first_and_what_is_there_is_not_run_again(
     assert ran == everything[1:]
     ladder.ladder(given(out), SMALL)
     assert len(ran) == 7
-    assert len(ladder_table.lines(out)) == 8
+    assert len(table.lines(out)) == 8
 
 
 def test_many_to_one_of_one_rationale_is_not_run_twice(
@@ -195,7 +197,7 @@ def test_many_to_one_of_one_rationale_is_not_run_twice(
     ladder.ladder(
         given(out, datasets=["svamp"], methods=["dss", "dss+positives"], seeds=[0]), SMALL
     )
-    assert [found.get("same_as") for found in ladder_table.lines(out)] == [None, "dss"]
+    assert [found.get("same_as") for found in table.lines(out)] == [None, "dss"]
 
 
 def test_the_table_by_hand() -> None:
@@ -207,12 +209,12 @@ def test_the_table_by_hand() -> None:
         line("qcrd", 0, "1100"),
         line("qcrd", 1, "1110"),
     ]
-    gained = ladder_table.gains(runs[2:], runs[:2])
+    gained = table.gains(runs[2:], runs[:2])
     assert gained == [{"0": 0, "1": 1, "2": 0, "3": 0}] * 2
-    found = ladder_table.clustered(gained, seed=0)
+    found = table.clustered(gained, seed=0)
     assert (found.value, found.low) == (0.25, 0.0)
     assert found.high == pytest.approx(0.75)
-    text = ladder_table.markdown(runs)
+    text = table.markdown(runs)
     assert "| qcrd | 2 | 0.625 (" in text
     assert "+0.250 (+0.250 to +0.250)" in text
     assert "Majority class 0.250; 6 training" in text
@@ -220,18 +222,18 @@ def test_the_table_by_hand() -> None:
 
 def test_a_failed_run_is_said_and_left_out() -> None:
     failed = {"dataset": "svamp", "method": "qcrd", "seed": 1, "failed": "the loss is nan"}
-    text = ladder_table.markdown([line("qcrd", 0, "10"), failed])
+    text = table.markdown([line("qcrd", 0, "10"), failed])
     assert "| qcrd | 1 | 0.500 |" in text
     assert "the loss is nan" in text
 
 
 def test_the_plot_is_well_formed() -> None:
-    root = ElementTree.fromstring(ladder_plot.svg([line("dss", 0, "10"), line("dss", 1, "11")]))
+    root = ElementTree.fromstring(plot.svg([line("dss", 0, "10"), line("dss", 1, "11")]))
     assert len(root.findall("{http://www.w3.org/2000/svg}circle")) == 2
 
 
 def test_why_counts_steps_with_a_negative_in_force() -> None:
-    assert "| svamp | qcrd | 1 | 1 | 1 of 1 | 1.00 |" in ladder_why.markdown(
+    assert "| svamp | qcrd | 1 | 1 | 1 of 1 | 1.00 |" in diagnostics.markdown(
         [line("qcrd", 0, "10")]
     )
 

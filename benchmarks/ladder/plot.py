@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.ladder_table import Line, by, mean
+from benchmarks.ladder.table import Line, by, mean
 
 LEFT, WIDTH, ROW, TOP = 210, 420, 22, 34
 INK, PALE = "#1f3a5f", "#9aa5b1"

@@ -23,9 +23,9 @@ from typing import Any
 
 import transformers
 
-from benchmarks import ladder_plot, ladder_table, ladder_why
-from benchmarks.ladder_data import DATASETS
-from benchmarks.ladder_run import Conditions, run
+from benchmarks.ladder import diagnostics, plot, table
+from benchmarks.ladder.data import DATASETS
+from benchmarks.ladder.run import Conditions, run
 from qcrd.errors import Invalid, QcrdError
 
 METHODS = (
@@ -38,7 +38,7 @@ METHODS = (
 
 
 def ladder(given: argparse.Namespace, conditions: Conditions) -> None:
-    done = {ladder_table.key(line) for line in ladder_table.lines(given.out)}
+    done = {table.key(line) for line in table.lines(given.out)}
     for seed, dataset, method in product(given.seeds, given.datasets, given.methods):
         if (dataset, method, seed) in done:
             continue
@@ -48,8 +48,8 @@ def ladder(given: argparse.Namespace, conditions: Conditions) -> None:
             )
         except QcrdError as error:  # a diverged run is a result, too
             line = {"dataset": dataset, "method": method, "seed": seed, "failed": str(error)}
-        ladder_table.append(given.out, line)
-        print(ladder_table.said(line), flush=True)
+        table.append(given.out, line)
+        print(table.said(line), flush=True)
 
 
 def _twin(out: Path, dataset: str, method: str, seed: int) -> dict[str, Any] | None:
@@ -57,8 +57,8 @@ def _twin(out: Path, dataset: str, method: str, seed: int) -> dict[str, Any] | N
     positives, and no question has two."""
     if method != "dss+positives":
         return None
-    for line in ladder_table.lines(out):
-        alike = ladder_table.key(line) == (dataset, "dss", seed) and "failed" not in line
+    for line in table.lines(out):
+        alike = table.key(line) == (dataset, "dss", seed) and "failed" not in line
         if alike and line["import"]["outputs"] == line["import"]["questions"]:
             return {**line, "method": method, "same_as": "dss"}
     return None
@@ -100,13 +100,13 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     if given.table:
-        found = ladder_table.lines(given.table)
-        print(ladder_table.markdown(found))
+        found = table.lines(given.table)
+        print(table.markdown(found))
         if given.plot:
-            given.plot.write_text(ladder_plot.svg(found))
+            given.plot.write_text(plot.svg(found))
         return
     if given.why:
-        print(ladder_why.markdown(ladder_table.lines(given.why)))
+        print(diagnostics.markdown(table.lines(given.why)))
         return
     if given.data is None:
         raise Invalid("--data is missing: the folder that holds the data sets", param="data")
@@ -115,7 +115,7 @@ def main() -> None:
     conditions = Conditions(**wanted)
     if given.temperatures:
         for dataset in given.datasets:
-            for line in ladder_why.temperatures(
+            for line in diagnostics.temperatures(
                 given.data, given.models, dataset, conditions, questions=given.temperatures
             ):
                 print(line, flush=True)

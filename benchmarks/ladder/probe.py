@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.ladder_data import Material
+from benchmarks.ladder.data import Material
 from qcrd.method.answers import NUMBER, parse_output
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from benchmarks import ladder_data, ladder_students
-from benchmarks.ladder_data import DATASETS, Material
-from benchmarks.ladder_probe import ObservedJudge, picks
+from benchmarks.ladder import data as ladder_data
+from benchmarks.ladder import students
+from benchmarks.ladder.data import DATASETS, Material
+from benchmarks.ladder.probe import ObservedJudge, picks
 from qcrd.method.evaluation import predict
 from qcrd.method.judge.model import Judge
 from qcrd.method.student.base import Student
@@ -93,7 +94,7 @@ def run(
         seed=seed, train=given.train, validate=given.validate, test=given.test,
     )  # fmt: skip
     planned = plan(method, spec, lessons=len(found.lessons), seed=seed, flops=given.flops)
-    base = ladder_students.folder(given.student, models)
+    base = students.folder(given.student, models)
     student = load_student(base, spec.student, spec.hyperparameters, seed=seed)
     judge = None
     if planned.objective.judged:
@@ -207,7 +208,7 @@ def _judge(models: Path, spec: JudgeSpec, seed: int) -> Judge:
     """As the discriminator service builds it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder, tokenizer = load_encoder(ladder_students.folder("minilm", models))
+        encoder, tokenizer = load_encoder(students.folder("minilm", models))
         return Judge(encoder, tokenizer, hidden=spec.hidden, max_tokens=spec.max_tokens)
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import ladder_data, ladder_students
-from benchmarks.ladder_data import DATASETS
-from benchmarks.ladder_run import Conditions
-from benchmarks.ladder_table import Line, by, cell, cells
+from benchmarks.ladder import data as ladder_data
+from benchmarks.ladder import students
+from benchmarks.ladder.data import DATASETS
+from benchmarks.ladder.run import Conditions
+from benchmarks.ladder.table import Line, by, cell, cells
 from qcrd.method.prompts import EXPLAIN
 from qcrd.method.student.loading import load_student
 from qcrd.method.training import weight_history
@@ -104,7 +105,7 @@ def temperatures(
     """
     spec = given.spec(dataset)
     found = ladder_data.read(data / dataset, DATASETS[dataset], spec, seed=0, train=questions)
-    base = ladder_students.folder(given.student, models)
+    base = students.folder(given.student, models)
     student = load_student(base, spec.student, spec.hyperparameters, seed=0)
     yield cells(("sampled at", "samples", "below the margin", "CE: lowest", "median", "highest"))
     yield cells(["---"] * 6)
