@@ -14,7 +14,7 @@ from services.api.assembling.budget import Purse
 from services.api.assembling.sampling_plan import Wanted
 from services.api.assembling.teacher_client import Answer
 from services.api.settings import Teacher
-from tests.unit.test_api_assemble import QUICK, MakeBench, bench, sums
+from tests.unit.api.assembling.test_stage import QUICK, MakeBench, bench, sums
 
 __all__ = ["bench"]
 

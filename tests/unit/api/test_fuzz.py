@@ -25,7 +25,7 @@ from services.api.assembling.sampler import Pace
 from services.api.settings import Teacher
 from services.trainer import training_dataset
 from tests.scripted_teacher import ScriptedTeacher
-from tests.unit.test_api_rest import Here
+from tests.unit.api.test_rest import Here
 
 JOBS = "/v1/fine_tuning/jobs"
 JSON = {"content-type": "application/json"}

@@ -25,7 +25,7 @@ from services.api.dependencies import Settings
 from services.api.http import api_keys
 from services.api.http.api_keys import Keyring, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
-from tests.unit.test_api_rest import TASK, lines, refused, sums, without_a_hub
+from tests.unit.api.test_rest import TASK, lines, refused, sums, without_a_hub
 
 __all__ = ["without_a_hub"]
 

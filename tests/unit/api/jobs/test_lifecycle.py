@@ -22,7 +22,7 @@ from services.api.assembling.sampling_plan import Wanted
 from services.api.files import service as files
 from services.api.jobs import estimate
 from services.api.jobs.create import read_spec
-from tests.unit.test_api_rest import Here, here, refused, sums, without_a_hub
+from tests.unit.api.test_rest import Here, here, refused, sums, without_a_hub
 
 __all__ = ["here", "without_a_hub"]
 

@@ -30,7 +30,7 @@ from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import write_lines
 from services.api.assembling.stage import assemble
 from services.api.studies import service as studies
-from tests.unit.test_api_rest import TASK, Here, here, refused, sums, without_a_hub
+from tests.unit.api.test_rest import TASK, Here, here, refused, sums, without_a_hub
 
 __all__ = ["here", "without_a_hub"]
 

@@ -22,8 +22,8 @@ from services.api.files import service as files
 from services.api.files.duplicates import Seen
 from services.api.files.questions import RowReader, read_rows
 from services.api.jobs.validation_cache import Verdicts
-from tests.unit import test_api_rest as rest
-from tests.unit.test_api_rest import Here, refused, sums
+from tests.unit.api import test_rest as rest
+from tests.unit.api.test_rest import Here, refused, sums
 
 
 class CountingStore(MemoryStore):

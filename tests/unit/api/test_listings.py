@@ -11,7 +11,7 @@ from qcrd.errors import NotFound
 from qcrd.records import CreateJudge, JudgeSpec, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
-from tests.unit.test_api_rest import Here, here, published, sums, without_a_hub
+from tests.unit.api.test_rest import Here, here, published, sums, without_a_hub
 
 __all__ = ["here", "without_a_hub"]
 
