@@ -12,7 +12,7 @@ from qcrd.method.training.progress import Step
 from qcrd.method.training.schedule import plan
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import trainable
-from tests.unit.test_training import judge, lessons, spec, student, validate
+from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
 
 def curve(method: str, kind: str, out: Path, others: distributed.Crew | None) -> None:

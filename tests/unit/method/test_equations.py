@@ -31,7 +31,7 @@ from qcrd.records import (
 )
 from services.api.assembling.labelling import item
 from tests import tiny
-from tests.unit.test_training import judge, lessons, spec, student, validate
+from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
 # --- knowledge: the vote, the positive rules, the label modes -------------------------------------
 

@@ -17,7 +17,7 @@ from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import trainable
 from qcrd.records import Hyperparameters, LoraSpec, StudentSpec
 from tests import tiny
-from tests.unit.test_training import judge, lessons, spec, validate
+from tests.unit.method.training.test_trainer import judge, lessons, spec, validate
 
 LORA = StudentSpec(lora=LoraSpec(rank=4, alpha=8))
 HYPER = Hyperparameters(max_question_tokens=32, max_rationale_tokens=16)

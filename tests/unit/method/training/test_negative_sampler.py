@@ -19,7 +19,7 @@ from qcrd.method.training.schedule import plan
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import trainable
 from qcrd.records import Hyperparameters, NegativeSource, NegativeSpec, Source, StudentSpec
-from tests.unit.test_training import lessons, spec, student, validate
+from tests.unit.method.training.test_trainer import lessons, spec, student, validate
 
 
 def order(model: Student, **changes: object) -> Order:

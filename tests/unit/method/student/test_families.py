@@ -34,7 +34,7 @@ from qcrd.method.training.schedule import plan
 from qcrd.method.training.trainer import Trainer
 from qcrd.records import Hyperparameters, JudgeSpec, StudentSpec
 from tests import tiny
-from tests.unit.test_training import judge, lessons, spec, student, validate
+from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4}
