@@ -13,7 +13,7 @@ from qcrd.cli.gateway_metrics import findings, read
 from qcrd.runtime.redis.counters import COUNTERS, observe_stage
 from tests import serving
 from tests.unit.api.test_rest import Here, here, sums, without_a_hub
-from tests.unit.test_cli_run import qcrd
+from tests.unit.cli.commands.test_run import qcrd
 
 __all__ = ["here", "without_a_hub"]
 

@@ -14,7 +14,7 @@ from qcrd.cli.commands.doctor import Finding
 from qcrd.cli.output import progress, report
 from tests import tiny
 from tests.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
-from tests.unit.test_cli_run import qcrd
+from tests.unit.cli.commands.test_run import qcrd
 
 
 @pytest.fixture

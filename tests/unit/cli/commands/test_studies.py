@@ -14,7 +14,7 @@ from rich.console import Console
 from qcrd.cli.commands import studies
 from qcrd.cli.output.study_progress import state, study_display
 from tests.scripted_gateway import STUDY, ScriptedGateway
-from tests.unit.test_cli_run import SPEC, qcrd
+from tests.unit.cli.commands.test_run import SPEC, qcrd
 
 STUDY_SPEC: dict[str, Any] = {"job": SPEC, "methods": ["qcrd", "finetune"], "baseline": "finetune"}
 
