@@ -10,7 +10,7 @@ import yaml
 from services.teacher.settings import ServerSettings
 from services.trainer.settings import TrainerSettings
 
-BASE = Path(__file__).parents[2] / "k8s/base"
+BASE = Path(__file__).parents[3] / "k8s/base"
 
 
 def documents() -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from tests.unit.cli.commands.test_run import qcrd
 
 __all__ = ["here", "without_a_hub"]
 
-COMPONENT = Path(__file__).parents[2] / "k8s/components/monitoring"
+COMPONENT = Path(__file__).parents[3] / "k8s/components/monitoring"
 NAME = re.compile(r"\b(?:qcrd|process)_[a-z_]+")
 
 

@@ -36,7 +36,7 @@ from services.teacher.settings import EngineSettings, ServerSettings
 from services.teacher.students.settings import StudentsSettings
 from services.trainer.settings import TrainerSettings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS: tuple[type[BaseSettings], ...] = (
     RedisSettings,
     StoreSettings,
