@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from tests.conftest import needed
-from tests.contract.test_teacher_wire import wait_for
+from tests.contract.teacher.test_wire import wait_for
 
 PERMITS = 16
 KINDS = {
@@ -152,7 +152,7 @@ async def full_house(url: str) -> list[int]:
 
 
 def test_two_thousand_requests_leave_nothing_behind() -> None:
-    with teacher("-m", "tests.contract.scripted_server") as (url, process):
+    with teacher("-m", "tests.contract.teacher.scripted_server") as (url, process):
         back_to_rest(url, process, 2_000)
 
 

@@ -43,8 +43,8 @@ from services.teacher.engines.transformers.kv_cache import SlotCache, View
 from services.teacher.errors import Refused, TemplateFailed, VariableMissing
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
-from tests.contract.test_teacher_engines import byte_tokenizer, save
-from tests.contract.test_teacher_wire import serving, wait_for
+from tests.contract.teacher.test_engines import byte_tokenizer, save
+from tests.contract.teacher.test_wire import serving, wait_for
 
 GREEDY = Sampling()
 

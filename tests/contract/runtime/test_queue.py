@@ -115,11 +115,11 @@ def test_a_worker_waits_for_its_broker_at_the_start_and_in_the_middle(
 ) -> None:
     seen, log = tmp_path / "seen", tmp_path / "worker.log"
     environment = {**os.environ, "QCRD_REDIS_URL": settings.url, "SEEN_FILE": str(seen)}
-    command = "celery -A tests.contract.queue_worker worker -Q train -c 1 --pool=threads"
+    command = "celery -A tests.contract.runtime.queue_worker worker -Q train -c 1 --pool=threads"
     with log.open("wb") as out:
         worker = subprocess.Popen(
             [sys.executable, "-m", *command.split()],
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             env=environment,
             stdout=out,
             stderr=out,

@@ -29,9 +29,9 @@ from huggingface_hub.errors import (
 
 from services.teacher.engines.base import Generation, Token
 from tests.conftest import unavailable
-from tests.contract.test_teacher_wire import WORDS, Scripted, serving
+from tests.contract.teacher.test_wire import WORDS, Scripted, serving
 
-CLIENTS = Path(__file__).parents[1] / "clients"
+CLIENTS = Path(__file__).parents[2] / "clients"
 TEXT = "".join(WORDS)
 ASKED = [{"role": "user", "content": "hi"}]
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from services.teacher.engines.base import EngineInfo, Generation, Token
-from tests.contract.test_teacher_wire import EOS, WORDS, Scripted, events, generate, serving
+from tests.contract.teacher.test_wire import EOS, WORDS, Scripted, events, generate, serving
 
 ASKED = [{"role": "user", "content": "hi"}]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {}}}}

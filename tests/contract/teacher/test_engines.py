@@ -34,7 +34,7 @@ from services.teacher.engines.transformers.engine import LocalEngine
 from services.teacher.engines.upstream.engine import UpstreamEngine
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
-from tests.contract.test_teacher_wire import events, generate, serving, wait_for
+from tests.contract.teacher.test_wire import events, generate, serving, wait_for
 
 SHOTS = "".join(
     f"Question: How many legs have {n} dogs? Answer: {n} dogs have {4 * n} legs.\n"

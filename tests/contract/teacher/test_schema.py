@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.contract.test_teacher_wire import Scripted, serving
+from tests.contract.teacher.test_wire import Scripted, serving
 
 
 @pytest.fixture(scope="module")

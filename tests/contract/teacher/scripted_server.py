@@ -1,4 +1,4 @@
-"""The scripted engine as a server process: `python -m tests.contract.scripted_server`."""
+"""The scripted engine as a server process: `python -m tests.contract.teacher.scripted_server`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 
 from services.teacher.main import serve
 from services.teacher.settings import ServerSettings
-from tests.contract.test_teacher_wire import Scripted
+from tests.contract.teacher.test_wire import Scripted
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: None)

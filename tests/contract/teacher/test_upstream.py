@@ -23,7 +23,7 @@ from services.teacher.engines.llama_cpp import server as llama
 from services.teacher.engines.upstream.engine import UpstreamEngine
 from services.teacher.engines.upstream.retries import Again, refusal
 from tests.conftest import unavailable
-from tests.contract.test_teacher_wire import events, generate, serving, wait_for
+from tests.contract.teacher.test_wire import events, generate, serving, wait_for
 
 
 @dataclass

@@ -17,7 +17,7 @@ import pytest
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from tests.conftest import free_ports
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = Path(__file__).with_name("gateway_schema.toml")
 KEY = "sk-of-the-schema-test"
 

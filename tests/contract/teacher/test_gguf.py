@@ -20,7 +20,7 @@ from services.teacher.engines.llama_cpp import server as llama
 from services.teacher.engines.llama_cpp.engine import GgufEngine
 from services.teacher.settings import EngineSettings
 from tests.conftest import needed, unavailable
-from tests.contract.test_teacher_wire import events, generate, serving
+from tests.contract.teacher.test_wire import events, generate, serving
 
 WORDS = "the apple is red and two girls have seven more books than five boys".split()
 SCHEMA = {
