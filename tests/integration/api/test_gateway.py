@@ -118,7 +118,7 @@ def stack(
 
 
 def started(command: list[str], environment: dict[str, str], out: Any) -> subprocess.Popen[bytes]:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.Popen(command, env=environment, cwd=root, stdout=out, stderr=out)
 
 
@@ -264,7 +264,7 @@ def test_a_gateway_that_cannot_serve_says_why_and_exits(
     ended = subprocess.run(
         [sys.executable, "-m", "services.api.main"],
         env={**stack.environment, **change},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=60,

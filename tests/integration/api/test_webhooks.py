@@ -35,7 +35,7 @@ from services.api.webhooks import sender
 from services.api.webhooks.sender import deliver_forever
 from services.api.webhooks.signing import WebhookSettings
 from tests.conftest import free_ports
-from tests.integration.receiver import Got, receiver
+from tests.integration.api.receiver import Got, receiver
 
 KEY = base64.b64encode(os.urandom(32)).decode()
 SECRET = f"whsec_{KEY}"
@@ -246,7 +246,7 @@ def worker(
         "QCRD_WEBHOOK_SECRET": SECRET,
     }
     command = [sys.executable, "-m", "celery", *CELERY]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.Popen(command, env=environment, cwd=root, stdout=out, stderr=out)
 
 

@@ -149,7 +149,7 @@ def gateway(
         process = subprocess.Popen(
             [sys.executable, "-m", "services.api.main"],
             env=environment,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             stdout=out,
             stderr=out,
         )

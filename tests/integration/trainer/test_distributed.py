@@ -14,7 +14,7 @@ import torch
 from qcrd.records import Status
 from qcrd.runtime.jobs.commands import move
 from tests.integration.site import Site, site, spec, training_processes, when
-from tests.integration.test_kills import alone
+from tests.integration.trainer.test_kills import alone
 
 __all__ = ["site"]
 
@@ -29,7 +29,7 @@ def test_two_processes_have_the_loss_curve_of_one(method: str, kind: str, tmp_pa
 
     def run(*launcher: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
         out = tmp_path / f"{len(launcher)}.pt"
-        module = ["-m", "tests.integration.crew_curve", method, kind, str(out)]
+        module = ["-m", "tests.integration.trainer.distributed_curve", method, kind, str(out)]
         subprocess.run([sys.executable, *launcher, *module], check=True, timeout=120)
         found: tuple[list[dict[str, float]], dict[str, torch.Tensor], float]
         found = torch.load(out, weights_only=False)
