@@ -11,13 +11,12 @@ from qcrd.method.evaluation import predict
 from qcrd.method.evaluation.statistics import compare, leaked, repeated, wilson
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.prompts import question_text
-from qcrd.method.student.base import Student
+from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.loading import load_student, weights_like
 from qcrd.method.training.distributed import Crew
 from qcrd.method.training.negative_sampler import LocalPast, Past
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import plan
-from qcrd.method.training.weight_history import Weights
 from qcrd.records import (
     Accuracy,
     Baseline,

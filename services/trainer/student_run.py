@@ -13,14 +13,13 @@ from qcrd.method.evaluation import predict
 from qcrd.method.judge.health import collapsed
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.prompts import PREDICT, question_text
-from qcrd.method.student.base import Student
+from qcrd.method.student.base import Student, Weights
 from qcrd.method.training.checkpoint import State, capture, restore
 from qcrd.method.training.distributed import Crew
 from qcrd.method.training.negative_sampler import LocalPast, Past
 from qcrd.method.training.progress import Phase, Pretrained, Round, Step
 from qcrd.method.training.schedule import Plan
 from qcrd.method.training.trainer import Score, Trainer
-from qcrd.method.training.weight_history import Weights
 from qcrd.records import Accuracy, Prediction, TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer import rationale_scores

@@ -1,8 +1,8 @@
 """Start one process of the stack so that it cannot outlive what supervises it.
 
 `python -m qcrd.cli.stack.launch PART` becomes that part's command of the Procfile `QCRD_PROCFILE`;
-`python -m qcrd.cli.stack.launch --supervisor PID COMMAND…` becomes supervisord, tied to the process PID
-(`-`: to none).
+`python -m qcrd.cli.stack.launch --supervisor PID COMMAND…` becomes supervisord, tied to the process
+PID (`-`: to none).
 On Linux the kernel sends the signal of `PR_SET_PDEATHSIG` when the parent dies, however it dies;
 elsewhere a supervisor that is killed with SIGKILL leaves its parts behind.
 """

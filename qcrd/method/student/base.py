@@ -7,7 +7,7 @@ encoder's output, for decoder-only models the prefix's key-value cache. Gradient
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qcrd.method.batching import length_groups
 from qcrd.method.losses import IGNORED, token_cross_entropy
+
+Weights = Mapping[str, Tensor]
+
 
 TARGET_TOKENS = 8192
 """Padded target positions per forward pass; bounds its memory, not its result."""

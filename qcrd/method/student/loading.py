@@ -27,10 +27,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from qcrd.errors import Invalid
-from qcrd.method.student.base import Student, has_bf16
+from qcrd.method.student.base import Student, Weights, has_bf16
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
-from qcrd.method.training.weight_history import Weights
 from qcrd.records import Hyperparameters, StudentSpec
 
 

@@ -20,9 +20,8 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 
 from qcrd.errors import Transient
-from qcrd.method.student.base import Student
+from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import weight_history
-from qcrd.method.training.weight_history import Weights
 from qcrd.records import Rationale, Source
 
 LOOK_SECONDS = 0.5

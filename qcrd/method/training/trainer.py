@@ -18,7 +18,7 @@ from qcrd.method.batching import iteration_batches
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.judge.training_pairs import Contrast, contrast
 from qcrd.method.losses import lower_bound
-from qcrd.method.student.base import Student
+from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import weight_history
 from qcrd.method.training.distributed import Crew
 from qcrd.method.training.negative_sampler import LocalPast, Order, Past, Samples, Wanted
@@ -26,7 +26,7 @@ from qcrd.method.training.optimizer_step import Update
 from qcrd.method.training.progress import Phase, Pretrained, Round, Step
 from qcrd.method.training.schedule import Plan
 from qcrd.method.training.step_loss import Lesson
-from qcrd.method.training.weight_history import Ring, Weights, trainable
+from qcrd.method.training.weight_history import Ring, trainable
 from qcrd.records import JudgeHistograms, NegativeSource, Rationale, Source
 
 EXPLODED = 1e4

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from qcrd.method.prompts import EXPLAIN
-from qcrd.method.student.base import Student
+from qcrd.method.student.base import Student, Weights
 from qcrd.records import Rationale, Source
-
-Weights = Mapping[str, Tensor]
 
 
 class Ring:

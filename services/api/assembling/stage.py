@@ -19,14 +19,13 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import Next, StageContext
 from qcrd.runtime.redis.generation_buffer import Ledger
 from qcrd.runtime.storage.store import Store, write_lines, write_record
-from services.api.assembling import labelling, sampling_plan
+from services.api.assembling import labelling, sampling_plan, shared_set
 from services.api.assembling.generate import generate
 from services.api.assembling.imported_outputs import match
 from services.api.assembling.labelling import Outputs
 from services.api.assembling.sampler import Pace
 from services.api.files import service as files
 from services.api.files.questions import Row
-from services.api.jobs import shared_rationales
 from services.api.rationale_sets import index
 from services.api.settings import Teacher
 
@@ -58,7 +57,7 @@ def assemble(
     """Done again it writes the same set again, from outputs that are there already."""
     spec, store = stage.job.spec, stage.store
     if spec.knowledge_of is not None:
-        return shared_rationales.take(stage, spec.knowledge_of)
+        return shared_set.take(stage, spec.knowledge_of)
     rows = Rows(
         training=files.rows(store, spec.training_file),
         validation=files.rows(store, spec.validation_file) if spec.validation_file else [],

@@ -15,8 +15,45 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime.telemetry import QUIET
-from services.api.http.errors import TooLarge, TooSlow, UnsupportedType, answer
-from services.api.pace import Pace
+from services.api.http.errors import ClientGone, TooLarge, TooSlow, UnsupportedType, answer
+
+
+async def whole(receive: Receive) -> bytes:
+    """`ClientGone` when the client hung up before its end. The body's limit is `incoming`'s."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client hung up in the middle of its request")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+FLOOR = 16 << 10
+"""Bytes that have to come while a body is waited for as long as `seconds`: 500 bytes a second at
+30, which a modem of 1991 could send."""
+
+
+class Pace:
+    """Counts waiting only, so that a slow store is not the client's fault. Times in seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waited = 0.0
+        self._came = 0
+
+    @property
+    def left(self) -> float:
+        """How long the next piece may be waited for."""
+        return max(0.0, self._seconds - self._waited)
+
+    def came(self, size: int, waited: float) -> None:
+        self._waited += waited
+        self._came += size
+        if self._came >= FLOOR:
+            self._waited, self._came = 0.0, 0
+
 
 JSON_BYTES = 4 << 20
 """A job's spec with a hundred worked examples stays below 1 MiB."""

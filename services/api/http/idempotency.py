@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime import keys
 from qcrd.runtime.http.asgi import again
-from services.api.bodies import whole
+from services.api.http.body_limits import whole
 from services.api.http.errors import answer
 from services.api.http.idempotency_store import LEASE_SECONDS, Answer, Answers, Entry
 

@@ -10,9 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcrd.errors import QcrdError
 from qcrd.runtime.http.asgi import again
-from services.api.bodies import whole
 from services.api.http import strict_json
-from services.api.http.body_limits import UPLOADS
+from services.api.http.body_limits import UPLOADS, whole
 from services.api.http.errors import UnsupportedType, answer
 
 WITH_BODY = frozenset({"POST", "PATCH", "DELETE"})

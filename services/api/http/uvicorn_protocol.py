@@ -16,8 +16,7 @@ from typing import Any, ClassVar, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from services.api.http import schemas
-from services.api.http.body_limits import FULL
-from services.api.pace import FLOOR
+from services.api.http.body_limits import FLOOR, FULL
 from services.api.settings import GuardSettings
 
 log = logging.getLogger(__name__)

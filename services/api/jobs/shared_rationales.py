@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from qcrd.errors import Invalid, NotFound, Transient
-from qcrd.records import Job, JobSpec, Stage
+from qcrd.errors import Invalid, NotFound
+from qcrd.records import Job, JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import TERMINAL, JobStore
-from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Next, StageContext
+from qcrd.runtime.jobs.commands import JobStore
 from services.api.assembling import sampling_plan
-
-WAIT_SECONDS = 5.0
-"""Between two looks at a set that is not there yet."""
 
 
 def check_shared(spec: JobSpec, jobs: JobStore) -> None:
@@ -66,34 +62,3 @@ def _read(spec: JobSpec) -> Iterator[tuple[str, Any]]:
     yield f"{path}.task", settings.task
     yield f"{path}.label_mode", settings.label_mode
     yield f"{path}.rationales", settings.rationales
-
-
-def take(stage: StageContext, leader_id: str) -> Next:
-    """The leader's set; `Transient` while it has none, `Invalid` when it will never have one."""
-    try:
-        leader = stage.jobs.get(leader_id)
-    except NotFound as error:
-        raise _without(f"is gone ({leader_id})") from error
-    if leader.rationale_set is None:
-        if leader.status in TERMINAL:
-            reason = f": {leader.failure.message}" if leader.failure else ""
-            raise _without(f"{leader_id} {leader.status} before it had one{reason}")
-        raise Transient(
-            f"job {leader_id} has no rationale set yet",
-            code=WAITS_FOR_JOB,
-            retry_after=WAIT_SECONDS,
-        )
-    stage.say(
-        f"takes the rationale set of job {leader_id}: no teacher is asked",
-        rationale_set=leader.rationale_set,
-    )
-    return Next(Stage.TRAINING, {"rationale_set": leader.rationale_set})
-
-
-def _without(problem: str) -> Invalid:
-    return Invalid(
-        f"`knowledge_of`: the job whose rationale set this one waits for {problem}; create this "
-        "job (or its study) again once that cause is gone: finished teacher outputs are reused",
-        param="knowledge_of",
-        code="no_knowledge",
-    )

@@ -13,10 +13,9 @@ from services.api.assembling import sampling_plan
 from services.api.dependencies import Settings
 from services.api.files import service as files
 from services.api.files.duplicates import Seen
-from services.api.files.questions import Row
+from services.api.files.questions import Row, wrong
 from services.api.jobs.unsupported_models import check_head
 from services.api.jobs.validation_cache import Verdicts
-from services.api.lines import wrong
 from services.api.models import service as models
 from services.api.webhooks.signing import check_webhook
 

@@ -20,8 +20,27 @@ from services.teacher.errors import (
 from services.teacher.inference.stopping import Reason, Step, steps
 from services.teacher.inference.validation import Ask, check_before_permit, validate
 from services.teacher.metrics.requests import Metrics
-from services.teacher.permits import Permits
 from services.teacher.settings import ServerSettings
+
+
+class Permits:
+    """Belongs to one event loop, so plain counting is safe."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.taken = 0
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Hold one permit. Raises `Overloaded`."""
+        if self.taken >= self.count:
+            raise Overloaded("Model is overloaded")
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
 
 PROBE = "liveness"
 """The prompt of a health check's one-token generation; TGI's own word."""

@@ -1,4 +1,4 @@
-"""`benchmarks/gateway/__main__.py`: it runs, on little of everything, and would notice what it looks for."""
+"""The gateway benchmark: it runs, on little of everything, and would notice what it looks for."""
 
 from __future__ import annotations
 

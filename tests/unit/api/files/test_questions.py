@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
-from services.api.files.questions import Row, read_rows
-from services.api.lines import MAX_LINE_BYTES
+from services.api.files.questions import MAX_LINE_BYTES, Row, read_rows
 
 GOOD = {"question": "What is 1 + 1?", "label": "2"}
 

@@ -1,0 +1,42 @@
+"""Training on the rationale set of another job: waiting until that job has it."""
+
+from __future__ import annotations
+
+from qcrd.errors import Invalid, NotFound, Transient
+from qcrd.records import Stage
+from qcrd.runtime.jobs.commands import TERMINAL
+from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Next, StageContext
+
+WAIT_SECONDS = 5.0
+"""Between two looks at a set that is not there yet."""
+
+
+def take(stage: StageContext, leader_id: str) -> Next:
+    """The leader's set; `Transient` while it has none, `Invalid` when it will never have one."""
+    try:
+        leader = stage.jobs.get(leader_id)
+    except NotFound as error:
+        raise _without(f"is gone ({leader_id})") from error
+    if leader.rationale_set is None:
+        if leader.status in TERMINAL:
+            reason = f": {leader.failure.message}" if leader.failure else ""
+            raise _without(f"{leader_id} {leader.status} before it had one{reason}")
+        raise Transient(
+            f"job {leader_id} has no rationale set yet",
+            code=WAITS_FOR_JOB,
+            retry_after=WAIT_SECONDS,
+        )
+    stage.say(
+        f"takes the rationale set of job {leader_id}: no teacher is asked",
+        rationale_set=leader.rationale_set,
+    )
+    return Next(Stage.TRAINING, {"rationale_set": leader.rationale_set})
+
+
+def _without(problem: str) -> Invalid:
+    return Invalid(
+        f"`knowledge_of`: the job whose rationale set this one waits for {problem}; create this "
+        "job (or its study) again once that cause is gone: finished teacher outputs are reused",
+        param="knowledge_of",
+        code="no_knowledge",
+    )
