@@ -29,8 +29,7 @@ import torch
 
 from benchmarks.step_fixtures import BATCH, POSITIVES, SEED, STUDENTS, Setting, setting
 from qcrd.method import losses
-from qcrd.method.judge.model import Pair
-from qcrd.method.judge.training_pairs import Contrast
+from qcrd.method.judge.training_pairs import Contrast, Pair
 from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.student.base import has_bf16
 from qcrd.method.training.negative_sampler import LocalPast, ProcessPast
@@ -39,7 +38,7 @@ from qcrd.method.training.progress import Round
 from qcrd.method.training.schedule import plan
 from qcrd.method.training.step_loss import Lesson, step_terms
 from qcrd.method.training.trainer import Trainer
-from qcrd.records import Hyperparameters, LossSpec, MethodSpec, NegativeSpec
+from qcrd.records.spec import Hyperparameters, LossSpec, MethodSpec, NegativeSpec
 
 TAUGHT = 4
 """Batches of one whole iteration."""

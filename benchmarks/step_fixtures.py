@@ -16,7 +16,8 @@ from qcrd.cli.stack.home import install_base_model
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.step_loss import Lesson
-from qcrd.records import Hyperparameters, Rationale, StudentSpec
+from qcrd.records.rationales import Rationale
+from qcrd.records.spec import Hyperparameters, StudentSpec
 
 BATCH, POSITIVES, SEED = 8, 5, 0
 WORDS = (

@@ -19,7 +19,7 @@ import pytest
 
 from qcrd.errors import Transient
 from qcrd.runtime.settings import RedisSettings, StoreSettings
-from qcrd.runtime.storage.store import S3Store
+from qcrd.runtime.storage.s3 import S3Store
 
 WEED_PORTS = ("master", "filer", "volume", "s3", "admin")
 """Each of SeaweedFS's parts listens on `-<part>.port` and `-<part>.port.grpc`."""

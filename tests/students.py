@@ -13,19 +13,15 @@ from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.records import (
+from qcrd.records.job import Job, ModelRef, Report, Status, Usage
+from qcrd.records.rationales import RationaleCounts
+from qcrd.records.spec import (
     Hyperparameters,
-    Job,
     JobSpec,
     MethodName,
     MethodSpec,
-    ModelRef,
-    RationaleCounts,
-    Report,
-    Status,
     StudentSpec,
     TaskSpec,
-    Usage,
 )
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store

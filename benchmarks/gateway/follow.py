@@ -10,9 +10,10 @@ from multiprocessing.connection import Connection
 
 from benchmarks.gateway.monitor import MEGABYTE, apart, p50, p99, watched
 from benchmarks.gateway.system import BASE, Gateway, System
-from qcrd.records import Job, JobSpec
+from qcrd.records.job import Job
+from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.jobs.store import RedisJobs
 from qcrd.runtime.redis.event_log import RedisEvents
 
 PATH = "/v1/fine_tuning/jobs/{}/events?stream=true"

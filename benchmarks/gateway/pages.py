@@ -14,17 +14,15 @@ from benchmarks.gateway.monitor import p50, p99
 from benchmarks.gateway.system import System
 from qcrd.errors import NotFound
 from qcrd.method.answers import question_id
-from qcrd.records import (
-    Judged,
-    MethodSpec,
+from qcrd.records.rationale_annotations import Judged, RationaleScore
+from qcrd.records.rationales import (
     Question,
     RationaleCounts,
     RationaleItem,
     RationaleManifest,
-    RationaleScore,
     Source,
-    TaskSpec,
 )
+from qcrd.records.spec import MethodSpec, TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_record, write_lines, write_record

@@ -24,7 +24,7 @@ from qcrd.cli.stack.ports import PARTS, choose
 from qcrd.errors import Transient
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings, StoreSettings
-from qcrd.runtime.storage.store import S3Store
+from qcrd.runtime.storage.s3 import S3Store
 
 BASE = "base"
 """The model that jobs name: a configuration without weights, for nobody trains."""

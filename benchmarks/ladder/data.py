@@ -17,15 +17,8 @@ from qcrd.method.answers import canonical
 from qcrd.method.evaluation.statistics import leaked
 from qcrd.method.prompts import question_text
 from qcrd.method.training.step_loss import Lesson
-from qcrd.records import (
-    AnswerKind,
-    MethodSpec,
-    Question,
-    RationaleCounts,
-    RationaleItem,
-    RationaleSpec,
-    TaskSpec,
-)
+from qcrd.records.rationales import Question, RationaleCounts, RationaleItem
+from qcrd.records.spec import AnswerKind, MethodSpec, RationaleSpec, TaskSpec
 from services.api.assembling import labelling
 from services.api.files.questions import Row, read_rows
 from services.trainer.training_dataset import Held, lesson

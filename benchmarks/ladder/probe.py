@@ -16,7 +16,7 @@ from qcrd.method.judge.training_pairs import Contrast, Pair
 from qcrd.method.prompts import EXPLAIN
 from qcrd.method.student.base import Student
 from qcrd.method.training.step_loss import Lesson
-from qcrd.records import AnswerKind, JudgeSpec, TaskSpec
+from qcrd.records.spec import AnswerKind, JudgeSpec, TaskSpec
 
 LOOKED_AT = 48
 """Questions whose candidates are scored once more: enough for a share, a second or two of work."""

@@ -24,14 +24,8 @@ from qcrd.method.student.loading import load_encoder, load_student
 from qcrd.method.training.progress import Round, Step
 from qcrd.method.training.schedule import Plan, plan
 from qcrd.method.training.trainer import Trainer
-from qcrd.records import (
-    Hyperparameters,
-    JudgeSpec,
-    MethodSpec,
-    NegativeSpec,
-    Prediction,
-    StudentSpec,
-)
+from qcrd.records.rationales import Prediction
+from qcrd.records.spec import Hyperparameters, JudgeSpec, MethodSpec, NegativeSpec, StudentSpec
 from services.trainer.student_run import validation_score
 from services.trainer.training_dataset import Held
 

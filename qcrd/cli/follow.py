@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from qcrd.cli.client import Api, Told
 from qcrd.errors import QcrdError, Transient
-from qcrd.records import Status
+from qcrd.records.job import Status
 from qcrd.runtime.jobs.state_machine import TERMINAL
 
 LOOK_SECONDS = 1.0

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from qcrd.errors import Invalid
-from qcrd.records import JobSpec, StudySpec, parse
+from qcrd.records.base import parse
+from qcrd.records.spec import JobSpec
+from qcrd.records.study import StudySpec
 
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 FILE_FIELDS = ("training_file", "validation_file", "test_file")

@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 
 from qcrd.method import arithmetic
-from qcrd.records import AnswerKind, Question, TaskSpec
+from qcrd.records.rationales import Question
+from qcrd.records.spec import AnswerKind, TaskSpec
 
 EXPLANATION, ANSWER = "<Explanation>:", "<Answer>:"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qcrd.records import Scheme
+from qcrd.records.spec import Scheme
 
 IGNORED = -100
 """Label of positions that are padding (the value `F.cross_entropy` ignores by default)."""

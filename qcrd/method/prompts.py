@@ -5,7 +5,8 @@ from __future__ import annotations
 from string import ascii_lowercase
 
 from qcrd.method.answers import ANSWER, EXPLANATION
-from qcrd.records import AnswerKind, Question, TaskSpec
+from qcrd.records.rationales import Question
+from qcrd.records.spec import AnswerKind, TaskSpec
 
 # Distilling step-by-step's multi-task prefixes: label under one, rationale under the other.
 PREDICT, EXPLAIN = "predict: ", "explain: "

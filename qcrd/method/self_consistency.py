@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from qcrd.records import Rationale, Vote
+from qcrd.records.rationales import Rationale, Vote
 
 PositiveRule = Literal["majority", "gold", "majority_and_gold"]
 

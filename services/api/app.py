@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 import qcrd
-from qcrd.runtime.jobs.commands import JobStore, RedisJobs
 from qcrd.runtime.jobs.queue import CeleryQueue, Queue, celery_app
+from qcrd.runtime.jobs.store import JobStore, RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.counters import RedisTally
 from qcrd.runtime.redis.event_log import Events, RedisEvents

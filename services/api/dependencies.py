@@ -7,9 +7,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from qcrd.records import ApiKey
-from qcrd.runtime.jobs.commands import JobStore
+from qcrd.records.api_keys import ApiKey
 from qcrd.runtime.jobs.queue import Queue
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import MemoryTally, Tally
 from qcrd.runtime.redis.event_log import Events
 from qcrd.runtime.redis.generation_buffer import Ledger, MemoryLedger

@@ -19,12 +19,15 @@ from typing import Any
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutting_down
 from redis import Redis
 
-from qcrd.records import Stage
+from qcrd.records.job import Stage
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import TASKS, RedisJobs
 from qcrd.runtime.jobs.finalize import conclude_left
 from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
-from qcrd.runtime.jobs.stage_runner import Deps, Next, StageContext, reap, run_stage
+from qcrd.runtime.jobs.reaper import reap
+from qcrd.runtime.jobs.stage_context import Deps, Next, StageContext
+from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.state_machine import TASKS
+from qcrd.runtime.jobs.store import RedisJobs
 from qcrd.runtime.redis.connection import connect, redis_outage
 from qcrd.runtime.redis.counters import RedisTally
 from qcrd.runtime.redis.event_log import RedisEvents

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from qcrd.errors import QcrdError, Transient
-from qcrd.records import CreateJudge, JudgeVersion
+from qcrd.records.judge import CreateJudge, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings
 from qcrd.runtime.storage.base_models import find_base

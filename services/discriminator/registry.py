@@ -20,7 +20,7 @@ from qcrd.method.judge.health import collapsed
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import Contrast
 from qcrd.method.student.loading import load_encoder
-from qcrd.records import CreateJudge, JudgeVersion
+from qcrd.records.judge import CreateJudge, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read, read_record, write_record
 from services.discriminator.schemas import Scores, WireContrast

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from qcrd.records import Record
+from qcrd.records.base import Record
 
 MAX_PAIRS = 4096
 """Pairs per scoring request: bounds its time on a shared GPU."""

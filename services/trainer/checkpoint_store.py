@@ -17,7 +17,10 @@ from torch import Tensor
 
 from qcrd.errors import NotFound, QcrdError
 from qcrd.method.training.checkpoint import LIVE, MOMENTS, State
-from qcrd.records import Accuracy, CheckpointManifest, Prediction, Record
+from qcrd.records.base import Record
+from qcrd.records.checkpoint import CheckpointManifest
+from qcrd.records.job import Accuracy
+from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read, read_record, write_record
 

@@ -17,18 +17,8 @@ from qcrd.method.training.distributed import Crew
 from qcrd.method.training.negative_sampler import LocalPast, Past
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import plan
-from qcrd.records import (
-    Accuracy,
-    Baseline,
-    Comparison,
-    Job,
-    LeakReport,
-    ModelRef,
-    Report,
-    Stage,
-    Status,
-    TaskSpec,
-)
+from qcrd.records.job import Accuracy, Comparison, Job, LeakReport, ModelRef, Report, Stage, Status
+from qcrd.records.spec import Baseline, TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.storage.store import write_lines

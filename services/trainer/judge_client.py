@@ -10,7 +10,8 @@ import httpx
 
 from qcrd.errors import Conflict, QcrdError, Transient
 from qcrd.method.judge.training_pairs import Contrast, Pair
-from qcrd.records import JudgeHistograms, JudgeSpec
+from qcrd.records.job import JudgeHistograms
+from qcrd.records.spec import JudgeSpec
 
 PAIRS_PER_CALL = 1024
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from qcrd.errors import Invalid
 from qcrd.method.answers import canonical
 from qcrd.method.student.base import Student
-from qcrd.records import JobSpec, Question, TaskSpec
+from qcrd.records.rationales import Question
+from qcrd.records.spec import JobSpec, TaskSpec
 
 SHOWN = 60
 """Characters of a label, or of what became of it, in an error."""

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from qcrd.errors import Interrupted, Invalid, QcrdError, Transient
-from qcrd.records import Failure, Record, Report
+from qcrd.records.base import Record
+from qcrd.records.job import Failure, Report
 
 
 class Outcome(Record):

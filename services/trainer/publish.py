@@ -11,8 +11,8 @@ from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.student.base import Student
 from qcrd.method.student.lora import merged
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.records import Comparison, Job, Manner, PublishedModel, Report
-from qcrd.records.prompt_format import INFERENCE
+from qcrd.records.job import Comparison, Job, PublishedModel, Report
+from qcrd.records.prompt_format import INFERENCE, Manner
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, write_record
 

@@ -9,17 +9,9 @@ from collections.abc import Iterator
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.prompts import question_text
 from qcrd.method.training.trainer import Trainer
-from qcrd.records import (
-    Judged,
-    Polarity,
-    Rationale,
-    RationaleItem,
-    RationaleManifest,
-    RationaleScore,
-    Revision,
-    Source,
-    TaskSpec,
-)
+from qcrd.records.rationale_annotations import Judged, Polarity, RationaleScore, Revision
+from qcrd.records.rationales import Rationale, RationaleItem, RationaleManifest, Source
+from qcrd.records.spec import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcrd.records import Revision
+from qcrd.records.rationale_annotations import Revision
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.storage import rationale_edits
 

@@ -24,10 +24,10 @@ from qcrd.method.student.base import Student
 from qcrd.method.training import distributed
 from qcrd.method.training.negative_sampler import LocalPast, Past, ProcessPast
 from qcrd.runtime import telemetry
-from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.jobs.lease import Holding
 from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_runner import Deps, StageContext
+from qcrd.runtime.jobs.stage_context import Deps, StageContext
+from qcrd.runtime.jobs.store import RedisJobs
 from qcrd.runtime.parent_death import die_with_parent
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.counters import RedisTally

@@ -20,7 +20,9 @@ from qcrd.method.training.negative_sampler import LocalPast, Past
 from qcrd.method.training.progress import Phase, Pretrained, Round, Step
 from qcrd.method.training.schedule import Plan
 from qcrd.method.training.trainer import Score, Trainer
-from qcrd.records import Accuracy, Prediction, TaskSpec
+from qcrd.records.job import Accuracy
+from qcrd.records.rationales import Prediction
+from qcrd.records.spec import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer import rationale_scores
 from services.trainer.checkpoint_store import Checkpoints, Result

@@ -9,15 +9,9 @@ from dataclasses import dataclass, field
 from qcrd.errors import Invalid
 from qcrd.method.prompts import question_text
 from qcrd.method.training.step_loss import Lesson
-from qcrd.records import (
-    JobSpec,
-    Question,
-    RationaleItem,
-    RationaleManifest,
-    Revision,
-    TaskSpec,
-    TestItem,
-)
+from qcrd.records.rationale_annotations import Revision
+from qcrd.records.rationales import Question, RationaleItem, RationaleManifest, TestItem
+from qcrd.records.spec import JobSpec, TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_lines, read_record

@@ -12,10 +12,12 @@ from typing import Any
 
 from celery.signals import setup_logging, worker_init, worker_shutting_down
 
-from qcrd.records import Stage
-from qcrd.runtime.jobs.commands import TASKS, RedisJobs
+from qcrd.records.job import Stage
 from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
-from qcrd.runtime.jobs.stage_runner import Deps, run_stage
+from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.state_machine import TASKS
+from qcrd.runtime.jobs.store import RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.counters import RedisTally
 from qcrd.runtime.redis.event_log import RedisEvents

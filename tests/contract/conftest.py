@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from qcrd.runtime.jobs.commands import JobStore, MemoryJobs, RedisJobs
+from qcrd.runtime.jobs.store import JobStore, MemoryJobs, RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.counters import MemoryTally, RedisTally, Tally
 from qcrd.runtime.redis.event_log import Events, MemoryEvents, RedisEvents
 from qcrd.runtime.redis.generation_buffer import Ledger, MemoryLedger, RedisLedger
 from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries, RedisDeliveries
-from qcrd.runtime.storage.store import MemoryStore, S3Store, Store
+from qcrd.runtime.storage.s3 import S3Store
+from qcrd.runtime.storage.store import MemoryStore, Store
 
 
 @pytest.fixture(params=["memory", "redis"])

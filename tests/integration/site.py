@@ -11,35 +11,37 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qcrd.records import (
-    Baseline,
-    Hyperparameters,
-    Job,
-    JobSpec,
-    JudgeSpec,
-    MethodSpec,
-    NegativeSpec,
+from qcrd.records.job import Job, Stage, Status
+from qcrd.records.rationales import (
     Prediction,
     Question,
     Rationale,
     RationaleCounts,
     RationaleItem,
     RationaleManifest,
-    Stage,
-    Status,
-    StudentSpec,
-    TaskSpec,
     TestItem,
     Vote,
 )
+from qcrd.records.spec import (
+    Baseline,
+    Hyperparameters,
+    JobSpec,
+    JudgeSpec,
+    MethodSpec,
+    NegativeSpec,
+    StudentSpec,
+    TaskSpec,
+)
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_runner import Deps, run_stage
+from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.store import RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
-from qcrd.runtime.storage.store import S3Store, Store, read_lines, write_lines, write_record
+from qcrd.runtime.storage.s3 import S3Store
+from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
 from services.discriminator.main import build
 from services.discriminator.settings import DiscriminatorSettings
 from services.trainer.training_process import supervise

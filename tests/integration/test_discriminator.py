@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from qcrd.method.judge.training_pairs import Contrast
-from qcrd.records import JudgeSpec
+from qcrd.records.spec import JudgeSpec
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, Store
 from services.discriminator.main import build

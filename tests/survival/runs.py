@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 
-from qcrd.records import Event, Job, Prediction, Stage, Status
+from qcrd.records.job import Event, Job, Stage, Status
+from qcrd.records.rationales import Prediction
 from tests.survival.follower import Follower
 from tests.survival.system import CONCURRENCY, GATEWAYS, System, body, patiently, upload
 

@@ -17,13 +17,15 @@ import httpx
 import psutil
 
 from qcrd.errors import Transient
-from qcrd.records import Event, Job, Prediction
+from qcrd.records.job import Event, Job
+from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.jobs.store import RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings, StoreSettings
-from qcrd.runtime.storage.store import S3Store, read_lines
+from qcrd.runtime.storage.s3 import S3Store
+from qcrd.runtime.storage.store import read_lines
 from tests import tiny
 from tests.conftest import WEED_PORTS, free_ports, unavailable, weed_command
 from tests.survival.processes import Part

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qcrd.records import Stage
+from qcrd.records.job import Stage
 from tests.conftest import unavailable
 from tests.survival.runs import Calm, Data, begin, check
 from tests.survival.system import System, until

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from qcrd.records import Stage
+from qcrd.records.job import Stage
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from tests.survival.runs import Calm, Data, Run, begin, check
 from tests.survival.system import System

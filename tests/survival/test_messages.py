@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from qcrd.records import Stage
+from qcrd.records.job import Stage
 from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
 from tests.survival.runs import Calm, Data, begin, check
 from tests.survival.system import ASSEMBLERS, TRAINERS, System

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from qcrd.records import Stage
+from qcrd.records.job import Stage
 from tests.survival.processes import Part, thaw
 from tests.survival.runs import Calm, Data, Run, begin, check
 from tests.survival.system import ASSEMBLERS, LEASE_SECONDS, TRAINERS, System, until

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from qcrd.cli.output.terminal import note, print_json
 from qcrd.errors import Invalid
-from qcrd.records import ApiKey, KeyFile, Scope, key_hash, parse
+from qcrd.records.api_keys import ApiKey, KeyFile, Scope, key_hash
+from qcrd.records.base import parse
 
 PREFIX = "sk-qcrd-"
 """So that secret scanners recognise a key that was committed by mistake."""

@@ -17,7 +17,7 @@ from qcrd.cli.output import report
 from qcrd.cli.output.progress import display
 from qcrd.cli.output.terminal import FAILED, note, notes, out
 from qcrd.errors import Invalid
-from qcrd.records import Status
+from qcrd.records.job import Status
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 

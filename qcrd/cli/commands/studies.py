@@ -18,7 +18,8 @@ from qcrd.cli.output import terminal
 from qcrd.cli.output.study_progress import StudyDisplay, name, state, study_display
 from qcrd.cli.output.terminal import FAILED, note, notes, out, print_json
 from qcrd.errors import Transient
-from qcrd.records import Status, StudyStatus
+from qcrd.records.job import Status
+from qcrd.records.study import StudyStatus
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel studies.")
 

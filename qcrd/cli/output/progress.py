@@ -22,7 +22,7 @@ from rich.progress import (
 
 from qcrd.cli.client import Told
 from qcrd.cli.follow import Display
-from qcrd.records import Stage, Status
+from qcrd.records.job import Stage, Status
 
 TITLES = {
     Stage.ASSEMBLING: "rationales",

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qcrd.records import Comparison
+from qcrd.records.job import Comparison
 
 NAMES = {
     "teacher": "teacher",

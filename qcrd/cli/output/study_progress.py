@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from qcrd.cli.output.progress import LINE_SECONDS, SIGN_OF_LIFE_SECONDS, TITLES
-from qcrd.records import Stage, Status
+from qcrd.records.job import Stage, Status
 
 
 class StudyDisplay(Protocol):

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qcrd.errors import Conflict, Invalid, NotFound
-from qcrd.records import R, Record
+from qcrd.records.base import R, Record
 
 BASE_MODEL = "all-MiniLM-L6-v2"
 SOCKET_LIMIT = 100

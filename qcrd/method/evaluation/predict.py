@@ -9,8 +9,10 @@ from qcrd.method.answers import canonical
 from qcrd.method.evaluation.statistics import wilson
 from qcrd.method.prompts import PREDICT, question_text
 from qcrd.method.student.base import Student
-from qcrd.records import Accuracy, Prediction, Question, TaskSpec
+from qcrd.records.job import Accuracy
 from qcrd.records.prompt_format import JOINED_MARK
+from qcrd.records.rationales import Prediction, Question
+from qcrd.records.spec import TaskSpec
 
 JOINT = "answer:"
 """Between rationale and label in the single-task target."""

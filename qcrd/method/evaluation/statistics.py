@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from qcrd.records import Accuracy, Comparison
+from qcrd.records.job import Accuracy, Comparison
 
 DRAWS = 10_000
 """Bootstrap samples: the bounds' own error is then about a hundredth of the interval."""

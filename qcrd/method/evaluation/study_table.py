@@ -13,14 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcrd.method.evaluation.statistics import DRAWS, mcnemar, over_seeds
-from qcrd.records import (
-    Accuracy,
-    SeedAccuracy,
-    SeedTest,
-    StudyComparison,
-    StudyRow,
-    StudyTable,
-)
+from qcrd.records.job import Accuracy
+from qcrd.records.study import SeedAccuracy, SeedTest, StudyComparison, StudyRow, StudyTable
 
 BOOTSTRAP_SEED = 0
 """The same runs give the same table, whenever it is asked for."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from scipy.stats import mannwhitneyu
 
 from qcrd.method.judge.training_pairs import Contrast, Pair
-from qcrd.records import JudgeHistograms, ReliabilityBin
+from qcrd.records.job import JudgeHistograms, ReliabilityBin
 
 POSITIVES = "positives"
 """The positives' name beside the sources of negatives."""

@@ -17,7 +17,8 @@ from qcrd.method.batching import length_groups
 from qcrd.method.judge.health import health
 from qcrd.method.judge.training_pairs import Contrast, Pair, balanced, held_back
 from qcrd.method.losses import JUDGE_LOSSES
-from qcrd.records import JudgeHistograms, JudgeSpec
+from qcrd.records.job import JudgeHistograms
+from qcrd.records.spec import JudgeSpec
 
 
 class Judge(nn.Module):

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qcrd.records import NegativeSource, Rationale, Source
+from qcrd.records.rationales import Rationale, Source
+from qcrd.records.spec import NegativeSource
 
 Pair = tuple[str, str]
 """(question, rationale)."""

@@ -30,7 +30,7 @@ from qcrd.errors import Invalid
 from qcrd.method.student.base import Student, Weights, has_bf16
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
-from qcrd.records import Hyperparameters, StudentSpec
+from qcrd.records.spec import Hyperparameters, StudentSpec
 
 
 def load_student(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qcrd.method.losses import Weigh
-from qcrd.records import Rationale
+from qcrd.records.rationales import Rationale
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from qcrd.method.training import weight_history
 from qcrd.method.training.trainer import Best, Prepared, Trainer
 from qcrd.method.training.weight_history import trainable
-from qcrd.records import JudgeHistograms, Rationale
+from qcrd.records.job import JudgeHistograms
+from qcrd.records.rationales import Rationale
 
 LIVE, MOMENTS = "live", "moments"
 

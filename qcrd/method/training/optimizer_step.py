@@ -10,7 +10,7 @@ from qcrd.method.student.base import Student
 from qcrd.method.training.objectives import Objective
 from qcrd.method.training.schedule import Plan
 from qcrd.method.training.step_loss import Lesson, Scores, Terms, step_terms
-from qcrd.records import Hyperparameters, LossSpec
+from qcrd.records.spec import Hyperparameters, LossSpec
 
 
 class Update:

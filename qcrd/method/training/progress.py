@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qcrd.records import JudgeHistograms
+from qcrd.records.job import JudgeHistograms
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qcrd.method.batching import steps_per_pass
 from qcrd.method.training.objectives import OBJECTIVES, Objective
-from qcrd.records import MethodSpec
+from qcrd.records.spec import MethodSpec
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.student.base import Reading, Student
 from qcrd.method.training.candidates import Slate
 from qcrd.method.training.objectives import Objective
-from qcrd.records import LossSpec, Rationale
+from qcrd.records.rationales import Rationale
+from qcrd.records.spec import LossSpec
 
 Scores = Mapping[str, float]
 """Rationale id -> the judge's score."""

@@ -27,7 +27,9 @@ from qcrd.method.training.progress import Phase, Pretrained, Round, Step
 from qcrd.method.training.schedule import Plan
 from qcrd.method.training.step_loss import Lesson
 from qcrd.method.training.weight_history import Ring, trainable
-from qcrd.records import JudgeHistograms, NegativeSource, Rationale, Source
+from qcrd.records.job import JudgeHistograms
+from qcrd.records.rationales import Rationale, Source
+from qcrd.records.spec import NegativeSource
 
 EXPLODED = 1e4
 """A gradient's norm that no training comes back from, clipped or not."""

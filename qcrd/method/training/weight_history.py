@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qcrd.method.prompts import EXPLAIN
 from qcrd.method.student.base import Student, Weights
-from qcrd.records import Rationale, Source
+from qcrd.records.rationales import Rationale, Source
 
 
 class Ring:

@@ -10,12 +10,10 @@ import time
 from typing import Any
 
 from qcrd.errors import Conflict, NotFound
-from qcrd.records import Job, Lease, Stage, Status
+from qcrd.records.job import Job, Lease, Stage, Status
 from qcrd.runtime.jobs.state_machine import (
     MAX_ATTEMPTS,
-    NEXT,
     TASKS,
-    TERMINAL,
     TTL,
     changed,
     counted,
@@ -24,22 +22,7 @@ from qcrd.runtime.jobs.state_machine import (
     lapsed,
     moved,
 )
-from qcrd.runtime.jobs.store import JobStore, MemoryJobs, RedisJobs
-
-__all__ = [
-    "MAX_ATTEMPTS",
-    "NEXT",
-    "TASKS",
-    "TERMINAL",
-    "TTL",
-    "JobStore",
-    "MemoryJobs",
-    "RedisJobs",
-    "amend",
-    "beat",
-    "claim",
-    "move",
-]
+from qcrd.runtime.jobs.store import JobStore
 
 
 def move(

@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 
 from qcrd.errors import Conflict, NotFound
-from qcrd.records import Job, Stage, Status
+from qcrd.records.job import Job, Stage, Status
 from qcrd.runtime.jobs import commands as jobs
-from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.jobs.queue import Queue
 from qcrd.runtime.jobs.stage_context import Deps
 from qcrd.runtime.jobs.state_machine import TASKS, lapsed
+from qcrd.runtime.jobs.store import JobStore
 
 PAGE = 20
 """Waiting jobs looked at together: nearly always the first of them is taken."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
-from qcrd.records import Event
+from qcrd.records.job import Event
 from qcrd.runtime.redis.event_log import Events, Level, Type
 from qcrd.runtime.storage.store import Store
 

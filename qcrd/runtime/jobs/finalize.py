@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from qcrd.errors import NotFound, QcrdError, Transient
-from qcrd.records import Delivery, Event, Job, Status
+from qcrd.records.job import Event, Job, Status
+from qcrd.records.webhooks import Delivery
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.jobs.reaper import active
 from qcrd.runtime.jobs.state_machine import TERMINAL, changed
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.event_log import Events, Level
 from qcrd.runtime.redis.webhook_queue import Deliveries
 from qcrd.runtime.storage.store import Store, write_lines, write_record

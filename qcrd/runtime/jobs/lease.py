@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from qcrd.errors import LeaseLost, NotFound, Transient
-from qcrd.records import Job, Status
-from qcrd.runtime.jobs.commands import JobStore, beat
+from qcrd.records.job import Job, Status
+from qcrd.runtime.jobs.commands import beat
+from qcrd.runtime.jobs.store import JobStore
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from celery import Celery, Task, signals
 from kombu.exceptions import OperationalError
 
 from qcrd.errors import Transient
-from qcrd.records import Stage
+from qcrd.records.job import Stage
 from qcrd.runtime import telemetry
 from qcrd.runtime.jobs.state_machine import TASKS
 from qcrd.runtime.settings import RedisSettings

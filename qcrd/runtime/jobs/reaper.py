@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qcrd.errors import Conflict, NotFound
-from qcrd.records import Job, Stage, Status
-from qcrd.runtime.jobs.commands import JobStore
+from qcrd.records.job import Job, Stage, Status
 from qcrd.runtime.jobs.queue import Queue
 from qcrd.runtime.jobs.state_machine import changed, lapsed
+from qcrd.runtime.jobs.store import JobStore
 
 PATIENCE = 300.0
 """Seconds after which a message that nobody has taken is sent again. One that merely waits behind

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qcrd.errors import Interrupted
-from qcrd.records import Job, Progress, Report, Stage
+from qcrd.records.job import Job, Progress, Report, Stage
 from qcrd.runtime.jobs import commands as jobs
-from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.jobs.fencing import FencedEvents, FencedStore
 from qcrd.runtime.jobs.lease import Holding
 from qcrd.runtime.jobs.queue import Queue
 from qcrd.runtime.jobs.state_machine import TTL
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import MemoryTally, Tally
 from qcrd.runtime.redis.event_log import Events
 from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries

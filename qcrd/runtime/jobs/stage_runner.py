@@ -21,13 +21,11 @@ from qcrd.errors import (
     QcrdError,
     Transient,
 )
-from qcrd.records import Failure, Job, Progress, Stage, Status
+from qcrd.records.job import Failure, Job, Progress, Stage, Status
 from qcrd.runtime import telemetry
-from qcrd.runtime.jobs.commands import JobStore
 from qcrd.runtime.jobs.dispatch import nudge, take
 from qcrd.runtime.jobs.finalize import conclude
 from qcrd.runtime.jobs.lease import Holding
-from qcrd.runtime.jobs.reaper import reap
 from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Deps, Done, Next, StageContext, Work
 from qcrd.runtime.jobs.state_machine import (
     MAX_ATTEMPTS,
@@ -39,10 +37,9 @@ from qcrd.runtime.jobs.state_machine import (
     held,
     moved,
 )
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import observe_stage
 from qcrd.runtime.redis.event_log import Events
-
-__all__ = ["Deps", "Done", "Next", "StageContext", "Work", "conclude", "nudge", "reap", "run_stage"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

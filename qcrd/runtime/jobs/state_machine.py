@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from qcrd.errors import Conflict, LeaseLost
-from qcrd.records import Failure, Job, Lease, Priority, Stage, Status
+from qcrd.records.job import Failure, Job, Lease, Stage, Status
+from qcrd.records.spec import Priority
 from qcrd.runtime import keys
 
 NEXT: Mapping[Status, frozenset[Status]] = MappingProxyType(

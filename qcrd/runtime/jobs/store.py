@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError, WatchError
 
 from qcrd.errors import Conflict, NotFound, Transient
-from qcrd.records import Job, Status
+from qcrd.records.job import Job, Status
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import check_room, indexes
 from qcrd.runtime.redis.connection import redis_outage

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, cast
 from redis import Redis
 
 from qcrd.errors import Invalid
-from qcrd.records import Event
+from qcrd.records.job import Event
 from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import BLOCK_SECONDS, redis_outage
 
@@ -93,8 +93,6 @@ def numbers(given: str, param: str = "after") -> tuple[int, int]:
 def event(job_id: str, at: tuple[int, int], fields: dict[str, Any]) -> Event:
     return Event(id=event_id(*at), job_id=job_id, created_at=at[0] / 1000, **fields)
 
-
-__all__ = ["FIRST", "Events", "Level", "MemoryEvents", "RedisEvents", "Type"]
 
 KEPT = 100_000
 """Events a running job keeps; a metrics line per step of a very long run would fill the memory."""

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from redis import Redis
 
-from qcrd.records import Delivery
+from qcrd.records.webhooks import Delivery
 from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import redis_outage
 

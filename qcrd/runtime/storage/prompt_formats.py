@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from qcrd.errors import Invalid
-from qcrd.records import Manner, parse
-from qcrd.records.prompt_format import INFERENCE
+from qcrd.records.base import parse
+from qcrd.records.prompt_format import INFERENCE, Manner
 
 
 def read_manner(folder: Path) -> Manner:

@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Iterable, Mapping
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records import Correction, Edit, Polarity, Rationale, RationaleItem, Revision
+from qcrd.records.rationale_annotations import Correction, Edit, Polarity, Revision
+from qcrd.records.rationales import Rationale, RationaleItem
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_record, write_record
 

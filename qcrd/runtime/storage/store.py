@@ -20,19 +20,6 @@ from qcrd.errors import NotFound, QcrdError
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 
-__all__ = [
-    "MemoryStore",
-    "S3Store",
-    "Store",
-    "open_store",
-    "read",
-    "read_lines",
-    "read_record",
-    "read_some_lines",
-    "write_lines",
-    "write_record",
-]
-
 R = TypeVar("R", bound=BaseModel)
 
 SPOOL = 8 * 2**20

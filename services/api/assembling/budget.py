@@ -8,7 +8,8 @@ exceeds. So the budget holds whatever comes back.
 from __future__ import annotations
 
 from qcrd.errors import OverBudget
-from qcrd.records import Budget, Usage
+from qcrd.records.job import Usage
+from qcrd.records.spec import Budget
 from services.api.assembling.sampling_plan import Wanted
 from services.api.assembling.teacher_client import Answer
 from services.api.settings import Teacher

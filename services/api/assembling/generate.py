@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from qcrd.errors import QcrdError
 from qcrd.method.prompts import teacher_prompt
-from qcrd.records import Question, Usage
+from qcrd.records.job import Usage
+from qcrd.records.rationales import Question
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import Ledger
 from services.api.assembling.budget import Purse

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from qcrd.records import Record
+from qcrd.records.base import Record
 from qcrd.runtime import keys
 from qcrd.runtime.redis.generation_buffer import Ledger
 from qcrd.runtime.storage.store import Store, read_lines, write_lines

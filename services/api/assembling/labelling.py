@@ -7,8 +7,7 @@ from typing import Any
 
 from qcrd.method.answers import Parsed, canonical, parse_output
 from qcrd.method.self_consistency import split, vote
-from qcrd.records import (
-    MethodSpec,
+from qcrd.records.rationales import (
     Question,
     Rationale,
     RationaleCounts,
@@ -16,6 +15,7 @@ from qcrd.records import (
     TestItem,
     Vote,
 )
+from qcrd.records.spec import MethodSpec
 from qcrd.runtime.keys import digest
 
 Outputs = Mapping[str, tuple[str, ...]]

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from qcrd.records import Baseline, JobSpec, MethodName, Question, RationaleSpec
+from qcrd.records.rationales import Question
+from qcrd.records.spec import Baseline, JobSpec, MethodName, RationaleSpec
 from qcrd.runtime.keys import digest
 
 

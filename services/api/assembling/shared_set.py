@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qcrd.errors import Invalid, NotFound, Transient
-from qcrd.records import Stage
-from qcrd.runtime.jobs.commands import TERMINAL
+from qcrd.records.job import Stage
 from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Next, StageContext
+from qcrd.runtime.jobs.state_machine import TERMINAL
 
 WAIT_SECONDS = 5.0
 """Between two looks at a set that is not there yet."""

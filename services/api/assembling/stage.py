@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qcrd.errors import Invalid
-from qcrd.records import (
+from qcrd.records.job import Stage
+from qcrd.records.rationales import (
     Question,
     RationaleCounts,
     RationaleItem,
     RationaleManifest,
-    Stage,
     TestItem,
 )
 from qcrd.runtime import keys

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records import CreateJudge, JudgeSpec, JudgeVersion
+from qcrd.records.judge import CreateJudge, JudgeVersion
+from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record, read_record
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from qcrd.errors import NotFound
-from qcrd.records import Event, Job
-from qcrd.runtime.jobs.commands import TERMINAL, JobStore
+from qcrd.records.job import Event, Job
+from qcrd.runtime.jobs.state_machine import TERMINAL
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.event_log import Events
 from qcrd.runtime.telemetry import surviving
 

@@ -14,8 +14,8 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from qcrd.errors import Transient
-from qcrd.records import Event
-from qcrd.runtime.jobs.commands import TERMINAL
+from qcrd.records.job import Event
+from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.redis.event_log import FIRST, event_id, numbers
 from services.api.events.broadcaster import AWAY_SECONDS, PAGE, Follower, Frame, Hub
 from services.api.http import serializers

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from qcrd.errors import Invalid
 from qcrd.method.answers import question_id
-from qcrd.records import Question
+from qcrd.records.rationales import Question
 from services.api.files.duplicates import Seen
 from services.api.http.strict_json import DECODER
 

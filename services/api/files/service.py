@@ -15,9 +15,12 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 from qcrd.errors import Conflict, Invalid, NotFound
-from qcrd.records import ApiKey, JobSpec, StoredFile
+from qcrd.records.api_keys import ApiKey
+from qcrd.records.job import StoredFile
+from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import TERMINAL, JobStore
+from qcrd.runtime.jobs.state_machine import TERMINAL
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, find_record, read_record, write_record
 from services.api.files.checked_stream import Arriving
 from services.api.files.questions import CHUNK, Row, read_rows

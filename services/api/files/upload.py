@@ -18,7 +18,7 @@ from anyio import CapacityLimiter
 from starlette.types import Message, Receive
 
 from qcrd.errors import Invalid, Transient
-from qcrd.records import StoredFile
+from qcrd.records.job import StoredFile
 from qcrd.runtime.storage.store import Store
 from services.api.files import service as files
 from services.api.files.multipart import Part, read_parts

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
-from qcrd.records import ApiKey, KeyFile, Scope, key_hash
+from qcrd.records.api_keys import ApiKey, KeyFile, Scope, key_hash
 
 log = logging.getLogger(__name__)
 

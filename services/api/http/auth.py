@@ -7,8 +7,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Forbidden, QcrdError, Unauthorized
-from qcrd.records import ApiKey
-from qcrd.records import Scope as KeyScope
+from qcrd.records.api_keys import ApiKey
+from qcrd.records.api_keys import Scope as KeyScope
 from services.api.http.api_keys import ANYBODY, Keyring
 from services.api.http.errors import answer
 from services.api.http.rate_limit import Allowance, Rates

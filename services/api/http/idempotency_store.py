@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeGuard
 from redis import Redis
 
 from qcrd.errors import Conflict
-from qcrd.records import Record
+from qcrd.records.base import Record
 from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import redis_outage
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from qcrd.records import JobSpec, MethodName, StudySpec
+from qcrd.records.spec import JobSpec, MethodName
+from qcrd.records.study import StudySpec
 from services.api.http import schemas as wire
 
 REF = "#/components/schemas/{model}"

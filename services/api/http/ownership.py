@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qcrd.errors import Forbidden, NotFound
-from qcrd.records import ApiKey, Scope
-from qcrd.runtime.jobs.commands import JobStore
+from qcrd.records.api_keys import ApiKey, Scope
+from qcrd.runtime.jobs.store import JobStore
 
 
 def check_owner(what: str, owner: str | None, caller: ApiKey) -> None:

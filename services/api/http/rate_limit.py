@@ -14,7 +14,7 @@ from limits.storage import Storage, storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from qcrd.errors import TooMany
-from qcrd.records import ApiKey
+from qcrd.records.api_keys import ApiKey
 
 log = logging.getLogger(__name__)
 

@@ -6,16 +6,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from qcrd.records import Budget as JobBudget
-from qcrd.records import (
-    Failure,
-    Progress,
-    Report,
-    StudyJob,
-    StudyStatus,
-    StudyTable,
-    Usage,
-)
+from qcrd.records.job import Failure, Progress, Report, Usage
+from qcrd.records.spec import Budget as JobBudget
+from qcrd.records.study import StudyJob, StudyStatus, StudyTable
 
 
 class Identified(BaseModel):

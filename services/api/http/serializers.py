@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qcrd.records import Event, Job, PublishedModel, StoredFile, Study, StudyStatus
+from qcrd.records.job import Event, Job, PublishedModel, StoredFile
+from qcrd.records.study import Study, StudyStatus
 from services.api.http.schemas import (
     EventObject,
     FileObject,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records import CheckpointManifest, Job
+from qcrd.records.checkpoint import CheckpointManifest
+from qcrd.records.job import Job
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record
 from services.api.http.schemas import CheckpointMetrics, CheckpointObject, Link

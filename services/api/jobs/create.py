@@ -7,7 +7,10 @@ import time
 from typing import Any
 
 from qcrd.errors import Conflict, Forbidden, Transient
-from qcrd.records import ApiKey, Job, JobSpec, Priority, Scope, Stage, Status, parse
+from qcrd.records.api_keys import ApiKey, Scope
+from qcrd.records.base import parse
+from qcrd.records.job import Job, Stage, Status
+from qcrd.records.spec import JobSpec, Priority
 from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import write_record
 from services.api.dependencies import Gateway

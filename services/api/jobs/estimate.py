@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from qcrd.errors import QcrdError
 from qcrd.method.prompts import teacher_prompt
-from qcrd.records import JobSpec, Question
+from qcrd.records.rationales import Question
+from qcrd.records.spec import JobSpec
 from qcrd.runtime.keys import digest
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan

@@ -6,12 +6,14 @@ import logging
 import time
 
 from qcrd.errors import Conflict, Transient
-from qcrd.records import ApiKey, Budget, Job, Stage, Status
+from qcrd.records.api_keys import ApiKey
+from qcrd.records.job import Job, Stage, Status
+from qcrd.records.spec import Budget
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as jobs
-from qcrd.runtime.jobs.commands import TERMINAL
-from qcrd.runtime.jobs.stage_runner import conclude, nudge
-from qcrd.runtime.jobs.state_machine import moved
+from qcrd.runtime.jobs.dispatch import nudge
+from qcrd.runtime.jobs.finalize import conclude
+from qcrd.runtime.jobs.state_machine import TERMINAL, moved
 from qcrd.runtime.jobs.store import JobStore
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import once, repeated

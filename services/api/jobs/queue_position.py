@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from qcrd.records import Job, Stage, Status
+from qcrd.records.job import Job, Stage, Status
 from qcrd.runtime.jobs.state_machine import task_of, waits
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Tally

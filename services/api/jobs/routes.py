@@ -9,7 +9,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
-from qcrd.records import Budget, Job
+from qcrd.records.job import Job
+from qcrd.records.spec import Budget
 from qcrd.runtime.keys import check_id
 from services.api.dependencies import Caller, Gateway, Here
 from services.api.events import sse

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records import Job, JobSpec
+from qcrd.records.job import Job
+from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import JobStore
+from qcrd.runtime.jobs.store import JobStore
 from services.api.assembling import sampling_plan
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qcrd.records import Job, JobSpec, Stage
+from qcrd.records.job import Job, Stage
+from qcrd.records.spec import JobSpec
 from qcrd.runtime.jobs.state_machine import TASKS
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Count

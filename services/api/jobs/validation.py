@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.answers import canonical
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.records import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
+from qcrd.records.spec import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Settings

@@ -11,9 +11,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from qcrd.errors import Conflict, Invalid, NotFound, Transient
-from qcrd.records import ApiKey, JobSpec, PublishedModel
+from qcrd.records.api_keys import ApiKey
+from qcrd.records.job import PublishedModel
+from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import TERMINAL, JobStore
+from qcrd.runtime.jobs.state_machine import TERMINAL
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.base_models import NAME, local_bases
 from qcrd.runtime.storage.store import Store, find_record, read_record

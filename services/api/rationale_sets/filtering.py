@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from qcrd.errors import Invalid
-from qcrd.records import Correction, Edit, Polarity, RationaleManifest
+from qcrd.records.rationale_annotations import Correction, Edit, Polarity
+from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from services.api.rationale_sets.index import Index, Rows, short

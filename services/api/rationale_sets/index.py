@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcrd.errors import NotFound
-from qcrd.records import Polarity, RationaleItem, RationaleManifest
+from qcrd.records.rationale_annotations import Polarity
+from qcrd.records.rationales import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read, read_lines

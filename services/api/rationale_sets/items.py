@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qcrd.records import Polarity, Rationale, RationaleItem
+from qcrd.records.rationale_annotations import Polarity
+from qcrd.records.rationales import Rationale, RationaleItem
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_some_lines
 from services.api.rationale_sets.filtering import View

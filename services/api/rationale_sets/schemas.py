@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from qcrd.records import Edit, Judged, Polarity, RationaleCounts, RationaleManifest, Source
+from qcrd.records.rationale_annotations import Edit, Judged, Polarity
+from qcrd.records.rationales import RationaleCounts, RationaleManifest, Source
 from services.api.rationale_sets.filtering import Filter, View
 
 MAX_TEXT = 32_768

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcrd.errors import NotFound
-from qcrd.records import Judged, RationaleManifest, RationaleScore
+from qcrd.records.rationale_annotations import Judged, RationaleScore
+from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_lines, read_record
 from services.api.rationale_sets.index import short

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records import ApiKey, Edit, RationaleManifest
+from qcrd.records.api_keys import ApiKey
+from qcrd.records.rationale_annotations import Edit
+from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import JobStore
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_record
 from services.api.http.ownership import check_owner, of_job

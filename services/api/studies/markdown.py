@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from qcrd.records import StudyComparison, StudyRow, StudyTable
+from qcrd.records.study import StudyComparison, StudyRow, StudyTable
 
 
 def markdown(table: StudyTable) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Query
 from fastapi.responses import JSONResponse, Response
 
-from qcrd.records import Job, Study
+from qcrd.records.job import Job
+from qcrd.records.study import Study
 from services.api.dependencies import Caller, Gateway, Here
 from services.api.http import schemas, serializers
 from services.api.studies import service as studies

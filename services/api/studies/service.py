@@ -11,23 +11,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qcrd.errors import Conflict, Invalid, NotFound
-from qcrd.records import (
-    ApiKey,
-    Baseline,
-    Cell,
-    Job,
-    JobSpec,
-    MethodName,
-    Status,
-    Study,
-    StudyJob,
-    StudySpec,
-    StudyStatus,
-    parse,
-)
-from qcrd.records.study import below
+from qcrd.records.api_keys import ApiKey
+from qcrd.records.base import parse
+from qcrd.records.job import Job, Status
+from qcrd.records.spec import Baseline, JobSpec, MethodName
+from qcrd.records.study import Cell, Study, StudyJob, StudySpec, StudyStatus, below
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import TERMINAL, JobStore
+from qcrd.runtime.jobs.state_machine import TERMINAL
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway

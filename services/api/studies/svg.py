@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from html import escape
 
-from qcrd.records import StudyRow, StudyTable
+from qcrd.records.study import StudyRow, StudyTable
 
 WIDTH, ROW, TOP, AXIS, LEGEND = 720, 34, 34, 48, 18
 RIGHT = 28

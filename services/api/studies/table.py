@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from qcrd.errors import NotFound
 from qcrd.method.evaluation.study_table import Run, tabulate
-from qcrd.records import Accuracy, Job, Prediction, Status, Study, StudyTable
+from qcrd.records.job import Accuracy, Job, Status
+from qcrd.records.rationales import Prediction
+from qcrd.records.study import Study, StudyTable
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_lines
 

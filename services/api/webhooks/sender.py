@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import httpx2
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records import Delivery
+from qcrd.records.webhooks import Delivery
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.jobs.stage_context import Deps
 from qcrd.runtime.redis.webhook_queue import Deliveries

@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qcrd.errors import Invalid
-from qcrd.records import Delivery
+from qcrd.records.webhooks import Delivery
 
 PORTS = {"https": 443, "http": 80}
 PREFIX = "whsec_"

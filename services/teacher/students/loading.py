@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from qcrd.errors import Invalid, NotFound, Transient
-from qcrd.records import Manner
+from qcrd.records.prompt_format import Manner
 from qcrd.runtime import keys
 from qcrd.runtime.storage.base_models import fetch
 from qcrd.runtime.storage.prompt_formats import read_manner

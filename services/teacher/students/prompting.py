@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from qcrd.records import Manner
+from qcrd.records.prompt_format import Manner
 from services.teacher.errors import Refused, ToolFailed
 from services.teacher.inference.session import Sessions
 from services.teacher.inference.validation import Ask

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from qcrd.records import Manner
+from qcrd.records.prompt_format import Manner
 from qcrd.runtime.http.asgi import while_connected
 from services.teacher.inference.wire import U32, Parameters
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, Sampled, loosened

@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from qcrd.records import Stage
+from qcrd.records.job import Stage
 from qcrd.runtime.jobs.queue import celery_app
 from qcrd.runtime.jobs.state_machine import TASKS
 from qcrd.runtime.settings import RedisSettings

@@ -9,21 +9,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from qcrd.errors import Conflict, LeaseLost, NotFound
-from qcrd.records import (
-    Failure,
-    Job,
-    JobSpec,
-    Priority,
-    Progress,
-    RationaleSpec,
-    Stage,
-    Status,
-)
+from qcrd.records.job import Failure, Job, Progress, Stage, Status
+from qcrd.records.spec import JobSpec, Priority, RationaleSpec
 from qcrd.runtime.jobs import store
-from qcrd.runtime.jobs.commands import JobStore, RedisJobs, amend, beat, claim, move
+from qcrd.runtime.jobs.commands import amend, beat, claim, move
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.reaper import reap
 from qcrd.runtime.jobs.state_machine import changed, freed
+from qcrd.runtime.jobs.store import JobStore, RedisJobs
 from qcrd.runtime.keys import new_id
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from qcrd.errors import Transient
-from qcrd.records import Stage
+from qcrd.records.job import Stage
 from qcrd.runtime import telemetry
-from qcrd.runtime.jobs.commands import RedisJobs
 from qcrd.runtime.jobs.queue import CeleryQueue, MemoryQueue, Queue, celery_app
+from qcrd.runtime.jobs.store import RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings

@@ -9,10 +9,10 @@ from typing import BinaryIO, cast
 import pytest
 
 from qcrd.errors import NotFound, QcrdError, Transient
-from qcrd.records import Question
+from qcrd.records.rationales import Question
 from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import (
-    S3Store,
     Store,
     read,
     read_lines,

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from qcrd.records import Delivery
+from qcrd.records.webhooks import Delivery
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.webhook_queue import Deliveries, RedisDeliveries
 from qcrd.runtime.settings import RedisSettings

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.teacher.test_conformance import ASKED, Calling, generate, post
-from tests.contract.teacher.test_wire import WORDS, events, serving, wait_for
+from tests.contract.teacher.test_conformance import ASKED, Calling, post
+from tests.contract.teacher.test_wire import WORDS, events, generate, serving, wait_for
 
 TEXT = "".join(WORDS)
 JSON_BODY = {"content-type": "application/json"}

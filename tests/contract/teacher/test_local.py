@@ -29,7 +29,7 @@ from transformers import (
 from qcrd.errors import Invalid
 from qcrd.runtime import keys
 from qcrd.runtime.settings import StoreSettings
-from qcrd.runtime.storage.store import S3Store
+from qcrd.runtime.storage.s3 import S3Store
 from services.teacher.engines.base import (
     Conversation,
     Generation,

@@ -20,13 +20,13 @@ import openai
 import psutil
 import pytest
 
-from qcrd.records import MethodName
+from qcrd.records.spec import MethodName
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings, StoreSettings
-from qcrd.runtime.storage.store import S3Store
+from qcrd.runtime.storage.s3 import S3Store
 from services.api.app import create_app
 from services.api.dependencies import Settings
 from services.api.settings import ApiSettings, FileSettings, StudentSettings, TeacherSettings

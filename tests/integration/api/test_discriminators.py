@@ -9,9 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qcrd.method.judge.training_pairs import Contrast
-from qcrd.records import JudgeSpec
-from qcrd.runtime.jobs.commands import MemoryJobs
+from qcrd.records.spec import JudgeSpec
 from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Invalid
-from qcrd.records import Job, JobSpec, Status
-from qcrd.runtime.jobs.commands import JobStore, MemoryJobs, RedisJobs
+from qcrd.records.job import Job, Status
+from qcrd.records.spec import JobSpec
+from qcrd.runtime.jobs.store import JobStore, MemoryJobs, RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import FIRST, Events, MemoryEvents, RedisEvents
 from qcrd.runtime.settings import RedisSettings

@@ -26,12 +26,13 @@ from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob
 from redis import Redis
 
-from qcrd.records import RationaleItem, RationaleManifest
+from qcrd.records.rationales import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.jobs.store import RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings, StoreSettings
-from qcrd.runtime.storage.store import S3Store, read, read_lines, read_record
+from qcrd.runtime.storage.s3 import S3Store
+from qcrd.runtime.storage.store import read, read_lines, read_record
 from tests.conftest import free_ports
 from tests.scripted_teacher import ScriptedTeacher
 from tests.secrets import dumped, found_in

@@ -19,9 +19,10 @@ import httpx
 import psutil
 import pytest
 
-from qcrd.records import Job, JobSpec
+from qcrd.records.job import Job
+from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import RedisJobs
+from qcrd.runtime.jobs.store import RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings

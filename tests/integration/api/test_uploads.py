@@ -28,7 +28,7 @@ from minio import Minio
 from benchmarks.gateway import upload as gateway_upload
 from qcrd.runtime import keys
 from qcrd.runtime.settings import StoreSettings
-from qcrd.runtime.storage.store import S3Store
+from qcrd.runtime.storage.s3 import S3Store
 from tests.conftest import free_ports
 
 BUCKET = "test-uploads"

@@ -20,17 +20,21 @@ import openai
 import pytest
 from pydantic import SecretStr
 
-from qcrd.records import Delivery, Job, JobSpec, Status
+from qcrd.records.job import Job, Status
+from qcrd.records.spec import JobSpec
+from qcrd.records.webhooks import Delivery
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import MemoryJobs, RedisJobs, move
+from qcrd.runtime.jobs.commands import move
 from qcrd.runtime.jobs.finalize import conclude
 from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_runner import Deps
+from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.store import MemoryJobs, RedisJobs
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import MemoryEvents, RedisEvents
 from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import RedisSettings, StoreSettings
-from qcrd.runtime.storage.store import MemoryStore, S3Store
+from qcrd.runtime.storage.s3 import S3Store
+from qcrd.runtime.storage.store import MemoryStore
 from services.api.webhooks import sender
 from services.api.webhooks.sender import deliver_forever
 from services.api.webhooks.signing import WebhookSettings

@@ -11,12 +11,10 @@ import psutil
 import pytest
 import torch
 
-from qcrd.records import Status
+from qcrd.records.job import Status
 from qcrd.runtime.jobs.commands import move
-from tests.integration.site import Site, site, spec, training_processes, when
+from tests.integration.site import Site, spec, training_processes, when
 from tests.integration.trainer.test_kills import alone
-
-__all__ = ["site"]
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 

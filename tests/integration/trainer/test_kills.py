@@ -13,12 +13,11 @@ import time
 
 import pytest
 
-from qcrd.records import Job, JobSpec, Status
+from qcrd.records.job import Job, Status
+from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import read
-from tests.integration.site import Site, site, spec, training_process, when
-
-__all__ = ["site"]
+from tests.integration.site import Site, spec, training_process, when
 
 KILLS = int(os.environ.get("QCRD_KILLS", "3"))
 SEED = int(os.environ.get("QCRD_KILL_SEED", "0"))

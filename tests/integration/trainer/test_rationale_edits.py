@@ -8,16 +8,16 @@ import time
 import httpx2
 
 from qcrd.method.prompts import question_text
-from qcrd.records import Edit, Job, Judged, RationaleScore, Source, Stage, Status
+from qcrd.records.job import Job, Stage, Status
+from qcrd.records.rationale_annotations import Edit, Judged, RationaleScore
+from qcrd.records.rationales import Source
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read, read_lines, read_record
 from services.api.rationale_sets.schemas import ExportQuery, ItemQuery
 from services.api.rationale_sets.service import RationaleSets
 from services.trainer.settings import TrainerSettings
-from tests.integration.site import Site, item, site, spec, training_process, when, write_set
-
-__all__ = ["site"]
+from tests.integration.site import Site, item, spec, training_process, when, write_set
 
 WANTED = spec().model_copy(
     update={"settings": spec().settings.model_copy(update={"baselines": ()})}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from qcrd.records import Job, Stage, Status
+from qcrd.records.job import Job, Stage, Status
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
@@ -18,9 +18,8 @@ from services.api.app import create_app
 from services.api.assembling.stage import assemble
 from services.api.dependencies import Settings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
-from tests.integration.site import LABELS, THINGS, Site, question, site
-
-__all__ = ["site"]
+from tests.integration.site import Site, question
+from tests.things import LABELS, THINGS
 
 METHODS = ["finetune", "finetune_equal_compute", "qcrd"]
 

@@ -11,14 +11,15 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from qcrd.records import MethodName, RationaleItem, Status
+from qcrd.records.job import Status
+from qcrd.records.rationales import RationaleItem
+from qcrd.records.spec import MethodName
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import move
 from qcrd.runtime.storage.store import read, read_lines, write_lines
 from tests import tiny
-from tests.integration.site import LABELS, Site, site, spec, training_process, when
-
-__all__ = ["site"]
+from tests.integration.site import Site, spec, training_process, when
+from tests.things import LABELS
 
 
 def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> None:

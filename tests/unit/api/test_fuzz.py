@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from qcrd.errors import QcrdError
 from qcrd.method.answers import canonical, parse_output
-from qcrd.records import AnswerKind, Question, Stage, TaskSpec
-from qcrd.runtime.jobs.stage_context import Next, StageContext
-from qcrd.runtime.jobs.stage_runner import Deps, run_stage
+from qcrd.records.job import Stage
+from qcrd.records.rationales import Question
+from qcrd.records.spec import AnswerKind, TaskSpec
+from qcrd.runtime.jobs.stage_context import Deps, Next, StageContext
+from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from services.api.assembling import stage as assemble
 from services.api.assembling.sampler import Pace

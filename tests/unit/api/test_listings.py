@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from qcrd.errors import NotFound
-from qcrd.records import CreateJudge, JudgeSpec, JudgeVersion
+from qcrd.records.judge import CreateJudge, JudgeVersion
+from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
-from tests.unit.api.test_rest import Here, here, published, sums, without_a_hub
-
-__all__ = ["here", "without_a_hub"]
+from tests.unit.api.test_rest import Here, published, sums
 
 JUDGES = [f"ftjob-{number:024d}" for number in range(3)]
 

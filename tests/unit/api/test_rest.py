@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
 
-from qcrd.records import PublishedModel, Stage, Status
+from qcrd.records.job import PublishedModel, Stage, Status
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import MemoryJobs
+from qcrd.runtime.jobs.finalize import conclude
 from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_runner import conclude
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record

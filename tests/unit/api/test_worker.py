@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 from redis.exceptions import ResponseError
 
-from qcrd.records import Job, JobSpec, Stage, Status
-from qcrd.runtime.jobs.commands import MemoryJobs
+from qcrd.records.job import Job, Stage, Status
+from qcrd.records.spec import JobSpec
 from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_runner import Deps
+from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.storage.store import MemoryStore

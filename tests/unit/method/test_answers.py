@@ -13,7 +13,8 @@ from qcrd.method import arithmetic
 from qcrd.method.answers import canonical, parse_output, question_id
 from qcrd.method.prompts import question_text, teacher_prompt
 from qcrd.method.self_consistency import split, vote
-from qcrd.records import AnswerKind, Example, Question, Rationale, TaskSpec
+from qcrd.records.rationales import Question, Rationale
+from qcrd.records.spec import AnswerKind, Example, TaskSpec
 
 NUMBER = TaskSpec(answer=AnswerKind.NUMBER)
 KIND = TaskSpec(answer=AnswerKind.LABEL, labels=("animal", "musical instrument", "t-shirt"))

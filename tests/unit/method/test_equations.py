@@ -19,16 +19,8 @@ from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import plan
 from qcrd.method.training.step_loss import Lesson, step_terms
 from qcrd.method.training.trainer import Trainer
-from qcrd.records import (
-    AnswerKind,
-    LossSpec,
-    MethodSpec,
-    Question,
-    Rationale,
-    RationaleSpec,
-    Scheme,
-    TaskSpec,
-)
+from qcrd.records.rationales import Question, Rationale
+from qcrd.records.spec import AnswerKind, LossSpec, MethodSpec, RationaleSpec, Scheme, TaskSpec
 from services.api.assembling.labelling import item
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate

@@ -14,7 +14,9 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from qcrd.cli.settings import CliSettings
-from qcrd.records import JobSpec, StudySpec, parse
+from qcrd.records.base import parse
+from qcrd.records.spec import JobSpec
+from qcrd.records.study import StudySpec
 from qcrd.runtime.settings import (
     LogSettings,
     ModelSettings,

@@ -12,10 +12,8 @@ import yaml
 from qcrd.cli.gateway_metrics import findings, read
 from qcrd.runtime.redis.counters import COUNTERS, observe_stage
 from tests import serving
-from tests.unit.api.test_rest import Here, here, sums, without_a_hub
+from tests.unit.api.test_rest import Here, sums
 from tests.unit.cli.commands.test_run import qcrd
-
-__all__ = ["here", "without_a_hub"]
 
 COMPONENT = Path(__file__).parents[3] / "k8s/components/monitoring"
 NAME = re.compile(r"\b(?:qcrd|process)_[a-z_]+")

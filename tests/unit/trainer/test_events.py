@@ -9,11 +9,13 @@ import pytest
 
 from qcrd.method.training.progress import Round
 from qcrd.method.training.schedule import plan
-from qcrd.records import Accuracy, Event, Job, JobSpec, MethodSpec, Stage, Status
-from qcrd.runtime.jobs.commands import MemoryJobs, claim
+from qcrd.records.job import Accuracy, Event, Job, Stage, Status
+from qcrd.records.spec import JobSpec, MethodSpec
+from qcrd.runtime.jobs.commands import claim
 from qcrd.runtime.jobs.lease import Holding
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_context import Deps, StageContext
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run

@@ -10,18 +10,14 @@ from qcrd.errors import Invalid
 from qcrd.method.student.base import Student
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
-from qcrd.records import (
-    AnswerKind,
-    Hyperparameters,
-    JobSpec,
-    MethodSpec,
+from qcrd.records.rationales import (
     Question,
     RationaleCounts,
     RationaleItem,
     RationaleManifest,
-    TaskSpec,
     Vote,
 )
+from qcrd.records.spec import AnswerKind, Hyperparameters, JobSpec, MethodSpec, TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_lines, write_record
 from services.trainer import training_dataset

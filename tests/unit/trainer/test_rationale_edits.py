@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Interrupted, Invalid
-from qcrd.records import Edit, Job, Stage, Status
+from qcrd.records.job import Job, Stage, Status
+from qcrd.records.rationale_annotations import Edit
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import MemoryJobs, move
+from qcrd.runtime.jobs.commands import move
 from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_runner import Deps, Next, StageContext, run_stage
+from qcrd.runtime.jobs.stage_context import Deps, Next, StageContext
+from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore

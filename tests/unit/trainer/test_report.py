@@ -10,20 +10,15 @@ from rich.console import Console
 from qcrd.cli.output.report import comparisons, judge, leaks, show
 from qcrd.method.evaluation.statistics import mcnemar, wilson
 from qcrd.method.training.step_loss import Lesson
-from qcrd.records import (
-    AnswerKind,
-    Comparison,
-    Job,
-    JobSpec,
-    MethodSpec,
+from qcrd.records.job import Comparison, Job, Report
+from qcrd.records.rationales import (
     Prediction,
     Question,
     RationaleCounts,
     RationaleManifest,
-    Report,
-    TaskSpec,
     TestItem,
 )
+from qcrd.records.spec import AnswerKind, JobSpec, MethodSpec, TaskSpec
 from services.trainer.checkpoint_store import Result
 from services.trainer.distillation import report
 from services.trainer.publish import card

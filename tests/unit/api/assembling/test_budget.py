@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcrd.records import Budget, Stage, Status, Usage
+from qcrd.records.job import Stage, Status, Usage
+from qcrd.records.spec import Budget
 from qcrd.runtime.jobs.state_machine import changed, moved
 from services.api.assembling.budget import Purse
 from services.api.assembling.sampling_plan import Wanted
 from services.api.assembling.teacher_client import Answer
 from services.api.settings import Teacher
-from tests.unit.api.assembling.test_stage import QUICK, MakeBench, bench, sums
-
-__all__ = ["bench"]
+from tests.unit.api.assembling.test_stage import QUICK, MakeBench, sums
 
 PRICED = Teacher(url="http://t", prompt_price=1.0, completion_price=2.0)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from qcrd.errors import Interrupted
-from qcrd.records import Budget, Usage
+from qcrd.records.job import Usage
+from qcrd.records.spec import Budget
 from services.api.assembling.budget import Purse
 from services.api.assembling.sampler import Asking, Pace
 from services.api.assembling.sampling_plan import Sampling, Wanted

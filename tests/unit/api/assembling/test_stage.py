@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from qcrd.method.answers import question_id
-from qcrd.records import Job, RationaleItem, RationaleManifest, Stage, Status, TestItem
+from qcrd.records.job import Job, Stage, Status
+from qcrd.records.rationales import RationaleItem, RationaleManifest, TestItem
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
-from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_runner import Deps, run_stage
+from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record

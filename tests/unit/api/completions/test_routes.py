@@ -16,10 +16,11 @@ import httpx
 import openai
 import pytest
 
-from qcrd.records import Job, JobSpec, MethodSpec, PublishedModel, Status
+from qcrd.records.job import Job, PublishedModel, Status
+from qcrd.records.spec import JobSpec, MethodSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record

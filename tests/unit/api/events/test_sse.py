@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.api.test_rest import Here, here, refused, sums, without_a_hub
-
-__all__ = ["here", "without_a_hub"]
+from tests.unit.api.test_rest import Here, refused, sums
 
 EVENTS = "/v1/fine_tuning/jobs/{}/events?stream=true"
 

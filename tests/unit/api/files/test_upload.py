@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.answers import question_id
-from qcrd.records import StoredFile
+from qcrd.records.job import StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api import lines

@@ -13,10 +13,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qcrd.cli.commands.keys import new_key
-from qcrd.records import PublishedModel, Scope
+from qcrd.records.api_keys import Scope
+from qcrd.records.job import PublishedModel
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
@@ -25,9 +26,7 @@ from services.api.dependencies import Settings
 from services.api.http import api_keys
 from services.api.http.api_keys import Keyring, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
-from tests.unit.api.test_rest import TASK, lines, refused, sums, without_a_hub
-
-__all__ = ["without_a_hub"]
+from tests.unit.api.test_rest import TASK, lines, refused, sums
 
 
 def entry(name: str, secret: str, **more: Any) -> dict[str, Any]:

@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Transient
-from qcrd.records import Job
+from qcrd.records.job import Job
 from services.api.dependencies import Gateway
 from services.api.http.idempotency_store import MemoryAnswers
-from tests.unit.api.test_rest import TASK, Here, here, refused, sums, without_a_hub
-
-__all__ = ["here", "without_a_hub"]
+from tests.unit.api.test_rest import TASK, Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
 

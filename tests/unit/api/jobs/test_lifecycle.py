@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from qcrd.method.prompts import teacher_prompt
-from qcrd.records import CheckpointManifest, PublishedModel, Stage, Status
+from qcrd.records.checkpoint import CheckpointManifest
+from qcrd.records.job import PublishedModel, Stage, Status
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.state_machine import changed, freed
@@ -22,9 +23,7 @@ from services.api.assembling.sampling_plan import Wanted
 from services.api.files import service as files
 from services.api.jobs import estimate
 from services.api.jobs.create import read_spec
-from tests.unit.api.test_rest import Here, here, refused, sums, without_a_hub
-
-__all__ = ["here", "without_a_hub"]
+from tests.unit.api.test_rest import Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
 

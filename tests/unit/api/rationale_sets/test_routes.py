@@ -17,24 +17,14 @@ from fastapi.testclient import TestClient
 
 from qcrd.method.answers import question_id
 from qcrd.method.self_consistency import vote
-from qcrd.records import (
-    Job,
-    JobSpec,
-    Judged,
-    MethodSpec,
-    Polarity,
-    Question,
-    Rationale,
-    RationaleItem,
-    RationaleManifest,
-    RationaleScore,
-    RationaleSpec,
-    Source,
-    TaskSpec,
-)
+from qcrd.records.api_keys import key_hash
+from qcrd.records.job import Job
+from qcrd.records.rationale_annotations import Judged, Polarity, RationaleScore
+from qcrd.records.rationales import Question, Rationale, RationaleItem, RationaleManifest, Source
+from qcrd.records.spec import JobSpec, MethodSpec, RationaleSpec, TaskSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import MemoryJobs
 from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits
@@ -43,7 +33,6 @@ from services.api.app import create_app
 from services.api.assembling import labelling
 from services.api.dependencies import Settings
 from services.api.files import questions
-from services.api.http.api_keys import key_hash
 from services.api.rationale_sets import service as rationale_sets
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.api.test_rest import refused

@@ -11,28 +11,19 @@ import pytest
 
 from qcrd.errors import Transient
 from qcrd.method.evaluation.statistics import wilson
-from qcrd.records import (
-    Job,
-    ModelRef,
-    Prediction,
-    RationaleCounts,
-    Report,
-    Stage,
-    Status,
-    Usage,
-)
+from qcrd.records.job import Job, ModelRef, Report, Stage, Status, Usage
+from qcrd.records.rationales import Prediction, RationaleCounts
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
-from qcrd.runtime.jobs.commands import MemoryJobs
-from qcrd.runtime.jobs.stage_runner import Deps, run_stage
+from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import freed
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import write_lines
 from services.api.assembling.stage import assemble
 from services.api.studies import service as studies
-from tests.unit.api.test_rest import TASK, Here, here, refused, sums, without_a_hub
-
-__all__ = ["here", "without_a_hub"]
+from tests.unit.api.test_rest import TASK, Here, refused, sums
 
 METHODS = ["finetune", "finetune_equal_compute", "qcrd"]
 COUNTS = RationaleCounts(

@@ -18,7 +18,8 @@ from statsmodels.stats.multitest import multipletests
 from qcrd.errors import Invalid
 from qcrd.method.evaluation.statistics import wilson
 from qcrd.method.evaluation.study_table import Run, bootstrap, holm, tabulate
-from qcrd.records import StudySpec, StudyTable, parse
+from qcrd.records.base import parse
+from qcrd.records.study import StudySpec, StudyTable
 from services.api.studies.markdown import markdown
 from services.api.studies.svg import svg
 

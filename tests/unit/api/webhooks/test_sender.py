@@ -14,7 +14,7 @@ import standardwebhooks
 from pydantic import SecretStr, ValidationError
 
 from qcrd.errors import Invalid
-from qcrd.records import Delivery
+from qcrd.records.webhooks import Delivery
 from services.api.webhooks.sender import LEASE, SCHEDULE, pause, understood
 from services.api.webhooks.signing import WebhookSettings, body, check_webhook, headers
 

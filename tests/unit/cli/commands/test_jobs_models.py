@@ -10,8 +10,8 @@ import pytest
 
 from qcrd.cli.client import Told, read_stream
 from qcrd.cli.commands import doctor
-from qcrd.cli.commands.doctor import Finding
 from qcrd.cli.output import progress, report
+from qcrd.cli.output.finding import Finding
 from tests import tiny
 from tests.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
 from tests.unit.cli.commands.test_run import qcrd

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from qcrd.cli.main import app
-from services.api.http.api_keys import Keyring, Scope
+from qcrd.records.api_keys import Scope
+from services.api.http.api_keys import Keyring
 
 
 def qcrd(*arguments: str) -> Result:

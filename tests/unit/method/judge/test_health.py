@@ -19,7 +19,7 @@ from qcrd.method.judge.health import (
     reliability,
 )
 from qcrd.method.judge.training_pairs import CORRUPTED, UNNAMED, Contrast, Pair, balanced, contrast
-from qcrd.records import Rationale, Source
+from qcrd.records.rationales import Rationale, Source
 
 SCORES = {"good": 0.9, "fair": 0.7, "poor": 0.4, "bad": 0.1}
 KEPT = [

@@ -15,7 +15,7 @@ from qcrd.method.training.progress import Step
 from qcrd.method.training.schedule import plan
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import trainable
-from qcrd.records import Hyperparameters, LoraSpec, StudentSpec
+from qcrd.records.spec import Hyperparameters, LoraSpec, StudentSpec
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, validate
 

@@ -18,7 +18,8 @@ from qcrd.method.training.progress import Phase, Step
 from qcrd.method.training.schedule import plan
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import trainable
-from qcrd.records import Hyperparameters, NegativeSource, NegativeSpec, Source, StudentSpec
+from qcrd.records.rationales import Source
+from qcrd.records.spec import Hyperparameters, NegativeSource, NegativeSpec, StudentSpec
 from tests.unit.method.training.test_trainer import lessons, spec, student, validate
 
 

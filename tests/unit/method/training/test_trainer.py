@@ -25,14 +25,8 @@ from qcrd.method.training.schedule import plan
 from qcrd.method.training.step_loss import Lesson, step_terms
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import Ring, trainable
-from qcrd.records import (
-    Hyperparameters,
-    JudgeSpec,
-    LossSpec,
-    MethodSpec,
-    NegativeSpec,
-    Rationale,
-)
+from qcrd.records.rationales import Rationale
+from qcrd.records.spec import Hyperparameters, JudgeSpec, LossSpec, MethodSpec, NegativeSpec
 from tests import tiny
 
 PAIRS = [

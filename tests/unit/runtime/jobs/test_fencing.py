@@ -8,11 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from qcrd.errors import LeaseLost
-from qcrd.records import Job, JobSpec, Stage, Status
-from qcrd.runtime.jobs.commands import MemoryJobs, beat, claim, move
+from qcrd.records.job import Job, Stage, Status
+from qcrd.records.spec import JobSpec
+from qcrd.runtime.jobs.commands import beat, claim, move
 from qcrd.runtime.jobs.lease import LOOK_SECONDS, Holding
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_context import Deps, StageContext
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage.store import MemoryStore, read
 

@@ -10,13 +10,15 @@ from typing import BinaryIO
 import pytest
 
 from qcrd.errors import QcrdError, Transient
-from qcrd.records import Event, Failure, Job, JobSpec, Status
+from qcrd.records.job import Event, Failure, Job, Status
+from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import finalize
-from qcrd.runtime.jobs.commands import MemoryJobs, move
+from qcrd.runtime.jobs.commands import move
 from qcrd.runtime.jobs.finalize import conclude, conclude_left
 from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_runner import Deps
+from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage.store import MemoryStore, Store, read_lines
 

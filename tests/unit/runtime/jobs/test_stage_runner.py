@@ -10,24 +10,18 @@ from dataclasses import replace
 import pytest
 
 from qcrd.errors import Diverged, Interrupted, Invalid, OverBudget, Transient
-from qcrd.records import (
-    Job,
-    JobSpec,
-    ModelRef,
-    Priority,
-    RationaleCounts,
-    Report,
-    Stage,
-    Status,
-    Usage,
-)
+from qcrd.records.job import Job, ModelRef, Report, Stage, Status, Usage
+from qcrd.records.rationales import RationaleCounts
+from qcrd.records.spec import JobSpec, Priority
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import lease, stage_runner
-from qcrd.runtime.jobs.commands import MemoryJobs, amend, claim, move
+from qcrd.runtime.jobs.commands import amend, claim, move
 from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB
-from qcrd.runtime.jobs.stage_runner import Deps, Done, Next, StageContext, reap, run_stage
+from qcrd.runtime.jobs.reaper import reap
+from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Deps, Done, Next, StageContext
+from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import changed
+from qcrd.runtime.jobs.store import MemoryJobs
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage import store
 from qcrd.runtime.storage.store import MemoryStore

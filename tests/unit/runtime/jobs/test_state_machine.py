@@ -16,19 +16,20 @@ from hypothesis.stateful import (
 )
 
 from qcrd.errors import Conflict, LeaseLost
-from qcrd.records import Job, JobSpec, Lease, Progress, Stage, Status
-from qcrd.runtime.jobs.commands import (
+from qcrd.records.job import Job, Lease, Progress, Stage, Status
+from qcrd.records.spec import JobSpec
+from qcrd.runtime.jobs.commands import amend, beat, claim, move
+from qcrd.runtime.jobs.state_machine import (
     MAX_ATTEMPTS,
     NEXT,
     TASKS,
     TERMINAL,
-    MemoryJobs,
-    amend,
-    beat,
-    claim,
-    move,
+    changed,
+    counted,
+    freed,
+    moved,
 )
-from qcrd.runtime.jobs.state_machine import changed, counted, freed, moved
+from qcrd.runtime.jobs.store import MemoryJobs
 
 SPEC = JobSpec(model="tiny", training_file="file-" + "0" * 24)
 

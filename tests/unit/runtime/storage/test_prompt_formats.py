@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
-from qcrd.records import Manner
+from qcrd.records.prompt_format import Manner
 from qcrd.runtime.storage.prompt_formats import read_manner
 from services.teacher.errors import Refused
 from services.teacher.openai.requests import Message
