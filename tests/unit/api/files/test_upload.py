@@ -17,7 +17,7 @@ from qcrd.method.answers import question_id
 from qcrd.records.job import StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
-from services.api import lines
+from services.api.files import questions as lines
 from services.api.files import service as files
 from services.api.files.duplicates import Seen
 from services.api.files.questions import RowReader, read_rows
