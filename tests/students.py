@@ -13,7 +13,7 @@ from qcrd.method.prompts import EXPLAIN, PREDICT
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.records.job import Job, ModelRef, Report, Status, Usage
+from qcrd.records.job import Job, JobStatus, ModelRef, Report, Usage
 from qcrd.records.rationales import RationaleCounts
 from qcrd.records.spec import (
     Hyperparameters,
@@ -64,11 +64,11 @@ def published(store: Store, *, kind: str = "t5", method: MethodName = MethodName
         method=method,
         settings=MethodSpec(task=task, hyperparameters=HYPER),
     )
-    job = Job(id=keys.new_id("ftjob"), spec=spec, status=Status.RUNNING, created_at=time.time())
+    job = Job(id=keys.new_id("ftjob"), spec=spec, status=JobStatus.RUNNING, created_at=time.time())
     publish.upload(store, job, taught(kind, method))
     report = Report(
         job_id=job.id,
-        status=Status.SUCCEEDED,
+        status=JobStatus.SUCCEEDED,
         test={},
         rationales=COUNTS,
         usage=Usage(),

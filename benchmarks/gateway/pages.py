@@ -14,13 +14,13 @@ from benchmarks.gateway.monitor import p50, p99
 from benchmarks.gateway.system import System
 from qcrd.errors import NotFound
 from qcrd.method.answers import question_id
-from qcrd.records.rationale_annotations import Judged, RationaleScore
+from qcrd.records.rationale_annotations import RationaleScore, RationaleScoreManifest
 from qcrd.records.rationales import (
     Question,
     RationaleCounts,
     RationaleItem,
     RationaleManifest,
-    Source,
+    RationaleSource,
 )
 from qcrd.records.spec import MethodSpec, TaskSpec
 from qcrd.runtime import keys
@@ -75,7 +75,7 @@ def _write(system: System, made: list[RationaleItem]) -> None:
         write_lines(system.store, key, batch)
     index.write(system.store, SET, index.build(batches))
     write_lines(system.store, keys.job_scores_key(JOB), _scores(made))
-    judged = Judged(
+    judged = RationaleScoreManifest(
         job_id=JOB, version=2, scores=keys.job_scores_key(JOB), revision="none", created_at=2.0
     )
     write_record(system.store, keys.rationale_judged_key(SET, JOB), judged)
@@ -90,7 +90,7 @@ def _scores(made: Iterable[RationaleItem]) -> Iterator[RationaleScore]:
                 rationale_id=said.id,
                 question_id=said.question_id,
                 polarity=polarity,
-                source=Source.TEACHER,
+                source=RationaleSource.TEACHER,
                 score=draw.random(),
             )
 

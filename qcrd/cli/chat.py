@@ -40,18 +40,18 @@ class Student:
     def ask(self, question: str, *, explain: bool) -> Answer:
         """Greedy. `Invalid` for a rationale of a student that learned none."""
         manner = self.manner
-        if explain and not manner.explains:
+        if explain and not manner.can_explain:
             raise Invalid(
                 "--explain: this student learned labels only, it has no rationales to give"
             )
-        said = self._generate(manner.predict, question, manner.longest_answer)
-        rationale, label = manner.apart(said)
+        said = self._generate(manner.predict, question, manner.max_new_tokens)
+        rationale, label = manner.split_output(said)
         if manner.explain is not None and explain:
             rationale = self._generate(manner.explain, question, manner.max_rationale_tokens)
         return Answer(label, rationale if explain else None)
 
     def _generate(self, prefix: str, question: str, longest: int) -> str:
-        prompt = self.manner.prompt(prefix, question)
+        prompt = self.manner.format_prompt(prefix, question)
         ids = self._tokenizer(prompt, return_tensors="pt", truncation=True)
         made = self._model.generate(
             input_ids=ids.input_ids,

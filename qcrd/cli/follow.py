@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from qcrd.cli.client import Api, Told
 from qcrd.errors import QcrdError, Transient
-from qcrd.records.job import Status
+from qcrd.records.job import JobStatus
 from qcrd.runtime.jobs.state_machine import TERMINAL
 
 LOOK_SECONDS = 1.0
@@ -32,7 +32,7 @@ class Display(Protocol):
 
 
 def is_over(job: dict[str, Any]) -> bool:
-    return Status(job["status"]) in TERMINAL
+    return JobStatus(job["status"]) in TERMINAL
 
 
 def follow(api: Api, job_id: str, display: Display) -> dict[str, Any]:

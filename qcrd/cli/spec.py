@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from qcrd.errors import Invalid
-from qcrd.records.base import parse
+from qcrd.records.base import parse_record
 from qcrd.records.spec import JobSpec
 from qcrd.records.study import StudySpec
 
@@ -45,7 +45,7 @@ class Draft:
 def read(spec: Path, data: Path | None) -> Draft:
     """`Invalid`, with the field and the fix, for whatever is wrong with the spec or its files."""
     body = _load(spec)
-    parse(JobSpec, body)
+    parse_record(JobSpec, body)
     return Draft(body, _wanted(spec, data, _file_fields(body)))
 
 
@@ -54,7 +54,7 @@ def read_study(spec: Path, data: Path | None) -> Draft:
     body = _load(spec)
     if "job" not in body and "training_file" in body:
         raise Invalid(f"SPEC: {spec} holds a job and no study: follow it with `qcrd run {spec}`")
-    parse(StudySpec, body)
+    parse_record(StudySpec, body)
     fields = ((f"job.{field}", value) for field, value in _file_fields(body["job"]))
     return Draft(body, _wanted(spec, data, fields))
 

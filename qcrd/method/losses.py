@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qcrd.records.spec import Scheme
+from qcrd.records.spec import ManyToOneScheme
 
 IGNORED = -100
 """Label of positions that are padding (the value `F.cross_entropy` ignores by default)."""
@@ -70,12 +70,12 @@ def _one_hot(index: Tensor, mask: Tensor) -> Tensor:
     return F.one_hot(index, mask.shape[1]) * mask
 
 
-SCHEMES: Mapping[Scheme, tuple[Weigh, Weigh]] = {
-    Scheme.MIN_MAX: (lowest, highest),
-    Scheme.MAX_MIN: (highest, lowest),
-    Scheme.SAMPLING: (sampled, sampled),
-    Scheme.MEAN: (mean, mean),
-    Scheme.WEIGHTED_MEAN: (by_score, by_score),
+SCHEMES: Mapping[ManyToOneScheme, tuple[Weigh, Weigh]] = {
+    ManyToOneScheme.MIN_MAX: (lowest, highest),
+    ManyToOneScheme.MAX_MIN: (highest, lowest),
+    ManyToOneScheme.SAMPLING: (sampled, sampled),
+    ManyToOneScheme.MEAN: (mean, mean),
+    ManyToOneScheme.WEIGHTED_MEAN: (by_score, by_score),
 }
 """Scheme -> (how positives are weighed, how negatives are)."""
 

@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, Field
 from qcrd.records.base import Record
 
 
-class Scope(StrEnum):
+class ApiKeyScope(StrEnum):
     """`read` sees everything; `write` creates, and changes what the same key created (of files,
     uploaded first; of models and rationale sets, whose job it created); `admin` changes all."""
 
@@ -23,27 +23,27 @@ class Scope(StrEnum):
 class ApiKey(Record):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    scopes: tuple[Scope, ...] = (Scope.READ, Scope.WRITE)
+    scopes: tuple[ApiKeyScope, ...] = (ApiKeyScope.READ, ApiKeyScope.WRITE)
     requests_per_minute: Annotated[int | None, Field(ge=1)] = None
     running_jobs: Annotated[int | None, Field(ge=1)] = None
     """Most jobs of this key that run at once; more wait in line."""
     expires_at: AwareDatetime | None = None
 
-    def may(self, scope: Scope) -> bool:
-        return scope in self.scopes or Scope.ADMIN in self.scopes
+    def has_scope(self, scope: ApiKeyScope) -> bool:
+        return scope in self.scopes or ApiKeyScope.ADMIN in self.scopes
 
-    def owns(self, owner: str) -> bool:
+    def can_modify(self, owner: str) -> bool:
         """Whether this key may change what `owner` created."""
-        return self.name == owner or Scope.ADMIN in self.scopes
+        return self.name == owner or ApiKeyScope.ADMIN in self.scopes
 
-    def expired(self, now: float) -> bool:
+    def is_expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at.timestamp() <= now
 
 
-class KeyFile(Record):
+class ApiKeyFile(Record):
     keys: tuple[ApiKey, ...]
 
 
-def key_hash(secret: str) -> str:
+def hash_api_key(secret: str) -> str:
     """A key is 256 random bits: there is nothing to guess, so no slow hash is needed."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()

@@ -16,10 +16,10 @@ class Record(BaseModel):
     )
 
 
-R = TypeVar("R", bound=BaseModel)
+RecordT = TypeVar("R", bound=BaseModel)
 
 
-def parse(record: type[R], data: Any, *, root: str = "") -> R:
+def parse_record(record: type[RecordT], data: Any, *, root: str = "") -> RecordT:
     """`data` as a `record`; an `Invalid` with the first wrong field's path if it is not."""
     try:
         return record.model_validate(data)

@@ -12,7 +12,7 @@ from qcrd.records.rationales import RationaleCounts
 from qcrd.records.spec import Budget, JobSpec
 
 
-class Status(StrEnum):
+class JobStatus(StrEnum):
     VALIDATING = "validating_files"
     QUEUED = "queued"
     RUNNING = "running"
@@ -135,7 +135,7 @@ class Report(Record):
     """What `qcrd run --report` writes and the job carries when it has succeeded."""
 
     job_id: str
-    status: Status
+    status: JobStatus
     test: dict[str, Accuracy]
     test_unseen: dict[str, Accuracy] = Field(default_factory=dict)
     """The same on the test questions that do not occur in training under other numbers; empty
@@ -157,7 +157,7 @@ class Report(Record):
     """The edits of its rationale set that it was trained with (`qcrd.records.Revision`)."""
 
 
-class Failure(Record):
+class JobFailure(Record):
     message: str
     code: str
     param: str | None = None
@@ -184,7 +184,7 @@ class Job(Record):
     """Most jobs of this owner that may run at once, as the key said when the job was created."""
     request_id: str | None = None
     """Of the request that created it: what its log lines carry in every process."""
-    status: Status = Status.VALIDATING
+    status: JobStatus = JobStatus.VALIDATING
     stage: Stage | None = None
     created_at: float
     finished_at: float | None = None
@@ -202,7 +202,7 @@ class Job(Record):
     """The set's edits that training began with, and goes on with; None before it began."""
     model: str | None = None
     report: Report | None = None
-    failure: Failure | None = None
+    failure: JobFailure | None = None
     waiting: str | None = None
     """Why a running job is not getting on (a teacher that is down), None when it does."""
     paused_because: str | None = None

@@ -9,7 +9,7 @@ from qcrd.records.job import JudgeHistograms
 from qcrd.records.spec import JudgeSpec
 
 
-class CreateJudge(Record):
+class CreateJudgeRequest(Record):
     """`base` is the encoder's model name; `seed` fixes the new layers and every draw."""
 
     base: str

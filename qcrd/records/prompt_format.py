@@ -11,17 +11,17 @@ from pydantic import ConfigDict, Field
 from qcrd.records.base import Record
 from qcrd.records.spec import AnswerKind
 
-INFERENCE = "qcrd.json"
+PROMPT_FORMAT_FILE = "qcrd.json"
 """The file in the model's folder that holds its `Manner`."""
 
 # As it reads back: tokenizers that split words put a space before the colon.
-JOINED_MARK = re.compile(r"\banswer\s*:")
+ANSWER_MARKER = re.compile(r"\banswer\s*:")
 """A single-task student explains first; its label follows the last of these."""
 
-Tokens = Annotated[int, Field(ge=1)]
+TokenCount = Annotated[int, Field(ge=1)]
 
 
-class Manner(Record):
+class PromptFormat(Record):
     """`explain` is None for a student that has no task of that name; a `joined` one gives its
     rationale and then its label under `predict`. `suffix` ends every prompt: a decoder-only
     student answers after it. Models outlive versions, so unknown keys are ignored.
@@ -32,29 +32,29 @@ class Manner(Record):
     predict: str
     explain: str | None = None
     suffix: str = ""
-    max_label_tokens: Tokens = 32
-    max_rationale_tokens: Tokens = 256
+    max_label_tokens: TokenCount = 32
+    max_rationale_tokens: TokenCount = 256
     answer: AnswerKind | None = None
     labels: tuple[str, ...] = ()
     joined: bool = False
 
     @property
-    def explains(self) -> bool:
+    def can_explain(self) -> bool:
         """Whether it has learned to give rationales."""
         return self.joined or self.explain is not None
 
     @property
-    def longest_answer(self) -> int:
+    def max_new_tokens(self) -> int:
         """Tokens that an answer under `predict` may have."""
         return self.max_label_tokens + self.max_rationale_tokens * self.joined
 
-    def prompt(self, prefix: str, question: str) -> str:
+    def format_prompt(self, prefix: str, question: str) -> str:
         """`prefix` is `predict` or `explain`."""
         return f"{prefix}{question.strip()}{self.suffix}"
 
-    def apart(self, said: str) -> tuple[str, str]:
+    def split_output(self, output: str) -> tuple[str, str]:
         """Rationale and label of what was said under `predict`; without a mark all is label."""
-        marks = list(JOINED_MARK.finditer(said)) if self.joined else []
-        if not marks:
-            return "", said.strip()
-        return said[: marks[-1].start()].strip(), said[marks[-1].end() :].strip()
+        markers = list(ANSWER_MARKER.finditer(output)) if self.joined else []
+        if not markers:
+            return "", output.strip()
+        return output[: markers[-1].start()].strip(), output[markers[-1].end() :].strip()

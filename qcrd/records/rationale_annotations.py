@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from qcrd.records.base import Record
-from qcrd.records.rationales import Source
+from qcrd.records.rationales import RationaleSource
 
 
 class Polarity(StrEnum):
@@ -13,7 +13,7 @@ class Polarity(StrEnum):
     NEGATIVE = "negative"
 
 
-class Edit(Record):
+class RationaleEdit(Record):
     """One change that one person made to one item. None: not touched by this change.
 
     `id` sorts after those of the item's edits that its author could have seen.
@@ -44,7 +44,7 @@ class Revision(Record):
     names: equal ids are equal edits."""
 
     id: str
-    edits: tuple[Edit, ...] = ()
+    edits: tuple[RationaleEdit, ...] = ()
 
 
 class RationaleScore(Record):
@@ -57,12 +57,12 @@ class RationaleScore(Record):
     rationale_id: str
     question_id: str
     polarity: Polarity
-    source: Source
+    source: RationaleSource
     score: float
     text: str | None = None
 
 
-class Judged(Record):
+class RationaleScoreManifest(Record):
     """Written last, beside the set: a job's scores of it exist when this does."""
 
     job_id: str

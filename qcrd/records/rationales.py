@@ -16,7 +16,7 @@ class Question(Record):
     choices: tuple[str, ...] = ()
 
 
-class Source(StrEnum):
+class RationaleSource(StrEnum):
     """Who said a rationale; `fixed` is the student as it was at one given checkpoint."""
 
     TEACHER = "teacher"
@@ -31,7 +31,7 @@ class Rationale(Record):
     question_id: str
     text: str
     answer: str | None = None
-    source: Source = Source.TEACHER
+    source: RationaleSource = RationaleSource.TEACHER
 
 
 class Vote(Record):

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from qcrd.errors import Invalid
-from qcrd.records.base import Record, parse
+from qcrd.records.base import Record, parse_record
 
 
-class Example(Record):
+class FewShotExample(Record):
     """A worked example in the few-shot prompt."""
 
     question: str
@@ -32,10 +32,10 @@ class TaskSpec(Record):
     answer: AnswerKind = AnswerKind.TEXT
     labels: tuple[str, ...] = ()
     instruction: str = ""
-    examples: tuple[Example, ...] = ()
+    examples: tuple[FewShotExample, ...] = ()
 
     @model_validator(mode="after")
-    def labels_are_distinct(self) -> Self:
+    def validate_labels(self) -> Self:
         folded = [label.casefold().strip() for label in self.labels]
         if len(set(folded)) != len(folded) or "" in folded:
             raise ValueError("labels must be distinct and not empty")
@@ -76,7 +76,7 @@ class NegativeSpec(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def one_source_is_a_mix_of_one(cls, data: Any) -> Any:
+    def wrap_single_source(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("source"), str):
             return {**data, "source": (data["source"],)}
         return data
@@ -95,7 +95,7 @@ class JudgeSpec(Record):
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
 
 
-class Scheme(StrEnum):
+class ManyToOneScheme(StrEnum):
     MIN_MAX = "min_max"
     MAX_MIN = "max_min"
     SAMPLING = "sampling"
@@ -112,7 +112,7 @@ class LossSpec(Record):
     alpha3_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     beta: Annotated[float, Field(ge=0)] = 0.2
     delta: Annotated[float, Field(gt=0)] = 3.0
-    scheme: Scheme = Scheme.MIN_MAX
+    scheme: ManyToOneScheme = ManyToOneScheme.MIN_MAX
 
 
 class LoraSpec(Record):
@@ -235,7 +235,7 @@ class JobSpec(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def read_method(cls, data: Any) -> Any:
+    def parse_method(cls, data: Any) -> Any:
         """Accept the wire form, `{"method": {"type": "qcrd", "qcrd": {…}}}`, besides our own."""
         if not isinstance(data, dict) or not isinstance(data.get("method"), dict):
             return data
@@ -250,10 +250,10 @@ class JobSpec(Record):
         body = method.pop(kind, None)
         for key in method:
             raise Invalid(f"unknown key `method.{key}`", param=f"method.{key}", code="unknown_key")
-        settings = parse(MethodSpec, {} if body is None else body, root=f"method.{kind}")
+        settings = parse_record(MethodSpec, {} if body is None else body, root=f"method.{kind}")
         return {**data, "method": kind, "settings": settings}
 
-    def wire_method(self) -> dict[str, Any]:
+    def dump_method(self) -> dict[str, Any]:
         """The `method` object as the REST API shows it."""
         body = self.settings.model_dump(mode="json", by_alias=True)
         return {"type": self.method.value, self.method.value: body}

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from qcrd.errors import Invalid
-from qcrd.records.base import Record, parse
-from qcrd.records.job import Accuracy, Status
+from qcrd.records.base import Record, parse_record
+from qcrd.records.job import Accuracy, JobStatus
 from qcrd.records.spec import Baseline, JobSpec
 
-FINETUNES = frozenset({Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE})
+LABEL_ONLY_METHODS = frozenset({Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE})
 """The methods that read labels only."""
-MOST_JOBS = 256
+MAX_JOBS = 256
 """Per study: each is a training run, so a longer list is a slip of the keyboard."""
 
 
@@ -33,31 +33,31 @@ class StudySpec(Record):
 
     @field_validator("job", mode="before")
     @classmethod
-    def read_job(cls, data: Any) -> Any:
+    def parse_job(cls, data: Any) -> Any:
         """The body of a job; what is wrong in it is told by its path from here, `job.…`."""
         if not isinstance(data, dict):
             return data
         try:
-            return parse(
+            return parse_record(
                 JobSpec, {name: value for name, value in data.items() if value is not None}
             )
         except Invalid as error:
-            raise below("job", error) from error
+            raise prefix_error_path("job", error) from error
 
     @model_validator(mode="after")
-    def can_be_compared(self) -> Self:
-        _distinct("methods", self.methods)
-        _distinct("seeds", self.seeds)
+    def validate_comparison(self) -> Self:
+        _check_distinct("methods", self.methods)
+        _check_distinct("seeds", self.seeds)
         if self.baseline not in self.methods:
             raise Invalid(
                 f"`baseline`: {self.baseline.value!r} is none of the study's methods: add it to "
                 f"`methods`, or name one of {', '.join(self.methods)}",
                 param="baseline",
             )
-        if len(self.methods) * len(self.seeds) > MOST_JOBS:
+        if len(self.methods) * len(self.seeds) > MAX_JOBS:
             raise Invalid(
                 f"`seeds`: {len(self.methods)} methods × {len(self.seeds)} seeds are more than "
-                f"{MOST_JOBS} runs: take fewer",
+                f"{MAX_JOBS} runs: take fewer",
                 param="seeds",
             )
         if self.job.settings.baselines:
@@ -66,7 +66,7 @@ class StudySpec(Record):
                 "`methods` instead",
                 param=f"job.method.{self.job.method}.baselines",
             )
-        if Baseline.FINETUNE_EQUAL_COMPUTE in self.methods and self.reference is None:
+        if Baseline.FINETUNE_EQUAL_COMPUTE in self.methods and self.compute_reference is None:
             raise Invalid(
                 "`methods`: finetune_equal_compute spends what another method of the same seed "
                 "spent, and there is none: add one that learns from rationales, such as `qcrd`",
@@ -76,15 +76,15 @@ class StudySpec(Record):
         return self
 
     @property
-    def reference(self) -> Baseline | None:
+    def compute_reference(self) -> Baseline | None:
         """The method whose compute `finetune_equal_compute` is given: qcrd, or else the last one
         that learns from rationales."""
         if Baseline.QCRD in self.methods:
             return Baseline.QCRD
-        return next((m for m in reversed(self.methods) if m not in FINETUNES), None)
+        return next((m for m in reversed(self.methods) if m not in LABEL_ONLY_METHODS), None)
 
 
-def below(root: str, error: Invalid) -> Invalid:
+def prefix_error_path(root: str, error: Invalid) -> Invalid:
     """`error` about a field of something that is field `root` here."""
     if error.param is None:
         return error
@@ -93,16 +93,16 @@ def below(root: str, error: Invalid) -> Invalid:
     return Invalid(message, param=path, code=error.code)
 
 
-def _distinct(param: str, values: Sequence[Any]) -> None:
+def _check_distinct(param: str, values: Sequence[Any]) -> None:
     if not values:
         raise Invalid(f"`{param}` is empty: name at least one", param=param)
-    for place, value in enumerate(values):
-        if value in values[:place]:
-            path = f"{param}.{place}"
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            path = f"{param}.{index}"
             raise Invalid(f"`{path}`: {value} is there twice", param=path)
 
 
-class Cell(Record):
+class StudyCell(Record):
     """One method under one seed: row `row` of the report of job `job_id`."""
 
     method: Baseline
@@ -122,7 +122,7 @@ class Study(Record):
     created_at: float
     spec: StudySpec
     leader: str
-    cells: tuple[Cell, ...]
+    cells: tuple[StudyCell, ...]
     owner: str = "anonymous"
     """Name of the API key that created it."""
 
@@ -142,7 +142,7 @@ class StudyJob(Record):
     id: str
     method: str
     seed: int
-    status: Status | None
+    status: JobStatus | None
     stage: str | None = None
     percent: float = 0.0
     waiting: str | None = None

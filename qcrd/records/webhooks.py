@@ -5,7 +5,7 @@ from __future__ import annotations
 from qcrd.records.base import Record
 
 
-class Delivery(Record):
+class WebhookDelivery(Record):
     """What became of job `job_id` at `created_at`, for `url`. `id` is the same at every attempt, so
     that a receiver who gets it twice can tell."""
 

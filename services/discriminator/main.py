@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from qcrd.errors import QcrdError, Transient
-from qcrd.records.judge import CreateJudge, JudgeVersion
+from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings
 from qcrd.runtime.storage.base_models import find_base
@@ -33,7 +33,7 @@ def create_app(judges: Judges, ready: Callable[[], None]) -> FastAPI:
     app = FastAPI(title="qcrd discriminator")
 
     @app.put("/v1/judges/{judge_id}")
-    def create(judge_id: str, body: CreateJudge) -> JudgeVersion:
+    def create(judge_id: str, body: CreateJudgeRequest) -> JudgeVersion:
         return judges.create(keys.check_id(judge_id, "judge_id"), body)
 
     @app.get("/v1/judges/{judge_id}")

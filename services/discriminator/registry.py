@@ -20,7 +20,7 @@ from qcrd.method.judge.health import collapsed
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import Contrast
 from qcrd.method.student.loading import load_encoder
-from qcrd.records.judge import CreateJudge, JudgeVersion
+from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read, read_record, write_record
 from services.discriminator.schemas import Scores, WireContrast
@@ -40,7 +40,7 @@ class Judges:
         self._held: OrderedDict[str, Seat] = OrderedDict()
         self._lock = threading.Lock()
 
-    def create(self, judge_id: str, wanted: CreateJudge) -> JudgeVersion:
+    def create(self, judge_id: str, wanted: CreateJudgeRequest) -> JudgeVersion:
         """Idempotent; `Conflict` when the id has another spec already."""
         key = keys.judge_spec_key(judge_id)
         with self._lock:
@@ -66,13 +66,13 @@ class Judges:
                 raise NotFound(f"judge {judge_id} is not in memory", code="not_resident")
             return self._held[judge_id]
 
-    def _known(self, judge_id: str) -> CreateJudge | None:
+    def _known(self, judge_id: str) -> CreateJudgeRequest | None:
         try:
-            return read_record(self._store, keys.judge_spec_key(judge_id), CreateJudge)
+            return read_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
         except NotFound:
             return None
 
-    def _seat(self, judge_id: str, wanted: CreateJudge) -> Seat:
+    def _seat(self, judge_id: str, wanted: CreateJudgeRequest) -> Seat:
         if judge_id not in self._held:
             seat = Seat(self._store, judge_id, self._build(wanted))
             seat.restore_newest()
@@ -81,7 +81,7 @@ class Judges:
                 self._held.popitem(last=False)
         return self._held[judge_id]
 
-    def _build(self, wanted: CreateJudge) -> LocalJudge:
+    def _build(self, wanted: CreateJudgeRequest) -> LocalJudge:
         with torch.random.fork_rng():
             torch.manual_seed(wanted.seed)
             encoder, tokenizer = load_encoder(self._find(wanted.base))

@@ -17,7 +17,16 @@ from qcrd.method.training.distributed import Crew
 from qcrd.method.training.negative_sampler import LocalPast, Past
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import plan
-from qcrd.records.job import Accuracy, Comparison, Job, LeakReport, ModelRef, Report, Stage, Status
+from qcrd.records.job import (
+    Accuracy,
+    Comparison,
+    Job,
+    JobStatus,
+    LeakReport,
+    ModelRef,
+    Report,
+    Stage,
+)
 from qcrd.records.spec import Baseline, TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
@@ -149,7 +158,7 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
         )
     return Report(
         job_id=job.id,
-        status=Status.SUCCEEDED,
+        status=JobStatus.SUCCEEDED,
         test=test,
         test_unseen=unseen,
         validation={row: result.validation for row, result in results.items()},

@@ -7,14 +7,14 @@ from typing import Literal
 
 from qcrd.errors import Interrupted, Invalid, QcrdError, Transient
 from qcrd.records.base import Record
-from qcrd.records.job import Failure, Report
+from qcrd.records.job import JobFailure, Report
 
 
 class Outcome(Record):
     kind: Literal["done", "failed", "waiting", "stopped", "crashed"]
     report: Report | None = None
     model: str | None = None
-    failure: Failure | None = None
+    failure: JobFailure | None = None
 
 
 def write(path: Path, outcome: Outcome) -> None:
@@ -30,11 +30,11 @@ def read(path: Path) -> Outcome | None:
 
 def of_crash(error: Exception) -> Outcome:
     message = f"the training process crashed: {type(error).__name__}: {error}"
-    return Outcome(kind="crashed", failure=Failure(message=message, code="internal_error"))
+    return Outcome(kind="crashed", failure=JobFailure(message=message, code="internal_error"))
 
 
 def of_error(error: QcrdError) -> Outcome:
-    failure = Failure(message=error.message, code=error.code, param=error.param)
+    failure = JobFailure(message=error.message, code=error.code, param=error.param)
     return Outcome(kind="waiting" if isinstance(error, Transient) else "failed", failure=failure)
 
 

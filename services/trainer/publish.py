@@ -12,7 +12,7 @@ from qcrd.method.student.base import Student
 from qcrd.method.student.lora import merged
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.job import Comparison, Job, PublishedModel, Report
-from qcrd.records.prompt_format import INFERENCE, Manner
+from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, write_record
 
@@ -30,18 +30,18 @@ def upload(store: Store, job: Job, student: Student) -> None:
         folder = Path(scratch)
         merged(student.model).save_pretrained(folder)
         student.tokenizer.save_pretrained(folder)
-        (folder / INFERENCE).write_text(manner(job, student).model_dump_json(indent=1))
+        (folder / PROMPT_FORMAT_FILE).write_text(manner(job, student).model_dump_json(indent=1))
         for path in sorted(folder.iterdir()):
             with path.open("rb") as source:
                 key = keys.model_prefix(model_id(job.id)) + path.name
                 store.put(key, source, length=path.stat().st_size)
 
 
-def manner(job: Job, student: Student) -> Manner:
+def manner(job: Job, student: Student) -> PromptFormat:
     """What a client needs to ask the student as it was trained to be asked."""
     settings = job.spec.settings
     trained_on = OBJECTIVES[job.spec.method]
-    return Manner(
+    return PromptFormat(
         predict=PREDICT,
         explain=EXPLAIN if trained_on.rationales != 0 else None,
         suffix=student.suffix,
@@ -89,7 +89,7 @@ def card(job: Job, report: Report) -> str:
             "## Ask it",
             "",
             f"`{PREDICT}<question>` answers with the label; `{EXPLAIN}<question>` with a rationale "
-            f"(only students that learned rationales). `{INFERENCE}` holds both prefixes.",
+            f"(only students that learned rationales). `{PROMPT_FORMAT_FILE}` holds both prefixes.",
             "",
             "## Measured on the test set",
             "",

@@ -9,8 +9,13 @@ from collections.abc import Iterator
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.prompts import question_text
 from qcrd.method.training.trainer import Trainer
-from qcrd.records.rationale_annotations import Judged, Polarity, RationaleScore, Revision
-from qcrd.records.rationales import Rationale, RationaleItem, RationaleManifest, Source
+from qcrd.records.rationale_annotations import (
+    Polarity,
+    RationaleScore,
+    RationaleScoreManifest,
+    Revision,
+)
+from qcrd.records.rationales import Rationale, RationaleItem, RationaleManifest, RationaleSource
 from qcrd.records.spec import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
@@ -40,7 +45,7 @@ def keep(
     key = keys.job_scores_key(job_id)
     said = itertools.chain(_of_the_set(store, manifest, revision, task), _of_the_student(trainer))
     write_lines(store, key, _scored(judge, said))
-    judged = Judged(
+    judged = RationaleScoreManifest(
         job_id=job_id,
         version=trainer.judge_version,
         scores=key,
@@ -72,7 +77,7 @@ def _scored(judge: JudgePort, said: Iterator[Said]) -> Iterator[RationaleScore]:
     while batch := list(itertools.islice(said, AT_ONCE)):
         scores = judge.score([(text, rationale.text) for text, _, rationale in batch])
         for (_, polarity, rationale), score in zip(batch, scores, strict=True):
-            ours = rationale.source is Source.TEACHER
+            ours = rationale.source is RationaleSource.TEACHER
             yield RationaleScore(
                 rationale_id=rationale.id,
                 question_id=rationale.question_id,

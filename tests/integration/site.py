@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationales import (
     Prediction,
     Question,
@@ -134,7 +134,7 @@ class Site:
         job = Job(
             id=keys.new_id("ftjob"),
             spec=wanted,
-            status=Status.QUEUED,
+            status=JobStatus.QUEUED,
             stage=Stage.TRAINING,
             created_at=time.time(),
             rationale_set=write_set(self.store),

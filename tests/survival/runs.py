@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from qcrd.records.job import Event, Job, Stage, Status
+from qcrd.records.job import Event, Job, JobStatus, Stage
 from qcrd.records.rationales import Prediction
 from tests.survival.follower import Follower
 from tests.survival.system import CONCURRENCY, GATEWAYS, System, body, patiently, upload
@@ -114,7 +114,7 @@ def check(run: Run, calm: Calm | None) -> None:
 
 
 def _outcome(job: Job) -> list[str]:
-    if job.status is Status.SUCCEEDED:
+    if job.status is JobStatus.SUCCEEDED:
         return []
     return [f"it is {job.status} in {job.stage}, attempt {job.attempt}: {job.failure}"]
 

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from qcrd.cli.output.terminal import note, print_json
 from qcrd.errors import Invalid
-from qcrd.records.api_keys import ApiKey, KeyFile, Scope, key_hash
-from qcrd.records.base import parse
+from qcrd.records.api_keys import ApiKey, ApiKeyFile, ApiKeyScope, hash_api_key
+from qcrd.records.base import parse_record
 
 PREFIX = "sk-qcrd-"
 """So that secret scanners recognise a key that was committed by mistake."""
 
-USUAL = [Scope.READ, Scope.WRITE]
+USUAL = [ApiKeyScope.READ, ApiKeyScope.WRITE]
 """Of a key that no scopes are given for."""
 
 app = typer.Typer(no_args_is_help=True, help="Make and retire API keys of a gateway.")
@@ -31,17 +31,17 @@ KeyFileOption = Annotated[
 ]
 
 
-def new_key(name: str, scopes: Sequence[Scope], **limits: int | None) -> tuple[str, ApiKey]:
+def new_key(name: str, scopes: Sequence[ApiKeyScope], **limits: int | None) -> tuple[str, ApiKey]:
     """A fresh secret of 256 bits, to be shown once, and its entry for the file."""
     secret = PREFIX + secrets.token_urlsafe(32)
-    entry = {"name": name, "sha256": key_hash(secret), "scopes": list(scopes), **limits}
-    return secret, parse(ApiKey, entry)
+    entry = {"name": name, "sha256": hash_api_key(secret), "scopes": list(scopes), **limits}
+    return secret, parse_record(ApiKey, entry)
 
 
 @app.command("new")
 def new(
     name: str,
-    scope: Annotated[list[Scope], typer.Option(help="Give it several times.")] = USUAL,
+    scope: Annotated[list[ApiKeyScope], typer.Option(help="Give it several times.")] = USUAL,
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     running_jobs: Annotated[
         int | None, typer.Option(min=1, help="Most of its jobs that run at once.")
@@ -55,10 +55,10 @@ def new(
         print_json(entry.model_dump(mode="json", exclude_none=True))
         note("add this entry to the list `keys` of the gateway's QCRD_API_KEYS_FILE")
     else:
-        there = _read(file) if file.exists() else KeyFile(keys=())
+        there = _read(file) if file.exists() else ApiKeyFile(keys=())
         if any(key.name == name for key in there.keys):
             raise Invalid(f"{file} has a key named {name} already: `qcrd keys drop {name}` first")
-        _write(file, KeyFile(keys=(*there.keys, entry)))
+        _write(file, ApiKeyFile(keys=(*there.keys, entry)))
         note(f"added to {file}; a gateway that reads it takes the key within a second")
     note("the key, which nothing will show again:")
     typer.echo(secret)
@@ -74,13 +74,13 @@ def drop(name: str, file: KeyFileOption = None) -> None:
     if len(left) == len(there.keys):
         names = ", ".join(key.name for key in left) or "none"
         raise Invalid(f"{file} has no key named {name}; there are: {names}")
-    _write(file, KeyFile(keys=left))
+    _write(file, ApiKeyFile(keys=left))
     note(f"{name} is gone from {file}")
 
 
-def _read(file: Path) -> KeyFile:
+def _read(file: Path) -> ApiKeyFile:
     try:
-        return KeyFile.model_validate_json(file.read_bytes())
+        return ApiKeyFile.model_validate_json(file.read_bytes())
     except OSError as error:
         raise Invalid(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -89,7 +89,7 @@ def _read(file: Path) -> KeyFile:
         raise Invalid(f"{file}: `{path}`: {first['msg']}") from None
 
 
-def _write(file: Path, content: KeyFile) -> None:
+def _write(file: Path, content: ApiKeyFile) -> None:
     """Whole or not at all: a gateway may read it at any moment. For its owner's eyes only."""
     body = content.model_dump(mode="json", exclude_none=True)
     fresh = file.with_name(f".{file.name}.{os.getpid()}")

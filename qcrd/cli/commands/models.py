@@ -17,7 +17,7 @@ from qcrd.cli.output.terminal import note, notes, out, print_json
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack.home import Home
 from qcrd.errors import Invalid
-from qcrd.records.prompt_format import INFERENCE
+from qcrd.records.prompt_format import PROMPT_FORMAT_FILE
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")
 
@@ -78,7 +78,7 @@ def _folder(model: str, api: str | None) -> Path:
             f"MODEL: {model!r} is neither a folder nor a model id: see `qcrd models list`"
         )
     cached = Home(CliSettings().home).cache / "models" / model
-    if not (cached / INFERENCE).exists():
+    if not (cached / PROMPT_FORMAT_FILE).exists():
         download.fetch(connect(api), model, cached, notes())
     return cached
 

@@ -17,7 +17,7 @@ from qcrd.cli.output import report
 from qcrd.cli.output.progress import display
 from qcrd.cli.output.terminal import FAILED, note, notes, out
 from qcrd.errors import Invalid
-from qcrd.records.job import Status
+from qcrd.records.job import JobStatus
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -64,7 +64,7 @@ def conclude(job: dict[str, Any], report_file: Path | None) -> None:
             text = json.dumps(result, indent=2, ensure_ascii=False)
             report_file.write_text(text + "\n", encoding="utf-8")
             note(f"report written to {report_file}")
-    if job["status"] != Status.SUCCEEDED:
+    if job["status"] != JobStatus.SUCCEEDED:
         error = job.get("error") or {}
         text = f"the job {job['id']} {job['status']}"
         if error.get("message"):

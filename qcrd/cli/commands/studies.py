@@ -18,7 +18,7 @@ from qcrd.cli.output import terminal
 from qcrd.cli.output.study_progress import StudyDisplay, name, state, study_display
 from qcrd.cli.output.terminal import FAILED, note, notes, out, print_json
 from qcrd.errors import Transient
-from qcrd.records.job import Status
+from qcrd.records.job import JobStatus
 from qcrd.records.study import StudyStatus
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel studies.")
@@ -106,7 +106,7 @@ def _write(path: Path, text: str) -> None:
 
 def _show_failures(jobs: list[dict[str, Any]]) -> None:
     for job in jobs:
-        if job["status"] in (None, Status.FAILED, Status.CANCELLED):
+        if job["status"] in (None, JobStatus.FAILED, JobStatus.CANCELLED):
             reason = f": {job['error']}" if job["error"] else ""
             note(f"{name(job)} ({job['id']}) {job['status'] or 'is missing'}{reason}")
 

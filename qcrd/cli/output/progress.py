@@ -22,7 +22,7 @@ from rich.progress import (
 
 from qcrd.cli.client import Told
 from qcrd.cli.follow import Display
-from qcrd.records.job import Stage, Status
+from qcrd.records.job import JobStatus, Stage
 
 TITLES = {
     Stage.ASSEMBLING: "rationales",
@@ -80,7 +80,7 @@ class Bars:
         self._progress.console.print(f"[yellow]{escape(text)}; still trying")
 
     def seen(self, job: dict[str, Any]) -> None:
-        over = Status(job["status"]) is Status.SUCCEEDED
+        over = JobStatus(job["status"]) is JobStatus.SUCCEEDED
         stage = Stage(job["stage"]) if job["stage"] else None
         if stage is not None and stage not in self._bars:
             self._finish()
@@ -137,11 +137,11 @@ class Lines:
 def state_line(job: dict[str, Any]) -> str:
     """Where the job stands, in one line."""
     stage = TITLES[Stage(job["stage"])] if job["stage"] else job["status"]
-    if job["status"] != Status.RUNNING:
+    if job["status"] != JobStatus.RUNNING:
         stage = job["status"]
     now = job["progress"]
     parts = [stage]
-    if job["status"] == Status.RUNNING:
+    if job["status"] == JobStatus.RUNNING:
         parts.append(f"{now['percent']:.0f} %")
         if now["total_steps"]:
             parts.append(f"{now['step']}/{now['total_steps']}")

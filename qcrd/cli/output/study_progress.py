@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from qcrd.cli.output.progress import LINE_SECONDS, SIGN_OF_LIFE_SECONDS, TITLES
-from qcrd.records.job import Stage, Status
+from qcrd.records.job import JobStatus, Stage
 
 
 class StudyDisplay(Protocol):
@@ -86,7 +86,7 @@ def state(job: dict[str, Any]) -> str:
     if job["status"] is None:
         return "missing"
     waiting = f", waiting: {job['waiting']}" if job["waiting"] else ""
-    if job["status"] != Status.RUNNING:
+    if job["status"] != JobStatus.RUNNING:
         return f"{job['status']}{waiting}"
     stage = TITLES[Stage(job["stage"])] if job["stage"] else "running"
     return f"{stage} {job['percent']:.0f} %{waiting}"
@@ -96,5 +96,5 @@ def summary(jobs: list[dict[str, Any]]) -> str:
     """How many jobs are in which state, and where those stand that are getting on."""
     counts = Counter(job["status"] or "missing" for job in jobs)
     parts = [f"{count} of {len(jobs)} {status}" for status, count in counts.items()]
-    moving = [j for j in jobs if j["status"] == Status.RUNNING and not j["waiting"]]
+    moving = [j for j in jobs if j["status"] == JobStatus.RUNNING and not j["waiting"]]
     return "; ".join([", ".join(parts), *(f"{name(job)}: {state(job)}" for job in moving)])

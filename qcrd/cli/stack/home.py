@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qcrd.errors import Conflict, Invalid, NotFound
-from qcrd.records.base import R, Record
+from qcrd.records.base import Record, RecordT
 
 BASE_MODEL = "all-MiniLM-L6-v2"
 SOCKET_LIMIT = 100
@@ -149,7 +149,7 @@ class Home:
             yield
 
 
-def _read_json(path: Path, record: type[R]) -> R | None:
+def _read_json(path: Path, record: type[RecordT]) -> RecordT | None:
     """None for a file that is not there or that a crash cut short."""
     try:
         return record.model_validate_json(path.read_bytes())

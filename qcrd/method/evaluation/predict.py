@@ -10,7 +10,7 @@ from qcrd.method.evaluation.statistics import wilson
 from qcrd.method.prompts import PREDICT, question_text
 from qcrd.method.student.base import Student
 from qcrd.records.job import Accuracy
-from qcrd.records.prompt_format import JOINED_MARK
+from qcrd.records.prompt_format import ANSWER_MARKER
 from qcrd.records.rationales import Prediction, Question
 from qcrd.records.spec import TaskSpec
 
@@ -35,7 +35,7 @@ def predict(
     )
     made = []
     for question, gold, text in zip(questions, golds, texts, strict=True):
-        said = JOINED_MARK.split(text)[-1] if joined else text
+        said = ANSWER_MARKER.split(text)[-1] if joined else text
         answer = canonical(said, task, question)
         made.append(
             Prediction(

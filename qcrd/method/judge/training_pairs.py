@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qcrd.records.rationales import Rationale, Source
+from qcrd.records.rationales import Rationale, RationaleSource
 from qcrd.records.spec import NegativeSource
 
 Pair = tuple[str, str]
@@ -44,9 +44,9 @@ class Contrast:
 
 
 NAMES = {
-    Source.TEACHER: NegativeSource.TEACHER_MINORITY,
-    Source.STUDENT: NegativeSource.STUDENT_LAG,
-    Source.FIXED: NegativeSource.FIXED,
+    RationaleSource.TEACHER: NegativeSource.TEACHER_MINORITY,
+    RationaleSource.STUDENT: NegativeSource.STUDENT_LAG,
+    RationaleSource.FIXED: NegativeSource.FIXED,
 }
 """What a negative is called by who said it."""
 

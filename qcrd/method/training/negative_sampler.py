@@ -22,7 +22,7 @@ from safetensors.torch import save as pack
 from qcrd.errors import Transient
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import weight_history
-from qcrd.records.rationales import Rationale, Source
+from qcrd.records.rationales import Rationale, RationaleSource
 
 LOOK_SECONDS = 0.5
 """Between two looks at whether the work is still wanted."""
@@ -43,7 +43,7 @@ class Wanted:
     max_new_tokens: int
     seed: int
     tag: str
-    source: Source
+    source: RationaleSource
 
 
 Order = tuple[Weights, Wanted]

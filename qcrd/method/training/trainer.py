@@ -28,7 +28,7 @@ from qcrd.method.training.schedule import Plan
 from qcrd.method.training.step_loss import Lesson
 from qcrd.method.training.weight_history import Ring, trainable
 from qcrd.records.job import JudgeHistograms
-from qcrd.records.rationales import Rationale, Source
+from qcrd.records.rationales import Rationale, RationaleSource
 from qcrd.records.spec import NegativeSource
 
 EXPLODED = 1e4
@@ -239,13 +239,15 @@ class Trainer:
             return []
         orders: list[Order] = []
         if NegativeSource.STUDENT_LAG in spec.source:
-            orders.append((self.ring.lagged(iteration), self._wanted(iteration, Source.STUDENT)))
+            orders.append(
+                (self.ring.lagged(iteration), self._wanted(iteration, RationaleSource.STUDENT))
+            )
         if NegativeSource.FIXED in spec.source:
             weights = self.ring.held[0] if self.fixed is None else self.fixed
-            orders.append((weights, self._wanted(iteration, Source.FIXED)))
+            orders.append((weights, self._wanted(iteration, RationaleSource.FIXED)))
         return orders
 
-    def _wanted(self, iteration: int, source: Source) -> Wanted:
+    def _wanted(self, iteration: int, source: RationaleSource) -> Wanted:
         spec = self.plan.spec.negatives
         salt = f"{self.plan.seed}/sample/{source.value}/{iteration}"
         return Wanted(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qcrd.method.prompts import EXPLAIN
 from qcrd.method.student.base import Student, Weights
-from qcrd.records.rationales import Rationale, Source
+from qcrd.records.rationales import Rationale, RationaleSource
 
 
 class Ring:
@@ -54,7 +54,7 @@ def sample(
     max_new_tokens: int,
     seed: int,
     tag: str,
-    source: Source = Source.STUDENT,
+    source: RationaleSource = RationaleSource.STUDENT,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, tuple[Rationale, ...]]:
     """`n` explanations per (id, text) by `sampler`, keyed by question id. Blank ones are dropped.

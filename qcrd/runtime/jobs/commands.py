@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from qcrd.errors import Conflict, NotFound
-from qcrd.records.job import Job, Lease, Stage, Status
+from qcrd.records.job import Job, JobStatus, Lease, Stage
 from qcrd.runtime.jobs.state_machine import (
     MAX_ATTEMPTS,
     TASKS,
@@ -26,7 +26,7 @@ from qcrd.runtime.jobs.store import JobStore
 
 
 def move(
-    jobs: JobStore, job_id: str, to: Status, *, token: int | None = None, **changes: Any
+    jobs: JobStore, job_id: str, to: JobStatus, *, token: int | None = None, **changes: Any
 ) -> Job:
     """The one door between states. `Conflict` for a move that `NEXT` does not have.
 
@@ -44,7 +44,7 @@ def move(
 
 
 def _claimable(job: Job, stage: Stage) -> bool:
-    if job.status not in (Status.QUEUED, Status.RUNNING):
+    if job.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
         return False
     return TASKS[job.stage or Stage.ASSEMBLING] == TASKS[stage]
 
@@ -67,7 +67,7 @@ def claim(
         if silent and job.attempt + 1 >= MAX_ATTEMPTS:
             return exhausted(changed(job, lease=Lease(token=job.lease.token)), now)
         lease = Lease(token=job.lease.token + 1, owner=owner, until=now + ttl, counted=now)
-        started = job if job.status is Status.RUNNING else moved(job, Status.RUNNING, now, {})
+        started = job if job.status is JobStatus.RUNNING else moved(job, JobStatus.RUNNING, now, {})
         return changed(started, stage=stage, attempt=job.attempt + silent, lease=lease)
 
     try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 from qcrd.errors import Conflict, NotFound
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs import commands as jobs
 from qcrd.runtime.jobs.queue import Queue
 from qcrd.runtime.jobs.stage_context import Deps
@@ -76,7 +76,7 @@ def nudge(jobs_: JobStore, queue: Queue, ended: Job) -> None:
     """
     if ended.running_limit is None:
         return
-    back = ended.status is Status.QUEUED
+    back = ended.status is JobStatus.QUEUED
     for job in _due(jobs_, Stage.ASSEMBLING):
         if job.id != ended.id and not (back and job.waiting):
             queue.send(Stage.ASSEMBLING, job.id)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from qcrd.errors import NotFound, QcrdError, Transient
-from qcrd.records.job import Event, Job, Status
-from qcrd.records.webhooks import Delivery
+from qcrd.records.job import Event, Job, JobStatus
+from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.reaper import active
 from qcrd.runtime.jobs.state_machine import TERMINAL, changed
@@ -83,19 +83,21 @@ def _left(job: Job, now: float, grace: float) -> bool:
 
 
 def _tell(ports: Ports, job: Job) -> None:
-    message = f"The job {'was cancelled' if job.status is Status.CANCELLED else job.status.value}"
+    message = (
+        f"The job {'was cancelled' if job.status is JobStatus.CANCELLED else job.status.value}"
+    )
     if job.failure is not None:
         message += f": {job.failure.message}"
-    level: Level = "error" if job.status is Status.FAILED else "info"
+    level: Level = "error" if job.status is JobStatus.FAILED else "info"
     data = {"status": job.status.value}
     ports.events.append(job.id, message, level=level, data=data, once="end")
     if job.spec.webhook is not None:
         ports.deliveries.add(_delivery(job, job.spec.webhook))
 
 
-def _delivery(job: Job, url: str) -> Delivery:
+def _delivery(job: Job, url: str) -> WebhookDelivery:
     """Whoever makes it makes the same one."""
-    return Delivery(
+    return WebhookDelivery(
         id=f"evt_{keys.digest(job.id, 'end')}",
         job_id=job.id,
         url=url,

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from qcrd.errors import LeaseLost, NotFound, Transient
-from qcrd.records.job import Job, Status
+from qcrd.records.job import Job, JobStatus
 from qcrd.runtime.jobs.commands import beat
 from qcrd.runtime.jobs.store import JobStore
 
@@ -77,7 +77,7 @@ class Holding:
 
     def _note(self, job: Job) -> None:
         self._taken = job.lease.token != self._token or not job.lease.owner
-        self._wanted = not self._taken and job.status is Status.RUNNING
+        self._wanted = not self._taken and job.status is JobStatus.RUNNING
 
     def _lost(self) -> None:
         self._wanted, self._taken = False, True

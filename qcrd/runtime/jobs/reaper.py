@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qcrd.errors import Conflict, NotFound
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.queue import Queue
 from qcrd.runtime.jobs.state_machine import changed, lapsed
 from qcrd.runtime.jobs.store import JobStore
@@ -34,7 +34,7 @@ def active(jobs: JobStore) -> Iterator[Job]:
 
 
 def _overdue(job: Job, now: float, patience: float) -> bool:
-    if job.status not in (Status.QUEUED, Status.RUNNING):
+    if job.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
         return False
     due = max(job.created_at, job.sent_at or 0.0)
     if job.lease.owner:

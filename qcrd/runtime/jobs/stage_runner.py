@@ -21,7 +21,7 @@ from qcrd.errors import (
     QcrdError,
     Transient,
 )
-from qcrd.records.job import Failure, Job, Progress, Stage, Status
+from qcrd.records.job import Job, JobFailure, JobStatus, Progress, Stage
 from qcrd.runtime import telemetry
 from qcrd.runtime.jobs.dispatch import nudge, take
 from qcrd.runtime.jobs.finalize import conclude
@@ -57,7 +57,7 @@ class _Wait:
 
 @dataclass(frozen=True)
 class _Failed:
-    failure: Failure
+    failure: JobFailure
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _attempt(work: Work, context: StageContext) -> Outcome:
     except Transient as error:
         return _Wait(error)
     except QcrdError as error:
-        return _Failed(Failure(message=error.message, code=error.code, param=error.param))
+        return _Failed(JobFailure(message=error.message, code=error.code, param=error.param))
     except Exception as error:
         log.exception("the stage crashed")
         return _Crashed(f"{type(error).__name__}: {error}")
@@ -163,11 +163,11 @@ def _finish(deps: Deps, job: Job, outcome: Outcome) -> None:
         _patiently(deps, lambda: conclude(deps, after))
     else:
         _patiently(deps, lambda: _tell(deps.events, after, outcome))
-    if after.status in (Status.QUEUED, Status.RUNNING):
+    if after.status in (JobStatus.QUEUED, JobStatus.RUNNING):
         delay = max(0.0, (after.sent_at or now) - now)
         stage = after.stage or Stage.ASSEMBLING
         _patiently(deps, lambda: deps.queue.send(stage, job.id, countdown=delay))
-    if after.status is not Status.RUNNING:
+    if after.status is not JobStatus.RUNNING:
         _patiently(deps, lambda: nudge(deps.jobs, deps.queue, after))
 
 
@@ -204,30 +204,30 @@ def _settled(job: Job, outcome: Outcome, now: float) -> Job:
             delay = reason.retry_after or min(longest, first * 2.0 ** min(job.backoffs, 30))
             backoffs = job.backoffs + 1
             waits = {"waiting": reason.message, "backoffs": backoffs, "sent_at": now + delay}
-            if reason.code == WAITS_FOR_JOB and job.status is Status.RUNNING:
-                return moved(job, Status.QUEUED, now, waits)
+            if reason.code == WAITS_FOR_JOB and job.status is JobStatus.RUNNING:
+                return moved(job, JobStatus.QUEUED, now, waits)
             return changed(job, **waits)
         case _Failed(failure):
-            return moved(job, Status.FAILED, now, {"failure": failure})
+            return moved(job, JobStatus.FAILED, now, {"failure": failure})
         case _Crashed(reason):
             if job.attempt + 1 >= MAX_ATTEMPTS:
                 return exhausted(job, now, reason)
             return changed(job, attempt=job.attempt + 1, sent_at=now + RETRY_SECONDS)
-        case _Paused(reason) if job.status is Status.RUNNING:
-            return moved(job, Status.PAUSED, now, {"paused_because": reason})
+        case _Paused(reason) if job.status is JobStatus.RUNNING:
+            return moved(job, JobStatus.PAUSED, now, {"paused_because": reason})
         case _Paused() | _Stopped() | _Lost():
             return changed(job, sent_at=now)
 
 
 def _succeeded(job: Job, done: Done, now: float) -> Job:
-    if job.status is not Status.RUNNING:
+    if job.status is not JobStatus.RUNNING:
         # Its last step was done between the request to pause and the worker's next look.
-        job = moved(job, Status.RUNNING, now, {})
+        job = moved(job, JobStatus.RUNNING, now, {})
     seconds = {**job.seconds, **done.report.seconds}
-    report = done.report.model_copy(update={"seconds": seconds, "status": Status.SUCCEEDED})
+    report = done.report.model_copy(update={"seconds": seconds, "status": JobStatus.SUCCEEDED})
     progress = job.progress.model_copy(update={"percent": 100.0})
     changes = {"report": report, "progress": progress, **done.changes}
-    return moved(job, Status.SUCCEEDED, now, changes)
+    return moved(job, JobStatus.SUCCEEDED, now, changes)
 
 
 def _tell(events: Events, job: Job, outcome: Outcome) -> None:

@@ -11,27 +11,31 @@ from types import MappingProxyType
 from typing import Any
 
 from qcrd.errors import Conflict, LeaseLost
-from qcrd.records.job import Failure, Job, Lease, Stage, Status
+from qcrd.records.job import Job, JobFailure, JobStatus, Lease, Stage
 from qcrd.records.spec import Priority
 from qcrd.runtime import keys
 
-NEXT: Mapping[Status, frozenset[Status]] = MappingProxyType(
+NEXT: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
-        Status.VALIDATING: frozenset({Status.QUEUED, Status.FAILED, Status.CANCELLED}),
-        Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.FAILED, Status.CANCELLED}),
-        Status.RUNNING: frozenset(
+        JobStatus.VALIDATING: frozenset({JobStatus.QUEUED, JobStatus.FAILED, JobStatus.CANCELLED}),
+        JobStatus.QUEUED: frozenset(
+            {JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.FAILED, JobStatus.CANCELLED}
+        ),
+        JobStatus.RUNNING: frozenset(
             {
-                Status.QUEUED,  # by its worker, when it can do nothing before another job has
-                Status.PAUSED,
-                Status.SUCCEEDED,
-                Status.FAILED,
-                Status.CANCELLED,
+                JobStatus.QUEUED,  # by its worker, when it can do nothing before another job has
+                JobStatus.PAUSED,
+                JobStatus.SUCCEEDED,
+                JobStatus.FAILED,
+                JobStatus.CANCELLED,
             }
         ),
-        Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.FAILED, Status.CANCELLED}),
-        Status.SUCCEEDED: frozenset(),
-        Status.FAILED: frozenset(),
-        Status.CANCELLED: frozenset(),
+        JobStatus.PAUSED: frozenset(
+            {JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}
+        ),
+        JobStatus.SUCCEEDED: frozenset(),
+        JobStatus.FAILED: frozenset(),
+        JobStatus.CANCELLED: frozenset(),
     }
 )
 TERMINAL = frozenset(status for status, following in NEXT.items() if not following)
@@ -65,7 +69,7 @@ def task_of(job: Job) -> str:
 
 def waits(job: Job) -> bool:
     """Whether a worker could take `job`: nobody has it, and it is not paused or over."""
-    return job.status in (Status.QUEUED, Status.RUNNING) and not job.lease.owner
+    return job.status in (JobStatus.QUEUED, JobStatus.RUNNING) and not job.lease.owner
 
 
 def indexes(job: Job) -> dict[str, float]:
@@ -74,7 +78,7 @@ def indexes(job: Job) -> dict[str, float]:
     found = {keys.JOBS: score, keys.jobs_in_status(job.status): score}
     if not job.concluded:
         found[keys.ACTIVE_JOBS] = score
-    if job.status is Status.RUNNING:
+    if job.status is JobStatus.RUNNING:
         found[keys.running_jobs(job.owner)] = score
     if waits(job):
         found[keys.waiting_jobs(task_of(job))] = RANK[job.spec.priority] - score
@@ -84,7 +88,7 @@ def indexes(job: Job) -> dict[str, float]:
 def check_room(before: Job, after: Job, running: int) -> None:
     """`Conflict` when `after` would begin to run beside `running` others of an owner who may not
     have that many."""
-    begins = after.status is Status.RUNNING and before.status is not Status.RUNNING
+    begins = after.status is JobStatus.RUNNING and before.status is not JobStatus.RUNNING
     if begins and after.running_limit is not None and running >= after.running_limit:
         raise Conflict(
             f"{after.owner} has {running} running jobs already, which is the limit of its key",
@@ -117,7 +121,7 @@ def freed(job: Job, now: float) -> Job:
     return changed(counted(job, now), lease=Lease(token=job.lease.token), gpus=0)
 
 
-def moved(job: Job, to: Status, now: float, changes: Mapping[str, Any]) -> Job:
+def moved(job: Job, to: JobStatus, now: float, changes: Mapping[str, Any]) -> Job:
     """`job` in status `to`. A job that is over is held by nobody and waits for nothing."""
     if to not in NEXT[job.status]:
         raise Conflict(f"job {job.id} is {job.status}, so it cannot become {to}")
@@ -140,8 +144,8 @@ def lapsed(job: Job, now: float) -> bool:
 
 def exhausted(job: Job, now: float, reason: str = "its worker fell silent") -> Job:
     """`job`, failed for good after its last attempt."""
-    failure = Failure(
+    failure = JobFailure(
         message=f"gave up after {MAX_ATTEMPTS} attempts; at the last one {reason}",
         code="attempts_exhausted",
     )
-    return moved(job, Status.FAILED, now, {"attempt": job.attempt + 1, "failure": failure})
+    return moved(job, JobStatus.FAILED, now, {"attempt": job.attempt + 1, "failure": failure})

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError, WatchError
 
 from qcrd.errors import Conflict, NotFound, Transient
-from qcrd.records.job import Job, Status
+from qcrd.records.job import Job, JobStatus
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import check_room, indexes
 from qcrd.runtime.redis.connection import redis_outage
@@ -69,7 +69,7 @@ class Line(Protocol):
 
     def length(self, task: str) -> int: ...
 
-    def census(self) -> dict[Status, int]:
+    def census(self) -> dict[JobStatus, int]:
         """How many jobs there are in each status."""
 
 
@@ -118,8 +118,8 @@ class MemoryJobs:
     def length(self, task: str) -> int:
         return len(self._index(keys.waiting_jobs(task)))
 
-    def census(self) -> dict[Status, int]:
-        return {status: len(self._index(keys.jobs_in_status(status))) for status in Status}
+    def census(self) -> dict[JobStatus, int]:
+        return {status: len(self._index(keys.jobs_in_status(status))) for status in JobStatus}
 
     def _index(self, name: str) -> list[Job]:
         """The jobs in this sorted set, the highest score first."""
@@ -253,11 +253,11 @@ class RedisJobs:
         with redis_outage():
             return self._redis.zcard(keys.waiting_jobs(task))
 
-    def census(self) -> dict[Status, int]:
+    def census(self) -> dict[JobStatus, int]:
         with redis_outage(), self._redis.pipeline(transaction=False) as pipe:
-            for status in Status:
+            for status in JobStatus:
                 pipe.zcard(keys.jobs_in_status(status))
-            return dict(zip(Status, pipe.execute(), strict=True))
+            return dict(zip(JobStatus, pipe.execute(), strict=True))
 
     def list(self, after: str | None, limit: int) -> list[Job]:
         index, start = keys.JOBS, 0

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from redis import Redis
 
-from qcrd.records.webhooks import Delivery
+from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import redis_outage
 
@@ -43,51 +43,51 @@ redis.call('EXPIRE', KEYS[1], ARGV[4])
 class Deliveries(Protocol):
     """Every method raises `Transient` while Redis is away."""
 
-    def add(self, delivery: Delivery) -> None:
+    def add(self, delivery: WebhookDelivery) -> None:
         """It is due at once. Of each id there is one, settled ones included."""
 
-    def take(self, now: float, *, lease: float, limit: int) -> list[Delivery]:
+    def take(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
         """At most `limit` that are due, the longest first, each with one more attempt counted.
 
         Nobody else gets them for `lease` seconds; a sender that dies leaves them due after that.
         """
 
-    def postpone(self, delivery: Delivery, until: float) -> None:
+    def postpone(self, delivery: WebhookDelivery, until: float) -> None:
         """Due again at `until`; nothing if another attempt has begun."""
 
-    def settle(self, delivery: Delivery) -> None:
+    def settle(self, delivery: WebhookDelivery) -> None:
         """Never due again; nothing if another attempt has begun."""
 
 
 class MemoryDeliveries:
     def __init__(self) -> None:
-        self._all: dict[str, Delivery] = {}
+        self._all: dict[str, WebhookDelivery] = {}
         self._due: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def add(self, delivery: Delivery) -> None:
+    def add(self, delivery: WebhookDelivery) -> None:
         with self._lock:
             if delivery.id not in self._all:
                 self._all[delivery.id] = delivery
                 self._due[delivery.id] = delivery.created_at
 
-    def take(self, now: float, *, lease: float, limit: int) -> list[Delivery]:
+    def take(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
         with self._lock:
             due = sorted((at, id) for id, at in self._due.items() if at <= now)
             return [self._begun(id, now + lease) for _, id in due[:limit]]
 
-    def _begun(self, delivery_id: str, until: float) -> Delivery:
+    def _begun(self, delivery_id: str, until: float) -> WebhookDelivery:
         before = self._all[delivery_id]
         begun = before.model_copy(update={"attempts": before.attempts + 1})
         self._all[delivery_id], self._due[delivery_id] = begun, until
         return begun
 
-    def postpone(self, delivery: Delivery, until: float) -> None:
+    def postpone(self, delivery: WebhookDelivery, until: float) -> None:
         with self._lock:
             if delivery.id in self._due and self._all[delivery.id] == delivery:
                 self._due[delivery.id] = until
 
-    def settle(self, delivery: Delivery) -> None:
+    def settle(self, delivery: WebhookDelivery) -> None:
         with self._lock:
             if self._all.get(delivery.id) == delivery:
                 self._due.pop(delivery.id, None)
@@ -101,29 +101,29 @@ class RedisDeliveries:
         self._take = redis.register_script(TAKE)
         self._settle = redis.register_script(SETTLE)
 
-    def add(self, delivery: Delivery) -> None:
+    def add(self, delivery: WebhookDelivery) -> None:
         names = [keys.webhook_key(delivery.id), keys.WEBHOOKS_DUE]
         with redis_outage():
             self._add(names, [delivery.model_dump_json(), delivery.created_at, delivery.id])
 
-    def take(self, now: float, *, lease: float, limit: int) -> list[Delivery]:
+    def take(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
         # Sent twice because its answer was lost, it takes others; the first come back by the lease.
         with redis_outage():
             answer = self._take(
                 [keys.WEBHOOKS_DUE], [now, now + lease, limit, keys.webhook_key("")]
             )
         return [
-            Delivery.model_validate_json(body).model_copy(update={"attempts": attempts})
+            WebhookDelivery.model_validate_json(body).model_copy(update={"attempts": attempts})
             for body, attempts in cast("list[tuple[str, int]]", answer)
         ]
 
-    def postpone(self, delivery: Delivery, until: float) -> None:
+    def postpone(self, delivery: WebhookDelivery, until: float) -> None:
         self._end(delivery, str(until))
 
-    def settle(self, delivery: Delivery) -> None:
+    def settle(self, delivery: WebhookDelivery) -> None:
         self._end(delivery, "")
 
-    def _end(self, delivery: Delivery, until: str) -> None:
+    def _end(self, delivery: WebhookDelivery, until: str) -> None:
         names = [keys.webhook_key(delivery.id), keys.WEBHOOKS_DUE]
         with redis_outage():
             self._settle(names, [delivery.attempts, delivery.id, until, REMEMBERED])

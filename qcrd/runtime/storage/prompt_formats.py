@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 from qcrd.errors import Invalid
-from qcrd.records.base import parse
-from qcrd.records.prompt_format import INFERENCE, Manner
+from qcrd.records.base import parse_record
+from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 
 
-def read_manner(folder: Path) -> Manner:
+def read_manner(folder: Path) -> PromptFormat:
     """`Invalid` when there is no such file, or it is not what the trainer writes."""
     try:
-        told = json.loads((folder / INFERENCE).read_text(encoding="utf-8"))
+        told = json.loads((folder / PROMPT_FORMAT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise Invalid(f"{folder} is not a student: it has no {INFERENCE}") from error
+        raise Invalid(f"{folder} is not a student: it has no {PROMPT_FORMAT_FILE}") from error
     except ValueError as error:
-        raise Invalid(f"{folder / INFERENCE} is not JSON: {error}") from error
-    return parse(Manner, told, root=INFERENCE)
+        raise Invalid(f"{folder / PROMPT_FORMAT_FILE} is not JSON: {error}") from error
+    return parse_record(PromptFormat, told, root=PROMPT_FORMAT_FILE)

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records.rationale_annotations import Correction, Edit, Polarity, Revision
+from qcrd.records.rationale_annotations import Correction, Polarity, RationaleEdit, Revision
 from qcrd.records.rationales import Rationale, RationaleItem
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_record, write_record
@@ -37,7 +37,7 @@ def parse_item_id(value: str, param: str) -> tuple[str, Polarity, int]:
     return found[1], POLARITIES[found[2]], int(found[3])
 
 
-def add(store: Store, set_id: str, edit: Edit) -> Edit:
+def add(store: Store, set_id: str, edit: RationaleEdit) -> RationaleEdit:
     """Keep `edit` under a new id, which it comes back with."""
     prefix = keys.rationale_item_edits_prefix(set_id, edit.item_id)
     seen = store.list(prefix)
@@ -47,15 +47,17 @@ def add(store: Store, set_id: str, edit: Edit) -> Edit:
     return kept
 
 
-def read_all(store: Store, set_id: str, known: Mapping[str, Edit] | None = None) -> dict[str, Edit]:
+def read_all(
+    store: Store, set_id: str, known: Mapping[str, RationaleEdit] | None = None
+) -> dict[str, RationaleEdit]:
     """Every edit of the set by its key, item by item and in order; `known` ones are not read
     again."""
     before = known or {}
     listed = store.list(keys.rationale_edits_prefix(set_id))
-    return {key: before.get(key) or read_record(store, key, Edit) for key in listed}
+    return {key: before.get(key) or read_record(store, key, RationaleEdit) for key in listed}
 
 
-def fold(edits: Iterable[Edit]) -> dict[str, Correction]:
+def fold(edits: Iterable[RationaleEdit]) -> dict[str, Correction]:
     """By item id; of each field the last value that was given."""
     folded: dict[str, Correction] = {}
     for edit in edits:
@@ -108,7 +110,7 @@ def applied(item: RationaleItem, corrections: Mapping[str, Correction]) -> Ratio
 # --- revisions ---------------------------------------------------------------------------------
 
 
-def revision(edits: Mapping[str, Edit]) -> Revision:
+def revision(edits: Mapping[str, RationaleEdit]) -> Revision:
     """Of edits as `read_all` gives them."""
     return Revision(id=keys.digest(*edits), edits=tuple(edits.values()))
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records.judge import CreateJudge, JudgeVersion
+from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record, read_record
@@ -78,7 +78,7 @@ class Discriminators:
         for judge_id in left:
             if more := len(data) == limit:
                 break
-            made = find_record(self._store, keys.judge_spec_key(judge_id), CreateJudge)
+            made = find_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
             if made is not None:  # not deleted since the listing
                 data.append(_summary(judge_id, made, ids[judge_id]))
         return JudgePage(
@@ -123,9 +123,9 @@ class Discriminators:
                 versions.append(int(parts[2]))
         return {judge_id: versions for judge_id, versions in found.items() if judge_id in specified}
 
-    def _spec(self, judge_id: str) -> CreateJudge:
+    def _spec(self, judge_id: str) -> CreateJudgeRequest:
         try:
-            return read_record(self._store, keys.judge_spec_key(judge_id), CreateJudge)
+            return read_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
         except NotFound as error:
             raise NotFound(
                 f"there is no discriminator {judge_id}: it has the id of a job that has come to "
@@ -153,7 +153,7 @@ class Discriminators:
             return None, f"answers with status {answer.status_code}, not with a judge"
 
 
-def _summary(judge_id: str, made: CreateJudge, versions: list[int]) -> JudgeSummary:
+def _summary(judge_id: str, made: CreateJudgeRequest, versions: list[int]) -> JudgeSummary:
     return JudgeSummary(
         id=judge_id,
         job_id=judge_id,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
-from qcrd.records.api_keys import ApiKey, KeyFile, Scope, key_hash
+from qcrd.records.api_keys import ApiKey, ApiKeyFile, ApiKeyScope, hash_api_key
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ LOOK_SECONDS = 1.0
 RESERVED = re.compile(r"anonymous|key-[0-9]+")
 """Whose jobs are those of a gateway without keys, and of the keys in its environment."""
 
-ANYBODY = ApiKey(name="anonymous", sha256="0" * 64, scopes=tuple(Scope))
+ANYBODY = ApiKey(name="anonymous", sha256="0" * 64, scopes=tuple(ApiKeyScope))
 """Who everybody is on a gateway without keys, which listens on loopback only."""
 
 
@@ -36,7 +36,11 @@ class Keyring:
     def __init__(self, plain: Sequence[SecretStr] = (), file: Path | None = None) -> None:
         """`ValueError`, naming what is wrong with it, for a file that cannot be used."""
         self._plain = tuple(
-            ApiKey(name=f"key-{number}", sha256=key_hash(key.get_secret_value()), scopes=(*Scope,))
+            ApiKey(
+                name=f"key-{number}",
+                sha256=hash_api_key(key.get_secret_value()),
+                scopes=(*ApiKeyScope,),
+            )
             for number, key in enumerate(plain, 1)
         )
         self._file = file
@@ -57,12 +61,12 @@ class Keyring:
     def find(self, secret: str) -> ApiKey | None:
         """The key whose secret this is; None for an unknown or expired one."""
         self._look()
-        given, found = key_hash(secret), None
+        given, found = hash_api_key(secret), None
         # Every hash is compared, each in constant time: timing tells nothing about any key.
         for key in (*self._plain, *self._from_file):
             if hmac.compare_digest(given, key.sha256):
                 found = key
-        return None if found is None or found.expired(time.time()) else found
+        return None if found is None or found.is_expired(time.time()) else found
 
     def _look(self) -> None:
         """Read the file again if it is another one; keep the keys there are if it is broken."""
@@ -84,7 +88,7 @@ class Keyring:
 
 def read_keys(file: Path) -> tuple[ApiKey, ...]:
     try:
-        keys = KeyFile.model_validate(json.loads(file.read_text(encoding="utf-8"))).keys
+        keys = ApiKeyFile.model_validate(json.loads(file.read_text(encoding="utf-8"))).keys
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Forbidden, QcrdError, Unauthorized
 from qcrd.records.api_keys import ApiKey
-from qcrd.records.api_keys import Scope as KeyScope
+from qcrd.records.api_keys import ApiKeyScope as KeyScope
 from services.api.http.api_keys import ANYBODY, Keyring
 from services.api.http.errors import answer
 from services.api.http.rate_limit import Allowance, Rates
@@ -54,7 +54,7 @@ class Admission:
 
 def _permitted(key: ApiKey, method: str) -> None:
     needed = KeyScope.READ if method in READING else KeyScope.WRITE
-    if not key.may(needed):
+    if not key.has_scope(needed):
         raise Forbidden(
             f"key {key.name} lacks the scope `{needed}`, which {method} needs: use another key, or "
             "add the scope where keys are configured",

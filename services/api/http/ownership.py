@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcrd.errors import Forbidden, NotFound
-from qcrd.records.api_keys import ApiKey, Scope
+from qcrd.records.api_keys import ApiKey, ApiKeyScope
 from qcrd.runtime.jobs.store import JobStore
 
 
@@ -13,9 +13,9 @@ def check_owner(what: str, owner: str | None, caller: ApiKey) -> None:
     `owner` None: nobody knows any more whose it is, so only an admin may.
     """
     if owner is None:
-        allowed, whose = caller.may(Scope.ADMIN), "is of a job that is gone: use"
+        allowed, whose = caller.has_scope(ApiKeyScope.ADMIN), "is of a job that is gone: use"
     else:
-        allowed, whose = caller.owns(owner), f"was created by key {owner}: use that one, or"
+        allowed, whose = caller.can_modify(owner), f"was created by key {owner}: use that one, or"
     if not allowed:
         raise Forbidden(f"{what} {whose} a key with the scope `admin`", code="not_owner")
 

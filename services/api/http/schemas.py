@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from qcrd.records.job import Failure, Progress, Report, Usage
+from qcrd.records.job import JobFailure, Progress, Report, Usage
 from qcrd.records.spec import Budget as JobBudget
 from qcrd.records.study import StudyJob, StudyStatus, StudyTable
 
@@ -85,7 +85,7 @@ class JobObject(Identified):
     fine_tuned_model: str | None
     organization_id: str = ""
     status: str
-    error: Failure | None
+    error: JobFailure | None
     training_file: str
     validation_file: str | None
     seed: int

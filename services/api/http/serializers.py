@@ -33,7 +33,7 @@ def file(stored: StoredFile) -> FileObject:
 
 def job(job: Job, queue: Queue | None = None, estimated_finish: float | None = None) -> JobObject:
     spec = job.spec
-    method = spec.wire_method()
+    method = spec.dump_method()
     return JobObject(
         id=job.id,
         created_at=int(job.created_at),
@@ -82,7 +82,7 @@ def study(study: Study, status: StudyStatus, rationale_set: str | None) -> Study
             test_file=spec.job.test_file,
             suffix=spec.job.suffix,
             metadata=spec.job.metadata,
-            method=spec.job.wire_method(),
+            method=spec.job.dump_method(),
             knowledge_of=spec.job.knowledge_of,
         ),
         methods=[method.value for method in spec.methods],

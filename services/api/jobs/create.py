@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from qcrd.errors import Conflict, Forbidden, Transient
-from qcrd.records.api_keys import ApiKey, Scope
-from qcrd.records.base import parse
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.api_keys import ApiKey, ApiKeyScope
+from qcrd.records.base import parse_record
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec, Priority
 from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import write_record
@@ -30,7 +30,7 @@ def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
 
 
 def check_rank(spec: JobSpec, caller: ApiKey, param: str = "priority") -> None:
-    if spec.priority is Priority.HIGH and not caller.may(Scope.ADMIN):
+    if spec.priority is Priority.HIGH and not caller.has_scope(ApiKeyScope.ADMIN):
         raise Forbidden(
             f"`{param}`: `high` goes before everybody's jobs, which only a key with the scope "
             "`admin` may ask for",
@@ -51,7 +51,7 @@ def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
         owner=caller.name,
         running_limit=caller.running_jobs,
         request_id=telemetry.request_id(),
-        status=Status.QUEUED,
+        status=JobStatus.QUEUED,
         created_at=time.time(),
         budget=spec.budget,
     )
@@ -65,7 +65,7 @@ def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
             raise
         job = there
     try:
-        told = {"status": Status.QUEUED.value}
+        told = {"status": JobStatus.QUEUED.value}
         here.events.append(job.id, "job created", data=told, once="created")
         here.queue.send(Stage.ASSEMBLING, job.id)
     except Transient as error:
@@ -76,4 +76,4 @@ def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
 def read_spec(body: dict[str, Any]) -> JobSpec:
     """Null stands for a field that is not given, as OpenAI's clients may send it."""
     given = {name: value for name, value in body.items() if value is not None}
-    return parse(JobSpec, given)
+    return parse_record(JobSpec, given)

@@ -7,7 +7,7 @@ import time
 
 from qcrd.errors import Conflict, Transient
 from qcrd.records.api_keys import ApiKey
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import Budget
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as jobs
@@ -27,8 +27,8 @@ def pause(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """Its training process saves first; what the teacher has answered is kept."""
     check_owner(f"job {job.id}", job.owner, caller)
     reason = f"key {caller.name} asked for it"
-    done = repeated() and job.status is Status.PAUSED
-    paused = job if done else jobs.move(here.jobs, job.id, Status.PAUSED, paused_because=reason)
+    done = repeated() and job.status is JobStatus.PAUSED
+    paused = job if done else jobs.move(here.jobs, job.id, JobStatus.PAUSED, paused_because=reason)
     _tell(here, paused, f"paused: {reason}", once("paused"))
     _make_room(here, paused)
     return paused
@@ -43,11 +43,11 @@ def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None
     given = {} if budget is None else {"budget": budget}
 
     def change(current: Job) -> Job:
-        if current.status is not Status.PAUSED:
+        if current.status is not JobStatus.PAUSED:
             raise Conflict(f"job {current.id} is {current.status}, not paused")
-        return moved(current, Status.QUEUED, now, {"sent_at": now, **given})
+        return moved(current, JobStatus.QUEUED, now, {"sent_at": now, **given})
 
-    done = repeated() and job.status is not Status.PAUSED
+    done = repeated() and job.status is not JobStatus.PAUSED
     resumed = job if done else here.jobs.update(job.id, change)
     _tell(here, resumed, f"resumed by key {caller.name}", once("resumed"))
     try:
@@ -60,8 +60,8 @@ def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None
 def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """What the teacher has already answered is kept for the next job."""
     check_owner(f"job {job.id}", job.owner, caller)
-    done = repeated() and job.status is Status.CANCELLED
-    cancelled = job if done else jobs.move(here.jobs, job.id, Status.CANCELLED)
+    done = repeated() and job.status is JobStatus.CANCELLED
+    cancelled = job if done else jobs.move(here.jobs, job.id, JobStatus.CANCELLED)
     conclude(here, cancelled)
     _make_room(here, cancelled)
     return cancelled

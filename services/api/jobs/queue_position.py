@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.state_machine import task_of, waits
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Tally
@@ -40,6 +40,6 @@ def _finish(job: Job) -> float | None:
     """Seconds since the epoch. Only training says how long the rest takes: before it nobody has
     measured a step, and what follows it is short."""
     eta = job.progress.eta_seconds
-    if job.status is not Status.RUNNING or job.stage is not Stage.TRAINING or eta is None:
+    if job.status is not JobStatus.RUNNING or job.stage is not Stage.TRAINING or eta is None:
         return None
     return time.time() + eta

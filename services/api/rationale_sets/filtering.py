@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from qcrd.errors import Invalid
-from qcrd.records.rationale_annotations import Correction, Edit, Polarity
+from qcrd.records.rationale_annotations import Correction, Polarity, RationaleEdit
 from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
@@ -51,11 +51,11 @@ class Filter(BaseModel):
 class Edits:
     """All edits of a set by their keys, and folded by item id."""
 
-    by_key: Mapping[str, Edit]
+    by_key: Mapping[str, RationaleEdit]
     corrections: Mapping[str, Correction] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, by_key: Mapping[str, Edit]) -> Edits:
+    def of(cls, by_key: Mapping[str, RationaleEdit]) -> Edits:
         return cls(by_key, rationale_edits.fold(by_key.values()))
 
     @property

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from qcrd.records.rationale_annotations import Edit, Judged, Polarity
-from qcrd.records.rationales import RationaleCounts, RationaleManifest, Source
+from qcrd.records.rationale_annotations import Polarity, RationaleEdit, RationaleScoreManifest
+from qcrd.records.rationales import RationaleCounts, RationaleManifest, RationaleSource
 from services.api.rationale_sets.filtering import Filter, View
 
 MAX_TEXT = 32_768
@@ -111,7 +111,7 @@ class Item(BaseModel):
     label: str | None
     gold: str | None
     polarity: Polarity
-    source: Source
+    source: RationaleSource
     text: str
     answer: str | None
     vote: ItemVote
@@ -161,7 +161,7 @@ def summary(manifest: RationaleManifest) -> SetSummary:
     )
 
 
-def body(view: View, revision: str, judges: list[Judged]) -> SetBody:
+def body(view: View, revision: str, judges: list[RationaleScoreManifest]) -> SetBody:
     corrections = view.edits.corrections.values()
     return SetBody(
         **summary(view.manifest).model_dump(),
@@ -178,7 +178,7 @@ def body(view: View, revision: str, judges: list[Judged]) -> SetBody:
     )
 
 
-def judge(judged: Judged) -> SetJudge:
+def judge(judged: RationaleScoreManifest) -> SetJudge:
     return SetJudge(
         job_id=judged.job_id,
         version=judged.version,
@@ -187,5 +187,5 @@ def judge(judged: Judged) -> SetJudge:
     )
 
 
-def edit(made: Edit) -> ItemEdit:
+def edit(made: RationaleEdit) -> ItemEdit:
     return ItemEdit(**made.model_dump(exclude={"item_id"}))

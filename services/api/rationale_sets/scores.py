@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcrd.errors import NotFound
-from qcrd.records.rationale_annotations import Judged, RationaleScore
+from qcrd.records.rationale_annotations import RationaleScore, RationaleScoreManifest
 from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_lines, read_record
@@ -19,7 +19,7 @@ class SetScores:
     """`ids` are `short` and ascending; `scores` [same] in (0, 1)."""
 
     def __init__(
-        self, judged: Judged, ids: NDArray[np.uint64], scores: NDArray[np.float64]
+        self, judged: RationaleScoreManifest, ids: NDArray[np.uint64], scores: NDArray[np.float64]
     ) -> None:
         self.judged = judged
         self._ids = ids
@@ -37,7 +37,9 @@ class SetScores:
         return np.where(self._ids[places] == ids, self._scores[places], np.nan)
 
 
-def find(store: Store, manifest: RationaleManifest, job_id: str | None) -> Judged | None:
+def find(
+    store: Store, manifest: RationaleManifest, job_id: str | None
+) -> RationaleScoreManifest | None:
     """Whose scores are shown: those of `job_id`, or of the job that assembled the set, or else the
     newest. None where no judge has scored it; `NotFound` when `job_id` names a judge that has not.
     """
@@ -45,7 +47,7 @@ def find(store: Store, manifest: RationaleManifest, job_id: str | None) -> Judge
     listed = store.list(prefix)
     named = job_id or manifest.job_id
     if named and (key := keys.rationale_judged_key(manifest.id, named)) in listed:
-        return read_record(store, key, Judged)
+        return read_record(store, key, RationaleScoreManifest)
     if job_id:
         raise NotFound(
             f"`judge`: job {job_id[:80]} has not scored rationale set {manifest.id}; these have: "
@@ -53,16 +55,16 @@ def find(store: Store, manifest: RationaleManifest, job_id: str | None) -> Judge
             param="judge",
             code="judge_not_found",
         )
-    found = [read_record(store, key, Judged) for key in listed]
+    found = [read_record(store, key, RationaleScoreManifest) for key in listed]
     return max(found, key=lambda one: (one.created_at, one.job_id), default=None)
 
 
-def all_of(store: Store, set_id: str) -> list[Judged]:
+def all_of(store: Store, set_id: str) -> list[RationaleScoreManifest]:
     listed = store.list(keys.rationale_judged_prefix(set_id))
-    return [read_record(store, key, Judged) for key in listed]
+    return [read_record(store, key, RationaleScoreManifest) for key in listed]
 
 
-def load(store: Store, judged: Judged) -> SetScores:
+def load(store: Store, judged: RationaleScoreManifest) -> SetScores:
     """Those of a job that was deleted since are none."""
     ids, scores = array("Q"), array("d")
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.records.api_keys import ApiKey
-from qcrd.records.rationale_annotations import Edit
+from qcrd.records.rationale_annotations import RationaleEdit
 from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import JobStore
@@ -111,7 +111,7 @@ class RationaleSets:
         manifest = self._manifest(set_id)
         check_owner(f"rationale set {set_id}", of_job(self._jobs, manifest.job_id), caller)
         self._index(manifest).row(item_id)
-        made = Edit(id="", item_id=item_id, by=caller.name, at=time.time(), **changes)
+        made = RationaleEdit(id="", item_id=item_id, by=caller.name, at=time.time(), **changes)
         rationale_edits.add(self._store, set_id, made)
         return self.item(set_id, item_id)
 

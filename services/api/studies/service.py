@@ -12,10 +12,10 @@ from typing import Any
 
 from qcrd.errors import Conflict, Invalid, NotFound
 from qcrd.records.api_keys import ApiKey
-from qcrd.records.base import parse
-from qcrd.records.job import Job, Status
+from qcrd.records.base import parse_record
+from qcrd.records.job import Job, JobStatus
 from qcrd.records.spec import Baseline, JobSpec, MethodName
-from qcrd.records.study import Cell, Study, StudyJob, StudySpec, StudyStatus, below
+from qcrd.records.study import Study, StudyCell, StudyJob, StudySpec, StudyStatus, prefix_error_path
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
@@ -32,7 +32,7 @@ from services.api.jobs.validation import check
 
 def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
     given = {name: value for name, value in body.items() if value is not None}
-    spec = parse(StudySpec, given)
+    spec = parse_record(StudySpec, given)
     check_rank(spec.job, caller, "job.priority")
     _check(here, spec)
     study = laid_out(spec, fresh_id("study"), caller.name)
@@ -52,7 +52,7 @@ def resume(here: Gateway, study: Study, caller: ApiKey) -> None:
 def laid_out(spec: StudySpec, study_id: str, owner: str) -> Study:
     """The study with an id for each job, derived from its own. Seeds are outermost: the first ones
     to be done are all methods under one seed, which can be compared."""
-    cells: list[Cell] = []
+    cells: list[StudyCell] = []
     for seed in spec.seeds:
         ids: dict[Baseline, str] = {
             method: f"ftjob-{keys.digest(study_id, method.value, str(seed))}"
@@ -60,7 +60,7 @@ def laid_out(spec: StudySpec, study_id: str, owner: str) -> Study:
             if method is not Baseline.FINETUNE_EQUAL_COMPUTE
         }
         cells += [
-            Cell(method=m, seed=seed, job_id=ids[_trained_by(m, spec)], row=m.value)
+            StudyCell(method=m, seed=seed, job_id=ids[_trained_by(m, spec)], row=m.value)
             for m in spec.methods
         ]
     study = Study(
@@ -80,8 +80,10 @@ def _trained_by(method: Baseline, spec: StudySpec) -> Baseline:
     """The method whose job has `method` as a row."""
     if method is not Baseline.FINETUNE_EQUAL_COMPUTE:
         return method
-    assert spec.reference is not None, "a study without a reference is refused when it is read"
-    return spec.reference
+    assert spec.compute_reference is not None, (
+        "a study without a reference is refused when it is read"
+    )
+    return spec.compute_reference
 
 
 def specs(study: Study) -> dict[str, JobSpec]:
@@ -118,7 +120,7 @@ def _check(here: Gateway, spec: StudySpec) -> None:
         ours, theirs = f"method.{method}.", f"method.{spec.job.method}."
         message = error.message.replace(f"`{ours}", f"`{theirs}")
         param = error.param and error.param.replace(ours, theirs)
-        raise below("job", Invalid(message, param=param, code=error.code)) from error
+        raise prefix_error_path("job", Invalid(message, param=param, code=error.code)) from error
 
 
 def find(store: Store, study_id: str) -> Study:
@@ -165,7 +167,7 @@ def status(found: Mapping[str, Job | None]) -> StudyStatus:
     ends = [None if job is None else job.status for job in found.values()]
     if any(end is not None and end not in TERMINAL for end in ends):
         return StudyStatus.RUNNING
-    succeeded = ends.count(Status.SUCCEEDED)
+    succeeded = ends.count(JobStatus.SUCCEEDED)
     if succeeded == len(ends):
         return StudyStatus.SUCCEEDED
     return StudyStatus.INCOMPLETE if succeeded else StudyStatus.FAILED

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from qcrd.errors import NotFound
 from qcrd.method.evaluation.study_table import Run, tabulate
-from qcrd.records.job import Accuracy, Job, Status
+from qcrd.records.job import Accuracy, Job, JobStatus
 from qcrd.records.rationales import Prediction
 from qcrd.records.study import Study, StudyTable
 from qcrd.runtime import keys
@@ -33,7 +33,7 @@ def _runs(study: Study, found: Mapping[str, Job | None], store: Store) -> Iterat
     answers: dict[str, list[Prediction]] = {}
     for cell in study.cells:
         job = found[cell.job_id]
-        if job is None or job.status is not Status.SUCCEEDED or job.report is None:
+        if job is None or job.status is not JobStatus.SUCCEEDED or job.report is None:
             continue
         if job.id not in answers:
             answers[job.id] = _predictions(store, job.id)
@@ -59,6 +59,6 @@ def _predictions(store: Store, job_id: str) -> list[Prediction]:
 def _references(found: Mapping[str, Job | None]) -> dict[str, Accuracy]:
     """Of the first job that has them: all read the same set."""
     for job in found.values():
-        if job is not None and job.report is not None and job.status is Status.SUCCEEDED:
+        if job is not None and job.report is not None and job.status is JobStatus.SUCCEEDED:
             return {name: job.report.test[name] for name in REFERENCES if name in job.report.test}
     return {}

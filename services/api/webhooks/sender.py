@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import httpx2
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.records.webhooks import Delivery
+from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.jobs.stage_context import Deps
 from qcrd.runtime.redis.webhook_queue import Deliveries
@@ -56,7 +56,7 @@ async def deliver_forever(
         sending, under_way = Sending(ports, settings, client), set[asyncio.Task[None]]()
         while not stopping.is_set():
             room = AT_ONCE - len(under_way)
-            due: list[Delivery] = []
+            due: list[WebhookDelivery] = []
             with surviving("cannot look for webhooks that are due"):
                 due = await asyncio.to_thread(_due, ports.deliveries, room)
             under_way |= {asyncio.create_task(sending.deliver(delivery)) for delivery in due}
@@ -68,7 +68,7 @@ async def deliver_forever(
             task.cancel()
 
 
-def _due(deliveries: Deliveries, limit: int) -> list[Delivery]:
+def _due(deliveries: Deliveries, limit: int) -> list[WebhookDelivery]:
     return deliveries.take(time.time(), lease=LEASE, limit=limit) if limit else []
 
 
@@ -78,14 +78,14 @@ class Sending:
     settings: WebhookSettings
     client: httpx2.AsyncClient
 
-    async def deliver(self, delivery: Delivery) -> None:
+    async def deliver(self, delivery: WebhookDelivery) -> None:
         """One attempt, and what follows from it. Raises nothing: the lease repairs what it lost."""
         with surviving(f"webhook {delivery.id} is due again"):
             if await asyncio.to_thread(self._wanted, delivery):
                 answer = await self._send(delivery)
                 await asyncio.to_thread(self._note, delivery, answer)
 
-    def _wanted(self, delivery: Delivery) -> bool:
+    def _wanted(self, delivery: WebhookDelivery) -> bool:
         """Whether its job is still there and the server still sends there; settled if not."""
         try:
             self.ports.jobs.get(delivery.job_id)
@@ -98,7 +98,7 @@ class Sending:
             return False
         return True
 
-    async def _send(self, delivery: Delivery) -> Answer:
+    async def _send(self, delivery: WebhookDelivery) -> Answer:
         assert self.settings.secret is not None, "hosts are not listed without a secret"
         signed = headers(delivery, time.time(), self.settings.secret)
         try:
@@ -116,7 +116,7 @@ class Sending:
             # The error's text can hold the URL.
             return Answer(None, f"no answer: {type(error).__name__}")
 
-    def _note(self, delivery: Delivery, answer: Answer) -> None:
+    def _note(self, delivery: WebhookDelivery, answer: Answer) -> None:
         if not answer.trouble:
             self._end(delivery, "delivered", f"answered {answer.status}")
         elif answer.status == GONE or delivery.attempts > len(SCHEDULE):
@@ -126,10 +126,10 @@ class Sending:
             self.ports.deliveries.postpone(delivery, time.time() + wait)
             self._count(delivery, "postponed", f"{answer.trouble}; again in {wait:.0f} s")
 
-    def _give_up(self, delivery: Delivery, why: str) -> None:
+    def _give_up(self, delivery: WebhookDelivery, why: str) -> None:
         self._end(delivery, "given_up", why)
 
-    def _end(self, delivery: Delivery, outcome: str, why: str) -> None:
+    def _end(self, delivery: WebhookDelivery, outcome: str, why: str) -> None:
         """Told, then settled: whoever dies in between tells it again, which adds nothing."""
         given_up = outcome == "given_up"
         self.ports.events.append(
@@ -145,7 +145,7 @@ class Sending:
         self.ports.deliveries.settle(delivery)
         self._count(delivery, outcome, why)
 
-    def _count(self, delivery: Delivery, outcome: str, why: str) -> None:
+    def _count(self, delivery: WebhookDelivery, outcome: str, why: str) -> None:
         self.ports.tally.add("webhooks", outcome=outcome)
         data = {
             "job_id": delivery.job_id,

@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qcrd.errors import Invalid
-from qcrd.records.webhooks import Delivery
+from qcrd.records.webhooks import WebhookDelivery
 
 PORTS = {"https": 443, "http": 80}
 PREFIX = "whsec_"
@@ -127,7 +127,7 @@ def host_of(url: str) -> str:
     return urlsplit(url).hostname or "?"
 
 
-def body(delivery: Delivery) -> bytes:
+def body(delivery: WebhookDelivery) -> bytes:
     told = {
         "id": delivery.id,
         "object": "event",
@@ -138,7 +138,7 @@ def body(delivery: Delivery) -> bytes:
     return json.dumps(told, separators=(",", ":")).encode()
 
 
-def headers(delivery: Delivery, now: float, secret: SecretStr) -> dict[str, str]:
+def headers(delivery: WebhookDelivery, now: float, secret: SecretStr) -> dict[str, str]:
     """Those of one attempt at `now`: the signature is over the id, the time and the body."""
     stamp = str(int(now))
     signed = b".".join((delivery.id.encode(), stamp.encode(), body(delivery)))

@@ -65,7 +65,7 @@ def _first(errors: ExceptionGroup[TeacherError]) -> TeacherError:
 
 
 def _message(plan: Plan, said: Answer, explained: Answer | None = None) -> JSON:
-    before, label = plan.manner.apart(said.text)
+    before, label = plan.manner.split_output(said.text)
     rationale = before if explained is None else explained.text.strip()
     return {"content": label, **({"reasoning_content": rationale} if plan.explain else {})}
 

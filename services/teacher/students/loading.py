@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from qcrd.errors import Invalid, NotFound, Transient
-from qcrd.records.prompt_format import Manner
+from qcrd.records.prompt_format import PromptFormat
 from qcrd.runtime import keys
 from qcrd.runtime.storage.base_models import fetch
 from qcrd.runtime.storage.prompt_formats import read_manner
@@ -88,7 +88,7 @@ class Opener:
         app.state.sessions.loaded()
         return Opened(app, engine, scratch)
 
-    def _engine(self, name: str, folder: Path, manner: Manner) -> LocalEngine:
+    def _engine(self, name: str, folder: Path, manner: PromptFormat) -> LocalEngine:
         """In fp32, as it was measured: another precision may give another answer."""
         reads, total = limits(json.loads((folder / "config.json").read_text()), manner)
         return LocalEngine(
@@ -102,7 +102,7 @@ class Opener:
         )
 
 
-def limits(config: dict[str, Any], manner: Manner) -> tuple[int | None, int | None]:
+def limits(config: dict[str, Any], manner: PromptFormat) -> tuple[int | None, int | None]:
     """Most tokens of a prompt, and of prompt and answer; None leaves them to the engine.
 
     An encoder-decoder reads and writes in two sequences, so that the longest question still leaves
@@ -112,4 +112,4 @@ def limits(config: dict[str, Any], manner: Manner) -> tuple[int | None, int | No
         return None, None
     encoder = {**config, **config.get("encoder", {})}
     reads = int(encoder.get("max_position_embeddings") or encoder.get("n_positions") or READS)
-    return reads, reads + max(manner.longest_answer, manner.max_rationale_tokens)
+    return reads, reads + max(manner.max_new_tokens, manner.max_rationale_tokens)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from qcrd.records.prompt_format import Manner
+from qcrd.records.prompt_format import PromptFormat
 from services.teacher.errors import Refused, ToolFailed
 from services.teacher.inference.session import Sessions
 from services.teacher.inference.validation import Ask
@@ -24,14 +24,14 @@ class Plan:
     `explain`: the rationale is shown; a joined student says it in front of its label.
     """
 
-    manner: Manner
+    manner: PromptFormat
     label: Ask
     rationale: Ask | None
     explain: bool
 
 
 async def plan(
-    request: ChatRequest, sessions: Sessions, manner: Manner, *, explain: bool, n: int
+    request: ChatRequest, sessions: Sessions, manner: PromptFormat, *, explain: bool, n: int
 ) -> list[Plan]:
     """One plan per choice. Raises `Refused`, `ToolFailed`."""
     most = sessions.settings.max_client_batch_size
@@ -39,17 +39,17 @@ async def plan(
         raise Refused(f"`n` must be >= 1 and <= {most}. Given: {n}")
     if request.tools:
         raise ToolFailed("a student answers questions and calls no functions: leave `tools` out")
-    if explain and not manner.explains:
+    if explain and not manner.can_explain:
         raise Refused("`explain`: this student learned labels only, it has no rationales to give")
     question = last_question(request.messages)
     label = await _ask(
-        request, sessions, manner.prompt(manner.predict, question), manner.longest_answer
+        request, sessions, manner.format_prompt(manner.predict, question), manner.max_new_tokens
     )
     if request.response_format is not None:
         label = _with(label, grammar=request.response_format)
     rationale = None
     if explain and manner.explain is not None:
-        prompt = manner.prompt(manner.explain, question)
+        prompt = manner.format_prompt(manner.explain, question)
         rationale = await _ask(request, sessions, prompt, manner.max_rationale_tokens)
     one = Plan(manner, label, rationale, explain)
     return [_numbered(one, index) for index in range(n)]

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from qcrd.records.prompt_format import Manner
+from qcrd.records.prompt_format import PromptFormat
 from qcrd.runtime.http.asgi import while_connected
 from services.teacher.inference.wire import U32, Parameters
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, Sampled, loosened
@@ -37,7 +37,7 @@ class Chat(Greedy, ChatRequest):
     explain: bool | None = None
 
 
-def router(routes: Routes, *, manner: Manner) -> APIRouter:
+def router(routes: Routes, *, manner: PromptFormat) -> APIRouter:
     @routes.post("/v1/completions", Completion)
     async def complete(request: Request) -> Response:
         return await completed(routes, request, await routes.read(request, Completion, loosened))
@@ -49,7 +49,7 @@ def router(routes: Routes, *, manner: Manner) -> APIRouter:
     return routes.router
 
 
-async def _talked(routes: Routes, request: Request, manner: Manner) -> Response:
+async def _talked(routes: Routes, request: Request, manner: PromptFormat) -> Response:
     body = await routes.read(request, Chat, loosened)
     sessions = routes.sessions
     asked = await plan(

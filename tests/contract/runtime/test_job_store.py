@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from qcrd.errors import Conflict, LeaseLost, NotFound
-from qcrd.records.job import Failure, Job, Progress, Stage, Status
+from qcrd.records.job import Job, JobFailure, JobStatus, Progress, Stage
 from qcrd.records.spec import JobSpec, Priority, RationaleSpec
 from qcrd.runtime.jobs import store
 from qcrd.runtime.jobs.commands import amend, beat, claim, move
@@ -23,7 +23,7 @@ from qcrd.runtime.settings import RedisSettings
 from tests.lossy_proxy import LossyProxy
 
 
-def a_job(created_at: float = 1000.0, status: Status = Status.QUEUED) -> Job:
+def a_job(created_at: float = 1000.0, status: JobStatus = JobStatus.QUEUED) -> Job:
     spec = JobSpec.model_validate(
         {
             "model": "tiny",
@@ -104,9 +104,9 @@ def test_the_active_list_leaves_out_what_is_concluded(jobs: JobStore) -> None:
     over, active, paused = a_job(1.0), a_job(2.0), a_job(3.0)
     for job in (over, active, paused):
         jobs.create(job)
-    move(jobs, over.id, Status.CANCELLED)
-    move(jobs, paused.id, Status.PAUSED)
-    jobs.create(changed(a_job(4.0, status=Status.FAILED), concluded=True))
+    move(jobs, over.id, JobStatus.CANCELLED)
+    move(jobs, paused.id, JobStatus.PAUSED)
+    jobs.create(changed(a_job(4.0, status=JobStatus.FAILED), concluded=True))
     assert [job.id for job in jobs.active()] == [paused.id, active.id, over.id]
     jobs.update(over.id, lambda job: changed(job, concluded=True))
     assert [job.id for job in jobs.active()] == [paused.id, active.id]
@@ -148,7 +148,7 @@ def test_of_many_claims_at_once_one_succeeds(jobs: JobStore, job: Job) -> None:
     with ThreadPoolExecutor(8) as pool:
         won = [claimed for claimed in pool.map(try_it, range(8)) if claimed is not None]
     assert len(won) == 1
-    assert (won[0].status, won[0].stage, won[0].attempt) == (Status.RUNNING, Stage.ASSEMBLING, 0)
+    assert (won[0].status, won[0].stage, won[0].attempt) == (JobStatus.RUNNING, Stage.ASSEMBLING, 0)
     assert jobs.get(job.id) == won[0]
 
 
@@ -168,7 +168,7 @@ def test_a_lapsed_lease_goes_to_the_next_and_the_old_token_is_refused(
     for stale in (
         lambda token: beat(jobs, job.id, token, 86.0),
         lambda token: amend(jobs, job.id, token, progress=Progress(percent=1.0)),
-        lambda token: move(jobs, job.id, Status.SUCCEEDED, token=token),
+        lambda token: move(jobs, job.id, JobStatus.SUCCEEDED, token=token),
     ):
         with pytest.raises(LeaseLost):
             stale(first.lease.token)
@@ -182,10 +182,10 @@ def test_the_third_silent_worker_is_the_last(jobs: JobStore, job: Job) -> None:
         for now in (0.0, 50.0, 100.0, 150.0)
     ]
     assert [(job.status, job.attempt) for job in claims if job] == [
-        (Status.RUNNING, 0),
-        (Status.RUNNING, 1),
-        (Status.RUNNING, 2),
-        (Status.FAILED, 3),
+        (JobStatus.RUNNING, 0),
+        (JobStatus.RUNNING, 1),
+        (JobStatus.RUNNING, 2),
+        (JobStatus.FAILED, 3),
     ]
     failed = jobs.get(job.id)
     assert failed.failure is not None
@@ -218,21 +218,21 @@ def test_a_message_of_another_task_claims_nothing(jobs: JobStore, job: Job) -> N
 def test_a_cancel_takes_the_job_out_of_its_workers_hands(jobs: JobStore, job: Job) -> None:
     held = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
     assert held is not None
-    cancelled = move(jobs, job.id, Status.CANCELLED)
+    cancelled = move(jobs, job.id, JobStatus.CANCELLED)
     assert cancelled.finished_at is not None
     with pytest.raises(LeaseLost):
         amend(jobs, job.id, held.lease.token, progress=Progress(percent=50.0))
     with pytest.raises(Conflict):
-        move(jobs, job.id, Status.FAILED, failure=Failure(message="no", code="no"))
+        move(jobs, job.id, JobStatus.FAILED, failure=JobFailure(message="no", code="no"))
     assert jobs.get(job.id) == cancelled
 
 
 def test_a_paused_job_is_still_its_workers_until_released(jobs: JobStore, job: Job) -> None:
     held = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
     assert held is not None
-    move(jobs, job.id, Status.PAUSED)
+    move(jobs, job.id, JobStatus.PAUSED)
     amend(jobs, job.id, held.lease.token, progress=Progress(percent=50.0))
-    move(jobs, job.id, Status.QUEUED)
+    move(jobs, job.id, JobStatus.QUEUED)
     assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is None
     release(jobs, job.id)
     assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is not None
@@ -252,7 +252,7 @@ def test_the_line_is_by_priority_and_then_by_age(jobs: JobStore) -> None:
     high, paused = ranked(4.0, Priority.HIGH), ranked(0.5, Priority.HIGH)
     for job in (late, first, low, high, paused):
         jobs.create(job)
-    move(jobs, paused.id, Status.PAUSED)
+    move(jobs, paused.id, JobStatus.PAUSED)
     wanted = [high.id, first.id, late.id, low.id]
     assert [job.id for job in jobs.waiting("assemble", 10)] == wanted
     assert [job.id for job in jobs.waiting("assemble", 2, start=1)] == wanted[1:3]
@@ -277,11 +277,11 @@ def test_the_census_counts_each_job_once(jobs: JobStore) -> None:
     made = [a_job(float(at)) for at in range(4)]
     for job in made:
         jobs.create(job)
-    move(jobs, made[0].id, Status.CANCELLED)
-    move(jobs, made[1].id, Status.PAUSED)
+    move(jobs, made[0].id, JobStatus.CANCELLED)
+    move(jobs, made[1].id, JobStatus.PAUSED)
     jobs.delete(made[2].id)
     counted = {status: count for status, count in jobs.census().items() if count}
-    assert counted == {Status.CANCELLED: 1, Status.PAUSED: 1, Status.QUEUED: 1}
+    assert counted == {JobStatus.CANCELLED: 1, JobStatus.PAUSED: 1, JobStatus.QUEUED: 1}
 
 
 def test_an_owner_runs_no_more_jobs_than_the_key_allows_however_many_workers_try(
@@ -304,8 +304,8 @@ def test_an_owner_runs_no_more_jobs_than_the_key_allows_however_many_workers_try
         taken = [job for job in pool.map(try_it, (*mine, other)) if job]
     assert sorted(job.owner for job in taken) == ["ci", "ci", "other"]
     running = next(job for job in taken if job.owner == "ci")
-    move(jobs, running.id, Status.CANCELLED)
-    left = [job for job in mine if jobs.get(job.id).status is Status.QUEUED]
+    move(jobs, running.id, JobStatus.CANCELLED)
+    left = [job for job in mine if jobs.get(job.id).status is JobStatus.QUEUED]
     assert try_it(left[0]) is not None
     assert try_it(left[1]) is None
 
@@ -321,10 +321,10 @@ def test_a_change_whose_answer_was_lost_is_no_conflict_with_itself(
         assert reap(jobs, MemoryQueue(), job.created_at + 301) == [job.id]
         held = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
         assert held is not None
-        for status in (Status.PAUSED, Status.QUEUED):
+        for status in (JobStatus.PAUSED, JobStatus.QUEUED):
             assert move(jobs, job.id, status).status is status
         release(jobs, job.id)
-        assert move(jobs, job.id, Status.CANCELLED).status is Status.CANCELLED
+        assert move(jobs, job.id, JobStatus.CANCELLED).status is JobStatus.CANCELLED
         added = jobs.update(job.id, lambda job: changed(job, backoffs=job.backoffs + 1))
         assert added.backoffs == 1
         assert proxy.lost == 7

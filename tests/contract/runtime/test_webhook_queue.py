@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from qcrd.records.webhooks import Delivery
+from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.webhook_queue import Deliveries, RedisDeliveries
 from qcrd.runtime.settings import RedisSettings
@@ -12,8 +12,8 @@ from tests.conftest import free_ports, kill, valkey
 from tests.lossy_proxy import LossyProxy
 
 
-def a_delivery(number: int = 1, created_at: float = 1000.0) -> Delivery:
-    return Delivery(
+def a_delivery(number: int = 1, created_at: float = 1000.0) -> WebhookDelivery:
+    return WebhookDelivery(
         id=f"evt_{number}",
         job_id=f"ftjob-{number}",
         url="https://example.com/hook",
@@ -22,7 +22,7 @@ def a_delivery(number: int = 1, created_at: float = 1000.0) -> Delivery:
     )
 
 
-def begun(delivery: Delivery, attempts: int) -> Delivery:
+def begun(delivery: WebhookDelivery, attempts: int) -> WebhookDelivery:
     return delivery.model_copy(update={"attempts": attempts})
 
 

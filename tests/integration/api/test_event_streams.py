@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Invalid
-from qcrd.records.job import Job, Status
+from qcrd.records.job import Job, JobStatus
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.jobs.store import JobStore, MemoryJobs, RedisJobs
 from qcrd.runtime.redis.connection import connect
@@ -255,7 +255,7 @@ def test_a_stream_ends_when_nothing_will_be_told_any_more(
         if gone == "deleted":
             events.delete(JOB)
         else:
-            jobs.create(a_job(status=Status.FAILED, finished_at=time.time() - 601))
+            jobs.create(a_job(status=JobStatus.FAILED, finished_at=time.time() - 601))
         return await asyncio.wait_for(following, 5)
 
     assert asyncio.run(follow_it()) == ["something"]

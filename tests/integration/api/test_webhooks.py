@@ -20,9 +20,9 @@ import openai
 import pytest
 from pydantic import SecretStr
 
-from qcrd.records.job import Job, Status
+from qcrd.records.job import Job, JobStatus
 from qcrd.records.spec import JobSpec
-from qcrd.records.webhooks import Delivery
+from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import move
 from qcrd.runtime.jobs.finalize import conclude
@@ -62,12 +62,12 @@ def unwrapped(got: Got) -> Any:
 
 def a_job(deps: Deps, url: str | None) -> Job:
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24, webhook=url)
-    job = Job(id=keys.new_id("ftjob"), spec=spec, status=Status.QUEUED, created_at=time.time())
+    job = Job(id=keys.new_id("ftjob"), spec=spec, status=JobStatus.QUEUED, created_at=time.time())
     deps.jobs.create(job)
     return job
 
 
-def ended(deps: Deps, url: str | None, status: Status = Status.CANCELLED) -> Job:
+def ended(deps: Deps, url: str | None, status: JobStatus = JobStatus.CANCELLED) -> Job:
     return move(deps.jobs, a_job(deps, url).id, status)
 
 
@@ -110,7 +110,7 @@ def test_a_delivery_that_cannot_be_read_stops_no_other(
 ) -> None:
     broken, take = ["what nobody foresaw"], deps.deliveries.take
 
-    def take_or_break(now: float, *, lease: float, limit: int) -> list[Delivery]:
+    def take_or_break(now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
         if broken:
             raise ValueError(broken.pop())
         return take(now, lease=lease, limit=limit)
@@ -124,7 +124,7 @@ def test_a_delivery_that_cannot_be_read_stops_no_other(
 
 def test_the_end_of_a_job_is_told_signed_and_noted(deps: Deps) -> None:
     with receiver(lambda n: (204, {})) as there, delivering(deps, (there.url,)):
-        job = ended(deps, there.url + PATH, Status.FAILED)
+        job = ended(deps, there.url + PATH, JobStatus.FAILED)
         for _ in range(3):
             conclude(deps, job)
         told = until(lambda: outcome(deps, job))

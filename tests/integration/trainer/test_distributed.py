@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from qcrd.records.job import Status
+from qcrd.records.job import JobStatus
 from qcrd.runtime.jobs.commands import move
 from tests.integration.site import Site, spec, training_processes, when
 from tests.integration.trainer.test_kills import alone
@@ -56,11 +56,11 @@ def test_a_job_is_trained_by_two_processes_and_survives_the_loss_of_one(site: Si
     job = site.work(job_id, processes=2)
     loser.join()
     assert running == [2]
-    assert job.status is Status.RUNNING
+    assert job.status is JobStatus.RUNNING
     assert job.attempt == 1
     assert not training_processes()
     job = site.work(job_id, processes=2)
-    assert job.status is Status.SUCCEEDED
+    assert job.status is JobStatus.SUCCEEDED
     assert any("resumed after step" in message for message in site.messages(job_id))
 
 
@@ -68,10 +68,10 @@ def test_a_cancelled_job_leaves_none_of_its_processes(site: Site) -> None:
     job_id = site.submit(spec(iterations=500))
     stopper = when(
         lambda: any("step 1," in m or "iteration 1," in m for m in site.messages(job_id)),
-        lambda: move(site.jobs, job_id, Status.CANCELLED),
+        lambda: move(site.jobs, job_id, JobStatus.CANCELLED),
     )
     job = site.work(job_id, processes=2)
     stopper.join()
-    assert job.status is Status.CANCELLED
+    assert job.status is JobStatus.CANCELLED
     psutil.wait_procs(training_processes(), timeout=5)
     assert not training_processes()

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from qcrd.records.job import Job, Status
+from qcrd.records.job import Job, JobStatus
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import read
@@ -30,7 +30,7 @@ def alone() -> JobSpec:
 
 
 def student(site: Site, job: Job) -> bytes:
-    assert job.status is Status.SUCCEEDED, (job.status, job.failure)
+    assert job.status is JobStatus.SUCCEEDED, (job.status, job.failure)
     return read(site.store, keys.model_prefix(job.model or "") + "model.safetensors")
 
 
@@ -67,7 +67,7 @@ def test_a_student_killed_at_random_moments_ends_bit_for_bit_the_same(site: Site
         killer = signal_after(site, job_id, moment, signal.SIGKILL)
         job = site.work(job_id)
         killer.join()
-        if job.status is Status.RUNNING:
+        if job.status is JobStatus.RUNNING:
             killed += 1
             job = site.work(job_id)
         assert student(site, job) == whole, f"killed after {moment:.3f} s of {took:.3f} s"
@@ -97,7 +97,7 @@ def test_sigterm_checkpoints_at_the_next_step_within_five_seconds(
     job = site.work(job_id)
     took = time.monotonic() - asked[0]
     killer.join()
-    assert job.status is Status.RUNNING
+    assert job.status is JobStatus.RUNNING
     assert job.attempt == 0
     assert took < 5
     job = site.work(job_id)

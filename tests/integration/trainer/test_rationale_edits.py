@@ -8,9 +8,9 @@ import time
 import httpx2
 
 from qcrd.method.prompts import question_text
-from qcrd.records.job import Job, Stage, Status
-from qcrd.records.rationale_annotations import Edit, Judged, RationaleScore
-from qcrd.records.rationales import Source
+from qcrd.records.job import Job, JobStatus, Stage
+from qcrd.records.rationale_annotations import RationaleEdit, RationaleScore, RationaleScoreManifest
+from qcrd.records.rationales import RationaleSource
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read, read_lines, read_record
@@ -28,7 +28,7 @@ def submit(site: Site, set_id: str) -> str:
     job = Job(
         id=keys.new_id("ftjob"),
         spec=WANTED,
-        status=Status.QUEUED,
+        status=JobStatus.QUEUED,
         stage=Stage.TRAINING,
         created_at=time.time(),
         rationale_set=set_id,
@@ -44,14 +44,14 @@ def edit(site: Site, set_id: str, numbers: range) -> None:
             list(rationale_edits.rationales(item(thing, number)))[place][0]
             for thing, place in (("trout", 0), ("apple", 1))
         )
-        made = Edit(id="", item_id=first, excluded=True, by="ann", at=1.0)
+        made = RationaleEdit(id="", item_id=first, excluded=True, by="ann", at=1.0)
         rationale_edits.add(site.store, set_id, made)
-        made = Edit(id="", item_id=second, text="music is the tool", by="ann", at=1.0)
+        made = RationaleEdit(id="", item_id=second, text="music is the tool", by="ann", at=1.0)
         rationale_edits.add(site.store, set_id, made)
 
 
 def weights(site: Site, job: Job) -> bytes:
-    assert job.status is Status.SUCCEEDED, job.failure
+    assert job.status is JobStatus.SUCCEEDED, job.failure
     return read(site.store, keys.model_prefix(job.model or "") + "model.safetensors")
 
 
@@ -69,7 +69,7 @@ def test_training_keeps_to_the_edits_it_began_with(site: Site) -> None:
         process.send_signal(signal.SIGKILL)
 
     killer = when(lambda: any("iteration 1, v" in m for m in site.messages(job_id)), kill)
-    assert site.work(job_id).status is Status.RUNNING
+    assert site.work(job_id).status is JobStatus.RUNNING
     killer.join()
     edit(site, set_id, range(3, 8))
     resumed = site.work(job_id)
@@ -89,11 +89,13 @@ def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site) -> None
     set_id = write_set(site.store)
     edit(site, set_id, range(3))
     job = site.work(submit(site, set_id))
-    assert job.status is Status.SUCCEEDED, job.failure
-    judged = read_record(site.store, keys.rationale_judged_key(set_id, job.id), Judged)
+    assert job.status is JobStatus.SUCCEEDED, job.failure
+    judged = read_record(
+        site.store, keys.rationale_judged_key(set_id, job.id), RationaleScoreManifest
+    )
     assert (judged.version, judged.revision) == (5, job.rationale_revision)
     found = {s.rationale_id: s for s in read_lines(site.store, judged.scores, RationaleScore)}
-    students = [s for s in found.values() if s.source is Source.STUDENT]
+    students = [s for s in found.values() if s.source is RationaleSource.STUDENT]
     # 4 things of 8 questions with 2 positives and 1 negative; every student's sample has a text.
     assert len(found) - len(students) == 96
     assert students

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
@@ -147,4 +147,4 @@ def test_a_leader_that_fails_takes_the_study_with_it_and_is_named(
         assert f"{leader['id']} failed before it had one" in job["error"]
         assert "no teacher is named 'default'" in job["error"]
     assert [(row["n"], row["of"]) for row in failed["table"]["rows"]] == [(0, 2)] * 3
-    assert all(site.jobs.get(job["id"]).status is Status.FAILED for job in failed["jobs"])
+    assert all(site.jobs.get(job["id"]).status is JobStatus.FAILED for job in failed["jobs"])

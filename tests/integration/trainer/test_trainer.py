@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from qcrd.records.job import Status
+from qcrd.records.job import JobStatus
 from qcrd.records.rationales import RationaleItem
 from qcrd.records.spec import MethodName
 from qcrd.runtime import keys
@@ -24,7 +24,7 @@ from tests.things import LABELS
 
 def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> None:
     job = site.work(site.submit(spec()))
-    assert job.status is Status.SUCCEEDED, job.failure
+    assert job.status is JobStatus.SUCCEEDED, job.failure
     assert job.report is not None
     rows = job.report.test
     assert list(rows) == [
@@ -92,10 +92,10 @@ def test_killed_training_goes_on_and_ends_the_same(site: Site) -> None:
     killer = when(checkpointed, kill)
     job = site.work(job_id)
     killer.join()
-    assert job.status is Status.RUNNING
+    assert job.status is JobStatus.RUNNING
     assert job.attempt == 1
     job = site.work(job_id)
-    assert job.status is Status.SUCCEEDED
+    assert job.status is JobStatus.SUCCEEDED
     assert any("resumed after step" in message for message in site.messages(job_id))
 
     def answers(of: str) -> list[tuple[str | None, str, str | None]]:
@@ -111,17 +111,17 @@ def test_a_cancelled_job_stops_its_process(site: Site) -> None:
     job_id = site.submit(spec(iterations=500))
     canceller = when(
         lambda: bool(site.messages(job_id)),
-        lambda: move(site.jobs, job_id, Status.CANCELLED),
+        lambda: move(site.jobs, job_id, JobStatus.CANCELLED),
     )
     job = site.work(job_id)
     canceller.join()
-    assert job.status is Status.CANCELLED
+    assert job.status is JobStatus.CANCELLED
     assert training_process() is None
 
 
 def test_a_model_that_is_not_there_fails_with_what_is(site: Site) -> None:
     job = site.work(site.submit(spec().model_copy(update={"model": "no-such-model"})))
-    assert job.status is Status.FAILED
+    assert job.status is JobStatus.FAILED
     assert job.failure is not None
     assert job.failure.param == "model"
     assert "tiny-bert" in job.failure.message
@@ -137,7 +137,7 @@ def test_a_label_that_the_tokenizer_cannot_say_fails_before_any_step(site: Site)
     strange = {"label": "zebra", "gold": "zebra"}
     write_lines(site.store, shard, [item.model_copy(update=strange) for item in items])
     job = site.work(job_id)
-    assert job.status is Status.FAILED
+    assert job.status is JobStatus.FAILED
     assert job.failure is not None
     assert (job.failure.code, job.failure.param) == ("unsayable_label", "training_file")
     assert "'zebra'" in job.failure.message
@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_fails_with_the_step_and_advice(
     save_file(broken, folder / "model.safetensors", metadata={"format": "pt"})
     changes = {"model": "broken-bert", "method": MethodName.DSS}
     job = site.work(site.submit(spec().model_copy(update=changes)))
-    assert job.status is Status.FAILED
+    assert job.status is JobStatus.FAILED
     assert job.failure is not None
     assert job.failure.code == "diverged"
     assert "step 1 of dss" in job.failure.message

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qcrd.errors import NotFound
-from qcrd.records.judge import CreateJudge, JudgeVersion
+from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
@@ -30,7 +30,7 @@ def lose(here: Here, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
 
 
 def judge(store: MemoryStore, judge_id: str) -> None:
-    spec = CreateJudge(base="tiny", spec=JudgeSpec(), seed=3)
+    spec = CreateJudgeRequest(base="tiny", spec=JudgeSpec(), seed=3)
     write_record(store, keys.judge_spec_key(judge_id), spec)
     for number in (0, 1):
         key = keys.judge_description_key(judge_id, number)

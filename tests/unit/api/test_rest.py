@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
 
-from qcrd.records.job import PublishedModel, Stage, Status
+from qcrd.records.job import JobStatus, PublishedModel, Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.finalize import conclude
 from qcrd.runtime.jobs.queue import MemoryQueue
@@ -445,7 +445,7 @@ def test_the_stream_resumes_and_ends_with_the_job(here: Here) -> None:
 
     def end() -> None:
         time.sleep(0.3)
-        over = here.jobs.update(job, lambda j: j.model_copy(update={"status": Status.CANCELLED}))
+        over = here.jobs.update(job, lambda j: j.model_copy(update={"status": JobStatus.CANCELLED}))
         conclude(here, over)
 
     threading.Thread(target=end).start()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from redis.exceptions import ResponseError
 
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.jobs.queue import MemoryQueue
 from qcrd.runtime.jobs.stage_context import Deps
@@ -51,7 +51,7 @@ def test_the_reaper_outlives_what_nobody_foresaw(monkeypatch: pytest.MonkeyPatch
     stopping, queue = threading.Event(), MemoryQueue()
     parts.made = replace(parts.made, queue=queue)
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
-    parts.made.jobs.create(Job(id=ID, spec=spec, status=Status.QUEUED, created_at=0.0))
+    parts.made.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=0.0))
     monkeypatch.setattr(worker, "worker", lambda: parts)
     monkeypatch.setattr(worker, "stopping", stopping)
     thread = threading.Thread(target=worker.reap_forever)

@@ -14,7 +14,7 @@ from qcrd.method.answers import canonical, parse_output, question_id
 from qcrd.method.prompts import question_text, teacher_prompt
 from qcrd.method.self_consistency import split, vote
 from qcrd.records.rationales import Question, Rationale
-from qcrd.records.spec import AnswerKind, Example, TaskSpec
+from qcrd.records.spec import AnswerKind, FewShotExample, TaskSpec
 
 NUMBER = TaskSpec(answer=AnswerKind.NUMBER)
 KIND = TaskSpec(answer=AnswerKind.LABEL, labels=("animal", "musical instrument", "t-shirt"))
@@ -165,7 +165,7 @@ def test_margin_and_ties() -> None:
 def test_the_prompt_ends_where_the_explanation_begins() -> None:
     task = TaskSpec(
         instruction="Name the kind.",
-        examples=(Example(question="A pear?", explanation="It grows.", answer="fruit"),),
+        examples=(FewShotExample(question="A pear?", explanation="It grows.", answer="fruit"),),
     )
     assert teacher_prompt(task, Question(id="q", text="A trout?")) == (
         "Name the kind.\n\nQuestion: A pear?\n<Explanation>: It grows.\n<Answer>: fruit\n\n"

@@ -20,7 +20,14 @@ from qcrd.method.training.schedule import plan
 from qcrd.method.training.step_loss import Lesson, step_terms
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Question, Rationale
-from qcrd.records.spec import AnswerKind, LossSpec, MethodSpec, RationaleSpec, Scheme, TaskSpec
+from qcrd.records.spec import (
+    AnswerKind,
+    LossSpec,
+    ManyToOneScheme,
+    MethodSpec,
+    RationaleSpec,
+    TaskSpec,
+)
 from services.api.assembling.labelling import item
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
@@ -163,21 +170,21 @@ S = torch.tensor([[0.5, 0.8, 0.2], [0.9, 0.6, 0.0]])
     [
         # lowest: .5 · 1 + .9 · 3 = 3.2
         # highest, ce - 6 = -2 and -1: (1 - .2) · -2 + (1 - .6) · -1 = -2
-        (Scheme.MIN_MAX, 3.2, -2.0),
+        (ManyToOneScheme.MIN_MAX, 3.2, -2.0),
         # highest: .2 · 4 + .6 · 5 = 3.8
         # lowest, ce - 6 = -5 and -3: (1 - .5) · -5 + (1 - .9) · -3 = -2.8
-        (Scheme.MAX_MIN, 3.8, -2.8),
+        (ManyToOneScheme.MAX_MIN, 3.8, -2.8),
         # (.5 · 1 + .8 · 2 + .2 · 4) / 3 + (.9 · 3 + .6 · 5) / 2 = 2.9 / 3 + 5.7 / 2
         # (.5 · -5 + .2 · -4 + .8 · -2) / 3 + (.1 · -3 + .4 · -1) / 2 = -4.9 / 3 - .7 / 2
-        (Scheme.MEAN, 2.9 / 3 + 2.85, -4.9 / 3 - 0.35),
+        (ManyToOneScheme.MEAN, 2.9 / 3 + 2.85, -4.9 / 3 - 0.35),
         # by s: (.5 · .5 · 1 + .8 · .8 · 2 + .2 · .2 · 4) / 1.5 + (.9 · .9 · 3 + .6 · .6 · 5) / 1.5
         #     = 1.69 / 1.5 + 4.23 / 1.5
         # by 1 - s: (.5² · -5 + .2² · -4 + .8² · -2) / 1.5 + (.1² · -3 + .4² · -1) / .5
         #     = -2.69 / 1.5 - .19 / .5
-        (Scheme.WEIGHTED_MEAN, 5.92 / 1.5, -2.69 / 1.5 - 0.38),
+        (ManyToOneScheme.WEIGHTED_MEAN, 5.92 / 1.5, -2.69 / 1.5 - 0.38),
     ],
 )
-def test_eqs_3_6_7_by_scheme(scheme: Scheme, positive: float, negative: float) -> None:
+def test_eqs_3_6_7_by_scheme(scheme: ManyToOneScheme, positive: float, negative: float) -> None:
     """δ = 6, so that every negative is within the margin; β = .2, N = 2."""
     luck = torch.Generator()
     for_positives, for_negatives = losses.SCHEMES[scheme]
@@ -193,7 +200,7 @@ def test_eqs_6_7_by_sampling() -> None:
     """Positives: .5 · 1, .8 · 2 or .2 · 4 with .9 · 3 or .6 · 5: six sums, .5 or 1.6 or .8 more
     than 2.7 or 3. Negatives under δ = 6: .5 · -5, .2 · -4 or .8 · -2 with .1 · -3 or .4 · -1."""
     luck = torch.Generator().manual_seed(0)
-    for_positives, for_negatives = losses.SCHEMES[Scheme.SAMPLING]
+    for_positives, for_negatives = losses.SCHEMES[ManyToOneScheme.SAMPLING]
     seen: tuple[set[float], set[float]] = set(), set()
     for _ in range(200):
         pos = losses.positive_term(CE, for_positives(CE, MASK, S, luck), S)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.method import losses
-from qcrd.records.spec import Scheme
+from qcrd.records.spec import ManyToOneScheme
 
 CE = torch.tensor([[1.0, 2.0, 4.0], [3.0, 5.0, 0.0]])
 MASK = torch.tensor([[True, True, True], [True, True, False]])
@@ -159,7 +159,7 @@ def test_weights_of_every_scheme_sum_to_one(ces: list[float]) -> None:
     mask = torch.ones_like(ce).bool()
     mask[1] = False
     s = torch.full_like(ce, 0.5)
-    assert set(losses.SCHEMES) == set(Scheme)
+    assert set(losses.SCHEMES) == set(ManyToOneScheme)
     for pair in losses.SCHEMES.values():
         for weigh in pair:
             sums = weigh(ce, mask, s, LUCK).float().sum(1)

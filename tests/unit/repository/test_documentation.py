@@ -14,7 +14,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from qcrd.cli.settings import CliSettings
-from qcrd.records.base import parse
+from qcrd.records.base import parse_record
 from qcrd.records.spec import JobSpec
 from qcrd.records.study import StudySpec
 from qcrd.runtime.settings import (
@@ -76,7 +76,7 @@ SPECS = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "tests/e2e/small.ya
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
 def test_every_example_is_a_valid_spec(path: Path) -> None:
     body = yaml.safe_load(path.read_text())
-    job = parse(StudySpec, body).job if "job" in body else parse(JobSpec, body)
+    job = parse_record(StudySpec, body).job if "job" in body else parse_record(JobSpec, body)
     assert job.training_file.endswith(".jsonl")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from qcrd.method.training.progress import Round
 from qcrd.method.training.schedule import plan
-from qcrd.records.job import Accuracy, Event, Job, Stage, Status
+from qcrd.records.job import Accuracy, Event, Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec, MethodSpec
 from qcrd.runtime.jobs.commands import claim
 from qcrd.runtime.jobs.lease import Holding
@@ -46,7 +46,7 @@ def events() -> Mortal:
 @pytest.fixture
 def stage(events: Mortal) -> StageContext:
     jobs, spec = MemoryJobs(), JobSpec(model="tiny", training_file="file-" + "0" * 24)
-    jobs.create(Job(id=ID, spec=spec, status=Status.QUEUED, created_at=time.time()))
+    jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=time.time()))
     job = claim(jobs, ID, "test", stage=Stage.ASSEMBLING, now=time.time())
     assert job is not None
     deps = Deps(jobs, events, MemoryStore(), MemoryQueue())

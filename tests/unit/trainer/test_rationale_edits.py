@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Interrupted, Invalid
-from qcrd.records.job import Job, Stage, Status
-from qcrd.records.rationale_annotations import Edit
+from qcrd.records.job import Job, JobStatus, Stage
+from qcrd.records.rationale_annotations import RationaleEdit
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import move
 from qcrd.runtime.jobs.queue import MemoryQueue
@@ -28,9 +28,9 @@ GOOD, OTHER = (name for name, *_ in list(rationale_edits.rationales(TROUT))[:2])
 WRONG = list(rationale_edits.rationales(TROUT))[2][0]
 
 
-def edit(store: MemoryStore, set_id: str, item_id: str, **changes: Any) -> Edit:
+def edit(store: MemoryStore, set_id: str, item_id: str, **changes: Any) -> RationaleEdit:
     return rationale_edits.add(
-        store, set_id, Edit(id="", item_id=item_id, by="ann", at=1.0, **changes)
+        store, set_id, RationaleEdit(id="", item_id=item_id, by="ann", at=1.0, **changes)
     )
 
 
@@ -120,7 +120,7 @@ def submit(jobs: MemoryJobs, set_id: str) -> str:
     job = Job(
         id=keys.new_id("ftjob"),
         spec=spec(),
-        status=Status.QUEUED,
+        status=JobStatus.QUEUED,
         stage=Stage.TRAINING,
         created_at=time.time(),
         rationale_set=set_id,
@@ -138,7 +138,7 @@ def test_a_job_goes_on_with_the_edits_it_began_with(store: MemoryStore, set_id: 
     edit(store, set_id, GOOD, text="after")
     assert attempt(jobs, store, events, early) == first
     # Out of the line, or the next message would be used for it again.
-    move(jobs, early, Status.CANCELLED)
+    move(jobs, early, JobStatus.CANCELLED)
     late = attempt(jobs, store, events, submit(jobs, set_id))
     assert late != first
     texts = {

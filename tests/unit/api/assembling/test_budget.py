@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcrd.records.job import Stage, Status, Usage
+from qcrd.records.job import JobStatus, Stage, Usage
 from qcrd.records.spec import Budget
 from qcrd.runtime.jobs.state_machine import changed, moved
 from services.api.assembling.budget import Purse
@@ -103,7 +103,7 @@ def test_a_job_pauses_within_its_budget_and_goes_on_with_a_larger_one(bench: Mak
     made = here.job(here.file(sums(6)), rationales={"max_new_tokens": 8})
     job = here.jobs.update(made.id, lambda job: changed(job, budget=Budget(teacher_tokens=300)))
     paused = here.run(job)
-    assert paused.status is Status.PAUSED
+    assert paused.status is JobStatus.PAUSED
     assert paused.paused_because is not None
     assert "budget of 300 tokens" in paused.paused_because
     assert 0 < paused.usage.teacher_tokens <= 300
@@ -112,7 +112,7 @@ def test_a_job_pauses_within_its_budget_and_goes_on_with_a_larger_one(bench: Mak
     assert here.said(job) == [f"paused: {paused.paused_because}"]
 
     more = {"budget": Budget(teacher_tokens=600)}
-    here.jobs.update(job.id, lambda job: moved(job, Status.QUEUED, 0.0, more))
+    here.jobs.update(job.id, lambda job: moved(job, JobStatus.QUEUED, 0.0, more))
     done = here.run(job)
     assert done.stage is Stage.TRAINING
     assert here.teacher.answered == 30
@@ -126,7 +126,7 @@ def test_broken_answers_do_not_lead_beyond_the_budget(bench: MakeBench) -> None:
     limit = Budget(teacher_tokens=400)
     job = here.jobs.update(made.id, lambda job: changed(job, budget=limit))
     after = here.run(job)
-    assert after.status is Status.PAUSED or after.waiting
+    assert after.status is JobStatus.PAUSED or after.waiting
     begun = len(here.teacher.requests)
     assert 0 < begun * (11 + 8) <= 400
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qcrd.method.answers import question_id
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationales import RationaleItem, RationaleManifest, TestItem
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
@@ -55,7 +55,9 @@ class Bench:
         spec = read_spec(
             {"model": "tiny", "training_file": training, "test_file": test, "method": method}
         )
-        job = Job(id=keys.new_id("ftjob"), spec=spec, status=Status.QUEUED, created_at=time.time())
+        job = Job(
+            id=keys.new_id("ftjob"), spec=spec, status=JobStatus.QUEUED, created_at=time.time()
+        )
         self.jobs.create(job)
         return job
 
@@ -119,7 +121,7 @@ def bench() -> Iterator[MakeBench]:
 def test_generates_votes_and_splits(bench: MakeBench) -> None:
     here = bench()
     job = here.run(here.job(here.file(sums(6)), here.file(sums(3, start=50))))
-    assert (job.status, job.stage) == (Status.RUNNING, Stage.TRAINING)
+    assert (job.status, job.stage) == (JobStatus.RUNNING, Stage.TRAINING)
     assert here.queue.take() == [(Stage.TRAINING, job.id)]
     counts = here.manifest(job).counts
     assert (counts.questions, counts.outputs, counts.parsed) == (6, 30, 30)
@@ -206,7 +208,7 @@ def test_refusals_shrink_the_window_and_lose_nothing(bench: MakeBench, refusal: 
 def test_a_full_teacher_is_waited_for_and_then_left(bench: MakeBench) -> None:
     here = bench(mood=lambda number: "busy")
     job = here.run(here.job(here.file(sums(3))), Pace(0.05, 0.01, 0.05, 0.3, refusals=0.3))
-    assert job.status is Status.RUNNING
+    assert job.status is JobStatus.RUNNING
     assert job.waiting
     assert "overloaded" in job.waiting
     assert job.attempt == 0
@@ -261,7 +263,7 @@ def test_a_teacher_that_stays_away_gives_way_to_other_jobs(bench: MakeBench) -> 
     other.start()
     waiting = here.run(job, Pace(0.05, 0.02, 0.1, outage=0.3))
     other.join()
-    assert waiting.status is Status.RUNNING
+    assert waiting.status is JobStatus.RUNNING
     assert waiting.waiting
     assert (waiting.attempt, waiting.lease.owner) == (0, "")
     assert here.queue.take() == [(Stage.ASSEMBLING, job.id)]
@@ -280,7 +282,7 @@ def test_a_teacher_that_is_down_from_the_start_is_waited_for(bench: MakeBench) -
     here = bench()
     here.teacher.kill()
     job = here.run(here.job(here.file(sums(2))))
-    assert job.status is Status.RUNNING
+    assert job.status is JobStatus.RUNNING
     assert job.waiting
     assert job.backoffs == 1
 
@@ -288,7 +290,7 @@ def test_a_teacher_that_is_down_from_the_start_is_waited_for(bench: MakeBench) -
 def test_an_engine_that_fails_on_a_prompt_fails_the_job_with_its_words(bench: MakeBench) -> None:
     here = bench(mood=lambda number: "engine")
     job = here.run(here.job(here.file(sums(1)), rationales={"n": 1}))
-    assert job.status is Status.FAILED
+    assert job.status is JobStatus.FAILED
     assert job.failure
     assert job.failure.code == "teacher_failed"
     assert "out of memory" in job.failure.message
@@ -297,7 +299,7 @@ def test_an_engine_that_fails_on_a_prompt_fails_the_job_with_its_words(bench: Ma
 def test_a_prompt_that_is_too_long_is_the_callers_error(bench: MakeBench) -> None:
     here = bench(mood=lambda number: "too_long")
     job = here.run(here.job(here.file(sums(2))))
-    assert job.status is Status.FAILED
+    assert job.status is JobStatus.FAILED
     assert job.failure
     assert "must have less than 8 tokens" in job.failure.message
 
@@ -310,13 +312,13 @@ def test_cancelling_stops_the_requests_and_keeps_what_was_answered(bench: MakeBe
     def cancel() -> None:
         while here.teacher.answered < 6:
             time.sleep(0.01)
-        verbs.move(here.jobs, job.id, Status.CANCELLED)
+        verbs.move(here.jobs, job.id, JobStatus.CANCELLED)
 
     other = threading.Thread(target=cancel)
     other.start()
     after = here.run(job)
     other.join()
-    assert after.status is Status.CANCELLED
+    assert after.status is JobStatus.CANCELLED
     paid = here.teacher.answered
     assert 6 <= paid < 200
     here.teacher.delay = 0.0

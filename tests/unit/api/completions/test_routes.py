@@ -16,7 +16,7 @@ import httpx
 import openai
 import pytest
 
-from qcrd.records.job import Job, PublishedModel, Status
+from qcrd.records.job import Job, JobStatus, PublishedModel
 from qcrd.records.spec import JobSpec, MethodSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.queue import MemoryQueue
@@ -283,7 +283,7 @@ def test_connections_are_kept_and_closed_at_the_end(tmp_path: Path) -> None:
 # --- DELETE /v1/models/{id} --------------------------------------------------------------------
 
 
-def job_with(base: str, status: Status) -> Job:
+def job_with(base: str, status: JobStatus) -> Job:
     settings = MethodSpec.model_validate({"task": {"answer": "number"}})
     spec = JobSpec(model=base, training_file=keys.new_id("file"), settings=settings)
     return Job(id=keys.new_id("ftjob"), spec=spec, status=status, created_at=1.0)
@@ -291,15 +291,15 @@ def job_with(base: str, status: Status) -> Job:
 
 def test_a_model_is_deleted_unless_a_job_needs_it(gateway: Gateway) -> None:
     client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
-    job = job_with(gateway.model, Status.QUEUED)
-    gateway.jobs.create(job_with("tiny", Status.RUNNING))
+    job = job_with(gateway.model, JobStatus.QUEUED)
+    gateway.jobs.create(job_with("tiny", JobStatus.RUNNING))
     gateway.jobs.create(job)
     with pytest.raises(openai.ConflictError, match=job.id) as kept:
         client.models.delete(gateway.model)
     assert (kept.value.code, kept.value.param) == ("model_in_use", "model")
     assert [model.id for model in client.models.list()] == [gateway.model]
     gateway.jobs.delete(job.id)
-    gateway.jobs.create(job_with(gateway.model, Status.SUCCEEDED))
+    gateway.jobs.create(job_with(gateway.model, JobStatus.SUCCEEDED))
     gone = client.models.delete(gateway.model)
     assert (gone.id, gone.object, gone.deleted) == (gateway.model, "model", True)
     assert list(client.models.list()) == []
@@ -315,7 +315,7 @@ def test_a_model_is_needed_by_whatever_field_names_it(
     gateway: Gateway, part: str, field: str
 ) -> None:
     settings = {"task": {"answer": "number"}, part: {field: gateway.model}}
-    job = job_with("tiny", Status.QUEUED)
+    job = job_with("tiny", JobStatus.QUEUED)
     spec = job.spec.model_copy(update={"settings": MethodSpec.model_validate(settings)})
     gateway.jobs.create(job.model_copy(update={"spec": spec}))
     answer = httpx.delete(f"{gateway.url}/v1/models/{gateway.model}")

@@ -13,7 +13,7 @@ import pytest
 
 from qcrd.method.prompts import teacher_prompt
 from qcrd.records.checkpoint import CheckpointManifest
-from qcrd.records.job import PublishedModel, Stage, Status
+from qcrd.records.job import JobStatus, PublishedModel, Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.state_machine import changed, freed
@@ -138,7 +138,7 @@ def test_the_student_of_a_finished_job_is_its_checkpoint(here: Here, job_id: str
     )
     here.store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
     write_record(here.store, keys.model_manifest_key(model.id), model)
-    here.jobs.update(job_id, lambda job: changed(job, model=model.id, status=Status.RUNNING))
+    here.jobs.update(job_id, lambda job: changed(job, model=model.id, status=JobStatus.RUNNING))
     (found,) = here.client.get(f"{JOBS}/{job_id}/checkpoints").json()["data"]
     assert found["fine_tuned_model_checkpoint"] == model.id
     assert [file["name"] for file in found["files"]] == ["config.json"]

@@ -17,10 +17,16 @@ from fastapi.testclient import TestClient
 
 from qcrd.method.answers import question_id
 from qcrd.method.self_consistency import vote
-from qcrd.records.api_keys import key_hash
+from qcrd.records.api_keys import hash_api_key
 from qcrd.records.job import Job
-from qcrd.records.rationale_annotations import Judged, Polarity, RationaleScore
-from qcrd.records.rationales import Question, Rationale, RationaleItem, RationaleManifest, Source
+from qcrd.records.rationale_annotations import Polarity, RationaleScore, RationaleScoreManifest
+from qcrd.records.rationales import (
+    Question,
+    Rationale,
+    RationaleItem,
+    RationaleManifest,
+    RationaleSource,
+)
 from qcrd.records.spec import JobSpec, MethodSpec, RationaleSpec, TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.queue import MemoryQueue
@@ -92,7 +98,7 @@ def judge(store: Store, count: int, *, job: str = JOB, at: float = 20.0) -> None
             rationale_id=said.id,
             question_id=said.question_id,
             polarity=polarity,
-            source=Source.TEACHER,
+            source=RationaleSource.TEACHER,
             score=score_of(said.id) if job == JOB else 0.25,
         )
         for number in range(count)
@@ -103,12 +109,12 @@ def judge(store: Store, count: int, *, job: str = JOB, at: float = 20.0) -> None
         rationale_id="x/s3/0",
         question_id="x",
         polarity=Polarity.NEGATIVE,
-        source=Source.STUDENT,
+        source=RationaleSource.STUDENT,
         score=0.5,
         text="said long ago",
     )
     write_lines(store, keys.job_scores_key(job), [*lines, student])
-    judged = Judged(
+    judged = RationaleScoreManifest(
         job_id=job, version=7, scores=keys.job_scores_key(job), revision="r", created_at=at
     )
     write_record(store, keys.rationale_judged_key(SET, job), judged)
@@ -126,7 +132,7 @@ def gateway(
     file = None
     if who is not None:
         file = folder / f"{who}.json"
-        key = {"name": who, "sha256": key_hash(f"{who}-key"), "scopes": [scope]}
+        key = {"name": who, "sha256": hash_api_key(f"{who}-key"), "scopes": [scope]}
         file.write_text(json.dumps({"keys": [key]}))
     settings = Settings(
         ApiSettings(keys_file=file),
@@ -378,11 +384,11 @@ def test_a_reworded_item_has_no_score_until_it_is_judged(
         rationale_id=keys.digest(said.question_id, "Count on from one."),
         question_id=said.question_id,
         polarity=Polarity.POSITIVE,
-        source=Source.TEACHER,
+        source=RationaleSource.TEACHER,
         score=0.75,
     )
     write_lines(store, keys.job_scores_key(OTHER), [line])
-    judged = Judged(
+    judged = RationaleScoreManifest(
         job_id=OTHER, version=3, scores=keys.job_scores_key(OTHER), revision="r", created_at=50
     )
     write_record(store, keys.rationale_judged_key(SET, OTHER), judged)

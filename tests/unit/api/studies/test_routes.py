@@ -11,7 +11,7 @@ import pytest
 
 from qcrd.errors import Transient
 from qcrd.method.evaluation.statistics import wilson
-from qcrd.records.job import Job, ModelRef, Report, Stage, Status, Usage
+from qcrd.records.job import Job, JobStatus, ModelRef, Report, Stage, Usage
 from qcrd.records.rationales import Prediction, RationaleCounts
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
@@ -90,7 +90,7 @@ def succeed(here: Here, job_id: str, right: int) -> None:
     measured = wilson(right, 4).model_copy(update={"steps": 3, "flops": 1e6, "seconds": 1.0})
     report = Report(
         job_id=job_id,
-        status=Status.SUCCEEDED,
+        status=JobStatus.SUCCEEDED,
         test={"teacher": wilson(3, 4), **dict.fromkeys(rows, measured)},
         validation=dict.fromkeys(rows, wilson(1, 2)),
         rationales=COUNTS,
@@ -105,9 +105,9 @@ def succeed(here: Here, job_id: str, right: int) -> None:
         for i in range(4)
     ]
     write_lines(here.store, keys.job_predictions_key(job_id), answers)
-    if job.status is Status.QUEUED:
-        verbs.move(here.jobs, job_id, Status.RUNNING)
-    verbs.move(here.jobs, job_id, Status.SUCCEEDED, report=report)
+    if job.status is JobStatus.QUEUED:
+        verbs.move(here.jobs, job_id, JobStatus.RUNNING)
+    verbs.move(here.jobs, job_id, JobStatus.SUCCEEDED, report=report)
 
 
 def test_a_study_is_one_job_per_method_and_seed_on_one_set(here: Here) -> None:
@@ -169,7 +169,11 @@ def test_the_others_wait_for_the_leader_s_set_and_take_it(here: Here) -> None:
         return here.jobs.get(follower)
 
     waiting = work()
-    assert (waiting.status, waiting.stage, waiting.attempt) == (Status.QUEUED, Stage.ASSEMBLING, 0)
+    assert (waiting.status, waiting.stage, waiting.attempt) == (
+        JobStatus.QUEUED,
+        Stage.ASSEMBLING,
+        0,
+    )
     assert waiting.waiting == f"job {leader} has no rationale set yet"
     assert get(here, study["id"])["jobs"][1]["waiting"] == waiting.waiting
     assert here.queue.take() == [(Stage.ASSEMBLING, follower)]
@@ -191,9 +195,9 @@ def test_a_leader_that_ended_is_followed_only_if_it_left_a_set(here: Here, assem
     assemble_all(here)
     job = here.jobs.get(follower)
     if assembled:
-        assert (job.status, job.stage) == (Status.RUNNING, Stage.TRAINING)
+        assert (job.status, job.stage) == (JobStatus.RUNNING, Stage.TRAINING)
         return
-    assert job.status is Status.FAILED
+    assert job.status is JobStatus.FAILED
     assert job.failure is not None
     assert (job.failure.code, job.failure.param) == ("no_knowledge", "knowledge_of")
     assert f"{study['leader']} cancelled" in job.failure.message
@@ -212,7 +216,7 @@ def test_the_table_grows_and_the_state_is_that_of_the_jobs(here: Here) -> None:
     assert (qcrd["accuracy"], qcrd["interval"], equal["accuracy"]) == (1.0, "wilson", 1.0)
     assert finetune["comparison"]["difference"] == -0.5
     assert found["table"]["references"]["teacher"]["accuracy"] == 0.75
-    verbs.move(here.jobs, ids["qcrd", 1], Status.CANCELLED)
+    verbs.move(here.jobs, ids["qcrd", 1], JobStatus.CANCELLED)
     succeed(here, ids["finetune", 1], 1)
     found = get(here, study["id"])
     assert found["status"] == "incomplete"

@@ -18,7 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from qcrd.errors import Invalid
 from qcrd.method.evaluation.statistics import wilson
 from qcrd.method.evaluation.study_table import Run, bootstrap, holm, tabulate
-from qcrd.records.base import parse
+from qcrd.records.base import parse_record
 from qcrd.records.study import StudySpec, StudyTable
 from services.api.studies.markdown import markdown
 from services.api.studies.svg import svg
@@ -203,7 +203,7 @@ def test_no_run_at_all_is_a_table_too() -> None:
 def test_a_wrong_study_is_refused_by_path(change: dict[str, Any], param: str) -> None:
     body = {"job": JOB, "methods": ["qcrd", "finetune", "finetune_equal_compute"], "seeds": [0, 1]}
     with pytest.raises(Invalid) as caught:
-        parse(StudySpec, body | change)
+        parse_record(StudySpec, body | change)
     assert caught.value.param == param
     assert f"`{param.split('.')[0]}" in caught.value.message
 
@@ -212,7 +212,9 @@ def test_the_reference_of_equal_compute_is_qcrd_or_else_the_last_that_learns_fro
     None
 ):
     def reference(*methods: str) -> str | None:
-        found = parse(StudySpec, {"job": JOB, "methods": methods, "baseline": methods[0]}).reference
+        found = parse_record(
+            StudySpec, {"job": JOB, "methods": methods, "baseline": methods[0]}
+        ).compute_reference
         return found.value if found else None
 
     assert reference("finetune") is None

@@ -14,12 +14,12 @@ import standardwebhooks
 from pydantic import SecretStr, ValidationError
 
 from qcrd.errors import Invalid
-from qcrd.records.webhooks import Delivery
+from qcrd.records.webhooks import WebhookDelivery
 from services.api.webhooks.sender import LEASE, SCHEDULE, pause, understood
 from services.api.webhooks.signing import WebhookSettings, body, check_webhook, headers
 
 SECRET = "whsec_" + base64.b64encode(os.urandom(32)).decode()
-DELIVERY = Delivery(
+DELIVERY = WebhookDelivery(
     id="evt_" + "a" * 24,
     job_id="ftjob-" + "b" * 24,
     url="https://example.com/hook",

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from qcrd.cli.main import app
-from qcrd.records.api_keys import Scope
+from qcrd.records.api_keys import ApiKeyScope
 from services.api.http.api_keys import Keyring
 
 
@@ -28,7 +28,7 @@ def test_a_new_key_opens_the_gateway_that_reads_the_file(file: Path) -> None:
     secret = made.stdout.strip()
     key = Keyring((), file).find(secret)
     assert key is not None
-    assert (key.name, key.scopes, key.running_jobs) == ("ci", (Scope.READ,), 2)
+    assert (key.name, key.scopes, key.running_jobs) == ("ci", (ApiKeyScope.READ,), 2)
     assert secret not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     again = qcrd("new", "ci", "--file", str(file))

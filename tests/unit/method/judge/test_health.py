@@ -19,7 +19,7 @@ from qcrd.method.judge.health import (
     reliability,
 )
 from qcrd.method.judge.training_pairs import CORRUPTED, UNNAMED, Contrast, Pair, balanced, contrast
-from qcrd.records.rationales import Rationale, Source
+from qcrd.records.rationales import Rationale, RationaleSource
 
 SCORES = {"good": 0.9, "fair": 0.7, "poor": 0.4, "bad": 0.1}
 KEPT = [
@@ -136,12 +136,12 @@ def test_nothing_held_back_is_no_health_and_no_alarm() -> None:
     assert not collapsed(measured)
 
 
-def rationale(text: str, source: Source) -> Rationale:
+def rationale(text: str, source: RationaleSource) -> Rationale:
     return Rationale(id=text, question_id="q", text=text, source=source)
 
 
 def test_a_contrast_names_where_its_negatives_are_from() -> None:
-    teacher, student, fixed = (rationale(source.value, source) for source in Source)
+    teacher, student, fixed = (rationale(source.value, source) for source in RationaleSource)
     made = contrast("q", [teacher], [teacher, student, fixed])
     assert made.positives == ("teacher",)
     assert made.named == (

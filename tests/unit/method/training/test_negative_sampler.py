@@ -18,7 +18,7 @@ from qcrd.method.training.progress import Phase, Step
 from qcrd.method.training.schedule import plan
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import trainable
-from qcrd.records.rationales import Source
+from qcrd.records.rationales import RationaleSource
 from qcrd.records.spec import Hyperparameters, NegativeSource, NegativeSpec, StudentSpec
 from tests.unit.method.training.test_trainer import lessons, spec, student, validate
 
@@ -31,7 +31,7 @@ def order(model: Student, **changes: object) -> Order:
         "max_new_tokens": 6,
         "seed": 3,
         "tag": "s1",
-        "source": Source.STUDENT,
+        "source": RationaleSource.STUDENT,
     }
     return trainable(model), Wanted(**{**wanted, **changes})  # type: ignore[arg-type]
 
@@ -46,7 +46,7 @@ def beside() -> Iterator[ProcessPast]:
 def test_a_process_samples_what_this_one_would(beside: ProcessPast) -> None:
     """Also when it was asked for something else before."""
     here, other = LocalPast(student()), student(seed=1)
-    orders = [order(other), order(student(), source=Source.FIXED, tag="f1")]
+    orders = [order(other), order(student(), source=RationaleSource.FIXED, tag="f1")]
     beside.begin([order(other, seed=9)])
     found = beside.sample(orders)
     assert found == here.sample(orders)
@@ -112,7 +112,7 @@ def test_each_source_gives_its_own_samples() -> None:
             asked.append(trainer._orders(trainer.iteration))
         if isinstance(record, Step) and trainer.prepared is not None:
             sources = [r.source for r in trainer.prepared.sampled[lessons()[0].id]]
-            assert set(sources) == {Source.STUDENT, Source.FIXED}
+            assert set(sources) == {RationaleSource.STUDENT, RationaleSource.FIXED}
     (lagged, fixed) = asked[2]
     assert any(not torch.equal(lagged[0][name], weight) for name, weight in fixed[0].items())
     untrained = trainable(student())

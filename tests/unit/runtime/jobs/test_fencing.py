@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from qcrd.errors import LeaseLost
-from qcrd.records.job import Job, Stage, Status
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.jobs.commands import beat, claim, move
 from qcrd.runtime.jobs.lease import LOOK_SECONDS, Holding
@@ -33,7 +33,7 @@ class World:
     def __init__(self, ttl: float) -> None:
         self.jobs, self.events, self.store = MemoryJobs(), MemoryEvents(), MemoryStore()
         spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
-        self.jobs.create(Job(id=ID, spec=spec, status=Status.QUEUED, created_at=time.time()))
+        self.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=time.time()))
         self.store.put("jobs/x", b"fresh")
         self.events.append(ID, "fresh")
         job = claim(self.jobs, ID, "a", stage=Stage.ASSEMBLING, now=time.time(), ttl=ttl)
@@ -74,14 +74,14 @@ def test_within_the_lease_it_is_written(write: Callable[[StageContext], object])
 def test_one_who_is_told_to_pause_may_write_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint, for one."""
     world = World(ttl=60.0)
-    move(world.jobs, ID, Status.PAUSED)
+    move(world.jobs, ID, JobStatus.PAUSED)
     look_due(monkeypatch)
     assert world.stage.interrupted()
     world.stage.store.put("jobs/x", b"the last one")
 
 
 def cancel(jobs: MemoryJobs) -> None:
-    move(jobs, ID, Status.CANCELLED)
+    move(jobs, ID, JobStatus.CANCELLED)
 
 
 def delete(jobs: MemoryJobs) -> None:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from qcrd.errors import QcrdError, Transient
-from qcrd.records.job import Event, Failure, Job, Status
+from qcrd.records.job import Event, Job, JobFailure, JobStatus
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import finalize
@@ -48,12 +48,12 @@ def deps(store: FailingStore) -> Deps:
     return Deps(MemoryJobs(), MemoryEvents(), store, MemoryQueue())
 
 
-def ended(deps: Deps, status: Status = Status.CANCELLED, number: int = 0) -> Job:
+def ended(deps: Deps, status: JobStatus = JobStatus.CANCELLED, number: int = 0) -> Job:
     """A job that was moved to its end by somebody who then died."""
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
-    job = Job(id=f"ftjob-{number:024x}", spec=spec, status=Status.QUEUED, created_at=time.time())
+    job = Job(id=f"ftjob-{number:024x}", spec=spec, status=JobStatus.QUEUED, created_at=time.time())
     deps.jobs.create(job)
-    failure = Failure(message="no room", code="full") if status is Status.FAILED else None
+    failure = JobFailure(message="no room", code="full") if status is JobStatus.FAILED else None
     return move(deps.jobs, job.id, status, failure=failure)
 
 
@@ -66,7 +66,7 @@ def archived(deps: Deps, job: Job) -> list[Event]:
 
 
 def test_a_job_whose_end_nobody_told_is_concluded_after_the_grace(deps: Deps) -> None:
-    job = ended(deps, Status.FAILED)
+    job = ended(deps, JobStatus.FAILED)
     assert job.finished_at is not None
     assert conclude_left(deps, job.finished_at + 4.9) == []
     assert active(deps) == [job.id]
@@ -86,7 +86,7 @@ def test_a_job_that_still_runs_is_never_concluded(deps: Deps) -> None:
     job = Job(
         id="ftjob-" + "b" * 24,
         spec=JobSpec(model="tiny", training_file="file-" + "0" * 24),
-        status=Status.PAUSED,
+        status=JobStatus.PAUSED,
         created_at=0.0,
     )
     deps.jobs.create(job)

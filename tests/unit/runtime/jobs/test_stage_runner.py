@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from qcrd.errors import Diverged, Interrupted, Invalid, OverBudget, Transient
-from qcrd.records.job import Job, ModelRef, Report, Stage, Status, Usage
+from qcrd.records.job import Job, JobStatus, ModelRef, Report, Stage, Usage
 from qcrd.records.rationales import RationaleCounts
 from qcrd.records.spec import JobSpec, Priority
 from qcrd.runtime import keys
@@ -35,7 +35,7 @@ COUNTS = RationaleCounts(
 def a_report(**seconds: float) -> Report:
     return Report(
         job_id=ID,
-        status=Status.RUNNING,
+        status=JobStatus.RUNNING,
         test={},
         rationales=COUNTS,
         usage=Usage(),
@@ -57,7 +57,7 @@ class World:
             self.jobs, self.events, self.store, self.queue, owner="test", heartbeat=0.02, ttl=5.0
         )
         spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
-        self.jobs.create(Job(id=ID, spec=spec, status=Status.QUEUED, created_at=time.time()))
+        self.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=time.time()))
 
     @property
     def job(self) -> Job:
@@ -90,7 +90,7 @@ def raising(error: Exception) -> Callable[[StageContext], Next | Done]:
 
 def test_a_stage_that_is_done_sends_the_next_one(world: World) -> None:
     def assemble(context: StageContext) -> Next:
-        assert context.job.status is Status.RUNNING
+        assert context.job.status is JobStatus.RUNNING
         context.progress(50.0, step=1, total=2)
         context.say("half of it", asked=1)
         assert context.job.progress.total_steps == 2
@@ -99,7 +99,11 @@ def test_a_stage_that_is_done_sends_the_next_one(world: World) -> None:
         )
 
     job = world.run(assemble)
-    assert (job.status, job.stage, job.rationale_set) == (Status.RUNNING, Stage.TRAINING, "set-1")
+    assert (job.status, job.stage, job.rationale_set) == (
+        JobStatus.RUNNING,
+        Stage.TRAINING,
+        "set-1",
+    )
     assert job.usage.teacher_prompt_tokens == 7
     assert job.progress.percent == 0
     assert (job.lease.owner, job.attempt) == ("", 0)
@@ -119,10 +123,10 @@ def test_a_job_that_is_done_is_told_and_archived(world: World) -> None:
         return Done(a_report(evaluating=1.5), {"model": "model-1"})
 
     job = world.run(train, Stage.TRAINING)
-    assert (job.status, job.model, job.progress.percent) == (Status.SUCCEEDED, "model-1", 100.0)
+    assert (job.status, job.model, job.progress.percent) == (JobStatus.SUCCEEDED, "model-1", 100.0)
     assert job.finished_at is not None
     assert job.report is not None
-    assert job.report.status is Status.SUCCEEDED
+    assert job.report.status is JobStatus.SUCCEEDED
     assert 0.05 <= job.seconds["training"] < 1
     assert 0.02 <= job.seconds["evaluating"] < 1
     assert job.report.seconds == {**job.seconds, "evaluating": 1.5}
@@ -152,7 +156,7 @@ def test_an_outage_waits_longer_each_time_and_counts_no_attempt(world: World) ->
     down = raising(Transient("the teacher does not answer"))
     for wait in (2, 4, 8, 16, 32, 60, 60):
         job = world.run(down)
-        assert (job.status, job.attempt, job.lease.owner) == (Status.RUNNING, 0, "")
+        assert (job.status, job.attempt, job.lease.owner) == (JobStatus.RUNNING, 0, "")
         assert job.waiting == "the teacher does not answer"
         [(stage, job_id, countdown)] = world.queue.sent
         assert (stage, job_id, countdown) == (Stage.ASSEMBLING, ID, pytest.approx(wait, abs=0.01))
@@ -180,7 +184,7 @@ def test_an_error_of_the_tree_fails_the_job_at_once(
     world: World, error: Invalid | Diverged, code: str
 ) -> None:
     job = world.run(raising(error))
-    assert job.status is Status.FAILED
+    assert job.status is JobStatus.FAILED
     assert job.failure is not None
     assert (job.failure.message, job.failure.code) == (error.message, code)
     assert job.failure.param == error.param
@@ -193,10 +197,10 @@ def test_an_error_of_the_tree_fails_the_job_at_once(
 def test_a_crash_is_tried_three_times(world: World) -> None:
     for attempt in (1, 2):
         job = world.run(raising(ZeroDivisionError("by zero")))
-        assert (job.status, job.attempt, job.lease.owner) == (Status.RUNNING, attempt, "")
+        assert (job.status, job.attempt, job.lease.owner) == (JobStatus.RUNNING, attempt, "")
         assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
     job = world.run(raising(ZeroDivisionError("by zero")))
-    assert (job.status, job.attempt) == (Status.FAILED, 3)
+    assert (job.status, job.attempt) == (JobStatus.FAILED, 3)
     assert job.failure is not None
     assert "ZeroDivisionError: by zero" in job.failure.message
     assert world.queue.take() == []
@@ -207,7 +211,7 @@ def test_the_last_silent_worker_fails_the_job_and_it_is_told(world: World) -> No
     for now in (0.0, 100.0, 200.0):
         claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
     job = world.run(raising(AssertionError("must not run")))
-    assert job.status is Status.FAILED
+    assert job.status is JobStatus.FAILED
     assert world.events.read(ID)[-1].data == {"status": "failed"}
 
 
@@ -217,7 +221,7 @@ def test_a_job_given_up_at_the_claim_makes_room_for_the_next(world: World) -> No
     for now in (0.0, 100.0, 200.0):
         claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
     second = another(world, "b", **mine)
-    assert world.run(raising(AssertionError("must not run"))).status is Status.FAILED
+    assert world.run(raising(AssertionError("must not run"))).status is JobStatus.FAILED
     assert world.queue.take() == [(Stage.ASSEMBLING, second)]
 
 
@@ -237,9 +241,9 @@ def until_interrupted(context: StageContext) -> Next | Done:
     raise AssertionError("was not interrupted")
 
 
-@pytest.mark.parametrize("status", [Status.CANCELLED, Status.PAUSED])
+@pytest.mark.parametrize("status", [JobStatus.CANCELLED, JobStatus.PAUSED])
 def test_a_cancel_or_pause_stops_the_work_and_is_left_as_it_is(
-    world: World, status: Status
+    world: World, status: JobStatus
 ) -> None:
     threading.Timer(0.1, lambda: move(world.jobs, ID, status)).start()
     job = world.run(until_interrupted)
@@ -250,7 +254,7 @@ def test_a_cancel_or_pause_stops_the_work_and_is_left_as_it_is(
 
 def test_a_cancel_is_noticed_without_a_heartbeat(world: World) -> None:
     world.deps = replace(world.deps, heartbeat=60.0)
-    threading.Timer(0.1, lambda: move(world.jobs, ID, Status.CANCELLED)).start()
+    threading.Timer(0.1, lambda: move(world.jobs, ID, JobStatus.CANCELLED)).start()
     started = time.monotonic()
     world.run(until_interrupted)
     assert time.monotonic() - started < 0.1 + 2 * lease.LOOK_SECONDS
@@ -274,36 +278,36 @@ def test_looking_reads_the_job_once_a_second(world: World, monkeypatch: pytest.M
 def test_a_shutdown_gives_the_job_to_another_worker(world: World) -> None:
     world.deps = replace(world.deps, stopping=lambda: True)
     job = world.run(until_interrupted)
-    assert (job.status, job.lease.owner, job.attempt) == (Status.RUNNING, "", 0)
+    assert (job.status, job.lease.owner, job.attempt) == (JobStatus.RUNNING, "", 0)
     assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
 
 
 def test_a_job_resumed_while_its_worker_still_stops_is_not_lost(world: World) -> None:
     def work(context: StageContext) -> Next:
-        move(context.jobs, ID, Status.PAUSED)
-        move(context.jobs, ID, Status.QUEUED)
+        move(context.jobs, ID, JobStatus.PAUSED)
+        move(context.jobs, ID, JobStatus.QUEUED)
         raise Interrupted("checkpointed")
 
     job = world.run(work)
-    assert (job.status, job.lease.owner) == (Status.QUEUED, "")
+    assert (job.status, job.lease.owner) == (JobStatus.QUEUED, "")
     assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
 
 
 def test_work_that_ends_just_after_a_pause_still_counts(world: World) -> None:
     def assemble(context: StageContext) -> Next:
-        move(context.jobs, ID, Status.PAUSED)
+        move(context.jobs, ID, JobStatus.PAUSED)
         return Next(Stage.TRAINING)
 
     job = world.run(assemble)
-    assert (job.status, job.stage) == (Status.PAUSED, Stage.TRAINING)
+    assert (job.status, job.stage) == (JobStatus.PAUSED, Stage.TRAINING)
     assert world.queue.sent == []
-    move(world.jobs, ID, Status.QUEUED)
+    move(world.jobs, ID, JobStatus.QUEUED)
 
     def train(context: StageContext) -> Done:
-        move(context.jobs, ID, Status.PAUSED)
+        move(context.jobs, ID, JobStatus.PAUSED)
         return Done(a_report())
 
-    assert world.run(train, Stage.TRAINING).status is Status.SUCCEEDED
+    assert world.run(train, Stage.TRAINING).status is JobStatus.SUCCEEDED
 
 
 def test_a_worker_that_was_silent_too_long_writes_nothing(world: World) -> None:
@@ -387,7 +391,7 @@ def test_an_outcome_whose_answer_was_lost_is_told_once(world: World) -> None:
         flaky.deaf = True
         return Done(a_report())
 
-    assert world.run(train, Stage.TRAINING).status is Status.SUCCEEDED
+    assert world.run(train, Stage.TRAINING).status is JobStatus.SUCCEEDED
     assert [event.data for event in world.events.read(ID)] == [{"status": "succeeded"}]
 
 
@@ -399,7 +403,7 @@ def test_a_full_store_does_not_undo_a_success(
 
     world.run(lambda context: Next(Stage.TRAINING))
     monkeypatch.setattr(world.store, "put", full)
-    assert world.run(lambda context: Done(a_report()), Stage.TRAINING).status is Status.SUCCEEDED
+    assert world.run(lambda context: Done(a_report()), Stage.TRAINING).status is JobStatus.SUCCEEDED
 
 
 def test_a_job_deleted_while_it_runs_is_no_error(world: World) -> None:
@@ -442,8 +446,8 @@ def test_a_job_that_backs_off_is_left_to_its_countdown(world: World) -> None:
     assert reap(world.jobs, world.queue, time.time() + 1301) == [ID]
 
 
-@pytest.mark.parametrize("status", [Status.PAUSED, Status.CANCELLED])
-def test_what_is_not_to_run_is_not_sent(world: World, status: Status) -> None:
+@pytest.mark.parametrize("status", [JobStatus.PAUSED, JobStatus.CANCELLED])
+def test_what_is_not_to_run_is_not_sent(world: World, status: JobStatus) -> None:
     move(world.jobs, ID, status)
     assert reap(world.jobs, world.queue, time.time() + 10_000) == []
 
@@ -458,7 +462,7 @@ def test_all_pages_are_looked_at(world: World) -> None:
 def another(world: World, letter: str, **changes: object) -> str:
     """A job that waits beside the world's own, which is the oldest."""
     job_id = "ftjob-" + letter * 24
-    made = Job(id=job_id, spec=world.job.spec, status=Status.QUEUED, created_at=time.time())
+    made = Job(id=job_id, spec=world.job.spec, status=JobStatus.QUEUED, created_at=time.time())
     world.jobs.create(changed(made, **changes))
     return job_id
 
@@ -513,7 +517,7 @@ def test_an_owner_at_the_limit_is_passed_over_and_sent_for_when_there_is_room(
 
     world.run(work)
     assert worked == [ID, third]
-    assert world.jobs.get(second).status is Status.QUEUED
+    assert world.jobs.get(second).status is JobStatus.QUEUED
     assert world.queue.take()[-1] == (Stage.ASSEMBLING, second)
 
 
@@ -536,9 +540,9 @@ def test_jobs_that_wait_for_one_of_their_owner_leave_it_the_room(world: World) -
     assert world.queue.take() == [(Stage.ASSEMBLING, follower)]
     run_stage(world.deps, follower, Stage.ASSEMBLING, work)
     waits = world.jobs.get(follower)
-    assert (waits.status, waits.waiting, waits.attempt) == (Status.QUEUED, "no set yet", 0)
+    assert (waits.status, waits.waiting, waits.attempt) == (JobStatus.QUEUED, "no set yet", 0)
     assert world.queue.sent == [(Stage.ASSEMBLING, follower, pytest.approx(5.0, abs=0.1))]
-    move(world.jobs, ID, Status.QUEUED)
+    move(world.jobs, ID, JobStatus.QUEUED)
     assert world.run(work).stage is Stage.TRAINING
     assert worked == [ID, follower, ID]
 
@@ -559,11 +563,11 @@ def test_who_waits_for_a_job_sends_for_others_but_not_for_those_that_wait_too(
 
 def test_a_job_over_its_budget_pauses_with_the_reason_and_sends_nothing(world: World) -> None:
     after = world.run(raising(OverBudget("1,000 teacher tokens are spent")))
-    assert (after.status, after.lease.owner) == (Status.PAUSED, "")
+    assert (after.status, after.lease.owner) == (JobStatus.PAUSED, "")
     assert after.paused_because == "1,000 teacher tokens are spent"
     assert world.messages() == ["paused: 1,000 teacher tokens are spent"]
     assert world.queue.take() == []
-    resumed = move(world.jobs, ID, Status.QUEUED)
+    resumed = move(world.jobs, ID, JobStatus.QUEUED)
     assert resumed.paused_because is None
 
 

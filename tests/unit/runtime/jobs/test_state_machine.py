@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from qcrd.errors import Conflict, LeaseLost
-from qcrd.records.job import Job, Lease, Progress, Stage, Status
+from qcrd.records.job import Job, JobStatus, Lease, Progress, Stage
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.jobs.commands import amend, beat, claim, move
 from qcrd.runtime.jobs.state_machine import (
@@ -34,29 +34,29 @@ from qcrd.runtime.jobs.store import MemoryJobs
 SPEC = JobSpec(model="tiny", training_file="file-" + "0" * 24)
 
 
-def a_job(status: Status = Status.QUEUED) -> Job:
+def a_job(status: JobStatus = JobStatus.QUEUED) -> Job:
     return Job(id="ftjob-" + "0" * 24, spec=SPEC, status=status, created_at=0.0)
 
 
 def test_every_status_and_every_stage_is_in_its_table() -> None:
-    assert set(NEXT) == set(Status)
+    assert set(NEXT) == set(JobStatus)
     assert set(TASKS) == set(Stage)
-    assert {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED} == TERMINAL
+    assert {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED} == TERMINAL
 
 
 def test_every_status_can_be_reached_and_every_job_can_end() -> None:
-    reached, frontier = {Status.VALIDATING}, {Status.VALIDATING}
+    reached, frontier = {JobStatus.VALIDATING}, {JobStatus.VALIDATING}
     while frontier:
         frontier = {after for status in frontier for after in NEXT[status]} - reached
         reached |= frontier
-    assert reached == set(Status)
-    for status in set(Status) - TERMINAL:
-        assert {Status.CANCELLED, Status.FAILED} <= NEXT[status]
+    assert reached == set(JobStatus)
+    for status in set(JobStatus) - TERMINAL:
+        assert {JobStatus.CANCELLED, JobStatus.FAILED} <= NEXT[status]
 
 
-@given(start=st.sampled_from(Status), path=st.lists(st.sampled_from(Status), max_size=8))
+@given(start=st.sampled_from(JobStatus), path=st.lists(st.sampled_from(JobStatus), max_size=8))
 def test_a_path_of_moves_goes_exactly_as_far_as_the_table(
-    start: Status, path: list[Status]
+    start: JobStatus, path: list[JobStatus]
 ) -> None:
     jobs = MemoryJobs()
     job = a_job(start)
@@ -74,10 +74,10 @@ def test_a_path_of_moves_goes_exactly_as_far_as_the_table(
 
 
 @given(to=st.sampled_from(sorted(TERMINAL)), now=st.floats(1.0, 1e9))
-def test_a_job_that_is_over_is_held_by_nobody(to: Status, now: float) -> None:
+def test_a_job_that_is_over_is_held_by_nobody(to: JobStatus, now: float) -> None:
     lease = Lease(token=7, owner="one", until=2.0, counted=1.0)
     running = changed(
-        a_job(Status.RUNNING), stage=Stage.TRAINING, lease=lease, waiting="teacher", backoffs=3
+        a_job(JobStatus.RUNNING), stage=Stage.TRAINING, lease=lease, waiting="teacher", backoffs=3
     )
     over = moved(running, to, now, {})
     assert over.lease == Lease(token=7)
@@ -88,7 +88,9 @@ def test_a_job_that_is_over_is_held_by_nobody(to: Status, now: float) -> None:
 def test_time_is_counted_once_and_into_the_stage_it_was_spent_in() -> None:
     """Held from 10 s: 5 s of training, then 3 s of evaluating; a clock set back adds nothing."""
     job = changed(
-        a_job(Status.RUNNING), stage=Stage.TRAINING, lease=Lease(token=1, owner="one", counted=10.0)
+        a_job(JobStatus.RUNNING),
+        stage=Stage.TRAINING,
+        lease=Lease(token=1, owner="one", counted=10.0),
     )
     job = counted(counted(job, 12.0), 15.0)
     job = changed(job, stage=Stage.EVALUATING)
@@ -101,7 +103,7 @@ def test_changes_are_validated() -> None:
         with pytest.raises(ValueError, match="validation error"):
             changed(a_job(), **wrong)
     with pytest.raises(TypeError):
-        amend(MemoryJobs(), "ftjob-1", 1, status=Status.SUCCEEDED)
+        amend(MemoryJobs(), "ftjob-1", 1, status=JobStatus.SUCCEEDED)
 
 
 class Workers(RuleBasedStateMachine):
@@ -140,7 +142,7 @@ class Workers(RuleBasedStateMachine):
         self.silent += lapsed
         assert got.attempt == self.silent
         if self.silent >= MAX_ATTEMPTS:
-            assert got.status is Status.FAILED
+            assert got.status is JobStatus.FAILED
             self.holder = None
             return
         assert got.lease.token > max(self.tokens)

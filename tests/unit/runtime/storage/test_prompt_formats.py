@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
-from qcrd.records.prompt_format import Manner
+from qcrd.records.prompt_format import PromptFormat
 from qcrd.runtime.storage.prompt_formats import read_manner
 from services.teacher.errors import Refused
 from services.teacher.openai.requests import Message
@@ -20,17 +20,17 @@ from services.teacher.students.loading import limits
 from services.teacher.students.prompting import last_question
 
 TOLD = {"predict": "predict: ", "explain": "explain: ", "suffix": "\nAnswer:"}
-JOINED = Manner(predict="predict: ", joined=True)
+JOINED = PromptFormat(predict="predict: ", joined=True)
 
 
 def test_a_question_is_asked_in_the_words_of_training() -> None:
-    manner = Manner.model_validate(TOLD)
-    assert manner.prompt(manner.predict, " what? ") == "predict: what?\nAnswer:"
-    assert manner.explains
-    assert JOINED.explains
-    assert not Manner(predict="predict: ").explains
+    manner = PromptFormat.model_validate(TOLD)
+    assert manner.format_prompt(manner.predict, " what? ") == "predict: what?\nAnswer:"
+    assert manner.can_explain
+    assert JOINED.can_explain
+    assert not PromptFormat(predict="predict: ").can_explain
     # 32 tokens of label, and before it 256 of rationale where both are one answer
-    assert (manner.longest_answer, JOINED.longest_answer) == (32, 288)
+    assert (manner.max_new_tokens, JOINED.max_new_tokens) == (32, 288)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_a_question_is_asked_in_the_words_of_training() -> None:
     ],
 )
 def test_rationale_and_label_of_one_answer(said: str, rationale: str, label: str) -> None:
-    assert JOINED.apart(said) == (rationale, label)
-    assert Manner(predict="predict: ").apart(said) == ("", said.strip())
+    assert JOINED.split_output(said) == (rationale, label)
+    assert PromptFormat(predict="predict: ").split_output(said) == ("", said.strip())
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_folder_that_is_no_student(tmp_path: Path, text: str | None, says: str
 
 def test_a_folder_of_a_later_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "qcrd.json").write_text(json.dumps({**TOLD, "mood": "good"}))
-    assert read_manner(tmp_path) == Manner.model_validate(TOLD)
+    assert read_manner(tmp_path) == PromptFormat.model_validate(TOLD)
 
 
 @given(st.lists(st.text(alphabet="ab \n", max_size=4), max_size=8))
@@ -99,4 +99,4 @@ def test_a_conversation_without_a_question_is_refused() -> None:
 def test_an_encoder_decoder_has_room_for_question_and_answer(
     config: dict[str, Any], expected: tuple[int | None, int | None]
 ) -> None:
-    assert limits(config, Manner.model_validate(TOLD)) == expected
+    assert limits(config, PromptFormat.model_validate(TOLD)) == expected
