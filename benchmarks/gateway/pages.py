@@ -78,7 +78,7 @@ def _write(system: System, made: list[RationaleItem]) -> None:
     judged = RationaleScoreManifest(
         job_id=JOB, version=2, scores=keys.job_scores_key(JOB), revision="none", created_at=2.0
     )
-    write_record(system.store, keys.rationale_judged_key(SET, JOB), judged)
+    write_record(system.store, keys.rationale_scores_key(SET, JOB), judged)
     write_record(system.store, keys.rationale_manifest_key(SET), _manifest(shards, made))
 
 

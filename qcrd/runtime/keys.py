@@ -8,7 +8,7 @@ import secrets
 
 from qcrd.errors import Invalid
 
-ID = re.compile(r"[a-z]+-[0-9a-f]{24}")
+ID_PATTERN = re.compile(r"[a-z]+-[0-9a-f]{24}")
 
 
 def new_id(prefix: str) -> str:
@@ -16,21 +16,21 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(12)}"
 
 
-def check_id(value: str, param: str) -> str:
+def validate_id(value: str, param: str) -> str:
     """`value` if it can be an id. Nothing else becomes part of a key, so no key can be forged."""
-    if not ID.fullmatch(value):
+    if not ID_PATTERN.fullmatch(value):
         raise Invalid(f"`{param}`: {value[:80]!r} is not an id", param=param, code="invalid_id")
     return value
 
 
 def digest(*parts: str | bytes) -> str:
     """24 hex digits of the SHA-256 of `parts`; their boundaries count, so ("ab",) != ("a", "b")."""
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        whole.update(len(data).to_bytes(8, "big"))
-        whole.update(data)
-    return whole.hexdigest()[:24]
+        hasher.update(len(data).to_bytes(8, "big"))
+        hasher.update(data)
+    return hasher.hexdigest()[:24]
 
 
 # --- object store ----------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def rationale_shard_key(set_id: str, number: int) -> str:
     return f"{rationale_prefix(set_id)}shard-{number:05d}.jsonl.zst"
 
 
-def rationale_held_key(set_id: str, name: str) -> str:
+def rationale_holdout_key(set_id: str, name: str) -> str:
     """Questions that nobody trains on; `name` is `test` or `validation`."""
     return f"{rationale_prefix(set_id)}{name}.jsonl.zst"
 
@@ -106,12 +106,12 @@ def rationale_revision_key(set_id: str, revision: str) -> str:
     return f"{rationale_prefix(set_id)}revisions/{revision}.json"
 
 
-def rationale_judged_prefix(set_id: str) -> str:
+def rationale_scores_prefix(set_id: str) -> str:
     return f"{rationale_prefix(set_id)}judged/"
 
 
-def rationale_judged_key(set_id: str, job_id: str) -> str:
-    return f"{rationale_judged_prefix(set_id)}{job_id}.json"
+def rationale_scores_key(set_id: str, job_id: str) -> str:
+    return f"{rationale_scores_prefix(set_id)}{job_id}.json"
 
 
 def rationale_manifest_key(set_id: str) -> str:
@@ -183,21 +183,21 @@ ACTIVE_JOBS = "qcrd:jobs:active"
 """The same, of the jobs that are not concluded."""
 REAPER_LOCK = "qcrd:reaper"
 """Held by the one worker that looks for abandoned jobs."""
-TALLY = "qcrd:tally"
+COUNTERS = "qcrd:tally"
 """Hash of what workers counted."""
 
 
-def jobs_in_status(status: str) -> str:
+def jobs_by_status_key(status: str) -> str:
     """Sorted set of the ids of the jobs in this status, by creation time."""
     return f"qcrd:jobs:status:{status}"
 
 
-def waiting_jobs(task: str) -> str:
+def waiting_jobs_key(task: str) -> str:
     """Sorted set of the ids of the jobs that nobody works on and `task` is for, best last."""
     return f"qcrd:jobs:waiting:{task}"
 
 
-def running_jobs(owner: str) -> str:
+def running_jobs_key(owner: str) -> str:
     """Sorted set of the ids of this owner's running jobs, by creation time."""
     return f"qcrd:jobs:running:{owner}"
 
@@ -210,7 +210,7 @@ def events_key(job_id: str) -> str:
     return f"qcrd:events:{job_id}"
 
 
-def told_key(job_id: str) -> str:
+def emitted_once_key(job_id: str) -> str:
     """What of the job's events must not be told twice."""
     return f"qcrd:told:{job_id}"
 
@@ -223,7 +223,7 @@ def webhook_key(delivery_id: str) -> str:
     return f"qcrd:webhook:{delivery_id}"
 
 
-def ledger_key(set_key: str) -> str:
+def generation_buffer_key(set_key: str) -> str:
     return f"qcrd:ledger:{set_key}"
 
 

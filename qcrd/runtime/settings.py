@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 T = TypeVar("T")
 
 
-def _settings(prefix: str) -> SettingsConfigDict:
+def _settings_config(prefix: str) -> SettingsConfigDict:
     return SettingsConfigDict(
         env_prefix=prefix,
         frozen=True,
@@ -28,7 +28,7 @@ def _settings(prefix: str) -> SettingsConfigDict:
 class RedisSettings(BaseSettings):
     """Jobs, events, the ledger and the queues' broker all live in this one database."""
 
-    model_config = _settings("QCRD_REDIS_")
+    model_config = _settings_config("QCRD_REDIS_")
 
     url: str = "redis://127.0.0.1:6379/0"
 
@@ -37,7 +37,7 @@ class StoreSettings(BaseSettings):
     """An S3 endpoint as `host:port`. Presigned links carry `public_endpoint` when it is given,
     because a browser seldom reaches the name that containers call the store by."""
 
-    model_config = _settings("QCRD_S3_")
+    model_config = _settings_config("QCRD_S3_")
 
     endpoint: str = "127.0.0.1:9000"
     access_key: str = ""
@@ -50,7 +50,7 @@ class StoreSettings(BaseSettings):
 class ModelSettings(BaseSettings):
     """Local base models: `<models_dir>/<name>/config.json`."""
 
-    model_config = _settings("QCRD_")
+    model_config = _settings_config("QCRD_")
 
     models_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path.home() / ".qcrd/models"
 
@@ -64,7 +64,7 @@ class RecoverySettings(BaseSettings):
     message that nobody took is sent again.
     """
 
-    model_config = _settings("QCRD_")
+    model_config = _settings_config("QCRD_")
 
     heartbeat_seconds: PositiveFloat = 10.0
     lease_seconds: PositiveFloat = 45.0
@@ -72,7 +72,7 @@ class RecoverySettings(BaseSettings):
     resend_seconds: PositiveFloat = 300.0
 
     @model_validator(mode="after")
-    def a_lease_outlives_a_lost_beat(self) -> Self:
+    def validate_lease_seconds(self) -> Self:
         if self.lease_seconds < 2 * self.heartbeat_seconds:
             raise ValueError(
                 f"QCRD_LEASE_SECONDS is {self.lease_seconds:g}, less than two heartbeats of "
@@ -83,21 +83,23 @@ class RecoverySettings(BaseSettings):
 
 
 class LogSettings(BaseSettings):
-    model_config = _settings("QCRD_LOG_")
+    model_config = _settings_config("QCRD_LOG_")
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
-def from_environment(read: Callable[[], T]) -> T:
+def load_settings(factory: Callable[[], T]) -> T:
     """What `read` makes of the environment. `SystemExit` with what is wrong with it, without the
     values, which can be secrets: unlike other errors that ends a Celery worker from the handler of
     a signal too."""
     try:
-        return read()
+        return factory()
     except ValidationError as error:
-        wrong = error.errors(include_input=False, include_context=False)
-        said = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in wrong]
-        reason = f"{error.title}: {'; '.join(said)}"
+        errors = error.errors(include_input=False, include_context=False)
+        messages = [
+            ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in errors
+        ]
+        reason = f"{error.title}: {'; '.join(messages)}"
     except SettingsError as error:
         reason = f"{error}: is it JSON?"
     raise SystemExit(f"the environment is wrong: {reason}")

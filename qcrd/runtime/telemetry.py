@@ -36,13 +36,13 @@ _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 log = logging.getLogger(__name__)
 
 
-def request_id() -> str | None:
+def current_request_id() -> str | None:
     """The id of the request that is being answered, or that a task came from."""
     return _request_id.get()
 
 
 @contextmanager
-def context(*, job_id: str | None = None, request_id: str | None = None) -> Iterator[None]:
+def log_context(*, job_id: str | None = None, request_id: str | None = None) -> Iterator[None]:
     """Log lines within carry these ids; None keeps the one that is already there."""
     job = _job_id.set(job_id or _job_id.get())
     request = _request_id.set(request_id or _request_id.get())
@@ -54,7 +54,7 @@ def context(*, job_id: str | None = None, request_id: str | None = None) -> Iter
 
 
 @contextmanager
-def surviving(what: str, *, quiet: bool = False) -> Iterator[None]:
+def log_exceptions(activity: str, *, quiet: bool = False) -> Iterator[None]:
     """The boundary of a thread or task that lives as long as its process: whatever goes wrong
     within is logged as `what`, unless `quiet`, and the block is left."""
     try:
@@ -62,12 +62,12 @@ def surviving(what: str, *, quiet: bool = False) -> Iterator[None]:
     except Exception as error:
         if not quiet:
             # An outage needs no traceback; what nobody foresaw does.
-            foreseen = isinstance(error, Transient)
-            level = logging.WARNING if foreseen else logging.ERROR
-            log.log(level, "%s: %s", what, error, exc_info=not foreseen)
+            is_outage = isinstance(error, Transient)
+            level = logging.WARNING if is_outage else logging.ERROR
+            log.log(level, "%s: %s", activity, error, exc_info=not is_outage)
 
 
-class _Json(logging.Formatter):
+class _JsonFormatter(logging.Formatter):
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
@@ -86,9 +86,9 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        shown = {name: value for name, value in line.items() if value is not None}
+        fields = {name: value for name, value in line.items() if value is not None}
         # Other libraries' records hold what they like: Celery's have dates.
-        return json.dumps(shown, default=str)
+        return json.dumps(fields, default=str)
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
@@ -97,7 +97,7 @@ def configure_logging(service: str, level: str = "INFO") -> None:
     A call adds fields of its own by `extra={"data": {…}}`.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json(service))
+    handler.setFormatter(_JsonFormatter(service))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task"):
         logger = logging.getLogger(name)
@@ -107,7 +107,7 @@ def configure_logging(service: str, level: str = "INFO") -> None:
 
 # --- HTTP ------------------------------------------------------------------------------------
 
-CRASH: Mapping[str, Any] = MappingProxyType(
+INTERNAL_ERROR_BODY: Mapping[str, Any] = MappingProxyType(
     {
         "error": {
             "message": "internal error; the log has it under this answer's x-request-id",
@@ -117,24 +117,24 @@ CRASH: Mapping[str, Any] = MappingProxyType(
         }
     }
 )
-QUIET = frozenset({"/health", "/ready", "/metrics"})
+UNLOGGED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """Asked every few seconds by orchestrators: counted, but not logged."""
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 
-class Extensible(Protocol):
+class SupportsMiddleware(Protocol):
     """What `install_http` needs of a Starlette or FastAPI app."""
 
     def add_middleware(self, middleware_class: Any, **kwargs: Any) -> None: ...
 
 
-def install_http(
-    app: Extensible,
+def install_http_telemetry(
+    app: SupportsMiddleware,
     service: str,
     registry: CollectorRegistry | None = None,
     *,
-    crash: Mapping[str, Any] = CRASH,
+    error_body: Mapping[str, Any] = INTERNAL_ERROR_BODY,
 ) -> CollectorRegistry:
     """Give every answer an `x-request-id`, answer `/metrics`, count, time and log requests.
 
@@ -144,18 +144,18 @@ def install_http(
     """
     registry = registry or CollectorRegistry()
     ProcessCollector(registry=registry)
-    app.add_middleware(Observed, service=service, registry=registry, crash=crash)
+    app.add_middleware(TelemetryMiddleware, service=service, registry=registry, crash=error_body)
     return registry
 
 
-class Observed:
+class TelemetryMiddleware:
     def __init__(
-        self, app: App, service: str, registry: CollectorRegistry, crash: Mapping[str, Any]
+        self, app: App, service: str, registry: CollectorRegistry, error_body: Mapping[str, Any]
     ) -> None:
         self._app = app
         self._service = service
         self._registry = registry
-        self._crash = json.dumps(dict(crash)).encode()
+        self._error_body = json.dumps(dict(error_body)).encode()
         labels = ("service", "method", "route", "status")
         self._requests = Counter("qcrd_http_requests", "Answers sent", labels, registry=registry)
         self._seconds = Histogram(
@@ -169,51 +169,56 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        own = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex[:24]}"
-        with context(request_id=own):
-            await self._observe(scope, receive, send, own)
+        header = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = header if _REQUEST_ID.fullmatch(header) else f"req-{uuid.uuid4().hex[:24]}"
+        with log_context(request_id=request_id):
+            await self._handle(scope, receive, send, request_id)
 
-    async def _observe(self, scope: Scope, receive: Receive, send: Send, own: str) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started, status = time.perf_counter(), 0
 
-        async def tagged(message: Message) -> None:
+        async def send_with_request_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", own.encode())]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                ]
             await send(message)
 
         try:
             if scope["path"] == "/metrics" and scope["method"] == "GET":
                 # A collector may ask Redis, which must not hold up everybody else.
                 body = await asyncio.to_thread(generate_latest, self._registry)
-                await _answer(tagged, 200, CONTENT_TYPE_LATEST, body)
+                await _send_response(send_with_request_id, 200, CONTENT_TYPE_LATEST, body)
             else:
-                await self._app(scope, receive, tagged)
+                await self._app(scope, receive, send_with_request_id)
         except Exception:
             log.exception("request failed")
             if not status:
-                await _answer(tagged, 500, "application/json", self._crash)
+                await _send_response(
+                    send_with_request_id, 500, "application/json", self._error_body
+                )
         finally:
-            self._count(scope, status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
 
-    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"]
         # The route's template: a label per concrete path would grow with every job.
         route = getattr(scope.get("route"), "path", None) or (
-            scope["path"] if scope["path"] in QUIET else "unmatched"
+            scope["path"] if scope["path"] in UNLOGGED_PATHS else "unmatched"
         )
         self._requests.labels(self._service, method, route, str(status)).inc()
         self._seconds.labels(self._service, method, route).observe(seconds)
-        if scope["path"] not in QUIET:
+        if scope["path"] not in UNLOGGED_PATHS:
             data: dict[str, Any] = {"status": status, "milliseconds": round(seconds * 1000, 1)}
             if (key := scope.get("state", {}).get("key")) is not None:
                 data["key"] = key.name
             log.info("%s %s", method, scope["path"], extra={"data": data})
 
 
-async def _answer(send: Send, status: int, content_type: str, body: bytes) -> None:
+async def _send_response(send: Send, status: int, content_type: str, body: bytes) -> None:
     headers = [(b"content-type", content_type.encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -14,7 +14,7 @@ from qcrd.runtime.redis.generation_buffer import RedisLedger
 from qcrd.runtime.redis.webhook_queue import RedisDeliveries
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.store import Store, open_store
-from qcrd.runtime.telemetry import install_http
+from qcrd.runtime.telemetry import install_http_telemetry
 from services.api import health
 from services.api.completions import routes as completions
 from services.api.completions.student_client import StudentServer
@@ -72,7 +72,7 @@ def create_app(
     seconds = settings.guard.body_seconds
     app.add_middleware(Incoming, file_bytes=settings.files.max_file_bytes, seconds=seconds)
     app.add_middleware(Admission, keyring=keyring, rates=shared.rates)
-    install_http(app, "api").register(System(jobs_, shared.tally))
+    install_http_telemetry(app, "api").register(System(jobs_, shared.tally))
     return app
 
 

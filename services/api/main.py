@@ -7,7 +7,7 @@ import socket
 
 import uvicorn
 
-from qcrd.runtime.settings import LogSettings, ModelSettings, from_environment
+from qcrd.runtime.settings import LogSettings, ModelSettings, load_settings
 from qcrd.runtime.telemetry import configure_logging
 from services.api.app import connected
 from services.api.dependencies import Settings
@@ -50,12 +50,12 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def main() -> None:
-    settings = from_environment(
+    settings = load_settings(
         lambda: Settings(ApiSettings(), TeacherSettings(), FileSettings(), ModelSettings())
     )
-    configure_logging("api", from_environment(LogSettings).level)
+    configure_logging("api", load_settings(LogSettings).level)
     try:
-        app = from_environment(lambda: connected(settings))
+        app = load_settings(lambda: connected(settings))
     except ValueError as error:
         raise SystemExit(f"QCRD_API_KEYS_FILE: {error}") from error
     server = listening(settings.api.host, settings.api.port)

@@ -38,10 +38,10 @@ from qcrd.runtime.settings import (
     RecoverySettings,
     RedisSettings,
     StoreSettings,
-    from_environment,
+    load_settings,
 )
 from qcrd.runtime.storage.store import open_store
-from qcrd.runtime.telemetry import configure_logging, surviving
+from qcrd.runtime.telemetry import configure_logging, log_exceptions
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher_client import reach_teachers_offline
 from services.api.settings import TeacherSettings
@@ -94,7 +94,7 @@ def reap_forever() -> None:
     redis, deps, owner = worker().redis, worker().deps(), secrets.token_hex(8)
     pause = worker().recovery.reap_seconds
     while not stopping.wait(pause):
-        with surviving("cannot look for abandoned jobs"):
+        with log_exceptions("cannot look for abandoned jobs"):
             with redis_outage():
                 leading = redis.set(keys.REAPER_LOCK, owner, nx=True, px=int(pause * 900))
             if leading:
@@ -121,8 +121,8 @@ def deliver() -> None:
 
 def check_environment(**_: Any) -> None:
     """Before the first message is taken, which would be used up by a worker that cannot work."""
-    from_environment(LogSettings)
-    from_environment(lambda: worker().deps())
+    load_settings(LogSettings)
+    load_settings(lambda: worker().deps())
 
 
 def start(**_: Any) -> None:

@@ -16,7 +16,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings
 from qcrd.runtime.storage.base_models import find_base
 from qcrd.runtime.storage.store import Store, open_store
-from qcrd.runtime.telemetry import configure_logging, install_http
+from qcrd.runtime.telemetry import configure_logging, install_http_telemetry
 from services.discriminator.registry import Judges
 from services.discriminator.schemas import (
     Pretrain,
@@ -34,31 +34,31 @@ def create_app(judges: Judges, ready: Callable[[], None]) -> FastAPI:
 
     @app.put("/v1/judges/{judge_id}")
     def create(judge_id: str, body: CreateJudgeRequest) -> JudgeVersion:
-        return judges.create(keys.check_id(judge_id, "judge_id"), body)
+        return judges.create(keys.validate_id(judge_id, "judge_id"), body)
 
     @app.get("/v1/judges/{judge_id}")
     def describe(judge_id: str, resident: bool = False) -> JudgeVersion:
         """With `resident`, 404 rather than to bring back a judge that is not in memory: whoever
         only looks takes no other judge's place."""
         find = judges.held if resident else judges.get
-        return find(keys.check_id(judge_id, "judge_id")).current
+        return find(keys.validate_id(judge_id, "judge_id")).current
 
     @app.post("/v1/judges/{judge_id}/pretrain")
     def pretrain(judge_id: str, body: Pretrain) -> JudgeVersion:
-        return judges.get(keys.check_id(judge_id, "judge_id")).pretrain(body.contrasts)
+        return judges.get(keys.validate_id(judge_id, "judge_id")).pretrain(body.contrasts)
 
     @app.post("/v1/judges/{judge_id}/update")
     def update(judge_id: str, body: Update) -> JudgeVersion:
-        seat = judges.get(keys.check_id(judge_id, "judge_id"))
+        seat = judges.get(keys.validate_id(judge_id, "judge_id"))
         return seat.update(body.iteration, body.contrasts, body.weight, keep=body.keep)
 
     @app.post("/v1/judges/{judge_id}/score")
     def score(judge_id: str, body: Score) -> Scores:
-        return judges.get(keys.check_id(judge_id, "judge_id")).score(body.pairs, body.version)
+        return judges.get(keys.validate_id(judge_id, "judge_id")).score(body.pairs, body.version)
 
     @app.post("/v1/judges/{judge_id}/restore")
     def restore(judge_id: str, body: Restore) -> JudgeVersion:
-        return judges.get(keys.check_id(judge_id, "judge_id")).restore(body.version)
+        return judges.get(keys.validate_id(judge_id, "judge_id")).restore(body.version)
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -71,7 +71,7 @@ def create_app(judges: Judges, ready: Callable[[], None]) -> FastAPI:
 
     app.add_exception_handler(QcrdError, _known_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
-    install_http(app, "discriminator")
+    install_http_telemetry(app, "discriminator")
     return app
 
 

@@ -52,7 +52,7 @@ def keep(
         revision=revision.id,
         created_at=time.time(),
     )
-    write_record(store, keys.rationale_judged_key(manifest.id, job_id), judged)
+    write_record(store, keys.rationale_scores_key(manifest.id, job_id), judged)
 
 
 def _of_the_set(

@@ -75,7 +75,7 @@ def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
     if job.lease.token != token:
         raise LeaseLost(f"job {job_id} has gone to another worker")
     holding = Holding(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
-    with telemetry.context(request_id=job.request_id), holding:
+    with telemetry.log_context(request_id=job.request_id), holding:
         return _distilled(StageContext(deps, job, holding), deps)
 
 
@@ -148,7 +148,7 @@ def main() -> None:
         return
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    with telemetry.context(job_id=given.job):
+    with telemetry.log_context(job_id=given.job):
         try:
             found = run(given.job, given.token, stopping)
         except (Interrupted, LeaseLost) as error:

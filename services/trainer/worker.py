@@ -27,7 +27,7 @@ from qcrd.runtime.settings import (
     RecoverySettings,
     RedisSettings,
     StoreSettings,
-    from_environment,
+    load_settings,
 )
 from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
@@ -71,9 +71,9 @@ def log_as_json(**_: Any) -> None:
 
 def check_environment(**_: Any) -> None:
     """Before the first message is taken, which would be used up by a worker that cannot work."""
-    from_environment(LogSettings)
-    from_environment(TrainerSettings)
-    from_environment(deps)
+    load_settings(LogSettings)
+    load_settings(TrainerSettings)
+    load_settings(deps)
 
 
 def stop(**_: Any) -> None:

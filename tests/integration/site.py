@@ -74,7 +74,7 @@ def item(thing: str, number: int) -> RationaleItem:
 
 def write_set(store: Store) -> str:
     set_id = keys.new_id("set")
-    shard, test = keys.rationale_shard_key(set_id, 0), keys.rationale_held_key(set_id, "test")
+    shard, test = keys.rationale_shard_key(set_id, 0), keys.rationale_holdout_key(set_id, "test")
     write_lines(store, shard, [item(t, n) for t in THINGS for n in range(8)])
     tested = [question(thing, number) for thing in THINGS for number in (8, 9)]
     write_lines(

@@ -24,7 +24,7 @@ class StageTask(Task):  # type: ignore[misc]  # celery has no types
 
     def __call__(self, job_id: str) -> Any:
         request_id = getattr(self.request, "x_request_id", None)
-        with telemetry.context(job_id=job_id, request_id=request_id):
+        with telemetry.log_context(job_id=job_id, request_id=request_id):
             return super().__call__(job_id)
 
 
@@ -102,7 +102,7 @@ class CeleryQueue:
                 queue=TASKS[stage],
                 countdown=countdown or None,
                 ignore_result=True,
-                headers={"x_request_id": telemetry.request_id()},
+                headers={"x_request_id": telemetry.current_request_id()},
             )
         except OperationalError as error:
             raise Transient(f"the queue takes no messages: {error}") from error

@@ -85,13 +85,13 @@ def run_stage(deps: Deps, job_id: str, stage: Stage, work: Work) -> None:
     """Do `stage` of the job that comes first among those that wait for it; `job_id` is whom the
     message was sent for. By one worker at a time, however often it is delivered. Raises
     `Transient` only when Redis is away while this process is shutting down."""
-    with telemetry.context(job_id=job_id):
+    with telemetry.log_context(job_id=job_id):
         job = _patiently(deps, lambda: take(deps, job_id, stage))
         if job is None:
             log.info("nothing to do for %s", stage.value)
             deps.tally.add("deliveries_refused", task=TASKS[stage])
             return
-    with telemetry.context(job_id=job.id, request_id=job.request_id):
+    with telemetry.log_context(job_id=job.id, request_id=job.request_id):
         if job.status in TERMINAL:
             _patiently(deps, lambda: conclude(deps, job))
             _patiently(deps, lambda: nudge(deps.jobs, deps.queue, job))

@@ -75,13 +75,13 @@ def waits(job: Job) -> bool:
 def indexes(job: Job) -> dict[str, float]:
     """The sorted sets that `job` is in, with its score in each; the store keeps them so."""
     score = job.created_at
-    found = {keys.JOBS: score, keys.jobs_in_status(job.status): score}
+    found = {keys.JOBS: score, keys.jobs_by_status_key(job.status): score}
     if not job.concluded:
         found[keys.ACTIVE_JOBS] = score
     if job.status is JobStatus.RUNNING:
-        found[keys.running_jobs(job.owner)] = score
+        found[keys.running_jobs_key(job.owner)] = score
     if waits(job):
-        found[keys.waiting_jobs(task_of(job))] = RANK[job.spec.priority] - score
+        found[keys.waiting_jobs_key(task_of(job))] = RANK[job.spec.priority] - score
     return found
 
 

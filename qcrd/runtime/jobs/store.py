@@ -100,7 +100,7 @@ class MemoryJobs:
         with self._lock:
             before = self.get(job_id)
             after = change(before)
-            check_room(before, after, len(self._index(keys.running_jobs(after.owner))))
+            check_room(before, after, len(self._index(keys.running_jobs_key(after.owner))))
             self._records[job_id] = after.model_dump_json()
             return after
 
@@ -109,17 +109,17 @@ class MemoryJobs:
             self._records.pop(job_id, None)
 
     def waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
-        return self._index(keys.waiting_jobs(task))[start : start + limit]
+        return self._index(keys.waiting_jobs_key(task))[start : start + limit]
 
     def place(self, task: str, job_id: str) -> int | None:
-        line = [job.id for job in self._index(keys.waiting_jobs(task))]
+        line = [job.id for job in self._index(keys.waiting_jobs_key(task))]
         return line.index(job_id) if job_id in line else None
 
     def length(self, task: str) -> int:
-        return len(self._index(keys.waiting_jobs(task)))
+        return len(self._index(keys.waiting_jobs_key(task)))
 
     def census(self) -> dict[JobStatus, int]:
-        return {status: len(self._index(keys.jobs_in_status(status))) for status in JobStatus}
+        return {status: len(self._index(keys.jobs_by_status_key(status))) for status in JobStatus}
 
     def _index(self, name: str) -> list[Job]:
         """The jobs in this sorted set, the highest score first."""
@@ -207,7 +207,7 @@ class RedisJobs:
         if after is before:
             return after
         if after.running_limit is not None and after.status is not before.status:
-            others = keys.running_jobs(after.owner)
+            others = keys.running_jobs_key(after.owner)
             pipe.watch(others)
             check_room(before, after, cast(int, pipe.zcard(others)))
         pipe.multi()
@@ -243,20 +243,20 @@ class RedisJobs:
 
     def waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
         with redis_outage():
-            return self._page(keys.waiting_jobs(task), start, limit)
+            return self._page(keys.waiting_jobs_key(task), start, limit)
 
     def place(self, task: str, job_id: str) -> int | None:
         with redis_outage():
-            return cast(int | None, self._redis.zrevrank(keys.waiting_jobs(task), job_id))
+            return cast(int | None, self._redis.zrevrank(keys.waiting_jobs_key(task), job_id))
 
     def length(self, task: str) -> int:
         with redis_outage():
-            return self._redis.zcard(keys.waiting_jobs(task))
+            return self._redis.zcard(keys.waiting_jobs_key(task))
 
     def census(self) -> dict[JobStatus, int]:
         with redis_outage(), self._redis.pipeline(transaction=False) as pipe:
             for status in JobStatus:
-                pipe.zcard(keys.jobs_in_status(status))
+                pipe.zcard(keys.jobs_by_status_key(status))
             return dict(zip(JobStatus, pipe.execute(), strict=True))
 
     def list(self, after: str | None, limit: int) -> list[Job]:

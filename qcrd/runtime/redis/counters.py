@@ -77,13 +77,13 @@ class RedisTally:
     def add(self, name: str, value: float = 1.0, **labels: str) -> None:
         try:
             with redis_outage():
-                self._redis.hincrbyfloat(keys.TALLY, _field(name, labels), value)
+                self._redis.hincrbyfloat(keys.COUNTERS, _field(name, labels), value)
         except Transient as error:
             log.warning("not counted: %s by %s: %s", name, value, error)
 
     def read(self) -> list[Count]:
         with redis_outage():
-            found = cast(dict[str, str], self._redis.hgetall(keys.TALLY))
+            found = cast(dict[str, str], self._redis.hgetall(keys.COUNTERS))
         return [_count(field, float(value)) for field, value in sorted(found.items())]
 
 

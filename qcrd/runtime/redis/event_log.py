@@ -218,7 +218,7 @@ class RedisEvents:
     ) -> Event:
         fields = {"message": message, "level": level, "type": type, "data": data or {}}
         name, number = self._call.next() if once is None else (f"once-{once}", 1)
-        names = [keys.events_key(job_id), keys.told_key(job_id)]
+        names = [keys.events_key(job_id), keys.emitted_once_key(job_id)]
         with redis_outage():
             made = self._append(names, [name, number, json.dumps(fields), KEPT])
         entry, body = cast(tuple[str, str], made)
@@ -255,7 +255,7 @@ class RedisEvents:
 
     def delete(self, job_id: str) -> None:
         with redis_outage():
-            self._redis.delete(keys.events_key(job_id), keys.told_key(job_id))
+            self._redis.delete(keys.events_key(job_id), keys.emitted_once_key(job_id))
 
 
 def _read(job_id: str, entries: Any) -> list[Event]:

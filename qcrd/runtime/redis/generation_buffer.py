@@ -52,14 +52,14 @@ class RedisLedger:
 
     def add(self, set_key: str, field: str, payload: str) -> None:
         with redis_outage():
-            self._redis.hset(keys.ledger_key(set_key), field, payload)
+            self._redis.hset(keys.generation_buffer_key(set_key), field, payload)
 
     def all(self, set_key: str) -> dict[str, str]:
         with redis_outage():
-            return cast(dict[str, str], self._redis.hgetall(keys.ledger_key(set_key)))
+            return cast(dict[str, str], self._redis.hgetall(keys.generation_buffer_key(set_key)))
 
     def clear(self, set_key: str, fields: Iterable[str]) -> None:
         names = list(fields)
         if names:
             with redis_outage():
-                self._redis.hdel(keys.ledger_key(set_key), *names)
+                self._redis.hdel(keys.generation_buffer_key(set_key), *names)

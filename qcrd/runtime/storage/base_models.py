@@ -29,7 +29,7 @@ def find_base(name: str, settings: ModelSettings, store: Store, *, param: str = 
     folder = settings.models_dir / name
     if (folder / "config.json").is_file():
         return folder
-    if keys.ID.fullmatch(name):
+    if keys.ID_PATTERN.fullmatch(name):
         return published(name, store, param)
     return _from_hub(name, settings, param)
 

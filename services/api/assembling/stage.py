@@ -155,7 +155,7 @@ def _write(
     batches = (items[start : start + SHARD] for start in range(0, len(items), SHARD))
     index.write(store, set_id, index.build(batches))
     written = {
-        name: _lines(store, keys.rationale_held_key(set_id, name), lines)
+        name: _lines(store, keys.rationale_holdout_key(set_id, name), lines)
         for name, lines in held_back.items()
     }
     manifest = RationaleManifest(

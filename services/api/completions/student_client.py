@@ -11,7 +11,7 @@ from starlette.responses import Response
 from qcrd.errors import Invalid, NotFound, QcrdError, Transient
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.http.asgi import while_connected
-from qcrd.runtime.telemetry import request_id
+from qcrd.runtime.telemetry import current_request_id
 from services.api.completions.schemas import Sampled
 from services.api.completions.stream import Relay, closed
 from services.api.settings import StudentSettings
@@ -57,7 +57,7 @@ class StudentServer:
 
         Raises `NotFound`, `Refused`, `Overloaded`, and `Transient` while the server is away.
         """
-        headers = {"content-type": "application/json", "x-request-id": request_id() or ""}
+        headers = {"content-type": "application/json", "x-request-id": current_request_id() or ""}
         request = self._client.build_request("POST", path, content=body, headers=headers)
         try:
             answer = await self._client.send(request, stream=True)

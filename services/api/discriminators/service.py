@@ -135,7 +135,7 @@ class Discriminators:
             ) from error
 
     def _numbers(self, judge_id: str) -> list[int]:
-        prefix = keys.judge_prefix(keys.check_id(judge_id, "judge_id"))
+        prefix = keys.judge_prefix(keys.validate_id(judge_id, "judge_id"))
         names = [key.removeprefix(prefix) for key in self._store.list(prefix)]
         return [int(name.split("/")[0]) for name in names if name.endswith("/judge.json")]
 

@@ -22,7 +22,7 @@ from qcrd.records.job import Event, Job
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.event_log import Events
-from qcrd.runtime.telemetry import surviving
+from qcrd.runtime.telemetry import log_exceptions
 
 BLOCK_MS = 500
 """How long one read waits. A job that is followed anew is in the next one."""
@@ -166,7 +166,7 @@ class Hub:
         away = False
         while (cursors := self._awaited()) is not None:
             served: bool | None = None
-            with surviving("followers wait", quiet=away):
+            with log_exceptions("followers wait", quiet=away):
                 served = self._read(cursors)
             away = served is None
             if away:

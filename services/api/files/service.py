@@ -85,7 +85,7 @@ def _describe(store: Store, blob: Blob, file_id: str, filename: str, owner: str)
 
 
 def find(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
-    key = keys.file_meta_key(keys.check_id(file_id, param))
+    key = keys.file_meta_key(keys.validate_id(file_id, param))
     try:
         return read_record(store, key, StoredFile)
     except NotFound as error:

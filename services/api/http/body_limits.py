@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Invalid, QcrdError, Transient
-from qcrd.runtime.telemetry import QUIET
+from qcrd.runtime.telemetry import UNLOGGED_PATHS
 from services.api.http.errors import ClientGone, TooLarge, TooSlow, UnsupportedType, answer
 
 
@@ -91,7 +91,7 @@ class Incoming:
 
 def _refuse(scope: Scope, body: Body) -> None:
     headers = Headers(scope=scope)
-    if scope.get("state", {}).get(FULL) and scope["path"] not in QUIET:
+    if scope.get("state", {}).get(FULL) and scope["path"] not in UNLOGGED_PATHS:
         raise Transient(
             "the server has as many connections as it takes: come back",
             code="too_many_connections",

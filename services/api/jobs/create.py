@@ -50,7 +50,7 @@ def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
         spec=spec,
         owner=caller.name,
         running_limit=caller.running_jobs,
-        request_id=telemetry.request_id(),
+        request_id=telemetry.current_request_id(),
         status=JobStatus.QUEUED,
         created_at=time.time(),
         budget=spec.budget,

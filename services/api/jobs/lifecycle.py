@@ -79,7 +79,7 @@ def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
     # Its end told and archived first: whoever does that later would bring back what is deleted.
     conclude(here, job)
     if job.rationale_set is not None:  # it names the scores, which go with the job
-        here.store.delete(keys.rationale_judged_key(job.rationale_set, job.id))
+        here.store.delete(keys.rationale_scores_key(job.rationale_set, job.id))
     for prefix in (keys.job_prefix(job.id), keys.judge_prefix(job.id)):
         for key in here.store.list(prefix):
             here.store.delete(key)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from qcrd.records.job import Job
 from qcrd.records.spec import Budget
-from qcrd.runtime.keys import check_id
+from qcrd.runtime.keys import validate_id
 from services.api.dependencies import Caller, Gateway, Here
 from services.api.events import sse
 from services.api.http import schemas, serializers
@@ -57,7 +57,7 @@ def estimated(here: Here, body: Spec) -> Estimate:
 def listed(
     here: Here, after: str | None = None, limit: Limit = 20
 ) -> schemas.Page[schemas.JobObject]:
-    found = here.jobs.list(after and check_id(after, "after"), limit + 1)
+    found = here.jobs.list(after and validate_id(after, "after"), limit + 1)
     jobs = shown_all(found[:limit], here.jobs, here.shared.tally)
     return serializers.page(jobs, has_more=len(found) > limit)
 
@@ -130,7 +130,7 @@ def events(
 
 
 def _job(here: Gateway, job_id: str) -> Job:
-    return here.jobs.get(check_id(job_id, "job_id"))
+    return here.jobs.get(validate_id(job_id, "job_id"))
 
 
 def _shown(here: Gateway, job: Job) -> schemas.JobObject:

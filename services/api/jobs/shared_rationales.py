@@ -43,7 +43,7 @@ def check_shared(spec: JobSpec, jobs: JobStore) -> None:
 def _named(job_id: str, jobs: JobStore) -> Job:
     """In a spec a job that is missing is a wrong value, not a wrong address."""
     try:
-        return jobs.get(keys.check_id(job_id, "knowledge_of"))
+        return jobs.get(keys.validate_id(job_id, "knowledge_of"))
     except NotFound as error:
         raise Invalid(
             f"`knowledge_of`: there is no job {job_id}: leave it out, and this job assembles a "

@@ -37,7 +37,7 @@ def newest_first(store: Store) -> list[PublishedModel]:
 
 
 def find(store: Store, model_id: str) -> PublishedModel:
-    key = keys.model_manifest_key(keys.check_id(model_id, "model"))
+    key = keys.model_manifest_key(keys.validate_id(model_id, "model"))
     try:
         return read_record(store, key, PublishedModel)
     except NotFound as error:
@@ -48,7 +48,7 @@ def find(store: Store, model_id: str) -> PublishedModel:
 
 def check_published(store: Store, model_id: str) -> None:
     """`NotFound` also for what cannot be an id: clients ask for models of other servers."""
-    if not keys.ID.fullmatch(model_id):
+    if not keys.ID_PATTERN.fullmatch(model_id):
         raise NotFound(
             f"`model`: there is no model {model_id[:80]!r}; GET /v1/models lists them",
             param="model",
@@ -108,7 +108,7 @@ def check_base(name: str, settings: ModelSettings, store: Store, param: str) -> 
         )
     if name in local_bases(settings):
         return _config(settings, name, param)
-    if keys.ID.fullmatch(name) and _published(store, name):
+    if keys.ID_PATTERN.fullmatch(name) and _published(store, name):
         return {}
     try:
         return _on_hub(name)

@@ -43,10 +43,10 @@ def find(
     """Whose scores are shown: those of `job_id`, or of the job that assembled the set, or else the
     newest. None where no judge has scored it; `NotFound` when `job_id` names a judge that has not.
     """
-    prefix = keys.rationale_judged_prefix(manifest.id)
+    prefix = keys.rationale_scores_prefix(manifest.id)
     listed = store.list(prefix)
     named = job_id or manifest.job_id
-    if named and (key := keys.rationale_judged_key(manifest.id, named)) in listed:
+    if named and (key := keys.rationale_scores_key(manifest.id, named)) in listed:
         return read_record(store, key, RationaleScoreManifest)
     if job_id:
         raise NotFound(
@@ -60,7 +60,7 @@ def find(
 
 
 def all_of(store: Store, set_id: str) -> list[RationaleScoreManifest]:
-    listed = store.list(keys.rationale_judged_prefix(set_id))
+    listed = store.list(keys.rationale_scores_prefix(set_id))
     return [read_record(store, key, RationaleScoreManifest) for key in listed]
 
 

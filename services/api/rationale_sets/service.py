@@ -135,7 +135,7 @@ class RationaleSets:
         return View(manifest, self._index(manifest), self._edits_of(set_id), scores)
 
     def _manifest(self, set_id: str) -> RationaleManifest:
-        key = keys.rationale_manifest_key(keys.check_id(set_id, "set_id"))
+        key = keys.rationale_manifest_key(keys.validate_id(set_id, "set_id"))
         try:
             return read_record(self._store, key, RationaleManifest)
         except NotFound as error:

@@ -124,7 +124,7 @@ def _check(here: Gateway, spec: StudySpec) -> None:
 
 
 def find(store: Store, study_id: str) -> Study:
-    key = keys.study_key(keys.check_id(study_id, "study_id"))
+    key = keys.study_key(keys.validate_id(study_id, "study_id"))
     try:
         return read_record(store, key, Study)
     except NotFound as error:

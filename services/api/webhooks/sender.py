@@ -19,7 +19,7 @@ from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.jobs.stage_context import Deps
 from qcrd.runtime.redis.webhook_queue import Deliveries
-from qcrd.runtime.telemetry import surviving
+from qcrd.runtime.telemetry import log_exceptions
 from services.api.webhooks.signing import WebhookSettings, body, check_webhook, headers, host_of
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ async def deliver_forever(
         while not stopping.is_set():
             room = AT_ONCE - len(under_way)
             due: list[WebhookDelivery] = []
-            with surviving("cannot look for webhooks that are due"):
+            with log_exceptions("cannot look for webhooks that are due"):
                 due = await asyncio.to_thread(_due, ports.deliveries, room)
             under_way |= {asyncio.create_task(sending.deliver(delivery)) for delivery in due}
             if under_way:
@@ -80,7 +80,7 @@ class Sending:
 
     async def deliver(self, delivery: WebhookDelivery) -> None:
         """One attempt, and what follows from it. Raises nothing: the lease repairs what it lost."""
-        with surviving(f"webhook {delivery.id} is due again"):
+        with log_exceptions(f"webhook {delivery.id} is due again"):
             if await asyncio.to_thread(self._wanted, delivery):
                 answer = await self._send(delivery)
                 await asyncio.to_thread(self._note, delivery, answer)

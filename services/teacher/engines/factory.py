@@ -64,7 +64,7 @@ def _published(model_id: str) -> Path:
     """A student that the trainer published: s3://bucket/models/<id>."""
     bucket, _, key = model_id.removeprefix(S3).partition("/")
     student = key.removeprefix(keys.MODELS).strip("/")
-    if not key.startswith(keys.MODELS) or not keys.ID.fullmatch(student):
+    if not key.startswith(keys.MODELS) or not keys.ID_PATTERN.fullmatch(student):
         raise _missing(model_id, "an address in the store is s3://<bucket>/models/<id>")
     store = open_store(StoreSettings().model_copy(update={"bucket": bucket}))
     try:

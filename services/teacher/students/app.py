@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 import qcrd
 from qcrd.errors import Transient
 from qcrd.runtime.http.asgi import again
-from qcrd.runtime.telemetry import install_http
+from qcrd.runtime.telemetry import install_http_telemetry
 from services.teacher.app import install_errors
 from services.teacher.inference.wire import JSON, Body
 from services.teacher.request_body import body as read_body
@@ -65,7 +65,7 @@ def create_students(
         return {"status": "ready"}
 
     install_errors(app, strict=False)
-    install_http(app, "students", _gauges(shelf), crash=CRASH)
+    install_http_telemetry(app, "students", _gauges(shelf), error_body=CRASH)
     return app
 
 

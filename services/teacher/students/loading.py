@@ -53,7 +53,7 @@ class Opener:
 
     async def __call__(self, name: str) -> Opened:
         """Raises `UnknownStudent`, `StudentBroken`, `StoreAway`."""
-        if not keys.ID.fullmatch(name):
+        if not keys.ID_PATTERN.fullmatch(name):
             raise UnknownStudent(name)
         started = monotonic()
         # Of this process alone: what is closed leaves nothing behind on the disk.

@@ -10,7 +10,7 @@ from qcrd.records.job import Stage
 from qcrd.runtime.jobs.queue import celery_app
 from qcrd.runtime.jobs.state_machine import TASKS
 from qcrd.runtime.settings import RedisSettings
-from qcrd.runtime.telemetry import configure_logging, request_id
+from qcrd.runtime.telemetry import configure_logging, current_request_id
 
 configure_logging("queue-test")
 app = celery_app(RedisSettings())
@@ -20,4 +20,4 @@ app = celery_app(RedisSettings())
 def train(job_id: str) -> None:
     logging.getLogger("task").info("got it")
     with Path(os.environ["SEEN_FILE"]).open("a") as seen:
-        seen.write(f"{job_id} {request_id()}\n")
+        seen.write(f"{job_id} {current_request_id()}\n")

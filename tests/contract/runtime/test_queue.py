@@ -127,7 +127,7 @@ def test_a_worker_waits_for_its_broker_at_the_start_and_in_the_middle(
     queue = CeleryQueue(celery_app(settings))
 
     def arrives(job_id: str) -> None:
-        with telemetry.context(request_id=f"req-{job_id}"):
+        with telemetry.log_context(request_id=f"req-{job_id}"):
             queue.send(Stage.TRAINING, job_id)
         deadline = time.monotonic() + 40
         while not seen.exists() or job_id not in seen.read_text():

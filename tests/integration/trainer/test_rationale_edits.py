@@ -91,7 +91,7 @@ def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site) -> None
     job = site.work(submit(site, set_id))
     assert job.status is JobStatus.SUCCEEDED, job.failure
     judged = read_record(
-        site.store, keys.rationale_judged_key(set_id, job.id), RationaleScoreManifest
+        site.store, keys.rationale_scores_key(set_id, job.id), RationaleScoreManifest
     )
     assert (judged.version, judged.revision) == (5, job.rationale_revision)
     found = {s.rationale_id: s for s in read_lines(site.store, judged.scores, RationaleScore)}

@@ -13,7 +13,7 @@ from qcrd.runtime import keys
 def test_new_ids_are_ids_and_all_different() -> None:
     made = {keys.new_id("ftjob") for _ in range(1000)}
     assert len(made) == 1000
-    assert all(keys.check_id(one, "id") == one for one in made)
+    assert all(keys.validate_id(one, "id") == one for one in made)
 
 
 @given(st.text(max_size=60))
@@ -27,14 +27,14 @@ def test_nothing_but_an_id_passes_as_one(value: str) -> None:
     )
     if not looks_right:
         with pytest.raises(Invalid) as raised:
-            keys.check_id(value, "training_file")
+            keys.validate_id(value, "training_file")
         assert raised.value.param == "training_file"
 
 
 @pytest.mark.parametrize("value", ["../../etc", "file-" + "0" * 24 + "\n", "file-" + "G" * 24])
 def test_what_could_forge_a_key_is_no_id(value: str) -> None:
     with pytest.raises(Invalid):
-        keys.check_id(value, "id")
+        keys.validate_id(value, "id")
 
 
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))

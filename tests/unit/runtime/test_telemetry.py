@@ -31,20 +31,20 @@ def client() -> TestClient:
     @app.get("/v1/jobs/{job_id}")
     def job(job_id: str) -> dict[str, str | None]:
         logging.getLogger("routes").info("asked for %s", job_id)
-        return {"request_id": telemetry.request_id()}
+        return {"request_id": telemetry.current_request_id()}
 
     @app.get("/crash")
     def crash() -> None:
         raise ZeroDivisionError("by zero")
 
-    telemetry.install_http(app, "api")
+    telemetry.install_http_telemetry(app, "api")
     return TestClient(app)
 
 
 def test_log_lines_are_json_and_know_their_job(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.configure_logging("trainer", "INFO")
     log = logging.getLogger("qcrd.test")
-    with telemetry.context(job_id="ftjob-1"), telemetry.context(request_id="req-1"):
+    with telemetry.log_context(job_id="ftjob-1"), telemetry.log_context(request_id="req-1"):
         log.info("step %d", 3, extra={"data": {"loss": 0.5}})
         log.debug("not shown")
     try:
@@ -70,7 +70,7 @@ def test_a_threads_log_lines_do_not_leak_a_job_into_another(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     telemetry.configure_logging("trainer")
-    with telemetry.context(job_id="ftjob-1"):
+    with telemetry.log_context(job_id="ftjob-1"):
         other = threading.Thread(target=logging.getLogger("other").info, args=("elsewhere",))
         other.start()
         other.join()
@@ -122,7 +122,7 @@ def test_metrics_count_by_route_and_not_by_path(client: TestClient) -> None:
 
 def test_two_apps_in_one_process_count_apart() -> None:
     one, two = FastAPI(), FastAPI()
-    telemetry.install_http(one, "one")
-    telemetry.install_http(two, "two")
+    telemetry.install_http_telemetry(one, "one")
+    telemetry.install_http_telemetry(two, "two")
     TestClient(one).get("/x")
     assert 'service="one"' not in TestClient(two).get("/metrics").text

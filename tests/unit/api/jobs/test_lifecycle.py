@@ -89,11 +89,11 @@ def test_a_deleted_job_leaves_no_scores_beside_its_set(here: Here, job_id: str) 
     rationale_set, other = f"set-{'a' * 24}", f"ftjob-{'1' * 24}"
     here.jobs.update(job_id, lambda job: changed(job, rationale_set=rationale_set))
     for judge in (job_id, other):
-        here.store.put(keys.rationale_judged_key(rationale_set, judge), b"{}")
+        here.store.put(keys.rationale_scores_key(rationale_set, judge), b"{}")
     post(here, job_id, "cancel")
     assert here.client.delete(f"{JOBS}/{job_id}").json()["deleted"] is True
-    left = here.store.list(keys.rationale_judged_prefix(rationale_set))
-    assert left == [keys.rationale_judged_key(rationale_set, other)]
+    left = here.store.list(keys.rationale_scores_prefix(rationale_set))
+    assert left == [keys.rationale_scores_key(rationale_set, other)]
 
 
 def test_a_job_is_kept_while_another_waits_for_its_set(here: Here, job_id: str) -> None:

@@ -117,7 +117,7 @@ def judge(store: Store, count: int, *, job: str = JOB, at: float = 20.0) -> None
     judged = RationaleScoreManifest(
         job_id=job, version=7, scores=keys.job_scores_key(job), revision="r", created_at=at
     )
-    write_record(store, keys.rationale_judged_key(SET, job), judged)
+    write_record(store, keys.rationale_scores_key(SET, job), judged)
 
 
 def gateway(
@@ -391,7 +391,7 @@ def test_a_reworded_item_has_no_score_until_it_is_judged(
     judged = RationaleScoreManifest(
         job_id=OTHER, version=3, scores=keys.job_scores_key(OTHER), revision="r", created_at=50
     )
-    write_record(store, keys.rationale_judged_key(SET, OTHER), judged)
+    write_record(store, keys.rationale_scores_key(SET, OTHER), judged)
     assert [one["id"] for one in walk(client, 50, min_score=0, judge=OTHER)] == [name]
     assert client.get(path("items", name), params={"judge": OTHER}).json()["score"] == 0.75
 
