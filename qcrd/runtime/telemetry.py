@@ -28,7 +28,7 @@ from prometheus_client import (
 )
 
 from qcrd.errors import Transient
-from qcrd.runtime.http.asgi import App, Message, Receive, Scope, Send
+from qcrd.runtime.http.asgi import ASGIApp, Message, Receive, Scope, Send
 
 _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -150,7 +150,7 @@ def install_http_telemetry(
 
 class TelemetryMiddleware:
     def __init__(
-        self, app: App, service: str, registry: CollectorRegistry, error_body: Mapping[str, Any]
+        self, app: ASGIApp, service: str, registry: CollectorRegistry, error_body: Mapping[str, Any]
     ) -> None:
         self._app = app
         self._service = service

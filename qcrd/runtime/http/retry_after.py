@@ -6,7 +6,7 @@ import time
 from email.utils import parsedate_to_datetime
 
 
-def seconds(header: str | None) -> float | None:
+def parse_retry_after(header: str | None) -> float | None:
     """From now; None where the header is not given or is neither seconds nor a date."""
     if header is None:
         return None

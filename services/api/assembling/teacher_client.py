@@ -237,4 +237,8 @@ def _by_status(who: str, error: HfHubHTTPError) -> QcrdError:
 def _retry_after(error: BaseException) -> float | None:
     """What the answer behind `error` asks for; the client keeps it as the cause."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    return None if response is None else retry_after.seconds(response.headers.get("retry-after"))
+    return (
+        None
+        if response is None
+        else retry_after.parse_retry_after(response.headers.get("retry-after"))
+    )

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from qcrd.errors import Invalid, NotFound, QcrdError, Transient
 from qcrd.runtime.http import retry_after
-from qcrd.runtime.http.asgi import while_connected
+from qcrd.runtime.http.asgi import run_until_disconnect
 from qcrd.runtime.telemetry import current_request_id
 from services.api.completions.schemas import Sampled
 from services.api.completions.stream import Relay, closed
@@ -82,7 +82,7 @@ def away(error: httpx2.TransportError) -> Transient:
 def refusal(answer: httpx2.Response) -> QcrdError:
     """TGI's `{"error", "error_type"}` as an error of our tree."""
     message, kind = _told(answer.content)
-    seconds = retry_after.seconds(answer.headers.get("retry-after"))
+    seconds = retry_after.parse_retry_after(answer.headers.get("retry-after"))
     if answer.status_code == 429:
         return Overloaded(message, retry_after=seconds)
     if answer.status_code >= 500:
@@ -107,7 +107,7 @@ async def forward(students: StudentServer, request: Request, path: str, body: Sa
     """The student's answer, piece by piece if it streams. Raises what `ask` raises; a client that
     leaves takes its request to the student with it."""
     data = body.model_dump_json(exclude_none=True).encode()
-    answered = await while_connected(request.receive, _whole(students, path, data))
+    answered = await run_until_disconnect(request.receive, _whole(students, path, data))
     return GONE if answered is None else answered
 
 

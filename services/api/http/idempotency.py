@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime import keys
-from qcrd.runtime.http.asgi import again
+from qcrd.runtime.http.asgi import replay_body
 from services.api.http.body_limits import whole
 from services.api.http.errors import answer
 from services.api.http.idempotency_store import LEASE_SECONDS, Answer, Answers, Entry
@@ -108,7 +108,7 @@ class Idempotency:
             if entry.answer is not None:
                 await _replay(entry.answer, send)
             else:
-                await self._answered(name, entry, scope, again(body, receive), send)
+                await self._answered(name, entry, scope, replay_body(body, receive), send)
 
     async def _answered(
         self, name: str, entry: Entry, scope: Scope, receive: Receive, send: Send

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcrd.errors import QcrdError
-from qcrd.runtime.http.asgi import again
+from qcrd.runtime.http.asgi import replay_body
 from services.api.http import strict_json
 from services.api.http.body_limits import UPLOADS, whole
 from services.api.http.errors import UnsupportedType, answer
@@ -41,7 +41,7 @@ class JsonBodies:
         except QcrdError as error:
             await answer(error)(scope, receive, send)
         else:
-            await self._app(scope, again(body, receive), send)
+            await self._app(scope, replay_body(body, receive), send)
 
 
 def _said_to_be_json(headers: Headers) -> None:

@@ -163,7 +163,7 @@ def understood(status: int, asked: str | None) -> Answer:
     answer's Retry-After."""
     if 200 <= status < 300:
         return Answer(status)
-    return Answer(status, f"answered {status}", retry_after.seconds(asked) or 0.0)
+    return Answer(status, f"answered {status}", retry_after.parse_retry_after(asked) or 0.0)
 
 
 def pause(attempts: int, asked: float, chance: float) -> float:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from qcrd.runtime.http.asgi import while_connected
+from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.inference import wire
 from services.teacher.inference.validation import Ask
 from services.teacher.inference.wire import JSON, CompatRequest, GenerateRequest
@@ -52,7 +52,7 @@ async def answered(
     routes: Routes, request: Request, body: GenerateRequest, *, array: bool, full: bool = False
 ) -> Response:
     ask = Ask(body.inputs, body.parameters)
-    answer = await while_connected(request.receive, routes.sessions.answer(ask))
+    answer = await run_until_disconnect(request.receive, routes.sessions.answer(ask))
     if answer is None:
         return GONE
     content = native_responses.body(answer, body.parameters, full=full)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from qcrd.runtime.http.asgi import while_connected
+from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.inference import wire
 from services.teacher.inference.session import Sessions
 from services.teacher.inference.wire import JSON
@@ -60,7 +60,7 @@ async def completed(routes: Routes, request: Request, body: CompletionRequest) -
         counted = body.stream_options.include_usage
         events = completions.events(sessions, asks, include_usage=counted)
         return routes.stream(events, characters=characters)
-    got = await while_connected(request.receive, completions.answer(sessions, asks))
+    got = await run_until_disconnect(request.receive, completions.answer(sessions, asks))
     if got is None:
         return GONE
     return routes.respond(got[0], got[1], characters=characters, whole=False)
@@ -73,7 +73,7 @@ async def talked(routes: Routes, request: Request, body: ChatRequest) -> Respons
     characters = len(prepared.ask.inputs)
     if body.stream:
         return routes.stream(chat.events(sessions, body, prepared), characters=characters)
-    got = await while_connected(request.receive, chat.answer(sessions, body, prepared))
+    got = await run_until_disconnect(request.receive, chat.answer(sessions, body, prepared))
     if got is None:
         return GONE
     return routes.respond(got[0], [got[1]], characters=characters)

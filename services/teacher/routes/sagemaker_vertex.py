@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from qcrd.runtime.http.asgi import while_connected
+from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.errors import PredictionFailed, TeacherError, Unreadable
 from services.teacher.inference.session import Answer
 from services.teacher.inference.validation import Ask
@@ -52,7 +52,7 @@ def router(routes: Routes) -> APIRouter:
     @routes.post("/vertex", VertexRequest)
     async def vertex(request: Request) -> Response:
         body = await routes.read(request, VertexRequest)
-        answers = await while_connected(request.receive, _predict(routes, body))
+        answers = await run_until_disconnect(request.receive, _predict(routes, body))
         if answers is None:
             return GONE
         content = {"predictions": [answer.text for answer in answers]}

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 import qcrd
 from qcrd.errors import Transient
-from qcrd.runtime.http.asgi import again
+from qcrd.runtime.http.asgi import replay_body
 from qcrd.runtime.telemetry import install_http_telemetry
 from services.teacher.app import install_errors
 from services.teacher.inference.wire import JSON, Body
@@ -78,7 +78,7 @@ class Borrowed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._shelf.borrow(self._name) as student:
-            await student.app(dict(scope), again(self._data, receive), send)
+            await student.app(dict(scope), replay_body(self._data, receive), send)
 
 
 def _gauges(shelf: Shelf[Opened]) -> CollectorRegistry:

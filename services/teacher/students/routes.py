@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from qcrd.records.prompt_format import PromptFormat
-from qcrd.runtime.http.asgi import while_connected
+from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.inference.wire import U32, Parameters
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, Sampled, loosened
 from services.teacher.routes.common import GONE, Routes
@@ -58,7 +58,7 @@ async def _talked(routes: Routes, request: Request, manner: PromptFormat) -> Res
     characters = sum(len(one.label.inputs) for one in asked)
     if body.stream:
         return routes.stream(chat.events(sessions, body, asked), characters=characters)
-    got = await while_connected(request.receive, chat.answer(sessions, body, asked))
+    got = await run_until_disconnect(request.receive, chat.answer(sessions, body, asked))
     if got is None:
         return GONE
     return routes.respond(got[0], got[1], characters=characters)

@@ -30,7 +30,7 @@ async def refusal(reply: httpx.Response) -> Again | TeacherError:
         return Refused(reason)
     if reply.status_code not in AGAIN:
         return GenerationFailed(reason)
-    asked = retry_after.seconds(reply.headers.get("retry-after"))
+    asked = retry_after.parse_retry_after(reply.headers.get("retry-after"))
     wait = None if asked is None else min(asked, BACKOFF_MOST)
     if reply.status_code != 429:
         return Again(GenerationFailed(reason), wait)

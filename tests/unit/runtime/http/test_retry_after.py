@@ -5,7 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from qcrd.runtime.http.retry_after import seconds
+from qcrd.runtime.http.retry_after import parse_retry_after
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,10 @@ from qcrd.runtime.http.retry_after import seconds
     ],
 )
 def test_seconds_are_read_and_nothing_else_is(header: str | None, wanted: float | None) -> None:
-    assert seconds(header) == wanted
+    assert parse_retry_after(header) == wanted
 
 
 def test_a_date_is_from_now_and_never_negative() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=10))
-    assert 8 <= (seconds(later) or 0) <= 10
-    assert seconds(format_datetime(datetime.now(UTC) - timedelta(days=1))) == 0.0
+    assert 8 <= (parse_retry_after(later) or 0) <= 10
+    assert parse_retry_after(format_datetime(datetime.now(UTC) - timedelta(days=1))) == 0.0
