@@ -13,7 +13,7 @@ from benchmarks.gateway.system import BASE, Gateway, System
 from qcrd.records.job import Job
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.store import RedisJobs
+from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.event_log import RedisEvents
 
 PATH = "/v1/fine_tuning/jobs/{}/events?stream=true"
@@ -123,7 +123,7 @@ def _jobs(system: System, count: int) -> list[str]:
     ids = [keys.new_id("ftjob") for _ in range(count)]
     spec = JobSpec(model=BASE, training_file="file-" + "0" * 24)
     for job_id in ids:
-        RedisJobs(system.redis).create(Job(id=job_id, spec=spec, created_at=time.time()))
+        RedisJobStore(system.redis).create(Job(id=job_id, spec=spec, created_at=time.time()))
     return ids
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 import qcrd
-from qcrd.runtime.jobs.queue import CeleryQueue, Queue, celery_app
-from qcrd.runtime.jobs.store import JobStore, RedisJobs
+from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, create_celery_app
+from qcrd.runtime.jobs.store import JobStore, RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.counters import RedisTally
 from qcrd.runtime.redis.event_log import Events, RedisEvents
@@ -46,7 +46,7 @@ def create_app(
     store: Store,
     jobs_: JobStore,
     events: Events,
-    queue: Queue,
+    queue: JobQueue,
     settings: Settings,
     shared: Shared | None = None,
 ) -> FastAPI:
@@ -81,9 +81,9 @@ def connected(settings: Settings) -> FastAPI:
     redis = connect(RedisSettings())
     return create_app(
         open_store(StoreSettings()),
-        RedisJobs(redis),
+        RedisJobStore(redis),
         RedisEvents(redis),
-        CeleryQueue(celery_app(RedisSettings())),
+        CeleryJobQueue(create_celery_app(RedisSettings())),
         settings,
         Shared(
             ledger=RedisLedger(redis),

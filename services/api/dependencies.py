@@ -8,7 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from qcrd.records.api_keys import ApiKey
-from qcrd.runtime.jobs.queue import Queue
+from qcrd.runtime.jobs.queue import JobQueue
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import MemoryTally, Tally
 from qcrd.runtime.redis.event_log import Events
@@ -59,7 +59,7 @@ class Gateway:
     store: Store
     jobs: JobStore
     events: Events
-    queue: Queue
+    queue: JobQueue
     settings: Settings
     shared: Shared = field(default_factory=Shared)
     uploads: Uploads = field(default_factory=Uploads)

@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from qcrd.errors import Transient
-from qcrd.runtime.jobs.state_machine import TASKS
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import BUCKETS, COUNTERS, Count, Tally
 
@@ -49,7 +49,7 @@ class System(Collector):
 
 def _statuses(jobs: JobStore) -> Metric:
     family = GaugeMetricFamily("qcrd_jobs", "Jobs by status", labels=["status"])
-    for status, count in jobs.census().items():
+    for status, count in jobs.count_by_status().items():
         family.add_metric([status.value], count)
     return family
 
@@ -58,8 +58,8 @@ def _lines(jobs: JobStore) -> Metric:
     family = GaugeMetricFamily(
         "qcrd_queue_length", "Jobs that wait for a worker, by task", labels=["task"]
     )
-    for task in sorted(set(TASKS.values())):
-        family.add_metric([task], jobs.length(task))
+    for task in sorted(set(STAGE_TASKS.values())):
+        family.add_metric([task], jobs.queue_length(task))
     return family
 
 

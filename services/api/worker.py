@@ -21,13 +21,13 @@ from redis import Redis
 
 from qcrd.records.job import Stage
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.finalize import conclude_left
-from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
-from qcrd.runtime.jobs.reaper import reap
-from qcrd.runtime.jobs.stage_context import Deps, Next, StageContext
+from qcrd.runtime.jobs.finalize import finalize_pending
+from qcrd.runtime.jobs.queue import CeleryJobQueue, create_celery_app
+from qcrd.runtime.jobs.reaper import reap_jobs
+from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.state_machine import TASKS
-from qcrd.runtime.jobs.store import RedisJobs
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS
+from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect, redis_outage
 from qcrd.runtime.redis.counters import RedisTally
 from qcrd.runtime.redis.event_log import RedisEvents
@@ -51,7 +51,7 @@ from services.api.webhooks.signing import WebhookSettings
 log = logging.getLogger(__name__)
 
 stopping = threading.Event()
-app = celery_app(RedisSettings())
+app = create_celery_app(RedisSettings())
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,20 @@ class Worker:
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
 
-    def deps(self) -> Deps:
-        return Deps(
-            jobs=RedisJobs(self.redis),
+    def deps(self) -> WorkerDeps:
+        return WorkerDeps(
+            jobs=RedisJobStore(self.redis),
             events=RedisEvents(self.redis),
             store=open_store(StoreSettings()),
-            queue=CeleryQueue(app),
-            tally=RedisTally(self.redis),
-            deliveries=RedisDeliveries(self.redis),
-            stopping=stopping.is_set,
+            queue=CeleryJobQueue(app),
+            counters=RedisTally(self.redis),
+            webhook_queue=RedisDeliveries(self.redis),
+            is_stopping=stopping.is_set,
             heartbeat=self.recovery.heartbeat_seconds,
             ttl=self.recovery.lease_seconds,
         )
 
-    def assemble(self, stage: StageContext) -> Next:
+    def assemble(self, stage: StageContext) -> NextStage:
         return assemble(stage, RedisLedger(self.redis), self.teachers.teachers)
 
 
@@ -101,10 +101,10 @@ def reap_forever() -> None:
                 _reap(deps, worker().recovery.resend_seconds)
 
 
-def _reap(deps: Deps, patience: float) -> None:
-    for job_id in reap(deps.jobs, deps.queue, time.time(), patience=patience):
+def _reap(deps: WorkerDeps, patience: float) -> None:
+    for job_id in reap_jobs(deps.jobs, deps.queue, time.time(), resend_after=patience):
         log.warning("sent again: nobody worked on it", extra={"data": {"job_id": job_id}})
-    for job_id in conclude_left(deps, time.time()):
+    for job_id in finalize_pending(deps, time.time()):
         log.warning("concluded: nobody had", extra={"data": {"job_id": job_id}})
 
 
@@ -136,7 +136,7 @@ def stop(**_: Any) -> None:
     stopping.set()
 
 
-app.task(name=TASKS[Stage.ASSEMBLING])(assemble_job)
+app.task(name=STAGE_TASKS[Stage.ASSEMBLING])(assemble_job)
 setup_logging.connect(log_as_json)
 worker_init.connect(check_environment)
 worker_ready.connect(start)

@@ -66,7 +66,7 @@ def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
         raise QcrdError(f"job {job.id} reached training without a rationale set")
     revision = pinned(stage, job.rationale_set)
     known = training_dataset.load(stage.store, job.rationale_set, spec, revision)
-    stage.say(
+    stage.emit(
         f"{len(known.lessons)} questions to train on, {len(known.validation.questions)} to "
         f"validate on, {len(known.test)} to test on"
     )
@@ -108,7 +108,7 @@ def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
         )
         finished = _uploader(stage, job) if index == 0 else _keep_nothing
         results[row] = train(stage, course, checkpoints, finished)
-    stage.enter(Stage.EVALUATING)
+    stage.enter_stage(Stage.EVALUATING)
     made = report(stage.job, known, results)
     write_lines(
         stage.store,
@@ -119,7 +119,7 @@ def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
             for prediction in results[row].predictions
         ],
     )
-    stage.enter(Stage.PUBLISHING)
+    stage.enter_stage(Stage.PUBLISHING)
     model = publish.announce(stage.store, stage.job, made)
     return made, model.id
 

@@ -13,12 +13,12 @@ def pinned(stage: StageContext, set_id: str) -> Revision:
     if (known := stage.job.rationale_revision) is not None:
         return rationale_edits.pinned(stage.store, set_id, known)
     revision = rationale_edits.pin(stage.store, set_id)
-    stage.amend(rationale_revision=revision.id)
+    stage.update_job(rationale_revision=revision.id)
     if revision.edits:
         found = rationale_edits.fold(revision.edits).values()
         excluded = sum(one.excluded for one in found)
         reworded = sum(one.text is not None for one in found)
-        stage.say(
+        stage.emit(
             f"of the rationale set {excluded} rationales are excluded and {reworded} reworded, "
             f"revision {revision.id}",
             revision=revision.id,

@@ -24,10 +24,10 @@ from qcrd.method.student.base import Student
 from qcrd.method.training import distributed
 from qcrd.method.training.negative_sampler import LocalPast, Past, ProcessPast
 from qcrd.runtime import telemetry
-from qcrd.runtime.jobs.lease import Holding
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import Deps, StageContext
-from qcrd.runtime.jobs.store import RedisJobs
+from qcrd.runtime.jobs.lease import LeaseHeartbeat
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
+from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.parent_death import die_with_parent
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.counters import RedisTally
@@ -61,27 +61,27 @@ def arguments() -> argparse.Namespace:
 
 def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
     redis, recovery = connect(RedisSettings()), RecoverySettings()
-    deps = Deps(
-        jobs=RedisJobs(redis),
+    deps = WorkerDeps(
+        jobs=RedisJobStore(redis),
         events=RedisEvents(redis),
         store=open_store(StoreSettings()),
-        queue=MemoryQueue(),  # this process sends nothing on; its worker does
-        tally=RedisTally(redis),
-        stopping=stopping.is_set,
+        queue=MemoryJobQueue(),  # this process sends nothing on; its worker does
+        counters=RedisTally(redis),
+        is_stopping=stopping.is_set,
         heartbeat=recovery.heartbeat_seconds,
         ttl=recovery.lease_seconds,
     )
     job = deps.jobs.get(job_id)
     if job.lease.token != token:
         raise LeaseLost(f"job {job_id} has gone to another worker")
-    holding = Holding(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
+    holding = LeaseHeartbeat(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
     with telemetry.log_context(request_id=job.request_id), holding:
         return _distilled(StageContext(deps, job, holding), deps)
 
 
-def _distilled(stage: StageContext, deps: Deps) -> Outcome:
+def _distilled(stage: StageContext, deps: WorkerDeps) -> Outcome:
     settings, models = TrainerSettings(), ModelSettings()
-    stage.amend(gpus=_gpus(settings))
+    stage.update_job(gpus=_gpus(settings))
     spec = stage.job.spec
     base = find_base(spec.model, models, deps.store)
     checkpoint = spec.settings.negatives.checkpoint
@@ -94,14 +94,14 @@ def _distilled(stage: StageContext, deps: Deps) -> Outcome:
             base=spec.settings.discriminator.encoder or spec.model,
             spec=spec.settings.discriminator,
             seed=spec.seed,
-            check=stage.check,
+            check=stage.raise_if_stopping,
         )
 
     parts = Parts(
         base=base,
         judge=judge,
         fixed=find_base(checkpoint, models, deps.store, param=param) if checkpoint else None,
-        past=_sampler(settings, stage.check),
+        past=_sampler(settings, stage.raise_if_stopping),
         device=_device(settings),
         checkpoint_seconds=settings.checkpoint_seconds,
     )

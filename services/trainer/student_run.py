@@ -148,7 +148,7 @@ def _resume(stage: StageContext, method: str, trainer: Trainer, checkpoints: Che
     if state is None:
         return 0.0
     restore(trainer, state)
-    stage.say(
+    stage.emit(
         f"{method}: resumed after step {trainer.step}",
         method=method,
         step=trainer.step,
@@ -195,13 +195,13 @@ def _follow(
             raise
         if record is None:
             break
-        if stage.interrupted():
+        if stage.should_stop():
             save(capture(trainer))
-            stage.check()
+            stage.raise_if_stopping()
         idle = capture(trainer) if isinstance(record, Phase) else None
         match record:
             case Phase():
-                stage.say(f"{method}: {record.name}")
+                stage.emit(f"{method}: {record.name}")
             case Pretrained():
                 _tell_judge(stage, method, 0, record)
             case Step() if time.monotonic() - told >= TELL_SECONDS and record.number > known_step:
@@ -227,7 +227,7 @@ def _tell_step(stage: StageContext, course: Course, step: Step) -> None:
     method = course.plan.method
     percent = 100 * (course.start + course.share * min(1.0, step.done))
     total = course.plan.steps if course.plan.flops is None else round(step.number / step.done)
-    stage.progress(percent, step=step.number, total=total)
+    stage.report_progress(percent, step=step.number, total=total)
     data: dict[str, Any] = {
         "method": method,
         "step": step.number,
@@ -236,13 +236,13 @@ def _tell_step(stage: StageContext, course: Course, step: Step) -> None:
         "learning_rate": step.rate,
         **step.parts,
     }
-    stage.measure(f"{method}: step {step.number}, loss {step.parts['loss']:.4f}", **data)
+    stage.emit_metrics(f"{method}: step {step.number}, loss {step.parts['loss']:.4f}", **data)
 
 
 def _tell_round(stage: StageContext, method: str, record: Round) -> None:
     data = {"method": method, "iteration": record.iteration, "validation": record.validation}
     mark = ", the best so far" if record.better else ""
-    stage.say(
+    stage.emit(
         f"{method}: iteration {record.iteration}, validation {record.validation:.3f}{mark}",
         once=f"{method}-round-{record.iteration}",
         **data,
@@ -258,7 +258,7 @@ def _tell_judge(
     """How the judge stands that iteration `iteration` trained with; 0 is the pretrained one."""
     shown = record.histograms.model_dump(mode="json") if record.histograms else None
     told = f"{record.judge['auc']:.3f}" if "auc" in record.judge else "not measurable"
-    stage.measure(
+    stage.emit_metrics(
         f"{method}: judge of iteration {iteration}, AUC {told}",
         once=f"{method}-judge-{iteration}",
         method=method,
@@ -281,7 +281,7 @@ def _tell_judge(
 def _tell_result(stage: StageContext, method: str, result: Result, task: TaskSpec) -> None:
     shown: Accuracy = result.test or result.validation
     name = "test" if result.test else "validation"
-    stage.say(
+    stage.emit(
         f"{method}: {name} accuracy {shown.accuracy:.3f} "
         f"[{shown.low:.3f}, {shown.high:.3f}], n = {shown.n}",
         once=f"{method}-result",

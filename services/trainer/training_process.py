@@ -11,14 +11,14 @@ import tempfile
 from pathlib import Path
 
 from qcrd.errors import Interrupted
-from qcrd.runtime.jobs.stage_context import Done, StageContext
+from qcrd.runtime.jobs.stage_context import JobDone, StageContext
 from services.trainer import process_outcome
 
 ALONE = "services.trainer.run"
 LOOK_SECONDS = 0.5
 
 
-def supervise(stage: StageContext, *, grace: float, processes: int = 1) -> Done:
+def supervise(stage: StageContext, *, grace: float, processes: int = 1) -> JobDone:
     """Run `services.trainer.run` for the job in a process group of its own, or `processes` of it.
 
     When the job is no longer wanted it gets SIGTERM, and SIGKILL `grace` seconds later.
@@ -50,7 +50,7 @@ def supervise(stage: StageContext, *, grace: float, processes: int = 1) -> Done:
         )
     if found.report is None:
         raise process_outcome.raised(found)
-    return Done(found.report, {"model": found.model})
+    return JobDone(found.report, {"model": found.model})
 
 
 def _watch(stage: StageContext, process: subprocess.Popen[bytes], grace: float) -> bool:
@@ -59,7 +59,7 @@ def _watch(stage: StageContext, process: subprocess.Popen[bytes], grace: float) 
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LOOK_SECONDS)
             return False
-        if stage.interrupted():
+        if stage.should_stop():
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace)

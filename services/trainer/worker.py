@@ -13,11 +13,11 @@ from typing import Any
 from celery.signals import setup_logging, worker_init, worker_shutting_down
 
 from qcrd.records.job import Stage
-from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
-from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.queue import CeleryJobQueue, create_celery_app
+from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.state_machine import TASKS
-from qcrd.runtime.jobs.store import RedisJobs
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS
+from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.counters import RedisTally
 from qcrd.runtime.redis.event_log import RedisEvents
@@ -35,21 +35,21 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.training_process import supervise
 
 stopping = threading.Event()
-app = celery_app(RedisSettings())
+app = create_celery_app(RedisSettings())
 
 
 @lru_cache(maxsize=1)
-def deps() -> Deps:
+def deps() -> WorkerDeps:
     """What the tasks of this process share, built at the first of them."""
     redis, recovery = connect(RedisSettings()), RecoverySettings()
-    return Deps(
-        jobs=RedisJobs(redis),
+    return WorkerDeps(
+        jobs=RedisJobStore(redis),
         events=RedisEvents(redis),
         store=open_store(StoreSettings()),
-        queue=CeleryQueue(app),
-        tally=RedisTally(redis),
-        deliveries=RedisDeliveries(redis),
-        stopping=stopping.is_set,
+        queue=CeleryJobQueue(app),
+        counters=RedisTally(redis),
+        webhook_queue=RedisDeliveries(redis),
+        is_stopping=stopping.is_set,
         heartbeat=recovery.heartbeat_seconds,
         ttl=recovery.lease_seconds,
     )
@@ -80,7 +80,7 @@ def stop(**_: Any) -> None:
     stopping.set()
 
 
-app.task(name=TASKS[Stage.TRAINING])(train_job)
+app.task(name=STAGE_TASKS[Stage.TRAINING])(train_job)
 setup_logging.connect(log_as_json)
 worker_init.connect(check_environment)
 worker_shutting_down.connect(stop)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qcrd.runtime.jobs.store import JobStore, MemoryJobs, RedisJobs
+from qcrd.runtime.jobs.store import JobStore, MemoryJobStore, RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.counters import MemoryTally, RedisTally, Tally
 from qcrd.runtime.redis.event_log import Events, MemoryEvents, RedisEvents
@@ -19,8 +19,8 @@ from qcrd.runtime.storage.store import MemoryStore, Store
 @pytest.fixture(params=["memory", "redis"])
 def jobs(request: pytest.FixtureRequest) -> JobStore:
     if request.param == "memory":
-        return MemoryJobs()
-    return RedisJobs(connect(request.getfixturevalue("redis_settings")))
+        return MemoryJobStore()
+    return RedisJobStore(connect(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -33,10 +33,10 @@ from qcrd.records.spec import (
     TaskSpec,
 )
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.store import RedisJobs
+from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
@@ -126,8 +126,8 @@ def spec(**hyper: object) -> JobSpec:
 
 @dataclass
 class Site:
-    deps: Deps
-    jobs: RedisJobs
+    deps: WorkerDeps
+    jobs: RedisJobStore
     store: Store
 
     def submit(self, wanted: JobSpec) -> str:
@@ -184,8 +184,8 @@ def site(
     }.items():
         monkeypatch.setenv(name, value)
     redis = connect(redis_settings)
-    jobs = RedisJobs(redis)
-    deps = Deps(jobs, RedisEvents(redis), store, MemoryQueue(), heartbeat=0.5, ttl=5.0)
+    jobs = RedisJobStore(redis)
+    deps = WorkerDeps(jobs, RedisEvents(redis), store, MemoryJobQueue(), heartbeat=0.5, ttl=5.0)
     yield Site(deps, jobs, store)
     redis.close()
 

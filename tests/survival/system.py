@@ -20,7 +20,7 @@ from qcrd.errors import Transient
 from qcrd.records.job import Event, Job
 from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.store import RedisJobs
+from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings, StoreSettings
@@ -72,7 +72,7 @@ class System:
             secret_key="s3-secret-of-the-survivors",
         )
         redis = connect(self.redis_settings, patience=10.0)
-        self.jobs, self.events = RedisJobs(redis), RedisEvents(redis)
+        self.jobs, self.events = RedisJobStore(redis), RedisEvents(redis)
         self.store = S3Store(self.store_settings)
         self.teacher_record = self.folder / "generations.jsonl"
         self.teacher_record.touch()

@@ -6,7 +6,7 @@ import random
 import time
 
 from qcrd.records.job import Stage
-from qcrd.runtime.jobs.queue import CeleryQueue, celery_app
+from qcrd.runtime.jobs.queue import CeleryJobQueue, create_celery_app
 from tests.survival.runs import Calm, Data, begin, check
 from tests.survival.system import ASSEMBLERS, TRAINERS, System
 
@@ -17,7 +17,7 @@ REFUSED = "nothing to do for "
 def test_messages_delivered_again_change_nothing(
     system: System, data: Data, calm: Calm, rng: random.Random
 ) -> None:
-    queue = CeleryQueue(celery_app(system.redis_settings))
+    queue = CeleryJobQueue(create_celery_app(system.redis_settings))
     workers = [system.parts[name] for name in (*ASSEMBLERS, *TRAINERS)]
     stages = [Stage.ASSEMBLING, Stage.TRAINING] * AGAIN
     rng.shuffle(stages)

@@ -49,11 +49,11 @@ def worker(redis_url: str, name: str) -> bool:
     """Whether the Celery worker `name` takes messages."""
     from kombu.exceptions import OperationalError
 
-    from qcrd.runtime.jobs.queue import celery_app
+    from qcrd.runtime.jobs.queue import create_celery_app
     from qcrd.runtime.settings import RedisSettings
 
     logging.getLogger("kombu").setLevel(logging.ERROR)
-    app = celery_app(RedisSettings(url=redis_url))
+    app = create_celery_app(RedisSettings(url=redis_url))
     try:
         return bool(app.control.ping(destination=[name], timeout=1.5, limit=1))
     except (OperationalError, OSError):

@@ -12,21 +12,21 @@ from typing import Any
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus, Lease, Stage
 from qcrd.runtime.jobs.state_machine import (
+    LEASE_TTL,
     MAX_ATTEMPTS,
-    TASKS,
-    TTL,
-    changed,
-    counted,
-    exhausted,
-    held,
-    lapsed,
-    moved,
+    STAGE_TASKS,
+    attempts_exhausted,
+    check_lease,
+    lease_expired,
+    transition,
+    with_changes,
+    with_stage_time,
 )
 from qcrd.runtime.jobs.store import JobStore
 
 
-def move(
-    jobs: JobStore, job_id: str, to: JobStatus, *, token: int | None = None, **changes: Any
+def transition_job(
+    jobs: JobStore, job_id: str, target: JobStatus, *, token: int | None = None, **changes: Any
 ) -> Job:
     """The one door between states. `Conflict` for a move that `NEXT` does not have.
 
@@ -37,20 +37,20 @@ def move(
 
     def change(job: Job) -> Job:
         if token is not None:
-            held(job, token)
-        return moved(job, to, now, changes)
+            check_lease(job, token)
+        return transition(job, target, now, changes)
 
     return jobs.update(job_id, change)
 
 
-def _claimable(job: Job, stage: Stage) -> bool:
+def _is_claimable(job: Job, stage: Stage) -> bool:
     if job.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
         return False
-    return TASKS[job.stage or Stage.ASSEMBLING] == TASKS[stage]
+    return STAGE_TASKS[job.stage or Stage.ASSEMBLING] == STAGE_TASKS[stage]
 
 
-def claim(
-    jobs: JobStore, job_id: str, owner: str, *, stage: Stage, now: float, ttl: float = TTL
+def claim_job(
+    jobs: JobStore, job_id: str, owner: str, *, stage: Stage, now: float, ttl: float = LEASE_TTL
 ) -> Job | None:
     """The job, `running` and held by a new lease; None when there is nothing to do here.
 
@@ -61,14 +61,16 @@ def claim(
     """
 
     def change(job: Job) -> Job:
-        silent = lapsed(job, now)
-        if not _claimable(job, stage) or (job.lease.owner and not silent):
+        silent = lease_expired(job, now)
+        if not _is_claimable(job, stage) or (job.lease.owner and not silent):
             raise Conflict(f"job {job.id} cannot be claimed")
         if silent and job.attempt + 1 >= MAX_ATTEMPTS:
-            return exhausted(changed(job, lease=Lease(token=job.lease.token)), now)
+            return attempts_exhausted(with_changes(job, lease=Lease(token=job.lease.token)), now)
         lease = Lease(token=job.lease.token + 1, owner=owner, until=now + ttl, counted=now)
-        started = job if job.status is JobStatus.RUNNING else moved(job, JobStatus.RUNNING, now, {})
-        return changed(started, stage=stage, attempt=job.attempt + silent, lease=lease)
+        started = (
+            job if job.status is JobStatus.RUNNING else transition(job, JobStatus.RUNNING, now, {})
+        )
+        return with_changes(started, stage=stage, attempt=job.attempt + silent, lease=lease)
 
     try:
         return jobs.update(job_id, change)
@@ -80,18 +82,18 @@ def claim(
         return None
 
 
-def beat(jobs: JobStore, job_id: str, token: int, now: float, ttl: float = TTL) -> Job:
+def renew_lease(jobs: JobStore, job_id: str, token: int, now: float, ttl: float = LEASE_TTL) -> Job:
     """Extend the lease to `now + ttl`. `LeaseLost` when it is no longer this one."""
 
     def change(job: Job) -> Job:
-        held(job, token)
+        check_lease(job, token)
         lease = job.lease.model_copy(update={"until": now + ttl})
-        return counted(changed(job, lease=lease), now)
+        return with_stage_time(with_changes(job, lease=lease), now)
 
     return jobs.update(job_id, change)
 
 
-def amend(jobs: JobStore, job_id: str, token: int, **changes: Any) -> Job:
+def update_job(jobs: JobStore, job_id: str, token: int, **changes: Any) -> Job:
     """A worker's write. `LeaseLost` when another one holds the job, or it is over.
 
     A change of `stage` ends the time of the stage before. Status has its own door, `move`.
@@ -101,7 +103,7 @@ def amend(jobs: JobStore, job_id: str, token: int, **changes: Any) -> Job:
         raise TypeError("the status changes through `move` alone")
 
     def change(job: Job) -> Job:
-        held(job, token)
-        return changed(counted(job, now) if "stage" in changes else job, **changes)
+        check_lease(job, token)
+        return with_changes(with_stage_time(job, now) if "stage" in changes else job, **changes)
 
     return jobs.update(job_id, change)

@@ -13,61 +13,61 @@ from collections.abc import Iterator
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs import commands as jobs
-from qcrd.runtime.jobs.queue import Queue
-from qcrd.runtime.jobs.stage_context import Deps
-from qcrd.runtime.jobs.state_machine import TASKS, lapsed
+from qcrd.runtime.jobs.queue import JobQueue
+from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS, lease_expired
 from qcrd.runtime.jobs.store import JobStore
 
-PAGE = 20
+PAGE_SIZE = 20
 """Waiting jobs looked at together: nearly always the first of them is taken."""
 
 
-def take(deps: Deps, job_id: str, stage: Stage) -> Job | None:
+def claim_next_job(deps: WorkerDeps, job_id: str, stage: Stage) -> Job | None:
     """The job, held by this worker; None when nobody waits whose owner may run one more."""
-    full: set[str] = set()
-    for candidate in _line(deps, job_id, stage):
-        if candidate.owner in full:
+    owners_at_limit: set[str] = set()
+    for candidate in _iter_candidates(deps, job_id, stage):
+        if candidate.owner in owners_at_limit:
             continue
-        holder = f"{deps.owner}:{secrets.token_hex(4)}"
+        lease_owner = f"{deps.owner}:{secrets.token_hex(4)}"
         try:
-            job = jobs.claim(
-                deps.jobs, candidate.id, holder, stage=stage, now=time.time(), ttl=deps.ttl
+            job = jobs.claim_job(
+                deps.jobs, candidate.id, lease_owner, stage=stage, now=time.time(), ttl=deps.ttl
             )
         except Conflict:
-            full.add(candidate.owner)
+            owners_at_limit.add(candidate.owner)
             continue
         if job is not None:
             if job.attempt > candidate.attempt:
-                deps.tally.add("attempts_lost")  # by the silence of the one before
+                deps.counters.add("attempts_lost")  # by the silence of the one before
             return job
     return None
 
 
-def _line(deps: Deps, job_id: str, stage: Stage) -> Iterator[Job]:
+def _iter_candidates(deps: WorkerDeps, job_id: str, stage: Stage) -> Iterator[Job]:
     """The jobs that a message for `job_id` may be used for, best first.
 
     A job whose worker fell silent is in no line, so its own message is for it alone.
     """
     try:
-        named = deps.jobs.get(job_id)
+        requested = deps.jobs.get(job_id)
     except NotFound:
-        named = None
-    if named is not None and lapsed(named, time.time()):
-        yield named
-    yield from _due(deps.jobs, stage)
-    if named is not None:
-        yield named
+        requested = None
+    if requested is not None and lease_expired(requested, time.time()):
+        yield requested
+    yield from _iter_due(deps.jobs, stage)
+    if requested is not None:
+        yield requested
 
 
-def _due(jobs_: JobStore, stage: Stage) -> Iterator[Job]:
+def _iter_due(job_store: JobStore, stage: Stage) -> Iterator[Job]:
     """Those that wait for `stage`'s task and back off from nothing, the next one first."""
     start = 0
-    while page := jobs_.waiting(TASKS[stage], PAGE, start=start):
+    while page := job_store.list_waiting(STAGE_TASKS[stage], PAGE_SIZE, start=start):
         yield from (job for job in page if (job.sent_at or 0.0) <= time.time())
         start += len(page)
 
 
-def nudge(jobs_: JobStore, queue: Queue, ended: Job) -> None:
+def wake_next_job(job_store: JobStore, queue: JobQueue, ended: Job) -> None:
     """Send for those that wait to begin, as `ended` has made room: while its owner had as many
     running jobs as it may, their messages were used up. Call it whenever a job stops running.
 
@@ -76,8 +76,8 @@ def nudge(jobs_: JobStore, queue: Queue, ended: Job) -> None:
     """
     if ended.running_limit is None:
         return
-    back = ended.status is JobStatus.QUEUED
-    for job in _due(jobs_, Stage.ASSEMBLING):
-        if job.id != ended.id and not (back and job.waiting):
+    requeued = ended.status is JobStatus.QUEUED
+    for job in _iter_due(job_store, Stage.ASSEMBLING):
+        if job.id != ended.id and not (requeued and job.waiting):
             queue.send(Stage.ASSEMBLING, job.id)
             return

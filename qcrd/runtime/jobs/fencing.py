@@ -15,14 +15,14 @@ from qcrd.records.job import Event
 from qcrd.runtime.redis.event_log import Events, Level, Type
 from qcrd.runtime.storage.store import Store
 
-Check = Callable[[], None]
+LeaseCheck = Callable[[], None]
 """Raises `LeaseLost`."""
 
 
 class FencedStore:
     """`store` for as long as `check` lets it be written to; reading is always allowed."""
 
-    def __init__(self, store: Store, check: Check) -> None:
+    def __init__(self, store: Store, check: LeaseCheck) -> None:
         self._store = store
         self._check = check
 
@@ -40,14 +40,14 @@ class FencedStore:
         self._check()
         self._store.delete(key)
 
-    def link(self, key: str, *, seconds: int) -> str:
+    def presign_url(self, key: str, *, seconds: int) -> str:
         return self._store.link(key, seconds=seconds)
 
 
-class FencedEvents:
+class FencedEventLog:
     """`events` for as long as `check` lets them be added to; reading is always allowed."""
 
-    def __init__(self, events: Events, check: Check) -> None:
+    def __init__(self, events: Events, check: LeaseCheck) -> None:
         self._events = events
         self._check = check
 

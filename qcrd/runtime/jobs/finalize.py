@@ -15,8 +15,8 @@ from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.records.job import Event, Job, JobStatus
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.reaper import active
-from qcrd.runtime.jobs.state_machine import TERMINAL, changed
+from qcrd.runtime.jobs.reaper import iter_active_jobs
+from qcrd.runtime.jobs.state_machine import TERMINAL, with_changes
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.event_log import Events, Level
 from qcrd.runtime.redis.webhook_queue import Deliveries
@@ -24,13 +24,13 @@ from qcrd.runtime.storage.store import Store, write_lines, write_record
 
 log = logging.getLogger(__name__)
 
-GRACE = 5.0
+FINALIZE_GRACE_SECONDS = 5.0
 """Seconds after its end for which a job is left to the one who ended it."""
 ARCHIVE_PAGE = 1000
-NOT_YET = "not archived yet: %s"
+ARCHIVE_FAILED = "not archived yet: %s"
 
 
-class Ports(Protocol):
+class FinalizeDeps(Protocol):
     """What of the gateway or of a worker an end is written to."""
 
     @property
@@ -40,49 +40,51 @@ class Ports(Protocol):
     @property
     def store(self) -> Store: ...
     @property
-    def deliveries(self) -> Deliveries: ...
+    def webhook_queue(self) -> Deliveries: ...
 
 
-def conclude(ports: Ports, job: Job) -> None:
+def finalize(deps: FinalizeDeps, job: Job) -> None:
     """Tell the end of `job`, to its webhook too, and archive it under `jobs/<id>/`: spec, report,
     events.
 
     The event's `data.status` is the final status; it is the last one of the job. Raises `Transient`
     when Redis is away; a store that is away or full undoes nothing, and the reaper tries it again.
     """
-    _tell(ports, job)
+    _emit_end(deps, job)
     try:
-        _close(ports, job)
+        _archive_and_mark(deps, job)
     except QcrdError as error:
-        log.warning(NOT_YET, error, extra={"data": {"job_id": job.id}})
+        log.warning(ARCHIVE_FAILED, error, extra={"data": {"job_id": job.id}})
 
 
-def conclude_left(ports: Ports, now: float, *, grace: float = GRACE) -> list[str]:
+def finalize_pending(
+    deps: FinalizeDeps, now: float, *, grace: float = FINALIZE_GRACE_SECONDS
+) -> list[str]:
     """Conclude the jobs that ended over `grace` seconds ago and were not, and return their ids.
 
     Any number of processes may run it at once. `Transient` when Redis is away.
     """
-    left = [job for job in active(ports.jobs) if _left(job, now, grace)]
-    for job in left:
-        _tell(ports, job)
-    concluded = []
-    for job in left:
+    pending = [job for job in iter_active_jobs(deps.jobs) if _needs_finalizing(job, now, grace)]
+    for job in pending:
+        _emit_end(deps, job)
+    finalized = []
+    for job in pending:
         try:
-            _close(ports, job)
-            concluded.append(job.id)
+            _archive_and_mark(deps, job)
+            finalized.append(job.id)
         except QcrdError as error:
-            log.warning(NOT_YET, error, extra={"data": {"job_id": job.id}})
+            log.warning(ARCHIVE_FAILED, error, extra={"data": {"job_id": job.id}})
             if isinstance(error, Transient):
                 break  # a store that is away is asked once a round, not once for every job
-    return concluded
+    return finalized
 
 
-def _left(job: Job, now: float, grace: float) -> bool:
-    ended = job.finished_at or job.created_at
-    return job.status in TERMINAL and not job.concluded and now - ended > grace
+def _needs_finalizing(job: Job, now: float, grace: float) -> bool:
+    finished_at = job.finished_at or job.created_at
+    return job.status in TERMINAL and not job.concluded and now - finished_at > grace
 
 
-def _tell(ports: Ports, job: Job) -> None:
+def _emit_end(deps: FinalizeDeps, job: Job) -> None:
     message = (
         f"The job {'was cancelled' if job.status is JobStatus.CANCELLED else job.status.value}"
     )
@@ -90,12 +92,12 @@ def _tell(ports: Ports, job: Job) -> None:
         message += f": {job.failure.message}"
     level: Level = "error" if job.status is JobStatus.FAILED else "info"
     data = {"status": job.status.value}
-    ports.events.append(job.id, message, level=level, data=data, once="end")
+    deps.events.append(job.id, message, level=level, data=data, once="end")
     if job.spec.webhook is not None:
-        ports.deliveries.add(_delivery(job, job.spec.webhook))
+        deps.webhook_queue.add(_make_delivery(job, job.spec.webhook))
 
 
-def _delivery(job: Job, url: str) -> WebhookDelivery:
+def _make_delivery(job: Job, url: str) -> WebhookDelivery:
     """Whoever makes it makes the same one."""
     return WebhookDelivery(
         id=f"evt_{keys.digest(job.id, 'end')}",
@@ -106,33 +108,33 @@ def _delivery(job: Job, url: str) -> WebhookDelivery:
     )
 
 
-def _close(ports: Ports, job: Job) -> None:
-    def close(job: Job) -> Job:
-        return job if job.concluded else changed(job, concluded=True)
+def _archive_and_mark(deps: FinalizeDeps, job: Job) -> None:
+    def mark_concluded(job: Job) -> Job:
+        return job if job.concluded else with_changes(job, concluded=True)
 
-    _archive(ports.events, ports.store, job)
+    _write_archive(deps.events, deps.store, job)
     try:
-        ports.jobs.update(job.id, close)
+        deps.jobs.update(job.id, mark_concluded)
     except NotFound:
         # Deleted meanwhile, and what was its own perhaps before we wrote more of it.
-        ports.events.delete(job.id)
-        for key in _archived(job):
-            ports.store.delete(key)
+        deps.events.delete(job.id)
+        for key in _archive_keys(job):
+            deps.store.delete(key)
 
 
-def _archived(job: Job) -> tuple[str, ...]:
+def _archive_keys(job: Job) -> tuple[str, ...]:
     return keys.job_spec_key(job.id), keys.job_report_key(job.id), keys.job_events_key(job.id)
 
 
-def _archive(events: Events, store: Store, job: Job) -> None:
-    spec_key, report_key, events_key = _archived(job)
+def _write_archive(events: Events, store: Store, job: Job) -> None:
+    spec_key, report_key, events_key = _archive_keys(job)
     write_record(store, spec_key, job.spec)
     if job.report is not None:
         write_record(store, report_key, job.report)
-    write_lines(store, events_key, _history(events, job.id))
+    write_lines(store, events_key, _iter_events(events, job.id))
 
 
-def _history(events: Events, job_id: str) -> Iterator[Event]:
+def _iter_events(events: Events, job_id: str) -> Iterator[Event]:
     after = None
     while page := events.read(job_id, after, ARCHIVE_PAGE):
         yield from page

@@ -11,16 +11,16 @@ from typing import Self
 
 from qcrd.errors import LeaseLost, NotFound, Transient
 from qcrd.records.job import Job, JobStatus
-from qcrd.runtime.jobs.commands import beat
+from qcrd.runtime.jobs.commands import renew_lease
 from qcrd.runtime.jobs.store import JobStore
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """Least time between two reads of the job on behalf of `look` and `check`."""
 
 
-class Holding:
+class LeaseHeartbeat:
     """Beats every `heartbeat` seconds while its `with` block runs; a beat is good for `ttl`."""
 
     def __init__(self, jobs: JobStore, job: Job, *, heartbeat: float, ttl: float) -> None:
@@ -29,11 +29,11 @@ class Holding:
         self._token = job.lease.token
         self._heartbeat = heartbeat
         self._ttl = ttl
-        self._wanted, self._taken = True, False
-        self._read_at = self._beaten_at = time.monotonic()
-        self._over = threading.Event()
+        self._should_run, self._lease_lost = True, False
+        self._polled_at = self._renewed_at = time.monotonic()
+        self._stop = threading.Event()
         run = contextvars.copy_context().run
-        self._thread = threading.Thread(target=run, args=(self._keep,), daemon=True)
+        self._thread = threading.Thread(target=run, args=(self._renew_loop,), daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -45,51 +45,53 @@ class Holding:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
 
-    def look(self) -> bool:
+    def should_continue(self) -> bool:
         """Whether the job is still ours and to be worked on: not cancelled, paused or lost."""
-        self._read()
-        return self._wanted and not self._lapsed()
+        self._poll_job()
+        return self._should_run and not self._may_have_expired()
 
-    def check(self) -> None:
+    def check_lease(self) -> None:
         """`LeaseLost` when the job is over, gone or maybe another worker's. Whoever is to pause
         holds it still, and may write what there is."""
-        self._read()
-        if self._taken or self._lapsed():
+        self._poll_job()
+        if self._lease_lost or self._may_have_expired():
             raise LeaseLost(f"job {self._id} is held by lease {self._token} no more")
 
-    def _read(self) -> None:
-        if time.monotonic() - self._read_at < LOOK_SECONDS:
+    def _poll_job(self) -> None:
+        if time.monotonic() - self._polled_at < POLL_SECONDS:
             return
-        self._read_at = time.monotonic()
+        self._polled_at = time.monotonic()
         try:
-            self._note(self._jobs.get(self._id))
+            self._update_from_job(self._jobs.get(self._id))
         except NotFound:
-            self._lost()
+            self._mark_lost()
         except Transient as error:
             log.warning("cannot see whether the job is still wanted: %s", error)
 
-    def _lapsed(self) -> bool:
+    def _may_have_expired(self) -> bool:
         """A lease that may have lapsed may have been taken, even if we cannot see by whom."""
-        return time.monotonic() - self._beaten_at >= self._ttl
+        return time.monotonic() - self._renewed_at >= self._ttl
 
-    def _note(self, job: Job) -> None:
-        self._taken = job.lease.token != self._token or not job.lease.owner
-        self._wanted = not self._taken and job.status is JobStatus.RUNNING
+    def _update_from_job(self, job: Job) -> None:
+        self._lease_lost = job.lease.token != self._token or not job.lease.owner
+        self._should_run = not self._lease_lost and job.status is JobStatus.RUNNING
 
-    def _lost(self) -> None:
-        self._wanted, self._taken = False, True
+    def _mark_lost(self) -> None:
+        self._should_run, self._lease_lost = False, True
 
-    def _keep(self) -> None:
-        while not self._over.wait(self._heartbeat):
-            asked = time.monotonic()
+    def _renew_loop(self) -> None:
+        while not self._stop.wait(self._heartbeat):
+            sent_at = time.monotonic()
             try:
-                self._note(beat(self._jobs, self._id, self._token, time.time(), self._ttl))
-                self._beaten_at = asked
+                self._update_from_job(
+                    renew_lease(self._jobs, self._id, self._token, time.time(), self._ttl)
+                )
+                self._renewed_at = sent_at
             except (LeaseLost, NotFound):
-                self._lost()
+                self._mark_lost()
                 return
             except Transient as error:
                 log.warning("heartbeat not written: %s", error)

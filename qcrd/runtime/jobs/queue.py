@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from qcrd.errors import Transient
 from qcrd.records.job import Stage
 from qcrd.runtime import telemetry
-from qcrd.runtime.jobs.state_machine import TASKS
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.settings import RedisSettings
 
 
@@ -28,23 +28,23 @@ class StageTask(Task):  # type: ignore[misc]  # celery has no types
             return super().__call__(job_id)
 
 
-def _leave_logging_alone(**_: Any) -> None:
+def _keep_logging_config(**_: Any) -> None:
     """A receiver of this signal is what keeps Celery from setting levels and formats of its own."""
 
 
-def celery_app(settings: RedisSettings) -> Celery:
+def create_celery_app(settings: RedisSettings) -> Celery:
     """An app without tasks; a worker adds its own by `@app.task(name=TASKS[stage])`.
 
     Messages are acknowledged before the work starts and none is reserved ahead: with late acks, or
     with a prefetch of one, Celery on Redis delivers a long task again while it is running.
     """
-    signals.setup_logging.connect(_leave_logging_alone, weak=False)
+    signals.setup_logging.connect(_keep_logging_config, weak=False)
     app = Celery("qcrd", broker=settings.url, task_cls=StageTask, set_as_current=False)
     app.conf.update(
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
-        task_routes={task: {"queue": task} for task in set(TASKS.values())},
+        task_routes={task: {"queue": task} for task in set(STAGE_TASKS.values())},
         task_create_missing_queues=True,
         task_acks_late=False,
         task_ignore_result=True,
@@ -67,12 +67,12 @@ def celery_app(settings: RedisSettings) -> Celery:
     return app
 
 
-class Queue(Protocol):
+class JobQueue(Protocol):
     def send(self, stage: Stage, job_id: str, *, countdown: float = 0.0) -> None:
         """Ask for `stage` of the job to be worked on, `countdown` seconds from now."""
 
 
-class MemoryQueue:
+class MemoryJobQueue:
     """Remembers what was sent, as `(stage, job_id, countdown)`, for a test to take."""
 
     def __init__(self) -> None:
@@ -83,23 +83,23 @@ class MemoryQueue:
         with self._lock:
             self.sent.append((stage, job_id, countdown))
 
-    def take(self) -> list[tuple[Stage, str]]:
+    def drain(self) -> list[tuple[Stage, str]]:
         """What was sent since the last call, in order."""
         with self._lock:
-            taken, self.sent = self.sent, []
-        return [(stage, job_id) for stage, job_id, _ in taken]
+            drained, self.sent = self.sent, []
+        return [(stage, job_id) for stage, job_id, _ in drained]
 
 
-class CeleryQueue:
+class CeleryJobQueue:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
     def send(self, stage: Stage, job_id: str, *, countdown: float = 0.0) -> None:
         try:
             self._app.send_task(
-                TASKS[stage],
+                STAGE_TASKS[stage],
                 args=[job_id],
-                queue=TASKS[stage],
+                queue=STAGE_TASKS[stage],
                 countdown=countdown or None,
                 ignore_result=True,
                 headers={"x_request_id": telemetry.current_request_id()},

@@ -15,7 +15,7 @@ from qcrd.records.job import Job, JobFailure, JobStatus, Lease, Stage
 from qcrd.records.spec import Priority
 from qcrd.runtime import keys
 
-NEXT: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
         JobStatus.VALIDATING: frozenset({JobStatus.QUEUED, JobStatus.FAILED, JobStatus.CANCELLED}),
         JobStatus.QUEUED: frozenset(
@@ -38,14 +38,14 @@ NEXT: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
         JobStatus.CANCELLED: frozenset(),
     }
 )
-TERMINAL = frozenset(status for status, following in NEXT.items() if not following)
+TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
 
 MAX_ATTEMPTS = 3
 """Tries a job gets when its worker dies or its code raises; waiting for an outage is not one."""
-TTL = 45.0
+LEASE_TTL = 45.0
 """Seconds a lease outlives its last heartbeat: four beats of 10 s missed."""
 
-TASKS: Mapping[Stage, str] = MappingProxyType(
+STAGE_TASKS: Mapping[Stage, str] = MappingProxyType(
     {
         Stage.ASSEMBLING: "assemble",
         Stage.TRAINING: "train",
@@ -55,97 +55,99 @@ TASKS: Mapping[Stage, str] = MappingProxyType(
 )
 """The task, and the queue of the same name, that does a stage's work."""
 
-RANK: Mapping[Priority, float] = MappingProxyType(
+PRIORITY_SCORES: Mapping[Priority, float] = MappingProxyType(
     {Priority.LOW: 0.0, Priority.NORMAL: 1e11, Priority.HIGH: 2e11}
 )
 """Seconds by which a priority outranks the one below: more than any clock shows, and a double
 still tells milliseconds apart there."""
 
 
-def task_of(job: Job) -> str:
+def get_task(job: Job) -> str:
     """The task that `job` is in, or that its first stage belongs to."""
-    return TASKS[job.stage or Stage.ASSEMBLING]
+    return STAGE_TASKS[job.stage or Stage.ASSEMBLING]
 
 
-def waits(job: Job) -> bool:
+def is_waiting(job: Job) -> bool:
     """Whether a worker could take `job`: nobody has it, and it is not paused or over."""
     return job.status in (JobStatus.QUEUED, JobStatus.RUNNING) and not job.lease.owner
 
 
-def indexes(job: Job) -> dict[str, float]:
+def index_scores(job: Job) -> dict[str, float]:
     """The sorted sets that `job` is in, with its score in each; the store keeps them so."""
     score = job.created_at
-    found = {keys.JOBS: score, keys.jobs_by_status_key(job.status): score}
+    scores = {keys.JOBS: score, keys.jobs_by_status_key(job.status): score}
     if not job.concluded:
-        found[keys.ACTIVE_JOBS] = score
+        scores[keys.ACTIVE_JOBS] = score
     if job.status is JobStatus.RUNNING:
-        found[keys.running_jobs_key(job.owner)] = score
-    if waits(job):
-        found[keys.waiting_jobs_key(task_of(job))] = RANK[job.spec.priority] - score
-    return found
+        scores[keys.running_jobs_key(job.owner)] = score
+    if is_waiting(job):
+        scores[keys.waiting_jobs_key(get_task(job))] = PRIORITY_SCORES[job.spec.priority] - score
+    return scores
 
 
-def check_room(before: Job, after: Job, running: int) -> None:
+def check_running_limit(before: Job, after: Job, running: int) -> None:
     """`Conflict` when `after` would begin to run beside `running` others of an owner who may not
     have that many."""
-    begins = after.status is JobStatus.RUNNING and before.status is not JobStatus.RUNNING
-    if begins and after.running_limit is not None and running >= after.running_limit:
+    starts_running = after.status is JobStatus.RUNNING and before.status is not JobStatus.RUNNING
+    if starts_running and after.running_limit is not None and running >= after.running_limit:
         raise Conflict(
             f"{after.owner} has {running} running jobs already, which is the limit of its key",
             code="running_limit",
         )
 
 
-def changed(job: Job, **changes: Any) -> Job:
+def with_changes(job: Job, **changes: Any) -> Job:
     """`job` with validated `changes`; unlike `model_copy`, which takes any name and value."""
     return Job.model_validate(dict(job) | changes)
 
 
-def counted(job: Job, now: float) -> Job:
+def with_stage_time(job: Job, now: float) -> Job:
     """`job` with the holder's time up to `now` added to the seconds of its current stage."""
     if not job.lease.owner or job.stage is None:
         return job
-    spent = max(0.0, now - job.lease.counted)
-    seconds = {**job.seconds, job.stage.value: job.seconds.get(job.stage.value, 0.0) + spent}
-    held = job.usage.gpu_seconds + spent * job.gpus
-    return changed(
+    elapsed = max(0.0, now - job.lease.counted)
+    seconds = {**job.seconds, job.stage.value: job.seconds.get(job.stage.value, 0.0) + elapsed}
+    gpu_seconds = job.usage.gpu_seconds + elapsed * job.gpus
+    return with_changes(
         job,
         seconds=seconds,
-        usage=job.usage.model_copy(update={"gpu_seconds": held}),
+        usage=job.usage.model_copy(update={"gpu_seconds": gpu_seconds}),
         lease=job.lease.model_copy(update={"counted": now}),
     )
 
 
-def freed(job: Job, now: float) -> Job:
+def release_lease(job: Job, now: float) -> Job:
     """`job` with nobody holding it. The token stays, so that the next one is larger."""
-    return changed(counted(job, now), lease=Lease(token=job.lease.token), gpus=0)
+    return with_changes(with_stage_time(job, now), lease=Lease(token=job.lease.token), gpus=0)
 
 
-def moved(job: Job, to: JobStatus, now: float, changes: Mapping[str, Any]) -> Job:
+def transition(job: Job, target: JobStatus, now: float, changes: Mapping[str, Any]) -> Job:
     """`job` in status `to`. A job that is over is held by nobody and waits for nothing."""
-    if to not in NEXT[job.status]:
-        raise Conflict(f"job {job.id} is {job.status}, so it cannot become {to}")
-    if to not in TERMINAL:
-        return changed(job, status=to, **{"paused_because": None, **changes})
-    over = changed(freed(job, now), status=to, finished_at=now, waiting=None, backoffs=0)
-    return changed(over, **changes)
+    if target not in TRANSITIONS[job.status]:
+        raise Conflict(f"job {job.id} is {job.status}, so it cannot become {target}")
+    if target not in TERMINAL:
+        return with_changes(job, status=target, **{"paused_because": None, **changes})
+    finished = with_changes(
+        release_lease(job, now), status=target, finished_at=now, waiting=None, backoffs=0
+    )
+    return with_changes(finished, **changes)
 
 
-def held(job: Job, token: int) -> None:
+def check_lease(job: Job, token: int) -> None:
     """`LeaseLost` unless `token` is the lease that holds `job`."""
     if not job.lease.owner or job.lease.token != token:
         raise LeaseLost(f"job {job.id} is {job.status} and no longer held by lease {token}")
 
 
-def lapsed(job: Job, now: float) -> bool:
+def lease_expired(job: Job, now: float) -> bool:
     """Whether a worker claimed the job and then fell silent."""
     return bool(job.lease.owner) and job.lease.until <= now
 
 
-def exhausted(job: Job, now: float, reason: str = "its worker fell silent") -> Job:
+def attempts_exhausted(job: Job, now: float, reason: str = "its worker fell silent") -> Job:
     """`job`, failed for good after its last attempt."""
     failure = JobFailure(
         message=f"gave up after {MAX_ATTEMPTS} attempts; at the last one {reason}",
         code="attempts_exhausted",
     )
-    return moved(job, JobStatus.FAILED, now, {"attempt": job.attempt + 1, "failure": failure})
+    return transition(job, JobStatus.FAILED, now, {"attempt": job.attempt + 1, "failure": failure})

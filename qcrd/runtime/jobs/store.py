@@ -14,29 +14,29 @@ from redis.exceptions import ConnectionError, TimeoutError, WatchError
 from qcrd.errors import Conflict, NotFound, Transient
 from qcrd.records.job import Job, JobStatus
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.state_machine import check_room, indexes
+from qcrd.runtime.jobs.state_machine import check_running_limit, index_scores
 from qcrd.runtime.redis.connection import redis_outage
 
-Change = Callable[[Job], Job]
+JobChange = Callable[[Job], Job]
 
-CONTENDED = 200
+MAX_UPDATE_CONFLICTS = 200
 """Lost races after which an update gives up; each loss is somebody else's success."""
-PAGE = 100
+PAGE_SIZE = 100
 """Records in one answer of Redis, which are about 4 kB each."""
 
 
-def _missing(job_id: str, param: str | None = None) -> NotFound:
+def _job_not_found(job_id: str, param: str | None = None) -> NotFound:
     return NotFound(f"there is no job {job_id}", param=param)
 
 
-class Records(Protocol):
+class JobRecords(Protocol):
     def create(self, job: Job) -> None:
         """`Conflict` when the id is taken."""
 
     def get(self, job_id: str) -> Job:
         """`NotFound` when there is none."""
 
-    def update(self, job_id: str, change: Change) -> Job:
+    def update(self, job_id: str, change: JobChange) -> Job:
         """Apply `change` to the newest record, atomically, and return the result.
 
         `change` is pure and may be called several times; what it raises comes out unchanged, and
@@ -53,31 +53,31 @@ class Records(Protocol):
         `NotFound` (param `after`) for an unknown one.
         """
 
-    def active(self) -> Iterator[Job]:
+    def iter_active(self) -> Iterator[Job]:
         """The jobs that are not concluded, newest first: those of the moment when it is first asked
         for one, each as it is when its page is read, whatever ends or is deleted meanwhile."""
 
 
-class Line(Protocol):
+class WaitingJobs(Protocol):
     """The jobs that wait for a worker, by task, in the order in which they are taken."""
 
-    def waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
         """At most `limit` of them, the next one first, without the first `start`."""
 
-    def place(self, task: str, job_id: str) -> int | None:
+    def queue_position(self, task: str, job_id: str) -> int | None:
         """How many are before this one; None when it does not wait for `task`."""
 
-    def length(self, task: str) -> int: ...
+    def queue_length(self, task: str) -> int: ...
 
-    def census(self) -> dict[JobStatus, int]:
+    def count_by_status(self) -> dict[JobStatus, int]:
         """How many jobs there are in each status."""
 
 
-class JobStore(Records, Line, Protocol):
+class JobStore(JobRecords, WaitingJobs, Protocol):
     """What both twins are."""
 
 
-class MemoryJobs:
+class MemoryJobStore:
     """Records are kept as JSON, so that what a twin accepts Redis accepts as well."""
 
     def __init__(self) -> None:
@@ -93,14 +93,16 @@ class MemoryJobs:
     def get(self, job_id: str) -> Job:
         with self._lock:
             if job_id not in self._records:
-                raise _missing(job_id)
+                raise _job_not_found(job_id)
             return Job.model_validate_json(self._records[job_id])
 
-    def update(self, job_id: str, change: Change) -> Job:
+    def update(self, job_id: str, change: JobChange) -> Job:
         with self._lock:
             before = self.get(job_id)
             after = change(before)
-            check_room(before, after, len(self._index(keys.running_jobs_key(after.owner))))
+            check_running_limit(
+                before, after, len(self._list_index(keys.running_jobs_key(after.owner)))
+            )
             self._records[job_id] = after.model_dump_json()
             return after
 
@@ -108,46 +110,50 @@ class MemoryJobs:
         with self._lock:
             self._records.pop(job_id, None)
 
-    def waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
-        return self._index(keys.waiting_jobs_key(task))[start : start + limit]
+    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+        return self._list_index(keys.waiting_jobs_key(task))[start : start + limit]
 
-    def place(self, task: str, job_id: str) -> int | None:
-        line = [job.id for job in self._index(keys.waiting_jobs_key(task))]
-        return line.index(job_id) if job_id in line else None
+    def queue_position(self, task: str, job_id: str) -> int | None:
+        waiting_ids = [job.id for job in self._list_index(keys.waiting_jobs_key(task))]
+        return waiting_ids.index(job_id) if job_id in waiting_ids else None
 
-    def length(self, task: str) -> int:
-        return len(self._index(keys.waiting_jobs_key(task)))
+    def queue_length(self, task: str) -> int:
+        return len(self._list_index(keys.waiting_jobs_key(task)))
 
-    def census(self) -> dict[JobStatus, int]:
-        return {status: len(self._index(keys.jobs_by_status_key(status))) for status in JobStatus}
+    def count_by_status(self) -> dict[JobStatus, int]:
+        return {
+            status: len(self._list_index(keys.jobs_by_status_key(status))) for status in JobStatus
+        }
 
-    def _index(self, name: str) -> list[Job]:
+    def _list_index(self, name: str) -> list[Job]:
         """The jobs in this sorted set, the highest score first."""
         with self._lock:
             jobs = [Job.model_validate_json(record) for record in self._records.values()]
-        scored = [(indexes(job)[name], job.id, job) for job in jobs if name in indexes(job)]
+        scored = [
+            (index_scores(job)[name], job.id, job) for job in jobs if name in index_scores(job)
+        ]
         return [job for *_, job in sorted(scored, key=lambda entry: entry[:2], reverse=True)]
 
     def list(self, after: str | None, limit: int) -> list[Job]:
-        jobs = self._index(keys.JOBS)
+        jobs = self._list_index(keys.JOBS)
         if after is None:
             return jobs[:limit]
-        places = [place for place, job in enumerate(jobs) if job.id == after]
-        if not places:
-            raise _missing(after, "after")
-        return jobs[places[0] + 1 :][:limit]
+        positions = [place for place, job in enumerate(jobs) if job.id == after]
+        if not positions:
+            raise _job_not_found(after, "after")
+        return jobs[positions[0] + 1 :][:limit]
 
-    def active(self) -> Iterator[Job]:
-        for job in self._index(keys.ACTIVE_JOBS):
+    def iter_active(self) -> Iterator[Job]:
+        for job in self._list_index(keys.ACTIVE_JOBS):
             try:
-                now = self.get(job.id)
+                current = self.get(job.id)
             except NotFound:
                 continue
-            if not now.concluded:
-                yield now
+            if not current.concluded:
+                yield current
 
 
-INSERT = """
+CREATE_SCRIPT = """
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return redis.call('GET', KEYS[1]) end
 for i = 2, #KEYS do redis.call('ZADD', KEYS[i], ARGV[i + 1], ARGV[2]) end
 """
@@ -155,35 +161,35 @@ for i = 2, #KEYS do redis.call('ZADD', KEYS[i], ARGV[i + 1], ARGV[2]) end
 score in each set. Answers with the record that is there already, if one is."""
 
 
-class RedisJobs:
+class RedisJobStore:
     """One JSON value per job, and the sorted sets of `states.indexes`, changed with it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._insert = redis.register_script(INSERT)
+        self._create_script = redis.register_script(CREATE_SCRIPT)
 
     def create(self, job: Job) -> None:
-        found, body = indexes(job), job.model_dump_json()
-        names = [keys.job_key(job.id), *found]
+        scores, body = index_scores(job), job.model_dump_json()
+        names = [keys.job_key(job.id), *scores]
         with redis_outage():
-            there = self._insert(names, [body, job.id, *found.values()])
+            existing = self._create_script(names, [body, job.id, *scores.values()])
         # The connection may have broken after the server had obeyed: our own record is a yes.
-        if there not in (None, body):
+        if existing not in (None, body):
             raise Conflict(f"job {job.id} exists already")
 
     def get(self, job_id: str) -> Job:
         with redis_outage():
             body = cast(str | None, self._redis.get(keys.job_key(job_id)))
         if body is None:
-            raise _missing(job_id)
+            raise _job_not_found(job_id)
         return Job.model_validate_json(body)
 
-    def update(self, job_id: str, change: Change) -> Job:
-        unheard: list[str] = []
+    def update(self, job_id: str, change: JobChange) -> Job:
+        unconfirmed: list[str] = []
         with redis_outage(), self._redis.pipeline() as pipe:
-            for _ in range(CONTENDED):
+            for _ in range(MAX_UPDATE_CONFLICTS):
                 try:
-                    return self._compare_and_set(pipe, job_id, change, unheard)
+                    return self._compare_and_set(pipe, job_id, change, unconfirmed)
                 except WatchError:
                     # A connection that broke while watching comes here too, and is made anew.
                     pipe.reset()
@@ -191,7 +197,7 @@ class RedisJobs:
         raise Transient(f"job {job_id} is written by too many at once")
 
     def _compare_and_set(
-        self, pipe: Any, job_id: str, change: Change, unheard: MutableSequence[str]
+        self, pipe: Any, job_id: str, change: JobChange, unconfirmed: MutableSequence[str]
     ) -> Job:
         """`unheard` are the records that were sent and of which nobody knows whether they were
         written: one that is there was, and `change` must not be asked about its own result."""
@@ -199,36 +205,36 @@ class RedisJobs:
         pipe.watch(key)
         body = cast(str | None, pipe.get(key))
         if body is None:
-            raise _missing(job_id)
+            raise _job_not_found(job_id)
         before = Job.model_validate_json(body)
-        if body in unheard:
+        if body in unconfirmed:
             return before
         after = change(before)
         if after is before:
             return after
         if after.running_limit is not None and after.status is not before.status:
-            others = keys.running_jobs_key(after.owner)
-            pipe.watch(others)
-            check_room(before, after, cast(int, pipe.zcard(others)))
+            running_key = keys.running_jobs_key(after.owner)
+            pipe.watch(running_key)
+            check_running_limit(before, after, cast(int, pipe.zcard(running_key)))
         pipe.multi()
         pipe.set(key, written := after.model_dump_json())
-        _reindex(pipe, job_id, indexes(before), indexes(after))
+        _reindex(pipe, job_id, index_scores(before), index_scores(after))
         try:
             pipe.execute()
         except WatchError as error:
             if isinstance(error.__context__, ConnectionError | TimeoutError):
-                unheard.append(written)
+                unconfirmed.append(written)
             raise
         return after
 
-    def _page(self, index: str, start: int, limit: int) -> list[Job]:
+    def _read_page(self, index: str, start: int, limit: int) -> list[Job]:
         ids = cast(list[str], self._redis.zrange(index, start, start + limit - 1, desc=True))
-        return self._read(ids)
+        return self._get_many(ids)
 
-    def _read(self, ids: Sequence[str]) -> list[Job]:
+    def _get_many(self, ids: Sequence[str]) -> list[Job]:
         """Those of the jobs that are there, in the order of `ids`."""
-        found = self._redis.mget([keys.job_key(job_id) for job_id in ids]) if ids else []
-        bodies = cast("list[str | None]", found)
+        values = self._redis.mget([keys.job_key(job_id) for job_id in ids]) if ids else []
+        bodies = cast("list[str | None]", values)
         return [Job.model_validate_json(body) for body in bodies if body is not None]
 
     def delete(self, job_id: str) -> None:
@@ -238,22 +244,22 @@ class RedisJobs:
             return
         with redis_outage(), self._redis.pipeline() as pipe:
             pipe.delete(keys.job_key(job_id))
-            _reindex(pipe, job_id, indexes(job), {})
+            _reindex(pipe, job_id, index_scores(job), {})
             pipe.execute()
 
-    def waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
         with redis_outage():
-            return self._page(keys.waiting_jobs_key(task), start, limit)
+            return self._read_page(keys.waiting_jobs_key(task), start, limit)
 
-    def place(self, task: str, job_id: str) -> int | None:
+    def queue_position(self, task: str, job_id: str) -> int | None:
         with redis_outage():
             return cast(int | None, self._redis.zrevrank(keys.waiting_jobs_key(task), job_id))
 
-    def length(self, task: str) -> int:
+    def queue_length(self, task: str) -> int:
         with redis_outage():
             return self._redis.zcard(keys.waiting_jobs_key(task))
 
-    def census(self) -> dict[JobStatus, int]:
+    def count_by_status(self) -> dict[JobStatus, int]:
         with redis_outage(), self._redis.pipeline(transaction=False) as pipe:
             for status in JobStatus:
                 pipe.zcard(keys.jobs_by_status_key(status))
@@ -263,18 +269,18 @@ class RedisJobs:
         index, start = keys.JOBS, 0
         with redis_outage():
             if after is not None:
-                place = cast(int | None, self._redis.zrevrank(index, after))
-                if place is None:
-                    raise _missing(after, "after")
-                start = place + 1
-            return self._page(index, start, limit)
+                position = cast(int | None, self._redis.zrevrank(index, after))
+                if position is None:
+                    raise _job_not_found(after, "after")
+                start = position + 1
+            return self._read_page(index, start, limit)
 
-    def active(self) -> Iterator[Job]:
+    def iter_active(self) -> Iterator[Job]:
         with redis_outage():
             ids = cast("Sequence[str]", self._redis.zrange(keys.ACTIVE_JOBS, 0, -1, desc=True))
-        for start in range(0, len(ids), PAGE):
+        for start in range(0, len(ids), PAGE_SIZE):
             with redis_outage():
-                page = self._read(ids[start : start + PAGE])
+                page = self._get_many(ids[start : start + PAGE_SIZE])
             yield from (job for job in page if not job.concluded)
 
 

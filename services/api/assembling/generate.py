@@ -88,7 +88,7 @@ class _Round:
 
     def look(self, down: str | None) -> None:
         """Called twice a second: stop when told to, say what changed, report now and then."""
-        self.stage.check()
+        self.stage.raise_if_stopping()
         if down != self.told and bool(down) != bool(self.told):
             self._tell(down)
         if time.monotonic() - self.reported_at >= REPORT_SECONDS:
@@ -99,14 +99,14 @@ class _Round:
         done, total, usage = len(self.found), len(self.wanted), self.usage()
         self._count(usage)
         percent = ASKED_PERCENT * done / max(1, total)
-        progress = self.stage.paced(percent, done, total)
+        progress = self.stage.make_progress(percent, done, total)
         if down is not None:
-            self.stage.amend(progress=progress, usage=usage, waiting=down)
+            self.stage.update_job(progress=progress, usage=usage, waiting=down)
             return
-        self.stage.amend(progress=progress, usage=usage, waiting=None, backoffs=0)
+        self.stage.update_job(progress=progress, usage=usage, waiting=None, backoffs=0)
         if done != self.measured:
             self.measured = done
-            self.stage.measure(
+            self.stage.emit_metrics(
                 f"{done} of {total} teacher outputs",
                 done=done,
                 total=total,
@@ -140,12 +140,12 @@ class _Round:
             paid = getattr(usage, f"teacher_{kind}_tokens")
             more = paid - getattr(before, f"teacher_{kind}_tokens")
             if more:
-                self.stage.tally.add("teacher_tokens", more, teacher=name, kind=kind)
+                self.stage.counters.add("teacher_tokens", more, teacher=name, kind=kind)
 
     def _tell(self, down: str | None) -> None:
         self.told = down
         if down is None:
-            self.stage.say("the teacher answers again")
+            self.stage.emit("the teacher answers again")
         else:
             message = f"{down}; waiting for it, {len(self.found)} outputs are kept"
             self.stage.events.append(self.stage.job.id, message, level="warn")
@@ -210,7 +210,7 @@ async def _round(
         round_ = _Round(stage, cache, teacher, wanted, cache.find(wanted.keys()))
         round_.counted = round_.usage()
         missing = [sample for key, sample in wanted.items() if key not in round_.found]
-        stage.say(
+        stage.emit(
             f"asking teacher {name} for {len(missing)} outputs; "
             f"{len(wanted) - len(missing)} are there already",
             asked=len(missing),

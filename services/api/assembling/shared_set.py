@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.records.job import Stage
-from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Next, StageContext
+from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, NextStage, StageContext
 from qcrd.runtime.jobs.state_machine import TERMINAL
 
 WAIT_SECONDS = 5.0
 """Between two looks at a set that is not there yet."""
 
 
-def take(stage: StageContext, leader_id: str) -> Next:
+def take(stage: StageContext, leader_id: str) -> NextStage:
     """The leader's set; `Transient` while it has none, `Invalid` when it will never have one."""
     try:
         leader = stage.jobs.get(leader_id)
@@ -26,11 +26,11 @@ def take(stage: StageContext, leader_id: str) -> Next:
             code=WAITS_FOR_JOB,
             retry_after=WAIT_SECONDS,
         )
-    stage.say(
+    stage.emit(
         f"takes the rationale set of job {leader_id}: no teacher is asked",
         rationale_set=leader.rationale_set,
     )
-    return Next(Stage.TRAINING, {"rationale_set": leader.rationale_set})
+    return NextStage(Stage.TRAINING, {"rationale_set": leader.rationale_set})
 
 
 def _without(problem: str) -> Invalid:

@@ -16,7 +16,7 @@ from qcrd.records.rationales import (
     TestItem,
 )
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.stage_context import Next, StageContext
+from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import Ledger
 from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api.assembling import labelling, sampling_plan, shared_set
@@ -53,7 +53,7 @@ class Rows:
 
 def assemble(
     stage: StageContext, ledger: Ledger, teachers: Mapping[str, Teacher], pace: Pace | None = None
-) -> Next:
+) -> NextStage:
     """Done again it writes the same set again, from outputs that are there already."""
     spec, store = stage.job.spec, stage.store
     if spec.knowledge_of is not None:
@@ -65,7 +65,7 @@ def assemble(
     )
     _warn_of_overlap(stage, rows)
     given = _outputs(stage, rows, ledger, teachers, pace or Pace())
-    stage.check()
+    stage.raise_if_stopping()
     items = [
         labelling.item(row.question, given.training.get(row.question.id, ()), spec.settings)
         for row in rows.training
@@ -73,8 +73,8 @@ def assemble(
     counts = labelling.count(items, reused=given.reused)
     set_id = _write(stage, items, _held_back(stage, rows, given), counts)
     _tell(stage, items, counts)
-    stage.progress(100.0)
-    return Next(Stage.TRAINING, {"rationale_set": set_id})
+    stage.report_progress(100.0)
+    return NextStage(Stage.TRAINING, {"rationale_set": set_id})
 
 
 def _outputs(
@@ -86,7 +86,7 @@ def _outputs(
 ) -> Given:
     spec = stage.job.spec
     if not sampling_plan.needs_outputs(spec):
-        stage.say("this method reads labels only: no teacher is asked")
+        stage.emit("this method reads labels only: no teacher is asked")
         return Given({}, {})
     if spec.settings.rationales.import_file is not None:
         return _imported(stage, rows, spec.settings.rationales.import_file)
@@ -110,7 +110,7 @@ def _outputs(
 
 def _imported(stage: StageContext, rows: Rows, file_id: str) -> Given:
     found = match(files.rows(stage.store, file_id), rows.training, rows.test)
-    stage.say(
+    stage.emit(
         f"imported teacher outputs for {len(found.training)} of {len(rows.training)} training "
         f"and {len(found.test)} of {len(rows.test)} test questions",
         training=len(found.training),
@@ -190,7 +190,7 @@ def _lines(store: Store, key: str, lines: Sequence[TestItem]) -> str | None:
 
 
 def _tell(stage: StageContext, items: Sequence[RationaleItem], counts: RationaleCounts) -> None:
-    stage.say(
+    stage.emit(
         f"{counts.outputs} outputs of {counts.questions} questions: {counts.positives} positive "
         f"and {counts.negatives} negative rationales, {counts.unparseable} unparseable",
         **labelling.shares(counts),

@@ -166,7 +166,7 @@ def delete(store: Store, jobs: JobStore, file_id: str, caller: ApiKey) -> None:
     """
     stored = find(store, file_id)
     check_owner(f"file {file_id}", stored.owner, caller)
-    for job in jobs.active():
+    for job in jobs.iter_active():
         if job.status not in TERMINAL and file_id in named(job.spec).values():
             raise Conflict(f"job {job.id} needs file {file_id}: cancel it or wait for its end")
     described = keys.file_meta_key(file_id)

@@ -11,9 +11,9 @@ from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import Budget
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as jobs
-from qcrd.runtime.jobs.dispatch import nudge
-from qcrd.runtime.jobs.finalize import conclude
-from qcrd.runtime.jobs.state_machine import TERMINAL, moved
+from qcrd.runtime.jobs.dispatch import wake_next_job
+from qcrd.runtime.jobs.finalize import finalize
+from qcrd.runtime.jobs.state_machine import TERMINAL, transition
 from qcrd.runtime.jobs.store import JobStore
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import once, repeated
@@ -28,7 +28,11 @@ def pause(here: Gateway, job: Job, caller: ApiKey) -> Job:
     check_owner(f"job {job.id}", job.owner, caller)
     reason = f"key {caller.name} asked for it"
     done = repeated() and job.status is JobStatus.PAUSED
-    paused = job if done else jobs.move(here.jobs, job.id, JobStatus.PAUSED, paused_because=reason)
+    paused = (
+        job
+        if done
+        else jobs.transition_job(here.jobs, job.id, JobStatus.PAUSED, paused_because=reason)
+    )
     _tell(here, paused, f"paused: {reason}", once("paused"))
     _make_room(here, paused)
     return paused
@@ -45,7 +49,7 @@ def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None
     def change(current: Job) -> Job:
         if current.status is not JobStatus.PAUSED:
             raise Conflict(f"job {current.id} is {current.status}, not paused")
-        return moved(current, JobStatus.QUEUED, now, {"sent_at": now, **given})
+        return transition(current, JobStatus.QUEUED, now, {"sent_at": now, **given})
 
     done = repeated() and job.status is not JobStatus.PAUSED
     resumed = job if done else here.jobs.update(job.id, change)
@@ -61,8 +65,8 @@ def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """What the teacher has already answered is kept for the next job."""
     check_owner(f"job {job.id}", job.owner, caller)
     done = repeated() and job.status is JobStatus.CANCELLED
-    cancelled = job if done else jobs.move(here.jobs, job.id, JobStatus.CANCELLED)
-    conclude(here, cancelled)
+    cancelled = job if done else jobs.transition_job(here.jobs, job.id, JobStatus.CANCELLED)
+    finalize(here, cancelled)
     _make_room(here, cancelled)
     return cancelled
 
@@ -77,7 +81,7 @@ def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
     if (reader := _reader(here.jobs, job.id)) is not None:
         raise Conflict(f"job {reader} waits for the rationale set of {job.id}: cancel it first")
     # Its end told and archived first: whoever does that later would bring back what is deleted.
-    conclude(here, job)
+    finalize(here, job)
     if job.rationale_set is not None:  # it names the scores, which go with the job
         here.store.delete(keys.rationale_scores_key(job.rationale_set, job.id))
     for prefix in (keys.job_prefix(job.id), keys.judge_prefix(job.id)):
@@ -89,7 +93,7 @@ def delete(here: Gateway, job: Job, caller: ApiKey) -> None:
 
 def _reader(store: JobStore, leader: str) -> str | None:
     """An active job that is to train on the set of `leader` and has not taken it yet."""
-    for job in store.active():
+    for job in store.iter_active():
         waits = job.status not in TERMINAL and job.rationale_set is None
         if job.spec.knowledge_of == leader and waits:
             return job.id
@@ -98,7 +102,7 @@ def _reader(store: JobStore, leader: str) -> str | None:
 
 def _make_room(here: Gateway, ended: Job) -> None:
     try:
-        nudge(here.jobs, here.queue, ended)
+        wake_next_job(here.jobs, here.queue, ended)
     except Transient as error:
         log.warning("waiting jobs are left to the reaper: %s", error)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from qcrd.records.job import Job, JobStatus, Stage
-from qcrd.runtime.jobs.state_machine import task_of, waits
+from qcrd.runtime.jobs.state_machine import get_task, is_waiting
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Tally
 from services.api.http import schemas, serializers
@@ -19,7 +19,7 @@ def shown(job: Job, jobs: JobStore, tally: Tally) -> schemas.JobObject:
 
 
 def shown_all(found: Sequence[Job], jobs: JobStore, tally: Tally) -> list[schemas.JobObject]:
-    waiting = [job for job in found if waits(job)]
+    waiting = [job for job in found if is_waiting(job)]
     pace = timings.seconds_per_job(tally.read()) if waiting else {}
     queues = {job.id: _queue(job, jobs, pace) for job in waiting}
     return [serializers.job(job, queues.get(job.id), _finish(job)) for job in found]
@@ -27,8 +27,8 @@ def shown_all(found: Sequence[Job], jobs: JobStore, tally: Tally) -> list[schema
 
 def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> schemas.Queue | None:
     """None for a job that somebody has taken since it was read."""
-    task = task_of(job)
-    before = jobs.place(task, job.id)
+    task = get_task(job)
+    before = jobs.queue_position(task, job.id)
     if before is None:
         return None
     per_job = pace.get(task)

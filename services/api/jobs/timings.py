@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qcrd.records.job import Job, Stage
 from qcrd.records.spec import JobSpec
-from qcrd.runtime.jobs.state_machine import TASKS
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Count
 
@@ -24,9 +24,9 @@ def seconds_per_job(counts: Sequence[Count]) -> dict[str, float]:
     for count in counts:
         labels = dict(count.labels)
         if count.name == "stage_seconds_sum":
-            seconds[TASKS[Stage(labels["stage"])]] += count.value
+            seconds[STAGE_TASKS[Stage(labels["stage"])]] += count.value
         if count.name == "stage_seconds" and labels["stage"] in FIRST.values():
-            ended[TASKS[Stage(labels["stage"])]] += count.value
+            ended[STAGE_TASKS[Stage(labels["stage"])]] += count.value
     return {task: seconds[task] / ended[task] for task in seconds if ended[task]}
 
 

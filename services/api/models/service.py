@@ -64,7 +64,7 @@ def delete(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
     """
     model = find(store, model_id)
     check_owner(f"model {model_id}", of_job(jobs, model.job_id), caller)
-    for job in jobs.active():
+    for job in jobs.iter_active():
         fields = [field for field, name in named(job.spec).items() if name == model_id]
         if fields and job.status not in TERMINAL:
             raise Conflict(

@@ -17,7 +17,7 @@ import httpx2
 from qcrd.errors import Invalid, NotFound
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime.http import retry_after
-from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.redis.webhook_queue import Deliveries
 from qcrd.runtime.telemetry import log_exceptions
 from services.api.webhooks.signing import WebhookSettings, body, check_webhook, headers, host_of
@@ -49,7 +49,7 @@ class Answer:
 
 
 async def deliver_forever(
-    ports: Deps, settings: WebhookSettings, stopping: threading.Event
+    ports: WorkerDeps, settings: WebhookSettings, stopping: threading.Event
 ) -> None:
     """Until `stopping`; what is under way then is cut off, and due again after the lease."""
     async with httpx2.AsyncClient(timeout=settings.timeout, follow_redirects=False) as client:
@@ -58,7 +58,7 @@ async def deliver_forever(
             room = AT_ONCE - len(under_way)
             due: list[WebhookDelivery] = []
             with log_exceptions("cannot look for webhooks that are due"):
-                due = await asyncio.to_thread(_due, ports.deliveries, room)
+                due = await asyncio.to_thread(_due, ports.webhook_queue, room)
             under_way |= {asyncio.create_task(sending.deliver(delivery)) for delivery in due}
             if under_way:
                 _, under_way = await asyncio.wait(under_way, timeout=POLL_SECONDS)
@@ -74,7 +74,7 @@ def _due(deliveries: Deliveries, limit: int) -> list[WebhookDelivery]:
 
 @dataclass(frozen=True)
 class Sending:
-    ports: Deps
+    ports: WorkerDeps
     settings: WebhookSettings
     client: httpx2.AsyncClient
 
@@ -91,7 +91,7 @@ class Sending:
             self.ports.jobs.get(delivery.job_id)
             check_webhook(delivery.url, self.settings)
         except NotFound:
-            self.ports.deliveries.settle(delivery)
+            self.ports.webhook_queue.settle(delivery)
             return False
         except Invalid as error:
             self._give_up(delivery, error.message)
@@ -123,7 +123,7 @@ class Sending:
             self._give_up(delivery, answer.trouble)
         else:
             wait = pause(delivery.attempts, answer.retry_after, random.random())
-            self.ports.deliveries.postpone(delivery, time.time() + wait)
+            self.ports.webhook_queue.postpone(delivery, time.time() + wait)
             self._count(delivery, "postponed", f"{answer.trouble}; again in {wait:.0f} s")
 
     def _give_up(self, delivery: WebhookDelivery, why: str) -> None:
@@ -142,11 +142,11 @@ class Sending:
             },
             once=f"webhook-{delivery.id}",
         )
-        self.ports.deliveries.settle(delivery)
+        self.ports.webhook_queue.settle(delivery)
         self._count(delivery, outcome, why)
 
     def _count(self, delivery: WebhookDelivery, outcome: str, why: str) -> None:
-        self.ports.tally.add("webhooks", outcome=outcome)
+        self.ports.counters.add("webhooks", outcome=outcome)
         data = {
             "job_id": delivery.job_id,
             "webhook_id": delivery.id,

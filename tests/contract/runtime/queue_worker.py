@@ -7,16 +7,16 @@ import os
 from pathlib import Path
 
 from qcrd.records.job import Stage
-from qcrd.runtime.jobs.queue import celery_app
-from qcrd.runtime.jobs.state_machine import TASKS
+from qcrd.runtime.jobs.queue import create_celery_app
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.settings import RedisSettings
 from qcrd.runtime.telemetry import configure_logging, current_request_id
 
 configure_logging("queue-test")
-app = celery_app(RedisSettings())
+app = create_celery_app(RedisSettings())
 
 
-@app.task(name=TASKS[Stage.TRAINING])
+@app.task(name=STAGE_TASKS[Stage.TRAINING])
 def train(job_id: str) -> None:
     logging.getLogger("task").info("got it")
     with Path(os.environ["SEEN_FILE"]).open("a") as seen:

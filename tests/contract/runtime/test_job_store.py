@@ -12,11 +12,11 @@ from qcrd.errors import Conflict, LeaseLost, NotFound
 from qcrd.records.job import Job, JobFailure, JobStatus, Progress, Stage
 from qcrd.records.spec import JobSpec, Priority, RationaleSpec
 from qcrd.runtime.jobs import store
-from qcrd.runtime.jobs.commands import amend, beat, claim, move
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.reaper import reap
-from qcrd.runtime.jobs.state_machine import changed, freed
-from qcrd.runtime.jobs.store import JobStore, RedisJobs
+from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, update_job
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.reaper import reap_jobs
+from qcrd.runtime.jobs.state_machine import release_lease, with_changes
+from qcrd.runtime.jobs.store import JobStore, RedisJobStore
 from qcrd.runtime.keys import new_id
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings
@@ -36,7 +36,7 @@ def a_job(created_at: float = 1000.0, status: JobStatus = JobStatus.QUEUED) -> J
 
 def release(jobs: JobStore, job_id: str) -> None:
     """As the pipeline does with a job that waits."""
-    jobs.update(job_id, lambda job: freed(job, time.time()))
+    jobs.update(job_id, lambda job: release_lease(job, time.time()))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_what_was_created_is_read_back_whole(jobs: JobStore, job: Job) -> None:
 
 def test_an_id_is_taken_once(jobs: JobStore, job: Job) -> None:
     with pytest.raises(Conflict):
-        jobs.create(changed(job, created_at=1.0))
+        jobs.create(with_changes(job, created_at=1.0))
     assert jobs.get(job.id) == job
 
 
@@ -77,7 +77,7 @@ def test_what_a_change_raises_comes_out_and_nothing_is_written(jobs: JobStore, j
 
 def test_no_update_is_lost_between_four_writers(jobs: JobStore, job: Job) -> None:
     def add(_: int) -> None:
-        jobs.update(job.id, lambda job: changed(job, backoffs=job.backoffs + 1))
+        jobs.update(job.id, lambda job: with_changes(job, backoffs=job.backoffs + 1))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(40)))
@@ -104,12 +104,12 @@ def test_the_active_list_leaves_out_what_is_concluded(jobs: JobStore) -> None:
     over, active, paused = a_job(1.0), a_job(2.0), a_job(3.0)
     for job in (over, active, paused):
         jobs.create(job)
-    move(jobs, over.id, JobStatus.CANCELLED)
-    move(jobs, paused.id, JobStatus.PAUSED)
-    jobs.create(changed(a_job(4.0, status=JobStatus.FAILED), concluded=True))
-    assert [job.id for job in jobs.active()] == [paused.id, active.id, over.id]
-    jobs.update(over.id, lambda job: changed(job, concluded=True))
-    assert [job.id for job in jobs.active()] == [paused.id, active.id]
+    transition_job(jobs, over.id, JobStatus.CANCELLED)
+    transition_job(jobs, paused.id, JobStatus.PAUSED)
+    jobs.create(with_changes(a_job(4.0, status=JobStatus.FAILED), concluded=True))
+    assert [job.id for job in jobs.iter_active()] == [paused.id, active.id, over.id]
+    jobs.update(over.id, lambda job: with_changes(job, concluded=True))
+    assert [job.id for job in jobs.iter_active()] == [paused.id, active.id]
     assert len(jobs.list(None, 10)) == 4
 
 
@@ -122,28 +122,28 @@ def test_the_active_list_is_read_to_its_end_whatever_ends_meanwhile(
     made = [a_job(created_at=float(at)) for at in (5, 4, 3, 2, 1)]
     for job in made:
         jobs.create(job)
-    found = jobs.active()
+    found = jobs.iter_active()
     seen = [next(found).id, next(found).id]
-    jobs.update(made[1].id, lambda job: changed(job, concluded=True))
+    jobs.update(made[1].id, lambda job: with_changes(job, concluded=True))
     jobs.delete(made[2].id)
     late = a_job(created_at=0.5)
     jobs.create(late)
     seen += [job.id for job in found]
     assert seen == [made[0].id, made[1].id, made[3].id, made[4].id]
-    left = [job.id for job in jobs.active()]
+    left = [job.id for job in jobs.iter_active()]
     assert left == [made[0].id, made[3].id, made[4].id, late.id]
 
 
 def test_a_deleted_job_is_in_no_list(jobs: JobStore, job: Job) -> None:
     jobs.delete(job.id)
-    assert jobs.list(None, 10) == list(jobs.active()) == []
+    assert jobs.list(None, 10) == list(jobs.iter_active()) == []
     with pytest.raises(NotFound):
         jobs.get(job.id)
 
 
 def test_of_many_claims_at_once_one_succeeds(jobs: JobStore, job: Job) -> None:
     def try_it(number: int) -> Job | None:
-        return claim(jobs, job.id, f"worker-{number}", stage=Stage.ASSEMBLING, now=0.0)
+        return claim_job(jobs, job.id, f"worker-{number}", stage=Stage.ASSEMBLING, now=0.0)
 
     with ThreadPoolExecutor(8) as pool:
         won = [claimed for claimed in pool.map(try_it, range(8)) if claimed is not None]
@@ -155,20 +155,20 @@ def test_of_many_claims_at_once_one_succeeds(jobs: JobStore, job: Job) -> None:
 def test_a_lapsed_lease_goes_to_the_next_and_the_old_token_is_refused(
     jobs: JobStore, job: Job
 ) -> None:
-    first = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0, ttl=45.0)
+    first = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0, ttl=45.0)
     assert first is not None
-    assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=44.9) is None
-    beat(jobs, job.id, first.lease.token, 40.0, 45.0)
-    assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=84.9) is None
+    assert claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=44.9) is None
+    renew_lease(jobs, job.id, first.lease.token, 40.0, 45.0)
+    assert claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=84.9) is None
 
-    second = claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=85.0)
+    second = claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=85.0)
     assert second is not None
     assert second.lease.token > first.lease.token
     assert second.attempt == 1
     for stale in (
-        lambda token: beat(jobs, job.id, token, 86.0),
-        lambda token: amend(jobs, job.id, token, progress=Progress(percent=1.0)),
-        lambda token: move(jobs, job.id, JobStatus.SUCCEEDED, token=token),
+        lambda token: renew_lease(jobs, job.id, token, 86.0),
+        lambda token: update_job(jobs, job.id, token, progress=Progress(percent=1.0)),
+        lambda token: transition_job(jobs, job.id, JobStatus.SUCCEEDED, token=token),
     ):
         with pytest.raises(LeaseLost):
             stale(first.lease.token)
@@ -178,7 +178,7 @@ def test_a_lapsed_lease_goes_to_the_next_and_the_old_token_is_refused(
 def test_the_third_silent_worker_is_the_last(jobs: JobStore, job: Job) -> None:
     """Claims at 0, 50 and 100 s run; the one at 150 s finds three silent predecessors."""
     claims = [
-        claim(jobs, job.id, "worker", stage=Stage.ASSEMBLING, now=now)
+        claim_job(jobs, job.id, "worker", stage=Stage.ASSEMBLING, now=now)
         for now in (0.0, 50.0, 100.0, 150.0)
     ]
     assert [(job.status, job.attempt) for job in claims if job] == [
@@ -191,56 +191,56 @@ def test_the_third_silent_worker_is_the_last(jobs: JobStore, job: Job) -> None:
     assert failed.failure is not None
     assert failed.failure.code == "attempts_exhausted"
     assert failed.finished_at == 150.0
-    assert claim(jobs, job.id, "worker", stage=Stage.ASSEMBLING, now=200.0) is None
+    assert claim_job(jobs, job.id, "worker", stage=Stage.ASSEMBLING, now=200.0) is None
 
 
 def test_a_released_job_is_claimed_again_without_counting(jobs: JobStore, job: Job) -> None:
-    first = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+    first = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
     assert first is not None
     release(jobs, job.id)
     with pytest.raises(LeaseLost):
-        beat(jobs, job.id, first.lease.token, 1.0)
-    second = claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1000.0)
+        renew_lease(jobs, job.id, first.lease.token, 1.0)
+    second = claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1000.0)
     assert second is not None
     assert second.attempt == 0
     assert second.lease.token > first.lease.token
 
 
 def test_a_message_of_another_task_claims_nothing(jobs: JobStore, job: Job) -> None:
-    assert claim(jobs, job.id, "one", stage=Stage.TRAINING, now=0.0) is None
-    jobs.update(job.id, lambda job: changed(job, stage=Stage.EVALUATING))
-    assert claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0) is None
-    claimed = claim(jobs, job.id, "one", stage=Stage.TRAINING, now=0.0)
+    assert claim_job(jobs, job.id, "one", stage=Stage.TRAINING, now=0.0) is None
+    jobs.update(job.id, lambda job: with_changes(job, stage=Stage.EVALUATING))
+    assert claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0) is None
+    claimed = claim_job(jobs, job.id, "one", stage=Stage.TRAINING, now=0.0)
     assert claimed is not None
     assert claimed.stage is Stage.TRAINING
 
 
 def test_a_cancel_takes_the_job_out_of_its_workers_hands(jobs: JobStore, job: Job) -> None:
-    held = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+    held = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
     assert held is not None
-    cancelled = move(jobs, job.id, JobStatus.CANCELLED)
+    cancelled = transition_job(jobs, job.id, JobStatus.CANCELLED)
     assert cancelled.finished_at is not None
     with pytest.raises(LeaseLost):
-        amend(jobs, job.id, held.lease.token, progress=Progress(percent=50.0))
+        update_job(jobs, job.id, held.lease.token, progress=Progress(percent=50.0))
     with pytest.raises(Conflict):
-        move(jobs, job.id, JobStatus.FAILED, failure=JobFailure(message="no", code="no"))
+        transition_job(jobs, job.id, JobStatus.FAILED, failure=JobFailure(message="no", code="no"))
     assert jobs.get(job.id) == cancelled
 
 
 def test_a_paused_job_is_still_its_workers_until_released(jobs: JobStore, job: Job) -> None:
-    held = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+    held = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
     assert held is not None
-    move(jobs, job.id, JobStatus.PAUSED)
-    amend(jobs, job.id, held.lease.token, progress=Progress(percent=50.0))
-    move(jobs, job.id, JobStatus.QUEUED)
-    assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is None
+    transition_job(jobs, job.id, JobStatus.PAUSED)
+    update_job(jobs, job.id, held.lease.token, progress=Progress(percent=50.0))
+    transition_job(jobs, job.id, JobStatus.QUEUED)
+    assert claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is None
     release(jobs, job.id)
-    assert claim(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is not None
+    assert claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=1.0) is not None
 
 
 def ranked(created_at: float, priority: Priority, **changes: object) -> Job:
     job = a_job(created_at)
-    return changed(job, spec=job.spec.model_copy(update={"priority": priority}), **changes)
+    return with_changes(job, spec=job.spec.model_copy(update={"priority": priority}), **changes)
 
 
 def test_the_line_is_by_priority_and_then_by_age(jobs: JobStore) -> None:
@@ -252,49 +252,52 @@ def test_the_line_is_by_priority_and_then_by_age(jobs: JobStore) -> None:
     high, paused = ranked(4.0, Priority.HIGH), ranked(0.5, Priority.HIGH)
     for job in (late, first, low, high, paused):
         jobs.create(job)
-    move(jobs, paused.id, JobStatus.PAUSED)
+    transition_job(jobs, paused.id, JobStatus.PAUSED)
     wanted = [high.id, first.id, late.id, low.id]
-    assert [job.id for job in jobs.waiting("assemble", 10)] == wanted
-    assert [job.id for job in jobs.waiting("assemble", 2, start=1)] == wanted[1:3]
-    assert [jobs.place("assemble", job_id) for job_id in wanted] == [0, 1, 2, 3]
-    assert jobs.place("assemble", paused.id) is None
-    assert jobs.waiting("train", 10) == []
-    assert (jobs.length("assemble"), jobs.length("train")) == (4, 0)
+    assert [job.id for job in jobs.list_waiting("assemble", 10)] == wanted
+    assert [job.id for job in jobs.list_waiting("assemble", 2, start=1)] == wanted[1:3]
+    assert [jobs.queue_position("assemble", job_id) for job_id in wanted] == [0, 1, 2, 3]
+    assert jobs.queue_position("assemble", paused.id) is None
+    assert jobs.list_waiting("train", 10) == []
+    assert (jobs.queue_length("assemble"), jobs.queue_length("train")) == (4, 0)
 
 
 def test_a_job_is_in_line_while_nobody_holds_it_and_for_its_own_task(
     jobs: JobStore, job: Job
 ) -> None:
-    claimed = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+    claimed = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
     assert claimed is not None
-    assert jobs.place("assemble", job.id) is None
-    amend(jobs, job.id, claimed.lease.token, stage=Stage.TRAINING)
+    assert jobs.queue_position("assemble", job.id) is None
+    update_job(jobs, job.id, claimed.lease.token, stage=Stage.TRAINING)
     release(jobs, job.id)
-    assert (jobs.place("assemble", job.id), jobs.place("train", job.id)) == (None, 0)
+    assert (jobs.queue_position("assemble", job.id), jobs.queue_position("train", job.id)) == (
+        None,
+        0,
+    )
 
 
 def test_the_census_counts_each_job_once(jobs: JobStore) -> None:
     made = [a_job(float(at)) for at in range(4)]
     for job in made:
         jobs.create(job)
-    move(jobs, made[0].id, JobStatus.CANCELLED)
-    move(jobs, made[1].id, JobStatus.PAUSED)
+    transition_job(jobs, made[0].id, JobStatus.CANCELLED)
+    transition_job(jobs, made[1].id, JobStatus.PAUSED)
     jobs.delete(made[2].id)
-    counted = {status: count for status, count in jobs.census().items() if count}
+    counted = {status: count for status, count in jobs.count_by_status().items() if count}
     assert counted == {JobStatus.CANCELLED: 1, JobStatus.PAUSED: 1, JobStatus.QUEUED: 1}
 
 
 def test_an_owner_runs_no_more_jobs_than_the_key_allows_however_many_workers_try(
     jobs: JobStore,
 ) -> None:
-    mine = [changed(a_job(float(at)), owner="ci", running_limit=2) for at in range(6)]
-    other = changed(a_job(9.0), owner="other", running_limit=2)
+    mine = [with_changes(a_job(float(at)), owner="ci", running_limit=2) for at in range(6)]
+    other = with_changes(a_job(9.0), owner="other", running_limit=2)
     for job in (*mine, other):
         jobs.create(job)
 
     def try_it(job: Job) -> Job | None:
         try:
-            return claim(jobs, job.id, f"for-{job.id}", stage=Stage.ASSEMBLING, now=0.0)
+            return claim_job(jobs, job.id, f"for-{job.id}", stage=Stage.ASSEMBLING, now=0.0)
         except Conflict as error:
             if error.code != "running_limit":
                 raise
@@ -304,7 +307,7 @@ def test_an_owner_runs_no_more_jobs_than_the_key_allows_however_many_workers_try
         taken = [job for job in pool.map(try_it, (*mine, other)) if job]
     assert sorted(job.owner for job in taken) == ["ci", "ci", "other"]
     running = next(job for job in taken if job.owner == "ci")
-    move(jobs, running.id, JobStatus.CANCELLED)
+    transition_job(jobs, running.id, JobStatus.CANCELLED)
     left = [job for job in mine if jobs.get(job.id).status is JobStatus.QUEUED]
     assert try_it(left[0]) is not None
     assert try_it(left[1]) is None
@@ -315,16 +318,18 @@ def test_a_change_whose_answer_was_lost_is_no_conflict_with_itself(
 ) -> None:
     """Every write is obeyed, and its answer lost with the connection."""
     there, job = urlsplit(redis_settings.url), a_job(created_at=time.time())
-    RedisJobs(connect(redis_settings)).create(job)
+    RedisJobStore(connect(redis_settings)).create(job)
     with LossyProxy(there.port or 0, losing=b"EXEC", every=1) as proxy:
-        jobs = RedisJobs(connect(RedisSettings(url=f"redis://127.0.0.1:{proxy.port}{there.path}")))
-        assert reap(jobs, MemoryQueue(), job.created_at + 301) == [job.id]
-        held = claim(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
+        jobs = RedisJobStore(
+            connect(RedisSettings(url=f"redis://127.0.0.1:{proxy.port}{there.path}"))
+        )
+        assert reap_jobs(jobs, MemoryJobQueue(), job.created_at + 301) == [job.id]
+        held = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
         assert held is not None
         for status in (JobStatus.PAUSED, JobStatus.QUEUED):
-            assert move(jobs, job.id, status).status is status
+            assert transition_job(jobs, job.id, status).status is status
         release(jobs, job.id)
-        assert move(jobs, job.id, JobStatus.CANCELLED).status is JobStatus.CANCELLED
-        added = jobs.update(job.id, lambda job: changed(job, backoffs=job.backoffs + 1))
+        assert transition_job(jobs, job.id, JobStatus.CANCELLED).status is JobStatus.CANCELLED
+        added = jobs.update(job.id, lambda job: with_changes(job, backoffs=job.backoffs + 1))
         assert added.backoffs == 1
         assert proxy.lost == 7

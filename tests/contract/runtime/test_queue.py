@@ -18,8 +18,8 @@ import pytest
 from qcrd.errors import Transient
 from qcrd.records.job import Stage
 from qcrd.runtime import telemetry
-from qcrd.runtime.jobs.queue import CeleryQueue, MemoryQueue, Queue, celery_app
-from qcrd.runtime.jobs.store import RedisJobs
+from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, MemoryJobQueue, create_celery_app
+from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings
@@ -29,11 +29,11 @@ Take = Callable[[], list[tuple[Stage, str]]]
 
 
 @pytest.fixture(params=["memory", "celery"])
-def queue(request: pytest.FixtureRequest) -> tuple[Queue, Take]:
+def queue(request: pytest.FixtureRequest) -> tuple[JobQueue, Take]:
     if request.param == "memory":
-        memory = MemoryQueue()
-        return memory, memory.take
-    app = celery_app(request.getfixturevalue("redis_settings"))
+        memory = MemoryJobQueue()
+        return memory, memory.drain
+    app = create_celery_app(request.getfixturevalue("redis_settings"))
 
     def take() -> list[tuple[Stage, str]]:
         taken = []
@@ -47,10 +47,10 @@ def queue(request: pytest.FixtureRequest) -> tuple[Queue, Take]:
                         taken.append((stage, message.payload[0][0]))
         return taken
 
-    return CeleryQueue(app), take
+    return CeleryJobQueue(app), take
 
 
-def test_a_message_goes_to_the_queue_of_its_stage(queue: tuple[Queue, Take]) -> None:
+def test_a_message_goes_to_the_queue_of_its_stage(queue: tuple[JobQueue, Take]) -> None:
     sender, take = queue
     sender.send(Stage.ASSEMBLING, "ftjob-1")
     sender.send(Stage.ASSEMBLING, "ftjob-2")
@@ -64,7 +64,7 @@ def test_a_message_goes_to_the_queue_of_its_stage(queue: tuple[Queue, Take]) -> 
 
 
 def test_only_json_is_accepted_and_nothing_is_reserved_ahead() -> None:
-    conf = celery_app(RedisSettings()).conf
+    conf = create_celery_app(RedisSettings()).conf
     assert list(conf.accept_content) == ["json"]
     assert conf.worker_disable_prefetch
     assert not conf.task_acks_late
@@ -89,7 +89,11 @@ def test_everything_is_transient_while_redis_is_away_and_works_when_it_is_back(
     broker: Any, settings: RedisSettings
 ) -> None:
     redis = connect(settings, patience=0.5)
-    jobs, events, queue = RedisJobs(redis), RedisEvents(redis), CeleryQueue(celery_app(settings))
+    jobs, events, queue = (
+        RedisJobStore(redis),
+        RedisEvents(redis),
+        CeleryJobQueue(create_celery_app(settings)),
+    )
     calls = (
         lambda: jobs.list(None, 10),
         lambda: events.append("ftjob-1", "x"),
@@ -124,7 +128,7 @@ def test_a_worker_waits_for_its_broker_at_the_start_and_in_the_middle(
             stdout=out,
             stderr=out,
         )
-    queue = CeleryQueue(celery_app(settings))
+    queue = CeleryJobQueue(create_celery_app(settings))
 
     def arrives(job_id: str) -> None:
         with telemetry.log_context(request_id=f"req-{job_id}"):

@@ -22,8 +22,8 @@ import pytest
 
 from qcrd.records.spec import MethodName
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
@@ -90,9 +90,9 @@ def site(s3_settings: StoreSettings, tmp_path_factory: pytest.TempPathFactory) -
     process = started(settings, port, QCRD_STUDENTS_LOADED="2")
     app = create_app(
         store,
-        MemoryJobs(),
+        MemoryJobStore(),
         MemoryEvents(),
-        MemoryQueue(),
+        MemoryJobQueue(),
         Settings(
             ApiSettings(),
             TeacherSettings(),

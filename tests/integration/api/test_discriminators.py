@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 
 from qcrd.method.judge.training_pairs import Contrast
 from qcrd.records.spec import JudgeSpec
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore
@@ -49,7 +49,7 @@ def gateway(store: MemoryStore, models: ModelSettings, url: str) -> TestClient:
         models,
         judges=JudgeServiceSettings(url=url),
     )
-    app = create_app(store, MemoryJobs(), MemoryEvents(), MemoryQueue(), settings)
+    app = create_app(store, MemoryJobStore(), MemoryEvents(), MemoryJobQueue(), settings)
     return TestClient(app, raise_server_exceptions=False)
 
 

@@ -15,7 +15,7 @@ import pytest
 from qcrd.errors import Invalid
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.spec import JobSpec
-from qcrd.runtime.jobs.store import JobStore, MemoryJobs, RedisJobs
+from qcrd.runtime.jobs.store import JobStore, MemoryJobStore, RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import FIRST, Events, MemoryEvents, RedisEvents
 from qcrd.runtime.settings import RedisSettings
@@ -38,8 +38,8 @@ def events() -> MemoryEvents:
 
 
 @pytest.fixture
-def jobs() -> MemoryJobs:
-    jobs = MemoryJobs()
+def jobs() -> MemoryJobStore:
+    jobs = MemoryJobStore()
     jobs.create(a_job())
     return jobs
 
@@ -102,7 +102,7 @@ def test_an_event_is_put_into_its_frame_once_for_all_followers(events: Events) -
         made.append(event.id)
         return framed(event)
 
-    jobs = MemoryJobs()
+    jobs = MemoryJobStore()
     jobs.create(a_job())
     here = Hub(jobs, events, counted)
 
@@ -150,7 +150,7 @@ def test_followers_that_reconnect_while_events_come_fast_lose_and_double_nothing
     redis_settings: RedisSettings,
 ) -> None:
     redis = connect(redis_settings)
-    events, jobs, count = RedisEvents(redis), RedisJobs(redis), 2000
+    events, jobs, count = RedisEvents(redis), RedisJobStore(redis), 2000
     jobs.create(a_job())
     here = Hub(jobs, events, framed)
 
@@ -193,7 +193,7 @@ def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
     server.start()
     settings = RedisSettings(url=f"redis://127.0.0.1:{server.port}/0")
     events = RedisEvents(connect(settings))
-    jobs = RedisJobs(connect(settings))
+    jobs = RedisJobStore(connect(settings))
     jobs.create(a_job())
     here = Hub(jobs, RedisEvents(connect(settings, patience=0.2)), framed)
     comments: list[bytes] = []
@@ -242,7 +242,7 @@ def test_an_idle_follower_hears_a_comment(here: Hub, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("gone", ["deleted", "over long ago"])
 def test_a_stream_ends_when_nothing_will_be_told_any_more(
-    gone: str, here: Hub, jobs: MemoryJobs, events: Events, monkeypatch: pytest.MonkeyPatch
+    gone: str, here: Hub, jobs: MemoryJobStore, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broadcaster, "LOOK_SECONDS", 0.1)
     events.append(JOB, "something")

@@ -28,7 +28,7 @@ from redis import Redis
 
 from qcrd.records.rationales import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.store import RedisJobs
+from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
@@ -282,7 +282,7 @@ def test_a_job_is_paused_and_resumed_by_the_stock_client(stack: Stack) -> None:
     until(lambda: client.fine_tuning.jobs.retrieve(job_id).status == "running", stack.worker)
     paused = client.fine_tuning.jobs.pause(job_id)
     assert paused.status == "paused"
-    until(lambda: not RedisJobs(stack.redis()).get(job_id).lease.owner, stack.worker)
+    until(lambda: not RedisJobStore(stack.redis()).get(job_id).lease.owner, stack.worker)
     answered = stack.teacher.answered
     stack.teacher.delay = 0.0
     assert list(client.fine_tuning.jobs.checkpoints.list(job_id)) == []

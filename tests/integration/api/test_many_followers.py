@@ -22,7 +22,7 @@ import pytest
 from qcrd.records.job import Job
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.store import RedisJobs
+from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import RedisEvents
 from qcrd.runtime.settings import RedisSettings
@@ -101,7 +101,7 @@ def test_a_follower_of_gateways_that_are_killed_misses_and_doubles_nothing(
     redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
     redis = connect(redis_settings)
-    jobs, events, job_id = RedisJobs(redis), RedisEvents(redis), keys.new_id("ftjob")
+    jobs, events, job_id = RedisJobStore(redis), RedisEvents(redis), keys.new_id("ftjob")
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
     jobs.create(Job(id=job_id, spec=spec, created_at=time.time()))
     killed, made = threading.Event(), list[str]()
@@ -156,7 +156,7 @@ def test_two_thousand_idle_followers_cost_one_connection_and_no_thread_each(
     gateway: Gateway, redis_settings: RedisSettings
 ) -> None:
     redis = connect(redis_settings)
-    jobs, events = RedisJobs(redis), RedisEvents(redis)
+    jobs, events = RedisJobStore(redis), RedisEvents(redis)
     ids = [keys.new_id("ftjob") for _ in range(JOBS)]
     for job_id in ids:
         spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)

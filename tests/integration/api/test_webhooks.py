@@ -24,11 +24,11 @@ from qcrd.records.job import Job, JobStatus
 from qcrd.records.spec import JobSpec
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import move
-from qcrd.runtime.jobs.finalize import conclude
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import Deps
-from qcrd.runtime.jobs.store import MemoryJobs, RedisJobs
+from qcrd.runtime.jobs.commands import transition_job
+from qcrd.runtime.jobs.finalize import finalize
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.jobs.store import MemoryJobStore, RedisJobStore
 from qcrd.runtime.redis.connection import connect
 from qcrd.runtime.redis.event_log import MemoryEvents, RedisEvents
 from qcrd.runtime.redis.webhook_queue import RedisDeliveries
@@ -60,24 +60,24 @@ def unwrapped(got: Got) -> Any:
     return client.webhooks.unwrap(got.body, got.headers)
 
 
-def a_job(deps: Deps, url: str | None) -> Job:
+def a_job(deps: WorkerDeps, url: str | None) -> Job:
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24, webhook=url)
     job = Job(id=keys.new_id("ftjob"), spec=spec, status=JobStatus.QUEUED, created_at=time.time())
     deps.jobs.create(job)
     return job
 
 
-def ended(deps: Deps, url: str | None, status: JobStatus = JobStatus.CANCELLED) -> Job:
-    return move(deps.jobs, a_job(deps, url).id, status)
+def ended(deps: WorkerDeps, url: str | None, status: JobStatus = JobStatus.CANCELLED) -> Job:
+    return transition_job(deps.jobs, a_job(deps, url).id, status)
 
 
 @pytest.fixture
-def deps() -> Deps:
-    return Deps(MemoryJobs(), MemoryEvents(), MemoryStore(), MemoryQueue())
+def deps() -> WorkerDeps:
+    return WorkerDeps(MemoryJobStore(), MemoryEvents(), MemoryStore(), MemoryJobQueue())
 
 
 @contextmanager
-def delivering(deps: Deps, hosts: tuple[str, ...], timeout: float = 2.0) -> Iterator[None]:
+def delivering(deps: WorkerDeps, hosts: tuple[str, ...], timeout: float = 2.0) -> Iterator[None]:
     settings = WebhookSettings(hosts=hosts, secret=SecretStr(SECRET), timeout=timeout)
     stopping = threading.Event()
     run = lambda: asyncio.run(deliver_forever(deps, settings, stopping))  # noqa: E731
@@ -98,7 +98,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "SCHEDULE", (0.1, 0.2, 0.2))
 
 
-def outcome(deps: Deps, job: Job) -> dict[str, Any] | None:
+def outcome(deps: WorkerDeps, job: Job) -> dict[str, Any] | None:
     """What the job's history says became of its webhook."""
     found = [event.data["webhook"] for event in deps.events.read(job.id) if "webhook" in event.data]
     assert len(found) <= 1
@@ -106,27 +106,27 @@ def outcome(deps: Deps, job: Job) -> dict[str, Any] | None:
 
 
 def test_a_delivery_that_cannot_be_read_stops_no_other(
-    deps: Deps, monkeypatch: pytest.MonkeyPatch
+    deps: WorkerDeps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, take = ["what nobody foresaw"], deps.deliveries.take
+    broken, take = ["what nobody foresaw"], deps.webhook_queue.take
 
     def take_or_break(now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
         if broken:
             raise ValueError(broken.pop())
         return take(now, lease=lease, limit=limit)
 
-    monkeypatch.setattr(deps.deliveries, "take", take_or_break)
+    monkeypatch.setattr(deps.webhook_queue, "take", take_or_break)
     with receiver(lambda n: (204, {})) as there, delivering(deps, (there.url,)):
         job = ended(deps, there.url + PATH)
-        conclude(deps, job)
+        finalize(deps, job)
         until(lambda: outcome(deps, job))
 
 
-def test_the_end_of_a_job_is_told_signed_and_noted(deps: Deps) -> None:
+def test_the_end_of_a_job_is_told_signed_and_noted(deps: WorkerDeps) -> None:
     with receiver(lambda n: (204, {})) as there, delivering(deps, (there.url,)):
         job = ended(deps, there.url + PATH, JobStatus.FAILED)
         for _ in range(3):
-            conclude(deps, job)
+            finalize(deps, job)
         told = until(lambda: outcome(deps, job))
         time.sleep(0.3)
     [got] = there.got
@@ -137,13 +137,13 @@ def test_the_end_of_a_job_is_told_signed_and_noted(deps: Deps) -> None:
     assert told == {"id": event.id, "outcome": "delivered", "attempts": 1}
 
 
-def test_what_fails_is_tried_again_under_the_same_id(deps: Deps) -> None:
+def test_what_fails_is_tried_again_under_the_same_id(deps: WorkerDeps) -> None:
     statuses = [500, 302, 429, 200]
     headers = [{}, {"location": "http://127.0.0.1:1/elsewhere"}, {"retry-after": "1"}, {}]
     answers = lambda n: (statuses[n - 1], headers[n - 1])  # noqa: E731
     with receiver(answers) as there, delivering(deps, (there.url,)):
         job = ended(deps, there.url + PATH)
-        conclude(deps, job)
+        finalize(deps, job)
         told = until(lambda: outcome(deps, job))
     assert (told["outcome"], told["attempts"]) == ("delivered", 4)
     assert len({unwrapped(got).id for got in there.got}) == 1
@@ -153,18 +153,18 @@ def test_what_fails_is_tried_again_under_the_same_id(deps: Deps) -> None:
 
 @pytest.mark.parametrize(("status", "attempts"), [(500, 4), (410, 1)])
 def test_it_is_given_up_at_last_and_at_once_when_the_receiver_is_gone(
-    status: int, attempts: int, deps: Deps
+    status: int, attempts: int, deps: WorkerDeps
 ) -> None:
     with receiver(lambda n: (status, {})) as there, delivering(deps, (there.url,)):
         job = ended(deps, there.url + PATH)
-        conclude(deps, job)
+        finalize(deps, job)
         told = until(lambda: outcome(deps, job))
         time.sleep(0.5)
     assert (told["outcome"], told["attempts"], len(there.got)) == ("given_up", attempts, attempts)
     assert f"answered {status}" in deps.events.read(job.id)[-1].message
 
 
-def test_a_receiver_that_lets_us_wait_holds_up_no_other(deps: Deps) -> None:
+def test_a_receiver_that_lets_us_wait_holds_up_no_other(deps: WorkerDeps) -> None:
     def stalls(number: int) -> tuple[int, dict[str, str]]:
         time.sleep(1.5)
         return 200, {}
@@ -177,7 +177,7 @@ def test_a_receiver_that_lets_us_wait_holds_up_no_other(deps: Deps) -> None:
         waiting = [ended(deps, slow.url + PATH) for _ in range(5)]
         prompt = ended(deps, other.url + PATH)
         for job in (*waiting, prompt):
-            conclude(deps, job)
+            finalize(deps, job)
         began = time.monotonic()
         until(lambda: outcome(deps, prompt))
         assert time.monotonic() - began < 1.5
@@ -186,24 +186,24 @@ def test_a_receiver_that_lets_us_wait_holds_up_no_other(deps: Deps) -> None:
             assert "no answer within 0.7 s" in deps.events.read(job.id)[-1].message
 
 
-def test_what_nobody_may_be_told_any_more_is_not_sent(deps: Deps) -> None:
+def test_what_nobody_may_be_told_any_more_is_not_sent(deps: WorkerDeps) -> None:
     """A host that is no longer listed; a job that was deleted."""
     with receiver(lambda n: (200, {})) as there:
         unlisted, deleted = ended(deps, there.url + PATH), ended(deps, there.url + PATH)
         for job in (unlisted, deleted):
-            conclude(deps, job)
+            finalize(deps, job)
         deps.jobs.delete(deleted.id)
         deps.events.delete(deleted.id)
         with delivering(deps, ("example.com",)):
             told = until(lambda: outcome(deps, unlisted))
-            until(lambda: not deps.deliveries.take(time.time() + 1e6, lease=1, limit=9))
+            until(lambda: not deps.webhook_queue.take(time.time() + 1e6, lease=1, limit=9))
         assert told["outcome"] == "given_up"
         assert deps.events.read(deleted.id) == []
         assert there.got == []
 
 
 def test_neither_the_secret_nor_the_receiver_s_path_is_told_anywhere(
-    deps: Deps, caplog: pytest.LogCaptureFixture
+    deps: WorkerDeps, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "services")
     port = free_ports(1)[0]  # nobody listens: the client's errors name the URL
@@ -211,7 +211,7 @@ def test_neither_the_secret_nor_the_receiver_s_path_is_told_anywhere(
     with receiver(lambda n: (500, {})) as there, delivering(deps, (there.url, silent)):
         jobs = [ended(deps, url + PATH) for url in (silent, there.url)]
         for job in jobs:
-            conclude(deps, job)
+            finalize(deps, job)
         for job in jobs:
             assert until(lambda job=job: outcome(deps, job))["outcome"] == "given_up"
     written = caplog.text + str([record.__dict__ for record in caplog.records])
@@ -225,14 +225,14 @@ def test_neither_the_secret_nor_the_receiver_s_path_is_told_anywhere(
 
 
 @pytest.fixture
-def remote(redis_settings: RedisSettings, fresh_s3_settings: StoreSettings) -> Deps:
+def remote(redis_settings: RedisSettings, fresh_s3_settings: StoreSettings) -> WorkerDeps:
     redis = connect(redis_settings)
-    return Deps(
-        RedisJobs(redis),
+    return WorkerDeps(
+        RedisJobStore(redis),
         RedisEvents(redis),
         S3Store(fresh_s3_settings),
-        MemoryQueue(),
-        deliveries=RedisDeliveries(redis),
+        MemoryJobQueue(),
+        webhook_queue=RedisDeliveries(redis),
     )
 
 
@@ -256,7 +256,7 @@ def worker(
 
 @pytest.mark.timeout(240)
 def test_a_worker_killed_in_the_middle_of_a_delivery_loses_none(
-    remote: Deps,
+    remote: WorkerDeps,
     redis_settings: RedisSettings,
     fresh_s3_settings: StoreSettings,
     tmp_path: Path,

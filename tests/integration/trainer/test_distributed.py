@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qcrd.records.job import JobStatus
-from qcrd.runtime.jobs.commands import move
+from qcrd.runtime.jobs.commands import transition_job
 from tests.integration.site import Site, spec, training_processes, when
 from tests.integration.trainer.test_kills import alone
 
@@ -68,7 +68,7 @@ def test_a_cancelled_job_leaves_none_of_its_processes(site: Site) -> None:
     job_id = site.submit(spec(iterations=500))
     stopper = when(
         lambda: any("step 1," in m or "iteration 1," in m for m in site.messages(job_id)),
-        lambda: move(site.jobs, job_id, JobStatus.CANCELLED),
+        lambda: transition_job(site.jobs, job_id, JobStatus.CANCELLED),
     )
     job = site.work(job_id, processes=2)
     stopper.join()

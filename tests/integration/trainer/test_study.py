@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qcrd.records.job import Job, JobStatus, Stage
-from qcrd.runtime.jobs.queue import MemoryQueue
+from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.settings import ModelSettings
@@ -85,9 +85,9 @@ def create(client: TestClient, rationales: dict[str, Any]) -> dict[str, Any]:
 def work_off(site: Site) -> list[Job]:
     """Both workers until nothing is queued, the youngest message first. Returns the jobs that were
     seen waiting."""
-    assert isinstance(site.deps.queue, MemoryQueue)
+    assert isinstance(site.deps.queue, MemoryJobQueue)
     waited = []
-    while taken := site.deps.queue.take():
+    while taken := site.deps.queue.drain():
         for stage, job_id in reversed(taken):
             if stage is Stage.ASSEMBLING:
                 run_stage(

@@ -15,7 +15,7 @@ from qcrd.records.job import JobStatus
 from qcrd.records.rationales import RationaleItem
 from qcrd.records.spec import MethodName
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import move
+from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.storage.store import read, read_lines, write_lines
 from tests import tiny
 from tests.integration.site import Site, spec, training_process, when
@@ -111,7 +111,7 @@ def test_a_cancelled_job_stops_its_process(site: Site) -> None:
     job_id = site.submit(spec(iterations=500))
     canceller = when(
         lambda: bool(site.messages(job_id)),
-        lambda: move(site.jobs, job_id, JobStatus.CANCELLED),
+        lambda: transition_job(site.jobs, job_id, JobStatus.CANCELLED),
     )
     job = site.work(job_id)
     canceller.join()

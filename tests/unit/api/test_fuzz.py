@@ -19,7 +19,7 @@ from qcrd.method.answers import canonical, parse_output
 from qcrd.records.job import Stage
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, TaskSpec
-from qcrd.runtime.jobs.stage_context import Deps, Next, StageContext
+from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from services.api.assembling import stage as assemble
@@ -69,7 +69,7 @@ class Bench:
         """Assemble the job and read what came of it; only errors of our tree may end either."""
         foreign: list[Exception] = []
 
-        def stage(context: StageContext) -> Next:
+        def stage(context: StageContext) -> NextStage:
             teachers = {"default": Teacher(url=self.teacher.url)}
             try:
                 return assemble.assemble(context, MemoryLedger(), teachers, QUICK)
@@ -79,7 +79,7 @@ class Bench:
                 raise
 
         here = self.here
-        deps = Deps(here.jobs, here.events, here.store, here.queue)
+        deps = WorkerDeps(here.jobs, here.events, here.store, here.queue)
         run_stage(deps, job_id, Stage.ASSEMBLING, stage)
         if foreign:
             raise foreign[0]

@@ -16,9 +16,9 @@ from pydantic import SecretStr, ValidationError
 
 from qcrd.records.job import JobStatus, PublishedModel, Stage
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.finalize import conclude
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.finalize import finalize
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
@@ -37,8 +37,8 @@ class Here:
     def __init__(self, models: Path, *, keys: tuple[str, ...] = (), file_bytes: int = 1 << 20):
         (models / "tiny").mkdir(parents=True)
         (models / "tiny/config.json").write_text("{}")
-        self.store, self.jobs = MemoryStore(), MemoryJobs()
-        self.events, self.queue = MemoryEvents(), MemoryQueue()
+        self.store, self.jobs = MemoryStore(), MemoryJobStore()
+        self.events, self.queue = MemoryEvents(), MemoryJobQueue()
         settings = Settings(
             ApiSettings(keys=tuple(SecretStr(key) for key in keys)),
             TeacherSettings(),
@@ -189,7 +189,7 @@ def test_a_created_job_is_queued_sent_and_shown(here: Here) -> None:
     assert job["method"]["type"] == "qcrd"
     assert job["method"]["qcrd"]["rationales"]["n"] == 5
     assert "import" in job["method"]["qcrd"]["rationales"]
-    assert here.queue.take() == [(Stage.ASSEMBLING, job["id"])]
+    assert here.queue.drain() == [(Stage.ASSEMBLING, job["id"])]
     assert here.client.get(f"/v1/fine_tuning/jobs/{job['id']}").json() == job
     assert keys.job_spec_key(job["id"]) in here.store.list("jobs/")
 
@@ -237,7 +237,7 @@ def test_a_wrong_method_is_refused_by_path(
     here: Here, body: dict[str, Any], code: str, param: str
 ) -> None:
     assert param in refused(here.create(here.file(sums(4)), body), 400, code, param)
-    assert here.queue.take() == []
+    assert here.queue.drain() == []
 
 
 def test_a_lag_that_no_iteration_reaches_is_refused_with_both_fields(here: Here) -> None:
@@ -446,7 +446,7 @@ def test_the_stream_resumes_and_ends_with_the_job(here: Here) -> None:
     def end() -> None:
         time.sleep(0.3)
         over = here.jobs.update(job, lambda j: j.model_copy(update={"status": JobStatus.CANCELLED}))
-        conclude(here, over)
+        finalize(here, over)
 
     threading.Thread(target=end).start()
     url = f"/v1/fine_tuning/jobs/{job}/events?stream=true"

@@ -11,9 +11,9 @@ from redis.exceptions import ResponseError
 
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import Deps
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.storage.store import MemoryStore
@@ -38,17 +38,19 @@ class Lock:
 class Parts:
     recovery: RecoverySettings
     redis: Lock = field(default_factory=Lock)
-    made: Deps = field(
-        default_factory=lambda: Deps(MemoryJobs(), MemoryEvents(), MemoryStore(), MemoryQueue())
+    made: WorkerDeps = field(
+        default_factory=lambda: WorkerDeps(
+            MemoryJobStore(), MemoryEvents(), MemoryStore(), MemoryJobQueue()
+        )
     )
 
-    def deps(self) -> Deps:
+    def deps(self) -> WorkerDeps:
         return self.made
 
 
 def test_the_reaper_outlives_what_nobody_foresaw(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = Parts(RecoverySettings().model_copy(update={"reap_seconds": 0.01}))
-    stopping, queue = threading.Event(), MemoryQueue()
+    stopping, queue = threading.Event(), MemoryJobQueue()
     parts.made = replace(parts.made, queue=queue)
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
     parts.made.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=0.0))
@@ -61,4 +63,4 @@ def test_the_reaper_outlives_what_nobody_foresaw(monkeypatch: pytest.MonkeyPatch
         time.sleep(0.01)
     stopping.set()
     thread.join()
-    assert queue.take()[0] == (Stage.ASSEMBLING, ID)
+    assert queue.drain()[0] == (Stage.ASSEMBLING, ID)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from qcrd.runtime.jobs.reaper import PATIENCE
-from qcrd.runtime.jobs.stage_context import Deps
-from qcrd.runtime.jobs.state_machine import TTL
+from qcrd.runtime.jobs.reaper import RESEND_SECONDS
+from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.jobs.state_machine import LEASE_TTL
 from qcrd.runtime.settings import (
     LogSettings,
     ModelSettings,
@@ -59,5 +59,5 @@ def test_a_lease_shorter_than_two_heartbeats_is_refused_with_both_names(
 
 def test_unset_recovery_times_are_those_of_the_functions_they_are_given_to() -> None:
     given = RecoverySettings()
-    assert (given.heartbeat_seconds, given.lease_seconds) == (Deps.heartbeat, TTL)
-    assert given.resend_seconds == PATIENCE
+    assert (given.heartbeat_seconds, given.lease_seconds) == (WorkerDeps.heartbeat, LEASE_TTL)
+    assert given.resend_seconds == RESEND_SECONDS

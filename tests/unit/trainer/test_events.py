@@ -11,11 +11,11 @@ from qcrd.method.training.progress import Round
 from qcrd.method.training.schedule import plan
 from qcrd.records.job import Accuracy, Event, Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec, MethodSpec
-from qcrd.runtime.jobs.commands import claim
-from qcrd.runtime.jobs.lease import Holding
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import Deps, StageContext
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.commands import claim_job
+from qcrd.runtime.jobs.lease import LeaseHeartbeat
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run
@@ -45,12 +45,12 @@ def events() -> Mortal:
 
 @pytest.fixture
 def stage(events: Mortal) -> StageContext:
-    jobs, spec = MemoryJobs(), JobSpec(model="tiny", training_file="file-" + "0" * 24)
+    jobs, spec = MemoryJobStore(), JobSpec(model="tiny", training_file="file-" + "0" * 24)
     jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=time.time()))
-    job = claim(jobs, ID, "test", stage=Stage.ASSEMBLING, now=time.time())
+    job = claim_job(jobs, ID, "test", stage=Stage.ASSEMBLING, now=time.time())
     assert job is not None
-    deps = Deps(jobs, events, MemoryStore(), MemoryQueue())
-    return StageContext(deps, job, Holding(jobs, job, heartbeat=60, ttl=60))
+    deps = WorkerDeps(jobs, events, MemoryStore(), MemoryJobQueue())
+    return StageContext(deps, job, LeaseHeartbeat(jobs, job, heartbeat=60, ttl=60))
 
 
 def messages(events: Mortal) -> list[str]:

@@ -11,11 +11,11 @@ from qcrd.errors import Interrupted, Invalid
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationale_annotations import RationaleEdit
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.commands import move
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import Deps, Next, StageContext
+from qcrd.runtime.jobs.commands import transition_job
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore
@@ -102,21 +102,21 @@ def test_the_number_of_an_edit_is_above_those_it_followed_on_any_clock(
 # --- revisions ---------------------------------------------------------------------------------
 
 
-def attempt(jobs: MemoryJobs, store: MemoryStore, events: MemoryEvents, job_id: str) -> str:
+def attempt(jobs: MemoryJobStore, store: MemoryStore, events: MemoryEvents, job_id: str) -> str:
     """Begin to train, and be stopped by the container's end: which edits was it?"""
     began: list[str] = []
 
-    def work(stage: StageContext) -> Next:
+    def work(stage: StageContext) -> NextStage:
         assert stage.job.rationale_set is not None
         began.append(pinned(stage, stage.job.rationale_set).id)
         raise Interrupted("the container ends")
 
-    deps = Deps(jobs, events, store, MemoryQueue(), stopping=lambda: True)
+    deps = WorkerDeps(jobs, events, store, MemoryJobQueue(), is_stopping=lambda: True)
     run_stage(deps, job_id, Stage.TRAINING, work)
     return began[0]
 
 
-def submit(jobs: MemoryJobs, set_id: str) -> str:
+def submit(jobs: MemoryJobStore, set_id: str) -> str:
     job = Job(
         id=keys.new_id("ftjob"),
         spec=spec(),
@@ -130,7 +130,7 @@ def submit(jobs: MemoryJobs, set_id: str) -> str:
 
 
 def test_a_job_goes_on_with_the_edits_it_began_with(store: MemoryStore, set_id: str) -> None:
-    jobs, events = MemoryJobs(), MemoryEvents()
+    jobs, events = MemoryJobStore(), MemoryEvents()
     edit(store, set_id, GOOD, text="before")
     early = submit(jobs, set_id)
     first = attempt(jobs, store, events, early)
@@ -138,7 +138,7 @@ def test_a_job_goes_on_with_the_edits_it_began_with(store: MemoryStore, set_id: 
     edit(store, set_id, GOOD, text="after")
     assert attempt(jobs, store, events, early) == first
     # Out of the line, or the next message would be used for it again.
-    move(jobs, early, JobStatus.CANCELLED)
+    transition_job(jobs, early, JobStatus.CANCELLED)
     late = attempt(jobs, store, events, submit(jobs, set_id))
     assert late != first
     texts = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qcrd.records.job import JobStatus, Stage, Usage
 from qcrd.records.spec import Budget
-from qcrd.runtime.jobs.state_machine import changed, moved
+from qcrd.runtime.jobs.state_machine import transition, with_changes
 from services.api.assembling.budget import Purse
 from services.api.assembling.sampling_plan import Wanted
 from services.api.assembling.teacher_client import Answer
@@ -101,18 +101,20 @@ def test_a_job_pauses_within_its_budget_and_goes_on_with_a_larger_one(bench: Mak
     """An answer costs 11 + 7 tokens here, and is covered with 8 at most; 30 answers are wanted."""
     here = bench()
     made = here.job(here.file(sums(6)), rationales={"max_new_tokens": 8})
-    job = here.jobs.update(made.id, lambda job: changed(job, budget=Budget(teacher_tokens=300)))
+    job = here.jobs.update(
+        made.id, lambda job: with_changes(job, budget=Budget(teacher_tokens=300))
+    )
     paused = here.run(job)
     assert paused.status is JobStatus.PAUSED
     assert paused.paused_because is not None
     assert "budget of 300 tokens" in paused.paused_because
     assert 0 < paused.usage.teacher_tokens <= 300
     assert paused.usage.teacher_tokens == here.teacher.answered * 18
-    assert here.queue.take() == []
+    assert here.queue.drain() == []
     assert here.said(job) == [f"paused: {paused.paused_because}"]
 
     more = {"budget": Budget(teacher_tokens=600)}
-    here.jobs.update(job.id, lambda job: moved(job, JobStatus.QUEUED, 0.0, more))
+    here.jobs.update(job.id, lambda job: transition(job, JobStatus.QUEUED, 0.0, more))
     done = here.run(job)
     assert done.stage is Stage.TRAINING
     assert here.teacher.answered == 30
@@ -124,7 +126,7 @@ def test_broken_answers_do_not_lead_beyond_the_budget(bench: MakeBench) -> None:
     here = bench(mood=lambda number: "cut")
     made = here.job(here.file(sums(2)), rationales={"n": 1, "max_new_tokens": 8})
     limit = Budget(teacher_tokens=400)
-    job = here.jobs.update(made.id, lambda job: changed(job, budget=limit))
+    job = here.jobs.update(made.id, lambda job: with_changes(job, budget=limit))
     after = here.run(job)
     assert after.status is JobStatus.PAUSED or after.waiting
     begun = len(here.teacher.requests)

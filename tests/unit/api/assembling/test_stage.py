@@ -15,10 +15,10 @@ from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationales import RationaleItem, RationaleManifest, TestItem
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
@@ -42,8 +42,8 @@ class Bench:
     def __init__(self, teacher: ScriptedTeacher, concurrency: int = 8) -> None:
         self.teacher = teacher
         self.teachers = {"default": Teacher(url=teacher.url, concurrency=concurrency)}
-        self.store, self.jobs, self.events = MemoryStore(), MemoryJobs(), MemoryEvents()
-        self.queue, self.ledger = MemoryQueue(), MemoryLedger()
+        self.store, self.jobs, self.events = MemoryStore(), MemoryJobStore(), MemoryEvents()
+        self.queue, self.ledger = MemoryJobQueue(), MemoryLedger()
 
     def file(self, rows: list[dict[str, Any]]) -> str:
         body = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -62,7 +62,7 @@ class Bench:
         return job
 
     def run(self, job: Job, pace: Pace = QUICK) -> Job:
-        deps = Deps(self.jobs, self.events, self.store, self.queue)
+        deps = WorkerDeps(self.jobs, self.events, self.store, self.queue)
         run_stage(
             deps,
             job.id,
@@ -122,7 +122,7 @@ def test_generates_votes_and_splits(bench: MakeBench) -> None:
     here = bench()
     job = here.run(here.job(here.file(sums(6)), here.file(sums(3, start=50))))
     assert (job.status, job.stage) == (JobStatus.RUNNING, Stage.TRAINING)
-    assert here.queue.take() == [(Stage.TRAINING, job.id)]
+    assert here.queue.drain() == [(Stage.TRAINING, job.id)]
     counts = here.manifest(job).counts
     assert (counts.questions, counts.outputs, counts.parsed) == (6, 30, 30)
     assert counts.positives + counts.negatives == 30
@@ -266,7 +266,7 @@ def test_a_teacher_that_stays_away_gives_way_to_other_jobs(bench: MakeBench) -> 
     assert waiting.status is JobStatus.RUNNING
     assert waiting.waiting
     assert (waiting.attempt, waiting.lease.owner) == (0, "")
-    assert here.queue.take() == [(Stage.ASSEMBLING, job.id)]
+    assert here.queue.drain() == [(Stage.ASSEMBLING, job.id)]
     answered = here.teacher.answered
     here.teacher.start()
     after = here.run(job)
@@ -312,7 +312,7 @@ def test_cancelling_stops_the_requests_and_keeps_what_was_answered(bench: MakeBe
     def cancel() -> None:
         while here.teacher.answered < 6:
             time.sleep(0.01)
-        verbs.move(here.jobs, job.id, JobStatus.CANCELLED)
+        verbs.transition_job(here.jobs, job.id, JobStatus.CANCELLED)
 
     other = threading.Thread(target=cancel)
     other.start()

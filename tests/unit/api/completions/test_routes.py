@@ -19,8 +19,8 @@ import pytest
 from qcrd.records.job import Job, JobStatus, PublishedModel
 from qcrd.records.spec import JobSpec, MethodSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
@@ -40,7 +40,7 @@ PATIENCE = 30.0
 class Gateway:
     url: str
     store: MemoryStore
-    jobs: MemoryJobs
+    jobs: MemoryJobStore
     students: ScriptedStudents
     model: str
 
@@ -66,7 +66,7 @@ def publish(store: MemoryStore) -> str:
 
 
 def app_of(
-    store: MemoryStore, jobs: MemoryJobs, models: Path, url: str, timeout: float = PATIENCE
+    store: MemoryStore, jobs: MemoryJobStore, models: Path, url: str, timeout: float = PATIENCE
 ) -> Any:
     settings = Settings(
         ApiSettings(),
@@ -75,12 +75,12 @@ def app_of(
         ModelSettings(models_dir=models),
         students=StudentSettings(url=url, timeout=timeout),
     )
-    return create_app(store, jobs, MemoryEvents(), MemoryQueue(), settings)
+    return create_app(store, jobs, MemoryEvents(), MemoryJobQueue(), settings)
 
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    store, jobs, students = MemoryStore(), MemoryJobs(), ScriptedStudents()
+    store, jobs, students = MemoryStore(), MemoryJobStore(), ScriptedStudents()
     with serving.app(app_of(store, jobs, tmp_path, students.url)) as url:
         yield Gateway(url, store, jobs, students, publish(store))
     students.close()
@@ -271,7 +271,7 @@ def test_connections_are_kept_and_closed_at_the_end(tmp_path: Path) -> None:
     """One client for all; the shutdown of the gateway closes it."""
     store, students = MemoryStore(), ScriptedStudents(good)
     model = publish(store)
-    app = app_of(store, MemoryJobs(), tmp_path, students.url)
+    app = app_of(store, MemoryJobStore(), tmp_path, students.url)
     with serving.app(app) as url:
         asked = {"model": model, "prompt": "x"}
         assert httpx.post(f"{url}/v1/completions", json=asked).status_code == 200

@@ -16,7 +16,7 @@ from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import JobStatus, PublishedModel, Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
-from qcrd.runtime.jobs.state_machine import changed, freed
+from qcrd.runtime.jobs.state_machine import release_lease, with_changes
 from qcrd.runtime.redis.counters import observe_stage
 from qcrd.runtime.storage.store import write_record
 from services.api.assembling.sampling_plan import Wanted
@@ -38,21 +38,21 @@ def post(here: Here, job_id: str, verb: str, **body: Any) -> Any:
 
 
 def test_pause_and_resume_tell_who_and_send_the_stage_it_was_in(here: Here, job_id: str) -> None:
-    claimed = verbs.claim(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=time.time())
+    claimed = verbs.claim_job(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=time.time())
     assert claimed is not None
-    verbs.amend(here.jobs, job_id, claimed.lease.token, stage=Stage.TRAINING)
-    here.jobs.update(job_id, lambda job: freed(job, time.time()))
-    here.queue.take()
+    verbs.update_job(here.jobs, job_id, claimed.lease.token, stage=Stage.TRAINING)
+    here.jobs.update(job_id, lambda job: release_lease(job, time.time()))
+    here.queue.drain()
     paused = post(here, job_id, "pause").json()
     assert (paused["status"], paused["paused_because"]) == (
         "paused",
         "key anonymous asked for it",
     )
     refused(post(here, job_id, "pause"), 409, "conflict")
-    assert here.queue.take() == []
+    assert here.queue.drain() == []
     resumed = post(here, job_id, "resume").json()
     assert (resumed["status"], resumed["paused_because"]) == ("queued", None)
-    assert here.queue.take() == [(Stage.TRAINING, job_id)]
+    assert here.queue.drain() == [(Stage.TRAINING, job_id)]
     refused(post(here, job_id, "resume"), 409, "conflict")
     told = [event.message for event in here.events.read(job_id)]
     assert told[-2:] == ["paused: key anonymous asked for it", "resumed by key anonymous"]
@@ -87,7 +87,7 @@ def test_only_a_job_that_is_over_is_deleted_and_then_it_is_gone(here: Here, job_
 def test_a_deleted_job_leaves_no_scores_beside_its_set(here: Here, job_id: str) -> None:
     """Or the set would be shown with scores that are gone."""
     rationale_set, other = f"set-{'a' * 24}", f"ftjob-{'1' * 24}"
-    here.jobs.update(job_id, lambda job: changed(job, rationale_set=rationale_set))
+    here.jobs.update(job_id, lambda job: with_changes(job, rationale_set=rationale_set))
     for judge in (job_id, other):
         here.store.put(keys.rationale_scores_key(rationale_set, judge), b"{}")
     post(here, job_id, "cancel")
@@ -138,7 +138,9 @@ def test_the_student_of_a_finished_job_is_its_checkpoint(here: Here, job_id: str
     )
     here.store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
     write_record(here.store, keys.model_manifest_key(model.id), model)
-    here.jobs.update(job_id, lambda job: changed(job, model=model.id, status=JobStatus.RUNNING))
+    here.jobs.update(
+        job_id, lambda job: with_changes(job, model=model.id, status=JobStatus.RUNNING)
+    )
     (found,) = here.client.get(f"{JOBS}/{job_id}/checkpoints").json()["data"]
     assert found["fine_tuned_model_checkpoint"] == model.id
     assert [file["name"] for file in found["files"]] == ["config.json"]
@@ -159,7 +161,7 @@ def test_a_waiting_job_knows_its_place_and_when_it_will_begin(here: Here) -> Non
         "position": 3,
         "eta_seconds": 60.0,
     }
-    verbs.claim(here.jobs, second["id"], "w", stage=Stage.ASSEMBLING, now=time.time())
+    verbs.claim_job(here.jobs, second["id"], "w", stage=Stage.ASSEMBLING, now=time.time())
     assert here.client.get(f"{JOBS}/{second['id']}").json()["queue"] is None
 
 

@@ -29,8 +29,8 @@ from qcrd.records.rationales import (
 )
 from qcrd.records.spec import JobSpec, MethodSpec, RationaleSpec, TaskSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits
@@ -126,7 +126,7 @@ def gateway(
     *,
     who: str | None = None,
     scope: str = "admin",
-    jobs: MemoryJobs | None = None,
+    jobs: MemoryJobStore | None = None,
 ) -> TestClient:
     """With `who` it asks for a key, and the client has the one of this name and scope."""
     file = None
@@ -140,7 +140,7 @@ def gateway(
         FileSettings(),
         ModelSettings(models_dir=folder),
     )
-    app = create_app(store, jobs or MemoryJobs(), MemoryEvents(), MemoryQueue(), settings)
+    app = create_app(store, jobs or MemoryJobStore(), MemoryEvents(), MemoryJobQueue(), settings)
     headers = {"Authorization": f"Bearer {who}-key"} if who else {}
     return TestClient(app, raise_server_exceptions=False, headers=headers)
 
@@ -442,7 +442,7 @@ def test_without_keys_the_editor_is_anonymous(client: TestClient) -> None:
 def test_only_the_owner_of_its_job_or_an_admin_edits_a_set(
     store: MemoryStore, tmp_path: Path
 ) -> None:
-    name, jobs = everything()[0][0], MemoryJobs()
+    name, jobs = everything()[0][0], MemoryJobStore()
     spec = JobSpec(model="tiny", training_file="file-a", settings=SPEC)
     jobs.create(Job(id=JOB, spec=spec, created_at=1.0, owner="ann"))
     ann, ben = (

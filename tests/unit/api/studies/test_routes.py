@@ -15,10 +15,10 @@ from qcrd.records.job import Job, JobStatus, ModelRef, Report, Stage, Usage
 from qcrd.records.rationales import Prediction, RationaleCounts
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
-from qcrd.runtime.jobs.stage_context import Deps
+from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.state_machine import freed
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.state_machine import release_lease
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.generation_buffer import MemoryLedger
 from qcrd.runtime.storage.store import write_lines
 from services.api.assembling.stage import assemble
@@ -62,15 +62,15 @@ def get(here: Here, study_id: str) -> dict[str, Any]:
 
 def assemble_all(here: Here) -> None:
     """Run what is queued, as the gateway's worker would; nobody is asked."""
-    deps = Deps(here.jobs, here.events, here.store, here.queue)
-    for stage, job_id in here.queue.take():
+    deps = WorkerDeps(here.jobs, here.events, here.store, here.queue)
+    for stage, job_id in here.queue.drain():
         if stage is Stage.ASSEMBLING:
             run_stage(deps, job_id, stage, lambda context: assemble(context, MemoryLedger(), {}))
 
 
 def hold(here: Here, job_id: str) -> None:
     """Somebody works on the job, if nobody does yet."""
-    verbs.claim(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=0.0, ttl=1e12)
+    verbs.claim_job(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=0.0, ttl=1e12)
 
 
 def lead(here: Here, study: dict[str, Any]) -> None:
@@ -79,8 +79,8 @@ def lead(here: Here, study: dict[str, Any]) -> None:
     hold(here, job_id)
     job = here.jobs.get(job_id)
     made = {"rationale_set": "set-" + "a" * 24, "stage": Stage.TRAINING}
-    verbs.amend(here.jobs, job_id, job.lease.token, **made)
-    here.jobs.update(job_id, lambda job: freed(job, time.time()))
+    verbs.update_job(here.jobs, job_id, job.lease.token, **made)
+    here.jobs.update(job_id, lambda job: release_lease(job, time.time()))
 
 
 def succeed(here: Here, job_id: str, right: int) -> None:
@@ -106,8 +106,8 @@ def succeed(here: Here, job_id: str, right: int) -> None:
     ]
     write_lines(here.store, keys.job_predictions_key(job_id), answers)
     if job.status is JobStatus.QUEUED:
-        verbs.move(here.jobs, job_id, JobStatus.RUNNING)
-    verbs.move(here.jobs, job_id, JobStatus.SUCCEEDED, report=report)
+        verbs.transition_job(here.jobs, job_id, JobStatus.RUNNING)
+    verbs.transition_job(here.jobs, job_id, JobStatus.SUCCEEDED, report=report)
 
 
 def test_a_study_is_one_job_per_method_and_seed_on_one_set(here: Here) -> None:
@@ -125,7 +125,7 @@ def test_a_study_is_one_job_per_method_and_seed_on_one_set(here: Here) -> None:
     ]
     assert [job["status"] for job in study["jobs"]] == ["queued"] * 4
     assert study["leader"] == study["jobs"][0]["id"]
-    assert [job_id for _, job_id in here.queue.take()] == [job["id"] for job in study["jobs"]]
+    assert [job_id for _, job_id in here.queue.drain()] == [job["id"] for job in study["jobs"]]
     for shown in study["jobs"]:
         spec = here.jobs.get(shown["id"]).spec
         assert spec.knowledge_of == (None if shown["id"] == study["leader"] else study["leader"])
@@ -156,8 +156,8 @@ def test_labels_alone_need_no_teacher_and_the_first_job_leads(here: Here) -> Non
 def test_the_others_wait_for_the_leader_s_set_and_take_it(here: Here) -> None:
     study = create(here)
     leader, follower = study["leader"], study["jobs"][1]["id"]
-    deps = Deps(here.jobs, here.events, here.store, here.queue)
-    here.queue.take()
+    deps = WorkerDeps(here.jobs, here.events, here.store, here.queue)
+    here.queue.drain()
     for job in study["jobs"]:
         if job["id"] != follower:
             hold(here, job["id"])  # or a message for one would be used for another
@@ -176,11 +176,11 @@ def test_the_others_wait_for_the_leader_s_set_and_take_it(here: Here) -> None:
     )
     assert waiting.waiting == f"job {leader} has no rationale set yet"
     assert get(here, study["id"])["jobs"][1]["waiting"] == waiting.waiting
-    assert here.queue.take() == [(Stage.ASSEMBLING, follower)]
+    assert here.queue.drain() == [(Stage.ASSEMBLING, follower)]
     lead(here, study)
     taken = work()
     assert (taken.stage, taken.rationale_set) == (Stage.TRAINING, "set-" + "a" * 24)
-    assert here.queue.take() == [(Stage.TRAINING, follower)]
+    assert here.queue.drain() == [(Stage.TRAINING, follower)]
 
 
 @pytest.mark.parametrize("assembled", [False, True])
@@ -190,7 +190,7 @@ def test_a_leader_that_ended_is_followed_only_if_it_left_a_set(here: Here, assem
     if assembled:
         lead(here, study)
     here.client.post(f"/v1/fine_tuning/jobs/{study['leader']}/cancel")
-    here.queue.take()
+    here.queue.drain()
     here.queue.send(Stage.ASSEMBLING, follower)
     assemble_all(here)
     job = here.jobs.get(follower)
@@ -216,7 +216,7 @@ def test_the_table_grows_and_the_state_is_that_of_the_jobs(here: Here) -> None:
     assert (qcrd["accuracy"], qcrd["interval"], equal["accuracy"]) == (1.0, "wilson", 1.0)
     assert finetune["comparison"]["difference"] == -0.5
     assert found["table"]["references"]["teacher"]["accuracy"] == 0.75
-    verbs.move(here.jobs, ids["qcrd", 1], JobStatus.CANCELLED)
+    verbs.transition_job(here.jobs, ids["qcrd", 1], JobStatus.CANCELLED)
     succeed(here, ids["finetune", 1], 1)
     found = get(here, study["id"])
     assert found["status"] == "incomplete"
@@ -274,7 +274,7 @@ def test_a_study_that_is_not_there(here: Here) -> None:
     refused(here.client.get("/v1/studies/x"), 400, "invalid_id", "study_id")
 
 
-class DyingJobs(MemoryJobs):
+class DyingJobs(MemoryJobStore):
     """Redis goes away after `left` jobs."""
 
     left = 2
@@ -329,7 +329,7 @@ def test_a_wrong_study_is_refused_and_leaves_nothing(
     answer = here.client.post("/v1/studies", json=study_body(here, **change))
     assert f"`{param}" in refused(answer, 400, code, param)
     assert here.store.list(keys.STUDIES) == []
-    assert here.queue.take() == []
+    assert here.queue.drain() == []
 
 
 def test_a_wrong_setting_is_named_as_the_body_has_it_whatever_the_methods(here: Here) -> None:

@@ -10,11 +10,11 @@ import pytest
 from qcrd.errors import LeaseLost
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec
-from qcrd.runtime.jobs.commands import beat, claim, move
-from qcrd.runtime.jobs.lease import LOOK_SECONDS, Holding
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import Deps, StageContext
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job
+from qcrd.runtime.jobs.lease import POLL_SECONDS, LeaseHeartbeat
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage.store import MemoryStore, read
 
@@ -22,8 +22,8 @@ ID = "ftjob-" + "0" * 24
 WRITES: dict[str, Callable[[StageContext], object]] = {
     "put": lambda stage: stage.store.put("jobs/x", b"stale"),
     "delete": lambda stage: stage.store.delete("jobs/x"),
-    "say": lambda stage: stage.say("stale"),
-    "measure": lambda stage: stage.measure("stale"),
+    "say": lambda stage: stage.emit("stale"),
+    "measure": lambda stage: stage.emit_metrics("stale"),
     "append": lambda stage: stage.events.append(ID, "stale"),
     "forget": lambda stage: stage.events.delete(ID),
 }
@@ -31,15 +31,15 @@ WRITES: dict[str, Callable[[StageContext], object]] = {
 
 class World:
     def __init__(self, ttl: float) -> None:
-        self.jobs, self.events, self.store = MemoryJobs(), MemoryEvents(), MemoryStore()
+        self.jobs, self.events, self.store = MemoryJobStore(), MemoryEvents(), MemoryStore()
         spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
         self.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=time.time()))
         self.store.put("jobs/x", b"fresh")
         self.events.append(ID, "fresh")
-        job = claim(self.jobs, ID, "a", stage=Stage.ASSEMBLING, now=time.time(), ttl=ttl)
+        job = claim_job(self.jobs, ID, "a", stage=Stage.ASSEMBLING, now=time.time(), ttl=ttl)
         assert job is not None
-        deps = Deps(self.jobs, self.events, self.store, MemoryQueue())
-        self.holding = Holding(self.jobs, job, heartbeat=60.0, ttl=ttl)
+        deps = WorkerDeps(self.jobs, self.events, self.store, MemoryJobQueue())
+        self.holding = LeaseHeartbeat(self.jobs, job, heartbeat=60.0, ttl=ttl)
         self.stage = StageContext(deps, job, self.holding)
 
     def unchanged(self) -> bool:
@@ -49,7 +49,7 @@ class World:
 
 def look_due(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the time pass after which the job is read again."""
-    later = time.monotonic() + 2 * LOOK_SECONDS
+    later = time.monotonic() + 2 * POLL_SECONDS
     monkeypatch.setattr(time, "monotonic", lambda: later)
 
 
@@ -74,17 +74,17 @@ def test_within_the_lease_it_is_written(write: Callable[[StageContext], object])
 def test_one_who_is_told_to_pause_may_write_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint, for one."""
     world = World(ttl=60.0)
-    move(world.jobs, ID, JobStatus.PAUSED)
+    transition_job(world.jobs, ID, JobStatus.PAUSED)
     look_due(monkeypatch)
-    assert world.stage.interrupted()
+    assert world.stage.should_stop()
     world.stage.store.put("jobs/x", b"the last one")
 
 
-def cancel(jobs: MemoryJobs) -> None:
-    move(jobs, ID, JobStatus.CANCELLED)
+def cancel(jobs: MemoryJobStore) -> None:
+    transition_job(jobs, ID, JobStatus.CANCELLED)
 
 
-def delete(jobs: MemoryJobs) -> None:
+def delete(jobs: MemoryJobStore) -> None:
     jobs.delete(ID)
 
 
@@ -92,7 +92,7 @@ def delete(jobs: MemoryJobs) -> None:
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 def test_after_the_jobs_end_a_write_is_refused_and_brings_nothing_back(
     write: Callable[[StageContext], object],
-    end: Callable[[MemoryJobs], None],
+    end: Callable[[MemoryJobStore], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Even by one who never looked whether it is to stop."""
@@ -101,29 +101,29 @@ def test_after_the_jobs_end_a_write_is_refused_and_brings_nothing_back(
     look_due(monkeypatch)
     with pytest.raises(LeaseLost):
         write(world.stage)
-    assert world.stage.interrupted()
+    assert world.stage.should_stop()
     assert world.unchanged()
 
 
 @pytest.mark.parametrize("end", [cancel, delete])
 def test_a_heartbeat_that_finds_the_job_over_ends_the_writing(
-    end: Callable[[MemoryJobs], None],
+    end: Callable[[MemoryJobStore], None],
 ) -> None:
     world = World(ttl=60.0)
-    beating = Holding(world.jobs, world.stage.job, heartbeat=0.01, ttl=60.0)
+    beating = LeaseHeartbeat(world.jobs, world.stage.job, heartbeat=0.01, ttl=60.0)
     end(world.jobs)
     with beating:
         time.sleep(0.3)
         with pytest.raises(LeaseLost):
-            beating.check()
+            beating.check_lease()
 
 
 def test_one_who_sees_another_holder_writes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(ttl=60.0)
-    beat(world.jobs, ID, 1, time.time() - 120.0, ttl=60.0)  # it lapsed by the others' clocks
-    assert claim(world.jobs, ID, "b", stage=Stage.ASSEMBLING, now=time.time()) is not None
+    renew_lease(world.jobs, ID, 1, time.time() - 120.0, ttl=60.0)  # it lapsed by the others' clocks
+    assert claim_job(world.jobs, ID, "b", stage=Stage.ASSEMBLING, now=time.time()) is not None
     look_due(monkeypatch)
-    assert world.stage.interrupted()
+    assert world.stage.should_stop()
     with pytest.raises(LeaseLost):
-        world.stage.say("stale")
+        world.stage.emit("stale")
     assert world.unchanged()

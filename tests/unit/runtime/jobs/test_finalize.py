@@ -14,11 +14,11 @@ from qcrd.records.job import Event, Job, JobFailure, JobStatus
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import finalize
-from qcrd.runtime.jobs.commands import move
-from qcrd.runtime.jobs.finalize import conclude, conclude_left
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.stage_context import Deps
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.commands import transition_job
+from qcrd.runtime.jobs.finalize import finalize, finalize_pending
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage.store import MemoryStore, Store, read_lines
 
@@ -44,45 +44,45 @@ def store() -> FailingStore:
 
 
 @pytest.fixture
-def deps(store: FailingStore) -> Deps:
-    return Deps(MemoryJobs(), MemoryEvents(), store, MemoryQueue())
+def deps(store: FailingStore) -> WorkerDeps:
+    return WorkerDeps(MemoryJobStore(), MemoryEvents(), store, MemoryJobQueue())
 
 
-def ended(deps: Deps, status: JobStatus = JobStatus.CANCELLED, number: int = 0) -> Job:
+def ended(deps: WorkerDeps, status: JobStatus = JobStatus.CANCELLED, number: int = 0) -> Job:
     """A job that was moved to its end by somebody who then died."""
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
     job = Job(id=f"ftjob-{number:024x}", spec=spec, status=JobStatus.QUEUED, created_at=time.time())
     deps.jobs.create(job)
     failure = JobFailure(message="no room", code="full") if status is JobStatus.FAILED else None
-    return move(deps.jobs, job.id, status, failure=failure)
+    return transition_job(deps.jobs, job.id, status, failure=failure)
 
 
-def active(deps: Deps) -> list[str]:
-    return [job.id for job in deps.jobs.active()]
+def active(deps: WorkerDeps) -> list[str]:
+    return [job.id for job in deps.jobs.iter_active()]
 
 
-def archived(deps: Deps, job: Job) -> list[Event]:
+def archived(deps: WorkerDeps, job: Job) -> list[Event]:
     return list(read_lines(deps.store, keys.job_events_key(job.id), Event))
 
 
-def test_a_job_whose_end_nobody_told_is_concluded_after_the_grace(deps: Deps) -> None:
+def test_a_job_whose_end_nobody_told_is_concluded_after_the_grace(deps: WorkerDeps) -> None:
     job = ended(deps, JobStatus.FAILED)
     assert job.finished_at is not None
-    assert conclude_left(deps, job.finished_at + 4.9) == []
+    assert finalize_pending(deps, job.finished_at + 4.9) == []
     assert active(deps) == [job.id]
     assert deps.events.read(job.id) == []
 
-    assert conclude_left(deps, job.finished_at + 5.1) == [job.id]
+    assert finalize_pending(deps, job.finished_at + 5.1) == [job.id]
     [last] = deps.events.read(job.id)
     assert (last.message, last.level) == ("The job failed: no room", "error")
     assert last.data == {"status": "failed"}
     assert archived(deps, job) == [last]
     assert deps.jobs.get(job.id).concluded
     assert active(deps) == []
-    assert conclude_left(deps, job.finished_at + 500) == []
+    assert finalize_pending(deps, job.finished_at + 500) == []
 
 
-def test_a_job_that_still_runs_is_never_concluded(deps: Deps) -> None:
+def test_a_job_that_still_runs_is_never_concluded(deps: WorkerDeps) -> None:
     job = Job(
         id="ftjob-" + "b" * 24,
         spec=JobSpec(model="tiny", training_file="file-" + "0" * 24),
@@ -90,39 +90,41 @@ def test_a_job_that_still_runs_is_never_concluded(deps: Deps) -> None:
         created_at=0.0,
     )
     deps.jobs.create(job)
-    assert conclude_left(deps, time.time()) == []
+    assert finalize_pending(deps, time.time()) == []
 
 
-def test_any_number_may_conclude_one_job_at_once(deps: Deps) -> None:
+def test_any_number_may_conclude_one_job_at_once(deps: WorkerDeps) -> None:
     job = ended(deps)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: conclude(deps, job), range(16)))
+        list(pool.map(lambda _: finalize(deps, job), range(16)))
     [last] = deps.events.read(job.id)
     assert archived(deps, job) == [last]
     assert deps.jobs.get(job.id).concluded
 
 
 def test_what_could_not_be_archived_is_archived_when_the_store_is_back(
-    deps: Deps, store: FailingStore
+    deps: WorkerDeps, store: FailingStore
 ) -> None:
     store.failure = lambda key: Transient("the store is full")
     jobs = [ended(deps, number=number) for number in range(5)]
-    conclude(deps, jobs[0])
+    finalize(deps, jobs[0])
     assert [event.message for event in deps.events.read(jobs[0].id)] == ["The job was cancelled"]
     assert not deps.jobs.get(jobs[0].id).concluded
 
     store.tried = 0
-    assert conclude_left(deps, time.time() + 60) == []
+    assert finalize_pending(deps, time.time() + 60) == []
     assert store.tried == 1, "a store that is away is asked once a round"
     assert all(len(deps.events.read(job.id)) == 1 for job in jobs), "all ends are told meanwhile"
 
     store.failure = None
-    assert sorted(conclude_left(deps, time.time() + 60)) == [job.id for job in jobs]
+    assert sorted(finalize_pending(deps, time.time() + 60)) == [job.id for job in jobs]
     assert all(len(archived(deps, job)) == 1 for job in jobs)
     assert active(deps) == []
 
 
-def test_one_job_that_cannot_be_archived_holds_up_no_other(deps: Deps, store: FailingStore) -> None:
+def test_one_job_that_cannot_be_archived_holds_up_no_other(
+    deps: WorkerDeps, store: FailingStore
+) -> None:
     jobs = [ended(deps, number=number) for number in range(3)]
 
     class Refusing(FailingStore):
@@ -131,21 +133,21 @@ def test_one_job_that_cannot_be_archived_holds_up_no_other(deps: Deps, store: Fa
                 raise QcrdError("the store refuses it")
             super().put(key, data, length=length)
 
-    refusing = Deps(deps.jobs, deps.events, Refusing(), deps.queue)
-    assert sorted(conclude_left(refusing, time.time() + 60)) == [jobs[0].id, jobs[2].id]
+    refusing = WorkerDeps(deps.jobs, deps.events, Refusing(), deps.queue)
+    assert sorted(finalize_pending(refusing, time.time() + 60)) == [jobs[0].id, jobs[2].id]
     assert active(deps) == [jobs[1].id]
 
 
-def test_a_job_deleted_while_it_is_concluded_leaves_nothing_behind(deps: Deps) -> None:
+def test_a_job_deleted_while_it_is_concluded_leaves_nothing_behind(deps: WorkerDeps) -> None:
     job = ended(deps)
     deps.jobs.delete(job.id)
-    conclude(deps, job)
+    finalize(deps, job)
     assert deps.events.read(job.id) == []
     assert deps.store.list("") == []
 
 
 def test_a_long_history_is_archived_page_by_page(
-    deps: Deps, monkeypatch: pytest.MonkeyPatch
+    deps: WorkerDeps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each page is read when the lines of the one before are written."""
     monkeypatch.setattr(finalize, "ARCHIVE_PAGE", 10)
@@ -165,6 +167,6 @@ def test_a_long_history_is_archived_page_by_page(
 
     monkeypatch.setattr(deps.events, "read", read_page)
     monkeypatch.setattr(finalize, "write_lines", write)
-    conclude(deps, job)
+    finalize(deps, job)
     assert [event.message for event in written] == [*map(str, range(25)), "The job was cancelled"]
     assert before == [0, 10, 20, 26]

@@ -15,13 +15,19 @@ from qcrd.records.rationales import RationaleCounts
 from qcrd.records.spec import JobSpec, Priority
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import lease, stage_runner
-from qcrd.runtime.jobs.commands import amend, claim, move
-from qcrd.runtime.jobs.queue import MemoryQueue
-from qcrd.runtime.jobs.reaper import reap
-from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, Deps, Done, Next, StageContext
+from qcrd.runtime.jobs.commands import claim_job, transition_job, update_job
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.reaper import reap_jobs
+from qcrd.runtime.jobs.stage_context import (
+    WAITS_FOR_JOB,
+    JobDone,
+    NextStage,
+    StageContext,
+    WorkerDeps,
+)
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.state_machine import changed
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.state_machine import with_changes
+from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEvents
 from qcrd.runtime.storage import store
 from qcrd.runtime.storage.store import MemoryStore
@@ -49,11 +55,11 @@ class World:
     """A worker's parts, with the clock of the heartbeats turned up."""
 
     def __init__(self) -> None:
-        self.jobs = MemoryJobs()
+        self.jobs = MemoryJobStore()
         self.events = MemoryEvents()
         self.store = MemoryStore()
-        self.queue = MemoryQueue()
-        self.deps = Deps(
+        self.queue = MemoryJobQueue()
+        self.deps = WorkerDeps(
             self.jobs, self.events, self.store, self.queue, owner="test", heartbeat=0.02, ttl=5.0
         )
         spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
@@ -64,13 +70,13 @@ class World:
         return self.jobs.get(ID)
 
     def run(
-        self, work: Callable[[StageContext], Next | Done], stage: Stage = Stage.ASSEMBLING
+        self, work: Callable[[StageContext], NextStage | JobDone], stage: Stage = Stage.ASSEMBLING
     ) -> Job:
         run_stage(self.deps, ID, stage, work)
         return self.job
 
     def count(self, name: str) -> float:
-        return sum(count.value for count in self.deps.tally.read() if count.name == name)
+        return sum(count.value for count in self.deps.counters.read() if count.name == name)
 
     def messages(self) -> list[str]:
         return [event.message for event in self.events.read(ID)]
@@ -81,20 +87,20 @@ def world() -> World:
     return World()
 
 
-def raising(error: Exception) -> Callable[[StageContext], Next | Done]:
-    def work(context: StageContext) -> Next | Done:
+def raising(error: Exception) -> Callable[[StageContext], NextStage | JobDone]:
+    def work(context: StageContext) -> NextStage | JobDone:
         raise error
 
     return work
 
 
 def test_a_stage_that_is_done_sends_the_next_one(world: World) -> None:
-    def assemble(context: StageContext) -> Next:
+    def assemble(context: StageContext) -> NextStage:
         assert context.job.status is JobStatus.RUNNING
-        context.progress(50.0, step=1, total=2)
-        context.say("half of it", asked=1)
+        context.report_progress(50.0, step=1, total=2)
+        context.emit("half of it", asked=1)
         assert context.job.progress.total_steps == 2
-        return Next(
+        return NextStage(
             Stage.TRAINING, {"rationale_set": "set-1", "usage": {"teacher_prompt_tokens": 7}}
         )
 
@@ -108,19 +114,19 @@ def test_a_stage_that_is_done_sends_the_next_one(world: World) -> None:
     assert job.progress.percent == 0
     assert (job.lease.owner, job.attempt) == ("", 0)
     assert job.seconds["assembling"] >= 0
-    assert world.queue.take() == [(Stage.TRAINING, ID)]
+    assert world.queue.drain() == [(Stage.TRAINING, ID)]
     assert world.messages() == ["half of it"]
 
 
 def test_a_job_that_is_done_is_told_and_archived(world: World) -> None:
-    world.run(lambda context: Next(Stage.TRAINING))
-    world.queue.take()
+    world.run(lambda context: NextStage(Stage.TRAINING))
+    world.queue.drain()
 
-    def train(context: StageContext) -> Done:
+    def train(context: StageContext) -> JobDone:
         time.sleep(0.05)
-        context.enter(Stage.EVALUATING)
+        context.enter_stage(Stage.EVALUATING)
         time.sleep(0.02)
-        return Done(a_report(evaluating=1.5), {"model": "model-1"})
+        return JobDone(a_report(evaluating=1.5), {"model": "model-1"})
 
     job = world.run(train, Stage.TRAINING)
     assert (job.status, job.model, job.progress.percent) == (JobStatus.SUCCEEDED, "model-1", 100.0)
@@ -132,7 +138,7 @@ def test_a_job_that_is_done_is_told_and_archived(world: World) -> None:
     assert job.report.seconds == {**job.seconds, "evaluating": 1.5}
     last = world.events.read(ID)[-1]
     assert last.data == {"status": "succeeded"}
-    assert world.queue.take() == []
+    assert world.queue.drain() == []
     archived = store.read_record(world.store, keys.job_report_key(ID), Report)
     assert archived == job.report
     assert store.read_record(world.store, keys.job_spec_key(ID), JobSpec) == job.spec
@@ -141,9 +147,9 @@ def test_a_job_that_is_done_is_told_and_archived(world: World) -> None:
 
 
 def test_a_second_delivery_does_nothing(world: World) -> None:
-    def assemble(context: StageContext) -> Next:
+    def assemble(context: StageContext) -> NextStage:
         run_stage(world.deps, ID, Stage.ASSEMBLING, raising(AssertionError("delivered twice")))
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     world.run(assemble)
     world.run(raising(AssertionError("delivered late")))
@@ -160,12 +166,12 @@ def test_an_outage_waits_longer_each_time_and_counts_no_attempt(world: World) ->
         assert job.waiting == "the teacher does not answer"
         [(stage, job_id, countdown)] = world.queue.sent
         assert (stage, job_id, countdown) == (Stage.ASSEMBLING, ID, pytest.approx(wait, abs=0.01))
-        world.queue.take()
+        world.queue.drain()
     assert world.messages() == ["waiting: the teacher does not answer"]
 
-    def back(context: StageContext) -> Next:
+    def back(context: StageContext) -> NextStage:
         assert context.job.waiting is not None
-        context.progress(1.0)
+        context.report_progress(1.0)
         assert (context.job.waiting, context.job.backoffs) == (None, 0)
         raise Transient("again", retry_after=7.0)
 
@@ -198,18 +204,18 @@ def test_a_crash_is_tried_three_times(world: World) -> None:
     for attempt in (1, 2):
         job = world.run(raising(ZeroDivisionError("by zero")))
         assert (job.status, job.attempt, job.lease.owner) == (JobStatus.RUNNING, attempt, "")
-        assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
+        assert world.queue.drain() == [(Stage.ASSEMBLING, ID)]
     job = world.run(raising(ZeroDivisionError("by zero")))
     assert (job.status, job.attempt) == (JobStatus.FAILED, 3)
     assert job.failure is not None
     assert "ZeroDivisionError: by zero" in job.failure.message
-    assert world.queue.take() == []
+    assert world.queue.drain() == []
     assert world.events.read(ID)[-1].data == {"status": "failed"}
 
 
 def test_the_last_silent_worker_fails_the_job_and_it_is_told(world: World) -> None:
     for now in (0.0, 100.0, 200.0):
-        claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
+        claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
     job = world.run(raising(AssertionError("must not run")))
     assert job.status is JobStatus.FAILED
     assert world.events.read(ID)[-1].data == {"status": "failed"}
@@ -217,26 +223,26 @@ def test_the_last_silent_worker_fails_the_job_and_it_is_told(world: World) -> No
 
 def test_a_job_given_up_at_the_claim_makes_room_for_the_next(world: World) -> None:
     mine = {"owner": "ci", "running_limit": 1}
-    world.jobs.update(ID, lambda job: changed(job, **mine))
+    world.jobs.update(ID, lambda job: with_changes(job, **mine))
     for now in (0.0, 100.0, 200.0):
-        claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
+        claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
     second = another(world, "b", **mine)
     assert world.run(raising(AssertionError("must not run"))).status is JobStatus.FAILED
-    assert world.queue.take() == [(Stage.ASSEMBLING, second)]
+    assert world.queue.drain() == [(Stage.ASSEMBLING, second)]
 
 
 def test_an_attempt_is_lost_by_a_crash_or_by_silence(world: World) -> None:
-    claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=0.0)
+    claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=0.0)
     world.run(raising(Transient("away")))
     assert (world.job.attempt, world.count("attempts_lost")) == (1, 1)
     world.run(raising(ZeroDivisionError("by zero")))
     assert (world.job.attempt, world.count("attempts_lost")) == (2, 2)
 
 
-def until_interrupted(context: StageContext) -> Next | Done:
+def until_interrupted(context: StageContext) -> NextStage | JobDone:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        context.check()
+        context.raise_if_stopping()
         time.sleep(0.005)
     raise AssertionError("was not interrupted")
 
@@ -245,7 +251,7 @@ def until_interrupted(context: StageContext) -> Next | Done:
 def test_a_cancel_or_pause_stops_the_work_and_is_left_as_it_is(
     world: World, status: JobStatus
 ) -> None:
-    threading.Timer(0.1, lambda: move(world.jobs, ID, status)).start()
+    threading.Timer(0.1, lambda: transition_job(world.jobs, ID, status)).start()
     job = world.run(until_interrupted)
     assert (job.status, job.lease.owner, job.attempt) == (status, "", 0)
     assert world.queue.sent == []
@@ -254,10 +260,10 @@ def test_a_cancel_or_pause_stops_the_work_and_is_left_as_it_is(
 
 def test_a_cancel_is_noticed_without_a_heartbeat(world: World) -> None:
     world.deps = replace(world.deps, heartbeat=60.0)
-    threading.Timer(0.1, lambda: move(world.jobs, ID, JobStatus.CANCELLED)).start()
+    threading.Timer(0.1, lambda: transition_job(world.jobs, ID, JobStatus.CANCELLED)).start()
     started = time.monotonic()
     world.run(until_interrupted)
-    assert time.monotonic() - started < 0.1 + 2 * lease.LOOK_SECONDS
+    assert time.monotonic() - started < 0.1 + 2 * lease.POLL_SECONDS
 
 
 def test_looking_reads_the_job_once_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,11 +272,11 @@ def test_looking_reads_the_job_once_a_second(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(world.jobs, "get", lambda job_id: reads.append(job_id) or get(job_id))
     world.deps = replace(world.deps, heartbeat=60.0)
 
-    def work(context: StageContext) -> Next:
+    def work(context: StageContext) -> NextStage:
         before = len(reads)
-        assert not any(context.interrupted() for _ in range(1000))
+        assert not any(context.should_stop() for _ in range(1000))
         assert len(reads) - before <= 1
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     assert world.run(work).stage is Stage.TRAINING
 
@@ -279,33 +285,33 @@ def test_a_shutdown_gives_the_job_to_another_worker(world: World) -> None:
     world.deps = replace(world.deps, stopping=lambda: True)
     job = world.run(until_interrupted)
     assert (job.status, job.lease.owner, job.attempt) == (JobStatus.RUNNING, "", 0)
-    assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
+    assert world.queue.drain() == [(Stage.ASSEMBLING, ID)]
 
 
 def test_a_job_resumed_while_its_worker_still_stops_is_not_lost(world: World) -> None:
-    def work(context: StageContext) -> Next:
-        move(context.jobs, ID, JobStatus.PAUSED)
-        move(context.jobs, ID, JobStatus.QUEUED)
+    def work(context: StageContext) -> NextStage:
+        transition_job(context.jobs, ID, JobStatus.PAUSED)
+        transition_job(context.jobs, ID, JobStatus.QUEUED)
         raise Interrupted("checkpointed")
 
     job = world.run(work)
     assert (job.status, job.lease.owner) == (JobStatus.QUEUED, "")
-    assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
+    assert world.queue.drain() == [(Stage.ASSEMBLING, ID)]
 
 
 def test_work_that_ends_just_after_a_pause_still_counts(world: World) -> None:
-    def assemble(context: StageContext) -> Next:
-        move(context.jobs, ID, JobStatus.PAUSED)
-        return Next(Stage.TRAINING)
+    def assemble(context: StageContext) -> NextStage:
+        transition_job(context.jobs, ID, JobStatus.PAUSED)
+        return NextStage(Stage.TRAINING)
 
     job = world.run(assemble)
     assert (job.status, job.stage) == (JobStatus.PAUSED, Stage.TRAINING)
     assert world.queue.sent == []
-    move(world.jobs, ID, JobStatus.QUEUED)
+    transition_job(world.jobs, ID, JobStatus.QUEUED)
 
-    def train(context: StageContext) -> Done:
-        move(context.jobs, ID, JobStatus.PAUSED)
-        return Done(a_report())
+    def train(context: StageContext) -> JobDone:
+        transition_job(context.jobs, ID, JobStatus.PAUSED)
+        return JobDone(a_report())
 
     assert world.run(train, Stage.TRAINING).status is JobStatus.SUCCEEDED
 
@@ -313,12 +319,12 @@ def test_work_that_ends_just_after_a_pause_still_counts(world: World) -> None:
 def test_a_worker_that_was_silent_too_long_writes_nothing(world: World) -> None:
     world.deps = replace(world.deps, heartbeat=60.0, ttl=0.05)
 
-    def slow(context: StageContext) -> Next:
+    def slow(context: StageContext) -> NextStage:
         time.sleep(0.1)
-        assert context.interrupted()
-        other = claim(world.jobs, ID, "other", stage=Stage.ASSEMBLING, now=time.time())
+        assert context.should_stop()
+        other = claim_job(world.jobs, ID, "other", stage=Stage.ASSEMBLING, now=time.time())
         assert other is not None
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     job = world.run(slow)
     assert (job.stage, job.attempt) == (Stage.ASSEMBLING, 1)
@@ -330,19 +336,19 @@ def test_a_worker_that_was_silent_too_long_writes_nothing(world: World) -> None:
 def test_heartbeats_keep_a_long_stage_and_count_its_time(world: World) -> None:
     world.deps = replace(world.deps, ttl=0.2)
 
-    def long(context: StageContext) -> Next:
+    def long(context: StageContext) -> NextStage:
         time.sleep(0.5)
-        assert not context.interrupted()
-        assert claim(world.jobs, ID, "other", stage=Stage.ASSEMBLING, now=time.time()) is None
+        assert not context.should_stop()
+        assert claim_job(world.jobs, ID, "other", stage=Stage.ASSEMBLING, now=time.time()) is None
         assert world.job.seconds["assembling"] > 0.3
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     job = world.run(long)
     assert job.stage is Stage.TRAINING
     assert 0.5 <= job.seconds["assembling"] < 0.9
 
 
-class Flaky(MemoryJobs):
+class Flaky(MemoryJobStore):
     """Away for its next `down` calls; `deaf`, it obeys the next one and loses the answer."""
 
     down = 0
@@ -372,24 +378,24 @@ def test_redis_away_at_the_claim_and_at_the_end_is_waited_for(
     world.jobs, world.deps = flaky, replace(world.deps, jobs=flaky, heartbeat=60.0)
     flaky.down = 6
 
-    def work(context: StageContext) -> Next:
+    def work(context: StageContext) -> NextStage:
         flaky.down = 2
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     job = world.run(work)
     assert (job.stage, job.attempt) == (Stage.TRAINING, 0)
     assert waits == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 0.5, 1.0]
-    assert world.queue.take() == [(Stage.TRAINING, ID)]
+    assert world.queue.drain() == [(Stage.TRAINING, ID)]
 
 
 def test_an_outcome_whose_answer_was_lost_is_told_once(world: World) -> None:
     flaky = Flaky()
-    flaky.create(changed(world.job, stage=Stage.TRAINING))
+    flaky.create(with_changes(world.job, stage=Stage.TRAINING))
     world.jobs, world.deps = flaky, replace(world.deps, jobs=flaky, heartbeat=60.0)
 
-    def train(context: StageContext) -> Done:
+    def train(context: StageContext) -> JobDone:
         flaky.deaf = True
-        return Done(a_report())
+        return JobDone(a_report())
 
     assert world.run(train, Stage.TRAINING).status is JobStatus.SUCCEEDED
     assert [event.data for event in world.events.read(ID)] == [{"status": "succeeded"}]
@@ -401,15 +407,17 @@ def test_a_full_store_does_not_undo_a_success(
     def full(*_: object, **__: object) -> None:
         raise Transient("the object store is full")
 
-    world.run(lambda context: Next(Stage.TRAINING))
+    world.run(lambda context: NextStage(Stage.TRAINING))
     monkeypatch.setattr(world.store, "put", full)
-    assert world.run(lambda context: Done(a_report()), Stage.TRAINING).status is JobStatus.SUCCEEDED
+    assert (
+        world.run(lambda context: JobDone(a_report()), Stage.TRAINING).status is JobStatus.SUCCEEDED
+    )
 
 
 def test_a_job_deleted_while_it_runs_is_no_error(world: World) -> None:
-    def work(context: StageContext) -> Next:
+    def work(context: StageContext) -> NextStage:
         world.jobs.delete(ID)
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     run_stage(world.deps, ID, Stage.ASSEMBLING, work)
     assert world.jobs.list(None, 10) == []
@@ -422,48 +430,48 @@ def test_a_job_deleted_while_it_runs_is_no_error(world: World) -> None:
 
 def test_a_message_lost_on_the_way_is_sent_again_once(world: World) -> None:
     born = world.job.created_at
-    assert reap(world.jobs, world.queue, born + 299) == []
-    assert reap(world.jobs, world.queue, born + 301) == [ID]
-    assert reap(world.jobs, world.queue, born + 302) == []
-    assert reap(world.jobs, world.queue, born + 602) == [ID]
-    assert world.queue.take() == [(Stage.ASSEMBLING, ID)] * 2
+    assert reap_jobs(world.jobs, world.queue, born + 299) == []
+    assert reap_jobs(world.jobs, world.queue, born + 301) == [ID]
+    assert reap_jobs(world.jobs, world.queue, born + 302) == []
+    assert reap_jobs(world.jobs, world.queue, born + 602) == [ID]
+    assert world.queue.drain() == [(Stage.ASSEMBLING, ID)] * 2
 
 
 def test_a_lapsed_lease_is_due_at_once_and_only_once(world: World) -> None:
     now = time.time()
-    held = claim(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now, ttl=45.0)
+    held = claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now, ttl=45.0)
     assert held is not None
-    amend(world.jobs, ID, held.lease.token, stage=Stage.TRAINING)
-    assert reap(world.jobs, world.queue, now + 44) == []
-    assert reap(world.jobs, world.queue, now + 46) == [ID]
-    assert reap(world.jobs, world.queue, now + 56) == []
-    assert world.queue.take() == [(Stage.TRAINING, ID)]
+    update_job(world.jobs, ID, held.lease.token, stage=Stage.TRAINING)
+    assert reap_jobs(world.jobs, world.queue, now + 44) == []
+    assert reap_jobs(world.jobs, world.queue, now + 46) == [ID]
+    assert reap_jobs(world.jobs, world.queue, now + 56) == []
+    assert world.queue.drain() == [(Stage.TRAINING, ID)]
 
 
 def test_a_job_that_backs_off_is_left_to_its_countdown(world: World) -> None:
     world.run(raising(Transient("away", retry_after=1000.0)))
-    assert reap(world.jobs, world.queue, time.time() + 1200) == []
-    assert reap(world.jobs, world.queue, time.time() + 1301) == [ID]
+    assert reap_jobs(world.jobs, world.queue, time.time() + 1200) == []
+    assert reap_jobs(world.jobs, world.queue, time.time() + 1301) == [ID]
 
 
 @pytest.mark.parametrize("status", [JobStatus.PAUSED, JobStatus.CANCELLED])
 def test_what_is_not_to_run_is_not_sent(world: World, status: JobStatus) -> None:
-    move(world.jobs, ID, status)
-    assert reap(world.jobs, world.queue, time.time() + 10_000) == []
+    transition_job(world.jobs, ID, status)
+    assert reap_jobs(world.jobs, world.queue, time.time() + 10_000) == []
 
 
 def test_all_pages_are_looked_at(world: World) -> None:
     for number in range(250):
-        one = changed(world.job, id=f"ftjob-{number:024x}", created_at=float(number))
+        one = with_changes(world.job, id=f"ftjob-{number:024x}", created_at=float(number))
         world.jobs.create(one)
-    assert len(reap(world.jobs, world.queue, time.time() + 1000)) == 251
+    assert len(reap_jobs(world.jobs, world.queue, time.time() + 1000)) == 251
 
 
 def another(world: World, letter: str, **changes: object) -> str:
     """A job that waits beside the world's own, which is the oldest."""
     job_id = "ftjob-" + letter * 24
     made = Job(id=job_id, spec=world.job.spec, status=JobStatus.QUEUED, created_at=time.time())
-    world.jobs.create(changed(made, **changes))
+    world.jobs.create(with_changes(made, **changes))
     return job_id
 
 
@@ -472,15 +480,15 @@ def test_a_message_is_used_for_the_job_that_comes_first(world: World) -> None:
     high = another(world, "b", spec=urgent)
     worked: list[str] = []
 
-    def work(context: StageContext) -> Next | Done:
+    def work(context: StageContext) -> NextStage | JobDone:
         worked.append(context.job.id)
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     run_stage(world.deps, ID, Stage.ASSEMBLING, work)
     run_stage(world.deps, high, Stage.ASSEMBLING, work)
     run_stage(world.deps, high, Stage.ASSEMBLING, work)
     assert worked == [high, ID]
-    refused = [c for c in world.deps.tally.read() if c.name == "deliveries_refused"]
+    refused = [c for c in world.deps.counters.read() if c.name == "deliveries_refused"]
     assert [c.value for c in refused] == [1.0]
 
 
@@ -489,9 +497,9 @@ def test_a_job_that_waits_out_an_outage_lets_others_pass(world: World) -> None:
     other = another(world, "b")
     worked: list[str] = []
 
-    def work(context: StageContext) -> Next | Done:
+    def work(context: StageContext) -> NextStage | JobDone:
         worked.append(context.job.id)
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     run_stage(world.deps, other, Stage.ASSEMBLING, work)
     assert worked == [other]
@@ -501,48 +509,48 @@ def test_an_owner_at_the_limit_is_passed_over_and_sent_for_when_there_is_room(
     world: World,
 ) -> None:
     mine = {"owner": "ci", "running_limit": 1}
-    world.jobs.update(ID, lambda job: changed(job, **mine))
+    world.jobs.update(ID, lambda job: with_changes(job, **mine))
     second = another(world, "b", **mine)
     third = another(world, "c", owner="other")
     worked: list[str] = []
 
-    def work(context: StageContext) -> Next | Done:
+    def work(context: StageContext) -> NextStage | JobDone:
         worked.append(context.job.id)
         if context.job.id == ID:
             # While the first runs, messages for the others come in.
             run_stage(world.deps, second, Stage.ASSEMBLING, work)
             run_stage(world.deps, third, Stage.ASSEMBLING, work)
             raise Invalid("enough")
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     world.run(work)
     assert worked == [ID, third]
     assert world.jobs.get(second).status is JobStatus.QUEUED
-    assert world.queue.take()[-1] == (Stage.ASSEMBLING, second)
+    assert world.queue.drain()[-1] == (Stage.ASSEMBLING, second)
 
 
 def test_jobs_that_wait_for_one_of_their_owner_leave_it_the_room(world: World) -> None:
     """The limit is 1: the leader pauses, its follower is tried, the leader goes on."""
     mine = {"owner": "ci", "running_limit": 1}
-    world.jobs.update(ID, lambda job: changed(job, **mine))
+    world.jobs.update(ID, lambda job: with_changes(job, **mine))
     follower = another(world, "b", **mine)
     worked: list[str] = []
 
-    def work(context: StageContext) -> Next | Done:
+    def work(context: StageContext) -> NextStage | JobDone:
         worked.append(context.job.id)
         if context.job.id == follower:
             raise Transient("no set yet", code=WAITS_FOR_JOB, retry_after=5.0)
         if len(worked) == 1:
             raise OverBudget("spent")
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     world.run(work)
-    assert world.queue.take() == [(Stage.ASSEMBLING, follower)]
+    assert world.queue.drain() == [(Stage.ASSEMBLING, follower)]
     run_stage(world.deps, follower, Stage.ASSEMBLING, work)
     waits = world.jobs.get(follower)
     assert (waits.status, waits.waiting, waits.attempt) == (JobStatus.QUEUED, "no set yet", 0)
     assert world.queue.sent == [(Stage.ASSEMBLING, follower, pytest.approx(5.0, abs=0.1))]
-    move(world.jobs, ID, JobStatus.QUEUED)
+    transition_job(world.jobs, ID, JobStatus.QUEUED)
     assert world.run(work).stage is Stage.TRAINING
     assert worked == [ID, follower, ID]
 
@@ -551,14 +559,14 @@ def test_who_waits_for_a_job_sends_for_others_but_not_for_those_that_wait_too(
     world: World,
 ) -> None:
     mine = {"owner": "ci", "running_limit": 1}
-    world.jobs.update(ID, lambda job: changed(job, **mine))
+    world.jobs.update(ID, lambda job: with_changes(job, **mine))
     beside = another(world, "b", waiting="no set yet", **mine)
     late = another(world, "c", sent_at=time.time() + 60, **mine)
     world.run(raising(Transient("no set yet", code=WAITS_FOR_JOB, retry_after=5.0)))
-    assert world.queue.take() == [(Stage.ASSEMBLING, ID)]
-    world.jobs.update(late, lambda job: changed(job, sent_at=None))
+    assert world.queue.drain() == [(Stage.ASSEMBLING, ID)]
+    world.jobs.update(late, lambda job: with_changes(job, sent_at=None))
     world.run(raising(Transient("no set yet", code=WAITS_FOR_JOB, retry_after=5.0)))
-    assert world.queue.take() == [(Stage.ASSEMBLING, beside), (Stage.ASSEMBLING, late)]
+    assert world.queue.drain() == [(Stage.ASSEMBLING, beside), (Stage.ASSEMBLING, late)]
 
 
 def test_a_job_over_its_budget_pauses_with_the_reason_and_sends_nothing(world: World) -> None:
@@ -566,21 +574,21 @@ def test_a_job_over_its_budget_pauses_with_the_reason_and_sends_nothing(world: W
     assert (after.status, after.lease.owner) == (JobStatus.PAUSED, "")
     assert after.paused_because == "1,000 teacher tokens are spent"
     assert world.messages() == ["paused: 1,000 teacher tokens are spent"]
-    assert world.queue.take() == []
-    resumed = move(world.jobs, ID, JobStatus.QUEUED)
+    assert world.queue.drain() == []
+    resumed = transition_job(world.jobs, ID, JobStatus.QUEUED)
     assert resumed.paused_because is None
 
 
 def test_progress_tells_how_long_the_rest_will_take(world: World) -> None:
     told: list[float | None] = []
 
-    def work(context: StageContext) -> Next | Done:
-        context.progress(0.0)
+    def work(context: StageContext) -> NextStage | JobDone:
+        context.report_progress(0.0)
         told.append(context.job.progress.eta_seconds)
         time.sleep(0.05)
-        context.progress(50.0)
+        context.report_progress(50.0)
         told.append(context.job.progress.eta_seconds)
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     world.run(work)
     assert told[0] is None
@@ -588,10 +596,10 @@ def test_progress_tells_how_long_the_rest_will_take(world: World) -> None:
 
 
 def test_time_with_gpus_is_counted_until_they_are_given_back(world: World) -> None:
-    def work(context: StageContext) -> Next | Done:
-        context.amend(gpus=2)
+    def work(context: StageContext) -> NextStage | JobDone:
+        context.update_job(gpus=2)
         time.sleep(0.1)
-        return Next(Stage.TRAINING)
+        return NextStage(Stage.TRAINING)
 
     after = world.run(work)
     assert after.usage.gpu_seconds == pytest.approx(2 * after.seconds["assembling"], rel=0.2)

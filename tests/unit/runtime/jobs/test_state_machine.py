@@ -18,18 +18,18 @@ from hypothesis.stateful import (
 from qcrd.errors import Conflict, LeaseLost
 from qcrd.records.job import Job, JobStatus, Lease, Progress, Stage
 from qcrd.records.spec import JobSpec
-from qcrd.runtime.jobs.commands import amend, beat, claim, move
+from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, update_job
 from qcrd.runtime.jobs.state_machine import (
     MAX_ATTEMPTS,
-    NEXT,
-    TASKS,
+    STAGE_TASKS,
     TERMINAL,
-    changed,
-    counted,
-    freed,
-    moved,
+    TRANSITIONS,
+    release_lease,
+    transition,
+    with_changes,
+    with_stage_time,
 )
-from qcrd.runtime.jobs.store import MemoryJobs
+from qcrd.runtime.jobs.store import MemoryJobStore
 
 SPEC = JobSpec(model="tiny", training_file="file-" + "0" * 24)
 
@@ -39,36 +39,36 @@ def a_job(status: JobStatus = JobStatus.QUEUED) -> Job:
 
 
 def test_every_status_and_every_stage_is_in_its_table() -> None:
-    assert set(NEXT) == set(JobStatus)
-    assert set(TASKS) == set(Stage)
+    assert set(TRANSITIONS) == set(JobStatus)
+    assert set(STAGE_TASKS) == set(Stage)
     assert {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED} == TERMINAL
 
 
 def test_every_status_can_be_reached_and_every_job_can_end() -> None:
     reached, frontier = {JobStatus.VALIDATING}, {JobStatus.VALIDATING}
     while frontier:
-        frontier = {after for status in frontier for after in NEXT[status]} - reached
+        frontier = {after for status in frontier for after in TRANSITIONS[status]} - reached
         reached |= frontier
     assert reached == set(JobStatus)
     for status in set(JobStatus) - TERMINAL:
-        assert {JobStatus.CANCELLED, JobStatus.FAILED} <= NEXT[status]
+        assert {JobStatus.CANCELLED, JobStatus.FAILED} <= TRANSITIONS[status]
 
 
 @given(start=st.sampled_from(JobStatus), path=st.lists(st.sampled_from(JobStatus), max_size=8))
 def test_a_path_of_moves_goes_exactly_as_far_as_the_table(
     start: JobStatus, path: list[JobStatus]
 ) -> None:
-    jobs = MemoryJobs()
+    jobs = MemoryJobStore()
     job = a_job(start)
     jobs.create(job)
     here = start
     for to in path:
-        if to in NEXT[here]:
-            here = move(jobs, job.id, to).status
+        if to in TRANSITIONS[here]:
+            here = transition_job(jobs, job.id, to).status
             assert here is to
         else:
             with pytest.raises(Conflict):
-                move(jobs, job.id, to)
+                transition_job(jobs, job.id, to)
         assert jobs.get(job.id).status is here
         assert (jobs.get(job.id).finished_at is not None) == (here in TERMINAL and here != start)
 
@@ -76,10 +76,10 @@ def test_a_path_of_moves_goes_exactly_as_far_as_the_table(
 @given(to=st.sampled_from(sorted(TERMINAL)), now=st.floats(1.0, 1e9))
 def test_a_job_that_is_over_is_held_by_nobody(to: JobStatus, now: float) -> None:
     lease = Lease(token=7, owner="one", until=2.0, counted=1.0)
-    running = changed(
+    running = with_changes(
         a_job(JobStatus.RUNNING), stage=Stage.TRAINING, lease=lease, waiting="teacher", backoffs=3
     )
-    over = moved(running, to, now, {})
+    over = transition(running, to, now, {})
     assert over.lease == Lease(token=7)
     assert (over.waiting, over.backoffs, over.finished_at) == (None, 0, now)
     assert over.seconds == {"training": pytest.approx(now - 1.0)}
@@ -87,23 +87,23 @@ def test_a_job_that_is_over_is_held_by_nobody(to: JobStatus, now: float) -> None
 
 def test_time_is_counted_once_and_into_the_stage_it_was_spent_in() -> None:
     """Held from 10 s: 5 s of training, then 3 s of evaluating; a clock set back adds nothing."""
-    job = changed(
+    job = with_changes(
         a_job(JobStatus.RUNNING),
         stage=Stage.TRAINING,
         lease=Lease(token=1, owner="one", counted=10.0),
     )
-    job = counted(counted(job, 12.0), 15.0)
-    job = changed(job, stage=Stage.EVALUATING)
-    job = counted(counted(job, 18.0), 17.0)
+    job = with_stage_time(with_stage_time(job, 12.0), 15.0)
+    job = with_changes(job, stage=Stage.EVALUATING)
+    job = with_stage_time(with_stage_time(job, 18.0), 17.0)
     assert job.seconds == {"training": 5.0, "evaluating": 3.0}
 
 
 def test_changes_are_validated() -> None:
     for wrong in ({"progres": Progress()}, {"attempt": "many"}, {"stage": "cooking"}):
         with pytest.raises(ValueError, match="validation error"):
-            changed(a_job(), **wrong)
+            with_changes(a_job(), **wrong)
     with pytest.raises(TypeError):
-        amend(MemoryJobs(), "ftjob-1", 1, status=JobStatus.SUCCEEDED)
+        update_job(MemoryJobStore(), "ftjob-1", 1, status=JobStatus.SUCCEEDED)
 
 
 class Workers(RuleBasedStateMachine):
@@ -115,7 +115,7 @@ class Workers(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.jobs = MemoryJobs()
+        self.jobs = MemoryJobStore()
         self.job = a_job()
         self.jobs.create(self.job)
         self.now = 0.0
@@ -131,10 +131,12 @@ class Workers(RuleBasedStateMachine):
     @rule(stage=st.sampled_from([Stage.ASSEMBLING, Stage.TRAINING]))
     def claim(self, stage: Stage) -> None:
         if self.over():
-            assert claim(self.jobs, self.job.id, "w", stage=stage, now=self.now, ttl=45.0) is None
+            assert (
+                claim_job(self.jobs, self.job.id, "w", stage=stage, now=self.now, ttl=45.0) is None
+            )
             return
         lapsed = self.holder is not None and self.until <= self.now
-        got = claim(self.jobs, self.job.id, "w", stage=stage, now=self.now, ttl=45.0)
+        got = claim_job(self.jobs, self.job.id, "w", stage=stage, now=self.now, ttl=45.0)
         if stage is Stage.TRAINING or (self.holder is not None and not lapsed):
             assert got is None
             return
@@ -155,24 +157,24 @@ class Workers(RuleBasedStateMachine):
         progress = Progress(percent=data.draw(st.floats(0, 100)))
         before = self.jobs.get(self.job.id)
         if token == self.holder:
-            assert amend(self.jobs, self.job.id, token, progress=progress).progress == progress
+            assert update_job(self.jobs, self.job.id, token, progress=progress).progress == progress
         else:
             with pytest.raises(LeaseLost):
-                amend(self.jobs, self.job.id, token, progress=progress)
+                update_job(self.jobs, self.job.id, token, progress=progress)
             assert self.jobs.get(self.job.id) == before
 
     @rule(data=st.data())
     def beat(self, data: st.DataObject) -> None:
         token = data.draw(st.sampled_from(self.tokens))
         with suppress(LeaseLost):
-            beat(self.jobs, self.job.id, token, self.now, 45.0)
+            renew_lease(self.jobs, self.job.id, token, self.now, 45.0)
             assert token == self.holder
             self.until = self.now + 45.0
 
     @precondition(lambda self: self.holder is not None)
     @rule()
     def give_back(self) -> None:
-        self.jobs.update(self.job.id, lambda job: freed(job, self.now))
+        self.jobs.update(self.job.id, lambda job: release_lease(job, self.now))
         self.holder = None
 
     def over(self) -> bool:
