@@ -14,7 +14,7 @@ from qcrd.records.job import Job
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import RedisJobStore
-from qcrd.runtime.redis.event_log import RedisEvents
+from qcrd.runtime.redis.event_log import RedisEventLog
 
 PATH = "/v1/fine_tuning/jobs/{}/events?stream=true"
 CONNECTING = 50
@@ -92,7 +92,7 @@ def measure(
 ) -> dict[str, float]:
     """One round with `events` events of each of `jobs` jobs; times in milliseconds, from before the
     append until the last follower has it."""
-    told, ids = RedisEvents(system.redis), _jobs(system, jobs)
+    told, ids = RedisEventLog(system.redis), _jobs(system, jobs)
     followed = [ids[number % jobs] for number in range(followers)]
     ours, theirs = apart.Pipe()
     port = int(gateway.url.rsplit(":", 1)[1])
@@ -132,7 +132,7 @@ def _heard(pipe: Connection, word: str) -> None:
         raise RuntimeError(f"the followers say {said!r}, not {word!r}")
 
 
-def _append(told: RedisEvents, ids: Sequence[str], events: int) -> Appended:
+def _append(told: RedisEventLog, ids: Sequence[str], events: int) -> Appended:
     pause = ONE_JOB_SECONDS if len(ids) == 1 else MANY_JOBS_SECONDS
     made: Appended = defaultdict(list)
     for number in range(events):

@@ -22,7 +22,7 @@ from qcrd.cli.stack import environment, procfile
 from qcrd.cli.stack.home import Home
 from qcrd.cli.stack.ports import PARTS, choose
 from qcrd.errors import Transient
-from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 
@@ -50,7 +50,7 @@ class System:
             bucket=settings["QCRD_S3_BUCKET"],
         )
         self.store = S3Store(self.store_settings)
-        self.redis: Redis = connect(RedisSettings(url=settings["QCRD_REDIS_URL"]))
+        self.redis: Redis = connect_redis(RedisSettings(url=settings["QCRD_REDIS_URL"]))
 
     @contextmanager
     def part(

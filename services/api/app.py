@@ -7,11 +7,11 @@ from fastapi import FastAPI
 import qcrd
 from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, create_celery_app
 from qcrd.runtime.jobs.store import JobStore, RedisJobStore
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.counters import RedisTally
-from qcrd.runtime.redis.event_log import Events, RedisEvents
-from qcrd.runtime.redis.generation_buffer import RedisLedger
-from qcrd.runtime.redis.webhook_queue import RedisDeliveries
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.counters import RedisCounters
+from qcrd.runtime.redis.event_log import EventLog, RedisEventLog
+from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
+from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import install_http_telemetry
@@ -45,7 +45,7 @@ from services.api.studies import routes as studies
 def create_app(
     store: Store,
     jobs_: JobStore,
-    events: Events,
+    events: EventLog,
     queue: JobQueue,
     settings: Settings,
     shared: Shared | None = None,
@@ -78,19 +78,19 @@ def create_app(
 
 def connected(settings: Settings) -> FastAPI:
     """The app on the real servers, which are reached on first use: any order of starts will do."""
-    redis = connect(RedisSettings())
+    redis = connect_redis(RedisSettings())
     return create_app(
         open_store(StoreSettings()),
         RedisJobStore(redis),
-        RedisEvents(redis),
+        RedisEventLog(redis),
         CeleryJobQueue(create_celery_app(RedisSettings())),
         settings,
         Shared(
-            ledger=RedisLedger(redis),
-            tally=RedisTally(redis),
+            ledger=RedisGenerationBuffer(redis),
+            tally=RedisCounters(redis),
             answers=RedisAnswers(redis),
             rates=Rates(RedisSettings().url),
-            deliveries=RedisDeliveries(redis),
+            deliveries=RedisWebhookQueue(redis),
         ),
     )
 

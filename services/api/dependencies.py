@@ -10,10 +10,10 @@ from fastapi import Depends, Request
 from qcrd.records.api_keys import ApiKey
 from qcrd.runtime.jobs.queue import JobQueue
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.redis.counters import MemoryTally, Tally
-from qcrd.runtime.redis.event_log import Events
-from qcrd.runtime.redis.generation_buffer import Ledger, MemoryLedger
-from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries
+from qcrd.runtime.redis.counters import Counters, MemoryCounters
+from qcrd.runtime.redis.event_log import EventLog
+from qcrd.runtime.redis.generation_buffer import GenerationBuffer, MemoryGenerationBuffer
+from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
 from services.api.discriminators.service import JudgeServiceSettings
@@ -47,18 +47,18 @@ class Settings:
 class Shared:
     """What all gateways of a system know together; by default what one process knows alone."""
 
-    ledger: Ledger = field(default_factory=MemoryLedger)
-    tally: Tally = field(default_factory=MemoryTally)
+    ledger: GenerationBuffer = field(default_factory=MemoryGenerationBuffer)
+    tally: Counters = field(default_factory=MemoryCounters)
     answers: Answers = field(default_factory=MemoryAnswers)
     rates: Rates = field(default_factory=Rates)
-    deliveries: Deliveries = field(default_factory=MemoryDeliveries)
+    deliveries: WebhookQueue = field(default_factory=MemoryWebhookQueue)
 
 
 @dataclass(frozen=True)
 class Gateway:
     store: Store
     jobs: JobStore
-    events: Events
+    events: EventLog
     queue: JobQueue
     settings: Settings
     shared: Shared = field(default_factory=Shared)
@@ -66,7 +66,7 @@ class Gateway:
     verdicts: Verdicts = field(default_factory=Verdicts)
 
     @property
-    def deliveries(self) -> Deliveries:
+    def deliveries(self) -> WebhookQueue:
         """Where the end of a job leaves its webhook."""
         return self.shared.deliveries
 

@@ -19,15 +19,15 @@ from prometheus_client.registry import Collector
 from qcrd.errors import Transient
 from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.redis.counters import BUCKETS, COUNTERS, Count, Tally
+from qcrd.runtime.redis.counters import COUNTER_HELP, STAGE_SECONDS_BUCKETS, Counters, CounterValue
 
-BOUNDS = (*map(str, BUCKETS), "+Inf")
+BOUNDS = (*map(str, STAGE_SECONDS_BUCKETS), "+Inf")
 
 
 class System(Collector):
     """Registers without asking anybody; while Redis is away only `qcrd_redis_up` is shown."""
 
-    def __init__(self, jobs: JobStore, tally: Tally) -> None:
+    def __init__(self, jobs: JobStore, tally: Counters) -> None:
         self._jobs = jobs
         self._tally = tally
 
@@ -63,8 +63,8 @@ def _lines(jobs: JobStore) -> Metric:
     return family
 
 
-def _counted(counts: list[Count]) -> Iterator[Metric]:
-    for name, meaning in COUNTERS.items():
+def _counted(counts: list[CounterValue]) -> Iterator[Metric]:
+    for name, meaning in COUNTER_HELP.items():
         mine = [count for count in counts if count.name == name]
         if name == "stage_seconds":
             yield _stages(counts, meaning)
@@ -79,7 +79,7 @@ def _counted(counts: list[Count]) -> Iterator[Metric]:
         yield family
 
 
-def _stages(counts: list[Count], meaning: str) -> Metric:
+def _stages(counts: list[CounterValue], meaning: str) -> Metric:
     family = HistogramMetricFamily("qcrd_stage_seconds", meaning, labels=["stage"])
     sums = {dict(c.labels)["stage"]: c.value for c in counts if c.name == "stage_seconds_sum"}
     for stage, total in sums.items():

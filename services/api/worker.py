@@ -28,11 +28,11 @@ from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.jobs.store import RedisJobStore
-from qcrd.runtime.redis.connection import connect, redis_outage
-from qcrd.runtime.redis.counters import RedisTally
-from qcrd.runtime.redis.event_log import RedisEvents
-from qcrd.runtime.redis.generation_buffer import RedisLedger
-from qcrd.runtime.redis.webhook_queue import RedisDeliveries
+from qcrd.runtime.redis.connection import connect_redis, translate_redis_errors
+from qcrd.runtime.redis.counters import RedisCounters
+from qcrd.runtime.redis.event_log import RedisEventLog
+from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
+from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import (
     LogSettings,
     RecoverySettings,
@@ -58,7 +58,7 @@ app = create_celery_app(RedisSettings())
 class Worker:
     """What the tasks of this process share, built at the first of them."""
 
-    redis: Redis = field(default_factory=lambda: connect(RedisSettings()))
+    redis: Redis = field(default_factory=lambda: connect_redis(RedisSettings()))
     teachers: TeacherSettings = field(default_factory=TeacherSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
@@ -66,18 +66,18 @@ class Worker:
     def deps(self) -> WorkerDeps:
         return WorkerDeps(
             jobs=RedisJobStore(self.redis),
-            events=RedisEvents(self.redis),
+            events=RedisEventLog(self.redis),
             store=open_store(StoreSettings()),
             queue=CeleryJobQueue(app),
-            counters=RedisTally(self.redis),
-            webhook_queue=RedisDeliveries(self.redis),
+            counters=RedisCounters(self.redis),
+            webhook_queue=RedisWebhookQueue(self.redis),
             is_stopping=stopping.is_set,
             heartbeat=self.recovery.heartbeat_seconds,
             ttl=self.recovery.lease_seconds,
         )
 
     def assemble(self, stage: StageContext) -> NextStage:
-        return assemble(stage, RedisLedger(self.redis), self.teachers.teachers)
+        return assemble(stage, RedisGenerationBuffer(self.redis), self.teachers.teachers)
 
 
 @lru_cache(maxsize=1)
@@ -95,7 +95,7 @@ def reap_forever() -> None:
     pause = worker().recovery.reap_seconds
     while not stopping.wait(pause):
         with log_exceptions("cannot look for abandoned jobs"):
-            with redis_outage():
+            with translate_redis_errors():
                 leading = redis.set(keys.REAPER_LOCK, owner, nx=True, px=int(pause * 900))
             if leading:
                 _reap(deps, worker().recovery.resend_seconds)

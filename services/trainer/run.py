@@ -29,9 +29,9 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.parent_death import die_with_parent
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.counters import RedisTally
-from qcrd.runtime.redis.event_log import RedisEvents
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.counters import RedisCounters
+from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import (
     LogSettings,
     ModelSettings,
@@ -60,13 +60,13 @@ def arguments() -> argparse.Namespace:
 
 
 def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
-    redis, recovery = connect(RedisSettings()), RecoverySettings()
+    redis, recovery = connect_redis(RedisSettings()), RecoverySettings()
     deps = WorkerDeps(
         jobs=RedisJobStore(redis),
-        events=RedisEvents(redis),
+        events=RedisEventLog(redis),
         store=open_store(StoreSettings()),
         queue=MemoryJobQueue(),  # this process sends nothing on; its worker does
-        counters=RedisTally(redis),
+        counters=RedisCounters(redis),
         is_stopping=stopping.is_set,
         heartbeat=recovery.heartbeat_seconds,
         ttl=recovery.lease_seconds,

@@ -18,10 +18,10 @@ from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.jobs.store import RedisJobStore
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.counters import RedisTally
-from qcrd.runtime.redis.event_log import RedisEvents
-from qcrd.runtime.redis.webhook_queue import RedisDeliveries
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.counters import RedisCounters
+from qcrd.runtime.redis.event_log import RedisEventLog
+from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import (
     LogSettings,
     RecoverySettings,
@@ -41,14 +41,14 @@ app = create_celery_app(RedisSettings())
 @lru_cache(maxsize=1)
 def deps() -> WorkerDeps:
     """What the tasks of this process share, built at the first of them."""
-    redis, recovery = connect(RedisSettings()), RecoverySettings()
+    redis, recovery = connect_redis(RedisSettings()), RecoverySettings()
     return WorkerDeps(
         jobs=RedisJobStore(redis),
-        events=RedisEvents(redis),
+        events=RedisEventLog(redis),
         store=open_store(StoreSettings()),
         queue=CeleryJobQueue(app),
-        counters=RedisTally(redis),
-        webhook_queue=RedisDeliveries(redis),
+        counters=RedisCounters(redis),
+        webhook_queue=RedisWebhookQueue(redis),
         is_stopping=stopping.is_set,
         heartbeat=recovery.heartbeat_seconds,
         ttl=recovery.lease_seconds,

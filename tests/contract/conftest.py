@@ -7,11 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from qcrd.runtime.jobs.store import JobStore, MemoryJobStore, RedisJobStore
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.counters import MemoryTally, RedisTally, Tally
-from qcrd.runtime.redis.event_log import Events, MemoryEvents, RedisEvents
-from qcrd.runtime.redis.generation_buffer import Ledger, MemoryLedger, RedisLedger
-from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries, RedisDeliveries
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.counters import Counters, MemoryCounters, RedisCounters
+from qcrd.runtime.redis.event_log import EventLog, MemoryEventLog, RedisEventLog
+from qcrd.runtime.redis.generation_buffer import (
+    GenerationBuffer,
+    MemoryGenerationBuffer,
+    RedisGenerationBuffer,
+)
+from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, RedisWebhookQueue, WebhookQueue
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import MemoryStore, Store
 
@@ -20,35 +24,35 @@ from qcrd.runtime.storage.store import MemoryStore, Store
 def jobs(request: pytest.FixtureRequest) -> JobStore:
     if request.param == "memory":
         return MemoryJobStore()
-    return RedisJobStore(connect(request.getfixturevalue("redis_settings")))
+    return RedisJobStore(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "redis"])
-def events(request: pytest.FixtureRequest) -> Events:
+def events(request: pytest.FixtureRequest) -> EventLog:
     if request.param == "memory":
-        return MemoryEvents()
-    return RedisEvents(connect(request.getfixturevalue("redis_settings")))
+        return MemoryEventLog()
+    return RedisEventLog(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "redis"])
-def deliveries(request: pytest.FixtureRequest) -> Deliveries:
+def deliveries(request: pytest.FixtureRequest) -> WebhookQueue:
     if request.param == "memory":
-        return MemoryDeliveries()
-    return RedisDeliveries(connect(request.getfixturevalue("redis_settings")))
+        return MemoryWebhookQueue()
+    return RedisWebhookQueue(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "redis"])
-def ledger(request: pytest.FixtureRequest) -> Ledger:
+def ledger(request: pytest.FixtureRequest) -> GenerationBuffer:
     if request.param == "memory":
-        return MemoryLedger()
-    return RedisLedger(connect(request.getfixturevalue("redis_settings")))
+        return MemoryGenerationBuffer()
+    return RedisGenerationBuffer(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "redis"])
-def tally(request: pytest.FixtureRequest) -> Tally:
+def tally(request: pytest.FixtureRequest) -> Counters:
     if request.param == "memory":
-        return MemoryTally()
-    return RedisTally(connect(request.getfixturevalue("redis_settings")))
+        return MemoryCounters()
+    return RedisCounters(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "s3"])

@@ -37,8 +37,8 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.store import RedisJobStore
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.event_log import RedisEvents
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
@@ -183,9 +183,9 @@ def site(
         "OMP_NUM_THREADS": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    redis = connect(redis_settings)
+    redis = connect_redis(redis_settings)
     jobs = RedisJobStore(redis)
-    deps = WorkerDeps(jobs, RedisEvents(redis), store, MemoryJobQueue(), heartbeat=0.5, ttl=5.0)
+    deps = WorkerDeps(jobs, RedisEventLog(redis), store, MemoryJobQueue(), heartbeat=0.5, ttl=5.0)
     yield Site(deps, jobs, store)
     redis.close()
 

@@ -21,8 +21,8 @@ from qcrd.records.job import Event, Job
 from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import RedisJobStore
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.event_log import RedisEvents
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import read_lines
@@ -71,8 +71,8 @@ class System:
             access_key="qcrd",
             secret_key="s3-secret-of-the-survivors",
         )
-        redis = connect(self.redis_settings, patience=10.0)
-        self.jobs, self.events = RedisJobStore(redis), RedisEvents(redis)
+        redis = connect_redis(self.redis_settings, retry_seconds=10.0)
+        self.jobs, self.events = RedisJobStore(redis), RedisEventLog(redis)
         self.store = S3Store(self.store_settings)
         self.teacher_record = self.folder / "generations.jsonl"
         self.teacher_record.touch()

@@ -38,7 +38,7 @@ def claim_next_job(deps: WorkerDeps, job_id: str, stage: Stage) -> Job | None:
             continue
         if job is not None:
             if job.attempt > candidate.attempt:
-                deps.counters.add("attempts_lost")  # by the silence of the one before
+                deps.counters.increment("attempts_lost")  # by the silence of the one before
             return job
     return None
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
 from qcrd.records.job import Event
-from qcrd.runtime.redis.event_log import Events, Level, Type
+from qcrd.runtime.redis.event_log import EventLevel, EventLog, EventType
 from qcrd.runtime.storage.store import Store
 
 LeaseCheck = Callable[[], None]
@@ -47,7 +47,7 @@ class FencedStore:
 class FencedEventLog:
     """`events` for as long as `check` lets them be added to; reading is always allowed."""
 
-    def __init__(self, events: Events, check: LeaseCheck) -> None:
+    def __init__(self, events: EventLog, check: LeaseCheck) -> None:
         self._events = events
         self._check = check
 
@@ -56,8 +56,8 @@ class FencedEventLog:
         job_id: str,
         message: str,
         *,
-        level: Level = "info",
-        type: Type = "message",
+        level: EventLevel = "info",
+        type: EventType = "message",
         data: dict[str, Any] | None = None,
         once: str | None = None,
     ) -> Event:

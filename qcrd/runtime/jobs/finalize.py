@@ -18,8 +18,8 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.reaper import iter_active_jobs
 from qcrd.runtime.jobs.state_machine import TERMINAL, with_changes
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.redis.event_log import Events, Level
-from qcrd.runtime.redis.webhook_queue import Deliveries
+from qcrd.runtime.redis.event_log import EventLevel, EventLog
+from qcrd.runtime.redis.webhook_queue import WebhookQueue
 from qcrd.runtime.storage.store import Store, write_lines, write_record
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,11 @@ class FinalizeDeps(Protocol):
     @property
     def jobs(self) -> JobStore: ...
     @property
-    def events(self) -> Events: ...
+    def events(self) -> EventLog: ...
     @property
     def store(self) -> Store: ...
     @property
-    def webhook_queue(self) -> Deliveries: ...
+    def webhook_queue(self) -> WebhookQueue: ...
 
 
 def finalize(deps: FinalizeDeps, job: Job) -> None:
@@ -90,7 +90,7 @@ def _emit_end(deps: FinalizeDeps, job: Job) -> None:
     )
     if job.failure is not None:
         message += f": {job.failure.message}"
-    level: Level = "error" if job.status is JobStatus.FAILED else "info"
+    level: EventLevel = "error" if job.status is JobStatus.FAILED else "info"
     data = {"status": job.status.value}
     deps.events.append(job.id, message, level=level, data=data, once="end")
     if job.spec.webhook is not None:
@@ -126,7 +126,7 @@ def _archive_keys(job: Job) -> tuple[str, ...]:
     return keys.job_spec_key(job.id), keys.job_report_key(job.id), keys.job_events_key(job.id)
 
 
-def _write_archive(events: Events, store: Store, job: Job) -> None:
+def _write_archive(events: EventLog, store: Store, job: Job) -> None:
     spec_key, report_key, events_key = _archive_keys(job)
     write_record(store, spec_key, job.spec)
     if job.report is not None:
@@ -134,7 +134,7 @@ def _write_archive(events: Events, store: Store, job: Job) -> None:
     write_lines(store, events_key, _iter_events(events, job.id))
 
 
-def _iter_events(events: Events, job_id: str) -> Iterator[Event]:
+def _iter_events(events: EventLog, job_id: str) -> Iterator[Event]:
     after = None
     while page := events.read(job_id, after, ARCHIVE_PAGE):
         yield from page

@@ -17,9 +17,9 @@ from qcrd.runtime.jobs.lease import LeaseHeartbeat
 from qcrd.runtime.jobs.queue import JobQueue
 from qcrd.runtime.jobs.state_machine import LEASE_TTL
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.redis.counters import MemoryTally, Tally
-from qcrd.runtime.redis.event_log import Events
-from qcrd.runtime.redis.webhook_queue import Deliveries, MemoryDeliveries
+from qcrd.runtime.redis.counters import Counters, MemoryCounters
+from qcrd.runtime.redis.event_log import EventLog
+from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.storage.store import Store
 
 WAITS_FOR_JOB = "waiting_for_job"
@@ -64,12 +64,12 @@ class WorkerDeps:
     """
 
     jobs: JobStore
-    events: Events
+    events: EventLog
     store: Store
     queue: JobQueue
     owner: str = field(default_factory=_make_worker_id)
-    counters: Tally = field(default_factory=MemoryTally)
-    webhook_queue: Deliveries = field(default_factory=MemoryDeliveries)
+    counters: Counters = field(default_factory=MemoryCounters)
+    webhook_queue: WebhookQueue = field(default_factory=MemoryWebhookQueue)
     is_stopping: Callable[[], bool] = _never_stopping
     heartbeat: float = 10.0
     ttl: float = LEASE_TTL
@@ -96,7 +96,7 @@ class StageContext:
         self.job = job
         self.token = job.lease.token
         self.jobs = deps.jobs
-        self.events: Events = FencedEventLog(deps.events, heartbeat.check_lease)
+        self.events: EventLog = FencedEventLog(deps.events, heartbeat.check_lease)
         self.store: Store = FencedStore(deps.store, heartbeat.check_lease)
         self.counters = deps.counters
         self._is_stopping = deps.is_stopping

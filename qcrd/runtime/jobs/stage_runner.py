@@ -45,8 +45,8 @@ from qcrd.runtime.jobs.state_machine import (
     with_changes,
 )
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.redis.counters import observe_stage
-from qcrd.runtime.redis.event_log import Events
+from qcrd.runtime.redis.counters import observe_stage_seconds
+from qcrd.runtime.redis.event_log import EventLog
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def run_stage(deps: WorkerDeps, job_id: str, stage: Stage, work: StageWork) -> N
         job = _retry_while_unavailable(deps, lambda: claim_next_job(deps, job_id, stage))
         if job is None:
             log.info("nothing to do for %s", stage.value)
-            deps.counters.add("deliveries_refused", task=STAGE_TASKS[stage])
+            deps.counters.increment("deliveries_refused", task=STAGE_TASKS[stage])
             return
     with telemetry.log_context(job_id=job.id, request_id=job.request_id):
         if job.status in TERMINAL:
@@ -163,7 +163,7 @@ def _write_outcome(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
     except (LeaseLost, NotFound) as error:
         log.info("nothing written: %s", error)
         if _retry_while_unavailable(deps, lambda: _was_taken_over(deps.jobs, job)):
-            deps.counters.add("lease_losses", stage=(job.stage or Stage.ASSEMBLING).value)
+            deps.counters.increment("lease_losses", stage=(job.stage or Stage.ASSEMBLING).value)
         return
     _update_counters(deps, after, outcome)
     if after.status in TERMINAL:
@@ -189,12 +189,12 @@ def _was_taken_over(job_store: JobStore, job: Job) -> bool:
 def _update_counters(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
     if job.status in TERMINAL:
         for stage, seconds in job.seconds.items():
-            observe_stage(deps.counters, stage, seconds)
+            observe_stage_seconds(deps.counters, stage, seconds)
     match outcome:
         case _Crashed():
-            deps.counters.add("attempts_lost")
+            deps.counters.increment("attempts_lost")
         case _Paused():
-            deps.counters.add("budget_pauses")
+            deps.counters.increment("budget_pauses")
 
 
 def _apply_outcome(job: Job, outcome: Outcome, now: float) -> Job:
@@ -237,7 +237,7 @@ def _mark_succeeded(job: Job, done: JobDone, now: float) -> Job:
     return transition(job, JobStatus.SUCCEEDED, now, changes)
 
 
-def _emit_outcome(events: Events, job: Job, outcome: Outcome) -> None:
+def _emit_outcome(events: EventLog, job: Job, outcome: Outcome) -> None:
     match outcome:
         case _Paused(reason):
             data = {"status": job.status.value}

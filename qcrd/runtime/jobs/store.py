@@ -15,7 +15,7 @@ from qcrd.errors import Conflict, NotFound, Transient
 from qcrd.records.job import Job, JobStatus
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import check_running_limit, index_scores
-from qcrd.runtime.redis.connection import redis_outage
+from qcrd.runtime.redis.connection import translate_redis_errors
 
 JobChange = Callable[[Job], Job]
 
@@ -171,14 +171,14 @@ class RedisJobStore:
     def create(self, job: Job) -> None:
         scores, body = index_scores(job), job.model_dump_json()
         names = [keys.job_key(job.id), *scores]
-        with redis_outage():
+        with translate_redis_errors():
             existing = self._create_script(names, [body, job.id, *scores.values()])
         # The connection may have broken after the server had obeyed: our own record is a yes.
         if existing not in (None, body):
             raise Conflict(f"job {job.id} exists already")
 
     def get(self, job_id: str) -> Job:
-        with redis_outage():
+        with translate_redis_errors():
             body = cast(str | None, self._redis.get(keys.job_key(job_id)))
         if body is None:
             raise _job_not_found(job_id)
@@ -186,7 +186,7 @@ class RedisJobStore:
 
     def update(self, job_id: str, change: JobChange) -> Job:
         unconfirmed: list[str] = []
-        with redis_outage(), self._redis.pipeline() as pipe:
+        with translate_redis_errors(), self._redis.pipeline() as pipe:
             for _ in range(MAX_UPDATE_CONFLICTS):
                 try:
                     return self._compare_and_set(pipe, job_id, change, unconfirmed)
@@ -242,32 +242,32 @@ class RedisJobStore:
             job = self.get(job_id)
         except NotFound:
             return
-        with redis_outage(), self._redis.pipeline() as pipe:
+        with translate_redis_errors(), self._redis.pipeline() as pipe:
             pipe.delete(keys.job_key(job_id))
             _reindex(pipe, job_id, index_scores(job), {})
             pipe.execute()
 
     def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
-        with redis_outage():
+        with translate_redis_errors():
             return self._read_page(keys.waiting_jobs_key(task), start, limit)
 
     def queue_position(self, task: str, job_id: str) -> int | None:
-        with redis_outage():
+        with translate_redis_errors():
             return cast(int | None, self._redis.zrevrank(keys.waiting_jobs_key(task), job_id))
 
     def queue_length(self, task: str) -> int:
-        with redis_outage():
+        with translate_redis_errors():
             return self._redis.zcard(keys.waiting_jobs_key(task))
 
     def count_by_status(self) -> dict[JobStatus, int]:
-        with redis_outage(), self._redis.pipeline(transaction=False) as pipe:
+        with translate_redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             for status in JobStatus:
                 pipe.zcard(keys.jobs_by_status_key(status))
             return dict(zip(JobStatus, pipe.execute(), strict=True))
 
     def list(self, after: str | None, limit: int) -> list[Job]:
         index, start = keys.JOBS, 0
-        with redis_outage():
+        with translate_redis_errors():
             if after is not None:
                 position = cast(int | None, self._redis.zrevrank(index, after))
                 if position is None:
@@ -276,10 +276,10 @@ class RedisJobStore:
             return self._read_page(index, start, limit)
 
     def iter_active(self) -> Iterator[Job]:
-        with redis_outage():
+        with translate_redis_errors():
             ids = cast("Sequence[str]", self._redis.zrange(keys.ACTIVE_JOBS, 0, -1, desc=True))
         for start in range(0, len(ids), PAGE_SIZE):
-            with redis_outage():
+            with translate_redis_errors():
                 page = self._get_many(ids[start : start + PAGE_SIZE])
             yield from (job for job in page if not job.concluded)
 

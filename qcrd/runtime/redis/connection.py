@@ -24,7 +24,7 @@ BLOCK_SECONDS = 10.0
 """Longest blocking read; the socket's own timeout lies above it."""
 
 
-def connect(settings: RedisSettings, *, patience: float = 3.0) -> Redis:
+def connect_redis(settings: RedisSettings, *, retry_seconds: float = 3.0) -> Redis:
     """A client that is connected on its first command, which may be long after the start.
 
     A lost connection is tried again for about `patience` seconds before a command gives up. A
@@ -36,12 +36,12 @@ def connect(settings: RedisSettings, *, patience: float = 3.0) -> Redis:
         socket_connect_timeout=2.0,
         socket_timeout=BLOCK_SECONDS + 5.0,
         health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3 + int(patience / 0.5)),
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3 + int(retry_seconds / 0.5)),
     )
 
 
 @contextmanager
-def redis_outage() -> Iterator[None]:
+def translate_redis_errors() -> Iterator[None]:
     """Turns what passes by itself, or by an operator's hand, into `Transient`.
 
     A server whose disk is full answers MISCONF and one that is out of memory OOM: the data it has

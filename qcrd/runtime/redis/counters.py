@@ -19,11 +19,11 @@ from redis import Redis
 
 from qcrd.errors import Transient
 from qcrd.runtime import keys
-from qcrd.runtime.redis.connection import redis_outage
+from qcrd.runtime.redis.connection import translate_redis_errors
 
 log = logging.getLogger(__name__)
 
-COUNTERS: Mapping[str, str] = MappingProxyType(
+COUNTER_HELP: Mapping[str, str] = MappingProxyType(
     {
         "teacher_tokens": "Tokens that jobs paid teachers for, by kind",
         "lease_losses": "Workers that found their job's lease gone to another",
@@ -37,67 +37,67 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
 """Every name that is counted, with its help text. `stage_seconds` is a histogram: its labels are
 the stage and the upper bound `le` of the bucket, and its sums are under `stage_seconds_sum`."""
 
-BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
+STAGE_SECONDS_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 """Upper bounds in seconds: from a test's stage to a day on a GPU."""
 
 
 @dataclass(frozen=True)
-class Count:
+class CounterValue:
     name: str
     labels: tuple[tuple[str, str], ...]
     value: float
 
 
-class Tally(Protocol):
-    def add(self, name: str, value: float = 1.0, **labels: str) -> None:
+class Counters(Protocol):
+    def increment(self, name: str, value: float = 1.0, **labels: str) -> None:
         """Count `value` more. Never raises."""
 
-    def read(self) -> list[Count]:
+    def read(self) -> list[CounterValue]:
         """All counts so far. `Transient` while Redis is away."""
 
 
-class MemoryTally:
+class MemoryCounters:
     def __init__(self) -> None:
         self._counts: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
 
-    def add(self, name: str, value: float = 1.0, **labels: str) -> None:
+    def increment(self, name: str, value: float = 1.0, **labels: str) -> None:
         with self._lock:
-            self._counts[_field(name, labels)] += value
+            self._counts[_encode_field(name, labels)] += value
 
-    def read(self) -> list[Count]:
+    def read(self) -> list[CounterValue]:
         with self._lock:
-            return [_count(field, value) for field, value in sorted(self._counts.items())]
+            return [_decode_field(field, value) for field, value in sorted(self._counts.items())]
 
 
-class RedisTally:
+class RedisCounters:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def add(self, name: str, value: float = 1.0, **labels: str) -> None:
+    def increment(self, name: str, value: float = 1.0, **labels: str) -> None:
         try:
-            with redis_outage():
-                self._redis.hincrbyfloat(keys.COUNTERS, _field(name, labels), value)
+            with translate_redis_errors():
+                self._redis.hincrbyfloat(keys.COUNTERS, _encode_field(name, labels), value)
         except Transient as error:
             log.warning("not counted: %s by %s: %s", name, value, error)
 
-    def read(self) -> list[Count]:
-        with redis_outage():
-            found = cast(dict[str, str], self._redis.hgetall(keys.COUNTERS))
-        return [_count(field, float(value)) for field, value in sorted(found.items())]
+    def read(self) -> list[CounterValue]:
+        with translate_redis_errors():
+            fields = cast(dict[str, str], self._redis.hgetall(keys.COUNTERS))
+        return [_decode_field(field, float(value)) for field, value in sorted(fields.items())]
 
 
-def observe_stage(tally: Tally, stage: str, seconds: float) -> None:
+def observe_stage_seconds(counters: Counters, stage: str, seconds: float) -> None:
     """One more stage that has ended, in its bucket."""
-    bound = next((str(limit) for limit in BUCKETS if seconds <= limit), "+Inf")
-    tally.add("stage_seconds", 1.0, stage=stage, le=bound)
-    tally.add("stage_seconds_sum", seconds, stage=stage)
+    bound = next((str(limit) for limit in STAGE_SECONDS_BUCKETS if seconds <= limit), "+Inf")
+    counters.increment("stage_seconds", 1.0, stage=stage, le=bound)
+    counters.increment("stage_seconds_sum", seconds, stage=stage)
 
 
-def _field(name: str, labels: Mapping[str, str]) -> str:
+def _encode_field(name: str, labels: Mapping[str, str]) -> str:
     return json.dumps([name, sorted(labels.items())], separators=(",", ":"))
 
 
-def _count(field: str, value: float) -> Count:
+def _decode_field(field: str, value: float) -> CounterValue:
     name, labels = json.loads(field)
-    return Count(name, tuple((label, text) for label, text in labels), value)
+    return CounterValue(name, tuple((label, text) for label, text in labels), value)

@@ -16,32 +16,32 @@ from redis import Redis
 from qcrd.errors import Invalid
 from qcrd.records.job import Event
 from qcrd.runtime import keys
-from qcrd.runtime.redis.connection import BLOCK_SECONDS, redis_outage
+from qcrd.runtime.redis.connection import BLOCK_SECONDS, translate_redis_errors
 
-Level = Literal["info", "warn", "error"]
-
-
-Type = Literal["message", "metrics"]
+EventLevel = Literal["info", "warn", "error"]
 
 
-FIRST = "0000000000000-000000"
+EventType = Literal["message", "metrics"]
+
+
+BEFORE_FIRST_EVENT = "0000000000000-000000"
 """Before every event."""
 
 
-WATCHED = 200
+MAX_WATCHED_EVENTS = 200
 
 
 _ID = re.compile(r"([0-9]{1,15})-([0-9]{1,9})")
 
 
-class Events(Protocol):
+class EventLog(Protocol):
     def append(
         self,
         job_id: str,
         message: str,
         *,
-        level: Level = "info",
-        type: Type = "message",
+        level: EventLevel = "info",
+        type: EventType = "message",
         data: dict[str, Any] | None = None,
         once: str | None = None,
     ) -> Event:
@@ -78,26 +78,26 @@ class Events(Protocol):
         """Forget the history and the names told once; idempotent."""
 
 
-def event_id(milliseconds: int, sequence: int) -> str:
+def format_event_id(milliseconds: int, sequence: int) -> str:
     return f"{milliseconds:013d}-{sequence:06d}"
 
 
-def numbers(given: str, param: str = "after") -> tuple[int, int]:
+def parse_event_id(value: str, param: str = "after") -> tuple[int, int]:
     """The milliseconds and the sequence of an id; `Invalid`, naming `param`, for anything else."""
-    match = _ID.fullmatch(given)
+    match = _ID.fullmatch(value)
     if match is None:
-        raise Invalid(f"`{param}`: {given[:80]!r} is not an event id", param=param)
+        raise Invalid(f"`{param}`: {value[:80]!r} is not an event id", param=param)
     return int(match[1]), int(match[2])
 
 
-def event(job_id: str, at: tuple[int, int], fields: dict[str, Any]) -> Event:
-    return Event(id=event_id(*at), job_id=job_id, created_at=at[0] / 1000, **fields)
+def make_event(job_id: str, at: tuple[int, int], fields: dict[str, Any]) -> Event:
+    return Event(id=format_event_id(*at), job_id=job_id, created_at=at[0] / 1000, **fields)
 
 
-KEPT = 100_000
+MAX_EVENTS = 100_000
 """Events a running job keeps; a metrics line per step of a very long run would fill the memory."""
 
-APPEND = """
+APPEND_SCRIPT = """
 local known = redis.call('HGET', KEYS[2], ARGV[1])
 if known then
   local earlier = cjson.decode(known)
@@ -112,38 +112,38 @@ call under it, the event, entries kept. A call whose number is not new is one th
 because its answer was lost; it gets the entry that it made."""
 
 
-class MemoryEvents:
+class MemoryEventLog:
     def __init__(self) -> None:
         self._events: dict[str, list[Event]] = defaultdict(list)
-        self._told: dict[tuple[str, str], Event] = {}
-        self._arrived = threading.Condition()
+        self._emitted_once: dict[tuple[str, str], Event] = {}
+        self._condition = threading.Condition()
 
     def append(
         self,
         job_id: str,
         message: str,
         *,
-        level: Level = "info",
-        type: Type = "message",
+        level: EventLevel = "info",
+        type: EventType = "message",
         data: dict[str, Any] | None = None,
         once: str | None = None,
     ) -> Event:
         fields = {"message": message, "level": level, "type": type, "data": data or {}}
-        with self._arrived:
-            if once is not None and (job_id, once) in self._told:
-                return self._told[job_id, once]
-            made = event(job_id, self._next(job_id), json.loads(json.dumps(fields)))
-            self._events[job_id].append(made)
+        with self._condition:
+            if once is not None and (job_id, once) in self._emitted_once:
+                return self._emitted_once[job_id, once]
+            new_event = make_event(job_id, self._next_id(job_id), json.loads(json.dumps(fields)))
+            self._events[job_id].append(new_event)
             if once is not None:
-                self._told[job_id, once] = made
-            self._arrived.notify_all()
-        return made
+                self._emitted_once[job_id, once] = new_event
+            self._condition.notify_all()
+        return new_event
 
-    def _next(self, job_id: str) -> tuple[int, int]:
+    def _next_id(self, job_id: str) -> tuple[int, int]:
         at = (int(time.time() * 1000), 0)
         if not self._events[job_id]:
             return at
-        last = numbers(self._events[job_id][-1].id)
+        last = parse_event_id(self._events[job_id][-1].id)
         return max(at, (last[0], last[1] + 1))
 
     def read(
@@ -155,74 +155,78 @@ class MemoryEvents:
         block_ms: int | None = None,
         newest_first: bool = False,
     ) -> list[Event]:
-        bound = None if after is None else event_id(*numbers(after))
+        bound = None if after is None else format_event_id(*parse_event_id(after))
 
-        def found() -> list[Event]:
+        def find_events() -> list[Event]:
             if newest_first:
                 older = [e for e in self._events[job_id] if bound is None or e.id < bound]
                 return older[::-1][:limit]
             return [e for e in self._events[job_id] if bound is None or e.id > bound][:limit]
 
-        with self._arrived:
+        with self._condition:
             if block_ms:
-                return self._arrived.wait_for(found, min(block_ms / 1000, BLOCK_SECONDS)) or []
-            return found()
+                return (
+                    self._condition.wait_for(find_events, min(block_ms / 1000, BLOCK_SECONDS)) or []
+                )
+            return find_events()
 
     def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
-        def found() -> dict[str, list[Event]]:
+        def find_events() -> dict[str, list[Event]]:
             new = {
-                job_id: [e for e in self._events.get(job_id, ()) if e.id > after][:WATCHED]
+                job_id: [e for e in self._events.get(job_id, ()) if e.id > after][
+                    :MAX_WATCHED_EVENTS
+                ]
                 for job_id, after in cursors.items()
             }
             return {job_id: events for job_id, events in new.items() if events}
 
-        with self._arrived:
-            return self._arrived.wait_for(found, min(block_ms / 1000, BLOCK_SECONDS)) or {}
+        with self._condition:
+            return self._condition.wait_for(find_events, min(block_ms / 1000, BLOCK_SECONDS)) or {}
 
     def delete(self, job_id: str) -> None:
-        with self._arrived:
+        with self._condition:
             self._events.pop(job_id, None)
-            for told in [told for told in self._told if told[0] == job_id]:
-                del self._told[told]
+            for emitted in [told for told in self._emitted_once if told[0] == job_id]:
+                del self._emitted_once[emitted]
 
 
-class _Call(threading.local):
+class _CallCounter(threading.local):
     """Numbers the calls of one thread, which come one after the other."""
 
     def __init__(self) -> None:
         self.thread = f"call-{secrets.token_hex(6)}"
         self.number = 0
 
-    def next(self) -> tuple[str, int]:
+    def next_call(self) -> tuple[str, int]:
         self.number += 1
         return self.thread, self.number
 
 
-class RedisEvents:
+class RedisEventLog:
     """One stream per job; the server numbers the entries."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._append = redis.register_script(APPEND)
-        self._call = _Call()
+        self._append_script = redis.register_script(APPEND_SCRIPT)
+        self._call_counter = _CallCounter()
 
     def append(
         self,
         job_id: str,
         message: str,
         *,
-        level: Level = "info",
-        type: Type = "message",
+        level: EventLevel = "info",
+        type: EventType = "message",
         data: dict[str, Any] | None = None,
         once: str | None = None,
     ) -> Event:
         fields = {"message": message, "level": level, "type": type, "data": data or {}}
-        name, number = self._call.next() if once is None else (f"once-{once}", 1)
+        name, number = self._call_counter.next_call() if once is None else (f"once-{once}", 1)
         names = [keys.events_key(job_id), keys.emitted_once_key(job_id)]
-        with redis_outage():
-            made = self._append(names, [name, number, json.dumps(fields), KEPT])
-        entry, body = cast(tuple[str, str], made)
-        return event(job_id, numbers(entry), json.loads(body))
+        with translate_redis_errors():
+            result = self._append_script(names, [name, number, json.dumps(fields), MAX_EVENTS])
+        entry, body = cast(tuple[str, str], result)
+        return make_event(job_id, parse_event_id(entry), json.loads(body))
 
     def read(
         self,
@@ -234,36 +238,45 @@ class RedisEvents:
         newest_first: bool = False,
     ) -> list[Event]:
         key = keys.events_key(job_id)
-        bound = None if after is None else "{}-{}".format(*numbers(after))
-        with redis_outage():
+        bound = None if after is None else "{}-{}".format(*parse_event_id(after))
+        with translate_redis_errors():
             if newest_first:
                 found = self._redis.xrevrange(key, f"({bound}" if bound else "+", count=limit)
             else:
                 found = self._redis.xrange(key, f"({bound}" if bound else "-", count=limit)
         entries = cast(list[tuple[str, dict[str, str]]], found)
         if not entries and block_ms and not newest_first:
-            return self.watch({job_id: after or FIRST}, block_ms).get(job_id, [])[:limit]
-        return _read(job_id, entries)
+            return self.watch({job_id: after or BEFORE_FIRST_EVENT}, block_ms).get(job_id, [])[
+                :limit
+            ]
+        return _parse_entries(job_id, entries)
 
     def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
         jobs = {keys.events_key(job_id): job_id for job_id in cursors}
-        streams = {key: "{}-{}".format(*numbers(cursors[job_id])) for key, job_id in jobs.items()}
+        streams = {
+            key: "{}-{}".format(*parse_event_id(cursors[job_id])) for key, job_id in jobs.items()
+        }
         wait = min(block_ms, int(BLOCK_SECONDS * 1000))
-        with redis_outage():
-            found = self._redis.xread(cast(Any, streams), count=WATCHED, block=wait)
-        return {jobs[key]: _read(jobs[key], entries) for key, entries in _streams(found)}
+        with translate_redis_errors():
+            found = self._redis.xread(cast(Any, streams), count=MAX_WATCHED_EVENTS, block=wait)
+        return {
+            jobs[key]: _parse_entries(jobs[key], entries)
+            for key, entries in _entries_by_stream(found)
+        }
 
     def delete(self, job_id: str) -> None:
-        with redis_outage():
+        with translate_redis_errors():
             self._redis.delete(keys.events_key(job_id), keys.emitted_once_key(job_id))
 
 
-def _read(job_id: str, entries: Any) -> list[Event]:
-    return [event(job_id, numbers(at), json.loads(body["event"])) for at, body in entries]
+def _parse_entries(job_id: str, entries: Any) -> list[Event]:
+    return [
+        make_event(job_id, parse_event_id(at), json.loads(body["event"])) for at, body in entries
+    ]
 
 
-def _streams(answer: Any) -> list[tuple[str, Any]]:
+def _entries_by_stream(response: Any) -> list[tuple[str, Any]]:
     """Entries by stream; protocol 3 answers with a dict of lists, 2 with a list of pairs."""
-    if isinstance(answer, dict):
-        return [(key, [e for batch in batches for e in batch]) for key, batches in answer.items()]
-    return [(key, entries) for key, entries in answer or ()]
+    if isinstance(response, dict):
+        return [(key, [e for batch in batches for e in batch]) for key, batches in response.items()]
+    return [(key, entries) for key, entries in response or ()]

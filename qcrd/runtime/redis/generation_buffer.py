@@ -13,21 +13,21 @@ from typing import Protocol, cast
 from redis import Redis
 
 from qcrd.runtime import keys
-from qcrd.runtime.redis.connection import redis_outage
+from qcrd.runtime.redis.connection import translate_redis_errors
 
 
-class Ledger(Protocol):
+class GenerationBuffer(Protocol):
     def add(self, set_key: str, field: str, payload: str) -> None:
         """Keep `payload`; the same field again replaces it."""
 
-    def all(self, set_key: str) -> dict[str, str]:
+    def read_all(self, set_key: str) -> dict[str, str]:
         """Payload per field; empty for a set that nothing was added to."""
 
-    def clear(self, set_key: str, fields: Iterable[str]) -> None:
+    def remove(self, set_key: str, fields: Iterable[str]) -> None:
         """Forget `fields`; those that are not there are no error."""
 
 
-class MemoryLedger:
+class MemoryGenerationBuffer:
     def __init__(self) -> None:
         self._sets: dict[str, dict[str, str]] = defaultdict(dict)
         self._lock = threading.Lock()
@@ -36,30 +36,30 @@ class MemoryLedger:
         with self._lock:
             self._sets[set_key][field] = payload
 
-    def all(self, set_key: str) -> dict[str, str]:
+    def read_all(self, set_key: str) -> dict[str, str]:
         with self._lock:
             return dict(self._sets[set_key])
 
-    def clear(self, set_key: str, fields: Iterable[str]) -> None:
+    def remove(self, set_key: str, fields: Iterable[str]) -> None:
         with self._lock:
             for field in fields:
                 self._sets[set_key].pop(field, None)
 
 
-class RedisLedger:
+class RedisGenerationBuffer:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def add(self, set_key: str, field: str, payload: str) -> None:
-        with redis_outage():
+        with translate_redis_errors():
             self._redis.hset(keys.generation_buffer_key(set_key), field, payload)
 
-    def all(self, set_key: str) -> dict[str, str]:
-        with redis_outage():
+    def read_all(self, set_key: str) -> dict[str, str]:
+        with translate_redis_errors():
             return cast(dict[str, str], self._redis.hgetall(keys.generation_buffer_key(set_key)))
 
-    def clear(self, set_key: str, fields: Iterable[str]) -> None:
+    def remove(self, set_key: str, fields: Iterable[str]) -> None:
         names = list(fields)
         if names:
-            with redis_outage():
+            with translate_redis_errors():
                 self._redis.hdel(keys.generation_buffer_key(set_key), *names)

@@ -9,18 +9,18 @@ from redis import Redis
 
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
-from qcrd.runtime.redis.connection import redis_outage
+from qcrd.runtime.redis.connection import translate_redis_errors
 
-REMEMBERED = 30 * 86400
+SETTLED_TTL_SECONDS = 30 * 86400
 """Seconds for which a settled delivery's id is known, so that adding it again adds nothing. Far
 longer than a job that is over waits to be concluded."""
 
-ADD = """
+ADD_SCRIPT = """
 if redis.call('HSETNX', KEYS[1], 'delivery', ARGV[1]) == 1 then
   redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
 end
 """
-TAKE = """
+CLAIM_SCRIPT = """
 local taken = {}
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
 for _, id in ipairs(due) do
@@ -31,7 +31,7 @@ for _, id in ipairs(due) do
 end
 return taken
 """
-SETTLE = """
+SETTLE_SCRIPT = """
 if redis.call('HGET', KEYS[1], 'attempts') ~= ARGV[1] then return 0 end
 if ARGV[3] ~= '' then return redis.call('ZADD', KEYS[2], 'XX', ARGV[3], ARGV[2]) end
 redis.call('ZREM', KEYS[2], ARGV[2])
@@ -40,13 +40,13 @@ redis.call('EXPIRE', KEYS[1], ARGV[4])
 """
 
 
-class Deliveries(Protocol):
+class WebhookQueue(Protocol):
     """Every method raises `Transient` while Redis is away."""
 
     def add(self, delivery: WebhookDelivery) -> None:
         """It is due at once. Of each id there is one, settled ones included."""
 
-    def take(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
+    def claim_due(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
         """At most `limit` that are due, the longest first, each with one more attempt counted.
 
         Nobody else gets them for `lease` seconds; a sender that dies leaves them due after that.
@@ -59,71 +59,71 @@ class Deliveries(Protocol):
         """Never due again; nothing if another attempt has begun."""
 
 
-class MemoryDeliveries:
+class MemoryWebhookQueue:
     def __init__(self) -> None:
-        self._all: dict[str, WebhookDelivery] = {}
+        self._deliveries: dict[str, WebhookDelivery] = {}
         self._due: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def add(self, delivery: WebhookDelivery) -> None:
         with self._lock:
-            if delivery.id not in self._all:
-                self._all[delivery.id] = delivery
+            if delivery.id not in self._deliveries:
+                self._deliveries[delivery.id] = delivery
                 self._due[delivery.id] = delivery.created_at
 
-    def take(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
+    def claim_due(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
         with self._lock:
             due = sorted((at, id) for id, at in self._due.items() if at <= now)
-            return [self._begun(id, now + lease) for _, id in due[:limit]]
+            return [self._begin_attempt(id, now + lease) for _, id in due[:limit]]
 
-    def _begun(self, delivery_id: str, until: float) -> WebhookDelivery:
-        before = self._all[delivery_id]
-        begun = before.model_copy(update={"attempts": before.attempts + 1})
-        self._all[delivery_id], self._due[delivery_id] = begun, until
-        return begun
+    def _begin_attempt(self, delivery_id: str, until: float) -> WebhookDelivery:
+        before = self._deliveries[delivery_id]
+        attempt = before.model_copy(update={"attempts": before.attempts + 1})
+        self._deliveries[delivery_id], self._due[delivery_id] = attempt, until
+        return attempt
 
     def postpone(self, delivery: WebhookDelivery, until: float) -> None:
         with self._lock:
-            if delivery.id in self._due and self._all[delivery.id] == delivery:
+            if delivery.id in self._due and self._deliveries[delivery.id] == delivery:
                 self._due[delivery.id] = until
 
     def settle(self, delivery: WebhookDelivery) -> None:
         with self._lock:
-            if self._all.get(delivery.id) == delivery:
+            if self._deliveries.get(delivery.id) == delivery:
                 self._due.pop(delivery.id, None)
 
 
-class RedisDeliveries:
+class RedisWebhookQueue:
     """A hash per delivery; the ids of those that are not settled by when they are due."""
 
     def __init__(self, redis: Redis) -> None:
-        self._add = redis.register_script(ADD)
-        self._take = redis.register_script(TAKE)
-        self._settle = redis.register_script(SETTLE)
+        self._add_script = redis.register_script(ADD_SCRIPT)
+        self._claim_script = redis.register_script(CLAIM_SCRIPT)
+        self._settle_script = redis.register_script(SETTLE_SCRIPT)
 
     def add(self, delivery: WebhookDelivery) -> None:
         names = [keys.webhook_key(delivery.id), keys.WEBHOOKS_DUE]
-        with redis_outage():
-            self._add(names, [delivery.model_dump_json(), delivery.created_at, delivery.id])
+        with translate_redis_errors():
+            self._add_script(names, [delivery.model_dump_json(), delivery.created_at, delivery.id])
 
-    def take(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
+    def claim_due(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
         # Sent twice because its answer was lost, it takes others; the first come back by the lease.
-        with redis_outage():
-            answer = self._take(
+        with translate_redis_errors():
+            rows = self._claim_script(
                 [keys.WEBHOOKS_DUE], [now, now + lease, limit, keys.webhook_key("")]
             )
         return [
             WebhookDelivery.model_validate_json(body).model_copy(update={"attempts": attempts})
-            for body, attempts in cast("list[tuple[str, int]]", answer)
+            for body, attempts in cast("list[tuple[str, int]]", rows)
         ]
 
     def postpone(self, delivery: WebhookDelivery, until: float) -> None:
-        self._end(delivery, str(until))
+        self._finish_attempt(delivery, str(until))
 
     def settle(self, delivery: WebhookDelivery) -> None:
-        self._end(delivery, "")
+        self._finish_attempt(delivery, "")
 
-    def _end(self, delivery: WebhookDelivery, until: str) -> None:
+    def _finish_attempt(self, delivery: WebhookDelivery, until: str) -> None:
         names = [keys.webhook_key(delivery.id), keys.WEBHOOKS_DUE]
-        with redis_outage():
-            self._settle(names, [delivery.attempts, delivery.id, until, REMEMBERED])
+        with translate_redis_errors():
+            self._settle_script(names, [delivery.attempts, delivery.id, until, SETTLED_TTL_SECONDS])

@@ -14,7 +14,7 @@ from qcrd.method.prompts import teacher_prompt
 from qcrd.records.job import Usage
 from qcrd.records.rationales import Question
 from qcrd.runtime.jobs.stage_context import StageContext
-from qcrd.runtime.redis.generation_buffer import Ledger
+from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from services.api.assembling.budget import Purse
 from services.api.assembling.generation_cache import Generation, Generations
 from services.api.assembling.labelling import Outputs
@@ -140,7 +140,7 @@ class _Round:
             paid = getattr(usage, f"teacher_{kind}_tokens")
             more = paid - getattr(before, f"teacher_{kind}_tokens")
             if more:
-                self.stage.counters.add("teacher_tokens", more, teacher=name, kind=kind)
+                self.stage.counters.increment("teacher_tokens", more, teacher=name, kind=kind)
 
     def _tell(self, down: str | None) -> None:
         self.told = down
@@ -154,7 +154,7 @@ class _Round:
 
 def generate(
     stage: StageContext,
-    ledger: Ledger,
+    ledger: GenerationBuffer,
     teacher: Teacher,
     *,
     training: Sequence[Question],
@@ -196,7 +196,7 @@ def own_words(generation: Generation, stop: Sequence[str]) -> str:
 
 async def _round(
     stage: StageContext,
-    ledger: Ledger,
+    ledger: GenerationBuffer,
     teacher: Teacher,
     sampling: Sampling,
     wanted: Mapping[str, Wanted],

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from qcrd.records.base import Record
 from qcrd.runtime import keys
-from qcrd.runtime.redis.generation_buffer import Ledger
+from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.storage.store import Store, read_lines, write_lines
 
 
@@ -30,7 +30,9 @@ class Generation(Record):
 class Generations:
     """Those of one teacher and one sampling, by their fingerprints."""
 
-    def __init__(self, store: Store, ledger: Ledger, *, teacher: str, sampling: str) -> None:
+    def __init__(
+        self, store: Store, ledger: GenerationBuffer, *, teacher: str, sampling: str
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._teacher = teacher
@@ -41,7 +43,7 @@ class Generations:
         """Those of the `wanted` keys that exist already."""
         asked, found = set(wanted), {}
         # The ledger first: what another job seals meanwhile is in a shard by then, not in neither.
-        pending = self._ledger.all(self._set)
+        pending = self._ledger.read_all(self._set)
         for shard in self._store.list(keys.generation_prefix(self._teacher, self._sampling)):
             for generation in read_lines(self._store, shard, Generation):
                 if generation.key in asked:
@@ -56,11 +58,11 @@ class Generations:
 
     def seal(self) -> None:
         """Move what the ledger holds into a shard. Two jobs at once write it twice, losing none."""
-        pending = self._ledger.all(self._set)
+        pending = self._ledger.read_all(self._set)
         if not pending:
             return
         content = keys.digest(*(pending[key] for key in sorted(pending)))
         shard = keys.generation_shard_key(self._teacher, self._sampling, content)
         lines = (Generation.model_validate_json(pending[key]) for key in sorted(pending))
         write_lines(self._store, shard, lines)
-        self._ledger.clear(self._set, pending)
+        self._ledger.remove(self._set, pending)

@@ -17,7 +17,7 @@ from qcrd.records.rationales import (
 )
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext
-from qcrd.runtime.redis.generation_buffer import Ledger
+from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api.assembling import labelling, sampling_plan, shared_set
 from services.api.assembling.generate import generate
@@ -52,7 +52,10 @@ class Rows:
 
 
 def assemble(
-    stage: StageContext, ledger: Ledger, teachers: Mapping[str, Teacher], pace: Pace | None = None
+    stage: StageContext,
+    ledger: GenerationBuffer,
+    teachers: Mapping[str, Teacher],
+    pace: Pace | None = None,
 ) -> NextStage:
     """Done again it writes the same set again, from outputs that are there already."""
     spec, store = stage.job.spec, stage.store
@@ -80,7 +83,7 @@ def assemble(
 def _outputs(
     stage: StageContext,
     rows: Rows,
-    ledger: Ledger,
+    ledger: GenerationBuffer,
     teachers: Mapping[str, Teacher],
     pace: Pace,
 ) -> Given:

@@ -21,7 +21,7 @@ from qcrd.errors import NotFound
 from qcrd.records.job import Event, Job
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.redis.event_log import Events
+from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.telemetry import log_exceptions
 
 BLOCK_MS = 500
@@ -100,7 +100,7 @@ class _Room:
 class Hub:
     """Starts with the first follower. After `close` every follower is over."""
 
-    def __init__(self, jobs: JobStore, events: Events, framed: Callable[[Event], Frame]) -> None:
+    def __init__(self, jobs: JobStore, events: EventLog, framed: Callable[[Event], Frame]) -> None:
         self._jobs = jobs
         self._events = events
         self._framed = framed

@@ -16,7 +16,7 @@ from fastapi import Depends, Request
 from qcrd.errors import Transient
 from qcrd.records.job import Event
 from qcrd.runtime.jobs.state_machine import TERMINAL
-from qcrd.runtime.redis.event_log import FIRST, event_id, numbers
+from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, format_event_id, parse_event_id
 from services.api.events.broadcaster import AWAY_SECONDS, PAGE, Follower, Frame, Hub
 from services.api.http import serializers
 
@@ -36,8 +36,8 @@ def begin(after: str | None, last_event_id: str | None) -> str:
     """The event to go on after; `Invalid`, by its name, if it is none. The header goes first: a
     browser that reconnects sends it to the address that it was first given."""
     if last_event_id:
-        return event_id(*numbers(last_event_id, "Last-Event-ID"))
-    return event_id(*numbers(after)) if after else FIRST
+        return format_event_id(*parse_event_id(last_event_id, "Last-Event-ID"))
+    return format_event_id(*parse_event_id(after)) if after else BEFORE_FIRST_EVENT
 
 
 def framed(event: Event) -> Frame:

@@ -17,7 +17,7 @@ from redis import Redis
 from qcrd.errors import Conflict
 from qcrd.records.base import Record
 from qcrd.runtime import keys
-from qcrd.runtime.redis.connection import redis_outage
+from qcrd.runtime.redis.connection import translate_redis_errors
 
 KEPT_SECONDS = 24 * 3600
 LEASE_SECONDS = 10.0
@@ -159,7 +159,7 @@ class RedisAnswers:
 
     def begin(self, name: str, fingerprint: str, holder: str, now: float) -> Entry:
         key, fresh = keys.idempotency_key(name), judged(None, fingerprint, holder, now)
-        with redis_outage():
+        with translate_redis_errors():
             # Most names are new, and then one command is enough.
             if self._redis.set(key, fresh.model_dump_json(), ex=KEPT_SECONDS, nx=True):
                 return fresh
@@ -177,7 +177,7 @@ class RedisAnswers:
 
     def finish(self, name: str, entry: Entry, answer: Answer) -> None:
         body = _answered(entry, answer).model_dump_json()
-        with redis_outage():
+        with translate_redis_errors():
             self._finish(keys=[keys.idempotency_key(name)], args=[entry.holder, body, KEPT_SECONDS])
 
     def release(self, name: str, holder: str, *, forget: bool) -> None:
@@ -200,7 +200,7 @@ class RedisAnswers:
             elif after != before:
                 pipe.set(key, after.model_dump_json(), ex=KEPT_SECONDS)
 
-        with redis_outage():
+        with translate_redis_errors():
             self._redis.transaction(body, key)
 
 

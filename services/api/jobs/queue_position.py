@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.state_machine import get_task, is_waiting
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.redis.counters import Tally
+from qcrd.runtime.redis.counters import Counters
 from services.api.http import schemas, serializers
 from services.api.jobs import timings
 
 
-def shown(job: Job, jobs: JobStore, tally: Tally) -> schemas.JobObject:
+def shown(job: Job, jobs: JobStore, tally: Counters) -> schemas.JobObject:
     """The job as clients see it, with its place in line."""
     return shown_all([job], jobs, tally)[0]
 
 
-def shown_all(found: Sequence[Job], jobs: JobStore, tally: Tally) -> list[schemas.JobObject]:
+def shown_all(found: Sequence[Job], jobs: JobStore, tally: Counters) -> list[schemas.JobObject]:
     waiting = [job for job in found if is_waiting(job)]
     pace = timings.seconds_per_job(tally.read()) if waiting else {}
     queues = {job.id: _queue(job, jobs, pace) for job in waiting}

@@ -8,7 +8,7 @@ from qcrd.records.job import Job, Stage
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.redis.counters import Count
+from qcrd.runtime.redis.counters import CounterValue
 
 LOOKED_AT = 50
 """Newest jobs among which like ones are looked for."""
@@ -16,7 +16,7 @@ FIRST = {"assemble": Stage.ASSEMBLING.value, "train": Stage.TRAINING.value}
 """The stage that counts the jobs of a task; the others of the same task only add their seconds."""
 
 
-def seconds_per_job(counts: Sequence[Count]) -> dict[str, float]:
+def seconds_per_job(counts: Sequence[CounterValue]) -> dict[str, float]:
     """Of a worker, by task, on average over the jobs that have ended; without tasks that have
     none."""
     seconds: dict[str, float] = dict.fromkeys(FIRST, 0.0)
@@ -30,14 +30,14 @@ def seconds_per_job(counts: Sequence[Count]) -> dict[str, float]:
     return {task: seconds[task] / ended[task] for task in seconds if ended[task]}
 
 
-def tokens_per_second(counts: Sequence[Count]) -> float | None:
+def tokens_per_second(counts: Sequence[CounterValue]) -> float | None:
     """That teachers wrote while jobs were assembled; None before the first."""
     tokens = _sum(counts, "teacher_tokens", ("kind", "completion"))
     seconds = _sum(counts, "stage_seconds_sum", ("stage", Stage.ASSEMBLING.value))
     return tokens / seconds if tokens and seconds else None
 
 
-def _sum(counts: Sequence[Count], name: str, label: tuple[str, str]) -> float:
+def _sum(counts: Sequence[CounterValue], name: str, label: tuple[str, str]) -> float:
     return sum(count.value for count in counts if count.name == name and label in count.labels)
 
 

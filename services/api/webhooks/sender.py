@@ -18,7 +18,7 @@ from qcrd.errors import Invalid, NotFound
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.jobs.stage_context import WorkerDeps
-from qcrd.runtime.redis.webhook_queue import Deliveries
+from qcrd.runtime.redis.webhook_queue import WebhookQueue
 from qcrd.runtime.telemetry import log_exceptions
 from services.api.webhooks.signing import WebhookSettings, body, check_webhook, headers, host_of
 
@@ -68,8 +68,8 @@ async def deliver_forever(
             task.cancel()
 
 
-def _due(deliveries: Deliveries, limit: int) -> list[WebhookDelivery]:
-    return deliveries.take(time.time(), lease=LEASE, limit=limit) if limit else []
+def _due(deliveries: WebhookQueue, limit: int) -> list[WebhookDelivery]:
+    return deliveries.claim_due(time.time(), lease=LEASE, limit=limit) if limit else []
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Sending:
         self._count(delivery, outcome, why)
 
     def _count(self, delivery: WebhookDelivery, outcome: str, why: str) -> None:
-        self.ports.counters.add("webhooks", outcome=outcome)
+        self.ports.counters.increment("webhooks", outcome=outcome)
         data = {
             "job_id": delivery.job_id,
             "webhook_id": delivery.id,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Conflict
-from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
 from services.api.http.idempotency_store import (
     LEASE_SECONDS,
@@ -26,7 +26,7 @@ GIVEN = Answer(status=200, content_type="application/json", body='{"a": "\xff"}'
 def answers(request: pytest.FixtureRequest) -> Answers:
     if request.param == "memory":
         return MemoryAnswers()
-    return RedisAnswers(connect(request.getfixturevalue("redis_settings")))
+    return RedisAnswers(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 def test_the_same_request_gets_the_answer_that_was_given(answers: Answers) -> None:
@@ -105,7 +105,7 @@ def test_a_new_name_costs_one_command_to_take_and_one_to_answer(
     redis_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every POST pays it, and each command waits for the disk."""
-    redis = connect(redis_settings)
+    redis = connect_redis(redis_settings)
     answers = RedisAnswers(redis)
     answers.finish("x", answers.begin("x", "f", "one", 0.0), GIVEN)  # the server has the script now
     sent: list[str] = []

@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from qcrd.errors import Invalid
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.event_log import FIRST, Events, RedisEvents
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, EventLog, RedisEventLog
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports, kill, valkey
 from tests.lossy_proxy import LossyProxy
 
 
-def test_events_are_read_back_in_order_as_they_were_appended(events: Events) -> None:
+def test_events_are_read_back_in_order_as_they_were_appended(events: EventLog) -> None:
     made = [events.append("ftjob-1", f"step {n}", data={"n": n, "of": [1]}) for n in range(30)]
     made.append(events.append("ftjob-1", "late", level="warn", type="metrics"))
     assert events.read("ftjob-1") == made
@@ -24,7 +24,7 @@ def test_events_are_read_back_in_order_as_they_were_appended(events: Events) -> 
     assert all(abs(event.created_at - time.time()) < 60 for event in made)
 
 
-def test_a_reader_goes_on_after_the_last_event_it_has(events: Events) -> None:
+def test_a_reader_goes_on_after_the_last_event_it_has(events: EventLog) -> None:
     made = [events.append("ftjob-1", str(n)) for n in range(7)]
     first = events.read("ftjob-1", None, 3)
     second = events.read("ftjob-1", first[-1].id, 3)
@@ -33,14 +33,14 @@ def test_a_reader_goes_on_after_the_last_event_it_has(events: Events) -> None:
     assert events.read("ftjob-1", made[-1].id) == []
 
 
-def test_newest_first_pages_into_the_past(events: Events) -> None:
+def test_newest_first_pages_into_the_past(events: EventLog) -> None:
     made = [events.append("ftjob-1", str(n)) for n in range(5)]
     first = events.read("ftjob-1", None, 2, newest_first=True)
     second = events.read("ftjob-1", first[-1].id, 10, newest_first=True)
     assert first + second == made[::-1]
 
 
-def test_jobs_do_not_see_each_others_events(events: Events) -> None:
+def test_jobs_do_not_see_each_others_events(events: EventLog) -> None:
     events.append("ftjob-1", "mine")
     assert events.read("ftjob-2") == []
     events.delete("ftjob-1")
@@ -48,7 +48,7 @@ def test_jobs_do_not_see_each_others_events(events: Events) -> None:
     events.delete("ftjob-1")
 
 
-def test_an_event_id_is_not_needed_to_exist_but_to_be_one(events: Events) -> None:
+def test_an_event_id_is_not_needed_to_exist_but_to_be_one(events: EventLog) -> None:
     made = events.append("ftjob-1", "one")
     assert events.read("ftjob-1", "0000000000000-000000") == [made]
     assert events.read("ftjob-1", "0-0") == [made]
@@ -58,7 +58,7 @@ def test_an_event_id_is_not_needed_to_exist_but_to_be_one(events: Events) -> Non
         assert raised.value.param == "after"
 
 
-def test_a_blocked_read_wakes_up_for_the_next_event(events: Events) -> None:
+def test_a_blocked_read_wakes_up_for_the_next_event(events: EventLog) -> None:
     first = events.append("ftjob-1", "first")
     later = threading.Timer(0.3, lambda: events.append("ftjob-1", "second"))
     later.start()
@@ -69,18 +69,18 @@ def test_a_blocked_read_wakes_up_for_the_next_event(events: Events) -> None:
     later.join()
 
 
-def test_a_blocked_read_gives_up_in_time(events: Events) -> None:
+def test_a_blocked_read_gives_up_in_time(events: EventLog) -> None:
     started = time.monotonic()
     assert events.read("ftjob-1", block_ms=200) == []
     assert 0.15 < time.monotonic() - started < 3
 
 
-def test_one_call_watches_many_jobs_from_where_each_is(events: Events) -> None:
+def test_one_call_watches_many_jobs_from_where_each_is(events: EventLog) -> None:
     first, second, other = (events.append(f"ftjob-{n}", "x") for n in (1, 1, 2))
-    cursors = {"ftjob-1": first.id, "ftjob-2": FIRST, "ftjob-3": FIRST}
+    cursors = {"ftjob-1": first.id, "ftjob-2": BEFORE_FIRST_EVENT, "ftjob-3": BEFORE_FIRST_EVENT}
     assert events.watch(cursors, 5000) == {"ftjob-1": [second], "ftjob-2": [other]}
     many = [events.append("ftjob-3", str(n)) for n in range(250)]
-    seen, after = [], FIRST
+    seen, after = [], BEFORE_FIRST_EVENT
     while found := events.watch({"ftjob-3": after}, 1):
         assert len(found["ftjob-3"]) <= 200
         seen += found["ftjob-3"]
@@ -88,8 +88,8 @@ def test_one_call_watches_many_jobs_from_where_each_is(events: Events) -> None:
     assert seen == many
 
 
-def test_a_watch_wakes_up_for_any_of_its_jobs_and_gives_up_in_time(events: Events) -> None:
-    cursors = {f"ftjob-{n}": FIRST for n in range(50)}
+def test_a_watch_wakes_up_for_any_of_its_jobs_and_gives_up_in_time(events: EventLog) -> None:
+    cursors = {f"ftjob-{n}": BEFORE_FIRST_EVENT for n in range(50)}
     started = time.monotonic()
     assert events.watch(cursors, 200) == {}
     assert 0.15 < time.monotonic() - started < 3
@@ -101,7 +101,7 @@ def test_a_watch_wakes_up_for_any_of_its_jobs_and_gives_up_in_time(events: Event
     later.join()
 
 
-def test_what_is_told_once_is_told_by_whoever_comes_first(events: Events) -> None:
+def test_what_is_told_once_is_told_by_whoever_comes_first(events: EventLog) -> None:
     def tell(number: int) -> str:
         return events.append("ftjob-1", f"said by {number}", data={"n": number}, once="end").id
 
@@ -124,12 +124,12 @@ def test_an_event_whose_answer_is_lost_is_there_once(redis_settings: RedisSettin
     there = urlsplit(redis_settings.url)
     with LossyProxy(there.port or 0, losing=b"EVALSHA", every=3) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}{there.path}"
-        events = RedisEvents(connect(RedisSettings(url=url)))
+        events = RedisEventLog(connect_redis(RedisSettings(url=url)))
         with ThreadPoolExecutor(4) as pool:
             made = list(pool.map(lambda n: events.append("ftjob-1", str(n)), range(60)))
         ends = [events.append("ftjob-1", "end", once="end") for _ in range(6)]
         assert proxy.lost > 10
-    found = RedisEvents(connect(redis_settings)).read("ftjob-1", None, 1000)
+    found = RedisEventLog(connect_redis(redis_settings)).read("ftjob-1", None, 1000)
     assert found == [*sorted(made, key=lambda event: event.id), ends[0]]
     assert ends == ends[:1] * 6
 
@@ -138,7 +138,9 @@ def test_what_was_told_once_is_remembered_by_a_server_killed_and_restarted(tmp_p
     server = valkey(free_ports(1)[0], tmp_path, fsync="always")
     server.start()
     try:
-        events = RedisEvents(connect(RedisSettings(url=f"redis://127.0.0.1:{server.port}/0")))
+        events = RedisEventLog(
+            connect_redis(RedisSettings(url=f"redis://127.0.0.1:{server.port}/0"))
+        )
         told = events.append("ftjob-1", "the end", once="end")
         kill(server)
         server.start()

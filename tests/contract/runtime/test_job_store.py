@@ -18,7 +18,7 @@ from qcrd.runtime.jobs.reaper import reap_jobs
 from qcrd.runtime.jobs.state_machine import release_lease, with_changes
 from qcrd.runtime.jobs.store import JobStore, RedisJobStore
 from qcrd.runtime.keys import new_id
-from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
 from tests.lossy_proxy import LossyProxy
 
@@ -318,10 +318,10 @@ def test_a_change_whose_answer_was_lost_is_no_conflict_with_itself(
 ) -> None:
     """Every write is obeyed, and its answer lost with the connection."""
     there, job = urlsplit(redis_settings.url), a_job(created_at=time.time())
-    RedisJobStore(connect(redis_settings)).create(job)
+    RedisJobStore(connect_redis(redis_settings)).create(job)
     with LossyProxy(there.port or 0, losing=b"EXEC", every=1) as proxy:
         jobs = RedisJobStore(
-            connect(RedisSettings(url=f"redis://127.0.0.1:{proxy.port}{there.path}"))
+            connect_redis(RedisSettings(url=f"redis://127.0.0.1:{proxy.port}{there.path}"))
         )
         assert reap_jobs(jobs, MemoryJobQueue(), job.created_at + 301) == [job.id]
         held = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)

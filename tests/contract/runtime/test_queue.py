@@ -20,8 +20,8 @@ from qcrd.records.job import Stage
 from qcrd.runtime import telemetry
 from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, MemoryJobQueue, create_celery_app
 from qcrd.runtime.jobs.store import RedisJobStore
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.event_log import RedisEvents
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports, valkey
 
@@ -88,10 +88,10 @@ def broker(settings: RedisSettings, tmp_path: Path) -> Iterator[Any]:
 def test_everything_is_transient_while_redis_is_away_and_works_when_it_is_back(
     broker: Any, settings: RedisSettings
 ) -> None:
-    redis = connect(settings, patience=0.5)
+    redis = connect_redis(settings, retry_seconds=0.5)
     jobs, events, queue = (
         RedisJobStore(redis),
-        RedisEvents(redis),
+        RedisEventLog(redis),
         CeleryJobQueue(create_celery_app(settings)),
     )
     calls = (

@@ -24,7 +24,7 @@ from qcrd.records.spec import MethodName
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from services.api.app import create_app
@@ -91,7 +91,7 @@ def site(s3_settings: StoreSettings, tmp_path_factory: pytest.TempPathFactory) -
     app = create_app(
         store,
         MemoryJobStore(),
-        MemoryEvents(),
+        MemoryEventLog(),
         MemoryJobQueue(),
         Settings(
             ApiSettings(),

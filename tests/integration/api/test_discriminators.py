@@ -12,7 +12,7 @@ from qcrd.method.judge.training_pairs import Contrast
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.app import create_app
@@ -49,7 +49,7 @@ def gateway(store: MemoryStore, models: ModelSettings, url: str) -> TestClient:
         models,
         judges=JudgeServiceSettings(url=url),
     )
-    app = create_app(store, MemoryJobStore(), MemoryEvents(), MemoryJobQueue(), settings)
+    app = create_app(store, MemoryJobStore(), MemoryEventLog(), MemoryJobQueue(), settings)
     return TestClient(app, raise_server_exceptions=False)
 
 

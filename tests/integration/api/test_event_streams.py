@@ -16,8 +16,8 @@ from qcrd.errors import Invalid
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.jobs.store import JobStore, MemoryJobStore, RedisJobStore
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.event_log import FIRST, Events, MemoryEvents, RedisEvents
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, EventLog, MemoryEventLog, RedisEventLog
 from qcrd.runtime.settings import RedisSettings
 from services.api.events import broadcaster, sse
 from services.api.events.broadcaster import Hub
@@ -33,8 +33,8 @@ def a_job(job_id: str = JOB, **fields: Any) -> Job:
 
 
 @pytest.fixture
-def events() -> MemoryEvents:
-    return MemoryEvents()
+def events() -> MemoryEventLog:
+    return MemoryEventLog()
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def jobs() -> MemoryJobStore:
 
 
 @pytest.fixture
-def here(jobs: JobStore, events: Events) -> Iterator[Hub]:
+def here(jobs: JobStore, events: EventLog) -> Iterator[Hub]:
     broadcaster = Hub(jobs, events, framed)
     yield broadcaster
     broadcaster.close()
@@ -68,11 +68,11 @@ async def until(look: Any, seconds: float = 10.0) -> None:
         await asyncio.sleep(0.01)
 
 
-def end(events: Events, job_id: str = JOB) -> None:
+def end(events: EventLog, job_id: str = JOB) -> None:
     events.append(job_id, "end", data={"status": "succeeded"}, once="end")
 
 
-def test_history_and_what_comes_live_are_one_stream_that_ends(here: Hub, events: Events) -> None:
+def test_history_and_what_comes_live_are_one_stream_that_ends(here: Hub, events: EventLog) -> None:
     seen = events.append(JOB, "seen before")
     events.append(JOB, "history")
 
@@ -88,14 +88,17 @@ def test_history_and_what_comes_live_are_one_stream_that_ends(here: Hub, events:
     assert not here._rooms
 
 
-def test_a_history_longer_than_a_page_comes_whole(here: Hub, events: Events) -> None:
+def test_a_history_longer_than_a_page_comes_whole(here: Hub, events: EventLog) -> None:
     for number in range(1200):
         events.append(JOB, str(number))
     end(events)
-    assert asyncio.run(messages(stream(here, JOB, FIRST))) == [*map(str, range(1200)), "end"]
+    assert asyncio.run(messages(stream(here, JOB, BEFORE_FIRST_EVENT))) == [
+        *map(str, range(1200)),
+        "end",
+    ]
 
 
-def test_an_event_is_put_into_its_frame_once_for_all_followers(events: Events) -> None:
+def test_an_event_is_put_into_its_frame_once_for_all_followers(events: EventLog) -> None:
     made: list[str] = []
 
     def counted(event: Any) -> broadcaster.Frame:
@@ -107,7 +110,9 @@ def test_an_event_is_put_into_its_frame_once_for_all_followers(events: Events) -
     here = Hub(jobs, events, counted)
 
     async def follow_it() -> None:
-        tasks = [asyncio.create_task(messages(stream(here, JOB, FIRST))) for _ in range(100)]
+        tasks = [
+            asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT))) for _ in range(100)
+        ]
         await until(lambda: here._rooms and len(here._rooms[JOB].followers) == 100)
         await asyncio.sleep(0.3)  # every follower has looked at the history for the last time
         events.append(JOB, "one")
@@ -120,10 +125,10 @@ def test_an_event_is_put_into_its_frame_once_for_all_followers(events: Events) -
 
 
 def test_a_slow_follower_reads_on_from_the_history_and_its_box_stays_small(
-    here: Hub, events: Events
+    here: Hub, events: EventLog
 ) -> None:
     async def follow_it() -> None:
-        following = stream(here, JOB, FIRST)
+        following = stream(here, JOB, BEFORE_FIRST_EVENT)
         events.append(JOB, "0")
         got = [told(await anext(following))]
         # The next one is asked for, and then nothing until 2,000 more have come.
@@ -149,8 +154,8 @@ def test_a_slow_follower_reads_on_from_the_history_and_its_box_stays_small(
 def test_followers_that_reconnect_while_events_come_fast_lose_and_double_nothing(
     redis_settings: RedisSettings,
 ) -> None:
-    redis = connect(redis_settings)
-    events, jobs, count = RedisEvents(redis), RedisJobStore(redis), 2000
+    redis = connect_redis(redis_settings)
+    events, jobs, count = RedisEventLog(redis), RedisJobStore(redis), 2000
     jobs.create(a_job())
     here = Hub(jobs, events, framed)
 
@@ -162,7 +167,7 @@ def test_followers_that_reconnect_while_events_come_fast_lose_and_double_nothing
     async def reconnecting(patience: int) -> list[str]:
         """Leaves after `patience` events and comes again with the last id it has."""
         got: list[str] = []
-        cursor = FIRST
+        cursor = BEFORE_FIRST_EVENT
         while not got or got[-1] != "end":
             following, taken = stream(here, JOB, cursor), 0
             async for frame in following:
@@ -192,15 +197,15 @@ def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
     server = valkey(free_ports(1)[0], tmp_path, fsync="always")
     server.start()
     settings = RedisSettings(url=f"redis://127.0.0.1:{server.port}/0")
-    events = RedisEvents(connect(settings))
-    jobs = RedisJobStore(connect(settings))
+    events = RedisEventLog(connect_redis(settings))
+    jobs = RedisJobStore(connect_redis(settings))
     jobs.create(a_job())
-    here = Hub(jobs, RedisEvents(connect(settings, patience=0.2)), framed)
+    here = Hub(jobs, RedisEventLog(connect_redis(settings, retry_seconds=0.2)), framed)
     comments: list[bytes] = []
 
     async def noted() -> list[str]:
         got = []
-        async for frame in stream(here, JOB, FIRST):
+        async for frame in stream(here, JOB, BEFORE_FIRST_EVENT):
             got.append(told(frame))
             if not got[-1]:
                 comments.append(frame)
@@ -232,7 +237,7 @@ def test_an_idle_follower_hears_a_comment(here: Hub, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sse, "COMMENT_SECONDS", 0.2)
 
     async def follow_it() -> list[bytes]:
-        following = stream(here, JOB, FIRST)
+        following = stream(here, JOB, BEFORE_FIRST_EVENT)
         return [await anext(following) for _ in range(3)]
 
     started = time.monotonic()
@@ -242,13 +247,13 @@ def test_an_idle_follower_hears_a_comment(here: Hub, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("gone", ["deleted", "over long ago"])
 def test_a_stream_ends_when_nothing_will_be_told_any_more(
-    gone: str, here: Hub, jobs: MemoryJobStore, events: Events, monkeypatch: pytest.MonkeyPatch
+    gone: str, here: Hub, jobs: MemoryJobStore, events: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broadcaster, "LOOK_SECONDS", 0.1)
     events.append(JOB, "something")
 
     async def follow_it() -> list[str]:
-        following = asyncio.create_task(messages(stream(here, JOB, FIRST)))
+        following = asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT)))
         await asyncio.sleep(0.8)
         assert not following.done()
         jobs.delete(JOB)
@@ -262,16 +267,18 @@ def test_a_stream_ends_when_nothing_will_be_told_any_more(
     assert not here._rooms
 
 
-def test_closing_ends_every_follower_and_the_thread(here: Hub, events: Events) -> None:
+def test_closing_ends_every_follower_and_the_thread(here: Hub, events: EventLog) -> None:
     events.append(JOB, "something")
 
     async def follow_it() -> None:
-        tasks = [asyncio.create_task(messages(stream(here, JOB, FIRST))) for _ in range(20)]
+        tasks = [
+            asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT))) for _ in range(20)
+        ]
         await until(lambda: here._rooms and len(here._rooms[JOB].followers) == 20)
         here.close()
         got = await asyncio.wait_for(asyncio.gather(*tasks), 1)
         assert got == [["something"]] * 20
-        assert await messages(stream(here, JOB, FIRST)) == []
+        assert await messages(stream(here, JOB, BEFORE_FIRST_EVENT)) == []
 
     asyncio.run(follow_it())
     assert here._thread is not None
@@ -281,7 +288,7 @@ def test_closing_ends_every_follower_and_the_thread(here: Hub, events: Events) -
 
 def test_a_client_that_goes_away_is_forgotten(here: Hub) -> None:
     async def follow_it() -> None:
-        following = asyncio.create_task(messages(stream(here, JOB, FIRST)))
+        following = asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT)))
         await until(lambda: here._rooms)
         following.cancel()
         await asyncio.wait([following])
@@ -291,7 +298,7 @@ def test_a_client_that_goes_away_is_forgotten(here: Hub) -> None:
 
 
 def test_where_to_begin_is_read_before_the_answer_begins() -> None:
-    assert begin(None, None) == begin("", "") == FIRST
+    assert begin(None, None) == begin("", "") == BEFORE_FIRST_EVENT
     assert begin("5-1", None) == "0000000000005-000001"
     assert begin("5-1", "0000000000006-000002") == "0000000000006-000002"
     for after, header, param in (("x", None, "after"), ("5-1", "$", "Last-Event-ID")):
@@ -301,7 +308,7 @@ def test_where_to_begin_is_read_before_the_answer_begins() -> None:
 
 
 def test_what_nobody_foresaw_ends_no_stream(
-    jobs: JobStore, events: MemoryEvents, monkeypatch: pytest.MonkeyPatch
+    jobs: JobStore, events: MemoryEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broadcaster, "AWAY_SECONDS", 0.05)
     broken = ["an event that cannot be read"]
@@ -316,7 +323,7 @@ def test_what_nobody_foresaw_ends_no_stream(
     here = Hub(jobs, events, framed)
 
     async def follow_it() -> list[str]:
-        following = asyncio.create_task(messages(stream(here, JOB, FIRST)))
+        following = asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT)))
         await until(lambda: not broken)
         await asyncio.sleep(0.02)  # the follower has read its history
         end(events)

@@ -29,7 +29,7 @@ from redis import Redis
 from qcrd.records.rationales import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import RedisJobStore
-from qcrd.runtime.redis.connection import connect
+from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import read, read_lines, read_record
@@ -58,7 +58,7 @@ class Stack:
     log: Path
 
     def redis(self) -> Redis:
-        return connect(RedisSettings(url=self.environment["QCRD_REDIS_URL"]))
+        return connect_redis(RedisSettings(url=self.environment["QCRD_REDIS_URL"]))
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)

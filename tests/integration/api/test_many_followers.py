@@ -23,8 +23,8 @@ from qcrd.records.job import Job
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import RedisJobStore
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.event_log import RedisEvents
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports
 
@@ -76,7 +76,7 @@ def gateway(redis_settings: RedisSettings, tmp_path: Path) -> Iterator[Gateway]:
 def following_connections(settings: RedisSettings) -> int:
     """Connections that wait for events, in the test's own database."""
     database = settings.url.rsplit("/", 1)[1]
-    clients = cast("list[dict[str, str]]", connect(settings).client_list())
+    clients = cast("list[dict[str, str]]", connect_redis(settings).client_list())
     return sum(c["db"] == database and c["cmd"] == "xread" for c in clients)
 
 
@@ -100,8 +100,8 @@ def follow_through(port: int, job_id: str, got: list[str]) -> None:
 def test_a_follower_of_gateways_that_are_killed_misses_and_doubles_nothing(
     redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
-    redis = connect(redis_settings)
-    jobs, events, job_id = RedisJobStore(redis), RedisEvents(redis), keys.new_id("ftjob")
+    redis = connect_redis(redis_settings)
+    jobs, events, job_id = RedisJobStore(redis), RedisEventLog(redis), keys.new_id("ftjob")
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
     jobs.create(Job(id=job_id, spec=spec, created_at=time.time()))
     killed, made = threading.Event(), list[str]()
@@ -155,8 +155,8 @@ async def ends(reader: asyncio.StreamReader) -> None:
 def test_two_thousand_idle_followers_cost_one_connection_and_no_thread_each(
     gateway: Gateway, redis_settings: RedisSettings
 ) -> None:
-    redis = connect(redis_settings)
-    jobs, events = RedisJobStore(redis), RedisEvents(redis)
+    redis = connect_redis(redis_settings)
+    jobs, events = RedisJobStore(redis), RedisEventLog(redis)
     ids = [keys.new_id("ftjob") for _ in range(JOBS)]
     for job_id in ids:
         spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)

@@ -29,9 +29,9 @@ from qcrd.runtime.jobs.finalize import finalize
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.store import MemoryJobStore, RedisJobStore
-from qcrd.runtime.redis.connection import connect
-from qcrd.runtime.redis.event_log import MemoryEvents, RedisEvents
-from qcrd.runtime.redis.webhook_queue import RedisDeliveries
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.event_log import MemoryEventLog, RedisEventLog
+from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import MemoryStore
@@ -73,7 +73,7 @@ def ended(deps: WorkerDeps, url: str | None, status: JobStatus = JobStatus.CANCE
 
 @pytest.fixture
 def deps() -> WorkerDeps:
-    return WorkerDeps(MemoryJobStore(), MemoryEvents(), MemoryStore(), MemoryJobQueue())
+    return WorkerDeps(MemoryJobStore(), MemoryEventLog(), MemoryStore(), MemoryJobQueue())
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def outcome(deps: WorkerDeps, job: Job) -> dict[str, Any] | None:
 def test_a_delivery_that_cannot_be_read_stops_no_other(
     deps: WorkerDeps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, take = ["what nobody foresaw"], deps.webhook_queue.take
+    broken, take = ["what nobody foresaw"], deps.webhook_queue.claim_due
 
     def take_or_break(now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
         if broken:
@@ -196,7 +196,7 @@ def test_what_nobody_may_be_told_any_more_is_not_sent(deps: WorkerDeps) -> None:
         deps.events.delete(deleted.id)
         with delivering(deps, ("example.com",)):
             told = until(lambda: outcome(deps, unlisted))
-            until(lambda: not deps.webhook_queue.take(time.time() + 1e6, lease=1, limit=9))
+            until(lambda: not deps.webhook_queue.claim_due(time.time() + 1e6, lease=1, limit=9))
         assert told["outcome"] == "given_up"
         assert deps.events.read(deleted.id) == []
         assert there.got == []
@@ -226,13 +226,13 @@ def test_neither_the_secret_nor_the_receiver_s_path_is_told_anywhere(
 
 @pytest.fixture
 def remote(redis_settings: RedisSettings, fresh_s3_settings: StoreSettings) -> WorkerDeps:
-    redis = connect(redis_settings)
+    redis = connect_redis(redis_settings)
     return WorkerDeps(
         RedisJobStore(redis),
-        RedisEvents(redis),
+        RedisEventLog(redis),
         S3Store(fresh_s3_settings),
         MemoryJobQueue(),
-        webhook_queue=RedisDeliveries(redis),
+        webhook_queue=RedisWebhookQueue(redis),
     )
 
 
@@ -309,6 +309,6 @@ def test_a_worker_killed_in_the_middle_of_a_delivery_loses_none(
 
 def forward_leases(settings: RedisSettings) -> None:
     """Let a minute pass: what is due by the end of a lease is due now."""
-    redis = connect(settings)
+    redis = connect_redis(settings)
     for delivery_id in redis.zrange(keys.WEBHOOKS_DUE, 0, -1):  # type: ignore[union-attr]
         redis.zincrby(keys.WEBHOOKS_DUE, -sender.LEASE, delivery_id)

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.redis.generation_buffer import MemoryLedger
+from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.settings import ModelSettings
 from services.api.app import create_app
 from services.api.assembling.stage import assemble
@@ -91,7 +91,10 @@ def work_off(site: Site) -> list[Job]:
         for stage, job_id in reversed(taken):
             if stage is Stage.ASSEMBLING:
                 run_stage(
-                    site.deps, job_id, stage, lambda context: assemble(context, MemoryLedger(), {})
+                    site.deps,
+                    job_id,
+                    stage,
+                    lambda context: assemble(context, MemoryGenerationBuffer(), {}),
                 )
                 job = site.jobs.get(job_id)
                 waited += [job] if job.waiting else []

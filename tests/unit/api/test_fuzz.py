@@ -21,7 +21,7 @@ from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, TaskSpec
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.redis.generation_buffer import MemoryLedger
+from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from services.api.assembling import stage as assemble
 from services.api.assembling.sampler import Pace
 from services.api.settings import Teacher
@@ -72,7 +72,7 @@ class Bench:
         def stage(context: StageContext) -> NextStage:
             teachers = {"default": Teacher(url=self.teacher.url)}
             try:
-                return assemble.assemble(context, MemoryLedger(), teachers, QUICK)
+                return assemble.assemble(context, MemoryGenerationBuffer(), teachers, QUICK)
             except Exception as error:
                 if not isinstance(error, QcrdError):
                     foreign.append(error)

@@ -19,7 +19,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.finalize import finalize
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
@@ -38,7 +38,7 @@ class Here:
         (models / "tiny").mkdir(parents=True)
         (models / "tiny/config.json").write_text("{}")
         self.store, self.jobs = MemoryStore(), MemoryJobStore()
-        self.events, self.queue = MemoryEvents(), MemoryJobQueue()
+        self.events, self.queue = MemoryEventLog(), MemoryJobQueue()
         settings = Settings(
             ApiSettings(keys=tuple(SecretStr(key) for key in keys)),
             TeacherSettings(),

@@ -14,7 +14,7 @@ from qcrd.records.spec import JobSpec
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api import worker
@@ -40,7 +40,7 @@ class Parts:
     redis: Lock = field(default_factory=Lock)
     made: WorkerDeps = field(
         default_factory=lambda: WorkerDeps(
-            MemoryJobStore(), MemoryEvents(), MemoryStore(), MemoryJobQueue()
+            MemoryJobStore(), MemoryEventLog(), MemoryStore(), MemoryJobQueue()
         )
     )
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from qcrd.cli.gateway_metrics import findings, read
-from qcrd.runtime.redis.counters import COUNTERS, observe_stage
+from qcrd.runtime.redis.counters import COUNTER_HELP, observe_stage_seconds
 from tests import serving
 from tests.unit.api.test_rest import Here, sums
 from tests.unit.cli.commands.test_run import qcrd
@@ -22,9 +22,9 @@ NAME = re.compile(r"\b(?:qcrd|process)_[a-z_]+")
 def shown(here: Here) -> str:
     """The gateway's metrics once everything has happened once."""
     tally = here.app.state.gateway.shared.tally
-    for name in COUNTERS:
+    for name in COUNTER_HELP:
         if name == "stage_seconds":
-            observe_stage(tally, "training", 2.0)
+            observe_stage_seconds(tally, "training", 2.0)
         elif name == "teacher_tokens":
             tally.add(name, 5.0, teacher="default", kind="prompt")
         else:
@@ -43,7 +43,7 @@ def test_every_metric_of_the_dashboard_is_served(here: Here) -> None:
     }
     served = set(read(shown(here)))
     assert asked - served == set()
-    assert {f"qcrd_{name}_total" for name in COUNTERS if name != "stage_seconds"} <= asked
+    assert {f"qcrd_{name}_total" for name in COUNTER_HELP if name != "stage_seconds"} <= asked
 
 
 def test_the_component_names_files_that_are_there() -> None:

@@ -16,7 +16,7 @@ from qcrd.runtime.jobs.lease import LeaseHeartbeat
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run
 from services.trainer.checkpoint_store import Checkpoints, Result
@@ -26,7 +26,7 @@ RIGHT = Accuracy(accuracy=1.0, low=0.5, high=1.0, n=4)
 ROUND = Round(2, 0.75, True, judge={"auc": 0.9})
 
 
-class Mortal(MemoryEvents):
+class Mortal(MemoryEventLog):
     """Its process dies before the event number `last` is written, once."""
 
     last = 1_000

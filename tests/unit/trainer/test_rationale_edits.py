@@ -16,7 +16,7 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import training_dataset
@@ -102,7 +102,7 @@ def test_the_number_of_an_edit_is_above_those_it_followed_on_any_clock(
 # --- revisions ---------------------------------------------------------------------------------
 
 
-def attempt(jobs: MemoryJobStore, store: MemoryStore, events: MemoryEvents, job_id: str) -> str:
+def attempt(jobs: MemoryJobStore, store: MemoryStore, events: MemoryEventLog, job_id: str) -> str:
     """Begin to train, and be stopped by the container's end: which edits was it?"""
     began: list[str] = []
 
@@ -130,7 +130,7 @@ def submit(jobs: MemoryJobStore, set_id: str) -> str:
 
 
 def test_a_job_goes_on_with_the_edits_it_began_with(store: MemoryStore, set_id: str) -> None:
-    jobs, events = MemoryJobStore(), MemoryEvents()
+    jobs, events = MemoryJobStore(), MemoryEventLog()
     edit(store, set_id, GOOD, text="before")
     early = submit(jobs, set_id)
     first = attempt(jobs, store, events, early)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcrd.runtime.redis.generation_buffer import MemoryLedger
+from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.assembling.generation_cache import Generation, Generations
 
@@ -24,7 +24,7 @@ class Moving(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = MemoryLedger()
+        self.ledger = MemoryGenerationBuffer()
 
     def other(self) -> Generations:
         return Generations(self, self.ledger, teacher="t", sampling="s")

@@ -19,8 +19,8 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
-from qcrd.runtime.redis.generation_buffer import MemoryLedger
+from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
 from services.api.assembling.sampler import Pace
 from services.api.assembling.stage import assemble
@@ -42,8 +42,8 @@ class Bench:
     def __init__(self, teacher: ScriptedTeacher, concurrency: int = 8) -> None:
         self.teacher = teacher
         self.teachers = {"default": Teacher(url=teacher.url, concurrency=concurrency)}
-        self.store, self.jobs, self.events = MemoryStore(), MemoryJobStore(), MemoryEvents()
-        self.queue, self.ledger = MemoryJobQueue(), MemoryLedger()
+        self.store, self.jobs, self.events = MemoryStore(), MemoryJobStore(), MemoryEventLog()
+        self.queue, self.ledger = MemoryJobQueue(), MemoryGenerationBuffer()
 
     def file(self, rows: list[dict[str, Any]]) -> str:
         body = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -172,7 +172,7 @@ def test_a_second_job_spends_nothing(bench: MakeBench) -> None:
     assert second.usage.teacher_prompt_tokens == second.usage.teacher_completion_tokens == 0
     assert here.manifest(second).counts.reused == 25
     assert here.items(first) == here.items(second)
-    assert here.ledger.all("anything") == {}
+    assert here.ledger.read_all("anything") == {}
 
 
 def test_more_samples_cost_only_the_difference(bench: MakeBench) -> None:

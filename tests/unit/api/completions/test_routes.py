@@ -21,7 +21,7 @@ from qcrd.records.spec import JobSpec, MethodSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
@@ -75,7 +75,7 @@ def app_of(
         ModelSettings(models_dir=models),
         students=StudentSettings(url=url, timeout=timeout),
     )
-    return create_app(store, jobs, MemoryEvents(), MemoryJobQueue(), settings)
+    return create_app(store, jobs, MemoryEventLog(), MemoryJobQueue(), settings)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from qcrd.records.job import PublishedModel
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
@@ -54,7 +54,7 @@ class Site:
             ModelSettings(models_dir=folder / "models"),
         )
         self.store = MemoryStore()
-        self.app = create_app(self.store, self.jobs, MemoryEvents(), MemoryJobQueue(), settings)
+        self.app = create_app(self.store, self.jobs, MemoryEventLog(), MemoryJobQueue(), settings)
 
     def as_(self, secret: str) -> TestClient:
         headers = {"Authorization": f"Bearer {secret}"}
@@ -208,7 +208,7 @@ def test_beyond_loopback_a_file_without_keys_is_refused(tmp_path: Path) -> None:
         ModelSettings(models_dir=tmp_path),
     )
     with pytest.raises(ValueError, match="refusing to listen"):
-        create_app(MemoryStore(), MemoryJobStore(), MemoryEvents(), MemoryJobQueue(), settings)
+        create_app(MemoryStore(), MemoryJobStore(), MemoryEventLog(), MemoryJobQueue(), settings)
 
 
 def test_a_new_key_is_shown_once_and_its_entry_holds_only_a_hash(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from qcrd.records.job import JobStatus, PublishedModel, Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.state_machine import release_lease, with_changes
-from qcrd.runtime.redis.counters import observe_stage
+from qcrd.runtime.redis.counters import observe_stage_seconds
 from qcrd.runtime.storage.store import write_record
 from services.api.assembling.sampling_plan import Wanted
 from services.api.files import service as files
@@ -155,7 +155,7 @@ def test_a_waiting_job_knows_its_place_and_when_it_will_begin(here: Here) -> Non
     high = here.create(file, priority="high").json()
     assert (low["queue_position"], high["queue_position"]) == (3, 1)
     for seconds in (10, 30):
-        observe_stage(here.app.state.gateway.shared.tally, "assembling", seconds)
+        observe_stage_seconds(here.app.state.gateway.shared.tally, "assembling", seconds)
     listed = here.client.get(JOBS).json()["data"]
     assert {job["id"]: job["queue"] for job in listed}[second["id"]] == {
         "position": 3,
@@ -238,7 +238,7 @@ def test_an_estimate_does_not_hold_the_files_it_reads(tmp_path: Path) -> None:
 def test_metrics_show_jobs_lines_and_what_workers_counted(here: Here, job_id: str) -> None:
     tally = here.app.state.gateway.shared.tally
     tally.add("teacher_tokens", 7, teacher="default", kind="prompt")
-    observe_stage(tally, "training", 2.0)
+    observe_stage_seconds(tally, "training", 2.0)
     shown = here.client.get("/metrics").text
     for line in (
         'qcrd_jobs{status="queued"} 1.0',

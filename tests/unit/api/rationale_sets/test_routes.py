@@ -31,7 +31,7 @@ from qcrd.records.spec import JobSpec, MethodSpec, RationaleSpec, TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
@@ -140,7 +140,7 @@ def gateway(
         FileSettings(),
         ModelSettings(models_dir=folder),
     )
-    app = create_app(store, jobs or MemoryJobStore(), MemoryEvents(), MemoryJobQueue(), settings)
+    app = create_app(store, jobs or MemoryJobStore(), MemoryEventLog(), MemoryJobQueue(), settings)
     headers = {"Authorization": f"Bearer {who}-key"} if who else {}
     return TestClient(app, raise_server_exceptions=False, headers=headers)
 

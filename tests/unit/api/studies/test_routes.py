@@ -19,7 +19,7 @@ from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import release_lease
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.generation_buffer import MemoryLedger
+from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import write_lines
 from services.api.assembling.stage import assemble
 from services.api.studies import service as studies
@@ -65,7 +65,9 @@ def assemble_all(here: Here) -> None:
     deps = WorkerDeps(here.jobs, here.events, here.store, here.queue)
     for stage, job_id in here.queue.drain():
         if stage is Stage.ASSEMBLING:
-            run_stage(deps, job_id, stage, lambda context: assemble(context, MemoryLedger(), {}))
+            run_stage(
+                deps, job_id, stage, lambda context: assemble(context, MemoryGenerationBuffer(), {})
+            )
 
 
 def hold(here: Here, job_id: str) -> None:
@@ -164,7 +166,10 @@ def test_the_others_wait_for_the_leader_s_set_and_take_it(here: Here) -> None:
 
     def work() -> Job:
         run_stage(
-            deps, follower, Stage.ASSEMBLING, lambda stage: assemble(stage, MemoryLedger(), {})
+            deps,
+            follower,
+            Stage.ASSEMBLING,
+            lambda stage: assemble(stage, MemoryGenerationBuffer(), {}),
         )
         return here.jobs.get(follower)
 

@@ -15,7 +15,7 @@ from qcrd.runtime.jobs.lease import POLL_SECONDS, LeaseHeartbeat
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore, read
 
 ID = "ftjob-" + "0" * 24
@@ -31,7 +31,7 @@ WRITES: dict[str, Callable[[StageContext], object]] = {
 
 class World:
     def __init__(self, ttl: float) -> None:
-        self.jobs, self.events, self.store = MemoryJobStore(), MemoryEvents(), MemoryStore()
+        self.jobs, self.events, self.store = MemoryJobStore(), MemoryEventLog(), MemoryStore()
         spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
         self.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=time.time()))
         self.store.put("jobs/x", b"fresh")

@@ -19,7 +19,7 @@ from qcrd.runtime.jobs.finalize import finalize, finalize_pending
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore, Store, read_lines
 
 
@@ -45,7 +45,7 @@ def store() -> FailingStore:
 
 @pytest.fixture
 def deps(store: FailingStore) -> WorkerDeps:
-    return WorkerDeps(MemoryJobStore(), MemoryEvents(), store, MemoryJobQueue())
+    return WorkerDeps(MemoryJobStore(), MemoryEventLog(), store, MemoryJobQueue())
 
 
 def ended(deps: WorkerDeps, status: JobStatus = JobStatus.CANCELLED, number: int = 0) -> Job:

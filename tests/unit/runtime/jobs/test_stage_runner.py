@@ -28,7 +28,7 @@ from qcrd.runtime.jobs.stage_context import (
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEvents
+from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage import store
 from qcrd.runtime.storage.store import MemoryStore
 
@@ -56,7 +56,7 @@ class World:
 
     def __init__(self) -> None:
         self.jobs = MemoryJobStore()
-        self.events = MemoryEvents()
+        self.events = MemoryEventLog()
         self.store = MemoryStore()
         self.queue = MemoryJobQueue()
         self.deps = WorkerDeps(
