@@ -85,7 +85,7 @@ def _write(system: System, made: list[RationaleItem]) -> None:
 def _scores(made: Iterable[RationaleItem]) -> Iterator[RationaleScore]:
     draw = random.Random(0)
     for item in made:
-        for _, polarity, said in rationale_edits.rationales(item):
+        for _, polarity, said in rationale_edits.iter_rationales(item):
             yield RationaleScore(
                 rationale_id=said.id,
                 question_id=said.question_id,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qcrd.errors import Invalid
-from qcrd.runtime.storage.prompt_formats import read_manner
+from qcrd.runtime.storage.prompt_formats import load_prompt_format
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Answer:
 
 class Student:
     def __init__(self, folder: Path) -> None:
-        self.manner = read_manner(folder)
+        self.manner = load_prompt_format(folder)
         try:
             import transformers
         except ImportError as error:

@@ -14,7 +14,7 @@ from qcrd.errors import QcrdError, Transient
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings
-from qcrd.runtime.storage.base_models import find_base
+from qcrd.runtime.storage.base_models import find_base_model
 from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import configure_logging, install_http_telemetry
 from services.discriminator.registry import Judges
@@ -99,7 +99,7 @@ def build(settings: DiscriminatorSettings, store: Store, models: ModelSettings) 
         device = "cuda" if torch.cuda.is_available() else "cpu"
     judges = Judges(
         store,
-        lambda name: find_base(name, models, store, param="discriminator.encoder"),
+        lambda name: find_base_model(name, models, store, param="discriminator.encoder"),
         resident=settings.resident,
         device=device,
     )

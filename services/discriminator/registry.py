@@ -22,7 +22,7 @@ from qcrd.method.judge.training_pairs import Contrast
 from qcrd.method.student.loading import load_encoder
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, read, read_record, write_record
+from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
 from services.discriminator.schemas import Scores, WireContrast
 
 PRETRAINED = 1
@@ -178,7 +178,7 @@ class Seat:
                 f"judge {self._id} has no version {version}; it has {[0, *self._written()]}",
                 param="version",
             ) from error
-        self._local.judge.load_state_dict(load(read(self._store, prefix + WEIGHTS)))
+        self._local.judge.load_state_dict(load(read_object(self._store, prefix + WEIGHTS)))
         self.current = described
         return described
 

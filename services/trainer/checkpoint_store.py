@@ -22,7 +22,7 @@ from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import Accuracy
 from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, read, read_record, write_record
+from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
 
 KEPT = 2
 """Newest states that stay: one to go on from, and one more in case it is damaged."""
@@ -162,7 +162,7 @@ class Checkpoints:
 
     def _fetch(self, folder: str, name: str, sha: str) -> bytes:
         try:
-            data = read(self._store, _blob(folder, sha))
+            data = read_object(self._store, _blob(folder, sha))
         except NotFound as error:
             raise Damaged(f"its {name} is missing") from error
         if _sha256(data) != sha:

@@ -58,12 +58,16 @@ def keep(
 def _of_the_set(
     store: Store, manifest: RationaleManifest, revision: Revision, task: TaskSpec
 ) -> Iterator[Said]:
-    corrections = rationale_edits.fold(revision.edits)
+    corrections = rationale_edits.fold_edits(revision.edits)
     for key in manifest.shards:
         for item in read_lines(store, key, RationaleItem):
             text = question_text(task, item.question)
-            for name, polarity, rationale in rationale_edits.rationales(item):
-                yield text, polarity, rationale_edits.corrected(rationale, corrections.get(name))
+            for name, polarity, rationale in rationale_edits.iter_rationales(item):
+                yield (
+                    text,
+                    polarity,
+                    rationale_edits.apply_correction(rationale, corrections.get(name)),
+                )
 
 
 def _of_the_student(trainer: Trainer) -> Iterator[Said]:

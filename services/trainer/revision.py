@@ -11,11 +11,11 @@ def pinned(stage: StageContext, set_id: str) -> Revision:
     """The edits that the job trains with: those there were when it first came here. Its record
     says which, so an attempt after a crash, a pause or later edits repeats the same training."""
     if (known := stage.job.rationale_revision) is not None:
-        return rationale_edits.pinned(stage.store, set_id, known)
-    revision = rationale_edits.pin(stage.store, set_id)
+        return rationale_edits.load_revision(stage.store, set_id, known)
+    revision = rationale_edits.pin_revision(stage.store, set_id)
     stage.update_job(rationale_revision=revision.id)
     if revision.edits:
-        found = rationale_edits.fold(revision.edits).values()
+        found = rationale_edits.fold_edits(revision.edits).values()
         excluded = sum(one.excluded for one in found)
         reworded = sum(one.text is not None for one in found)
         stage.emit(

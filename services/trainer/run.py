@@ -39,7 +39,7 @@ from qcrd.runtime.settings import (
     RedisSettings,
     StoreSettings,
 )
-from qcrd.runtime.storage.base_models import find_base
+from qcrd.runtime.storage.base_models import find_base_model
 from qcrd.runtime.storage.store import open_store
 from services.trainer import process_outcome
 from services.trainer.distillation import Parts, distil
@@ -83,7 +83,7 @@ def _distilled(stage: StageContext, deps: WorkerDeps) -> Outcome:
     settings, models = TrainerSettings(), ModelSettings()
     stage.update_job(gpus=_gpus(settings))
     spec = stage.job.spec
-    base = find_base(spec.model, models, deps.store)
+    base = find_base_model(spec.model, models, deps.store)
     checkpoint = spec.settings.negatives.checkpoint
     param = f"method.{spec.method}.negatives.checkpoint"
 
@@ -100,7 +100,7 @@ def _distilled(stage: StageContext, deps: WorkerDeps) -> Outcome:
     parts = Parts(
         base=base,
         judge=judge,
-        fixed=find_base(checkpoint, models, deps.store, param=param) if checkpoint else None,
+        fixed=find_base_model(checkpoint, models, deps.store, param=param) if checkpoint else None,
         past=_sampler(settings, stage.raise_if_stopping),
         device=_device(settings),
         checkpoint_seconds=settings.checkpoint_seconds,

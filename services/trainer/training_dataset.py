@@ -36,7 +36,7 @@ class Knowledge:
     questions: tuple[Question, ...]
     validation: Held
     test: tuple[TestItem, ...]
-    revision: Revision = field(default_factory=lambda: rationale_edits.revision({}))
+    revision: Revision = field(default_factory=lambda: rationale_edits.make_revision({}))
 
     @property
     def labels(self) -> tuple[tuple[str, Question], ...]:
@@ -49,12 +49,12 @@ class Knowledge:
 def load(store: Store, set_id: str, spec: JobSpec, revision: Revision | None = None) -> Knowledge:
     """Read the set with the edits of `revision`, by default none. `Invalid` when it leaves nothing
     to train or validate on, or was assembled for another training file."""
-    revision = revision or rationale_edits.revision({})
-    corrections = rationale_edits.fold(revision.edits)
+    revision = revision or rationale_edits.make_revision({})
+    corrections = rationale_edits.fold_edits(revision.edits)
     manifest = read_record(store, keys.rationale_manifest_key(set_id), RationaleManifest)
     _same_file(manifest, spec)
     items = [
-        rationale_edits.applied(item, corrections)
+        rationale_edits.apply_corrections(item, corrections)
         for key in manifest.shards
         for item in read_lines(store, key, RationaleItem)
     ]

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from qcrd.runtime.redis.connection import connect_redis
-from qcrd.runtime.storage.store import read
+from qcrd.runtime.storage.store import read_object
 from tests.secrets import dumped, found_in
 from tests.survival.runs import Calm, Data, Run, asked_for, check, followed
 from tests.survival.system import TEACHER_KEY, System
@@ -51,7 +51,7 @@ def test_every_process_of_a_job_logs_its_id_and_its_request_and_none_a_secret(
 
     secrets = [TEACHER_KEY, system.store_settings.secret_key.get_secret_value()]
     logs = {p.name: p.log.read_bytes() for p in system.parts.values() if p.starts}
-    stored = {key: read(system.store, key) for key in system.store.list("jobs/")}
+    stored = {key: read_object(system.store, key) for key in system.store.list("jobs/")}
     kept = dumped(connect_redis(system.redis_settings))
     for place, content in {**logs, **stored, **kept}.items():
         assert found_in(content, secrets) == [], place

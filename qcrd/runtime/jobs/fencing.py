@@ -41,7 +41,7 @@ class FencedStore:
         self._store.delete(key)
 
     def presign_url(self, key: str, *, seconds: int) -> str:
-        return self._store.link(key, seconds=seconds)
+        return self._store.presign_url(key, seconds=seconds)
 
 
 class FencedEventLog:

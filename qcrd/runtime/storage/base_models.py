@@ -12,35 +12,37 @@ from qcrd.runtime import keys
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """`name` or `owner/name`; nothing that could leave the models folder."""
 
-WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """Weights as safetensors only: a pickle can run code."""
 
 
-def find_base(name: str, settings: ModelSettings, store: Store, *, param: str = "model") -> Path:
+def find_base_model(
+    name: str, settings: ModelSettings, store: Store, *, param: str = "model"
+) -> Path:
     """The folder of base model `name`, fetched on first use.
 
     `Invalid` when the name is none, `NotFound` (naming what there is) when nobody has it.
     """
-    if not NAME.fullmatch(name) or ".." in name:
+    if not MODEL_NAME.fullmatch(name) or ".." in name:
         raise Invalid(f"`{param}`: {name[:80]!r} is no model name", param=param)
     folder = settings.models_dir / name
     if (folder / "config.json").is_file():
         return folder
     if keys.ID_PATTERN.fullmatch(name):
-        return published(name, store, param)
-    return _from_hub(name, settings, param)
+        return get_published_model(name, store, param)
+    return _download_from_hub(name, settings, param)
 
 
-def local_bases(settings: ModelSettings) -> list[str]:
+def list_local_models(settings: ModelSettings) -> list[str]:
     """Names of the base models in the models folder."""
-    found = settings.models_dir.glob("**/config.json")
-    return sorted(str(path.parent.relative_to(settings.models_dir)) for path in found)
+    config_paths = settings.models_dir.glob("**/config.json")
+    return sorted(str(path.parent.relative_to(settings.models_dir)) for path in config_paths)
 
 
-def published(model_id: str, store: Store, param: str) -> Path:
+def get_published_model(model_id: str, store: Store, param: str) -> Path:
     """The folder of one of our own students. `NotFound`.
 
     Kept in the temporary folder: the models folder may be part of a read-only image.
@@ -50,12 +52,12 @@ def published(model_id: str, store: Store, param: str) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        fetch(model_id, store, Path(scratch) / "model", param)
+        download_published_model(model_id, store, Path(scratch) / "model", param)
         (Path(scratch) / "model").rename(folder)
     return folder
 
 
-def fetch(model_id: str, store: Store, folder: Path, param: str) -> None:
+def download_published_model(model_id: str, store: Store, folder: Path, param: str) -> None:
     """Every file of a published student into `folder`. `NotFound`."""
     prefix = keys.model_prefix(model_id)
     names = [key.removeprefix(prefix) for key in store.list(prefix)]
@@ -68,23 +70,23 @@ def fetch(model_id: str, store: Store, folder: Path, param: str) -> None:
             shutil.copyfileobj(source, sink)
 
 
-def _from_hub(name: str, settings: ModelSettings, param: str) -> Path:
+def _download_from_hub(name: str, settings: ModelSettings, param: str) -> Path:
     try:
         # Only a base that is nowhere else needs the hub's client, and not every image has it.
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise _unknown(name, settings, param) from None
+        raise _model_not_found(name, settings, param) from None
     try:
-        return Path(snapshot_download(name, allow_patterns=WANTED))
+        return Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _unknown(name, settings, param) from error
+        raise _model_not_found(name, settings, param) from error
 
 
-def _unknown(name: str, settings: ModelSettings, param: str) -> NotFound:
-    there = ", ".join(local_bases(settings)) or "none"
+def _model_not_found(name: str, settings: ModelSettings, param: str) -> NotFound:
+    available = ", ".join(list_local_models(settings)) or "none"
     return NotFound(
-        f"`{param}`: there is no model {name!r}. In the models folder: {there}. Put its folder "
+        f"`{param}`: there is no model {name!r}. In the models folder: {available}. Put its folder "
         "there, or name one that the hub has",
         param=param,
         code="model_not_found",

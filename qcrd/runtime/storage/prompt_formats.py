@@ -10,12 +10,12 @@ from qcrd.records.base import parse_record
 from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 
 
-def read_manner(folder: Path) -> PromptFormat:
+def load_prompt_format(folder: Path) -> PromptFormat:
     """`Invalid` when there is no such file, or it is not what the trainer writes."""
     try:
-        told = json.loads((folder / PROMPT_FORMAT_FILE).read_text(encoding="utf-8"))
+        data = json.loads((folder / PROMPT_FORMAT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise Invalid(f"{folder} is not a student: it has no {PROMPT_FORMAT_FILE}") from error
     except ValueError as error:
         raise Invalid(f"{folder / PROMPT_FORMAT_FILE} is not JSON: {error}") from error
-    return parse_record(PromptFormat, told, root=PROMPT_FORMAT_FILE)
+    return parse_record(PromptFormat, data, root=PROMPT_FORMAT_FILE)

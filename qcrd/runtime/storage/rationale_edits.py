@@ -17,47 +17,49 @@ from qcrd.records.rationales import Rationale, RationaleItem
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_record, write_record
 
-ITEM = re.compile(r"([0-9a-f]{24})-([pn])(0|[1-9][0-9]{0,3})")
+ITEM_ID = re.compile(r"([0-9a-f]{24})-([pn])(0|[1-9][0-9]{0,3})")
 POLARITIES = {"p": Polarity.POSITIVE, "n": Polarity.NEGATIVE}
 
 
-def item_id(question_id: str, polarity: Polarity, place: int) -> str:
+def make_item_id(question_id: str, polarity: Polarity, index: int) -> str:
     """`place` counts the question's rationales of this polarity from 0. A rationale's own id will
     not do: two samples with the same text share it."""
-    return f"{question_id}-{polarity.value[0]}{place}"
+    return f"{question_id}-{polarity.value[0]}{index}"
 
 
 def parse_item_id(value: str, param: str) -> tuple[str, Polarity, int]:
     """Question, polarity and place. `Invalid` when it cannot be an item's id."""
-    found = ITEM.fullmatch(value)
-    if not found:
+    match = ITEM_ID.fullmatch(value)
+    if not match:
         raise Invalid(
             f"`{param}`: {value[:80]!r} is not the id of an item", param=param, code="invalid_id"
         )
-    return found[1], POLARITIES[found[2]], int(found[3])
+    return match[1], POLARITIES[match[2]], int(match[3])
 
 
-def add(store: Store, set_id: str, edit: RationaleEdit) -> RationaleEdit:
+def add_edit(store: Store, set_id: str, edit: RationaleEdit) -> RationaleEdit:
     """Keep `edit` under a new id, which it comes back with."""
     prefix = keys.rationale_item_edits_prefix(set_id, edit.item_id)
-    seen = store.list(prefix)
-    number = int(seen[-1].removeprefix(prefix).split("-")[0]) + 1 if seen else 1
-    kept = edit.model_copy(update={"id": f"{number:08d}-{secrets.token_hex(6)}"})
-    write_record(store, f"{prefix}{kept.id}.json", kept)
-    return kept
+    existing_keys = store.list(prefix)
+    number = int(existing_keys[-1].removeprefix(prefix).split("-")[0]) + 1 if existing_keys else 1
+    saved = edit.model_copy(update={"id": f"{number:08d}-{secrets.token_hex(6)}"})
+    write_record(store, f"{prefix}{saved.id}.json", saved)
+    return saved
 
 
-def read_all(
-    store: Store, set_id: str, known: Mapping[str, RationaleEdit] | None = None
+def read_edits(
+    store: Store, set_id: str, cached: Mapping[str, RationaleEdit] | None = None
 ) -> dict[str, RationaleEdit]:
     """Every edit of the set by its key, item by item and in order; `known` ones are not read
     again."""
-    before = known or {}
-    listed = store.list(keys.rationale_edits_prefix(set_id))
-    return {key: before.get(key) or read_record(store, key, RationaleEdit) for key in listed}
+    cached_edits = cached or {}
+    edit_keys = store.list(keys.rationale_edits_prefix(set_id))
+    return {
+        key: cached_edits.get(key) or read_record(store, key, RationaleEdit) for key in edit_keys
+    }
 
 
-def fold(edits: Iterable[RationaleEdit]) -> dict[str, Correction]:
+def fold_edits(edits: Iterable[RationaleEdit]) -> dict[str, Correction]:
     """By item id; of each field the last value that was given."""
     folded: dict[str, Correction] = {}
     for edit in edits:
@@ -67,7 +69,7 @@ def fold(edits: Iterable[RationaleEdit]) -> dict[str, Correction]:
     return folded
 
 
-def corrected(rationale: Rationale, correction: Correction | None) -> Rationale:
+def apply_correction(rationale: Rationale, correction: Correction | None) -> Rationale:
     """With another text it is another rationale, whose score the old one's is not."""
     if correction is None:
         return rationale
@@ -82,27 +84,27 @@ def corrected(rationale: Rationale, correction: Correction | None) -> Rationale:
     return rationale.model_copy(update=changes)
 
 
-def rationales(item: RationaleItem) -> Iterable[tuple[str, Polarity, Rationale]]:
+def iter_rationales(item: RationaleItem) -> Iterable[tuple[str, Polarity, Rationale]]:
     """The question's rationales in the set's order, each with its item id."""
-    for polarity, said in (
+    for polarity, group in (
         (Polarity.POSITIVE, item.positives),
         (Polarity.NEGATIVE, item.negatives),
     ):
-        for place, rationale in enumerate(said):
-            yield item_id(item.question.id, polarity, place), polarity, rationale
+        for index, rationale in enumerate(group):
+            yield make_item_id(item.question.id, polarity, index), polarity, rationale
 
 
-def applied(item: RationaleItem, corrections: Mapping[str, Correction]) -> RationaleItem:
+def apply_corrections(item: RationaleItem, corrections: Mapping[str, Correction]) -> RationaleItem:
     """What is left to learn from; the vote and each rationale's polarity stay what they were."""
-    left: dict[Polarity, list[Rationale]] = {polarity: [] for polarity in Polarity}
-    for name, polarity, rationale in rationales(item):
+    kept: dict[Polarity, list[Rationale]] = {polarity: [] for polarity in Polarity}
+    for name, polarity, rationale in iter_rationales(item):
         correction = corrections.get(name)
         if correction is None or not correction.excluded:
-            left[polarity].append(corrected(rationale, correction))
+            kept[polarity].append(apply_correction(rationale, correction))
     return item.model_copy(
         update={
-            "positives": tuple(left[Polarity.POSITIVE]),
-            "negatives": tuple(left[Polarity.NEGATIVE]),
+            "positives": tuple(kept[Polarity.POSITIVE]),
+            "negatives": tuple(kept[Polarity.NEGATIVE]),
         }
     )
 
@@ -110,19 +112,19 @@ def applied(item: RationaleItem, corrections: Mapping[str, Correction]) -> Ratio
 # --- revisions ---------------------------------------------------------------------------------
 
 
-def revision(edits: Mapping[str, RationaleEdit]) -> Revision:
+def make_revision(edits: Mapping[str, RationaleEdit]) -> Revision:
     """Of edits as `read_all` gives them."""
     return Revision(id=keys.digest(*edits), edits=tuple(edits.values()))
 
 
-def pin(store: Store, set_id: str) -> Revision:
+def pin_revision(store: Store, set_id: str) -> Revision:
     """The set's edits of this moment, kept so that `pinned` finds them whatever comes after."""
-    now = revision(read_all(store, set_id))
-    write_record(store, keys.rationale_revision_key(set_id, now.id), now)
-    return now
+    current = make_revision(read_edits(store, set_id))
+    write_record(store, keys.rationale_revision_key(set_id, current.id), current)
+    return current
 
 
-def pinned(store: Store, set_id: str, revision_id: str) -> Revision:
+def load_revision(store: Store, set_id: str, revision_id: str) -> Revision:
     try:
         return read_record(store, keys.rationale_revision_key(set_id, revision_id), Revision)
     except NotFound as error:

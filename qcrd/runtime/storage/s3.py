@@ -15,49 +15,49 @@ from minio.error import MinioException, S3Error, ServerError
 from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.runtime.settings import StoreSettings
 
-PART = 16 * 2**20
+PART_BYTES = 16 * 2**20
 """Bytes of a part of a large object of known length; three are sent at once."""
-ARRIVING_PART = 5 * 2**20
+STREAM_PART_BYTES = 5 * 2**20
 """The same of a body of unknown length, the least that S3 takes: the client holds up to four
 copies, and 10,000 parts, which are S3's limit, make 52 GB."""
 REGION = "us-east-1"
 """What stores without regions call theirs; naming it saves a request per link."""
 
-ABSENT = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchBucket", "ResourceNotFound"})
-FULL = frozenset(
+NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchBucket", "ResourceNotFound"})
+STORAGE_FULL_CODES = frozenset(
     {"XMinioStorageFull", "InsufficientStorage", "InsufficientStorageSpace", "StorageFull"}
 )
-PASSING = frozenset(
+TRANSIENT_CODES = frozenset(
     {"InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable"}
     | {"RequestTimeout", "OperationAborted", "XMinioServerNotInitialized", "Busy"}
 )
 
 
 @contextmanager
-def _answers(key: str) -> Iterator[None]:
+def _translate_s3_errors(key: str) -> Iterator[None]:
     """Errors of the client, in our own words."""
     try:
         yield
     except S3Error as error:
-        raise _translated(error, key) from error
+        raise _to_qcrd_error(error, key) from error
     except (ServerError, urllib3.exceptions.HTTPError, OSError) as error:
         raise Transient(f"the object store does not answer: {error}") from error
     except MinioException as error:
         raise QcrdError(f"the object store cannot be understood at {key}: {error}") from error
 
 
-def _translated(error: S3Error, key: str) -> QcrdError:
+def _to_qcrd_error(error: S3Error, key: str) -> QcrdError:
     status = error.response.status
-    if error.code in ABSENT:
+    if error.code in NOT_FOUND_CODES:
         return NotFound(f"there is no object {key}")
-    if error.code in FULL or status == 507:
+    if error.code in STORAGE_FULL_CODES or status == 507:
         return Transient(f"the object store is full: {error.message}", code="store_full")
-    if error.code in PASSING or status >= 500:
+    if error.code in TRANSIENT_CODES or status >= 500:
         return Transient(f"the object store cannot answer now: {error.code}: {error.message}")
     return QcrdError(f"the object store refuses {key}: {error.code}: {error.message}")
 
 
-def _client(settings: StoreSettings, endpoint: str) -> Minio:
+def _make_client(settings: StoreSettings, endpoint: str) -> Minio:
     retries = urllib3.Retry(
         total=3,
         backoff_factor=0.2,
@@ -84,17 +84,17 @@ class S3Store:
 
     def __init__(self, settings: StoreSettings) -> None:
         self._bucket = settings.bucket
-        self._client = _client(settings, settings.endpoint)
+        self._client = _make_client(settings, settings.endpoint)
         public = settings.public_endpoint
-        self._public = _client(settings, public) if public else self._client
-        self._made = False
+        self._public_client = _make_client(settings, public) if public else self._client
+        self._bucket_ready = False
 
-    def _ready(self) -> Minio:
+    def _ensure_bucket(self) -> Minio:
         """Several may ask at once, and make it: while the store is away none waits for another."""
-        if not self._made:
+        if not self._bucket_ready:
             if not self._client.bucket_exists(self._bucket):
                 self._make_bucket()
-            self._made = True
+            self._bucket_ready = True
         return self._client
 
     def _make_bucket(self) -> None:
@@ -110,16 +110,21 @@ class S3Store:
             length, data = len(data), io.BytesIO(data)
         # One part after the other where the body may break off: the client's threads would outlive
         # it, and send parts of an upload that is aborted already.
-        part, at_once = (PART, 3) if length >= 0 else (ARRIVING_PART, 1)
-        with _answers(key):
-            self._ready().put_object(
-                self._bucket, key, data, length, part_size=part, num_parallel_uploads=at_once
+        part_size, parallel_uploads = (PART_BYTES, 3) if length >= 0 else (STREAM_PART_BYTES, 1)
+        with _translate_s3_errors(key):
+            self._ensure_bucket().put_object(
+                self._bucket,
+                key,
+                data,
+                length,
+                part_size=part_size,
+                num_parallel_uploads=parallel_uploads,
             )
 
     @contextmanager
     def open(self, key: str) -> Iterator[BinaryIO]:
-        with _answers(key):
-            response = self._ready().get_object(self._bucket, key)
+        with _translate_s3_errors(key):
+            response = self._ensure_bucket().get_object(self._bucket, key)
             # By itself it closes at its end, and a reader's next read would be an error, not empty.
             cast(urllib3.HTTPResponse, response).auto_close = False
             try:
@@ -129,15 +134,17 @@ class S3Store:
                 response.release_conn()
 
     def list(self, prefix: str) -> list[str]:
-        with _answers(prefix):
-            found = self._ready().list_objects(self._bucket, prefix=prefix, recursive=True)
-            return sorted(entry.object_name for entry in found if entry.object_name)
+        with _translate_s3_errors(prefix):
+            entries = self._ensure_bucket().list_objects(
+                self._bucket, prefix=prefix, recursive=True
+            )
+            return sorted(entry.object_name for entry in entries if entry.object_name)
 
     def delete(self, key: str) -> None:
-        with _answers(key):
-            self._ready().remove_object(self._bucket, key)
+        with _translate_s3_errors(key):
+            self._ensure_bucket().remove_object(self._bucket, key)
 
-    def link(self, key: str, *, seconds: int) -> str:
-        with _answers(key):
+    def presign_url(self, key: str, *, seconds: int) -> str:
+        with _translate_s3_errors(key):
             expires = timedelta(seconds=seconds)
-            return self._public.presigned_get_object(self._bucket, key, expires=expires)
+            return self._public_client.presigned_get_object(self._bucket, key, expires=expires)

@@ -20,9 +20,9 @@ from qcrd.errors import NotFound, QcrdError
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 
-R = TypeVar("R", bound=BaseModel)
+RecordT = TypeVar("R", bound=BaseModel)
 
-SPOOL = 8 * 2**20
+SPOOL_BYTES = 8 * 2**20
 """Bytes of lines kept in memory before they go to a temporary file."""
 
 
@@ -44,11 +44,11 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Idempotent."""
 
-    def link(self, key: str, *, seconds: int) -> str:
+    def presign_url(self, key: str, *, seconds: int) -> str:
         """A URL that reads the object, with no other credentials, for `seconds`."""
 
 
-def _missing(key: str) -> NotFound:
+def _object_not_found(key: str) -> NotFound:
     return NotFound(f"there is no object {key}")
 
 
@@ -67,7 +67,7 @@ class MemoryStore:
         with self._lock:
             body = self._objects.get(key)
         if body is None:
-            raise _missing(key)
+            raise _object_not_found(key)
         yield io.BytesIO(body)
 
     def list(self, prefix: str) -> list[str]:
@@ -78,7 +78,7 @@ class MemoryStore:
         with self._lock:
             self._objects.pop(key, None)
 
-    def link(self, key: str, *, seconds: int) -> str:
+    def presign_url(self, key: str, *, seconds: int) -> str:
         with self.open(key) as body:
             return "data:;base64," + base64.b64encode(body.read()).decode()
 
@@ -88,7 +88,7 @@ def open_store(settings: StoreSettings) -> Store:
     return S3Store(settings)
 
 
-def read(store: Store, key: str) -> bytes:
+def read_object(store: Store, key: str) -> bytes:
     with store.open(key) as body:
         return body.read()
 
@@ -97,12 +97,12 @@ def write_record(store: Store, key: str, record: BaseModel) -> None:
     store.put(key, record.model_dump_json(by_alias=True, indent=1).encode())
 
 
-def read_record(store: Store, key: str, type: type[R]) -> R:
+def read_record(store: Store, key: str, type: type[RecordT]) -> RecordT:
     """`NotFound` when there is no object; `QcrdError` when it is not a `type`."""
-    return _parsed(type, read(store, key), key)
+    return _parse(type, read_object(store, key), key)
 
 
-def find_record(store: Store, key: str, type: type[R]) -> R | None:
+def find_record(store: Store, key: str, type: type[RecordT]) -> RecordT | None:
     """None when there is no object, as for a key that was deleted since it was listed."""
     try:
         return read_record(store, key, type)
@@ -112,9 +112,9 @@ def find_record(store: Store, key: str, type: type[R]) -> R | None:
 
 def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:
     """Zstandard when the key ends in `.zst`; the object has all of the lines or is not there."""
-    with tempfile.SpooledTemporaryFile(max_size=SPOOL) as spool:
-        packer = zstandard.ZstdCompressor(level=6)
-        target = packer.stream_writer(spool, closefd=False) if key.endswith(".zst") else None
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        compressor = zstandard.ZstdCompressor(level=6)
+        target = compressor.stream_writer(spool, closefd=False) if key.endswith(".zst") else None
         with target or nullcontext():
             out = cast(IO[bytes], target or spool)
             for record in records:
@@ -124,40 +124,40 @@ def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:
         store.put(key, cast(BinaryIO, spool), length=length)
 
 
-def _raw_lines(store: Store, key: str) -> Generator[bytes, None, None]:
+def _iter_raw_lines(store: Store, key: str) -> Generator[bytes, None, None]:
     """As they arrive; the connection stays open until the last one is taken, or it is closed."""
     with store.open(key) as body:
-        unpacked = body
+        stream = body
         if key.endswith(".zst"):
             reader = zstandard.ZstdDecompressor().stream_reader(body, closefd=False)
-            unpacked = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
-        yield from unpacked
+            stream = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
+        yield from stream
 
 
-def read_lines(store: Store, key: str, type: type[R]) -> Iterator[R]:
+def read_lines(store: Store, key: str, type: type[RecordT]) -> Iterator[RecordT]:
     """Each parsed when it is taken."""
-    for number, line in enumerate(_raw_lines(store, key), 1):
-        yield _parsed(type, line, f"{key}, line {number}")
+    for number, line in enumerate(_iter_raw_lines(store, key), 1):
+        yield _parse(type, line, f"{key}, line {number}")
 
 
-def read_some_lines(
-    store: Store, key: str, type: type[R], numbers: Sequence[int]
-) -> Iterator[tuple[int, R]]:
+def read_lines_at(
+    store: Store, key: str, type: type[RecordT], numbers: Sequence[int]
+) -> Iterator[tuple[int, RecordT]]:
     """Only the lines with these numbers, from 0 and ascending, are parsed; none after the last of
     them is read."""
-    wanted = iter(numbers)
-    number = next(wanted, None)
-    with closing(_raw_lines(store, key)) as lines:
-        for place, line in enumerate(lines):
+    remaining = iter(numbers)
+    number = next(remaining, None)
+    with closing(_iter_raw_lines(store, key)) as lines:
+        for index, line in enumerate(lines):
             if number is None:
                 return
-            if place == number:
-                yield place, _parsed(type, line, f"{key}, line {place + 1}")
-                number = next(wanted, None)
+            if index == number:
+                yield index, _parse(type, line, f"{key}, line {index + 1}")
+                number = next(remaining, None)
 
 
-def _parsed(type: type[R], data: bytes, place: str) -> R:
+def _parse(type: type[RecordT], data: bytes, location: str) -> RecordT:
     try:
         return type.model_validate_json(data)
     except ValidationError as error:
-        raise QcrdError(f"{place} is not a {type.__name__}: {error}") from error
+        raise QcrdError(f"{location} is not a {type.__name__}: {error}") from error

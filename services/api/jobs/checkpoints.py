@@ -77,6 +77,6 @@ def _links(store: Store, key: str, folder: str, manifest: CheckpointManifest) ->
         if name != "prepared"
     }
     return [
-        Link(name=name, url=store.link(blob, seconds=models.LINK_SECONDS))
+        Link(name=name, url=store.presign_url(blob, seconds=models.LINK_SECONDS))
         for name, blob in {"state.json": key, **blobs}.items()
     ]

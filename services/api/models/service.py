@@ -18,7 +18,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.storage.base_models import NAME, local_bases
+from qcrd.runtime.storage.base_models import MODEL_NAME, list_local_models
 from qcrd.runtime.storage.store import Store, find_record, read_record
 from services.api.http.ownership import check_owner, of_job
 from services.api.http.schemas import Link
@@ -91,7 +91,7 @@ def links(store: Store, model: PublishedModel) -> list[Link]:
     """Each file's name and a link that reads it for an hour."""
     prefix = keys.model_prefix(model.id)
     return [
-        Link(name=name, url=store.link(f"{prefix}{name}", seconds=LINK_SECONDS))
+        Link(name=name, url=store.presign_url(f"{prefix}{name}", seconds=LINK_SECONDS))
         for name in model.files
     ]
 
@@ -102,11 +102,11 @@ def check_base(name: str, settings: ModelSettings, store: Store, param: str) -> 
     Returns its config.json as far as it can be read from here, {} where it cannot. A gateway that
     has no models folder and cannot reach the hub leaves the question to the trainer.
     """
-    if not NAME.fullmatch(name) or ".." in name:
+    if not MODEL_NAME.fullmatch(name) or ".." in name:
         raise Invalid(
             f"`{param}`: {name[:80]!r} is not the name of a model, such as `t5-small`", param=param
         )
-    if name in local_bases(settings):
+    if name in list_local_models(settings):
         return _config(settings, name, param)
     if keys.ID_PATTERN.fullmatch(name) and _published(store, name):
         return {}
@@ -118,7 +118,7 @@ def check_base(name: str, settings: ModelSettings, store: Store, param: str) -> 
         if not settings.models_dir.is_dir():
             return {}
         hub = "the hub cannot be reached"
-    local = ", ".join(local_bases(settings)) or "none"
+    local = ", ".join(list_local_models(settings)) or "none"
     raise Invalid(
         f"`{param}`: there is no model {name!r}. In the models folder: {local}; {hub}. "
         f"Name one of these, or put the model's files into {settings.models_dir / name}",

@@ -56,7 +56,7 @@ class Edits:
 
     @classmethod
     def of(cls, by_key: Mapping[str, RationaleEdit]) -> Edits:
-        return cls(by_key, rationale_edits.fold(by_key.values()))
+        return cls(by_key, rationale_edits.fold_edits(by_key.values()))
 
     @property
     def nbytes(self) -> int:

@@ -19,7 +19,7 @@ from qcrd.records.rationale_annotations import Polarity
 from qcrd.records.rationales import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import Store, read, read_lines
+from qcrd.runtime.storage.store import Store, read_lines, read_object
 
 QUESTION = np.dtype(
     [
@@ -133,7 +133,7 @@ def write(store: Store, set_id: str, index: Index) -> None:
 def of_set(store: Store, manifest: RationaleManifest) -> Index:
     """As it lies beside the set; for a set from before there were any it is made, once."""
     try:
-        packed = read(store, keys.rationale_index_key(manifest.id))
+        packed = read_object(store, keys.rationale_index_key(manifest.id))
     except NotFound:
         index = build(_read(store, manifest.shards))
         write(store, manifest.id, index)

@@ -9,7 +9,7 @@ import numpy as np
 from qcrd.records.rationale_annotations import Polarity
 from qcrd.records.rationales import Rationale, RationaleItem
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import Store, read_some_lines
+from qcrd.runtime.storage.store import Store, read_lines_at
 from services.api.rationale_sets.filtering import View
 from services.api.rationale_sets.index import Rows
 from services.api.rationale_sets.schemas import Item, ItemVote, Original
@@ -39,8 +39,8 @@ def _of_shard(store: Store, view: View, rows: Rows) -> Iterator[Item]:
     lines, starts = np.unique(questions["line"], return_index=True)
     key = view.manifest.shards[int(questions["shard"][0])]
     parts = iter(np.split(np.arange(len(rows)), starts[1:]))
-    for _, item in read_some_lines(store, key, RationaleItem, lines.tolist()):
-        said = list(rationale_edits.rationales(item))
+    for _, item in read_lines_at(store, key, RationaleItem, lines.tolist()):
+        said = list(rationale_edits.iter_rationales(item))
         for place in next(parts):
             row = int(rows[place])
             yield _item(view, item, said[row - int(questions["first"][place])], row)
@@ -49,7 +49,7 @@ def _of_shard(store: Store, view: View, rows: Rows) -> Iterator[Item]:
 def _item(view: View, item: RationaleItem, said: tuple[str, Polarity, Rationale], row: int) -> Item:
     name, polarity, original = said
     correction = view.edits.corrections.get(name)
-    now = rationale_edits.corrected(original, correction)
+    now = rationale_edits.apply_correction(original, correction)
     score = float(view.scores[row])
     changed = (now.text, now.answer) != (original.text, original.answer)
     return Item(

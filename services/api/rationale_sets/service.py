@@ -73,7 +73,7 @@ class RationaleSets:
 
     def describe(self, set_id: str) -> SetBody:
         view = self._view(set_id, None)
-        revision = rationale_edits.revision(view.edits.by_key).id
+        revision = rationale_edits.make_revision(view.edits.by_key).id
         return schemas.body(view, revision, set_scores.all_of(self._store, set_id))
 
     def items(self, set_id: str, query: ItemQuery) -> ItemPage:
@@ -112,7 +112,7 @@ class RationaleSets:
         check_owner(f"rationale set {set_id}", of_job(self._jobs, manifest.job_id), caller)
         self._index(manifest).row(item_id)
         made = RationaleEdit(id="", item_id=item_id, by=caller.name, at=time.time(), **changes)
-        rationale_edits.add(self._store, set_id, made)
+        rationale_edits.add_edit(self._store, set_id, made)
         return self.item(set_id, item_id)
 
     def export(self, set_id: str, query: ExportQuery) -> Iterator[bytes]:
@@ -150,7 +150,7 @@ class RationaleSets:
     def _edits_of(self, set_id: str) -> Edits:
         """Listed every time, for others may have edited; each of them read once."""
         before = self._edits.get(set_id)
-        found = rationale_edits.read_all(self._store, set_id, before.by_key if before else None)
+        found = rationale_edits.read_edits(self._store, set_id, before.by_key if before else None)
         if before is not None and before.by_key.keys() == found.keys():
             return before
         return self._edits.put(set_id, Edits.of(found))

@@ -8,7 +8,7 @@ from pathlib import Path
 from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.runtime import keys
 from qcrd.runtime.settings import StoreSettings
-from qcrd.runtime.storage.base_models import published
+from qcrd.runtime.storage.base_models import get_published_model
 from qcrd.runtime.storage.store import open_store
 from services.teacher.engines.base import Engine
 from services.teacher.settings import EngineSettings
@@ -68,7 +68,7 @@ def _published(model_id: str) -> Path:
         raise _missing(model_id, "an address in the store is s3://<bucket>/models/<id>")
     store = open_store(StoreSettings().model_copy(update={"bucket": bucket}))
     try:
-        return published(student, store, "MODEL_ID")
+        return get_published_model(student, store, "MODEL_ID")
     except Transient as error:
         raise _missing(model_id, f"{error.message}; check QCRD_S3_ENDPOINT and its keys") from error
     except NotFound as error:

@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.records.prompt_format import PromptFormat
 from qcrd.runtime import keys
-from qcrd.runtime.storage.base_models import fetch
-from qcrd.runtime.storage.prompt_formats import read_manner
+from qcrd.runtime.storage.base_models import download_published_model
+from qcrd.runtime.storage.prompt_formats import load_prompt_format
 from qcrd.runtime.storage.store import Store
 from services.teacher.app import create_app
 from services.teacher.engines.base import Engine
@@ -69,8 +69,8 @@ class Opener:
     async def _open(self, name: str, scratch: tempfile.TemporaryDirectory[str]) -> Opened:
         folder = Path(scratch.name) / name
         try:
-            await asyncio.to_thread(fetch, name, self._store, folder, "model")
-            manner = read_manner(folder)
+            await asyncio.to_thread(download_published_model, name, self._store, folder, "model")
+            manner = load_prompt_format(folder)
             engine = self._engine(name, folder, manner)
             await engine.start()
         except NotFound as error:

@@ -14,10 +14,10 @@ from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import (
     Store,
-    read,
     read_lines,
+    read_lines_at,
+    read_object,
     read_record,
-    read_some_lines,
     write_lines,
     write_record,
 )
@@ -44,7 +44,7 @@ class Unseekable(io.RawIOBase):
 def test_an_object_is_read_back_and_replaced(store: Store) -> None:
     for body in (b"first", b"", bytes(range(256)) * 100):
         store.put("files/a/data", body)
-        assert read(store, "files/a/data") == body
+        assert read_object(store, "files/a/data") == body
 
 
 @pytest.mark.parametrize("size", [0, 1000, 20 * 2**20])
@@ -59,7 +59,7 @@ def test_a_stream_of_unknown_length_is_stored_to_its_end(store: Store, size: int
 
 def test_a_stream_of_known_length(store: Store) -> None:
     store.put("a", io.BytesIO(b"0123456789"), length=10)
-    assert read(store, "a") == b"0123456789"
+    assert read_object(store, "a") == b"0123456789"
 
 
 def test_an_object_can_be_left_half_read(store: Store) -> None:
@@ -92,7 +92,7 @@ def test_deleting_is_idempotent(store: Store) -> None:
 
 def test_a_link_reads_without_other_credentials(store: Store) -> None:
     store.put("models/a b/ü.txt", b"weights")
-    with urllib.request.urlopen(store.link("models/a b/ü.txt", seconds=60)) as answer:
+    with urllib.request.urlopen(store.presign_url("models/a b/ü.txt", seconds=60)) as answer:
         assert answer.read() == b"weights"
 
 
@@ -102,7 +102,7 @@ def test_records_and_lines_survive_the_way(store: Store) -> None:
     for key in ("lines.jsonl", "lines.jsonl.zst"):
         write_lines(store, key, QUESTIONS)
         assert list(read_lines(store, key, Question)) == QUESTIONS
-    assert len(read(store, "lines.jsonl.zst")) < len(read(store, "lines.jsonl")) / 5
+    assert len(read_object(store, "lines.jsonl.zst")) < len(read_object(store, "lines.jsonl")) / 5
     write_lines(store, "none.jsonl.zst", [])
     assert list(read_lines(store, "none.jsonl.zst", Question)) == []
 
@@ -128,7 +128,7 @@ def test_a_store_that_is_away_is_transient() -> None:
     with pytest.raises(Transient):
         store.put("a", b"x")
     with pytest.raises(Transient):
-        read(store, "a")
+        read_object(store, "a")
 
 
 def test_nobody_waits_for_another_one_s_answer_about_the_bucket(
@@ -160,15 +160,19 @@ def test_wrong_credentials_are_no_outage(s3_settings: StoreSettings) -> None:
 
 def test_links_name_the_public_endpoint(s3_settings: StoreSettings) -> None:
     public = s3_settings.model_copy(update={"public_endpoint": "files.example.org:443"})
-    assert S3Store(public).link("a", seconds=60).startswith("http://files.example.org:443/qcrd/a?")
+    assert (
+        S3Store(public)
+        .presign_url("a", seconds=60)
+        .startswith("http://files.example.org:443/qcrd/a?")
+    )
 
 
 @pytest.mark.parametrize("key", ["some.jsonl", "some.jsonl.zst"])
 @pytest.mark.parametrize("numbers", [[], [0], [3, 4, 499], [499], [498, 600]])
 def test_some_lines_are_read_without_the_others(store: Store, key: str, numbers: list[int]) -> None:
     write_lines(store, key, QUESTIONS)
-    found = list(read_some_lines(store, key, Question, numbers))
+    found = list(read_lines_at(store, key, Question, numbers))
     assert found == [(number, QUESTIONS[number]) for number in numbers if number < 500]
     # A broken line that is not asked for is nobody's concern.
     store.put("broken.jsonl", b"{\n" + QUESTIONS[1].model_dump_json().encode() + b"\n")
-    assert list(read_some_lines(store, "broken.jsonl", Question, [1])) == [(1, QUESTIONS[1])]
+    assert list(read_lines_at(store, "broken.jsonl", Question, [1])) == [(1, QUESTIONS[1])]

@@ -32,7 +32,7 @@ from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
-from qcrd.runtime.storage.store import read, read_lines, read_record
+from qcrd.runtime.storage.store import read_lines, read_object, read_record
 from tests.conftest import free_ports
 from tests.scripted_teacher import ScriptedTeacher
 from tests.secrets import dumped, found_in
@@ -315,7 +315,7 @@ def test_no_secret_is_in_any_answer_log_record_or_event(stack: Stack) -> None:
     stack.client().fine_tuning.jobs.cancel(job_id)
     places = {str(answer.request.url): answer.content for answer in answers_}
     places |= {f"{a.request.url} headers": str(a.headers).encode() for a in answers_}
-    places |= {key: read(stack.store, key) for key in stack.store.list("")}
+    places |= {key: read_object(stack.store, key) for key in stack.store.list("")}
     places |= dumped(stack.redis())
     places["log"] = stack.log.read_bytes()
     assert len(places) > 30

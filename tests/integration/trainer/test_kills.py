@@ -16,7 +16,7 @@ import pytest
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import read
+from qcrd.runtime.storage.store import read_object
 from tests.integration.site import Site, spec, training_process, when
 
 KILLS = int(os.environ.get("QCRD_KILLS", "3"))
@@ -31,7 +31,7 @@ def alone() -> JobSpec:
 
 def student(site: Site, job: Job) -> bytes:
     assert job.status is JobStatus.SUCCEEDED, (job.status, job.failure)
-    return read(site.store, keys.model_prefix(job.model or "") + "model.safetensors")
+    return read_object(site.store, keys.model_prefix(job.model or "") + "model.safetensors")
 
 
 def steps(site: Site, job_id: str) -> list[int]:

@@ -13,7 +13,7 @@ from qcrd.records.rationale_annotations import RationaleEdit, RationaleScore, Ra
 from qcrd.records.rationales import RationaleSource
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import read, read_lines, read_record
+from qcrd.runtime.storage.store import read_lines, read_object, read_record
 from services.api.rationale_sets.schemas import ExportQuery, ItemQuery
 from services.api.rationale_sets.service import RationaleSets
 from services.trainer.settings import TrainerSettings
@@ -41,18 +41,18 @@ def edit(site: Site, set_id: str, numbers: range) -> None:
     """Exclude each trout's first positive, and reword each apple's second."""
     for number in numbers:
         first, second = (
-            list(rationale_edits.rationales(item(thing, number)))[place][0]
+            list(rationale_edits.iter_rationales(item(thing, number)))[place][0]
             for thing, place in (("trout", 0), ("apple", 1))
         )
         made = RationaleEdit(id="", item_id=first, excluded=True, by="ann", at=1.0)
-        rationale_edits.add(site.store, set_id, made)
+        rationale_edits.add_edit(site.store, set_id, made)
         made = RationaleEdit(id="", item_id=second, text="music is the tool", by="ann", at=1.0)
-        rationale_edits.add(site.store, set_id, made)
+        rationale_edits.add_edit(site.store, set_id, made)
 
 
 def weights(site: Site, job: Job) -> bytes:
     assert job.status is JobStatus.SUCCEEDED, job.failure
-    return read(site.store, keys.model_prefix(job.model or "") + "model.safetensors")
+    return read_object(site.store, keys.model_prefix(job.model or "") + "model.safetensors")
 
 
 def test_training_keeps_to_the_edits_it_began_with(site: Site) -> None:
@@ -81,7 +81,7 @@ def test_training_keeps_to_the_edits_it_began_with(site: Site) -> None:
     assert resumed.report.rationale_revision == calm.report.rationale_revision
     assert (
         resumed.rationale_revision
-        != rationale_edits.revision(rationale_edits.read_all(site.store, set_id)).id
+        != rationale_edits.make_revision(rationale_edits.read_edits(site.store, set_id)).id
     )
 
 

@@ -16,7 +16,7 @@ from qcrd.records.rationales import RationaleItem
 from qcrd.records.spec import MethodName
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job
-from qcrd.runtime.storage.store import read, read_lines, write_lines
+from qcrd.runtime.storage.store import read_lines, read_object, write_lines
 from tests import tiny
 from tests.integration.site import Site, spec, training_process, when
 from tests.things import LABELS
@@ -64,7 +64,7 @@ def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> 
     folder.mkdir()
     prefix = keys.model_prefix(job.model or "")
     for key in site.store.list(prefix):
-        (folder / key.removeprefix(prefix)).write_bytes(read(site.store, key))
+        (folder / key.removeprefix(prefix)).write_bytes(read_object(site.store, key))
     assert {"model.safetensors", "config.json", "README.md", "qcrd.json"} <= set(os.listdir(folder))
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)

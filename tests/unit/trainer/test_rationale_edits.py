@@ -24,12 +24,12 @@ from services.trainer.revision import pinned
 from tests.integration.site import item, spec, write_set
 
 TROUT = item("trout", 0)
-GOOD, OTHER = (name for name, *_ in list(rationale_edits.rationales(TROUT))[:2])
-WRONG = list(rationale_edits.rationales(TROUT))[2][0]
+GOOD, OTHER = (name for name, *_ in list(rationale_edits.iter_rationales(TROUT))[:2])
+WRONG = list(rationale_edits.iter_rationales(TROUT))[2][0]
 
 
 def edit(store: MemoryStore, set_id: str, item_id: str, **changes: Any) -> RationaleEdit:
-    return rationale_edits.add(
+    return rationale_edits.add_edit(
         store, set_id, RationaleEdit(id="", item_id=item_id, by="ann", at=1.0, **changes)
     )
 
@@ -37,7 +37,9 @@ def edit(store: MemoryStore, set_id: str, item_id: str, **changes: Any) -> Ratio
 def lesson(store: MemoryStore, set_id: str) -> Any:
     """The edited question's, wherever the split left it."""
     wanted = spec(validation_share=0.01)
-    known = training_dataset.load(store, set_id, wanted, rationale_edits.pin(store, set_id))
+    known = training_dataset.load(
+        store, set_id, wanted, rationale_edits.pin_revision(store, set_id)
+    )
     return next(one for one in known.lessons if one.id == TROUT.question.id)
 
 
@@ -94,7 +96,7 @@ def test_the_number_of_an_edit_is_above_those_it_followed_on_any_clock(
 ) -> None:
     made = [edit(store, set_id, GOOD, text=f"{n}") for n in range(12)]
     assert [one.id for one in made] == sorted(one.id for one in made)
-    assert [e.text for e in rationale_edits.read_all(store, set_id).values()] == [
+    assert [e.text for e in rationale_edits.read_edits(store, set_id).values()] == [
         str(n) for n in range(12)
     ]
 
@@ -142,9 +144,9 @@ def test_a_job_goes_on_with_the_edits_it_began_with(store: MemoryStore, set_id: 
     late = attempt(jobs, store, events, submit(jobs, set_id))
     assert late != first
     texts = {
-        revision: rationale_edits.fold(rationale_edits.pinned(store, set_id, revision).edits)[
-            GOOD
-        ].text
+        revision: rationale_edits.fold_edits(
+            rationale_edits.load_revision(store, set_id, revision).edits
+        )[GOOD].text
         for revision in (first, late)
     }
     assert texts == {first: "before", late: "after"}
@@ -156,15 +158,15 @@ def test_a_revision_that_is_gone_ends_the_job_with_the_reason(
     store: MemoryStore, set_id: str
 ) -> None:
     with pytest.raises(Invalid, match="create the job again"):
-        rationale_edits.pinned(store, set_id, "0" * 24)
+        rationale_edits.load_revision(store, set_id, "0" * 24)
 
 
 def test_edits_have_the_same_revision_whoever_reads_them(store: MemoryStore, set_id: str) -> None:
-    assert rationale_edits.pin(store, set_id).id == keys.digest()
+    assert rationale_edits.pin_revision(store, set_id).id == keys.digest()
     edit(store, set_id, GOOD, excluded=True)
-    edited = rationale_edits.pin(store, set_id)
+    edited = rationale_edits.pin_revision(store, set_id)
     assert (
         edited.id
-        == rationale_edits.revision(rationale_edits.read_all(store, set_id)).id
+        == rationale_edits.make_revision(rationale_edits.read_edits(store, set_id)).id
         != keys.digest()
     )

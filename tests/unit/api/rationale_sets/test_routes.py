@@ -103,7 +103,7 @@ def judge(store: Store, count: int, *, job: str = JOB, at: float = 20.0) -> None
         )
         for number in range(count)
         if number % 10
-        for _, polarity, said in rationale_edits.rationales(item(number))
+        for _, polarity, said in rationale_edits.iter_rationales(item(number))
     ]
     student = RationaleScore(
         rationale_id="x/s3/0",
@@ -178,7 +178,7 @@ def walk(client: TestClient, limit: int, **query: Any) -> list[dict[str, Any]]:
 
 def everything(count: int = 60) -> list[tuple[str, Polarity, Rationale, RationaleItem]]:
     made = [item(number) for number in range(count)]
-    return [(*said, one) for one in made for said in rationale_edits.rationales(one)]
+    return [(*said, one) for one in made for said in rationale_edits.iter_rationales(one)]
 
 
 # --- sets --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qcrd.method.training.checkpoint import State
-from qcrd.runtime.storage.store import MemoryStore, read
+from qcrd.runtime.storage.store import MemoryStore, read_object
 from services.trainer.checkpoint_store import Checkpoints
 
 
@@ -42,14 +42,14 @@ def named(store: MemoryStore, part: str) -> list[str]:
 
 
 def flip(store: MemoryStore, key: str) -> None:
-    data = bytearray(read(store, key))
+    data = bytearray(read_object(store, key))
     data[len(data) // 2] ^= 1
     store.put(key, bytes(data))
 
 
 def blob(store: MemoryStore, step: int, name: str) -> str:
     key = next(k for k in named(store, "states") if k.endswith(f"{step:08d}.json"))
-    sha = json.loads(read(store, key))["blobs"][name]
+    sha = json.loads(read_object(store, key))["blobs"][name]
     return next(k for k in named(store, "blobs") if k.endswith(sha))
 
 
@@ -90,7 +90,7 @@ def test_a_flipped_byte_falls_back_to_the_state_before(name: str) -> None:
 def test_a_damaged_manifest_and_a_missing_blob_fall_back() -> None:
     store = saved(1, 2)
     key = named(store, "states")[1]
-    store.put(key, read(store, key).replace(b'"judge_version": 3', b'"judge_version": 9'))
+    store.put(key, read_object(store, key).replace(b'"judge_version": 3', b'"judge_version": 9'))
     found, refused = checkpoints(store).load("qcrd")
     assert found is not None
     assert found.numbers["step"] == 1
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_another_spec_is_refused() -> None:
 def test_a_manifest_cut_short_is_refused() -> None:
     store = saved(1)
     key = named(store, "states")[0]
-    store.put(key, read(store, key)[:40])
+    store.put(key, read_object(store, key)[:40])
     found, refused = checkpoints(store).load("qcrd")
     assert found is None
     assert refused == ["00000001.json: its manifest cannot be read"]

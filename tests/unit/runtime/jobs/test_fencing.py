@@ -16,7 +16,7 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
-from qcrd.runtime.storage.store import MemoryStore, read
+from qcrd.runtime.storage.store import MemoryStore, read_object
 
 ID = "ftjob-" + "0" * 24
 WRITES: dict[str, Callable[[StageContext], object]] = {
@@ -44,7 +44,7 @@ class World:
 
     def unchanged(self) -> bool:
         messages = [event.message for event in self.stage.events.read(ID)]
-        return read(self.stage.store, "jobs/x") == b"fresh" and messages == ["fresh"]
+        return read_object(self.stage.store, "jobs/x") == b"fresh" and messages == ["fresh"]
 
 
 def look_due(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,7 @@ def test_a_job_that_is_done_is_told_and_archived(world: World) -> None:
     archived = store.read_record(world.store, keys.job_report_key(ID), Report)
     assert archived == job.report
     assert store.read_record(world.store, keys.job_spec_key(ID), JobSpec) == job.spec
-    lines = store.read(world.store, keys.job_events_key(ID)).splitlines()
+    lines = store.read_object(world.store, keys.job_events_key(ID)).splitlines()
     assert len(lines) == len(world.events.read(ID))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
 from qcrd.records.prompt_format import PromptFormat
-from qcrd.runtime.storage.prompt_formats import read_manner
+from qcrd.runtime.storage.prompt_formats import load_prompt_format
 from services.teacher.errors import Refused
 from services.teacher.openai.requests import Message
 from services.teacher.students.chat import Trimmed
@@ -64,12 +64,12 @@ def test_a_folder_that_is_no_student(tmp_path: Path, text: str | None, says: str
     if text is not None:
         (tmp_path / "qcrd.json").write_text(text)
     with pytest.raises(Invalid, match=says):
-        read_manner(tmp_path)
+        load_prompt_format(tmp_path)
 
 
 def test_a_folder_of_a_later_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "qcrd.json").write_text(json.dumps({**TOLD, "mood": "good"}))
-    assert read_manner(tmp_path) == PromptFormat.model_validate(TOLD)
+    assert load_prompt_format(tmp_path) == PromptFormat.model_validate(TOLD)
 
 
 @given(st.lists(st.text(alphabet="ab \n", max_size=4), max_size=8))
