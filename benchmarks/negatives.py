@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.step_fixtures import SEED, WORDS
 from qcrd.cli.stack.home import install_base_model
-from qcrd.method.prompts import EXPLAIN
+from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
 from qcrd.method.training import weight_history
@@ -46,7 +46,7 @@ def loop(student: Student, asked: list[tuple[str, str]]) -> int:
     torch.manual_seed(SEED)
     student.model.eval()
     for start in range(0, len(asked), LOOP_BATCH):
-        texts = [EXPLAIN + text for _, text in asked[start : start + LOOP_BATCH]]
+        texts = [EXPLAIN_PREFIX + text for _, text in asked[start : start + LOOP_BATCH]]
         batch = student.tokenizer(texts, padding=True, return_tensors="pt")
         with torch.no_grad():
             ids = student.model.generate(

@@ -30,7 +30,7 @@ import torch
 from benchmarks.step_fixtures import BATCH, POSITIVES, SEED, STUDENTS, Setting, setting
 from qcrd.method import losses
 from qcrd.method.judge.training_pairs import Contrast, Pair
-from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import has_bf16
 from qcrd.method.training.negative_sampler import LocalPast, ProcessPast
 from qcrd.method.training.objectives import OBJECTIVES
@@ -73,20 +73,20 @@ def naive_step(case: Setting, batch: Sequence[Lesson]) -> None:
         )
         return total / count
 
-    label = ce(PREDICT, [(item, item.label) for item in batch]).mean()
+    label = ce(PREDICT_PREFIX, [(item, item.label) for item in batch]).mean()
     sides = []
     for side in ("positives", "negatives"):
         rows = [(item, r) for item in batch for r in getattr(item, side)]
-        grid = ce(EXPLAIN, [(item, r.text) for item, r in rows]).view(len(batch), -1)
+        grid = ce(EXPLAIN_PREFIX, [(item, r.text) for item, r in rows]).view(len(batch), -1)
         s = torch.tensor([case.scores[r.id] for _, r in rows]).view(len(batch), -1)
         sides.append((grid, s))
     (pos, s_pos), (neg, s_neg) = sides
     every, luck = torch.ones_like(pos, dtype=torch.bool), torch.Generator()
-    low = losses.lowest(pos.detach(), every, s_pos, luck)
-    high = losses.highest(neg.detach(), every[:, : neg.shape[1]], s_neg, luck)
+    low = losses.weight_lowest(pos.detach(), every, s_pos, luck)
+    high = losses.weight_highest(neg.detach(), every[:, : neg.shape[1]], s_neg, luck)
     positive = losses.positive_term(pos, low, s_pos)
     negative = losses.negative_term(neg, high, s_neg, spec.delta)
-    (label + losses.contrastive(positive, negative, spec.beta) / len(batch)).backward()
+    (label + losses.contrastive_loss(positive, negative, spec.beta) / len(batch)).backward()
     student.model.zero_grad(set_to_none=True)
 
 
@@ -110,8 +110,8 @@ def hf_step(case: Setting, batch: Sequence[Lesson]) -> None:
         found: torch.Tensor = output.loss
         return found
 
-    predicted = loss(PREDICT, [item.label for item in batch])
-    explained = loss(EXPLAIN, [item.positives[0].text for item in batch])
+    predicted = loss(PREDICT_PREFIX, [item.label for item in batch])
+    explained = loss(EXPLAIN_PREFIX, [item.positives[0].text for item in batch])
     (0.5 * predicted + 0.5 * explained).backward()
     model.zero_grad(set_to_none=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
 from qcrd.method.training.objectives import OBJECTIVES
@@ -106,6 +106,6 @@ def lessons(thing: str, method: MethodName) -> list[tuple[str, str]]:
     label, reason = REASONS[thing]
     objective = OBJECTIVES[method]
     if objective.joined:
-        return [(PREDICT + question(thing), f"{reason} answer: {label}")]
-    explained = [(EXPLAIN + question(thing), reason)] * (objective.rationales != 0)
-    return [(PREDICT + question(thing), label), *explained]
+        return [(PREDICT_PREFIX + question(thing), f"{reason} answer: {label}")]
+    explained = [(EXPLAIN_PREFIX + question(thing), reason)] * (objective.rationales != 0)
+    return [(PREDICT_PREFIX + question(thing), label), *explained]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from qcrd.errors import NotFound
-from qcrd.method.answers import canonical
+from qcrd.method.answers import canonicalize
 from qcrd.method.evaluation.statistics import leaked
-from qcrd.method.prompts import question_text
+from qcrd.method.prompts import format_question
 from qcrd.method.training.step_loss import Lesson
 from qcrd.records.rationales import Question, RationaleCounts, RationaleItem
 from qcrd.records.spec import AnswerKind, MethodSpec, RationaleSpec, TaskSpec
@@ -89,7 +89,7 @@ def read(
     kept = _some(kept, validate, f"{seed}/validate")
     tested = _some([row.question for row in _rows(folder / "test.jsonl")], test, "test")
     # A leak is one whoever saw it: all training questions count, whichever were drawn.
-    stories = [question_text(dataset.task, item.question) for item in items]
+    stories = [format_question(dataset.task, item.question) for item in items]
     drawn = {item.question.id for item in taught}
     rest = [item for item in every if item.question.id not in drawn]
     return Material(
@@ -97,7 +97,7 @@ def read(
         questions={item.question.id: item.question for item in taught},
         validation=_held([item.question for item in kept], dataset.task),
         test=_held(tested, dataset.task),
-        seen=tuple(leaked(stories, [question_text(dataset.task, q) for q in tested])),
+        seen=tuple(leaked(stories, [format_question(dataset.task, q) for q in tested])),
         others=tuple(lesson(item, dataset.task) for item in _some(rest, OTHERS, f"{seed}/others")),
         counts=labelling.count(items, reused=0),
     )
@@ -116,7 +116,7 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _held(questions: Sequence[Question], task: TaskSpec) -> Held:
-    golds = [canonical(q.label or "", task, q) for q in questions]
+    golds = [canonicalize(q.label or "", task, q) for q in questions]
     both = [(q, gold) for q, gold in zip(questions, golds, strict=True) if gold is not None]
     return Held(
         tuple(q for q, _ in both),

@@ -11,7 +11,7 @@ from benchmarks.ladder import students
 from benchmarks.ladder.data import DATASETS
 from benchmarks.ladder.run import Conditions
 from benchmarks.ladder.table import Line, by, cell, cells
-from qcrd.method.prompts import EXPLAIN
+from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.loading import load_student
 from qcrd.method.training import weight_history
 from qcrd.method.training.objectives import OBJECTIVES
@@ -120,7 +120,7 @@ def temperatures(
             tag=str(temperature),
         )
         pairs = [(lesson.text, r.text) for lesson in found.lessons for r in said[lesson.id]]
-        reading = student.read([EXPLAIN + text for text, _ in pairs])
+        reading = student.read([EXPLAIN_PREFIX + text for text, _ in pairs])
         ce = sorted(student.score(reading, range(len(pairs)), [text for _, text in pairs]).tolist())
         below = sum(value < spec.loss.delta for value in ce)
         spread = (ce[0], ce[len(ce) // 2], ce[-1])

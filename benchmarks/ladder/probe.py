@@ -13,7 +13,7 @@ from qcrd.method.answers import NUMBER, parse_output
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import Contrast, Pair
-from qcrd.method.prompts import EXPLAIN
+from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.training.step_loss import Lesson
 from qcrd.records.spec import AnswerKind, JudgeSpec, TaskSpec
@@ -108,7 +108,7 @@ def picks(student: Student, lessons: Sequence[Lesson]) -> dict[str, float]:
     margin = lowest = 0.0
     for lesson in looked:
         texts = [r.text for r in lesson.positives]
-        reading = student.read([EXPLAIN + lesson.text])
+        reading = student.read([EXPLAIN_PREFIX + lesson.text])
         ce = student.score(reading, [0] * len(texts), texts).tolist()
         at = ce.index(min(ce))
         first += at == 0

@@ -14,9 +14,9 @@ from qcrd.method import arithmetic
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, TaskSpec
 
-EXPLANATION, ANSWER = "<Explanation>:", "<Answer>:"
+EXPLANATION_TAG, ANSWER_TAG = "<Explanation>:", "<Answer>:"
 
-LONGEST = 2000
+MAX_ANSWER_CHARS = 2000
 """Characters of an answer: longer ones are texts, and some of the patterns below take the square of
 the length."""
 
@@ -25,23 +25,23 @@ the length."""
 NEXT_QUESTION = re.compile(r"(?<!\s)[^\S\n]*+\n\s*+(?:Q|Question)\s*:")
 TAGGED_ANSWER = re.compile(r"<?\bAnswer>?\s*:", re.IGNORECASE)
 # "So the answer is (c) hotel.", "Therefore, the correct choice is (A) blue ball."
-SPOKEN_ANSWER = re.compile(
+ANSWER_PHRASE = re.compile(
     r"(?:(?:so|thus|hence|therefore)\b,?\s*)?\bthe\s+(?:correct\s+|final\s+|right\s+)*"
     r"(?:answer|choice|option)\s+(?:is|would be)\s*:?",
     re.IGNORECASE,
 )
-OPTION = re.compile(r"^\s*\(\s*([A-Za-z])\s*\)\s*|^\s*([A-Za-z])\s*[).:]\s+")
+LEADING_OPTION = re.compile(r"^\s*\(\s*([A-Za-z])\s*\)\s*|^\s*([A-Za-z])\s*[).:]\s+")
 OPTION_ANYWHERE = re.compile(r"\(\s*([A-Za-z])\s*\)")
 # Tokenizers that split words put spaces around punctuation: `t - shirt`.
 SPLIT_PUNCTUATION = re.compile(r"(?:(?<!\s)\s++)?([^\w\s])\s*")
-QUOTED = re.compile(r"""\W*["\u201c]([^"\u201d]+)["\u201d]""")
-ARTICLE = re.compile(r"^(?:a|an|the)\s+")
+QUOTED_TEXT = re.compile(r"""\W*["\u201c]([^"\u201d]+)["\u201d]""")
+LEADING_ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 ARITHMETIC_PREFIX = re.compile(r"^[\s$€£(]*[-+]?[\d(][\d\s()+\-*/.,\u00d7\u00f7]*")
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedOutput:
     """A rationale that is not blank and the answer it ends in, in canonical form."""
 
     rationale: str
@@ -54,96 +54,119 @@ def question_id(text: str, choices: tuple[str, ...] = ()) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()[:24]
 
 
-def parse_output(text: str, task: TaskSpec, question: Question) -> Parsed | None:
+def parse_output(text: str, task: TaskSpec, question: Question) -> ParsedOutput | None:
     """Rationale and answer of one raw output; None if either is missing or cannot be read."""
-    body = own_text(text)
-    for pattern, pick_last in ((TAGGED_ANSWER, False), (SPOKEN_ANSWER, True)):
-        if found := list(pattern.finditer(body)):
-            mark = found[-1 if pick_last else 0]
-            return _checked(body[: mark.start()], body[mark.end() :], task, question)
-    return _option_in_last_sentence(body, task, question)
+    body = clean_output(text)
+    for pattern, pick_last in ((TAGGED_ANSWER, False), (ANSWER_PHRASE, True)):
+        if matches := list(pattern.finditer(body)):
+            tag_match = matches[-1 if pick_last else 0]
+            return _make_parsed_output(
+                body[: tag_match.start()], body[tag_match.end() :], task, question
+            )
+    return _parse_option_in_last_sentence(body, task, question)
 
 
-def own_text(text: str) -> str:
+def clean_output(text: str) -> str:
     """The output without the question it ran on into and without the leading tag."""
     body = NEXT_QUESTION.split(text, maxsplit=1)[0].strip()
-    return body.removeprefix(EXPLANATION).strip()
+    return body.removeprefix(EXPLANATION_TAG).strip()
 
 
-def canonical(answer: str, task: TaskSpec, question: Question) -> str | None:
+def canonicalize(answer: str, task: TaskSpec, question: Question) -> str | None:
     """The one spelling under which equal answers are equal; None where it is none of the task's."""
-    line = answer.strip().split("\n", 1)[0].strip()
-    if len(line) > LONGEST:
+    first_line = answer.strip().split("\n", 1)[0].strip()
+    if len(first_line) > MAX_ANSWER_CHARS:
         return None
     match task.answer:
         case AnswerKind.NUMBER:
-            return _number(line)
+            return _parse_number(first_line)
         case AnswerKind.LABEL:
-            return _one_of(line, task.labels)
+            return _match_option(first_line, task.labels)
         case AnswerKind.CHOICE:
-            return _one_of(line, question.choices)
+            return _match_option(first_line, question.choices)
         case AnswerKind.TEXT:
-            quoted = QUOTED.match(line)
-            return _plain(quoted[1] if quoted else line) or None
+            quoted = QUOTED_TEXT.match(first_line)
+            return _normalize(quoted[1] if quoted else first_line) or None
 
 
-def _checked(rationale: str, answer: str, task: TaskSpec, question: Question) -> Parsed | None:
-    spelled = canonical(answer, task, question)
-    reason = rationale.strip()
-    return Parsed(reason, spelled) if spelled is not None and reason else None
+def _make_parsed_output(
+    rationale: str, answer: str, task: TaskSpec, question: Question
+) -> ParsedOutput | None:
+    canonical_answer = canonicalize(answer, task, question)
+    stripped_rationale = rationale.strip()
+    return (
+        ParsedOutput(stripped_rationale, canonical_answer)
+        if canonical_answer is not None and stripped_rationale
+        else None
+    )
 
 
-def _option_in_last_sentence(body: str, task: TaskSpec, question: Question) -> Parsed | None:
+def _parse_option_in_last_sentence(
+    body: str, task: TaskSpec, question: Question
+) -> ParsedOutput | None:
     """The one option named in the closing sentence: `…, Claire has the (A) blue present.`"""
     if task.answer not in (AnswerKind.LABEL, AnswerKind.CHOICE):
         return None
     sentences = re.split(r"(?<=[.!?])\s+|\n+", body)
-    closing = next((s for s in reversed(sentences) if s.strip()), "")
-    named = set(OPTION_ANYWHERE.findall(closing))
-    return _checked(body, f"({named.pop()})", task, question) if len(named) == 1 else None
+    last_sentence = next((s for s in reversed(sentences) if s.strip()), "")
+    letters = set(OPTION_ANYWHERE.findall(last_sentence))
+    return (
+        _make_parsed_output(body, f"({letters.pop()})", task, question)
+        if len(letters) == 1
+        else None
+    )
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     """Case, quotes, closing punctuation and a leading article do not make another answer."""
     joined = SPLIT_PUNCTUATION.sub(r"\1", text.casefold())
-    return ARTICLE.sub("", joined.strip(" \t\"'`*.,;:!?")).strip()
+    return LEADING_ARTICLE.sub("", joined.strip(" \t\"'`*.,;:!?")).strip()
 
 
-def _one_of(line: str, options: tuple[str, ...]) -> str | None:
+def _match_option(text: str, options: tuple[str, ...]) -> str | None:
     """The first option that `line` names, by its text or its letter; equal options are one."""
-    line = line.lstrip(" *_\"'")
-    plain = [_plain(option) for option in options]
-    if (said := _plain(line)) in plain:
-        return options[plain.index(said)]
-    if mark := OPTION.match(line):
-        rest = _plain(line[mark.end() :])
-        if rest in plain:
-            return options[plain.index(rest)]
-        return _by_letter((mark[1] or mark[2]).casefold(), options, plain)
+    text = text.lstrip(" *_\"'")
+    normalized_options = [_normalize(option) for option in options]
+    if (normalized := _normalize(text)) in normalized_options:
+        return options[normalized_options.index(normalized)]
+    if letter_match := LEADING_OPTION.match(text):
+        rest = _normalize(text[letter_match.end() :])
+        if rest in normalized_options:
+            return options[normalized_options.index(rest)]
+        return _match_letter(
+            (letter_match[1] or letter_match[2]).casefold(), options, normalized_options
+        )
     return None
 
 
-def _by_letter(letter: str, options: tuple[str, ...], plain: list[str]) -> str | None:
-    if letter in plain:  # labels that are letters themselves: A, B, C
-        return options[plain.index(letter)]
+def _match_letter(
+    letter: str, options: tuple[str, ...], normalized_options: list[str]
+) -> str | None:
+    if letter in normalized_options:  # labels that are letters themselves: A, B, C
+        return options[normalized_options.index(letter)]
     position = ord(letter) - ord("a")
-    if position >= len(options) or all(len(option) == 1 for option in plain):
+    if position >= len(options) or all(len(option) == 1 for option in normalized_options):
         return None
-    return options[plain.index(plain[position])]
+    return options[normalized_options.index(normalized_options[position])]
 
 
-def _number(line: str) -> str | None:
+def _parse_number(text: str) -> str | None:
     """`5 + 3 = 8 apples` is 8, `(84 / 2).` is 42, `$1,200` is 1200; two loose numbers are none."""
-    side = line.rsplit("=", 1)[-1].strip(" \t\"'`*$€£")
-    for candidate in (side, side.rstrip(".,;:!? ")):
-        if (found := arithmetic.value(candidate)) is not None:
-            return arithmetic.show(found)
-    prefix = ARITHMETIC_PREFIX.match(side)
-    if prefix and (found := arithmetic.value(prefix[0].strip(" $€£.,"))) is not None:
-        return arithmetic.show(found)
-    if any(sign in side for sign in "+*/()"):  # an expression that is no complete arithmetic
+    right_hand_side = text.rsplit("=", 1)[-1].strip(" \t\"'`*$€£")
+    for candidate in (right_hand_side, right_hand_side.rstrip(".,;:!? ")):
+        if (number := arithmetic.evaluate_expression(candidate)) is not None:
+            return arithmetic.format_number(number)
+    prefix = ARITHMETIC_PREFIX.match(right_hand_side)
+    if prefix and (number := arithmetic.evaluate_expression(prefix[0].strip(" $€£.,"))) is not None:
+        return arithmetic.format_number(number)
+    if any(
+        sign in right_hand_side for sign in "+*/()"
+    ):  # an expression that is no complete arithmetic
         return None
-    numbers = NUMBER.findall(side)
-    if len(numbers) == 1 and (found := arithmetic.value(numbers[0].rstrip(","))) is not None:
-        return arithmetic.show(found)
+    numbers = NUMBER.findall(right_hand_side)
+    if (
+        len(numbers) == 1
+        and (number := arithmetic.evaluate_expression(numbers[0].rstrip(","))) is not None
+    ):
+        return arithmetic.format_number(number)
     return None

@@ -26,48 +26,48 @@ OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = 
 }
 
 # Tokenizers that split words put spaces around a decimal point: `84. 0`.
-POINT = re.compile(r"(?<=\d)\s*\.\s*(?=\d)")
-THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+DECIMAL_POINT = re.compile(r"(?<=\d)\s*\.\s*(?=\d)")
+THOUSANDS_SEPARATOR = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
-def value(expression: str) -> Fraction | None:
+def evaluate_expression(expression: str) -> Fraction | None:
     """The value; None where it is not complete arithmetic over + - * / and parentheses."""
     text = (
-        THOUSANDS.sub("", POINT.sub(".", expression.strip()))
+        THOUSANDS_SEPARATOR.sub("", DECIMAL_POINT.sub(".", expression.strip()))
         .replace("\u00d7", "*")
         .replace("\u00f7", "/")
     )
     if not text or len(text) > MAX_CHARACTERS:
         return None
     try:
-        found = _evaluate(ast.parse(text, mode="eval").body, text)
+        result = _evaluate_node(ast.parse(text, mode="eval").body, text)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
-    size = max(found.numerator.bit_length(), found.denominator.bit_length())
-    return found if size <= MAX_BITS else None
+    bits = max(result.numerator.bit_length(), result.denominator.bit_length())
+    return result if bits <= MAX_BITS else None
 
 
-def _evaluate(node: ast.expr, text: str) -> Fraction:
+def _evaluate_node(node: ast.expr, text: str) -> Fraction:
     match node:
         case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
             # From the source, not from the float: Fraction("0.1") is exact, Fraction(0.1) is not.
-            return _exact(ast.get_source_segment(text, node) or "")
+            return _parse_literal(ast.get_source_segment(text, node) or "")
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_evaluate(operand, text)
+            return -_evaluate_node(operand, text)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _evaluate(operand, text)
+            return _evaluate_node(operand, text)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-            return OPERATORS[type(op)](_evaluate(left, text), _evaluate(right, text))
+            return OPERATORS[type(op)](_evaluate_node(left, text), _evaluate_node(right, text))
     raise ValueError(f"not arithmetic: {ast.dump(node)[:80]}")
 
 
-def _exact(number: str) -> Fraction:
+def _parse_literal(number: str) -> Fraction:
     exponent = number.lower().partition("e")[2]
     if exponent and abs(int(exponent)) > MAX_EXPONENT:
         raise ValueError(f"{number} is too large or too small to be an answer")
     return Fraction(number)
 
 
-def show(number: Fraction) -> str:
+def format_number(number: Fraction) -> str:
     """One spelling per value: `42`, `-3`, `5/2`."""
     return str(number)

@@ -17,26 +17,26 @@ def iteration_batches(
     A function of (seed, iteration) alone: every method sees the same order, and a resumed run
     continues it without having stored it. The last batch of a pass may be smaller.
     """
-    made, turn = 0, 0
-    while made < steps:
+    yielded, epoch = 0, 0
+    while yielded < steps:
         order = list(range(len(items)))
-        random.Random(f"{seed}/{iteration}/{turn}").shuffle(order)
+        random.Random(f"{seed}/{iteration}/{epoch}").shuffle(order)
         for start in range(0, len(order), batch_size):
-            if made == steps:
+            if yielded == steps:
                 return
             yield [items[i] for i in order[start : start + batch_size]]
-            made += 1
-        turn += 1
+            yielded += 1
+        epoch += 1
 
 
-def steps_per_pass(items: int, batch_size: int) -> int:
+def steps_per_epoch(items: int, batch_size: int) -> int:
     return -(-items // batch_size)
 
 
-SLACK, FEWEST = 1.25, 8
+MAX_LENGTH_RATIO, MIN_GROUP_ROWS = 1.25, 8
 
 
-def length_groups(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
     """Indices in groups of similar length, each at most `max_tokens` positions with its padding.
 
     A group of `FEWEST` rows ends where the next row is `SLACK` times as long as its shortest:
@@ -47,8 +47,8 @@ def length_groups(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]
         # Sorted ascending, so this row's length is the group's padded width.
         length, group = lengths[index], groups[-1] if groups else []
         fits = (len(group) + 1) * length <= max_tokens
-        alike = len(group) < FEWEST or length <= SLACK * lengths[group[0]]
-        if group and fits and alike:
+        similar = len(group) < MIN_GROUP_ROWS or length <= MAX_LENGTH_RATIO * lengths[group[0]]
+        if group and fits and similar:
             group.append(index)
         else:
             groups.append([index])

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from qcrd.records.spec import ManyToOneScheme
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """Label of positions that are padding (the value `F.cross_entropy` ignores by default)."""
 
-PIECE = 64
+LOGITS_CHUNK_SIZE = 64
 """Positions whose logits are compared at once where no gradient will be asked for."""
 
 
@@ -27,40 +27,40 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
     `logits` are those of the P positions of `targets` that are not `IGNORED`, row by row.
     """
-    real = targets != IGNORED
+    is_target = targets != IGNORE_INDEX
     # Without gradients nothing of a piece is kept: it is done with while it is in the cache.
-    size = len(logits) if logits.requires_grad else PIECE
-    pieces = zip(torch.split(logits, size), torch.split(targets[real], size), strict=True)
-    found = torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in pieces])
-    grid = found.new_zeros(targets.shape).masked_scatter(real, found)
-    return grid.sum(1), real.sum(1)
+    size = len(logits) if logits.requires_grad else LOGITS_CHUNK_SIZE
+    chunks = zip(torch.split(logits, size), torch.split(targets[is_target], size), strict=True)
+    token_ce = torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in chunks])
+    padded_ce = token_ce.new_zeros(targets.shape).masked_scatter(is_target, token_ce)
+    return padded_ce.sum(1), is_target.sum(1)
 
 
 # --- many-to-one: which of a question's rationales count, and how much (Table 5) --------------
 
-Weigh = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+WeightFn = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
 """(ce [N, R], mask [N, R], s [N, R], generator) -> weights [N, R]; a question without any real
 rationale has the weights 0, every other question's weights sum to 1."""
 
 
-def lowest(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+def weight_lowest(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
     return _one_hot(ce.masked_fill(~mask, torch.inf).argmin(1), mask)
 
 
-def highest(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+def weight_highest(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
     return _one_hot(ce.masked_fill(~mask, -torch.inf).argmax(1), mask)
 
 
-def sampled(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
-    luck = torch.rand(mask.shape, generator=generator).to(mask.device)
-    return _one_hot(luck.masked_fill(~mask, -1).argmax(1), mask)
+def weight_sampled(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.rand(mask.shape, generator=generator).to(mask.device)
+    return _one_hot(noise.masked_fill(~mask, -1).argmax(1), mask)
 
 
-def mean(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+def weight_uniform(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
     return mask / mask.sum(1, keepdim=True).clamp(min=1)
 
 
-def by_score(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+def weight_by_score(ce: Tensor, mask: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
     """In proportion to the quality that the term rewards: s for positives, 1 - s for negatives."""
     weights = s * mask
     return weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(s.dtype).tiny)
@@ -70,12 +70,12 @@ def _one_hot(index: Tensor, mask: Tensor) -> Tensor:
     return F.one_hot(index, mask.shape[1]) * mask
 
 
-SCHEMES: Mapping[ManyToOneScheme, tuple[Weigh, Weigh]] = {
-    ManyToOneScheme.MIN_MAX: (lowest, highest),
-    ManyToOneScheme.MAX_MIN: (highest, lowest),
-    ManyToOneScheme.SAMPLING: (sampled, sampled),
-    ManyToOneScheme.MEAN: (mean, mean),
-    ManyToOneScheme.WEIGHTED_MEAN: (by_score, by_score),
+SCHEMES: Mapping[ManyToOneScheme, tuple[WeightFn, WeightFn]] = {
+    ManyToOneScheme.MIN_MAX: (weight_lowest, weight_highest),
+    ManyToOneScheme.MAX_MIN: (weight_highest, weight_lowest),
+    ManyToOneScheme.SAMPLING: (weight_sampled, weight_sampled),
+    ManyToOneScheme.MEAN: (weight_uniform, weight_uniform),
+    ManyToOneScheme.WEIGHTED_MEAN: (weight_by_score, weight_by_score),
 }
 """Scheme -> (how positives are weighed, how negatives are)."""
 
@@ -96,12 +96,12 @@ def negative_term(ce: Tensor, weights: Tensor, s: Tensor, delta: float) -> Tenso
     return (weights * (1 - s.detach()) * (ce - delta).clamp(max=0)).sum()
 
 
-def contrastive(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
+def contrastive_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
     """Eq. 3 before its division by N: L_pos - β · L_neg."""
     return positive - beta * negative
 
 
-def lower_bound(alpha2: float, beta: float, delta: float) -> float:
+def loss_lower_bound(alpha2: float, beta: float, delta: float) -> float:
     """No loss of eq. 8 can be under it: L_pred and L_pos are at least 0, L_neg at least -δ.
 
     The negative term enters as -β · L_neg, so it only adds; the bound is 0 less rounding. A value
@@ -113,7 +113,7 @@ def lower_bound(alpha2: float, beta: float, delta: float) -> float:
 # --- the judge's loss --------------------------------------------------------------------------
 
 
-def judge_paper(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
+def paper_judge_loss(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
     """Eq. 2, summed over questions: -log(Σ_j exp s_j^pos / Σ_j exp s_j^neg).
 
     Scores [N, R] in (0, 1): that alone bounds the loss. Questions that lack a side count 0.
@@ -122,19 +122,19 @@ def judge_paper(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) ->
     return (_log_sum_exp(neg, neg_mask) - _log_sum_exp(pos, pos_mask))[both].sum()
 
 
-def judge_infonce(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
+def infonce_judge_loss(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
     """Eq. 2 with the positives in the denominator too; never below 0."""
     both = pos_mask.any(1) & neg_mask.any(1)
-    every = _log_sum_exp(torch.cat((pos, neg), 1), torch.cat((pos_mask, neg_mask), 1))
-    return (every - _log_sum_exp(pos, pos_mask))[both].sum()
+    log_sum_all = _log_sum_exp(torch.cat((pos, neg), 1), torch.cat((pos_mask, neg_mask), 1))
+    return (log_sum_all - _log_sum_exp(pos, pos_mask))[both].sum()
 
 
-def judge_bce(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
+def bce_judge_loss(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
     """Binary cross entropy, the mean over each question's rationales, summed over questions."""
-    right = -(pos.log().masked_fill(~pos_mask, 0).sum(1))
-    wrong = -((1 - neg).log().masked_fill(~neg_mask, 0).sum(1))
+    positive_loss = -(pos.log().masked_fill(~pos_mask, 0).sum(1))
+    negative_loss = -((1 - neg).log().masked_fill(~neg_mask, 0).sum(1))
     count = pos_mask.sum(1) + neg_mask.sum(1)
-    return ((right + wrong) / count.clamp(min=1)).sum()
+    return ((positive_loss + negative_loss) / count.clamp(min=1)).sum()
 
 
 def _log_sum_exp(s: Tensor, mask: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def _log_sum_exp(s: Tensor, mask: Tensor) -> Tensor:
 
 
 JUDGE_LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    "paper": judge_paper,
-    "infonce": judge_infonce,
-    "bce": judge_bce,
+    "paper": paper_judge_loss,
+    "infonce": infonce_judge_loss,
+    "bce": bce_judge_loss,
 }

@@ -12,7 +12,7 @@ from qcrd.records.rationales import Rationale, Vote
 PositiveRule = Literal["majority", "gold", "majority_and_gold"]
 
 
-def vote(answers: Sequence[str | None], salt: str = "") -> Vote:
+def majority_vote(answers: Sequence[str | None], salt: str = "") -> Vote:
     """Majority of the parsed answers; None entries are unparseable outputs and do not vote.
 
     The order of the answers does not matter. A tie is marked as one and broken by a digest of
@@ -33,18 +33,22 @@ def vote(answers: Sequence[str | None], salt: str = "") -> Vote:
     )
 
 
-def split(
-    rationales: Sequence[Rationale], ballot: Vote, rule: PositiveRule, gold: str | None
+def split_rationales(
+    rationales: Sequence[Rationale], vote_result: Vote, rule: PositiveRule, gold: str | None
 ) -> tuple[tuple[Rationale, ...], tuple[Rationale, ...]]:
     """(S_pos, teacher negatives). Every rationale is in exactly one of them, in its given order."""
 
-    def positive(rationale: Rationale) -> bool:
-        majority = rationale.answer is not None and rationale.answer == ballot.answer
-        right = rationale.answer is not None and rationale.answer == gold
-        return {"majority": majority, "gold": right, "majority_and_gold": majority and right}[rule]
+    def is_positive(rationale: Rationale) -> bool:
+        matches_majority = rationale.answer is not None and rationale.answer == vote_result.answer
+        matches_gold = rationale.answer is not None and rationale.answer == gold
+        return {
+            "majority": matches_majority,
+            "gold": matches_gold,
+            "majority_and_gold": matches_majority and matches_gold,
+        }[rule]
 
-    positives = tuple(r for r in rationales if positive(r))
-    negatives = tuple(r for r in rationales if not positive(r))
+    positives = tuple(r for r in rationales if is_positive(r))
+    negatives = tuple(r for r in rationales if not is_positive(r))
     return positives, negatives
 
 

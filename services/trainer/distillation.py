@@ -10,7 +10,7 @@ from qcrd.errors import QcrdError
 from qcrd.method.evaluation import predict
 from qcrd.method.evaluation.statistics import compare, leaked, repeated, wilson
 from qcrd.method.judge.model import JudgePort
-from qcrd.method.prompts import question_text
+from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.loading import load_student, weights_like
 from qcrd.method.training.distributed import Crew
@@ -178,7 +178,7 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
 def _repetitions(known: Knowledge, task: TaskSpec) -> tuple[list[bool], list[bool]]:
     """Which test questions occur in training as they are, and which under other numbers."""
     trained = [lesson.text for lesson in known.lessons]
-    tested = [question_text(task, item.question) for item in known.test]
+    tested = [format_question(task, item.question) for item in known.test]
     return repeated(trained, tested), leaked(trained, tested)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid
-from qcrd.method.answers import canonical
+from qcrd.method.answers import canonicalize
 from qcrd.method.student.base import Student
 from qcrd.records.rationales import Question
 from qcrd.records.spec import JobSpec, TaskSpec
@@ -52,7 +52,7 @@ def _sayable(student: Student, label: str, ids: list[int], task: TaskSpec, asked
     read_back = str(student.tokenizer.decode(ids, skip_special_tokens=True)).strip()
     if student.tokenizer.unk_token_id in ids:
         became = "has characters or words that are unknown to it"
-    elif canonical(read_back, task, asked) != canonical(label, task, asked):
+    elif canonicalize(read_back, task, asked) != canonicalize(label, task, asked):
         became = f"reads back as {read_back[:SHOWN]!r}"
     else:
         return

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from qcrd import __version__
-from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.lora import merged
 from qcrd.method.training.objectives import OBJECTIVES
@@ -42,8 +42,8 @@ def manner(job: Job, student: Student) -> PromptFormat:
     settings = job.spec.settings
     trained_on = OBJECTIVES[job.spec.method]
     return PromptFormat(
-        predict=PREDICT,
-        explain=EXPLAIN if trained_on.rationales != 0 else None,
+        predict=PREDICT_PREFIX,
+        explain=EXPLAIN_PREFIX if trained_on.rationales != 0 else None,
         suffix=student.suffix,
         max_label_tokens=settings.hyperparameters.max_label_tokens,
         max_rationale_tokens=settings.hyperparameters.max_rationale_tokens,
@@ -88,7 +88,7 @@ def card(job: Job, report: Report) -> str:
             "",
             "## Ask it",
             "",
-            f"`{PREDICT}<question>` answers with the label; `{EXPLAIN}<question>` with a rationale "
+            f"`{PREDICT_PREFIX}<question>` answers with the label; `{EXPLAIN_PREFIX}<question>` with a rationale "
             f"(only students that learned rationales). `{PROMPT_FORMAT_FILE}` holds both prefixes.",
             "",
             "## Measured on the test set",

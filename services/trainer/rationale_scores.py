@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from qcrd.method.judge.model import JudgePort
-from qcrd.method.prompts import question_text
+from qcrd.method.prompts import format_question
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationale_annotations import (
     Polarity,
@@ -61,7 +61,7 @@ def _of_the_set(
     corrections = rationale_edits.fold_edits(revision.edits)
     for key in manifest.shards:
         for item in read_lines(store, key, RationaleItem):
-            text = question_text(task, item.question)
+            text = format_question(task, item.question)
             for name, polarity, rationale in rationale_edits.iter_rationales(item):
                 yield (
                     text,

@@ -12,7 +12,7 @@ from qcrd.errors import Interrupted
 from qcrd.method.evaluation import predict
 from qcrd.method.judge.health import collapsed
 from qcrd.method.judge.model import JudgePort
-from qcrd.method.prompts import PREDICT, question_text
+from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training.checkpoint import State, capture, restore
 from qcrd.method.training.distributed import Crew
@@ -110,7 +110,9 @@ def train(
 def validation_score(student: Student, held: Held, plan: Plan) -> Score:
     """Accuracy, then minus the labels' mean cross entropy: small sets tie often."""
     right = predict.accuracy(_answers(student, held, plan)).accuracy
-    texts = [PREDICT + question_text(plan.spec.task, question) for question in held.questions]
+    texts = [
+        PREDICT_PREFIX + format_question(plan.spec.task, question) for question in held.questions
+    ]
     total = 0.0
     for start in range(0, len(texts), 64):
         rows = slice(start, start + 64)

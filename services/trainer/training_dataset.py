@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from qcrd.errors import Invalid
-from qcrd.method.prompts import question_text
+from qcrd.method.prompts import format_question
 from qcrd.method.training.step_loss import Lesson
 from qcrd.records.rationale_annotations import Revision
 from qcrd.records.rationales import Question, RationaleItem, RationaleManifest, TestItem
@@ -101,7 +101,7 @@ def _same_file(manifest: RationaleManifest, spec: JobSpec) -> None:
 def lesson(item: RationaleItem, task: TaskSpec) -> Lesson:
     return Lesson(
         id=item.question.id,
-        text=question_text(task, item.question),
+        text=format_question(task, item.question),
         label=item.label or "",
         gold=_gold(item) or "",
         positives=item.positives,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from qcrd.method.answers import canonical
+from qcrd.method.answers import canonicalize
 from qcrd.method.evaluation.statistics import wilson
-from qcrd.method.prompts import PREDICT, question_text
+from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.records.job import Accuracy
 from qcrd.records.prompt_format import ANSWER_MARKER
@@ -30,13 +30,13 @@ def predict(
     """Greedy answers under the predict task. `golds` are canonical; `joined` students explain
     first, and what follows their last answer mark counts."""
     texts = student.generate(
-        [PREDICT + question_text(task, question) for question in questions],
+        [PREDICT_PREFIX + format_question(task, question) for question in questions],
         max_new_tokens=max_new_tokens,
     )
     made = []
     for question, gold, text in zip(questions, golds, texts, strict=True):
         said = ANSWER_MARKER.split(text)[-1] if joined else text
-        answer = canonical(said, task, question)
+        answer = canonicalize(said, task, question)
         made.append(
             Prediction(
                 question_id=question.id, text=text, answer=answer, gold=gold, right=answer == gold

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qcrd.method.batching import length_groups
+from qcrd.method.batching import group_by_length
 from qcrd.method.judge.health import health
 from qcrd.method.judge.training_pairs import Contrast, Pair, balanced, held_back
 from qcrd.method.losses import JUDGE_LOSSES
@@ -56,7 +56,7 @@ class Judge(nn.Module):
         )
         rows: list[list[int]] = batch["input_ids"]
         order, parts = [], []
-        for group in length_groups([len(row) for row in rows], max_tokens=64 * self.max_tokens):
+        for group in group_by_length([len(row) for row in rows], max_tokens=64 * self.max_tokens):
             width = max(len(rows[i]) for i in group)
             pad = self.tokenizer.pad_token_id or 0
             ids = torch.tensor([rows[i] + [pad] * (width - len(rows[i])) for i in group])

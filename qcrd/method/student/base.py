@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qcrd.method.batching import length_groups
-from qcrd.method.losses import IGNORED, token_cross_entropy
+from qcrd.method.batching import group_by_length
+from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
 
 Weights = Mapping[str, Tensor]
 
@@ -106,7 +106,7 @@ class Student(ABC):
         `owner[m]` is the row of `reading` that target m belongs to.
         """
         rows = [self._target_ids(target)[: self.max_target_tokens] for target in targets]
-        groups = length_groups([len(row) for row in rows], max_tokens=TARGET_TOKENS)
+        groups = group_by_length([len(row) for row in rows], max_tokens=TARGET_TOKENS)
         with self._autocast():  # around all groups, so that weights are cast once
             parts = [
                 self._cross_entropy(reading, [owner[i] for i in group], [rows[i] for i in group])
@@ -120,13 +120,13 @@ class Student(ABC):
         self, reading: Reading, owner: Sequence[int], rows: Sequence[list[int]]
     ) -> tuple[Tensor, Tensor]:
         width = max(map(len, rows))
-        ids = torch.full((len(rows), width), IGNORED, device=self.device)
+        ids = torch.full((len(rows), width), IGNORE_INDEX, device=self.device)
         for line, row in zip(ids, rows, strict=True):
             line[: len(row)] = torch.tensor(row, device=self.device)
         self._count(self._writer_parameters, ids)
         picked = reading.rows(torch.tensor(owner, device=self.device))
-        with self._autocast(), self._head_at(ids != IGNORED):
-            logits = self._logits(picked, ids.clamp(min=0), (ids != IGNORED).long())
+        with self._autocast(), self._head_at(ids != IGNORE_INDEX):
+            logits = self._logits(picked, ids.clamp(min=0), (ids != IGNORE_INDEX).long())
         return token_cross_entropy(logits, ids)
 
     def _autocast(self) -> torch.autocast:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qcrd.method.losses import Weigh
+from qcrd.method.losses import WeightFn
 from qcrd.records.rationales import Rationale
 
 
@@ -46,7 +46,7 @@ class Slate:
     def weigh(
         self,
         ce: Tensor,
-        scheme: Weigh,
+        scheme: WeightFn,
         generator: torch.Generator,
         *,
         quality: Callable[[Tensor], Tensor],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcrd.method.batching import steps_per_pass
+from qcrd.method.batching import steps_per_epoch
 from qcrd.method.training.objectives import OBJECTIVES, Objective
 from qcrd.records.spec import MethodSpec
 
@@ -42,5 +42,5 @@ def plan(
 ) -> Plan:
     """The schedule of `spec` for `lessons` training questions."""
     hyper = spec.hyperparameters
-    per_iteration = hyper.iteration_steps or steps_per_pass(lessons, hyper.batch_size)
+    per_iteration = hyper.iteration_steps or steps_per_epoch(lessons, hyper.batch_size)
     return Plan(method, spec, seed, per_iteration, per_iteration * hyper.iterations, flops)

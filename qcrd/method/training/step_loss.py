@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qcrd.method import losses
 from qcrd.method.evaluation.predict import JOINT
-from qcrd.method.prompts import EXPLAIN, PREDICT
+from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Reading, Student
 from qcrd.method.training.candidates import Slate
 from qcrd.method.training.objectives import Objective
@@ -77,7 +77,7 @@ def _label_term(
     if not batch:
         summed(0)
         return torch.zeros((), device=student.device)
-    reading = student.read([PREDICT + lesson.text for lesson in batch])
+    reading = student.read([PREDICT_PREFIX + lesson.text for lesson in batch])
     total, count = student.cross_entropy(reading, range(len(batch)), targets)
     return total.sum() / summed(count.sum().item())
 
@@ -102,7 +102,7 @@ def _contrast_term(
     count = summed(len(rows))
     if not rows:
         return torch.zeros((), device=student.device), {"positive": 0.0, "negative": 0.0}
-    reading = student.read([EXPLAIN + lesson.text for lesson in rows])
+    reading = student.read([EXPLAIN_PREFIX + lesson.text for lesson in rows])
     weigh_pos, weigh_neg = losses.SCHEMES[spec.scheme]
     pos = Slate([lesson.positives[: objective.rationales] for lesson in rows], scores, missing=1.0)
     neg = Slate(
@@ -119,7 +119,7 @@ def _contrast_term(
     w_pos, s_pos, w_neg, s_neg = (column.to(ce.device) for column in picks)
     positive = losses.positive_term(ce[:cut], w_pos, s_pos)
     negative = losses.negative_term(ce[cut:], w_neg, s_neg, spec.delta)
-    total = losses.contrastive(positive, negative, spec.beta) / count
+    total = losses.contrastive_loss(positive, negative, spec.beta) / count
     parts = {"positive": positive.item() / count, "negative": negative.item() / count}
     return total, parts
 

@@ -17,7 +17,7 @@ from qcrd.errors import Diverged
 from qcrd.method.batching import iteration_batches
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.judge.training_pairs import Contrast, contrast
-from qcrd.method.losses import lower_bound
+from qcrd.method.losses import loss_lower_bound
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import weight_history
 from qcrd.method.training.distributed import Crew
@@ -284,7 +284,7 @@ class Trainer:
             if not math.isfinite(value):
                 raise Diverged(self._advice(f"the term `{name}`", value))
         spec, loss = self.plan.spec.loss, parts["loss"]
-        if loss < lower_bound(spec.alpha[1], spec.beta, spec.delta):
+        if loss < loss_lower_bound(spec.alpha[1], spec.beta, spec.delta):
             raise Diverged(self._advice("the loss", loss))
 
     def _advice(self, what: str, value: float) -> str:

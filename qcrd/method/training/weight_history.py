@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from qcrd.method.prompts import EXPLAIN
+from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student, Weights
 from qcrd.records.rationales import Rationale, RationaleSource
 
@@ -64,7 +64,7 @@ def sample(
     """
     asked = [(key, text) for key, text in questions for _ in range(n)]
     texts = sampler.generate(
-        [EXPLAIN + text for _, text in asked],
+        [EXPLAIN_PREFIX + text for _, text in asked],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qcrd.errors import QcrdError
-from qcrd.method.prompts import teacher_prompt
+from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.job import Usage
 from qcrd.records.rationales import Question
 from qcrd.runtime.jobs.stage_context import StageContext
@@ -165,7 +165,7 @@ def generate(
     spec = stage.job.spec.settings
     sampling = Sampling.of(spec.rationales)
     plan = {
-        question.id: [Wanted(teacher_prompt(spec.task, question), n) for n in range(samples)]
+        question.id: [Wanted(build_teacher_prompt(spec.task, question), n) for n in range(samples)]
         for question, samples in asked(spec.rationales, training, test)
     }
     wanted = {sample.key: sample for samples in plan.values() for sample in samples}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from qcrd.method.answers import Parsed, canonical, parse_output
-from qcrd.method.self_consistency import split, vote
+from qcrd.method.answers import ParsedOutput, canonicalize, parse_output
+from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.records.rationales import (
     Question,
     Rationale,
@@ -25,9 +25,9 @@ Outputs = Mapping[str, tuple[str, ...]]
 def item(question: Question, outputs: Sequence[str], spec: MethodSpec) -> RationaleItem:
     gold = _gold(question, spec)
     parsed = [_parsed(output, question, gold, spec) for output in outputs]
-    ballot = vote([one.answer if one else None for one in parsed], salt=question.id)
+    ballot = majority_vote([one.answer if one else None for one in parsed], salt=question.id)
     rationales = [_rationale(question, one) for one in parsed if one]
-    positives, negatives = split(rationales, ballot, spec.rationales.positive_rule, gold)
+    positives, negatives = split_rationales(rationales, ballot, spec.rationales.positive_rule, gold)
     return RationaleItem(
         question=question,
         label=question.label if spec.label_mode == "gold" else ballot.answer,
@@ -77,24 +77,26 @@ def shares(counts: RationaleCounts) -> dict[str, Any]:
 
 
 def _gold(question: Question, spec: MethodSpec) -> str | None:
-    return None if question.label is None else canonical(question.label, spec.task, question)
+    return None if question.label is None else canonicalize(question.label, spec.task, question)
 
 
 def _vote(question: Question, outputs: Sequence[str], spec: MethodSpec) -> Vote:
     parsed = [parse_output(output, spec.task, question) for output in outputs]
-    return vote([one.answer if one else None for one in parsed], salt=question.id)
+    return majority_vote([one.answer if one else None for one in parsed], salt=question.id)
 
 
-def _parsed(output: str, question: Question, gold: str | None, spec: MethodSpec) -> Parsed | None:
+def _parsed(
+    output: str, question: Question, gold: str | None, spec: MethodSpec
+) -> ParsedOutput | None:
     parsed = parse_output(output, spec.task, question)
     trusted = spec.rationales.import_file and spec.rationales.imported_answer == "label"
     if not trusted or gold is None or (parsed and parsed.answer == gold):
         return parsed
     # The source kept only outputs that end in the label, in whatever words.
-    return Parsed(output.strip(), gold) if output.strip() else None
+    return ParsedOutput(output.strip(), gold) if output.strip() else None
 
 
-def _rationale(question: Question, parsed: Parsed) -> Rationale:
+def _rationale(question: Question, parsed: ParsedOutput) -> Rationale:
     """Equal texts share an id, and so the judge's score."""
     return Rationale(
         id=digest(question.id, parsed.rationale),

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from qcrd.errors import QcrdError
-from qcrd.method.prompts import teacher_prompt
+from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.rationales import Question
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.keys import digest
@@ -175,7 +175,7 @@ def _counted(store: Store, spec: JobSpec) -> Iterator[tuple[str, int]]:
     """Each prompt, and how many samples of it are wanted."""
     training, test = (_questions(store, file) for file in (spec.training_file, spec.test_file))
     for question, samples in sampling_plan.asked(spec.settings.rationales, training, test):
-        yield teacher_prompt(spec.settings.task, question), samples
+        yield build_teacher_prompt(spec.settings.task, question), samples
 
 
 def _questions(store: Store, file: str | None) -> Iterator[Question]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.method.answers import canonical
+from qcrd.method.answers import canonicalize
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.spec import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.storage.store import Store
@@ -188,7 +188,7 @@ def _fitting(rows: Iterable[Row], task: TaskSpec, param: str, gold: bool) -> int
 
 def _labelled(row: Row, task: TaskSpec, param: str) -> None:
     label = row.question.label
-    if label is not None and canonical(label, task, row.question) is None:
+    if label is not None and canonicalize(label, task, row.question) is None:
         raise wrong(
             row.line,
             f"label {label[:80]!r} is not {_expected(task, row)} (in `{param}`)",

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 
-from qcrd.method.answers import ANSWER
+from qcrd.method.answers import ANSWER_TAG
 from services.api.rationale_sets.schemas import Item
 
 CHUNK = 64 << 10
@@ -49,4 +49,4 @@ def _question(kept: list[Item]) -> dict[str, object]:
 
 
 def _output(item: Item) -> str:
-    return item.text if item.answer is None else f"{item.text}\n{ANSWER} {item.answer}"
+    return item.text if item.answer is None else f"{item.text}\n{ANSWER_TAG} {item.answer}"

@@ -7,7 +7,7 @@ import time
 
 import httpx2
 
-from qcrd.method.prompts import question_text
+from qcrd.method.prompts import format_question
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationale_annotations import RationaleEdit, RationaleScore, RationaleScoreManifest
 from qcrd.records.rationales import RationaleSource
@@ -102,7 +102,7 @@ def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site) -> None
     assert all(s.text for s in students)
     # The service says the same of the same text.
     trout = item("trout", 4)
-    asked = (question_text(WANTED.settings.task, trout.question), trout.positives[0].text)
+    asked = (format_question(WANTED.settings.task, trout.question), trout.positives[0].text)
     answer = httpx2.post(
         f"{TrainerSettings().discriminator_url}/v1/judges/{job.id}/score", json={"pairs": [asked]}
     ).json()

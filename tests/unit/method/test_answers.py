@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.method import arithmetic
-from qcrd.method.answers import canonical, parse_output, question_id
-from qcrd.method.prompts import question_text, teacher_prompt
-from qcrd.method.self_consistency import split, vote
+from qcrd.method.answers import canonicalize, parse_output, question_id
+from qcrd.method.prompts import build_teacher_prompt, format_question
+from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.records.rationales import Question, Rationale
 from qcrd.records.spec import AnswerKind, FewShotExample, TaskSpec
 
@@ -46,7 +46,7 @@ BRIDGES = Question(id="q", text="?", choices=("bus depot", "bridge", "beach", "b
     ],
 )
 def test_arithmetic(expression: str, value: int | Fraction | None) -> None:
-    assert arithmetic.value(expression) == value
+    assert arithmetic.evaluate_expression(expression) == value
 
 
 @given(
@@ -59,7 +59,7 @@ def test_arithmetic(expression: str, value: int | Fraction | None) -> None:
     )
 )
 def test_arithmetic_agrees_with_python(expression: str) -> None:
-    assert arithmetic.value(expression) == eval(expression)
+    assert arithmetic.evaluate_expression(expression) == eval(expression)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_arithmetic_agrees_with_python(expression: str) -> None:
     ],
 )
 def test_canonical(task: TaskSpec, question: Question, said: str, expected: str | None) -> None:
-    assert canonical(said, task, question) == expected
+    assert canonicalize(said, task, question) == expected
 
 
 def test_an_output_runs_on_into_a_question_of_its_own() -> None:
@@ -134,7 +134,7 @@ answers = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=9)
 def test_the_vote_ignores_order(given_answers: list[str | None], rng: object) -> None:
     shuffled = list(given_answers)
     rng.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert vote(shuffled, "q") == vote(given_answers, "q")
+    assert majority_vote(shuffled, "q") == majority_vote(given_answers, "q")
 
 
 @given(answers, st.sampled_from(["majority", "gold", "majority_and_gold"]))
@@ -144,8 +144,8 @@ def test_no_rationale_is_lost_or_doubled(given_answers: list[str | None], rule: 
         for i, answer in enumerate(given_answers)
         if answer is not None
     ]
-    ballot = vote(given_answers, "q")
-    positives, negatives = split(rationales, ballot, rule, "a")  # type: ignore[arg-type]
+    ballot = majority_vote(given_answers, "q")
+    positives, negatives = split_rationales(rationales, ballot, rule, "a")  # type: ignore[arg-type]
     assert Counter(r.id for r in (*positives, *negatives)) == Counter(r.id for r in rationales)
     if rule == "majority" and rationales:
         assert {r.answer for r in positives} == {ballot.answer}
@@ -154,11 +154,11 @@ def test_no_rationale_is_lost_or_doubled(given_answers: list[str | None], rule: 
 
 def test_margin_and_ties() -> None:
     """a a b: lead 1 of 3 votes; a b: lead 0, a tie that the digest breaks."""
-    assert vote(["a", "a", "b"]).margin == pytest.approx(1 / 3)
-    tie = vote(["a", "b", None])
+    assert majority_vote(["a", "a", "b"]).margin == pytest.approx(1 / 3)
+    tie = majority_vote(["a", "b", None])
     assert tie.tie
     assert tie.unparseable == 1
-    winners = {vote(["a", "b"], salt=str(i)).answer for i in range(20)}
+    winners = {majority_vote(["a", "b"], salt=str(i)).answer for i in range(20)}
     assert winners == {"a", "b"}
 
 
@@ -167,11 +167,11 @@ def test_the_prompt_ends_where_the_explanation_begins() -> None:
         instruction="Name the kind.",
         examples=(FewShotExample(question="A pear?", explanation="It grows.", answer="fruit"),),
     )
-    assert teacher_prompt(task, Question(id="q", text="A trout?")) == (
+    assert build_teacher_prompt(task, Question(id="q", text="A trout?")) == (
         "Name the kind.\n\nQuestion: A pear?\n<Explanation>: It grows.\n<Answer>: fruit\n\n"
         "Question: A trout?\n<Explanation>:"
     )
-    assert question_text(CHOICE, BRIDGES).endswith("(c) beach\n(d) bridge")
+    assert format_question(CHOICE, BRIDGES).endswith("(c) beach\n(d) bridge")
 
 
 def test_question_ids_depend_on_text_and_choices() -> None:

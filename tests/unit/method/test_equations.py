@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qcrd.method import losses
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import Contrast
-from qcrd.method.self_consistency import split, vote
+from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import plan
 from qcrd.method.training.step_loss import Lesson, step_terms
@@ -58,9 +58,9 @@ def test_positive_rules(rule: Any, gold: str | None, positives: list[int]) -> No
         Rationale(id=str(i), question_id="q", text="r", answer=answer)
         for i, answer in enumerate(SAID)
     ]
-    ballot = vote(SAID, "q")
+    ballot = majority_vote(SAID, "q")
     assert (ballot.answer, ballot.margin) == ("a", 1 / 4)
-    found, rest = split(made, ballot, rule, gold)
+    found, rest = split_rationales(made, ballot, rule, gold)
     assert [int(r.id) for r in found] == positives
     assert [int(r.id) for r in rest] == [i for i in range(5) if i not in positives]
 
@@ -192,7 +192,7 @@ def test_eqs_3_6_7_by_scheme(scheme: ManyToOneScheme, positive: float, negative:
     neg = losses.negative_term(CE, for_negatives(CE, MASK, (1 - S) * MASK, luck), S, delta=6.0)
     assert pos.item() == pytest.approx(positive)
     assert neg.item() == pytest.approx(negative)
-    total = losses.contrastive(pos, neg, beta=0.2) / 2
+    total = losses.contrastive_loss(pos, neg, beta=0.2) / 2
     assert total.item() == pytest.approx((positive - 0.2 * negative) / 2)
 
 
@@ -213,7 +213,7 @@ def test_eqs_6_7_by_sampling() -> None:
 
 def test_the_bound_under_eq8() -> None:
     """-α2 · β · δ = -.5 · .2 · 3."""
-    assert losses.lower_bound(0.5, 0.2, 3.0) == pytest.approx(-0.3)
+    assert losses.loss_lower_bound(0.5, 0.2, 3.0) == pytest.approx(-0.3)
 
 
 # --- eq. 8 per method -----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ LUCK = torch.Generator().manual_seed(0)
 def test_token_cross_entropy_counts_only_real_tokens() -> None:
     """Uniform over 4 tokens: each costs ln 4; two real tokens and one padding: 2 ln 4 and 2."""
     total, count = losses.token_cross_entropy(
-        torch.zeros(2, 4), torch.tensor([[1, 2, losses.IGNORED]])
+        torch.zeros(2, 4), torch.tensor([[1, 2, losses.IGNORE_INDEX]])
     )
     assert total.item() == pytest.approx(2 * math.log(4))
     assert count.tolist() == [2]
@@ -31,16 +31,16 @@ def test_token_cross_entropy_counts_only_real_tokens() -> None:
     ("scheme", "expected"),
     [
         # rows' picks: min 1.0 and 3.0 (the masked 0.0 does not count)
-        (losses.lowest, [[1, 0, 0], [1, 0, 0]]),
+        (losses.weight_lowest, [[1, 0, 0], [1, 0, 0]]),
         # max 4.0 and 5.0
-        (losses.highest, [[0, 0, 1], [0, 1, 0]]),
+        (losses.weight_highest, [[0, 0, 1], [0, 1, 0]]),
         # a third each; a half each
-        (losses.mean, [[1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]]),
+        (losses.weight_uniform, [[1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]]),
         # .5/.8/.2 over 1.5; .9/.6 over 1.5
-        (losses.by_score, [[1 / 3, 8 / 15, 2 / 15], [0.6, 0.4, 0]]),
+        (losses.weight_by_score, [[1 / 3, 8 / 15, 2 / 15], [0.6, 0.4, 0]]),
     ],
 )
-def test_schemes_by_hand(scheme: losses.Weigh, expected: list[list[float]]) -> None:
+def test_schemes_by_hand(scheme: losses.WeightFn, expected: list[list[float]]) -> None:
     weights = scheme(CE, MASK, S, LUCK)
     torch.testing.assert_close(weights.float(), torch.tensor(expected, dtype=torch.float))
 
@@ -48,7 +48,7 @@ def test_schemes_by_hand(scheme: losses.Weigh, expected: list[list[float]]) -> N
 def test_sampling_picks_one_real_rationale_and_reaches_all_of_them() -> None:
     seen = torch.zeros_like(CE)
     for _ in range(200):
-        weights = losses.sampled(CE, MASK, S, LUCK)
+        weights = losses.weight_sampled(CE, MASK, S, LUCK)
         assert weights.sum(1).tolist() == [1, 1]
         seen += weights
     assert (seen > 0).tolist() == MASK.tolist()
@@ -56,16 +56,16 @@ def test_sampling_picks_one_real_rationale_and_reaches_all_of_them() -> None:
 
 def test_eq6_positive_term() -> None:
     """MinMax: 0.5 * 1.0 + 0.9 * 3.0 = 3.2."""
-    weights = losses.lowest(CE, MASK, S, LUCK)
+    weights = losses.weight_lowest(CE, MASK, S, LUCK)
     assert losses.positive_term(CE, weights, S).item() == pytest.approx(3.2)
 
 
 def test_eq7_negative_term() -> None:
     """MinMax picks 4.0 and 5.0, both past delta 3: 0. MaxMin picks 1.0 and 3.0:
     (1 - 0.5) * (1 - 3) + (1 - 0.9) * 0 = -1."""
-    highest = losses.highest(CE, MASK, S, LUCK)
+    highest = losses.weight_highest(CE, MASK, S, LUCK)
     assert losses.negative_term(CE, highest, S, delta=3.0).item() == 0
-    lowest = losses.lowest(CE, MASK, S, LUCK)
+    lowest = losses.weight_lowest(CE, MASK, S, LUCK)
     assert losses.negative_term(CE, lowest, S, delta=3.0).item() == pytest.approx(-1.0)
 
 
@@ -73,14 +73,14 @@ def test_eq3_negative_with_ce_1_adds_0_4() -> None:
     """CE 1 under delta 3 and judge score 0: min(1 - 3, 0) = -2, times -beta = -0.2: +0.4."""
     one = torch.ones(1, 1)
     negative = losses.negative_term(one, one, torch.zeros(1, 1), delta=3.0)
-    total = losses.contrastive(torch.tensor(0.0), negative, beta=0.2)
+    total = losses.contrastive_loss(torch.tensor(0.0), negative, beta=0.2)
     assert total.item() == pytest.approx(0.4)
 
 
 def test_scores_receive_no_gradient() -> None:
     s = S.clone().requires_grad_()
     ce = CE.clone().requires_grad_()
-    weights = losses.lowest(CE, MASK, S, LUCK)
+    weights = losses.weight_lowest(CE, MASK, S, LUCK)
     (losses.positive_term(ce, weights, s) - losses.negative_term(ce, weights, s, 3.0)).backward()
     assert s.grad is None
     assert ce.grad is not None
@@ -92,14 +92,14 @@ def test_eq2_by_hand() -> None:
     pos, neg = torch.tensor([[0.9, 0.8]]), torch.tensor([[0.1, 0.5]])
     pos_mask, neg_mask = torch.tensor([[True, True]]), torch.tensor([[True, False]])
     expected = 0.1 - math.log(math.exp(0.9) + math.exp(0.8))
-    assert losses.judge_paper(pos, pos_mask, neg, neg_mask).item() == pytest.approx(expected)
+    assert losses.paper_judge_loss(pos, pos_mask, neg, neg_mask).item() == pytest.approx(expected)
     # in the denominator too: ln(e^.9 + e^.8 + e^.1) - ln(e^.9 + e^.8)
     both = math.log(math.exp(0.9) + math.exp(0.8) + math.exp(0.1))
     info = both - math.log(math.exp(0.9) + math.exp(0.8))
-    assert losses.judge_infonce(pos, pos_mask, neg, neg_mask).item() == pytest.approx(info)
+    assert losses.infonce_judge_loss(pos, pos_mask, neg, neg_mask).item() == pytest.approx(info)
     # -(ln .9 + ln .8 + ln(1 - .1)) / 3
     bce = -(math.log(0.9) + math.log(0.8) + math.log(0.9)) / 3
-    assert losses.judge_bce(pos, pos_mask, neg, neg_mask).item() == pytest.approx(bce)
+    assert losses.bce_judge_loss(pos, pos_mask, neg, neg_mask).item() == pytest.approx(bce)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_the_negative_term_is_bounded_and_vanishes_past_the_margin(
     for _, weigh in losses.SCHEMES.values():
         value = losses.negative_term(ce, weigh(ce, mask, 1 - s, LUCK), s, delta).item()
         assert -delta - 1e-5 <= value <= 0
-    picked = losses.highest(ce, mask, s, LUCK)
+    picked = losses.weight_highest(ce, mask, s, LUCK)
     if max(ces) >= delta:
         assert losses.negative_term(ce, picked, s, delta).item() == 0
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qcrd.method.prompts import teacher_prompt
+from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import JobStatus, PublishedModel, Stage
 from qcrd.runtime import keys
@@ -212,7 +212,7 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     wanted = {
         Wanted(prompt, index).key: len(prompt)
         for question, samples in rows.values()
-        for prompt in [teacher_prompt(spec.settings.task, question)]
+        for prompt in [build_teacher_prompt(spec.settings.task, question)]
         for index in range(samples)
     }
     assert len(wanted) == 40 * 5 + 20 * 7

@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qcrd.method.answers import question_id
-from qcrd.method.self_consistency import vote
+from qcrd.method.self_consistency import majority_vote
 from qcrd.records.api_keys import hash_api_key
 from qcrd.records.job import Job
 from qcrd.records.rationale_annotations import Polarity, RationaleScore, RationaleScoreManifest
@@ -62,7 +62,7 @@ def item(number: int) -> RationaleItem:
     return RationaleItem(
         question=asked,
         label=asked.label,
-        vote=vote(answers or [None] * 5, salt=asked.id),
+        vote=majority_vote(answers or [None] * 5, salt=asked.id),
         positives=tuple(rationales[:right]),
         negatives=tuple(rationales[right:]),
         gold=asked.label,

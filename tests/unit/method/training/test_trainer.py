@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from qcrd.errors import Diverged
-from qcrd.method.batching import iteration_batches, length_groups
+from qcrd.method.batching import group_by_length, iteration_batches
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge, fit_judge
 from qcrd.method.judge.training_pairs import Contrast, balanced, held_back
-from qcrd.method.losses import highest, lowest
+from qcrd.method.losses import weight_highest, weight_lowest
 from qcrd.method.student.base import Reading, Student
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
@@ -147,12 +147,12 @@ def test_min_max_picks_by_value_and_drops_negatives_past_the_margin() -> None:
     generator = torch.Generator()
     owners, texts = [0, 0, 1, 1], [r.text for item in batch for r in item.positives]
     values = model.score(reading, owners, texts)
-    picks = slate.weigh(values, lowest, generator, quality=lambda s: s)
+    picks = slate.weigh(values, weight_lowest, generator, quality=lambda s: s)
     low = values.view(2, 2).argmin(1).tolist()
     assert [r.id[-1] for _, r in picks.chosen] == [str(i) for i in low]
     wrong = Slate([item.negatives for item in batch], {}, missing=0.0)
     values = model.score(reading, [0, 1], [item.negatives[0].text for item in batch])
-    far = wrong.weigh(values, highest, generator, quality=lambda s: 1 - s, below=0.1)
+    far = wrong.weigh(values, weight_highest, generator, quality=lambda s: 1 - s, below=0.1)
     assert far.chosen == []
 
 
@@ -251,7 +251,7 @@ def test_batches_cover_a_pass_and_depend_on_seed_and_iteration_alone() -> None:
 
 def test_length_groups_hold_every_row_once_within_the_bound() -> None:
     lengths = [3, 9, 1, 4, 4, 30]
-    groups = length_groups(lengths, max_tokens=12)
+    groups = group_by_length(lengths, max_tokens=12)
     assert sorted(i for group in groups for i in group) == list(range(6))
     assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 12 for g in groups)
 
