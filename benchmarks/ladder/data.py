@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from qcrd.errors import NotFound
 from qcrd.method.answers import canonicalize
-from qcrd.method.evaluation.statistics import leaked
+from qcrd.method.evaluation.statistics import flag_leaked
 from qcrd.method.prompts import format_question
 from qcrd.method.training.step_loss import Lesson
 from qcrd.records.rationales import Question, RationaleCounts, RationaleItem
@@ -97,7 +97,7 @@ def read(
         questions={item.question.id: item.question for item in taught},
         validation=_held([item.question for item in kept], dataset.task),
         test=_held(tested, dataset.task),
-        seen=tuple(leaked(stories, [format_question(dataset.task, q) for q in tested])),
+        seen=tuple(flag_leaked(stories, [format_question(dataset.task, q) for q in tested])),
         others=tuple(lesson(item, dataset.task) for item in _some(rest, OTHERS, f"{seed}/others")),
         counts=labelling.count(items, reused=0),
     )

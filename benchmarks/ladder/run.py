@@ -190,7 +190,7 @@ def measured(told: Sequence[Prediction], found: Material) -> dict[str, float | N
         "unparseable": sum(p.answer is None for p in told) / len(told),
         "unseen": sum(unseen) / len(unseen) if unseen else None,
         "unseen_questions": len(unseen),
-        "majority_class": predict.majority_class(golds, found.test.golds).accuracy,
+        "majority_class": predict.majority_class_accuracy(golds, found.test.golds).accuracy,
     }
 
 

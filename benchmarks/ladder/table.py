@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qcrd.method.evaluation.statistics import Interval, over_seeds
+from qcrd.method.evaluation.statistics import Interval, t_interval
 
 Line = dict[str, Any]
 BASELINE = "finetune_equal_compute"
@@ -105,12 +105,12 @@ def _row(method: str, own: Sequence[Line], baseline: Sequence[Line]) -> str:
         [
             f"{method} (the same run as {twin})" if twin else method,
             str(len(own)),
-            _interval(over_seeds([line["test"] for line in own])),
+            _interval(t_interval([line["test"] for line in own])),
             *(cell(mean(own, name)) for name in ("unseen", "label_as_written", "validation")),
             cell(mean(own, "steps"), ".1f"),
             cell((mean(own, "flops") or 0) / 1e12, ".2f"),
             cell(mean(own, "seconds"), ".0f"),
-            _interval(over_seeds(means), "+") if gained else "",
+            _interval(t_interval(means), "+") if gained else "",
             _interval(clustered(gained, seed=0), "+") if gained else "",
         ]
     )

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from qcrd.errors import QcrdError
 from qcrd.method.evaluation import predict
-from qcrd.method.evaluation.statistics import compare, leaked, repeated, wilson
+from qcrd.method.evaluation.statistics import (
+    compare_methods,
+    flag_leaked,
+    flag_repeated,
+    wilson_interval,
+)
 from qcrd.method.judge.model import JudgePort
 from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student, Weights
@@ -135,9 +140,11 @@ def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
     if golds:
         asked = [item for item in known.test if item.teacher_asked]
         if asked:
-            test["teacher"] = wilson(sum(t.teacher_answer == t.gold for t in asked), len(asked))
+            test["teacher"] = wilson_interval(
+                sum(t.teacher_answer == t.gold for t in asked), len(asked)
+            )
         majority = [lesson.gold for lesson in known.lessons]
-        test["majority_class"] = predict.majority_class(majority, golds)
+        test["majority_class"] = predict.majority_class_accuracy(majority, golds)
         test |= {row: result.test for row, result in results.items() if result.test}
     main = results[job.spec.method.value]
     exact, stories = _repetitions(known, job.spec.settings.task)
@@ -179,7 +186,7 @@ def _repetitions(known: Knowledge, task: TaskSpec) -> tuple[list[bool], list[boo
     """Which test questions occur in training as they are, and which under other numbers."""
     trained = [lesson.text for lesson in known.lessons]
     tested = [format_question(task, item.question) for item in known.test]
-    return repeated(trained, tested), leaked(trained, tested)
+    return flag_repeated(trained, tested), flag_leaked(trained, tested)
 
 
 def _leak(exact: Sequence[bool], stories: Sequence[bool]) -> LeakReport:
@@ -191,7 +198,7 @@ def _comparisons(job: Job, results: dict[str, Result]) -> tuple[Comparison, ...]
     name = job.spec.method.value
     rights = {row: [p.right for p in result.predictions] for row, result in results.items()}
     return tuple(
-        compare((name, rights[name]), (row, right), seed=job.spec.seed)
+        compare_methods((name, rights[name]), (row, right), seed=job.spec.seed)
         for row, right in rights.items()
         if row != name and right
     )
@@ -205,7 +212,7 @@ def _unseen(results: dict[str, Result], seen: Sequence[bool]) -> dict[str, Accur
         row: [p.right for p, leak in zip(result.predictions, seen, strict=True) if not leak]
         for row, result in results.items()
     }
-    return {row: wilson(sum(right), len(right)) for row, right in rights.items()}
+    return {row: wilson_interval(sum(right), len(right)) for row, right in rights.items()}
 
 
 def _without(baselines: Sequence[Baseline], method: str) -> list[str]:

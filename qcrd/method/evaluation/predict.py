@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from qcrd.method.answers import canonicalize
-from qcrd.method.evaluation.statistics import wilson
+from qcrd.method.evaluation.statistics import wilson_interval
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.records.job import Accuracy
@@ -14,7 +14,7 @@ from qcrd.records.prompt_format import ANSWER_MARKER
 from qcrd.records.rationales import Prediction, Question
 from qcrd.records.spec import TaskSpec
 
-JOINT = "answer:"
+JOINED_ANSWER_PREFIX = "answer:"
 """Between rationale and label in the single-task target."""
 
 
@@ -33,23 +33,23 @@ def predict(
         [PREDICT_PREFIX + format_question(task, question) for question in questions],
         max_new_tokens=max_new_tokens,
     )
-    made = []
+    predictions = []
     for question, gold, text in zip(questions, golds, texts, strict=True):
-        said = ANSWER_MARKER.split(text)[-1] if joined else text
-        answer = canonicalize(said, task, question)
-        made.append(
+        answer_text = ANSWER_MARKER.split(text)[-1] if joined else text
+        answer = canonicalize(answer_text, task, question)
+        predictions.append(
             Prediction(
                 question_id=question.id, text=text, answer=answer, gold=gold, right=answer == gold
             )
         )
-    return made
+    return predictions
 
 
 def accuracy(predictions: Sequence[Prediction]) -> Accuracy:
-    return wilson(sum(p.right for p in predictions), len(predictions))
+    return wilson_interval(sum(p.right for p in predictions), len(predictions))
 
 
-def majority_class(train_golds: Sequence[str], test_golds: Sequence[str]) -> Accuracy:
+def majority_class_accuracy(train_golds: Sequence[str], test_golds: Sequence[str]) -> Accuracy:
     """What answering the training set's most frequent label would score on the test set."""
     (label, _), *_ = sorted(Counter(train_golds).items(), key=lambda pair: (-pair[1], pair[0]))
-    return wilson(sum(gold == label for gold in test_golds), len(test_golds))
+    return wilson_interval(sum(gold == label for gold in test_golds), len(test_golds))

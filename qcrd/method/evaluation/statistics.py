@@ -16,13 +16,13 @@ import numpy as np
 
 from qcrd.records.job import Accuracy, Comparison
 
-DRAWS = 10_000
+BOOTSTRAP_DRAWS = 10_000
 """Bootstrap samples: the bounds' own error is then about a hundredth of the interval."""
 
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
-def wilson(right: int, n: int) -> Accuracy:
+def wilson_interval(right: int, n: int) -> Accuracy:
     """Accuracy `right / n` with its 95 % Wilson score interval (Wilson 1927)."""
     share, z = right / n, NormalDist().inv_cdf(0.975)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -41,44 +41,48 @@ class Interval:
     high: float
 
 
-def over_seeds(values: Sequence[float]) -> Interval:
+def t_interval(values: Sequence[float]) -> Interval:
     """Mean of one number per seed with its t interval. One seed has no interval: it is infinite."""
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return Interval(mean, -np.inf, np.inf)
-    half = float(np.std(values, ddof=1)) / math.sqrt(n) * t_bound(n - 1)
+    half = float(np.std(values, ddof=1)) / math.sqrt(n) * t_critical_value(n - 1)
     return Interval(mean, mean - half, mean + half)
 
 
-def t_bound(freedom: int) -> float:
+def t_critical_value(degrees_of_freedom: int) -> float:
     """The t between whose negative and itself 95 % of Student's distribution lie, by bisection."""
     low, high = 0.0, 13.0  # of one degree of freedom it is 12.7, of more less
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
+        low, high = (
+            (middle, high)
+            if _central_t_probability(middle, degrees_of_freedom) < 0.95
+            else (low, middle)
+        )
     return (low + high) / 2
 
 
-def _within(t: float, freedom: int) -> float:
+def _central_t_probability(t: float, degrees_of_freedom: int) -> float:
     """P(|T| < t) for a whole number of degrees of freedom (Abramowitz and Stegun, 26.7.3-4)."""
-    angle = math.atan(t / math.sqrt(freedom))
+    angle = math.atan(t / math.sqrt(degrees_of_freedom))
     sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
+    odd = degrees_of_freedom % 2
     term = total = cosine if odd else 1.0
-    for k in range(2 + odd, freedom - 1, 2):
+    for k in range(2 + odd, degrees_of_freedom - 1, 2):
         term *= cosine * cosine * (k - 1) / k
         total += term
     if not odd:
         return sine * total
-    return 2 / math.pi * (angle + (sine * total if freedom > 1 else 0.0))
+    return 2 / math.pi * (angle + (sine * total if degrees_of_freedom > 1 else 0.0))
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+def mcnemar_test(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Exact two-sided p of McNemar's test: are the items on which two methods differ split evenly?
 
     `first[i]` and `second[i]` say whether each was right on test item i.
     """
-    counts = _differing(first, second)
+    counts = _count_discordant(first, second)
     n, fewer = sum(counts), min(counts)
     tail = sum(math.comb(n, k) for k in range(fewer + 1))
     # Whole numbers of any size divide exactly; both tails together are at most everything.
@@ -86,72 +90,72 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def paired_bootstrap(
-    first: Sequence[bool], second: Sequence[bool], *, seed: int, draws: int = DRAWS
+    first: Sequence[bool], second: Sequence[bool], *, seed: int, draws: int = BOOTSTRAP_DRAWS
 ) -> Interval:
     """Accuracy of `second` minus `first` with its percentile interval over resampled test items.
 
     An item's difference is -1, 0 or 1, so a resample of all items is a draw of three counts.
     """
-    n, (only_first, only_second) = len(first), _differing(first, second)
+    n, (only_first, only_second) = len(first), _count_discordant(first, second)
     shares = np.array([only_first, only_second, n - only_first - only_second]) / n
     counts = np.random.default_rng(seed).multinomial(n, shares, size=draws)
     low, high = np.quantile((counts[:, 1] - counts[:, 0]) / n, [0.025, 0.975])
     return Interval((only_second - only_first) / n, float(low), float(high))
 
 
-def compare(
+def compare_methods(
     method: tuple[str, Sequence[bool]],
     baseline: tuple[str, Sequence[bool]],
     *,
     seed: int,
-    draws: int = DRAWS,
+    draws: int = BOOTSTRAP_DRAWS,
 ) -> Comparison:
     """Two named students on the same test items, in the same order; at least one item."""
-    (name, ours), (other, theirs) = method, baseline
-    only_ours, only_theirs = _differing(ours, theirs)
-    gain = paired_bootstrap(theirs, ours, seed=seed, draws=draws)
+    (method_name, method_correct), (baseline_name, baseline_correct) = method, baseline
+    only_method, only_baseline = _count_discordant(method_correct, baseline_correct)
+    gain = paired_bootstrap(baseline_correct, method_correct, seed=seed, draws=draws)
     return Comparison(
-        method=name,
-        baseline=other,
-        n=len(ours),
-        only_method=only_ours,
-        only_baseline=only_theirs,
+        method=method_name,
+        baseline=baseline_name,
+        n=len(method_correct),
+        only_method=only_method,
+        only_baseline=only_baseline,
         difference=gain.value,
         low=gain.low,
         high=gain.high,
-        p=mcnemar(ours, theirs),
+        p=mcnemar_test(method_correct, baseline_correct),
         seed=seed,
         draws=draws,
     )
 
 
-def _differing(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int]:
+def _count_discordant(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int]:
     """Items that only the first, and only the second, got right."""
     pairs = list(zip(first, second, strict=True))
     return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
 
 
-def leaked(training: Sequence[str], test: Sequence[str]) -> list[bool]:
+def flag_leaked(training: Sequence[str], test: Sequence[str]) -> list[bool]:
     """Whether each test story also occurs in training once numbers, case and spacing are set aside.
 
     The story is the text without its last line, which asks about it; a text of one line is a story
     by itself. A student can answer such an item by remembering; 105 of SVAMP's 200 are such.
     """
-    known = {_story(text) for text in training}
-    return [_story(text) in known for text in test]
+    training_stories = {_normalize_story(text) for text in training}
+    return [_normalize_story(text) in training_stories for text in test]
 
 
-def repeated(training: Sequence[str], test: Sequence[str]) -> list[bool]:
+def flag_repeated(training: Sequence[str], test: Sequence[str]) -> list[bool]:
     """Whether each test text occurs in training as it is, case and spacing aside."""
-    known = {_normal(text) for text in training}
-    return [_normal(text) in known for text in test]
+    training_texts = {_normalize_text(text) for text in training}
+    return [_normalize_text(text) in training_texts for text in test]
 
 
-def _normal(text: str) -> str:
+def _normalize_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _story(text: str) -> str:
+def _normalize_story(text: str) -> str:
     lines = text.strip().splitlines()
     story = " ".join(lines[:-1] or lines)
-    return NUMBER.sub("#", _normal(story))
+    return NUMBER.sub("#", _normalize_text(story))

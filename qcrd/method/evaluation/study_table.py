@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcrd.method.evaluation.statistics import DRAWS, mcnemar, over_seeds
+from qcrd.method.evaluation.statistics import BOOTSTRAP_DRAWS, mcnemar_test, t_interval
 from qcrd.records.job import Accuracy
 from qcrd.records.study import SeedAccuracy, SeedTest, StudyComparison, StudyRow, StudyTable
 
@@ -21,7 +21,7 @@ BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """What one method under one seed measured; the run of a job that did not succeed is left out.
 
     `questions` are the ids of the test questions in order and `right` says of each whether the
@@ -36,44 +36,51 @@ class Run:
     right: tuple[bool, ...] = ()
 
 
-def tabulate(
+def build_study_table(
     methods: Sequence[str],
     seeds: Sequence[int],
     baseline: str,
-    runs: Sequence[Run],
+    runs: Sequence[StudyRun],
     *,
-    tested: bool,
+    has_test_file: bool,
     references: Mapping[str, Accuracy] | None = None,
-    draws: int = DRAWS,
+    draws: int = BOOTSTRAP_DRAWS,
 ) -> StudyTable:
     """One row for each of `methods`, those without any run included. `tested`: there is a test
     file, so accuracies are on it; otherwise they are on validation and nothing is compared."""
-    of = {m: {r.seed: r for r in runs if r.method == m and r.seed in seeds} for m in methods}
-    pairs = {m: _comparable(of[m], of[baseline]) for m in methods if m != baseline}
-    comparisons = _compared({m: p for m, p in pairs.items() if p}, draws)
+    runs_by_method = {
+        m: {r.seed: r for r in runs if r.method == m and r.seed in seeds} for m in methods
+    }
+    pairs = {
+        m: _pair_runs(runs_by_method[m], runs_by_method[baseline]) for m in methods if m != baseline
+    }
+    comparisons = _compare_with_baseline({m: p for m, p in pairs.items() if p}, draws)
     counts = {len(run.questions) for run in runs if run.questions}
     return StudyTable(
-        measured="test" if tested else "validation",
+        measured="test" if has_test_file else "validation",
         questions=counts.pop() if len(counts) == 1 else None,
         baseline=baseline,
         rows=tuple(
-            _row(m, list(of[m].values()), len(seeds), tested, comparisons.get(m)) for m in methods
+            _build_row(
+                m, list(runs_by_method[m].values()), len(seeds), has_test_file, comparisons.get(m)
+            )
+            for m in methods
         ),
         references=dict(references or {}),
-        notes=tuple(_notes(of, pairs, len(seeds), baseline, tested)),
+        notes=tuple(_build_notes(runs_by_method, pairs, len(seeds), baseline, has_test_file)),
     )
 
 
-def holm(ps: Sequence[float]) -> list[float]:
+def holm_correction(p_values: Sequence[float]) -> list[float]:
     """`ps` corrected for their number, in the same order (Holm 1979).
 
     The smallest is multiplied by how many there are, the next by one less, and so on; none becomes
     smaller than the one before it, nor larger than 1.
     """
-    corrected, least = [0.0] * len(ps), 0.0
-    for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
-        least = max(least, min(1.0, (len(ps) - rank) * ps[place]))
-        corrected[place] = least
+    corrected, running_max = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        running_max = max(running_max, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = running_max
     return corrected
 
 
@@ -87,7 +94,9 @@ class Difference:
     p: float
 
 
-def bootstrap(gains: np.ndarray, *, seed: int, draws: int = DRAWS) -> Difference:
+def bootstrap_difference(
+    gains: np.ndarray, *, seed: int, draws: int = BOOTSTRAP_DRAWS
+) -> Difference:
     """Paired bootstrap over test questions of a difference that is averaged over seeds.
 
     `gains` [seeds, questions] is 1 where only the method was right, -1 where only the baseline was,
@@ -105,23 +114,30 @@ def bootstrap(gains: np.ndarray, *, seed: int, draws: int = DRAWS) -> Difference
     return Difference(float(gains.sum()) / (n * seeds), float(low), float(high), p)
 
 
-Pair = tuple[Run, Run]
+RunPair = tuple[StudyRun, StudyRun]
 """A method's run and the baseline's, of the same seed and on the same test questions."""
 
 
-def _comparable(method: Mapping[int, Run], baseline: Mapping[int, Run]) -> list[Pair]:
+def _pair_runs(method: Mapping[int, StudyRun], baseline: Mapping[int, StudyRun]) -> list[RunPair]:
     pairs = [(method[seed], baseline[seed]) for seed in sorted(method.keys() & baseline.keys())]
     pairs = [(a, b) for a, b in pairs if a.questions and a.questions == b.questions]
     # Resampling a question takes all its seeds, so all must have been asked the same ones.
     return [(a, b) for a, b in pairs if a.questions == pairs[0][0].questions]
 
 
-def _compared(pairs: Mapping[str, Sequence[Pair]], draws: int) -> dict[str, StudyComparison]:
+def _compare_with_baseline(
+    pairs: Mapping[str, Sequence[RunPair]], draws: int
+) -> dict[str, StudyComparison]:
     """Per method; the corrections run over the methods."""
-    gains = {m: np.array([_gains(a, b) for a, b in found]) for m, found in pairs.items()}
-    found = {m: bootstrap(gain, seed=BOOTSTRAP_SEED, draws=draws) for m, gain in gains.items()}
-    corrected = dict(zip(found, holm([d.p for d in found.values()]), strict=True))
-    tests = _seed_tests(pairs)
+    gains = {
+        m: np.array([_correctness_gains(a, b) for a, b in differences])
+        for m, differences in pairs.items()
+    }
+    found = {
+        m: bootstrap_difference(gain, seed=BOOTSTRAP_SEED, draws=draws) for m, gain in gains.items()
+    }
+    corrected = dict(zip(found, holm_correction([d.p for d in found.values()]), strict=True))
+    tests = _run_seed_tests(pairs)
     return {
         m: StudyComparison(
             seeds=tuple(a.seed for a, _ in pairs[m]),
@@ -138,17 +154,21 @@ def _compared(pairs: Mapping[str, Sequence[Pair]], draws: int) -> dict[str, Stud
     }
 
 
-def _gains(method: Run, baseline: Run) -> list[int]:
+def _correctness_gains(method: StudyRun, baseline: StudyRun) -> list[int]:
     return [int(a) - int(b) for a, b in zip(method.right, baseline.right, strict=True)]
 
 
-def _seed_tests(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, list[SeedTest]]:
+def _run_seed_tests(pairs: Mapping[str, Sequence[RunPair]]) -> dict[str, list[SeedTest]]:
     tests: dict[str, list[SeedTest]] = {method: [] for method in pairs}
-    for seed in sorted({a.seed for found in pairs.values() for a, _ in found}):
-        here = {m: pair for m, found in pairs.items() for pair in found if pair[0].seed == seed}
-        ps = [mcnemar(a.right, b.right) for a, b in here.values()]
-        for (m, (a, b)), p, corrected in zip(here.items(), ps, holm(ps), strict=True):
-            gains = _gains(a, b)
+    for seed in sorted({a.seed for method_pairs in pairs.values() for a, _ in method_pairs}):
+        pairs_of_seed = {
+            m: pair for m, found in pairs.items() for pair in found if pair[0].seed == seed
+        }
+        p_values = [mcnemar_test(a.right, b.right) for a, b in pairs_of_seed.values()]
+        for (m, (a, b)), p, corrected in zip(
+            pairs_of_seed.items(), p_values, holm_correction(p_values), strict=True
+        ):
+            gains = _correctness_gains(a, b)
             tests[m].append(
                 SeedTest(
                     seed=seed,
@@ -161,16 +181,24 @@ def _seed_tests(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, list[SeedTest]
     return tests
 
 
-def _row(
-    method: str, runs: Sequence[Run], of: int, tested: bool, comparison: StudyComparison | None
+def _build_row(
+    method: str,
+    runs: Sequence[StudyRun],
+    n_seeds: int,
+    has_test_file: bool,
+    comparison: StudyComparison | None,
 ) -> StudyRow:
-    shown = {run.seed: run.test if tested else run.validation for run in runs}
-    found = {seed: shown_ for seed, shown_ in sorted(shown.items()) if shown_ is not None}
-    row = StudyRow(method=method, n=len(runs), of=of, comparison=comparison)
-    if not found:
+    accuracy_by_seed = {run.seed: run.test if has_test_file else run.validation for run in runs}
+    measured_by_seed = {
+        seed: accuracy
+        for seed, accuracy in sorted(accuracy_by_seed.items())
+        if accuracy is not None
+    }
+    row = StudyRow(method=method, n=len(runs), of=n_seeds, comparison=comparison)
+    if not measured_by_seed:
         return row
-    measured = list(found.values())
-    mean = over_seeds([one.accuracy for one in measured])
+    measured = list(measured_by_seed.values())
+    mean = t_interval([seed_accuracy.accuracy for seed_accuracy in measured])
     single = len(measured) == 1
     return row.model_copy(
         update={
@@ -180,7 +208,8 @@ def _row(
             "high": measured[0].high if single else min(1.0, mean.high),
             "interval": "wilson" if single else "t",
             "by_seed": tuple(
-                SeedAccuracy(seed=seed, accuracy=one.accuracy) for seed, one in found.items()
+                SeedAccuracy(seed=seed, accuracy=one.accuracy)
+                for seed, one in measured_by_seed.items()
             ),
             "validation": _mean([r.validation for r in runs], lambda a: a.accuracy),
             "steps": _mean(measured, lambda a: a.steps),
@@ -194,35 +223,41 @@ def _mean(
     rows: Sequence[Accuracy | None], value: Callable[[Accuracy], float | None]
 ) -> float | None:
     """Of those that have a value; None when none has."""
-    found = [v for row in rows if row is not None and (v := value(row)) is not None]
-    return sum(found) / len(found) if found else None
+    values = [v for row in rows if row is not None and (v := value(row)) is not None]
+    return sum(values) / len(values) if values else None
 
 
-def _notes(
-    of: Mapping[str, Mapping[int, Run]],
-    pairs: Mapping[str, Sequence[Pair]],
-    seeds: int,
+def _build_notes(
+    runs_by_method: Mapping[str, Mapping[int, StudyRun]],
+    pairs: Mapping[str, Sequence[RunPair]],
+    n_seeds: int,
     baseline: str,
-    tested: bool,
+    has_test_file: bool,
 ) -> list[str]:
     notes = []
-    if not tested:
+    if not has_test_file:
         notes.append(
             "no test file was given: accuracies are on validation, which also chose the "
             "checkpoints, and nothing is compared"
         )
-    if single := [m for m, runs in of.items() if len(runs) == 1]:
+    if single := [m for m, runs in runs_by_method.items() if len(runs) == 1]:
         notes.append(
             f"one seed has no interval over seeds: of {', '.join(single)} the table shows the "
             "Wilson interval of the one run, which is over questions"
         )
-    lacking = [f"{m} {len(runs)} of {seeds}" for m, runs in of.items() if len(runs) < seeds]
-    if lacking:
-        notes.append(f"not all seeds have succeeded: {', '.join(lacking)}")
-    alone = [m for m, found in pairs.items() if tested and of[m] and not found]
-    if alone:
+    incomplete = [
+        f"{m} {len(runs)} of {n_seeds}" for m, runs in runs_by_method.items() if len(runs) < n_seeds
+    ]
+    if incomplete:
+        notes.append(f"not all seeds have succeeded: {', '.join(incomplete)}")
+    uncompared = [
+        m
+        for m, method_pairs in pairs.items()
+        if has_test_file and runs_by_method[m] and not method_pairs
+    ]
+    if uncompared:
         notes.append(
             f"not compared with {baseline}, for want of a seed with both and the same test "
-            f"questions: {', '.join(alone)}"
+            f"questions: {', '.join(uncompared)}"
         )
     return notes

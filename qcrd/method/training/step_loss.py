@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qcrd.method import losses
-from qcrd.method.evaluation.predict import JOINT
+from qcrd.method.evaluation.predict import JOINED_ANSWER_PREFIX
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Reading, Student
 from qcrd.method.training.candidates import Slate
@@ -84,8 +84,8 @@ def _label_term(
 
 def _joint_target(lesson: Lesson) -> str:
     if not lesson.positives:
-        return f"{JOINT} {lesson.label}"
-    return f"{lesson.positives[0].text} {JOINT} {lesson.label}"
+        return f"{JOINED_ANSWER_PREFIX} {lesson.label}"
+    return f"{lesson.positives[0].text} {JOINED_ANSWER_PREFIX} {lesson.label}"
 
 
 def _contrast_term(

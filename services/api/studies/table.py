@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from qcrd.errors import NotFound
-from qcrd.method.evaluation.study_table import Run, tabulate
+from qcrd.method.evaluation.study_table import StudyRun, build_study_table
 from qcrd.records.job import Accuracy, Job, JobStatus
 from qcrd.records.rationales import Prediction
 from qcrd.records.study import Study, StudyTable
@@ -19,17 +19,17 @@ REFERENCES = ("teacher", "majority_class")
 def table(study: Study, found: Mapping[str, Job | None], store: Store) -> StudyTable:
     """`found` are the study's jobs by id; only those that have succeeded count."""
     spec = study.spec
-    return tabulate(
+    return build_study_table(
         [method.value for method in spec.methods],
         spec.seeds,
         spec.baseline.value,
         list(_runs(study, found, store)),
-        tested=spec.job.test_file is not None,
+        has_test_file=spec.job.test_file is not None,
         references=_references(found),
     )
 
 
-def _runs(study: Study, found: Mapping[str, Job | None], store: Store) -> Iterator[Run]:
+def _runs(study: Study, found: Mapping[str, Job | None], store: Store) -> Iterator[StudyRun]:
     answers: dict[str, list[Prediction]] = {}
     for cell in study.cells:
         job = found[cell.job_id]
@@ -38,7 +38,7 @@ def _runs(study: Study, found: Mapping[str, Job | None], store: Store) -> Iterat
         if job.id not in answers:
             answers[job.id] = _predictions(store, job.id)
         own = [answer for answer in answers[job.id] if answer.method == cell.row]
-        yield Run(
+        yield StudyRun(
             method=cell.method.value,
             seed=cell.seed,
             test=job.report.test.get(cell.row),

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from qcrd.cli.output.report import comparisons, judge, leaks, show
-from qcrd.method.evaluation.statistics import mcnemar, wilson
+from qcrd.method.evaluation.statistics import mcnemar_test, wilson_interval
 from qcrd.method.training.step_loss import Lesson
 from qcrd.records.job import Comparison, Job, Report
 from qcrd.records.rationales import (
@@ -64,8 +64,8 @@ def result(name: str, tested: list[str]) -> Result:
     )
     right = sum(p.right for p in predictions)
     return Result(
-        validation=wilson(1, 2),
-        test=wilson(right, len(tested)) if tested else None,
+        validation=wilson_interval(1, 2),
+        test=wilson_interval(right, len(tested)) if tested else None,
         predictions=predictions,
         flops=1.0,
         steps=1,
@@ -88,7 +88,7 @@ def test_every_other_student_is_compared_with_the_method_on_the_same_questions()
     assert finetune.verdict == "better"
     assert (finetune.seed, finetune.draws) == (5, 10_000)
     assert (dss.only_method, dss.only_baseline, dss.difference) == (1, 1, 0)
-    assert dss.p == mcnemar([True, False], [False, True]) == 1
+    assert dss.p == mcnemar_test([True, False], [False, True]) == 1
     assert dss.low < 0 < dss.high
     assert dss.verdict == "no difference shown"
 

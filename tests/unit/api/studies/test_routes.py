@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Transient
-from qcrd.method.evaluation.statistics import wilson
+from qcrd.method.evaluation.statistics import wilson_interval
 from qcrd.records.job import Job, JobStatus, ModelRef, Report, Stage, Usage
 from qcrd.records.rationales import Prediction, RationaleCounts
 from qcrd.runtime import keys
@@ -89,12 +89,14 @@ def succeed(here: Here, job_id: str, right: int) -> None:
     """A trained job with `right` of its four test questions answered rightly, in each row."""
     job = here.jobs.get(job_id)
     rows = [job.spec.method.value, *(row.value for row in job.spec.settings.baselines)]
-    measured = wilson(right, 4).model_copy(update={"steps": 3, "flops": 1e6, "seconds": 1.0})
+    measured = wilson_interval(right, 4).model_copy(
+        update={"steps": 3, "flops": 1e6, "seconds": 1.0}
+    )
     report = Report(
         job_id=job_id,
         status=JobStatus.SUCCEEDED,
-        test={"teacher": wilson(3, 4), **dict.fromkeys(rows, measured)},
-        validation=dict.fromkeys(rows, wilson(1, 2)),
+        test={"teacher": wilson_interval(3, 4), **dict.fromkeys(rows, measured)},
+        validation=dict.fromkeys(rows, wilson_interval(1, 2)),
         rationales=COUNTS,
         usage=Usage(),
         model=ModelRef(id="model-" + "0" * 24),

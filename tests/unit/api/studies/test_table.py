@@ -16,8 +16,13 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from qcrd.errors import Invalid
-from qcrd.method.evaluation.statistics import wilson
-from qcrd.method.evaluation.study_table import Run, bootstrap, holm, tabulate
+from qcrd.method.evaluation.statistics import wilson_interval
+from qcrd.method.evaluation.study_table import (
+    StudyRun,
+    bootstrap_difference,
+    build_study_table,
+    holm_correction,
+)
 from qcrd.records.base import parse_record
 from qcrd.records.study import StudySpec, StudyTable
 from services.api.studies.markdown import markdown
@@ -28,14 +33,14 @@ JOB = {"model": "tiny", "training_file": "file-" + "0" * 24}
 
 def test_holm_by_hand() -> None:
     """Sorted .01 .03 .04, times 3, 2, 1: .03 .06 .04, and the last may not fall below .06."""
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert holm_correction([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm_correction([0.6, 0.7]) == [1.0, 1.0]
+    assert holm_correction([]) == []
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=8))
 def test_holm_is_statsmodels_own(ps: list[float]) -> None:
-    assert holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]))
+    assert holm_correction(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]))
 
 
 def test_the_bootstrap_of_three_questions_is_that_of_all_27_resamples() -> None:
@@ -46,7 +51,7 @@ def test_the_bootstrap_of_three_questions_is_that_of_all_27_resamples() -> None:
     gains = np.array([[1, 1, -1], [1, 0, 0]])
     every = [sum(draw) for draw in itertools.product((2, 1, -1), repeat=3)]
     below = sum(one <= 0 for one in every) / 27
-    found = bootstrap(gains, seed=0, draws=20_000)
+    found = bootstrap_difference(gains, seed=0, draws=20_000)
     assert found.value == pytest.approx(2 / 6)
     assert found.p == pytest.approx(2 * below, abs=0.02)
     assert found.low == pytest.approx(-3 / 6)
@@ -56,7 +61,7 @@ def test_the_bootstrap_of_three_questions_is_that_of_all_27_resamples() -> None:
 def test_the_bootstrap_agrees_with_scipy() -> None:
     rng = np.random.default_rng(1)
     gains = rng.choice([-1, 0, 1], p=[0.1, 0.7, 0.2], size=(3, 200))
-    ours = bootstrap(gains, seed=0)
+    ours = bootstrap_difference(gains, seed=0)
     theirs = stats.bootstrap(
         (gains.mean(axis=0),), np.mean, n_resamples=10_000, method="percentile", rng=2
     ).confidence_interval
@@ -64,23 +69,23 @@ def test_the_bootstrap_agrees_with_scipy() -> None:
 
 
 def test_a_difference_of_nothing_is_not_significant_and_one_of_everything_is() -> None:
-    same = bootstrap(np.zeros((2, 10), dtype=int), seed=0)
+    same = bootstrap_difference(np.zeros((2, 10), dtype=int), seed=0)
     assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
-    always = bootstrap(np.ones((2, 10), dtype=int), seed=0, draws=999)
+    always = bootstrap_difference(np.ones((2, 10), dtype=int), seed=0, draws=999)
     assert (always.value, always.p) == (1.0, 2 / 1000)
 
 
 def run(
     method: str, seed: int, right: Sequence[int], *, first: int = 0, validation: float = 0.5
-) -> Run:
+) -> StudyRun:
     answers = tuple(map(bool, right))
-    measured = wilson(sum(answers), len(answers)) if answers else None
+    measured = wilson_interval(sum(answers), len(answers)) if answers else None
     cost = {"steps": 10, "flops": 2e9, "seconds": 4.0}
-    return Run(
+    return StudyRun(
         method=method,
         seed=seed,
         test=measured.model_copy(update=cost) if measured else None,
-        validation=wilson(round(validation * 10), 10),
+        validation=wilson_interval(round(validation * 10), 10),
         questions=tuple(f"q{first + place}" for place in range(len(answers))),
         right=answers,
     )
@@ -94,7 +99,7 @@ def test_a_complete_table() -> None:
         run("finetune", 0, [1, 1, 0, 0]),
         run("finetune", 1, [1, 0, 0, 0]),
     ]
-    table = tabulate(["qcrd", "finetune"], [0, 1], "finetune", runs, tested=True)
+    table = build_study_table(["qcrd", "finetune"], [0, 1], "finetune", runs, has_test_file=True)
     assert (table.measured, table.questions, table.notes) == ("test", 4, ())
     qcrd, finetune = table.rows
     assert (qcrd.n, qcrd.of, qcrd.accuracy, qcrd.interval) == (2, 2, 0.625, "t")
@@ -110,13 +115,16 @@ def test_a_complete_table() -> None:
     assert [(t.only_method, t.only_baseline, t.p) for t in found.by_seed] == [(1, 0, 1.0)] * 2
     assert found.p_holm == found.p
     assert found.verdict == "no difference shown"
-    assert tabulate(["qcrd", "finetune"], [0, 1], "finetune", runs, tested=True) == table
+    assert (
+        build_study_table(["qcrd", "finetune"], [0, 1], "finetune", runs, has_test_file=True)
+        == table
+    )
 
 
 def test_corrections_run_over_the_methods_and_the_verdict_reads_them() -> None:
     better, base = [1] * 30 + [0] * 10, [0] * 30 + [0] * 10
     runs = [run("a", 0, better), run("b", 0, better), run("base", 0, base)]
-    table = tabulate(["a", "b", "base"], [0], "base", runs, tested=True)
+    table = build_study_table(["a", "b", "base"], [0], "base", runs, has_test_file=True)
     one, other, _ = (row.comparison for row in table.rows)
     assert one is not None
     assert other is not None
@@ -128,7 +136,9 @@ def test_corrections_run_over_the_methods_and_the_verdict_reads_them() -> None:
 
 def test_n_of_k_when_some_runs_are_missing() -> None:
     runs = [run("qcrd", 1, [1, 1]), run("finetune", 0, [1, 0]), run("finetune", 1, [0, 0])]
-    table = tabulate(["qcrd", "dss", "finetune"], [0, 1], "finetune", runs, tested=True)
+    table = build_study_table(
+        ["qcrd", "dss", "finetune"], [0, 1], "finetune", runs, has_test_file=True
+    )
     assert [(row.n, row.of) for row in table.rows] == [(1, 2), (0, 2), (2, 2)]
     qcrd, dss, _ = table.rows
     assert qcrd.comparison is not None
@@ -139,10 +149,10 @@ def test_n_of_k_when_some_runs_are_missing() -> None:
 
 
 def test_one_seed_has_the_interval_of_its_questions() -> None:
-    table = tabulate(
-        ["a", "b"], [7], "b", [run("a", 7, [1, 0, 1]), run("b", 7, [0, 0, 1])], tested=True
+    table = build_study_table(
+        ["a", "b"], [7], "b", [run("a", 7, [1, 0, 1]), run("b", 7, [0, 0, 1])], has_test_file=True
     )
-    expected = wilson(2, 3)
+    expected = wilson_interval(2, 3)
     row = table.rows[0]
     assert (row.low, row.high, row.interval) == (expected.low, expected.high, "wilson")
     assert any("Wilson" in note for note in table.notes)
@@ -150,7 +160,7 @@ def test_one_seed_has_the_interval_of_its_questions() -> None:
 
 def test_without_a_test_file_validation_is_shown_and_nothing_compared() -> None:
     runs = [run(m, s, [], validation=0.6) for m in ("a", "b") for s in (0, 1)]
-    table = tabulate(["a", "b"], [0, 1], "b", runs, tested=False)
+    table = build_study_table(["a", "b"], [0, 1], "b", runs, has_test_file=False)
     assert (table.measured, table.questions) == ("validation", None)
     assert [row.accuracy for row in table.rows] == [0.6, 0.6]
     assert all(row.comparison is None for row in table.rows)
@@ -159,13 +169,13 @@ def test_without_a_test_file_validation_is_shown_and_nothing_compared() -> None:
 
 def test_runs_on_other_questions_are_not_compared() -> None:
     runs = [run("a", 0, [1, 0]), run("b", 0, [1, 0], first=5)]
-    table = tabulate(["a", "b"], [0], "b", runs, tested=True)
+    table = build_study_table(["a", "b"], [0], "b", runs, has_test_file=True)
     assert table.rows[0].comparison is None
     assert any("not compared with b" in note for note in table.notes)
 
 
 def test_no_run_at_all_is_a_table_too() -> None:
-    table = tabulate(["a", "b"], [0, 1], "b", [], tested=True)
+    table = build_study_table(["a", "b"], [0, 1], "b", [], has_test_file=True)
     assert [(row.n, row.accuracy) for row in table.rows] == [(0, None), (0, None)]
     assert "0 of 2" in markdown(table)
     ET.fromstring(svg(table))
@@ -232,13 +242,13 @@ def table() -> StudyTable:
         run("qcrd", 1, [1] * 28 + [0] * 12),
         run("finetune", 0, [1] * 20 + [0] * 20),
     ]
-    return tabulate(
+    return build_study_table(
         ["qcrd", "dss", "finetune"],
         [0, 1],
         "finetune",
         runs,
-        tested=True,
-        references={"teacher": wilson(36, 40), "a<b": wilson(4, 40)},
+        has_test_file=True,
+        references={"teacher": wilson_interval(36, 40), "a<b": wilson_interval(4, 40)},
     )
 
 

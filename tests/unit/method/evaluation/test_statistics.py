@@ -14,14 +14,14 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from qcrd.method.evaluation.statistics import (
-    compare,
-    leaked,
-    mcnemar,
-    over_seeds,
+    compare_methods,
+    flag_leaked,
+    flag_repeated,
+    mcnemar_test,
     paired_bootstrap,
-    repeated,
-    t_bound,
-    wilson,
+    t_critical_value,
+    t_interval,
+    wilson_interval,
 )
 from tests.conftest import data_folder
 
@@ -32,21 +32,21 @@ def test_wilson_by_hand() -> None:
     scale = 1 + z * z / 10
     centre = (0.8 + z * z / 20) / scale
     half = z * math.sqrt(0.8 * 0.2 / 10 + z * z / 400) / scale
-    found = wilson(8, 10)
+    found = wilson_interval(8, 10)
     assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
     assert (found.accuracy, found.n) == (0.8, 10)
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_holds_its_accuracy(case: tuple[int, int]) -> None:
-    found = wilson(*case)
+    found = wilson_interval(*case)
     assert 0 <= found.low <= found.accuracy + 1e-12
     assert found.accuracy - 1e-12 <= found.high <= 1
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 7), (7, 7), (1, 3), (131, 200), (8861, 9824)])
 def test_wilson_is_statsmodels(right: int, n: int) -> None:
-    found = wilson(right, n)
+    found = wilson_interval(right, n)
     expected = proportion_confint(right, n, alpha=0.05, method="wilson")
     assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
 
@@ -67,19 +67,19 @@ def test_mcnemar_is_statsmodels(table: tuple[int, int, int, int]) -> None:
     expected = reference_mcnemar([[both, first], [second, neither]], exact=True).pvalue
     # With no item to tell them apart nothing speaks against their being equal.
     expected = 1.0 if first == second == 0 else min(1.0, expected)
-    assert mcnemar(*outcomes(*table)) == pytest.approx(expected, abs=1e-12)
+    assert mcnemar_test(*outcomes(*table)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_mean_over_seeds_by_hand() -> None:
     """.6 .7 .8: mean .7, standard error .1 / sqrt 3, t(2) 4.302653."""
-    found = over_seeds([0.6, 0.7, 0.8])
+    found = t_interval([0.6, 0.7, 0.8])
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.7 - half, 0.7 + half))
-    assert over_seeds([0.5]).high == math.inf
+    assert t_interval([0.5]).high == math.inf
 
 
 def test_student_s_bound_is_scipy_s() -> None:
-    found = [t_bound(freedom) for freedom in range(1, 300)]
+    found = [t_critical_value(freedom) for freedom in range(1, 300)]
     assert found == pytest.approx(stats.t.ppf(0.975, np.arange(1, 300)), abs=1e-9)
 
 
@@ -87,8 +87,8 @@ def test_mcnemar_by_hand() -> None:
     """Differing on 6 items, 1 against 5: 2 * (C(6,0) + C(6,1)) / 64 = 14 / 64."""
     first = [True] + [False] * 5 + [True] * 10
     second = [False] + [True] * 5 + [True] * 10
-    assert mcnemar(first, second) == pytest.approx(14 / 64)
-    assert mcnemar(first, first) == 1.0
+    assert mcnemar_test(first, second) == pytest.approx(14 / 64)
+    assert mcnemar_test(first, first) == 1.0
 
 
 def test_paired_bootstrap_is_seeded_and_holds_the_difference() -> None:
@@ -117,45 +117,45 @@ def test_a_comparison_by_hand() -> None:
     """20 items: 6 only for the method, 1 only for the baseline: + 5 / 20, and
     p = 2 · (C(7,0) + C(7,1)) / 128 = 16 / 128."""
     ours, theirs = outcomes(10, 6, 1, 3)
-    found = compare(("qcrd", ours), ("dss", theirs), seed=7)
+    found = compare_methods(("qcrd", ours), ("dss", theirs), seed=7)
     assert (found.method, found.baseline, found.n) == ("qcrd", "dss", 20)
     assert (found.only_method, found.only_baseline) == (6, 1)
     assert found.difference == pytest.approx(0.25)
     assert found.p == pytest.approx(16 / 128)
     assert found.low < 0.25 < found.high
     assert (found.seed, found.draws) == (7, 10_000)
-    assert compare(("qcrd", ours), ("dss", theirs), seed=7) == found
-    turned = compare(("dss", theirs), ("qcrd", ours), seed=7)
+    assert compare_methods(("qcrd", ours), ("dss", theirs), seed=7) == found
+    turned = compare_methods(("dss", theirs), ("qcrd", ours), seed=7)
     assert turned.difference == -found.difference
 
 
 def test_students_that_answer_alike_do_not_differ() -> None:
-    same = compare(("qcrd", [True, False]), ("dss", [True, False]), seed=0)
+    same = compare_methods(("qcrd", [True, False]), ("dss", [True, False]), seed=0)
     assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
 
 
 def test_items_must_be_the_same() -> None:
     with pytest.raises(ValueError, match="zip"):
-        compare(("qcrd", [True]), ("dss", [True, False]), seed=0)
+        compare_methods(("qcrd", [True]), ("dss", [True, False]), seed=0)
 
 
 def test_only_the_same_text_is_a_repetition() -> None:
     training = ["Ann has 3 apples.\nHow many?"]
     test = ["ann has  3 apples. How many?", "Ann has 4 apples.\nHow many?"]
-    assert repeated(training, test) == [True, False]
-    assert leaked(training, test[1:]) == [True]
+    assert flag_repeated(training, test) == [True, False]
+    assert flag_leaked(training, test[1:]) == [True]
 
 
 def test_leaks_look_through_numbers_case_and_spacing() -> None:
     training = ["Ann has 3 apples.", "Bob had 1,200 nuts."]
     test = ["ann  has 17 apples.", "Bob had 5 nuts.", "Ann has three apples."]
-    assert leaked(training, test) == [True, True, False]
+    assert flag_leaked(training, test) == [True, True, False]
 
 
 def test_what_is_asked_about_a_story_does_not_hide_it() -> None:
     training = ["Ann has 3 apples and eats 1\nHow many are left?"]
     test = ["Ann has 9 apples and eats 4\nHow many did she eat?", "How many are left?"]
-    assert leaked(training, test) == [True, False]
+    assert flag_leaked(training, test) == [True, False]
 
 
 def test_svamp_repeats_as_many_stories_as_is_known() -> None:
@@ -164,4 +164,4 @@ def test_svamp_repeats_as_many_stories_as_is_known() -> None:
         [json.loads(line)["question"] for line in (folder / name).read_text().splitlines()]
         for name in ("train.jsonl", "test.jsonl")
     ]
-    assert sum(leaked(*questions)) == 105
+    assert sum(flag_leaked(*questions)) == 105
