@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.step_fixtures import BATCH, POSITIVES, SEED, STUDENTS, Setting, setting
 from qcrd.method import losses
-from qcrd.method.judge.training_pairs import Contrast, Pair
+from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import has_bf16
 from qcrd.method.training.negative_sampler import LocalPast, ProcessPast
@@ -121,15 +121,15 @@ class Constant:
 
     flops, keep, histograms = 0.0, 0, None
 
-    def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]:
+    def pretrain(self, contrasts: Sequence[TrainingPair]) -> dict[str, float]:
         return {}
 
     def update(
-        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+        self, iteration: int, contrasts: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
         return {}
 
-    def score(self, pairs: Sequence[Pair]) -> list[float]:
+    def score(self, pairs: Sequence[QuestionRationale]) -> list[float]:
         return [0.5] * len(pairs)
 
 

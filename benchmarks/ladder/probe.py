@@ -12,7 +12,7 @@ from benchmarks.ladder.data import Material
 from qcrd.method.answers import NUMBER, parse_output
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge
-from qcrd.method.judge.training_pairs import Contrast, Pair
+from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.training.step_loss import Lesson
@@ -36,7 +36,7 @@ class ObservedJudge(LocalJudge):
         self.seen: list[dict[str, Any]] = []
 
     def update(
-        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+        self, iteration: int, contrasts: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
         # Before the update: these samples are new to the judge.
         spent = self.flops
@@ -44,7 +44,7 @@ class ObservedJudge(LocalJudge):
         self.flops = spent
         return super().update(iteration, contrasts, weight=weight)
 
-    def _look(self, contrasts: Sequence[Contrast]) -> dict[str, Any]:
+    def _look(self, contrasts: Sequence[TrainingPair]) -> dict[str, Any]:
         """Shares over this iteration's samples; AUC per kind of negative."""
         said = [(self._lessons[c.question], text) for c in contrasts for text in c.negatives]
         parsed = [(lesson, self._answer(lesson, text)) for lesson, text in said]
@@ -61,11 +61,11 @@ class ObservedJudge(LocalJudge):
             "examples": [text[:160] for _, text in said[:3]],
         }
 
-    def _aucs(self, contrasts: Sequence[Contrast]) -> dict[str, float | None]:
+    def _aucs(self, contrasts: Sequence[TrainingPair]) -> dict[str, float | None]:
         """Right teacher rationales of questions that are new to the judge, against wrong ones of
         such questions, and against this iteration's samples."""
-        right: list[Pair] = []
-        wrong: list[Pair] = []
+        right: list[QuestionRationale] = []
+        wrong: list[QuestionRationale] = []
         for lesson in self._others:
             for r in (*lesson.positives, *lesson.negatives):
                 (right if r.answer == lesson.gold else wrong).append((lesson.text, r.text))

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load, save
 
 from qcrd.errors import Conflict, NotFound
-from qcrd.method.judge.health import collapsed
+from qcrd.method.judge.health import has_collapsed
 from qcrd.method.judge.model import Judge, LocalJudge
-from qcrd.method.judge.training_pairs import Contrast
+from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.student.loading import load_encoder
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
@@ -147,7 +147,7 @@ class Seat:
                 version=version,
                 health=health,
                 histograms=self._local.histograms,
-                collapsed=collapsed(health),
+                collapsed=has_collapsed(health),
                 flops=self._local.flops - before,
             )
             self._save(made, keep)
@@ -167,7 +167,7 @@ class Seat:
         if version == self.current.version:
             return self.current
         if version == 0:
-            self._local.judge.load_state_dict(self._first)
+            self._local.model.load_state_dict(self._first)
             self.current = JudgeVersion(version=0)
             return self.current
         prefix = keys.judge_version_prefix(self._id, version)
@@ -178,7 +178,7 @@ class Seat:
                 f"judge {self._id} has no version {version}; it has {[0, *self._written()]}",
                 param="version",
             ) from error
-        self._local.judge.load_state_dict(load(read_object(self._store, prefix + WEIGHTS)))
+        self._local.model.load_state_dict(load(read_object(self._store, prefix + WEIGHTS)))
         self.current = described
         return described
 
@@ -189,9 +189,9 @@ class Seat:
 
 
 def _weights(local: LocalJudge) -> dict[str, torch.Tensor]:
-    state = local.judge.state_dict()
+    state = local.model.state_dict()
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
 
-def _contrasts(given: Sequence[WireContrast]) -> list[Contrast]:
-    return [Contrast(c.question, c.positives, c.negatives, c.sources) for c in given]
+def _contrasts(given: Sequence[WireContrast]) -> list[TrainingPair]:
+    return [TrainingPair(c.question, c.positives, c.negatives, c.sources) for c in given]

@@ -14,7 +14,7 @@ from qcrd.method.evaluation.statistics import (
     flag_repeated,
     wilson_interval,
 )
-from qcrd.method.judge.model import JudgePort
+from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.loading import load_student, weights_like
@@ -55,7 +55,7 @@ class Parts:
     other processes that train, None where there are none."""
 
     base: Path
-    judge: Callable[[], JudgePort]
+    judge: Callable[[], JudgeBackend]
     fixed: Path | None = None
     past: Callable[[Student], Past] = LocalPast
     device: str = "cpu"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from qcrd.errors import Conflict, QcrdError, Transient
-from qcrd.method.judge.training_pairs import Contrast, Pair
+from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.spec import JudgeSpec
 
@@ -48,11 +48,11 @@ class RemoteJudge:
         created = {"base": base, "spec": spec.model_dump(mode="json"), "seed": seed}
         self._call("PUT", "", created)
 
-    def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]:
+    def pretrain(self, contrasts: Sequence[TrainingPair]) -> dict[str, float]:
         return self._trained("/pretrain", {"contrasts": _wire(contrasts)})
 
     def update(
-        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+        self, iteration: int, contrasts: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
         body = {
             "iteration": iteration,
@@ -62,7 +62,7 @@ class RemoteJudge:
         }
         return self._trained("/update", body)
 
-    def score(self, pairs: Sequence[Pair]) -> list[float]:
+    def score(self, pairs: Sequence[QuestionRationale]) -> list[float]:
         scores: list[float] = []
         for start in range(0, len(pairs), PAIRS_PER_CALL):
             asked = [list(pair) for pair in pairs[start : start + PAIRS_PER_CALL]]
@@ -114,7 +114,7 @@ def _refusal(response: httpx.Response) -> QcrdError:
     return Conflict(f"discriminator: {message}", param=param, code="discriminator_refused")
 
 
-def _wire(contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
+def _wire(contrasts: Sequence[TrainingPair]) -> list[dict[str, Any]]:
     return [
         {
             "question": c.question,

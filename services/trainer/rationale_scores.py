@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from qcrd.method.judge.model import JudgePort
+from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import format_question
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationale_annotations import (
@@ -77,7 +77,7 @@ def _of_the_student(trainer: Trainer) -> Iterator[Said]:
             yield texts[asked], Polarity.NEGATIVE, rationale
 
 
-def _scored(judge: JudgePort, said: Iterator[Said]) -> Iterator[RationaleScore]:
+def _scored(judge: JudgeBackend, said: Iterator[Said]) -> Iterator[RationaleScore]:
     while batch := list(itertools.islice(said, AT_ONCE)):
         scores = judge.score([(text, rationale.text) for text, _, rationale in batch])
         for (_, polarity, rationale), score in zip(batch, scores, strict=True):

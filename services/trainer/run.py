@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from qcrd.errors import Interrupted, LeaseLost, QcrdError
-from qcrd.method.judge.model import JudgePort
+from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.student.base import Student
 from qcrd.method.training import distributed
 from qcrd.method.training.negative_sampler import LocalPast, Past, ProcessPast
@@ -87,7 +87,7 @@ def _distilled(stage: StageContext, deps: WorkerDeps) -> Outcome:
     checkpoint = spec.settings.negatives.checkpoint
     param = f"method.{spec.method}.negatives.checkpoint"
 
-    def judge() -> JudgePort:
+    def judge() -> JudgeBackend:
         return RemoteJudge(
             settings.discriminator_url,
             stage.job.id,

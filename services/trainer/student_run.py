@@ -10,8 +10,8 @@ from typing import Any
 
 from qcrd.errors import Interrupted
 from qcrd.method.evaluation import predict
-from qcrd.method.judge.health import collapsed
-from qcrd.method.judge.model import JudgePort
+from qcrd.method.judge.health import has_collapsed
+from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training.checkpoint import State, capture, restore
@@ -41,7 +41,7 @@ class Course:
     plan: Plan
     knowledge: Knowledge
     student: Callable[[], Student]
-    judge: JudgePort | None
+    judge: JudgeBackend | None
     past: Callable[[Student], Past] = LocalPast
     fixed: Callable[[Student], Weights] | None = None
     crew: Crew | None = None
@@ -183,7 +183,7 @@ def _follow(
         numbers = {**state.numbers, "seconds": spent()}
         oldest = checkpoints.save(method, replace(state, numbers=numbers))
         if trainer.judge is not None:
-            trainer.judge.keep = oldest
+            trainer.judge.oldest_version = oldest
 
     # A phase may be stopped from within; nothing that `idle` refers to changes while it lasts.
     idle: State | None = None
@@ -268,7 +268,7 @@ def _tell_judge(
         judge=record.judge,
         histograms=shown,
     )
-    if collapsed(record.judge):
+    if has_collapsed(record.judge):
         stage.events.append(
             stage.job.id,
             f"the judge no longer tells right from wrong (AUC {record.judge['alarm_auc']:.2f} on "

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from qcrd.method.judge.training_pairs import Contrast
+from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, Store
@@ -20,7 +20,7 @@ from tests.integration.conftest import Serve
 JUDGE = "ftjob-" + "0" * 24
 SPEC = JudgeSpec(pretrain_steps=4, update_steps=2, batch_size=4, hidden=8, max_tokens=32)
 CONTRASTS = [
-    Contrast(f"what kind of thing is {thing} ?", (f"it {does}",), ("it is a thing",))
+    TrainingPair(f"what kind of thing is {thing} ?", (f"it {does}",), ("it is a thing",))
     for thing, does in (("trout", "swims"), ("apple", "grows"), ("hammer", "hits nails"))
 ]
 PAIRS = [("what kind of thing is trout ?", "it swims"), ("apple ?", "it is a thing")]
@@ -57,7 +57,7 @@ def test_health_is_told_by_source_and_kept_with_the_version(
 ) -> None:
     """Of 40 questions some are held back; their histograms count what the numbers count."""
     named = [
-        Contrast(f"question {i} ?", ("it swims",), ("it is a thing", "it hits nails"),
+        TrainingPair(f"question {i} ?", ("it swims",), ("it is a thing", "it hits nails"),
                  ("student_lag", "teacher_minority"))
         for i in range(40)
     ]  # fmt: skip

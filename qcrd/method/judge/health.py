@@ -9,68 +9,75 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scipy.stats import mannwhitneyu
 
-from qcrd.method.judge.training_pairs import Contrast, Pair
+from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.records.job import JudgeHistograms, ReliabilityBin
 
-POSITIVES = "positives"
+POSITIVES_LABEL = "positives"
 """The positives' name beside the sources of negatives."""
 
 BINS = 10
 """Equal-width bins of [0, 1], for histograms and for calibration."""
 
-COLLAPSED_AUC, COLLAPSED_SPREAD = 0.55, 0.02
+MIN_HEALTHY_AUC, MIN_HEALTHY_SPREAD = 0.55, 0.02
 
-FEWEST_TO_ALARM = 5
+MIN_ALARM_SAMPLES = 5
 """Held-back scores of a kind that the alarm needs: one or two say nothing about the judge."""
 
-Scored = tuple[Sequence[float], Mapping[str, Sequence[float]]]
+HoldoutScores = tuple[Sequence[float], Mapping[str, Sequence[float]]]
 """The positives' scores, and the negatives' by source."""
 
 
-def health(
-    judge: Callable[[Sequence[Pair]], list[float]], kept: Sequence[Contrast]
+def measure_health(
+    score: Callable[[Sequence[QuestionRationale]], list[float]], holdout: Sequence[TrainingPair]
 ) -> tuple[dict[str, float], JudgeHistograms]:
     """Numbers and histograms over held-back contrasts, on their real negatives."""
-    positives = judge([(c.question, r) for c in kept for r in c.positives])
-    asked = [(source, (c.question, r)) for c in kept for source, r in c.named]
-    negatives: dict[str, list[float]] = {source: [] for source in sorted({s for s, _ in asked})}
-    for (source, _), score in zip(asked, judge([pair for _, pair in asked]), strict=True):
-        negatives[source].append(score)
-    scored = positives, negatives
-    return numbers(scored), histograms(scored)
+    positives = score([(c.question, r) for c in holdout for r in c.positives])
+    sourced_pairs = [
+        (source, (c.question, r)) for c in holdout for source, r in c.sourced_negatives
+    ]
+    negatives: dict[str, list[float]] = {
+        source: [] for source in sorted({s for s, _ in sourced_pairs})
+    }
+    for (source, _), value in zip(
+        sourced_pairs, score([pair for _, pair in sourced_pairs]), strict=True
+    ):
+        negatives[source].append(value)
+    holdout_scores = positives, negatives
+    return compute_metrics(holdout_scores), make_histograms(holdout_scores)
 
 
-def numbers(scored: Scored) -> dict[str, float]:
+def compute_metrics(holdout_scores: HoldoutScores) -> dict[str, float]:
     """Flat: `auc`, `mean_positive`, `mean_negative` and `spread` over all sources; `n_`, `mean_`
     and `auc_` of each source; `brier` and `ece`; and what the alarm goes by.
 
     A number that the held-back scores do not allow is left out. `alarm_negatives` is always there:
     how many negatives the alarm rests on, 0 where they are too few to raise one.
     """
-    pos, by_source = scored
-    neg = [score for own in by_source.values() for score in own]
-    measured: dict[str, float] = {"positives": len(pos), "negatives": len(neg)}
+    pos, by_source = holdout_scores
+    neg = [score for source_scores in by_source.values() for score in source_scores]
+    metrics: dict[str, float] = {"positives": len(pos), "negatives": len(neg)}
     if pos:
-        measured["mean_positive"] = sum(pos) / len(pos)
+        metrics["mean_positive"] = sum(pos) / len(pos)
     if neg:
-        measured["mean_negative"] = sum(neg) / len(neg)
-    if (found := auc(pos, neg)) is not None:
-        measured["auc"] = found
-        measured["spread"] = _spread(pos, neg)
+        metrics["mean_negative"] = sum(neg) / len(neg)
+    if (auc_value := auc(pos, neg)) is not None:
+        metrics["auc"] = auc_value
+        metrics["spread"] = _spread(pos, neg)
     for source, own in by_source.items():
-        measured[f"n_{source}"] = len(own)
-        measured[f"mean_{source}"] = sum(own) / len(own)
-        if (found := auc(pos, own)) is not None:
-            measured[f"auc_{source}"] = found
-    return {**measured, **_calibration(pos, neg), **_alarm(scored)}
+        metrics[f"n_{source}"] = len(own)
+        metrics[f"mean_{source}"] = sum(own) / len(own)
+        if (auc_value := auc(pos, own)) is not None:
+            metrics[f"auc_{source}"] = auc_value
+    return {**metrics, **_calibration_metrics(pos, neg), **_alarm_metrics(holdout_scores)}
 
 
-def histograms(scored: Scored) -> JudgeHistograms:
-    pos, by_source = scored
-    neg = [score for own in by_source.values() for score in own]
+def make_histograms(holdout_scores: HoldoutScores) -> JudgeHistograms:
+    pos, by_source = holdout_scores
+    neg = [score for source_scores in by_source.values() for score in source_scores]
     return JudgeHistograms(
-        scores={POSITIVES: _counts(pos)} | {name: _counts(own) for name, own in by_source.items()},
-        reliability=reliability(pos, neg),
+        scores={POSITIVES_LABEL: _bin_counts(pos)}
+        | {name: _bin_counts(own) for name, own in by_source.items()},
+        reliability=reliability_bins(pos, neg),
     )
 
 
@@ -82,28 +89,30 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
     return float(u) / (len(positives) * len(negatives))
 
 
-def reliability(
+def reliability_bins(
     positives: Sequence[float], negatives: Sequence[float]
 ) -> tuple[ReliabilityBin, ...]:
     """Per bin of scores: how many, their mean, and the share of positives among them."""
-    rows: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
-    for scores, right in ((positives, True), (negatives, False)):
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
+    for scores, is_positive in ((positives, True), (negatives, False)):
         for score in scores:
-            rows[_bin(score)].append((score, right))
+            bins[_bin_index(score)].append((score, is_positive))
     return tuple(
         ReliabilityBin(
-            n=len(row),
-            score=sum(score for score, _ in row) / len(row) if row else None,
-            positive=sum(right for _, right in row) / len(row) if row else None,
+            n=len(bin_scores),
+            score=sum(score for score, _ in bin_scores) / len(bin_scores) if bin_scores else None,
+            positive=sum(right for _, right in bin_scores) / len(bin_scores)
+            if bin_scores
+            else None,
         )
-        for row in rows
+        for bin_scores in bins
     )
 
 
-def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     """Expected calibration error (Naeini et al. 2015): each bin's distance between its mean score
     and its share of positives, weighed by its share of the scores."""
-    n = sum(one.n for one in bins)
+    n = sum(reliability_bin.n for reliability_bin in bins)
     return sum(
         one.n / n * abs(one.score - one.positive)
         for one in bins
@@ -111,45 +120,53 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     )
 
 
-def brier(positives: Sequence[float], negatives: Sequence[float]) -> float:
+def brier_score(positives: Sequence[float], negatives: Sequence[float]) -> float:
     """Mean squared distance of a score from 1 (a positive) or 0 (a negative), Brier 1950."""
     squares = [(1 - score) ** 2 for score in positives] + [score**2 for score in negatives]
     return sum(squares) / len(squares)
 
 
-def collapsed(measured: Mapping[str, float]) -> bool:
+def has_collapsed(metrics: Mapping[str, float]) -> bool:
     """Scores that no longer tell anything. Too few negatives to know (`alarm_negatives` 0): no."""
     return (
-        measured.get("alarm_auc", 1.0) < COLLAPSED_AUC
-        or measured.get("alarm_spread", 1.0) < COLLAPSED_SPREAD
+        metrics.get("alarm_auc", 1.0) < MIN_HEALTHY_AUC
+        or metrics.get("alarm_spread", 1.0) < MIN_HEALTHY_SPREAD
     )
 
 
-def _calibration(pos: Sequence[float], neg: Sequence[float]) -> dict[str, float]:
+def _calibration_metrics(pos: Sequence[float], neg: Sequence[float]) -> dict[str, float]:
     if not pos or not neg:
         return {}
-    return {"brier": brier(pos, neg), "ece": calibration_error(reliability(pos, neg))}
+    return {
+        "brier": brier_score(pos, neg),
+        "ece": expected_calibration_error(reliability_bins(pos, neg)),
+    }
 
 
-def _alarm(scored: Scored) -> dict[str, float]:
+def _alarm_metrics(holdout_scores: HoldoutScores) -> dict[str, float]:
     """AUC and spread over the sources that have enough held-back negatives, taken together."""
-    pos, by_source = scored
-    neg = [s for own in by_source.values() if len(own) >= FEWEST_TO_ALARM for s in own]
-    found = auc(pos, neg) if len(pos) >= FEWEST_TO_ALARM else None
-    if found is None:
+    pos, by_source = holdout_scores
+    neg = [
+        s
+        for source_scores in by_source.values()
+        if len(source_scores) >= MIN_ALARM_SAMPLES
+        for s in source_scores
+    ]
+    auc_value = auc(pos, neg) if len(pos) >= MIN_ALARM_SAMPLES else None
+    if auc_value is None:
         return {"alarm_negatives": 0}
-    return {"alarm_negatives": len(neg), "alarm_auc": found, "alarm_spread": _spread(pos, neg)}
+    return {"alarm_negatives": len(neg), "alarm_auc": auc_value, "alarm_spread": _spread(pos, neg)}
 
 
 def _spread(pos: Sequence[float], neg: Sequence[float]) -> float:
     return max(*pos, *neg) - min(*pos, *neg)
 
 
-def _counts(scores: Sequence[float]) -> tuple[int, ...]:
-    bins = [_bin(score) for score in scores]
+def _bin_counts(scores: Sequence[float]) -> tuple[int, ...]:
+    bins = [_bin_index(score) for score in scores]
     return tuple(bins.count(number) for number in range(BINS))
 
 
-def _bin(score: float) -> int:
+def _bin_index(score: float) -> int:
     """The last bin holds 1 too."""
     return min(int(score * BINS), BINS - 1)

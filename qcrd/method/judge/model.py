@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from qcrd.method.batching import group_by_length
-from qcrd.method.judge.health import health
-from qcrd.method.judge.training_pairs import Contrast, Pair, balanced, held_back
+from qcrd.method.judge.health import measure_health
+from qcrd.method.judge.training_pairs import (
+    QuestionRationale,
+    TrainingPair,
+    balance_negatives,
+    split_holdout,
+)
 from qcrd.method.losses import JUDGE_LOSSES
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.spec import JudgeSpec
@@ -32,8 +37,10 @@ class Judge(nn.Module):
         self.first = nn.Linear(encoder.config.hidden_size, hidden)
         self.second = nn.Linear(hidden, 1)
         self.flops = 0.0
-        embedded = encoder.get_input_embeddings().weight.numel()
-        self._parameters_passed = sum(p.numel() for p in self.parameters()) - embedded
+        embedding_parameters = encoder.get_input_embeddings().weight.numel()
+        self._parameters_per_token = (
+            sum(p.numel() for p in self.parameters()) - embedding_parameters
+        )
 
     @property
     def device(self) -> torch.device:
@@ -43,10 +50,12 @@ class Judge(nn.Module):
         """Scores [B] of token ids [B, T]; padding (mask 0) takes no part in the pooling."""
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         pooled = states.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
-        self.flops += (6 if torch.is_grad_enabled() else 2) * self._parameters_passed * ids.numel()
+        self.flops += (
+            (6 if torch.is_grad_enabled() else 2) * self._parameters_per_token * ids.numel()
+        )
         return torch.sigmoid(self.second(torch.relu(self.first(pooled)))).squeeze(1)
 
-    def scores(self, pairs: Sequence[Pair]) -> Tensor:
+    def score(self, pairs: Sequence[QuestionRationale]) -> Tensor:
         """Scores [len(pairs)], with gradients where they are enabled; batched by length."""
         batch = self.tokenizer(
             [question for question, _ in pairs],
@@ -66,22 +75,22 @@ class Judge(nn.Module):
         return torch.cat(parts)[torch.tensor(order).argsort().to(self.device)]
 
     @torch.no_grad()
-    def judge(self, pairs: Sequence[Pair]) -> list[float]:
+    def predict_scores(self, pairs: Sequence[QuestionRationale]) -> list[float]:
         """Scores without gradients and without dropout."""
         if not pairs:
             return []
         self.eval()
-        values: list[float] = self.scores(pairs).tolist()
+        values: list[float] = self.score(pairs).tolist()
         return values
 
 
-def fit_judge(
+def train_judge(
     judge: Judge,
-    contrasts: Sequence[Contrast],
+    training_pairs: Sequence[TrainingPair],
     spec: JudgeSpec,
     *,
     steps: int,
-    rate: float,
+    learning_rate: float,
     seed: int,
 ) -> Iterator[float]:
     """Yield the loss of each of `steps` optimizer steps over `contrasts`, drawn in a seeded order.
@@ -89,10 +98,12 @@ def fit_judge(
     The optimizer starts afresh on every call: an update is then a function of (weights, contrasts,
     seed), so a restarted service repeats it exactly from the weights alone.
     """
-    loss = JUDGE_LOSSES[spec.loss]
-    optimizer = torch.optim.AdamW((p for p in judge.parameters() if p.requires_grad), lr=rate)
+    loss_fn = JUDGE_LOSSES[spec.loss]
+    optimizer = torch.optim.AdamW(
+        (p for p in judge.parameters() if p.requires_grad), lr=learning_rate
+    )
     rng = random.Random(seed)
-    usable = [c for c in contrasts if c.positives and c.negatives]
+    usable = [c for c in training_pairs if c.positives and c.negatives]
     if not usable:
         return
     with torch.random.fork_rng():
@@ -100,28 +111,32 @@ def fit_judge(
         for _ in range(steps):
             batch = rng.sample(usable, min(spec.batch_size, len(usable)))
             judge.train()
-            total = loss(*padded_scores(judge, batch)) / len(batch)
+            loss = loss_fn(*score_padded(judge, batch)) / len(batch)
             optimizer.zero_grad()
-            total.backward()
+            loss.backward()
             nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
             optimizer.step()
-            yield total.item()
+            yield loss.item()
 
 
-def padded_scores(judge: Judge, batch: Sequence[Contrast]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def score_padded(
+    judge: Judge, batch: Sequence[TrainingPair]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(s_pos, mask, s_neg, mask), each [N, R] over the batch's contrasts."""
     pairs = [(c.question, r) for c in batch for r in (*c.positives, *c.negatives)]
-    flat = iter(torch.split(judge.scores(pairs), [n for c in batch for n in _sizes(c)]))
-    columns = [(next(flat), next(flat)) for _ in batch]
+    score_groups = iter(
+        torch.split(judge.score(pairs), [n for c in batch for n in _count_sides(c)])
+    )
+    columns = [(next(score_groups), next(score_groups)) for _ in batch]
     pos, neg = zip(*columns, strict=True)
-    return (*_pad(pos), *_pad(neg))
+    return (*_pad_scores(pos), *_pad_scores(neg))
 
 
-def _sizes(contrast: Contrast) -> tuple[int, int]:
-    return len(contrast.positives), len(contrast.negatives)
+def _count_sides(pair: TrainingPair) -> tuple[int, int]:
+    return len(pair.positives), len(pair.negatives)
 
 
-def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _pad_scores(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     # 0.5 stays inside (0, 1), so a masked cell's logarithm is finite and its gradient is no NaN.
     scores = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=0.5)
     lengths = torch.tensor([len(row) for row in rows], device=scores.device)
@@ -129,19 +144,19 @@ def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return scores, mask
 
 
-class JudgePort(Protocol):
+class JudgeBackend(Protocol):
     """The judge as training sees it: in this process, or a service. `histograms` are those of its
     last training call; `keep` is the oldest of its versions that a resumed run would ask for."""
 
     flops: float
-    keep: int
+    oldest_version: int
     histograms: JudgeHistograms | None
 
-    def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]: ...
+    def pretrain(self, training_pairs: Sequence[TrainingPair]) -> dict[str, float]: ...
     def update(
-        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+        self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]: ...
-    def score(self, pairs: Sequence[Pair]) -> list[float]: ...
+    def score(self, pairs: Sequence[QuestionRationale]) -> list[float]: ...
 
 
 class LocalJudge:
@@ -151,48 +166,56 @@ class LocalJudge:
     training call, None before the first.
     """
 
-    def __init__(self, judge: Judge, spec: JudgeSpec, *, seed: int) -> None:
-        self.judge = judge
+    def __init__(self, model: Judge, spec: JudgeSpec, *, seed: int) -> None:
+        self.model = model
         self.spec = spec
         self.seed = seed
         self.histograms: JudgeHistograms | None = None
-        self.keep = 0
+        self.oldest_version = 0
 
     @property
     def flops(self) -> float:
         """Floating-point operations so far, training and scoring."""
-        return self.judge.flops
+        return self.model.flops
 
     @flops.setter
     def flops(self, value: float) -> None:
-        self.judge.flops = value
+        self.model.flops = value
 
-    def pretrain(self, contrasts: Sequence[Contrast]) -> dict[str, float]:
-        trained, kept = held_back(contrasts)
-        filled = balanced(trained, seed=self.seed)
-        return self._fit(filled, kept, self.spec.pretrain_steps, self.spec.learning_rate, -1)
+    def pretrain(self, training_pairs: Sequence[TrainingPair]) -> dict[str, float]:
+        train, holdout = split_holdout(training_pairs)
+        balanced_pairs = balance_negatives(train, seed=self.seed)
+        return self._train_and_evaluate(
+            balanced_pairs, holdout, self.spec.pretrain_steps, self.spec.learning_rate, -1
+        )
 
     def update(
-        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+        self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
         """One online round. `weight` is alpha3 of this iteration; it scales the step, because
         Adam's steps do not change with the scale of the loss."""
-        trained, kept = held_back(contrasts)
-        rate = self.spec.learning_rate * weight
-        return self._fit(trained, kept, self.spec.update_steps, rate, iteration)
+        train, holdout = split_holdout(training_pairs)
+        learning_rate = self.spec.learning_rate * weight
+        return self._train_and_evaluate(
+            train, holdout, self.spec.update_steps, learning_rate, iteration
+        )
 
-    def score(self, pairs: Sequence[Pair]) -> list[float]:
-        return self.judge.judge(pairs)
+    def score(self, pairs: Sequence[QuestionRationale]) -> list[float]:
+        return self.model.predict_scores(pairs)
 
-    def _fit(
+    def _train_and_evaluate(
         self,
-        trained: Sequence[Contrast],
-        kept: Sequence[Contrast],
+        train: Sequence[TrainingPair],
+        holdout: Sequence[TrainingPair],
         steps: int,
-        rate: float,
+        learning_rate: float,
         iteration: int,
     ) -> dict[str, float]:
         seed = random.Random(f"{self.seed}/{iteration}").getrandbits(31)
-        losses = list(fit_judge(self.judge, trained, self.spec, steps=steps, rate=rate, seed=seed))
-        measured, self.histograms = health(self.judge.judge, kept)
-        return {**measured, "loss": losses[-1]} if losses else measured
+        losses = list(
+            train_judge(
+                self.model, train, self.spec, steps=steps, learning_rate=learning_rate, seed=seed
+            )
+        )
+        metrics, self.histograms = measure_health(self.model.predict_scores, holdout)
+        return {**metrics, "loss": losses[-1]} if losses else metrics

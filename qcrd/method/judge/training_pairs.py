@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from qcrd.records.rationales import Rationale, RationaleSource
 from qcrd.records.spec import NegativeSource
 
-Pair = tuple[str, str]
+QuestionRationale = tuple[str, str]
 """(question, rationale)."""
 
-UNNAMED, CORRUPTED = "unnamed", "corrupted"
+UNKNOWN_SOURCE, CORRUPTED_SOURCE = "unnamed", "corrupted"
 """Sources of negatives besides those of `NegativeSource`: not told, and made from positives."""
 
-HELD_BACK = 10
+HOLDOUT_BUCKETS = 10
 """One contrast in ten is never trained on and measures the judge."""
 
 
 @dataclass(frozen=True)
-class Contrast:
+class TrainingPair:
     """One question with what the judge should score high and low.
 
     `sources` says where each negative is from (`student_lag`, `teacher_minority`, `fixed`), in the
@@ -37,13 +37,13 @@ class Contrast:
             raise ValueError(f"{len(self.sources)} sources for {len(self.negatives)} negatives")
 
     @property
-    def named(self) -> tuple[tuple[str, str], ...]:
+    def sourced_negatives(self) -> tuple[tuple[str, str], ...]:
         """(source, negative) of every negative."""
-        sources = self.sources or (UNNAMED,) * len(self.negatives)
+        sources = self.sources or (UNKNOWN_SOURCE,) * len(self.negatives)
         return tuple(zip(sources, self.negatives, strict=True))
 
 
-NAMES = {
+NEGATIVE_SOURCES = {
     RationaleSource.TEACHER: NegativeSource.TEACHER_MINORITY,
     RationaleSource.STUDENT: NegativeSource.STUDENT_LAG,
     RationaleSource.FIXED: NegativeSource.FIXED,
@@ -51,56 +51,64 @@ NAMES = {
 """What a negative is called by who said it."""
 
 
-def contrast(
+def make_training_pair(
     question: str, positives: Sequence[Rationale], negatives: Sequence[Rationale]
-) -> Contrast:
-    return Contrast(
+) -> TrainingPair:
+    return TrainingPair(
         question,
         tuple(rationale.text for rationale in positives),
         tuple(rationale.text for rationale in negatives),
-        tuple(NAMES[rationale.source].value for rationale in negatives),
+        tuple(NEGATIVE_SOURCES[rationale.source].value for rationale in negatives),
     )
 
 
-def held_back(contrasts: Sequence[Contrast]) -> tuple[list[Contrast], list[Contrast]]:
+def split_holdout(
+    training_pairs: Sequence[TrainingPair],
+) -> tuple[list[TrainingPair], list[TrainingPair]]:
     """(trained on, held back); decided by the question's text alone, so equal in every version."""
-    trained: list[Contrast] = []
-    kept: list[Contrast] = []
-    for contrast in contrasts:
-        bucket = random.Random(contrast.question).randrange(HELD_BACK)
-        (kept if bucket == 0 else trained).append(contrast)
-    return trained, kept
+    train: list[TrainingPair] = []
+    holdout: list[TrainingPair] = []
+    for pair in training_pairs:
+        bucket = random.Random(pair.question).randrange(HOLDOUT_BUCKETS)
+        (holdout if bucket == 0 else train).append(pair)
+    return train, holdout
 
 
-def balanced(contrasts: Sequence[Contrast], *, seed: int) -> list[Contrast]:
+def balance_negatives(training_pairs: Sequence[TrainingPair], *, seed: int) -> list[TrainingPair]:
     """Each contrast with as many negatives as positives: real ones first, then corrupted positives.
 
     Only filled up: a judge fed mostly on corruption learns to spot corruption instead of error.
     """
     rng = random.Random(seed)
-    words = sorted({word for c in contrasts for r in c.positives for word in r.split()})
-    filled = []
-    for contrast in contrasts:
-        missing = max(0, len(contrast.positives) - len(contrast.negatives))
-        made = [(CORRUPTED, corrupted(text, words, rng)) for text in contrast.positives[:missing]]
-        filled.append(_with_negatives(contrast, [*contrast.named, *made]) if made else contrast)
-    return filled
+    words = sorted({word for c in training_pairs for r in c.positives for word in r.split()})
+    balanced_pairs = []
+    for pair in training_pairs:
+        missing = max(0, len(pair.positives) - len(pair.negatives))
+        fillers = [
+            (CORRUPTED_SOURCE, corrupt_text(text, words, rng)) for text in pair.positives[:missing]
+        ]
+        balanced_pairs.append(
+            _replace_negatives(pair, [*pair.sourced_negatives, *fillers]) if fillers else pair
+        )
+    return balanced_pairs
 
 
-def _with_negatives(contrast: Contrast, named: Sequence[tuple[str, str]]) -> Contrast:
-    return Contrast(
-        contrast.question,
-        contrast.positives,
-        tuple(text for _, text in named),
-        tuple(source for source, _ in named),
+def _replace_negatives(
+    pair: TrainingPair, sourced_negatives: Sequence[tuple[str, str]]
+) -> TrainingPair:
+    return TrainingPair(
+        pair.question,
+        pair.positives,
+        tuple(text for _, text in sourced_negatives),
+        tuple(source for source, _ in sourced_negatives),
     )
 
 
-def corrupted(text: str, words: Sequence[str], rng: random.Random, *, share: float = 0.3) -> str:
+def corrupt_text(text: str, words: Sequence[str], rng: random.Random, *, share: float = 0.3) -> str:
     """`text` with `share` of its words (at least one) blanked out or replaced from `words`."""
-    parts = text.split()
-    if not parts or not words:
+    tokens = text.split()
+    if not tokens or not words:
         return "..."
-    for index in rng.sample(range(len(parts)), max(1, round(share * len(parts)))):
-        parts[index] = "..." if rng.random() < 0.5 else rng.choice(words)
-    return " ".join(parts)
+    for index in rng.sample(range(len(tokens)), max(1, round(share * len(tokens)))):
+        tokens[index] = "..." if rng.random() < 0.5 else rng.choice(words)
+    return " ".join(tokens)

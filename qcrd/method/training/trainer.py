@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from qcrd.errors import Diverged
 from qcrd.method.batching import iteration_batches
-from qcrd.method.judge.model import JudgePort
-from qcrd.method.judge.training_pairs import Contrast, contrast
+from qcrd.method.judge.model import JudgeBackend
+from qcrd.method.judge.training_pairs import TrainingPair, make_training_pair
 from qcrd.method.losses import loss_lower_bound
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import weight_history
@@ -71,7 +71,7 @@ class Trainer:
         lessons: Sequence[Lesson],
         plan: Plan,
         validate: Callable[[Student], Score],
-        judge: JudgePort | None = None,
+        judge: JudgeBackend | None = None,
         past: Past | None = None,
         fixed: Weights | None = None,
         crew: Crew | None = None,
@@ -267,8 +267,8 @@ class Trainer:
         sampled = tuple(r for r in fresh.get(lesson.id, ()) if r.text not in right)
         return (lesson.negatives if minority else ()) + sampled
 
-    def _contrasts(self, lessons: Sequence[Lesson]) -> list[Contrast]:
-        return [contrast(x.text, x.positives, x.negatives) for x in lessons]
+    def _contrasts(self, lessons: Sequence[Lesson]) -> list[TrainingPair]:
+        return [make_training_pair(x.text, x.positives, x.negatives) for x in lessons]
 
     def _scored(self, lessons: Sequence[Lesson]) -> dict[str, float]:
         """One score per rationale and judge version; no step asks the judge again."""

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
-from qcrd.method.judge.training_pairs import Contrast
+from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.store import MemoryJobStore
@@ -30,7 +30,7 @@ from tests.unit.api.test_rest import refused
 JUDGES = [f"ftjob-{n:024d}" for n in range(3)]
 SPEC = JudgeSpec(pretrain_steps=2, update_steps=1, batch_size=4, hidden=8, max_tokens=32)
 CONTRASTS = [
-    Contrast(f"question {i} ?", ("it swims",), ("it is a thing",), ("student_lag",))
+    TrainingPair(f"question {i} ?", ("it swims",), ("it is a thing",), ("student_lag",))
     for i in range(40)
 ]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qcrd.method import losses
 from qcrd.method.judge.model import Judge, LocalJudge
-from qcrd.method.judge.training_pairs import Contrast
+from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import plan
@@ -142,7 +142,7 @@ class Weighed(LocalJudge):
     weights: list[float]
 
     def update(
-        self, iteration: int, contrasts: Sequence[Contrast], *, weight: float
+        self, iteration: int, contrasts: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
         self.weights.append(weight)
         return super().update(iteration, contrasts, weight=weight)
@@ -151,7 +151,7 @@ class Weighed(LocalJudge):
 def test_eq8_alpha3_falls_by_a_tenth_each_iteration() -> None:
     """.5, .5 · .9 = .45, .5 · .81 = .405."""
     plain = judge()
-    noting = Weighed(plain.judge, plain.spec, seed=0)
+    noting = Weighed(plain.model, plain.spec, seed=0)
     noting.weights = []
     made = plan("qcrd", spec(iterations=3), lessons=8, seed=0)
     list(Trainer(student(), lessons(), made, validate, noting).run())

@@ -11,8 +11,8 @@ import torch
 from qcrd.errors import Diverged
 from qcrd.method.batching import group_by_length, iteration_batches
 from qcrd.method.judge.health import auc
-from qcrd.method.judge.model import Judge, LocalJudge, fit_judge
-from qcrd.method.judge.training_pairs import Contrast, balanced, held_back
+from qcrd.method.judge.model import Judge, LocalJudge, train_judge
+from qcrd.method.judge.training_pairs import TrainingPair, balance_negatives, split_holdout
 from qcrd.method.losses import weight_highest, weight_lowest
 from qcrd.method.student.base import Reading, Student
 from qcrd.method.student.causal import CausalStudent
@@ -259,9 +259,9 @@ def test_length_groups_hold_every_row_once_within_the_bound() -> None:
 # --- the judge ------------------------------------------------------------------------------------
 
 
-def contrasts() -> list[Contrast]:
+def contrasts() -> list[TrainingPair]:
     return [
-        Contrast(item.text, (item.positives[0].text,), ("it is a thing",)) for item in lessons()
+        TrainingPair(item.text, (item.positives[0].text,), ("it is a thing",)) for item in lessons()
     ]
 
 
@@ -269,7 +269,7 @@ def contrasts() -> list[Contrast]:
 def test_the_judge_learns_to_tell_right_from_wrong(loss: str) -> None:
     local = judge()
     training = JudgeSpec(loss=loss, batch_size=8)  # type: ignore[arg-type]
-    list(fit_judge(local.judge, contrasts(), training, steps=60, rate=3e-3, seed=0))
+    list(train_judge(local.model, contrasts(), training, steps=60, learning_rate=3e-3, seed=0))
     right = local.score([(c.question, c.positives[0]) for c in contrasts()])
     wrong = local.score([(c.question, c.negatives[0]) for c in contrasts()])
     assert auc(right, wrong) == 1.0
@@ -284,20 +284,20 @@ def test_padding_takes_no_part_in_the_pooling() -> None:
 
 
 def test_real_negatives_first_corruption_only_fills_up() -> None:
-    full = Contrast("q", ("a b c", "d e f"), ("x y", "z"))
-    short = Contrast("r", ("a b c", "d e f"), ())
-    same, filled = balanced([full, short], seed=0)
+    full = TrainingPair("q", ("a b c", "d e f"), ("x y", "z"))
+    short = TrainingPair("r", ("a b c", "d e f"), ())
+    same, filled = balance_negatives([full, short], seed=0)
     assert same == full
     assert len(filled.negatives) == 2
     assert not set(filled.negatives) & set(filled.positives)
 
 
 def test_held_back_is_decided_by_the_question_alone() -> None:
-    many = [Contrast(f"q{i}", ("a",), ("b",)) for i in range(400)]
-    trained, kept = held_back(many)
+    many = [TrainingPair(f"q{i}", ("a",), ("b",)) for i in range(400)]
+    trained, kept = split_holdout(many)
     assert 15 < len(kept) < 75
     assert {c.question for c in trained}.isdisjoint(c.question for c in kept)
-    assert held_back(many[::-1])[1] == kept[::-1]
+    assert split_holdout(many[::-1])[1] == kept[::-1]
 
 
 def test_an_update_is_a_function_of_weights_and_data() -> None:
