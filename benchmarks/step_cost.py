@@ -67,7 +67,7 @@ def naive_step(case: Setting, batch: Sequence[Lesson]) -> None:
     student.model.train()
 
     def ce(prefix: str, targets: Sequence[tuple[Lesson, str]]) -> torch.Tensor:
-        reading = student.read([prefix + item.text for item, _ in targets])
+        reading = student.encode([prefix + item.text for item, _ in targets])
         total, count = student.cross_entropy(
             reading, range(len(targets)), [text for _, text in targets]
         )

@@ -90,7 +90,7 @@ def taught(kind: str, method: MethodName) -> Student:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more cost such a small model several times as long
     for _ in range(STEPS):
-        reading = student.read([prompt for prompt, _ in pairs])
+        reading = student.encode([prompt for prompt, _ in pairs])
         total, count = student.cross_entropy(
             reading, range(len(pairs)), [target for _, target in pairs]
         )

@@ -120,8 +120,12 @@ def temperatures(
             tag=str(temperature),
         )
         pairs = [(lesson.text, r.text) for lesson in found.lessons for r in said[lesson.id]]
-        reading = student.read([EXPLAIN_PREFIX + text for text, _ in pairs])
-        ce = sorted(student.score(reading, range(len(pairs)), [text for _, text in pairs]).tolist())
+        reading = student.encode([EXPLAIN_PREFIX + text for text, _ in pairs])
+        ce = sorted(
+            student.mean_cross_entropy(
+                reading, range(len(pairs)), [text for _, text in pairs]
+            ).tolist()
+        )
         below = sum(value < spec.loss.delta for value in ce)
         spread = (ce[0], ce[len(ce) // 2], ce[-1])
         yield cells(

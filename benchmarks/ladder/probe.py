@@ -108,8 +108,8 @@ def picks(student: Student, lessons: Sequence[Lesson]) -> dict[str, float]:
     margin = lowest = 0.0
     for lesson in looked:
         texts = [r.text for r in lesson.positives]
-        reading = student.read([EXPLAIN_PREFIX + lesson.text])
-        ce = student.score(reading, [0] * len(texts), texts).tolist()
+        reading = student.encode([EXPLAIN_PREFIX + lesson.text])
+        ce = student.mean_cross_entropy(reading, [0] * len(texts), texts).tolist()
         at = ce.index(min(ce))
         first += at == 0
         shortest += len(texts[at]) == min(map(len, texts))

@@ -17,7 +17,7 @@ from qcrd.method.evaluation.statistics import (
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.student.loading import load_student, weights_like
+from qcrd.method.student.loading import load_matching_weights, load_student
 from qcrd.method.training.distributed import Crew
 from qcrd.method.training.negative_sampler import LocalPast, Past
 from qcrd.method.training.objectives import OBJECTIVES
@@ -130,7 +130,7 @@ def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
 
 
 def _past_at(checkpoint: Path) -> Callable[[Student], Weights]:
-    return lambda student: weights_like(student, checkpoint)
+    return lambda student: load_matching_weights(student, checkpoint)
 
 
 def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:

@@ -41,7 +41,7 @@ def check_labels(student: Student, labels: Iterable[tuple[str, Question]], spec:
 
 def _own_ids(student: Student, label: str) -> list[int]:
     """The label's tokens without the one that ends it."""
-    ids = student._target_ids(label)
+    ids = student.tokenize_target(label)
     tokenizer = student.tokenizer
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
     return ids[:-1] if ids and ids[-1] in ends else ids

@@ -9,7 +9,7 @@ from pathlib import Path
 from qcrd import __version__
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
-from qcrd.method.student.lora import merged
+from qcrd.method.student.lora import merge_adapters
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.job import Comparison, Job, PublishedModel, Report
 from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
@@ -28,7 +28,7 @@ def upload(store: Store, job: Job, student: Student) -> None:
     """Weights, tokenizer and how to ask. The model is not there before `announce`."""
     with tempfile.TemporaryDirectory(prefix="qcrd-model-") as scratch:
         folder = Path(scratch)
-        merged(student.model).save_pretrained(folder)
+        merge_adapters(student.model).save_pretrained(folder)
         student.tokenizer.save_pretrained(folder)
         (folder / PROMPT_FORMAT_FILE).write_text(manner(job, student).model_dump_json(indent=1))
         for path in sorted(folder.iterdir()):

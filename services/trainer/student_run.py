@@ -116,9 +116,9 @@ def validation_score(student: Student, held: Held, plan: Plan) -> Score:
     total = 0.0
     for start in range(0, len(texts), 64):
         rows = slice(start, start + 64)
-        reading = student.read(texts[rows])
+        reading = student.encode(texts[rows])
         owners = range(len(texts[rows]))
-        ce = student.score(reading, owners, held.labels[rows])
+        ce = student.mean_cross_entropy(reading, owners, held.labels[rows])
         total += float(ce.sum())
     return right, -total / len(texts)
 

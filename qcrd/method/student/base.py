@@ -22,12 +22,12 @@ from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
 Weights = Mapping[str, Tensor]
 
 
-TARGET_TOKENS = 8192
+MAX_BATCH_TARGET_TOKENS = 8192
 """Padded target positions per forward pass; bounds its memory, not its result."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class EncodedPrompts:
     """N questions as the model has read them.
 
     `states` are per-layer tensors with the batch first (one encoder output, or keys and values),
@@ -37,14 +37,16 @@ class Reading:
 
     states: tuple[Tensor, ...]
     mask: Tensor
-    last: Tensor | None = None
+    last_token: Tensor | None = None
 
-    def rows(self, owner: Tensor) -> Reading:
+    def gather(self, prompt_index: Tensor) -> EncodedPrompts:
         """The readings of questions `owner` [M], one row per target."""
-        last = None if self.last is None else self.last[owner]
-        return Reading(tuple(state[owner] for state in self.states), self.mask[owner], last)
+        last_token = None if self.last_token is None else self.last_token[prompt_index]
+        return EncodedPrompts(
+            tuple(state[prompt_index] for state in self.states), self.mask[prompt_index], last_token
+        )
 
-    def detached(self) -> Reading:
+    def detach(self) -> EncodedPrompts:
         return replace(self, states=tuple(state.detach() for state in self.states))
 
 
@@ -70,7 +72,7 @@ class Student(ABC):
         self.max_target_tokens = max_target_tokens
         self.flops = 0.0
         self.bf16 = False
-        self._reader_parameters, self._writer_parameters = self._parameters()
+        self._encoder_parameter_count, self._decoder_parameter_count = self._count_parameters()
 
     @property
     def device(self) -> torch.device:
@@ -78,55 +80,59 @@ class Student(ABC):
         return device
 
     @abstractmethod
-    def _parameters(self) -> tuple[int, int]:
+    def _count_parameters(self) -> tuple[int, int]:
         """Parameters that a question's token passes through, and those that a target's does."""
 
     @abstractmethod
-    def _read(self, ids: Tensor, mask: Tensor) -> Reading: ...
+    def _encode(self, ids: Tensor, mask: Tensor) -> EncodedPrompts: ...
 
     @abstractmethod
-    def _logits(self, reading: Reading, targets: Tensor, mask: Tensor) -> Tensor:
+    def _compute_logits(self, encoded: EncodedPrompts, targets: Tensor, mask: Tensor) -> Tensor:
         """[M, T, V]: position t predicts `targets[:, t]` from what stands before it."""
 
     @abstractmethod
-    def _target_ids(self, text: str) -> list[int]: ...
+    def tokenize_target(self, text: str) -> list[int]: ...
 
-    def read(self, prompts: Sequence[str]) -> Reading:
-        ids, mask = self._question_ids(prompts)
-        frozen = not any(p.requires_grad for p in self.readers())
+    def encode(self, prompts: Sequence[str]) -> EncodedPrompts:
+        ids, mask = self._tokenize_prompts(prompts)
+        frozen = not any(p.requires_grad for p in self.encoder_parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), self._autocast():
-            self._count(self._reader_parameters, ids)
-            return self._read(ids, mask)
+            self._add_flops(self._encoder_parameter_count, ids)
+            return self._encode(ids, mask)
 
     def cross_entropy(
-        self, reading: Reading, owner: Sequence[int], targets: Sequence[str]
+        self, encoded: EncodedPrompts, prompt_index: Sequence[int], targets: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
         """Summed cross entropy and token count of each target, both [M].
 
         `owner[m]` is the row of `reading` that target m belongs to.
         """
-        rows = [self._target_ids(target)[: self.max_target_tokens] for target in targets]
-        groups = group_by_length([len(row) for row in rows], max_tokens=TARGET_TOKENS)
+        rows = [self.tokenize_target(target)[: self.max_target_tokens] for target in targets]
+        groups = group_by_length([len(row) for row in rows], max_tokens=MAX_BATCH_TARGET_TOKENS)
         with self._autocast():  # around all groups, so that weights are cast once
             parts = [
-                self._cross_entropy(reading, [owner[i] for i in group], [rows[i] for i in group])
+                self._group_cross_entropy(
+                    encoded, [prompt_index[i] for i in group], [rows[i] for i in group]
+                )
                 for group in groups
             ]
-        back = torch.tensor([i for group in groups for i in group]).argsort().to(self.device)
-        total, count = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+        inverse_order = (
+            torch.tensor([i for group in groups for i in group]).argsort().to(self.device)
+        )
+        total, count = (torch.cat(column)[inverse_order] for column in zip(*parts, strict=True))
         return total, count
 
-    def _cross_entropy(
-        self, reading: Reading, owner: Sequence[int], rows: Sequence[list[int]]
+    def _group_cross_entropy(
+        self, encoded: EncodedPrompts, prompt_index: Sequence[int], rows: Sequence[list[int]]
     ) -> tuple[Tensor, Tensor]:
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), IGNORE_INDEX, device=self.device)
-        for line, row in zip(ids, rows, strict=True):
-            line[: len(row)] = torch.tensor(row, device=self.device)
-        self._count(self._writer_parameters, ids)
-        picked = reading.rows(torch.tensor(owner, device=self.device))
-        with self._autocast(), self._head_at(ids != IGNORE_INDEX):
-            logits = self._logits(picked, ids.clamp(min=0), (ids != IGNORE_INDEX).long())
+        for padded_row, row in zip(ids, rows, strict=True):
+            padded_row[: len(row)] = torch.tensor(row, device=self.device)
+        self._add_flops(self._decoder_parameter_count, ids)
+        gathered = encoded.gather(torch.tensor(prompt_index, device=self.device))
+        with self._autocast(), self._restrict_lm_head(ids != IGNORE_INDEX):
+            logits = self._compute_logits(gathered, ids.clamp(min=0), (ids != IGNORE_INDEX).long())
         return token_cross_entropy(logits, ids)
 
     def _autocast(self) -> torch.autocast:
@@ -134,28 +140,30 @@ class Student(ABC):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     @contextmanager
-    def _head_at(self, real: Tensor) -> Iterator[None]:
+    def _restrict_lm_head(self, positions: Tensor) -> Iterator[None]:
         """The output head sees only the real positions of [M, T]; its logits are then [P, V].
 
         It is the largest matrix of a small student, and a batch is padded to its longest target.
         """
         head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, args: (args[0][real], *args[1:]))
+        hook = head.register_forward_pre_hook(lambda _, args: (args[0][positions], *args[1:]))
         try:
             yield
         finally:
             hook.remove()
 
     @torch.no_grad()
-    def score(self, reading: Reading, owner: Sequence[int], targets: Sequence[str]) -> Tensor:
+    def mean_cross_entropy(
+        self, encoded: EncodedPrompts, prompt_index: Sequence[int], targets: Sequence[str]
+    ) -> Tensor:
         """Mean token cross entropy of each target [M], without gradients and without dropout."""
-        training, exact = self.model.training, self.bf16
+        was_training, was_bf16 = self.model.training, self.bf16
         self.model.eval()
         # Scores only rank candidates: they are as exact as the machine is fast.
-        self.bf16 = exact or has_bf16(self.device)
-        total, count = self.cross_entropy(reading.detached(), owner, targets)
-        self.bf16 = exact
-        self.model.train(training)
+        self.bf16 = was_bf16 or has_bf16(self.device)
+        total, count = self.cross_entropy(encoded.detach(), prompt_index, targets)
+        self.bf16 = was_bf16
+        self.model.train(was_training)
         return total / count
 
     @torch.no_grad()
@@ -174,7 +182,7 @@ class Student(ABC):
         Batches go by length; the result is in the order of the prompts and a function of the seed.
         `check` runs before each of them.
         """
-        training = self.model.training
+        was_training = self.model.training
         self.model.eval()
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         texts = [""] * len(prompts)
@@ -183,38 +191,42 @@ class Student(ABC):
             for start in range(0, len(order), batch_size):
                 check()
                 group = order[start : start + batch_size]
-                answers = self._generate([prompts[i] for i in group], max_new_tokens, temperature)
-                for i, answer in zip(group, answers, strict=True):
-                    texts[i] = answer
-        self.model.train(training)
+                outputs = self._generate_batch(
+                    [prompts[i] for i in group], max_new_tokens, temperature
+                )
+                for i, output in zip(group, outputs, strict=True):
+                    texts[i] = output
+        self.model.train(was_training)
         return texts
 
-    def _generate(self, prompts: list[str], max_new_tokens: int, temperature: float) -> list[str]:
-        ids, mask = self._question_ids(prompts)
+    def _generate_batch(
+        self, prompts: list[str], max_new_tokens: int, temperature: float
+    ) -> list[str]:
+        ids, mask = self._tokenize_prompts(prompts)
         # top_k and top_p off: a library default of 50 would cut the distribution the paper samples.
-        sampling: dict[str, Any] = (
+        sampling_kwargs: dict[str, Any] = (
             {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
             if temperature > 0
             else {"do_sample": False}
         )
         generate: Any = self.model.generate
-        made = generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **sampling
+        generated = generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **sampling_kwargs
         )
-        own = made[:, self._generated_from(ids) :]
-        self._count(self._reader_parameters, ids)
-        self._count(self._writer_parameters, own)
-        texts: list[str] = self.tokenizer.batch_decode(own, skip_special_tokens=True)
+        completion_ids = generated[:, self._completion_start(ids) :]
+        self._add_flops(self._encoder_parameter_count, ids)
+        self._add_flops(self._decoder_parameter_count, completion_ids)
+        texts: list[str] = self.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _generated_from(self, ids: Tensor) -> int:
+    def _completion_start(self, ids: Tensor) -> int:
         return 1
 
-    def readers(self) -> list[torch.nn.Parameter]:
+    def encoder_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that read questions."""
         return list(self.model.parameters())
 
-    def _question_ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         batch = self.tokenizer(
             list(prompts),
             padding=True,
@@ -224,7 +236,7 @@ class Student(ABC):
         )
         return batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
 
-    def _count(self, parameters: int, ids: Tensor) -> None:
+    def _add_flops(self, parameters: int, ids: Tensor) -> None:
         """2 operations per parameter and position forward, 4 more when a backward pass follows."""
         self.flops += (6 if torch.is_grad_enabled() else 2) * parameters * ids.numel()
 

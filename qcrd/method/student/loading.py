@@ -37,34 +37,38 @@ def load_student(
     folder: Path, spec: StudentSpec, hyper: Hyperparameters, *, seed: int, device: str = "cpu"
 ) -> Student:
     """The student of iteration 0. New weights (an added decoder) are a function of `seed`."""
-    student = _student(folder, spec, hyper, seed=seed, device=device)
-    wanted = hyper.precision
-    student.bf16 = wanted == "bf16" or (
-        wanted == "auto" and device != "cpu" and has_bf16(student.device)
+    student = _build_student(folder, spec, hyper, seed=seed, device=device)
+    precision = hyper.precision
+    student.bf16 = precision == "bf16" or (
+        precision == "auto" and device != "cpu" and has_bf16(student.device)
     )
     return student
 
 
-def weights_like(student: Student, checkpoint: Path) -> Weights:
+def load_matching_weights(student: Student, checkpoint: Path) -> Weights:
     """What `student` would hold after training if it had become the model in `checkpoint`.
 
     `Invalid` when that is another architecture, or the student has adapters that it lacks.
     """
     hyper = Hyperparameters()
-    held = load_student(checkpoint, StudentSpec(), hyper, seed=0).model.state_dict()
-    wanted = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
-    foreign = [n for n, p in wanted.items() if n not in held or held[n].shape != p.shape]
-    if foreign:
+    checkpoint_weights = load_student(checkpoint, StudentSpec(), hyper, seed=0).model.state_dict()
+    trainable_parameters = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
+    mismatched = [
+        n
+        for n, p in trainable_parameters.items()
+        if n not in checkpoint_weights or checkpoint_weights[n].shape != p.shape
+    ]
+    if mismatched:
         raise Invalid(
-            f"`negatives.checkpoint`: {checkpoint.name!r} has no {foreign[0]!r} of the student's "
+            f"`negatives.checkpoint`: {checkpoint.name!r} has no {mismatched[0]!r} of the student's "
             "shape; name a model that was trained from the same base, without `lora`",
             param="negatives.checkpoint",
             code="other_architecture",
         )
-    return {name: held[name] for name in wanted}
+    return {name: checkpoint_weights[name] for name in trainable_parameters}
 
 
-def _student(
+def _build_student(
     folder: Path, spec: StudentSpec, hyper: Hyperparameters, *, seed: int, device: str
 ) -> Student:
     limits = {
@@ -74,22 +78,22 @@ def _student(
     # Here, because judges load this module too, and peft is in the trainer's image alone.
     from qcrd.method.student.lora import adapt
 
-    config = _config(folder)
+    config = _load_config(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if config.is_encoder_decoder:
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
         adapt(model, spec, seed=seed)
-        limits["max_question_tokens"] = _room(config, limits["max_question_tokens"])
+        limits["max_question_tokens"] = _max_question_tokens(config, limits["max_question_tokens"])
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
-    if _encoder_only(config):
+    if _is_encoder_only(config):
         if spec.lora is not None:
             raise Invalid(
                 "`student.lora`: an encoder-only base gets a new decoder, to be trained whole; "
                 "leave `lora` out or take a seq2seq or decoder-only base",
                 param="student.lora",
             )
-        limits["max_question_tokens"] = _room(config, limits["max_question_tokens"])
-        model = around_encoder(folder, tokenizer, spec, seed=seed)
+        limits["max_question_tokens"] = _max_question_tokens(config, limits["max_question_tokens"])
+        model = build_encoder_decoder(folder, tokenizer, spec, seed=seed)
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -102,7 +106,7 @@ def _student(
     )
 
 
-def around_encoder(
+def build_encoder_decoder(
     folder: Path, tokenizer: PreTrainedTokenizerBase, spec: StudentSpec, *, seed: int
 ) -> EncoderDecoderModel:
     """A pretrained encoder with a new decoder whose layers start as copies of the encoder's last.
@@ -117,8 +121,8 @@ def around_encoder(
             f"{depth} layers to copy from",
             param="student.decoder_layers",
         )
-    shape = copy.deepcopy(encoder.config)
-    shape.update(
+    decoder_config = copy.deepcopy(encoder.config)
+    decoder_config.update(
         {
             "num_hidden_layers": spec.decoder_layers,
             "is_decoder": True,
@@ -131,7 +135,7 @@ def around_encoder(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        decoder: Any = AutoModelForCausalLM.from_config(shape)
+        decoder: Any = AutoModelForCausalLM.from_config(decoder_config)
     decoder.base_model.embeddings.load_state_dict(encoder.embeddings.state_dict())
     for new, old in zip(
         decoder.base_model.encoder.layer,
@@ -141,61 +145,63 @@ def around_encoder(
         new.load_state_dict(old.state_dict(), strict=False)
     model: Any = EncoderDecoderModel(encoder=encoder, decoder=decoder)
     model.tie_weights()
-    special = {
+    special_tokens = {
         "decoder_start_token_id": tokenizer.cls_token_id,
         "eos_token_id": tokenizer.sep_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    model.config.update(special)
-    model.generation_config = GenerationConfig(bos_token_id=tokenizer.cls_token_id, **special)
-    _free_lengths(tokenizer, shape.max_position_embeddings)
+    model.config.update(special_tokens)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.cls_token_id, **special_tokens
+    )
+    _reset_length_limits(tokenizer, decoder_config.max_position_embeddings)
     if spec.freeze == "encoder":
         model.encoder.requires_grad_(False)
     if spec.freeze in ("encoder", "embeddings"):
         model.encoder.get_input_embeddings().requires_grad_(False)
         model.get_decoder().get_input_embeddings().requires_grad_(False)
-    built: EncoderDecoderModel = model
-    return built
+    encoder_decoder: EncoderDecoderModel = model
+    return encoder_decoder
 
 
 def load_encoder(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
     """The judge's encoder: the base itself, or the encoder half of a seq2seq base."""
-    config = _config(folder)
+    config = _load_config(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    if not config.is_encoder_decoder and not _encoder_only(config):
+    if not config.is_encoder_decoder and not _is_encoder_only(config):
         raise Invalid(
             f"`discriminator.encoder`: {config.model_type!r} is a decoder-only architecture; "
             "name a T5-like, BERT-like or ModernBERT-like base",
             param="discriminator.encoder",
         )
     model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    if _encoder_only(config):
-        _free_lengths(tokenizer, config.max_position_embeddings)
+    if _is_encoder_only(config):
+        _reset_length_limits(tokenizer, config.max_position_embeddings)
         return model, tokenizer
     return model.get_encoder(), tokenizer
 
 
-def _config(folder: Path) -> Any:
+def _load_config(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise Invalid(f"`model`: no config.json in {folder.name!r}", param="model")
     return AutoConfig.from_pretrained(folder)
 
 
-def _encoder_only(config: Any) -> bool:
-    named = config.architectures or [""]
-    decodes = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes
+def _is_encoder_only(config: Any) -> bool:
+    architectures = config.architectures or [""]
+    has_causal_head = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not has_causal_head
 
 
-def _room(config: Any, wanted: int) -> int:
+def _max_question_tokens(config: Any, requested: int) -> int:
     """Absolute position embeddings bound a question's length; relative ones do not."""
     encoder = getattr(config, "encoder", config)
-    return min(wanted, getattr(encoder, "max_position_embeddings", None) or wanted)
+    return min(requested, getattr(encoder, "max_position_embeddings", None) or requested)
 
 
-def _free_lengths(tokenizer: PreTrainedTokenizerBase, positions: int) -> None:
+def _reset_length_limits(tokenizer: PreTrainedTokenizerBase, max_positions: int) -> None:
     """Undo the fixed padding and truncation that sentence-embedding checkpoints carry."""
     backend: Any = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    tokenizer.model_max_length = positions
+    tokenizer.model_max_length = max_positions

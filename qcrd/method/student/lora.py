@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from qcrd.records.spec import StudentSpec
 
 
-def adapt(model: Any, spec: StudentSpec, *, seed: int) -> None:
+def inject_adapters(model: Any, spec: StudentSpec, *, seed: int) -> None:
     """Put the spec's adapters, a function of `seed`, into `model`; all else in it is frozen then.
 
     The model keeps its class, and an adapter adds nothing until it is trained.
@@ -30,13 +30,13 @@ def adapt(model: Any, spec: StudentSpec, *, seed: int) -> None:
         inject_adapter_in_model(config, model)
 
 
-def merged(model: Any) -> Any:
+def merge_adapters(model: Any) -> Any:
     """A plain model that computes what `model` does: itself, or a copy with its adapters merged."""
     if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         return model
-    plain = copy.deepcopy(model)
-    layers = [(n, m) for n, m in plain.named_modules() if isinstance(m, BaseTunerLayer)]
+    merged_model = copy.deepcopy(model)
+    layers = [(n, m) for n, m in merged_model.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, layer in layers:
         layer.merge()
-        plain.set_submodule(name, layer.get_base_layer())
-    return plain
+        merged_model.set_submodule(name, layer.get_base_layer())
+    return merged_model

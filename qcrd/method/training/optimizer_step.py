@@ -59,7 +59,7 @@ class Update:
 
 def _optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimizer:
     """AdamW over what is not frozen. A group's `share` scales the schedule's rate."""
-    readers = {id(p) for p in student.readers()}
+    readers = {id(p) for p in student.encoder_parameters()}
     encoder: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for parameter in student.model.parameters():

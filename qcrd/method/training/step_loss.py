@@ -11,7 +11,7 @@ from torch import Tensor
 from qcrd.method import losses
 from qcrd.method.evaluation.predict import JOINED_ANSWER_PREFIX
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
-from qcrd.method.student.base import Reading, Student
+from qcrd.method.student.base import EncodedPrompts, Student
 from qcrd.method.training.candidates import Slate
 from qcrd.method.training.objectives import Objective
 from qcrd.records.rationales import Rationale
@@ -77,7 +77,7 @@ def _label_term(
     if not batch:
         summed(0)
         return torch.zeros((), device=student.device)
-    reading = student.read([PREDICT_PREFIX + lesson.text for lesson in batch])
+    reading = student.encode([PREDICT_PREFIX + lesson.text for lesson in batch])
     total, count = student.cross_entropy(reading, range(len(batch)), targets)
     return total.sum() / summed(count.sum().item())
 
@@ -102,7 +102,7 @@ def _contrast_term(
     count = summed(len(rows))
     if not rows:
         return torch.zeros((), device=student.device), {"positive": 0.0, "negative": 0.0}
-    reading = student.read([EXPLAIN_PREFIX + lesson.text for lesson in rows])
+    reading = student.encode([EXPLAIN_PREFIX + lesson.text for lesson in rows])
     weigh_pos, weigh_neg = losses.SCHEMES[spec.scheme]
     pos = Slate([lesson.positives[: objective.rationales] for lesson in rows], scores, missing=1.0)
     neg = Slate(
@@ -124,7 +124,9 @@ def _contrast_term(
     return total, parts
 
 
-def _values(student: Student, reading: Reading, pos: Slate, neg: Slate) -> tuple[Tensor, Tensor]:
+def _values(
+    student: Student, reading: EncodedPrompts, pos: Slate, neg: Slate
+) -> tuple[Tensor, Tensor]:
     """Cross entropy of every candidate without gradients, in one call for both sides.
 
     Positives without a choice need none; negatives do, to be left out past the margin.
@@ -133,13 +135,15 @@ def _values(student: Student, reading: Reading, pos: Slate, neg: Slate) -> tuple
     asked = [*first, *neg.flat]
     if not asked:
         return torch.zeros(len(pos.flat)), torch.zeros(0)
-    ce = student.score(reading, [row for row, _ in asked], [r.text for _, r in asked]).cpu()
+    ce = student.mean_cross_entropy(
+        reading, [row for row, _ in asked], [r.text for _, r in asked]
+    ).cpu()
     cut = len(first)
     return (torch.zeros(len(pos.flat)) if pos.forced else ce[:cut]), ce[cut:]
 
 
 def _cross_entropy(
-    student: Student, reading: Reading, chosen: Sequence[tuple[int, Rationale]]
+    student: Student, reading: EncodedPrompts, chosen: Sequence[tuple[int, Rationale]]
 ) -> Tensor:
     """Mean token cross entropy of each chosen rationale, with gradients."""
     total, count = student.cross_entropy(

@@ -117,9 +117,9 @@ def test_the_loss_is_the_models_own(folder: Path) -> None:
     targets = ["it swims in water .", "animal", "so it plays music"]
     owner = [0, 0, 1]
     with torch.no_grad():
-        total, count = loaded.cross_entropy(loaded.read(questions), owner, targets)
+        total, count = loaded.cross_entropy(loaded.encode(questions), owner, targets)
         for i, target in enumerate(targets):
-            own = plain_loss(loaded, questions[owner[i]], loaded._target_ids(target))
+            own = plain_loss(loaded, questions[owner[i]], loaded.tokenize_target(target))
             assert float(total[i] / count[i]) == pytest.approx(float(own), abs=1e-5)
 
 

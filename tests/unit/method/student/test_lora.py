@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from qcrd.errors import Invalid
 from qcrd.method.student.loading import load_student
-from qcrd.method.student.lora import merged
+from qcrd.method.student.lora import merge_adapters
 from qcrd.method.training.progress import Step
 from qcrd.method.training.schedule import plan
 from qcrd.method.training.trainer import Trainer
@@ -43,7 +43,7 @@ def test_only_adapters_are_trained_and_merging_keeps_what_they_say(
     assert steps[-1].parts["label"] < steps[0].parts["label"]
     for name, parameter in student.model.named_parameters():
         assert name not in frozen or torch.equal(parameter, frozen[name]), name
-    merged(student.model).save_pretrained(tmp_path / "student")
+    merge_adapters(student.model).save_pretrained(tmp_path / "student")
     auto = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
     plain = auto.from_pretrained(tmp_path / "student").eval()
     assert not any("lora" in name for name, _ in plain.named_parameters())
@@ -56,7 +56,7 @@ def test_only_adapters_are_trained_and_merging_keeps_what_they_say(
 
 def test_a_model_without_adapters_is_merged_already() -> None:
     model = tiny.t5()
-    assert merged(model) is model
+    assert merge_adapters(model) is model
 
 
 def test_an_encoder_only_base_takes_no_adapters(tmp_path: Path) -> None:

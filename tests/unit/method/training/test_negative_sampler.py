@@ -12,7 +12,7 @@ import torch
 
 from qcrd.errors import Interrupted, Invalid, Transient
 from qcrd.method.student.base import Student
-from qcrd.method.student.loading import load_student, weights_like
+from qcrd.method.student.loading import load_matching_weights, load_student
 from qcrd.method.training.negative_sampler import LocalPast, Order, ProcessPast, Wanted
 from qcrd.method.training.progress import Phase, Step
 from qcrd.method.training.schedule import plan
@@ -124,9 +124,9 @@ def test_the_fixed_source_can_be_a_given_checkpoint(tmp_path: Path) -> None:
     given.model.save_pretrained(tmp_path / "m")
     given.tokenizer.save_pretrained(tmp_path / "m")
     model = student(seed=0)
-    found = weights_like(model, tmp_path / "m")
+    found = load_matching_weights(model, tmp_path / "m")
     assert found.keys() == trainable(model).keys()
     assert all(torch.equal(found[name], w) for name, w in trainable(given).items())
     lora = load_student(tmp_path / "m", StudentSpec.model_validate({"lora": {}}), hyper, seed=0)
     with pytest.raises(Invalid, match=r"`negatives.checkpoint`: 'm' has no 'encoder"):
-        weights_like(lora, tmp_path / "m")
+        load_matching_weights(lora, tmp_path / "m")

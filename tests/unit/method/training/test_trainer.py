@@ -14,7 +14,7 @@ from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge, train_judge
 from qcrd.method.judge.training_pairs import TrainingPair, balance_negatives, split_holdout
 from qcrd.method.losses import weight_highest, weight_lowest
-from qcrd.method.student.base import Reading, Student
+from qcrd.method.student.base import EncodedPrompts, Student
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.candidates import Slate
@@ -89,14 +89,14 @@ def test_a_shared_reading_gives_the_loss_and_gradient_of_separate_ones(kind: str
     model = student(kind)
     prompts = ["explain: what kind of thing is a trout ?", "explain: apple ?"]
     targets, owner = ["it swims", "it swims in water", "it grows on trees"], [0, 0, 1]
-    shared, _ = model.cross_entropy(model.read(prompts), owner, targets)
+    shared, _ = model.cross_entropy(model.encode(prompts), owner, targets)
     shared.sum().backward()
     weights = [p for p in model.model.parameters() if p.grad is not None]
     gradients = [p.grad.clone() for p in weights]
     model.model.zero_grad()
     alone = []
     for row, target in zip(owner, targets, strict=True):
-        total, _ = model.cross_entropy(model.read([prompts[row]]), [0], [target])
+        total, _ = model.cross_entropy(model.encode([prompts[row]]), [0], [target])
         total.sum().backward()
         alone.append(total.item())
     assert shared.tolist() == pytest.approx(alone, rel=1e-4)
@@ -109,11 +109,13 @@ def test_scoring_in_length_groups_equals_one_batch(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = student(kind)
-    reading = model.read(["explain: trout ?"] * 2)
+    reading = model.encode(["explain: trout ?"] * 2)
     targets, owner = ["it", "it swims in water on trees", "it grows"], [0, 1, 1]
-    whole = model.score(reading, owner, targets)
+    whole = model.mean_cross_entropy(reading, owner, targets)
     monkeypatch.setattr("qcrd.method.student.base.TARGET_TOKENS", 4)
-    torch.testing.assert_close(model.score(reading, owner, targets), whole, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        model.mean_cross_entropy(reading, owner, targets), whole, rtol=1e-2, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
@@ -142,22 +144,24 @@ def test_min_max_picks_by_value_and_drops_negatives_past_the_margin() -> None:
     """The positive with the lower CE is chosen; no negative is with delta under its CE."""
     model = student()
     batch = lessons()[:2]
-    reading = model.read([item.text for item in batch])
+    reading = model.encode([item.text for item in batch])
     slate = Slate([item.positives for item in batch], {}, missing=1.0)
     generator = torch.Generator()
     owners, texts = [0, 0, 1, 1], [r.text for item in batch for r in item.positives]
-    values = model.score(reading, owners, texts)
+    values = model.mean_cross_entropy(reading, owners, texts)
     picks = slate.weigh(values, weight_lowest, generator, quality=lambda s: s)
     low = values.view(2, 2).argmin(1).tolist()
     assert [r.id[-1] for _, r in picks.chosen] == [str(i) for i in low]
     wrong = Slate([item.negatives for item in batch], {}, missing=0.0)
-    values = model.score(reading, [0, 1], [item.negatives[0].text for item in batch])
+    values = model.mean_cross_entropy(reading, [0, 1], [item.negatives[0].text for item in batch])
     far = wrong.weigh(values, weight_highest, generator, quality=lambda s: 1 - s, below=0.1)
     assert far.chosen == []
 
 
 @torch.no_grad()
-def exact(model: Student, reading: Reading, owner: list[int], texts: list[str]) -> torch.Tensor:
+def exact(
+    model: Student, reading: EncodedPrompts, owner: list[int], texts: list[str]
+) -> torch.Tensor:
     total, count = model.cross_entropy(reading, owner, texts)
     return total / count
 
@@ -170,10 +174,10 @@ def test_step_terms_by_hand() -> None:
     terms = step_terms(
         model, [item], OBJECTIVES["qcrd"], LossSpec(delta=9.0), scores, torch.Generator()
     )
-    reading = model.read(["explain: " + item.text])
+    reading = model.encode(["explain: " + item.text])
     ces = exact(model, reading, [0, 0], [r.text for r in item.positives])
     negative = exact(model, reading, [0], [item.negatives[0].text]).item()
-    label = exact(model, model.read(["predict: " + item.text]), [0], [item.label])
+    label = exact(model, model.encode(["predict: " + item.text]), [0], [item.label])
     low = int(ces.argmin())
     expected = 0.5 * label.item() + 0.5 * (
         (0.9, 0.7)[low] * ces[low].item() - 0.2 * (1 - 0.2) * min(negative - 9.0, 0)
