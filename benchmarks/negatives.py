@@ -34,7 +34,7 @@ NEW_TOKENS, LOOP_BATCH, TEMPERATURE = 48, 8, 1.5
 
 def ours(student: Student, asked: list[tuple[str, str]]) -> int:
     """Tokens that the product's own sampling makes for (id, question) pairs."""
-    found = weight_history.sample(
+    found = weight_history.sample_rationales(
         student, asked, n=1, temperature=TEMPERATURE, max_new_tokens=NEW_TOKENS, seed=SEED, tag="b"
     )
     return sum(_tokens(student, r.text) for said in found.values() for r in said)

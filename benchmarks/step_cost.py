@@ -32,11 +32,11 @@ from qcrd.method import losses
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import has_bf16
-from qcrd.method.training.negative_sampler import LocalPast, ProcessPast
+from qcrd.method.training.negative_sampler import InlineNegativeSampler, ProcessNegativeSampler
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.method.training.progress import Round
-from qcrd.method.training.schedule import plan
-from qcrd.method.training.step_loss import Lesson, step_terms
+from qcrd.method.training.progress import IterationFinished
+from qcrd.method.training.schedule import make_schedule
+from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.spec import Hyperparameters, LossSpec, MethodSpec, NegativeSpec
 
@@ -46,10 +46,10 @@ RATIOS = ("qcrd_over_dss", "naive_over_ours", "hf_trainer_over_ours", "wall_over
 SAMPLED_TOKENS = 64
 
 
-def step(case: Setting, method: str, batch: Sequence[Lesson]) -> None:
+def step(case: Setting, method: str, batch: Sequence[TrainingExample]) -> None:
     """Forward and backward; the optimizer's step is the same for all and left out."""
     case.student.model.train()
-    terms = step_terms(
+    terms = compute_step_loss(
         case.student,
         batch,
         OBJECTIVES[method],
@@ -61,12 +61,12 @@ def step(case: Setting, method: str, batch: Sequence[Lesson]) -> None:
     case.student.model.zero_grad(set_to_none=True)
 
 
-def naive_step(case: Setting, batch: Sequence[Lesson]) -> None:
+def naive_step(case: Setting, batch: Sequence[TrainingExample]) -> None:
     """The equations as they stand: every candidate encodes its question and keeps its graph."""
     student, spec = case.student, LossSpec(delta=50.0)
     student.model.train()
 
-    def ce(prefix: str, targets: Sequence[tuple[Lesson, str]]) -> torch.Tensor:
+    def ce(prefix: str, targets: Sequence[tuple[TrainingExample, str]]) -> torch.Tensor:
         reading = student.encode([prefix + item.text for item, _ in targets])
         total, count = student.cross_entropy(
             reading, range(len(targets)), [text for _, text in targets]
@@ -90,7 +90,7 @@ def naive_step(case: Setting, batch: Sequence[Lesson]) -> None:
     student.model.zero_grad(set_to_none=True)
 
 
-def hf_step(case: Setting, batch: Sequence[Lesson]) -> None:
+def hf_step(case: Setting, batch: Sequence[TrainingExample]) -> None:
     """DSS as its authors train it on `Seq2SeqTrainer`: two forward passes of the whole model per
     batch, each padded to the batch's longest question and target, the loss the model's own."""
     model, tokenizer = case.student.model, case.student.tokenizer
@@ -146,18 +146,24 @@ def iterations(case: Setting, method: str, rounds: int, *, beside: bool = False)
         negatives=NegativeSpec(lag=1),
         hyperparameters=Hyperparameters.model_validate(hyper),
     )
-    made = plan(method, spec, lessons=len(lessons), seed=SEED)
-    past = ProcessPast(case.student, "cpu") if beside else LocalPast(case.student)
+    made = make_schedule(method, spec, n_examples=len(lessons), seed=SEED)
+    past = (
+        ProcessNegativeSampler(case.student, "cpu")
+        if beside
+        else InlineNegativeSampler(case.student)
+    )
     trainer = Trainer(case.student, lessons, made, lambda _: (0.0, 0.0), Constant(), past)
     ends = []
     with contextlib.closing(past):
         for record in trainer.run():
-            if isinstance(record, Round):
+            if isinstance(record, IterationFinished):
                 ends.append(time.perf_counter())
     return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
-def seconds(run: Callable[[Sequence[Lesson]], None], batch: Sequence[Lesson]) -> float:
+def seconds(
+    run: Callable[[Sequence[TrainingExample]], None], batch: Sequence[TrainingExample]
+) -> float:
     started = time.perf_counter()
     run(batch)
     return time.perf_counter() - started
@@ -191,7 +197,7 @@ def measure(models: Path, kind: str, rounds: int) -> dict[str, Any]:
     # Half the cores train, so that the sampler's process has a device of its own.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     case = setting(models, max(rounds + 1, TAUGHT), kind)
-    contenders: dict[str, Callable[[Sequence[Lesson]], None]] = {
+    contenders: dict[str, Callable[[Sequence[TrainingExample]], None]] = {
         "dss": lambda batch: step(case, "dss", batch),
         "qcrd": lambda batch: step(case, "qcrd", batch),
         "naive": lambda batch: naive_step(case, batch),

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from qcrd.cli.stack.home import install_base_model
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.seq2seq import Seq2SeqStudent
-from qcrd.method.training.step_loss import Lesson
+from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.rationales import Rationale
 from qcrd.records.spec import Hyperparameters, StudentSpec
 
@@ -29,7 +29,7 @@ WORDS = (
 @dataclass(frozen=True)
 class Setting:
     student: Seq2SeqStudent
-    batches: list[list[Lesson]]
+    batches: list[list[TrainingExample]]
     scores: dict[str, float]
 
 
@@ -72,7 +72,7 @@ def t5(models: Path) -> Seq2SeqStudent:
 STUDENTS = {"minilm": minilm, "t5": t5}
 
 
-def lesson(key: str, rng: random.Random) -> Lesson:
+def lesson(key: str, rng: random.Random) -> TrainingExample:
     def words(low: int, high: int) -> str:
         return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
 
@@ -80,4 +80,6 @@ def lesson(key: str, rng: random.Random) -> Lesson:
         Rationale(id=f"{key}/{i}", question_id=key, text=words(25, 60))
         for i in range(POSITIVES + 1)
     ]
-    return Lesson(key, words(30, 50), "( 84.0 / 2.0 )", "42", tuple(said[:-1]), (said[-1],))
+    return TrainingExample(
+        key, words(30, 50), "( 84.0 / 2.0 )", "42", tuple(said[:-1]), (said[-1],)
+    )

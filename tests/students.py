@@ -107,5 +107,5 @@ def lessons(thing: str, method: MethodName) -> list[tuple[str, str]]:
     objective = OBJECTIVES[method]
     if objective.joined:
         return [(PREDICT_PREFIX + question(thing), f"{reason} answer: {label}")]
-    explained = [(EXPLAIN_PREFIX + question(thing), reason)] * (objective.rationales != 0)
+    explained = [(EXPLAIN_PREFIX + question(thing), reason)] * (objective.max_positives != 0)
     return [(PREDICT_PREFIX + question(thing), label), *explained]

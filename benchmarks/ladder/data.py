@@ -16,7 +16,7 @@ from qcrd.errors import NotFound
 from qcrd.method.answers import canonicalize
 from qcrd.method.evaluation.statistics import flag_leaked
 from qcrd.method.prompts import format_question
-from qcrd.method.training.step_loss import Lesson
+from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.rationales import Question, RationaleCounts, RationaleItem
 from qcrd.records.spec import AnswerKind, MethodSpec, RationaleSpec, TaskSpec
 from services.api.assembling import labelling
@@ -57,12 +57,12 @@ class Material:
     """One data set for one seed. `seen[i]`: test question i's story also occurs in training;
     `others`: at most `OTHERS` lessons that were not drawn, to look at the judge with."""
 
-    lessons: tuple[Lesson, ...]
+    lessons: tuple[TrainingExample, ...]
     questions: dict[str, Question]
     validation: Held
     test: Held
     seen: tuple[bool, ...]
-    others: tuple[Lesson, ...]
+    others: tuple[TrainingExample, ...]
     counts: RationaleCounts
 
 

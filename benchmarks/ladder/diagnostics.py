@@ -42,7 +42,7 @@ def _terms(found: Sequence[Line]) -> Iterator[str]:
                     method,
                     str(len(own)),
                     str(len(steps)),
-                    f"{forced} of {len(steps)}" if OBJECTIVES[method].negatives else "",
+                    f"{forced} of {len(steps)}" if OBJECTIVES[method].uses_negatives else "",
                     cell(sum(taught) / len(taught) if taught else None, ".2f"),
                     cell(_average([line["loss"][0]["label"] for line in own]), ".2f"),
                     cell(_average([line["loss"][-1]["label"] for line in own]), ".2f"),
@@ -110,7 +110,7 @@ def temperatures(
     yield cells(("sampled at", "samples", "below the margin", "CE: lowest", "median", "highest"))
     yield cells(["---"] * 6)
     for temperature in TEMPERATURES:
-        said = weight_history.sample(
+        said = weight_history.sample_rationales(
             student,
             [(lesson.id, lesson.text) for lesson in found.lessons],
             n=1,

@@ -15,7 +15,7 @@ from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student
-from qcrd.method.training.step_loss import Lesson
+from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.spec import AnswerKind, JudgeSpec, TaskSpec
 
 LOOKED_AT = 48
@@ -82,11 +82,11 @@ class ObservedJudge(LocalJudge):
             **{f"mean_{name}": sum(s) / len(s) if s else None for name, s in scores.items()},
         }
 
-    def _answer(self, lesson: Lesson, text: str) -> str | None:
+    def _answer(self, lesson: TrainingExample, text: str) -> str | None:
         found = parse_output(text, self._task, self._questions[lesson.id])
         return found.answer if found else None
 
-    def _names(self, lesson: Lesson, text: str) -> bool:
+    def _names(self, lesson: TrainingExample, text: str) -> bool:
         """Whether the gold answer stands anywhere in the text."""
         if self._task.answer is AnswerKind.NUMBER:
             return lesson.gold in {n.replace(",", "") for n in NUMBER.findall(text)}
@@ -95,7 +95,7 @@ class ObservedJudge(LocalJudge):
         return lesson.gold.casefold() in text.casefold()
 
 
-def picks(student: Student, lessons: Sequence[Lesson]) -> dict[str, float]:
+def picks(student: Student, lessons: Sequence[TrainingExample]) -> dict[str, float]:
     """What `min_max` picks of several positives under the finished student.
 
     `margin` is the mean gap in cross entropy between the dearest and the cheapest, in nats.

@@ -21,8 +21,8 @@ from qcrd.method.evaluation import predict
 from qcrd.method.judge.model import Judge
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_encoder, load_student
-from qcrd.method.training.progress import Round, Step
-from qcrd.method.training.schedule import Plan, plan
+from qcrd.method.training.progress import IterationFinished, StepFinished
+from qcrd.method.training.schedule import TrainingSchedule, make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Prediction
 from qcrd.records.spec import Hyperparameters, JudgeSpec, MethodSpec, NegativeSpec, StudentSpec
@@ -87,11 +87,13 @@ def run(
         data / dataset, DATASETS[dataset], spec,
         seed=seed, train=given.train, validate=given.validate, test=given.test,
     )  # fmt: skip
-    planned = plan(method, spec, lessons=len(found.lessons), seed=seed, flops=given.flops)
+    planned = make_schedule(
+        method, spec, n_examples=len(found.lessons), seed=seed, flops=given.flops
+    )
     base = students.folder(given.student, models)
     student = load_student(base, spec.student, spec.hyperparameters, seed=seed)
     judge = None
-    if planned.objective.judged:
+    if planned.objective.uses_judge:
         judge = ObservedJudge(
             _judge(models, spec.discriminator, seed),
             spec.discriminator,
@@ -133,9 +135,9 @@ def run(
         "validation": trainer.best.score[0] if trainer.best else None,
         **measured(told, found),
         "loss": steps,
-        "judge_pretrained": trainer.pretrained,
+        "judge_pretrained": trainer.pretrain_metrics,
         "judged": judge.seen if judge else [],
-        "picks": picks(student, found.lessons) if planned.objective.rationales is None else {},
+        "picks": picks(student, found.lessons) if planned.objective.max_positives is None else {},
         "predictions": [
             {"id": p.question_id, "text": p.text, "answer": p.answer, "gold": p.gold, "seen": seen}
             for p, seen in zip(told, found.seen, strict=True)
@@ -149,24 +151,24 @@ def follow(trainer: Trainer) -> tuple[list[dict[str, float]], list[dict[str, flo
     rounds: list[dict[str, float]] = []
     last = time.perf_counter()
     for event in trainer.run():
-        if isinstance(event, Step):
-            steps.append({name: round(value, 4) for name, value in event.parts.items()})
-        elif isinstance(event, Round):
+        if isinstance(event, StepFinished):
+            steps.append({name: round(value, 4) for name, value in event.losses.items()})
+        elif isinstance(event, IterationFinished):
             now = time.perf_counter()
             rounds.append(
                 {
                     "iteration": event.iteration,
-                    "validation": event.validation,
+                    "validation": event.validation_accuracy,
                     "flops": event.flops,
                     "seconds": now - last,
-                    **event.judge,
+                    **event.judge_metrics,
                 }
             )
             last = now
     return steps, rounds
 
 
-def answers(student: Student, held: Held, planned: Plan) -> list[Prediction]:
+def answers(student: Student, held: Held, planned: TrainingSchedule) -> list[Prediction]:
     hyper = planned.spec.hyperparameters
     return predict.predict(
         student,
@@ -207,7 +209,11 @@ def _judge(models: Path, spec: JudgeSpec, seed: int) -> Judge:
 
 
 def _by_part(trainer: Trainer) -> dict[str, float]:
-    parts = {"student": trainer.student, "sampler": trainer.past, "judge": trainer.judge}
+    parts = {
+        "student": trainer.student,
+        "sampler": trainer.negative_sampler,
+        "judge": trainer.judge,
+    }
     return {name: part.flops for name, part in parts.items() if part is not None}
 
 

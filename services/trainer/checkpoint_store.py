@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from qcrd.errors import NotFound, QcrdError
-from qcrd.method.training.checkpoint import LIVE, MOMENTS, State
+from qcrd.method.training.checkpoint import LIVE_WEIGHTS, OPTIMIZER_MOMENTS, TrainerState
 from qcrd.records.base import Record
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import Accuracy
@@ -59,14 +59,14 @@ class Checkpoints:
         self._hashes: dict[str, str] = {}
         """Key prefix and name of tensors that never change -> their SHA-256, once known."""
 
-    def save(self, method: str, state: State) -> int:
+    def save(self, method: str, state: TrainerState) -> int:
         """Write `state`; older ones than the newest `KEPT` go. Returns the oldest version of the
         judge that a kept state goes on with."""
         folder = self._folder(method)
         there = set(self._store.list(f"{folder}blobs/"))
         blobs = {name: self._put(folder, name, part, there) for name, part in state.tensors.items()}
-        if state.prepared is not None:
-            data = json.dumps(state.prepared).encode()
+        if state.iteration_data is not None:
+            data = json.dumps(state.iteration_data).encode()
             blobs[PREPARED] = self._send(folder, data, there)
         made = CheckpointManifest(
             run=self._run, numbers=dict(state.numbers), blobs=blobs, saved_at=time.time()
@@ -75,7 +75,7 @@ class Checkpoints:
         write_record(self._store, f"{folder}states/{state.numbers['step']:08d}.json", made)
         return self._prune(folder, there)
 
-    def load(self, method: str) -> tuple[State | None, Sequence[str]]:
+    def load(self, method: str) -> tuple[TrainerState | None, Sequence[str]]:
         """The newest state that is whole, and why each newer one is not."""
         folder = self._folder(method)
         refused: list[str] = []
@@ -111,7 +111,7 @@ class Checkpoints:
         if known is not None and _blob(folder, known) in there:
             return known
         sha = self._send(folder, save(dict(part)), there)
-        if name not in (LIVE, MOMENTS):
+        if name not in (LIVE_WEIGHTS, OPTIMIZER_MOMENTS):
             self._hashes[folder + name] = sha
         return sha
 
@@ -138,7 +138,7 @@ class Checkpoints:
             self._store.delete(key)
         return min(int(manifest.numbers["judge_version"]) for manifest in kept)
 
-    def _read(self, folder: str, key: str) -> State:
+    def _read(self, folder: str, key: str) -> TrainerState:
         manifest = self._manifest(key)
         if manifest.run != self._run:
             raise Damaged("it belongs to a run with another spec")
@@ -149,7 +149,7 @@ class Checkpoints:
                 prepared = json.loads(data)
             else:
                 tensors[name] = load(data)
-        return State(tensors, manifest.numbers, prepared)
+        return TrainerState(tensors, manifest.numbers, prepared)
 
     def _manifest(self, key: str) -> CheckpointManifest:
         try:

@@ -18,10 +18,10 @@ from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.loading import load_matching_weights, load_student
-from qcrd.method.training.distributed import Crew
-from qcrd.method.training.negative_sampler import LocalPast, Past
+from qcrd.method.training.distributed import DataParallelGroup
+from qcrd.method.training.negative_sampler import InlineNegativeSampler, NegativeSampler
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.method.training.schedule import plan
+from qcrd.method.training.schedule import make_schedule
 from qcrd.records.job import (
     Accuracy,
     Comparison,
@@ -57,10 +57,10 @@ class Parts:
     base: Path
     judge: Callable[[], JudgeBackend]
     fixed: Path | None = None
-    past: Callable[[Student], Past] = LocalPast
+    past: Callable[[Student], NegativeSampler] = InlineNegativeSampler
     device: str = "cpu"
     checkpoint_seconds: float = 30.0
-    crew: Crew | None = None
+    crew: DataParallelGroup | None = None
 
 
 def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
@@ -95,19 +95,19 @@ def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
     for index, row in enumerate(rows):
         equal = row == Baseline.FINETUNE_EQUAL_COMPUTE
         course = Course(
-            plan=plan(
+            plan=make_schedule(
                 row,
                 settings,
-                lessons=len(known.lessons),
+                n_examples=len(known.lessons),
                 seed=spec.seed,
                 flops=results[rows[0]].flops if equal else None,
             ),
             knowledge=known,
             student=student,
-            judge=parts.judge() if OBJECTIVES[row].judged else None,
+            judge=parts.judge() if OBJECTIVES[row].uses_judge else None,
             past=parts.past,
             crew=parts.crew,
-            fixed=fixed if OBJECTIVES[row].negatives else None,
+            fixed=fixed if OBJECTIVES[row].uses_negatives else None,
             start=sum(shares[:index]),
             share=shares[index],
         )

@@ -43,7 +43,7 @@ def manner(job: Job, student: Student) -> PromptFormat:
     trained_on = OBJECTIVES[job.spec.method]
     return PromptFormat(
         predict=PREDICT_PREFIX,
-        explain=EXPLAIN_PREFIX if trained_on.rationales != 0 else None,
+        explain=EXPLAIN_PREFIX if trained_on.max_positives != 0 else None,
         suffix=student.suffix,
         max_label_tokens=settings.hyperparameters.max_label_tokens,
         max_rationale_tokens=settings.hyperparameters.max_rationale_tokens,

@@ -71,8 +71,8 @@ def _of_the_set(
 
 
 def _of_the_student(trainer: Trainer) -> Iterator[Said]:
-    texts = {lesson.id: lesson.text for lesson in trainer.lessons}
-    for asked, samples in trainer.sampled.items():
+    texts = {lesson.id: lesson.text for lesson in trainer.examples}
+    for asked, samples in trainer.last_samples.items():
         for rationale in samples:
             yield texts[asked], Polarity.NEGATIVE, rationale
 

@@ -22,7 +22,11 @@ from qcrd.errors import Interrupted, LeaseLost, QcrdError
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.student.base import Student
 from qcrd.method.training import distributed
-from qcrd.method.training.negative_sampler import LocalPast, Past, ProcessPast
+from qcrd.method.training.negative_sampler import (
+    InlineNegativeSampler,
+    NegativeSampler,
+    ProcessNegativeSampler,
+)
 from qcrd.runtime import telemetry
 from qcrd.runtime.jobs.lease import LeaseHeartbeat
 from qcrd.runtime.jobs.queue import MemoryJobQueue
@@ -105,10 +109,10 @@ def _distilled(stage: StageContext, deps: WorkerDeps) -> Outcome:
         device=_device(settings),
         checkpoint_seconds=settings.checkpoint_seconds,
     )
-    if not distributed.wanted():
+    if not distributed.is_distributed():
         report, model = distil(stage, parts)
     else:
-        with distributed.Crew() as others:
+        with distributed.DataParallelGroup() as others:
             report, model = distil(stage, replace(parts, crew=others))
     return Outcome(kind="done", report=report, model=model)
 
@@ -127,14 +131,16 @@ def _gpus(settings: TrainerSettings) -> int:
     return min(there, settings.processes + beside)
 
 
-def _sampler(settings: TrainerSettings, check: Callable[[], None]) -> Callable[[Student], Past]:
+def _sampler(
+    settings: TrainerSettings, check: Callable[[], None]
+) -> Callable[[Student], NegativeSampler]:
     """By the settings; a process beside the training takes a GPU that training leaves free."""
     gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
     spare = gpus > settings.processes
     if settings.sampler == "inline" or (settings.sampler == "auto" and not spare):
-        return lambda student: LocalPast(student, check)
+        return lambda student: InlineNegativeSampler(student, check)
     device = f"cuda:{settings.processes if spare else 0}" if gpus else "cpu"
-    return lambda student: ProcessPast(student, device, check)
+    return lambda student: ProcessNegativeSampler(student, device, check)
 
 
 def main() -> None:
@@ -142,9 +148,9 @@ def main() -> None:
     die_with_parent(given.parent, signal.SIGKILL)
     telemetry.configure_logging("training", LogSettings().level)
     transformers.utils.logging.disable_progress_bar()
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process says when to end
-        distributed.follow(_device(TrainerSettings()))
+        distributed.run_replica(_device(TrainerSettings()))
         return
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())

@@ -14,12 +14,17 @@ from qcrd.method.judge.health import has_collapsed
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.training.checkpoint import State, capture, restore
-from qcrd.method.training.distributed import Crew
-from qcrd.method.training.negative_sampler import LocalPast, Past
-from qcrd.method.training.progress import Phase, Pretrained, Round, Step
-from qcrd.method.training.schedule import Plan
-from qcrd.method.training.trainer import Score, Trainer
+from qcrd.method.training.checkpoint import TrainerState, capture_state, restore_state
+from qcrd.method.training.distributed import DataParallelGroup
+from qcrd.method.training.negative_sampler import InlineNegativeSampler, NegativeSampler
+from qcrd.method.training.progress import (
+    IterationFinished,
+    JudgePretrained,
+    PhaseStarted,
+    StepFinished,
+)
+from qcrd.method.training.schedule import TrainingSchedule
+from qcrd.method.training.trainer import Trainer, ValidationScore
 from qcrd.records.job import Accuracy
 from qcrd.records.rationales import Prediction
 from qcrd.records.spec import TaskSpec
@@ -38,13 +43,13 @@ TELL_SECONDS = 1.0
 class Course:
     """One student's training within a job; `share` of the job's training, from `start` on."""
 
-    plan: Plan
+    plan: TrainingSchedule
     knowledge: Knowledge
     student: Callable[[], Student]
     judge: JudgeBackend | None
-    past: Callable[[Student], Past] = LocalPast
+    past: Callable[[Student], NegativeSampler] = InlineNegativeSampler
     fixed: Callable[[Student], Weights] | None = None
-    crew: Crew | None = None
+    crew: DataParallelGroup | None = None
     start: float = 0.0
     share: float = 1.0
 
@@ -72,11 +77,11 @@ def train(
         course.plan,
         lambda tested: validation_score(tested, course.knowledge.validation, course.plan),
         course.judge,
-        course.past(student) if course.plan.objective.negatives else None,
+        course.past(student) if course.plan.objective.uses_negatives else None,
         course.fixed(student) if course.fixed else None,
         course.crew,
     )
-    with contextlib.closing(trainer.past):
+    with contextlib.closing(trainer.negative_sampler):
         before = _resume(stage, method, trainer, checkpoints)
         seconds, health = _follow(stage, course, trainer, checkpoints, before)
     trainer.restore_best()
@@ -107,7 +112,7 @@ def train(
     return result
 
 
-def validation_score(student: Student, held: Held, plan: Plan) -> Score:
+def validation_score(student: Student, held: Held, plan: TrainingSchedule) -> ValidationScore:
     """Accuracy, then minus the labels' mean cross entropy: small sets tie often."""
     right = predict.accuracy(_answers(student, held, plan)).accuracy
     texts = [
@@ -123,7 +128,7 @@ def validation_score(student: Student, held: Held, plan: Plan) -> Score:
     return right, -total / len(texts)
 
 
-def _answers(student: Student, held: Held, plan: Plan) -> list[Prediction]:
+def _answers(student: Student, held: Held, plan: TrainingSchedule) -> list[Prediction]:
     hyper = plan.spec.hyperparameters
     joined = plan.objective.joined
     room = hyper.max_rationale_tokens * joined + hyper.max_label_tokens
@@ -149,7 +154,7 @@ def _resume(stage: StageContext, method: str, trainer: Trainer, checkpoints: Che
         )
     if state is None:
         return 0.0
-    restore(trainer, state)
+    restore_state(trainer, state)
     stage.emit(
         f"{method}: resumed after step {trainer.step}",
         method=method,
@@ -179,14 +184,14 @@ def _follow(
     def spent() -> float:
         return before + time.monotonic() - started
 
-    def save(state: State) -> None:
+    def save(state: TrainerState) -> None:
         numbers = {**state.numbers, "seconds": spent()}
         oldest = checkpoints.save(method, replace(state, numbers=numbers))
         if trainer.judge is not None:
             trainer.judge.oldest_version = oldest
 
     # A phase may be stopped from within; nothing that `idle` refers to changes while it lasts.
-    idle: State | None = None
+    idle: TrainerState | None = None
     records = trainer.run()
     while True:
         try:
@@ -198,24 +203,26 @@ def _follow(
         if record is None:
             break
         if stage.should_stop():
-            save(capture(trainer))
+            save(capture_state(trainer))
             stage.raise_if_stopping()
-        idle = capture(trainer) if isinstance(record, Phase) else None
+        idle = capture_state(trainer) if isinstance(record, PhaseStarted) else None
         match record:
-            case Phase():
+            case PhaseStarted():
                 stage.emit(f"{method}: {record.name}")
-            case Pretrained():
+            case JudgePretrained():
                 _tell_judge(stage, method, 0, record)
-            case Step() if time.monotonic() - told >= TELL_SECONDS and record.number > known_step:
+            case StepFinished() if (
+                time.monotonic() - told >= TELL_SECONDS and record.step > known_step
+            ):
                 told = time.monotonic()
                 _tell_step(stage, course, record)
-            case Round():
-                health = record.judge or health
+            case IterationFinished():
+                health = record.judge_metrics or health
                 _tell_round(stage, method, record)
         if time.monotonic() - saved >= checkpoints.seconds:
-            save(capture(trainer))
+            save(capture_state(trainer))
             saved = time.monotonic()
-    return spent(), {**trainer.pretrained, **health}
+    return spent(), {**trainer.pretrain_metrics, **health}
 
 
 def _told(stage: StageContext, method: str) -> int:
@@ -225,57 +232,67 @@ def _told(stage: StageContext, method: str) -> int:
     return max(steps, default=0)
 
 
-def _tell_step(stage: StageContext, course: Course, step: Step) -> None:
+def _tell_step(stage: StageContext, course: Course, step: StepFinished) -> None:
     method = course.plan.method
-    percent = 100 * (course.start + course.share * min(1.0, step.done))
-    total = course.plan.steps if course.plan.flops is None else round(step.number / step.done)
-    stage.report_progress(percent, step=step.number, total=total)
+    percent = 100 * (course.start + course.share * min(1.0, step.completed_fraction))
+    total = (
+        course.plan.steps
+        if course.plan.flops is None
+        else round(step.step / step.completed_fraction)
+    )
+    stage.report_progress(percent, step=step.step, total=total)
     data: dict[str, Any] = {
         "method": method,
-        "step": step.number,
+        "step": step.step,
         "iteration": step.iteration,
-        "gradient_norm": step.norm,
-        "learning_rate": step.rate,
-        **step.parts,
+        "gradient_norm": step.gradient_norm,
+        "learning_rate": step.learning_rate,
+        **step.losses,
     }
-    stage.emit_metrics(f"{method}: step {step.number}, loss {step.parts['loss']:.4f}", **data)
+    stage.emit_metrics(f"{method}: step {step.step}, loss {step.losses['loss']:.4f}", **data)
 
 
-def _tell_round(stage: StageContext, method: str, record: Round) -> None:
-    data = {"method": method, "iteration": record.iteration, "validation": record.validation}
-    mark = ", the best so far" if record.better else ""
+def _tell_round(stage: StageContext, method: str, record: IterationFinished) -> None:
+    data = {
+        "method": method,
+        "iteration": record.iteration,
+        "validation": record.validation_accuracy,
+    }
+    mark = ", the best so far" if record.is_best else ""
     stage.emit(
-        f"{method}: iteration {record.iteration}, validation {record.validation:.3f}{mark}",
+        f"{method}: iteration {record.iteration}, validation {record.validation_accuracy:.3f}{mark}",
         once=f"{method}-round-{record.iteration}",
         **data,
-        judge=record.judge,
+        judge=record.judge_metrics,
     )
-    if record.judge:
+    if record.judge_metrics:
         _tell_judge(stage, method, record.iteration, record)
 
 
 def _tell_judge(
-    stage: StageContext, method: str, iteration: int, record: Pretrained | Round
+    stage: StageContext, method: str, iteration: int, record: JudgePretrained | IterationFinished
 ) -> None:
     """How the judge stands that iteration `iteration` trained with; 0 is the pretrained one."""
     shown = record.histograms.model_dump(mode="json") if record.histograms else None
-    told = f"{record.judge['auc']:.3f}" if "auc" in record.judge else "not measurable"
+    told = (
+        f"{record.judge_metrics['auc']:.3f}" if "auc" in record.judge_metrics else "not measurable"
+    )
     stage.emit_metrics(
         f"{method}: judge of iteration {iteration}, AUC {told}",
         once=f"{method}-judge-{iteration}",
         method=method,
         iteration=iteration,
-        judge=record.judge,
+        judge=record.judge_metrics,
         histograms=shown,
     )
-    if has_collapsed(record.judge):
+    if has_collapsed(record.judge_metrics):
         stage.events.append(
             stage.job.id,
-            f"the judge no longer tells right from wrong (AUC {record.judge['alarm_auc']:.2f} on "
-            f"{record.judge['alarm_negatives']:.0f} negatives); "
+            f"the judge no longer tells right from wrong (AUC {record.judge_metrics['alarm_auc']:.2f} on "
+            f"{record.judge_metrics['alarm_negatives']:.0f} negatives); "
             "try `discriminator.loss: bce`, more `pretrain_steps` or a lower `learning_rate`",
             level="warn",
-            data={"judge": record.judge},
+            data={"judge": record.judge_metrics},
             once=f"{method}-collapsed-{iteration}",
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from qcrd.errors import Invalid
 from qcrd.method.prompts import format_question
-from qcrd.method.training.step_loss import Lesson
+from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.rationale_annotations import Revision
 from qcrd.records.rationales import Question, RationaleItem, RationaleManifest, TestItem
 from qcrd.records.spec import JobSpec, TaskSpec
@@ -32,7 +32,7 @@ class Knowledge:
     lessons were made under."""
 
     manifest: RationaleManifest
-    lessons: tuple[Lesson, ...]
+    lessons: tuple[TrainingExample, ...]
     questions: tuple[Question, ...]
     validation: Held
     test: tuple[TestItem, ...]
@@ -98,8 +98,8 @@ def _same_file(manifest: RationaleManifest, spec: JobSpec) -> None:
         )
 
 
-def lesson(item: RationaleItem, task: TaskSpec) -> Lesson:
-    return Lesson(
+def lesson(item: RationaleItem, task: TaskSpec) -> TrainingExample:
+    return TrainingExample(
         id=item.question.id,
         text=format_question(task, item.question),
         label=item.label or "",

@@ -13,15 +13,15 @@ from qcrd.records.rationales import Rationale
 
 
 @dataclass(frozen=True)
-class Picks:
+class SelectedCandidates:
     """The candidates with weight: (row, rationale), weights [M], judge scores [M]; on the CPU."""
 
-    chosen: list[tuple[int, Rationale]]
+    selected: list[tuple[int, Rationale]]
     weights: Tensor
     scores: Tensor
 
 
-class Slate:
+class Candidates:
     """`candidates[i]` belong to row i; a rationale without a score has the score `missing`."""
 
     def __init__(
@@ -29,50 +29,54 @@ class Slate:
         candidates: Sequence[Sequence[Rationale]],
         scores: Mapping[str, float],
         *,
-        missing: float,
+        default_score: float,
     ) -> None:
-        self.flat = [(row, r) for row, own in enumerate(candidates) for r in own]
+        self.flat_candidates = [
+            (row, r) for row, rationales in enumerate(candidates) for r in rationales
+        ]
         width = max((len(own) for own in candidates), default=0)
         self.mask = torch.zeros(len(candidates), width, dtype=torch.bool)
         for row, own in enumerate(candidates):
             self.mask[row, : len(own)] = True
-        self.scores = torch.tensor([scores.get(r.id, missing) for _, r in self.flat])
+        self.scores = torch.tensor(
+            [scores.get(r.id, default_score) for _, r in self.flat_candidates]
+        )
 
     @property
-    def forced(self) -> bool:
+    def has_no_choice(self) -> bool:
         """Whether no question has a choice, so that no scheme needs to know a cross entropy."""
         return bool((self.mask.sum(1) <= 1).all())
 
-    def weigh(
+    def select(
         self,
         ce: Tensor,
-        scheme: WeightFn,
+        weight_fn: WeightFn,
         generator: torch.Generator,
         *,
         quality: Callable[[Tensor], Tensor],
-        below: float | None = None,
-    ) -> Picks:
+        max_ce: float | None = None,
+    ) -> SelectedCandidates:
         """Weigh every candidate by its cross entropy `ce` [candidates], which needs no gradient;
         keep those that will have one.
 
         `below`: a candidate whose cross entropy is at or above it is left out (past the margin
         its gradient is 0).
         """
-        if not self.flat:
-            return Picks([], torch.zeros(0), torch.zeros(0))
-        weights = scheme(self._grid(ce), self.mask, self._grid(quality(self.scores)), generator)[
-            self.mask
-        ].float()
-        if below is not None:
-            weights = weights * (ce < below)
-        kept = weights.nonzero().flatten().tolist()
-        return Picks(
-            [self.flat[i] for i in kept],
-            weights[kept],
-            self.scores[kept],
+        if not self.flat_candidates:
+            return SelectedCandidates([], torch.zeros(0), torch.zeros(0))
+        weights = weight_fn(
+            self._to_grid(ce), self.mask, self._to_grid(quality(self.scores)), generator
+        )[self.mask].float()
+        if max_ce is not None:
+            weights = weights * (ce < max_ce)
+        kept_indices = weights.nonzero().flatten().tolist()
+        return SelectedCandidates(
+            [self.flat_candidates[i] for i in kept_indices],
+            weights[kept_indices],
+            self.scores[kept_indices],
         )
 
-    def _grid(self, flat: Tensor) -> Tensor:
+    def _to_grid(self, flat: Tensor) -> Tensor:
         """[candidates] -> [N, R], zero where there is none."""
         grid = torch.zeros(self.mask.shape, dtype=flat.dtype)
         grid[self.mask] = flat

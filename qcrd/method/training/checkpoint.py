@@ -13,105 +13,112 @@ from typing import Any
 from torch import Tensor
 
 from qcrd.method.training import weight_history
-from qcrd.method.training.trainer import Best, Prepared, Trainer
-from qcrd.method.training.weight_history import trainable
+from qcrd.method.training.trainer import BestStudent, IterationData, Trainer
+from qcrd.method.training.weight_history import copy_trainable_weights
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.rationales import Rationale
 
-LIVE, MOMENTS = "live", "moments"
+LIVE_WEIGHTS, OPTIMIZER_MOMENTS = "live", "moments"
 
 
 @dataclass(frozen=True)
-class State:
+class TrainerState:
     """`tensors` by name: `weights/<iteration>` never change once made; `live` (the student in the
     middle of an iteration) and `moments` (the optimizer) do. `prepared` is what the iteration
     under way was given, `numbers` the rest; both are JSON."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     numbers: Mapping[str, Any]
-    prepared: Mapping[str, Any] | None = None
+    iteration_data: Mapping[str, Any] | None = None
 
 
 def weights_name(iteration: int) -> str:
     return f"weights/{iteration:06d}"
 
 
-def capture(trainer: Trainer) -> State:
+def capture_state(trainer: Trainer) -> TrainerState:
     best = trainer.best
-    held = dict(trainer.ring.held)
+    weights_by_iteration = dict(trainer.weight_history.by_iteration)
     if best is not None:
-        held[best.iteration] = best.weights
-    tensors: dict[str, Mapping[str, Tensor]] = {weights_name(i): w for i, w in held.items()}
-    if trainer.cursor:
-        tensors[LIVE] = trainable(trainer.student)
-    tensors[MOMENTS] = {
+        weights_by_iteration[best.iteration] = best.weights
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        weights_name(i): w for i, w in weights_by_iteration.items()
+    }
+    if trainer.step_in_iteration:
+        tensors[LIVE_WEIGHTS] = copy_trainable_weights(trainer.student)
+    tensors[OPTIMIZER_MOMENTS] = {
         f"{index}.{name}": tensor
-        for index, moment in trainer.update.optimizer.state_dict()["state"].items()
+        for index, moment in trainer.optimizer_step.optimizer.state_dict()["state"].items()
         for name, tensor in moment.items()
     }
     numbers = {
-        "begun": trainer.begun,
+        "begun": trainer.started,
         "iteration": trainer.iteration,
         "step": trainer.step,
-        "cursor": trainer.cursor,
-        "ring": sorted(trainer.ring.held),
-        "pretrained": trainer.pretrained,
+        "cursor": trainer.step_in_iteration,
+        "ring": sorted(trainer.weight_history.by_iteration),
+        "pretrained": trainer.pretrain_metrics,
         "best": None if best is None else [best.iteration, *best.score],
         "student_flops": trainer.student.flops,
-        "sampler_flops": trainer.past.flops,
+        "sampler_flops": trainer.negative_sampler.flops,
         "judge_flops": 0.0 if trainer.judge is None else trainer.judge.flops,
         "judge_version": trainer.judge_version,
     }
-    return State(tensors, numbers, _packed(trainer.prepared))
+    return TrainerState(tensors, numbers, _serialize_iteration_data(trainer.iteration_data))
 
 
-def restore(trainer: Trainer, state: State) -> None:
+def restore_state(trainer: Trainer, state: TrainerState) -> None:
     """Let `trainer` go on from `state`: the step after it is the one that would have come."""
     numbers, tensors = state.numbers, state.tensors
-    trainer.begun = numbers["begun"]
+    trainer.started = numbers["begun"]
     trainer.iteration, trainer.step = numbers["iteration"], numbers["step"]
-    trainer.cursor = numbers["cursor"]
-    trainer.prepared = _unpacked(state.prepared)
-    trainer.ring.held = {i: tensors[weights_name(i)] for i in numbers["ring"]}
-    newest = trainer.ring.held[trainer.iteration]
-    weight_history.load(trainer.student, tensors[LIVE] if trainer.cursor else newest)
+    trainer.step_in_iteration = numbers["cursor"]
+    trainer.iteration_data = _deserialize_iteration_data(state.iteration_data)
+    trainer.weight_history.by_iteration = {i: tensors[weights_name(i)] for i in numbers["ring"]}
+    newest_weights = trainer.weight_history.by_iteration[trainer.iteration]
+    weight_history.load_weights(
+        trainer.student, tensors[LIVE_WEIGHTS] if trainer.step_in_iteration else newest_weights
+    )
     moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors[MOMENTS].items():
+    for key, tensor in tensors[OPTIMIZER_MOMENTS].items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = tensor
-    trainer.update.optimizer.load_state_dict(
-        {**trainer.update.optimizer.state_dict(), "state": moments}
+    trainer.optimizer_step.optimizer.load_state_dict(
+        {**trainer.optimizer_step.optimizer.state_dict(), "state": moments}
     )
     trainer.student.flops = numbers["student_flops"]
-    trainer.past.flops = numbers["sampler_flops"]
+    trainer.negative_sampler.flops = numbers["sampler_flops"]
     if trainer.judge is not None:
         trainer.judge.flops = numbers["judge_flops"]
-    trainer.pretrained = numbers["pretrained"]
+    trainer.pretrain_metrics = numbers["pretrained"]
     if numbers["best"] is not None:
         iteration, accuracy, minus_ce = numbers["best"]
-        trainer.best = Best((accuracy, minus_ce), iteration, tensors[weights_name(iteration)])
+        trainer.best = BestStudent(
+            (accuracy, minus_ce), iteration, tensors[weights_name(iteration)]
+        )
 
 
-def _packed(prepared: Prepared | None) -> dict[str, Any] | None:
-    if prepared is None:
+def _serialize_iteration_data(iteration_data: IterationData | None) -> dict[str, Any] | None:
+    if iteration_data is None:
         return None
     return {
         "sampled": {
             key: [rationale.model_dump(mode="json") for rationale in said]
-            for key, said in prepared.sampled.items()
+            for key, said in iteration_data.samples.items()
         },
-        "scores": prepared.scores,
-        "health": prepared.health,
-        "histograms": prepared.histograms and prepared.histograms.model_dump(mode="json"),
+        "scores": iteration_data.scores,
+        "health": iteration_data.judge_metrics,
+        "histograms": iteration_data.histograms
+        and iteration_data.histograms.model_dump(mode="json"),
     }
 
 
-def _unpacked(packed: Mapping[str, Any] | None) -> Prepared | None:
-    if packed is None:
+def _deserialize_iteration_data(data: Mapping[str, Any] | None) -> IterationData | None:
+    if data is None:
         return None
-    sampled = {
+    samples = {
         key: tuple(Rationale.model_validate(one) for one in said)
-        for key, said in packed["sampled"].items()
+        for key, said in data["sampled"].items()
     }
-    shown = packed["histograms"] and JudgeHistograms.model_validate(packed["histograms"])
-    return Prepared(sampled, packed["scores"], packed["health"], shown)
+    histograms = data["histograms"] and JudgeHistograms.model_validate(data["histograms"])
+    return IterationData(samples, data["scores"], data["health"], histograms)

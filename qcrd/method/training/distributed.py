@@ -19,41 +19,41 @@ import torch
 import torch.distributed as dist
 
 from qcrd.errors import QcrdError
-from qcrd.method.training.optimizer_step import Update
-from qcrd.method.training.step_loss import Lesson, Scores
+from qcrd.method.training.optimizer_step import OptimizerStep
+from qcrd.method.training.step_loss import JudgeScores, TrainingExample
 
-PATIENCE = timedelta(days=7)
+PROCESS_GROUP_TIMEOUT = timedelta(days=7)
 """While the first process samples or validates the others wait; its end reaches them at once."""
 
 
 @dataclass(frozen=True)
-class Share:
+class BackwardMessage:
     """One process's part of a step: `backward` on it, with the dropout of `seed`."""
 
-    batch: Sequence[Lesson]
-    scores: Scores
+    batch: Sequence[TrainingExample]
+    scores: JudgeScores
     seed: int
 
 
 @dataclass(frozen=True)
-class Apply:
-    rate: float
+class ApplyMessage:
+    learning_rate: float
 
 
-def wanted() -> bool:
+def is_distributed() -> bool:
     """Whether this process was started as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-class Crew:
+class DataParallelGroup:
     """All processes, from the first one's side. A context: the others end with it."""
 
-    def __enter__(self) -> Crew:
-        _join()
+    def __enter__(self) -> DataParallelGroup:
+        _init_process_group()
         return self
 
     def __exit__(
@@ -62,89 +62,101 @@ class Crew:
         # Ours are raised between steps, where the others listen. After any other this process
         # ends, and its sockets tell them.
         if error is None or isinstance(error, QcrdError):
-            _tell(None)
+            _broadcast(None)
             dist.destroy_process_group()
 
-    def begin(self, update: Update) -> None:
+    def broadcast_replica(self, optimizer_step: OptimizerStep) -> None:
         """Give all others a copy of the student and its optimizer as they stand."""
         buffer = io.BytesIO()
-        torch.save(update, buffer)
-        _tell(buffer.getvalue())
+        torch.save(optimizer_step, buffer)
+        _broadcast(buffer.getvalue())
 
     def backward(
-        self, update: Update, batch: Sequence[Lesson], scores: Scores, seed: int
+        self,
+        optimizer_step: OptimizerStep,
+        batch: Sequence[TrainingExample],
+        scores: JudgeScores,
+        seed: int,
     ) -> dict[str, float]:
         """`update`'s gradients over all of `batch`, and the terms of its loss."""
-        size = dist.get_world_size()
-        shares = []
-        for rank in range(size):
-            part = list(batch[rank::size])
-            known = {r.id for lesson in part for r in (*lesson.positives, *lesson.negatives)}
-            mine = {key: scores[key] for key in known & scores.keys()}
-            shares.append(Share(part, mine, seed + rank))
-        _tell(shares)
-        return _backward(update, shares[0])
+        world_size = dist.get_world_size()
+        messages = []
+        for rank in range(world_size):
+            part = list(batch[rank::world_size])
+            rationale_ids = {
+                r.id for example in part for r in (*example.positives, *example.negatives)
+            }
+            part_scores = {key: scores[key] for key in rationale_ids & scores.keys()}
+            messages.append(BackwardMessage(part, part_scores, seed + rank))
+        _broadcast(messages)
+        return _backward(optimizer_step, messages[0])
 
-    def apply(self, update: Update, rate: float) -> None:
-        _tell(Apply(rate))
-        update.apply(rate)
+    def apply(self, optimizer_step: OptimizerStep, learning_rate: float) -> None:
+        _broadcast(ApplyMessage(learning_rate))
+        optimizer_step.apply(learning_rate)
 
 
-def follow(device: str) -> None:
+def run_replica(device: str) -> None:
     """What every process but the first does, until the first one is done."""
-    _join()
-    update: Update | None = None
-    while (told := _told()) is not None:
-        if isinstance(told, bytes):
+    _init_process_group()
+    optimizer_step: OptimizerStep | None = None
+    while (message := _receive_broadcast()) is not None:
+        if isinstance(message, bytes):
             # The first process of our own run made these bytes: whole objects are safe to load.
-            update = torch.load(io.BytesIO(told), map_location=device, weights_only=False)
+            optimizer_step = torch.load(
+                io.BytesIO(message), map_location=device, weights_only=False
+            )
             continue
-        assert update is not None
-        if isinstance(told, Apply):
-            update.clip()
-            update.apply(told.rate)
+        assert optimizer_step is not None
+        if isinstance(message, ApplyMessage):
+            optimizer_step.clip_gradients()
+            optimizer_step.apply(message.learning_rate)
         else:
-            _backward(update, told[dist.get_rank()])
+            _backward(optimizer_step, message[dist.get_rank()])
     dist.destroy_process_group()
 
 
-def _join() -> None:
+def _init_process_group() -> None:
     # Counts and messages go by gloo; gradients by NCCL where they lie on GPUs.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=PROCESS_GROUP_TIMEOUT)
 
 
-def _tell(message: Any) -> None:
+def _broadcast(message: Any) -> None:
     dist.broadcast_object_list([message], src=0, device=torch.device("cpu"))
 
 
-def _told() -> Any:
+def _receive_broadcast() -> Any:
     box: list[Any] = [None]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
 
 
-def _backward(update: Update, share: Share) -> dict[str, float]:
-    student = update.student
-    before = student.flops
-    terms = update.gradients(share.batch, share.scores, share.seed, summed=_summed)
-    if terms.total.requires_grad:
-        terms.total.backward()
+def _backward(optimizer_step: OptimizerStep, message: BackwardMessage) -> dict[str, float]:
+    student = optimizer_step.student
+    flops_before = student.flops
+    step_loss = optimizer_step.compute_loss(
+        message.batch, message.scores, message.seed, reduce_sum=_all_reduce_sum
+    )
+    if step_loss.total.requires_grad:
+        step_loss.total.backward()
     pending = []
-    for parameter in update.parameters():
+    for parameter in optimizer_step.parameters():
         if parameter.grad is None:  # nothing of this share went through it
             parameter.grad = torch.zeros_like(parameter)
         pending.append(dist.all_reduce(parameter.grad, async_op=True))
     for work in pending:
         work.wait()
-    names = sorted(terms.parts)
-    sums = torch.tensor([*(terms.parts[n] for n in names), student.flops - before]).double()
+    names = sorted(step_loss.losses)
+    sums = torch.tensor(
+        [*(step_loss.losses[n] for n in names), student.flops - flops_before]
+    ).double()
     dist.all_reduce(sums)
-    student.flops = before + float(sums[-1])
+    student.flops = flops_before + float(sums[-1])
     return dict(zip(names, sums.tolist(), strict=False))
 
 
-def _summed(count: float) -> float:
+def _all_reduce_sum(count: float) -> float:
     total = torch.tensor(float(count), dtype=torch.float64)
     dist.all_reduce(total)
     return float(total)

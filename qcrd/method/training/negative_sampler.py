@@ -24,16 +24,16 @@ from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import weight_history
 from qcrd.records.rationales import Rationale, RationaleSource
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """Between two looks at whether the work is still wanted."""
-END_SECONDS = 5.0
+JOIN_TIMEOUT_SECONDS = 5.0
 
-Samples = dict[str, tuple[Rationale, ...]]
+SampledRationales = dict[str, tuple[Rationale, ...]]
 """Question id -> what the student's past self said."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class NegativeSamplingParams:
     """`n` explanations for each (id, text) of `questions`, at most `max_new_tokens` long. `tag`
     sets their ids apart from other iterations'."""
 
@@ -46,113 +46,117 @@ class Wanted:
     source: RationaleSource
 
 
-Order = tuple[Weights, Wanted]
+NegativeSampleRequest = tuple[Weights, NegativeSamplingParams]
 """What is wanted from the student with these weights."""
 
 
-class Past(ABC):
+class NegativeSampler(ABC):
     """The student's past self. `flops` counts the work of the samples that were used."""
 
     flops: float
 
-    def begin(self, orders: Sequence[Order]) -> None:  # noqa: B027 - most have no use for it
+    def prefetch(self, requests: Sequence[NegativeSampleRequest]) -> None:  # noqa: B027 - most have no use for it
         """A hint that `sample` will be asked for these next; whoever can starts on them."""
 
     @abstractmethod
-    def sample(self, orders: Sequence[Order]) -> Samples:
+    def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
         """All that was ordered, by question."""
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Give back what it holds; it cannot be asked again."""
 
 
-def nothing() -> None:
+def never_interrupt() -> None:
     """For who may not be interrupted."""
 
 
-class LocalPast(Past):
+class InlineNegativeSampler(NegativeSampler):
     """A second student in this process, made when first needed, so that sampling never disturbs
     training. `check` runs between batches; what it raises ends the sampling."""
 
-    def __init__(self, student: Student, check: Callable[[], None] = nothing) -> None:
+    def __init__(self, student: Student, check: Callable[[], None] = never_interrupt) -> None:
         self._student = student
         self._check = check
-        self._twin: Student | None = None
+        self._replica: Student | None = None
         self.flops = 0.0
 
-    def sample(self, orders: Sequence[Order]) -> Samples:
-        twin = self.twin()
-        twin.flops = 0.0
-        found = _sampled(twin, orders, self._check)
-        self.flops += twin.flops
-        return found
+    def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
+        replica = self.get_replica()
+        replica.flops = 0.0
+        samples = _sample_requests(replica, requests, self._check)
+        self.flops += replica.flops
+        return samples
 
-    def twin(self) -> Student:
-        if self._twin is None:
-            self._twin = copy.copy(self._student)
-            self._twin.model = copy.deepcopy(self._student.model)
-        return self._twin
+    def get_replica(self) -> Student:
+        if self._replica is None:
+            self._replica = copy.copy(self._student)
+            self._replica.model = copy.deepcopy(self._student.model)
+        return self._replica
 
 
-class ProcessPast(Past):
+class ProcessNegativeSampler(NegativeSampler):
     """A second student in a process of its own on `device`, which samples while training goes on.
 
     The process ends with this one, however that ends. `Transient` when it dies first: the job's
     stage is tried again from its last checkpoint.
     """
 
-    def __init__(self, student: Student, device: str, check: Callable[[], None] = nothing) -> None:
+    def __init__(
+        self, student: Student, device: str, check: Callable[[], None] = never_interrupt
+    ) -> None:
         self.flops = 0.0
         self._check = check
-        self._under_way: list[Wanted] = []
+        self._pending: list[NegativeSamplingParams] = []
         spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        self._pipe, theirs = spawn.Pipe()
+        self._pipe, child_pipe = spawn.Pipe()
         self._process = spawn.Process(
-            target=_serve, args=(theirs, device, torch.get_num_threads()), daemon=True
+            target=_run_sampler_process,
+            args=(child_pipe, device, torch.get_num_threads()),
+            daemon=True,
         )
         self._process.start()
-        theirs.close()
-        self._send(_frozen(student))
+        child_pipe.close()
+        self._send(_serialize_student(student))
 
-    def begin(self, orders: Sequence[Order]) -> None:
-        wanted = [one for _, one in orders]
-        if self._under_way == wanted:
+    def prefetch(self, requests: Sequence[NegativeSampleRequest]) -> None:
+        params = [one for _, one in requests]
+        if self._pending == params:
             return
-        if self._under_way:
-            self._take()  # something else had been expected
+        if self._pending:
+            self._receive()  # something else had been expected
         # Contiguous: safetensors takes no views.
-        self._send([(pack({k: v.contiguous() for k, v in w.items()}), one) for w, one in orders])
-        self._under_way = wanted
+        self._send([(pack({k: v.contiguous() for k, v in w.items()}), one) for w, one in requests])
+        self._pending = params
 
-    def sample(self, orders: Sequence[Order]) -> Samples:
-        self.begin(orders)
-        found, flops = self._take()
+    def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
+        self.prefetch(requests)
+        samples, flops = self._receive()
         self.flops += flops
-        return found
+        return samples
 
     def close(self) -> None:
         self._pipe.close()
         self._process.kill()  # it holds nothing that anyone needs
         self._process.join()
 
-    def _take(self) -> tuple[Samples, float]:
+    def _receive(self) -> tuple[SampledRationales, float]:
         try:
-            while not self._pipe.poll(LOOK_SECONDS):
+            while not self._pipe.poll(POLL_SECONDS):
                 self._check()
-            found: tuple[Samples, float] = self._pipe.recv()
+            result: tuple[SampledRationales, float] = self._pipe.recv()
         except (EOFError, OSError) as error:
-            raise self._died() from error
-        self._under_way = []
-        return found
+            raise self._make_died_error() from error
+        self._pending = []
+        return result
 
     def _send(self, message: Any) -> None:
         try:
             self._pipe.send(message)
         except OSError as error:
-            raise self._died() from error
+            raise self._make_died_error() from error
 
-    def _died(self) -> Transient:
-        self._process.join(END_SECONDS)
+    def _make_died_error(self) -> Transient:
+        self._process.join(JOIN_TIMEOUT_SECONDS)
         return Transient(
             f"the sampler's process ended with status {self._process.exitcode}; "
             "QCRD_SAMPLER=inline samples in the training process",
@@ -160,26 +164,30 @@ class ProcessPast(Past):
         )
 
 
-def _sampled(student: Student, orders: Sequence[Order], check: Callable[[], None]) -> Samples:
-    found: Samples = {}
-    for weights, wanted in orders:
-        weight_history.load(student, weights)
-        said = weight_history.sample(student, **vars(wanted), check=check)
-        found |= {key: (*found.get(key, ()), *more) for key, more in said.items()}
-    return found
+def _sample_requests(
+    student: Student, requests: Sequence[NegativeSampleRequest], check: Callable[[], None]
+) -> SampledRationales:
+    samples: SampledRationales = {}
+    for weights, params in requests:
+        weight_history.load_weights(student, weights)
+        sampled = weight_history.sample_rationales(student, **vars(params), check=check)
+        samples |= {
+            key: (*samples.get(key, ()), *rationales) for key, rationales in sampled.items()
+        }
+    return samples
 
 
-def _frozen(student: Student) -> bytes:
+def _serialize_student(student: Student) -> bytes:
     """The student as bytes: tensors shared between processes would need more /dev/shm than a
     container has."""
-    twin = copy.copy(student)
-    twin.flops = 0.0
+    replica = copy.copy(student)
+    replica.flops = 0.0
     buffer = io.BytesIO()
-    torch.save(twin, buffer)
+    torch.save(replica, buffer)
     return buffer.getvalue()
 
 
-def _serve(pipe: Connection, device: str, threads: int) -> None:
+def _run_sampler_process(pipe: Connection, device: str, threads: int) -> None:
     """Sample what comes until the other end is gone."""
     torch.set_num_threads(threads)
     try:
@@ -189,8 +197,8 @@ def _serve(pipe: Connection, device: str, threads: int) -> None:
         )
         student.model.to(device)
         while True:
-            orders = [(unpack(weights), wanted) for weights, wanted in pipe.recv()]
+            requests = [(unpack(weights), wanted) for weights, wanted in pipe.recv()]
             student.flops = 0.0
-            pipe.send((_sampled(student, orders, nothing), student.flops))
+            pipe.send((_sample_requests(student, requests, never_interrupt), student.flops))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

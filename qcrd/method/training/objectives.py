@@ -11,10 +11,10 @@ class Objective:
     """`rationales`: how many of a question's positives take part. `joined`: rationale and label
     are one target under the predict task. `negatives` and `judged` need many-to-one rationales."""
 
-    rationales: int | None = 0
+    max_positives: int | None = 0
     """0 none, 1 the first, None all of them."""
-    negatives: bool = False
-    judged: bool = False
+    uses_negatives: bool = False
+    uses_judge: bool = False
     joined: bool = False
 
 
@@ -22,9 +22,9 @@ OBJECTIVES: Mapping[str, Objective] = {
     "finetune": Objective(),
     "finetune_equal_compute": Objective(),
     "single_task": Objective(joined=True),
-    "dss": Objective(rationales=1),
-    "dss+positives": Objective(rationales=None),
-    "dss+positives+negatives": Objective(rationales=None, negatives=True),
-    "qcrd": Objective(rationales=None, negatives=True, judged=True),
+    "dss": Objective(max_positives=1),
+    "dss+positives": Objective(max_positives=None),
+    "dss+positives+negatives": Objective(max_positives=None, uses_negatives=True),
+    "qcrd": Objective(max_positives=None, uses_negatives=True, uses_judge=True),
 }
 """Method or ladder row -> its terms. The ablation ladder runs from dss to qcrd."""

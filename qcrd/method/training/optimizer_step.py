@@ -8,29 +8,29 @@ import torch
 
 from qcrd.method.student.base import Student
 from qcrd.method.training.objectives import Objective
-from qcrd.method.training.schedule import Plan
-from qcrd.method.training.step_loss import Lesson, Scores, Terms, step_terms
+from qcrd.method.training.schedule import TrainingSchedule
+from qcrd.method.training.step_loss import JudgeScores, StepLoss, TrainingExample, compute_step_loss
 from qcrd.records.spec import Hyperparameters, LossSpec
 
 
-class Update:
+class OptimizerStep:
     """A student with its optimizer and what its steps are made of. It can be pickled whole."""
 
-    def __init__(self, student: Student, plan: Plan) -> None:
+    def __init__(self, student: Student, schedule: TrainingSchedule) -> None:
         self.student = student
-        self.objective: Objective = plan.objective
-        self.loss: LossSpec = plan.spec.loss
-        self.clip_norm = plan.spec.hyperparameters.clip_norm
-        self.optimizer = _optimizer(student, plan.spec.hyperparameters)
+        self.objective: Objective = schedule.objective
+        self.loss_spec: LossSpec = schedule.spec.loss
+        self.clip_norm = schedule.spec.hyperparameters.clip_norm
+        self.optimizer = _make_optimizer(student, schedule.spec.hyperparameters)
 
-    def gradients(
+    def compute_loss(
         self,
-        batch: Sequence[Lesson],
-        scores: Scores,
+        batch: Sequence[TrainingExample],
+        scores: JudgeScores,
         seed: int,
         *,
-        summed: Callable[[float], float] = float,
-    ) -> Terms:
+        reduce_sum: Callable[[float], float] = float,
+    ) -> StepLoss:
         """The loss of `batch`, dropout and luck a function of `seed`. `backward` comes after.
 
         Where `batch` is a share of a larger one, `summed` gives a count's sum over all shares.
@@ -39,35 +39,44 @@ class Update:
         self.student.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         generator = torch.Generator().manual_seed(seed)
-        return step_terms(
-            self.student, batch, self.objective, self.loss, scores, generator, summed=summed
+        return compute_step_loss(
+            self.student,
+            batch,
+            self.objective,
+            self.loss_spec,
+            scores,
+            generator,
+            reduce_sum=reduce_sum,
         )
 
-    def clip(self) -> float:
+    def clip_gradients(self) -> float:
         """The gradient's norm before it is clipped to the plan's."""
         return float(torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm))
 
-    def apply(self, rate: float) -> None:
+    def apply(self, learning_rate: float) -> None:
         """The optimizer's step at learning rate `rate`, of which a group takes its share."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = learning_rate * group["share"]
         self.optimizer.step()
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
-def _optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimizer:
+def _make_optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimizer:
     """AdamW over what is not frozen. A group's `share` scales the schedule's rate."""
-    readers = {id(p) for p in student.encoder_parameters()}
+    encoder_ids = {id(p) for p in student.encoder_parameters()}
     encoder: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for parameter in student.model.parameters():
         if parameter.requires_grad:
-            (encoder if id(parameter) in readers else rest).append(parameter)
-    share = (hyper.encoder_learning_rate or hyper.learning_rate) / hyper.learning_rate
+            (encoder if id(parameter) in encoder_ids else rest).append(parameter)
+    encoder_share = (hyper.encoder_learning_rate or hyper.learning_rate) / hyper.learning_rate
     # A decoder-only student has one set of parameters, which read and write.
-    groups = [{"params": encoder, "share": share if rest else 1.0}, {"params": rest, "share": 1.0}]
+    groups = [
+        {"params": encoder, "share": encoder_share if rest else 1.0},
+        {"params": rest, "share": 1.0},
+    ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=hyper.learning_rate,

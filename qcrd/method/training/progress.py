@@ -8,40 +8,40 @@ from qcrd.records.job import JudgeHistograms
 
 
 @dataclass(frozen=True)
-class Step:
+class StepFinished:
     """One optimizer step: its number from 1, the share of the plan done after it, its loss terms,
     the gradient's norm before clipping and the learning rate."""
 
-    number: int
-    done: float
+    step: int
+    completed_fraction: float
     iteration: int
-    parts: dict[str, float]
-    norm: float
-    rate: float
+    losses: dict[str, float]
+    gradient_norm: float
+    learning_rate: float
 
 
 @dataclass(frozen=True)
-class Round:
+class IterationFinished:
     """One finished iteration. `better`: its weights are the best on validation so far."""
 
     iteration: int
-    validation: float
-    better: bool
-    judge: dict[str, float] = field(default_factory=dict)
+    validation_accuracy: float
+    is_best: bool
+    judge_metrics: dict[str, float] = field(default_factory=dict)
     flops: float = 0.0
     histograms: JudgeHistograms | None = None
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseStarted:
     """What the trainer does next where it takes a while and makes no step."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class JudgePretrained:
     """The judge before the first iteration, with its health on what it was not trained on."""
 
-    judge: dict[str, float]
+    judge_metrics: dict[str, float]
     histograms: JudgeHistograms | None

@@ -10,7 +10,7 @@ from qcrd.records.spec import MethodSpec
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingSchedule:
     """What one student's training does. It ends after `steps` optimizer steps, or, where `flops`
     is given, when that much floating-point work is spent, whatever number of steps that takes."""
 
@@ -25,22 +25,24 @@ class Plan:
     def objective(self) -> Objective:
         return OBJECTIVES[self.method]
 
-    def done(self, step: int, flops: float) -> float:
+    def completed_fraction(self, step: int, flops: float) -> float:
         """Share of the planned work behind, 1 when it is over."""
         return step / self.steps if self.flops is None else flops / self.flops
 
-    def rate(self, step: int, flops: float) -> float:
+    def learning_rate(self, step: int, flops: float) -> float:
         """Linear warm-up, then linear decay to zero over the planned work."""
         hyper = self.spec.hyperparameters
         if step < hyper.warmup_steps:
             return hyper.learning_rate * (step + 1) / hyper.warmup_steps
-        return hyper.learning_rate * max(0.0, 1 - self.done(step, flops))
+        return hyper.learning_rate * max(0.0, 1 - self.completed_fraction(step, flops))
 
 
-def plan(
-    method: str, spec: MethodSpec, *, lessons: int, seed: int, flops: float | None = None
-) -> Plan:
+def make_schedule(
+    method: str, spec: MethodSpec, *, n_examples: int, seed: int, flops: float | None = None
+) -> TrainingSchedule:
     """The schedule of `spec` for `lessons` training questions."""
     hyper = spec.hyperparameters
-    per_iteration = hyper.iteration_steps or steps_per_epoch(lessons, hyper.batch_size)
-    return Plan(method, spec, seed, per_iteration, per_iteration * hyper.iterations, flops)
+    per_iteration = hyper.iteration_steps or steps_per_epoch(n_examples, hyper.batch_size)
+    return TrainingSchedule(
+        method, spec, seed, per_iteration, per_iteration * hyper.iterations, flops
+    )

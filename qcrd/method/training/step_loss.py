@@ -12,17 +12,17 @@ from qcrd.method import losses
 from qcrd.method.evaluation.predict import JOINED_ANSWER_PREFIX
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import EncodedPrompts, Student
-from qcrd.method.training.candidates import Slate
+from qcrd.method.training.candidates import Candidates
 from qcrd.method.training.objectives import Objective
 from qcrd.records.rationales import Rationale
 from qcrd.records.spec import LossSpec
 
-Scores = Mapping[str, float]
+JudgeScores = Mapping[str, float]
 """Rationale id -> the judge's score."""
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingExample:
     """What the student learns from one question. `text` is the question with its options."""
 
     id: str
@@ -34,119 +34,134 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Terms:
+class StepLoss:
     """The step's loss and its parts, as plain numbers for the record."""
 
     total: Tensor
-    parts: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
 
 
-def step_terms(
+def compute_step_loss(
     student: Student,
-    batch: Sequence[Lesson],
+    batch: Sequence[TrainingExample],
     objective: Objective,
     spec: LossSpec,
-    scores: Scores,
+    scores: JudgeScores,
     generator: torch.Generator,
     *,
-    summed: Callable[[float], float] = float,
-) -> Terms:
+    reduce_sum: Callable[[float], float] = float,
+) -> StepLoss:
     """Eq. 8 without its judge term: scores are constants here, the judge follows it by itself.
 
     Where `batch` is a share of a step's, `summed` gives a count's sum over all shares; the terms
     then add up to those of the whole.
     """
     if objective.joined:
-        joint = _label_term(student, batch, [_joint_target(lesson) for lesson in batch], summed)
-        return Terms(joint, {"loss": joint.item()})
-    label = _label_term(student, batch, [lesson.label for lesson in batch], summed)
-    if objective.rationales == 0:
-        return Terms(label, {"loss": label.item(), "label": label.item()})
-    contrast, parts = _contrast_term(student, batch, objective, spec, scores, generator, summed)
-    total = spec.alpha[0] * label + spec.alpha[1] * contrast
-    return Terms(total, {"loss": total.item(), "label": label.item(), **parts})
+        joined_loss = _label_loss(
+            student, batch, [_joined_target(example) for example in batch], reduce_sum
+        )
+        return StepLoss(joined_loss, {"loss": joined_loss.item()})
+    label_loss = _label_loss(student, batch, [lesson.label for lesson in batch], reduce_sum)
+    if objective.max_positives == 0:
+        return StepLoss(label_loss, {"loss": label_loss.item(), "label": label_loss.item()})
+    contrastive_loss, parts = _contrastive_loss(
+        student, batch, objective, spec, scores, generator, reduce_sum
+    )
+    total = spec.alpha[0] * label_loss + spec.alpha[1] * contrastive_loss
+    return StepLoss(total, {"loss": total.item(), "label": label_loss.item(), **parts})
 
 
-def _label_term(
+def _label_loss(
     student: Student,
-    batch: Sequence[Lesson],
+    batch: Sequence[TrainingExample],
     targets: Sequence[str],
-    summed: Callable[[float], float],
+    reduce_sum: Callable[[float], float],
 ) -> Tensor:
     """L_pred: token cross entropy of the labels, divided once by the step's token count."""
     if not batch:
-        summed(0)
+        reduce_sum(0)
         return torch.zeros((), device=student.device)
-    reading = student.encode([PREDICT_PREFIX + lesson.text for lesson in batch])
-    total, count = student.cross_entropy(reading, range(len(batch)), targets)
-    return total.sum() / summed(count.sum().item())
+    encoded = student.encode([PREDICT_PREFIX + example.text for example in batch])
+    total, count = student.cross_entropy(encoded, range(len(batch)), targets)
+    return total.sum() / reduce_sum(count.sum().item())
 
 
-def _joint_target(lesson: Lesson) -> str:
-    if not lesson.positives:
-        return f"{JOINED_ANSWER_PREFIX} {lesson.label}"
-    return f"{lesson.positives[0].text} {JOINED_ANSWER_PREFIX} {lesson.label}"
+def _joined_target(example: TrainingExample) -> str:
+    if not example.positives:
+        return f"{JOINED_ANSWER_PREFIX} {example.label}"
+    return f"{example.positives[0].text} {JOINED_ANSWER_PREFIX} {example.label}"
 
 
-def _contrast_term(
+def _contrastive_loss(
     student: Student,
-    batch: Sequence[Lesson],
+    batch: Sequence[TrainingExample],
     objective: Objective,
     spec: LossSpec,
-    scores: Scores,
+    scores: JudgeScores,
     generator: torch.Generator,
-    summed: Callable[[float], float],
+    reduce_sum: Callable[[float], float],
 ) -> tuple[Tensor, dict[str, float]]:
     """L_cl of eq. 3, divided by the number of questions that have a rationale to learn from."""
-    rows = [lesson for lesson in batch if lesson.positives]
-    count = summed(len(rows))
+    rows = [example for example in batch if example.positives]
+    count = reduce_sum(len(rows))
     if not rows:
         return torch.zeros((), device=student.device), {"positive": 0.0, "negative": 0.0}
-    reading = student.encode([EXPLAIN_PREFIX + lesson.text for lesson in rows])
-    weigh_pos, weigh_neg = losses.SCHEMES[spec.scheme]
-    pos = Slate([lesson.positives[: objective.rationales] for lesson in rows], scores, missing=1.0)
-    neg = Slate(
-        [lesson.negatives if objective.negatives else () for lesson in rows], scores, missing=0.0
+    encoded = student.encode([EXPLAIN_PREFIX + lesson.text for lesson in rows])
+    pos_weight_fn, neg_weight_fn = losses.SCHEMES[spec.scheme]
+    pos_candidates = Candidates(
+        [lesson.positives[: objective.max_positives] for lesson in rows], scores, default_score=1.0
     )
-    pos_values, neg_values = _values(student, reading, pos, neg)
-    pos_picks = pos.weigh(pos_values, weigh_pos, generator, quality=lambda s: s)
-    neg_picks = neg.weigh(
-        neg_values, weigh_neg, generator, quality=lambda s: 1 - s, below=spec.delta
+    neg_candidates = Candidates(
+        [lesson.negatives if objective.uses_negatives else () for lesson in rows],
+        scores,
+        default_score=0.0,
     )
-    ce = _cross_entropy(student, reading, [*pos_picks.chosen, *neg_picks.chosen])
-    cut = len(pos_picks.chosen)
-    picks = (pos_picks.weights, pos_picks.scores, neg_picks.weights, neg_picks.scores)
-    w_pos, s_pos, w_neg, s_neg = (column.to(ce.device) for column in picks)
-    positive = losses.positive_term(ce[:cut], w_pos, s_pos)
-    negative = losses.negative_term(ce[cut:], w_neg, s_neg, spec.delta)
+    pos_ce, neg_ce = _candidate_cross_entropy(student, encoded, pos_candidates, neg_candidates)
+    pos_selected = pos_candidates.select(pos_ce, pos_weight_fn, generator, quality=lambda s: s)
+    neg_selected = neg_candidates.select(
+        neg_ce, neg_weight_fn, generator, quality=lambda s: 1 - s, max_ce=spec.delta
+    )
+    ce = _mean_cross_entropy(student, encoded, [*pos_selected.selected, *neg_selected.selected])
+    n_positives = len(pos_selected.selected)
+    columns = (pos_selected.weights, pos_selected.scores, neg_selected.weights, neg_selected.scores)
+    w_pos, s_pos, w_neg, s_neg = (column.to(ce.device) for column in columns)
+    positive = losses.positive_term(ce[:n_positives], w_pos, s_pos)
+    negative = losses.negative_term(ce[n_positives:], w_neg, s_neg, spec.delta)
     total = losses.contrastive_loss(positive, negative, spec.beta) / count
     parts = {"positive": positive.item() / count, "negative": negative.item() / count}
     return total, parts
 
 
-def _values(
-    student: Student, reading: EncodedPrompts, pos: Slate, neg: Slate
+def _candidate_cross_entropy(
+    student: Student,
+    encoded: EncodedPrompts,
+    pos_candidates: Candidates,
+    neg_candidates: Candidates,
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy of every candidate without gradients, in one call for both sides.
 
     Positives without a choice need none; negatives do, to be left out past the margin.
     """
-    first = [] if pos.forced else pos.flat
-    asked = [*first, *neg.flat]
-    if not asked:
-        return torch.zeros(len(pos.flat)), torch.zeros(0)
+    scored_positives = [] if pos_candidates.has_no_choice else pos_candidates.flat_candidates
+    to_score = [*scored_positives, *neg_candidates.flat_candidates]
+    if not to_score:
+        return torch.zeros(len(pos_candidates.flat_candidates)), torch.zeros(0)
     ce = student.mean_cross_entropy(
-        reading, [row for row, _ in asked], [r.text for _, r in asked]
+        encoded, [row for row, _ in to_score], [r.text for _, r in to_score]
     ).cpu()
-    cut = len(first)
-    return (torch.zeros(len(pos.flat)) if pos.forced else ce[:cut]), ce[cut:]
+    n_positives = len(scored_positives)
+    return (
+        torch.zeros(len(pos_candidates.flat_candidates))
+        if pos_candidates.has_no_choice
+        else ce[:n_positives]
+    ), ce[n_positives:]
 
 
-def _cross_entropy(
-    student: Student, reading: EncodedPrompts, chosen: Sequence[tuple[int, Rationale]]
+def _mean_cross_entropy(
+    student: Student, encoded: EncodedPrompts, selected: Sequence[tuple[int, Rationale]]
 ) -> Tensor:
     """Mean token cross entropy of each chosen rationale, with gradients."""
     total, count = student.cross_entropy(
-        reading, [row for row, _ in chosen], [rationale.text for _, rationale in chosen]
+        encoded, [row for row, _ in selected], [rationale.text for _, rationale in selected]
     )
     return total / count

@@ -20,40 +20,51 @@ from qcrd.method.judge.training_pairs import TrainingPair, make_training_pair
 from qcrd.method.losses import loss_lower_bound
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import weight_history
-from qcrd.method.training.distributed import Crew
-from qcrd.method.training.negative_sampler import LocalPast, Order, Past, Samples, Wanted
-from qcrd.method.training.optimizer_step import Update
-from qcrd.method.training.progress import Phase, Pretrained, Round, Step
-from qcrd.method.training.schedule import Plan
-from qcrd.method.training.step_loss import Lesson
-from qcrd.method.training.weight_history import Ring, trainable
+from qcrd.method.training.distributed import DataParallelGroup
+from qcrd.method.training.negative_sampler import (
+    InlineNegativeSampler,
+    NegativeSampler,
+    NegativeSampleRequest,
+    NegativeSamplingParams,
+    SampledRationales,
+)
+from qcrd.method.training.optimizer_step import OptimizerStep
+from qcrd.method.training.progress import (
+    IterationFinished,
+    JudgePretrained,
+    PhaseStarted,
+    StepFinished,
+)
+from qcrd.method.training.schedule import TrainingSchedule
+from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.rationales import Rationale, RationaleSource
 from qcrd.records.spec import NegativeSource
 
-EXPLODED = 1e4
+MAX_GRADIENT_NORM = 1e4
 """A gradient's norm that no training comes back from, clipped or not."""
 
-Score = tuple[float, float]
+ValidationScore = tuple[float, float]
 """(validation accuracy, minus the label's mean cross entropy): higher is better, in this order."""
 
 
 @dataclass(frozen=True)
-class Prepared:
+class IterationData:
     """What an iteration is trained with: the student's earlier samples by question, the judge's
     score of every rationale by its id, and the judge's health."""
 
-    sampled: Samples = field(default_factory=dict)
+    samples: SampledRationales = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
-    health: dict[str, float] = field(default_factory=dict)
+    judge_metrics: dict[str, float] = field(default_factory=dict)
     histograms: JudgeHistograms | None = None
 
 
 @dataclass(frozen=True)
-class Best:
+class BestStudent:
     """The iteration that did best on validation so far."""
 
-    score: Score
+    score: ValidationScore
     iteration: int
     weights: Weights
 
@@ -68,227 +79,269 @@ class Trainer:
     def __init__(
         self,
         student: Student,
-        lessons: Sequence[Lesson],
-        plan: Plan,
-        validate: Callable[[Student], Score],
+        examples: Sequence[TrainingExample],
+        schedule: TrainingSchedule,
+        validate: Callable[[Student], ValidationScore],
         judge: JudgeBackend | None = None,
-        past: Past | None = None,
-        fixed: Weights | None = None,
-        crew: Crew | None = None,
+        negative_sampler: NegativeSampler | None = None,
+        fixed_weights: Weights | None = None,
+        process_group: DataParallelGroup | None = None,
     ) -> None:
         self.student = student
-        self.lessons = lessons
-        self.plan = plan
+        self.examples = examples
+        self.schedule = schedule
         self.validate = validate
-        self.judge = judge if plan.objective.judged else None
-        self.past = past or LocalPast(student)
-        self.update = Update(student, plan)
-        self.crew = crew
-        self._crewed = False
-        self.fixed = fixed
+        self.judge = judge if schedule.objective.uses_judge else None
+        self.negative_sampler = negative_sampler or InlineNegativeSampler(student)
+        self.optimizer_step = OptimizerStep(student, schedule)
+        self.process_group = process_group
+        self._replicas_ready = False
+        self.fixed_weights = fixed_weights
         # Where no checkpoint is given the fixed source is the student before it was trained.
-        pinned = NegativeSource.FIXED in plan.spec.negatives.source and fixed is None
+        pinned = NegativeSource.FIXED in schedule.spec.negatives.source and fixed_weights is None
         # Who samples no negatives looks back at nothing.
-        lag = plan.spec.negatives.lag if plan.objective.negatives else 0
-        self.ring = Ring(lag, pinned=frozenset({0} if pinned else ()))
-        self.begun = False
+        lag = schedule.spec.negatives.lag if schedule.objective.uses_negatives else 0
+        self.weight_history = WeightHistory(lag, pinned=frozenset({0} if pinned else ()))
+        self.started = False
         self.iteration = 0
         self.step = 0
-        self.cursor = 0
+        self.step_in_iteration = 0
         """Steps done of the iteration under way."""
-        self.prepared: Prepared | None = None
-        self.sampled: Samples = {}
+        self.iteration_data: IterationData | None = None
+        self.last_samples: SampledRationales = {}
         """The negatives of the last iteration that ended here; none after a resumption."""
-        self.best: Best | None = None
-        self.pretrained: dict[str, float] = {}
+        self.best: BestStudent | None = None
+        self.pretrain_metrics: dict[str, float] = {}
 
     @property
     def flops(self) -> float:
         """Floating-point operations so far: student, its past self and the judge."""
-        judging = 0.0 if self.judge is None else self.judge.flops
-        return self.student.flops + self.past.flops + judging
+        judge_flops = 0.0 if self.judge is None else self.judge.flops
+        return self.student.flops + self.negative_sampler.flops + judge_flops
 
     @property
     def judge_version(self) -> int:
         """Of the judge that goes on from here: 0 untrained, 1 pretrained, t + 2 by iteration t."""
-        return self.iteration + 1 + (self.prepared is not None)
+        return self.iteration + 1 + (self.iteration_data is not None)
 
-    def run(self) -> Iterator[Phase | Pretrained | Step | Round]:
-        if not self.begun:
-            self.ring.push(0, trainable(self.student))
+    def run(self) -> Iterator[PhaseStarted | JudgePretrained | StepFinished | IterationFinished]:
+        if not self.started:
+            self.weight_history.push(0, copy_trainable_weights(self.student))
             if self.judge is not None:
-                yield Phase("pretraining the judge")
-                found = self.judge.pretrain(self._contrasts(self.lessons))
-                self.pretrained = {f"pretrained_{name}": value for name, value in found.items()}
-                self.begun = True
-                yield Pretrained(found, self.judge.histograms)
-            self.begun = True
+                yield PhaseStarted("pretraining the judge")
+                metrics = self.judge.pretrain(self._make_training_pairs(self.examples))
+                self.pretrain_metrics = {
+                    f"pretrained_{name}": value for name, value in metrics.items()
+                }
+                self.started = True
+                yield JudgePretrained(metrics, self.judge.histograms)
+            self.started = True
         # An iteration that was prepared is closed, also where its last step was the plan's last.
-        while self.prepared is not None or not self._finished():
-            if self.prepared is None:
-                if self.plan.objective.negatives:
-                    yield Phase(f"negatives for iteration {self.iteration + 1}")
-                self.prepared = self._prepare()
-            yield from self._iterate(self.prepared)
-            yield self._close(self.prepared)
+        while self.iteration_data is not None or not self._is_finished():
+            if self.iteration_data is None:
+                if self.schedule.objective.uses_negatives:
+                    yield PhaseStarted(f"negatives for iteration {self.iteration + 1}")
+                self.iteration_data = self._prepare_iteration()
+            yield from self._train_iteration(self.iteration_data)
+            yield self._finish_iteration(self.iteration_data)
 
     def restore_best(self) -> None:
         """Give the student the weights that were best on validation."""
         if self.best is not None:
-            weight_history.load(self.student, self.best.weights)
+            weight_history.load_weights(self.student, self.best.weights)
 
-    def _finished(self) -> bool:
-        return self.plan.done(self.step, self.flops) >= 1
+    def _is_finished(self) -> bool:
+        return self.schedule.completed_fraction(self.step, self.flops) >= 1
 
     # --- one iteration -------------------------------------------------------------------------
 
-    def _prepare(self) -> Prepared:
+    def _prepare_iteration(self) -> IterationData:
         """Fresh negatives, an updated judge and fresh scores for this iteration."""
-        if not self.plan.objective.negatives:
-            return Prepared()
-        fresh = self._sample()
+        if not self.schedule.objective.uses_negatives:
+            return IterationData()
+        samples = self._sample_negatives()
         if self.judge is None:
-            return Prepared(fresh)
-        taught = self._taught(fresh)
-        alpha3 = self.plan.spec.loss.alpha[2] * self.plan.spec.loss.alpha3_decay**self.iteration
-        health = self.judge.update(self.iteration, self._contrasts(taught), weight=alpha3)
-        return Prepared(fresh, self._scored(taught), health, self.judge.histograms)
+            return IterationData(samples)
+        examples = self._attach_negatives(samples)
+        alpha3 = (
+            self.schedule.spec.loss.alpha[2] * self.schedule.spec.loss.alpha3_decay**self.iteration
+        )
+        judge_metrics = self.judge.update(
+            self.iteration, self._make_training_pairs(examples), weight=alpha3
+        )
+        return IterationData(
+            samples, self._score_rationales(examples), judge_metrics, self.judge.histograms
+        )
 
-    def _taught(self, sampled: Samples) -> Sequence[Lesson]:
-        if not self.plan.objective.negatives:
-            return self.lessons
-        return [replace(item, negatives=self._negatives(item, sampled)) for item in self.lessons]
+    def _attach_negatives(self, samples: SampledRationales) -> Sequence[TrainingExample]:
+        if not self.schedule.objective.uses_negatives:
+            return self.examples
+        return [
+            replace(example, negatives=self._select_negatives(example, samples))
+            for example in self.examples
+        ]
 
-    def _iterate(self, prepared: Prepared) -> Iterator[Step]:
-        self._sample_ahead()
+    def _train_iteration(self, iteration_data: IterationData) -> Iterator[StepFinished]:
+        self._prefetch_negatives()
         batches = iteration_batches(
-            self._taught(prepared.sampled),
-            batch_size=self.plan.spec.hyperparameters.batch_size,
-            steps=self.plan.iteration_steps,
-            seed=self.plan.seed,
+            self._attach_negatives(iteration_data.samples),
+            batch_size=self.schedule.spec.hyperparameters.batch_size,
+            steps=self.schedule.iteration_steps,
+            seed=self.schedule.seed,
             iteration=self.iteration,
         )
-        for batch in itertools.islice(batches, self.cursor, None):
-            if self._finished():
+        for batch in itertools.islice(batches, self.step_in_iteration, None):
+            if self._is_finished():
                 return
-            yield self._optimize(batch, prepared.scores)
+            yield self._train_step(batch, iteration_data.scores)
 
-    def _close(self, prepared: Prepared) -> Round:
+    def _finish_iteration(self, iteration_data: IterationData) -> IterationFinished:
         self.iteration += 1
-        self.cursor, self.prepared, self.sampled = 0, None, prepared.sampled
-        self.ring.push(self.iteration, trainable(self.student))
-        spent = self.student.flops
+        self.step_in_iteration, self.iteration_data, self.last_samples = (
+            0,
+            None,
+            iteration_data.samples,
+        )
+        self.weight_history.push(self.iteration, copy_trainable_weights(self.student))
+        training_flops = self.student.flops
         score = self.validate(self.student)
-        self.student.flops = spent  # measuring is no part of a method's compute
-        better = self.best is None or score > self.best.score
-        if better:
-            self.best = Best(score, self.iteration, self.ring.held[self.iteration])
-        return Round(
-            self.iteration, score[0], better, prepared.health, self.flops, prepared.histograms
+        self.student.flops = training_flops  # measuring is no part of a method's compute
+        is_best = self.best is None or score > self.best.score
+        if is_best:
+            self.best = BestStudent(
+                score, self.iteration, self.weight_history.by_iteration[self.iteration]
+            )
+        return IterationFinished(
+            self.iteration,
+            score[0],
+            is_best,
+            iteration_data.judge_metrics,
+            self.flops,
+            iteration_data.histograms,
         )
 
-    def _optimize(self, batch: Sequence[Lesson], scores: dict[str, float]) -> Step:
-        seed = random.Random(f"{self.plan.seed}/step/{self.step}").getrandbits(62)
-        parts = self._backward(batch, scores, seed)
-        norm = self.update.clip()
-        if not norm < EXPLODED:  # nor is NaN
-            raise Diverged(self._advice("the gradient's norm", norm))
-        rate = self.plan.rate(self.step, self.flops)
-        if self.crew is None:
-            self.update.apply(rate)
+    def _train_step(
+        self, batch: Sequence[TrainingExample], scores: dict[str, float]
+    ) -> StepFinished:
+        seed = random.Random(f"{self.schedule.seed}/step/{self.step}").getrandbits(62)
+        losses = self._backward(batch, scores, seed)
+        gradient_norm = self.optimizer_step.clip_gradients()
+        if not gradient_norm < MAX_GRADIENT_NORM:  # nor is NaN
+            raise Diverged(self._divergence_message("the gradient's norm", gradient_norm))
+        learning_rate = self.schedule.learning_rate(self.step, self.flops)
+        if self.process_group is None:
+            self.optimizer_step.apply(learning_rate)
         else:
-            self.crew.apply(self.update, rate)
+            self.process_group.apply(self.optimizer_step, learning_rate)
         self.step += 1
-        self.cursor += 1
-        done = self.plan.done(self.step, self.flops)
-        return Step(self.step, done, self.iteration, parts, norm, rate)
+        self.step_in_iteration += 1
+        completed_fraction = self.schedule.completed_fraction(self.step, self.flops)
+        return StepFinished(
+            self.step, completed_fraction, self.iteration, losses, gradient_norm, learning_rate
+        )
 
     def _backward(
-        self, batch: Sequence[Lesson], scores: dict[str, float], seed: int
+        self, batch: Sequence[TrainingExample], scores: dict[str, float], seed: int
     ) -> dict[str, float]:
         """Gradients of the whole batch, from this process or from all of the crew."""
-        if self.crew is not None:
-            if not self._crewed:
-                self.crew.begin(self.update)
-                self._crewed = True
-            parts = self.crew.backward(self.update, batch, scores, seed)
-            self._check(parts)
-            return parts
-        terms = self.update.gradients(batch, scores, seed)
-        self._check(terms.parts)
-        terms.total.backward()
-        return terms.parts
+        if self.process_group is not None:
+            if not self._replicas_ready:
+                self.process_group.broadcast_replica(self.optimizer_step)
+                self._replicas_ready = True
+            losses = self.process_group.backward(self.optimizer_step, batch, scores, seed)
+            self._check_divergence(losses)
+            return losses
+        step_loss = self.optimizer_step.compute_loss(batch, scores, seed)
+        self._check_divergence(step_loss.losses)
+        step_loss.total.backward()
+        return step_loss.losses
 
     # --- negatives and scores ------------------------------------------------------------------
 
-    def _sample(self) -> Samples:
-        orders = self._orders(self.iteration)
-        return self.past.sample(orders) if orders else {}
+    def _sample_negatives(self) -> SampledRationales:
+        requests = self._make_sample_requests(self.iteration)
+        return self.negative_sampler.sample(requests) if requests else {}
 
-    def _sample_ahead(self) -> None:
+    def _prefetch_negatives(self) -> None:
         """The next iteration's negatives: with a lag of at least 1 its past is known by now."""
-        ahead = self.iteration + 1
-        last = self.plan.flops is None and ahead * self.plan.iteration_steps >= self.plan.steps
-        if not last and (orders := self._orders(ahead)):
-            self.past.begin(orders)
+        next_iteration = self.iteration + 1
+        is_last = (
+            self.schedule.flops is None
+            and next_iteration * self.schedule.iteration_steps >= self.schedule.steps
+        )
+        if not is_last and (requests := self._make_sample_requests(next_iteration)):
+            self.negative_sampler.prefetch(requests)
 
-    def _orders(self, iteration: int) -> list[Order]:
+    def _make_sample_requests(self, iteration: int) -> list[NegativeSampleRequest]:
         """What the student's earlier selves are asked for `iteration`: by lag, then the fixed."""
-        spec = self.plan.spec.negatives
-        if not self.plan.objective.negatives:
+        spec = self.schedule.spec.negatives
+        if not self.schedule.objective.uses_negatives:
             return []
-        orders: list[Order] = []
+        requests: list[NegativeSampleRequest] = []
         if NegativeSource.STUDENT_LAG in spec.source:
-            orders.append(
-                (self.ring.lagged(iteration), self._wanted(iteration, RationaleSource.STUDENT))
+            requests.append(
+                (
+                    self.weight_history.get_lagged(iteration),
+                    self._make_sampling_params(iteration, RationaleSource.STUDENT),
+                )
             )
         if NegativeSource.FIXED in spec.source:
-            weights = self.ring.held[0] if self.fixed is None else self.fixed
-            orders.append((weights, self._wanted(iteration, RationaleSource.FIXED)))
-        return orders
+            weights = (
+                self.weight_history.by_iteration[0]
+                if self.fixed_weights is None
+                else self.fixed_weights
+            )
+            requests.append((weights, self._make_sampling_params(iteration, RationaleSource.FIXED)))
+        return requests
 
-    def _wanted(self, iteration: int, source: RationaleSource) -> Wanted:
-        spec = self.plan.spec.negatives
-        salt = f"{self.plan.seed}/sample/{source.value}/{iteration}"
-        return Wanted(
-            questions=tuple((x.id, x.text) for x in self.lessons if x.positives),
+    def _make_sampling_params(
+        self, iteration: int, source: RationaleSource
+    ) -> NegativeSamplingParams:
+        spec = self.schedule.spec.negatives
+        salt = f"{self.schedule.seed}/sample/{source.value}/{iteration}"
+        return NegativeSamplingParams(
+            questions=tuple((x.id, x.text) for x in self.examples if x.positives),
             n=spec.n,
             temperature=spec.temperature,
-            max_new_tokens=self.plan.spec.hyperparameters.max_rationale_tokens,
+            max_new_tokens=self.schedule.spec.hyperparameters.max_rationale_tokens,
             seed=random.Random(salt).getrandbits(31),
             tag=f"{source.value[0]}{iteration}",
             source=source,
         )
 
-    def _negatives(self, lesson: Lesson, fresh: Samples) -> tuple[Rationale, ...]:
+    def _select_negatives(
+        self, example: TrainingExample, samples: SampledRationales
+    ) -> tuple[Rationale, ...]:
         """By the spec's sources. A sample equal to a positive is right, and so no negative."""
-        minority = NegativeSource.TEACHER_MINORITY in self.plan.spec.negatives.source
-        right = {rationale.text for rationale in lesson.positives}
-        sampled = tuple(r for r in fresh.get(lesson.id, ()) if r.text not in right)
-        return (lesson.negatives if minority else ()) + sampled
+        uses_minority = NegativeSource.TEACHER_MINORITY in self.schedule.spec.negatives.source
+        positive_texts = {rationale.text for rationale in example.positives}
+        sampled = tuple(r for r in samples.get(example.id, ()) if r.text not in positive_texts)
+        return (example.negatives if uses_minority else ()) + sampled
 
-    def _contrasts(self, lessons: Sequence[Lesson]) -> list[TrainingPair]:
-        return [make_training_pair(x.text, x.positives, x.negatives) for x in lessons]
+    def _make_training_pairs(self, examples: Sequence[TrainingExample]) -> list[TrainingPair]:
+        return [make_training_pair(x.text, x.positives, x.negatives) for x in examples]
 
-    def _scored(self, lessons: Sequence[Lesson]) -> dict[str, float]:
+    def _score_rationales(self, examples: Sequence[TrainingExample]) -> dict[str, float]:
         """One score per rationale and judge version; no step asks the judge again."""
         assert self.judge is not None
-        asked = [(lesson, r) for lesson in lessons for r in (*lesson.positives, *lesson.negatives)]
-        scores = self.judge.score([(lesson.text, r.text) for lesson, r in asked])
-        return {r.id: score for (_, r), score in zip(asked, scores, strict=True)}
+        to_score = [
+            (example, r) for example in examples for r in (*example.positives, *example.negatives)
+        ]
+        scores = self.judge.score([(lesson.text, r.text) for lesson, r in to_score])
+        return {r.id: score for (_, r), score in zip(to_score, scores, strict=True)}
 
     # --- divergence ----------------------------------------------------------------------------
 
-    def _check(self, parts: dict[str, float]) -> None:
-        for name, value in parts.items():
+    def _check_divergence(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
             if not math.isfinite(value):
-                raise Diverged(self._advice(f"the term `{name}`", value))
-        spec, loss = self.plan.spec.loss, parts["loss"]
+                raise Diverged(self._divergence_message(f"the term `{name}`", value))
+        spec, loss = self.schedule.spec.loss, losses["loss"]
         if loss < loss_lower_bound(spec.alpha[1], spec.beta, spec.delta):
-            raise Diverged(self._advice("the loss", loss))
+            raise Diverged(self._divergence_message("the loss", loss))
 
-    def _advice(self, what: str, value: float) -> str:
+    def _divergence_message(self, quantity: str, value: float) -> str:
         return (
-            f"step {self.step + 1} of {self.plan.method}: {what} is {value}; lower "
+            f"step {self.step + 1} of {self.schedule.method}: {quantity} is {value}; lower "
             "`hyperparameters.learning_rate` or `loss.beta`, or add `hyperparameters.warmup_steps`"
         )

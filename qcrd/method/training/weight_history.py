@@ -11,7 +11,7 @@ from qcrd.method.student.base import Student, Weights
 from qcrd.records.rationales import Rationale, RationaleSource
 
 
-class Ring:
+class WeightHistory:
     """The trained weights of the last `lag` + 1 iterations, by iteration number.
 
     Frozen parameters are the same in all of them and are not kept. Iterations in `pinned` stay.
@@ -20,19 +20,21 @@ class Ring:
     def __init__(self, lag: int, *, pinned: frozenset[int] = frozenset()) -> None:
         self.lag = lag
         self.pinned = pinned
-        self.held: dict[int, Weights] = {}
+        self.by_iteration: dict[int, Weights] = {}
 
     def push(self, iteration: int, weights: Weights) -> None:
-        self.held[iteration] = weights
-        for old in [i for i in self.held if i < iteration - self.lag and i not in self.pinned]:
-            del self.held[old]
+        self.by_iteration[iteration] = weights
+        for old in [
+            i for i in self.by_iteration if i < iteration - self.lag and i not in self.pinned
+        ]:
+            del self.by_iteration[old]
 
-    def lagged(self, iteration: int) -> Weights:
+    def get_lagged(self, iteration: int) -> Weights:
         """The weights `lag` iterations before `iteration`; the oldest there are until then."""
-        return self.held[max(iteration - self.lag, min(self.held))]
+        return self.by_iteration[max(iteration - self.lag, min(self.by_iteration))]
 
 
-def trainable(student: Student) -> dict[str, Tensor]:
+def copy_trainable_weights(student: Student) -> dict[str, Tensor]:
     """A copy of the weights that training changes, on the CPU."""
     return {
         name: parameter.detach().to("cpu", copy=True)
@@ -41,11 +43,11 @@ def trainable(student: Student) -> dict[str, Tensor]:
     }
 
 
-def load(student: Student, weights: Weights) -> None:
+def load_weights(student: Student, weights: Weights) -> None:
     student.model.load_state_dict(dict(weights), strict=False)
 
 
-def sample(
+def sample_rationales(
     sampler: Student,
     questions: Sequence[tuple[str, str]],
     *,
@@ -62,22 +64,22 @@ def sample(
     `tag` makes the rationales' ids differ from those of another round. `check` runs between
     batches; what it raises ends the sampling.
     """
-    asked = [(key, text) for key, text in questions for _ in range(n)]
+    prompts = [(key, text) for key, text in questions for _ in range(n)]
     texts = sampler.generate(
-        [EXPLAIN_PREFIX + text for _, text in asked],
+        [EXPLAIN_PREFIX + text for _, text in prompts],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
         check=check,
     )
-    found: dict[str, tuple[Rationale, ...]] = {key: () for key, _ in questions}
-    for index, ((key, _), text) in enumerate(zip(asked, texts, strict=True)):
+    rationales: dict[str, tuple[Rationale, ...]] = {key: () for key, _ in questions}
+    for index, ((key, _), text) in enumerate(zip(prompts, texts, strict=True)):
         if text:
-            said = Rationale(
+            rationale = Rationale(
                 id=f"{key}/{tag}/{index % n}",
                 question_id=key,
                 text=text,
                 source=source,
             )
-            found[key] = (*found[key], said)
-    return found
+            rationales[key] = (*rationales[key], rationale)
+    return rationales

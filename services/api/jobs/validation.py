@@ -133,7 +133,7 @@ def _lag_is_reached(spec: JobSpec) -> None:
     settings, path = spec.settings, f"method.{spec.method}"
     lag, iterations = settings.negatives.lag, settings.hyperparameters.iterations
     rows = (spec.method.value, *(row.value for row in settings.baselines))
-    sampled = any(OBJECTIVES[row].negatives for row in rows)
+    sampled = any(OBJECTIVES[row].uses_negatives for row in rows)
     if sampled and NegativeSource.STUDENT_LAG in settings.negatives.source and lag >= iterations:
         lower = f"lower the lag to at most {iterations - 1}, " if iterations > 1 else ""
         raise Invalid(

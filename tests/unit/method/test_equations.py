@@ -16,8 +16,8 @@ from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.method.training.schedule import plan
-from qcrd.method.training.step_loss import Lesson, step_terms
+from qcrd.method.training.schedule import make_schedule
+from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Question, Rationale
 from qcrd.records.spec import (
@@ -153,7 +153,7 @@ def test_eq8_alpha3_falls_by_a_tenth_each_iteration() -> None:
     plain = judge()
     noting = Weighed(plain.model, plain.spec, seed=0)
     noting.weights = []
-    made = plan("qcrd", spec(iterations=3), lessons=8, seed=0)
+    made = make_schedule("qcrd", spec(iterations=3), n_examples=8, seed=0)
     list(Trainer(student(), lessons(), made, validate, noting).run())
     assert noting.weights == pytest.approx([0.5, 0.45, 0.405])
 
@@ -259,8 +259,8 @@ def rationales(*names: str) -> tuple[Rationale, ...]:
 
 
 BATCH = [
-    Lesson("a", "a?", "la", "la", rationales("p2", "p1"), rationales("n1", "n2")),
-    Lesson("b", "b?", "lb", "lb", rationales("p3", "p4"), rationales("n3")),
+    TrainingExample("a", "a?", "la", "la", rationales("p2", "p1"), rationales("n1", "n2")),
+    TrainingExample("b", "b?", "lb", "lb", rationales("p3", "p4"), rationales("n3")),
 ]
 
 
@@ -288,6 +288,6 @@ BATCH = [
 def test_eq8_per_method(method: str, scores: dict[str, float], alpha: Any, expected: float) -> None:
     spec = LossSpec(alpha=alpha, beta=0.2, delta=3.0)
     told: Any = Told()
-    terms = step_terms(told, BATCH, OBJECTIVES[method], spec, scores, torch.Generator())
+    terms = compute_step_loss(told, BATCH, OBJECTIVES[method], spec, scores, torch.Generator())
     assert terms.total.item() == pytest.approx(expected)
-    assert terms.parts["loss"] == pytest.approx(expected)
+    assert terms.losses["loss"] == pytest.approx(expected)

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from qcrd.method.training.progress import Round
-from qcrd.method.training.schedule import plan
+from qcrd.method.training.progress import IterationFinished
+from qcrd.method.training.schedule import make_schedule
 from qcrd.records.job import Accuracy, Event, Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec, MethodSpec
 from qcrd.runtime.jobs.commands import claim_job
@@ -23,7 +23,7 @@ from services.trainer.checkpoint_store import Checkpoints, Result
 
 ID = "ftjob-" + "0" * 24
 RIGHT = Accuracy(accuracy=1.0, low=0.5, high=1.0, n=4)
-ROUND = Round(2, 0.75, True, judge={"auc": 0.9})
+ROUND = IterationFinished(2, 0.75, True, judge_metrics={"auc": 0.9})
 
 
 class Mortal(MemoryEventLog):
@@ -80,7 +80,7 @@ def test_a_result_that_was_kept_but_not_told_is_told_by_the_next_attempt(
         Result(validation=RIGHT, test=RIGHT, predictions=(), flops=1.0, steps=1, seconds=1.0),
     )
     course = student_run.Course(
-        plan=plan("qcrd", MethodSpec(), lessons=4, seed=0),
+        plan=make_schedule("qcrd", MethodSpec(), n_examples=4, seed=0),
         knowledge=cast(Any, None),
         student=lambda: pytest.fail("it is trained already"),
         judge=None,

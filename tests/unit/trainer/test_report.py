@@ -9,7 +9,7 @@ from rich.console import Console
 
 from qcrd.cli.output.report import comparisons, judge, leaks, show
 from qcrd.method.evaluation.statistics import mcnemar_test, wilson_interval
-from qcrd.method.training.step_loss import Lesson
+from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.job import Comparison, Job, Report
 from qcrd.records.rationales import (
     Prediction,
@@ -50,7 +50,7 @@ RIGHT = {"qcrd": range(9), "finetune": range(4), "dss": range(1, 10)}
 def known(tested: list[str]) -> Knowledge:
     return Knowledge(
         MANIFEST,
-        tuple(Lesson(text, text, "3", "3") for text in TRAINED),
+        tuple(TrainingExample(text, text, "3", "3") for text in TRAINED),
         tuple(Question(id=text, text=text) for text in TRAINED),
         Held((), (), ()),
         tuple(TestItem(question=Question(id=text, text=text), gold="3") for text in tested),

@@ -29,8 +29,8 @@ from transformers import (
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_encoder, load_student
-from qcrd.method.training.progress import Step
-from qcrd.method.training.schedule import plan
+from qcrd.method.training.progress import StepFinished
+from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.spec import Hyperparameters, JudgeSpec, StudentSpec
 from tests import tiny
@@ -125,10 +125,10 @@ def test_the_loss_is_the_models_own(folder: Path) -> None:
 
 def test_the_whole_method_trains_it_and_it_is_the_same_when_loaded_again(folder: Path) -> None:
     loaded = load(folder)
-    made = plan("qcrd", spec(iterations=25, learning_rate=5e-3), lessons=8, seed=0)
+    made = make_schedule("qcrd", spec(iterations=25, learning_rate=5e-3), n_examples=8, seed=0)
     trainer = Trainer(loaded, lessons(), made, validate, judge())
-    steps = [record for record in trainer.run() if isinstance(record, Step)]
-    assert steps[-1].parts["label"] < 0.7 * steps[0].parts["label"]
+    steps = [record for record in trainer.run() if isinstance(record, StepFinished)]
+    assert steps[-1].losses["label"] < 0.7 * steps[0].losses["label"]
     loaded.model.save_pretrained(folder.parent / "done")
     loaded.tokenizer.save_pretrained(folder.parent / "done")
     asked = [f"predict: {lesson.text}" for lesson in lessons()]
@@ -166,8 +166,10 @@ def test_any_encoder_can_be_the_judge(kind: str, tmp_path: Path) -> None:
     encoder, tokenizer = load_encoder(tmp_path)
     settings = JudgeSpec(pretrain_steps=40, batch_size=8, hidden=16, learning_rate=5e-3, loss="bce")
     port = LocalJudge(Judge(encoder, tokenizer, hidden=16, max_tokens=32), settings, seed=0)
-    made = plan("qcrd", spec(), lessons=8, seed=0)
-    port.pretrain(Trainer(student(), lessons(), made, validate, port)._contrasts(lessons()))
+    made = make_schedule("qcrd", spec(), n_examples=8, seed=0)
+    port.pretrain(
+        Trainer(student(), lessons(), made, validate, port)._make_training_pairs(lessons())
+    )
     right = port.score([(x.text, r.text) for x in lessons() for r in x.positives])
     wrong = port.score([(x.text, r.text) for x in lessons() for r in x.negatives])
     assert sum(right) / len(right) > sum(wrong) / len(wrong) + 0.2

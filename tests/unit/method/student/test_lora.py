@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from qcrd.errors import Invalid
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.lora import merge_adapters
-from qcrd.method.training.progress import Step
-from qcrd.method.training.schedule import plan
+from qcrd.method.training.progress import StepFinished
+from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
-from qcrd.method.training.weight_history import trainable
+from qcrd.method.training.weight_history import copy_trainable_weights
 from qcrd.records.spec import Hyperparameters, LoraSpec, StudentSpec
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, validate
@@ -36,11 +36,11 @@ def test_only_adapters_are_trained_and_merging_keeps_what_they_say(
 ) -> None:
     student = load_student(base(tmp_path / "base", kind), LORA, HYPER, seed=0)
     frozen = {n: p.clone() for n, p in student.model.named_parameters() if not p.requires_grad}
-    assert all("lora_" in name for name in trainable(student))
-    made = plan("qcrd", spec(iterations=12, learning_rate=2e-2), lessons=8, seed=0)
+    assert all("lora_" in name for name in copy_trainable_weights(student))
+    made = make_schedule("qcrd", spec(iterations=12, learning_rate=2e-2), n_examples=8, seed=0)
     steps = [r for r in Trainer(student, lessons(), made, validate, judge()).run()
-             if isinstance(r, Step)]  # fmt: skip
-    assert steps[-1].parts["label"] < steps[0].parts["label"]
+             if isinstance(r, StepFinished)]  # fmt: skip
+    assert steps[-1].losses["label"] < steps[0].losses["label"]
     for name, parameter in student.model.named_parameters():
         assert name not in frozen or torch.equal(parameter, frozen[name]), name
     merge_adapters(student.model).save_pretrained(tmp_path / "student")

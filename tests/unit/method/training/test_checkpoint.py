@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
-from qcrd.method.training.checkpoint import State
+from qcrd.method.training.checkpoint import TrainerState
 from qcrd.runtime.storage.store import MemoryStore, read_object
 from services.trainer.checkpoint_store import Checkpoints
 
 
-def state(step: int) -> State:
+def state(step: int) -> TrainerState:
     """One weight of an iteration that never changes, one of the step, the optimizer's moments."""
-    return State(
+    return TrainerState(
         {
             "weights/000000": {"w": torch.zeros(4)},
             "live": {"w": torch.full((4,), float(step))},
@@ -58,7 +58,7 @@ def test_the_newest_state_comes_back_as_it_was_saved() -> None:
     assert found is not None
     assert refused == []
     assert found.numbers == state(3).numbers
-    assert found.prepared == state(3).prepared
+    assert found.iteration_data == state(3).iteration_data
     for name, part in state(3).tensors.items():
         assert {k: v.tolist() for k, v in found.tensors[name].items()} == {
             k: v.tolist() for k, v in part.items()

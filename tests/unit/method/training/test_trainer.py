@@ -17,14 +17,14 @@ from qcrd.method.losses import weight_highest, weight_lowest
 from qcrd.method.student.base import EncodedPrompts, Student
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
-from qcrd.method.training.candidates import Slate
-from qcrd.method.training.checkpoint import capture, restore
+from qcrd.method.training.candidates import Candidates
+from qcrd.method.training.checkpoint import capture_state, restore_state
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.method.training.progress import Round, Step
-from qcrd.method.training.schedule import plan
-from qcrd.method.training.step_loss import Lesson, step_terms
+from qcrd.method.training.progress import IterationFinished, StepFinished
+from qcrd.method.training.schedule import make_schedule
+from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
 from qcrd.method.training.trainer import Trainer
-from qcrd.method.training.weight_history import Ring, trainable
+from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.rationales import Rationale
 from qcrd.records.spec import Hyperparameters, JudgeSpec, LossSpec, MethodSpec, NegativeSpec
 from tests import tiny
@@ -41,7 +41,7 @@ PAIRS = [
 ]
 
 
-def lessons() -> list[Lesson]:
+def lessons() -> list[TrainingExample]:
     made = []
     for index, (thing, label, reason) in enumerate(PAIRS):
         key = str(index)
@@ -51,7 +51,9 @@ def lessons() -> list[Lesson]:
         )
         wrong = Rationale(id=f"{key}/n", question_id=key, text="it is a thing", answer="fruit")
         made.append(
-            Lesson(key, f"what kind of thing is {thing} ?", label, label, positives, (wrong,))
+            TrainingExample(
+                key, f"what kind of thing is {thing} ?", label, label, positives, (wrong,)
+            )
         )
     return made
 
@@ -130,12 +132,12 @@ def test_sampling_is_a_function_of_the_seed(kind: str) -> None:
 def test_a_student_overfits_eight_examples(kind: str) -> None:
     """Label loss under 0.05 and every label right: the training step learns."""
     model = student(kind)
-    made = plan(
-        "finetune", spec(batch_size=8, iterations=120, learning_rate=5e-3), lessons=8, seed=0
+    made = make_schedule(
+        "finetune", spec(batch_size=8, iterations=120, learning_rate=5e-3), n_examples=8, seed=0
     )
     records = list(Trainer(model, lessons(), made, validate).run())
-    steps = [record for record in records if isinstance(record, Step)]
-    assert steps[-1].parts["label"] < 0.05
+    steps = [record for record in records if isinstance(record, StepFinished)]
+    assert steps[-1].losses["label"] < 0.05
     answers = model.generate([f"predict: {item.text}" for item in lessons()], max_new_tokens=4)
     assert answers == [item.label for item in lessons()]
 
@@ -145,17 +147,17 @@ def test_min_max_picks_by_value_and_drops_negatives_past_the_margin() -> None:
     model = student()
     batch = lessons()[:2]
     reading = model.encode([item.text for item in batch])
-    slate = Slate([item.positives for item in batch], {}, missing=1.0)
+    slate = Candidates([item.positives for item in batch], {}, default_score=1.0)
     generator = torch.Generator()
     owners, texts = [0, 0, 1, 1], [r.text for item in batch for r in item.positives]
     values = model.mean_cross_entropy(reading, owners, texts)
-    picks = slate.weigh(values, weight_lowest, generator, quality=lambda s: s)
+    picks = slate.select(values, weight_lowest, generator, quality=lambda s: s)
     low = values.view(2, 2).argmin(1).tolist()
-    assert [r.id[-1] for _, r in picks.chosen] == [str(i) for i in low]
-    wrong = Slate([item.negatives for item in batch], {}, missing=0.0)
+    assert [r.id[-1] for _, r in picks.selected] == [str(i) for i in low]
+    wrong = Candidates([item.negatives for item in batch], {}, default_score=0.0)
     values = model.mean_cross_entropy(reading, [0, 1], [item.negatives[0].text for item in batch])
-    far = wrong.weigh(values, weight_highest, generator, quality=lambda s: 1 - s, below=0.1)
-    assert far.chosen == []
+    far = wrong.select(values, weight_highest, generator, quality=lambda s: 1 - s, max_ce=0.1)
+    assert far.selected == []
 
 
 @torch.no_grad()
@@ -171,7 +173,7 @@ def test_step_terms_by_hand() -> None:
     model = student()
     item = lessons()[0]
     scores = {item.positives[0].id: 0.9, item.positives[1].id: 0.7, item.negatives[0].id: 0.2}
-    terms = step_terms(
+    terms = compute_step_loss(
         model, [item], OBJECTIVES["qcrd"], LossSpec(delta=9.0), scores, torch.Generator()
     )
     reading = model.encode(["explain: " + item.text])
@@ -187,18 +189,20 @@ def test_step_terms_by_hand() -> None:
 
 @pytest.mark.parametrize("method", list(OBJECTIVES))
 def test_every_method_trains_and_sees_the_same_order(method: str) -> None:
-    made = plan(method, spec(), lessons=8, seed=3)
+    made = make_schedule(method, spec(), n_examples=8, seed=3)
     records = list(Trainer(student(), lessons(), made, validate, judge()).run())
-    assert sum(isinstance(r, Step) for r in records) == 6
-    assert sum(isinstance(r, Round) for r in records) == 3
+    assert sum(isinstance(r, StepFinished) for r in records) == 6
+    assert sum(isinstance(r, IterationFinished) for r in records) == 3
 
 
 def test_equal_compute_stops_when_the_work_is_spent() -> None:
-    dss = Trainer(student(), lessons(), plan("dss", spec(), lessons=8, seed=0), validate)
+    dss = Trainer(
+        student(), lessons(), make_schedule("dss", spec(), n_examples=8, seed=0), validate
+    )
     list(dss.run())
-    made = plan("finetune_equal_compute", spec(), lessons=8, seed=0, flops=dss.flops)
+    made = make_schedule("finetune_equal_compute", spec(), n_examples=8, seed=0, flops=dss.flops)
     finetune = Trainer(student(), lessons(), made, validate)
-    steps = [r for r in finetune.run() if isinstance(r, Step)]
+    steps = [r for r in finetune.run() if isinstance(r, StepFinished)]
     assert len(steps) > 6
     assert dss.flops <= finetune.flops < dss.flops * (1 + 2 / len(steps))
 
@@ -207,20 +211,20 @@ def test_equal_compute_stops_when_the_work_is_spent() -> None:
 def test_a_trainer_restored_between_any_two_steps_ends_with_the_same_weights(method: str) -> None:
     """Interrupted after each record in turn, captured, restored into a fresh trainer."""
     flops = 3e7 if method == "finetune_equal_compute" else None
-    made = plan(method, spec(iterations=2), lessons=8, seed=1, flops=flops)
+    made = make_schedule(method, spec(iterations=2), n_examples=8, seed=1, flops=flops)
     whole = Trainer(student(), lessons(), made, validate, judge())
     records = list(whole.run())
     for stop in range(len(records)):
         shared = judge()
         first = Trainer(student(), lessons(), made, validate, shared)
         list(itertools.islice(first.run(), stop + 1))
-        state = capture(first)
+        state = capture_state(first)
         second = Trainer(student(seed=9), lessons(), made, validate, shared)
-        restore(second, state)
+        restore_state(second, state)
         rest = list(second.run())
         assert rest[-1:] == records[-1:] if rest else stop == len(records) - 1
-        for name, weight in trainable(whole.student).items():
-            assert torch.equal(weight, trainable(second.student)[name]), (stop, name)
+        for name, weight in copy_trainable_weights(whole.student).items():
+            assert torch.equal(weight, copy_trainable_weights(second.student)[name]), (stop, name)
         assert second.flops == whole.flops
 
 
@@ -228,17 +232,17 @@ def test_a_loss_that_is_not_finite_is_a_failure_with_advice() -> None:
     model = student()
     with torch.no_grad():
         next(iter(model.model.parameters())).fill_(float("nan"))
-    made = plan("finetune", spec(), lessons=8, seed=0)
+    made = make_schedule("finetune", spec(), n_examples=8, seed=0)
     with pytest.raises(Diverged, match=r"step 1 of finetune.*learning_rate"):
         list(Trainer(model, lessons(), made, validate).run())
 
 
 def test_the_ring_gives_the_checkpoint_of_lag_iterations_ago() -> None:
-    ring = Ring(2)
+    ring = WeightHistory(2)
     for iteration in range(6):
         ring.push(iteration, {"w": torch.tensor(iteration)})
-        assert int(ring.lagged(iteration)["w"]) == max(0, iteration - 2)
-    assert len(ring.held) == 3
+        assert int(ring.get_lagged(iteration)["w"]) == max(0, iteration - 2)
+    assert len(ring.by_iteration) == 3
 
 
 def test_batches_cover_a_pass_and_depend_on_seed_and_iteration_alone() -> None:
