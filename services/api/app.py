@@ -18,7 +18,7 @@ from qcrd.runtime.telemetry import install_http_telemetry
 from services.api import health
 from services.api.completions import routes as completions
 from services.api.completions.student_client import StudentServer
-from services.api.dependencies import Gateway, Settings, Shared
+from services.api.dependencies import Gateway, GatewaySettings, SharedState
 from services.api.discriminators import routes as discriminators
 from services.api.discriminators.service import Discriminators, service_client
 from services.api.events.broadcaster import Hub
@@ -34,7 +34,7 @@ from services.api.http.json_middleware import JsonBodies
 from services.api.http.openapi import Described
 from services.api.http.rate_limit import Rates
 from services.api.jobs import routes as jobs
-from services.api.metrics import System
+from services.api.metrics import SystemCollector
 from services.api.models import routes as models
 from services.api.rationale_sets import routes as rationale_sets
 from services.api.rationale_sets.service import RationaleSets
@@ -44,39 +44,41 @@ from services.api.studies import routes as studies
 
 def create_app(
     store: Store,
-    jobs_: JobStore,
+    job_store: JobStore,
     events: EventLog,
     queue: JobQueue,
-    settings: Settings,
-    shared: Shared | None = None,
+    settings: GatewaySettings,
+    shared: SharedState | None = None,
 ) -> FastAPI:
     """`ValueError` for a file of keys that cannot be used."""
-    shared = shared or Shared()
-    keyring = Keyring(settings.api.keys, settings.api.keys_file)
-    _refuse_to_be_open(settings.api, keyring)
-    hub = Hub(jobs_, events, framed)
-    app = Described(title="qcrd", version=qcrd.__version__, lifespan=hub.lifespan)
-    app.state.hub = hub
-    app.state.gateway = Gateway(store, jobs_, events, queue, settings, shared)
-    app.state.rationale_sets = RationaleSets(store, jobs_)
-    app.state.discriminators = Discriminators(store, service_client(settings.judges))
-    for part in (files, jobs, studies, models, rationale_sets, discriminators):
-        app.include_router(part.router, responses=REFUSALS)
-    students = completions.router(StudentServer(settings.students))
-    app.include_router(students, responses=REFUSALS)
+    shared = shared or SharedState()
+    api_keys = Keyring(settings.api.keys, settings.api.keys_file)
+    _require_keys_beyond_loopback(settings.api, api_keys)
+    broadcaster = Hub(job_store, events, framed)
+    app = Described(title="qcrd", version=qcrd.__version__, lifespan=broadcaster.lifespan)
+    app.state.hub = broadcaster
+    app.state.gateway = Gateway(store, job_store, events, queue, settings, shared)
+    app.state.rationale_sets = RationaleSets(store, job_store)
+    app.state.discriminators = Discriminators(store, service_client(settings.discriminator))
+    for route_module in (files, jobs, studies, models, rationale_sets, discriminators):
+        app.include_router(route_module.router, responses=REFUSALS)
+    completion_router = completions.router(StudentServer(settings.students))
+    app.include_router(completion_router, responses=REFUSALS)
     app.include_router(health.router)
     install_errors(app)
     # The last one added is the outermost: ids and counts, the key, the body's size and pace, JSON.
-    app.add_middleware(Idempotency, answers=shared.answers)
+    app.add_middleware(Idempotency, answers=shared.idempotency_store)
     app.add_middleware(JsonBodies)
-    seconds = settings.guard.body_seconds
-    app.add_middleware(Incoming, file_bytes=settings.files.max_file_bytes, seconds=seconds)
-    app.add_middleware(Admission, keyring=keyring, rates=shared.rates)
-    install_http_telemetry(app, "api").register(System(jobs_, shared.tally))
+    body_timeout_seconds = settings.connection_limits.body_seconds
+    app.add_middleware(
+        Incoming, file_bytes=settings.files.max_file_bytes, seconds=body_timeout_seconds
+    )
+    app.add_middleware(Admission, keyring=api_keys, rates=shared.rate_limiter)
+    install_http_telemetry(app, "api").register(SystemCollector(job_store, shared.counters))
     return app
 
 
-def connected(settings: Settings) -> FastAPI:
+def create_app_from_settings(settings: GatewaySettings) -> FastAPI:
     """The app on the real servers, which are reached on first use: any order of starts will do."""
     redis = connect_redis(RedisSettings())
     return create_app(
@@ -85,18 +87,18 @@ def connected(settings: Settings) -> FastAPI:
         RedisEventLog(redis),
         CeleryJobQueue(create_celery_app(RedisSettings())),
         settings,
-        Shared(
-            ledger=RedisGenerationBuffer(redis),
-            tally=RedisCounters(redis),
-            answers=RedisAnswers(redis),
-            rates=Rates(RedisSettings().url),
-            deliveries=RedisWebhookQueue(redis),
+        SharedState(
+            generation_buffer=RedisGenerationBuffer(redis),
+            counters=RedisCounters(redis),
+            idempotency_store=RedisAnswers(redis),
+            rate_limiter=Rates(RedisSettings().url),
+            webhook_queue=RedisWebhookQueue(redis),
         ),
     )
 
 
-def _refuse_to_be_open(settings: ApiSettings, keyring: Keyring) -> None:
-    if keyring.empty and not is_loopback(settings.host):
+def _require_keys_beyond_loopback(settings: ApiSettings, api_keys: Keyring) -> None:
+    if api_keys.empty and not is_loopback(settings.host):
         raise ValueError(
             f"refusing to listen on {settings.host} without API keys: {settings.keys_file} has "
             "none; `qcrd keys new NAME` makes one"

@@ -23,8 +23,8 @@ from services.api.http.rate_limit import Rates
 from services.api.jobs.validation_cache import Verdicts
 from services.api.settings import (
     ApiSettings,
+    ConnectionLimitSettings,
     FileSettings,
-    GuardSettings,
     StudentSettings,
     TeacherSettings,
 )
@@ -32,26 +32,26 @@ from services.api.webhooks.signing import WebhookSettings
 
 
 @dataclass(frozen=True)
-class Settings:
+class GatewaySettings:
     api: ApiSettings
     teachers: TeacherSettings
     files: FileSettings
     models: ModelSettings
-    guard: GuardSettings = field(default_factory=GuardSettings)
+    connection_limits: ConnectionLimitSettings = field(default_factory=ConnectionLimitSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
-    judges: JudgeServiceSettings = field(default_factory=JudgeServiceSettings)
+    discriminator: JudgeServiceSettings = field(default_factory=JudgeServiceSettings)
     students: StudentSettings = field(default_factory=StudentSettings)
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedState:
     """What all gateways of a system know together; by default what one process knows alone."""
 
-    ledger: GenerationBuffer = field(default_factory=MemoryGenerationBuffer)
-    tally: Counters = field(default_factory=MemoryCounters)
-    answers: Answers = field(default_factory=MemoryAnswers)
-    rates: Rates = field(default_factory=Rates)
-    deliveries: WebhookQueue = field(default_factory=MemoryWebhookQueue)
+    generation_buffer: GenerationBuffer = field(default_factory=MemoryGenerationBuffer)
+    counters: Counters = field(default_factory=MemoryCounters)
+    idempotency_store: Answers = field(default_factory=MemoryAnswers)
+    rate_limiter: Rates = field(default_factory=Rates)
+    webhook_queue: WebhookQueue = field(default_factory=MemoryWebhookQueue)
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,24 @@ class Gateway:
     jobs: JobStore
     events: EventLog
     queue: JobQueue
-    settings: Settings
-    shared: Shared = field(default_factory=Shared)
+    settings: GatewaySettings
+    shared: SharedState = field(default_factory=SharedState)
     uploads: Uploads = field(default_factory=Uploads)
-    verdicts: Verdicts = field(default_factory=Verdicts)
+    validation_cache: Verdicts = field(default_factory=Verdicts)
 
     @property
-    def deliveries(self) -> WebhookQueue:
+    def webhook_queue(self) -> WebhookQueue:
         """Where the end of a job leaves its webhook."""
-        return self.shared.deliveries
+        return self.shared.webhook_queue
 
 
-def _of(request: Request) -> Gateway:
+def _get_gateway(request: Request) -> Gateway:
     return cast(Gateway, request.app.state.gateway)
 
 
-def _caller(request: Request) -> ApiKey:
+def _get_caller(request: Request) -> ApiKey:
     return cast(ApiKey, request.state.key)
 
 
-Here = Annotated[Gateway, Depends(_of)]
-Caller = Annotated[ApiKey, Depends(_caller)]
+GatewayDep = Annotated[Gateway, Depends(_get_gateway)]
+CallerDep = Annotated[ApiKey, Depends(_get_caller)]

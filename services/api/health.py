@@ -8,30 +8,32 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from qcrd.errors import Transient
-from services.api.dependencies import Here
+from services.api.dependencies import GatewayDep
 
 router = APIRouter(tags=["health"])
 
 
 # Not in a thread, which it would wait for while all of them read large files.
 @router.get("/health")
-async def health() -> dict[str, str]:
+async def check_health() -> dict[str, str]:
     return {"status": "ok"}
 
 
 @router.get("/ready")
-def ready(here: Here) -> JSONResponse:
-    parts: dict[str, Callable[[], object]] = {
-        "redis": lambda: here.jobs.list(None, 1),
+def check_readiness(gateway: GatewayDep) -> JSONResponse:
+    checks: dict[str, Callable[[], object]] = {
+        "redis": lambda: gateway.jobs.list(None, 1),
         # An empty folder: what is asked for is an answer, not a list.
-        "store": lambda: here.store.list("ready/"),
+        "store": lambda: gateway.store.list("ready/"),
     }
     state: dict[str, str] = {}
-    for name, ask in parts.items():
+    for name, check in checks.items():
         try:
-            ask()
+            check()
             state[name] = "ok"
         except Transient as error:
             state[name] = error.message
-    up = set(state.values()) == {"ok"}
-    return JSONResponse({"status": "ok" if up else "unavailable", **state}, 200 if up else 503)
+    is_ready = set(state.values()) == {"ok"}
+    return JSONResponse(
+        {"status": "ok" if is_ready else "unavailable", **state}, 200 if is_ready else 503
+    )

@@ -9,32 +9,32 @@ import uvicorn
 
 from qcrd.runtime.settings import LogSettings, ModelSettings, load_settings
 from qcrd.runtime.telemetry import configure_logging
-from services.api.app import connected
-from services.api.dependencies import Settings
+from services.api.app import create_app_from_settings
+from services.api.dependencies import GatewaySettings
 from services.api.events.broadcaster import Hub
 from services.api.http.uvicorn_protocol import open_files, protocol
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
 log = logging.getLogger(__name__)
 
-GOODBYE_SECONDS = 5
+SHUTDOWN_TIMEOUT_SECONDS = 5
 """Longest wait of a stopping server for the answers that are under way."""
 
 
-class Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """Ends the event streams when it is told to stop: it waits for them before the lifespan ends,
     and they would never end by themselves."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, broadcaster: Hub) -> None:
         super().__init__(config)
-        self._hub = hub
+        self._broadcaster = broadcaster
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._hub.close()
+        self._broadcaster.close()
         await super().shutdown(sockets)
 
 
-def listening(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     server = socket.socket(family, socket.SOCK_STREAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -51,26 +51,26 @@ def listening(host: str, port: int) -> socket.socket:
 
 def main() -> None:
     settings = load_settings(
-        lambda: Settings(ApiSettings(), TeacherSettings(), FileSettings(), ModelSettings())
+        lambda: GatewaySettings(ApiSettings(), TeacherSettings(), FileSettings(), ModelSettings())
     )
     configure_logging("api", load_settings(LogSettings).level)
     try:
-        app = load_settings(lambda: connected(settings))
+        app = load_settings(lambda: create_app_from_settings(settings))
     except ValueError as error:
         raise SystemExit(f"QCRD_API_KEYS_FILE: {error}") from error
-    server = listening(settings.api.host, settings.api.port)
+    server = bind_socket(settings.api.host, settings.api.port)
     log.info("listening on http://%s:%s", *server.getsockname()[:2])
-    open_files(settings.guard.connections)
+    open_files(settings.connection_limits.connections)
     config = uvicorn.Config(
         app,
-        http=protocol(settings.guard),
+        http=protocol(settings.connection_limits),
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GOODBYE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
     )
-    Server(config, app.state.hub).run(sockets=[server])
+    GatewayServer(config, app.state.hub).run(sockets=[server])
 
 
 if __name__ == "__main__":

@@ -21,15 +21,15 @@ from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import COUNTER_HELP, STAGE_SECONDS_BUCKETS, Counters, CounterValue
 
-BOUNDS = (*map(str, STAGE_SECONDS_BUCKETS), "+Inf")
+BUCKET_BOUNDS = (*map(str, STAGE_SECONDS_BUCKETS), "+Inf")
 
 
-class System(Collector):
+class SystemCollector(Collector):
     """Registers without asking anybody; while Redis is away only `qcrd_redis_up` is shown."""
 
-    def __init__(self, jobs: JobStore, tally: Counters) -> None:
+    def __init__(self, jobs: JobStore, counters: Counters) -> None:
         self._jobs = jobs
-        self._tally = tally
+        self._counters = counters
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -37,24 +37,28 @@ class System(Collector):
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("qcrd_redis_up", "Whether Redis answered this question")
         try:
-            found = [_statuses(self._jobs), _lines(self._jobs), *_counted(self._tally.read())]
+            families = [
+                _build_jobs_by_status(self._jobs),
+                _build_queue_lengths(self._jobs),
+                *_build_counters(self._counters.read()),
+            ]
         except Transient:
             up.add_metric([], 0.0)
             yield up
             return
         up.add_metric([], 1.0)
         yield up
-        yield from found
+        yield from families
 
 
-def _statuses(jobs: JobStore) -> Metric:
+def _build_jobs_by_status(jobs: JobStore) -> Metric:
     family = GaugeMetricFamily("qcrd_jobs", "Jobs by status", labels=["status"])
     for status, count in jobs.count_by_status().items():
         family.add_metric([status.value], count)
     return family
 
 
-def _lines(jobs: JobStore) -> Metric:
+def _build_queue_lengths(jobs: JobStore) -> Metric:
     family = GaugeMetricFamily(
         "qcrd_queue_length", "Jobs that wait for a worker, by task", labels=["task"]
     )
@@ -63,34 +67,34 @@ def _lines(jobs: JobStore) -> Metric:
     return family
 
 
-def _counted(counts: list[CounterValue]) -> Iterator[Metric]:
-    for name, meaning in COUNTER_HELP.items():
-        mine = [count for count in counts if count.name == name]
+def _build_counters(counts: list[CounterValue]) -> Iterator[Metric]:
+    for name, help_text in COUNTER_HELP.items():
+        matching = [count for count in counts if count.name == name]
         if name == "stage_seconds":
-            yield _stages(counts, meaning)
+            yield _build_stage_histogram(counts, help_text)
             continue
-        labels = sorted({label for count in mine for label, _ in count.labels})
-        family = CounterMetricFamily(f"qcrd_{name}", meaning, labels=labels)
-        if not mine:
+        labels = sorted({label for count in matching for label, _ in count.labels})
+        family = CounterMetricFamily(f"qcrd_{name}", help_text, labels=labels)
+        if not matching:
             family.add_metric([], 0.0)
-        for count in mine:
-            own = dict(count.labels)
-            family.add_metric([own.get(label, "") for label in labels], count.value)
+        for count in matching:
+            label_values = dict(count.labels)
+            family.add_metric([label_values.get(label, "") for label in labels], count.value)
         yield family
 
 
-def _stages(counts: list[CounterValue], meaning: str) -> Metric:
-    family = HistogramMetricFamily("qcrd_stage_seconds", meaning, labels=["stage"])
+def _build_stage_histogram(counts: list[CounterValue], help_text: str) -> Metric:
+    family = HistogramMetricFamily("qcrd_stage_seconds", help_text, labels=["stage"])
     sums = {dict(c.labels)["stage"]: c.value for c in counts if c.name == "stage_seconds_sum"}
     for stage, total in sums.items():
-        held = {
+        counts_by_bound = {
             labels["le"]: count.value
             for count in counts
             if count.name == "stage_seconds" and (labels := dict(count.labels))["stage"] == stage
         }
-        buckets, below = [], 0.0
-        for bound in BOUNDS:
-            below += held.get(bound, 0.0)
-            buckets.append((bound, below))
+        buckets, cumulative_count = [], 0.0
+        for bound in BUCKET_BOUNDS:
+            cumulative_count += counts_by_bound.get(bound, 0.0)
+            buckets.append((bound, cumulative_count))
         family.add_metric([stage], buckets, sum_value=total)
     return family

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
-def _settings(prefix: str) -> SettingsConfigDict:
+def _make_settings_config(prefix: str) -> SettingsConfigDict:
     """What is wrong is told without the value: it may be a key."""
     return SettingsConfigDict(
         env_prefix=prefix,
@@ -37,13 +37,13 @@ class ApiSettings(BaseSettings):
 
     @field_validator("keys", mode="before")
     @classmethod
-    def split_at_commas(cls, value: object) -> object:
+    def split_comma_separated(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(key.strip() for key in value.split(",") if key.strip())
         return value
 
     @model_validator(mode="after")
-    def beyond_loopback_needs_keys(self) -> Self:
+    def require_keys_beyond_loopback(self) -> Self:
         if not self.keys and not self.keys_file and not is_loopback(self.host):
             raise ValueError(
                 f"refusing to listen on {self.host} without API keys: "
@@ -52,7 +52,7 @@ class ApiSettings(BaseSettings):
         return self
 
 
-class Teacher(BaseModel):
+class TeacherConfig(BaseModel):
     """A teacher that jobs may name. A job never brings an address of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -67,16 +67,16 @@ class Teacher(BaseModel):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
 
     @model_validator(mode="after")
-    def prices_come_together(self) -> Self:
+    def require_both_prices(self) -> Self:
         if (self.prompt_price is None) != (self.completion_price is None):
             raise ValueError("give both prompt_price and completion_price, or neither")
         return self
 
     @property
-    def priced(self) -> bool:
+    def has_prices(self) -> bool:
         return self.prompt_price is not None
 
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+    def compute_cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Of so many tokens; None for a teacher without prices."""
         if self.prompt_price is None or self.completion_price is None:
             return None
@@ -88,7 +88,7 @@ class TeacherSettings(BaseSettings):
         env_prefix="QCRD_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    teachers: dict[str, Teacher] = {"default": Teacher(url="http://127.0.0.1:8080")}
+    teachers: dict[str, TeacherConfig] = {"default": TeacherConfig(url="http://127.0.0.1:8080")}
 
 
 class FileSettings(BaseSettings):
@@ -99,7 +99,7 @@ class FileSettings(BaseSettings):
     max_file_bytes: Annotated[int, Field(ge=1)] = 1 << 30
 
 
-class GuardSettings(BaseSettings):
+class ConnectionLimitSettings(BaseSettings):
     """What one client may cost before it has asked for anything."""
 
     model_config = SettingsConfigDict(
@@ -118,7 +118,7 @@ class StudentSettings(BaseSettings):
     """Where published students answer. `timeout` in seconds: how long that server may say nothing;
     loading a student counts."""
 
-    model_config = _settings("QCRD_STUDENTS_")
+    model_config = _make_settings_config("QCRD_STUDENTS_")
 
     url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8070"
     timeout: Annotated[float, Field(gt=0)] = 300

@@ -50,12 +50,12 @@ from services.api.webhooks.signing import WebhookSettings
 
 log = logging.getLogger(__name__)
 
-stopping = threading.Event()
+stop_event = threading.Event()
 app = create_celery_app(RedisSettings())
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerContext:
     """What the tasks of this process share, built at the first of them."""
 
     redis: Redis = field(default_factory=lambda: connect_redis(RedisSettings()))
@@ -63,7 +63,7 @@ class Worker:
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
 
-    def deps(self) -> WorkerDeps:
+    def make_deps(self) -> WorkerDeps:
         return WorkerDeps(
             jobs=RedisJobStore(self.redis),
             events=RedisEventLog(self.redis),
@@ -71,73 +71,84 @@ class Worker:
             queue=CeleryJobQueue(app),
             counters=RedisCounters(self.redis),
             webhook_queue=RedisWebhookQueue(self.redis),
-            is_stopping=stopping.is_set,
+            is_stopping=stop_event.is_set,
             heartbeat=self.recovery.heartbeat_seconds,
             ttl=self.recovery.lease_seconds,
         )
 
-    def assemble(self, stage: StageContext) -> NextStage:
+    def run_assembling(self, stage: StageContext) -> NextStage:
         return assemble(stage, RedisGenerationBuffer(self.redis), self.teachers.teachers)
 
 
 @lru_cache(maxsize=1)
-def worker() -> Worker:
-    return Worker()
+def get_worker_context() -> WorkerContext:
+    return WorkerContext()
 
 
 def assemble_job(job_id: str) -> None:
-    run_stage(worker().deps(), job_id, Stage.ASSEMBLING, worker().assemble)
+    run_stage(
+        get_worker_context().make_deps(),
+        job_id,
+        Stage.ASSEMBLING,
+        get_worker_context().run_assembling,
+    )
 
 
 def reap_forever() -> None:
     """Every worker of this kind runs it; the lock lets one of them at a time do the work."""
-    redis, deps, owner = worker().redis, worker().deps(), secrets.token_hex(8)
-    pause = worker().recovery.reap_seconds
-    while not stopping.wait(pause):
+    redis, deps, owner = (
+        get_worker_context().redis,
+        get_worker_context().make_deps(),
+        secrets.token_hex(8),
+    )
+    interval = get_worker_context().recovery.reap_seconds
+    while not stop_event.wait(interval):
         with log_exceptions("cannot look for abandoned jobs"):
             with translate_redis_errors():
-                leading = redis.set(keys.REAPER_LOCK, owner, nx=True, px=int(pause * 900))
-            if leading:
-                _reap(deps, worker().recovery.resend_seconds)
+                is_leader = redis.set(keys.REAPER_LOCK, owner, nx=True, px=int(interval * 900))
+            if is_leader:
+                _reap_once(deps, get_worker_context().recovery.resend_seconds)
 
 
-def _reap(deps: WorkerDeps, patience: float) -> None:
-    for job_id in reap_jobs(deps.jobs, deps.queue, time.time(), resend_after=patience):
+def _reap_once(deps: WorkerDeps, resend_seconds: float) -> None:
+    for job_id in reap_jobs(deps.jobs, deps.queue, time.time(), resend_after=resend_seconds):
         log.warning("sent again: nobody worked on it", extra={"data": {"job_id": job_id}})
     for job_id in finalize_pending(deps, time.time()):
         log.warning("concluded: nobody had", extra={"data": {"job_id": job_id}})
 
 
-def log_as_json(**_: Any) -> None:
+def configure_json_logging(**_: Any) -> None:
     configure_logging("api-worker", LogSettings().level)
     # A line for each of ten thousand prompts says less than the job's own events.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
-def deliver() -> None:
+def deliver_webhooks() -> None:
     """Every worker of this kind delivers webhooks; none gets what another one has taken."""
-    asyncio.run(deliver_forever(worker().deps(), worker().webhooks, stopping))
+    asyncio.run(
+        deliver_forever(get_worker_context().make_deps(), get_worker_context().webhooks, stop_event)
+    )
 
 
 def check_environment(**_: Any) -> None:
     """Before the first message is taken, which would be used up by a worker that cannot work."""
     load_settings(LogSettings)
-    load_settings(lambda: worker().deps())
+    load_settings(lambda: get_worker_context().make_deps())
 
 
-def start(**_: Any) -> None:
+def start_background_threads(**_: Any) -> None:
     reach_teachers_offline()
     threading.Thread(target=reap_forever, name="reaper", daemon=True).start()
-    if worker().webhooks.hosts:
-        threading.Thread(target=deliver, name="deliverer", daemon=True).start()
+    if get_worker_context().webhooks.hosts:
+        threading.Thread(target=deliver_webhooks, name="deliverer", daemon=True).start()
 
 
-def stop(**_: Any) -> None:
-    stopping.set()
+def request_stop(**_: Any) -> None:
+    stop_event.set()
 
 
 app.task(name=STAGE_TASKS[Stage.ASSEMBLING])(assemble_job)
-setup_logging.connect(log_as_json)
+setup_logging.connect(configure_json_logging)
 worker_init.connect(check_environment)
-worker_ready.connect(start)
-worker_shutting_down.connect(stop)
+worker_ready.connect(start_background_threads)
+worker_shutting_down.connect(request_stop)

@@ -12,14 +12,16 @@ from qcrd.records.job import Usage
 from qcrd.records.spec import Budget
 from services.api.assembling.sampling_plan import Wanted
 from services.api.assembling.teacher_client import Answer
-from services.api.settings import Teacher
+from services.api.settings import TeacherConfig
 
 MARGIN = 4
 """Tokens that a server may put around a prompt: begin, end, a space."""
 
 
 class Purse:
-    def __init__(self, budget: Budget, teacher: Teacher, max_new_tokens: int, spent: Usage) -> None:
+    def __init__(
+        self, budget: Budget, teacher: TeacherConfig, max_new_tokens: int, spent: Usage
+    ) -> None:
         self._budget = budget
         self._teacher = teacher
         self._longest = max_new_tokens
@@ -65,7 +67,7 @@ class Purse:
         if self._budget.teacher_tokens is not None:
             limits.append(f"{self._budget.teacher_tokens:,} tokens")
         if self._budget.cost is not None:
-            paid = self._teacher.cost(self._prompt, self._completion) or 0.0
+            paid = self._teacher.compute_cost(self._prompt, self._completion) or 0.0
             spent += f" ({paid:.4f} {self._teacher.currency})"
             limits.append(f"{self._budget.cost:g} {self._teacher.currency}")
         return OverBudget(
@@ -82,5 +84,5 @@ class Purse:
         limit = self._budget
         if limit.teacher_tokens is not None and prompt + completion > limit.teacher_tokens:
             return False
-        cost = self._teacher.cost(prompt, completion)
+        cost = self._teacher.compute_cost(prompt, completion)
         return limit.cost is None or (cost is not None and cost <= limit.cost)

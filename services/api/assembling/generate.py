@@ -21,7 +21,7 @@ from services.api.assembling.labelling import Outputs
 from services.api.assembling.sampler import Asking, Pace
 from services.api.assembling.sampling_plan import Sampling, Wanted, asked
 from services.api.assembling.teacher_client import Answer, TeacherClient
-from services.api.settings import Teacher
+from services.api.settings import TeacherConfig
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class _Round:
 
     stage: StageContext
     cache: Generations
-    teacher: Teacher
+    teacher: TeacherConfig
     wanted: Mapping[str, Wanted]
     found: dict[str, Generation]
     unsealed: int = 0
@@ -121,7 +121,7 @@ class _Round:
         told = self.stage.job.usage
         prompt = max(told.teacher_prompt_tokens, sum(g.prompt_tokens for g in paid))
         completion = max(told.teacher_completion_tokens, sum(g.completion_tokens for g in paid))
-        cost = self.teacher.cost(prompt, completion)
+        cost = self.teacher.compute_cost(prompt, completion)
         return self.stage.job.usage.model_copy(
             update={
                 "teacher_prompt_tokens": prompt,
@@ -155,7 +155,7 @@ class _Round:
 def generate(
     stage: StageContext,
     ledger: GenerationBuffer,
-    teacher: Teacher,
+    teacher: TeacherConfig,
     *,
     training: Sequence[Question],
     test: Sequence[Question],
@@ -197,7 +197,7 @@ def own_words(generation: Generation, stop: Sequence[str]) -> str:
 async def _round(
     stage: StageContext,
     ledger: GenerationBuffer,
-    teacher: Teacher,
+    teacher: TeacherConfig,
     sampling: Sampling,
     wanted: Mapping[str, Wanted],
     pace: Pace,

@@ -27,7 +27,7 @@ from services.api.assembling.sampler import Pace
 from services.api.files import service as files
 from services.api.files.questions import Row
 from services.api.rationale_sets import index
-from services.api.settings import Teacher
+from services.api.settings import TeacherConfig
 
 SHARD = 1000
 """Questions per shard: about 1 MB of text with five rationales each."""
@@ -54,7 +54,7 @@ class Rows:
 def assemble(
     stage: StageContext,
     ledger: GenerationBuffer,
-    teachers: Mapping[str, Teacher],
+    teachers: Mapping[str, TeacherConfig],
     pace: Pace | None = None,
 ) -> NextStage:
     """Done again it writes the same set again, from outputs that are there already."""
@@ -84,7 +84,7 @@ def _outputs(
     stage: StageContext,
     rows: Rows,
     ledger: GenerationBuffer,
-    teachers: Mapping[str, Teacher],
+    teachers: Mapping[str, TeacherConfig],
     pace: Pace,
 ) -> Given:
     spec = stage.job.spec

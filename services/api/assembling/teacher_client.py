@@ -25,7 +25,7 @@ from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.keys import digest
 from services.api.assembling.sampling_plan import Sampling, Wanted
-from services.api.settings import Teacher
+from services.api.settings import TeacherConfig
 
 SILENCE_SECONDS = 120.0
 """A TGI server writes a comment every 15 s while a request waits, so this one is gone."""
@@ -88,7 +88,7 @@ class _Line:
 class TeacherClient:
     """Requests may run at the same time; `close` when the last one is done."""
 
-    def __init__(self, name: str, teacher: Teacher) -> None:
+    def __init__(self, name: str, teacher: TeacherConfig) -> None:
         self._name = name
         self._url = teacher.url.rstrip("/")
         key = teacher.api_key.get_secret_value() if teacher.api_key else None

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from services.api.completions.schemas import ChatCompletion, Completion
 from services.api.completions.student_client import StudentServer, forward
-from services.api.dependencies import Here
+from services.api.dependencies import GatewayDep
 from services.api.http import schemas
 from services.api.models import service as models
 
@@ -41,12 +41,12 @@ def router(students: StudentServer) -> APIRouter:
     routes = APIRouter(tags=["completions"], lifespan=closing, responses=ANSWERS)
 
     @routes.post("/v1/chat/completions", response_class=Response)
-    async def chat(here: Here, request: Request, body: ChatCompletion) -> Response:
+    async def chat(here: GatewayDep, request: Request, body: ChatCompletion) -> Response:
         await run_in_threadpool(models.check_published, here.store, body.model)
         return await forward(students, request, "/v1/chat/completions", body)
 
     @routes.post("/v1/completions", response_class=Response)
-    async def complete(here: Here, request: Request, body: Completion) -> Response:
+    async def complete(here: GatewayDep, request: Request, body: Completion) -> Response:
         await run_in_threadpool(models.check_published, here.store, body.model)
         return await forward(students, request, "/v1/completions", body)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from services.api.dependencies import Caller, Here
+from services.api.dependencies import CallerDep, GatewayDep
 from services.api.files import multipart
 from services.api.files import service as files
 from services.api.http import idempotency, schemas, serializers
@@ -36,7 +36,7 @@ FORM = {
         "requestBody": {"required": True, "content": {multipart.TYPE: {"schema": FORM}}}
     },
 )
-async def upload(here: Here, caller: Caller, request: Request) -> schemas.FileObject:
+async def upload(here: GatewayDep, caller: CallerDep, request: Request) -> schemas.FileObject:
     """Read and checked as it arrives; the fields may come in any order."""
     boundary = multipart.boundary(request.headers.get("content-type", ""))
     name = idempotency.name_of(request.scope)
@@ -46,14 +46,14 @@ async def upload(here: Here, caller: Caller, request: Request) -> schemas.FileOb
         boundary,
         limit=here.settings.files.max_file_bytes,
         owner=caller.name,
-        accept=lambda sha256: idempotency.uploaded(here.shared.answers, name, sha256),
+        accept=lambda sha256: idempotency.uploaded(here.shared.idempotency_store, name, sha256),
     )
     return serializers.file(stored)
 
 
 @router.get("")
 def listed(
-    here: Here,
+    here: GatewayDep,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
@@ -67,7 +67,7 @@ def listed(
 
 
 @router.get("/{file_id}")
-def described(here: Here, file_id: str) -> schemas.FileObject:
+def described(here: GatewayDep, file_id: str) -> schemas.FileObject:
     return serializers.file(files.find(here.store, file_id))
 
 
@@ -76,7 +76,7 @@ def described(here: Here, file_id: str) -> schemas.FileObject:
     response_model=None,
     responses={200: {"content": {JsonLines.media_type: {}}, "description": "The file as it came"}},
 )
-def content(here: Here, file_id: str) -> JsonLines:
+def content(here: GatewayDep, file_id: str) -> JsonLines:
     stored = files.find(here.store, file_id)
     headers = {
         "Content-Length": str(stored.bytes),
@@ -87,6 +87,6 @@ def content(here: Here, file_id: str) -> JsonLines:
 
 
 @router.delete("/{file_id}")
-def deleted(here: Here, caller: Caller, file_id: str) -> schemas.Deleted:
+def deleted(here: GatewayDep, caller: CallerDep, file_id: str) -> schemas.Deleted:
     files.delete(here.store, here.jobs, file_id, caller)
     return schemas.Deleted(id=file_id, object="file")

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from services.api.http import schemas
 from services.api.http.body_limits import FLOOR, FULL
-from services.api.settings import GuardSettings
+from services.api.settings import ConnectionLimitSettings
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ OWN_FILES = 256
 """Besides connections: of logs, Redis, the store, and threads that read from it."""
 
 
-def protocol(guard: GuardSettings) -> type[asyncio.Protocol]:
+def protocol(guard: ConnectionLimitSettings) -> type[asyncio.Protocol]:
     """For uvicorn, which makes one of it for each connection."""
     return type("GuardedProtocol", (Guarded,), {"guard": guard})
 
@@ -44,7 +44,7 @@ def open_files(connections: int) -> None:
 
 
 class Guarded(HttpToolsProtocol):
-    guard: ClassVar[GuardSettings]
+    guard: ClassVar[ConnectionLimitSettings]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._timer: asyncio.TimerHandle | None = None

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
     spec = read_spec(body)
     check_rank(spec, caller)
-    check(spec, here.store, here.settings, here.verdicts)
+    check(spec, here.store, here.settings, here.validation_cache)
     check_shared(spec, here.jobs)
     return submit(here, fresh_id("ftjob"), spec, caller)
 

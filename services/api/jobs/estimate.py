@@ -30,7 +30,7 @@ from services.api.jobs import timings
 from services.api.jobs.create import read_spec
 from services.api.jobs.shared_rationales import check_shared
 from services.api.jobs.validation import check
-from services.api.settings import Teacher
+from services.api.settings import TeacherConfig
 
 TOKENIZED = 16
 """Prompts whose tokens are counted by the teacher; the rest are taken to be like them."""
@@ -98,7 +98,7 @@ class _Asked:
 def estimate(here: Gateway, body: dict[str, Any]) -> Estimate:
     """`Invalid` where creating the job would be refused."""
     spec = read_spec(body)
-    check(spec, here.store, here.settings, here.verdicts)
+    check(spec, here.store, here.settings, here.validation_cache)
     check_shared(spec, here.jobs)
     questions = sum(1 for _ in files.stream(here.store, spec.training_file))
     teacher = here.settings.teachers.teachers.get(spec.settings.teacher)
@@ -119,7 +119,7 @@ def estimate(here: Gateway, body: dict[str, Any]) -> Estimate:
     )
 
 
-async def _teacher(here: Gateway, spec: JobSpec, teacher: Teacher) -> TeacherEstimate:
+async def _teacher(here: Gateway, spec: JobSpec, teacher: TeacherConfig) -> TeacherEstimate:
     asked = await _asked(here, spec, teacher)
     room = spec.settings.rationales.max_new_tokens * len(asked.missing)
     prompts = round(sum(asked.missing) * asked.per_character)
@@ -140,14 +140,14 @@ async def _teacher(here: Gateway, spec: JobSpec, teacher: Teacher) -> TeacherEst
         prompt_tokens=prompts,
         completion_tokens=expected,
         completion_tokens_at_most=room,
-        cost=None if expected is None else teacher.cost(prompts, expected),
-        cost_at_most=teacher.cost(prompts, room),
-        currency=teacher.currency if teacher.priced else None,
+        cost=None if expected is None else teacher.compute_cost(prompts, expected),
+        cost_at_most=teacher.compute_cost(prompts, room),
+        currency=teacher.currency if teacher.has_prices else None,
         basis=basis,
     )
 
 
-async def _asked(here: Gateway, spec: JobSpec, teacher: Teacher) -> _Asked:
+async def _asked(here: Gateway, spec: JobSpec, teacher: TeacherConfig) -> _Asked:
     sampling = Sampling.of(spec.settings.rationales)
     prompts = _read(_counted(here.store, spec))
     wanted = prompts.lengths
@@ -155,7 +155,7 @@ async def _asked(here: Gateway, spec: JobSpec, teacher: Teacher) -> _Asked:
     try:
         model = await client.fingerprint()
         cache = Generations(
-            here.store, here.shared.ledger, teacher=model, sampling=sampling.fingerprint
+            here.store, here.shared.generation_buffer, teacher=model, sampling=sampling.fingerprint
         )
         known = cache.find(wanted.keys())
         missing = [length for key, length in wanted.items() if key not in known]
@@ -226,7 +226,7 @@ def _seconds(
     """For assembling and for training, and what each rests on."""
     basis = []
     assembling, training = None if told.asked else 0.0, None
-    pace = timings.tokens_per_second(here.shared.tally.read())
+    pace = timings.tokens_per_second(here.shared.counters.read())
     if pace and told.asked and told.completion_tokens is not None:
         assembling = round(told.completion_tokens / pace, 1)
         basis.append(f"teachers wrote {pace:.1f} tokens/s for the jobs so far")

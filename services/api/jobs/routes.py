@@ -12,7 +12,7 @@ from starlette.responses import Response
 from qcrd.records.job import Job
 from qcrd.records.spec import Budget
 from qcrd.runtime.keys import validate_id
-from services.api.dependencies import Caller, Gateway, Here
+from services.api.dependencies import CallerDep, Gateway, GatewayDep
 from services.api.events import sse
 from services.api.http import schemas, serializers
 from services.api.jobs import checkpoints, lifecycle
@@ -43,50 +43,50 @@ class Resume(BaseModel):
 
 
 @router.post("")
-def created(here: Here, caller: Caller, body: Spec) -> schemas.JobObject:
+def created(here: GatewayDep, caller: CallerDep, body: Spec) -> schemas.JobObject:
     return _shown(here, create(here, body, caller))
 
 
 @router.post("/estimate")
-def estimated(here: Here, body: Spec) -> Estimate:
+def estimated(here: GatewayDep, body: Spec) -> Estimate:
     """What the same body would cost as a job. Nothing is generated and nothing is kept."""
     return estimate(here, body)
 
 
 @router.get("")
 def listed(
-    here: Here, after: str | None = None, limit: Limit = 20
+    here: GatewayDep, after: str | None = None, limit: Limit = 20
 ) -> schemas.Page[schemas.JobObject]:
     found = here.jobs.list(after and validate_id(after, "after"), limit + 1)
-    jobs = shown_all(found[:limit], here.jobs, here.shared.tally)
+    jobs = shown_all(found[:limit], here.jobs, here.shared.counters)
     return serializers.page(jobs, has_more=len(found) > limit)
 
 
 @router.get("/{job_id}")
-def described(here: Here, job_id: str) -> schemas.JobObject:
+def described(here: GatewayDep, job_id: str) -> schemas.JobObject:
     return _shown(here, _job(here, job_id))
 
 
 @router.delete("/{job_id}")
-def deleted(here: Here, caller: Caller, job_id: str) -> schemas.Deleted:
+def deleted(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.Deleted:
     """Of a job that is over. Its rationale set and its model stay."""
     lifecycle.delete(here, _job(here, job_id), caller)
     return schemas.Deleted(id=job_id, object="fine_tuning.job")
 
 
 @router.post("/{job_id}/cancel")
-def cancelled(here: Here, caller: Caller, job_id: str) -> schemas.JobObject:
+def cancelled(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.JobObject:
     return _shown(here, lifecycle.cancel(here, _job(here, job_id), caller))
 
 
 @router.post("/{job_id}/pause")
-def paused(here: Here, caller: Caller, job_id: str) -> schemas.JobObject:
+def paused(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.JobObject:
     return _shown(here, lifecycle.pause(here, _job(here, job_id), caller))
 
 
 @router.post("/{job_id}/resume")
 def resumed(
-    here: Here, caller: Caller, job_id: str, body: Resume | None = None
+    here: GatewayDep, caller: CallerDep, job_id: str, body: Resume | None = None
 ) -> schemas.JobObject:
     budget = body.budget if body else None
     return _shown(here, lifecycle.resume(here, _job(here, job_id), caller, budget))
@@ -94,7 +94,7 @@ def resumed(
 
 @router.get("/{job_id}/checkpoints")
 def saved(
-    here: Here, job_id: str, after: str | None = None, limit: Limit = 10
+    here: GatewayDep, job_id: str, after: str | None = None, limit: Limit = 10
 ) -> schemas.Page[schemas.CheckpointObject]:
     """Newest first, with links to their files; of a job that has succeeded, its student."""
     found = checkpoints.newest_first(here.store, _job(here, job_id), after)
@@ -103,7 +103,7 @@ def saved(
 
 @router.get("/{job_id}/events", response_model=None, responses=EVENTS)
 def events(
-    here: Here,
+    here: GatewayDep,
     hub: sse.Followed,
     job_id: str,
     after: str | None = None,
@@ -134,4 +134,4 @@ def _job(here: Gateway, job_id: str) -> Job:
 
 
 def _shown(here: Gateway, job: Job) -> schemas.JobObject:
-    return shown(job, here.jobs, here.shared.tally)
+    return shown(job, here.jobs, here.shared.counters)

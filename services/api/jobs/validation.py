@@ -10,7 +10,7 @@ from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.spec import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
-from services.api.dependencies import Settings
+from services.api.dependencies import GatewaySettings
 from services.api.files import service as files
 from services.api.files.duplicates import Seen
 from services.api.files.questions import Row, wrong
@@ -23,7 +23,7 @@ FEWEST_TRAINING = 2
 """Questions that must be left to train on: with one, a batch has nothing to contrast."""
 
 
-def check(spec: JobSpec, store: Store, settings: Settings, verdicts: Verdicts) -> None:
+def check(spec: JobSpec, store: Store, settings: GatewaySettings, verdicts: Verdicts) -> None:
     """`Invalid`, naming the field and the fix, at the first thing that is wrong.
 
     Files are read line by line, and each only once for all jobs with the same kind of task.
@@ -67,7 +67,7 @@ def _apart(spec: JobSpec) -> None:
             )
 
 
-def _teacher(spec: JobSpec, settings: Settings) -> None:
+def _teacher(spec: JobSpec, settings: GatewaySettings) -> None:
     known = settings.teachers.teachers
     if sampling_plan.asks_teacher(spec) and spec.settings.teacher not in known:
         param = f"method.{spec.method}.teacher"
@@ -80,14 +80,14 @@ def _teacher(spec: JobSpec, settings: Settings) -> None:
     check_budget(spec, spec.budget, settings)
 
 
-def check_budget(spec: JobSpec, budget: Budget, settings: Settings) -> None:
+def check_budget(spec: JobSpec, budget: Budget, settings: GatewaySettings) -> None:
     """`Invalid` for a limit of costs that nobody could keep to."""
     teacher = settings.teachers.teachers.get(spec.settings.teacher)
     if (
         budget.cost is not None
         and sampling_plan.asks_teacher(spec)
         and teacher
-        and not teacher.priced
+        and not teacher.has_prices
     ):
         raise Invalid(
             f"`budget.cost`: teacher {spec.settings.teacher!r} has no prices here "
@@ -145,7 +145,7 @@ def _lag_is_reached(spec: JobSpec) -> None:
         )
 
 
-def _bases(spec: JobSpec, store: Store, settings: Settings) -> None:
+def _bases(spec: JobSpec, store: Store, settings: GatewaySettings) -> None:
     named = {
         "model": spec.model,
         f"method.{spec.method}.discriminator.encoder": spec.settings.discriminator.encoder,

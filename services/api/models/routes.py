@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from services.api.dependencies import Caller, Here
+from services.api.dependencies import CallerDep, GatewayDep
 from services.api.http import schemas, serializers
 from services.api.models import service as models
 
@@ -12,12 +12,12 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def listed(here: Here) -> schemas.Page[schemas.ModelObject]:
+def listed(here: GatewayDep) -> schemas.Page[schemas.ModelObject]:
     return serializers.page([serializers.model(model) for model in models.newest_first(here.store)])
 
 
 @router.get("/{model_id}")
-def described(here: Here, model_id: str) -> schemas.ModelWithFiles:
+def described(here: GatewayDep, model_id: str) -> schemas.ModelWithFiles:
     model = models.find(here.store, model_id)
     return schemas.ModelWithFiles(
         **dict(serializers.model(model)), files=models.links(here.store, model)
@@ -25,6 +25,6 @@ def described(here: Here, model_id: str) -> schemas.ModelWithFiles:
 
 
 @router.delete("/{model_id}")
-def deleted(here: Here, caller: Caller, model_id: str) -> schemas.Deleted:
+def deleted(here: GatewayDep, caller: CallerDep, model_id: str) -> schemas.Deleted:
     models.delete(here.store, here.jobs, model_id, caller)
     return schemas.Deleted(id=model_id, object="model")

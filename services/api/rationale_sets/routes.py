@@ -7,7 +7,7 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
-from services.api.dependencies import Caller
+from services.api.dependencies import CallerDep
 from services.api.rationale_sets.schemas import (
     EditRequest,
     ExportQuery,
@@ -56,7 +56,7 @@ def item(sets: Sets, set_id: str, item_id: str, judge: str | None = None) -> Ite
 
 @router.patch("/{set_id}/items/{item_id}")
 def edited(
-    sets: Sets, caller: Caller, set_id: str, item_id: str, body: EditRequest
+    sets: Sets, caller: CallerDep, set_id: str, item_id: str, body: EditRequest
 ) -> ItemWithHistory:
     """Exclude an item, include it again, or reword it, for the jobs that begin to train from now
     on. Nothing is lost: the original and every edit stay, with who made it, when and why."""

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from qcrd.records.job import Job
 from qcrd.records.study import Study
-from services.api.dependencies import Caller, Gateway, Here
+from services.api.dependencies import CallerDep, Gateway, GatewayDep
 from services.api.http import schemas, serializers
 from services.api.studies import service as studies
 from services.api.studies.markdown import markdown
@@ -22,14 +22,14 @@ router = APIRouter(prefix="/v1/studies", tags=["studies"])
 
 @router.post("")
 def created(
-    here: Here, caller: Caller, body: Annotated[dict[str, Any], Body()]
+    here: GatewayDep, caller: CallerDep, body: Annotated[dict[str, Any], Body()]
 ) -> schemas.StudyObject:
     return _shown(here, studies.create(here, body, caller).id)
 
 
 @router.get("")
 def listed(
-    here: Here, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    here: GatewayDep, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> schemas.Page[schemas.StudySummary]:
     found = studies.newest_first(here.store, after)
     return serializers.page(
@@ -39,14 +39,14 @@ def listed(
 
 
 @router.get("/{study_id}")
-def described(here: Here, study_id: str, with_table: bool = True) -> schemas.StudyObject:
+def described(here: GatewayDep, study_id: str, with_table: bool = True) -> schemas.StudyObject:
     """`with_table=false` spares whoever looks often the reading of every prediction."""
     return _shown(here, study_id, with_table=with_table)
 
 
 @router.get("/{study_id}/table")
 def tabled(
-    here: Here, study_id: str, format: Literal["json", "markdown", "svg"] = "json"
+    here: GatewayDep, study_id: str, format: Literal["json", "markdown", "svg"] = "json"
 ) -> Response:
     study = studies.find(here.store, study_id)
     made = table(study, studies.jobs_of(here, study), here.store)
@@ -60,14 +60,14 @@ def tabled(
 
 
 @router.post("/{study_id}/cancel")
-def cancelled(here: Here, caller: Caller, study_id: str) -> schemas.StudyObject:
+def cancelled(here: GatewayDep, caller: CallerDep, study_id: str) -> schemas.StudyObject:
     """Jobs that have succeeded stay in the table."""
     studies.cancel(here, studies.find(here.store, study_id), caller)
     return _shown(here, study_id, with_table=False)
 
 
 @router.post("/{study_id}/resume")
-def resumed(here: Here, caller: Caller, study_id: str) -> schemas.StudyObject:
+def resumed(here: GatewayDep, caller: CallerDep, study_id: str) -> schemas.StudyObject:
     """Creates jobs that are missing because the gateway died; those that are there it leaves."""
     studies.resume(here, studies.find(here.store, study_id), caller)
     return _shown(here, study_id, with_table=False)

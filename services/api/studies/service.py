@@ -114,7 +114,7 @@ def _check(here: Gateway, spec: StudySpec) -> None:
     settings = spec.job.settings.model_copy(update={"baselines": spec.methods})
     asked = spec.job.model_copy(update={"method": method, "settings": settings})
     try:
-        check(asked, here.store, here.settings, here.verdicts)
+        check(asked, here.store, here.settings, here.validation_cache)
         check_shared(asked, here.jobs)
     except Invalid as error:
         ours, theirs = f"method.{method}.", f"method.{spec.job.method}."

@@ -28,7 +28,7 @@ from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from services.api.app import create_app
-from services.api.dependencies import Settings
+from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, StudentSettings, TeacherSettings
 from tests import serving
 from tests.conftest import free_ports
@@ -93,7 +93,7 @@ def site(s3_settings: StoreSettings, tmp_path_factory: pytest.TempPathFactory) -
         MemoryJobStore(),
         MemoryEventLog(),
         MemoryJobQueue(),
-        Settings(
+        GatewaySettings(
             ApiSettings(),
             TeacherSettings(),
             FileSettings(),

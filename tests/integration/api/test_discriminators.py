@@ -16,7 +16,7 @@ from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.app import create_app
-from services.api.dependencies import Settings
+from services.api.dependencies import GatewaySettings
 from services.api.discriminators.service import JudgeServiceSettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from services.discriminator.main import build
@@ -42,12 +42,12 @@ def models(tmp_path: Path) -> ModelSettings:
 
 
 def gateway(store: MemoryStore, models: ModelSettings, url: str) -> TestClient:
-    settings = Settings(
+    settings = GatewaySettings(
         ApiSettings(),
         TeacherSettings(),
         FileSettings(),
         models,
-        judges=JudgeServiceSettings(url=url),
+        discriminator=JudgeServiceSettings(url=url),
     )
     app = create_app(store, MemoryJobStore(), MemoryEventLog(), MemoryJobQueue(), settings)
     return TestClient(app, raise_server_exceptions=False)

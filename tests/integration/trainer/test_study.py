@@ -16,7 +16,7 @@ from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.settings import ModelSettings
 from services.api.app import create_app
 from services.api.assembling.stage import assemble
-from services.api.dependencies import Settings
+from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.integration.site import Site, question
 from tests.things import LABELS, THINGS
@@ -28,7 +28,7 @@ METHODS = ["finetune", "finetune_equal_compute", "qcrd"]
 def client(site: Site, tmp_path: Path) -> TestClient:
     """The gateway on the site's Valkey and S3."""
     models = ModelSettings(models_dir=tmp_path)
-    settings = Settings(ApiSettings(), TeacherSettings(), FileSettings(), models)
+    settings = GatewaySettings(ApiSettings(), TeacherSettings(), FileSettings(), models)
     deps = site.deps
     return TestClient(create_app(deps.store, deps.jobs, deps.events, deps.queue, settings))
 

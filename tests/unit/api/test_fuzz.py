@@ -24,7 +24,7 @@ from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from services.api.assembling import stage as assemble
 from services.api.assembling.sampler import Pace
-from services.api.settings import Teacher
+from services.api.settings import TeacherConfig
 from services.trainer import training_dataset
 from tests.scripted_teacher import ScriptedTeacher
 from tests.unit.api.test_rest import Here
@@ -70,7 +70,7 @@ class Bench:
         foreign: list[Exception] = []
 
         def stage(context: StageContext) -> NextStage:
-            teachers = {"default": Teacher(url=self.teacher.url)}
+            teachers = {"default": TeacherConfig(url=self.teacher.url)}
             try:
                 return assemble.assemble(context, MemoryGenerationBuffer(), teachers, QUICK)
             except Exception as error:

@@ -23,7 +23,7 @@ from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
-from services.api.dependencies import Settings
+from services.api.dependencies import GatewaySettings
 from services.api.jobs.unsupported_models import WITHOUT_HEAD
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
@@ -39,7 +39,7 @@ class Here:
         (models / "tiny/config.json").write_text("{}")
         self.store, self.jobs = MemoryStore(), MemoryJobStore()
         self.events, self.queue = MemoryEventLog(), MemoryJobQueue()
-        settings = Settings(
+        settings = GatewaySettings(
             ApiSettings(keys=tuple(SecretStr(key) for key in keys)),
             TeacherSettings(),
             FileSettings(max_file_bytes=file_bytes),

@@ -27,8 +27,8 @@ from qcrd.runtime.settings import (
 from services.api.discriminators.service import JudgeServiceSettings
 from services.api.settings import (
     ApiSettings,
+    ConnectionLimitSettings,
     FileSettings,
-    GuardSettings,
     StudentSettings,
     TeacherSettings,
 )
@@ -47,7 +47,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     RecoverySettings,
     ApiSettings,
     FileSettings,
-    GuardSettings,
+    ConnectionLimitSettings,
     TeacherSettings,
     JudgeServiceSettings,
     WebhookSettings,

@@ -14,10 +14,10 @@ from qcrd.runtime.jobs.state_machine import transition, with_changes
 from services.api.assembling.budget import Purse
 from services.api.assembling.sampling_plan import Wanted
 from services.api.assembling.teacher_client import Answer
-from services.api.settings import Teacher
+from services.api.settings import TeacherConfig
 from tests.unit.api.assembling.test_stage import QUICK, MakeBench, sums
 
-PRICED = Teacher(url="http://t", prompt_price=1.0, completion_price=2.0)
+PRICED = TeacherConfig(url="http://t", prompt_price=1.0, completion_price=2.0)
 
 
 def answered(prompt: int, completion: int) -> Answer:
@@ -87,14 +87,14 @@ def test_what_broke_off_counts_as_the_most_that_it_can_have_cost() -> None:
 
 
 def test_costs_without_prices_are_no_budget() -> None:
-    free = Teacher(url="http://t")
+    free = TeacherConfig(url="http://t")
     assert not Purse(Budget(cost=1e9), free, 10, Usage()).reserve(Wanted("abcde", 0))
 
 
 def test_a_teacher_needs_both_prices_or_none() -> None:
     with pytest.raises(ValueError, match="prompt_price and completion_price"):
-        Teacher(url="http://t", prompt_price=1.0)
-    assert Teacher(url="http://t").cost(5, 5) is None
+        TeacherConfig(url="http://t", prompt_price=1.0)
+    assert TeacherConfig(url="http://t").compute_cost(5, 5) is None
 
 
 def test_a_job_pauses_within_its_budget_and_goes_on_with_a_larger_one(bench: MakeBench) -> None:

@@ -14,7 +14,7 @@ from services.api.assembling.budget import Purse
 from services.api.assembling.sampler import Asking, Pace
 from services.api.assembling.sampling_plan import Sampling, Wanted
 from services.api.assembling.teacher_client import Answer, TeacherClient
-from services.api.settings import Teacher
+from services.api.settings import TeacherConfig
 from tests.scripted_teacher import ScriptedTeacher
 
 QUESTIONS = [Wanted(f"question {number}", 0) for number in range(5)]
@@ -30,7 +30,7 @@ def teacher() -> Iterator[ScriptedTeacher]:
 class Watched(Purse):
     """Writes down how much had been kept when each request was settled."""
 
-    def __init__(self, teacher: Teacher, kept: list[Wanted]) -> None:
+    def __init__(self, teacher: TeacherConfig, kept: list[Wanted]) -> None:
         super().__init__(Budget(), teacher, 8, Usage())
         self.kept, self.seen = kept, list[int]()
 
@@ -43,7 +43,7 @@ def ask(
     teacher: ScriptedTeacher, kept: list[Wanted], look: Callable[[str | None], None]
 ) -> Watched:
     """One request at a time. The look by the clock is a minute away."""
-    named = Teacher(url=teacher.url)
+    named = TeacherConfig(url=teacher.url)
     purse = Watched(named, kept)
 
     async def round_() -> None:

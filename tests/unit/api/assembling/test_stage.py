@@ -28,7 +28,7 @@ from services.api.assembling.teacher_client import reach_teachers_offline
 from services.api.files import service as files
 from services.api.jobs.create import read_spec
 from services.api.rationale_sets import index
-from services.api.settings import Teacher
+from services.api.settings import TeacherConfig
 from tests.conftest import data_folder
 from tests.scripted_teacher import Mood, ScriptedTeacher
 
@@ -41,7 +41,7 @@ class Bench:
 
     def __init__(self, teacher: ScriptedTeacher, concurrency: int = 8) -> None:
         self.teacher = teacher
-        self.teachers = {"default": Teacher(url=teacher.url, concurrency=concurrency)}
+        self.teachers = {"default": TeacherConfig(url=teacher.url, concurrency=concurrency)}
         self.store, self.jobs, self.events = MemoryStore(), MemoryJobStore(), MemoryEventLog()
         self.queue, self.ledger = MemoryJobQueue(), MemoryGenerationBuffer()
 

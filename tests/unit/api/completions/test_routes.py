@@ -25,7 +25,7 @@ from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
-from services.api.dependencies import Settings
+from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, StudentSettings, TeacherSettings
 from tests import serving
 from tests.conftest import free_ports
@@ -68,7 +68,7 @@ def publish(store: MemoryStore) -> str:
 def app_of(
     store: MemoryStore, jobs: MemoryJobStore, models: Path, url: str, timeout: float = PATIENCE
 ) -> Any:
-    settings = Settings(
+    settings = GatewaySettings(
         ApiSettings(),
         TeacherSettings(),
         FileSettings(),

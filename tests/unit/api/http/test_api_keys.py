@@ -22,7 +22,7 @@ from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
-from services.api.dependencies import Settings
+from services.api.dependencies import GatewaySettings
 from services.api.http import api_keys
 from services.api.http.api_keys import Keyring, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
@@ -47,7 +47,7 @@ class Site:
         self.file = folder / "keys.json"
         write(self.file, *entries)
         self.jobs = MemoryJobStore()
-        settings = Settings(
+        settings = GatewaySettings(
             ApiSettings(keys_file=self.file),
             TeacherSettings(),
             FileSettings(),
@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_used_is_refused_without_its_secrets(
 def test_beyond_loopback_a_file_without_keys_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     write(file)
-    settings = Settings(
+    settings = GatewaySettings(
         ApiSettings(host="0.0.0.0", keys_file=file),
         TeacherSettings(),
         FileSettings(),

@@ -27,8 +27,8 @@ def post(here: Here, key: str, path: str = JOBS, **json: Any) -> Any:
 
 def kept(here: Here) -> MemoryAnswers:
     gateway: Gateway = here.app.state.gateway
-    assert isinstance(gateway.shared.answers, MemoryAnswers)
-    return gateway.shared.answers
+    assert isinstance(gateway.shared.idempotency_store, MemoryAnswers)
+    return gateway.shared.idempotency_store
 
 
 def lapse(here: Here) -> None:

@@ -37,7 +37,7 @@ from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
 from services.api.app import create_app
 from services.api.assembling import labelling
-from services.api.dependencies import Settings
+from services.api.dependencies import GatewaySettings
 from services.api.files import questions
 from services.api.rationale_sets import service as rationale_sets
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
@@ -134,7 +134,7 @@ def gateway(
         file = folder / f"{who}.json"
         key = {"name": who, "sha256": hash_api_key(f"{who}-key"), "scopes": [scope]}
         file.write_text(json.dumps({"keys": [key]}))
-    settings = Settings(
+    settings = GatewaySettings(
         ApiSettings(keys_file=file),
         TeacherSettings(),
         FileSettings(),
