@@ -27,7 +27,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_record, write_lines, write_record
 from services.api.assembling import labelling
-from services.api.assembling.stage import SHARD
+from services.api.assembling.stage import SHARD_SIZE
 from services.api.rationale_sets import index
 
 SAMPLES = 5
@@ -65,11 +65,11 @@ def _item(number: int) -> RationaleItem:
         f"<Answer>: {number + (way >= number % 3)}"
         for way in range(SAMPLES)
     ]
-    return labelling.item(asked, said, SPEC)
+    return labelling.build_item(asked, said, SPEC)
 
 
 def _write(system: System, made: list[RationaleItem]) -> None:
-    batches = [made[start : start + SHARD] for start in range(0, len(made), SHARD)]
+    batches = [made[start : start + SHARD_SIZE] for start in range(0, len(made), SHARD_SIZE)]
     shards = [keys.rationale_shard_key(SET, number) for number in range(len(batches))]
     for key, batch in zip(shards, batches, strict=True):
         write_lines(system.store, key, batch)
@@ -96,7 +96,7 @@ def _scores(made: Iterable[RationaleItem]) -> Iterator[RationaleScore]:
 
 
 def _manifest(shards: list[str], made: list[RationaleItem]) -> RationaleManifest:
-    counts: RationaleCounts = labelling.count(made, reused=0)
+    counts: RationaleCounts = labelling.count_outcomes(made, reused=0)
     return RationaleManifest(
         id=SET, shards=tuple(shards), counts=counts, created_at=1.0, job_id=JOB
     )

@@ -82,7 +82,7 @@ def read(
     """
     spec = spec.model_copy(update={"task": dataset.task, "rationales": _import(dataset)})
     given = list(_rows(folder / "train.jsonl"))
-    items = [labelling.item(row.question, row.outputs, spec) for row in given]
+    items = [labelling.build_item(row.question, row.outputs, spec) for row in given]
     usable = [item for item in items if item.gold is not None]
     taught, kept = _split(usable, spec.hyperparameters.validation_share, seed)
     every, taught = taught, _some(taught, train, f"{seed}/train")
@@ -99,7 +99,7 @@ def read(
         test=_held(tested, dataset.task),
         seen=tuple(flag_leaked(stories, [format_question(dataset.task, q) for q in tested])),
         others=tuple(lesson(item, dataset.task) for item in _some(rest, OTHERS, f"{seed}/others")),
-        counts=labelling.count(items, reused=0),
+        counts=labelling.count_outcomes(items, reused=0),
     )
 
 

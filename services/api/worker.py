@@ -43,7 +43,7 @@ from qcrd.runtime.settings import (
 from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging, log_exceptions
 from services.api.assembling.stage import assemble
-from services.api.assembling.teacher_client import reach_teachers_offline
+from services.api.assembling.teacher_client import install_http_client_factory
 from services.api.settings import TeacherSettings
 from services.api.webhooks.sender import deliver_forever
 from services.api.webhooks.signing import WebhookSettings
@@ -137,7 +137,7 @@ def check_environment(**_: Any) -> None:
 
 
 def start_background_threads(**_: Any) -> None:
-    reach_teachers_offline()
+    install_http_client_factory()
     threading.Thread(target=reap_forever, name="reaper", daemon=True).start()
     if get_worker_context().webhooks.hosts:
         threading.Thread(target=deliver_webhooks, name="deliverer", daemon=True).start()

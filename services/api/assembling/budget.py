@@ -10,64 +10,72 @@ from __future__ import annotations
 from qcrd.errors import OverBudget
 from qcrd.records.job import Usage
 from qcrd.records.spec import Budget
-from services.api.assembling.sampling_plan import Wanted
-from services.api.assembling.teacher_client import Answer
+from services.api.assembling.sampling_plan import SampleRequest
+from services.api.assembling.teacher_client import Completion
 from services.api.settings import TeacherConfig
 
-MARGIN = 4
+PROMPT_TOKEN_MARGIN = 4
 """Tokens that a server may put around a prompt: begin, end, a space."""
 
 
-class Purse:
+class TokenBudget:
     def __init__(
         self, budget: Budget, teacher: TeacherConfig, max_new_tokens: int, spent: Usage
     ) -> None:
         self._budget = budget
         self._teacher = teacher
-        self._longest = max_new_tokens
-        self._prompt, self._completion = (
+        self._max_new_tokens = max_new_tokens
+        self._prompt_tokens, self._completion_tokens = (
             spent.teacher_prompt_tokens,
             spent.teacher_completion_tokens,
         )
-        self._measured: dict[str, int] = {}
-        self._reserved: dict[str, tuple[int, int]] = {}
+        self._prompt_token_counts: dict[str, int] = {}
+        self._reservations: dict[str, tuple[int, int]] = {}
 
     @property
     def in_flight(self) -> int:
-        return len(self._reserved)
+        return len(self._reservations)
 
-    def reserve(self, wanted: Wanted) -> bool:
+    def reserve(self, request: SampleRequest) -> bool:
         """Whether the budget covers this request too; if so it is set aside for it."""
-        most = (self._most_prompt(wanted.prompt), self._longest)
-        prompt = self._prompt + most[0] + sum(p for p, _ in self._reserved.values())
-        completion = self._completion + most[1] + sum(c for _, c in self._reserved.values())
-        if not self._covers(prompt, completion):
+        reservation = (self._max_prompt_tokens(request.prompt), self._max_new_tokens)
+        prompt = (
+            self._prompt_tokens + reservation[0] + sum(p for p, _ in self._reservations.values())
+        )
+        completion = (
+            self._completion_tokens
+            + reservation[1]
+            + sum(c for _, c in self._reservations.values())
+        )
+        if not self._is_within_budget(prompt, completion):
             return False
-        self._reserved[wanted.key] = most
+        self._reservations[request.key] = reservation
         return True
 
-    def settle(self, wanted: Wanted, answer: Answer | None, *, lost: bool = False) -> None:
+    def settle(
+        self, request: SampleRequest, completion: Completion | None, *, partial: bool = False
+    ) -> None:
         """What was set aside is spent as `answer` says, or free again for None.
 
         `lost`: the answer broke off after it had begun, and nobody knows how much of it is paid
         for; all that was set aside counts as spent.
         """
-        most = self._reserved.pop(wanted.key)
-        if answer is not None:
-            self._measured[wanted.prompt] = answer.prompt_tokens
-            most = (answer.prompt_tokens, answer.completion_tokens)
-        if answer is not None or lost:
-            self._prompt += most[0]
-            self._completion += most[1]
+        tokens = self._reservations.pop(request.key)
+        if completion is not None:
+            self._prompt_token_counts[request.prompt] = completion.prompt_tokens
+            tokens = (completion.prompt_tokens, completion.completion_tokens)
+        if completion is not None or partial:
+            self._prompt_tokens += tokens[0]
+            self._completion_tokens += tokens[1]
 
-    def over(self) -> OverBudget:
+    def make_over_budget_error(self) -> OverBudget:
         """Says what is spent and how to go on."""
-        spent = f"{self._prompt + self._completion:,} teacher tokens"
+        spent = f"{self._prompt_tokens + self._completion_tokens:,} teacher tokens"
         limits = []
         if self._budget.teacher_tokens is not None:
             limits.append(f"{self._budget.teacher_tokens:,} tokens")
         if self._budget.cost is not None:
-            paid = self._teacher.compute_cost(self._prompt, self._completion) or 0.0
+            paid = self._teacher.compute_cost(self._prompt_tokens, self._completion_tokens) or 0.0
             spent += f" ({paid:.4f} {self._teacher.currency})"
             limits.append(f"{self._budget.cost:g} {self._teacher.currency}")
         return OverBudget(
@@ -77,10 +85,10 @@ class Purse:
             param="budget",
         )
 
-    def _most_prompt(self, prompt: str) -> int:
-        return self._measured.get(prompt, len(prompt.encode()) + MARGIN)
+    def _max_prompt_tokens(self, prompt: str) -> int:
+        return self._prompt_token_counts.get(prompt, len(prompt.encode()) + PROMPT_TOKEN_MARGIN)
 
-    def _covers(self, prompt: int, completion: int) -> bool:
+    def _is_within_budget(self, prompt: int, completion: int) -> bool:
         limit = self._budget
         if limit.teacher_tokens is not None and prompt + completion > limit.teacher_tokens:
             return False

@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Window:
+class ConcurrencyLimit:
     """At most `size` slots are taken; `size` moves between 1 and `most`."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._size = float(most)
-        self._taken = 0
-        self._shrinks = 0
-        self._changed = asyncio.Condition()
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._size = float(max_size)
+        self._in_use = 0
+        self._epoch = 0
+        self._condition = asyncio.Condition()
 
     @property
     def size(self) -> int:
@@ -27,25 +27,25 @@ class Window:
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[int]:
         """Yields a ticket to hand back to `shrink`."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._taken < self.size)
-            self._taken += 1
+        async with self._condition:
+            await self._condition.wait_for(lambda: self._in_use < self.size)
+            self._in_use += 1
         try:
-            yield self._shrinks
+            yield self._epoch
         finally:
-            self._taken -= 1
-            await self._tell()
+            self._in_use -= 1
+            await self._notify_waiters()
 
     def grow(self) -> None:
         """A request went well: one slot more for every windowful of them."""
-        self._size = min(self._most, self._size + 1 / self._size)
+        self._size = min(self._max_size, self._size + 1 / self._size)
 
-    def shrink(self, ticket: int) -> None:
+    def shrink(self, epoch: int) -> None:
         """A request was refused: half as many. Those refused at the same time count once."""
-        if ticket == self._shrinks:
-            self._shrinks += 1
+        if epoch == self._epoch:
+            self._epoch += 1
             self._size = max(1.0, self._size / 2)
 
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    async def _notify_waiters(self) -> None:
+        async with self._condition:
+            self._condition.notify_all()

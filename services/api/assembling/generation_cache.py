@@ -27,42 +27,42 @@ class Generation(Record):
     """Who paid: the usage of a job is what it paid for, also over several attempts."""
 
 
-class Generations:
+class GenerationCache:
     """Those of one teacher and one sampling, by their fingerprints."""
 
     def __init__(
-        self, store: Store, ledger: GenerationBuffer, *, teacher: str, sampling: str
+        self, store: Store, buffer: GenerationBuffer, *, teacher: str, sampling: str
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._buffer = buffer
         self._teacher = teacher
         self._sampling = sampling
-        self._set = f"{teacher}/{sampling}"
+        self._buffer_name = f"{teacher}/{sampling}"
 
-    def find(self, wanted: Collection[str]) -> dict[str, Generation]:
+    def find_many(self, sample_keys: Collection[str]) -> dict[str, Generation]:
         """Those of the `wanted` keys that exist already."""
-        asked, found = set(wanted), {}
+        requested, generations = set(sample_keys), {}
         # The ledger first: what another job seals meanwhile is in a shard by then, not in neither.
-        pending = self._ledger.read_all(self._set)
+        pending = self._buffer.read_all(self._buffer_name)
         for shard in self._store.list(keys.generation_prefix(self._teacher, self._sampling)):
             for generation in read_lines(self._store, shard, Generation):
-                if generation.key in asked:
-                    found[generation.key] = generation
+                if generation.key in requested:
+                    generations[generation.key] = generation
         for key, payload in pending.items():
-            if key in asked:
-                found[key] = Generation.model_validate_json(payload)
-        return found
+            if key in requested:
+                generations[key] = Generation.model_validate_json(payload)
+        return generations
 
     def add(self, generation: Generation) -> None:
-        self._ledger.add(self._set, generation.key, generation.model_dump_json())
+        self._buffer.add(self._buffer_name, generation.key, generation.model_dump_json())
 
-    def seal(self) -> None:
+    def flush(self) -> None:
         """Move what the ledger holds into a shard. Two jobs at once write it twice, losing none."""
-        pending = self._ledger.read_all(self._set)
+        pending = self._buffer.read_all(self._buffer_name)
         if not pending:
             return
         content = keys.digest(*(pending[key] for key in sorted(pending)))
         shard = keys.generation_shard_key(self._teacher, self._sampling, content)
         lines = (Generation.model_validate_json(pending[key]) for key in sorted(pending))
         write_lines(self._store, shard, lines)
-        self._ledger.remove(self._set, pending)
+        self._buffer.remove(self._buffer_name, pending)

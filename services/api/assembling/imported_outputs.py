@@ -5,29 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.api.assembling.labelling import Outputs
+from services.api.assembling.labelling import OutputsByQuestion
 from services.api.files.questions import Row
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedOutputs:
     """`unanswered` training questions got no output; `unused` lines belong to no question."""
 
-    training: Outputs
-    test: Outputs
+    training: OutputsByQuestion
+    test: OutputsByQuestion
     unanswered: int
     unused: int
 
 
-def match(imported: Sequence[Row], training: Sequence[Row], test: Sequence[Row]) -> Imported:
+def match_outputs(
+    imported: Sequence[Row], training: Sequence[Row], test: Sequence[Row]
+) -> ImportedOutputs:
     """Test questions may bring their outputs themselves, in the test file."""
-    given = {row.question.id: row.outputs for row in imported if row.outputs}
-    own = {row.question.id: row.outputs for row in test if row.outputs}
-    trained_on = {row.question.id for row in training}
-    tested_on = {row.question.id for row in test}
-    return Imported(
-        training={asked: given[asked] for asked in trained_on if asked in given},
-        test={asked: given[asked] for asked in tested_on if asked in given} | own,
-        unanswered=sum(asked not in given for asked in trained_on),
-        unused=sum(asked not in trained_on | tested_on for asked in given),
+    outputs_by_question = {row.question.id: row.outputs for row in imported if row.outputs}
+    own_outputs = {row.question.id: row.outputs for row in test if row.outputs}
+    training_ids = {row.question.id for row in training}
+    test_ids = {row.question.id for row in test}
+    return ImportedOutputs(
+        training={
+            asked: outputs_by_question[asked]
+            for asked in training_ids
+            if asked in outputs_by_question
+        },
+        test={
+            asked: outputs_by_question[asked] for asked in test_ids if asked in outputs_by_question
+        }
+        | own_outputs,
+        unanswered=sum(asked not in outputs_by_question for asked in training_ids),
+        unused=sum(asked not in training_ids | test_ids for asked in outputs_by_question),
     )

@@ -18,85 +18,93 @@ from qcrd.records.rationales import (
 from qcrd.records.spec import MethodSpec
 from qcrd.runtime.keys import digest
 
-Outputs = Mapping[str, tuple[str, ...]]
+OutputsByQuestion = Mapping[str, tuple[str, ...]]
 """Raw teacher outputs per question id; questions without any may be missing."""
 
 
-def item(question: Question, outputs: Sequence[str], spec: MethodSpec) -> RationaleItem:
-    gold = _gold(question, spec)
-    parsed = [_parsed(output, question, gold, spec) for output in outputs]
-    ballot = majority_vote([one.answer if one else None for one in parsed], salt=question.id)
-    rationales = [_rationale(question, one) for one in parsed if one]
-    positives, negatives = split_rationales(rationales, ballot, spec.rationales.positive_rule, gold)
+def build_item(question: Question, outputs: Sequence[str], spec: MethodSpec) -> RationaleItem:
+    gold_label = _canonical_gold_label(question, spec)
+    parsed = [_parse_or_trust_label(output, question, gold_label, spec) for output in outputs]
+    vote_result = majority_vote([one.answer if one else None for one in parsed], salt=question.id)
+    rationales = [_make_rationale(question, one) for one in parsed if one]
+    positives, negatives = split_rationales(
+        rationales, vote_result, spec.rationales.positive_rule, gold_label
+    )
     return RationaleItem(
         question=question,
-        label=question.label if spec.label_mode == "gold" else ballot.answer,
-        vote=ballot,
+        label=question.label if spec.label_mode == "gold" else vote_result.answer,
+        vote=vote_result,
         positives=positives,
         negatives=negatives,
-        gold=gold,
+        gold=gold_label,
     )
 
 
-def held_back(question: Question, outputs: Sequence[str] | None, spec: MethodSpec) -> TestItem:
+def build_holdout_item(
+    question: Question, outputs: Sequence[str] | None, spec: MethodSpec
+) -> TestItem:
     """A question to be judged on; `outputs` None when the teacher was not asked this one."""
-    gold = _gold(question, spec)
-    assert gold is not None, "a job is refused while a held-back question has no usable label"
+    gold_label = _canonical_gold_label(question, spec)
+    assert gold_label is not None, "a job is refused while a held-back question has no usable label"
     return TestItem(
         question=question,
-        gold=gold,
-        teacher_answer=None if outputs is None else _vote(question, outputs, spec).answer,
+        gold=gold_label,
+        teacher_answer=None
+        if outputs is None
+        else _vote_on_outputs(question, outputs, spec).answer,
         teacher_asked=outputs is not None,
     )
 
 
-def count(items: Iterable[RationaleItem], *, reused: int) -> RationaleCounts:
+def count_outcomes(items: Iterable[RationaleItem], *, reused: int) -> RationaleCounts:
     """A tie is counted as one and as nothing else: its winner was drawn, not voted."""
-    sums = dict.fromkeys(
+    totals = dict.fromkeys(
         ("questions", "outputs", "parsed", "unparseable", "ties", "positives", "negatives"), 0
     )
-    right = wrong = 0
-    for one in items:
-        parsed = sum(one.vote.counts.values())
-        sums["questions"] += 1
-        sums["outputs"] += parsed + one.vote.unparseable
-        sums["parsed"] += parsed
-        sums["unparseable"] += one.vote.unparseable
-        sums["ties"] += one.vote.tie
-        sums["positives"] += len(one.positives)
-        sums["negatives"] += len(one.negatives)
-        if one.gold is not None and one.vote.answer is not None and not one.vote.tie:
-            right += one.vote.answer == one.gold
-            wrong += one.vote.answer != one.gold
-    return RationaleCounts(**sums, majority_right=right, majority_wrong=wrong, reused=reused)
+    correct = incorrect = 0
+    for item in items:
+        parsed = sum(item.vote.counts.values())
+        totals["questions"] += 1
+        totals["outputs"] += parsed + item.vote.unparseable
+        totals["parsed"] += parsed
+        totals["unparseable"] += item.vote.unparseable
+        totals["ties"] += item.vote.tie
+        totals["positives"] += len(item.positives)
+        totals["negatives"] += len(item.negatives)
+        if item.gold is not None and item.vote.answer is not None and not item.vote.tie:
+            correct += item.vote.answer == item.gold
+            incorrect += item.vote.answer != item.gold
+    return RationaleCounts(
+        **totals, majority_right=correct, majority_wrong=incorrect, reused=reused
+    )
 
 
-def shares(counts: RationaleCounts) -> dict[str, Any]:
+def drop_zero_counts(counts: RationaleCounts) -> dict[str, Any]:
     """What an event shows: the counts without the zeros."""
     return {name: value for name, value in counts.model_dump().items() if value}
 
 
-def _gold(question: Question, spec: MethodSpec) -> str | None:
+def _canonical_gold_label(question: Question, spec: MethodSpec) -> str | None:
     return None if question.label is None else canonicalize(question.label, spec.task, question)
 
 
-def _vote(question: Question, outputs: Sequence[str], spec: MethodSpec) -> Vote:
+def _vote_on_outputs(question: Question, outputs: Sequence[str], spec: MethodSpec) -> Vote:
     parsed = [parse_output(output, spec.task, question) for output in outputs]
     return majority_vote([one.answer if one else None for one in parsed], salt=question.id)
 
 
-def _parsed(
-    output: str, question: Question, gold: str | None, spec: MethodSpec
+def _parse_or_trust_label(
+    output: str, question: Question, gold_label: str | None, spec: MethodSpec
 ) -> ParsedOutput | None:
     parsed = parse_output(output, spec.task, question)
-    trusted = spec.rationales.import_file and spec.rationales.imported_answer == "label"
-    if not trusted or gold is None or (parsed and parsed.answer == gold):
+    trusts_label = spec.rationales.import_file and spec.rationales.imported_answer == "label"
+    if not trusts_label or gold_label is None or (parsed and parsed.answer == gold_label):
         return parsed
     # The source kept only outputs that end in the label, in whatever words.
-    return ParsedOutput(output.strip(), gold) if output.strip() else None
+    return ParsedOutput(output.strip(), gold_label) if output.strip() else None
 
 
-def _rationale(question: Question, parsed: ParsedOutput) -> Rationale:
+def _make_rationale(question: Question, parsed: ParsedOutput) -> Rationale:
     """Equal texts share an id, and so the judge's score."""
     return Rationale(
         id=digest(question.id, parsed.rationale),

@@ -11,22 +11,22 @@ from qcrd.records.spec import Baseline, JobSpec, MethodName, RationaleSpec
 from qcrd.runtime.keys import digest
 
 
-def needs_outputs(spec: JobSpec) -> bool:
+def needs_teacher_outputs(spec: JobSpec) -> bool:
     """Whether any part of the job reads rationales or votes. Plain finetuning does not."""
-    without = {Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE}
+    label_only = {Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE}
     return (
         spec.method is not MethodName.FINETUNE
-        or bool(set(spec.settings.baselines) - without)
+        or bool(set(spec.settings.baselines) - label_only)
         or spec.settings.label_mode == "llm"
     )
 
 
 def asks_teacher(spec: JobSpec) -> bool:
-    return needs_outputs(spec) and spec.settings.rationales.import_file is None
+    return needs_teacher_outputs(spec) and spec.settings.rationales.import_file is None
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How a generation is drawn. `temperature` 0 is greedy: all samples of a prompt are equal."""
 
     temperature: float
@@ -35,35 +35,35 @@ class Sampling:
     stop: tuple[str, ...]
 
     @classmethod
-    def of(cls, spec: RationaleSpec) -> Self:
+    def from_spec(cls, spec: RationaleSpec) -> Self:
         return cls(spec.temperature, spec.top_p, spec.max_new_tokens, spec.stop)
 
     @property
     def fingerprint(self) -> str:
-        drawn = (repr(self.temperature), repr(self.top_p), str(self.max_new_tokens))
-        return digest(*drawn, *self.stop)
+        parts = (repr(self.temperature), repr(self.top_p), str(self.max_new_tokens))
+        return digest(*parts, *self.stop)
 
-    def samples(self, wanted: int) -> int:
+    def count_distinct_samples(self, requested: int) -> int:
         """How many of `wanted` samples per prompt can differ."""
-        return wanted if self.temperature > 0 else min(wanted, 1)
+        return requested if self.temperature > 0 else min(requested, 1)
 
 
-def asked(
+def iter_sample_counts(
     spec: RationaleSpec, training: Iterable[Question], test: Iterable[Question]
 ) -> Iterator[tuple[Question, int]]:
     """Each question once with how many samples of it are wanted; one that is in both files is asked
     as often as in training."""
-    samples, trained_on = Sampling.of(spec).samples, set[str]()
+    count_samples, training_ids = SamplingParams.from_spec(spec).count_distinct_samples, set[str]()
     for question in training:
-        trained_on.add(question.id)
-        yield question, samples(spec.n)
+        training_ids.add(question.id)
+        yield question, count_samples(spec.n)
     for question in test:
-        if question.id not in trained_on:
-            yield question, samples(spec.test_samples)
+        if question.id not in training_ids:
+            yield question, count_samples(spec.test_samples)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SampleRequest:
     """One sample of one prompt. Its seed is a digest: asked again, it is the same sample."""
 
     prompt: str

@@ -7,24 +7,24 @@ from qcrd.records.job import Stage
 from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, NextStage, StageContext
 from qcrd.runtime.jobs.state_machine import TERMINAL
 
-WAIT_SECONDS = 5.0
+POLL_SECONDS = 5.0
 """Between two looks at a set that is not there yet."""
 
 
-def take(stage: StageContext, leader_id: str) -> NextStage:
+def take_shared_set(stage: StageContext, leader_id: str) -> NextStage:
     """The leader's set; `Transient` while it has none, `Invalid` when it will never have one."""
     try:
         leader = stage.jobs.get(leader_id)
     except NotFound as error:
-        raise _without(f"is gone ({leader_id})") from error
+        raise _shared_set_error(f"is gone ({leader_id})") from error
     if leader.rationale_set is None:
         if leader.status in TERMINAL:
             reason = f": {leader.failure.message}" if leader.failure else ""
-            raise _without(f"{leader_id} {leader.status} before it had one{reason}")
+            raise _shared_set_error(f"{leader_id} {leader.status} before it had one{reason}")
         raise Transient(
             f"job {leader_id} has no rationale set yet",
             code=WAITS_FOR_JOB,
-            retry_after=WAIT_SECONDS,
+            retry_after=POLL_SECONDS,
         )
     stage.emit(
         f"takes the rationale set of job {leader_id}: no teacher is asked",
@@ -33,7 +33,7 @@ def take(stage: StageContext, leader_id: str) -> NextStage:
     return NextStage(Stage.TRAINING, {"rationale_set": leader.rationale_set})
 
 
-def _without(problem: str) -> Invalid:
+def _shared_set_error(problem: str) -> Invalid:
     return Invalid(
         f"`knowledge_of`: the job whose rationale set this one waits for {problem}; create this "
         "job (or its study) again once that cause is gone: finished teacher outputs are reused",

@@ -20,32 +20,32 @@ from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api.assembling import labelling, sampling_plan, shared_set
-from services.api.assembling.generate import generate
-from services.api.assembling.imported_outputs import match
-from services.api.assembling.labelling import Outputs
-from services.api.assembling.sampler import Pace
+from services.api.assembling.generate import generate_outputs
+from services.api.assembling.imported_outputs import match_outputs
+from services.api.assembling.labelling import OutputsByQuestion
+from services.api.assembling.sampler import BackoffPolicy
 from services.api.files import service as files
 from services.api.files.questions import Row
 from services.api.rationale_sets import index
 from services.api.settings import TeacherConfig
 
-SHARD = 1000
+SHARD_SIZE = 1000
 """Questions per shard: about 1 MB of text with five rationales each."""
-MANY_UNPARSEABLE = 0.2
+UNPARSEABLE_WARNING_SHARE = 0.2
 """Share of the outputs above which the prompt, the stop sequence or `max_new_tokens` is suspect."""
 
 
 @dataclass(frozen=True)
-class Given:
+class TeacherOutputs:
     """What is known of the teacher's outputs; `test` lacks the questions it was not asked."""
 
-    training: Outputs
-    test: Outputs
+    training: OutputsByQuestion
+    test: OutputsByQuestion
     reused: int = 0
 
 
 @dataclass(frozen=True)
-class Rows:
+class DatasetSplits:
     training: list[Row]
     validation: list[Row]
     test: list[Row]
@@ -53,46 +53,46 @@ class Rows:
 
 def assemble(
     stage: StageContext,
-    ledger: GenerationBuffer,
+    buffer: GenerationBuffer,
     teachers: Mapping[str, TeacherConfig],
-    pace: Pace | None = None,
+    backoff: BackoffPolicy | None = None,
 ) -> NextStage:
     """Done again it writes the same set again, from outputs that are there already."""
     spec, store = stage.job.spec, stage.store
     if spec.knowledge_of is not None:
-        return shared_set.take(stage, spec.knowledge_of)
-    rows = Rows(
+        return shared_set.take_shared_set(stage, spec.knowledge_of)
+    splits = DatasetSplits(
         training=files.rows(store, spec.training_file),
         validation=files.rows(store, spec.validation_file) if spec.validation_file else [],
         test=files.rows(store, spec.test_file) if spec.test_file else [],
     )
-    _warn_of_overlap(stage, rows)
-    given = _outputs(stage, rows, ledger, teachers, pace or Pace())
+    _warn_about_overlap(stage, splits)
+    outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy())
     stage.raise_if_stopping()
     items = [
-        labelling.item(row.question, given.training.get(row.question.id, ()), spec.settings)
-        for row in rows.training
+        labelling.build_item(row.question, outputs.training.get(row.question.id, ()), spec.settings)
+        for row in splits.training
     ]
-    counts = labelling.count(items, reused=given.reused)
-    set_id = _write(stage, items, _held_back(stage, rows, given), counts)
-    _tell(stage, items, counts)
+    counts = labelling.count_outcomes(items, reused=outputs.reused)
+    set_id = _write_set(stage, items, _build_holdout_items(stage, splits, outputs), counts)
+    _emit_summary(stage, items, counts)
     stage.report_progress(100.0)
     return NextStage(Stage.TRAINING, {"rationale_set": set_id})
 
 
-def _outputs(
+def _collect_outputs(
     stage: StageContext,
-    rows: Rows,
-    ledger: GenerationBuffer,
+    splits: DatasetSplits,
+    buffer: GenerationBuffer,
     teachers: Mapping[str, TeacherConfig],
-    pace: Pace,
-) -> Given:
+    backoff: BackoffPolicy,
+) -> TeacherOutputs:
     spec = stage.job.spec
-    if not sampling_plan.needs_outputs(spec):
+    if not sampling_plan.needs_teacher_outputs(spec):
         stage.emit("this method reads labels only: no teacher is asked")
-        return Given({}, {})
+        return TeacherOutputs({}, {})
     if spec.settings.rationales.import_file is not None:
-        return _imported(stage, rows, spec.settings.rationales.import_file)
+        return _import_outputs(stage, splits, spec.settings.rationales.import_file)
     name = spec.settings.teacher
     if name not in teachers:
         raise Invalid(
@@ -100,73 +100,75 @@ def _outputs(
             param=f"method.{spec.method}.teacher",
             code="unknown_teacher",
         )
-    generated = generate(
+    generated = generate_outputs(
         stage,
-        ledger,
+        buffer,
         teachers[name],
-        training=_questions(rows.training),
-        test=_questions(rows.test),
-        pace=pace,
+        training=_list_questions(splits.training),
+        test=_list_questions(splits.test),
+        backoff=backoff,
     )
-    return Given(generated.training, generated.test, generated.reused)
+    return TeacherOutputs(generated.training, generated.test, generated.reused)
 
 
-def _imported(stage: StageContext, rows: Rows, file_id: str) -> Given:
-    found = match(files.rows(stage.store, file_id), rows.training, rows.test)
+def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) -> TeacherOutputs:
+    imported = match_outputs(files.rows(stage.store, file_id), splits.training, splits.test)
     stage.emit(
-        f"imported teacher outputs for {len(found.training)} of {len(rows.training)} training "
-        f"and {len(found.test)} of {len(rows.test)} test questions",
-        training=len(found.training),
-        test=len(found.test),
-        unanswered=found.unanswered,
-        unused=found.unused,
+        f"imported teacher outputs for {len(imported.training)} of {len(splits.training)} training "
+        f"and {len(imported.test)} of {len(splits.test)} test questions",
+        training=len(imported.training),
+        test=len(imported.test),
+        unanswered=imported.unanswered,
+        unused=imported.unused,
     )
-    if found.unanswered or found.unused:
+    if imported.unanswered or imported.unused:
         _warn(
             stage,
-            f"{found.unanswered} training questions have no imported output, and "
-            f"{found.unused} imported lines belong to no question",
-            unanswered=found.unanswered,
-            unused=found.unused,
+            f"{imported.unanswered} training questions have no imported output, and "
+            f"{imported.unused} imported lines belong to no question",
+            unanswered=imported.unanswered,
+            unused=imported.unused,
         )
-    return Given(found.training, found.test)
+    return TeacherOutputs(imported.training, imported.test)
 
 
-def _held_back(stage: StageContext, rows: Rows, given: Given) -> dict[str, list[TestItem]]:
+def _build_holdout_items(
+    stage: StageContext, splits: DatasetSplits, outputs: TeacherOutputs
+) -> dict[str, list[TestItem]]:
     settings = stage.job.spec.settings
     return {
         "validation": [
-            labelling.held_back(row.question, None, settings) for row in rows.validation
+            labelling.build_holdout_item(row.question, None, settings) for row in splits.validation
         ],
         "test": [
-            labelling.held_back(row.question, given.test.get(row.question.id), settings)
-            for row in rows.test
+            labelling.build_holdout_item(row.question, outputs.test.get(row.question.id), settings)
+            for row in splits.test
         ],
     }
 
 
-def _write(
+def _write_set(
     stage: StageContext,
     items: Sequence[RationaleItem],
-    held_back: Mapping[str, Sequence[TestItem]],
+    holdout: Mapping[str, Sequence[TestItem]],
     counts: RationaleCounts,
 ) -> str:
     """The set's id is the job's, so that an attempt after a crash replaces what it left."""
     store = stage.store
     set_id = f"set-{keys.digest(stage.job.id)}"
-    shards = tuple(_shards(store, set_id, items))
-    batches = (items[start : start + SHARD] for start in range(0, len(items), SHARD))
+    shards = tuple(_write_shards(store, set_id, items))
+    batches = (items[start : start + SHARD_SIZE] for start in range(0, len(items), SHARD_SIZE))
     index.write(store, set_id, index.build(batches))
-    written = {
-        name: _lines(store, keys.rationale_holdout_key(set_id, name), lines)
-        for name, lines in held_back.items()
+    holdout_keys = {
+        name: _write_holdout_items(store, keys.rationale_holdout_key(set_id, name), lines)
+        for name, lines in holdout.items()
     }
     manifest = RationaleManifest(
         id=set_id,
         shards=shards,
         counts=counts,
-        test=written["test"],
-        validation=written["validation"],
+        test=holdout_keys["test"],
+        validation=holdout_keys["validation"],
         created_at=time.time(),
         training_file=stage.job.spec.training_file,
         job_id=stage.job.id,
@@ -178,27 +180,29 @@ def _write(
     return set_id
 
 
-def _shards(store: Store, set_id: str, items: Sequence[RationaleItem]) -> Iterable[str]:
-    for number, start in enumerate(range(0, len(items), SHARD)):
+def _write_shards(store: Store, set_id: str, items: Sequence[RationaleItem]) -> Iterable[str]:
+    for number, start in enumerate(range(0, len(items), SHARD_SIZE)):
         key = keys.rationale_shard_key(set_id, number)
-        write_lines(store, key, items[start : start + SHARD])
+        write_lines(store, key, items[start : start + SHARD_SIZE])
         yield key
 
 
-def _lines(store: Store, key: str, lines: Sequence[TestItem]) -> str | None:
-    if not lines:
+def _write_holdout_items(store: Store, key: str, items: Sequence[TestItem]) -> str | None:
+    if not items:
         return None
-    write_lines(store, key, lines)
+    write_lines(store, key, items)
     return key
 
 
-def _tell(stage: StageContext, items: Sequence[RationaleItem], counts: RationaleCounts) -> None:
+def _emit_summary(
+    stage: StageContext, items: Sequence[RationaleItem], counts: RationaleCounts
+) -> None:
     stage.emit(
         f"{counts.outputs} outputs of {counts.questions} questions: {counts.positives} positive "
         f"and {counts.negatives} negative rationales, {counts.unparseable} unparseable",
-        **labelling.shares(counts),
+        **labelling.drop_zero_counts(counts),
     )
-    if counts.outputs and counts.unparseable > MANY_UNPARSEABLE * counts.outputs:
+    if counts.outputs and counts.unparseable > UNPARSEABLE_WARNING_SHARE * counts.outputs:
         _warn(
             stage,
             f"{counts.unparseable} of {counts.outputs} outputs have no readable answer: compare "
@@ -211,18 +215,18 @@ def _tell(stage: StageContext, items: Sequence[RationaleItem], counts: Rationale
         _warn(stage, f"{unlabelled} questions have no label: nothing to train on there")
 
 
-def _warn_of_overlap(stage: StageContext, rows: Rows) -> None:
+def _warn_about_overlap(stage: StageContext, splits: DatasetSplits) -> None:
     """Identical questions only; a paraphrase needs a judge."""
-    trained_on = {row.question.id for row in rows.training}
-    for name, other in (("validation", rows.validation), ("test", rows.test)):
-        shared = sum(row.question.id in trained_on for row in other)
-        if shared:
-            _warn(stage, f"{shared} {name} questions are also training questions", shared=shared)
+    training_ids = {row.question.id for row in splits.training}
+    for name, split_rows in (("validation", splits.validation), ("test", splits.test)):
+        overlap = sum(row.question.id in training_ids for row in split_rows)
+        if overlap:
+            _warn(stage, f"{overlap} {name} questions are also training questions", shared=overlap)
 
 
 def _warn(stage: StageContext, message: str, **data: object) -> None:
     stage.events.append(stage.job.id, message, level="warn", data=dict(data))
 
 
-def _questions(rows: Sequence[Row]) -> list[Question]:
+def _list_questions(rows: Sequence[Row]) -> list[Question]:
     return [row.question for row in rows]

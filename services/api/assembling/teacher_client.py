@@ -24,35 +24,35 @@ from huggingface_hub.errors import (
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.keys import digest
-from services.api.assembling.sampling_plan import Sampling, Wanted
+from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.settings import TeacherConfig
 
-SILENCE_SECONDS = 120.0
+READ_TIMEOUT_SECONDS = 120.0
 """A TGI server writes a comment every 15 s while a request waits, so this one is gone."""
-PROBE_SECONDS = 5.0
-RENEW = 256
+PROBE_TIMEOUT_SECONDS = 5.0
+MAX_REQUESTS_PER_CLIENT = 256
 """Requests after which a client is replaced: it keeps every response it streamed until closed."""
 
 
-class Overloaded(Transient):
+class TeacherOverloaded(Transient):
     """The teacher has no room now (429): the same request again, with fewer beside it."""
 
 
-class Unreachable(Transient):
+class TeacherUnreachable(Transient):
     """The teacher does not answer, or broke off in the middle of an answer."""
 
-    begun = False
+    has_partial_output = False
     """Whether some of the answer had come, which has to be paid for."""
 
 
-class Stumbled(Transient):
+class TeacherGenerationFailed(Transient):
     """The teacher took the request and its engine failed on it (424)."""
 
-    begun = False
+    has_partial_output = False
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """One generated text with what it cost, in tokens."""
 
     text: str
@@ -61,28 +61,28 @@ class Answer:
     completion_tokens: int
 
 
-def reach_teachers_offline() -> None:
+def install_http_client_factory() -> None:
     """Let `huggingface_hub` ask teachers through sessions of ours, once per process: its own refuse
     every address under HF_HUB_OFFLINE, which sites without a way out set because of the hub."""
-    set_async_client_factory(_session)
+    set_async_client_factory(_make_http_client)
 
 
-def _session() -> httpx2.AsyncClient:
-    hooks = {"response": [_read_refusal]}
+def _make_http_client() -> httpx2.AsyncClient:
+    hooks = {"response": [_read_error_body]}
     return httpx2.AsyncClient(event_hooks=hooks, follow_redirects=True, timeout=None)
 
 
-async def _read_refusal(response: httpx2.Response) -> None:
+async def _read_error_body(response: httpx2.Response) -> None:
     """A stream's error is told in its body, which the client looks at without reading it."""
     if response.is_error:
         await response.aread()
 
 
 @dataclass
-class _Line:
+class _PooledClient:
     client: AsyncInferenceClient
-    uses: int = 0
-    busy: int = 0
+    request_count: int = 0
+    in_flight: int = 0
 
 
 class TeacherClient:
@@ -94,16 +94,18 @@ class TeacherClient:
         key = teacher.api_key.get_secret_value() if teacher.api_key else None
         # Given even when there is no key: otherwise the client sends the machine's own hub token.
         self._headers: dict[str, Any] = {"authorization": f"Bearer {key}" if key else None}
-        self._line: _Line | None = None
+        self._pooled: _PooledClient | None = None
 
-    async def fingerprint(self) -> str:
+    async def fetch_fingerprint(self) -> str:
         """Digest of the model that answers now. `Unreachable` when none does."""
-        with self._errors():
-            async with httpx2.AsyncClient(timeout=PROBE_SECONDS) as session:
+        with self._translate_errors():
+            async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
                 headers = {name: value for name, value in self._headers.items() if value}
                 response = await session.get(f"{self._url}/info", headers=headers)
             if response.status_code in (408, 429) or response.status_code >= 500:
-                raise Unreachable(f"teacher {self._name}: /info answers {response.status_code}")
+                raise TeacherUnreachable(
+                    f"teacher {self._name}: /info answers {response.status_code}"
+                )
             info = response.json() if response.is_success else None
         if not isinstance(info, dict) or "model_id" not in info:
             raise QcrdError(
@@ -116,125 +118,129 @@ class TeacherClient:
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Of each text, as the teacher's own tokenizer counts them. Costs no generation."""
         counts = []
-        with self._errors():
-            async with httpx2.AsyncClient(timeout=PROBE_SECONDS) as session:
+        with self._translate_errors():
+            async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
                 headers = {name: value for name, value in self._headers.items() if value}
                 for text in texts:
                     response = await session.post(
                         f"{self._url}/tokenize", headers=headers, json={"inputs": text}
                     )
                     if not response.is_success:
-                        raise Unreachable(
+                        raise TeacherUnreachable(
                             f"teacher {self._name}: /tokenize answers {response.status_code}"
                         )
                     counts.append(len(response.json()))
         return counts
 
-    async def generate(self, wanted: Wanted, sampling: Sampling) -> Answer:
-        begun: list[Any] = []
+    async def generate(self, request: SampleRequest, sampling: SamplingParams) -> Completion:
+        events: list[Any] = []
         try:
-            return await self._generate(wanted, sampling, begun)
-        except (Unreachable, Stumbled) as error:
-            error.begun = bool(begun)
+            return await self._generate(request, sampling, events)
+        except (TeacherUnreachable, TeacherGenerationFailed) as error:
+            error.has_partial_output = bool(events)
             raise
 
-    async def _generate(self, wanted: Wanted, sampling: Sampling, begun: list[Any]) -> Answer:
+    async def _generate(
+        self, request: SampleRequest, sampling: SamplingParams, events: list[Any]
+    ) -> Completion:
         """Something is put into `begun` when the first token comes."""
         greedy = sampling.temperature == 0
-        answer: Answer | None = None
-        with self._errors():
-            async with self._client() as client:
+        completion: Completion | None = None
+        with self._translate_errors():
+            async with self._acquire_client() as client:
                 stream = await client.text_generation(
-                    wanted.prompt,
+                    request.prompt,
                     details=True,
                     stream=True,
                     do_sample=not greedy,
                     temperature=None if greedy else sampling.temperature,
                     top_p=None if greedy else sampling.top_p,
-                    seed=wanted.seed,
+                    seed=request.seed,
                     max_new_tokens=sampling.max_new_tokens,
                     stop=list(sampling.stop),
                     # The route that the client posts to gives the prompt back unless told not to.
                     return_full_text=False,
                 )
                 async for event in stream:
-                    begun[:] = [event]
+                    events[:] = [event]
                     if event.details is not None and event.generated_text is not None:
                         # Read on to the end: a stream left halfway keeps its connection.
-                        answer = Answer(
+                        completion = Completion(
                             text=event.generated_text,
                             finish_reason=str(event.details.finish_reason),
                             prompt_tokens=event.details.input_length,
                             completion_tokens=event.details.generated_tokens,
                         )
-        if answer is None:
-            raise Unreachable(f"teacher {self._name} broke off in the middle of an answer")
-        return answer
+        if completion is None:
+            raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an answer")
+        return completion
 
     async def close(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            await line.client.exit_stack.aclose()
+        pooled, self._pooled = self._pooled, None
+        if pooled is not None:
+            await pooled.client.exit_stack.aclose()
 
     @asynccontextmanager
-    async def _client(self) -> AsyncIterator[AsyncInferenceClient]:
-        line = self._line
-        if line is None or line.uses >= RENEW:
+    async def _acquire_client(self) -> AsyncIterator[AsyncInferenceClient]:
+        pooled = self._pooled
+        if pooled is None or pooled.request_count >= MAX_REQUESTS_PER_CLIENT:
             client = AsyncInferenceClient(
-                base_url=self._url, timeout=SILENCE_SECONDS, headers=self._headers
+                base_url=self._url, timeout=READ_TIMEOUT_SECONDS, headers=self._headers
             )
-            line = self._line = _Line(client)
-        line.uses += 1
-        line.busy += 1
-        whole = False
+            pooled = self._pooled = _PooledClient(client)
+        pooled.request_count += 1
+        pooled.in_flight += 1
+        completed = False
         try:
-            yield line.client
-            whole = True
+            yield pooled.client
+            completed = True
         finally:
-            if not whole:
+            if not completed:
                 # A stream left halfway gives its connection back only when its client is closed.
-                line.uses = RENEW
-            line.busy -= 1
-            if not line.busy and line is not self._line:
-                await line.client.exit_stack.aclose()
+                pooled.request_count = MAX_REQUESTS_PER_CLIENT
+            pooled.in_flight -= 1
+            if not pooled.in_flight and pooled is not self._pooled:
+                await pooled.client.exit_stack.aclose()
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        who = f"teacher {self._name}"
+    def _translate_errors(self) -> Iterator[None]:
+        label = f"teacher {self._name}"
         try:
             yield
         except OverloadedError as error:
-            raise Overloaded(f"{who} is overloaded", retry_after=_retry_after(error)) from error
+            raise TeacherOverloaded(
+                f"{label} is overloaded", retry_after=_get_retry_after(error)
+            ) from error
         except ValidationError as error:
-            raise Invalid(f"{who} refuses a prompt: {error}", code="teacher_refused") from error
+            raise Invalid(f"{label} refuses a prompt: {error}", code="teacher_refused") from error
         except (InferenceTimeoutError, httpx2.TimeoutException) as error:
-            raise Unreachable(f"{who} does not answer in time") from error
+            raise TeacherUnreachable(f"{label} does not answer in time") from error
         except HfHubHTTPError as error:
-            raise _by_status(who, error) from error
+            raise _make_status_error(label, error) from error
         except TextGenerationError as error:
             cause = error.__cause__
             if isinstance(cause, HfHubHTTPError) and cause.response.status_code != 424:
-                raise _by_status(who, cause) from error
-            raise Stumbled(f"{who} failed to generate: {error}") from error
+                raise _make_status_error(label, cause) from error
+            raise TeacherGenerationFailed(f"{label} failed to generate: {error}") from error
         except (httpx2.HTTPError, json.JSONDecodeError) as error:
             reason = str(error) or type(error).__name__
-            raise Unreachable(f"{who} does not answer: {reason}") from error
+            raise TeacherUnreachable(f"{label} does not answer: {reason}") from error
 
 
-def _by_status(who: str, error: HfHubHTTPError) -> QcrdError:
+def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
     status = error.response.status_code
     if status == 429:
-        return Overloaded(f"{who} is overloaded", retry_after=_retry_after(error))
+        return TeacherOverloaded(f"{label} is overloaded", retry_after=_get_retry_after(error))
     if status == 408 or status >= 500:
-        return Unreachable(f"{who} answers {status}")
+        return TeacherUnreachable(f"{label} answers {status}")
     return QcrdError(
-        f"{who} refuses requests with status {status}: check its address and API key in the "
+        f"{label} refuses requests with status {status}: check its address and API key in the "
         "setting QCRD_TEACHERS",
         code="teacher_refused",
     )
 
 
-def _retry_after(error: BaseException) -> float | None:
+def _get_retry_after(error: BaseException) -> float | None:
     """What the answer behind `error` asks for; the client keeps it as the cause."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     return (

@@ -21,8 +21,8 @@ from qcrd.records.spec import JobSpec
 from qcrd.runtime.keys import digest
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
-from services.api.assembling.generation_cache import Generation, Generations
-from services.api.assembling.sampling_plan import Sampling, Wanted
+from services.api.assembling.generation_cache import Generation, GenerationCache
+from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher_client import TeacherClient
 from services.api.dependencies import Gateway
 from services.api.files import service as files
@@ -148,16 +148,16 @@ async def _teacher(here: Gateway, spec: JobSpec, teacher: TeacherConfig) -> Teac
 
 
 async def _asked(here: Gateway, spec: JobSpec, teacher: TeacherConfig) -> _Asked:
-    sampling = Sampling.of(spec.settings.rationales)
+    sampling = SamplingParams.from_spec(spec.settings.rationales)
     prompts = _read(_counted(here.store, spec))
     wanted = prompts.lengths
     client = TeacherClient(spec.settings.teacher, teacher)
     try:
-        model = await client.fingerprint()
-        cache = Generations(
+        model = await client.fetch_fingerprint()
+        cache = GenerationCache(
             here.store, here.shared.generation_buffer, teacher=model, sampling=sampling.fingerprint
         )
-        known = cache.find(wanted.keys())
+        known = cache.find_many(wanted.keys())
         missing = [length for key, length in wanted.items() if key not in known]
         probe = prompts.some if missing else ()
         tokens = await client.count_tokens(probe)
@@ -174,7 +174,9 @@ async def _asked(here: Gateway, spec: JobSpec, teacher: TeacherConfig) -> _Asked
 def _counted(store: Store, spec: JobSpec) -> Iterator[tuple[str, int]]:
     """Each prompt, and how many samples of it are wanted."""
     training, test = (_questions(store, file) for file in (spec.training_file, spec.test_file))
-    for question, samples in sampling_plan.asked(spec.settings.rationales, training, test):
+    for question, samples in sampling_plan.iter_sample_counts(
+        spec.settings.rationales, training, test
+    ):
         yield build_teacher_prompt(spec.settings.task, question), samples
 
 
@@ -187,7 +189,9 @@ def _read(counted: Iterable[tuple[str, int]]) -> _Prompts:
     lengths: dict[str, int] = {}
     count, kept = 0, list[tuple[int, str]]()
     for prompt, samples in counted:
-        lengths |= dict.fromkeys((Wanted(prompt, n).key for n in range(samples)), len(prompt))
+        lengths |= dict.fromkeys(
+            (SampleRequest(prompt, n).key for n in range(samples)), len(prompt)
+        )
         if samples:
             count += 1
             heapq.heappush(kept, (-int(digest(prompt), 16), prompt))

@@ -31,7 +31,9 @@ def check_shared(spec: JobSpec, jobs: JobStore) -> None:
                 param=param,
                 code="other_knowledge",
             )
-    if sampling_plan.needs_outputs(spec) and not sampling_plan.needs_outputs(leader.spec):
+    if sampling_plan.needs_teacher_outputs(spec) and not sampling_plan.needs_teacher_outputs(
+        leader.spec
+    ):
         raise Invalid(
             f"`knowledge_of`: job {leader.id} reads labels only, so its set has no rationales for "
             f"{spec.method}: name a job that learns from rationales, or leave it out",

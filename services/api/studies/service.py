@@ -72,7 +72,9 @@ def laid_out(spec: StudySpec, study_id: str, owner: str) -> Study:
         owner=owner,
     )
     # A set assembled for labels only would have no rationales for the others.
-    asking = (job_id for job_id, job in specs(study).items() if sampling_plan.needs_outputs(job))
+    asking = (
+        job_id for job_id, job in specs(study).items() if sampling_plan.needs_teacher_outputs(job)
+    )
     return study.model_copy(update={"leader": next(asking, study.leader)})
 
 

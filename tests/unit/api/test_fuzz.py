@@ -23,7 +23,7 @@ from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from services.api.assembling import stage as assemble
-from services.api.assembling.sampler import Pace
+from services.api.assembling.sampler import BackoffPolicy
 from services.api.settings import TeacherConfig
 from services.trainer import training_dataset
 from tests.scripted_teacher import ScriptedTeacher
@@ -31,7 +31,9 @@ from tests.unit.api.test_rest import Here
 
 JOBS = "/v1/fine_tuning/jobs"
 JSON = {"content-type": "application/json"}
-QUICK = Pace(look=0.02, first_wait=0.02, longest_wait=0.1, outage=1.0, refusals=1.0)
+QUICK = BackoffPolicy(
+    poll_interval=0.02, initial_delay=0.02, max_delay=0.1, outage_timeout=1.0, overload_timeout=1.0
+)
 RELAXED = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -28,7 +28,7 @@ from qcrd.records.spec import (
     RationaleSpec,
     TaskSpec,
 )
-from services.api.assembling.labelling import item
+from services.api.assembling.labelling import build_item
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
@@ -84,7 +84,7 @@ def test_label_modes(mode: Any, written: str | None, label: str, gold: str | Non
         "It is.\n<Answer>: 42.0",
         "A quarter.\n<Answer>: 21",
     ]
-    found = item(asked, outputs, settings)
+    found = build_item(asked, outputs, settings)
     assert (found.label, found.gold, found.vote.answer) == (label, gold, "42")
     assert [r.text for r in found.positives] == ["Half.", "It is."]
     assert [r.text for r in found.negatives] == ["A quarter."]
@@ -96,7 +96,7 @@ def test_a_rule_by_the_gold_label_turns_a_wrong_vote_around() -> None:
     rationales = RationaleSpec(positive_rule="gold")
     settings = MethodSpec(task=TaskSpec(answer=AnswerKind.NUMBER), rationales=rationales)
     outputs = ["x\n<Answer>: 42", "y\n<Answer>: 42", "z\n<Answer>: 21"]
-    found = item(asked, outputs, settings)
+    found = build_item(asked, outputs, settings)
     assert [r.text for r in found.positives] == ["z"]
     assert [r.text for r in found.negatives] == ["x", "y"]
 

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from qcrd.records.job import JobStatus, Stage, Usage
 from qcrd.records.spec import Budget
 from qcrd.runtime.jobs.state_machine import transition, with_changes
-from services.api.assembling.budget import Purse
-from services.api.assembling.sampling_plan import Wanted
-from services.api.assembling.teacher_client import Answer
+from services.api.assembling.budget import TokenBudget
+from services.api.assembling.sampling_plan import SampleRequest
+from services.api.assembling.teacher_client import Completion
 from services.api.settings import TeacherConfig
 from tests.unit.api.assembling.test_stage import QUICK, MakeBench, sums
 
 PRICED = TeacherConfig(url="http://t", prompt_price=1.0, completion_price=2.0)
 
 
-def answered(prompt: int, completion: int) -> Answer:
-    return Answer("x", "eos_token", prompt, completion)
+def answered(prompt: int, completion: int) -> Completion:
+    return Completion("x", "eos_token", prompt, completion)
 
 
 def test_a_request_is_covered_by_the_most_that_it_can_cost() -> None:
     """Prompt of 5 bytes: at most 5 + 4 tokens; answer: at most 10. So 19 each, two in 40."""
-    purse = Purse(Budget(teacher_tokens=40), PRICED, 10, Usage())
-    first, second, third = (Wanted("abcde", index) for index in range(3))
+    purse = TokenBudget(Budget(teacher_tokens=40), PRICED, 10, Usage())
+    first, second, third = (SampleRequest("abcde", index) for index in range(3))
     assert purse.reserve(first)
     assert purse.reserve(second)
     assert not purse.reserve(third)
@@ -37,16 +37,16 @@ def test_a_request_is_covered_by_the_most_that_it_can_cost() -> None:
     purse.settle(second, None)
     purse.settle(third, answered(2, 10))
     assert purse.in_flight == 0
-    assert "17 teacher tokens" in str(purse.over())
+    assert "17 teacher tokens" in str(purse.make_over_budget_error())
 
 
 def test_money_is_a_limit_too_and_earlier_attempts_count() -> None:
     """1 per million prompt and 2 per million completion tokens: (9 + 2 · 10) / 10^6 = 0.000029."""
-    asked = Wanted("abcde", 0)
-    assert Purse(Budget(cost=0.000029), PRICED, 10, Usage()).reserve(asked)
-    assert not Purse(Budget(cost=0.000028), PRICED, 10, Usage()).reserve(asked)
+    asked = SampleRequest("abcde", 0)
+    assert TokenBudget(Budget(cost=0.000029), PRICED, 10, Usage()).reserve(asked)
+    assert not TokenBudget(Budget(cost=0.000028), PRICED, 10, Usage()).reserve(asked)
     spent = Usage(teacher_prompt_tokens=1)
-    assert not Purse(Budget(cost=0.000029), PRICED, 10, spent).reserve(asked)
+    assert not TokenBudget(Budget(cost=0.000029), PRICED, 10, spent).reserve(asked)
 
 
 @given(
@@ -57,11 +57,11 @@ def test_money_is_a_limit_too_and_earlier_attempts_count() -> None:
 def test_no_order_of_answers_exceeds_the_budget(
     limit: int, answers: list[tuple[int, int]], at_once: int
 ) -> None:
-    purse = Purse(Budget(teacher_tokens=limit), PRICED, 10, Usage())
+    purse = TokenBudget(Budget(teacher_tokens=limit), PRICED, 10, Usage())
     spent, flying = 0, []
     for index, (prompt, completion) in enumerate(answers):
         # Prompts of their own, each within its bytes plus the margin.
-        wanted = Wanted(f"{index:05d}", index)
+        wanted = SampleRequest(f"{index:05d}", index)
         if len(flying) >= at_once or not purse.reserve(wanted):
             for held, tokens in flying:
                 purse.settle(held, answered(*tokens))
@@ -77,18 +77,18 @@ def test_no_order_of_answers_exceeds_the_budget(
 
 
 def test_what_broke_off_counts_as_the_most_that_it_can_have_cost() -> None:
-    purse = Purse(Budget(teacher_tokens=40), PRICED, 10, Usage())
-    asked = Wanted("abcde", 0)
+    purse = TokenBudget(Budget(teacher_tokens=40), PRICED, 10, Usage())
+    asked = SampleRequest("abcde", 0)
     assert purse.reserve(asked)
-    purse.settle(asked, None, lost=True)
+    purse.settle(asked, None, partial=True)
     assert purse.reserve(asked)
-    purse.settle(asked, None, lost=True)
+    purse.settle(asked, None, partial=True)
     assert not purse.reserve(asked)
 
 
 def test_costs_without_prices_are_no_budget() -> None:
     free = TeacherConfig(url="http://t")
-    assert not Purse(Budget(cost=1e9), free, 10, Usage()).reserve(Wanted("abcde", 0))
+    assert not TokenBudget(Budget(cost=1e9), free, 10, Usage()).reserve(SampleRequest("abcde", 0))
 
 
 def test_a_teacher_needs_both_prices_or_none() -> None:

@@ -7,13 +7,13 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.assembling.concurrency_limit import Window
+from services.api.assembling.concurrency_limit import ConcurrencyLimit
 
 
 @given(st.integers(1, 96), st.lists(st.booleans(), max_size=300))
 def test_the_size_stays_between_one_and_the_most(most: int, refusals: list[bool]) -> None:
     async def play() -> None:
-        window = Window(most)
+        window = ConcurrencyLimit(most)
         for refused in refusals:
             async with window.slot() as ticket:
                 if refused:
@@ -29,7 +29,7 @@ def test_refusals_of_one_burst_count_once_and_success_grows_it_back() -> None:
     """32 → 16 for the whole burst; 16 + 1/16 + … is 17 after about a windowful, 32 after ~400."""
 
     async def play() -> None:
-        window = Window(32)
+        window = ConcurrencyLimit(32)
         async with window.slot() as first, window.slot() as second:
             window.shrink(first)
             window.shrink(second)
@@ -43,7 +43,7 @@ def test_refusals_of_one_burst_count_once_and_success_grows_it_back() -> None:
 
 def test_no_more_slots_are_taken_than_the_size() -> None:
     async def play() -> int:
-        window, taken, most = Window(4), 0, 0
+        window, taken, most = ConcurrencyLimit(4), 0, 0
 
         async def one(number: int) -> None:
             nonlocal taken, most

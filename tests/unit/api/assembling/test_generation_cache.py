@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import MemoryStore
-from services.api.assembling.generation_cache import Generation, Generations
+from services.api.assembling.generation_cache import Generation, GenerationCache
 
 
 def generation(key: str) -> Generation:
@@ -26,12 +26,12 @@ class Moving(MemoryStore):
         super().__init__()
         self.ledger = MemoryGenerationBuffer()
 
-    def other(self) -> Generations:
-        return Generations(self, self.ledger, teacher="t", sampling="s")
+    def other(self) -> GenerationCache:
+        return GenerationCache(self, self.ledger, teacher="t", sampling="s")
 
     def list(self, prefix: str) -> list[str]:
         found = super().list(prefix)
-        self.other().seal()
+        self.other().flush()
         return found
 
 
@@ -39,5 +39,5 @@ def test_an_answer_that_is_sealed_during_the_search_is_found() -> None:
     store = Moving()
     cache = store.other()
     cache.add(generation("a"))
-    assert set(cache.find(["a"])) == {"a"}
-    assert set(cache.find(["a"])) == {"a"}
+    assert set(cache.find_many(["a"])) == {"a"}
+    assert set(cache.find_many(["a"])) == {"a"}

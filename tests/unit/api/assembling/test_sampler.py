@@ -10,14 +10,14 @@ import pytest
 from qcrd.errors import Interrupted
 from qcrd.records.job import Usage
 from qcrd.records.spec import Budget
-from services.api.assembling.budget import Purse
-from services.api.assembling.sampler import Asking, Pace
-from services.api.assembling.sampling_plan import Sampling, Wanted
-from services.api.assembling.teacher_client import Answer, TeacherClient
+from services.api.assembling.budget import TokenBudget
+from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
+from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
+from services.api.assembling.teacher_client import Completion, TeacherClient
 from services.api.settings import TeacherConfig
 from tests.scripted_teacher import ScriptedTeacher
 
-QUESTIONS = [Wanted(f"question {number}", 0) for number in range(5)]
+QUESTIONS = [SampleRequest(f"question {number}", 0) for number in range(5)]
 
 
 @pytest.fixture
@@ -27,20 +27,22 @@ def teacher() -> Iterator[ScriptedTeacher]:
     made.close()
 
 
-class Watched(Purse):
+class Watched(TokenBudget):
     """Writes down how much had been kept when each request was settled."""
 
-    def __init__(self, teacher: TeacherConfig, kept: list[Wanted]) -> None:
+    def __init__(self, teacher: TeacherConfig, kept: list[SampleRequest]) -> None:
         super().__init__(Budget(), teacher, 8, Usage())
         self.kept, self.seen = kept, list[int]()
 
-    def settle(self, wanted: Wanted, answer: Answer | None, *, lost: bool = False) -> None:
-        super().settle(wanted, answer, lost=lost)
+    def settle(
+        self, wanted: SampleRequest, answer: Completion | None, *, lost: bool = False
+    ) -> None:
+        super().settle(wanted, answer, partial=lost)
         self.seen.append(len(self.kept))
 
 
 def ask(
-    teacher: ScriptedTeacher, kept: list[Wanted], look: Callable[[str | None], None]
+    teacher: ScriptedTeacher, kept: list[SampleRequest], look: Callable[[str | None], None]
 ) -> Watched:
     """One request at a time. The look by the clock is a minute away."""
     named = TeacherConfig(url=teacher.url)
@@ -48,15 +50,15 @@ def ask(
 
     async def round_() -> None:
         client = TeacherClient("default", named)
-        asking = Asking(
+        asking = TeacherSampler(
             client,
-            Sampling(temperature=0.7, top_p=None, max_new_tokens=8, stop=()),
-            teacher=await client.fingerprint(),
+            SamplingParams(temperature=0.7, top_p=None, max_new_tokens=8, stop=()),
+            teacher_fingerprint=await client.fetch_fingerprint(),
             concurrency=1,
-            keep=lambda wanted, answer: kept.append(wanted),
-            look=look,
-            pace=Pace(look=60.0),
-            purse=purse,
+            on_completion=lambda wanted, answer: kept.append(wanted),
+            poll=look,
+            backoff=BackoffPolicy(poll_interval=60.0),
+            budget=purse,
         )
         try:
             await asking.run(QUESTIONS)
@@ -68,7 +70,7 @@ def ask(
 
 
 def test_no_request_follows_the_look_that_says_stop(teacher: ScriptedTeacher) -> None:
-    kept: list[Wanted] = []
+    kept: list[SampleRequest] = []
 
     def look(down: str | None) -> None:
         if kept:
@@ -81,5 +83,5 @@ def test_no_request_follows_the_look_that_says_stop(teacher: ScriptedTeacher) ->
 
 def test_an_answer_is_kept_before_anything_else_is_waited_for(teacher: ScriptedTeacher) -> None:
     """Settling waits its turn, and whoever waits may be cancelled; what is paid is kept by then."""
-    kept: list[Wanted] = []
+    kept: list[SampleRequest] = []
     assert ask(teacher, kept, lambda down: None).seen == [1, 2, 3, 4, 5]

@@ -22,9 +22,9 @@ from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
-from services.api.assembling.sampler import Pace
+from services.api.assembling.sampler import BackoffPolicy
 from services.api.assembling.stage import assemble
-from services.api.assembling.teacher_client import reach_teachers_offline
+from services.api.assembling.teacher_client import install_http_client_factory
 from services.api.files import service as files
 from services.api.jobs.create import read_spec
 from services.api.rationale_sets import index
@@ -32,7 +32,9 @@ from services.api.settings import TeacherConfig
 from tests.conftest import data_folder
 from tests.scripted_teacher import Mood, ScriptedTeacher
 
-QUICK = Pace(look=0.05, first_wait=0.02, longest_wait=0.2, outage=5.0, refusals=5.0)
+QUICK = BackoffPolicy(
+    poll_interval=0.05, initial_delay=0.02, max_delay=0.2, outage_timeout=5.0, overload_timeout=5.0
+)
 NUMBERS = {"answer": "number"}
 
 
@@ -61,7 +63,7 @@ class Bench:
         self.jobs.create(job)
         return job
 
-    def run(self, job: Job, pace: Pace = QUICK) -> Job:
+    def run(self, job: Job, pace: BackoffPolicy = QUICK) -> Job:
         deps = WorkerDeps(self.jobs, self.events, self.store, self.queue)
         run_stage(
             deps,
@@ -207,7 +209,9 @@ def test_refusals_shrink_the_window_and_lose_nothing(bench: MakeBench, refusal: 
 
 def test_a_full_teacher_is_waited_for_and_then_left(bench: MakeBench) -> None:
     here = bench(mood=lambda number: "busy")
-    job = here.run(here.job(here.file(sums(3))), Pace(0.05, 0.01, 0.05, 0.3, refusals=0.3))
+    job = here.run(
+        here.job(here.file(sums(3))), BackoffPolicy(0.05, 0.01, 0.05, 0.3, overload_timeout=0.3)
+    )
     assert job.status is JobStatus.RUNNING
     assert job.waiting
     assert "overloaded" in job.waiting
@@ -261,7 +265,7 @@ def test_a_teacher_that_stays_away_gives_way_to_other_jobs(bench: MakeBench) -> 
 
     other = threading.Thread(target=die)
     other.start()
-    waiting = here.run(job, Pace(0.05, 0.02, 0.1, outage=0.3))
+    waiting = here.run(job, BackoffPolicy(0.05, 0.02, 0.1, outage_timeout=0.3))
     other.join()
     assert waiting.status is JobStatus.RUNNING
     assert waiting.waiting
@@ -497,6 +501,6 @@ def test_a_machine_without_a_way_to_the_hub_still_reaches_its_teacher(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     before = "huggingface_hub.utils._http._GLOBAL_ASYNC_CLIENT_FACTORY"
     monkeypatch.setattr(before, None)  # put back after the test
-    reach_teachers_offline()
+    install_http_client_factory()
     here = bench(mood=lambda number: mood if number == 0 else "ok")
     assert here.run(here.job(here.file(sums(2)))).stage is Stage.TRAINING

@@ -19,7 +19,7 @@ from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.state_machine import release_lease, with_changes
 from qcrd.runtime.redis.counters import observe_stage_seconds
 from qcrd.runtime.storage.store import write_record
-from services.api.assembling.sampling_plan import Wanted
+from services.api.assembling.sampling_plan import SampleRequest
 from services.api.files import service as files
 from services.api.jobs import estimate
 from services.api.jobs.create import read_spec
@@ -210,7 +210,7 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
         for row in files.rows(here.store, file_id)
     }
     wanted = {
-        Wanted(prompt, index).key: len(prompt)
+        SampleRequest(prompt, index).key: len(prompt)
         for question, samples in rows.values()
         for prompt in [build_teacher_prompt(spec.settings.task, question)]
         for index in range(samples)

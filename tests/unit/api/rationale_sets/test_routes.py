@@ -78,7 +78,7 @@ def keep(store: Store, count: int, shard: int, set_id: str = SET, at: float = 10
     manifest = RationaleManifest(
         id=set_id,
         shards=tuple(shards),
-        counts=labelling.count(made, reused=0),
+        counts=labelling.count_outcomes(made, reused=0),
         created_at=at,
         training_file="file-a",
         job_id=JOB,
@@ -566,7 +566,7 @@ def test_an_exported_questions_file_imports_as_the_same_knowledge(client: TestCl
     body = client.get(path("export"), params={"format": "questions"}).content
     rows = list(questions.read_rows(io.BytesIO(body)))
     spec = SPEC.model_copy(update={"rationales": RationaleSpec(import_file="file-b")})
-    again = {row.question.id: labelling.item(row.question, row.outputs, spec) for row in rows}
+    again = {row.question.id: labelling.build_item(row.question, row.outputs, spec) for row in rows}
     before = {one.question.id: one for one in map(item, range(60)) if one.positives}
     assert again.keys() == before.keys()
     first = item(1)
