@@ -17,7 +17,7 @@ from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import install_http_telemetry
 from services.api import health
 from services.api.completions import routes as completions
-from services.api.completions.student_client import StudentServer
+from services.api.completions.student_client import StudentClient
 from services.api.dependencies import Gateway, GatewaySettings, SharedState
 from services.api.discriminators import routes as discriminators
 from services.api.discriminators.service import Discriminators, service_client
@@ -62,7 +62,7 @@ def create_app(
     app.state.discriminators = Discriminators(store, service_client(settings.discriminator))
     for route_module in (files, jobs, studies, models, rationale_sets, discriminators):
         app.include_router(route_module.router, responses=REFUSALS)
-    completion_router = completions.router(StudentServer(settings.students))
+    completion_router = completions.create_router(StudentClient(settings.students))
     app.include_router(completion_router, responses=REFUSALS)
     app.include_router(health.router)
     install_errors(app)

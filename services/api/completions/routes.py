@@ -10,13 +10,13 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from services.api.completions.schemas import ChatCompletion, Completion
-from services.api.completions.student_client import StudentServer, forward
+from services.api.completions.schemas import ChatCompletionRequest, CompletionRequest
+from services.api.completions.student_client import StudentClient, forward_request
 from services.api.dependencies import GatewayDep
 from services.api.http import schemas
 from services.api.models import service as models
 
-ANSWERS: dict[int | str, dict[str, Any]] = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "OpenAI's object, or with `stream` its chunks as server-sent events",
         "content": {"application/json": {}, "text/event-stream": {}},
@@ -28,26 +28,30 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(students: StudentServer) -> APIRouter:
+def create_router(students: StudentClient) -> APIRouter:
     """Closes `students` when the app that includes it shuts down."""
 
     @asynccontextmanager
-    async def closing(app: FastAPI) -> AsyncIterator[None]:
+    async def close_client(app: FastAPI) -> AsyncIterator[None]:
         try:
             yield
         finally:
             await students.close()
 
-    routes = APIRouter(tags=["completions"], lifespan=closing, responses=ANSWERS)
+    api_router = APIRouter(tags=["completions"], lifespan=close_client, responses=RESPONSES)
 
-    @routes.post("/v1/chat/completions", response_class=Response)
-    async def chat(here: GatewayDep, request: Request, body: ChatCompletion) -> Response:
-        await run_in_threadpool(models.check_published, here.store, body.model)
-        return await forward(students, request, "/v1/chat/completions", body)
+    @api_router.post("/v1/chat/completions", response_class=Response)
+    async def create_chat_completion(
+        gateway: GatewayDep, request: Request, body: ChatCompletionRequest
+    ) -> Response:
+        await run_in_threadpool(models.check_published, gateway.store, body.model)
+        return await forward_request(students, request, "/v1/chat/completions", body)
 
-    @routes.post("/v1/completions", response_class=Response)
-    async def complete(here: GatewayDep, request: Request, body: Completion) -> Response:
-        await run_in_threadpool(models.check_published, here.store, body.model)
-        return await forward(students, request, "/v1/completions", body)
+    @api_router.post("/v1/completions", response_class=Response)
+    async def create_completion(
+        gateway: GatewayDep, request: Request, body: CompletionRequest
+    ) -> Response:
+        await run_in_threadpool(models.check_published, gateway.store, body.model)
+        return await forward_request(students, request, "/v1/completions", body)
 
-    return routes
+    return api_router

@@ -12,15 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class StreamOptions(Body):
+class StreamOptions(RequestBody):
     include_usage: bool | None = None
 
 
-class Sampled(Body):
+class CommonCompletionRequest(RequestBody):
     """What both routes share. Without `temperature` and `top_p` a student answers greedily, as it
     was measured; `max_tokens` cuts an answer short and never makes it longer than it learned."""
 
@@ -37,23 +37,23 @@ class Sampled(Body):
     stream_options: StreamOptions | None = None
 
 
-class TextPart(Body):
+class TextPart(RequestBody):
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(Body):
+class ChatMessage(RequestBody):
     role: str
     content: str | list[TextPart] = ""
 
     @field_validator("content", mode="before")
     @classmethod
-    def _nothing_said(cls, value: object) -> object:
+    def _replace_null_content(cls, value: object) -> object:
         """An assistant's turn that only called functions has null."""
         return "" if value is None else value
 
 
-class ChatCompletion(Sampled):
+class ChatCompletionRequest(CommonCompletionRequest):
     """The last message of the user is the question; students hold no conversation, so the others
     are ignored. `explain` also asks for the rationale, as `reasoning_content` of the message."""
 
@@ -67,7 +67,7 @@ class ChatCompletion(Sampled):
     explain: bool | None = None
 
 
-class Completion(Sampled):
+class CompletionRequest(CommonCompletionRequest):
     """The prompt goes to the student as it is, without the words that it was trained to be asked
     in."""
 

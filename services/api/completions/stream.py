@@ -18,47 +18,49 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def closed(answer: httpx2.Response) -> AsyncIterator[None]:
+async def close_on_exit(response: httpx2.Response) -> AsyncIterator[None]:
     """Closes `answer` however this ends: to its server that is the cancel."""
     try:
         yield
     finally:
-        await answer.aclose()
+        await response.aclose()
 
 
-class Relay(StreamingResponse):
+class ProxiedEventStream(StreamingResponse):
     """Notices at once that its client has left, also while there is nothing to send, and then
     closes the connection that the stream comes from."""
 
-    def __init__(self, answer: httpx2.Response) -> None:
+    def __init__(self, upstream_response: httpx2.Response) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(_pieces(answer), media_type="text/event-stream", headers=headers)
-        self._answer = answer
+        super().__init__(
+            _iter_chunks(upstream_response), media_type="text/event-stream", headers=headers
+        )
+        self._upstream_response = upstream_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self.stream_response(send))
-        gone = asyncio.ensure_future(self.listen_for_disconnect(receive))
+        send_task = asyncio.ensure_future(self.stream_response(send))
+        disconnected = asyncio.ensure_future(self.listen_for_disconnect(receive))
         try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({send_task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            gone.cancel()
-            sending.cancel()
+            disconnected.cancel()
+            send_task.cancel()
             # A send to a client that has left; `gone` hears of it too, but may be later.
             with suppress(OSError, asyncio.CancelledError):
-                await sending
-            await self._answer.aclose()
+                await send_task
+            await self._upstream_response.aclose()
 
 
-async def _pieces(answer: httpx2.Response) -> AsyncIterator[bytes]:
+async def _iter_chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
     """A stream that breaks off ends in an error event, since its status has been sent."""
     try:
-        async for piece in answer.aiter_raw():
-            yield piece
+        async for chunk in response.aiter_raw():
+            yield chunk
     except httpx2.TransportError as error:
         log.warning("a student's stream broke off: %s", type(error).__name__)
-        told = schemas.error(
+        error_body = schemas.error(
             "the server of students broke off: try again",
             type="server_error",
             code="students_unavailable",
         )
-        yield f"data: {json.dumps(told)}\n\n".encode()
+        yield f"data: {json.dumps(error_body)}\n\n".encode()
