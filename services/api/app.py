@@ -20,7 +20,7 @@ from services.api.completions import routes as completions
 from services.api.completions.student_client import StudentClient
 from services.api.dependencies import Gateway, GatewaySettings, SharedState
 from services.api.discriminators import routes as discriminators
-from services.api.discriminators.service import Discriminators, service_client
+from services.api.discriminators.service import DiscriminatorService, make_service_client
 from services.api.events.broadcaster import Hub
 from services.api.events.sse import framed
 from services.api.files import routes as files
@@ -59,7 +59,9 @@ def create_app(
     app.state.hub = broadcaster
     app.state.gateway = Gateway(store, job_store, events, queue, settings, shared)
     app.state.rationale_sets = RationaleSets(store, job_store)
-    app.state.discriminators = Discriminators(store, service_client(settings.discriminator))
+    app.state.discriminators = DiscriminatorService(
+        store, make_service_client(settings.discriminator)
+    )
     for route_module in (files, jobs, studies, models, rationale_sets, discriminators):
         app.include_router(route_module.router, responses=REFUSALS)
     completion_router = completions.create_router(StudentClient(settings.students))

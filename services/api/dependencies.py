@@ -16,7 +16,7 @@ from qcrd.runtime.redis.generation_buffer import GenerationBuffer, MemoryGenerat
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
-from services.api.discriminators.service import JudgeServiceSettings
+from services.api.discriminators.service import DiscriminatorClientSettings
 from services.api.files.upload import Uploads
 from services.api.http.idempotency_store import Answers, MemoryAnswers
 from services.api.http.rate_limit import Rates
@@ -39,7 +39,7 @@ class GatewaySettings:
     models: ModelSettings
     connection_limits: ConnectionLimitSettings = field(default_factory=ConnectionLimitSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
-    discriminator: JudgeServiceSettings = field(default_factory=JudgeServiceSettings)
+    discriminator: DiscriminatorClientSettings = field(default_factory=DiscriminatorClientSettings)
     students: StudentSettings = field(default_factory=StudentSettings)
 
 

@@ -6,26 +6,32 @@ from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from services.api.discriminators.service import Discriminators, JudgeBody, JudgePage
+from services.api.discriminators.service import (
+    DiscriminatorObject,
+    DiscriminatorPage,
+    DiscriminatorService,
+)
 
 router = APIRouter(prefix="/v1/discriminators", tags=["discriminators"])
 
 
-def _judges(request: Request) -> Discriminators:
-    return cast(Discriminators, request.app.state.discriminators)
+def _get_discriminators(request: Request) -> DiscriminatorService:
+    return cast(DiscriminatorService, request.app.state.discriminators)
 
 
-Judges = Annotated[Discriminators, Depends(_judges)]
+DiscriminatorsDep = Annotated[DiscriminatorService, Depends(_get_discriminators)]
 
 
 @router.get("")
-def listed(
-    judges: Judges, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> JudgePage:
-    return judges.page(after, limit)
+def list_discriminators(
+    discriminators: DiscriminatorsDep,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> DiscriminatorPage:
+    return discriminators.list_discriminators(after, limit)
 
 
 @router.get("/{judge_id}")
-def described(judges: Judges, judge_id: str) -> JudgeBody:
+def retrieve_discriminator(discriminators: DiscriminatorsDep, judge_id: str) -> DiscriminatorObject:
     """Spec, health and histograms of each version; `source` says who told the current one."""
-    return judges.describe(judge_id)
+    return discriminators.get_discriminator(judge_id)

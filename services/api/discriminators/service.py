@@ -14,13 +14,13 @@ from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record, read_record
 
-TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
+SERVICE_TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
 """Seconds. The service answers at once or is busy training: the store has as much to tell."""
-VERSIONS = 100
+MAX_VERSIONS = 100
 """Newest versions that are told with their histograms; a job keeps few more than its lag."""
 
 
-class JudgeServiceSettings(BaseSettings):
+class DiscriminatorClientSettings(BaseSettings):
     """Where the gateway asks about judges; the trainer finds them by the same variable."""
 
     model_config = SettingsConfigDict(
@@ -30,7 +30,7 @@ class JudgeServiceSettings(BaseSettings):
     url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8090"
 
 
-class JudgeSummary(BaseModel):
+class DiscriminatorSummary(BaseModel):
     """`base` is the encoder's model; `version` the newest: 0 untrained, 1 pretrained, t + 2 updated
     in iteration t."""
 
@@ -43,7 +43,7 @@ class JudgeSummary(BaseModel):
     version: int
 
 
-class JudgeBody(JudgeSummary):
+class DiscriminatorObject(DiscriminatorSummary):
     """`current` comes from `source`: the service where it holds the judge in memory; `service` says
     why not, where it does not. `versions` are those that the store has, newest first."""
 
@@ -53,77 +53,83 @@ class JudgeBody(JudgeSummary):
     versions: list[JudgeVersion]
 
 
-class JudgePage(BaseModel):
+class DiscriminatorPage(BaseModel):
     object: Literal["list"] = "list"
-    data: list[JudgeSummary]
+    data: list[DiscriminatorSummary]
     has_more: bool
     first_id: str | None
     last_id: str | None
 
 
-class Discriminators:
+class DiscriminatorService:
     def __init__(self, store: Store, client: httpx2.Client) -> None:
         """`client` has the service's address and short timeouts."""
         self._store = store
         self._client = client
 
-    def page(self, after: str | None, limit: int) -> JudgePage:
+    def list_discriminators(self, after: str | None, limit: int) -> DiscriminatorPage:
         """In the order of their ids, which is all that a listing tells."""
-        ids = self._versions()
-        if after is not None and after not in ids:
+        versions_by_id = self._list_version_numbers_by_id()
+        if after is not None and after not in versions_by_id:
             raise Invalid(f"`after`: there is no discriminator {after[:80]!r}", param="after")
-        left = [judge_id for judge_id in ids if after is None or judge_id > after]
-        data: list[JudgeSummary] = []
-        more = False
-        for judge_id in left:
-            if more := len(data) == limit:
+        remaining_ids = [
+            judge_id for judge_id in versions_by_id if after is None or judge_id > after
+        ]
+        data: list[DiscriminatorSummary] = []
+        has_more = False
+        for judge_id in remaining_ids:
+            if has_more := len(data) == limit:
                 break
-            made = find_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
-            if made is not None:  # not deleted since the listing
-                data.append(_summary(judge_id, made, ids[judge_id]))
-        return JudgePage(
+            creation = find_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
+            if creation is not None:  # not deleted since the listing
+                data.append(_make_summary(judge_id, creation, versions_by_id[judge_id]))
+        return DiscriminatorPage(
             data=data,
-            has_more=more,
+            has_more=has_more,
             first_id=data[0].id if data else None,
             last_id=data[-1].id if data else None,
         )
 
-    def describe(self, judge_id: str) -> JudgeBody:
+    def get_discriminator(self, judge_id: str) -> DiscriminatorObject:
         """`NotFound` when the store has no such judge: the service writes it there first."""
-        numbers = self._numbers(judge_id)
-        summary = _summary(judge_id, self._spec(judge_id), numbers)
-        described = [
+        version_numbers = self._list_version_numbers(judge_id)
+        summary = _make_summary(judge_id, self._read_creation(judge_id), version_numbers)
+        description_keys = [
             keys.judge_description_key(judge_id, number)
-            for number in sorted(numbers, reverse=True)[:VERSIONS]
+            for number in sorted(version_numbers, reverse=True)[:MAX_VERSIONS]
         ]
         versions = [
             version
-            for key in described
+            for key in description_keys
             if (version := find_record(self._store, key, JudgeVersion)) is not None
         ]
-        told, why = self._ask(judge_id)
+        current, service_status = self._fetch_current(judge_id)
         stored = versions[0] if versions else JudgeVersion(version=0)
-        return JudgeBody(
+        return DiscriminatorObject(
             **summary.model_dump(),
-            source="store" if told is None else "service",
-            service=why,
-            current=told or stored,
+            source="store" if current is None else "service",
+            service=service_status,
+            current=current or stored,
             versions=versions,
         )
 
-    def _versions(self) -> dict[str, list[int]]:
+    def _list_version_numbers_by_id(self) -> dict[str, list[int]]:
         """By the id of each judge that has its spec: the trainer's files may be there before it."""
-        found: dict[str, list[int]] = {}
-        specified: set[str] = set()
+        versions_by_id: dict[str, list[int]] = {}
+        ids_with_spec: set[str] = set()
         for parts in (key.split("/") for key in self._store.list(keys.JUDGES)):
-            versions = found.setdefault(parts[1], [])
+            versions = versions_by_id.setdefault(parts[1], [])
             if parts[2:] == ["spec.json"]:
-                specified.add(parts[1])
+                ids_with_spec.add(parts[1])
             elif parts[-1] == "judge.json":
                 versions.append(int(parts[2]))
-        return {judge_id: versions for judge_id, versions in found.items() if judge_id in specified}
+        return {
+            judge_id: versions
+            for judge_id, versions in versions_by_id.items()
+            if judge_id in ids_with_spec
+        }
 
-    def _spec(self, judge_id: str) -> CreateJudgeRequest:
+    def _read_creation(self, judge_id: str) -> CreateJudgeRequest:
         try:
             return read_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
         except NotFound as error:
@@ -134,35 +140,37 @@ class Discriminators:
                 code="discriminator_not_found",
             ) from error
 
-    def _numbers(self, judge_id: str) -> list[int]:
+    def _list_version_numbers(self, judge_id: str) -> list[int]:
         prefix = keys.judge_prefix(keys.validate_id(judge_id, "judge_id"))
         names = [key.removeprefix(prefix) for key in self._store.list(prefix)]
         return [int(name.split("/")[0]) for name in names if name.endswith("/judge.json")]
 
-    def _ask(self, judge_id: str) -> tuple[JudgeVersion | None, str]:
+    def _fetch_current(self, judge_id: str) -> tuple[JudgeVersion | None, str]:
         """What the service says of a judge that it holds, or why it says nothing."""
         try:
-            answer = self._client.get(f"/v1/judges/{judge_id}", params={"resident": "true"})
+            response = self._client.get(f"/v1/judges/{judge_id}", params={"resident": "true"})
         except httpx2.HTTPError as error:
             return None, f"does not answer ({type(error).__name__})"
-        if answer.status_code == 404:
+        if response.status_code == 404:
             return None, "does not hold it in memory"
         try:
-            return JudgeVersion.model_validate_json(answer.raise_for_status().content), "ok"
+            return JudgeVersion.model_validate_json(response.raise_for_status().content), "ok"
         except (httpx2.HTTPError, ValidationError):
-            return None, f"answers with status {answer.status_code}, not with a judge"
+            return None, f"answers with status {response.status_code}, not with a judge"
 
 
-def _summary(judge_id: str, made: CreateJudgeRequest, versions: list[int]) -> JudgeSummary:
-    return JudgeSummary(
+def _make_summary(
+    judge_id: str, creation: CreateJudgeRequest, versions: list[int]
+) -> DiscriminatorSummary:
+    return DiscriminatorSummary(
         id=judge_id,
         job_id=judge_id,
-        base=made.base,
-        seed=made.seed,
-        spec=made.spec,
+        base=creation.base,
+        seed=creation.seed,
+        spec=creation.spec,
         version=max(versions, default=0),
     )
 
 
-def service_client(settings: JudgeServiceSettings) -> httpx2.Client:
-    return httpx2.Client(base_url=settings.url, timeout=TIMEOUT)
+def make_service_client(settings: DiscriminatorClientSettings) -> httpx2.Client:
+    return httpx2.Client(base_url=settings.url, timeout=SERVICE_TIMEOUT)

@@ -17,7 +17,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
-from services.api.discriminators.service import JudgeServiceSettings
+from services.api.discriminators.service import DiscriminatorClientSettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from services.discriminator.main import build
 from services.discriminator.settings import DiscriminatorSettings
@@ -47,7 +47,7 @@ def gateway(store: MemoryStore, models: ModelSettings, url: str) -> TestClient:
         TeacherSettings(),
         FileSettings(),
         models,
-        discriminator=JudgeServiceSettings(url=url),
+        discriminator=DiscriminatorClientSettings(url=url),
     )
     app = create_app(store, MemoryJobStore(), MemoryEventLog(), MemoryJobQueue(), settings)
     return TestClient(app, raise_server_exceptions=False)

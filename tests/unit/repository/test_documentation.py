@@ -24,7 +24,7 @@ from qcrd.runtime.settings import (
     RedisSettings,
     StoreSettings,
 )
-from services.api.discriminators.service import JudgeServiceSettings
+from services.api.discriminators.service import DiscriminatorClientSettings
 from services.api.settings import (
     ApiSettings,
     ConnectionLimitSettings,
@@ -49,7 +49,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     FileSettings,
     ConnectionLimitSettings,
     TeacherSettings,
-    JudgeServiceSettings,
+    DiscriminatorClientSettings,
     WebhookSettings,
     StudentSettings,
     StudentsSettings,
