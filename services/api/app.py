@@ -21,8 +21,8 @@ from services.api.completions.student_client import StudentClient
 from services.api.dependencies import Gateway, GatewaySettings, SharedState
 from services.api.discriminators import routes as discriminators
 from services.api.discriminators.service import DiscriminatorService, make_service_client
-from services.api.events.broadcaster import Hub
-from services.api.events.sse import framed
+from services.api.events.broadcaster import EventBroadcaster
+from services.api.events.sse import encode_event
 from services.api.files import routes as files
 from services.api.http.api_keys import Keyring
 from services.api.http.auth import Admission
@@ -54,7 +54,7 @@ def create_app(
     shared = shared or SharedState()
     api_keys = Keyring(settings.api.keys, settings.api.keys_file)
     _require_keys_beyond_loopback(settings.api, api_keys)
-    broadcaster = Hub(job_store, events, framed)
+    broadcaster = EventBroadcaster(job_store, events, encode_event)
     app = Described(title="qcrd", version=qcrd.__version__, lifespan=broadcaster.lifespan)
     app.state.hub = broadcaster
     app.state.gateway = Gateway(store, job_store, events, queue, settings, shared)

@@ -11,7 +11,7 @@ from qcrd.runtime.settings import LogSettings, ModelSettings, load_settings
 from qcrd.runtime.telemetry import configure_logging
 from services.api.app import create_app_from_settings
 from services.api.dependencies import GatewaySettings
-from services.api.events.broadcaster import Hub
+from services.api.events.broadcaster import EventBroadcaster
 from services.api.http.uvicorn_protocol import open_files, protocol
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
@@ -25,7 +25,7 @@ class GatewayServer(uvicorn.Server):
     """Ends the event streams when it is told to stop: it waits for them before the lifespan ends,
     and they would never end by themselves."""
 
-    def __init__(self, config: uvicorn.Config, broadcaster: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, broadcaster: EventBroadcaster) -> None:
         super().__init__(config)
         self._broadcaster = broadcaster
 

@@ -26,30 +26,30 @@ from qcrd.runtime.telemetry import log_exceptions
 
 BLOCK_MS = 500
 """How long one read waits. A job that is followed anew is in the next one."""
-GATHER_SECONDS = 0.02
+BATCH_SECONDS = 0.02
 """Between two reads that found something: events that come fast are read together."""
-AWAY_SECONDS = 1.0
+REDIS_RETRY_SECONDS = 1.0
 """Between two tries while Redis is away."""
-LOOK_SECONDS = 15.0
+JOB_CHECK_SECONDS = 15.0
 """Between two looks at whether a followed job is still there; a deleted one tells no event."""
-LOOKS = 50
+MAX_JOB_CHECKS = 50
 """Jobs looked at between two reads, which must not wait long for them."""
-FORGOTTEN_SECONDS = 600.0
+FINISHED_JOB_SECONDS = 600.0
 """A job that has been over for so long will not have its end told any more."""
-BOX = 256
+MAX_PENDING_EVENTS = 256
 """Frames that wait for a slow client; beyond them it reads on from the history."""
-PAGE = 500
-READERS = 4
+HISTORY_PAGE_SIZE = 500
+HISTORY_THREADS = 4
 """Threads that read histories, for all followers: the routes' own are never taken by them."""
 
 
-class Frame(NamedTuple):
+class ServerSentEvent(NamedTuple):
     id: str
-    body: bytes
-    last: bool
+    encoded: bytes
+    is_final: bool
 
 
-class Follower:
+class Subscriber:
     """Where the frames of one client wait. All of it is called in its event loop.
 
     `behind`: the history beyond `cursor` has something that never came, or no more, to the box.
@@ -58,57 +58,59 @@ class Follower:
     def __init__(self, job_id: str, cursor: str) -> None:
         self.job_id = job_id
         self.cursor = cursor
-        self.behind = True
-        self.joined = False
-        self.over = False
+        self.is_lagging = True
+        self.is_subscribed = False
+        self.is_closed = False
         self.loop = asyncio.get_running_loop()
-        self._frames: list[Frame] = []
-        self._news = asyncio.Event()
+        self._pending: list[ServerSentEvent] = []
+        self._wakeup = asyncio.Event()
 
-    def put(self, frames: list[Frame]) -> None:
-        self._frames += frames
-        if len(self._frames) > BOX:
-            self._frames.clear()
-            self.behind = True
-        self._news.set()
+    def push(self, frames: list[ServerSentEvent]) -> None:
+        self._pending += frames
+        if len(self._pending) > MAX_PENDING_EVENTS:
+            self._pending.clear()
+            self.is_lagging = True
+        self._wakeup.set()
 
-    def end(self) -> None:
-        self.over = True
-        self._news.set()
+    def close(self) -> None:
+        self.is_closed = True
+        self._wakeup.set()
 
-    async def take(self, seconds: float) -> list[Frame]:
+    async def receive(self, seconds: float) -> list[ServerSentEvent]:
         """What has come; waits for it, at most so long."""
         try:
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await self._wakeup.wait()
         except TimeoutError:
             return []
-        self._news.clear()
-        frames, self._frames = self._frames, []
+        self._wakeup.clear()
+        frames, self._pending = self._pending, []
         return frames
 
 
 @dataclass
-class _Room:
+class _Channel:
     """A followed job: up to which event its followers were served, and when it was looked at."""
 
     cursor: str
-    looked_at: float
-    followers: set[Follower] = field(default_factory=set)
+    checked_at: float
+    subscribers: set[Subscriber] = field(default_factory=set)
 
 
-class Hub:
+class EventBroadcaster:
     """Starts with the first follower. After `close` every follower is over."""
 
-    def __init__(self, jobs: JobStore, events: EventLog, framed: Callable[[Event], Frame]) -> None:
+    def __init__(
+        self, jobs: JobStore, events: EventLog, encode: Callable[[Event], ServerSentEvent]
+    ) -> None:
         self._jobs = jobs
         self._events = events
-        self._framed = framed
-        self._rooms: dict[str, _Room] = {}
-        self._changed = threading.Condition()
+        self._encode = encode
+        self._channels: dict[str, _Channel] = {}
+        self._condition = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="history")
+        self._history_executor = ThreadPoolExecutor(HISTORY_THREADS, thread_name_prefix="history")
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
@@ -116,124 +118,132 @@ class Hub:
         yield
         self.close()
 
-    async def history(self, follower: Follower) -> list[Frame]:
+    async def read_history(self, subscriber: Subscriber) -> list[ServerSentEvent]:
         """At most `PAGE` frames beyond the follower's cursor. `Transient` while Redis is away."""
 
-        def read() -> list[Frame]:
-            found = self._events.read(follower.job_id, follower.cursor, PAGE)
-            return [self._framed(event) for event in found]
+        def read() -> list[ServerSentEvent]:
+            events = self._events.read(subscriber.job_id, subscriber.cursor, HISTORY_PAGE_SIZE)
+            return [self._encode(event) for event in events]
 
         if self._closed:
-            follower.end()
+            subscriber.close()
             return []
-        return await follower.loop.run_in_executor(self._readers, read)
+        return await subscriber.loop.run_in_executor(self._history_executor, read)
 
-    def join(self, follower: Follower, cursor: str) -> None:
+    def subscribe(self, subscriber: Subscriber, cursor: str) -> None:
         """Have what comes beyond event `cursor` put into its box. Others may have been served some
         of that already: the follower reads the history once more, now that it misses nothing."""
-        with self._changed:
-            follower.joined = True
+        with self._condition:
+            subscriber.is_subscribed = True
             if self._closed:
-                follower.end()
+                subscriber.close()
                 return
-            fresh = _Room(cursor, time.monotonic())
-            self._rooms.setdefault(follower.job_id, fresh).followers.add(follower)
+            new_channel = _Channel(cursor, time.monotonic())
+            self._channels.setdefault(subscriber.job_id, new_channel).subscribers.add(subscriber)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._follow, name="hub", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            self._condition.notify()
 
-    def leave(self, follower: Follower) -> None:
-        with self._changed:
-            room = self._rooms.get(follower.job_id)
-            if room is not None:
-                room.followers.discard(follower)
-                if not room.followers:
-                    del self._rooms[follower.job_id]
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        with self._condition:
+            channel = self._channels.get(subscriber.job_id)
+            if channel is not None:
+                channel.subscribers.discard(subscriber)
+                if not channel.subscribers:
+                    del self._channels[subscriber.job_id]
 
     def close(self) -> None:
         """Every follower's stream ends, and soon after the thread; idempotent."""
-        with self._changed:
+        with self._condition:
             self._closed = True
-            self._changed.notify()
-            left = [follower for room in self._rooms.values() for follower in room.followers]
-        self._readers.shutdown(wait=False)
-        _each(left, Follower.end)
+            self._condition.notify()
+            subscribers = [
+                follower for room in self._channels.values() for follower in room.subscribers
+            ]
+        self._history_executor.shutdown(wait=False)
+        _call_in_event_loops(subscribers, Subscriber.close)
 
     # --- the thread ---------------------------------------------------------------------------
 
-    def _follow(self) -> None:
-        away = False
-        while (cursors := self._awaited()) is not None:
-            served: bool | None = None
-            with log_exceptions("followers wait", quiet=away):
-                served = self._read(cursors)
-            away = served is None
-            if away:
-                time.sleep(AWAY_SECONDS)
-            elif served:
-                time.sleep(GATHER_SECONDS)
+    def _run(self) -> None:
+        redis_down = False
+        while (cursors := self._wait_for_cursors()) is not None:
+            has_events: bool | None = None
+            with log_exceptions("followers wait", quiet=redis_down):
+                has_events = self._poll(cursors)
+            redis_down = has_events is None
+            if redis_down:
+                time.sleep(REDIS_RETRY_SECONDS)
+            elif has_events:
+                time.sleep(BATCH_SECONDS)
 
-    def _read(self, cursors: dict[str, str]) -> bool:
+    def _poll(self, cursors: dict[str, str]) -> bool:
         """Hand on what is new; whether there was anything."""
-        found = self._events.watch(cursors, BLOCK_MS)
-        for job_id, events in found.items():
-            self._serve(job_id, [self._framed(event) for event in events])
-        self._look()
-        return bool(found)
+        events_by_job = self._events.watch(cursors, BLOCK_MS)
+        for job_id, events in events_by_job.items():
+            self._publish(job_id, [self._encode(event) for event in events])
+        self._close_gone_jobs()
+        return bool(events_by_job)
 
-    def _awaited(self) -> dict[str, str] | None:
+    def _wait_for_cursors(self) -> dict[str, str] | None:
         """The followed jobs' cursors, when there are any; None when the hub is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._rooms or self._closed)
+        with self._condition:
+            self._condition.wait_for(lambda: self._channels or self._closed)
             if self._closed:
                 return None
-            return {job_id: room.cursor for job_id, room in self._rooms.items()}
+            return {job_id: room.cursor for job_id, room in self._channels.items()}
 
-    def _serve(self, job_id: str, frames: list[Frame]) -> None:
-        with self._changed:
-            room = self._rooms.get(job_id)
-            if room is None:
+    def _publish(self, job_id: str, frames: list[ServerSentEvent]) -> None:
+        with self._condition:
+            channel = self._channels.get(job_id)
+            if channel is None:
                 return
-            room.cursor = max(room.cursor, frames[-1].id)
-            followers = list(room.followers)
-        _each(followers, lambda follower: follower.put(frames))
+            channel.cursor = max(channel.cursor, frames[-1].id)
+            subscribers = list(channel.subscribers)
+        _call_in_event_loops(subscribers, lambda follower: follower.push(frames))
 
-    def _look(self) -> None:
+    def _close_gone_jobs(self) -> None:
         """End the streams of jobs that are gone."""
         now = time.monotonic()
-        with self._changed:
-            late = [i for i, room in self._rooms.items() if now - room.looked_at > LOOK_SECONDS]
-            for job_id in late[:LOOKS]:
-                self._rooms[job_id].looked_at = now
-        for job_id in late[:LOOKS]:
-            if self._gone(job_id):
-                with self._changed:
-                    room = self._rooms.pop(job_id, None)
-                _each(room.followers if room else (), Follower.end)
+        with self._condition:
+            due = [
+                i
+                for i, channel in self._channels.items()
+                if now - channel.checked_at > JOB_CHECK_SECONDS
+            ]
+            for job_id in due[:MAX_JOB_CHECKS]:
+                self._channels[job_id].checked_at = now
+        for job_id in due[:MAX_JOB_CHECKS]:
+            if self._is_gone(job_id):
+                with self._condition:
+                    room = self._channels.pop(job_id, None)
+                _call_in_event_loops(room.subscribers if room else (), Subscriber.close)
 
-    def _gone(self, job_id: str) -> bool:
+    def _is_gone(self, job_id: str) -> bool:
         try:
-            return _forgotten(self._jobs.get(job_id))
+            return _is_long_finished(self._jobs.get(job_id))
         except NotFound:
             return True
 
 
-def _forgotten(job: Job) -> bool:
-    ended = job.finished_at or job.created_at
-    return job.status in TERMINAL and time.time() - ended > FORGOTTEN_SECONDS
+def _is_long_finished(job: Job) -> bool:
+    finished_at = job.finished_at or job.created_at
+    return job.status in TERMINAL and time.time() - finished_at > FINISHED_JOB_SECONDS
 
 
-def _each(followers: Iterable[Follower], do: Callable[[Follower], None]) -> None:
+def _call_in_event_loops(
+    subscribers: Iterable[Subscriber], callback: Callable[[Subscriber], None]
+) -> None:
     """`do` for each, in its own event loop, which is woken once for all of its followers."""
-    loops: dict[asyncio.AbstractEventLoop, list[Follower]] = defaultdict(list)
-    for follower in followers:
+    loops: dict[asyncio.AbstractEventLoop, list[Subscriber]] = defaultdict(list)
+    for follower in subscribers:
         loops[follower.loop].append(follower)
 
-    def all_of(those: list[Follower]) -> None:
-        for follower in those:
-            do(follower)
+    def call_all(subscribers: list[Subscriber]) -> None:
+        for follower in subscribers:
+            callback(follower)
 
-    for loop, those in loops.items():
+    for loop, subscribers_of_loop in loops.items():
         if not loop.is_closed():
-            loop.call_soon_threadsafe(all_of, those)
+            loop.call_soon_threadsafe(call_all, subscribers_of_loop)

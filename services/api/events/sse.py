@@ -17,22 +17,28 @@ from qcrd.errors import Transient
 from qcrd.records.job import Event
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, format_event_id, parse_event_id
-from services.api.events.broadcaster import AWAY_SECONDS, PAGE, Follower, Frame, Hub
+from services.api.events.broadcaster import (
+    HISTORY_PAGE_SIZE,
+    REDIS_RETRY_SECONDS,
+    EventBroadcaster,
+    ServerSentEvent,
+    Subscriber,
+)
 from services.api.http import serializers
 
-COMMENT_SECONDS = 15.0
+KEEPALIVE_SECONDS = 15.0
 """Proxies close a connection that is silent for a minute."""
-COMMENT = b":\n\n"
+KEEPALIVE_COMMENT = b":\n\n"
 
 
-def _hub(request: Request) -> Hub:
-    return cast(Hub, request.app.state.hub)
+def _get_broadcaster(request: Request) -> EventBroadcaster:
+    return cast(EventBroadcaster, request.app.state.hub)
 
 
-Followed = Annotated[Hub, Depends(_hub)]
+EventBroadcasterDep = Annotated[EventBroadcaster, Depends(_get_broadcaster)]
 
 
-def begin(after: str | None, last_event_id: str | None) -> str:
+def resolve_cursor(after: str | None, last_event_id: str | None) -> str:
     """The event to go on after; `Invalid`, by its name, if it is none. The header goes first: a
     browser that reconnects sends it to the address that it was first given."""
     if last_event_id:
@@ -40,50 +46,54 @@ def begin(after: str | None, last_event_id: str | None) -> str:
     return format_event_id(*parse_event_id(after)) if after else BEFORE_FIRST_EVENT
 
 
-def framed(event: Event) -> Frame:
+def encode_event(event: Event) -> ServerSentEvent:
     text = f"id: {event.id}\ndata: {serializers.event(event).model_dump_json()}\n\n"
-    return Frame(event.id, text.encode(), event.data.get("status") in TERMINAL)
+    return ServerSentEvent(event.id, text.encode(), event.data.get("status") in TERMINAL)
 
 
-async def stream(
-    hub: Hub, job_id: str, after: str, *, concluded: bool = False
+async def stream_events(
+    broadcaster: EventBroadcaster, job_id: str, after: str, *, concluded: bool = False
 ) -> AsyncIterator[bytes]:
     """`after` as `begin` made it. Of a job that was concluded before, the rest of its history is
     all that there is: whoever comes back after its last event, as browsers do, waits for none."""
-    follower, told = Follower(job_id, after), time.monotonic()
+    subscriber, last_sent_at = Subscriber(job_id, after), time.monotonic()
     try:
-        while not follower.over:
-            silent = time.monotonic() - told
-            if silent >= COMMENT_SECONDS:
-                yield COMMENT
-                silent, told = 0.0, time.monotonic()
-            for frame in await _next(hub, follower, COMMENT_SECONDS - silent, concluded):
-                if frame.id > follower.cursor:
-                    follower.cursor, told = frame.id, time.monotonic()
-                    yield frame.body
-                if frame.last:
+        while not subscriber.is_closed:
+            idle_seconds = time.monotonic() - last_sent_at
+            if idle_seconds >= KEEPALIVE_SECONDS:
+                yield KEEPALIVE_COMMENT
+                idle_seconds, last_sent_at = 0.0, time.monotonic()
+            for frame in await _get_next_events(
+                broadcaster, subscriber, KEEPALIVE_SECONDS - idle_seconds, concluded
+            ):
+                if frame.id > subscriber.cursor:
+                    subscriber.cursor, last_sent_at = frame.id, time.monotonic()
+                    yield frame.encoded
+                if frame.is_final:
                     return
     finally:
-        hub.leave(follower)
+        broadcaster.unsubscribe(subscriber)
 
 
-async def _next(hub: Hub, follower: Follower, seconds: float, concluded: bool) -> list[Frame]:
+async def _get_next_events(
+    broadcaster: EventBroadcaster, subscriber: Subscriber, seconds: float, concluded: bool
+) -> list[ServerSentEvent]:
     """What follows on the follower's cursor; nothing when nothing came in time."""
-    if not follower.behind:
-        return await follower.take(seconds)
+    if not subscriber.is_lagging:
+        return await subscriber.receive(seconds)
     # Before it is read: a box that fills up meanwhile says so again.
-    follower.behind = False
+    subscriber.is_lagging = False
     try:
-        frames = await hub.history(follower)
+        frames = await broadcaster.read_history(subscriber)
     except Transient:
-        follower.behind = True
-        await asyncio.sleep(AWAY_SECONDS)
+        subscriber.is_lagging = True
+        await asyncio.sleep(REDIS_RETRY_SECONDS)
         return []
-    if len(frames) == PAGE:
-        follower.behind = True
+    if len(frames) == HISTORY_PAGE_SIZE:
+        subscriber.is_lagging = True
     elif concluded:
-        follower.end()
-    elif not follower.joined:
-        hub.join(follower, frames[-1].id if frames else follower.cursor)
-        follower.behind = True
+        subscriber.close()
+    elif not subscriber.is_subscribed:
+        broadcaster.subscribe(subscriber, frames[-1].id if frames else subscriber.cursor)
+        subscriber.is_lagging = True
     return frames

@@ -104,7 +104,7 @@ def saved(
 @router.get("/{job_id}/events", response_model=None, responses=EVENTS)
 def events(
     here: GatewayDep,
-    hub: sse.Followed,
+    hub: sse.EventBroadcasterDep,
     job_id: str,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
@@ -119,8 +119,8 @@ def events(
     """
     job = _job(here, job_id)
     if stream:
-        begin = sse.begin(after, last_event_id)
-        body = sse.stream(hub, job.id, begin, concluded=job.concluded)
+        begin = sse.resolve_cursor(after, last_event_id)
+        body = sse.stream_events(hub, job.id, begin, concluded=job.concluded)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
     found = here.events.read(job.id, after, limit + 1, newest_first=order == "desc")

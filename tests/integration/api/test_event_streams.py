@@ -20,8 +20,8 @@ from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, EventLog, MemoryEventLog, RedisEventLog
 from qcrd.runtime.settings import RedisSettings
 from services.api.events import broadcaster, sse
-from services.api.events.broadcaster import Hub
-from services.api.events.sse import begin, framed, stream
+from services.api.events.broadcaster import EventBroadcaster
+from services.api.events.sse import encode_event, resolve_cursor, stream_events
 from tests.conftest import free_ports, kill, valkey
 
 JOB = "ftjob-" + "a" * 24
@@ -45,8 +45,8 @@ def jobs() -> MemoryJobStore:
 
 
 @pytest.fixture
-def here(jobs: JobStore, events: EventLog) -> Iterator[Hub]:
-    broadcaster = Hub(jobs, events, framed)
+def here(jobs: JobStore, events: EventLog) -> Iterator[EventBroadcaster]:
+    broadcaster = EventBroadcaster(jobs, events, encode_event)
     yield broadcaster
     broadcaster.close()
 
@@ -72,27 +72,29 @@ def end(events: EventLog, job_id: str = JOB) -> None:
     events.append(job_id, "end", data={"status": "succeeded"}, once="end")
 
 
-def test_history_and_what_comes_live_are_one_stream_that_ends(here: Hub, events: EventLog) -> None:
+def test_history_and_what_comes_live_are_one_stream_that_ends(
+    here: EventBroadcaster, events: EventLog
+) -> None:
     seen = events.append(JOB, "seen before")
     events.append(JOB, "history")
 
     async def follow_it() -> list[str]:
-        following = asyncio.create_task(messages(stream(here, JOB, seen.id)))
-        await until(lambda: here._rooms)
+        following = asyncio.create_task(messages(stream_events(here, JOB, seen.id)))
+        await until(lambda: here._channels)
         events.append(JOB, "live")
         end(events)
         events.append(JOB, "what became of the webhook")
         return await following
 
     assert asyncio.run(follow_it()) == ["history", "live", "end"]
-    assert not here._rooms
+    assert not here._channels
 
 
-def test_a_history_longer_than_a_page_comes_whole(here: Hub, events: EventLog) -> None:
+def test_a_history_longer_than_a_page_comes_whole(here: EventBroadcaster, events: EventLog) -> None:
     for number in range(1200):
         events.append(JOB, str(number))
     end(events)
-    assert asyncio.run(messages(stream(here, JOB, BEFORE_FIRST_EVENT))) == [
+    assert asyncio.run(messages(stream_events(here, JOB, BEFORE_FIRST_EVENT))) == [
         *map(str, range(1200)),
         "end",
     ]
@@ -101,19 +103,20 @@ def test_a_history_longer_than_a_page_comes_whole(here: Hub, events: EventLog) -
 def test_an_event_is_put_into_its_frame_once_for_all_followers(events: EventLog) -> None:
     made: list[str] = []
 
-    def counted(event: Any) -> broadcaster.Frame:
+    def counted(event: Any) -> broadcaster.ServerSentEvent:
         made.append(event.id)
-        return framed(event)
+        return encode_event(event)
 
     jobs = MemoryJobStore()
     jobs.create(a_job())
-    here = Hub(jobs, events, counted)
+    here = EventBroadcaster(jobs, events, counted)
 
     async def follow_it() -> None:
         tasks = [
-            asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT))) for _ in range(100)
+            asyncio.create_task(messages(stream_events(here, JOB, BEFORE_FIRST_EVENT)))
+            for _ in range(100)
         ]
-        await until(lambda: here._rooms and len(here._rooms[JOB].followers) == 100)
+        await until(lambda: here._channels and len(here._channels[JOB].subscribers) == 100)
         await asyncio.sleep(0.3)  # every follower has looked at the history for the last time
         events.append(JOB, "one")
         end(events)
@@ -125,25 +128,25 @@ def test_an_event_is_put_into_its_frame_once_for_all_followers(events: EventLog)
 
 
 def test_a_slow_follower_reads_on_from_the_history_and_its_box_stays_small(
-    here: Hub, events: EventLog
+    here: EventBroadcaster, events: EventLog
 ) -> None:
     async def follow_it() -> None:
-        following = stream(here, JOB, BEFORE_FIRST_EVENT)
+        following = stream_events(here, JOB, BEFORE_FIRST_EVENT)
         events.append(JOB, "0")
         got = [told(await anext(following))]
         # The next one is asked for, and then nothing until 2,000 more have come.
         task = asyncio.create_task(anext(following))
-        await until(lambda: here._rooms)
+        await until(lambda: here._channels)
         await asyncio.sleep(0.1)
         events.append(JOB, "1")
         got.append(told(await task))
-        [follower] = here._rooms[JOB].followers
+        [follower] = here._channels[JOB].subscribers
         for number in range(2, 2000):
             events.append(JOB, str(number))
             if number % 100 == 0:
                 await asyncio.sleep(0.03)
-                assert len(follower._frames) <= broadcaster.BOX
-        await until(lambda: follower.behind)
+                assert len(follower._pending) <= broadcaster.MAX_PENDING_EVENTS
+        await until(lambda: follower.is_lagging)
         end(events)
         got += await messages(following)
         assert got == [*map(str, range(2000)), "end"]
@@ -157,7 +160,7 @@ def test_followers_that_reconnect_while_events_come_fast_lose_and_double_nothing
     redis = connect_redis(redis_settings)
     events, jobs, count = RedisEventLog(redis), RedisJobStore(redis), 2000
     jobs.create(a_job())
-    here = Hub(jobs, events, framed)
+    here = EventBroadcaster(jobs, events, encode_event)
 
     def write() -> None:
         for number in range(count):
@@ -169,7 +172,7 @@ def test_followers_that_reconnect_while_events_come_fast_lose_and_double_nothing
         got: list[str] = []
         cursor = BEFORE_FIRST_EVENT
         while not got or got[-1] != "end":
-            following, taken = stream(here, JOB, cursor), 0
+            following, taken = stream_events(here, JOB, cursor), 0
             async for frame in following:
                 cursor = frame.split(b"\n")[0].removeprefix(b"id: ").decode()
                 got.append(told(frame))
@@ -200,12 +203,14 @@ def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
     events = RedisEventLog(connect_redis(settings))
     jobs = RedisJobStore(connect_redis(settings))
     jobs.create(a_job())
-    here = Hub(jobs, RedisEventLog(connect_redis(settings, retry_seconds=0.2)), framed)
+    here = EventBroadcaster(
+        jobs, RedisEventLog(connect_redis(settings, retry_seconds=0.2)), encode_event
+    )
     comments: list[bytes] = []
 
     async def noted() -> list[str]:
         got = []
-        async for frame in stream(here, JOB, BEFORE_FIRST_EVENT):
+        async for frame in stream_events(here, JOB, BEFORE_FIRST_EVENT):
             got.append(told(frame))
             if not got[-1]:
                 comments.append(frame)
@@ -214,7 +219,7 @@ def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
     async def follow_it() -> list[list[str]]:
         events.append(JOB, "before")
         tasks = [asyncio.create_task(noted()) for _ in range(50)]
-        await until(lambda: here._rooms and len(here._rooms[JOB].followers) == 50)
+        await until(lambda: here._channels and len(here._channels[JOB].subscribers) == 50)
         kill(server)
         late = asyncio.create_task(noted())  # comes while the server is away
         comments.clear()
@@ -233,11 +238,13 @@ def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
         server.stop()
 
 
-def test_an_idle_follower_hears_a_comment(here: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_follower_hears_a_comment(
+    here: EventBroadcaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sse, "COMMENT_SECONDS", 0.2)
 
     async def follow_it() -> list[bytes]:
-        following = stream(here, JOB, BEFORE_FIRST_EVENT)
+        following = stream_events(here, JOB, BEFORE_FIRST_EVENT)
         return [await anext(following) for _ in range(3)]
 
     started = time.monotonic()
@@ -247,13 +254,17 @@ def test_an_idle_follower_hears_a_comment(here: Hub, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("gone", ["deleted", "over long ago"])
 def test_a_stream_ends_when_nothing_will_be_told_any_more(
-    gone: str, here: Hub, jobs: MemoryJobStore, events: EventLog, monkeypatch: pytest.MonkeyPatch
+    gone: str,
+    here: EventBroadcaster,
+    jobs: MemoryJobStore,
+    events: EventLog,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(broadcaster, "LOOK_SECONDS", 0.1)
     events.append(JOB, "something")
 
     async def follow_it() -> list[str]:
-        following = asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT)))
+        following = asyncio.create_task(messages(stream_events(here, JOB, BEFORE_FIRST_EVENT)))
         await asyncio.sleep(0.8)
         assert not following.done()
         jobs.delete(JOB)
@@ -264,21 +275,24 @@ def test_a_stream_ends_when_nothing_will_be_told_any_more(
         return await asyncio.wait_for(following, 5)
 
     assert asyncio.run(follow_it()) == ["something"]
-    assert not here._rooms
+    assert not here._channels
 
 
-def test_closing_ends_every_follower_and_the_thread(here: Hub, events: EventLog) -> None:
+def test_closing_ends_every_follower_and_the_thread(
+    here: EventBroadcaster, events: EventLog
+) -> None:
     events.append(JOB, "something")
 
     async def follow_it() -> None:
         tasks = [
-            asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT))) for _ in range(20)
+            asyncio.create_task(messages(stream_events(here, JOB, BEFORE_FIRST_EVENT)))
+            for _ in range(20)
         ]
-        await until(lambda: here._rooms and len(here._rooms[JOB].followers) == 20)
+        await until(lambda: here._channels and len(here._channels[JOB].subscribers) == 20)
         here.close()
         got = await asyncio.wait_for(asyncio.gather(*tasks), 1)
         assert got == [["something"]] * 20
-        assert await messages(stream(here, JOB, BEFORE_FIRST_EVENT)) == []
+        assert await messages(stream_events(here, JOB, BEFORE_FIRST_EVENT)) == []
 
     asyncio.run(follow_it())
     assert here._thread is not None
@@ -286,24 +300,24 @@ def test_closing_ends_every_follower_and_the_thread(here: Hub, events: EventLog)
     assert not here._thread.is_alive()
 
 
-def test_a_client_that_goes_away_is_forgotten(here: Hub) -> None:
+def test_a_client_that_goes_away_is_forgotten(here: EventBroadcaster) -> None:
     async def follow_it() -> None:
-        following = asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT)))
-        await until(lambda: here._rooms)
+        following = asyncio.create_task(messages(stream_events(here, JOB, BEFORE_FIRST_EVENT)))
+        await until(lambda: here._channels)
         following.cancel()
         await asyncio.wait([following])
-        assert not here._rooms
+        assert not here._channels
 
     asyncio.run(follow_it())
 
 
 def test_where_to_begin_is_read_before_the_answer_begins() -> None:
-    assert begin(None, None) == begin("", "") == BEFORE_FIRST_EVENT
-    assert begin("5-1", None) == "0000000000005-000001"
-    assert begin("5-1", "0000000000006-000002") == "0000000000006-000002"
+    assert resolve_cursor(None, None) == resolve_cursor("", "") == BEFORE_FIRST_EVENT
+    assert resolve_cursor("5-1", None) == "0000000000005-000001"
+    assert resolve_cursor("5-1", "0000000000006-000002") == "0000000000006-000002"
     for after, header, param in (("x", None, "after"), ("5-1", "$", "Last-Event-ID")):
         with pytest.raises(Invalid, match=param) as raised:
-            begin(after, header)
+            resolve_cursor(after, header)
         assert raised.value.param == param
 
 
@@ -320,10 +334,10 @@ def test_what_nobody_foresaw_ends_no_stream(
         return watch(cursors, block_ms)
 
     monkeypatch.setattr(events, "watch", watch_or_break)
-    here = Hub(jobs, events, framed)
+    here = EventBroadcaster(jobs, events, encode_event)
 
     async def follow_it() -> list[str]:
-        following = asyncio.create_task(messages(stream(here, JOB, BEFORE_FIRST_EVENT)))
+        following = asyncio.create_task(messages(stream_events(here, JOB, BEFORE_FIRST_EVENT)))
         await until(lambda: not broken)
         await asyncio.sleep(0.02)  # the follower has read its history
         end(events)
