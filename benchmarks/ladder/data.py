@@ -20,7 +20,7 @@ from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.rationales import Question, RationaleCounts, RationaleItem
 from qcrd.records.spec import AnswerKind, MethodSpec, RationaleSpec, TaskSpec
 from services.api.assembling import labelling
-from services.api.files.questions import Row, read_rows
+from services.api.files.questions import QuestionRow, read_rows
 from services.trainer.training_dataset import Held, lesson
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ def _import(dataset: Dataset) -> RationaleSpec:
     return RationaleSpec(import_file="train.jsonl", imported_answer=trusted)
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> list[QuestionRow]:
     if not path.is_file():
         raise NotFound(f"no {path}: `--data` names the folder that holds the data sets' folders")
     with path.open("rb") as file:

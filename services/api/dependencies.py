@@ -17,7 +17,7 @@ from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
 from services.api.discriminators.service import DiscriminatorClientSettings
-from services.api.files.upload import Uploads
+from services.api.files.upload import UploadService
 from services.api.http.idempotency_store import Answers, MemoryAnswers
 from services.api.http.rate_limit import Rates
 from services.api.jobs.validation_cache import Verdicts
@@ -62,7 +62,7 @@ class Gateway:
     queue: JobQueue
     settings: GatewaySettings
     shared: SharedState = field(default_factory=SharedState)
-    uploads: Uploads = field(default_factory=Uploads)
+    uploads: UploadService = field(default_factory=UploadService)
     validation_cache: Verdicts = field(default_factory=Verdicts)
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.api.assembling.labelling import OutputsByQuestion
-from services.api.files.questions import Row
+from services.api.files.questions import QuestionRow
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ImportedOutputs:
 
 
 def match_outputs(
-    imported: Sequence[Row], training: Sequence[Row], test: Sequence[Row]
+    imported: Sequence[QuestionRow], training: Sequence[QuestionRow], test: Sequence[QuestionRow]
 ) -> ImportedOutputs:
     """Test questions may bring their outputs themselves, in the test file."""
     outputs_by_question = {row.question.id: row.outputs for row in imported if row.outputs}

@@ -25,7 +25,7 @@ from services.api.assembling.imported_outputs import match_outputs
 from services.api.assembling.labelling import OutputsByQuestion
 from services.api.assembling.sampler import BackoffPolicy
 from services.api.files import service as files
-from services.api.files.questions import Row
+from services.api.files.questions import QuestionRow
 from services.api.rationale_sets import index
 from services.api.settings import TeacherConfig
 
@@ -46,9 +46,9 @@ class TeacherOutputs:
 
 @dataclass(frozen=True)
 class DatasetSplits:
-    training: list[Row]
-    validation: list[Row]
-    test: list[Row]
+    training: list[QuestionRow]
+    validation: list[QuestionRow]
+    test: list[QuestionRow]
 
 
 def assemble(
@@ -62,9 +62,9 @@ def assemble(
     if spec.knowledge_of is not None:
         return shared_set.take_shared_set(stage, spec.knowledge_of)
     splits = DatasetSplits(
-        training=files.rows(store, spec.training_file),
-        validation=files.rows(store, spec.validation_file) if spec.validation_file else [],
-        test=files.rows(store, spec.test_file) if spec.test_file else [],
+        training=files.load_rows(store, spec.training_file),
+        validation=files.load_rows(store, spec.validation_file) if spec.validation_file else [],
+        test=files.load_rows(store, spec.test_file) if spec.test_file else [],
     )
     _warn_about_overlap(stage, splits)
     outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy())
@@ -112,7 +112,7 @@ def _collect_outputs(
 
 
 def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) -> TeacherOutputs:
-    imported = match_outputs(files.rows(stage.store, file_id), splits.training, splits.test)
+    imported = match_outputs(files.load_rows(stage.store, file_id), splits.training, splits.test)
     stage.emit(
         f"imported teacher outputs for {len(imported.training)} of {len(splits.training)} training "
         f"and {len(imported.test)} of {len(splits.test)} test questions",
@@ -228,5 +228,5 @@ def _warn(stage: StageContext, message: str, **data: object) -> None:
     stage.events.append(stage.job.id, message, level="warn", data=dict(data))
 
 
-def _list_questions(rows: Sequence[Row]) -> list[Question]:
+def _list_questions(rows: Sequence[QuestionRow]) -> list[Question]:
     return [row.question for row in rows]

@@ -9,7 +9,7 @@ from services.api.files.questions import RowReader
 from services.api.http.errors import TooLarge
 
 
-class Arriving:
+class CheckedStream:
     """What a store reads an upload from. The store pulls, so nothing waits in a queue.
 
     `read` raises what is wrong with the bytes, or whatever their source raises, before the store
@@ -19,40 +19,40 @@ class Arriving:
     def __init__(self, chunks: Iterable[bytes], limit: int) -> None:
         self._chunks = iter(chunks)
         self._limit = limit
-        self._rows = RowReader()
-        self._whole = hashlib.sha256()
-        self._held = bytearray()
-        self._ended = False
-        self.bytes = 0
+        self._row_reader = RowReader()
+        self._digest = hashlib.sha256()
+        self._buffer = bytearray()
+        self._exhausted = False
+        self.byte_count = 0
 
     @property
     def sha256(self) -> str:
-        return self._whole.hexdigest()
+        return self._digest.hexdigest()
 
     @property
-    def lines(self) -> int:
-        return self._rows.count
+    def line_count(self) -> int:
+        return self._row_reader.count
 
     def read(self, size: int = -1) -> bytes:
         """`size` bytes, all that there are if it is negative; fewer only at the end."""
-        while not self._ended and (size < 0 or len(self._held) < size):
-            self._take()
-        count = len(self._held) if size < 0 else size
-        taken = bytes(memoryview(self._held)[:count])
-        del self._held[:count]
-        return taken
+        while not self._exhausted and (size < 0 or len(self._buffer) < size):
+            self._read_chunk()
+        count = len(self._buffer) if size < 0 else size
+        data = bytes(memoryview(self._buffer)[:count])
+        del self._buffer[:count]
+        return data
 
-    def _take(self) -> None:
+    def _read_chunk(self) -> None:
         chunk = next(self._chunks, None)
         if chunk is None:
-            self._ended = True
-            for _ in self._rows.end():
+            self._exhausted = True
+            for _ in self._row_reader.finish():
                 pass
             return
-        self.bytes += len(chunk)
-        if self.bytes > self._limit:
+        self.byte_count += len(chunk)
+        if self.byte_count > self._limit:
             raise TooLarge(f"`file` has more than {self._limit} bytes, the limit", param="file")
-        self._whole.update(chunk)
-        for _ in self._rows.feed(chunk):
+        self._digest.update(chunk)
+        for _ in self._row_reader.feed(chunk):
             pass
-        self._held += chunk
+        self._buffer += chunk

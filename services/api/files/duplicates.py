@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-KEY, LINE = 12, 4
-SLOT = KEY + LINE
+KEY_BYTES, LINE_BYTES = 12, 4
+SLOT_BYTES = KEY_BYTES + LINE_BYTES
 """Bytes: a question's id, which is 96 bits, whole, and its line. A dict takes ten times as many."""
-FEWEST_SLOTS = 1 << 10
-FULL = 2 / 3
+MIN_SLOTS = 1 << 10
+MAX_LOAD_FACTOR = 2 / 3
 """Share of the slots beyond which their number is doubled: clusters stay a few slots long."""
 
 
-class Seen:
+class DuplicateIndex:
     """A hash table with open addressing; lines are counted from 1, so 0 marks a free slot."""
 
     def __init__(self) -> None:
-        self._slots = FEWEST_SLOTS
-        self._table = bytearray(self._slots * SLOT)
+        self._slot_count = MIN_SLOTS
+        self._table = bytearray(self._slot_count * SLOT_BYTES)
         self._count = 0
 
     def __len__(self) -> int:
@@ -23,36 +23,36 @@ class Seen:
 
     def __contains__(self, question_id: str) -> bool:
         key = bytes.fromhex(question_id)
-        return self._line(self._place(key)) > 0
+        return self._read_line(self._find_slot(key)) > 0
 
-    def first(self, question_id: str, line: int) -> int:
+    def setdefault(self, question_id: str, line: int) -> int:
         """The line that the question was first on: `line`, unless it is there already."""
         key = bytes.fromhex(question_id)
-        place = self._place(key)
-        if known := self._line(place):
-            return known
-        self._table[place : place + SLOT] = key + line.to_bytes(LINE, "big")
+        offset = self._find_slot(key)
+        if existing_line := self._read_line(offset):
+            return existing_line
+        self._table[offset : offset + SLOT_BYTES] = key + line.to_bytes(LINE_BYTES, "big")
         self._count += 1
-        if self._count > FULL * self._slots:
-            self._double()
+        if self._count > MAX_LOAD_FACTOR * self._slot_count:
+            self._grow()
         return line
 
-    def _place(self, key: bytes) -> int:
+    def _find_slot(self, key: bytes) -> int:
         """Where `key` is, or the free slot where it belongs."""
-        place = int.from_bytes(key[:8], "big") % self._slots * SLOT
-        while self._line(place) and self._table[place : place + KEY] != key:
-            place = (place + SLOT) % len(self._table)
-        return place
+        offset = int.from_bytes(key[:8], "big") % self._slot_count * SLOT_BYTES
+        while self._read_line(offset) and self._table[offset : offset + KEY_BYTES] != key:
+            offset = (offset + SLOT_BYTES) % len(self._table)
+        return offset
 
-    def _line(self, place: int) -> int:
-        return int.from_bytes(self._table[place + KEY : place + SLOT], "big")
+    def _read_line(self, offset: int) -> int:
+        return int.from_bytes(self._table[offset + KEY_BYTES : offset + SLOT_BYTES], "big")
 
-    def _double(self) -> None:
+    def _grow(self) -> None:
         old = self._table
-        self._slots *= 2
-        self._table = bytearray(self._slots * SLOT)
-        for start in range(0, len(old), SLOT):
-            slot = bytes(old[start : start + SLOT])
-            if any(slot[KEY:]):
-                place = self._place(slot[:KEY])
-                self._table[place : place + SLOT] = slot
+        self._slot_count *= 2
+        self._table = bytearray(self._slot_count * SLOT_BYTES)
+        for start in range(0, len(old), SLOT_BYTES):
+            slot = bytes(old[start : start + SLOT_BYTES])
+            if any(slot[KEY_BYTES:]):
+                offset = self._find_slot(slot[:KEY_BYTES])
+                self._table[offset : offset + SLOT_BYTES] = slot

@@ -16,9 +16,9 @@ from services.api.http.errors import UnsupportedType
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-MOST_PARTS = 16
+MAX_PARTS = 16
 """An upload has two."""
-TYPE = "multipart/form-data"
+MULTIPART_TYPE = "multipart/form-data"
 
 
 @dataclass(frozen=True)
@@ -31,124 +31,126 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Head:
+class PartStart:
     name: str
     filename: str | None
 
 
-class End:
+class PartEnd:
     """Of a part."""
 
 
-Event = Head | End | bytes
+ParserEvent = PartStart | PartEnd | bytes
 
 
-def boundary(content_type: str) -> bytes:
+def parse_boundary(content_type: str) -> bytes:
     """What stands between the parts, from the request's `Content-Type`."""
-    kind, options = parse_options_header(content_type)
-    if kind != TYPE.encode():
-        shown = content_type.partition(";")[0][:80] or "nothing"
-        raise UnsupportedType(f"`Content-Type` is {shown}: send the file as {TYPE}")
+    media_type, options = parse_options_header(content_type)
+    if media_type != MULTIPART_TYPE.encode():
+        displayed_type = content_type.partition(";")[0][:80] or "nothing"
+        raise UnsupportedType(
+            f"`Content-Type` is {displayed_type}: send the file as {MULTIPART_TYPE}"
+        )
     if not options.get(b"boundary"):
-        raise _broken("`Content-Type` names no `boundary`")
+        raise _make_form_error("`Content-Type` names no `boundary`")
     return options[b"boundary"]
 
 
 def read_parts(chunks: Iterable[bytes], boundary: bytes) -> Iterator[Part]:
     """`Invalid` where the body is no such form, or ends before it is complete."""
-    events = _events(chunks, boundary)
+    events = _iter_events(chunks, boundary)
     for event in events:
-        if isinstance(event, Head):
-            part = Part(event.name, event.filename, _data(events))
+        if isinstance(event, PartStart):
+            part = Part(event.name, event.filename, _iter_part_data(events))
             yield part
             for _ in part.data:
                 pass
 
 
-def _data(events: Iterator[Event]) -> Iterator[bytes]:
+def _iter_part_data(events: Iterator[ParserEvent]) -> Iterator[bytes]:
     for event in events:
-        if isinstance(event, End):
+        if isinstance(event, PartEnd):
             return
         assert isinstance(event, bytes), "a part begins only after the end of the last"
         yield event
 
 
-def _events(chunks: Iterable[bytes], boundary: bytes) -> Iterator[Event]:
-    heard = _Heard()
+def _iter_events(chunks: Iterable[bytes], boundary: bytes) -> Iterator[ParserEvent]:
+    collector = _EventCollector()
     try:
-        parser = MultipartParser(boundary, heard.callbacks())
+        parser = MultipartParser(boundary, collector.build_callbacks())
         for chunk in chunks:
-            if not heard.complete:  # what follows the last boundary is nobody's
+            if not collector.is_complete:  # what follows the last boundary is nobody's
                 parser.write(chunk)
-            yield from heard.taken()
+            yield from collector.drain()
     except FormParserError as error:
-        raise _broken(str(error)) from error
-    if not heard.complete:
-        raise _broken("it ends before its last boundary")
+        raise _make_form_error(str(error)) from error
+    if not collector.is_complete:
+        raise _make_form_error("it ends before its last boundary")
 
 
-class _Heard:
+class _EventCollector:
     """What the parser has called back since it was last asked."""
 
     def __init__(self) -> None:
-        self.complete = False
-        self._events: list[Event] = []
-        self._parts = 0
-        self._name = b""
-        self._value = b""
+        self.is_complete = False
+        self._events: list[ParserEvent] = []
+        self._part_count = 0
+        self._header_name = b""
+        self._header_value = b""
         self._disposition = b""
 
-    def callbacks(self) -> MultipartCallbacks:
+    def build_callbacks(self) -> MultipartCallbacks:
         return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._field,
-            "on_header_value": self._header,
-            "on_header_end": self._keep,
-            "on_headers_finished": self._head,
-            "on_part_data": self._data,
-            "on_part_end": lambda: self._events.append(End()),
-            "on_end": self._end,
+            "on_part_begin": self._on_part_begin,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_part_data": self._on_part_data,
+            "on_part_end": lambda: self._events.append(PartEnd()),
+            "on_end": self._on_end,
         }
 
-    def taken(self) -> list[Event]:
+    def drain(self) -> list[ParserEvent]:
         taken, self._events = self._events, []
         return taken
 
-    def _begin(self) -> None:
+    def _on_part_begin(self) -> None:
         self._disposition = b""
-        self._parts += 1
-        if self._parts > MOST_PARTS:
-            raise _broken(f"more than {MOST_PARTS} parts")
+        self._part_count += 1
+        if self._part_count > MAX_PARTS:
+            raise _make_form_error(f"more than {MAX_PARTS} parts")
 
-    def _field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
 
-    def _header(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
 
-    def _keep(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._name = self._value = b""
+    def _on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
 
-    def _head(self) -> None:
+    def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
-            raise _broken("a part's `Content-Disposition` has no `name`")
+            raise _make_form_error("a part's `Content-Disposition` has no `name`")
         filename = options.get(b"filename")
-        shown = None if filename is None else _text(filename)
-        self._events.append(Head(_text(options[b"name"]), shown))
+        decoded_filename = None if filename is None else _decode_text(filename)
+        self._events.append(PartStart(_decode_text(options[b"name"]), decoded_filename))
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._events.append(bytes(data[start:end]))
 
-    def _end(self) -> None:
-        self.complete = True
+    def _on_end(self) -> None:
+        self.is_complete = True
 
 
-def _text(data: bytes) -> str:
+def _decode_text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _broken(problem: str) -> Invalid:
+def _make_form_error(problem: str) -> Invalid:
     return Invalid(f"the form cannot be read: {problem}", code="broken_form")

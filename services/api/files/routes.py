@@ -13,14 +13,14 @@ from services.api.files import service as files
 from services.api.http import idempotency, schemas, serializers
 
 
-class JsonLines(StreamingResponse):
+class JsonLinesResponse(StreamingResponse):
     media_type = "application/jsonl"
 
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
-FORM = {
+UPLOAD_FORM_SCHEMA = {
     "required": ["file", "purpose"],
     "type": "object",
     "properties": {
@@ -33,27 +33,34 @@ FORM = {
 @router.post(
     "",
     openapi_extra={
-        "requestBody": {"required": True, "content": {multipart.TYPE: {"schema": FORM}}}
+        "requestBody": {
+            "required": True,
+            "content": {multipart.MULTIPART_TYPE: {"schema": UPLOAD_FORM_SCHEMA}},
+        }
     },
 )
-async def upload(here: GatewayDep, caller: CallerDep, request: Request) -> schemas.FileObject:
+async def create_file(
+    gateway: GatewayDep, caller: CallerDep, request: Request
+) -> schemas.FileObject:
     """Read and checked as it arrives; the fields may come in any order."""
-    boundary = multipart.boundary(request.headers.get("content-type", ""))
-    name = idempotency.name_of(request.scope)
-    stored = await here.uploads.take(
-        here.store,
+    boundary = multipart.parse_boundary(request.headers.get("content-type", ""))
+    idempotency_name = idempotency.name_of(request.scope)
+    stored = await gateway.uploads.receive_file(
+        gateway.store,
         request.receive,
         boundary,
-        limit=here.settings.files.max_file_bytes,
+        limit=gateway.settings.files.max_file_bytes,
         owner=caller.name,
-        accept=lambda sha256: idempotency.uploaded(here.shared.idempotency_store, name, sha256),
+        check_digest=lambda sha256: idempotency.uploaded(
+            gateway.shared.idempotency_store, idempotency_name, sha256
+        ),
     )
     return serializers.file(stored)
 
 
 @router.get("")
-def listed(
-    here: GatewayDep,
+def list_files(
+    gateway: GatewayDep,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
@@ -62,31 +69,35 @@ def listed(
     """Every file has the one purpose, so there is none of any other."""
     if purpose not in (None, files.PURPOSE):
         return serializers.page([], has_more=False)
-    found, more = files.page(here.store, after=after, limit=limit, order=order)
-    return serializers.page([serializers.file(stored) for stored in found], has_more=more)
+    stored_files, has_more = files.list_files(gateway.store, after=after, limit=limit, order=order)
+    return serializers.page(
+        [serializers.file(stored) for stored in stored_files], has_more=has_more
+    )
 
 
 @router.get("/{file_id}")
-def described(here: GatewayDep, file_id: str) -> schemas.FileObject:
-    return serializers.file(files.find(here.store, file_id))
+def retrieve_file(gateway: GatewayDep, file_id: str) -> schemas.FileObject:
+    return serializers.file(files.get_file(gateway.store, file_id))
 
 
 @router.get(
     "/{file_id}/content",
     response_model=None,
-    responses={200: {"content": {JsonLines.media_type: {}}, "description": "The file as it came"}},
+    responses={
+        200: {"content": {JsonLinesResponse.media_type: {}}, "description": "The file as it came"}
+    },
 )
-def content(here: GatewayDep, file_id: str) -> JsonLines:
-    stored = files.find(here.store, file_id)
+def download_file(gateway: GatewayDep, file_id: str) -> JsonLinesResponse:
+    stored = files.get_file(gateway.store, file_id)
     headers = {
         "Content-Length": str(stored.bytes),
         "Content-Disposition": 'attachment; filename="data.jsonl"',
         "X-Content-Type-Options": "nosniff",
     }
-    return JsonLines(files.content(here.store, stored), headers=headers)
+    return JsonLinesResponse(files.iter_content(gateway.store, stored), headers=headers)
 
 
 @router.delete("/{file_id}")
-def deleted(here: GatewayDep, caller: CallerDep, file_id: str) -> schemas.Deleted:
-    files.delete(here.store, here.jobs, file_id, caller)
+def delete_file(gateway: GatewayDep, caller: CallerDep, file_id: str) -> schemas.Deleted:
+    files.delete_file(gateway.store, gateway.jobs, file_id, caller)
     return schemas.Deleted(id=file_id, object="file")

@@ -22,8 +22,8 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, find_record, read_record, write_record
-from services.api.files.checked_stream import Arriving
-from services.api.files.questions import CHUNK, Row, read_rows
+from services.api.files.checked_stream import CheckedStream
+from services.api.files.questions import CHUNK_BYTES, QuestionRow, read_rows
 from services.api.http.ownership import check_owner
 
 PURPOSE = "fine-tune"
@@ -44,33 +44,37 @@ def check_purpose(purpose: str) -> None:
         raise Invalid(f"`purpose` must be `{PURPOSE}`, not {purpose[:40]!r}", param="purpose")
 
 
-def write(store: Store, chunks: Iterable[bytes], *, limit: int) -> Blob:
+def write_blob(store: Store, chunks: Iterable[bytes], *, limit: int) -> Blob:
     """Check and store the bytes. Whatever ends it early, the store has nothing of them."""
     key = keys.upload_key(keys.new_id("upload"))
-    arriving = Arriving(chunks, limit)
-    store.put(key, cast(BinaryIO, arriving))
-    return Blob(key, arriving.bytes, arriving.sha256, arriving.lines)
+    stream = CheckedStream(chunks, limit)
+    store.put(key, cast(BinaryIO, stream))
+    return Blob(key, stream.byte_count, stream.sha256, stream.line_count)
 
 
-def publish(store: Store, blob: Blob, *, filename: str, owner: str = "anonymous") -> StoredFile:
+def publish_file(
+    store: Store, blob: Blob, *, filename: str, owner: str = "anonymous"
+) -> StoredFile:
     """Describe the blob, or drop it where the same content is stored already, which stays the
     first uploader's."""
     file_id = f"file-{blob.sha256[:24]}"
     try:
-        there = find(store, file_id)
+        stored = get_file(store, file_id)
     except NotFound:
-        there = _describe(store, blob, file_id, filename, owner)
-    if there.blob != blob.key:
+        stored = _write_metadata(store, blob, file_id, filename, owner)
+    if stored.blob != blob.key:
         store.delete(blob.key)
-    return there
+    return stored
 
 
-def _describe(store: Store, blob: Blob, file_id: str, filename: str, owner: str) -> StoredFile:
+def _write_metadata(
+    store: Store, blob: Blob, file_id: str, filename: str, owner: str
+) -> StoredFile:
     """As the store has it afterwards: of two that write it at once, the last is right."""
     created_at = time.time()
     stored = StoredFile(
         id=file_id,
-        filename=_plain(filename),
+        filename=_sanitize_filename(filename),
         purpose=PURPOSE,
         bytes=blob.bytes,
         created_at=created_at,
@@ -81,10 +85,10 @@ def _describe(store: Store, blob: Blob, file_id: str, filename: str, owner: str)
     )
     store.put(keys.file_time_key(file_id, created_at), b"")
     write_record(store, keys.file_meta_key(file_id), stored)
-    return find(store, file_id)
+    return get_file(store, file_id)
 
 
-def find(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
+def get_file(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
     key = keys.file_meta_key(keys.validate_id(file_id, param))
     try:
         return read_record(store, key, StoredFile)
@@ -96,87 +100,87 @@ def find(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
         ) from error
 
 
-def page(
+def list_files(
     store: Store, *, after: str | None, limit: int, order: Literal["asc", "desc"]
 ) -> tuple[list[StoredFile], bool]:
     """At most `limit` files after file `after`, and whether there are more. Only these are read."""
-    ids = _in_order(store, newest_first=order == "desc")
+    ids = _list_file_ids(store, newest_first=order == "desc")
     if after is not None:
         if after not in ids:
             raise Invalid(f"`after`: there is no file {after[:80]!r}", param="after")
         ids = ids[ids.index(after) + 1 :]
-    found: list[StoredFile] = []
+    files: list[StoredFile] = []
     for file_id in ids:
-        if len(found) == limit:
-            return found, True
+        if len(files) == limit:
+            return files, True
         stored = find_record(store, keys.file_meta_key(file_id), StoredFile)
         if stored is not None:  # not deleted since the listing
-            found.append(stored)
-    return found, False
+            files.append(stored)
+    return files, False
 
 
-def _in_order(store: Store, *, newest_first: bool) -> list[str]:
+def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:
     """By the times in the names of keys; descriptions without one are older than such names."""
-    described: list[str] = []
+    file_ids: list[str] = []
     times: dict[str, float] = {}
     for key in store.list(keys.FILES):
         file_id, _, name = key.removeprefix(keys.FILES).partition("/")
         if name == "meta.json":
-            described.append(file_id)
+            file_ids.append(file_id)
         elif name.startswith("at-"):
             times[file_id] = int(name.removeprefix("at-")) / 1000
 
-    for file_id in described:
+    for file_id in file_ids:
         if file_id not in times:
             stored = find_record(store, keys.file_meta_key(file_id), StoredFile)
             times[file_id] = stored.created_at if stored else 0.0
-    return sorted(described, key=lambda file_id: (times[file_id], file_id), reverse=newest_first)
+    return sorted(file_ids, key=lambda file_id: (times[file_id], file_id), reverse=newest_first)
 
 
-def rows(store: Store, file_id: str) -> list[Row]:
-    return list(stream(store, file_id))
+def load_rows(store: Store, file_id: str) -> list[QuestionRow]:
+    return list(iter_rows(store, file_id))
 
 
-def stream(store: Store, file_id: str) -> Iterator[Row]:
+def iter_rows(store: Store, file_id: str) -> Iterator[QuestionRow]:
     """The file's rows, read as they are taken."""
-    with opened(store, find(store, file_id)) as data:
+    with open_file(store, get_file(store, file_id)) as data:
         yield from read_rows(data)
 
 
-def content(store: Store, stored: StoredFile) -> Iterator[bytes]:
-    with opened(store, stored) as data:
-        while chunk := data.read(CHUNK):
+def iter_content(store: Store, stored: StoredFile) -> Iterator[bytes]:
+    with open_file(store, stored) as data:
+        while chunk := data.read(CHUNK_BYTES):
             yield chunk
 
 
 @contextmanager
-def opened(store: Store, stored: StoredFile) -> Iterator[BinaryIO]:
-    with store.open(_place(stored)) as data:
+def open_file(store: Store, stored: StoredFile) -> Iterator[BinaryIO]:
+    with store.open(_get_blob_key(stored)) as data:
         yield data
 
 
-def _place(stored: StoredFile) -> str:
+def _get_blob_key(stored: StoredFile) -> str:
     return stored.blob or keys.file_key(stored.id)
 
 
-def delete(store: Store, jobs: JobStore, file_id: str, caller: ApiKey) -> None:
+def delete_file(store: Store, jobs: JobStore, file_id: str, caller: ApiKey) -> None:
     """The description first, so that nobody finds half a file. `Conflict` while a job needs it.
 
     Only what was there before is deleted: the same content may be uploaded anew meanwhile.
     """
-    stored = find(store, file_id)
+    stored = get_file(store, file_id)
     check_owner(f"file {file_id}", stored.owner, caller)
     for job in jobs.iter_active():
-        if job.status not in TERMINAL and file_id in named(job.spec).values():
+        if job.status not in TERMINAL and file_id in get_referenced_files(job.spec).values():
             raise Conflict(f"job {job.id} needs file {file_id}: cancel it or wait for its end")
-    described = keys.file_meta_key(file_id)
-    parts = {*store.list(keys.file_prefix(file_id)), _place(stored)} - {described}
-    store.delete(described)
-    for key in parts:
+    metadata_key = keys.file_meta_key(file_id)
+    blob_keys = {*store.list(keys.file_prefix(file_id)), _get_blob_key(stored)} - {metadata_key}
+    store.delete(metadata_key)
+    for key in blob_keys:
         store.delete(key)
 
 
-def named(spec: JobSpec) -> dict[str, str]:
+def get_referenced_files(spec: JobSpec) -> dict[str, str]:
     """The ids of the files that `spec` names, by the path of the field that does."""
     fields = {
         "training_file": spec.training_file,
@@ -187,7 +191,7 @@ def named(spec: JobSpec) -> dict[str, str]:
     return {param: file_id for param, file_id in fields.items() if file_id is not None}
 
 
-def _plain(filename: str) -> str:
+def _sanitize_filename(filename: str) -> str:
     """The last part of the name, printable: it is shown, never used as a path."""
     last = PurePosixPath(filename.replace("\\", "/")).name
-    return "".join(letter for letter in last if letter.isprintable())[:255] or "file"
+    return "".join(character for character in last if character.isprintable())[:255] or "file"

@@ -26,21 +26,23 @@ from services.api.http.errors import ClientGone, Misshapen
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8
+MAX_CONCURRENT_UPLOADS = 8
 """Uploads; each has a thread and up to 30 MB. More wait, unread, in their connections."""
-FIELD_BYTES = 1000
+MAX_FIELD_BYTES = 1000
 """Of a field of the form that is not the file."""
 
 
 @dataclass(frozen=True)
-class Uploads:
+class UploadService:
     """What the uploads of one process share: threads, so that slow ones take none of the other
     routes', and the lock under which one of two equal files is dropped."""
 
-    threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(AT_ONCE))
-    publishing: threading.Lock = field(default_factory=threading.Lock)
+    thread_limiter: CapacityLimiter = field(
+        default_factory=lambda: CapacityLimiter(MAX_CONCURRENT_UPLOADS)
+    )
+    publish_lock: threading.Lock = field(default_factory=threading.Lock)
 
-    async def take(
+    async def receive_file(
         self,
         store: Store,
         receive: Receive,
@@ -48,35 +50,37 @@ class Uploads:
         *,
         limit: int,
         owner: str,
-        accept: Callable[[str], None],
+        check_digest: Callable[[str], None],
     ) -> StoredFile:
         """The file that a request of key `owner` brings, if `accept` takes its digest without an
         error. Whatever ends it early, the store has nothing of it."""
-        form = _Form(store, limit)
-        work = partial(self._kept, form, _arriving(receive), boundary, owner, accept)
-        return await anyio.to_thread.run_sync(work, limiter=self.threads)
+        upload = _UploadForm(store, limit)
+        store_upload = partial(
+            self._store_file, upload, _iter_body(receive), boundary, owner, check_digest
+        )
+        return await anyio.to_thread.run_sync(store_upload, limiter=self.thread_limiter)
 
-    def _kept(
+    def _store_file(
         self,
-        form: _Form,
+        upload: _UploadForm,
         chunks: Iterator[bytes],
         boundary: bytes,
         owner: str,
-        accept: Callable[[str], None],
+        check_digest: Callable[[str], None],
     ) -> StoredFile:
         with ExitStack() as undo:
-            undo.callback(form.drop)
+            undo.callback(upload.delete_blob)
             for part in read_parts(chunks, boundary):
-                form.take(part)
-            blob, filename = form.complete()
-            accept(blob.sha256)
-            with self.publishing:
-                stored = files.publish(form.store, blob, filename=filename, owner=owner)
+                upload.add_part(part)
+            blob, filename = upload.get_result()
+            check_digest(blob.sha256)
+            with self.publish_lock:
+                stored = files.publish_file(upload.store, blob, filename=filename, owner=owner)
             undo.pop_all()
             return stored
 
 
-class _Form:
+class _UploadForm:
     """`file` and `purpose`, each once, in any order."""
 
     def __init__(self, store: Store, limit: int) -> None:
@@ -86,14 +90,14 @@ class _Form:
         self._filename = ""
         self._purpose: str | None = None
 
-    def take(self, part: Part) -> None:
+    def add_part(self, part: Part) -> None:
         if part.name == "file" and self._blob is None:
             if part.filename is None:
                 raise Misshapen("`file`: give it a `filename`, as a file has", param="file")
             self._filename = part.filename
-            self._blob = files.write(self.store, part.data, limit=self._limit)
+            self._blob = files.write_blob(self.store, part.data, limit=self._limit)
         elif part.name == "purpose" and self._purpose is None:
-            self._purpose = _short(part)
+            self._purpose = _read_text_field(part)
             files.check_purpose(self._purpose)
         elif part.name in ("file", "purpose"):
             raise Invalid(f"`{part.name}` is there twice: send it once", param=part.name)
@@ -105,14 +109,14 @@ class _Form:
                 code="unknown_key",
             )
 
-    def complete(self) -> tuple[files.Blob, str]:
+    def get_result(self) -> tuple[files.Blob, str]:
         if self._blob is None:
             raise Misshapen("`file`: Field required", param="file")
         if self._purpose is None:
             raise Misshapen("`purpose`: Field required", param="purpose")
         return self._blob, self._filename
 
-    def drop(self) -> None:
+    def delete_blob(self) -> None:
         """A store that is away now must not hide why the upload came to nothing."""
         if self._blob is not None:
             try:
@@ -121,26 +125,26 @@ class _Form:
                 log.warning("%s stays in the store: %s", self._blob.key, error)
 
 
-def _short(part: Part) -> str:
+def _read_text_field(part: Part) -> str:
     value = bytearray()
     for piece in part.data:
         value += piece
-        if len(value) > FIELD_BYTES:
-            raise Invalid(f"`{part.name}` is longer than {FIELD_BYTES} bytes", param=part.name)
+        if len(value) > MAX_FIELD_BYTES:
+            raise Invalid(f"`{part.name}` is longer than {MAX_FIELD_BYTES} bytes", param=part.name)
     return value.decode("utf-8", "replace")
 
 
-def _arriving(receive: Receive) -> Iterator[bytes]:
+def _iter_body(receive: Receive) -> Iterator[bytes]:
     """The body's pieces, for a thread that waits for each of them."""
 
     async def next_message() -> Message:
         return await receive()
 
-    more = True
-    while more:
+    has_more = True
+    while has_more:
         message = anyio.from_thread.run(next_message)
         if message["type"] == "http.disconnect":
             raise ClientGone("the client hung up in the middle of its upload")
-        more = message.get("more_body", False)
+        has_more = message.get("more_body", False)
         if message.get("body"):
             yield message["body"]

@@ -100,7 +100,7 @@ def estimate(here: Gateway, body: dict[str, Any]) -> Estimate:
     spec = read_spec(body)
     check(spec, here.store, here.settings, here.validation_cache)
     check_shared(spec, here.jobs)
-    questions = sum(1 for _ in files.stream(here.store, spec.training_file))
+    questions = sum(1 for _ in files.iter_rows(here.store, spec.training_file))
     teacher = here.settings.teachers.teachers.get(spec.settings.teacher)
     asks = sampling_plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None
     told = asyncio.run(_teacher(here, spec, teacher)) if asks and teacher else TeacherEstimate()
@@ -181,7 +181,7 @@ def _counted(store: Store, spec: JobSpec) -> Iterator[tuple[str, int]]:
 
 
 def _questions(store: Store, file: str | None) -> Iterator[Question]:
-    return (row.question for row in files.stream(store, file)) if file else iter(())
+    return (row.question for row in files.iter_rows(store, file)) if file else iter(())
 
 
 def _read(counted: Iterable[tuple[str, int]]) -> _Prompts:

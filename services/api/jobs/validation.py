@@ -12,8 +12,8 @@ from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.dependencies import GatewaySettings
 from services.api.files import service as files
-from services.api.files.duplicates import Seen
-from services.api.files.questions import Row, wrong
+from services.api.files.duplicates import DuplicateIndex
+from services.api.files.questions import QuestionRow, make_line_error
 from services.api.jobs.unsupported_models import check_head
 from services.api.jobs.validation_cache import Verdicts
 from services.api.models import service as models
@@ -28,7 +28,7 @@ def check(spec: JobSpec, store: Store, settings: GatewaySettings, verdicts: Verd
 
     Files are read line by line, and each only once for all jobs with the same kind of task.
     """
-    for param, file_id in files.named(spec).items():
+    for param, file_id in files.get_referenced_files(spec).items():
         _there(store, file_id, param)
     _apart(spec)
     _teacher(spec, settings)
@@ -45,7 +45,7 @@ def check(spec: JobSpec, store: Store, settings: GatewaySettings, verdicts: Verd
 def _there(store: Store, file_id: str, param: str) -> None:
     """In a spec a file that is missing is a wrong value, not a wrong address."""
     try:
-        files.find(store, file_id, param)
+        files.get_file(store, file_id, param)
     except NotFound as error:
         raise Invalid(error.message, param=param, code=error.code) from error
 
@@ -166,17 +166,17 @@ def _questions(spec: JobSpec, param: str, store: Store, verdicts: Verdicts) -> i
         return 0
     gold = spec.settings.label_mode == "gold" or param != "training_file"
     asked = (file_id, param, gold, task.answer, task.labels)
-    return verdicts.of(asked, lambda: _fitting(files.stream(store, file_id), task, param, gold))
+    return verdicts.of(asked, lambda: _fitting(files.iter_rows(store, file_id), task, param, gold))
 
 
-def _fitting(rows: Iterable[Row], task: TaskSpec, param: str, gold: bool) -> int:
+def _fitting(rows: Iterable[QuestionRow], task: TaskSpec, param: str, gold: bool) -> int:
     """Every label is one that an answer to this task can be; and is there, if `gold` is needed."""
     count = 0
     for row in rows:
         count += 1
         if gold and row.question.label is None:
-            raise wrong(
-                row.line,
+            raise make_line_error(
+                row.line_number,
                 f'`label` is missing: give the right answer, "label": "…" (in `{param}`)',
                 code="missing_label",
                 param=param,
@@ -186,28 +186,28 @@ def _fitting(rows: Iterable[Row], task: TaskSpec, param: str, gold: bool) -> int
     return count
 
 
-def _labelled(row: Row, task: TaskSpec, param: str) -> None:
+def _labelled(row: QuestionRow, task: TaskSpec, param: str) -> None:
     label = row.question.label
     if label is not None and canonicalize(label, task, row.question) is None:
-        raise wrong(
-            row.line,
+        raise make_line_error(
+            row.line_number,
             f"label {label[:80]!r} is not {_expected(task, row)} (in `{param}`)",
             code="invalid_label",
             param=param,
         )
 
 
-def _with_choices(row: Row, task: TaskSpec, param: str) -> None:
+def _with_choices(row: QuestionRow, task: TaskSpec, param: str) -> None:
     if task.answer is AnswerKind.CHOICE and not row.question.choices:
-        raise wrong(
-            row.line,
+        raise make_line_error(
+            row.line_number,
             f'`choices` is missing: answer kind `choice` needs "choices": […] (in `{param}`)',
             code="missing_choices",
             param=param,
         )
 
 
-def _expected(task: TaskSpec, row: Row) -> str:
+def _expected(task: TaskSpec, row: QuestionRow) -> str:
     match task.answer:
         case AnswerKind.NUMBER:
             return "a number or an arithmetic expression"
@@ -243,14 +243,14 @@ def _import(spec: JobSpec, store: Store, verdicts: Verdicts) -> None:
 
 def _answering(store: Store, file_id: str, training: str, param: str) -> int:
     """The line of the file's first output that is of a training question."""
-    trained_on = Seen()
-    for row in files.stream(store, training):
-        trained_on.first(row.question.id, row.line)
+    trained_on = DuplicateIndex()
+    for row in files.iter_rows(store, training):
+        trained_on.setdefault(row.question.id, row.line_number)
     outputs = 0
-    for row in files.stream(store, file_id):
+    for row in files.iter_rows(store, file_id):
         outputs += len(row.outputs)
         if row.outputs and row.question.id in trained_on:
-            return row.line
+            return row.line_number
     if not outputs:
         raise Invalid(
             f"`{param}`: file {file_id} has no teacher outputs: each line needs "

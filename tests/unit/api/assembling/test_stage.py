@@ -49,8 +49,8 @@ class Bench:
 
     def file(self, rows: list[dict[str, Any]]) -> str:
         body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        blob = files.write(self.store, [body], limit=1 << 30)
-        return files.publish(self.store, blob, filename="q.jsonl").id
+        blob = files.write_blob(self.store, [body], limit=1 << 30)
+        return files.publish_file(self.store, blob, filename="q.jsonl").id
 
     def job(self, training: str, test: str | None = None, kind: str = "qcrd", **body: Any) -> Job:
         method = {"type": kind, kind: {"task": NUMBERS, **body}}

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
-from services.api.files.questions import MAX_LINE_BYTES, Row, read_rows
+from services.api.files.questions import MAX_LINE_BYTES, QuestionRow, read_rows
 
 GOOD = {"question": "What is 1 + 1?", "label": "2"}
 
 
-def read(*lines: str | bytes | dict[str, Any]) -> list[Row]:
+def read(*lines: str | bytes | dict[str, Any]) -> list[QuestionRow]:
     encoded = [
         line
         if isinstance(line, bytes)
@@ -48,7 +48,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str
 def test_every_row_comes_back_as_it_was(rows: list[dict[str, Any]]) -> None:
     """JSON escapes line ends, so no text can break the file's lines."""
     found = read(*rows)
-    assert [row.line for row in found] == list(range(1, len(rows) + 1))
+    assert [row.line_number for row in found] == list(range(1, len(rows) + 1))
     for row, source in zip(found, rows, strict=True):
         assert row.question.text == source["question"]
         assert row.question.label == source.get("label")

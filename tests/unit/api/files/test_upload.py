@@ -19,7 +19,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.files import questions as lines
 from services.api.files import service as files
-from services.api.files.duplicates import Seen
+from services.api.files.duplicates import DuplicateIndex
 from services.api.files.questions import RowReader, read_rows
 from services.api.jobs.validation_cache import Verdicts
 from tests.unit.api import test_rest as rest
@@ -45,8 +45,8 @@ def here(tmp_path: Path) -> Here:
 
 
 def kept(store: MemoryStore, start: int, count: int = 2) -> StoredFile:
-    blob = files.write(store, [rest.lines(sums(count, start))], limit=1 << 20)
-    return files.publish(store, blob, filename="f")
+    blob = files.write_blob(store, [rest.lines(sums(count, start))], limit=1 << 20)
+    return files.publish_file(store, blob, filename="f")
 
 
 def old(store: MemoryStore, start: int, created_at: float) -> StoredFile:
@@ -73,13 +73,13 @@ def test_a_page_reads_only_its_own_descriptions() -> None:
         made.append(kept(store, 10 * number).id)
         time.sleep(0.002)
     store.opened.clear()
-    found, more = files.page(store, after=made[3], limit=2, order="desc")
+    found, more = files.list_files(store, after=made[3], limit=2, order="desc")
     assert ([one.id for one in found], more) == ([made[2], made[1]], True)
     assert store.opened == [keys.file_meta_key(made[2]), keys.file_meta_key(made[1])]
-    found, more = files.page(store, after=made[3], limit=2, order="asc")
+    found, more = files.list_files(store, after=made[3], limit=2, order="asc")
     assert ([one.id for one in found], more) == ([made[4]], False)
     with pytest.raises(Invalid, match="`after`: there is no file"):
-        files.page(store, after="file-x", limit=2, order="asc")
+        files.list_files(store, after="file-x", limit=2, order="asc")
 
 
 def test_old_files_are_listed_read_and_deleted_among_new_ones(here: Here) -> None:
@@ -87,7 +87,7 @@ def test_old_files_are_listed_read_and_deleted_among_new_ones(here: Here) -> Non
     between = kept(here.store, 0)
     listed = here.client.get("/v1/files?order=asc").json()["data"]
     assert [one["id"] for one in listed] == [first.id, between.id, last.id]
-    assert [row.question.text for row in files.rows(here.store, first.id)] == [
+    assert [row.question.text for row in files.load_rows(here.store, first.id)] == [
         "What is 50 + 1?",
         "What is 51 + 1?",
     ]
@@ -178,19 +178,19 @@ def test_a_refusal_is_remembered_but_not_that_a_file_was_gone() -> None:
 
 @given(st.lists(st.integers(0, 40)))
 def test_the_first_line_of_each_question_is_remembered(asked: list[int]) -> None:
-    seen, first = Seen(), {}
+    seen, first = DuplicateIndex(), {}
     for line, number in enumerate(asked, 1):
         expected = first.setdefault(number, line)
-        assert seen.first(question_id(str(number)), line) == expected
+        assert seen.setdefault(question_id(str(number)), line) == expected
     assert len(seen) == len(first)
     assert all((question_id(str(n)) in seen) == (n in first) for n in range(41))
 
 
 def test_many_questions_take_little_memory() -> None:
-    seen = Seen()
+    seen = DuplicateIndex()
     for line in range(1, 20_001):
-        assert seen.first(question_id(str(line)), line) == line
-    assert seen.first(question_id("17"), 60_000) == 17
+        assert seen.setdefault(question_id(str(line)), line) == line
+    assert seen.setdefault(question_id("17"), 60_000) == 17
     assert len(seen) == 20_000
     assert len(seen._table) < 20_000 * 50
 
@@ -201,7 +201,7 @@ def test_a_file_is_the_same_in_whatever_pieces_it_comes(size: int) -> None:
     reader, found = RowReader(), []
     for start in range(0, len(data), size):
         found += list(reader.feed(data[start : start + size]))
-    found += list(reader.end())
+    found += list(reader.finish())
     assert found == list(read_rows(io.BytesIO(data)))
     assert [row.line for row in found] == [1, 2, 3, 4, 5, 8]
 
