@@ -24,15 +24,15 @@ from services.api.discriminators.service import DiscriminatorService, make_servi
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.events.sse import encode_event
 from services.api.files import routes as files
-from services.api.http.api_keys import Keyring
-from services.api.http.auth import Admission
-from services.api.http.body_limits import Incoming
-from services.api.http.errors import REFUSALS, install_errors
-from services.api.http.idempotency import Idempotency
-from services.api.http.idempotency_store import RedisAnswers
-from services.api.http.json_middleware import JsonBodies
-from services.api.http.openapi import Described
-from services.api.http.rate_limit import Rates
+from services.api.http.api_keys import ApiKeyStore
+from services.api.http.auth import AuthMiddleware
+from services.api.http.body_limits import BodyLimitMiddleware
+from services.api.http.errors import ERROR_RESPONSES, install_error_handlers
+from services.api.http.idempotency import IdempotencyMiddleware
+from services.api.http.idempotency_store import RedisIdempotencyStore
+from services.api.http.json_middleware import JsonMiddleware
+from services.api.http.openapi import DocumentedApp
+from services.api.http.rate_limit import RateLimiter
 from services.api.jobs import routes as jobs
 from services.api.metrics import SystemCollector
 from services.api.models import routes as models
@@ -52,10 +52,10 @@ def create_app(
 ) -> FastAPI:
     """`ValueError` for a file of keys that cannot be used."""
     shared = shared or SharedState()
-    api_keys = Keyring(settings.api.keys, settings.api.keys_file)
+    api_keys = ApiKeyStore(settings.api.keys, settings.api.keys_file)
     _require_keys_beyond_loopback(settings.api, api_keys)
     broadcaster = EventBroadcaster(job_store, events, encode_event)
-    app = Described(title="qcrd", version=qcrd.__version__, lifespan=broadcaster.lifespan)
+    app = DocumentedApp(title="qcrd", version=qcrd.__version__, lifespan=broadcaster.lifespan)
     app.state.hub = broadcaster
     app.state.gateway = Gateway(store, job_store, events, queue, settings, shared)
     app.state.rationale_sets = RationaleSets(store, job_store)
@@ -63,19 +63,19 @@ def create_app(
         store, make_service_client(settings.discriminator)
     )
     for route_module in (files, jobs, studies, models, rationale_sets, discriminators):
-        app.include_router(route_module.router, responses=REFUSALS)
+        app.include_router(route_module.router, responses=ERROR_RESPONSES)
     completion_router = completions.create_router(StudentClient(settings.students))
-    app.include_router(completion_router, responses=REFUSALS)
+    app.include_router(completion_router, responses=ERROR_RESPONSES)
     app.include_router(health.router)
-    install_errors(app)
+    install_error_handlers(app)
     # The last one added is the outermost: ids and counts, the key, the body's size and pace, JSON.
-    app.add_middleware(Idempotency, answers=shared.idempotency_store)
-    app.add_middleware(JsonBodies)
+    app.add_middleware(IdempotencyMiddleware, answers=shared.idempotency_store)
+    app.add_middleware(JsonMiddleware)
     body_timeout_seconds = settings.connection_limits.body_seconds
     app.add_middleware(
-        Incoming, file_bytes=settings.files.max_file_bytes, seconds=body_timeout_seconds
+        BodyLimitMiddleware, file_bytes=settings.files.max_file_bytes, seconds=body_timeout_seconds
     )
-    app.add_middleware(Admission, keyring=api_keys, rates=shared.rate_limiter)
+    app.add_middleware(AuthMiddleware, keyring=api_keys, rates=shared.rate_limiter)
     install_http_telemetry(app, "api").register(SystemCollector(job_store, shared.counters))
     return app
 
@@ -92,15 +92,15 @@ def create_app_from_settings(settings: GatewaySettings) -> FastAPI:
         SharedState(
             generation_buffer=RedisGenerationBuffer(redis),
             counters=RedisCounters(redis),
-            idempotency_store=RedisAnswers(redis),
-            rate_limiter=Rates(RedisSettings().url),
+            idempotency_store=RedisIdempotencyStore(redis),
+            rate_limiter=RateLimiter(RedisSettings().url),
             webhook_queue=RedisWebhookQueue(redis),
         ),
     )
 
 
-def _require_keys_beyond_loopback(settings: ApiSettings, api_keys: Keyring) -> None:
-    if api_keys.empty and not is_loopback(settings.host):
+def _require_keys_beyond_loopback(settings: ApiSettings, api_keys: ApiKeyStore) -> None:
+    if api_keys.is_empty and not is_loopback(settings.host):
         raise ValueError(
             f"refusing to listen on {settings.host} without API keys: {settings.keys_file} has "
             "none; `qcrd keys new NAME` makes one"

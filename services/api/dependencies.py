@@ -18,8 +18,8 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
 from services.api.discriminators.service import DiscriminatorClientSettings
 from services.api.files.upload import UploadService
-from services.api.http.idempotency_store import Answers, MemoryAnswers
-from services.api.http.rate_limit import Rates
+from services.api.http.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
+from services.api.http.rate_limit import RateLimiter
 from services.api.jobs.validation_cache import Verdicts
 from services.api.settings import (
     ApiSettings,
@@ -49,8 +49,8 @@ class SharedState:
 
     generation_buffer: GenerationBuffer = field(default_factory=MemoryGenerationBuffer)
     counters: Counters = field(default_factory=MemoryCounters)
-    idempotency_store: Answers = field(default_factory=MemoryAnswers)
-    rate_limiter: Rates = field(default_factory=Rates)
+    idempotency_store: IdempotencyStore = field(default_factory=MemoryIdempotencyStore)
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter)
     webhook_queue: WebhookQueue = field(default_factory=MemoryWebhookQueue)
 
 

@@ -12,7 +12,7 @@ from qcrd.runtime.telemetry import configure_logging
 from services.api.app import create_app_from_settings
 from services.api.dependencies import GatewaySettings
 from services.api.events.broadcaster import EventBroadcaster
-from services.api.http.uvicorn_protocol import open_files, protocol
+from services.api.http.uvicorn_protocol import make_protocol_class, raise_open_file_limit
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
 log = logging.getLogger(__name__)
@@ -60,10 +60,10 @@ def main() -> None:
         raise SystemExit(f"QCRD_API_KEYS_FILE: {error}") from error
     server = bind_socket(settings.api.host, settings.api.port)
     log.info("listening on http://%s:%s", *server.getsockname()[:2])
-    open_files(settings.connection_limits.connections)
+    raise_open_file_limit(settings.connection_limits.connections)
     config = uvicorn.Config(
         app,
-        http=protocol(settings.connection_limits),
+        http=make_protocol_class(settings.connection_limits),
         ws="none",
         log_config=None,
         access_log=False,

@@ -22,7 +22,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {"application/json": {}, "text/event-stream": {}},
     },
     424: {
-        "model": schemas.Envelope,
+        "model": schemas.ErrorResponse,
         "description": "The student is broken, or failed.",
     },
 }

@@ -58,7 +58,7 @@ async def _iter_chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
             yield chunk
     except httpx2.TransportError as error:
         log.warning("a student's stream broke off: %s", type(error).__name__)
-        error_body = schemas.error(
+        error_body = schemas.build_error_body(
             "the server of students broke off: try again",
             type="server_error",
             code="students_unavailable",

@@ -47,7 +47,7 @@ def resolve_cursor(after: str | None, last_event_id: str | None) -> str:
 
 
 def encode_event(event: Event) -> ServerSentEvent:
-    text = f"id: {event.id}\ndata: {serializers.event(event).model_dump_json()}\n\n"
+    text = f"id: {event.id}\ndata: {serializers.serialize_event(event).model_dump_json()}\n\n"
     return ServerSentEvent(event.id, text.encode(), event.data.get("status") in TERMINAL)
 
 

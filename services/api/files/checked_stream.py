@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 
 from services.api.files.questions import RowReader
-from services.api.http.errors import TooLarge
+from services.api.http.errors import PayloadTooLarge
 
 
 class CheckedStream:
@@ -51,7 +51,9 @@ class CheckedStream:
             return
         self.byte_count += len(chunk)
         if self.byte_count > self._limit:
-            raise TooLarge(f"`file` has more than {self._limit} bytes, the limit", param="file")
+            raise PayloadTooLarge(
+                f"`file` has more than {self._limit} bytes, the limit", param="file"
+            )
         self._digest.update(chunk)
         for _ in self._row_reader.feed(chunk):
             pass

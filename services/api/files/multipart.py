@@ -11,7 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from qcrd.errors import Invalid
-from services.api.http.errors import UnsupportedType
+from services.api.http.errors import UnsupportedMediaType
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -48,7 +48,7 @@ def parse_boundary(content_type: str) -> bytes:
     media_type, options = parse_options_header(content_type)
     if media_type != MULTIPART_TYPE.encode():
         displayed_type = content_type.partition(";")[0][:80] or "nothing"
-        raise UnsupportedType(
+        raise UnsupportedMediaType(
             f"`Content-Type` is {displayed_type}: send the file as {MULTIPART_TYPE}"
         )
     if not options.get(b"boundary"):

@@ -44,18 +44,18 @@ async def create_file(
 ) -> schemas.FileObject:
     """Read and checked as it arrives; the fields may come in any order."""
     boundary = multipart.parse_boundary(request.headers.get("content-type", ""))
-    idempotency_name = idempotency.name_of(request.scope)
+    idempotency_name = idempotency.get_entry_name(request.scope)
     stored = await gateway.uploads.receive_file(
         gateway.store,
         request.receive,
         boundary,
         limit=gateway.settings.files.max_file_bytes,
         owner=caller.name,
-        check_digest=lambda sha256: idempotency.uploaded(
+        check_digest=lambda sha256: idempotency.record_upload(
             gateway.shared.idempotency_store, idempotency_name, sha256
         ),
     )
-    return serializers.file(stored)
+    return serializers.serialize_file(stored)
 
 
 @router.get("")
@@ -68,16 +68,16 @@ def list_files(
 ) -> schemas.Page[schemas.FileObject]:
     """Every file has the one purpose, so there is none of any other."""
     if purpose not in (None, files.PURPOSE):
-        return serializers.page([], has_more=False)
+        return serializers.build_page([], has_more=False)
     stored_files, has_more = files.list_files(gateway.store, after=after, limit=limit, order=order)
-    return serializers.page(
-        [serializers.file(stored) for stored in stored_files], has_more=has_more
+    return serializers.build_page(
+        [serializers.serialize_file(stored) for stored in stored_files], has_more=has_more
     )
 
 
 @router.get("/{file_id}")
 def retrieve_file(gateway: GatewayDep, file_id: str) -> schemas.FileObject:
-    return serializers.file(files.get_file(gateway.store, file_id))
+    return serializers.serialize_file(files.get_file(gateway.store, file_id))
 
 
 @router.get(
@@ -98,6 +98,6 @@ def download_file(gateway: GatewayDep, file_id: str) -> JsonLinesResponse:
 
 
 @router.delete("/{file_id}")
-def delete_file(gateway: GatewayDep, caller: CallerDep, file_id: str) -> schemas.Deleted:
+def delete_file(gateway: GatewayDep, caller: CallerDep, file_id: str) -> schemas.DeleteResponse:
     files.delete_file(gateway.store, gateway.jobs, file_id, caller)
-    return schemas.Deleted(id=file_id, object="file")
+    return schemas.DeleteResponse(id=file_id, object="file")

@@ -22,7 +22,7 @@ from qcrd.records.job import StoredFile
 from qcrd.runtime.storage.store import Store
 from services.api.files import service as files
 from services.api.files.multipart import Part, read_parts
-from services.api.http.errors import ClientGone, Misshapen
+from services.api.http.errors import ClientDisconnected, UnprocessableEntity
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,9 @@ class _UploadForm:
     def add_part(self, part: Part) -> None:
         if part.name == "file" and self._blob is None:
             if part.filename is None:
-                raise Misshapen("`file`: give it a `filename`, as a file has", param="file")
+                raise UnprocessableEntity(
+                    "`file`: give it a `filename`, as a file has", param="file"
+                )
             self._filename = part.filename
             self._blob = files.write_blob(self.store, part.data, limit=self._limit)
         elif part.name == "purpose" and self._purpose is None:
@@ -111,9 +113,9 @@ class _UploadForm:
 
     def get_result(self) -> tuple[files.Blob, str]:
         if self._blob is None:
-            raise Misshapen("`file`: Field required", param="file")
+            raise UnprocessableEntity("`file`: Field required", param="file")
         if self._purpose is None:
-            raise Misshapen("`purpose`: Field required", param="purpose")
+            raise UnprocessableEntity("`purpose`: Field required", param="purpose")
         return self._blob, self._filename
 
     def delete_blob(self) -> None:
@@ -144,7 +146,7 @@ def _iter_body(receive: Receive) -> Iterator[bytes]:
     while has_more:
         message = anyio.from_thread.run(next_message)
         if message["type"] == "http.disconnect":
-            raise ClientGone("the client hung up in the middle of its upload")
+            raise ClientDisconnected("the client hung up in the middle of its upload")
         has_more = message.get("more_body", False)
         if message.get("body"):
             yield message["body"]

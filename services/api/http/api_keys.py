@@ -21,69 +21,69 @@ from qcrd.records.api_keys import ApiKey, ApiKeyFile, ApiKeyScope, hash_api_key
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
+RELOAD_CHECK_SECONDS = 1.0
 """Between two looks at whether the file has changed."""
-RESERVED = re.compile(r"anonymous|key-[0-9]+")
+RESERVED_NAMES = re.compile(r"anonymous|key-[0-9]+")
 """Whose jobs are those of a gateway without keys, and of the keys in its environment."""
 
-ANYBODY = ApiKey(name="anonymous", sha256="0" * 64, scopes=tuple(ApiKeyScope))
+ANONYMOUS_KEY = ApiKey(name="anonymous", sha256="0" * 64, scopes=tuple(ApiKeyScope))
 """Who everybody is on a gateway without keys, which listens on loopback only."""
 
 
-class Keyring:
+class ApiKeyStore:
     """The keys of the environment and those of a file, which may change while this runs."""
 
-    def __init__(self, plain: Sequence[SecretStr] = (), file: Path | None = None) -> None:
+    def __init__(self, env_keys: Sequence[SecretStr] = (), file: Path | None = None) -> None:
         """`ValueError`, naming what is wrong with it, for a file that cannot be used."""
-        self._plain = tuple(
+        self._env_keys = tuple(
             ApiKey(
                 name=f"key-{number}",
                 sha256=hash_api_key(key.get_secret_value()),
                 scopes=(*ApiKeyScope,),
             )
-            for number, key in enumerate(plain, 1)
+            for number, key in enumerate(env_keys, 1)
         )
         self._file = file
         self._lock = threading.Lock()
-        self._looked_at = time.monotonic()
-        self._seen = _stamp(file)
-        self._from_file = read_keys(file) if file else ()
+        self._checked_at = time.monotonic()
+        self._file_stamp = _get_file_stamp(file)
+        self._file_keys = read_keys(file) if file else ()
 
     @property
-    def required(self) -> bool:
+    def auth_required(self) -> bool:
         """Whether a key is asked for. A file that lost its last key still asks for one."""
-        return bool(self._plain) or self._file is not None
+        return bool(self._env_keys) or self._file is not None
 
     @property
-    def empty(self) -> bool:
-        return not self._plain and not self._from_file
+    def is_empty(self) -> bool:
+        return not self._env_keys and not self._file_keys
 
     def find(self, secret: str) -> ApiKey | None:
         """The key whose secret this is; None for an unknown or expired one."""
-        self._look()
-        given, found = hash_api_key(secret), None
+        self._reload_if_changed()
+        secret_hash, match = hash_api_key(secret), None
         # Every hash is compared, each in constant time: timing tells nothing about any key.
-        for key in (*self._plain, *self._from_file):
-            if hmac.compare_digest(given, key.sha256):
-                found = key
-        return None if found is None or found.is_expired(time.time()) else found
+        for key in (*self._env_keys, *self._file_keys):
+            if hmac.compare_digest(secret_hash, key.sha256):
+                match = key
+        return None if match is None or match.is_expired(time.time()) else match
 
-    def _look(self) -> None:
+    def _reload_if_changed(self) -> None:
         """Read the file again if it is another one; keep the keys there are if it is broken."""
-        if self._file is None or time.monotonic() - self._looked_at < LOOK_SECONDS:
+        if self._file is None or time.monotonic() - self._checked_at < RELOAD_CHECK_SECONDS:
             return
         with self._lock:
-            self._looked_at = time.monotonic()
-            stamp = _stamp(self._file)
-            if stamp == self._seen:
+            self._checked_at = time.monotonic()
+            stamp = _get_file_stamp(self._file)
+            if stamp == self._file_stamp:
                 return
-            self._seen = stamp
+            self._file_stamp = stamp
             try:
-                self._from_file = read_keys(self._file)
+                self._file_keys = read_keys(self._file)
             except ValueError as error:
                 log.error("the keys stay as they are: %s", error)
             else:
-                log.info("keys read again: %s", ", ".join(key.name for key in self._from_file))
+                log.info("keys read again: %s", ", ".join(key.name for key in self._file_keys))
 
 
 def read_keys(file: Path) -> tuple[ApiKey, ...]:
@@ -99,19 +99,19 @@ def read_keys(file: Path) -> tuple[ApiKey, ...]:
         # What a broken file says may be a key that somebody put there by mistake.
         raise ValueError(f"{file} is not JSON in UTF-8") from None
     for key in keys:
-        if RESERVED.fullmatch(key.name):
+        if RESERVED_NAMES.fullmatch(key.name):
             raise ValueError(f"{file}: `name` {key.name} is one that the gateway gives itself")
-    for what in ("name", "sha256"):
-        values = [getattr(key, what) for key in keys]
+    for field in ("name", "sha256"):
+        values = [getattr(key, field) for key in keys]
         if len(set(values)) < len(values):
-            raise ValueError(f"{file}: two keys have the same `{what}`")
+            raise ValueError(f"{file}: two keys have the same `{field}`")
     return keys
 
 
-def _stamp(file: Path | None) -> tuple[int, int, int] | None:
+def _get_file_stamp(file: Path | None) -> tuple[int, int, int] | None:
     """Changes when the file does. A mounted Kubernetes secret is a link that gets a new target."""
     try:
-        found = file.stat() if file else None
+        stat = file.stat() if file else None
     except OSError:
         return None
-    return (found.st_ino, found.st_mtime_ns, found.st_size) if found else None
+    return (stat.st_ino, stat.st_mtime_ns, stat.st_size) if stat else None

@@ -9,66 +9,68 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qcrd.errors import Forbidden, QcrdError, Unauthorized
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.api_keys import ApiKeyScope as KeyScope
-from services.api.http.api_keys import ANYBODY, Keyring
-from services.api.http.errors import answer
-from services.api.http.rate_limit import Allowance, Rates
+from services.api.http.api_keys import ANONYMOUS_KEY, ApiKeyStore
+from services.api.http.errors import build_error_response
+from services.api.http.rate_limit import RateLimiter, RateLimitStatus
 
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
+READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class Admission:
+class AuthMiddleware:
     """Leaves the key in `scope["state"]["key"]`, or answers 401, 403 or 429 under `/v1`."""
 
-    def __init__(self, app: ASGIApp, *, keyring: Keyring, rates: Rates) -> None:
+    def __init__(self, app: ASGIApp, *, api_keys: ApiKeyStore, rate_limiter: RateLimiter) -> None:
         self._app = app
-        self._keyring = keyring
-        self._rates = rates
+        self._api_keys = api_keys
+        self._rate_limiter = rate_limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
             return
         try:
-            key = self._known(Headers(scope=scope))
-            _permitted(key, scope["method"])
+            key = self._authenticate(Headers(scope=scope))
+            _check_scope(key, scope["method"])
             # Only a limited key is worth the way to Redis.
-            allowance = (
-                await run_in_threadpool(self._rates.spend, key) if key.requests_per_minute else None
+            rate_limit = (
+                await run_in_threadpool(self._rate_limiter.consume, key)
+                if key.requests_per_minute
+                else None
             )
         except QcrdError as error:
-            await answer(error)(scope, receive, send)
+            await build_error_response(error)(scope, receive, send)
             return
         scope.setdefault("state", {})["key"] = key
-        await self._app(scope, receive, _telling(allowance, send))
+        await self._app(scope, receive, _add_rate_limit_headers(rate_limit, send))
 
-    def _known(self, headers: Headers) -> ApiKey:
-        if not self._keyring.required:
-            return ANYBODY
+    def _authenticate(self, headers: Headers) -> ApiKey:
+        if not self._api_keys.auth_required:
+            return ANONYMOUS_KEY
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         # An unknown scheme costs the same look-up: timing tells nothing.
-        key = self._keyring.find(secret.strip())
+        key = self._api_keys.find(secret.strip())
         if key is None or scheme.lower() != "bearer":
             raise Unauthorized("no valid API key: send it as `Authorization: Bearer <key>`")
         return key
 
 
-def _permitted(key: ApiKey, method: str) -> None:
-    needed = KeyScope.READ if method in READING else KeyScope.WRITE
-    if not key.has_scope(needed):
+def _check_scope(key: ApiKey, method: str) -> None:
+    required_scope = KeyScope.READ if method in READ_METHODS else KeyScope.WRITE
+    if not key.has_scope(required_scope):
         raise Forbidden(
-            f"key {key.name} lacks the scope `{needed}`, which {method} needs: use another key, or "
+            f"key {key.name} lacks the scope `{required_scope}`, which {method} needs: use another key, or "
             "add the scope where keys are configured",
             code="insufficient_scope",
         )
 
 
-def _telling(allowance: Allowance | None, send: Send) -> Send:
-    if allowance is None:
+def _add_rate_limit_headers(rate_limit: RateLimitStatus | None, send: Send) -> Send:
+    if rate_limit is None:
         return send
 
-    async def told(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(allowance.headers())
+            MutableHeaders(scope=message).update(rate_limit.to_headers())
         await send(message)
 
-    return told
+    return send_with_headers

@@ -15,8 +15,8 @@ from starlette.routing import compile_path
 from qcrd.errors import Invalid, QcrdError, Transient
 from services.api.http import schemas
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Envelope, "description": meaning}
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.ErrorResponse, "description": meaning}
     for status, meaning in {
         400: "A field is wrong: `param` names it and `message` the fix.",
         401: "No valid API key.",
@@ -35,103 +35,109 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 """What any route under `/v1` may answer besides its own, for the OpenAPI document."""
 
-RETRY_SECONDS = 2.0
+DEFAULT_RETRY_AFTER_SECONDS = 2.0
 """What a 503 asks clients to wait when its cause does not say."""
 
-KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """`type` of the statuses that have one of their own in the OpenAI API."""
-CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "too_large"}
+HTTP_ERROR_CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "too_large"}
 
 
-class TooLarge(Invalid):
+class PayloadTooLarge(Invalid):
     status = 413
     default_code = "too_large"
 
 
-class TooSlow(Invalid):
+class RequestTimeout(Invalid):
     status = 408
     default_code = "too_slow"
 
 
-class UnsupportedType(Invalid):
+class UnsupportedMediaType(Invalid):
     status = 415
     default_code = "unsupported_media_type"
 
 
-class Misshapen(Invalid):
+class UnprocessableEntity(Invalid):
     """Not of the route's shape, as FastAPI says it of bodies that it reads itself."""
 
     status = 422
 
 
-class ClientGone(Invalid):
+class ClientDisconnected(Invalid):
     """Nobody is there to be answered; the status is what nginx writes in its log then."""
 
     status = 499
     default_code = "client_gone"
 
 
-def answer(error: QcrdError) -> JSONResponse:
+def build_error_response(error: QcrdError) -> JSONResponse:
     headers: dict[str, str] = {}
-    wait = getattr(error, "retry_after", None)
-    if isinstance(error, Transient) or wait is not None:
-        headers["Retry-After"] = str(math.ceil(wait or RETRY_SECONDS))
+    retry_after = getattr(error, "retry_after", None)
+    if isinstance(error, Transient) or retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(retry_after or DEFAULT_RETRY_AFTER_SECONDS))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return _envelope(error.status, error.message, error.param, error.code, headers)
+    return _build_json_response(error.status, error.message, error.param, error.code, headers)
 
 
-def install_errors(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI) -> None:
     """What no handler here takes is answered, with status 500, by `telemetry.install_http`."""
-    app.add_exception_handler(QcrdError, _ours)
-    app.add_exception_handler(RequestValidationError, _unreadable)
-    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(QcrdError, _handle_qcrd_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _handle_qcrd_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, QcrdError)
-    return answer(error)
+    return build_error_response(error)
 
 
-async def _unreadable(request: Request, error: Exception) -> JSONResponse:
+async def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
     """A request that is not of the route's shape: 400 for broken JSON, else 422."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         reason = str(first.get("ctx", {}).get("error", first["msg"]))
-        return _envelope(400, f"the body is not JSON: {reason}", None, "broken_json")
+        return _build_json_response(400, f"the body is not JSON: {reason}", None, "broken_json")
     # The first part says where it was looked for (body, query, path), which no client names.
     path = ".".join(str(part) for part in first["loc"][1:])
     if not path:
-        return _envelope(422, f"the body: {first['msg']}", None, "invalid_value")
-    return _envelope(422, f"`{path}`: {first['msg']}", path, "invalid_value")
+        return _build_json_response(422, f"the body: {first['msg']}", None, "invalid_value")
+    return _build_json_response(422, f"`{path}`: {first['msg']}", path, "invalid_value")
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
+async def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status, message, headers = error.status_code, str(error.detail), dict(error.headers or {})
     if status in (404, 405):
         message = f"there is no {request.method} {request.url.path}"
     if status == 405:
-        headers["Allow"] = _allowed(request)
-    return _envelope(status, message, None, CODES.get(status, "invalid_request"), headers)
+        headers["Allow"] = _format_allowed_methods(request)
+    return _build_json_response(
+        status, message, None, HTTP_ERROR_CODES.get(status, "invalid_request"), headers
+    )
 
 
-def _allowed(request: Request) -> str:
+def _format_allowed_methods(request: Request) -> str:
     """The methods that are described for this path; Starlette tells those of its first route."""
-    described, asked = request.app.openapi()["paths"], request.url.path
-    there = [described[asked]] if asked in described else []
-    there += [routes for path, routes in described.items() if compile_path(path)[0].match(asked)]
-    return ", ".join(sorted(method.upper() for method in there[0])) if there else ""
+    documented, request_path = request.app.openapi()["paths"], request.url.path
+    matches = [documented[request_path]] if request_path in documented else []
+    matches += [
+        routes for path, routes in documented.items() if compile_path(path)[0].match(request_path)
+    ]
+    return ", ".join(sorted(method.upper() for method in matches[0])) if matches else ""
 
 
-def _envelope(
+def _build_json_response(
     status: int,
     message: str,
     param: str | None,
     code: str,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    body = schemas.error(message, type=kind, param=param, code=code)
+    error_type = ERROR_TYPES.get(
+        status, "server_error" if status >= 500 else "invalid_request_error"
+    )
+    body = schemas.build_error_body(message, type=error_type, param=param, code=code)
     return JSONResponse(body, status_code=status, headers=dict(headers or {}))

@@ -23,172 +23,188 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime import keys
 from qcrd.runtime.http.asgi import replay_body
-from services.api.http.body_limits import whole
-from services.api.http.errors import answer
-from services.api.http.idempotency_store import LEASE_SECONDS, Answer, Answers, Entry
+from services.api.http.body_limits import read_body
+from services.api.http.errors import build_error_response
+from services.api.http.idempotency_store import (
+    LEASE_SECONDS,
+    IdempotencyEntry,
+    IdempotencyStore,
+    StoredResponse,
+)
 
 log = logging.getLogger(__name__)
 
-HEADER = "idempotency-key"
-FORM = re.compile(r"[\x21-\x7e]{1,255}")
-LARGEST = 256 << 10
+IDEMPOTENCY_HEADER = "idempotency-key"
+IDEMPOTENCY_KEY_PATTERN = re.compile(r"[\x21-\x7e]{1,255}")
+MAX_STORED_BODY_BYTES = 256 << 10
 """Bytes of an answer that is kept, in the memory of the Redis that has the jobs. A longer one is
 made again, and so is a stream, which may have ended with an error of its own."""
-STREAM = "text/event-stream"
+EVENT_STREAM_TYPE = "text/event-stream"
 
-_entry: ContextVar[Entry | None] = ContextVar("idempotency_entry", default=None)
+_entry: ContextVar[IdempotencyEntry | None] = ContextVar("idempotency_entry", default=None)
 
 
-def fresh_id(prefix: str) -> str:
+def derive_id(prefix: str) -> str:
     """A new id; under an `Idempotency-Key` the same one every time, so that a request that is
     carried out again after a crash finds what it had created."""
     entry = _entry.get()
     return keys.new_id(prefix) if entry is None else f"{prefix}-{keys.digest(prefix, entry.seed)}"
 
 
-def once(verb: str) -> str | None:
+def get_event_dedup_key(verb: str) -> str | None:
     """A name under which the event of this request is told once, however often it is tried."""
     entry = _entry.get()
     return None if entry is None else f"{verb}-{entry.seed}"
 
 
-def repeated() -> bool:
+def is_retry() -> bool:
     """Whether this request was begun before and nobody knows how far it came: what it asks for may
     have happened, and is then no conflict."""
     entry = _entry.get()
     return entry is not None and entry.tries > 1
 
 
-def name_of(scope: Scope) -> str | None:
+def get_entry_name(scope: Scope) -> str | None:
     """Under which the answer to this request is kept: one per caller and key. `Invalid`."""
-    given = Headers(scope=scope).get(HEADER)
-    if given is None:
+    header = Headers(scope=scope).get(IDEMPOTENCY_HEADER)
+    if header is None:
         return None
-    if not FORM.fullmatch(given):
+    if not IDEMPOTENCY_KEY_PATTERN.fullmatch(header):
         raise Invalid(
             "`Idempotency-Key` must be 1 to 255 visible ASCII characters, such as a UUID",
             param="Idempotency-Key",
         )
-    return keys.digest(scope["state"]["key"].name, given)
+    return keys.digest(scope["state"]["key"].name, header)
 
 
-def uploaded(answers: Answers, name: str | None, content: str) -> None:
+def record_upload(store: IdempotencyStore, name: str | None, digest: str) -> None:
     """`Conflict` when this name was used for other `content` (a digest) in the last 24 hours."""
     if name is not None:
-        entry = answers.begin(name, content, secrets.token_hex(8), time.time())
+        entry = store.begin(name, digest, secrets.token_hex(8), time.time())
         if entry.answer is None:
-            answers.finish(name, entry, Answer(status=200, content_type="", body=""))
+            store.finish(name, entry, StoredResponse(status=200, content_type="", body=""))
 
 
-class Idempotency:
+class IdempotencyMiddleware:
     """Keeps and replays answers of POST requests that carry the header."""
 
-    def __init__(self, app: ASGIApp, *, answers: Answers) -> None:
+    def __init__(self, app: ASGIApp, *, store: IdempotencyStore) -> None:
         self._app = app
-        self._answers = answers
+        self._store = store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] == "/v1/files":
             await self._app(scope, receive, send)
             return
         try:
-            name = name_of(scope) if scope["path"].startswith("/v1/") else None
-            if name is None:
+            entry_name = get_entry_name(scope) if scope["path"].startswith("/v1/") else None
+            if entry_name is None:
                 await self._app(scope, receive, send)
                 return
-            body = await whole(receive)
+            body = await read_body(receive)
             path = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
             fingerprint, holder = keys.digest(path, body), secrets.token_hex(8)
             entry = await run_in_threadpool(
-                self._answers.begin, name, fingerprint, holder, time.time()
+                self._store.begin, entry_name, fingerprint, holder, time.time()
             )
         except QcrdError as error:
-            await answer(error)(scope, receive, send)
+            await build_error_response(error)(scope, receive, send)
         else:
             if entry.answer is not None:
-                await _replay(entry.answer, send)
+                await _send_stored_response(entry.answer, send)
             else:
-                await self._answered(name, entry, scope, replay_body(body, receive), send)
+                await self._handle_and_store(
+                    entry_name, entry, scope, replay_body(body, receive), send
+                )
 
-    async def _answered(
-        self, name: str, entry: Entry, scope: Scope, receive: Receive, send: Send
+    async def _handle_and_store(
+        self, entry_name: str, entry: IdempotencyEntry, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        kept = _Recorder(send)
+        recorder = _ResponseRecorder(send)
         token = _entry.set(entry)
         try:
-            async with self._renewed(name, entry.holder):
-                await self._app(scope, receive, kept)
+            async with self._keep_lease(entry_name, entry.holder):
+                await self._app(scope, receive, recorder)
         finally:
             _entry.reset(token)
-            await asyncio.shield(run_in_threadpool(self._settle, name, entry, kept))
+            await asyncio.shield(
+                run_in_threadpool(self._store_response, entry_name, entry, recorder)
+            )
 
-    def _settle(self, name: str, entry: Entry, kept: _Recorder) -> None:
-        given = kept.answer()
+    def _store_response(
+        self, entry_name: str, entry: IdempotencyEntry, recorder: _ResponseRecorder
+    ) -> None:
+        response = recorder.get_storable_response()
         try:
-            if given is not None:
-                self._answers.finish(name, entry, given)
+            if response is not None:
+                self._store.finish(entry_name, entry, response)
             else:
-                self._answers.release(name, entry.holder, forget=kept.refused)
+                self._store.release(entry_name, entry.holder, forget=recorder.is_client_error)
         except Transient as error:
             # The request was carried out, and its ids are derived from the seed: that is enough.
             log.warning("the answer is not kept: %s", error)
 
     @asynccontextmanager
-    async def _renewed(self, name: str, holder: str) -> AsyncIterator[None]:
-        async def beat() -> None:
+    async def _keep_lease(self, entry_name: str, holder: str) -> AsyncIterator[None]:
+        async def renew_periodically() -> None:
             while True:
                 await asyncio.sleep(LEASE_SECONDS / 3)
                 with contextlib.suppress(Transient):
-                    await run_in_threadpool(self._answers.renew, name, holder, time.time())
+                    await run_in_threadpool(self._store.renew, entry_name, holder, time.time())
 
-        beating = asyncio.create_task(beat())
+        renewal = asyncio.create_task(renew_periodically())
         try:
             yield
         finally:
-            beating.cancel()
+            renewal.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await beating
+                await renewal
 
 
-class _Recorder:
+class _ResponseRecorder:
     """Passes an answer on and remembers it, unless it is too long or no success."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._status = 0
-        self._type = ""
+        self._content_type = ""
         self._body = bytearray()
-        self._whole = False
+        self._is_complete = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             headers = Headers(raw=message.get("headers", []))
-            self._type = headers.get("content-type", "")
+            self._content_type = headers.get("content-type", "")
         elif message["type"] == "http.response.body":
-            if len(self._body) <= LARGEST:
+            if len(self._body) <= MAX_STORED_BODY_BYTES:
                 self._body += message.get("body", b"")
-            self._whole = not message.get("more_body", False)
+            self._is_complete = not message.get("more_body", False)
         await self._send(message)
 
     @property
-    def refused(self) -> bool:
+    def is_client_error(self) -> bool:
         """Nothing was done, for a cause that may be mended: the key is free again."""
         return 400 <= self._status < 500
 
-    def answer(self) -> Answer | None:
+    def get_storable_response(self) -> StoredResponse | None:
         """None for what is to be made again: no success, one that broke off or was too long."""
-        stream = self._type.startswith(STREAM)
-        if stream or not self._whole or self._status >= 300 or len(self._body) > LARGEST:
+        is_stream = self._content_type.startswith(EVENT_STREAM_TYPE)
+        if (
+            is_stream
+            or not self._is_complete
+            or self._status >= 300
+            or len(self._body) > MAX_STORED_BODY_BYTES
+        ):
             return None
         body = self._body.decode("latin-1")
-        return Answer(status=self._status, content_type=self._type, body=body)
+        return StoredResponse(status=self._status, content_type=self._content_type, body=body)
 
 
-async def _replay(given: Answer, send: Send) -> None:
+async def _send_stored_response(response: StoredResponse, send: Send) -> None:
     headers = [
-        (b"content-type", given.content_type.encode("latin-1")),
+        (b"content-type", response.content_type.encode("latin-1")),
         (b"idempotent-replayed", b"true"),
     ]
-    await send({"type": "http.response.start", "status": given.status, "headers": headers})
-    await send({"type": "http.response.body", "body": given.body.encode("latin-1")})
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body.encode("latin-1")})

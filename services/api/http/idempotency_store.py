@@ -19,19 +19,19 @@ from qcrd.records.base import Record
 from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
-KEPT_SECONDS = 24 * 3600
+RETENTION_SECONDS = 24 * 3600
 LEASE_SECONDS = 10.0
 """How long a key stays taken after the last sign of life of the gateway that answers it."""
 
 
-class Answer(Record):
+class StoredResponse(Record):
     status: int
     content_type: str
     body: str
     """Latin-1 of the bytes, so that any body is JSON-safe and comes back as it was."""
 
 
-class Entry(Record):
+class IdempotencyEntry(Record):
     """What is known of a name: whose request it was, who answers it, and the answer in the end.
 
     `seed` is what ids are derived from. It stays when the request is carried out again, which
@@ -43,24 +43,24 @@ class Entry(Record):
     holder: str
     tries: int = 1
     until: float = 0.0
-    answer: Answer | None = None
+    answer: StoredResponse | None = None
 
 
-Change = Callable[["Entry"], "Entry | None"]
+EntryUpdate = Callable[["IdempotencyEntry"], "IdempotencyEntry | None"]
 """Of an entry by its holder; None removes it."""
 
 
-class Running(Conflict):
+class RequestInProgress(Conflict):
     """The first request with this key is still being answered."""
 
     default_code = "idempotency_in_progress"
     retry_after = 1.0
 
 
-class Answers(Protocol):
+class IdempotencyStore(Protocol):
     """`holder` is one request's own: nobody ends what another one has taken over."""
 
-    def begin(self, name: str, fingerprint: str, holder: str, now: float) -> Entry:
+    def begin(self, name: str, fingerprint: str, holder: str, now: float) -> IdempotencyEntry:
         """With the answer that was given; without one this request is to be answered, and `name`
         is the holder's until `finish`, `release` or `LEASE_SECONDS` without `renew`.
 
@@ -69,18 +69,22 @@ class Answers(Protocol):
 
     def renew(self, name: str, holder: str, now: float) -> None: ...
 
-    def finish(self, name: str, entry: Entry, answer: Answer) -> None:
+    def finish(self, name: str, entry: IdempotencyEntry, response: StoredResponse) -> None:
         """`entry` as `begin` gave it to its holder."""
 
     def release(self, name: str, holder: str, *, forget: bool) -> None:
         """Nothing is kept. The same request may go ahead, with the same seed unless `forget`."""
 
 
-def judged(entry: Entry | None, fingerprint: str, holder: str, now: float) -> Entry:
+def claim_entry(
+    entry: IdempotencyEntry | None, fingerprint: str, holder: str, now: float
+) -> IdempotencyEntry:
     """The entry that stands after `begin` found `entry`."""
     if entry is None:
         seed = secrets.token_hex(16)
-        return Entry(fingerprint=fingerprint, seed=seed, holder=holder, until=now + LEASE_SECONDS)
+        return IdempotencyEntry(
+            fingerprint=fingerprint, seed=seed, holder=holder, until=now + LEASE_SECONDS
+        )
     if entry.fingerprint != fingerprint:
         raise Conflict(
             "this `Idempotency-Key` was used for another request in the last 24 hours: give each "
@@ -91,58 +95,58 @@ def judged(entry: Entry | None, fingerprint: str, holder: str, now: float) -> En
     if entry.answer is not None:
         return entry
     if entry.until > now and entry.holder != holder:
-        raise Running(
+        raise RequestInProgress(
             "the first request with this `Idempotency-Key` is still being answered: try again",
             param="Idempotency-Key",
         )
-    tries = entry.tries + (holder != entry.holder)
-    taken = {"holder": holder, "until": now + LEASE_SECONDS, "tries": tries}
-    return entry.model_copy(update=taken)
+    attempts = entry.tries + (holder != entry.holder)
+    changes = {"holder": holder, "until": now + LEASE_SECONDS, "tries": attempts}
+    return entry.model_copy(update=changes)
 
 
-def _renewed(now: float) -> Change:
+def _make_renewal(now: float) -> EntryUpdate:
     return lambda entry: entry.model_copy(update={"until": now + LEASE_SECONDS})
 
 
-def _answered(entry: Entry, answer: Answer) -> Entry:
-    return entry.model_copy(update={"answer": answer})
+def _set_response(entry: IdempotencyEntry, response: StoredResponse) -> IdempotencyEntry:
+    return entry.model_copy(update={"answer": response})
 
 
-def _released(forget: bool) -> Change:
+def _make_release(forget: bool) -> EntryUpdate:
     return lambda entry: None if forget else entry.model_copy(update={"until": 0.0})
 
 
-class MemoryAnswers:
+class MemoryIdempotencyStore:
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, IdempotencyEntry] = {}
         self._lock = threading.Lock()
 
-    def begin(self, name: str, fingerprint: str, holder: str, now: float) -> Entry:
+    def begin(self, name: str, fingerprint: str, holder: str, now: float) -> IdempotencyEntry:
         with self._lock:
-            self._entries[name] = judged(self._entries.get(name), fingerprint, holder, now)
+            self._entries[name] = claim_entry(self._entries.get(name), fingerprint, holder, now)
             return self._entries[name]
 
     def renew(self, name: str, holder: str, now: float) -> None:
-        self._change(name, holder, _renewed(now))
+        self._update_if_holder(name, holder, _make_renewal(now))
 
-    def finish(self, name: str, entry: Entry, answer: Answer) -> None:
-        self._change(name, entry.holder, lambda _: _answered(entry, answer))
+    def finish(self, name: str, entry: IdempotencyEntry, response: StoredResponse) -> None:
+        self._update_if_holder(name, entry.holder, lambda _: _set_response(entry, response))
 
     def release(self, name: str, holder: str, *, forget: bool) -> None:
-        self._change(name, holder, _released(forget))
+        self._update_if_holder(name, holder, _make_release(forget))
 
-    def _change(self, name: str, holder: str, change: Change) -> None:
+    def _update_if_holder(self, name: str, holder: str, update: EntryUpdate) -> None:
         with self._lock:
             entry = self._entries.get(name)
-            if _is_of(entry, holder):
-                after = change(entry)
-                if after is None:
+            if _is_pending_for(entry, holder):
+                updated = update(entry)
+                if updated is None:
                     del self._entries[name]
                 else:
-                    self._entries[name] = after
+                    self._entries[name] = updated
 
 
-FINISH = """
+FINISH_SCRIPT = """
 local there = redis.call('GET', KEYS[1])
 if there and cjson.decode(there)['holder'] == ARGV[1] then
     redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
@@ -152,57 +156,62 @@ end
 command and not the three of a transaction."""
 
 
-class RedisAnswers:
+class RedisIdempotencyStore:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._finish = redis.register_script(FINISH)
+        self._finish_script = redis.register_script(FINISH_SCRIPT)
 
-    def begin(self, name: str, fingerprint: str, holder: str, now: float) -> Entry:
-        key, fresh = keys.idempotency_key(name), judged(None, fingerprint, holder, now)
+    def begin(self, name: str, fingerprint: str, holder: str, now: float) -> IdempotencyEntry:
+        key, new_entry = keys.idempotency_key(name), claim_entry(None, fingerprint, holder, now)
         with translate_redis_errors():
             # Most names are new, and then one command is enough.
-            if self._redis.set(key, fresh.model_dump_json(), ex=KEPT_SECONDS, nx=True):
-                return fresh
-        found: list[Entry] = []
+            if self._redis.set(key, new_entry.model_dump_json(), ex=RETENTION_SECONDS, nx=True):
+                return new_entry
+        claimed: list[IdempotencyEntry] = []
 
-        def change(entry: Entry | None) -> Entry | None:
-            found[:] = [judged(entry, fingerprint, holder, now)]
-            return found[0]
+        def claim(entry: IdempotencyEntry | None) -> IdempotencyEntry | None:
+            claimed[:] = [claim_entry(entry, fingerprint, holder, now)]
+            return claimed[0]
 
-        self._put(name, change)
-        return found[0]
+        self._update(name, claim)
+        return claimed[0]
 
     def renew(self, name: str, holder: str, now: float) -> None:
-        self._change(name, holder, _renewed(now))
+        self._update_if_holder(name, holder, _make_renewal(now))
 
-    def finish(self, name: str, entry: Entry, answer: Answer) -> None:
-        body = _answered(entry, answer).model_dump_json()
+    def finish(self, name: str, entry: IdempotencyEntry, response: StoredResponse) -> None:
+        entry_json = _set_response(entry, response).model_dump_json()
         with translate_redis_errors():
-            self._finish(keys=[keys.idempotency_key(name)], args=[entry.holder, body, KEPT_SECONDS])
+            self._finish_script(
+                keys=[keys.idempotency_key(name)],
+                args=[entry.holder, entry_json, RETENTION_SECONDS],
+            )
 
     def release(self, name: str, holder: str, *, forget: bool) -> None:
-        self._change(name, holder, _released(forget))
+        self._update_if_holder(name, holder, _make_release(forget))
 
-    def _change(self, name: str, holder: str, change: Change) -> None:
-        self._put(name, lambda entry: change(entry) if _is_of(entry, holder) else entry)
+    def _update_if_holder(self, name: str, holder: str, update: EntryUpdate) -> None:
+        self._update(name, lambda entry: update(entry) if _is_pending_for(entry, holder) else entry)
 
-    def _put(self, name: str, change: Callable[[Entry | None], Entry | None]) -> None:
+    def _update(
+        self, name: str, update: Callable[[IdempotencyEntry | None], IdempotencyEntry | None]
+    ) -> None:
         """Put what `change` makes of the entry in its place, atomically."""
         key = keys.idempotency_key(name)
 
-        def body(pipe: Any) -> None:
-            there = pipe.get(key)
-            before = None if there is None else Entry.model_validate_json(there)
-            after = change(before)
+        def run_transaction(pipe: Any) -> None:
+            raw = pipe.get(key)
+            entry = None if raw is None else IdempotencyEntry.model_validate_json(raw)
+            updated = update(entry)
             pipe.multi()
-            if after is None:
+            if updated is None:
                 pipe.delete(key)
-            elif after != before:
-                pipe.set(key, after.model_dump_json(), ex=KEPT_SECONDS)
+            elif updated != entry:
+                pipe.set(key, updated.model_dump_json(), ex=RETENTION_SECONDS)
 
         with translate_redis_errors():
-            self._redis.transaction(body, key)
+            self._redis.transaction(run_transaction, key)
 
 
-def _is_of(entry: Entry | None, holder: str) -> TypeGuard[Entry]:
+def _is_pending_for(entry: IdempotencyEntry | None, holder: str) -> TypeGuard[IdempotencyEntry]:
     return entry is not None and entry.holder == holder and entry.answer is None

@@ -11,51 +11,53 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from qcrd.errors import QcrdError
 from qcrd.runtime.http.asgi import replay_body
 from services.api.http import strict_json
-from services.api.http.body_limits import UPLOADS, whole
-from services.api.http.errors import UnsupportedType, answer
+from services.api.http.body_limits import UPLOAD_ROUTES, read_body
+from services.api.http.errors import UnsupportedMediaType, build_error_response
 
-WITH_BODY = frozenset({"POST", "PATCH", "DELETE"})
+BODY_METHODS = frozenset({"POST", "PATCH", "DELETE"})
 """Methods that some route has; the others are refused whatever they bring."""
-UPLOAD_PATHS = frozenset(path for _, path in UPLOADS)
-AT_ONCE = 64 << 10
+UPLOAD_PATHS = frozenset(path for _, path in UPLOAD_ROUTES)
+MAX_INLINE_PARSE_BYTES = 64 << 10
 """Bytes of JSON that are read within a millisecond, in which nobody else is answered."""
 
 
-class JsonBodies:
+class JsonMiddleware:
     """Answers what is wrong with a body; one that is right is given on as it came."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = scope["type"] == "http" and scope["method"] in WITH_BODY
+        may_have_body = scope["type"] == "http" and scope["method"] in BODY_METHODS
         # Under every method: a form that is patched there is told of the method, not of its type.
-        if not asked or scope["path"] in UPLOAD_PATHS:
+        if not may_have_body or scope["path"] in UPLOAD_PATHS:
             await self._app(scope, receive, send)
             return
         try:
-            body = await whole(receive)
+            body = await read_body(receive)
             if body:
-                _said_to_be_json(Headers(scope=scope))
-                await _check(body)
+                _check_content_type(Headers(scope=scope))
+                await _check_json(body)
         except QcrdError as error:
-            await answer(error)(scope, receive, send)
+            await build_error_response(error)(scope, receive, send)
         else:
             await self._app(scope, replay_body(body, receive), send)
 
 
-def _said_to_be_json(headers: Headers) -> None:
+def _check_content_type(headers: Headers) -> None:
     header = Header()
     header["content-type"] = headers.get("content-type", "")
-    kind = header.get_content_type() if header["content-type"] else "nothing"
-    if kind != "application/json" and not (
-        kind.startswith("application/") and kind.endswith("+json")
+    media_type = header.get_content_type() if header["content-type"] else "nothing"
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
     ):
-        raise UnsupportedType(f"`Content-Type` is {kind[:80]}: send the body as application/json")
+        raise UnsupportedMediaType(
+            f"`Content-Type` is {media_type[:80]}: send the body as application/json"
+        )
 
 
-async def _check(body: bytes) -> None:
-    if len(body) <= AT_ONCE:
-        strict_json.read(body)
+async def _check_json(body: bytes) -> None:
+    if len(body) <= MAX_INLINE_PARSE_BYTES:
+        strict_json.parse_json(body)
     else:
-        await to_thread.run_sync(strict_json.read, body)
+        await to_thread.run_sync(strict_json.parse_json, body)

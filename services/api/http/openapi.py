@@ -14,84 +14,88 @@ from qcrd.records.spec import JobSpec, MethodName
 from qcrd.records.study import StudySpec
 from services.api.http import schemas as wire
 
-REF = "#/components/schemas/{model}"
-FILE_ID = "^file-[0-9a-f]{24}$"
-JOB_ID = "^ftjob-[0-9a-f]{24}$"
-IDS = {
-    "file_id": FILE_ID,
-    "job_id": JOB_ID,
+SCHEMA_REF = "#/components/schemas/{model}"
+FILE_ID_PATTERN = "^file-[0-9a-f]{24}$"
+JOB_ID_PATTERN = "^ftjob-[0-9a-f]{24}$"
+ID_PATTERNS = {
+    "file_id": FILE_ID_PATTERN,
+    "job_id": JOB_ID_PATTERN,
     "study_id": "^study-[0-9a-f]{24}$",
     "set_id": "^set-[0-9a-f]{24}$",
     "item_id": "^[0-9a-f]{24}-[pn](0|[1-9][0-9]{0,3})$",
     "model_id": "^model-[0-9a-f]{24}$",
-    "judge_id": JOB_ID,
+    "judge_id": JOB_ID_PATTERN,
 }
 """What each id in a path looks like."""
-BODIES = {
+REQUEST_SCHEMAS = {
     "/v1/fine_tuning/jobs": "JobRequest",
     "/v1/fine_tuning/jobs/estimate": "JobRequest",
     "/v1/studies": "StudyRequest",
 }
 
 
-class Described(FastAPI):
+class DocumentedApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            self.openapi_schema = _completed(super().openapi())
+            self.openapi_schema = _complete_document(super().openapi())
         return self.openapi_schema
 
 
-def _completed(document: dict[str, Any]) -> dict[str, Any]:
+def _complete_document(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)  # every error has the one envelope
-    schemas.setdefault("Envelope", wire.Envelope.model_json_schema(ref_template=REF))
-    job, shared = _job_request()
-    study = StudySpec.model_json_schema(by_alias=True, ref_template=REF)
-    shared |= study.pop("$defs")
-    shared.pop("JobSpec")
-    study["title"] = "StudyRequest"
-    study["properties"]["job"] = {"$ref": REF.format(model="JobRequest")}
-    study["properties"]["seeds"]["maxItems"] = 256
-    document["components"]["schemas"] |= {**shared, "JobRequest": job, "StudyRequest": study}
-    for path, name in BODIES.items():
+    schemas.setdefault("Envelope", wire.ErrorResponse.model_json_schema(ref_template=SCHEMA_REF))
+    job_schema, definitions = _build_job_request_schema()
+    study_schema = StudySpec.model_json_schema(by_alias=True, ref_template=SCHEMA_REF)
+    definitions |= study_schema.pop("$defs")
+    definitions.pop("JobSpec")
+    study_schema["title"] = "StudyRequest"
+    study_schema["properties"]["job"] = {"$ref": SCHEMA_REF.format(model="JobRequest")}
+    study_schema["properties"]["seeds"]["maxItems"] = 256
+    document["components"]["schemas"] |= {
+        **definitions,
+        "JobRequest": job_schema,
+        "StudyRequest": study_schema,
+    }
+    for path, name in REQUEST_SCHEMAS.items():
         content = document["paths"][path]["post"]["requestBody"]["content"]
-        content["application/json"]["schema"] = {"$ref": REF.format(model=name)}
+        content["application/json"]["schema"] = {"$ref": SCHEMA_REF.format(model=name)}
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, routes in document["paths"].items():
         for route in routes.values():
             if path.startswith("/v1/"):
                 route["security"] = [{"key": []}]
-            _with_forms_of_ids(route)
+            _add_id_patterns(route)
     return document
 
 
-def _with_forms_of_ids(route: dict[str, Any]) -> None:
-    for parameter in route.get("parameters", ()):
-        if parameter["in"] == "path" and parameter["name"] in IDS:
-            parameter["schema"]["pattern"] = IDS[parameter["name"]]
+def _add_id_patterns(operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path" and parameter["name"] in ID_PATTERNS:
+            parameter["schema"]["pattern"] = ID_PATTERNS[parameter["name"]]
 
 
-def _job_request() -> tuple[dict[str, Any], dict[str, Any]]:
+def _build_job_request_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of a job's body, and the schemas that it refers to."""
-    schema = JobSpec.model_json_schema(by_alias=True, ref_template=REF)
-    shared = schema.pop("$defs")
+    schema = JobSpec.model_json_schema(by_alias=True, ref_template=SCHEMA_REF)
+    definitions = schema.pop("$defs")
     fields = schema["properties"]
     fields.pop("settings")
     fields["method"] = {
         "description": "What to train. The settings stand under the method's own name.",
-        "anyOf": [_method(name.value) for name in MethodName],
+        "anyOf": [_build_method_schema(name.value) for name in MethodName],
     }
-    fields["training_file"] |= {"pattern": FILE_ID}
+    fields["training_file"] |= {"pattern": FILE_ID_PATTERN}
     for name in ("validation_file", "test_file"):
-        fields[name] = _nullable({"type": "string", "pattern": FILE_ID})
-    fields["knowledge_of"] = _nullable({"type": "string", "pattern": JOB_ID})
+        fields[name] = _make_nullable({"type": "string", "pattern": FILE_ID_PATTERN})
+    fields["knowledge_of"] = _make_nullable({"type": "string", "pattern": JOB_ID_PATTERN})
     for name in fields.keys() - set(schema["required"]):
-        fields[name] = _nullable(fields[name])
-    return {**schema, "title": "JobRequest"}, shared
+        fields[name] = _make_nullable(fields[name])
+    return {**schema, "title": "JobRequest"}, definitions
 
 
-def _method(name: str) -> dict[str, Any]:
+def _build_method_schema(name: str) -> dict[str, Any]:
     return {
         "type": "object",
         "title": name,
@@ -99,12 +103,12 @@ def _method(name: str) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             "type": {"const": name},
-            name: _nullable({"$ref": REF.format(model="MethodSpec")}),
+            name: _make_nullable({"$ref": SCHEMA_REF.format(model="MethodSpec")}),
         },
     }
 
 
-def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+def _make_nullable(schema: dict[str, Any]) -> dict[str, Any]:
     """Null is the same as leaving the field out, as OpenAI's clients may send it."""
     if {"type": "null"} in schema.get("anyOf", ()):
         return schema

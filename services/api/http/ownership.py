@@ -7,20 +7,20 @@ from qcrd.records.api_keys import ApiKey, ApiKeyScope
 from qcrd.runtime.jobs.store import JobStore
 
 
-def check_owner(what: str, owner: str | None, caller: ApiKey) -> None:
+def check_owner(resource: str, owner: str | None, caller: ApiKey) -> None:
     """`Forbidden` (code `not_owner`) unless `caller` may change `what`, such as "job ftjob-1".
 
     `owner` None: nobody knows any more whose it is, so only an admin may.
     """
     if owner is None:
-        allowed, whose = caller.has_scope(ApiKeyScope.ADMIN), "is of a job that is gone: use"
+        allowed, reason = caller.has_scope(ApiKeyScope.ADMIN), "is of a job that is gone: use"
     else:
-        allowed, whose = caller.can_modify(owner), f"was created by key {owner}: use that one, or"
+        allowed, reason = caller.can_modify(owner), f"was created by key {owner}: use that one, or"
     if not allowed:
-        raise Forbidden(f"{what} {whose} a key with the scope `admin`", code="not_owner")
+        raise Forbidden(f"{resource} {reason} a key with the scope `admin`", code="not_owner")
 
 
-def of_job(jobs: JobStore, job_id: str | None) -> str | None:
+def get_job_owner(jobs: JobStore, job_id: str | None) -> str | None:
     """Who owns what this job made; None when there is no record of the job."""
     if job_id is None:
         return None

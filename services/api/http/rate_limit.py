@@ -18,20 +18,20 @@ from qcrd.records.api_keys import ApiKey
 
 log = logging.getLogger(__name__)
 
-MEMORY = "memory://"
-TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
-TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+MEMORY_STORAGE = "memory://"
+REDIS_TIMEOUT_OPTIONS = ("socket_timeout", "socket_connect_timeout")
+REDIS_TIMEOUT_OPTIONS = ("socket_timeout", "socket_connect_timeout")
 
 
 @dataclass(frozen=True)
-class Allowance:
+class RateLimitStatus:
     """Of one key: `limit` requests a minute, `remaining` of them now; more in `reset` seconds."""
 
     limit: int
     remaining: int
     reset: int
 
-    def headers(self) -> dict[str, str]:
+    def to_headers(self) -> dict[str, str]:
         """By OpenAI's names, which its clients know."""
         return {
             "x-ratelimit-limit-requests": str(self.limit),
@@ -40,16 +40,16 @@ class Allowance:
         }
 
 
-class Rates:
+class RateLimiter:
     """A sliding window per key in `storage` (a URL of Redis, or `MEMORY` for one process)."""
 
-    def __init__(self, storage: str = MEMORY) -> None:
-        patience = {} if storage == MEMORY else dict.fromkeys(TIMEOUTS, 2.0)
+    def __init__(self, storage: str = MEMORY_STORAGE) -> None:
+        timeouts = {} if storage == MEMORY_STORAGE else dict.fromkeys(REDIS_TIMEOUT_OPTIONS, 2.0)
         # The address is not one of those that name an asynchronous storage.
-        found = cast(Storage, storage_from_string(storage, wrap_exceptions=True, **patience))
-        self._limiter = SlidingWindowCounterRateLimiter(found)
+        backend = cast(Storage, storage_from_string(storage, wrap_exceptions=True, **timeouts))
+        self._limiter = SlidingWindowCounterRateLimiter(backend)
 
-    def spend(self, key: ApiKey) -> Allowance | None:
+    def consume(self, key: ApiKey) -> RateLimitStatus | None:
         """Count one request. `TooMany` when it is one too many; None for a key without a limit.
 
         While Redis is away nothing is refused here: whatever the request wants will say so.
@@ -58,16 +58,16 @@ class Rates:
             return None
         item = RateLimitItemPerMinute(key.requests_per_minute)
         try:
-            admitted = self._limiter.hit(item, "qcrd", key.name)
+            allowed = self._limiter.hit(item, "qcrd", key.name)
             window = self._limiter.get_window_stats(item, "qcrd", key.name)
         except StorageError as error:
             log.warning("requests are not counted: %s", error)
             return None
-        wait = max(1, math.ceil(window.reset_time - time.time()))
-        if not admitted:
+        retry_after = max(1, math.ceil(window.reset_time - time.time()))
+        if not allowed:
             raise TooMany(
                 f"key {key.name} may send {key.requests_per_minute} requests a minute; "
-                f"try again in {wait} s",
-                retry_after=wait,
+                f"try again in {retry_after} s",
+                retry_after=retry_after,
             )
-        return Allowance(key.requests_per_minute, window.remaining, wait)
+        return RateLimitStatus(key.requests_per_minute, window.remaining, retry_after)

@@ -11,24 +11,24 @@ from qcrd.records.spec import Budget as JobBudget
 from qcrd.records.study import StudyJob, StudyStatus, StudyTable
 
 
-class Identified(BaseModel):
+class ApiObject(BaseModel):
     id: str
 
 
-T = TypeVar("T", bound=Identified)
+ObjectT = TypeVar("T", bound=ApiObject)
 
 
-class Page(BaseModel, Generic[T]):
+class Page(BaseModel, Generic[ObjectT]):
     """`after=<last_id>` continues it."""
 
     object: Literal["list"] = "list"
-    data: list[T]
+    data: list[ObjectT]
     has_more: bool = False
     first_id: str | None = None
     last_id: str | None = None
 
 
-class Deleted(BaseModel):
+class DeleteResponse(BaseModel):
     id: str
     object: str
     deleted: Literal[True] = True
@@ -42,20 +42,20 @@ class ErrorBody(BaseModel):
     code: str | None = None
 
 
-class Envelope(BaseModel):
+class ErrorResponse(BaseModel):
     """What every answer that is an error looks like."""
 
     error: ErrorBody
 
 
-def error(
+def build_error_body(
     message: str, *, type: str, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
     body = ErrorBody(message=message, type=type, param=param, code=code)
-    return Envelope(error=body).model_dump()
+    return ErrorResponse(error=body).model_dump()
 
 
-class FileObject(Identified):
+class FileObject(ApiObject):
     object: Literal["file"] = "file"
     bytes: int
     created_at: int
@@ -66,7 +66,7 @@ class FileObject(Identified):
     lines: int
 
 
-class Queue(BaseModel):
+class QueuePosition(BaseModel):
     """Where a waiting job stands: `position` 1 is the next. `eta_seconds` until it begins, at the
     pace of the jobs before it; None where none of this system has ended yet."""
 
@@ -74,7 +74,7 @@ class Queue(BaseModel):
     eta_seconds: float | None = None
 
 
-class JobObject(Identified):
+class FineTuningJob(ApiObject):
     """OpenAI's fields, and below them ours."""
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -105,7 +105,7 @@ class JobObject(Identified):
     stage: str | None
     progress: Progress
     queue_position: int | None = None
-    queue: Queue | None = None
+    queue: QueuePosition | None = None
     usage: Usage
     budget: JobBudget
     attempt: int
@@ -116,7 +116,7 @@ class JobObject(Identified):
     report: Report | None
 
 
-class EventObject(Identified):
+class FineTuningJobEvent(ApiObject):
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     created_at: int
     level: Literal["info", "warn", "error"]
@@ -125,7 +125,7 @@ class EventObject(Identified):
     data: dict[str, Any]
 
 
-class Link(BaseModel):
+class FileLink(BaseModel):
     """A file and a URL that reads it for an hour."""
 
     name: str
@@ -137,7 +137,7 @@ class CheckpointMetrics(BaseModel):
     valid_accuracy: float | None = None
 
 
-class CheckpointObject(Identified):
+class FineTuningJobCheckpoint(ApiObject):
     """A state that training goes on from, or the published student of a job that has succeeded."""
 
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
@@ -147,10 +147,10 @@ class CheckpointObject(Identified):
     step_number: int
     metrics: CheckpointMetrics
     method: str
-    files: list[Link]
+    files: list[FileLink]
 
 
-class ModelObject(Identified):
+class ModelObject(ApiObject):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["qcrd"] = "qcrd"
@@ -159,10 +159,10 @@ class ModelObject(Identified):
 
 
 class ModelWithFiles(ModelObject):
-    files: list[Link]
+    files: list[FileLink]
 
 
-class StudyBase(BaseModel):
+class StudyJobTemplate(BaseModel):
     """What the jobs of a study share, as it was given."""
 
     model: str
@@ -175,11 +175,11 @@ class StudyBase(BaseModel):
     knowledge_of: str | None
 
 
-class StudySummary(Identified):
+class StudySummary(ApiObject):
     object: Literal["study"] = "study"
     created_at: int
     status: StudyStatus
-    job: StudyBase
+    job: StudyJobTemplate
     methods: list[str]
     seeds: list[int]
     baseline: str

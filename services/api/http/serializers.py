@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from qcrd.records.job import Event, Job, PublishedModel, StoredFile
 from qcrd.records.study import Study, StudyStatus
 from services.api.http.schemas import (
-    EventObject,
     FileObject,
-    JobObject,
+    FineTuningJob,
+    FineTuningJobEvent,
     ModelObject,
+    ObjectT,
     Page,
-    Queue,
-    StudyBase,
+    QueuePosition,
+    StudyJobTemplate,
     StudySummary,
-    T,
 )
 
 
-def file(stored: StoredFile) -> FileObject:
+def serialize_file(stored: StoredFile) -> FileObject:
     return FileObject(
         id=stored.id,
         bytes=stored.bytes,
@@ -31,10 +31,12 @@ def file(stored: StoredFile) -> FileObject:
     )
 
 
-def job(job: Job, queue: Queue | None = None, estimated_finish: float | None = None) -> JobObject:
+def serialize_job(
+    job: Job, queue: QueuePosition | None = None, estimated_finish: float | None = None
+) -> FineTuningJob:
     spec = job.spec
     method = spec.dump_method()
-    return JobObject(
+    return FineTuningJob(
         id=job.id,
         created_at=int(job.created_at),
         finished_at=None if job.finished_at is None else int(job.finished_at),
@@ -69,13 +71,13 @@ def job(job: Job, queue: Queue | None = None, estimated_finish: float | None = N
     )
 
 
-def study(study: Study, status: StudyStatus, rationale_set: str | None) -> StudySummary:
+def serialize_study(study: Study, status: StudyStatus, rationale_set: str | None) -> StudySummary:
     spec = study.spec
     return StudySummary(
         id=study.id,
         created_at=int(study.created_at),
         status=status,
-        job=StudyBase(
+        job=StudyJobTemplate(
             model=spec.job.model,
             training_file=spec.job.training_file,
             validation_file=spec.job.validation_file,
@@ -93,8 +95,8 @@ def study(study: Study, status: StudyStatus, rationale_set: str | None) -> Study
     )
 
 
-def event(event: Event) -> EventObject:
-    return EventObject(
+def serialize_event(event: Event) -> FineTuningJobEvent:
+    return FineTuningJobEvent(
         id=event.id,
         created_at=int(event.created_at),
         level=event.level,
@@ -104,7 +106,7 @@ def event(event: Event) -> EventObject:
     )
 
 
-def model(published: PublishedModel) -> ModelObject:
+def serialize_model(published: PublishedModel) -> ModelObject:
     return ModelObject(
         id=published.id,
         created=int(published.created_at),
@@ -113,8 +115,8 @@ def model(published: PublishedModel) -> ModelObject:
     )
 
 
-def page(items: Sequence[T], *, has_more: bool = False) -> Page[T]:
-    return Page[T](
+def build_page(items: Sequence[ObjectT], *, has_more: bool = False) -> Page[ObjectT]:
+    return Page[ObjectT](
         data=list(items),
         has_more=has_more,
         first_id=items[0].id if items else None,

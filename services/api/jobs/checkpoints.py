@@ -9,11 +9,11 @@ from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import Job
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record
-from services.api.http.schemas import CheckpointMetrics, CheckpointObject, Link
+from services.api.http.schemas import CheckpointMetrics, FileLink, FineTuningJobCheckpoint
 from services.api.models import service as models
 
 
-def newest_first(store: Store, job: Job, after: str | None = None) -> list[CheckpointObject]:
+def newest_first(store: Store, job: Job, after: str | None = None) -> list[FineTuningJobCheckpoint]:
     """All of them, or those older than `after`. `Invalid` when there is none of that id."""
     found = [*_published(store, job), *_states(store, job)]
     if after is None:
@@ -24,7 +24,7 @@ def newest_first(store: Store, job: Job, after: str | None = None) -> list[Check
     return found[places[0] + 1 :]
 
 
-def _published(store: Store, job: Job) -> Iterator[CheckpointObject]:
+def _published(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
     if job.model is None:
         return
     try:
@@ -35,7 +35,7 @@ def _published(store: Store, job: Job) -> Iterator[CheckpointObject]:
     measured = job.report.validation.get(method) if job.report else None
     tested = job.report.test.get(method) if job.report else None
     steps = (tested and tested.steps) or (measured and measured.steps) or 0
-    yield CheckpointObject(
+    yield FineTuningJobCheckpoint(
         id=f"ftckpt-{keys.digest(job.id, model.id)}",
         created_at=int(model.created_at),
         fine_tuning_job_id=job.id,
@@ -47,7 +47,7 @@ def _published(store: Store, job: Job) -> Iterator[CheckpointObject]:
     )
 
 
-def _states(store: Store, job: Job) -> Iterator[CheckpointObject]:
+def _states(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
     """Their numbers say what the loop knew; a state without a best score has not validated yet."""
     prefix = keys.checkpoint_prefix(job.id)
     states = [key for key in store.list(prefix) if "/states/" in key and key.endswith(".json")]
@@ -58,7 +58,7 @@ def _states(store: Store, job: Job) -> Iterator[CheckpointObject]:
     for key, manifest in sorted(read, key=lambda pair: pair[1].saved_at, reverse=True):
         folder, step = key.split("/states/")[0], int(manifest.numbers["step"])
         best = manifest.numbers.get("best")
-        yield CheckpointObject(
+        yield FineTuningJobCheckpoint(
             id=f"ftckpt-{keys.digest(job.id, key)}",
             created_at=int(manifest.saved_at),
             fine_tuning_job_id=job.id,
@@ -70,13 +70,13 @@ def _states(store: Store, job: Job) -> Iterator[CheckpointObject]:
         )
 
 
-def _links(store: Store, key: str, folder: str, manifest: CheckpointManifest) -> list[Link]:
+def _links(store: Store, key: str, folder: str, manifest: CheckpointManifest) -> list[FileLink]:
     blobs = {
         f"{name.replace('/', '-')}.safetensors": f"{folder}/blobs/{sha}"
         for name, sha in manifest.blobs.items()
         if name != "prepared"
     }
     return [
-        Link(name=name, url=store.presign_url(blob, seconds=models.LINK_SECONDS))
+        FileLink(name=name, url=store.presign_url(blob, seconds=models.LINK_SECONDS))
         for name, blob in {"state.json": key, **blobs}.items()
     ]

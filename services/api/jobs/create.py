@@ -14,7 +14,7 @@ from qcrd.records.spec import JobSpec, Priority
 from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import write_record
 from services.api.dependencies import Gateway
-from services.api.http.idempotency import fresh_id
+from services.api.http.idempotency import derive_id
 from services.api.jobs.shared_rationales import check_shared
 from services.api.jobs.validation import check
 
@@ -26,7 +26,7 @@ def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
     check_rank(spec, caller)
     check(spec, here.store, here.settings, here.validation_cache)
     check_shared(spec, here.jobs)
-    return submit(here, fresh_id("ftjob"), spec, caller)
+    return submit(here, derive_id("ftjob"), spec, caller)
 
 
 def check_rank(spec: JobSpec, caller: ApiKey, param: str = "priority") -> None:

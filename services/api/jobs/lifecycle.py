@@ -16,7 +16,7 @@ from qcrd.runtime.jobs.finalize import finalize
 from qcrd.runtime.jobs.state_machine import TERMINAL, transition
 from qcrd.runtime.jobs.store import JobStore
 from services.api.dependencies import Gateway
-from services.api.http.idempotency import once, repeated
+from services.api.http.idempotency import get_event_dedup_key, is_retry
 from services.api.http.ownership import check_owner
 from services.api.jobs.validation import check_budget
 
@@ -27,13 +27,13 @@ def pause(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """Its training process saves first; what the teacher has answered is kept."""
     check_owner(f"job {job.id}", job.owner, caller)
     reason = f"key {caller.name} asked for it"
-    done = repeated() and job.status is JobStatus.PAUSED
+    done = is_retry() and job.status is JobStatus.PAUSED
     paused = (
         job
         if done
         else jobs.transition_job(here.jobs, job.id, JobStatus.PAUSED, paused_because=reason)
     )
-    _tell(here, paused, f"paused: {reason}", once("paused"))
+    _tell(here, paused, f"paused: {reason}", get_event_dedup_key("paused"))
     _make_room(here, paused)
     return paused
 
@@ -51,9 +51,9 @@ def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None
             raise Conflict(f"job {current.id} is {current.status}, not paused")
         return transition(current, JobStatus.QUEUED, now, {"sent_at": now, **given})
 
-    done = repeated() and job.status is not JobStatus.PAUSED
+    done = is_retry() and job.status is not JobStatus.PAUSED
     resumed = job if done else here.jobs.update(job.id, change)
-    _tell(here, resumed, f"resumed by key {caller.name}", once("resumed"))
+    _tell(here, resumed, f"resumed by key {caller.name}", get_event_dedup_key("resumed"))
     try:
         here.queue.send(resumed.stage or Stage.ASSEMBLING, resumed.id)
     except Transient as error:
@@ -64,7 +64,7 @@ def resume(here: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None
 def cancel(here: Gateway, job: Job, caller: ApiKey) -> Job:
     """What the teacher has already answered is kept for the next job."""
     check_owner(f"job {job.id}", job.owner, caller)
-    done = repeated() and job.status is JobStatus.CANCELLED
+    done = is_retry() and job.status is JobStatus.CANCELLED
     cancelled = job if done else jobs.transition_job(here.jobs, job.id, JobStatus.CANCELLED)
     finalize(here, cancelled)
     _make_room(here, cancelled)

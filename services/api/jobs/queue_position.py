@@ -13,19 +13,19 @@ from services.api.http import schemas, serializers
 from services.api.jobs import timings
 
 
-def shown(job: Job, jobs: JobStore, tally: Counters) -> schemas.JobObject:
+def shown(job: Job, jobs: JobStore, tally: Counters) -> schemas.FineTuningJob:
     """The job as clients see it, with its place in line."""
     return shown_all([job], jobs, tally)[0]
 
 
-def shown_all(found: Sequence[Job], jobs: JobStore, tally: Counters) -> list[schemas.JobObject]:
+def shown_all(found: Sequence[Job], jobs: JobStore, tally: Counters) -> list[schemas.FineTuningJob]:
     waiting = [job for job in found if is_waiting(job)]
     pace = timings.seconds_per_job(tally.read()) if waiting else {}
     queues = {job.id: _queue(job, jobs, pace) for job in waiting}
-    return [serializers.job(job, queues.get(job.id), _finish(job)) for job in found]
+    return [serializers.serialize_job(job, queues.get(job.id), _finish(job)) for job in found]
 
 
-def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> schemas.Queue | None:
+def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> schemas.QueuePosition | None:
     """None for a job that somebody has taken since it was read."""
     task = get_task(job)
     before = jobs.queue_position(task, job.id)
@@ -33,7 +33,7 @@ def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> schemas.Queue
         return None
     per_job = pace.get(task)
     eta = None if per_job is None else round((before + 1) * per_job, 1)
-    return schemas.Queue(position=before + 1, eta_seconds=eta)
+    return schemas.QueuePosition(position=before + 1, eta_seconds=eta)
 
 
 def _finish(job: Job) -> float | None:

@@ -28,7 +28,7 @@ Spec = Annotated[dict[str, Any], Body()]
 
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": schemas.Page[schemas.EventObject],
+        "model": schemas.Page[schemas.FineTuningJobEvent],
         "description": "A page, or with `stream` each event as a server-sent one",
         "content": {"text/event-stream": {}},
     }
@@ -43,7 +43,7 @@ class Resume(BaseModel):
 
 
 @router.post("")
-def created(here: GatewayDep, caller: CallerDep, body: Spec) -> schemas.JobObject:
+def created(here: GatewayDep, caller: CallerDep, body: Spec) -> schemas.FineTuningJob:
     return _shown(here, create(here, body, caller))
 
 
@@ -56,38 +56,38 @@ def estimated(here: GatewayDep, body: Spec) -> Estimate:
 @router.get("")
 def listed(
     here: GatewayDep, after: str | None = None, limit: Limit = 20
-) -> schemas.Page[schemas.JobObject]:
+) -> schemas.Page[schemas.FineTuningJob]:
     found = here.jobs.list(after and validate_id(after, "after"), limit + 1)
     jobs = shown_all(found[:limit], here.jobs, here.shared.counters)
-    return serializers.page(jobs, has_more=len(found) > limit)
+    return serializers.build_page(jobs, has_more=len(found) > limit)
 
 
 @router.get("/{job_id}")
-def described(here: GatewayDep, job_id: str) -> schemas.JobObject:
+def described(here: GatewayDep, job_id: str) -> schemas.FineTuningJob:
     return _shown(here, _job(here, job_id))
 
 
 @router.delete("/{job_id}")
-def deleted(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.Deleted:
+def deleted(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.DeleteResponse:
     """Of a job that is over. Its rationale set and its model stay."""
     lifecycle.delete(here, _job(here, job_id), caller)
-    return schemas.Deleted(id=job_id, object="fine_tuning.job")
+    return schemas.DeleteResponse(id=job_id, object="fine_tuning.job")
 
 
 @router.post("/{job_id}/cancel")
-def cancelled(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.JobObject:
+def cancelled(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.FineTuningJob:
     return _shown(here, lifecycle.cancel(here, _job(here, job_id), caller))
 
 
 @router.post("/{job_id}/pause")
-def paused(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.JobObject:
+def paused(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.FineTuningJob:
     return _shown(here, lifecycle.pause(here, _job(here, job_id), caller))
 
 
 @router.post("/{job_id}/resume")
 def resumed(
     here: GatewayDep, caller: CallerDep, job_id: str, body: Resume | None = None
-) -> schemas.JobObject:
+) -> schemas.FineTuningJob:
     budget = body.budget if body else None
     return _shown(here, lifecycle.resume(here, _job(here, job_id), caller, budget))
 
@@ -95,10 +95,10 @@ def resumed(
 @router.get("/{job_id}/checkpoints")
 def saved(
     here: GatewayDep, job_id: str, after: str | None = None, limit: Limit = 10
-) -> schemas.Page[schemas.CheckpointObject]:
+) -> schemas.Page[schemas.FineTuningJobCheckpoint]:
     """Newest first, with links to their files; of a job that has succeeded, its student."""
     found = checkpoints.newest_first(here.store, _job(here, job_id), after)
-    return serializers.page(found[:limit], has_more=len(found) > limit)
+    return serializers.build_page(found[:limit], has_more=len(found) > limit)
 
 
 @router.get("/{job_id}/events", response_model=None, responses=EVENTS)
@@ -111,7 +111,7 @@ def events(
     order: Literal["asc", "desc"] = "desc",
     stream: bool = False,
     last_event_id: Annotated[str | None, Header()] = None,
-) -> Response | schemas.Page[schemas.EventObject]:
+) -> Response | schemas.Page[schemas.FineTuningJobEvent]:
     """A page, newest first unless `order=asc`, or with `stream=true` all of them as they happen.
 
     `after` goes on from an event in the page's own direction, and in a stream towards newer ones;
@@ -124,8 +124,8 @@ def events(
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
     found = here.events.read(job.id, after, limit + 1, newest_first=order == "desc")
-    return serializers.page(
-        [serializers.event(e) for e in found[:limit]], has_more=len(found) > limit
+    return serializers.build_page(
+        [serializers.serialize_event(e) for e in found[:limit]], has_more=len(found) > limit
     )
 
 
@@ -133,5 +133,5 @@ def _job(here: Gateway, job_id: str) -> Job:
     return here.jobs.get(validate_id(job_id, "job_id"))
 
 
-def _shown(here: Gateway, job: Job) -> schemas.JobObject:
+def _shown(here: Gateway, job: Job) -> schemas.FineTuningJob:
     return shown(job, here.jobs, here.shared.counters)

@@ -13,18 +13,20 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("")
 def listed(here: GatewayDep) -> schemas.Page[schemas.ModelObject]:
-    return serializers.page([serializers.model(model) for model in models.newest_first(here.store)])
+    return serializers.build_page(
+        [serializers.serialize_model(model) for model in models.newest_first(here.store)]
+    )
 
 
 @router.get("/{model_id}")
 def described(here: GatewayDep, model_id: str) -> schemas.ModelWithFiles:
     model = models.find(here.store, model_id)
     return schemas.ModelWithFiles(
-        **dict(serializers.model(model)), files=models.links(here.store, model)
+        **dict(serializers.serialize_model(model)), files=models.links(here.store, model)
     )
 
 
 @router.delete("/{model_id}")
-def deleted(here: GatewayDep, caller: CallerDep, model_id: str) -> schemas.Deleted:
+def deleted(here: GatewayDep, caller: CallerDep, model_id: str) -> schemas.DeleteResponse:
     models.delete(here.store, here.jobs, model_id, caller)
-    return schemas.Deleted(id=model_id, object="model")
+    return schemas.DeleteResponse(id=model_id, object="model")

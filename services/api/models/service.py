@@ -20,8 +20,8 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.base_models import MODEL_NAME, list_local_models
 from qcrd.runtime.storage.store import Store, find_record, read_record
-from services.api.http.ownership import check_owner, of_job
-from services.api.http.schemas import Link
+from services.api.http.ownership import check_owner, get_job_owner
+from services.api.http.schemas import FileLink
 
 LINK_SECONDS = 3600
 HUB_SECONDS = 5.0
@@ -63,7 +63,7 @@ def delete(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
     Without its description, which goes first, the model is no longer there, whatever is left.
     """
     model = find(store, model_id)
-    check_owner(f"model {model_id}", of_job(jobs, model.job_id), caller)
+    check_owner(f"model {model_id}", get_job_owner(jobs, model.job_id), caller)
     for job in jobs.iter_active():
         fields = [field for field, name in named(job.spec).items() if name == model_id]
         if fields and job.status not in TERMINAL:
@@ -87,11 +87,11 @@ def named(spec: JobSpec) -> dict[str, str | None]:
     }
 
 
-def links(store: Store, model: PublishedModel) -> list[Link]:
+def links(store: Store, model: PublishedModel) -> list[FileLink]:
     """Each file's name and a link that reads it for an hour."""
     prefix = keys.model_prefix(model.id)
     return [
-        Link(name=name, url=store.presign_url(f"{prefix}{name}", seconds=LINK_SECONDS))
+        FileLink(name=name, url=store.presign_url(f"{prefix}{name}", seconds=LINK_SECONDS))
         for name in model.files
     ]
 

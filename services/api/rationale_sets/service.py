@@ -19,7 +19,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_record
-from services.api.http.ownership import check_owner, of_job
+from services.api.http.ownership import check_owner, get_job_owner
 from services.api.rationale_sets import export as set_export
 from services.api.rationale_sets import index as set_index
 from services.api.rationale_sets import items as set_items
@@ -109,7 +109,7 @@ class RationaleSets:
                 "nothing to change: give `excluded`, `text` or `answer`", code="empty_edit"
             )
         manifest = self._manifest(set_id)
-        check_owner(f"rationale set {set_id}", of_job(self._jobs, manifest.job_id), caller)
+        check_owner(f"rationale set {set_id}", get_job_owner(self._jobs, manifest.job_id), caller)
         self._index(manifest).row(item_id)
         made = RationaleEdit(id="", item_id=item_id, by=caller.name, at=time.time(), **changes)
         rationale_edits.add_edit(self._store, set_id, made)

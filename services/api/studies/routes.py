@@ -32,7 +32,7 @@ def listed(
     here: GatewayDep, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> schemas.Page[schemas.StudySummary]:
     found = studies.newest_first(here.store, after)
-    return serializers.page(
+    return serializers.build_page(
         [_summary(study, studies.jobs_of(here, study)) for study in found[:limit]],
         has_more=len(found) > limit,
     )
@@ -85,4 +85,6 @@ def _shown(here: Gateway, study_id: str, *, with_table: bool = True) -> schemas.
 
 def _summary(study: Study, found: Mapping[str, Job | None]) -> schemas.StudySummary:
     leader = found[study.leader]
-    return serializers.study(study, studies.status(found), leader.rationale_set if leader else None)
+    return serializers.serialize_study(
+        study, studies.status(found), leader.rationale_set if leader else None
+    )

@@ -22,7 +22,7 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway
-from services.api.http.idempotency import fresh_id
+from services.api.http.idempotency import derive_id
 from services.api.http.ownership import check_owner
 from services.api.jobs import lifecycle
 from services.api.jobs.create import check_rank, submit
@@ -35,7 +35,7 @@ def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
     spec = parse_record(StudySpec, given)
     check_rank(spec.job, caller, "job.priority")
     _check(here, spec)
-    study = laid_out(spec, fresh_id("study"), caller.name)
+    study = laid_out(spec, derive_id("study"), caller.name)
     write_record(here.store, keys.study_key(study.id), study)
     resume(here, study, caller)
     return study

@@ -12,24 +12,24 @@ from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
 from services.api.http.idempotency_store import (
     LEASE_SECONDS,
-    Answer,
-    Answers,
-    MemoryAnswers,
-    RedisAnswers,
-    Running,
+    IdempotencyStore,
+    MemoryIdempotencyStore,
+    RedisIdempotencyStore,
+    RequestInProgress,
+    StoredResponse,
 )
 
-GIVEN = Answer(status=200, content_type="application/json", body='{"a": "\xff"}')
+GIVEN = StoredResponse(status=200, content_type="application/json", body='{"a": "\xff"}')
 
 
 @pytest.fixture(params=["memory", "redis"])
-def answers(request: pytest.FixtureRequest) -> Answers:
+def answers(request: pytest.FixtureRequest) -> IdempotencyStore:
     if request.param == "memory":
-        return MemoryAnswers()
-    return RedisAnswers(connect_redis(request.getfixturevalue("redis_settings")))
+        return MemoryIdempotencyStore()
+    return RedisIdempotencyStore(connect_redis(request.getfixturevalue("redis_settings")))
 
 
-def test_the_same_request_gets_the_answer_that_was_given(answers: Answers) -> None:
+def test_the_same_request_gets_the_answer_that_was_given(answers: IdempotencyStore) -> None:
     entry = answers.begin("n", "f", "one", 0.0)
     assert entry.answer is None
     answers.finish("n", entry, GIVEN)
@@ -37,7 +37,7 @@ def test_the_same_request_gets_the_answer_that_was_given(answers: Answers) -> No
     assert answers.begin("m", "f", "two", 1.0).answer is None
 
 
-def test_another_request_under_the_same_name_is_refused(answers: Answers) -> None:
+def test_another_request_under_the_same_name_is_refused(answers: IdempotencyStore) -> None:
     entry = answers.begin("n", "f", "one", 0.0)
     for _ in range(2):
         with pytest.raises(Conflict) as raised:
@@ -47,22 +47,24 @@ def test_another_request_under_the_same_name_is_refused(answers: Answers) -> Non
 
 
 def test_while_it_is_answered_others_wait_and_after_a_crash_one_goes_ahead_with_its_seed(
-    answers: Answers,
+    answers: IdempotencyStore,
 ) -> None:
     first = answers.begin("n", "f", "one", 0.0)
     answers.renew("n", "one", 5.0)
-    with pytest.raises(Running):
+    with pytest.raises(RequestInProgress):
         answers.begin("n", "f", "two", 4.9 + LEASE_SECONDS)
     second = answers.begin("n", "f", "two", 5.1 + LEASE_SECONDS)
     assert (second.answer, second.seed, second.holder) == (None, first.seed, "two")
 
 
-def test_a_holder_whose_command_was_sent_again_meets_its_own_entry(answers: Answers) -> None:
+def test_a_holder_whose_command_was_sent_again_meets_its_own_entry(
+    answers: IdempotencyStore,
+) -> None:
     first = answers.begin("n", "f", "one", 0.0)
     assert answers.begin("n", "f", "one", 1.0).seed == first.seed
 
 
-def test_who_lost_the_name_neither_ends_nor_frees_it(answers: Answers) -> None:
+def test_who_lost_the_name_neither_ends_nor_frees_it(answers: IdempotencyStore) -> None:
     slow = answers.begin("n", "f", "slow", 0.0)
     quick = answers.begin("n", "f", "quick", 1.0 + LEASE_SECONDS)
     answers.finish("n", slow, GIVEN.model_copy(update={"body": "of the slow one"}))
@@ -72,7 +74,7 @@ def test_who_lost_the_name_neither_ends_nor_frees_it(answers: Answers) -> None:
     assert answers.begin("n", "f", "three", 2.0 + LEASE_SECONDS).answer == GIVEN
 
 
-def test_a_name_is_released_to_the_same_request_or_to_any(answers: Answers) -> None:
+def test_a_name_is_released_to_the_same_request_or_to_any(answers: IdempotencyStore) -> None:
     first = answers.begin("n", "f", "one", 0.0)
     answers.release("n", "one", forget=False)
     again = answers.begin("n", "f", "two", 0.1)
@@ -81,7 +83,7 @@ def test_a_name_is_released_to_the_same_request_or_to_any(answers: Answers) -> N
     assert answers.begin("n", "other", "three", 0.2).seed != first.seed
 
 
-def test_a_late_sign_of_life_does_not_undo_the_answer(answers: Answers) -> None:
+def test_a_late_sign_of_life_does_not_undo_the_answer(answers: IdempotencyStore) -> None:
     entry = answers.begin("n", "f", "one", 0.0)
     answers.finish("n", entry, GIVEN)
     answers.renew("n", "one", 1.0)
@@ -90,11 +92,11 @@ def test_a_late_sign_of_life_does_not_undo_the_answer(answers: Answers) -> None:
     assert answers.begin("gone", "f", "two", 2.0).answer is None
 
 
-def test_of_many_at_once_one_goes_ahead(answers: Answers) -> None:
+def test_of_many_at_once_one_goes_ahead(answers: IdempotencyStore) -> None:
     def begin(number: int) -> bool:
         try:
             return answers.begin("n", "f", f"{number}", 0.0).answer is None
-        except Running:
+        except RequestInProgress:
             return False
 
     with ThreadPoolExecutor(8) as pool:
@@ -106,7 +108,7 @@ def test_a_new_name_costs_one_command_to_take_and_one_to_answer(
 ) -> None:
     """Every POST pays it, and each command waits for the disk."""
     redis = connect_redis(redis_settings)
-    answers = RedisAnswers(redis)
+    answers = RedisIdempotencyStore(redis)
     answers.finish("x", answers.begin("x", "f", "one", 0.0), GIVEN)  # the server has the script now
     sent: list[str] = []
     send = redis.execute_command

@@ -24,7 +24,7 @@ from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.http import api_keys
-from services.api.http.api_keys import Keyring, read_keys
+from services.api.http.api_keys import ApiKeyStore, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.api.test_rest import TASK, lines, refused, sums
 
@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_used_is_refused_without_its_secrets(
     file = tmp_path / "keys.json"
     file.write_text(content)
     with pytest.raises(ValueError, match="keys") as raised:
-        Keyring((), file)
+        ApiKeyStore((), file)
     assert told in str(raised.value)
     for secret in ("mistake", "sk-plain"):
         assert secret not in str(raised.value)
@@ -219,7 +219,7 @@ def test_a_new_key_is_shown_once_and_its_entry_holds_only_a_hash(tmp_path: Path)
     assert secret.startswith("sk-qcrd-")
     assert secret not in file.read_text()
     assert read_keys(file) == (made,)
-    found = Keyring((), file).find(secret)
+    found = ApiKeyStore((), file).find(secret)
     assert found is not None
     assert found.scopes == (ApiKeyScope.READ,)
 

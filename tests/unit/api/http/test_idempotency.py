@@ -10,7 +10,7 @@ import pytest
 from qcrd.errors import Transient
 from qcrd.records.job import Job
 from services.api.dependencies import Gateway
-from services.api.http.idempotency_store import MemoryAnswers
+from services.api.http.idempotency_store import MemoryIdempotencyStore
 from tests.unit.api.test_rest import TASK, Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -25,9 +25,9 @@ def post(here: Here, key: str, path: str = JOBS, **json: Any) -> Any:
     return here.client.post(path, headers={"Idempotency-Key": key}, json=json)
 
 
-def kept(here: Here) -> MemoryAnswers:
+def kept(here: Here) -> MemoryIdempotencyStore:
     gateway: Gateway = here.app.state.gateway
-    assert isinstance(gateway.shared.idempotency_store, MemoryAnswers)
+    assert isinstance(gateway.shared.idempotency_store, MemoryIdempotencyStore)
     return gateway.shared.idempotency_store
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from qcrd.cli.main import app
 from qcrd.records.api_keys import ApiKeyScope
-from services.api.http.api_keys import Keyring
+from services.api.http.api_keys import ApiKeyStore
 
 
 def qcrd(*arguments: str) -> Result:
@@ -26,7 +26,7 @@ def test_a_new_key_opens_the_gateway_that_reads_the_file(file: Path) -> None:
     made = qcrd("new", "ci", "--file", str(file), "--scope", "read", "--running-jobs", "2")
     assert made.exit_code == 0, made.output
     secret = made.stdout.strip()
-    key = Keyring((), file).find(secret)
+    key = ApiKeyStore((), file).find(secret)
     assert key is not None
     assert (key.name, key.scopes, key.running_jobs) == ("ci", (ApiKeyScope.READ,), 2)
     assert secret not in file.read_text()
@@ -41,7 +41,7 @@ def test_a_dropped_key_is_refused_and_the_others_stay(file: Path) -> None:
         qcrd("new", name, "--file", str(file)).stdout.strip() for name in ("one", "two")
     )
     assert qcrd("drop", "one", "--file", str(file)).exit_code == 0
-    ring = Keyring((), file)
+    ring = ApiKeyStore((), file)
     assert ring.find(first) is None
     assert ring.find(second) is not None
     missing = qcrd("drop", "one", "--file", str(file))
