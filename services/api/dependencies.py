@@ -20,7 +20,7 @@ from services.api.discriminators.service import DiscriminatorClientSettings
 from services.api.files.upload import UploadService
 from services.api.http.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
 from services.api.http.rate_limit import RateLimiter
-from services.api.jobs.validation_cache import Verdicts
+from services.api.jobs.validation_cache import ValidationCache
 from services.api.settings import (
     ApiSettings,
     ConnectionLimitSettings,
@@ -63,7 +63,7 @@ class Gateway:
     settings: GatewaySettings
     shared: SharedState = field(default_factory=SharedState)
     uploads: UploadService = field(default_factory=UploadService)
-    validation_cache: Verdicts = field(default_factory=Verdicts)
+    validation_cache: ValidationCache = field(default_factory=ValidationCache)
 
     @property
     def webhook_queue(self) -> WebhookQueue:

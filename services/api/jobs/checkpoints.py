@@ -13,18 +13,20 @@ from services.api.http.schemas import CheckpointMetrics, FileLink, FineTuningJob
 from services.api.models import service as models
 
 
-def newest_first(store: Store, job: Job, after: str | None = None) -> list[FineTuningJobCheckpoint]:
+def list_checkpoints(
+    store: Store, job: Job, after: str | None = None
+) -> list[FineTuningJobCheckpoint]:
     """All of them, or those older than `after`. `Invalid` when there is none of that id."""
-    found = [*_published(store, job), *_states(store, job)]
+    checkpoints = [*_iter_published(store, job), *_iter_training_states(store, job)]
     if after is None:
-        return found
-    places = [place for place, checkpoint in enumerate(found) if checkpoint.id == after]
-    if not places:
+        return checkpoints
+    positions = [place for place, checkpoint in enumerate(checkpoints) if checkpoint.id == after]
+    if not positions:
         raise Invalid(f"`after`: there is no checkpoint {after[:80]!r}", param="after")
-    return found[places[0] + 1 :]
+    return checkpoints[positions[0] + 1 :]
 
 
-def _published(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
+def _iter_published(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
     if job.model is None:
         return
     try:
@@ -32,30 +34,30 @@ def _published(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
     except NotFound:
         return  # deleted since
     method = job.spec.method.value
-    measured = job.report.validation.get(method) if job.report else None
-    tested = job.report.test.get(method) if job.report else None
-    steps = (tested and tested.steps) or (measured and measured.steps) or 0
+    validation = job.report.validation.get(method) if job.report else None
+    test = job.report.test.get(method) if job.report else None
+    steps = (test and test.steps) or (validation and validation.steps) or 0
     yield FineTuningJobCheckpoint(
         id=f"ftckpt-{keys.digest(job.id, model.id)}",
         created_at=int(model.created_at),
         fine_tuning_job_id=job.id,
         fine_tuned_model_checkpoint=model.id,
         step_number=steps,
-        metrics=CheckpointMetrics(step=steps, valid_accuracy=measured and measured.accuracy),
+        metrics=CheckpointMetrics(step=steps, valid_accuracy=validation and validation.accuracy),
         method=method,
         files=models.links(store, model),
     )
 
 
-def _states(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
+def _iter_training_states(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
     """Their numbers say what the loop knew; a state without a best score has not validated yet."""
     prefix = keys.checkpoint_prefix(job.id)
     states = [key for key in store.list(prefix) if "/states/" in key and key.endswith(".json")]
     # Those that training has not replaced since the listing.
-    read = [
-        (key, found) for key in states if (found := find_record(store, key, CheckpointManifest))
+    manifests = [
+        (key, loaded) for key in states if (loaded := find_record(store, key, CheckpointManifest))
     ]
-    for key, manifest in sorted(read, key=lambda pair: pair[1].saved_at, reverse=True):
+    for key, manifest in sorted(manifests, key=lambda pair: pair[1].saved_at, reverse=True):
         folder, step = key.split("/states/")[0], int(manifest.numbers["step"])
         best = manifest.numbers.get("best")
         yield FineTuningJobCheckpoint(
@@ -66,11 +68,13 @@ def _states(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
             step_number=step,
             metrics=CheckpointMetrics(step=step, valid_accuracy=best[1] if best else None),
             method=folder.removeprefix(prefix),
-            files=_links(store, key, folder, manifest),
+            files=_make_file_links(store, key, folder, manifest),
         )
 
 
-def _links(store: Store, key: str, folder: str, manifest: CheckpointManifest) -> list[FileLink]:
+def _make_file_links(
+    store: Store, key: str, folder: str, manifest: CheckpointManifest
+) -> list[FileLink]:
     blobs = {
         f"{name.replace('/', '-')}.safetensors": f"{folder}/blobs/{sha}"
         for name, sha in manifest.blobs.items()

@@ -15,21 +15,21 @@ from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import write_record
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
-from services.api.jobs.shared_rationales import check_shared
-from services.api.jobs.validation import check
+from services.api.jobs.shared_rationales import check_shared_set
+from services.api.jobs.validation import validate_job_spec
 
 log = logging.getLogger(__name__)
 
 
-def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
-    spec = read_spec(body)
-    check_rank(spec, caller)
-    check(spec, here.store, here.settings, here.validation_cache)
-    check_shared(spec, here.jobs)
-    return submit(here, derive_id("ftjob"), spec, caller)
+def create_job(gateway: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
+    spec = parse_job_spec(body)
+    check_priority(spec, caller)
+    validate_job_spec(spec, gateway.store, gateway.settings, gateway.validation_cache)
+    check_shared_set(spec, gateway.jobs)
+    return submit_job(gateway, derive_id("ftjob"), spec, caller)
 
 
-def check_rank(spec: JobSpec, caller: ApiKey, param: str = "priority") -> None:
+def check_priority(spec: JobSpec, caller: ApiKey, param: str = "priority") -> None:
     if spec.priority is Priority.HIGH and not caller.has_scope(ApiKeyScope.ADMIN):
         raise Forbidden(
             f"`{param}`: `high` goes before everybody's jobs, which only a key with the scope "
@@ -39,7 +39,7 @@ def check_rank(spec: JobSpec, caller: ApiKey, param: str = "priority") -> None:
         )
 
 
-def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
+def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
     """Keep and send a job whose spec was checked.
 
     The same job under the same id again is the first one, which an earlier try had created before
@@ -56,24 +56,24 @@ def submit(here: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
         budget=spec.budget,
     )
     # First, as it may fail without harm: once the job exists, an error would have it created again.
-    write_record(here.store, keys.job_spec_key(job.id), spec)
+    write_record(gateway.store, keys.job_spec_key(job.id), spec)
     try:
-        here.jobs.create(job)
+        gateway.jobs.create(job)
     except Conflict:
-        there = here.jobs.get(job_id)
-        if there.spec != spec:
+        existing = gateway.jobs.get(job_id)
+        if existing.spec != spec:
             raise
-        job = there
+        job = existing
     try:
-        told = {"status": JobStatus.QUEUED.value}
-        here.events.append(job.id, "job created", data=told, once="created")
-        here.queue.send(Stage.ASSEMBLING, job.id)
+        data = {"status": JobStatus.QUEUED.value}
+        gateway.events.append(job.id, "job created", data=data, once="created")
+        gateway.queue.send(Stage.ASSEMBLING, job.id)
     except Transient as error:
         log.warning("job %s waits for the reaper to send it: %s", job.id, error)
     return job
 
 
-def read_spec(body: dict[str, Any]) -> JobSpec:
+def parse_job_spec(body: dict[str, Any]) -> JobSpec:
     """Null stands for a field that is not given, as OpenAI's clients may send it."""
-    given = {name: value for name, value in body.items() if value is not None}
-    return parse_record(JobSpec, given)
+    fields = {name: value for name, value in body.items() if value is not None}
+    return parse_record(JobSpec, fields)

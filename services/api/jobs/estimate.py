@@ -27,12 +27,12 @@ from services.api.assembling.teacher_client import TeacherClient
 from services.api.dependencies import Gateway
 from services.api.files import service as files
 from services.api.jobs import timings
-from services.api.jobs.create import read_spec
-from services.api.jobs.shared_rationales import check_shared
-from services.api.jobs.validation import check
+from services.api.jobs.create import parse_job_spec
+from services.api.jobs.shared_rationales import check_shared_set
+from services.api.jobs.validation import validate_job_spec
 from services.api.settings import TeacherConfig
 
-TOKENIZED = 16
+MAX_TOKENIZED_PROMPTS = 16
 """Prompts whose tokens are counted by the teacher; the rest are taken to be like them."""
 CHARACTERS_PER_TOKEN = 4.0
 """Of English under today's tokenizers, for when the teacher cannot be asked."""
@@ -63,7 +63,7 @@ class BudgetEstimate(BaseModel):
     message: str
 
 
-class Estimate(BaseModel):
+class JobEstimate(BaseModel):
     object: str = "fine_tuning.job.estimate"
     teacher: TeacherEstimate
     budget: BudgetEstimate
@@ -74,44 +74,52 @@ class Estimate(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Prompts:
+class _PromptSample:
     """Of all samples by their keys the lengths of their prompts, in characters, and some of the
     prompts. They are not kept whole: a file may have more text than there is memory."""
 
     lengths: Mapping[str, int]
-    count: int
-    some: Sequence[str]
+    prompt_count: int
+    sample: Sequence[str]
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _SamplingDemand:
     """The samples to be paid for, as their prompts' lengths in characters, the teacher's answers
     that there are, and its tokens per character of prompt."""
 
-    wanted: int
+    requested: int
     missing: Sequence[int]
-    known: Collection[Generation]
-    per_character: float
+    cached: Collection[Generation]
+    tokens_per_character: float
     basis: list[str]
 
 
-def estimate(here: Gateway, body: dict[str, Any]) -> Estimate:
+def estimate_job(gateway: Gateway, body: dict[str, Any]) -> JobEstimate:
     """`Invalid` where creating the job would be refused."""
-    spec = read_spec(body)
-    check(spec, here.store, here.settings, here.validation_cache)
-    check_shared(spec, here.jobs)
-    questions = sum(1 for _ in files.iter_rows(here.store, spec.training_file))
-    teacher = here.settings.teachers.teachers.get(spec.settings.teacher)
-    asks = sampling_plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None
-    told = asyncio.run(_teacher(here, spec, teacher)) if asks and teacher else TeacherEstimate()
-    hyper = spec.settings.hyperparameters
-    held = 0 if spec.validation_file else max(1, round(questions * hyper.validation_share))
-    per_pass = math.ceil((questions - held) / hyper.batch_size)
-    steps = hyper.iterations * (hyper.iteration_steps or per_pass)
-    assembling, training, basis = _seconds(here, spec, told, steps)
-    return Estimate(
-        teacher=told,
-        budget=_budget(spec, told),
+    spec = parse_job_spec(body)
+    validate_job_spec(spec, gateway.store, gateway.settings, gateway.validation_cache)
+    check_shared_set(spec, gateway.jobs)
+    questions = sum(1 for _ in files.iter_rows(gateway.store, spec.training_file))
+    teacher = gateway.settings.teachers.teachers.get(spec.settings.teacher)
+    uses_teacher = (
+        sampling_plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None
+    )
+    teacher_estimate = (
+        asyncio.run(_estimate_teacher(gateway, spec, teacher))
+        if uses_teacher and teacher
+        else TeacherEstimate()
+    )
+    hyperparameters = spec.settings.hyperparameters
+    held_out = (
+        0 if spec.validation_file else max(1, round(questions * hyperparameters.validation_share))
+    )
+    steps_per_epoch = math.ceil((questions - held_out) / hyperparameters.batch_size)
+    steps = hyperparameters.iterations * (hyperparameters.iteration_steps or steps_per_epoch)
+    assembling, training, basis = _estimate_seconds(gateway, spec, teacher_estimate, steps)
+    return JobEstimate(
+        teacher=teacher_estimate,
+        budget=_estimate_budget(spec, teacher_estimate),
         training_steps=steps,
         assembling_seconds=assembling,
         training_seconds=training,
@@ -119,97 +127,116 @@ def estimate(here: Gateway, body: dict[str, Any]) -> Estimate:
     )
 
 
-async def _teacher(here: Gateway, spec: JobSpec, teacher: TeacherConfig) -> TeacherEstimate:
-    asked = await _asked(here, spec, teacher)
-    room = spec.settings.rationales.max_new_tokens * len(asked.missing)
-    prompts = round(sum(asked.missing) * asked.per_character)
-    lengths = [generation.completion_tokens for generation in asked.known]
-    basis = list(asked.basis)
-    expected = None
-    if not asked.missing:
-        expected = 0
+async def _estimate_teacher(
+    gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
+) -> TeacherEstimate:
+    demand = await _measure_demand(gateway, spec, teacher)
+    max_completion_tokens = spec.settings.rationales.max_new_tokens * len(demand.missing)
+    prompt_tokens = round(sum(demand.missing) * demand.tokens_per_character)
+    lengths = [generation.completion_tokens for generation in demand.cached]
+    basis = list(demand.basis)
+    completion_tokens = None
+    if not demand.missing:
+        completion_tokens = 0
     elif lengths:
-        expected = round(len(asked.missing) * sum(lengths) / len(lengths))
+        completion_tokens = round(len(demand.missing) * sum(lengths) / len(lengths))
         basis.append(f"answers as long as the {len(lengths)} that this teacher gave before")
     else:
         basis.append("no answer of this teacher under this sampling is known: only the most is")
     return TeacherEstimate(
-        outputs=asked.wanted,
-        reused=asked.wanted - len(asked.missing),
-        asked=len(asked.missing),
-        prompt_tokens=prompts,
-        completion_tokens=expected,
-        completion_tokens_at_most=room,
-        cost=None if expected is None else teacher.compute_cost(prompts, expected),
-        cost_at_most=teacher.compute_cost(prompts, room),
+        outputs=demand.requested,
+        reused=demand.requested - len(demand.missing),
+        asked=len(demand.missing),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        completion_tokens_at_most=max_completion_tokens,
+        cost=None
+        if completion_tokens is None
+        else teacher.compute_cost(prompt_tokens, completion_tokens),
+        cost_at_most=teacher.compute_cost(prompt_tokens, max_completion_tokens),
         currency=teacher.currency if teacher.has_prices else None,
         basis=basis,
     )
 
 
-async def _asked(here: Gateway, spec: JobSpec, teacher: TeacherConfig) -> _Asked:
+async def _measure_demand(
+    gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
+) -> _SamplingDemand:
     sampling = SamplingParams.from_spec(spec.settings.rationales)
-    prompts = _read(_counted(here.store, spec))
-    wanted = prompts.lengths
+    prompts = _sample_prompts(_iter_prompts(gateway.store, spec))
+    lengths = prompts.lengths
     client = TeacherClient(spec.settings.teacher, teacher)
     try:
-        model = await client.fetch_fingerprint()
+        fingerprint = await client.fetch_fingerprint()
         cache = GenerationCache(
-            here.store, here.shared.generation_buffer, teacher=model, sampling=sampling.fingerprint
+            gateway.store,
+            gateway.shared.generation_buffer,
+            teacher=fingerprint,
+            sampling=sampling.fingerprint,
         )
-        known = cache.find_many(wanted.keys())
-        missing = [length for key, length in wanted.items() if key not in known]
-        probe = prompts.some if missing else ()
-        tokens = await client.count_tokens(probe)
-        per_character = sum(tokens) / max(1, sum(map(len, probe)))
-        basis = [f"the teacher tokenized {len(probe)} of {prompts.count} prompts"] * bool(probe)
-        return _Asked(len(wanted), missing, known.values(), per_character, basis)
+        cached = cache.find_many(lengths.keys())
+        missing = [length for key, length in lengths.items() if key not in cached]
+        probe_prompts = prompts.sample if missing else ()
+        tokens = await client.count_tokens(probe_prompts)
+        tokens_per_character = sum(tokens) / max(1, sum(map(len, probe_prompts)))
+        basis = [
+            f"the teacher tokenized {len(probe_prompts)} of {prompts.prompt_count} prompts"
+        ] * bool(probe_prompts)
+        return _SamplingDemand(len(lengths), missing, cached.values(), tokens_per_character, basis)
     except QcrdError as error:
         basis = [f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token, nothing reused"]
-        return _Asked(len(wanted), [*wanted.values()], (), 1 / CHARACTERS_PER_TOKEN, basis)
+        return _SamplingDemand(
+            len(lengths), [*lengths.values()], (), 1 / CHARACTERS_PER_TOKEN, basis
+        )
     finally:
         await client.close()
 
 
-def _counted(store: Store, spec: JobSpec) -> Iterator[tuple[str, int]]:
+def _iter_prompts(store: Store, spec: JobSpec) -> Iterator[tuple[str, int]]:
     """Each prompt, and how many samples of it are wanted."""
-    training, test = (_questions(store, file) for file in (spec.training_file, spec.test_file))
+    training, test = (_iter_questions(store, file) for file in (spec.training_file, spec.test_file))
     for question, samples in sampling_plan.iter_sample_counts(
         spec.settings.rationales, training, test
     ):
         yield build_teacher_prompt(spec.settings.task, question), samples
 
 
-def _questions(store: Store, file: str | None) -> Iterator[Question]:
+def _iter_questions(store: Store, file: str | None) -> Iterator[Question]:
     return (row.question for row in files.iter_rows(store, file)) if file else iter(())
 
 
-def _read(counted: Iterable[tuple[str, int]]) -> _Prompts:
+def _sample_prompts(prompts: Iterable[tuple[str, int]]) -> _PromptSample:
     """Which prompts are kept is a matter of their digests: the same files give the same ones."""
     lengths: dict[str, int] = {}
-    count, kept = 0, list[tuple[int, str]]()
-    for prompt, samples in counted:
+    count, heap = 0, list[tuple[int, str]]()
+    for prompt, samples in prompts:
         lengths |= dict.fromkeys(
             (SampleRequest(prompt, n).key for n in range(samples)), len(prompt)
         )
         if samples:
             count += 1
-            heapq.heappush(kept, (-int(digest(prompt), 16), prompt))
-        if len(kept) > TOKENIZED:
-            heapq.heappop(kept)
-    return _Prompts(lengths, count, [prompt for _, prompt in kept])
+            heapq.heappush(heap, (-int(digest(prompt), 16), prompt))
+        if len(heap) > MAX_TOKENIZED_PROMPTS:
+            heapq.heappop(heap)
+    return _PromptSample(lengths, count, [prompt for _, prompt in heap])
 
 
-def _budget(spec: JobSpec, told: TeacherEstimate) -> BudgetEstimate:
+def _estimate_budget(spec: JobSpec, teacher_estimate: TeacherEstimate) -> BudgetEstimate:
     limit = spec.budget
-    expected = (told.prompt_tokens + (told.completion_tokens or 0), told.cost)
-    most = (told.prompt_tokens + told.completion_tokens_at_most, told.cost_at_most)
-    unknown = told.completion_tokens is None
-    sure = _within(limit.teacher_tokens, most[0]) and _within(limit.cost, most[1])
-    likely = _within(limit.teacher_tokens, expected[0]) and _within(limit.cost, expected[1])
+    expected = (
+        teacher_estimate.prompt_tokens + (teacher_estimate.completion_tokens or 0),
+        teacher_estimate.cost,
+    )
+    most = (
+        teacher_estimate.prompt_tokens + teacher_estimate.completion_tokens_at_most,
+        teacher_estimate.cost_at_most,
+    )
+    unknown = teacher_estimate.completion_tokens is None
+    certain = _is_within(limit.teacher_tokens, most[0]) and _is_within(limit.cost, most[1])
+    likely = _is_within(limit.teacher_tokens, expected[0]) and _is_within(limit.cost, expected[1])
     if limit.teacher_tokens is None and limit.cost is None:
         fits, message = True, "no budget is set"
-    elif sure:
+    elif certain:
         fits, message = True, "the budget is enough even if every answer has its full length"
     elif likely:
         fits, message = None, "not sure to be enough" if unknown else "expected to be enough"
@@ -220,22 +247,28 @@ def _budget(spec: JobSpec, told: TeacherEstimate) -> BudgetEstimate:
     )
 
 
-def _within(limit: float | None, value: float | None) -> bool:
+def _is_within(limit: float | None, value: float | None) -> bool:
     return limit is None or (value is not None and value <= limit)
 
 
-def _seconds(
-    here: Gateway, spec: JobSpec, told: TeacherEstimate, steps: int
+def _estimate_seconds(
+    gateway: Gateway, spec: JobSpec, teacher_estimate: TeacherEstimate, steps: int
 ) -> tuple[float | None, float | None, list[str]]:
     """For assembling and for training, and what each rests on."""
     basis = []
-    assembling, training = None if told.asked else 0.0, None
-    pace = timings.tokens_per_second(here.shared.counters.read())
-    if pace and told.asked and told.completion_tokens is not None:
-        assembling = round(told.completion_tokens / pace, 1)
-        basis.append(f"teachers wrote {pace:.1f} tokens/s for the jobs so far")
-    like, per_step = timings.seconds_per_step(here.jobs, spec)
-    if like:
-        training = round(steps * per_step, 1)
-        basis.append(f"{like} jobs with this model, method and batch size took so long a step")
+    assembling, training = None if teacher_estimate.asked else 0.0, None
+    tokens_per_second = timings.mean_tokens_per_second(gateway.shared.counters.read())
+    if (
+        tokens_per_second
+        and teacher_estimate.asked
+        and teacher_estimate.completion_tokens is not None
+    ):
+        assembling = round(teacher_estimate.completion_tokens / tokens_per_second, 1)
+        basis.append(f"teachers wrote {tokens_per_second:.1f} tokens/s for the jobs so far")
+    similar_jobs, seconds_per_step = timings.mean_seconds_per_step(gateway.jobs, spec)
+    if similar_jobs:
+        training = round(steps * seconds_per_step, 1)
+        basis.append(
+            f"{similar_jobs} jobs with this model, method and batch size took so long a step"
+        )
     return assembling, training, basis

@@ -13,30 +13,37 @@ from services.api.http import schemas, serializers
 from services.api.jobs import timings
 
 
-def shown(job: Job, jobs: JobStore, tally: Counters) -> schemas.FineTuningJob:
+def describe_job(job: Job, jobs: JobStore, tally: Counters) -> schemas.FineTuningJob:
     """The job as clients see it, with its place in line."""
-    return shown_all([job], jobs, tally)[0]
+    return describe_jobs([job], jobs, tally)[0]
 
 
-def shown_all(found: Sequence[Job], jobs: JobStore, tally: Counters) -> list[schemas.FineTuningJob]:
-    waiting = [job for job in found if is_waiting(job)]
-    pace = timings.seconds_per_job(tally.read()) if waiting else {}
-    queues = {job.id: _queue(job, jobs, pace) for job in waiting}
-    return [serializers.serialize_job(job, queues.get(job.id), _finish(job)) for job in found]
+def describe_jobs(
+    job_list: Sequence[Job], jobs: JobStore, tally: Counters
+) -> list[schemas.FineTuningJob]:
+    waiting = [job for job in job_list if is_waiting(job)]
+    seconds_per_job = timings.mean_seconds_per_job(tally.read()) if waiting else {}
+    queues = {job.id: _queue_position(job, jobs, seconds_per_job) for job in waiting}
+    return [
+        serializers.serialize_job(job, queues.get(job.id), _estimate_finish(job))
+        for job in job_list
+    ]
 
 
-def _queue(job: Job, jobs: JobStore, pace: Mapping[str, float]) -> schemas.QueuePosition | None:
+def _queue_position(
+    job: Job, jobs: JobStore, seconds_per_job: Mapping[str, float]
+) -> schemas.QueuePosition | None:
     """None for a job that somebody has taken since it was read."""
     task = get_task(job)
-    before = jobs.queue_position(task, job.id)
-    if before is None:
+    jobs_ahead = jobs.queue_position(task, job.id)
+    if jobs_ahead is None:
         return None
-    per_job = pace.get(task)
-    eta = None if per_job is None else round((before + 1) * per_job, 1)
-    return schemas.QueuePosition(position=before + 1, eta_seconds=eta)
+    job_seconds = seconds_per_job.get(task)
+    eta = None if job_seconds is None else round((jobs_ahead + 1) * job_seconds, 1)
+    return schemas.QueuePosition(position=jobs_ahead + 1, eta_seconds=eta)
 
 
-def _finish(job: Job) -> float | None:
+def _estimate_finish(job: Job) -> float | None:
     """Seconds since the epoch. Only training says how long the rest takes: before it nobody has
     measured a step, and what follows it is short."""
     eta = job.progress.eta_seconds

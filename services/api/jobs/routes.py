@@ -16,17 +16,17 @@ from services.api.dependencies import CallerDep, Gateway, GatewayDep
 from services.api.events import sse
 from services.api.http import schemas, serializers
 from services.api.jobs import checkpoints, lifecycle
-from services.api.jobs.create import create
-from services.api.jobs.estimate import Estimate, estimate
-from services.api.jobs.queue_position import shown, shown_all
+from services.api.jobs.create import create_job
+from services.api.jobs.estimate import JobEstimate, estimate_job
+from services.api.jobs.queue_position import describe_job, describe_jobs
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
-Limit = Annotated[int, Query(ge=1, le=100)]
-Spec = Annotated[dict[str, Any], Body()]
+PageLimit = Annotated[int, Query(ge=1, le=100)]
+JobSpecBody = Annotated[dict[str, Any], Body()]
 
 
-EVENTS: dict[int | str, dict[str, Any]] = {
+EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": schemas.Page[schemas.FineTuningJobEvent],
         "description": "A page, or with `stream` each event as a server-sent one",
@@ -35,7 +35,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Resume(BaseModel):
+class ResumeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     budget: Budget | None = None
@@ -43,68 +43,82 @@ class Resume(BaseModel):
 
 
 @router.post("")
-def created(here: GatewayDep, caller: CallerDep, body: Spec) -> schemas.FineTuningJob:
-    return _shown(here, create(here, body, caller))
+def create_fine_tuning_job(
+    gateway: GatewayDep, caller: CallerDep, body: JobSpecBody
+) -> schemas.FineTuningJob:
+    return _serialize_with_queue(gateway, create_job(gateway, body, caller))
 
 
 @router.post("/estimate")
-def estimated(here: GatewayDep, body: Spec) -> Estimate:
+def estimate_fine_tuning_job(gateway: GatewayDep, body: JobSpecBody) -> JobEstimate:
     """What the same body would cost as a job. Nothing is generated and nothing is kept."""
-    return estimate(here, body)
+    return estimate_job(gateway, body)
 
 
 @router.get("")
-def listed(
-    here: GatewayDep, after: str | None = None, limit: Limit = 20
+def list_fine_tuning_jobs(
+    gateway: GatewayDep, after: str | None = None, limit: PageLimit = 20
 ) -> schemas.Page[schemas.FineTuningJob]:
-    found = here.jobs.list(after and validate_id(after, "after"), limit + 1)
-    jobs = shown_all(found[:limit], here.jobs, here.shared.counters)
-    return serializers.build_page(jobs, has_more=len(found) > limit)
+    records = gateway.jobs.list(after and validate_id(after, "after"), limit + 1)
+    jobs = describe_jobs(records[:limit], gateway.jobs, gateway.shared.counters)
+    return serializers.build_page(jobs, has_more=len(records) > limit)
 
 
 @router.get("/{job_id}")
-def described(here: GatewayDep, job_id: str) -> schemas.FineTuningJob:
-    return _shown(here, _job(here, job_id))
+def retrieve_fine_tuning_job(gateway: GatewayDep, job_id: str) -> schemas.FineTuningJob:
+    return _serialize_with_queue(gateway, _get_job(gateway, job_id))
 
 
 @router.delete("/{job_id}")
-def deleted(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.DeleteResponse:
+def delete_fine_tuning_job(
+    gateway: GatewayDep, caller: CallerDep, job_id: str
+) -> schemas.DeleteResponse:
     """Of a job that is over. Its rationale set and its model stay."""
-    lifecycle.delete(here, _job(here, job_id), caller)
+    lifecycle.delete_job(gateway, _get_job(gateway, job_id), caller)
     return schemas.DeleteResponse(id=job_id, object="fine_tuning.job")
 
 
 @router.post("/{job_id}/cancel")
-def cancelled(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.FineTuningJob:
-    return _shown(here, lifecycle.cancel(here, _job(here, job_id), caller))
+def cancel_fine_tuning_job(
+    gateway: GatewayDep, caller: CallerDep, job_id: str
+) -> schemas.FineTuningJob:
+    return _serialize_with_queue(
+        gateway, lifecycle.cancel_job(gateway, _get_job(gateway, job_id), caller)
+    )
 
 
 @router.post("/{job_id}/pause")
-def paused(here: GatewayDep, caller: CallerDep, job_id: str) -> schemas.FineTuningJob:
-    return _shown(here, lifecycle.pause(here, _job(here, job_id), caller))
+def pause_fine_tuning_job(
+    gateway: GatewayDep, caller: CallerDep, job_id: str
+) -> schemas.FineTuningJob:
+    return _serialize_with_queue(
+        gateway, lifecycle.pause_job(gateway, _get_job(gateway, job_id), caller)
+    )
 
 
 @router.post("/{job_id}/resume")
-def resumed(
-    here: GatewayDep, caller: CallerDep, job_id: str, body: Resume | None = None
+def resume_fine_tuning_job(
+    gateway: GatewayDep, caller: CallerDep, job_id: str, body: ResumeRequest | None = None
 ) -> schemas.FineTuningJob:
     budget = body.budget if body else None
-    return _shown(here, lifecycle.resume(here, _job(here, job_id), caller, budget))
+    return _serialize_with_queue(
+        gateway, lifecycle.resume_job(gateway, _get_job(gateway, job_id), caller, budget)
+    )
 
 
 @router.get("/{job_id}/checkpoints")
-def saved(
-    here: GatewayDep, job_id: str, after: str | None = None, limit: Limit = 10
+def list_fine_tuning_job_checkpoints(
+    gateway: GatewayDep, job_id: str, after: str | None = None, limit: PageLimit = 10
 ) -> schemas.Page[schemas.FineTuningJobCheckpoint]:
     """Newest first, with links to their files; of a job that has succeeded, its student."""
-    found = checkpoints.newest_first(here.store, _job(here, job_id), after)
-    return serializers.build_page(found[:limit], has_more=len(found) > limit)
+    records = checkpoints.list_checkpoints(gateway.store, _get_job(gateway, job_id), after)
+    return serializers.build_page(records[:limit], has_more=len(records) > limit)
 
 
-@router.get("/{job_id}/events", response_model=None, responses=EVENTS)
-def events(
-    here: GatewayDep,
-    hub: sse.EventBroadcasterDep,
+@router.get("/{job_id}/events", response_model=None, responses=EVENT_RESPONSES)
+def list_fine_tuning_job_events(
+    gateway: GatewayDep,
+    broadcaster: sse.EventBroadcasterDep,
     job_id: str,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
@@ -117,21 +131,21 @@ def events(
     `after` goes on from an event in the page's own direction, and in a stream towards newer ones;
     there `Last-Event-ID` takes its place. Either is refused with 400 when it is not an event's id.
     """
-    job = _job(here, job_id)
+    job = _get_job(gateway, job_id)
     if stream:
-        begin = sse.resolve_cursor(after, last_event_id)
-        body = sse.stream_events(hub, job.id, begin, concluded=job.concluded)
+        cursor = sse.resolve_cursor(after, last_event_id)
+        body = sse.stream_events(broadcaster, job.id, cursor, concluded=job.concluded)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
-    found = here.events.read(job.id, after, limit + 1, newest_first=order == "desc")
+    records = gateway.events.read(job.id, after, limit + 1, newest_first=order == "desc")
     return serializers.build_page(
-        [serializers.serialize_event(e) for e in found[:limit]], has_more=len(found) > limit
+        [serializers.serialize_event(e) for e in records[:limit]], has_more=len(records) > limit
     )
 
 
-def _job(here: Gateway, job_id: str) -> Job:
-    return here.jobs.get(validate_id(job_id, "job_id"))
+def _get_job(gateway: Gateway, job_id: str) -> Job:
+    return gateway.jobs.get(validate_id(job_id, "job_id"))
 
 
-def _shown(here: Gateway, job: Job) -> schemas.FineTuningJob:
-    return shown(job, here.jobs, here.shared.counters)
+def _serialize_with_queue(gateway: Gateway, job: Job) -> schemas.FineTuningJob:
+    return describe_job(job, gateway.jobs, gateway.shared.counters)

@@ -17,13 +17,15 @@ from qcrd.runtime.jobs.store import JobStore
 from services.api.assembling import sampling_plan
 
 
-def check_shared(spec: JobSpec, jobs: JobStore) -> None:
+def check_shared_set(spec: JobSpec, jobs: JobStore) -> None:
     """`Invalid`, naming the field, unless the set of job `spec.knowledge_of` would be the one that
     this job would have assembled."""
     if spec.knowledge_of is None:
         return
-    leader = _named(spec.knowledge_of, jobs)
-    for (param, ours), (_, theirs) in zip(_read(spec), _read(leader.spec), strict=True):
+    leader = _get_leader(spec.knowledge_of, jobs)
+    for (param, ours), (_, theirs) in zip(
+        _iter_set_inputs(spec), _iter_set_inputs(leader.spec), strict=True
+    ):
         if ours != theirs:
             raise Invalid(
                 f"`{param}` is not that of job {leader.id}, whose rationale set `knowledge_of` "
@@ -42,7 +44,7 @@ def check_shared(spec: JobSpec, jobs: JobStore) -> None:
         )
 
 
-def _named(job_id: str, jobs: JobStore) -> Job:
+def _get_leader(job_id: str, jobs: JobStore) -> Job:
     """In a spec a job that is missing is a wrong value, not a wrong address."""
     try:
         return jobs.get(keys.validate_id(job_id, "knowledge_of"))
@@ -55,7 +57,7 @@ def _named(job_id: str, jobs: JobStore) -> Job:
         ) from error
 
 
-def _read(spec: JobSpec) -> Iterator[tuple[str, Any]]:
+def _iter_set_inputs(spec: JobSpec) -> Iterator[tuple[str, Any]]:
     """What a rationale set is made from, by the path of each field."""
     settings, path = spec.settings, f"method.{spec.method}"
     yield "training_file", spec.training_file

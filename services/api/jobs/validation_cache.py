@@ -12,48 +12,48 @@ from dataclasses import dataclass, field
 
 from qcrd.errors import Invalid, NotFound
 
-KEPT = 1000
+MAX_ENTRIES = 1000
 
 
 @dataclass
-class _Entry:
+class _CacheEntry:
     lock: threading.Lock = field(default_factory=threading.Lock)
-    found: int | Invalid | None = None
+    result: int | Invalid | None = None
 
 
-class Verdicts:
+class ValidationCache:
     """The last `kept` findings, of this process. While a file is being read, others who ask the
     same of it wait for the answer instead of reading it too."""
 
-    def __init__(self, kept: int = KEPT) -> None:
-        self._kept = kept
+    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
+        self._max_entries = max_entries
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _CacheEntry] = OrderedDict()
 
-    def of(self, asked: Hashable, read: Callable[[], int]) -> int:
+    def get_or_validate(self, key: Hashable, validate: Callable[[], int]) -> int:
         """What `read` returns or the `Invalid` it raises; it is called only the first time."""
-        entry = self._entry(asked)
+        entry = self._get_entry(key)
         with entry.lock:
-            if entry.found is None:
-                entry.found = _finding(read)
-        if isinstance(entry.found, Invalid):
+            if entry.result is None:
+                entry.result = _run_validation(validate)
+        if isinstance(entry.result, Invalid):
             # A new one each time: an exception that is raised again grows by its traceback.
-            known = entry.found
-            raise Invalid(known.message, param=known.param, code=known.code)
-        return entry.found
+            cached = entry.result
+            raise Invalid(cached.message, param=cached.param, code=cached.code)
+        return entry.result
 
-    def _entry(self, asked: Hashable) -> _Entry:
+    def _get_entry(self, key: Hashable) -> _CacheEntry:
         with self._lock:
-            entry = self._entries.setdefault(asked, _Entry())
-            self._entries.move_to_end(asked)
-            while len(self._entries) > self._kept:
+            entry = self._entries.setdefault(key, _CacheEntry())
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._max_entries:
                 self._entries.popitem(last=False)
             return entry
 
 
-def _finding(read: Callable[[], int]) -> int | Invalid:
+def _run_validation(validate: Callable[[], int]) -> int | Invalid:
     try:
-        return read()
+        return validate()
     except NotFound:
         raise  # the file was deleted meanwhile, which says nothing about its content
     except Invalid as error:

@@ -25,15 +25,15 @@ from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
 from services.api.http.ownership import check_owner
 from services.api.jobs import lifecycle
-from services.api.jobs.create import check_rank, submit
-from services.api.jobs.shared_rationales import check_shared
-from services.api.jobs.validation import check
+from services.api.jobs.create import check_priority, submit_job
+from services.api.jobs.shared_rationales import check_shared_set
+from services.api.jobs.validation import validate_job_spec
 
 
 def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
     given = {name: value for name, value in body.items() if value is not None}
     spec = parse_record(StudySpec, given)
-    check_rank(spec.job, caller, "job.priority")
+    check_priority(spec.job, caller, "job.priority")
     _check(here, spec)
     study = laid_out(spec, derive_id("study"), caller.name)
     write_record(here.store, keys.study_key(study.id), study)
@@ -46,7 +46,7 @@ def resume(here: Gateway, study: Study, caller: ApiKey) -> None:
     check_owner(f"study {study.id}", study.owner, caller)
     for job_id, spec in specs(study).items():
         if _found(here.jobs, job_id) is None:
-            submit(here, job_id, spec, caller)
+            submit_job(here, job_id, spec, caller)
 
 
 def laid_out(spec: StudySpec, study_id: str, owner: str) -> Study:
@@ -116,8 +116,8 @@ def _check(here: Gateway, spec: StudySpec) -> None:
     settings = spec.job.settings.model_copy(update={"baselines": spec.methods})
     asked = spec.job.model_copy(update={"method": method, "settings": settings})
     try:
-        check(asked, here.store, here.settings, here.validation_cache)
-        check_shared(asked, here.jobs)
+        validate_job_spec(asked, here.store, here.settings, here.validation_cache)
+        check_shared_set(asked, here.jobs)
     except Invalid as error:
         ours, theirs = f"method.{method}.", f"method.{spec.job.method}."
         message = error.message.replace(f"`{ours}", f"`{theirs}")
@@ -156,7 +156,7 @@ def cancel(here: Gateway, study: Study, caller: ApiKey) -> None:
         check_owner(f"job {job.id}", job.owner, caller)
     for job in reversed(found):
         try:
-            lifecycle.cancel(here, job, caller)
+            lifecycle.cancel_job(here, job, caller)
         except Conflict:
             continue  # it came to its end in between
 

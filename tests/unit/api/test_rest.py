@@ -24,7 +24,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
-from services.api.jobs.unsupported_models import WITHOUT_HEAD
+from services.api.jobs.unsupported_models import UNSUPPORTED_MODEL_TYPES
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 
 TASK = {"task": {"answer": "number"}}
@@ -339,7 +339,7 @@ def test_what_is_refused_has_no_head_in_transformers_either() -> None:
     from transformers import AutoConfig
     from transformers.models.auto import modeling_auto as auto
 
-    for kind in WITHOUT_HEAD:
+    for kind in UNSUPPORTED_MODEL_TYPES:
         assert kind not in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
         assert kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
         if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:  # its encoder-decoder form is loaded

@@ -26,7 +26,7 @@ from services.api.assembling.sampler import BackoffPolicy
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher_client import install_http_client_factory
 from services.api.files import service as files
-from services.api.jobs.create import read_spec
+from services.api.jobs.create import parse_job_spec
 from services.api.rationale_sets import index
 from services.api.settings import TeacherConfig
 from tests.conftest import data_folder
@@ -54,7 +54,7 @@ class Bench:
 
     def job(self, training: str, test: str | None = None, kind: str = "qcrd", **body: Any) -> Job:
         method = {"type": kind, kind: {"task": NUMBERS, **body}}
-        spec = read_spec(
+        spec = parse_job_spec(
             {"model": "tiny", "training_file": training, "test_file": test, "method": method}
         )
         job = Job(

@@ -21,7 +21,7 @@ from services.api.files import questions as lines
 from services.api.files import service as files
 from services.api.files.duplicates import DuplicateIndex
 from services.api.files.questions import RowReader, read_rows
-from services.api.jobs.validation_cache import Verdicts
+from services.api.jobs.validation_cache import ValidationCache
 from tests.unit.api import test_rest as rest
 from tests.unit.api.test_rest import Here, refused, sums
 
@@ -136,23 +136,25 @@ def test_a_thousand_jobs_on_a_file_read_it_once(tmp_path: Path) -> None:
 
 
 def test_a_verdict_is_asked_for_once_even_by_many_at_the_same_time() -> None:
-    verdicts, asked = Verdicts(), []
+    verdicts, asked = ValidationCache(), []
 
     def read() -> int:
         asked.append(1)
         time.sleep(0.05)
         return 7
 
-    threads = [threading.Thread(target=lambda: verdicts.of("f", read)) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: verdicts.get_or_validate("f", read)) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (verdicts.of("f", read), len(asked)) == (7, 1)
+    assert (verdicts.get_or_validate("f", read), len(asked)) == (7, 1)
 
 
 def test_a_refusal_is_remembered_but_not_that_a_file_was_gone() -> None:
-    verdicts = Verdicts(kept=2)
+    verdicts = ValidationCache(max_entries=2)
 
     def refuse() -> int:
         raise Invalid("line 3: no", param="p", code="c")
@@ -162,15 +164,15 @@ def test_a_refusal_is_remembered_but_not_that_a_file_was_gone() -> None:
 
     for read in (refuse, lambda: 1):
         with pytest.raises(Invalid, match="line 3") as caught:
-            verdicts.of("a", read)
+            verdicts.get_or_validate("a", read)
         assert (caught.value.param, caught.value.code) == ("p", "c")
     with pytest.raises(NotFound):
-        verdicts.of("b", gone)
-    assert verdicts.of("b", lambda: 2) == 2
+        verdicts.get_or_validate("b", gone)
+    assert verdicts.get_or_validate("b", lambda: 2) == 2
     # The least recently used goes first: "a" after "b" was asked for last, and "c" came.
-    verdicts.of("c", lambda: 3)
-    assert verdicts.of("b", lambda: 9) == 2
-    assert verdicts.of("a", lambda: 4) == 4
+    verdicts.get_or_validate("c", lambda: 3)
+    assert verdicts.get_or_validate("b", lambda: 9) == 2
+    assert verdicts.get_or_validate("a", lambda: 4) == 4
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from qcrd.runtime.storage.store import write_record
 from services.api.assembling.sampling_plan import SampleRequest
 from services.api.files import service as files
 from services.api.jobs import estimate
-from services.api.jobs.create import read_spec
+from services.api.jobs.create import parse_job_spec
 from tests.unit.api.test_rest import Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -201,9 +201,9 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     rationales = {"n": 5, "test_samples": 7}
     method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}, "rationales": rationales}}
     files_ = {"training_file": here.file(sums(40)), "test_file": here.file(sums(30, start=30))}
-    spec = read_spec({"model": "tiny", "method": method, **files_})
-    counted = list(estimate._counted(here.store, spec))
-    found = estimate._read(counted)
+    spec = parse_job_spec({"model": "tiny", "method": method, **files_})
+    counted = list(estimate._iter_prompts(here.store, spec))
+    found = estimate._sample_prompts(counted)
     rows = {
         row.question.id: (row.question, samples)
         for file_id, samples in ((files_["test_file"], 7), (files_["training_file"], 5))
@@ -216,10 +216,10 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
         for index in range(samples)
     }
     assert len(wanted) == 40 * 5 + 20 * 7
-    assert (dict(found.lengths), found.count) == (wanted, 60)
-    assert len(found.some) == estimate.TOKENIZED
-    assert set(found.some) <= {prompt for prompt, _ in counted}
-    assert set(estimate._read(reversed(counted)).some) == set(found.some)
+    assert (dict(found.lengths), found.prompt_count) == (wanted, 60)
+    assert len(found.sample) == estimate.MAX_TOKENIZED_PROMPTS
+    assert set(found.sample) <= {prompt for prompt, _ in counted}
+    assert set(estimate._sample_prompts(reversed(counted)).sample) == set(found.sample)
 
 
 def test_an_estimate_does_not_hold_the_files_it_reads(tmp_path: Path) -> None:
@@ -227,9 +227,9 @@ def test_an_estimate_does_not_hold_the_files_it_reads(tmp_path: Path) -> None:
     rows = [{**row, "question": f"{row['question']} {'x ' * 20_000}"} for row in sums(200)]
     method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}}}
     body = {"model": "tiny", "training_file": here.file(rows), "method": method}
-    estimate.estimate(here.app.state.gateway, body)
+    estimate.estimate_job(here.app.state.gateway, body)
     tracemalloc.start()
-    estimate.estimate(here.app.state.gateway, body)
+    estimate.estimate_job(here.app.state.gateway, body)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3_000_000, "of 8 MB of text"
