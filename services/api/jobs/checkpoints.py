@@ -30,7 +30,7 @@ def _iter_published(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]
     if job.model is None:
         return
     try:
-        model = models.find(store, job.model)
+        model = models.get_model(store, job.model)
     except NotFound:
         return  # deleted since
     method = job.spec.method.value
@@ -45,7 +45,7 @@ def _iter_published(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]
         step_number=steps,
         metrics=CheckpointMetrics(step=steps, valid_accuracy=validation and validation.accuracy),
         method=method,
-        files=models.links(store, model),
+        files=models.make_file_links(store, model),
     )
 
 
@@ -81,6 +81,6 @@ def _make_file_links(
         if name != "prepared"
     }
     return [
-        FileLink(name=name, url=store.presign_url(blob, seconds=models.LINK_SECONDS))
+        FileLink(name=name, url=store.presign_url(blob, seconds=models.LINK_EXPIRY_SECONDS))
         for name, blob in {"state.json": key, **blobs}.items()
     ]

@@ -161,7 +161,7 @@ def _check_base_models(spec: JobSpec, store: Store, settings: GatewaySettings) -
     }
     for param, name in names_by_param.items():
         if name is not None:
-            config = models.check_base(name, settings.models, store, param)
+            config = models.check_base_model(name, settings.models, store, param)
             if param == "model":
                 check_language_model_head(name, config, param)
 

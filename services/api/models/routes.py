@@ -12,21 +12,22 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def listed(here: GatewayDep) -> schemas.Page[schemas.ModelObject]:
+def list_models(gateway: GatewayDep) -> schemas.Page[schemas.ModelObject]:
     return serializers.build_page(
-        [serializers.serialize_model(model) for model in models.newest_first(here.store)]
+        [serializers.serialize_model(model) for model in models.list_models(gateway.store)]
     )
 
 
 @router.get("/{model_id}")
-def described(here: GatewayDep, model_id: str) -> schemas.ModelWithFiles:
-    model = models.find(here.store, model_id)
+def retrieve_model(gateway: GatewayDep, model_id: str) -> schemas.ModelWithFiles:
+    model = models.get_model(gateway.store, model_id)
     return schemas.ModelWithFiles(
-        **dict(serializers.serialize_model(model)), files=models.links(here.store, model)
+        **dict(serializers.serialize_model(model)),
+        files=models.make_file_links(gateway.store, model),
     )
 
 
 @router.delete("/{model_id}")
-def deleted(here: GatewayDep, caller: CallerDep, model_id: str) -> schemas.DeleteResponse:
-    models.delete(here.store, here.jobs, model_id, caller)
+def delete_model(gateway: GatewayDep, caller: CallerDep, model_id: str) -> schemas.DeleteResponse:
+    models.delete_model(gateway.store, gateway.jobs, model_id, caller)
     return schemas.DeleteResponse(id=model_id, object="model")

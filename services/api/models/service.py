@@ -23,20 +23,22 @@ from qcrd.runtime.storage.store import Store, find_record, read_record
 from services.api.http.ownership import check_owner, get_job_owner
 from services.api.http.schemas import FileLink
 
-LINK_SECONDS = 3600
-HUB_SECONDS = 5.0
+LINK_EXPIRY_SECONDS = 3600
+HUB_TIMEOUT_SECONDS = 5.0
 
 
-def newest_first(store: Store) -> list[PublishedModel]:
+def list_models(store: Store) -> list[PublishedModel]:
     """A model is there when its description is, which is written last."""
-    described = [key for key in store.list(keys.MODELS) if key.endswith("/model.json")]
-    found = [
-        model for key in described if (model := find_record(store, key, PublishedModel)) is not None
+    manifest_keys = [key for key in store.list(keys.MODELS) if key.endswith("/model.json")]
+    models = [
+        model
+        for key in manifest_keys
+        if (model := find_record(store, key, PublishedModel)) is not None
     ]
-    return sorted(found, key=lambda model: (model.created_at, model.id), reverse=True)
+    return sorted(models, key=lambda model: (model.created_at, model.id), reverse=True)
 
 
-def find(store: Store, model_id: str) -> PublishedModel:
+def get_model(store: Store, model_id: str) -> PublishedModel:
     key = keys.model_manifest_key(keys.validate_id(model_id, "model"))
     try:
         return read_record(store, key, PublishedModel)
@@ -54,18 +56,20 @@ def check_published(store: Store, model_id: str) -> None:
             param="model",
             code="model_not_found",
         )
-    find(store, model_id)
+    get_model(store, model_id)
 
 
-def delete(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
+def delete_model(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
     """`NotFound`; `Conflict` while a job that is not over begins with it.
 
     Without its description, which goes first, the model is no longer there, whatever is left.
     """
-    model = find(store, model_id)
+    model = get_model(store, model_id)
     check_owner(f"model {model_id}", get_job_owner(jobs, model.job_id), caller)
     for job in jobs.iter_active():
-        fields = [field for field, name in named(job.spec).items() if name == model_id]
+        fields = [
+            field for field, name in list_referenced_models(job.spec).items() if name == model_id
+        ]
         if fields and job.status not in TERMINAL:
             raise Conflict(
                 f"job {job.id} is not over and its `{fields[0]}` is {model_id}: cancel it, or wait "
@@ -78,7 +82,7 @@ def delete(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
         store.delete(key)
 
 
-def named(spec: JobSpec) -> dict[str, str | None]:
+def list_referenced_models(spec: JobSpec) -> dict[str, str | None]:
     """The models that `spec` names, by the path of the field that does."""
     return {
         "model": spec.model,
@@ -87,16 +91,18 @@ def named(spec: JobSpec) -> dict[str, str | None]:
     }
 
 
-def links(store: Store, model: PublishedModel) -> list[FileLink]:
+def make_file_links(store: Store, model: PublishedModel) -> list[FileLink]:
     """Each file's name and a link that reads it for an hour."""
     prefix = keys.model_prefix(model.id)
     return [
-        FileLink(name=name, url=store.presign_url(f"{prefix}{name}", seconds=LINK_SECONDS))
+        FileLink(name=name, url=store.presign_url(f"{prefix}{name}", seconds=LINK_EXPIRY_SECONDS))
         for name in model.files
     ]
 
 
-def check_base(name: str, settings: ModelSettings, store: Store, param: str) -> Mapping[str, Any]:
+def check_base_model(
+    name: str, settings: ModelSettings, store: Store, param: str
+) -> Mapping[str, Any]:
     """`Invalid` when base model `name` is not in the models folder, published, or on the hub.
 
     Returns its config.json as far as it can be read from here, {} where it cannot. A gateway that
@@ -107,48 +113,48 @@ def check_base(name: str, settings: ModelSettings, store: Store, param: str) -> 
             f"`{param}`: {name[:80]!r} is not the name of a model, such as `t5-small`", param=param
         )
     if name in list_local_models(settings):
-        return _config(settings, name, param)
-    if keys.ID_PATTERN.fullmatch(name) and _published(store, name):
+        return _read_local_config(settings, name, param)
+    if keys.ID_PATTERN.fullmatch(name) and _is_published(store, name):
         return {}
     try:
-        return _on_hub(name)
+        return _fetch_hub_config(name)
     except NotFound:
-        hub = "the hub has none of this name"
+        hub_problem = "the hub has none of this name"
     except Transient:
         if not settings.models_dir.is_dir():
             return {}
-        hub = "the hub cannot be reached"
+        hub_problem = "the hub cannot be reached"
     local = ", ".join(list_local_models(settings)) or "none"
     raise Invalid(
-        f"`{param}`: there is no model {name!r}. In the models folder: {local}; {hub}. "
+        f"`{param}`: there is no model {name!r}. In the models folder: {local}; {hub_problem}. "
         f"Name one of these, or put the model's files into {settings.models_dir / name}",
         param=param,
         code="model_not_found",
     )
 
 
-def _published(store: Store, model_id: str) -> bool:
+def _is_published(store: Store, model_id: str) -> bool:
     try:
-        find(store, model_id)
+        get_model(store, model_id)
     except NotFound:
         return False
     return True
 
 
-def _config(settings: ModelSettings, name: str, param: str) -> Mapping[str, Any]:
+def _read_local_config(settings: ModelSettings, name: str, param: str) -> Mapping[str, Any]:
     try:
-        read = json.loads((settings.models_dir / name / "config.json").read_text())
+        config = json.loads((settings.models_dir / name / "config.json").read_text())
     except ValueError as error:
         raise Invalid(
             f"`{param}`: config.json of {name!r} is not JSON; fetch the model again", param=param
         ) from error
-    return read if isinstance(read, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
-def _on_hub(name: str) -> Mapping[str, Any]:
+def _fetch_hub_config(name: str) -> Mapping[str, Any]:
     """Its config as the hub tells it. `Transient` when the hub does not answer."""
     try:
-        return HfApi().model_info(name, timeout=HUB_SECONDS).config or {}
+        return HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS).config or {}
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403, 404):
             raise NotFound(f"the hub has no model {name}") from error
