@@ -73,7 +73,7 @@ def _write(system: System, made: list[RationaleItem]) -> None:
     shards = [keys.rationale_shard_key(SET, number) for number in range(len(batches))]
     for key, batch in zip(shards, batches, strict=True):
         write_lines(system.store, key, batch)
-    index.write(system.store, SET, index.build(batches))
+    index.write_index(system.store, SET, index.build_index(batches))
     write_lines(system.store, keys.job_scores_key(JOB), _scores(made))
     judged = RationaleScoreManifest(
         job_id=JOB, version=2, scores=keys.job_scores_key(JOB), revision="none", created_at=2.0

@@ -37,7 +37,7 @@ from services.api.jobs import routes as jobs
 from services.api.metrics import SystemCollector
 from services.api.models import routes as models
 from services.api.rationale_sets import routes as rationale_sets
-from services.api.rationale_sets.service import RationaleSets
+from services.api.rationale_sets.service import RationaleSetService
 from services.api.settings import ApiSettings, is_loopback
 from services.api.studies import routes as studies
 
@@ -58,7 +58,7 @@ def create_app(
     app = DocumentedApp(title="qcrd", version=qcrd.__version__, lifespan=broadcaster.lifespan)
     app.state.hub = broadcaster
     app.state.gateway = Gateway(store, job_store, events, queue, settings, shared)
-    app.state.rationale_sets = RationaleSets(store, job_store)
+    app.state.rationale_sets = RationaleSetService(store, job_store)
     app.state.discriminators = DiscriminatorService(
         store, make_service_client(settings.discriminator)
     )

@@ -158,7 +158,7 @@ def _write_set(
     set_id = f"set-{keys.digest(stage.job.id)}"
     shards = tuple(_write_shards(store, set_id, items))
     batches = (items[start : start + SHARD_SIZE] for start in range(0, len(items), SHARD_SIZE))
-    index.write(store, set_id, index.build(batches))
+    index.write_index(store, set_id, index.build_index(batches))
     holdout_keys = {
         name: _write_holdout_items(store, keys.rationale_holdout_key(set_id, name), lines)
         for name, lines in holdout.items()

@@ -7,46 +7,46 @@ import json
 from collections.abc import Iterable, Iterator
 
 from qcrd.method.answers import ANSWER_TAG
-from services.api.rationale_sets.schemas import Item
+from services.api.rationale_sets.schemas import ItemObject
 
-CHUNK = 64 << 10
+CHUNK_BYTES = 64 << 10
 """Bytes that are sent at once: a line by itself costs more to hand on than to make."""
 
 
-def chunks(lines: Iterable[bytes]) -> Iterator[bytes]:
-    held = bytearray()
+def join_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
+    buffer = bytearray()
     for line in lines:
-        held += line
-        if len(held) >= CHUNK:
-            yield bytes(held)
-            held.clear()
-    if held:
-        yield bytes(held)
+        buffer += line
+        if len(buffer) >= CHUNK_BYTES:
+            yield bytes(buffer)
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)
 
 
-def items(said: Iterable[Item]) -> Iterator[bytes]:
-    for item in said:
+def dump_items(items: Iterable[ItemObject]) -> Iterator[bytes]:
+    for item in items:
         yield item.model_dump_json().encode() + b"\n"
 
 
-def questions(said: Iterable[Item]) -> Iterator[bytes]:
+def dump_questions(items: Iterable[ItemObject]) -> Iterator[bytes]:
     """One line per question, with its rationales as raw outputs that end in their answers, as
     `rationales.import` takes them; excluded ones are left out. The vote is then taken anew."""
-    for _, group in itertools.groupby(said, key=lambda item: item.question_id):
-        kept = [item for item in group if not item.excluded]
-        if kept:
-            yield json.dumps(_question(kept), ensure_ascii=False).encode() + b"\n"
+    for _, group in itertools.groupby(items, key=lambda item: item.question_id):
+        included = [item for item in group if not item.excluded]
+        if included:
+            yield json.dumps(_make_question(included), ensure_ascii=False).encode() + b"\n"
 
 
-def _question(kept: list[Item]) -> dict[str, object]:
-    first = kept[0]
+def _make_question(items: list[ItemObject]) -> dict[str, object]:
+    first = items[0]
     line: dict[str, object] = {"question": first.question}
     if first.choices:
         line["choices"] = first.choices
     if first.label is not None:
         line["label"] = first.label
-    return {**line, "outputs": [_output(item) for item in kept]}
+    return {**line, "outputs": [_format_output(item) for item in items]}
 
 
-def _output(item: Item) -> str:
+def _format_output(item: ItemObject) -> str:
     return item.text if item.answer is None else f"{item.text}\n{ANSWER_TAG} {item.answer}"

@@ -16,28 +16,28 @@ from qcrd.records.rationale_annotations import Correction, Polarity, RationaleEd
 from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
-from services.api.rationale_sets.index import Index, Rows, short
+from services.api.rationale_sets.index import RationaleSetIndex, RowIndices, hash_id
 from services.api.rationale_sets.scores import SetScores
 
-Share = Annotated[float | None, Field(ge=0, le=1)]
+UnitInterval = Annotated[float | None, Field(ge=0, le=1)]
 
 
-class Filter(BaseModel):
+class ItemFilter(BaseModel):
     """Bounds are inclusive; a bound on the score leaves out what no judge has scored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     polarity: Polarity | None = None
-    min_margin: Share = None
-    max_margin: Share = None
-    min_score: Share = None
-    max_score: Share = None
+    min_margin: UnitInterval = None
+    max_margin: UnitInterval = None
+    min_score: UnitInterval = None
+    max_score: UnitInterval = None
     excluded: bool | None = None
     judge: str | None = None
     """Job whose judge's scores are meant; None: of the job that assembled the set, or the newest.
     """
 
-    def check(self) -> None:
+    def check_bounds(self) -> None:
         for name in ("margin", "score"):
             low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if low is not None and high is not None and low > high:
@@ -48,76 +48,80 @@ class Filter(BaseModel):
 
 
 @dataclass(frozen=True)
-class Edits:
+class EditLog:
     """All edits of a set by their keys, and folded by item id."""
 
     by_key: Mapping[str, RationaleEdit]
     corrections: Mapping[str, Correction] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, by_key: Mapping[str, RationaleEdit]) -> Edits:
+    def from_edits(cls, by_key: Mapping[str, RationaleEdit]) -> EditLog:
         return cls(by_key, rationale_edits.fold_edits(by_key.values()))
 
     @property
     def nbytes(self) -> int:
         """About: 1.5 kB of objects per edit, and at most four bytes per letter of its texts."""
-        texts = sum(len(one.text or "") + len(one.reason or "") for one in self.by_key.values())
+        texts = sum(len(edit.text or "") + len(edit.reason or "") for edit in self.by_key.values())
         return 1500 * len(self.by_key) + 4 * texts
 
 
 @dataclass(frozen=True)
-class View:
+class RationaleSetView:
     manifest: RationaleManifest
-    index: Index
-    edits: Edits
-    judge: SetScores | None
+    index: RationaleSetIndex
+    edits: EditLog
+    judge_scores: SetScores | None
 
     @cached_property
     def scores(self) -> NDArray[np.float64]:
         """By row; NaN where this judge did not score the text that the item has now."""
-        if self.judge is None:
+        if self.judge_scores is None:
             return np.full(len(self.index), np.nan)
-        scores = self.judge.of(self.index.rationales)
+        scores = self.judge_scores.lookup(self.index.rationales)
         reworded = {
             name: c.text for name, c in self.edits.corrections.items() if c.text is not None
         }
         if reworded:
-            ids = [short(keys.digest(name.split("-")[0], text)) for name, text in reworded.items()]
-            scores[self._rows(reworded)] = self.judge.of(np.array(ids, np.uint64))
+            ids = [
+                hash_id(keys.digest(name.split("-")[0], text)) for name, text in reworded.items()
+            ]
+            scores[self._find_rows(reworded)] = self.judge_scores.lookup(np.array(ids, np.uint64))
         return scores
 
-    def matching(self, wanted: Filter) -> Rows:
+    def filter_rows(self, item_filter: ItemFilter) -> RowIndices:
         """The rows that `wanted` lets through, ascending."""
-        kept = np.ones(len(self.index), bool)
-        if wanted.polarity is not None:
-            kept &= self.index.positive() == (wanted.polarity is Polarity.POSITIVE)
+        mask = np.ones(len(self.index), bool)
+        if item_filter.polarity is not None:
+            mask &= self.index.positive_mask() == (item_filter.polarity is Polarity.POSITIVE)
         # Margins are kept in single precision: a bound has to be rounded alike to be met exactly.
-        low, high = (_single(bound) for bound in (wanted.min_margin, wanted.max_margin))
-        _bound(kept, self.index.margins, low, high)
-        _bound(kept, lambda: self.scores, wanted.min_score, wanted.max_score)
-        if wanted.excluded is not None:
+        low, high = (
+            _to_float32(bound) for bound in (item_filter.min_margin, item_filter.max_margin)
+        )
+        _apply_bounds(mask, self.index.row_margins, low, high)
+        _apply_bounds(mask, lambda: self.scores, item_filter.min_score, item_filter.max_score)
+        if item_filter.excluded is not None:
             excluded = np.zeros(len(self.index), bool)
             corrections = self.edits.corrections.items()
-            excluded[self._rows(name for name, one in corrections if one.excluded)] = True
-            kept &= excluded == wanted.excluded
-        return np.flatnonzero(kept)
+            excluded[self._find_rows(name for name, one in corrections if one.excluded)] = True
+            mask &= excluded == item_filter.excluded
+        return np.flatnonzero(mask)
 
-    def _rows(self, names: Iterable[str]) -> Rows:
-        return np.array([self.index.row(name) for name in names], np.int64)
+    def _find_rows(self, item_ids: Iterable[str]) -> RowIndices:
+        return np.array([self.index.find_row(name) for name in item_ids], np.int64)
 
 
-def _single(bound: float | None) -> float | None:
+def _to_float32(bound: float | None) -> float | None:
     return None if bound is None else float(np.float32(bound))
 
 
-def _bound(
-    kept: NDArray[np.bool_],
+def _apply_bounds(
+    mask: NDArray[np.bool_],
     column: Callable[[], NDArray[np.floating]],
     low: float | None,
     high: float | None,
 ) -> None:
     """NaN is within no bounds."""
     if low is not None:
-        kept &= column() >= low
+        mask &= column() >= low
     if high is not None:
-        kept &= column() <= high
+        mask &= column() <= high

@@ -21,7 +21,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_lines, read_object
 
-QUESTION = np.dtype(
+QUESTION_DTYPE = np.dtype(
     [
         ("key", "<u8"),
         ("first", "<u4"),
@@ -34,16 +34,16 @@ QUESTION = np.dtype(
 )
 """`first` is the question's first row; questions without any rationale are left out."""
 
-Rows = NDArray[np.int64]
-Columns = tuple[NDArray[np.void], NDArray[np.uint64]]
+RowIndices = NDArray[np.int64]
+IndexColumns = tuple[NDArray[np.void], NDArray[np.uint64]]
 
 
-def short(name: str) -> int:
+def hash_id(name: str) -> int:
     """64 bits of an id: of 10^6 ids two collide with a probability below 10^-7."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
-class Index:
+class RationaleSetIndex:
     def __init__(self, questions: NDArray[np.void], rationales: NDArray[np.uint64]) -> None:
         """`rationales`: `short` of each row's rationale id."""
         self.questions = questions
@@ -57,90 +57,92 @@ class Index:
     def nbytes(self) -> int:
         return int(self.questions.nbytes + self.rationales.nbytes + self._order.nbytes)
 
-    def counts(self) -> NDArray[np.int64]:
+    def rows_per_question(self) -> NDArray[np.int64]:
         """Rows of each question."""
-        added: NDArray[np.int64] = (
+        counts: NDArray[np.int64] = (
             self.questions["positives"].astype(np.int64) + self.questions["negatives"]
         )
-        return added
+        return counts
 
-    def positive(self) -> NDArray[np.bool_]:
+    def positive_mask(self) -> NDArray[np.bool_]:
         """By row."""
-        after = self.questions["first"].astype(np.int64) + self.questions["positives"]
-        return np.arange(len(self)) < np.repeat(after, self.counts())
+        negatives_start = self.questions["first"].astype(np.int64) + self.questions["positives"]
+        return np.arange(len(self)) < np.repeat(negatives_start, self.rows_per_question())
 
-    def margins(self) -> NDArray[np.float32]:
+    def row_margins(self) -> NDArray[np.float32]:
         """By row: the lead of its question's vote in [0, 1]."""
-        return np.repeat(self.questions["margin"], self.counts())
+        return np.repeat(self.questions["margin"], self.rows_per_question())
 
-    def question_of(self, rows: Rows) -> NDArray[np.int64]:
+    def find_questions(self, rows: RowIndices) -> NDArray[np.int64]:
         """Number of each row's question in `questions`."""
         return np.searchsorted(self.questions["first"], rows, side="right") - 1
 
-    def row(self, item_id: str, param: str = "item_id") -> int:
+    def find_row(self, item_id: str, param: str = "item_id") -> int:
         """`Invalid` when it cannot be an item's id, `NotFound` when the set has no such item."""
-        question_id, polarity, place = rationale_edits.parse_item_id(item_id, param)
-        found = self._question(question_id)
-        if found is not None:
-            before = 0 if polarity is Polarity.POSITIVE else int(found["positives"])
-            there = found["positives" if polarity is Polarity.POSITIVE else "negatives"]
-            if place < there:
-                return int(found["first"]) + before + place
+        question_id, polarity, position = rationale_edits.parse_item_id(item_id, param)
+        question = self._find_question(question_id)
+        if question is not None:
+            offset = 0 if polarity is Polarity.POSITIVE else int(question["positives"])
+            count = question["positives" if polarity is Polarity.POSITIVE else "negatives"]
+            if position < count:
+                return int(question["first"]) + offset + position
         raise NotFound(
             f"`{param}`: the set has no item {item_id}", param=param, code="item_not_found"
         )
 
-    def _question(self, question_id: str) -> Any | None:
-        key = np.uint64(short(question_id))
-        place = int(np.searchsorted(self.questions["key"], key, sorter=self._order))
-        if place == len(self._order):
+    def _find_question(self, question_id: str) -> Any | None:
+        key = np.uint64(hash_id(question_id))
+        position = int(np.searchsorted(self.questions["key"], key, sorter=self._order))
+        if position == len(self._order):
             return None
-        found = self.questions[self._order[place]]
-        return found if found["key"] == key else None
+        question = self.questions[self._order[position]]
+        return question if question["key"] == key else None
 
 
-def build(shards: Iterable[Iterable[RationaleItem]]) -> Index:
+def build_index(shards: Iterable[Iterable[RationaleItem]]) -> RationaleSetIndex:
     """From each shard's items in their order; one shard's rows are in memory as objects."""
-    parts: list[Columns] = []
+    parts: list[IndexColumns] = []
     first = 0
     for number, items in enumerate(shards):
-        parts.append(_columns(items, number, first))
+        parts.append(_build_columns(items, number, first))
         first += len(parts[-1][1])
     if not parts:
-        return Index(np.zeros(0, QUESTION), np.zeros(0, np.uint64))
-    return Index(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
+        return RationaleSetIndex(np.zeros(0, QUESTION_DTYPE), np.zeros(0, np.uint64))
+    return RationaleSetIndex(
+        np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    )
 
 
-def _columns(items: Iterable[RationaleItem], shard: int, first: int) -> Columns:
+def _build_columns(items: Iterable[RationaleItem], shard: int, first: int) -> IndexColumns:
     questions: list[tuple[object, ...]] = []
     rationales: list[int] = []
     for line, item in enumerate(items):
-        said = (*item.positives, *item.negatives)
-        if said:
+        item_rationales = (*item.positives, *item.negatives)
+        if item_rationales:
             counts = (len(item.positives), len(item.negatives))
-            place = (first + len(rationales), shard, line)
-            questions.append((short(item.question.id), *place, item.vote.margin, *counts))
-            rationales += [short(rationale.id) for rationale in said]
-    return np.array(questions, QUESTION), np.array(rationales, np.uint64)
+            location = (first + len(rationales), shard, line)
+            questions.append((hash_id(item.question.id), *location, item.vote.margin, *counts))
+            rationales += [hash_id(rationale.id) for rationale in item_rationales]
+    return np.array(questions, QUESTION_DTYPE), np.array(rationales, np.uint64)
 
 
-def write(store: Store, set_id: str, index: Index) -> None:
-    packed = io.BytesIO()
-    np.savez(packed, questions=index.questions, rationales=index.rationales)
-    store.put(keys.rationale_index_key(set_id), packed.getvalue())
+def write_index(store: Store, set_id: str, index: RationaleSetIndex) -> None:
+    archive = io.BytesIO()
+    np.savez(archive, questions=index.questions, rationales=index.rationales)
+    store.put(keys.rationale_index_key(set_id), archive.getvalue())
 
 
-def of_set(store: Store, manifest: RationaleManifest) -> Index:
+def load_index(store: Store, manifest: RationaleManifest) -> RationaleSetIndex:
     """As it lies beside the set; for a set from before there were any it is made, once."""
     try:
-        packed = read_object(store, keys.rationale_index_key(manifest.id))
+        archive = read_object(store, keys.rationale_index_key(manifest.id))
     except NotFound:
-        index = build(_read(store, manifest.shards))
-        write(store, manifest.id, index)
+        index = build_index(_read_shards(store, manifest.shards))
+        write_index(store, manifest.id, index)
         return index
-    with np.load(io.BytesIO(packed), allow_pickle=False) as columns:
-        return Index(columns["questions"], columns["rationales"])
+    with np.load(io.BytesIO(archive), allow_pickle=False) as columns:
+        return RationaleSetIndex(columns["questions"], columns["rationales"])
 
 
-def _read(store: Store, shards: Sequence[str]) -> Iterator[Iterator[RationaleItem]]:
+def _read_shards(store: Store, shards: Sequence[str]) -> Iterator[Iterator[RationaleItem]]:
     return (read_lines(store, key, RationaleItem) for key in shards)

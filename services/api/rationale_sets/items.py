@@ -10,66 +10,74 @@ from qcrd.records.rationale_annotations import Polarity
 from qcrd.records.rationales import Rationale, RationaleItem
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_lines_at
-from services.api.rationale_sets.filtering import View
-from services.api.rationale_sets.index import Rows
-from services.api.rationale_sets.schemas import Item, ItemVote, Original
+from services.api.rationale_sets.filtering import RationaleSetView
+from services.api.rationale_sets.index import RowIndices
+from services.api.rationale_sets.schemas import ItemObject, ItemVote, OriginalText
 
 SHARDS_PER_PAGE = 4
 """Shards that a page may read: where what is asked for lies far apart, pages are shorter instead of
 slower."""
 
 
-def near(view: View, rows: Rows) -> Rows:
+def clip_to_shards(view: RationaleSetView, rows: RowIndices) -> RowIndices:
     """As many of `rows`, from the first, as lie in `SHARDS_PER_PAGE` shards."""
-    shards = view.index.questions["shard"][view.index.question_of(rows)]
-    changes = np.flatnonzero(np.diff(shards)) + 1
-    return rows if len(changes) < SHARDS_PER_PAGE else rows[: changes[SHARDS_PER_PAGE - 1]]
+    shards = view.index.questions["shard"][view.index.find_questions(rows)]
+    shard_starts = np.flatnonzero(np.diff(shards)) + 1
+    return (
+        rows if len(shard_starts) < SHARDS_PER_PAGE else rows[: shard_starts[SHARDS_PER_PAGE - 1]]
+    )
 
 
-def read(store: Store, view: View, rows: Rows) -> Iterator[Item]:
+def read_items(store: Store, view: RationaleSetView, rows: RowIndices) -> Iterator[ItemObject]:
     """In their order, which is ascending; one question's text is in memory at a time."""
-    shards = view.index.questions["shard"][view.index.question_of(rows)]
+    shards = view.index.questions["shard"][view.index.find_questions(rows)]
     for part in np.split(rows, np.flatnonzero(np.diff(shards)) + 1):
         if len(part):
-            yield from _of_shard(store, view, part)
+            yield from _read_shard_items(store, view, part)
 
 
-def _of_shard(store: Store, view: View, rows: Rows) -> Iterator[Item]:
-    questions = view.index.questions[view.index.question_of(rows)]
+def _read_shard_items(
+    store: Store, view: RationaleSetView, rows: RowIndices
+) -> Iterator[ItemObject]:
+    questions = view.index.questions[view.index.find_questions(rows)]
     lines, starts = np.unique(questions["line"], return_index=True)
     key = view.manifest.shards[int(questions["shard"][0])]
     parts = iter(np.split(np.arange(len(rows)), starts[1:]))
     for _, item in read_lines_at(store, key, RationaleItem, lines.tolist()):
-        said = list(rationale_edits.iter_rationales(item))
-        for place in next(parts):
-            row = int(rows[place])
-            yield _item(view, item, said[row - int(questions["first"][place])], row)
+        item_rationales = list(rationale_edits.iter_rationales(item))
+        for position in next(parts):
+            row = int(rows[position])
+            yield _make_item(
+                view, item, item_rationales[row - int(questions["first"][position])], row
+            )
 
 
-def _item(view: View, item: RationaleItem, said: tuple[str, Polarity, Rationale], row: int) -> Item:
-    name, polarity, original = said
-    correction = view.edits.corrections.get(name)
-    now = rationale_edits.apply_correction(original, correction)
+def _make_item(
+    view: RationaleSetView, item: RationaleItem, entry: tuple[str, Polarity, Rationale], row: int
+) -> ItemObject:
+    item_id, polarity, original = entry
+    correction = view.edits.corrections.get(item_id)
+    current = rationale_edits.apply_correction(original, correction)
     score = float(view.scores[row])
-    changed = (now.text, now.answer) != (original.text, original.answer)
-    return Item(
-        id=name,
+    is_reworded = (current.text, current.answer) != (original.text, original.answer)
+    return ItemObject(
+        id=item_id,
         rationale_set=view.manifest.id,
-        rationale_id=now.id,
+        rationale_id=current.id,
         question_id=item.question.id,
         question=item.question.text,
         choices=list(item.question.choices),
         label=item.label,
         gold=item.gold,
         polarity=polarity,
-        source=now.source,
-        text=now.text,
-        answer=now.answer,
+        source=current.source,
+        text=current.text,
+        answer=current.answer,
         vote=ItemVote(**item.vote.model_dump()),
         margin=item.vote.margin,
         tie=item.vote.tie,
         score=None if np.isnan(score) else score,
         excluded=correction is not None and correction.excluded,
         edits=0 if correction is None else correction.edits,
-        original=Original(text=original.text, answer=original.answer) if changed else None,
+        original=OriginalText(text=original.text, answer=original.answer) if is_reworded else None,
     )

@@ -14,53 +14,63 @@ from services.api.rationale_sets.schemas import (
     ItemPage,
     ItemQuery,
     ItemWithHistory,
-    SetBody,
-    SetPage,
+    RationaleSetObject,
+    RationaleSetPage,
 )
-from services.api.rationale_sets.service import RationaleSets
+from services.api.rationale_sets.service import RationaleSetService
 
 router = APIRouter(prefix="/v1/rationale_sets", tags=["rationale sets"])
 
 
-def _sets(request: Request) -> RationaleSets:
-    return cast(RationaleSets, request.app.state.rationale_sets)
+def _get_rationale_sets(request: Request) -> RationaleSetService:
+    return cast(RationaleSetService, request.app.state.rationale_sets)
 
 
-Sets = Annotated[RationaleSets, Depends(_sets)]
+RationaleSetsDep = Annotated[RationaleSetService, Depends(_get_rationale_sets)]
 
 
 @router.get("")
-def listed(
-    sets: Sets, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> SetPage:
+def list_rationale_sets(
+    rationale_sets: RationaleSetsDep,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> RationaleSetPage:
     """Newest first."""
-    return sets.page(after, limit)
+    return rationale_sets.list_sets(after, limit)
 
 
 @router.get("/{set_id}")
-def described(sets: Sets, set_id: str) -> SetBody:
-    return sets.describe(set_id)
+def retrieve_rationale_set(rationale_sets: RationaleSetsDep, set_id: str) -> RationaleSetObject:
+    return rationale_sets.get_set(set_id)
 
 
 @router.get("/{set_id}/items")
-def items(sets: Sets, set_id: str, query: Annotated[ItemQuery, Query()]) -> ItemPage:
+def list_rationale_set_items(
+    rationale_sets: RationaleSetsDep, set_id: str, query: Annotated[ItemQuery, Query()]
+) -> ItemPage:
     """In the set's own order, which edits do not change. A page whose items lie far apart may be
     shorter than `limit`; `has_more` says whether it was the last."""
-    return sets.items(set_id, query)
+    return rationale_sets.list_items(set_id, query)
 
 
 @router.get("/{set_id}/items/{item_id}")
-def item(sets: Sets, set_id: str, item_id: str, judge: str | None = None) -> ItemWithHistory:
-    return sets.item(set_id, item_id, judge)
+def retrieve_rationale_set_item(
+    rationale_sets: RationaleSetsDep, set_id: str, item_id: str, judge: str | None = None
+) -> ItemWithHistory:
+    return rationale_sets.get_item(set_id, item_id, judge)
 
 
 @router.patch("/{set_id}/items/{item_id}")
-def edited(
-    sets: Sets, caller: CallerDep, set_id: str, item_id: str, body: EditRequest
+def update_rationale_set_item(
+    rationale_sets: RationaleSetsDep,
+    caller: CallerDep,
+    set_id: str,
+    item_id: str,
+    body: EditRequest,
 ) -> ItemWithHistory:
     """Exclude an item, include it again, or reword it, for the jobs that begin to train from now
     on. Nothing is lost: the original and every edit stay, with who made it, when and why."""
-    return sets.edit(set_id, item_id, body, caller)
+    return rationale_sets.edit_item(set_id, item_id, body, caller)
 
 
 @router.get(
@@ -68,12 +78,14 @@ def edited(
     response_class=StreamingResponse,
     responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
 )
-def exported(sets: Sets, set_id: str, query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
+def export_rationale_set(
+    rationale_sets: RationaleSetsDep, set_id: str, query: Annotated[ExportQuery, Query()]
+) -> StreamingResponse:
     """JSON lines, edits applied: an item a line with everything about it (excluded ones are marked;
     `excluded=false` leaves them out), or with `format=questions` a questions file to import."""
     headers = {
         "Content-Disposition": f'attachment; filename="{query.format}.jsonl"',
         "X-Content-Type-Options": "nosniff",
     }
-    body = sets.export(set_id, query)
+    body = rationale_sets.export_items(set_id, query)
     return StreamingResponse(body, media_type="application/jsonl", headers=headers)

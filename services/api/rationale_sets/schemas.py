@@ -8,21 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qcrd.records.rationale_annotations import Polarity, RationaleEdit, RationaleScoreManifest
 from qcrd.records.rationales import RationaleCounts, RationaleManifest, RationaleSource
-from services.api.rationale_sets.filtering import Filter, View
+from services.api.rationale_sets.filtering import ItemFilter, RationaleSetView
 
-MAX_TEXT = 32_768
+MAX_TEXT_LENGTH = 32_768
 """Characters of an edited rationale: what 8,192 tokens, the most a teacher may say, come to."""
 
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"\S")]
+RationaleText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_LENGTH, pattern=r"\S")]
 
 
-class ItemQuery(Filter):
+class ItemQuery(ItemFilter):
     after: str | None = None
     """Id of the item behind which the page begins."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 20
 
 
-class ExportQuery(Filter):
+class ExportQuery(ItemFilter):
     format: Literal["items", "questions"] = "items"
     """`questions`: a questions file with outputs, as `rationales.import` takes it."""
 
@@ -33,12 +33,12 @@ class EditRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     excluded: bool | None = None
-    text: Text | None = None
+    text: RationaleText | None = None
     answer: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"\S")] | None = None
     reason: Annotated[str, Field(max_length=4096)] | None = None
 
 
-class SetSummary(BaseModel):
+class RationaleSetSummary(BaseModel):
     id: str
     object: Literal["rationale_set"] = "rationale_set"
     created_at: int
@@ -49,7 +49,7 @@ class SetSummary(BaseModel):
     """As it was assembled, whatever was edited since."""
 
 
-class SetJudge(BaseModel):
+class JudgeScoring(BaseModel):
     """A job whose judge scored the set; `revision` is that of the edits it was trained with."""
 
     job_id: str
@@ -58,7 +58,7 @@ class SetJudge(BaseModel):
     created_at: int
 
 
-class SetEdits(BaseModel):
+class EditSummary(BaseModel):
     """`revision` names these edits: a job that begins now trains with them. `items` were edited,
     and of them so many are `excluded` and `reworded` now."""
 
@@ -69,16 +69,16 @@ class SetEdits(BaseModel):
     reworded: int
 
 
-class SetBody(SetSummary):
+class RationaleSetObject(RationaleSetSummary):
     items: int
     shards: int
-    edits: SetEdits
-    judges: list[SetJudge]
+    edits: EditSummary
+    judges: list[JudgeScoring]
 
 
-class SetPage(BaseModel):
+class RationaleSetPage(BaseModel):
     object: Literal["list"] = "list"
-    data: list[SetSummary]
+    data: list[RationaleSetSummary]
     has_more: bool
     first_id: str | None
     last_id: str | None
@@ -92,12 +92,12 @@ class ItemVote(BaseModel):
     unparseable: int
 
 
-class Original(BaseModel):
+class OriginalText(BaseModel):
     text: str
     answer: str | None
 
 
-class Item(BaseModel):
+class ItemObject(BaseModel):
     """One rationale with its question. `original` is what the teacher said, where an edit changed
     it; `score` is null where `judge` did not score this text."""
 
@@ -120,10 +120,10 @@ class Item(BaseModel):
     score: float | None
     excluded: bool
     edits: int
-    original: Original | None
+    original: OriginalText | None
 
 
-class ItemEdit(BaseModel):
+class ItemEditObject(BaseModel):
     id: str
     by: str
     at: float
@@ -133,8 +133,8 @@ class ItemEdit(BaseModel):
     reason: str | None
 
 
-class ItemWithHistory(Item):
-    history: list[ItemEdit]
+class ItemWithHistory(ItemObject):
+    history: list[ItemEditObject]
     """Every edit of it, oldest first."""
 
 
@@ -142,16 +142,16 @@ class ItemPage(BaseModel):
     """May hold fewer than `limit` items before the last page: see `has_more`."""
 
     object: Literal["list"] = "list"
-    data: list[Item]
+    data: list[ItemObject]
     has_more: bool
     first_id: str | None
     last_id: str | None
-    judge: SetJudge | None
+    judge: JudgeScoring | None
     """Whose scores these are."""
 
 
-def summary(manifest: RationaleManifest) -> SetSummary:
-    return SetSummary(
+def serialize_set_summary(manifest: RationaleManifest) -> RationaleSetSummary:
+    return RationaleSetSummary(
         id=manifest.id,
         created_at=int(manifest.created_at),
         job_id=manifest.job_id,
@@ -161,25 +161,27 @@ def summary(manifest: RationaleManifest) -> SetSummary:
     )
 
 
-def body(view: View, revision: str, judges: list[RationaleScoreManifest]) -> SetBody:
+def serialize_set(
+    view: RationaleSetView, revision: str, judges: list[RationaleScoreManifest]
+) -> RationaleSetObject:
     corrections = view.edits.corrections.values()
-    return SetBody(
-        **summary(view.manifest).model_dump(),
+    return RationaleSetObject(
+        **serialize_set_summary(view.manifest).model_dump(),
         items=len(view.index),
         shards=len(view.manifest.shards),
-        edits=SetEdits(
+        edits=EditSummary(
             revision=revision,
             edits=len(view.edits.by_key),
             items=len(corrections),
             excluded=sum(one.excluded for one in corrections),
             reworded=sum(one.text is not None for one in corrections),
         ),
-        judges=[judge(one) for one in judges],
+        judges=[serialize_judge_scoring(one) for one in judges],
     )
 
 
-def judge(judged: RationaleScoreManifest) -> SetJudge:
-    return SetJudge(
+def serialize_judge_scoring(judged: RationaleScoreManifest) -> JudgeScoring:
+    return JudgeScoring(
         job_id=judged.job_id,
         version=judged.version,
         revision=judged.revision,
@@ -187,5 +189,5 @@ def judge(judged: RationaleScoreManifest) -> SetJudge:
     )
 
 
-def edit(made: RationaleEdit) -> ItemEdit:
-    return ItemEdit(**made.model_dump(exclude={"item_id"}))
+def serialize_edit(stored_edit: RationaleEdit) -> ItemEditObject:
+    return ItemEditObject(**stored_edit.model_dump(exclude={"item_id"}))

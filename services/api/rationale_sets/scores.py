@@ -12,7 +12,7 @@ from qcrd.records.rationale_annotations import RationaleScore, RationaleScoreMan
 from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_lines, read_record
-from services.api.rationale_sets.index import short
+from services.api.rationale_sets.index import hash_id
 
 
 class SetScores:
@@ -29,54 +29,57 @@ class SetScores:
     def nbytes(self) -> int:
         return int(self._ids.nbytes + self._scores.nbytes)
 
-    def of(self, ids: NDArray[np.uint64]) -> NDArray[np.float64]:
+    def lookup(self, ids: NDArray[np.uint64]) -> NDArray[np.float64]:
         """NaN where this judge was not asked."""
         if not len(self._ids):
             return np.full(len(ids), np.nan)
-        places = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
-        return np.where(self._ids[places] == ids, self._scores[places], np.nan)
+        positions = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
+        return np.where(self._ids[positions] == ids, self._scores[positions], np.nan)
 
 
-def find(
+def find_judged(
     store: Store, manifest: RationaleManifest, job_id: str | None
 ) -> RationaleScoreManifest | None:
     """Whose scores are shown: those of `job_id`, or of the job that assembled the set, or else the
     newest. None where no judge has scored it; `NotFound` when `job_id` names a judge that has not.
     """
     prefix = keys.rationale_scores_prefix(manifest.id)
-    listed = store.list(prefix)
-    named = job_id or manifest.job_id
-    if named and (key := keys.rationale_scores_key(manifest.id, named)) in listed:
+    judged_keys = store.list(prefix)
+    wanted_job_id = job_id or manifest.job_id
+    if (
+        wanted_job_id
+        and (key := keys.rationale_scores_key(manifest.id, wanted_job_id)) in judged_keys
+    ):
         return read_record(store, key, RationaleScoreManifest)
     if job_id:
         raise NotFound(
             f"`judge`: job {job_id[:80]} has not scored rationale set {manifest.id}; these have: "
-            f"{', '.join(_job(key) for key in listed) or 'none'}",
+            f"{', '.join(_parse_job_id(key) for key in judged_keys) or 'none'}",
             param="judge",
             code="judge_not_found",
         )
-    found = [read_record(store, key, RationaleScoreManifest) for key in listed]
+    found = [read_record(store, key, RationaleScoreManifest) for key in judged_keys]
     return max(found, key=lambda one: (one.created_at, one.job_id), default=None)
 
 
-def all_of(store: Store, set_id: str) -> list[RationaleScoreManifest]:
-    listed = store.list(keys.rationale_scores_prefix(set_id))
-    return [read_record(store, key, RationaleScoreManifest) for key in listed]
+def list_judged(store: Store, set_id: str) -> list[RationaleScoreManifest]:
+    judged_keys = store.list(keys.rationale_scores_prefix(set_id))
+    return [read_record(store, key, RationaleScoreManifest) for key in judged_keys]
 
 
-def load(store: Store, judged: RationaleScoreManifest) -> SetScores:
+def load_scores(store: Store, judged: RationaleScoreManifest) -> SetScores:
     """Those of a job that was deleted since are none."""
     ids, scores = array("Q"), array("d")
     try:
         for line in read_lines(store, judged.scores, RationaleScore):
-            ids.append(short(line.rationale_id))
+            ids.append(hash_id(line.rationale_id))
             scores.append(line.score)
     except NotFound:
         pass
     columns = np.array(ids, np.uint64), np.array(scores, np.float64)
-    unique, places = np.unique(columns[0], return_index=True)
-    return SetScores(judged, unique, columns[1][places])
+    unique, positions = np.unique(columns[0], return_index=True)
+    return SetScores(judged, unique, columns[1][positions])
 
 
-def _job(key: str) -> str:
+def _parse_job_id(key: str) -> str:
     return key.rsplit("/", 1)[1].removesuffix(".json")

@@ -25,116 +25,130 @@ from services.api.rationale_sets import index as set_index
 from services.api.rationale_sets import items as set_items
 from services.api.rationale_sets import schemas
 from services.api.rationale_sets import scores as set_scores
-from services.api.rationale_sets.cache import Recent
-from services.api.rationale_sets.filtering import Edits, View
-from services.api.rationale_sets.index import Index
+from services.api.rationale_sets.cache import LRUCache
+from services.api.rationale_sets.filtering import EditLog, RationaleSetView
+from services.api.rationale_sets.index import RationaleSetIndex
 from services.api.rationale_sets.schemas import (
     EditRequest,
     ExportQuery,
     ItemPage,
     ItemQuery,
     ItemWithHistory,
-    SetBody,
-    SetPage,
+    RationaleSetObject,
+    RationaleSetPage,
 )
 from services.api.rationale_sets.scores import SetScores
 
-INDEX_BYTES, SCORE_BYTES, EDIT_BYTES = 24 << 20, 16 << 20, 8 << 20
+INDEX_CACHE_BYTES, SCORE_CACHE_BYTES, EDIT_CACHE_BYTES = 24 << 20, 16 << 20, 8 << 20
 """100,000 items in 20,000 questions have an index of 1.4 MB and scores of 1.6 MB."""
 
 
-class RationaleSets:
+class RationaleSetService:
     """Of one process; safe to share between its threads."""
 
     def __init__(self, store: Store, jobs: JobStore) -> None:
         """`jobs` tell whose a set is: its job's owner's."""
         self._store = store
         self._jobs = jobs
-        self._indexes: Recent[Index] = Recent(INDEX_BYTES, lambda index: index.nbytes)
-        self._scores: Recent[SetScores] = Recent(SCORE_BYTES, lambda scores: scores.nbytes)
-        self._edits: Recent[Edits] = Recent(EDIT_BYTES, lambda found: found.nbytes)
-        self._created: dict[str, float] = {}
+        self._indexes: LRUCache[RationaleSetIndex] = LRUCache(
+            INDEX_CACHE_BYTES, lambda index: index.nbytes
+        )
+        self._scores: LRUCache[SetScores] = LRUCache(
+            SCORE_CACHE_BYTES, lambda scores: scores.nbytes
+        )
+        self._edits: LRUCache[EditLog] = LRUCache(EDIT_CACHE_BYTES, lambda found: found.nbytes)
+        self._created_at: dict[str, float] = {}
         """Set id -> when; about 100 bytes each."""
 
-    def page(self, after: str | None, limit: int) -> SetPage:
+    def list_sets(self, after: str | None, limit: int) -> RationaleSetPage:
         """Newest first. Each set's age is read once by this process, then only listed."""
-        ids = self._newest_first()
+        ids = self._list_ids_newest_first()
         if after is not None:
             if after not in ids:
                 raise Invalid(f"`after`: there is no rationale set {after[:80]!r}", param="after")
             ids = ids[ids.index(after) + 1 :]
-        data = [schemas.summary(self._manifest(set_id)) for set_id in ids[:limit]]
-        return SetPage(
+        data = [
+            schemas.serialize_set_summary(self._read_manifest(set_id)) for set_id in ids[:limit]
+        ]
+        return RationaleSetPage(
             data=data,
             has_more=len(ids) > limit,
             first_id=data[0].id if data else None,
             last_id=data[-1].id if data else None,
         )
 
-    def describe(self, set_id: str) -> SetBody:
-        view = self._view(set_id, None)
+    def get_set(self, set_id: str) -> RationaleSetObject:
+        view = self._load_view(set_id, None)
         revision = rationale_edits.make_revision(view.edits.by_key).id
-        return schemas.body(view, revision, set_scores.all_of(self._store, set_id))
+        return schemas.serialize_set(view, revision, set_scores.list_judged(self._store, set_id))
 
-    def items(self, set_id: str, query: ItemQuery) -> ItemPage:
-        query.check()
-        view = self._view(set_id, query.judge)
-        rows = view.matching(query)
+    def list_items(self, set_id: str, query: ItemQuery) -> ItemPage:
+        query.check_bounds()
+        view = self._load_view(set_id, query.judge)
+        rows = view.filter_rows(query)
         if query.after is not None:
-            rows = rows[rows > view.index.row(query.after, "after")]
-        shown = set_items.near(view, rows[: query.limit])
-        data = list(set_items.read(self._store, view, shown))
+            rows = rows[rows > view.index.find_row(query.after, "after")]
+        page_rows = set_items.clip_to_shards(view, rows[: query.limit])
+        data = list(set_items.read_items(self._store, view, page_rows))
         return ItemPage(
             data=data,
-            has_more=len(rows) > len(shown),
+            has_more=len(rows) > len(page_rows),
             first_id=data[0].id if data else None,
             last_id=data[-1].id if data else None,
-            judge=schemas.judge(view.judge.judged) if view.judge else None,
+            judge=schemas.serialize_judge_scoring(view.judge_scores.judged)
+            if view.judge_scores
+            else None,
         )
 
-    def item(self, set_id: str, item_id: str, judge: str | None = None) -> ItemWithHistory:
-        view = self._view(set_id, judge)
-        row = view.index.row(item_id)
-        (found,) = set_items.read(self._store, view, np.array([row]))
+    def get_item(self, set_id: str, item_id: str, judge: str | None = None) -> ItemWithHistory:
+        view = self._load_view(set_id, judge)
+        row = view.index.find_row(item_id)
+        (item,) = set_items.read_items(self._store, view, np.array([row]))
         history = [e for e in view.edits.by_key.values() if e.item_id == item_id]
-        return ItemWithHistory(**found.model_dump(), history=[schemas.edit(e) for e in history])
+        return ItemWithHistory(
+            **item.model_dump(), history=[schemas.serialize_edit(e) for e in history]
+        )
 
-    def edit(
-        self, set_id: str, item_id: str, wanted: EditRequest, caller: ApiKey
+    def edit_item(
+        self, set_id: str, item_id: str, request: EditRequest, caller: ApiKey
     ) -> ItemWithHistory:
         """Keep the edit, and show the item with it; nothing that was there is written over."""
-        changes = wanted.model_dump(exclude_none=True)
+        changes = request.model_dump(exclude_none=True)
         if not changes.keys() - {"reason"}:
             raise Invalid(
                 "nothing to change: give `excluded`, `text` or `answer`", code="empty_edit"
             )
-        manifest = self._manifest(set_id)
+        manifest = self._read_manifest(set_id)
         check_owner(f"rationale set {set_id}", get_job_owner(self._jobs, manifest.job_id), caller)
-        self._index(manifest).row(item_id)
-        made = RationaleEdit(id="", item_id=item_id, by=caller.name, at=time.time(), **changes)
-        rationale_edits.add_edit(self._store, set_id, made)
-        return self.item(set_id, item_id)
+        self._load_index(manifest).find_row(item_id)
+        new_edit = RationaleEdit(id="", item_id=item_id, by=caller.name, at=time.time(), **changes)
+        rationale_edits.add_edit(self._store, set_id, new_edit)
+        return self.get_item(set_id, item_id)
 
-    def export(self, set_id: str, query: ExportQuery) -> Iterator[bytes]:
+    def export_items(self, set_id: str, query: ExportQuery) -> Iterator[bytes]:
         """JSON lines; what can be refused is refused before the first of them."""
-        query.check()
-        view = self._view(set_id, query.judge)
-        said = set_items.read(self._store, view, view.matching(query))
-        write = set_export.questions if query.format == "questions" else set_export.items
-        return set_export.chunks(write(said))
+        query.check_bounds()
+        view = self._load_view(set_id, query.judge)
+        items = set_items.read_items(self._store, view, view.filter_rows(query))
+        dump = set_export.dump_questions if query.format == "questions" else set_export.dump_items
+        return set_export.join_lines(dump(items))
 
     # --- what lies behind ----------------------------------------------------------------------
 
-    def _view(self, set_id: str, judge: str | None) -> View:
-        manifest = self._manifest(set_id)
-        judged = set_scores.find(self._store, manifest, judge)
+    def _load_view(self, set_id: str, judge: str | None) -> RationaleSetView:
+        manifest = self._read_manifest(set_id)
+        judged = set_scores.find_judged(self._store, manifest, judge)
         scores = None
         if judged is not None:
             key = (set_id, judged.job_id, judged.created_at)
-            scores = self._scores.find(key, lambda: set_scores.load(self._store, judged))
-        return View(manifest, self._index(manifest), self._edits_of(set_id), scores)
+            scores = self._scores.get_or_create(
+                key, lambda: set_scores.load_scores(self._store, judged)
+            )
+        return RationaleSetView(
+            manifest, self._load_index(manifest), self._load_edits(set_id), scores
+        )
 
-    def _manifest(self, set_id: str) -> RationaleManifest:
+    def _read_manifest(self, set_id: str) -> RationaleManifest:
         key = keys.rationale_manifest_key(keys.validate_id(set_id, "set_id"))
         try:
             return read_record(self._store, key, RationaleManifest)
@@ -143,22 +157,22 @@ class RationaleSets:
                 f"there is no rationale set {set_id}", param="set_id", code="set_not_found"
             ) from error
 
-    def _index(self, manifest: RationaleManifest) -> Index:
+    def _load_index(self, manifest: RationaleManifest) -> RationaleSetIndex:
         key = (manifest.id, manifest.created_at)
-        return self._indexes.find(key, lambda: set_index.of_set(self._store, manifest))
+        return self._indexes.get_or_create(key, lambda: set_index.load_index(self._store, manifest))
 
-    def _edits_of(self, set_id: str) -> Edits:
+    def _load_edits(self, set_id: str) -> EditLog:
         """Listed every time, for others may have edited; each of them read once."""
-        before = self._edits.get(set_id)
-        found = rationale_edits.read_edits(self._store, set_id, before.by_key if before else None)
-        if before is not None and before.by_key.keys() == found.keys():
-            return before
-        return self._edits.put(set_id, Edits.of(found))
+        cached = self._edits.get(set_id)
+        by_key = rationale_edits.read_edits(self._store, set_id, cached.by_key if cached else None)
+        if cached is not None and cached.by_key.keys() == by_key.keys():
+            return cached
+        return self._edits.put(set_id, EditLog.from_edits(by_key))
 
-    def _newest_first(self) -> list[str]:
-        listed = (key.split("/") for key in self._store.list(keys.RATIONALES))
-        ids = [parts[1] for parts in listed if parts[2:] == ["manifest.json"]]
+    def _list_ids_newest_first(self) -> list[str]:
+        split_keys = (key.split("/") for key in self._store.list(keys.RATIONALES))
+        ids = [parts[1] for parts in split_keys if parts[2:] == ["manifest.json"]]
         for set_id in ids:
-            if set_id not in self._created:
-                self._created[set_id] = self._manifest(set_id).created_at
-        return sorted(ids, key=lambda set_id: (self._created[set_id], set_id), reverse=True)
+            if set_id not in self._created_at:
+                self._created_at[set_id] = self._read_manifest(set_id).created_at
+        return sorted(ids, key=lambda set_id: (self._created_at[set_id], set_id), reverse=True)

@@ -15,7 +15,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_lines, read_object, read_record
 from services.api.rationale_sets.schemas import ExportQuery, ItemQuery
-from services.api.rationale_sets.service import RationaleSets
+from services.api.rationale_sets.service import RationaleSetService
 from services.trainer.settings import TrainerSettings
 from tests.integration.site import Site, item, spec, training_process, when, write_set
 
@@ -109,7 +109,7 @@ def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site) -> None
     assert answer["version"] == 5
     assert abs(answer["scores"][0] - found[trout.positives[0].id].score) < 1e-5
     # And so does the gateway, of every item: edited ones are scored as they were trained on.
-    page = RationaleSets(site.store, site.jobs).items(set_id, ItemQuery(limit=1000))
+    page = RationaleSetService(site.store, site.jobs).list_items(set_id, ItemQuery(limit=1000))
     assert len(page.data) == 96
     assert {one.id for one in page.data if one.score is None} == set()
     assert page.judge is not None
@@ -118,6 +118,6 @@ def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site) -> None
     assert [one.score for one in reworded] == [found[one.rationale_id].score for one in reworded]
     assert sum(one.excluded for one in page.data) == len(reworded) == 3
     kept = b"".join(
-        RationaleSets(site.store, site.jobs).export(set_id, ExportQuery(excluded=False))
+        RationaleSetService(site.store, site.jobs).export_items(set_id, ExportQuery(excluded=False))
     )
     assert kept.count(b"\n") == 93

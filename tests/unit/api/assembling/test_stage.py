@@ -486,8 +486,8 @@ def test_the_set_has_its_index_and_says_who_assembled_it(bench: MakeBench) -> No
     job = here.run(here.job(here.file(sums(7))))
     manifest = here.manifest(job)
     assert (manifest.job_id, manifest.teacher) == (job.id, "default")
-    written = index.of_set(here.store, manifest)
-    made = index.build([here.items(job)])
+    written = index.load_index(here.store, manifest)
+    made = index.build_index([here.items(job)])
     assert len(written) == manifest.counts.positives + manifest.counts.negatives > 0
     assert written.questions.tolist() == made.questions.tolist()
     assert written.rationales.tolist() == made.rationales.tolist()
