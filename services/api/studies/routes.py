@@ -13,78 +13,85 @@ from qcrd.records.study import Study
 from services.api.dependencies import CallerDep, Gateway, GatewayDep
 from services.api.http import schemas, serializers
 from services.api.studies import service as studies
-from services.api.studies.markdown import markdown
-from services.api.studies.svg import svg
-from services.api.studies.table import table
+from services.api.studies.markdown import render_markdown
+from services.api.studies.svg import render_svg
+from services.api.studies.table import build_table
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"])
 
 
 @router.post("")
-def created(
-    here: GatewayDep, caller: CallerDep, body: Annotated[dict[str, Any], Body()]
+def create_study(
+    gateway: GatewayDep, caller: CallerDep, body: Annotated[dict[str, Any], Body()]
 ) -> schemas.StudyObject:
-    return _shown(here, studies.create(here, body, caller).id)
+    return _serialize_study_with_jobs(gateway, studies.create_study(gateway, body, caller).id)
 
 
 @router.get("")
-def listed(
-    here: GatewayDep, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+def list_studies(
+    gateway: GatewayDep, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> schemas.Page[schemas.StudySummary]:
-    found = studies.newest_first(here.store, after)
+    records = studies.list_studies(gateway.store, after)
     return serializers.build_page(
-        [_summary(study, studies.jobs_of(here, study)) for study in found[:limit]],
-        has_more=len(found) > limit,
+        [
+            _serialize_summary(study, studies.get_study_jobs(gateway, study))
+            for study in records[:limit]
+        ],
+        has_more=len(records) > limit,
     )
 
 
 @router.get("/{study_id}")
-def described(here: GatewayDep, study_id: str, with_table: bool = True) -> schemas.StudyObject:
+def retrieve_study(
+    gateway: GatewayDep, study_id: str, with_table: bool = True
+) -> schemas.StudyObject:
     """`with_table=false` spares whoever looks often the reading of every prediction."""
-    return _shown(here, study_id, with_table=with_table)
+    return _serialize_study_with_jobs(gateway, study_id, with_table=with_table)
 
 
 @router.get("/{study_id}/table")
-def tabled(
-    here: GatewayDep, study_id: str, format: Literal["json", "markdown", "svg"] = "json"
+def retrieve_study_table(
+    gateway: GatewayDep, study_id: str, format: Literal["json", "markdown", "svg"] = "json"
 ) -> Response:
-    study = studies.find(here.store, study_id)
-    made = table(study, studies.jobs_of(here, study), here.store)
+    study = studies.get_study(gateway.store, study_id)
+    study_table = build_table(study, studies.get_study_jobs(gateway, study), gateway.store)
     match format:
         case "json":
-            return JSONResponse(made.model_dump(mode="json"))
+            return JSONResponse(study_table.model_dump(mode="json"))
         case "markdown":
-            return Response(markdown(made), media_type="text/markdown; charset=utf-8")
+            return Response(render_markdown(study_table), media_type="text/markdown; charset=utf-8")
         case "svg":
-            return Response(svg(made), media_type="image/svg+xml")
+            return Response(render_svg(study_table), media_type="image/svg+xml")
 
 
 @router.post("/{study_id}/cancel")
-def cancelled(here: GatewayDep, caller: CallerDep, study_id: str) -> schemas.StudyObject:
+def cancel_study(gateway: GatewayDep, caller: CallerDep, study_id: str) -> schemas.StudyObject:
     """Jobs that have succeeded stay in the table."""
-    studies.cancel(here, studies.find(here.store, study_id), caller)
-    return _shown(here, study_id, with_table=False)
+    studies.cancel_study(gateway, studies.get_study(gateway.store, study_id), caller)
+    return _serialize_study_with_jobs(gateway, study_id, with_table=False)
 
 
 @router.post("/{study_id}/resume")
-def resumed(here: GatewayDep, caller: CallerDep, study_id: str) -> schemas.StudyObject:
+def resume_study(gateway: GatewayDep, caller: CallerDep, study_id: str) -> schemas.StudyObject:
     """Creates jobs that are missing because the gateway died; those that are there it leaves."""
-    studies.resume(here, studies.find(here.store, study_id), caller)
-    return _shown(here, study_id, with_table=False)
+    studies.resume_study(gateway, studies.get_study(gateway.store, study_id), caller)
+    return _serialize_study_with_jobs(gateway, study_id, with_table=False)
 
 
-def _shown(here: Gateway, study_id: str, *, with_table: bool = True) -> schemas.StudyObject:
-    study = studies.find(here.store, study_id)
-    found = studies.jobs_of(here, study)
+def _serialize_study_with_jobs(
+    gateway: Gateway, study_id: str, *, with_table: bool = True
+) -> schemas.StudyObject:
+    study = studies.get_study(gateway.store, study_id)
+    jobs = studies.get_study_jobs(gateway, study)
     return schemas.StudyObject(
-        **dict(_summary(study, found)),
-        jobs=list(studies.shown(study, found)),
-        table=table(study, found, here.store) if with_table else None,
+        **dict(_serialize_summary(study, jobs)),
+        jobs=list(studies.iter_study_jobs(study, jobs)),
+        table=build_table(study, jobs, gateway.store) if with_table else None,
     )
 
 
-def _summary(study: Study, found: Mapping[str, Job | None]) -> schemas.StudySummary:
-    leader = found[study.leader]
+def _serialize_summary(study: Study, jobs: Mapping[str, Job | None]) -> schemas.StudySummary:
+    leader = jobs[study.leader]
     return serializers.serialize_study(
-        study, studies.status(found), leader.rationale_set if leader else None
+        study, studies.derive_status(jobs), leader.rationale_set if leader else None
     )

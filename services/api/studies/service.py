@@ -30,26 +30,26 @@ from services.api.jobs.shared_rationales import check_shared_set
 from services.api.jobs.validation import validate_job_spec
 
 
-def create(here: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
-    given = {name: value for name, value in body.items() if value is not None}
-    spec = parse_record(StudySpec, given)
+def create_study(gateway: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
+    fields = {name: value for name, value in body.items() if value is not None}
+    spec = parse_record(StudySpec, fields)
     check_priority(spec.job, caller, "job.priority")
-    _check(here, spec)
-    study = laid_out(spec, derive_id("study"), caller.name)
-    write_record(here.store, keys.study_key(study.id), study)
-    resume(here, study, caller)
+    _validate_study_spec(gateway, spec)
+    study = plan_study(spec, derive_id("study"), caller.name)
+    write_record(gateway.store, keys.study_key(study.id), study)
+    resume_study(gateway, study, caller)
     return study
 
 
-def resume(here: Gateway, study: Study, caller: ApiKey) -> None:
+def resume_study(gateway: Gateway, study: Study, caller: ApiKey) -> None:
     """Create those of the study's jobs that are not there, the leader first."""
     check_owner(f"study {study.id}", study.owner, caller)
-    for job_id, spec in specs(study).items():
-        if _found(here.jobs, job_id) is None:
-            submit_job(here, job_id, spec, caller)
+    for job_id, spec in make_job_specs(study).items():
+        if _find_job(gateway.jobs, job_id) is None:
+            submit_job(gateway, job_id, spec, caller)
 
 
-def laid_out(spec: StudySpec, study_id: str, owner: str) -> Study:
+def plan_study(spec: StudySpec, study_id: str, owner: str) -> Study:
     """The study with an id for each job, derived from its own. Seeds are outermost: the first ones
     to be done are all methods under one seed, which can be compared."""
     cells: list[StudyCell] = []
@@ -60,7 +60,7 @@ def laid_out(spec: StudySpec, study_id: str, owner: str) -> Study:
             if method is not Baseline.FINETUNE_EQUAL_COMPUTE
         }
         cells += [
-            StudyCell(method=m, seed=seed, job_id=ids[_trained_by(m, spec)], row=m.value)
+            StudyCell(method=m, seed=seed, job_id=ids[_get_trained_method(m, spec)], row=m.value)
             for m in spec.methods
         ]
     study = Study(
@@ -72,13 +72,15 @@ def laid_out(spec: StudySpec, study_id: str, owner: str) -> Study:
         owner=owner,
     )
     # A set assembled for labels only would have no rationales for the others.
-    asking = (
-        job_id for job_id, job in specs(study).items() if sampling_plan.needs_teacher_outputs(job)
+    needing_outputs = (
+        job_id
+        for job_id, job in make_job_specs(study).items()
+        if sampling_plan.needs_teacher_outputs(job)
     )
-    return study.model_copy(update={"leader": next(asking, study.leader)})
+    return study.model_copy(update={"leader": next(needing_outputs, study.leader)})
 
 
-def _trained_by(method: Baseline, spec: StudySpec) -> Baseline:
+def _get_trained_method(method: Baseline, spec: StudySpec) -> Baseline:
     """The method whose job has `method` as a row."""
     if method is not Baseline.FINETUNE_EQUAL_COMPUTE:
         return method
@@ -88,44 +90,44 @@ def _trained_by(method: Baseline, spec: StudySpec) -> Baseline:
     return spec.compute_reference
 
 
-def specs(study: Study) -> dict[str, JobSpec]:
+def make_job_specs(study: Study) -> dict[str, JobSpec]:
     """Each job's spec by its id; the leader's comes first."""
-    wanted, made = study.spec, {}
+    study_spec, specs_by_id = study.spec, {}
     for cell in study.cells:
         if cell.method is Baseline.FINETUNE_EQUAL_COMPUTE:
             continue
-        beside = any(c.job_id == cell.job_id and c is not cell for c in study.cells)
-        baselines = (Baseline.FINETUNE_EQUAL_COMPUTE,) if beside else ()
-        leads = cell.job_id == study.leader
-        made[cell.job_id] = wanted.job.model_copy(
+        has_equal_compute = any(c.job_id == cell.job_id and c is not cell for c in study.cells)
+        baselines = (Baseline.FINETUNE_EQUAL_COMPUTE,) if has_equal_compute else ()
+        is_leader = cell.job_id == study.leader
+        specs_by_id[cell.job_id] = study_spec.job.model_copy(
             update={
                 "method": MethodName(cell.method.value),
                 "seed": cell.seed,
-                "settings": wanted.job.settings.model_copy(update={"baselines": baselines}),
-                "metadata": {**wanted.job.metadata, "study": study.id},
-                "knowledge_of": wanted.job.knowledge_of if leads else study.leader,
+                "settings": study_spec.job.settings.model_copy(update={"baselines": baselines}),
+                "metadata": {**study_spec.job.metadata, "study": study.id},
+                "knowledge_of": study_spec.job.knowledge_of if is_leader else study.leader,
             }
         )
-    return dict(sorted(made.items(), key=lambda pair: pair[0] != study.leader))
+    return dict(sorted(specs_by_id.items(), key=lambda pair: pair[0] != study.leader))
 
 
-def _check(here: Gateway, spec: StudySpec) -> None:
+def _validate_study_spec(gateway: Gateway, spec: StudySpec) -> None:
     """As a job that has all the methods as its rows; what is wrong is told by its path in the
     study's body, where the settings stand under the name of `job.method`."""
-    method = MethodName(_trained_by(spec.methods[0], spec).value)
+    method = MethodName(_get_trained_method(spec.methods[0], spec).value)
     settings = spec.job.settings.model_copy(update={"baselines": spec.methods})
-    asked = spec.job.model_copy(update={"method": method, "settings": settings})
+    job_spec = spec.job.model_copy(update={"method": method, "settings": settings})
     try:
-        validate_job_spec(asked, here.store, here.settings, here.validation_cache)
-        check_shared_set(asked, here.jobs)
+        validate_job_spec(job_spec, gateway.store, gateway.settings, gateway.validation_cache)
+        check_shared_set(job_spec, gateway.jobs)
     except Invalid as error:
-        ours, theirs = f"method.{method}.", f"method.{spec.job.method}."
-        message = error.message.replace(f"`{ours}", f"`{theirs}")
-        param = error.param and error.param.replace(ours, theirs)
+        own_path, client_path = f"method.{method}.", f"method.{spec.job.method}."
+        message = error.message.replace(f"`{own_path}", f"`{client_path}")
+        param = error.param and error.param.replace(own_path, client_path)
         raise prefix_error_path("job", Invalid(message, param=param, code=error.code)) from error
 
 
-def find(store: Store, study_id: str) -> Study:
+def get_study(store: Store, study_id: str) -> Study:
     key = keys.study_key(keys.validate_id(study_id, "study_id"))
     try:
         return read_record(store, key, Study)
@@ -135,53 +137,55 @@ def find(store: Store, study_id: str) -> Study:
         ) from error
 
 
-def newest_first(store: Store, after: str | None = None) -> list[Study]:
+def list_studies(store: Store, after: str | None = None) -> list[Study]:
     """All of them, or those older than study `after`; `Invalid` when there is none of that id."""
-    found = [read_record(store, key, Study) for key in store.list(keys.STUDIES)]
-    found.sort(key=lambda study: (study.created_at, study.id), reverse=True)
+    studies = [read_record(store, key, Study) for key in store.list(keys.STUDIES)]
+    studies.sort(key=lambda study: (study.created_at, study.id), reverse=True)
     if after is None:
-        return found
-    places = [place for place, study in enumerate(found) if study.id == after]
-    if not places:
+        return studies
+    positions = [place for place, study in enumerate(studies) if study.id == after]
+    if not positions:
         raise Invalid(f"`after`: there is no study {after[:80]!r}", param="after")
-    return found[places[0] + 1 :]
+    return studies[positions[0] + 1 :]
 
 
-def cancel(here: Gateway, study: Study, caller: ApiKey) -> None:
+def cancel_study(gateway: Gateway, study: Study, caller: ApiKey) -> None:
     """End every job that is not over; the leader last, or the others would fail for want of it.
     Either all of them are the caller's to end, or none is ended."""
     check_owner(f"study {study.id}", study.owner, caller)
-    found = [job for job in jobs_of(here, study).values() if job and job.status not in TERMINAL]
-    for job in found:
+    unfinished_jobs = [
+        job for job in get_study_jobs(gateway, study).values() if job and job.status not in TERMINAL
+    ]
+    for job in unfinished_jobs:
         check_owner(f"job {job.id}", job.owner, caller)
-    for job in reversed(found):
+    for job in reversed(unfinished_jobs):
         try:
-            lifecycle.cancel_job(here, job, caller)
+            lifecycle.cancel_job(gateway, job, caller)
         except Conflict:
             continue  # it came to its end in between
 
 
-def jobs_of(here: Gateway, study: Study) -> dict[str, Job | None]:
-    return {job_id: _found(here.jobs, job_id) for job_id in specs(study)}
+def get_study_jobs(gateway: Gateway, study: Study) -> dict[str, Job | None]:
+    return {job_id: _find_job(gateway.jobs, job_id) for job_id in make_job_specs(study)}
 
 
-def status(found: Mapping[str, Job | None]) -> StudyStatus:
-    ends = [None if job is None else job.status for job in found.values()]
-    if any(end is not None and end not in TERMINAL for end in ends):
+def derive_status(jobs: Mapping[str, Job | None]) -> StudyStatus:
+    statuses = [None if job is None else job.status for job in jobs.values()]
+    if any(end is not None and end not in TERMINAL for end in statuses):
         return StudyStatus.RUNNING
-    succeeded = ends.count(JobStatus.SUCCEEDED)
-    if succeeded == len(ends):
+    succeeded = statuses.count(JobStatus.SUCCEEDED)
+    if succeeded == len(statuses):
         return StudyStatus.SUCCEEDED
     return StudyStatus.INCOMPLETE if succeeded else StudyStatus.FAILED
 
 
-def shown(study: Study, found: Mapping[str, Job | None]) -> Iterator[StudyJob]:
-    for job_id, spec in specs(study).items():
-        job = found[job_id]
-        known = StudyJob(id=job_id, method=spec.method.value, seed=spec.seed, status=None)
+def iter_study_jobs(study: Study, jobs: Mapping[str, Job | None]) -> Iterator[StudyJob]:
+    for job_id, spec in make_job_specs(study).items():
+        job = jobs[job_id]
+        placeholder = StudyJob(id=job_id, method=spec.method.value, seed=spec.seed, status=None)
         if job is None:
-            missing = f"was never created: POST /v1/studies/{study.id}/resume creates it"
-            yield known.model_copy(update={"error": missing})
+            problem = f"was never created: POST /v1/studies/{study.id}/resume creates it"
+            yield placeholder.model_copy(update={"error": problem})
             continue
         yield StudyJob(
             id=job_id,
@@ -196,8 +200,8 @@ def shown(study: Study, found: Mapping[str, Job | None]) -> Iterator[StudyJob]:
         )
 
 
-def _found(jobs_: JobStore, job_id: str) -> Job | None:
+def _find_job(jobs: JobStore, job_id: str) -> Job | None:
     try:
-        return jobs_.get(job_id)
+        return jobs.get(job_id)
     except NotFound:
         return None

@@ -11,68 +11,90 @@ from html import escape
 
 from qcrd.records.study import StudyRow, StudyTable
 
-WIDTH, ROW, TOP, AXIS, LEGEND = 720, 34, 34, 48, 18
-RIGHT = 28
-LETTER = 7.3
+WIDTH, ROW_HEIGHT, TOP_MARGIN, AXIS_HEIGHT, LEGEND_ROW_HEIGHT = 720, 34, 34, 48, 18
+RIGHT_MARGIN = 28
+CHARACTER_WIDTH = 7.3
 """Width of a character at 13 px, about; the left margin holds the longest name."""
-INK, LINE, METHOD, BASELINE = "#7a7f87", "#9aa0a8", "#2f81f7", "#e0822f"
-TICKS = 8
+TEXT_COLOUR, GRID_COLOUR, METHOD_COLOUR, BASELINE_COLOUR = (
+    "#7a7f87",
+    "#9aa0a8",
+    "#2f81f7",
+    "#e0822f",
+)
+MAX_TICKS = 8
 """At most so many steps on the axis."""
-STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
+TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
-def svg(table: StudyTable) -> str:
+def render_svg(table: StudyTable) -> str:
     """Methods from top to bottom as in the table: small dots are seeds, the large one their mean.
 
     The baseline has its own colour; references are dashed lines, named below. A method that no
     run has measured yet has its name and nothing beside it.
     """
-    left = 24 + LETTER * max(len(_name(row)) for row in table.rows)
-    low, high, step = _span(table)
-    foot = TOP + ROW * len(table.rows)
-    height = foot + AXIS + LEGEND * len(table.references)
+    left = 24 + CHARACTER_WIDTH * max(len(_format_row_label(row)) for row in table.rows)
+    low, high, step = _compute_axis_range(table)
+    plot_bottom = TOP_MARGIN + ROW_HEIGHT * len(table.rows)
+    height = plot_bottom + AXIS_HEIGHT + LEGEND_ROW_HEIGHT * len(table.references)
 
     def x(value: float) -> float:
-        return left + (value - low) / (high - low) * (WIDTH - RIGHT - left)
+        return left + (value - low) / (high - low) * (WIDTH - RIGHT_MARGIN - left)
 
     title = f"Accuracy on {table.measured}: mean over seeds, 95 % interval"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img" font-family="system-ui, sans-serif" '
-        f'font-size="13" fill="{INK}">',
+        f'font-size="13" fill="{TEXT_COLOUR}">',
         f"<title>{escape(title)}</title>",
-        _text(left, 18, title),
+        _make_text(left, 18, title),
     ]
-    for tick in _ticks(low, high, step):
-        parts.append(_line(x(tick), TOP, x(tick), foot, LINE, opacity=0.4))
-        parts.append(_text(x(tick), foot + 16, f"{tick:.2f}", anchor="middle"))
-    parts.append(_text((left + WIDTH - RIGHT) / 2, foot + 36, "accuracy", anchor="middle"))
+    for tick in _iter_ticks(low, high, step):
+        parts.append(
+            _make_line(x(tick), TOP_MARGIN, x(tick), plot_bottom, GRID_COLOUR, opacity=0.4)
+        )
+        parts.append(_make_text(x(tick), plot_bottom + 16, f"{tick:.2f}", anchor="middle"))
+    parts.append(
+        _make_text((left + WIDTH - RIGHT_MARGIN) / 2, plot_bottom + 36, "accuracy", anchor="middle")
+    )
     for place, (name, one) in enumerate(table.references.items()):
-        parts.append(_line(x(one.accuracy), TOP, x(one.accuracy), foot, INK, dashes=_dashes(place)))
-        y = foot + AXIS + LEGEND * place
-        parts.append(_line(left, y, left + 30, y, INK, dashes=_dashes(place)))
-        parts.append(_text(left + 38, y + 4, f"{name} {one.accuracy:.3f}"))
+        parts.append(
+            _make_line(
+                x(one.accuracy),
+                TOP_MARGIN,
+                x(one.accuracy),
+                plot_bottom,
+                TEXT_COLOUR,
+                dashes=_get_dash_pattern(place),
+            )
+        )
+        y = plot_bottom + AXIS_HEIGHT + LEGEND_ROW_HEIGHT * place
+        parts.append(
+            _make_line(left, y, left + 30, y, TEXT_COLOUR, dashes=_get_dash_pattern(place))
+        )
+        parts.append(_make_text(left + 38, y + 4, f"{name} {one.accuracy:.3f}"))
     for place, row in enumerate(table.rows):
-        middle = TOP + ROW * (place + 0.5)
-        parts.append(_text(left - 10, middle + 4, _name(row), anchor="end"))
-        parts += _drawn(row, middle, x, BASELINE if row.method == table.baseline else METHOD)
+        middle = TOP_MARGIN + ROW_HEIGHT * (place + 0.5)
+        parts.append(_make_text(left - 10, middle + 4, _format_row_label(row), anchor="end"))
+        parts += _draw_row(
+            row, middle, x, BASELINE_COLOUR if row.method == table.baseline else METHOD_COLOUR
+        )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _name(row: StudyRow) -> str:
+def _format_row_label(row: StudyRow) -> str:
     return row.method if row.n == row.of else f"{row.method} ({row.n} of {row.of})"
 
 
-def _span(table: StudyTable) -> tuple[float, float, float]:
+def _compute_axis_range(table: StudyTable) -> tuple[float, float, float]:
     """Where the axis begins and ends, on whole steps within [0, 1], and the step."""
-    shown = [one.accuracy for one in table.references.values()]
+    values = [one.accuracy for one in table.references.values()]
     for row in table.rows:
-        shown += [one.accuracy for one in row.by_seed]
-        shown += [value for value in (row.low, row.high) if value is not None]
-    if not shown:
+        values += [one.accuracy for one in row.by_seed]
+        values += [value for value in (row.low, row.high) if value is not None]
+    if not values:
         return 0.0, 1.0, 0.2
-    least, most = min(shown), max(shown)
-    step = next((s for s in STEPS if most - least <= (TICKS - 2) * s), STEPS[-1])
+    least, most = min(values), max(values)
+    step = next((s for s in TICK_STEPS if most - least <= (MAX_TICKS - 2) * s), TICK_STEPS[-1])
     low = max(0.0, math.floor(least / step) * step)
     high = min(1.0, math.ceil(most / step) * step)
     if high <= low:  # all the same, and on a step
@@ -80,33 +102,35 @@ def _span(table: StudyTable) -> tuple[float, float, float]:
     return low, high, step
 
 
-def _ticks(low: float, high: float, step: float) -> Iterator[float]:
+def _iter_ticks(low: float, high: float, step: float) -> Iterator[float]:
     for number in range(round((high - low) / step) + 1):
         yield low + number * step
 
 
-def _drawn(row: StudyRow, y: float, x: Callable[[float], float], colour: str) -> Iterator[str]:
+def _draw_row(row: StudyRow, y: float, x: Callable[[float], float], colour: str) -> Iterator[str]:
     if row.low is not None and row.high is not None:
-        yield _line(x(row.low), y, x(row.high), y, colour, width=2)
+        yield _make_line(x(row.low), y, x(row.high), y, colour, width=2)
         for end in (row.low, row.high):
-            yield _line(x(end), y - 5, x(end), y + 5, colour, width=2)
+            yield _make_line(x(end), y - 5, x(end), y + 5, colour, width=2)
     if row.n > 1:
         for one in row.by_seed:
-            yield _dot(x(one.accuracy), y, 3, colour, 0.5, f"seed {one.seed}: {one.accuracy:.3f}")
+            yield _make_dot(
+                x(one.accuracy), y, 3, colour, 0.5, f"seed {one.seed}: {one.accuracy:.3f}"
+            )
     if row.accuracy is not None:
-        yield _dot(x(row.accuracy), y, 6, colour, 1.0, f"{row.method}: {row.accuracy:.3f}")
+        yield _make_dot(x(row.accuracy), y, 6, colour, 1.0, f"{row.method}: {row.accuracy:.3f}")
 
 
-def _dashes(place: int) -> str:
+def _get_dash_pattern(index: int) -> str:
     """References differ by their dashes, which print and colour blindness leave apart."""
-    return ("6 4", "2 3")[place % 2]
+    return ("6 4", "2 3")[index % 2]
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
+def _make_text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _line(
+def _make_line(
     x1: float,
     y1: float,
     x2: float,
@@ -117,15 +141,15 @@ def _line(
     opacity: float = 1.0,
     dashes: str | None = None,
 ) -> str:
-    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    dash_attribute = f' stroke-dasharray="{dashes}"' if dashes else ""
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
-        f'stroke-width="{width}" stroke-opacity="{opacity}"{dashed}/>'
+        f'stroke-width="{width}" stroke-opacity="{opacity}"{dash_attribute}/>'
     )
 
 
-def _dot(x: float, y: float, radius: float, colour: str, opacity: float, told: str) -> str:
+def _make_dot(x: float, y: float, radius: float, colour: str, opacity: float, tooltip: str) -> str:
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}" '
-        f'fill-opacity="{opacity}"><title>{escape(told)}</title></circle>'
+        f'fill-opacity="{opacity}"><title>{escape(tooltip)}</title></circle>'
     )

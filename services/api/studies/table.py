@@ -12,43 +12,45 @@ from qcrd.records.study import Study, StudyTable
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_lines
 
-REFERENCES = ("teacher", "majority_class")
+REFERENCE_METHODS = ("teacher", "majority_class")
 """Rows of a job's report that no training changes."""
 
 
-def table(study: Study, found: Mapping[str, Job | None], store: Store) -> StudyTable:
+def build_table(study: Study, jobs: Mapping[str, Job | None], store: Store) -> StudyTable:
     """`found` are the study's jobs by id; only those that have succeeded count."""
     spec = study.spec
     return build_study_table(
         [method.value for method in spec.methods],
         spec.seeds,
         spec.baseline.value,
-        list(_runs(study, found, store)),
+        list(_iter_runs(study, jobs, store)),
         has_test_file=spec.job.test_file is not None,
-        references=_references(found),
+        references=_get_reference_accuracies(jobs),
     )
 
 
-def _runs(study: Study, found: Mapping[str, Job | None], store: Store) -> Iterator[StudyRun]:
-    answers: dict[str, list[Prediction]] = {}
+def _iter_runs(study: Study, jobs: Mapping[str, Job | None], store: Store) -> Iterator[StudyRun]:
+    predictions_by_job: dict[str, list[Prediction]] = {}
     for cell in study.cells:
-        job = found[cell.job_id]
+        job = jobs[cell.job_id]
         if job is None or job.status is not JobStatus.SUCCEEDED or job.report is None:
             continue
-        if job.id not in answers:
-            answers[job.id] = _predictions(store, job.id)
-        own = [answer for answer in answers[job.id] if answer.method == cell.row]
+        if job.id not in predictions_by_job:
+            predictions_by_job[job.id] = _read_predictions(store, job.id)
+        cell_predictions = [
+            answer for answer in predictions_by_job[job.id] if answer.method == cell.row
+        ]
         yield StudyRun(
             method=cell.method.value,
             seed=cell.seed,
             test=job.report.test.get(cell.row),
             validation=job.report.validation.get(cell.row),
-            questions=tuple(answer.question_id for answer in own),
-            right=tuple(answer.right for answer in own),
+            questions=tuple(answer.question_id for answer in cell_predictions),
+            right=tuple(answer.right for answer in cell_predictions),
         )
 
 
-def _predictions(store: Store, job_id: str) -> list[Prediction]:
+def _read_predictions(store: Store, job_id: str) -> list[Prediction]:
     """None at all where they were deleted: the row stays, its comparison goes."""
     try:
         return list(read_lines(store, keys.job_predictions_key(job_id), Prediction))
@@ -56,9 +58,11 @@ def _predictions(store: Store, job_id: str) -> list[Prediction]:
         return []
 
 
-def _references(found: Mapping[str, Job | None]) -> dict[str, Accuracy]:
+def _get_reference_accuracies(jobs: Mapping[str, Job | None]) -> dict[str, Accuracy]:
     """Of the first job that has them: all read the same set."""
-    for job in found.values():
+    for job in jobs.values():
         if job is not None and job.report is not None and job.status is JobStatus.SUCCEEDED:
-            return {name: job.report.test[name] for name in REFERENCES if name in job.report.test}
+            return {
+                name: job.report.test[name] for name in REFERENCE_METHODS if name in job.report.test
+            }
     return {}

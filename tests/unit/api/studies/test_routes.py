@@ -416,4 +416,4 @@ def test_a_study_can_take_an_older_job_s_set(here: Here, tmp_path: Path) -> None
     body["job"]["knowledge_of"] = older
     study = here.client.post("/v1/studies", json=body).json()
     assert here.jobs.get(study["leader"]).spec.knowledge_of == older
-    assert studies.find(here.store, study["id"]).leader == study["leader"]
+    assert studies.get_study(here.store, study["id"]).leader == study["leader"]

@@ -25,8 +25,8 @@ from qcrd.method.evaluation.study_table import (
 )
 from qcrd.records.base import parse_record
 from qcrd.records.study import StudySpec, StudyTable
-from services.api.studies.markdown import markdown
-from services.api.studies.svg import svg
+from services.api.studies.markdown import render_markdown
+from services.api.studies.svg import render_svg
 
 JOB = {"model": "tiny", "training_file": "file-" + "0" * 24}
 
@@ -177,8 +177,8 @@ def test_runs_on_other_questions_are_not_compared() -> None:
 def test_no_run_at_all_is_a_table_too() -> None:
     table = build_study_table(["a", "b"], [0, 1], "b", [], has_test_file=True)
     assert [(row.n, row.accuracy) for row in table.rows] == [(0, None), (0, None)]
-    assert "0 of 2" in markdown(table)
-    ET.fromstring(svg(table))
+    assert "0 of 2" in render_markdown(table)
+    ET.fromstring(render_svg(table))
 
 
 # --- the spec ----------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def table() -> StudyTable:
 
 
 def test_markdown_has_a_row_per_method_and_every_row_the_same_cells(table: StudyTable) -> None:
-    text = markdown(table)
+    text = render_markdown(table)
     for block in text.split("\n\n"):
         lines = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1
@@ -266,7 +266,7 @@ def test_markdown_has_a_row_per_method_and_every_row_the_same_cells(table: Study
 
 
 def test_the_plot_is_svg_whose_dots_are_where_the_axis_says(table: StudyTable) -> None:
-    root = ET.fromstring(svg(table))
+    root = ET.fromstring(render_svg(table))
     space = "{http://www.w3.org/2000/svg}"
     texts = [(t.text or "", float(t.get("x") or 0)) for t in root.iter(f"{space}text")]
     words = [text for text, _ in texts]
