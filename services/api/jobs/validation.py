@@ -17,7 +17,7 @@ from services.api.files.questions import QuestionRow, make_line_error
 from services.api.jobs.unsupported_models import check_language_model_head
 from services.api.jobs.validation_cache import ValidationCache
 from services.api.models import service as models
-from services.api.webhooks.signing import check_webhook
+from services.api.webhooks.signing import check_webhook_url
 
 MIN_TRAINING_QUESTIONS = 2
 """Questions that must be left to train on: with one, a batch has nothing to contrast."""
@@ -34,7 +34,7 @@ def validate_job_spec(
         _check_file_exists(store, file_id, param)
     _check_files_differ(spec)
     _check_teacher(spec, settings)
-    check_webhook(spec.webhook, settings.webhooks)
+    check_webhook_url(spec.webhook, settings.webhooks)
     _check_consistency(spec)
     _check_base_models(spec, store, settings)
     questions = _count_valid_questions(spec, "training_file", store, cache)

@@ -20,153 +20,167 @@ from qcrd.runtime.http import retry_after
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.redis.webhook_queue import WebhookQueue
 from qcrd.runtime.telemetry import log_exceptions
-from services.api.webhooks.signing import WebhookSettings, body, check_webhook, headers, host_of
+from services.api.webhooks.signing import (
+    WebhookSettings,
+    build_payload,
+    build_signed_headers,
+    check_webhook_url,
+    get_host,
+)
 
 log = logging.getLogger(__name__)
 
-SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
+RETRY_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 """Seconds from a failed attempt to the next: Standard Webhooks, "Reliable delivery". After the
 tenth, three days and a bit, it is given up."""
-JITTER = 0.2
+JITTER_RATIO = 0.2
 """Largest share of a wait that is added to it, so that many that failed together part."""
-LONGEST_WAIT = 86400.0
+MAX_RETRY_AFTER_SECONDS = 86400.0
 """Most that a receiver's Retry-After can put it off."""
-LEASE = 60.0
+LEASE_SECONDS = 60.0
 """Seconds after which a delivery whose sender fell silent is due again: more than it may take."""
 POLL_SECONDS = 1.0
-AT_ONCE = 32
+MAX_IN_FLIGHT = 32
 """Deliveries under way: receivers that let us wait hold up no other until so many do."""
-GONE = 410
+HTTP_GONE = 410
 
 
 @dataclass(frozen=True)
-class Answer:
+class DeliveryResponse:
     """`status` None when none came; `trouble` says what was wrong with it, if anything was."""
 
     status: int | None
-    trouble: str = ""
+    error: str = ""
     retry_after: float = 0.0
 
 
 async def deliver_forever(
-    ports: WorkerDeps, settings: WebhookSettings, stopping: threading.Event
+    deps: WorkerDeps, settings: WebhookSettings, stop_event: threading.Event
 ) -> None:
     """Until `stopping`; what is under way then is cut off, and due again after the lease."""
     async with httpx2.AsyncClient(timeout=settings.timeout, follow_redirects=False) as client:
-        sending, under_way = Sending(ports, settings, client), set[asyncio.Task[None]]()
-        while not stopping.is_set():
-            room = AT_ONCE - len(under_way)
+        sender, in_flight = WebhookSender(deps, settings, client), set[asyncio.Task[None]]()
+        while not stop_event.is_set():
+            free_slots = MAX_IN_FLIGHT - len(in_flight)
             due: list[WebhookDelivery] = []
             with log_exceptions("cannot look for webhooks that are due"):
-                due = await asyncio.to_thread(_due, ports.webhook_queue, room)
-            under_way |= {asyncio.create_task(sending.deliver(delivery)) for delivery in due}
-            if under_way:
-                _, under_way = await asyncio.wait(under_way, timeout=POLL_SECONDS)
-            if len(due) < room:
+                due = await asyncio.to_thread(_claim_due_deliveries, deps.webhook_queue, free_slots)
+            in_flight |= {
+                asyncio.create_task(sender.attempt_delivery(delivery)) for delivery in due
+            }
+            if in_flight:
+                _, in_flight = await asyncio.wait(in_flight, timeout=POLL_SECONDS)
+            if len(due) < free_slots:
                 await asyncio.sleep(POLL_SECONDS)
-        for task in under_way:
+        for task in in_flight:
             task.cancel()
 
 
-def _due(deliveries: WebhookQueue, limit: int) -> list[WebhookDelivery]:
-    return deliveries.claim_due(time.time(), lease=LEASE, limit=limit) if limit else []
+def _claim_due_deliveries(webhook_queue: WebhookQueue, limit: int) -> list[WebhookDelivery]:
+    return webhook_queue.claim_due(time.time(), lease=LEASE_SECONDS, limit=limit) if limit else []
 
 
 @dataclass(frozen=True)
-class Sending:
-    ports: WorkerDeps
+class WebhookSender:
+    deps: WorkerDeps
     settings: WebhookSettings
     client: httpx2.AsyncClient
 
-    async def deliver(self, delivery: WebhookDelivery) -> None:
+    async def attempt_delivery(self, delivery: WebhookDelivery) -> None:
         """One attempt, and what follows from it. Raises nothing: the lease repairs what it lost."""
         with log_exceptions(f"webhook {delivery.id} is due again"):
-            if await asyncio.to_thread(self._wanted, delivery):
-                answer = await self._send(delivery)
-                await asyncio.to_thread(self._note, delivery, answer)
+            if await asyncio.to_thread(self._check_still_wanted, delivery):
+                response = await self._send(delivery)
+                await asyncio.to_thread(self._record_outcome, delivery, response)
 
-    def _wanted(self, delivery: WebhookDelivery) -> bool:
+    def _check_still_wanted(self, delivery: WebhookDelivery) -> bool:
         """Whether its job is still there and the server still sends there; settled if not."""
         try:
-            self.ports.jobs.get(delivery.job_id)
-            check_webhook(delivery.url, self.settings)
+            self.deps.jobs.get(delivery.job_id)
+            check_webhook_url(delivery.url, self.settings)
         except NotFound:
-            self.ports.webhook_queue.settle(delivery)
+            self.deps.webhook_queue.settle(delivery)
             return False
         except Invalid as error:
             self._give_up(delivery, error.message)
             return False
         return True
 
-    async def _send(self, delivery: WebhookDelivery) -> Answer:
+    async def _send(self, delivery: WebhookDelivery) -> DeliveryResponse:
         assert self.settings.secret is not None, "hosts are not listed without a secret"
-        signed = headers(delivery, time.time(), self.settings.secret)
+        signed_headers = build_signed_headers(delivery, time.time(), self.settings.secret)
         try:
             async with (
                 asyncio.timeout(self.settings.timeout),
                 # Its body is not read: it can be anything.
                 self.client.stream(
-                    "POST", delivery.url, content=body(delivery), headers=signed
-                ) as answer,
+                    "POST", delivery.url, content=build_payload(delivery), headers=signed_headers
+                ) as response,
             ):
-                return understood(answer.status_code, answer.headers.get("retry-after"))
+                return parse_response(response.status_code, response.headers.get("retry-after"))
         except TimeoutError:
-            return Answer(None, f"no answer within {self.settings.timeout:g} s")
+            return DeliveryResponse(None, f"no answer within {self.settings.timeout:g} s")
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             # The error's text can hold the URL.
-            return Answer(None, f"no answer: {type(error).__name__}")
+            return DeliveryResponse(None, f"no answer: {type(error).__name__}")
 
-    def _note(self, delivery: WebhookDelivery, answer: Answer) -> None:
-        if not answer.trouble:
-            self._end(delivery, "delivered", f"answered {answer.status}")
-        elif answer.status == GONE or delivery.attempts > len(SCHEDULE):
-            self._give_up(delivery, answer.trouble)
+    def _record_outcome(self, delivery: WebhookDelivery, response: DeliveryResponse) -> None:
+        if not response.error:
+            self._finish_delivery(delivery, "delivered", f"answered {response.status}")
+        elif response.status == HTTP_GONE or delivery.attempts > len(RETRY_SCHEDULE):
+            self._give_up(delivery, response.error)
         else:
-            wait = pause(delivery.attempts, answer.retry_after, random.random())
-            self.ports.webhook_queue.postpone(delivery, time.time() + wait)
-            self._count(delivery, "postponed", f"{answer.trouble}; again in {wait:.0f} s")
+            retry_delay = compute_retry_delay(
+                delivery.attempts, response.retry_after, random.random()
+            )
+            self.deps.webhook_queue.postpone(delivery, time.time() + retry_delay)
+            self._count_and_log(
+                delivery, "postponed", f"{response.error}; again in {retry_delay:.0f} s"
+            )
 
-    def _give_up(self, delivery: WebhookDelivery, why: str) -> None:
-        self._end(delivery, "given_up", why)
+    def _give_up(self, delivery: WebhookDelivery, reason: str) -> None:
+        self._finish_delivery(delivery, "given_up", reason)
 
-    def _end(self, delivery: WebhookDelivery, outcome: str, why: str) -> None:
+    def _finish_delivery(self, delivery: WebhookDelivery, outcome: str, reason: str) -> None:
         """Told, then settled: whoever dies in between tells it again, which adds nothing."""
-        given_up = outcome == "given_up"
-        self.ports.events.append(
+        is_given_up = outcome == "given_up"
+        self.deps.events.append(
             delivery.job_id,
-            f"webhook to {host_of(delivery.url)} {outcome.replace('_', ' ')} "
-            f"at attempt {delivery.attempts}: {why}",
-            level="warn" if given_up else "info",
+            f"webhook to {get_host(delivery.url)} {outcome.replace('_', ' ')} "
+            f"at attempt {delivery.attempts}: {reason}",
+            level="warn" if is_given_up else "info",
             data={
                 "webhook": {"id": delivery.id, "outcome": outcome, "attempts": delivery.attempts}
             },
             once=f"webhook-{delivery.id}",
         )
-        self.ports.webhook_queue.settle(delivery)
-        self._count(delivery, outcome, why)
+        self.deps.webhook_queue.settle(delivery)
+        self._count_and_log(delivery, outcome, reason)
 
-    def _count(self, delivery: WebhookDelivery, outcome: str, why: str) -> None:
-        self.ports.counters.increment("webhooks", outcome=outcome)
+    def _count_and_log(self, delivery: WebhookDelivery, outcome: str, reason: str) -> None:
+        self.deps.counters.increment("webhooks", outcome=outcome)
         data = {
             "job_id": delivery.job_id,
             "webhook_id": delivery.id,
             "outcome": outcome,
             "attempts": delivery.attempts,
-            "host": host_of(delivery.url),
+            "host": get_host(delivery.url),
         }
         level = logging.INFO if outcome == "delivered" else logging.WARNING
-        log.log(level, "webhook %s: %s", outcome, why, extra={"data": data})
+        log.log(level, "webhook %s: %s", outcome, reason, extra={"data": data})
 
 
-def understood(status: int, asked: str | None) -> Answer:
+def parse_response(status: int, retry_after_header: str | None) -> DeliveryResponse:
     """2xx is a yes. A redirect is none: it could lead to a host that is not listed. `asked` is the
     answer's Retry-After."""
     if 200 <= status < 300:
-        return Answer(status)
-    return Answer(status, f"answered {status}", retry_after.parse_retry_after(asked) or 0.0)
+        return DeliveryResponse(status)
+    return DeliveryResponse(
+        status, f"answered {status}", retry_after.parse_retry_after(retry_after_header) or 0.0
+    )
 
 
-def pause(attempts: int, asked: float, chance: float) -> float:
+def compute_retry_delay(attempts: int, retry_after_seconds: float, jitter_fraction: float) -> float:
     """Seconds to the next attempt after `attempts` failed ones; `chance` in [0, 1) spreads it."""
-    longer = max(SCHEDULE[attempts - 1], min(asked, LONGEST_WAIT))
-    return longer * (1 + JITTER * chance)
+    delay = max(RETRY_SCHEDULE[attempts - 1], min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
+    return delay * (1 + JITTER_RATIO * jitter_fraction)

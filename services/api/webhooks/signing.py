@@ -20,9 +20,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from qcrd.errors import Invalid
 from qcrd.records.webhooks import WebhookDelivery
 
-PORTS = {"https": 443, "http": 80}
-PREFIX = "whsec_"
-SECRET_BYTES = range(24, 65)
+DEFAULT_PORTS = {"https": 443, "http": 80}
+SECRET_PREFIX = "whsec_"
+SECRET_LENGTHS = range(24, 65)
 """Standard Webhooks, "Signature scheme": 24 to 64 random bytes."""
 
 
@@ -42,38 +42,38 @@ class WebhookSettings(BaseSettings):
 
     @field_validator("hosts", mode="before")
     @classmethod
-    def split_at_commas(cls, value: object) -> object:
+    def split_comma_separated(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(host.strip() for host in value.split(",") if host.strip())
         return value
 
     @field_validator("hosts")
     @classmethod
-    def are_origins(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+    def check_hosts_are_origins(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         for host in hosts:
-            if _listed(host) is None:
+            if _parse_allowed_host(host) is None:
                 raise ValueError(f"{host!r} is neither `host`, `host:port` nor `http://host:port`")
         return hosts
 
     @field_validator("secret")
     @classmethod
-    def is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None and len(_key(secret)) not in SECRET_BYTES:
-            raise ValueError(f"it must be {PREFIX} and the base64 of 24 to 64 random bytes")
+    def check_secret_length(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(_decode_secret(secret)) not in SECRET_LENGTHS:
+            raise ValueError(f"it must be {SECRET_PREFIX} and the base64 of 24 to 64 random bytes")
         return secret
 
     @model_validator(mode="after")
-    def hosts_need_a_secret(self) -> Self:
+    def require_secret_with_hosts(self) -> Self:
         if self.hosts and self.secret is None:
             raise ValueError("QCRD_WEBHOOK_HOSTS is set, so QCRD_WEBHOOK_SECRET has to be")
         return self
 
 
-def _key(secret: SecretStr) -> bytes:
+def _decode_secret(secret: SecretStr) -> bytes:
     """The bytes to sign with; none for what is not such a secret."""
-    prefix, encoded = secret.get_secret_value()[: len(PREFIX)], secret.get_secret_value()[6:]
+    prefix, encoded = secret.get_secret_value()[: len(SECRET_PREFIX)], secret.get_secret_value()[6:]
     try:
-        return base64.b64decode(encoded, validate=True) if prefix == PREFIX else b""
+        return base64.b64decode(encoded, validate=True) if prefix == SECRET_PREFIX else b""
     except (binascii.Error, ValueError):
         return b""
 
@@ -82,70 +82,78 @@ Origin = tuple[str, str, int]
 """Scheme, host and port."""
 
 
-def _origin(url: str) -> Origin | None:
+def _parse_origin(url: str) -> Origin | None:
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         return None
-    if parts.scheme not in PORTS or not parts.hostname:
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         return None
-    return parts.scheme, parts.hostname, PORTS[parts.scheme] if port is None else port
+    return parts.scheme, parts.hostname, DEFAULT_PORTS[parts.scheme] if port is None else port
 
 
-def _listed(host: str) -> Origin | None:
+def _parse_allowed_host(host: str) -> Origin | None:
     url = host if "://" in host else f"https://{host}"
-    plain = url.removesuffix("/").count("/") == 2 and "@" not in url and "?" not in url
-    return _origin(url) if plain else None
+    has_only_origin = url.removesuffix("/").count("/") == 2 and "@" not in url and "?" not in url
+    return _parse_origin(url) if has_only_origin else None
 
 
-def check_webhook(url: str | None, settings: WebhookSettings) -> None:
+def check_webhook_url(url: str | None, settings: WebhookSettings) -> None:
     """`Invalid` unless the server may send to `url`; no url is fine."""
     if url is None:
         return
     if not settings.hosts:
-        raise _refused("this server sends none: leave it out, or have QCRD_WEBHOOK_HOSTS set")
-    origin = _origin(url)
+        raise _make_webhook_error(
+            "this server sends none: leave it out, or have QCRD_WEBHOOK_HOSTS set"
+        )
+    origin = _parse_origin(url)
     if origin is None or not url.isascii() or not url.isprintable() or " " in url:
-        raise _refused("it must be a URL such as https://example.com/hook")
+        raise _make_webhook_error("it must be a URL such as https://example.com/hook")
     if "@" in urlsplit(url).netloc:
-        raise _refused("it must not carry a user name or a password; sign in by the signature")
-    if origin not in [_listed(host) for host in settings.hosts]:
+        raise _make_webhook_error(
+            "it must not carry a user name or a password; sign in by the signature"
+        )
+    if origin not in [_parse_allowed_host(host) for host in settings.hosts]:
         scheme, host, port = origin
-        raise _refused(
+        raise _make_webhook_error(
             f"this server does not send to {scheme}://{host[:200]}:{port}: "
             "have it listed in QCRD_WEBHOOK_HOSTS"
         )
 
 
-def _refused(why: str) -> Invalid:
-    return Invalid(f"`webhook`: {why}", param="webhook", code="webhook_refused")
+def _make_webhook_error(reason: str) -> Invalid:
+    return Invalid(f"`webhook`: {reason}", param="webhook", code="webhook_refused")
 
 
-def host_of(url: str) -> str:
+def get_host(url: str) -> str:
     """What may be told of a URL, whose path can be a secret of the receiver's."""
     return urlsplit(url).hostname or "?"
 
 
-def body(delivery: WebhookDelivery) -> bytes:
-    told = {
+def build_payload(delivery: WebhookDelivery) -> bytes:
+    payload = {
         "id": delivery.id,
         "object": "event",
         "created_at": int(delivery.created_at),
         "type": delivery.type,
         "data": {"id": delivery.job_id},
     }
-    return json.dumps(told, separators=(",", ":")).encode()
+    return json.dumps(payload, separators=(",", ":")).encode()
 
 
-def headers(delivery: WebhookDelivery, now: float, secret: SecretStr) -> dict[str, str]:
+def build_signed_headers(
+    delivery: WebhookDelivery, now: float, secret: SecretStr
+) -> dict[str, str]:
     """Those of one attempt at `now`: the signature is over the id, the time and the body."""
-    stamp = str(int(now))
-    signed = b".".join((delivery.id.encode(), stamp.encode(), body(delivery)))
-    signature = base64.b64encode(hmac.digest(_key(secret), signed, hashlib.sha256)).decode()
+    timestamp = str(int(now))
+    signed_content = b".".join((delivery.id.encode(), timestamp.encode(), build_payload(delivery)))
+    signature = base64.b64encode(
+        hmac.digest(_decode_secret(secret), signed_content, hashlib.sha256)
+    ).decode()
     return {
         "content-type": "application/json",
         "webhook-id": delivery.id,
-        "webhook-timestamp": stamp,
+        "webhook-timestamp": timestamp,
         "webhook-signature": f"v1,{signature}",
     }

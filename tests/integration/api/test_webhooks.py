@@ -311,4 +311,4 @@ def forward_leases(settings: RedisSettings) -> None:
     """Let a minute pass: what is due by the end of a lease is due now."""
     redis = connect_redis(settings)
     for delivery_id in redis.zrange(keys.WEBHOOKS_DUE, 0, -1):  # type: ignore[union-attr]
-        redis.zincrby(keys.WEBHOOKS_DUE, -sender.LEASE, delivery_id)
+        redis.zincrby(keys.WEBHOOKS_DUE, -sender.LEASE_SECONDS, delivery_id)

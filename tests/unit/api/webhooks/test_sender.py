@@ -15,8 +15,18 @@ from pydantic import SecretStr, ValidationError
 
 from qcrd.errors import Invalid
 from qcrd.records.webhooks import WebhookDelivery
-from services.api.webhooks.sender import LEASE, SCHEDULE, pause, understood
-from services.api.webhooks.signing import WebhookSettings, body, check_webhook, headers
+from services.api.webhooks.sender import (
+    LEASE_SECONDS,
+    RETRY_SCHEDULE,
+    compute_retry_delay,
+    parse_response,
+)
+from services.api.webhooks.signing import (
+    WebhookSettings,
+    build_payload,
+    build_signed_headers,
+    check_webhook_url,
+)
 
 SECRET = "whsec_" + base64.b64encode(os.urandom(32)).decode()
 DELIVERY = WebhookDelivery(
@@ -39,7 +49,10 @@ def settings(*hosts: str) -> WebhookSettings:
 
 
 def test_openai_s_client_and_standard_webhooks_verify_what_is_sent() -> None:
-    signed, sent = headers(DELIVERY, time.time(), SecretStr(SECRET)), body(DELIVERY)
+    signed, sent = (
+        build_signed_headers(DELIVERY, time.time(), SecretStr(SECRET)),
+        build_payload(DELIVERY),
+    )
     event = openai.OpenAI(api_key="x", webhook_secret=SECRET).webhooks.unwrap(sent, signed)
     assert event.type == "fine_tuning.job.succeeded"
     assert (event.id, event.object, event.created_at) == (DELIVERY.id, "event", 1732500000)
@@ -57,7 +70,7 @@ def test_openai_s_client_and_standard_webhooks_verify_what_is_sent() -> None:
 def test_a_signature_worked_out_by_hand() -> None:
     """HMAC-SHA256 of `evt_aa….1732500001.{…}` under 24 zero bytes, by openssl's `dgst -hmac`."""
     zeros = SecretStr("whsec_" + base64.b64encode(bytes(24)).decode())
-    signed = headers(DELIVERY, 1732500001.5, zeros)
+    signed = build_signed_headers(DELIVERY, 1732500001.5, zeros)
     assert signed["webhook-timestamp"] == "1732500001"
     assert signed["webhook-signature"] == "v1,DnT9ZjxxqKgDpYlhGCq9QiPBucj+SDmh60omStG/blw="
 
@@ -76,7 +89,7 @@ def test_a_signature_worked_out_by_hand() -> None:
 def test_listed_hosts_are_told(listed: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QCRD_WEBHOOK_HOSTS", listed)
     monkeypatch.setenv("QCRD_WEBHOOK_SECRET", SECRET)
-    check_webhook(url, WebhookSettings())
+    check_webhook_url(url, WebhookSettings())
 
 
 @pytest.mark.parametrize(
@@ -104,16 +117,16 @@ def test_listed_hosts_are_told(listed: str, url: str, monkeypatch: pytest.Monkey
 )
 def test_all_others_are_refused_by_the_field_with_the_fix(url: str, says: str) -> None:
     with pytest.raises(Invalid) as raised:
-        check_webhook(url, settings("example.com"))
+        check_webhook_url(url, settings("example.com"))
     assert (raised.value.param, raised.value.code) == ("webhook", "webhook_refused")
     assert says in raised.value.message
     assert "pw" not in raised.value.message
 
 
 def test_a_server_without_hosts_refuses_every_webhook() -> None:
-    check_webhook(None, WebhookSettings())
+    check_webhook_url(None, WebhookSettings())
     with pytest.raises(Invalid, match="QCRD_WEBHOOK_HOSTS"):
-        check_webhook("https://example.com/", WebhookSettings())
+        check_webhook_url("https://example.com/", WebhookSettings())
 
 
 @pytest.mark.parametrize(
@@ -147,21 +160,23 @@ def test_a_secret_from_the_environment_is_never_printed(monkeypatch: pytest.Monk
 
 def test_waits_grow_as_the_standard_says_and_are_spread() -> None:
     """5 s, 5 min, 30 min, 2, 5, 10, 14, 20, 24 h: 75.6 h in all, up to a fifth more by chance."""
-    assert [pause(n + 1, 0.0, 0.0) for n in range(len(SCHEDULE))] == list(SCHEDULE)
-    assert sum(SCHEDULE) / 3600 == pytest.approx(75.6, abs=0.1)
-    assert pause(1, 0.0, 0.5) == pytest.approx(5.5)
-    assert pause(1, 40.0, 0.0) == 40.0
-    assert pause(2, 40.0, 0.0) == 300.0
-    assert pause(1, 1e9, 0.0) == 86400.0
-    assert WebhookSettings.model_fields["timeout"].default < LEASE
+    assert [compute_retry_delay(n + 1, 0.0, 0.0) for n in range(len(RETRY_SCHEDULE))] == list(
+        RETRY_SCHEDULE
+    )
+    assert sum(RETRY_SCHEDULE) / 3600 == pytest.approx(75.6, abs=0.1)
+    assert compute_retry_delay(1, 0.0, 0.5) == pytest.approx(5.5)
+    assert compute_retry_delay(1, 40.0, 0.0) == 40.0
+    assert compute_retry_delay(2, 40.0, 0.0) == 300.0
+    assert compute_retry_delay(1, 1e9, 0.0) == 86400.0
+    assert WebhookSettings.model_fields["timeout"].default < LEASE_SECONDS
 
 
 def test_only_2xx_is_a_yes_and_retry_after_is_seconds_or_a_date() -> None:
-    assert [understood(status, None).trouble == "" for status in (200, 204, 299)] == [True] * 3
+    assert [parse_response(status, None).error == "" for status in (200, 204, 299)] == [True] * 3
     for status in (100, 301, 302, 307, 400, 404, 410, 429, 500, 503):
-        assert understood(status, None).trouble == f"answered {status}"
-    assert understood(429, "17").retry_after == 17.0
+        assert parse_response(status, None).error == f"answered {status}"
+    assert parse_response(429, "17").retry_after == 17.0
     at = formatdate(time.time() + 100, usegmt=True)
-    assert understood(503, at).retry_after == pytest.approx(100, abs=2)
+    assert parse_response(503, at).retry_after == pytest.approx(100, abs=2)
     for neither in ("", "soon", "-5", "1.5", "99999999999999999999", formatdate(0, usegmt=True)):
-        assert 0.0 <= understood(503, neither).retry_after < 1e9
+        assert 0.0 <= parse_response(503, neither).retry_after < 1e9
