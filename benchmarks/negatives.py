@@ -32,33 +32,41 @@ from qcrd.records.spec import Hyperparameters, StudentSpec
 NEW_TOKENS, LOOP_BATCH, TEMPERATURE = 48, 8, 1.5
 
 
-def ours(student: Student, asked: list[tuple[str, str]]) -> int:
+def sample_product(student: Student, questions: list[tuple[str, str]]) -> int:
     """Tokens that the product's own sampling makes for (id, question) pairs."""
-    found = weight_history.sample_rationales(
-        student, asked, n=1, temperature=TEMPERATURE, max_new_tokens=NEW_TOKENS, seed=SEED, tag="b"
+    samples = weight_history.sample_rationales(
+        student,
+        questions,
+        n=1,
+        temperature=TEMPERATURE,
+        max_new_tokens=NEW_TOKENS,
+        seed=SEED,
+        tag="b",
     )
-    return sum(_tokens(student, r.text) for said in found.values() for r in said)
+    return sum(
+        _count_tokens(student, r.text) for rationales in samples.values() for r in rationales
+    )
 
 
-def loop(student: Student, asked: list[tuple[str, str]]) -> int:
+def sample_generate_loop(student: Student, questions: list[tuple[str, str]]) -> int:
     """Tokens that `model.generate` makes, eight questions at a time in the order they come."""
-    made = 0
+    tokens = 0
     torch.manual_seed(SEED)
     student.model.eval()
-    for start in range(0, len(asked), LOOP_BATCH):
-        texts = [EXPLAIN_PREFIX + text for _, text in asked[start : start + LOOP_BATCH]]
+    for start in range(0, len(questions), LOOP_BATCH):
+        texts = [EXPLAIN_PREFIX + text for _, text in questions[start : start + LOOP_BATCH]]
         batch = student.tokenizer(texts, padding=True, return_tensors="pt")
         with torch.no_grad():
             ids = student.model.generate(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, do_sample=True,
                 temperature=TEMPERATURE, top_k=0, top_p=1.0, max_new_tokens=NEW_TOKENS,
             )  # fmt: skip
-        said = student.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        made += sum(_tokens(student, text) for text in said)
-    return made
+        outputs = student.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        tokens += sum(_count_tokens(student, text) for text in outputs)
+    return tokens
 
 
-def _tokens(student: Student, text: str) -> int:
+def _count_tokens(student: Student, text: str) -> int:
     return len(student.tokenizer(text, add_special_tokens=False).input_ids)
 
 
@@ -66,18 +74,18 @@ def measure(models: Path, questions: int, rounds: int) -> dict[str, Any]:
     install_base_model(models)
     student = load_student(models / "all-MiniLM-L6-v2", StudentSpec(), Hyperparameters(), seed=SEED)
     rng = random.Random(SEED)
-    asked = [
+    prompts = [
         (str(i), " ".join(rng.choices(WORDS, k=rng.randint(15, 60)))) for i in range(questions)
     ]
     rates: dict[str, list[float]] = {"ours": [], "loop": []}
-    contenders = {"ours": ours, "loop": loop}
+    contenders = {"ours": sample_product, "loop": sample_generate_loop}
     for run in contenders.values():  # warm-up
-        run(student, asked[:LOOP_BATCH])
+        run(student, prompts[:LOOP_BATCH])
     for _ in range(rounds):
         for name, run in contenders.items():
             started = time.perf_counter()
-            made = run(student, asked)
-            rates[name].append(made / (time.perf_counter() - started))
+            tokens = run(student, prompts)
+            rates[name].append(tokens / (time.perf_counter() - started))
     ratios = sorted(a / b for a, b in zip(rates["ours"], rates["loop"], strict=True))
     return {
         "ratios": {"sampling_over_generate_loop": statistics.median(ratios)},
@@ -92,24 +100,24 @@ def measure(models: Path, questions: int, rounds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main(given: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="How fast negatives are sampled.")
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", type=Path, default=Path.home() / ".qcrd/models")
-    wanted = parser.parse_args(given)
-    found = measure(wanted.models, wanted.questions, wanted.rounds)
-    for name, value in found["ratios"].items():
-        low, high = found["ranges"][name]
-        rates = found["tokens_per_second"]
+    options = parser.parse_args(argv)
+    results = measure(options.models, options.questions, options.rounds)
+    for name, value in results["ratios"].items():
+        low, high = results["ranges"][name]
+        rates = results["tokens_per_second"]
         print(
             f"{name}: {value:.2f} (rounds: {low:.2f} to {high:.2f}); "
             f"{rates['ours']:.0f} against {rates['loop']:.0f} tokens per second"
         )
-    print("conditions:", json.dumps(found["conditions"]))
-    if wanted.json:
-        wanted.json.write_text(json.dumps(found, indent=1))
+    print("conditions:", json.dumps(results["conditions"]))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_fixtures import BATCH, POSITIVES, SEED, STUDENTS, Setting, setting
+from benchmarks.step_fixtures import BATCH, POSITIVES, SEED, STUDENTS, StepFixture, make_fixture
 from qcrd.method import losses
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
@@ -40,13 +40,13 @@ from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.spec import Hyperparameters, LossSpec, MethodSpec, NegativeSpec
 
-TAUGHT = 4
+ITERATION_BATCHES = 4
 """Batches of one whole iteration."""
-RATIOS = ("qcrd_over_dss", "naive_over_ours", "hf_trainer_over_ours", "wall_over_dss")
+REPORTED_RATIOS = ("qcrd_over_dss", "naive_over_ours", "hf_trainer_over_ours", "wall_over_dss")
 SAMPLED_TOKENS = 64
 
 
-def step(case: Setting, method: str, batch: Sequence[TrainingExample]) -> None:
+def run_step(case: StepFixture, method: str, batch: Sequence[TrainingExample]) -> None:
     """Forward and backward; the optimizer's step is the same for all and left out."""
     case.student.model.train()
     terms = compute_step_loss(
@@ -61,7 +61,7 @@ def step(case: Setting, method: str, batch: Sequence[TrainingExample]) -> None:
     case.student.model.zero_grad(set_to_none=True)
 
 
-def naive_step(case: Setting, batch: Sequence[TrainingExample]) -> None:
+def run_naive_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
     """The equations as they stand: every candidate encodes its question and keeps its graph."""
     student, spec = case.student, LossSpec(delta=50.0)
     student.model.train()
@@ -81,16 +81,16 @@ def naive_step(case: Setting, batch: Sequence[TrainingExample]) -> None:
         s = torch.tensor([case.scores[r.id] for _, r in rows]).view(len(batch), -1)
         sides.append((grid, s))
     (pos, s_pos), (neg, s_neg) = sides
-    every, luck = torch.ones_like(pos, dtype=torch.bool), torch.Generator()
-    low = losses.weight_lowest(pos.detach(), every, s_pos, luck)
-    high = losses.weight_highest(neg.detach(), every[:, : neg.shape[1]], s_neg, luck)
+    all_mask, generator = torch.ones_like(pos, dtype=torch.bool), torch.Generator()
+    low = losses.weight_lowest(pos.detach(), all_mask, s_pos, generator)
+    high = losses.weight_highest(neg.detach(), all_mask[:, : neg.shape[1]], s_neg, generator)
     positive = losses.positive_term(pos, low, s_pos)
     negative = losses.negative_term(neg, high, s_neg, spec.delta)
     (label + losses.contrastive_loss(positive, negative, spec.beta) / len(batch)).backward()
     student.model.zero_grad(set_to_none=True)
 
 
-def hf_step(case: Setting, batch: Sequence[TrainingExample]) -> None:
+def run_hf_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
     """DSS as its authors train it on `Seq2SeqTrainer`: two forward passes of the whole model per
     batch, each padded to the batch's longest question and target, the loss the model's own."""
     model, tokenizer = case.student.model, case.student.tokenizer
@@ -98,17 +98,17 @@ def hf_step(case: Setting, batch: Sequence[TrainingExample]) -> None:
     longest = max(len(tokenizer(r.text).input_ids) for item in batch for r in item.positives[:1])
 
     def loss(prefix: str, targets: Sequence[str]) -> torch.Tensor:
-        asked = tokenizer([prefix + i.text for i in batch], padding=True, return_tensors="pt")
-        said = tokenizer(
+        inputs = tokenizer([prefix + i.text for i in batch], padding=True, return_tensors="pt")
+        target_ids = tokenizer(
             list(targets), padding="max_length", max_length=longest, truncation=True,
             return_tensors="pt",
         ).input_ids  # fmt: skip
-        labels = said.masked_fill(said == tokenizer.pad_token_id, -100)
+        labels = target_ids.masked_fill(target_ids == tokenizer.pad_token_id, -100)
         output = model(
-            input_ids=asked.input_ids, attention_mask=asked.attention_mask, labels=labels
+            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, labels=labels
         )
-        found: torch.Tensor = output.loss
-        return found
+        result: torch.Tensor = output.loss
+        return result
 
     predicted = loss(PREDICT_PREFIX, [item.label for item in batch])
     explained = loss(EXPLAIN_PREFIX, [item.positives[0].text for item in batch])
@@ -116,16 +116,16 @@ def hf_step(case: Setting, batch: Sequence[TrainingExample]) -> None:
     model.zero_grad(set_to_none=True)
 
 
-class Constant:
+class ConstantJudge:
     """A judge that costs nothing here: the product's is in a process, or on a GPU, of its own."""
 
-    flops, keep, histograms = 0.0, 0, None
+    flops, oldest_version, histograms = 0.0, 0, None
 
-    def pretrain(self, contrasts: Sequence[TrainingPair]) -> dict[str, float]:
+    def pretrain(self, training_pairs: Sequence[TrainingPair]) -> dict[str, float]:
         return {}
 
     def update(
-        self, iteration: int, contrasts: Sequence[TrainingPair], *, weight: float
+        self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
         return {}
 
@@ -133,11 +133,13 @@ class Constant:
         return [0.5] * len(pairs)
 
 
-def iterations(case: Setting, method: str, rounds: int, *, beside: bool = False) -> list[float]:
+def time_iterations(
+    case: StepFixture, method: str, rounds: int, *, sampler_process: bool = False
+) -> list[float]:
     """Seconds of each of `rounds` whole iterations of the trainer, after a first one that is left
     out: negatives, `TAUGHT` steps and the optimizer; without validation. `beside`: a second process
     samples the next iteration's negatives while this one is trained."""
-    lessons = [lesson for batch in case.batches[:TAUGHT] for lesson in batch]
+    lessons = [lesson for batch in case.batches[:ITERATION_BATCHES] for lesson in batch]
     hyper = {
         "iterations": rounds + 1, "batch_size": BATCH, "max_rationale_tokens": SAMPLED_TOKENS,
     }  # fmt: skip
@@ -146,13 +148,15 @@ def iterations(case: Setting, method: str, rounds: int, *, beside: bool = False)
         negatives=NegativeSpec(lag=1),
         hyperparameters=Hyperparameters.model_validate(hyper),
     )
-    made = make_schedule(method, spec, n_examples=len(lessons), seed=SEED)
+    training_plan = make_schedule(method, spec, n_examples=len(lessons), seed=SEED)
     past = (
         ProcessNegativeSampler(case.student, "cpu")
-        if beside
+        if sampler_process
         else InlineNegativeSampler(case.student)
     )
-    trainer = Trainer(case.student, lessons, made, lambda _: (0.0, 0.0), Constant(), past)
+    trainer = Trainer(
+        case.student, lessons, training_plan, lambda _: (0.0, 0.0), ConstantJudge(), past
+    )
     ends = []
     with contextlib.closing(past):
         for record in trainer.run():
@@ -161,7 +165,7 @@ def iterations(case: Setting, method: str, rounds: int, *, beside: bool = False)
     return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
-def seconds(
+def time_call(
     run: Callable[[Sequence[TrainingExample]], None], batch: Sequence[TrainingExample]
 ) -> float:
     started = time.perf_counter()
@@ -169,26 +173,26 @@ def seconds(
     return time.perf_counter() - started
 
 
-def peak_memory(models: Path, kind: str, method: str) -> float:
+def measure_peak_memory(models: Path, kind: str, method: str) -> float:
     """MiB that one step of `method` needs above the loaded student, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.step_cost", "--models", str(models)]
-    told = subprocess.run(
+    completed = subprocess.run(
         [*command, "--student", kind, "--peak", method],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return float(told.stdout.split()[-1])
+    return float(completed.stdout.split()[-1])
 
 
-def peak(models: Path, kind: str, method: str) -> None:
+def print_peak_memory(models: Path, kind: str, method: str) -> None:
     """Linux: the high-water mark is set back to what the loaded student holds, then read again."""
-    case = setting(models, 1, kind)
+    case = make_fixture(models, 1, kind)
     Path("/proc/self/clear_refs").write_text("5")
-    before = _kilobytes("VmRSS")
-    step(case, method, case.batches[0])
-    print((_kilobytes("VmHWM") - before) / 1024)
+    before = _read_status_kb("VmRSS")
+    run_step(case, method, case.batches[0])
+    print((_read_status_kb("VmHWM") - before) / 1024)
 
 
-def _kilobytes(name: str) -> int:
+def _read_status_kb(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
@@ -196,19 +200,19 @@ def _kilobytes(name: str) -> int:
 def measure(models: Path, kind: str, rounds: int) -> dict[str, Any]:
     # Half the cores train, so that the sampler's process has a device of its own.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    case = setting(models, max(rounds + 1, TAUGHT), kind)
+    case = make_fixture(models, max(rounds + 1, ITERATION_BATCHES), kind)
     contenders: dict[str, Callable[[Sequence[TrainingExample]], None]] = {
-        "dss": lambda batch: step(case, "dss", batch),
-        "qcrd": lambda batch: step(case, "qcrd", batch),
-        "naive": lambda batch: naive_step(case, batch),
-        "hf": lambda batch: hf_step(case, batch),
+        "dss": lambda batch: run_step(case, "dss", batch),
+        "qcrd": lambda batch: run_step(case, "qcrd", batch),
+        "naive": lambda batch: run_naive_step(case, batch),
+        "hf": lambda batch: run_hf_step(case, batch),
     }
     for run in contenders.values():  # warm-up: allocator, thread pool
         run(case.batches[-1])
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for batch in case.batches[:rounds]:
         for name, run in contenders.items():
-            times[name].append(seconds(run, batch))
+            times[name].append(time_call(run, batch))
 
     def ratio(over: str, under: str) -> list[float]:
         return sorted(a / b for a, b in zip(times[over], times[under], strict=True))
@@ -218,17 +222,17 @@ def measure(models: Path, kind: str, rounds: int) -> dict[str, Any]:
         "naive_over_ours": ratio("naive", "qcrd"),
         "hf_trainer_over_ours": ratio("hf", "dss"),
     }
-    dss, inline = iterations(case, "dss", rounds), iterations(case, "qcrd", rounds)
+    dss, inline = time_iterations(case, "dss", rounds), time_iterations(case, "qcrd", rounds)
     walls = {
-        "wall_over_dss": iterations(case, "qcrd", rounds, beside=True),
+        "wall_over_dss": time_iterations(case, "qcrd", rounds, sampler_process=True),
         "wall_inline_over_dss": inline,
     }
     for name, found in walls.items():
         ratios[name] = sorted(a / b for a, b in zip(found, dss, strict=True))
-    memory = {method: peak_memory(models, kind, method) for method in ("dss", "qcrd")}
+    memory = {method: measure_peak_memory(models, kind, method) for method in ("dss", "qcrd")}
     return {
         "ratios": {
-            **{name: statistics.median(ratios[name]) for name in RATIOS},
+            **{name: statistics.median(ratios[name]) for name in REPORTED_RATIOS},
             "memory_over_dss": memory["qcrd"] / memory["dss"],
         },
         "besides": {"wall_inline_over_dss": statistics.median(ratios["wall_inline_over_dss"])},
@@ -253,28 +257,28 @@ def measure(models: Path, kind: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def show(found: dict[str, Any]) -> None:
-    for name, value in (found["ratios"] | found["besides"]).items():
-        low, high = found["ranges"].get(name, (value, value))
+def print_results(results: dict[str, Any]) -> None:
+    for name, value in (results["ratios"] | results["besides"]).items():
+        low, high = results["ranges"].get(name, (value, value))
         print(f"{name:22} {value:5.2f}   (rounds: {low:.2f} to {high:.2f})")
-    print("conditions:", json.dumps(found["conditions"]))
+    print("conditions:", json.dumps(results["conditions"]))
 
 
-def main(wanted: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What a training step costs.")
     parser.add_argument("--rounds", type=int, default=7, help="at least 2")
     parser.add_argument("--student", choices=STUDENTS, default="minilm")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", type=Path, default=Path.home() / ".qcrd/models")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
-    given = parser.parse_args(wanted)
-    if given.peak:
-        peak(given.models, given.student, given.peak)
+    options = parser.parse_args(argv)
+    if options.peak:
+        print_peak_memory(options.models, options.student, options.peak)
         return
-    found = measure(given.models, given.student, given.rounds)
-    show(found)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+    results = measure(options.models, options.student, options.rounds)
+    print_results(results)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

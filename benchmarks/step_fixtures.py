@@ -27,30 +27,32 @@ WORDS = (
 
 
 @dataclass(frozen=True)
-class Setting:
+class StepFixture:
     student: Seq2SeqStudent
     batches: list[list[TrainingExample]]
     scores: dict[str, float]
 
 
-def setting(models: Path, batches: int, kind: str) -> Setting:
+def make_fixture(models: Path, batches: int, kind: str) -> StepFixture:
     student = STUDENTS[kind](models)
     rng = random.Random(SEED)
-    made = [[lesson(f"{b}-{i}", rng) for i in range(BATCH)] for b in range(batches)]
-    every = [r for batch in made for item in batch for r in (*item.positives, *item.negatives)]
-    return Setting(student, made, {r.id: rng.uniform(0.1, 0.9) for r in every})
+    all_batches = [[make_example(f"{b}-{i}", rng) for i in range(BATCH)] for b in range(batches)]
+    rationales = [
+        r for batch in all_batches for item in batch for r in (*item.positives, *item.negatives)
+    ]
+    return StepFixture(student, all_batches, {r.id: rng.uniform(0.1, 0.9) for r in rationales})
 
 
-def minilm(models: Path) -> Seq2SeqStudent:
+def load_minilm(models: Path) -> Seq2SeqStudent:
     """The shipped one: a pretrained encoder with a new decoder of two layers."""
     install_base_model(models)
     hyper = Hyperparameters(max_question_tokens=256, max_rationale_tokens=256)
-    made = load_student(models / "all-MiniLM-L6-v2", StudentSpec(), hyper, seed=SEED)
-    assert isinstance(made, Seq2SeqStudent)
-    return made
+    student = load_student(models / "all-MiniLM-L6-v2", StudentSpec(), hyper, seed=SEED)
+    assert isinstance(student, Seq2SeqStudent)
+    return student
 
 
-def t5(models: Path) -> Seq2SeqStudent:
+def make_t5(models: Path) -> Seq2SeqStudent:
     """Of T5-small's size: six layers each way, random weights."""
     install_base_model(models)
     tokenizer = AutoTokenizer.from_pretrained(models / "all-MiniLM-L6-v2")
@@ -69,17 +71,17 @@ def t5(models: Path) -> Seq2SeqStudent:
     )
 
 
-STUDENTS = {"minilm": minilm, "t5": t5}
+STUDENTS = {"minilm": load_minilm, "t5": make_t5}
 
 
-def lesson(key: str, rng: random.Random) -> TrainingExample:
-    def words(low: int, high: int) -> str:
+def make_example(key: str, rng: random.Random) -> TrainingExample:
+    def random_text(low: int, high: int) -> str:
         return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
 
-    said = [
-        Rationale(id=f"{key}/{i}", question_id=key, text=words(25, 60))
+    rationales = [
+        Rationale(id=f"{key}/{i}", question_id=key, text=random_text(25, 60))
         for i in range(POSITIVES + 1)
     ]
     return TrainingExample(
-        key, words(30, 50), "( 84.0 / 2.0 )", "42", tuple(said[:-1]), (said[-1],)
+        key, random_text(30, 50), "( 84.0 / 2.0 )", "42", tuple(rationales[:-1]), (rationales[-1],)
     )

@@ -35,19 +35,19 @@ LOOP_PROMPTS = 2
 """The plain loop's speed does not depend on how many prompts follow each other."""
 
 
-def settings(engine: str, threads: int) -> dict[str, str]:
+def make_settings(engine: str, threads: int) -> dict[str, str]:
     return {
         "TEACHER_ENGINE": engine, "MODEL_ID": MODEL, "TEACHER_THREADS": str(threads),
         "TEACHER_SLOTS": str(max(CONCURRENT)), "MAX_TOTAL_TOKENS": "512",
     }  # fmt: skip
 
 
-def engine_in_process(name: str, threads: int) -> Engine:
-    given = {key.lower(): value for key, value in settings(name, threads).items()}
-    return build(EngineSettings(**given))
+def make_engine(name: str, threads: int) -> Engine:
+    options = {key.lower(): value for key, value in make_settings(name, threads).items()}
+    return build(EngineSettings(**options))
 
 
-class Loop:
+class GenerateLoop:
     """`model.generate`, one prompt after the other, as a script would."""
 
     def __init__(self, threads: int) -> None:
@@ -55,73 +55,75 @@ class Loop:
 
         torch.set_num_threads(threads)
         path = find(MODEL)
-        named: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.float32}
-        self._model = AutoModelForCausalLM.from_pretrained(path.parent, **named).eval()
+        load_options: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.float32}
+        self._model = AutoModelForCausalLM.from_pretrained(path.parent, **load_options).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
-    def rate(self, texts: Sequence[str]) -> float:
+    def measure_rate(self, texts: Sequence[str]) -> float:
         """Tokens per second."""
-        made, started = 0, time.perf_counter()
+        tokens, started = 0, time.perf_counter()
         for text in texts:
-            asked = self._tokenizer(text, return_tensors="pt")
+            inputs = self._tokenizer(text, return_tensors="pt")
             out = self._model.generate(
-                **asked, do_sample=True, temperature=load.TEMPERATURE, top_k=0,
+                **inputs, do_sample=True, temperature=load.TEMPERATURE, top_k=0,
                 max_new_tokens=load.NEW_TOKENS,
             )  # fmt: skip
-            made += out.shape[1] - asked.input_ids.shape[1]
-        return made / (time.perf_counter() - started)
+            tokens += out.shape[1] - inputs.input_ids.shape[1]
+        return tokens / (time.perf_counter() - started)
 
 
-async def inside(engine: Engine, texts: Sequence[str], seed: int) -> load.Load:
+async def run_in_process(engine: Engine, texts: Sequence[str], seed: int) -> load.LoadResult:
     """The same requests straight into the engine."""
-    found = load.Load()
+    result = load.LoadResult()
 
-    async def one(number: int, text: str) -> None:
+    async def run_request(number: int, text: str) -> None:
         ids = tuple(piece.id for piece in await engine.tokenize(text) or ())
         sampling = Sampling(do_sample=True, seed=seed + number, temperature=load.TEMPERATURE)
         async for token in engine.submit(Generation(text, ids, load.NEW_TOKENS, sampling)):
-            found.tokens += 1
+            result.tokens += 1
             if token.ends:
                 break
 
     started = time.perf_counter()
-    await asyncio.gather(*(one(number, text) for number, text in enumerate(texts)))
-    found.seconds = time.perf_counter() - started
-    return found
+    await asyncio.gather(*(run_request(number, text) for number, text in enumerate(texts)))
+    result.seconds = time.perf_counter() - started
+    return result
 
 
 async def prefills_for_5(engine: Engine) -> float:
     """Prompt tokens really read for five samples of one new prompt, in prompts."""
-    [text] = load.prompts(1, seed=SEED + 999)
+    [text] = load.make_prompts(1, seed=SEED + 999)
     length = len(await engine.tokenize(text) or ())
     before = engine.prefilled_tokens  # type: ignore[attr-defined]
-    await inside(engine, [text] * 5, seed=SEED)
+    await run_in_process(engine, [text] * 5, seed=SEED)
     read: int = engine.prefilled_tokens - before  # type: ignore[attr-defined]
     return read / length
 
 
-def measure_engine(name: str, rounds: int, threads: int, loop: Loop) -> dict[str, Any]:
+def measure_engine(name: str, rounds: int, threads: int, loop: GenerateLoop) -> dict[str, Any]:
     """One engine over HTTP at each concurrency; in every round also without HTTP, and the loop:
     whatever else the machine does, a round's figures have seen the same of it.
     """
-    with load.teacher(**settings(name, threads)) as url:
-        return asyncio.run(_measure_engine(url, engine_in_process(name, threads), rounds, loop))
+    with load.run_teacher(**make_settings(name, threads)) as url:
+        return asyncio.run(_measure_engine(url, make_engine(name, threads), rounds, loop))
 
 
-async def _measure_engine(url: str, engine: Engine, rounds: int, loop: Loop) -> dict[str, Any]:
-    served: dict[int, list[load.Load]] = {count: [] for count in CONCURRENT}
+async def _measure_engine(
+    url: str, engine: Engine, rounds: int, loop: GenerateLoop
+) -> dict[str, Any]:
+    served: dict[int, list[load.LoadResult]] = {count: [] for count in CONCURRENT}
     looped, eight = [], []
     await engine.start()
     try:
         for turn in range(-1, rounds):  # the first one warms up
             for count in CONCURRENT:
                 served[count].append(
-                    await load.burst(f"{url}/generate_stream", _bodies(count, turn))
+                    await load.send_burst(f"{url}/generate_stream", _make_bodies(count, turn))
                 )
                 if count == 8:
-                    texts = load.prompts(8, seed=SEED + 100 * turn + 8)
-                    eight.append(await inside(engine, texts, seed=turn))
-            looped.append(loop.rate(load.prompts(LOOP_PROMPTS, seed=SEED + turn)))
+                    texts = load.make_prompts(8, seed=SEED + 100 * turn + 8)
+                    eight.append(await run_in_process(engine, texts, seed=turn))
+            looped.append(loop.measure_rate(load.make_prompts(LOOP_PROMPTS, seed=SEED + turn)))
         prefills = await prefills_for_5(engine)
     finally:
         await engine.close()
@@ -135,27 +137,29 @@ async def _measure_engine(url: str, engine: Engine, rounds: int, loop: Loop) -> 
     }
 
 
-def _bodies(count: int, turn: int) -> list[dict[str, Any]]:
-    texts = load.prompts(count, seed=SEED + 100 * turn + count)
-    return [load.native_body(text, number) for number, text in enumerate(texts)]
+def _make_bodies(count: int, turn: int) -> list[dict[str, Any]]:
+    texts = load.make_prompts(count, seed=SEED + 100 * turn + count)
+    return [load.make_native_body(text, number) for number, text in enumerate(texts)]
 
 
 def measure_upstream(rounds: int) -> dict[str, Any]:
     """A fast fake upstream called directly, and through a teacher in front of it."""
-    texts = load.prompts(32, seed=SEED, tokens=20)
+    texts = load.make_prompts(32, seed=SEED, tokens=20)
     direct, through = [], []
     with (
-        load.fake_upstream() as far,
-        load.teacher(TEACHER_ENGINE="upstream", TEACHER_UPSTREAM_URL=far, MODEL_ID="fake") as near,
+        load.run_fake_upstream() as upstream_url,
+        load.run_teacher(
+            TEACHER_ENGINE="upstream", TEACHER_UPSTREAM_URL=upstream_url, MODEL_ID="fake"
+        ) as teacher_url,
     ):
         for turn in range(-1, rounds):
-            asked = [load.openai_body(text, 0, load.UPSTREAM_TOKENS) for text in texts]
-            there = asyncio.run(load.burst(f"{far}/v1/completions", asked))
-            asked = [load.native_body(text, 0, load.UPSTREAM_TOKENS) for text in texts]
-            here = asyncio.run(load.burst(f"{near}/generate_stream", asked))
+            bodies = [load.make_openai_body(text, 0, load.UPSTREAM_TOKENS) for text in texts]
+            direct_load = asyncio.run(load.send_burst(f"{upstream_url}/v1/completions", bodies))
+            bodies = [load.make_native_body(text, 0, load.UPSTREAM_TOKENS) for text in texts]
+            through_load = asyncio.run(load.send_burst(f"{teacher_url}/generate_stream", bodies))
             if turn >= 0:
-                direct.append(there)
-                through.append(here)
+                direct.append(direct_load)
+                through.append(through_load)
     return {
         "upstream_over_direct": [a.rate / b.rate for a, b in zip(through, direct, strict=True)],
         "direct": statistics.median(found.rate for found in direct),
@@ -167,12 +171,12 @@ def measure_upstream(rounds: int) -> dict[str, Any]:
 
 
 def measure(rounds: int, threads: int) -> dict[str, Any]:
-    loop = Loop(threads)
+    loop = GenerateLoop(threads)
     engines = {name: measure_engine(name, rounds, threads, loop) for name in ENGINES}
-    return gathered(engines, measure_upstream(rounds), rounds=rounds, threads=threads)
+    return summarize(engines, measure_upstream(rounds), rounds=rounds, threads=threads)
 
 
-def gathered(
+def summarize(
     engines: dict[str, Any], upstream: dict[str, Any], *, rounds: int, threads: int
 ) -> dict[str, Any]:
     """The ratios, of the better engine where they are an engine's, and what they come from."""
@@ -189,7 +193,7 @@ def gathered(
             "prefills_for_5": prefills[better],
         },
         "ranges": {name: [min(values), max(values)] for name, values in rounds_of.items()},
-        "engines": {name: _summary(engines[name]) for name in ENGINES},
+        "engines": {name: _summarize_engine(engines[name]) for name in ENGINES},
         "upstream": {
             "direct": upstream["direct"], "added_first_ms": 1000 * upstream["added_first"],
         },
@@ -204,35 +208,35 @@ def gathered(
     }  # fmt: skip
 
 
-def _summary(found: dict[str, Any]) -> dict[str, Any]:
+def _summarize_engine(results: dict[str, Any]) -> dict[str, Any]:
     rows = {
         str(count): {
             "tokens_per_second": statistics.median(one.rate for one in loads),
-            "first_ms": _milliseconds([s for one in loads for s in one.first]),
-            "between_ms": _milliseconds([s for one in loads for s in one.between]),
+            "first_ms": _percentiles_ms([s for one in loads for s in one.first]),
+            "between_ms": _percentiles_ms([s for one in loads for s in one.between]),
         }
-        for count, loads in found["served"].items()
+        for count, loads in results["served"].items()
     }
     return {
         "served": rows,
-        "loop_tokens_per_second": found["loop"],
-        "over_generate_32": statistics.median(found["over_generate_32"]),
-        "over_inprocess_8": statistics.median(found["over_inprocess_8"]),
-        "prefills_for_5": found["prefills_for_5"],
+        "loop_tokens_per_second": results["loop"],
+        "over_generate_32": statistics.median(results["over_generate_32"]),
+        "over_inprocess_8": statistics.median(results["over_inprocess_8"]),
+        "prefills_for_5": results["prefills_for_5"],
     }
 
 
-def _milliseconds(seconds: list[float]) -> dict[str, float]:
+def _percentiles_ms(seconds: list[float]) -> dict[str, float]:
     """The median and the 99th percentile."""
     cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds
     return {"p50": 1000 * statistics.median(seconds), "p99": 1000 * cuts[-1]}
 
 
-def show(found: dict[str, Any]) -> None:
+def print_results(results: dict[str, Any]) -> None:
     print(
         f"{'engine':8}{'at once':>8}{'tok/s':>9}{'first p50/p99 ms':>22}{'between p50/p99 ms':>22}"
     )
-    for name, engine in found["engines"].items():
+    for name, engine in results["engines"].items():
         for count, row in engine["served"].items():
             first, between = row["first_ms"], row["between_ms"]
             print(
@@ -246,33 +250,33 @@ def show(found: dict[str, Any]) -> None:
             f"{engine['over_inprocess_8']:.2f}, prefills for 5 samples: "
             f"{engine['prefills_for_5']:.2f}"
         )
-    upstream = found["upstream"]
+    upstream = results["upstream"]
     print(
         f"upstream    {upstream['direct']:.0f} tok/s directly; "
         f"{upstream['added_first_ms']:.1f} ms added to the first token"
     )
-    for name, value in found["ratios"].items():
-        low, high = found["ranges"].get(name, (value, value))
+    for name, value in results["ratios"].items():
+        low, high = results["ranges"].get(name, (value, value))
         print(f"{name}: {value:.2f} (rounds: {low:.2f} to {high:.2f})")
-    print("conditions:", json.dumps(found["conditions"]))
+    print("conditions:", json.dumps(results["conditions"]))
 
 
-def written(found: dict[str, Any]) -> dict[str, Any]:
+def make_report(results: dict[str, Any]) -> dict[str, Any]:
     """The four ratios, and under `conditions` what else they were measured with."""
-    more = {name: found[name] for name in ("ranges", "engines", "upstream")}
-    return {"ratios": found["ratios"], "conditions": {**found["conditions"], **more}}
+    more = {name: results[name] for name in ("ranges", "engines", "upstream")}
+    return {"ratios": results["ratios"], "conditions": {**results["conditions"], **more}}
 
 
-def main(given: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="How fast the teacher answers.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
-    wanted = parser.parse_args(given)
-    found = measure(wanted.rounds, wanted.threads)
-    show(found)
-    if wanted.json:
-        wanted.json.write_text(json.dumps(written(found), indent=1))
+    options = parser.parse_args(argv)
+    results = measure(options.rounds, options.threads)
+    print_results(results)
+    if options.json:
+        options.json.write_text(json.dumps(make_report(results), indent=1))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ because at this speed connecting would otherwise be most of what is measured.
 
 
 @dataclass
-class Load:
+class LoadResult:
     """What one burst of concurrent requests saw; times in seconds."""
 
     seconds: float = 0.0
@@ -41,83 +41,85 @@ class Load:
         return self.tokens / self.seconds
 
 
-def prompts(count: int, seed: int, tokens: int = PROMPT_TOKENS) -> list[str]:
+def make_prompts(count: int, seed: int, tokens: int = PROMPT_TOKENS) -> list[str]:
     """Texts of about `tokens` tokens that share no beginning: a word of these is one token."""
     rng = random.Random(seed)
     return [" ".join(rng.choices(WORDS, k=tokens)) for _ in range(count)]
 
 
-def native_body(prompt: str, seed: int, tokens: int = NEW_TOKENS) -> dict[str, Any]:
+def make_native_body(prompt: str, seed: int, tokens: int = NEW_TOKENS) -> dict[str, Any]:
     parameters = {
         "max_new_tokens": tokens, "temperature": TEMPERATURE, "do_sample": True, "seed": seed,
     }  # fmt: skip
     return {"inputs": prompt, "parameters": parameters}
 
 
-def openai_body(prompt: str, seed: int, tokens: int) -> dict[str, Any]:
+def make_openai_body(prompt: str, seed: int, tokens: int) -> dict[str, Any]:
     return {
         "model": "fake", "prompt": prompt, "max_tokens": tokens, "temperature": TEMPERATURE,
         "seed": seed, "stream": True,
     }  # fmt: skip
 
 
-async def burst(url: str, bodies: list[dict[str, Any]]) -> Load:
+async def send_burst(url: str, bodies: list[dict[str, Any]]) -> LoadResult:
     """All `bodies` at once to `url`, streamed; every `data:` line with a token counts."""
-    load = Load()
+    result = LoadResult()
     limits = httpx.Limits(max_connections=len(bodies))
     async with httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
         started = time.perf_counter()
-        await asyncio.gather(*(_one(client, url, body, load) for body in bodies))
-        load.seconds = time.perf_counter() - started
-    return load
+        await asyncio.gather(*(_send_request(client, url, body, result) for body in bodies))
+        result.seconds = time.perf_counter() - started
+    return result
 
 
-async def _one(client: httpx.AsyncClient, url: str, body: dict[str, Any], load: Load) -> None:
+async def _send_request(
+    client: httpx.AsyncClient, url: str, body: dict[str, Any], result: LoadResult
+) -> None:
     last = time.perf_counter()
     first = True
-    async with client.stream("POST", url, json=body) as reply:
-        reply.raise_for_status()
-        async for piece in reply.aiter_raw():
-            if b'"error"' in piece:
-                raise RuntimeError(piece.decode())
-            came = piece.count(b'"text":')
-            if not came:
+    async with client.stream("POST", url, json=body) as response:
+        response.raise_for_status()
+        async for chunk in response.aiter_raw():
+            if b'"error"' in chunk:
+                raise RuntimeError(chunk.decode())
+            token_count = chunk.count(b'"text":')
+            if not token_count:
                 continue
-            load.tokens += came
+            result.tokens += token_count
             now = time.perf_counter()
             if first:
-                load.first.append(now - last)
+                result.first.append(now - last)
                 first = False
             else:
-                load.between.append(now - last)
+                result.between.append(now - last)
             last = now
 
 
 @contextmanager
-def teacher(**environment: str) -> Iterator[str]:
+def run_teacher(**environment: str) -> Iterator[str]:
     """A teacher process of its own, loaded; its URL."""
-    port = _free_port()
+    port = _find_free_port()
     settings = {"PORT": str(port), "QCRD_LOG_LEVEL": "WARNING", **environment}
-    with _process([sys.executable, "-m", "services.teacher.main"], settings, port) as url:
+    with _run_process([sys.executable, "-m", "services.teacher.main"], settings, port) as url:
         yield url
 
 
 @contextmanager
-def fake_upstream() -> Iterator[str]:
+def run_fake_upstream() -> Iterator[str]:
     """An OpenAI-compatible server of `UPSTREAM_RATE` tokens per second, in its own process."""
-    port = _free_port()
+    port = _find_free_port()
     command = [sys.executable, "-m", "benchmarks.teacher_load", str(port)]
-    with _process(command, {}, port) as url:
+    with _run_process(command, {}, port) as url:
         yield url
 
 
 @contextmanager
-def _process(command: list[str], environment: dict[str, str], port: int) -> Iterator[str]:
+def _run_process(command: list[str], environment: dict[str, str], port: int) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(command, env={**os.environ, **environment})
     try:
         deadline = time.monotonic() + 120
-        while not _healthy(url):
+        while not _is_healthy(url):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{' '.join(command)} did not start")
             time.sleep(0.1)
@@ -127,58 +129,58 @@ def _process(command: list[str], environment: dict[str, str], port: int) -> Iter
         process.wait(30)
 
 
-def _healthy(url: str) -> bool:
+def _is_healthy(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health", trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        port: int = door.getsockname()[1]
+def _find_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
     return port
 
 
-async def fake(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def fake_upstream_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """The fake upstream itself: plain ASGI, paced over all its open streams."""
     if scope["type"] != "http":
         return
     if scope["path"] != "/v1/completions":
         models = {"object": "list", "data": [{"id": "fake", "object": "model"}]}
         known = scope["path"] in ("/health", "/v1/models")
-        await _send(send, 200 if known else 404, [json.dumps(models).encode()])
+        await _send_response(send, 200 if known else 404, [json.dumps(models).encode()])
         return
-    asked = json.loads((await receive())["body"])
-    chunks = _paced(asked["max_tokens"])
-    await send(_start(200, b"text/event-stream"))
+    request = json.loads((await receive())["body"])
+    chunks = _stream_tokens(request["max_tokens"])
+    await send(_response_start(200, b"text/event-stream"))
     async for chunk in chunks:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 
-_next = [0.0]
+_next_slot = [0.0]
 
 
-async def _paced(count: int) -> AsyncIterator[bytes]:
+async def _stream_tokens(count: int) -> AsyncIterator[bytes]:
     """Every token of every stream takes the next of `UPSTREAM_RATE` places in a second."""
     for index in range(count):
         now = time.monotonic()
-        _next[0] = max(_next[0], now) + 1 / UPSTREAM_RATE
+        _next_slot[0] = max(_next_slot[0], now) + 1 / UPSTREAM_RATE
         # An event loop's timers are no finer than a millisecond; shorter waits add up in `_next`.
-        await asyncio.sleep(wait if (wait := _next[0] - now) > 0.001 else 0)
+        await asyncio.sleep(wait if (wait := _next_slot[0] - now) > 0.001 else 0)
         reason = "length" if index == count - 1 else None
         choice = {"index": 0, "text": " word", "logprobs": None, "finish_reason": reason}
         body = {"id": "cmpl-0", "object": "text_completion", "model": "fake", "choices": [choice]}
         yield f"data: {json.dumps(body)}\n\n".encode()
 
 
-def _start(status: int, kind: bytes) -> dict[str, Any]:
+def _response_start(status: int, kind: bytes) -> dict[str, Any]:
     return {"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]}
 
 
-async def _send(send: Any, status: int, parts: list[bytes]) -> None:
-    await send(_start(status, b"application/json"))
+async def _send_response(send: Any, status: int, parts: list[bytes]) -> None:
+    await send(_response_start(status, b"application/json"))
     await send({"type": "http.response.body", "body": b"".join(parts)})
 
 
@@ -186,4 +188,4 @@ if __name__ == "__main__":
     import uvicorn
 
     random.seed(SEED)
-    uvicorn.run(fake, port=int(sys.argv[1]), log_level="warning")
+    uvicorn.run(fake_upstream_app, port=int(sys.argv[1]), log_level="warning")

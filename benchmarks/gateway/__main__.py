@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.gateway import create, follow, large_upload, pages
-from benchmarks.gateway.system import Gateway, System, running
+from benchmarks.gateway.system import BenchmarkSystem, GatewayProcess, run_system
 from benchmarks.gateway.upload import GIGABYTE
 
 PACKAGES = (
@@ -51,8 +51,8 @@ class Limit:
     """The most that a figure may be: its median over the rounds, or its highest."""
 
     figure: str
-    most: float
-    of: Literal["median", "highest"] = "highest"
+    maximum: float
+    statistic: Literal["median", "highest"] = "highest"
 
 
 LIMITS = (
@@ -74,141 +74,149 @@ LIMITS = (
 """The issue's, with 1.5 for "in constant time": what a page costs depends on where in its shard it
 lies, but not on where in the set."""
 
-Measure = Callable[[System, list[Gateway], Sizes, int], dict[str, float]]
+MeasureFunction = Callable[[BenchmarkSystem, list[GatewayProcess], Sizes, int], dict[str, float]]
 
 
-def _create(system: System, gateways: list[Gateway], sizes: Sizes, turn: int) -> dict[str, float]:
+def _measure_create(
+    system: BenchmarkSystem, gateways: list[GatewayProcess], sizes: Sizes, turn: int
+) -> dict[str, float]:
     urls = [gateway.url for gateway in gateways]
     return create.measure(urls, jobs=sizes.jobs, clients=sizes.clients)
 
 
-def _follow_one(
-    system: System, gateways: list[Gateway], sizes: Sizes, turn: int
+def _measure_follow_one(
+    system: BenchmarkSystem, gateways: list[GatewayProcess], sizes: Sizes, turn: int
 ) -> dict[str, float]:
     return follow.measure(
         system, gateways[0], jobs=1, followers=sizes.followers, events=sizes.events
     )
 
 
-def _follow_many(
-    system: System, gateways: list[Gateway], sizes: Sizes, turn: int
+def _measure_follow_many(
+    system: BenchmarkSystem, gateways: list[GatewayProcess], sizes: Sizes, turn: int
 ) -> dict[str, float]:
     return follow.measure(
         system, gateways[0], jobs=sizes.followers, followers=sizes.followers, events=1
     )
 
 
-def _upload(system: System, gateways: list[Gateway], sizes: Sizes, turn: int) -> dict[str, float]:
+def _measure_upload(
+    system: BenchmarkSystem, gateways: list[GatewayProcess], sizes: Sizes, turn: int
+) -> dict[str, float]:
     return large_upload.measure(system, gateways[0], size=sizes.upload, turn=turn)
 
 
-def _pages(system: System, gateways: list[Gateway], sizes: Sizes, turn: int) -> dict[str, float]:
-    pages.prepare(system, sizes.items)
+def _measure_pages(
+    system: BenchmarkSystem, gateways: list[GatewayProcess], sizes: Sizes, turn: int
+) -> dict[str, float]:
+    pages.create_rationale_set(system, sizes.items)
     return pages.measure(gateways[0].url, items=sizes.items, seed=turn)
 
 
-PARTS: dict[str, tuple[Measure, int]] = {
-    "create": (_create, 1),
-    "create_two": (_create, 2),
-    "follow_one": (_follow_one, 1),
-    "follow_many": (_follow_many, 1),
-    "upload": (_upload, 1),
-    "pages": (_pages, 1),
+SCENARIOS: dict[str, tuple[MeasureFunction, int]] = {
+    "create": (_measure_create, 1),
+    "create_two": (_measure_create, 2),
+    "follow_one": (_measure_follow_one, 1),
+    "follow_many": (_measure_follow_many, 1),
+    "upload": (_measure_upload, 1),
+    "pages": (_measure_pages, 1),
 }
 """What is measured, on how many gateways."""
 
-Rounds = dict[str, list[float]]
+RoundValues = dict[str, list[float]]
 """Each figure's value in each round."""
 
 
-def measure(parts: Sequence[str], sizes: Sizes, *, rounds: int, uploads: int, seed: int) -> Rounds:
-    found: Rounds = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as system:
+def measure(
+    parts: Sequence[str], sizes: Sizes, *, rounds: int, uploads: int, seed: int
+) -> RoundValues:
+    results: RoundValues = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder, run_system(Path(folder)) as system:
         for turn in range(max(rounds, uploads)):
             for part in parts:
                 if turn < (uploads if part == "upload" else rounds):
-                    for name, value in _round(system, part, sizes, seed + turn).items():
-                        found[f"{part}.{name}"].append(value)
-    return dict(found)
+                    for name, value in _run_round(system, part, sizes, seed + turn).items():
+                        results[f"{part}.{name}"].append(value)
+    return dict(results)
 
 
-def _round(system: System, part: str, sizes: Sizes, turn: int) -> dict[str, float]:
-    measure_part, count = PARTS[part]
+def _run_round(system: BenchmarkSystem, part: str, sizes: Sizes, turn: int) -> dict[str, float]:
+    measure_part, count = SCENARIOS[part]
     with ExitStack() as stack:
-        gateways = [stack.enter_context(system.gateway()) for _ in range(count)]
+        gateways = [stack.enter_context(system.run_gateway()) for _ in range(count)]
         return measure_part(system, gateways, sizes, turn)
 
 
-def gathered(found: Rounds, conditions: dict[str, Any]) -> dict[str, Any]:
+def summarize(results: RoundValues, conditions: dict[str, Any]) -> dict[str, Any]:
     """Every figure over its rounds, the limits of those that were measured, the conditions."""
     figures = {
         name: {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-        for name, values in found.items()
+        for name, values in results.items()
     }
     limits = {
-        one.figure: {
-            "measured": (measured := figures[one.figure][one.of]),
-            "limit": one.most,
-            "met": measured <= one.most,
+        limit.figure: {
+            "measured": (measured := figures[limit.figure][limit.statistic]),
+            "limit": limit.maximum,
+            "met": measured <= limit.maximum,
         }
-        for one in LIMITS
-        if one.figure in figures
+        for limit in LIMITS
+        if limit.figure in figures
     }
     return {"figures": figures, "limits": limits, "conditions": conditions}
 
 
-def surroundings(sizes: Sizes, **given: Any) -> dict[str, Any]:
+def collect_conditions(sizes: Sizes, **options: Any) -> dict[str, Any]:
     """Of the run that begins now."""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "cpu": _processor(),
+        "cpu": _read_cpu_model(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         "sizes": asdict(sizes),
-        **given,
+        **options,
     }
 
 
-def _processor() -> str:
+def _read_cpu_model() -> str:
     try:
-        named = Path("/proc/cpuinfo").read_text().split("model name", 1)[1]
+        after_label = Path("/proc/cpuinfo").read_text().split("model name", 1)[1]
     except (OSError, IndexError):
         return platform.machine()
-    return named.split("\n", 1)[0].partition(":")[2].strip()
+    return after_label.split("\n", 1)[0].partition(":")[2].strip()
 
 
-def show(found: dict[str, Any]) -> None:
+def print_results(results: dict[str, Any]) -> None:
     print(f"{'limit':36}{'at most':>10}{'measured':>12}{'lowest to highest':>24}")
-    for name, limit in found["limits"].items():
-        told = f"{limit['limit']:>10g}{limit['measured']:>12.4g}{_range(found, name)}"
-        print(f"{name:36}{told}  {'met' if limit['met'] else 'MISSED'}")
+    for name, limit in results["limits"].items():
+        columns = f"{limit['limit']:>10g}{limit['measured']:>12.4g}{_format_range(results, name)}"
+        print(f"{name:36}{columns}  {'met' if limit['met'] else 'MISSED'}")
     print(f"\n{'figure':46}{'median':>12}{'lowest to highest':>24}")
-    for name, figure in found["figures"].items():
-        if name not in found["limits"]:
-            print(f"{name:46}{figure['median']:>12.4g}{_range(found, name)}")
-    print("\nconditions:", json.dumps(found["conditions"]))
+    for name, figure in results["figures"].items():
+        if name not in results["limits"]:
+            print(f"{name:46}{figure['median']:>12.4g}{_format_range(results, name)}")
+    print("\nconditions:", json.dumps(results["conditions"]))
 
 
-def _range(found: dict[str, Any], name: str) -> str:
-    figure = found["figures"][name]
+def _format_range(results: dict[str, Any], name: str) -> str:
+    figure = results["figures"][name]
     return f"{figure['lowest']:>11.4g} to {figure['highest']:>9.4g}"
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What the gateway bears.")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--uploads", type=int, default=2, help="rounds of the large upload")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    wanted = parser.parse_args(given)
-    repeats = {"rounds": wanted.rounds, "uploads": wanted.uploads, "seed": wanted.seed}
-    conditions = surroundings(Sizes(), **repeats)
-    found = gathered(measure(wanted.only, Sizes(), **repeats), conditions)
-    show(found)
-    if wanted.json:
-        wanted.json.write_text(json.dumps(found, indent=1))
+    options = parser.parse_args(argv)
+    repeats = {"rounds": options.rounds, "uploads": options.uploads, "seed": options.seed}
+    conditions = collect_conditions(Sizes(), **repeats)
+    results = summarize(measure(options.only, Sizes(), **repeats), conditions)
+    print_results(results)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -16,18 +16,18 @@ from uuid import uuid4
 
 import httpx2
 
-from benchmarks.gateway.monitor import asking_health, p50, p99
-from benchmarks.gateway.system import BASE
+from benchmarks.gateway.monitor import median_ms, percentile_99_ms, poll_health
+from benchmarks.gateway.system import BASE_MODEL
 
-TWICE, AGAIN = 10, 5
+DUPLICATE_EVERY, REPEAT_AT = 10, 5
 """Of every ten jobs one is asked for by two requests at once, and another a second time later."""
-IDLE_SECONDS, ALONE = 2.0, 20
+IDLE_SECONDS, IDLE_JOBS = 2.0, 20
 QUESTIONS = 20
 JOBS = "/v1/fine_tuning/jobs"
 
 
 @dataclass
-class Created:
+class CreateResults:
     """`ids`: what clients were told, by `Idempotency-Key`. `seconds` of requests that made a job,
     not of those that were answered with one that was there."""
 
@@ -42,96 +42,102 @@ class Created:
         return sum(count for status, count in self.statuses.items() if status >= 500)
 
 
-def training_file(url: str, salt: str) -> str:
+def upload_training_file(url: str, salt: str) -> str:
     """The id of a small one."""
     lines = [
         json.dumps({"question": f"What is {number} + 1{salt}?", "label": str(number + 1)})
         for number in range(QUESTIONS)
     ]
-    sent = {"file": ("train.jsonl", "\n".join(lines).encode())}
-    answer = httpx2.post(
-        f"{url}/v1/files", files=sent, data={"purpose": "fine-tune"}, trust_env=False, timeout=60
+    files = {"file": ("train.jsonl", "\n".join(lines).encode())}
+    response = httpx2.post(
+        f"{url}/v1/files", files=files, data={"purpose": "fine-tune"}, trust_env=False, timeout=60
     )
-    return str(answer.raise_for_status().json()["id"])
+    return str(response.raise_for_status().json()["id"])
 
 
-def spec(file_id: str) -> dict[str, Any]:
+def make_job_body(file_id: str) -> dict[str, Any]:
     method = {"type": "dss", "dss": {"task": {"answer": "number"}}}
-    return {"model": BASE, "training_file": file_id, "method": method}
+    return {"model": BASE_MODEL, "training_file": file_id, "method": method}
 
 
-def create(urls: Sequence[str], body: dict[str, Any], *, jobs: int, clients: int) -> Created:
+def create_jobs(
+    urls: Sequence[str], body: dict[str, Any], *, jobs: int, clients: int
+) -> CreateResults:
     """`jobs` jobs by `clients` clients at once, which take the gateways at `urls` in turn."""
-    found = Created()
+    results = CreateResults()
     names = [f"{uuid4()}-{number}" for number in range(jobs)]
-    began = time.perf_counter()
-    asyncio.run(_clients(urls, body, names, clients, found))
-    found.wall = time.perf_counter() - began
-    return found
+    started_at = time.perf_counter()
+    asyncio.run(_run_clients(urls, body, names, clients, results))
+    results.wall = time.perf_counter() - started_at
+    return results
 
 
-async def _clients(
-    urls: Sequence[str], body: dict[str, Any], names: Sequence[str], clients: int, found: Created
+async def _run_clients(
+    urls: Sequence[str],
+    body: dict[str, Any],
+    names: Sequence[str],
+    clients: int,
+    results: CreateResults,
 ) -> None:
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    left = iter(enumerate(names))
+    pending = iter(enumerate(names))
     async with (
         httpx2.AsyncClient(timeout=120, limits=limits, trust_env=False) as client,
         asyncio.TaskGroup() as group,
     ):
 
-        async def one() -> None:
-            for number, name in left:
+        async def run_client() -> None:
+            for number, name in pending:
                 first, second = (f"{urls[(number + n) % len(urls)]}{JOBS}" for n in (0, 1))
-                if number % TWICE == 0:
-                    group.create_task(_post(client, second, name, body, found))
-                await _post(client, first, name, body, found)
-                if number % TWICE == AGAIN:
-                    await _post(client, second, name, body, found)
+                if number % DUPLICATE_EVERY == 0:
+                    group.create_task(_post_job(client, second, name, body, results))
+                await _post_job(client, first, name, body, results)
+                if number % DUPLICATE_EVERY == REPEAT_AT:
+                    await _post_job(client, second, name, body, results)
 
         for _ in range(clients):
-            group.create_task(one())
+            group.create_task(run_client())
 
 
-async def _post(
-    client: httpx2.AsyncClient, url: str, name: str, body: dict[str, Any], found: Created
+async def _post_job(
+    client: httpx2.AsyncClient, url: str, name: str, body: dict[str, Any], results: CreateResults
 ) -> None:
     """As clients do, it asks again while the first request with its key is being answered."""
     while True:
-        began = time.perf_counter()
-        answer = await client.post(url, json=body, headers={"Idempotency-Key": name})
-        seconds = time.perf_counter() - began
-        found.statuses[answer.status_code] += 1
-        if answer.status_code != 409:
+        started_at = time.perf_counter()
+        response = await client.post(url, json=body, headers={"Idempotency-Key": name})
+        seconds = time.perf_counter() - started_at
+        results.statuses[response.status_code] += 1
+        if response.status_code != 409:
             break
-        await asyncio.sleep(float(answer.headers["retry-after"]))
-    if answer.status_code != 200:
+        await asyncio.sleep(float(response.headers["retry-after"]))
+    if response.status_code != 200:
         return
-    found.ids.setdefault(name, set()).add(answer.json()["id"])
-    if "idempotent-replayed" in answer.headers:
-        found.replayed += 1
+    results.ids.setdefault(name, set()).add(response.json()["id"])
+    if "idempotent-replayed" in response.headers:
+        results.replayed += 1
     else:
-        found.seconds.append(seconds)
+        results.seconds.append(seconds)
 
 
-async def _health(url: str, requests: int, clients: int) -> list[float]:
+async def _measure_health(url: str, requests: int, clients: int) -> list[float]:
     """Seconds of each, asked by the same clients in the same way as they create jobs."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     seconds: list[float] = []
-    left = iter(range(requests))
+    pending = iter(range(requests))
     async with httpx2.AsyncClient(timeout=120, limits=limits, trust_env=False) as client:
 
-        async def one() -> None:
-            for _ in left:
-                began = time.perf_counter()
+        async def run_client() -> None:
+            for _ in pending:
+                started_at = time.perf_counter()
                 (await client.get(f"{url}/health")).raise_for_status()
-                seconds.append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - started_at)
 
-        await asyncio.gather(*(one() for _ in range(clients)))
+        await asyncio.gather(*(run_client() for _ in range(clients)))
     return seconds
 
 
-def listed(url: str) -> list[str]:
+def list_job_ids(url: str) -> list[str]:
     """The ids of all jobs, by pages to the end."""
     ids: list[str] = []
     with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
@@ -144,17 +150,17 @@ def listed(url: str) -> list[str]:
     return ids
 
 
-def compared(
-    found: Created, jobs: int, before: Sequence[str], after: Sequence[str]
+def compare_ids(
+    results: CreateResults, jobs: int, before: Sequence[str], after: Sequence[str]
 ) -> dict[str, float]:
     """`lost`: jobs nobody was told of or that are not listed. `doubled`: listed beyond what was
     asked for, or more than one under a key."""
-    told = set().union(*found.ids.values())
+    reported = set().union(*results.ids.values())
     new = Counter(after) - Counter(before)
     return {
-        "lost": jobs - sum(bool(ids & new.keys()) for ids in found.ids.values()),
-        "doubled": new.total() - len(told & new.keys())
-        + sum(len(ids) - 1 for ids in found.ids.values()),
+        "lost": jobs - sum(bool(ids & new.keys()) for ids in results.ids.values()),
+        "doubled": new.total() - len(reported & new.keys())
+        + sum(len(ids) - 1 for ids in results.ids.values()),
     }  # fmt: skip
 
 
@@ -162,29 +168,31 @@ def measure(urls: Sequence[str], *, jobs: int, clients: int) -> dict[str, float]
     """One round; times in milliseconds. `health` is asked by one client of its own meanwhile, when
     idle by the same, and crowded by as many clients as create the jobs, after them.
     """
-    body = spec(training_file(urls[0], f" {uuid4()}"))
+    body = make_job_body(upload_training_file(urls[0], f" {uuid4()}"))
     for url in urls:
-        create([url], body, jobs=2 * clients, clients=clients)  # threads, connections, verdicts
-    alone = create(urls[:1], body, jobs=ALONE, clients=1)
-    with asking_health(urls[0]) as idle:
+        create_jobs(
+            [url], body, jobs=2 * clients, clients=clients
+        )  # threads, connections, verdicts
+    idle_results = create_jobs(urls[:1], body, jobs=IDLE_JOBS, clients=1)
+    with poll_health(urls[0]) as idle:
         time.sleep(IDLE_SECONDS)
-    before = listed(urls[0])
-    with asking_health(urls[0]) as asked:
-        found = create(urls, body, jobs=jobs, clients=clients)
-    crowded = asyncio.run(_health(urls[0], jobs, clients))
+    before = list_job_ids(urls[0])
+    with poll_health(urls[0]) as health:
+        results = create_jobs(urls, body, jobs=jobs, clients=clients)
+    crowded = asyncio.run(_measure_health(urls[0], jobs, clients))
     return {
-        **compared(found, jobs, before, listed(urls[0])),
-        "server_errors": found.server_errors,
-        "p99_over_health_p50": p99(found.seconds) / p50(asked.seconds),
-        "p99_over_crowded_health_p50": p99(found.seconds) / p50(crowded),
-        "p50_ms": p50(found.seconds),
-        "p99_ms": p99(found.seconds),
-        "alone_p50_ms": p50(alone.seconds),
-        "jobs_per_second": jobs / found.wall,
-        "replayed": found.replayed,
-        "told_to_wait": found.statuses[409],
-        "health_p50_ms": p50(asked.seconds),
-        "health_p99_ms": p99(asked.seconds),
-        "health_idle_p50_ms": p50(idle.seconds),
-        "health_crowded_p50_ms": p50(crowded),
+        **compare_ids(results, jobs, before, list_job_ids(urls[0])),
+        "server_errors": results.server_errors,
+        "p99_over_health_p50": percentile_99_ms(results.seconds) / median_ms(health.seconds),
+        "p99_over_crowded_health_p50": percentile_99_ms(results.seconds) / median_ms(crowded),
+        "p50_ms": median_ms(results.seconds),
+        "p99_ms": percentile_99_ms(results.seconds),
+        "alone_p50_ms": median_ms(idle_results.seconds),
+        "jobs_per_second": jobs / results.wall,
+        "replayed": results.replayed,
+        "told_to_wait": results.statuses[409],
+        "health_p50_ms": median_ms(health.seconds),
+        "health_p99_ms": percentile_99_ms(health.seconds),
+        "health_idle_p50_ms": median_ms(idle.seconds),
+        "health_crowded_p50_ms": median_ms(crowded),
     }

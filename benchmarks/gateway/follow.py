@@ -8,8 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
-from benchmarks.gateway.monitor import MEGABYTE, apart, p50, p99, watched
-from benchmarks.gateway.system import BASE, Gateway, System
+from benchmarks.gateway.monitor import (
+    MEGABYTE,
+    median_ms,
+    percentile_99_ms,
+    spawn_context,
+    watch_process,
+)
+from benchmarks.gateway.system import BASE_MODEL, BenchmarkSystem, GatewayProcess
 from qcrd.records.job import Job
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
@@ -17,9 +23,9 @@ from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.event_log import RedisEventLog
 
 PATH = "/v1/fine_tuning/jobs/{}/events?stream=true"
-CONNECTING = 50
+MAX_CONNECTING = 50
 """At once."""
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 ONE_JOB_SECONDS = 0.25
 """Between two events of the job that all follow: four per second, 2,000 deliveries to 500."""
 MANY_JOBS_SECONDS = 0.01
@@ -33,15 +39,15 @@ Appended = dict[str, list[tuple[str, float]]]
 """Of each job: its events' ids, and when each append began."""
 
 
-class Follower(asyncio.Protocol):
+class FollowerProtocol(asyncio.Protocol):
     """Takes the time when an event's first line is there, and does nothing else: 500 of them must
     not be slower than the gateway."""
 
     def __init__(self, job_id: str) -> None:
         self._request = f"GET {PATH.format(job_id)} HTTP/1.1\r\nHost: here\r\n\r\n".encode()
-        self._held = b""
-        self.answered = asyncio.get_running_loop().create_future()
-        self.got: list[tuple[str, float]] = []
+        self._buffer = b""
+        self.connected = asyncio.get_running_loop().create_future()
+        self.arrivals: list[tuple[str, float]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -49,118 +55,124 @@ class Follower(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic()
-        *lines, self._held = (self._held + data).split(b"\n")
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             if line.startswith(b"id: "):
-                self.got.append((line[4:].decode().strip(), now))
-            elif line.startswith(b"HTTP/") and not self.answered.done():
-                self.answered.set_result(line.split()[1] == b"200")
+                self.arrivals.append((line[4:].decode().strip(), now))
+            elif line.startswith(b"HTTP/") and not self.connected.done():
+                self.connected.set_result(line.split()[1] == b"200")
 
 
-def _crowd(port: int, job_ids: Sequence[str], events: int, pipe: Connection) -> None:
+def _run_followers(port: int, job_ids: Sequence[str], events: int, pipe: Connection) -> None:
     """A process of followers, one per id given; says when all are connected, when each has its
     first event, and, `events` later, what each got and when."""
-    pipe.send(asyncio.run(_follow(port, job_ids, events, pipe)))
+    pipe.send(asyncio.run(_follow_jobs(port, job_ids, events, pipe)))
 
 
-async def _follow(port: int, job_ids: Sequence[str], events: int, pipe: Connection) -> Arrivals:
-    loop, places = asyncio.get_running_loop(), asyncio.Semaphore(CONNECTING)
+async def _follow_jobs(
+    port: int, job_ids: Sequence[str], events: int, pipe: Connection
+) -> Arrivals:
+    loop, connecting = asyncio.get_running_loop(), asyncio.Semaphore(MAX_CONNECTING)
 
-    async def one(job_id: str) -> Follower:
-        async with places:
-            _, follower = await loop.create_connection(lambda: Follower(job_id), "127.0.0.1", port)
-            if not await follower.answered:
+    async def connect_follower(job_id: str) -> FollowerProtocol:
+        async with connecting:
+            _, follower = await loop.create_connection(
+                lambda: FollowerProtocol(job_id), "127.0.0.1", port
+            )
+            if not await follower.connected:
                 raise RuntimeError(f"job {job_id} cannot be followed")
             return follower
 
-    followers = await asyncio.gather(*map(one, job_ids))
+    followers = await asyncio.gather(*map(connect_follower, job_ids))
     pipe.send("connected")
-    await _until(lambda: all(follower.got for follower in followers))
+    await _wait_until(lambda: all(follower.arrivals for follower in followers))
     pipe.send("following")
-    await _until(lambda: all(len(follower.got) > events for follower in followers))
-    return [follower.got for follower in followers]
+    await _wait_until(lambda: all(len(follower.arrivals) > events for follower in followers))
+    return [follower.arrivals for follower in followers]
 
 
-async def _until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+async def _wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not done() and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
 
 
 def measure(
-    system: System, gateway: Gateway, *, jobs: int, followers: int, events: int
+    system: BenchmarkSystem, gateway: GatewayProcess, *, jobs: int, followers: int, events: int
 ) -> dict[str, float]:
     """One round with `events` events of each of `jobs` jobs; times in milliseconds, from before the
     append until the last follower has it."""
-    told, ids = RedisEventLog(system.redis), _jobs(system, jobs)
+    event_log, ids = RedisEventLog(system.redis), _create_jobs(system, jobs)
     followed = [ids[number % jobs] for number in range(followers)]
-    ours, theirs = apart.Pipe()
+    parent_pipe, child_pipe = spawn_context.Pipe()
     port = int(gateway.url.rsplit(":", 1)[1])
-    crowd = apart.Process(target=_crowd, args=(port, followed, events, theirs), daemon=True)
-    crowd.start()
-    theirs.close()
-    _heard(ours, "connected")
-    first = {job_id: told.append(job_id, "first").id for job_id in ids}
-    _heard(ours, "following")
-    with watched(gateway.pid) as seen:
-        appended = _append(told, ids, events)
-        arrivals: Arrivals = ours.recv()
-    crowd.join()
+    followers_process = spawn_context.Process(
+        target=_run_followers, args=(port, followed, events, child_pipe), daemon=True
+    )
+    followers_process.start()
+    child_pipe.close()
+    _expect_message(parent_pipe, "connected")
+    first = {job_id: event_log.append(job_id, "first").id for job_id in ids}
+    _expect_message(parent_pipe, "following")
+    with watch_process(gateway.pid) as usage:
+        appended = _append_events(event_log, ids, events)
+        arrivals: Arrivals = parent_pipe.recv()
+    followers_process.join()
     expected = {job: [first[job], *(e for e, _ in appended[job])] for job in ids}
-    lags = _lags(followed, arrivals, appended)
+    lags = _measure_lags(followed, arrivals, appended)
     return {
-        "wrong": wrong(followed, arrivals, expected),
-        "p50_ms": p50(lags),
-        "p99_ms": p99(lags),
-        "core_share": seen.share,
-        "rss_mb": seen.rss / MEGABYTE,
-        "threads": seen.threads,
+        "wrong": count_wrong(followed, arrivals, expected),
+        "p50_ms": median_ms(lags),
+        "p99_ms": percentile_99_ms(lags),
+        "core_share": usage.share,
+        "rss_mb": usage.rss / MEGABYTE,
+        "threads": usage.threads,
     }
 
 
-def _jobs(system: System, count: int) -> list[str]:
+def _create_jobs(system: BenchmarkSystem, count: int) -> list[str]:
     """New ones, as they are while nobody works on them."""
     ids = [keys.new_id("ftjob") for _ in range(count)]
-    spec = JobSpec(model=BASE, training_file="file-" + "0" * 24)
+    spec = JobSpec(model=BASE_MODEL, training_file="file-" + "0" * 24)
     for job_id in ids:
         RedisJobStore(system.redis).create(Job(id=job_id, spec=spec, created_at=time.time()))
     return ids
 
 
-def _heard(pipe: Connection, word: str) -> None:
-    if (said := pipe.recv()) != word:
-        raise RuntimeError(f"the followers say {said!r}, not {word!r}")
+def _expect_message(pipe: Connection, expected: str) -> None:
+    if (received := pipe.recv()) != expected:
+        raise RuntimeError(f"the followers say {received!r}, not {expected!r}")
 
 
-def _append(told: RedisEventLog, ids: Sequence[str], events: int) -> Appended:
+def _append_events(event_log: RedisEventLog, ids: Sequence[str], events: int) -> Appended:
     pause = ONE_JOB_SECONDS if len(ids) == 1 else MANY_JOBS_SECONDS
-    made: Appended = defaultdict(list)
+    appended: Appended = defaultdict(list)
     for number in range(events):
         for job_id in ids:
-            began = time.monotonic()
-            event = told.append(job_id, f"step {number}", type="metrics", data={"loss": 0.5})
-            made[job_id].append((event.id, began))
-            time.sleep(max(0.0, began + pause - time.monotonic()))
-    return made
+            started_at = time.monotonic()
+            event = event_log.append(job_id, f"step {number}", type="metrics", data={"loss": 0.5})
+            appended[job_id].append((event.id, started_at))
+            time.sleep(max(0.0, started_at + pause - time.monotonic()))
+    return appended
 
 
-def wrong(followed: Sequence[str], arrivals: Arrivals, expected: dict[str, list[str]]) -> int:
+def count_wrong(followed: Sequence[str], arrivals: Arrivals, expected: dict[str, list[str]]) -> int:
     """Followers that did not get their job's events, each once and in order."""
     return sum(
-        [event for event, _ in got] != expected[job_id]
-        for job_id, got in zip(followed, arrivals, strict=True)
+        [event for event, _ in received] != expected[job_id]
+        for job_id, received in zip(followed, arrivals, strict=True)
     )
 
 
-def _lags(followed: Sequence[str], arrivals: Arrivals, appended: Appended) -> list[float]:
+def _measure_lags(followed: Sequence[str], arrivals: Arrivals, appended: Appended) -> list[float]:
     """Seconds, of each event that anybody got."""
     last: dict[tuple[str, str], float] = {}
-    for job_id, got in zip(followed, arrivals, strict=True):
-        for event, at in got:
+    for job_id, received in zip(followed, arrivals, strict=True):
+        for event, at in received:
             last[job_id, event] = max(at, last.get((job_id, event), 0.0))
     return [
-        last[job_id, event] - began
-        for job_id, made in appended.items()
-        for event, began in made
+        last[job_id, event] - started_at
+        for job_id, job_events in appended.items()
+        for event, started_at in job_events
         if (job_id, event) in last
     ]

@@ -21,12 +21,12 @@ HEALTH_SECONDS = 0.01
 """Between an answer and the next request."""
 MEGABYTE = 10**6
 TICKS = os.sysconf("SC_CLK_TCK")
-apart = multiprocessing.get_context("spawn")
+spawn_context = multiprocessing.get_context("spawn")
 """Makes processes that share nothing with this one."""
 
 
 @dataclass
-class Seen:
+class ProcessUsage:
     """Of one process: the largest resident size and number of threads, processor seconds."""
 
     rss: int = 0
@@ -41,88 +41,88 @@ class Seen:
 
 
 @contextmanager
-def watched(pid: int) -> Iterator[Seen]:
+def watch_process(pid: int) -> Iterator[ProcessUsage]:
     """Looked at every `SAMPLE_SECONDS`; complete when the block is left."""
-    seen, over = Seen(), threading.Event()
+    usage, stopped = ProcessUsage(), threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while True:
-            seen.rss = max(seen.rss, status(pid, "VmRSS") * 1024)
-            seen.threads = max(seen.threads, status(pid, "Threads"))
-            if over.wait(SAMPLE_SECONDS):
+            usage.rss = max(usage.rss, read_status_field(pid, "VmRSS") * 1024)
+            usage.threads = max(usage.threads, read_status_field(pid, "Threads"))
+            if stopped.wait(SAMPLE_SECONDS):
                 return
 
-    watcher = threading.Thread(target=look)
-    began, spent = time.perf_counter(), processor_seconds(pid)
+    watcher = threading.Thread(target=sample)
+    started_at, cpu_before = time.perf_counter(), read_cpu_seconds(pid)
     watcher.start()
     try:
-        yield seen
+        yield usage
     finally:
-        seen.seconds = time.perf_counter() - began
-        seen.processor = processor_seconds(pid) - spent
-        over.set()
+        usage.seconds = time.perf_counter() - started_at
+        usage.processor = read_cpu_seconds(pid) - cpu_before
+        stopped.set()
         watcher.join()
 
 
-def status(pid: int, name: str) -> int:
+def read_status_field(pid: int, name: str) -> int:
     """A number out of Linux's account of a process; sizes are in units of 1024 bytes."""
-    account = Path(f"/proc/{pid}/status").read_text()
-    return int(account.split(f"\n{name}:")[1].split()[0])
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split(f"\n{name}:")[1].split()[0])
 
 
-def processor_seconds(pid: int) -> float:
+def read_cpu_seconds(pid: int) -> float:
     """User and system time of all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 @dataclass
-class Asked:
+class HealthLatencies:
     """How long `/health` took, each time."""
 
     seconds: list[float] = field(default_factory=list)
 
 
 @contextmanager
-def asking_health(url: str) -> Iterator[Asked]:
+def poll_health(url: str) -> Iterator[HealthLatencies]:
     """One client in a process of its own, so that its times hold nothing of the other clients'."""
-    asked = Asked()
-    ours, theirs = apart.Pipe()
-    process = apart.Process(target=_ask, args=(url, theirs), daemon=True)
+    latencies = HealthLatencies()
+    parent_pipe, child_pipe = spawn_context.Pipe()
+    process = spawn_context.Process(target=_poll_loop, args=(url, child_pipe), daemon=True)
     process.start()
-    theirs.close()
-    ours.recv()
+    child_pipe.close()
+    parent_pipe.recv()
     try:
-        yield asked
+        yield latencies
     finally:
-        ours.send("enough")
-        asked.seconds = ours.recv()
+        parent_pipe.send("enough")
+        latencies.seconds = parent_pipe.recv()
         process.join()
 
 
-def _ask(url: str, pipe: Connection) -> None:
+def _poll_loop(url: str, pipe: Connection) -> None:
     seconds: list[float] = []
-    place = urlsplit(url)
+    address = urlsplit(url)
     # The cheapest client there is: what it needs itself would count as the gateway's.
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
     pipe.send("ready")
     while not pipe.poll(HEALTH_SECONDS):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         connection.request("GET", "/health")
-        answer = connection.getresponse()
-        answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"/health answers {answer.status}")
-        seconds.append(time.perf_counter() - began)
+        response = connection.getresponse()
+        response.read()
+        if response.status != 200:
+            raise RuntimeError(f"/health answers {response.status}")
+        seconds.append(time.perf_counter() - started_at)
     connection.close()
     pipe.send(seconds)
 
 
-def p50(seconds: Sequence[float]) -> float:
+def median_ms(seconds: Sequence[float]) -> float:
     """In milliseconds."""
     return 1000 * statistics.median(seconds)
 
 
-def p99(seconds: Sequence[float]) -> float:
+def percentile_99_ms(seconds: Sequence[float]) -> float:
     """In milliseconds: the smallest that 99 in 100 do not exceed."""
     return 1000 * sorted(seconds)[math.ceil(0.99 * len(seconds)) - 1]

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.gateway.monitor import p50, p99
-from benchmarks.gateway.system import System
+from benchmarks.gateway.monitor import median_ms, percentile_99_ms
+from benchmarks.gateway.system import BenchmarkSystem
 from qcrd.errors import NotFound
 from qcrd.method.answers import question_id
 from qcrd.records.rationale_annotations import RationaleScore, RationaleScoreManifest
@@ -33,7 +33,7 @@ from services.api.rationale_sets import index
 SAMPLES = 5
 """Rationales of a question."""
 LIMIT = 100
-PLACES = 10
+END_PAGES = 10
 """Pages at either end whose times are taken."""
 REPEATS = 15
 SET, JOB = (f"{kind}-{keys.digest('benchmark')}" for kind in ("set", "ftjob"))
@@ -48,38 +48,38 @@ Page = tuple[str | None, int]
 """The item it begins after, and how many items it has."""
 
 
-def prepare(system: System, items: int) -> None:
+def create_rationale_set(system: BenchmarkSystem, items: int) -> None:
     """The set, once: a fifth as many questions as items, each voted and judged."""
     try:
         read_record(system.store, keys.rationale_manifest_key(SET), RationaleManifest)
     except NotFound:
-        _write(system, [_item(number) for number in range(items // SAMPLES)])
+        _write_rationale_set(system, [_make_item(number) for number in range(items // SAMPLES)])
 
 
-def _item(number: int) -> RationaleItem:
+def _make_item(number: int) -> RationaleItem:
     """One sample in five, two or none are wrong, so that margins differ."""
     text = f"What is {number} + 1?"
-    asked = Question(id=question_id(text), text=text, label=str(number + 1))
-    said = [
+    question = Question(id=question_id(text), text=text, label=str(number + 1))
+    outputs = [
         f"<Explanation>: Way {way}. {REASON.format(number)}\n"
         f"<Answer>: {number + (way >= number % 3)}"
         for way in range(SAMPLES)
     ]
-    return labelling.build_item(asked, said, SPEC)
+    return labelling.build_item(question, outputs, SPEC)
 
 
-def _write(system: System, made: list[RationaleItem]) -> None:
-    batches = [made[start : start + SHARD_SIZE] for start in range(0, len(made), SHARD_SIZE)]
+def _write_rationale_set(system: BenchmarkSystem, items: list[RationaleItem]) -> None:
+    batches = [items[start : start + SHARD_SIZE] for start in range(0, len(items), SHARD_SIZE)]
     shards = [keys.rationale_shard_key(SET, number) for number in range(len(batches))]
     for key, batch in zip(shards, batches, strict=True):
         write_lines(system.store, key, batch)
     index.write_index(system.store, SET, index.build_index(batches))
-    write_lines(system.store, keys.job_scores_key(JOB), _scores(made))
+    write_lines(system.store, keys.job_scores_key(JOB), _scores(items))
     judged = RationaleScoreManifest(
         job_id=JOB, version=2, scores=keys.job_scores_key(JOB), revision="none", created_at=2.0
     )
     write_record(system.store, keys.rationale_scores_key(SET, JOB), judged)
-    write_record(system.store, keys.rationale_manifest_key(SET), _manifest(shards, made))
+    write_record(system.store, keys.rationale_manifest_key(SET), _make_manifest(shards, items))
 
 
 def _scores(made: Iterable[RationaleItem]) -> Iterator[RationaleScore]:
@@ -95,8 +95,8 @@ def _scores(made: Iterable[RationaleItem]) -> Iterator[RationaleScore]:
             )
 
 
-def _manifest(shards: list[str], made: list[RationaleItem]) -> RationaleManifest:
-    counts: RationaleCounts = labelling.count_outcomes(made, reused=0)
+def _make_manifest(shards: list[str], items: list[RationaleItem]) -> RationaleManifest:
+    counts: RationaleCounts = labelling.count_outcomes(items, reused=0)
     return RationaleManifest(
         id=SET, shards=tuple(shards), counts=counts, created_at=1.0, job_id=JOB
     )
@@ -104,51 +104,59 @@ def _manifest(shards: list[str], made: list[RationaleItem]) -> RationaleManifest
 
 def measure(url: str, *, items: int, seed: int) -> dict[str, float]:
     """One round: every page once, then those at both ends in turn; times in milliseconds."""
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
     with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
         for name, query in FILTERS.items():
-            pages, seconds = _walked(client, query)
-            found |= {f"{name}_{what}": value for what, value in _ends(client, query, pages, seed)}
-            found |= {f"{name}_p50_ms": p50(seconds), f"{name}_p99_ms": p99(seconds)}
-            found[f"{name}_items"] = sum(count for _, count in pages)
-    found["missing"] = items - found["all_items"]
-    return found
+            pages, seconds = _read_all_pages(client, query)
+            results |= {
+                f"{name}_{what}": value for what, value in _compare_ends(client, query, pages, seed)
+            }
+            results |= {
+                f"{name}_p50_ms": median_ms(seconds),
+                f"{name}_p99_ms": percentile_99_ms(seconds),
+            }
+            results[f"{name}_items"] = sum(count for _, count in pages)
+    results["missing"] = items - results["all_items"]
+    return results
 
 
-def _walked(client: httpx2.Client, query: dict[str, Any]) -> tuple[list[Page], list[float]]:
+def _read_all_pages(client: httpx2.Client, query: dict[str, Any]) -> tuple[list[Page], list[float]]:
     """All pages in order, and how long each took."""
     pages: list[Page] = []
     seconds: list[float] = []
     after, more = None, True
     while more:
-        page, took = _asked(client, query, after)
+        page, seconds_taken = _get_page(client, query, after)
         pages.append((after, len(page["data"])))
-        seconds.append(took)
+        seconds.append(seconds_taken)
         after, more = page["last_id"], page["has_more"]
     return pages, seconds
 
 
-def _ends(
+def _compare_ends(
     client: httpx2.Client, query: dict[str, Any], pages: list[Page], seed: int
 ) -> Iterator[tuple[str, float]]:
     """Only full pages, so that both ends show as many items."""
     full = [after for after, count in pages if count == LIMIT]
-    ends = {"first": full[:PLACES], "last": full[-PLACES:]}
+    ends = {"first": full[:END_PAGES], "last": full[-END_PAGES:]}
     order = [(end, after) for end, afters in ends.items() for after in afters] * REPEATS
     random.Random(seed).shuffle(order)
-    took: dict[str, list[float]] = {"first": [], "last": []}
+    seconds: dict[str, list[float]] = {"first": [], "last": []}
     for end, after in order:
-        took[end].append(_asked(client, query, after)[1])
-    yield "first_ms", p50(took["first"])
-    yield "last_ms", p50(took["last"])
-    yield "last_over_first", statistics.median(took["last"]) / statistics.median(took["first"])
+        seconds[end].append(_get_page(client, query, after)[1])
+    yield "first_ms", median_ms(seconds["first"])
+    yield "last_ms", median_ms(seconds["last"])
+    yield (
+        "last_over_first",
+        statistics.median(seconds["last"]) / statistics.median(seconds["first"]),
+    )
 
 
-def _asked(
+def _get_page(
     client: httpx2.Client, query: dict[str, Any], after: str | None
 ) -> tuple[dict[str, Any], float]:
-    asked = {**query, "limit": LIMIT, **({"after": after} if after else {})}
-    began = time.perf_counter()
-    answer = client.get(f"/v1/rationale_sets/{SET}/items", params=asked)
-    seconds = time.perf_counter() - began
-    return answer.raise_for_status().json(), seconds
+    params = {**query, "limit": LIMIT, **({"after": after} if after else {})}
+    started_at = time.perf_counter()
+    response = client.get(f"/v1/rationale_sets/{SET}/items", params=params)
+    seconds = time.perf_counter() - started_at
+    return response.raise_for_status().json(), seconds

@@ -26,19 +26,19 @@ from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 
-BASE = "base"
+BASE_MODEL = "base"
 """The model that jobs name: a configuration without weights, for nobody trains."""
-CONFIG = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}
-START_SECONDS = 60.0
+BASE_MODEL_CONFIG = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}
+START_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Gateway:
+class GatewayProcess:
     url: str
     pid: int
 
 
-class System:
+class BenchmarkSystem:
     def __init__(self, home: Home, settings: dict[str, str]) -> None:
         self._home = home
         self._settings = settings
@@ -53,70 +53,73 @@ class System:
         self.redis: Redis = connect_redis(RedisSettings(url=settings["QCRD_REDIS_URL"]))
 
     @contextmanager
-    def part(
-        self, name: str, ready: Callable[[], bool], **more: str
+    def run_process(
+        self, name: str, ready: Callable[[], bool], **overrides: str
     ) -> Iterator[subprocess.Popen[bytes]]:
         """One process of the Procfile, stopped afterwards."""
-        settings = {**self._settings, **more}
+        settings = {**self._settings, **overrides}
         with self._home.log(name).open("ab") as log:
             process = subprocess.Popen(
                 procfile.argv(self._commands[name], settings), env=settings, stdout=log, stderr=log
             )
         try:
-            _wait(ready, process, name, self._home.log(name))
+            _wait_until_ready(ready, process, name, self._home.log(name))
             yield process
         finally:
             process.terminate()
             process.wait(30)
 
     @contextmanager
-    def gateway(self) -> Iterator[Gateway]:
+    def run_gateway(self) -> Iterator[GatewayProcess]:
         """A new one, with nothing in its memory yet."""
         (port,) = choose(["more"], preferred={}, api=None).values()
         url = f"http://127.0.0.1:{port}"
-        more = {"QCRD_API_PORT": str(port), "QCRD_API_KEYS": "", "QCRD_API_KEYS_FILE": ""}
-        with self.part("api", lambda: _answers(f"{url}/ready"), **more) as process:
-            yield Gateway(url, process.pid)
+        overrides = {"QCRD_API_PORT": str(port), "QCRD_API_KEYS": "", "QCRD_API_KEYS_FILE": ""}
+        with self.run_process("api", lambda: _is_http_ok(f"{url}/ready"), **overrides) as process:
+            yield GatewayProcess(url, process.pid)
 
-    def stored(self) -> bool:
+    def is_store_ready(self) -> bool:
         try:
             self.store.put("ready", b"")
         except Transient:
             return False
         return True
 
-    def remembers(self) -> bool:
+    def is_redis_ready(self) -> bool:
         with suppress(OSError, Transient):
             return bool(self.redis.ping())
         return False
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[System]:
+def run_system(folder: Path) -> Iterator[BenchmarkSystem]:
     """The servers, with their data in `folder`."""
     home = Home(folder)
     home.prepare()
-    base = home.models / BASE
+    base = home.models / BASE_MODEL
     base.mkdir(parents=True)
-    (base / "config.json").write_text(json.dumps(CONFIG))
+    (base / "config.json").write_text(json.dumps(BASE_MODEL_CONFIG))
     ports = choose(PARTS, preferred={}, api=None)
     settings = environment.build(home, ports, procfile.bundled(), os.environ)
-    system = System(home, settings)
-    with system.part("valkey", system.remembers), system.part("seaweedfs", system.stored):
+    system = BenchmarkSystem(home, settings)
+    with (
+        system.run_process("valkey", system.is_redis_ready),
+        system.run_process("seaweedfs", system.is_store_ready),
+    ):
         yield system
 
 
-def _wait(
+def _wait_until_ready(
     ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str, log: Path
 ) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{name} did not start:\n{log.read_text()[-2000:]}")
         time.sleep(0.1)
 
 
-def _answers(url: str) -> bool:
+def _is_http_ok(url: str) -> bool:
     try:
         return httpx2.get(url, trust_env=False).is_success
     except httpx2.TransportError:

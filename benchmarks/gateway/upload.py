@@ -17,13 +17,13 @@ import httpx
 
 GIGABYTE = 10**9
 OUTPUTS = 5
-OUTPUT = "One apple and one apple are two apples, and with one more they are three. " * 4
+OUTPUT_TEXT = "One apple and one apple are two apples, and with one more they are three. " * 4
 """Of a teacher, with five of which a line is 1.6 kB."""
 BOUNDARY = "of-the-upload-benchmark"
 
 
 @dataclass(frozen=True)
-class Upload:
+class UploadResult:
     """`peak` is the largest resident size since the process began, `before` the one at the start of
     the upload; all in bytes. `status` is that of the answer."""
 
@@ -47,7 +47,7 @@ def measure(
     key: str = "",
     salt: str = "",
     file: Iterator[bytes] | None = None,
-) -> Upload:
+) -> UploadResult:
     """Upload a file of `size` bytes to the gateway at `url` with process `pid`.
 
     Its pieces are `file`, or else made on the way; another `salt` makes another file. It stays in
@@ -55,64 +55,64 @@ def measure(
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
-        before, started = _memory(pid, "VmRSS"), time.perf_counter()
-        answer = client.post(
+        before, started = _read_memory(pid, "VmRSS"), time.perf_counter()
+        response = client.post(
             "/v1/files",
-            content=form(file or questions(size, salt)),
+            content=encode_form(file or generate_lines(size, salt)),
             headers={"content-type": f"multipart/form-data; boundary={BOUNDARY}"},
         )
         seconds = time.perf_counter() - started
-    return Upload(answer.status_code, size, seconds, before, _memory(pid, "VmHWM"))
+    return UploadResult(response.status_code, size, seconds, before, _read_memory(pid, "VmHWM"))
 
 
-def questions(size: int, salt: str = "") -> Iterator[bytes]:
+def generate_lines(size: int, salt: str = "") -> Iterator[bytes]:
     """Lines with `size` bytes in all; the last one is filled up."""
-    number, left = 0, size
-    while left:
-        line = _line(f"What is {number} + 1{salt}?")
-        if left < 2 * len(line):
-            line = _line(f"What is {number} + 1{salt}?" + "?" * (left - len(line)))
+    number, remaining = 0, size
+    while remaining:
+        line = _make_line(f"What is {number} + 1{salt}?")
+        if remaining < 2 * len(line):
+            line = _make_line(f"What is {number} + 1{salt}?" + "?" * (remaining - len(line)))
         yield line
-        number, left = number + 1, left - len(line)
+        number, remaining = number + 1, remaining - len(line)
 
 
-def _line(question: str) -> bytes:
-    row = {"question": question, "label": "3", "teacher_outputs": [OUTPUT] * OUTPUTS}
+def _make_line(question: str) -> bytes:
+    row = {"question": question, "label": "3", "teacher_outputs": [OUTPUT_TEXT] * OUTPUTS}
     return json.dumps(row).encode() + b"\n"
 
 
-def form(file: Iterator[bytes]) -> Iterator[bytes]:
+def encode_form(file: Iterator[bytes]) -> Iterator[bytes]:
     """The upload's body, in pieces of about 64 kB."""
-    yield _head("purpose") + b"fine-tune\r\n"
-    yield _head('file"; filename="large.jsonl')
-    piece = bytearray()
+    yield _part_header("purpose") + b"fine-tune\r\n"
+    yield _part_header('file"; filename="large.jsonl')
+    chunk = bytearray()
     for line in file:
-        piece += line
-        if len(piece) >= 1 << 16:
-            yield bytes(piece)
-            piece.clear()
-    yield bytes(piece) + f"\r\n--{BOUNDARY}--\r\n".encode()
+        chunk += line
+        if len(chunk) >= 1 << 16:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk) + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
-def _head(name: str) -> bytes:
+def _part_header(name: str) -> bytes:
     return f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
 
 
-def _memory(pid: int, name: str) -> int:
+def _read_memory(pid: int, name: str) -> int:
     """A size out of Linux's account of a process, which has kB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split(f"{name}:")[1].split()[0]) * 1024
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--pid", type=int, required=True)
     parser.add_argument("--bytes", type=int, default=GIGABYTE)
     parser.add_argument("--key", default="")
-    given = parser.parse_args(arguments)
-    done = measure(given.url, given.pid, size=given.bytes, key=given.key)
-    print(json.dumps({**asdict(done), "rate": done.rate}, indent=1))
+    options = parser.parse_args(argv)
+    result = measure(options.url, options.pid, size=options.bytes, key=options.key)
+    print(json.dumps({**asdict(result), "rate": result.rate}, indent=1))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import transformers
 
 from benchmarks.ladder import diagnostics, plot, table
 from benchmarks.ladder.data import DATASETS
-from benchmarks.ladder.run import Conditions, run
+from benchmarks.ladder.run import Conditions, run_condition
 from qcrd.errors import Invalid, QcrdError
 
 METHODS = (
@@ -37,34 +37,34 @@ METHODS = (
 )
 
 
-def ladder(given: argparse.Namespace, conditions: Conditions) -> None:
-    done = {table.key(line) for line in table.lines(given.out)}
-    for seed, dataset, method in product(given.seeds, given.datasets, given.methods):
-        if (dataset, method, seed) in done:
+def run_ladder(options: argparse.Namespace, conditions: Conditions) -> None:
+    finished = {table.result_key(line) for line in table.read_results(options.out)}
+    for seed, dataset, method in product(options.seeds, options.datasets, options.methods):
+        if (dataset, method, seed) in finished:
             continue
         try:
-            line = _twin(given.out, dataset, method, seed) or run(
-                given.data, given.models, dataset, method, seed, conditions
+            line = _find_identical_run(options.out, dataset, method, seed) or run_condition(
+                options.data, options.models, dataset, method, seed, conditions
             )
         except QcrdError as error:  # a diverged run is a result, too
             line = {"dataset": dataset, "method": method, "seed": seed, "failed": str(error)}
-        table.append(given.out, line)
-        print(table.said(line), flush=True)
+        table.append_result(options.out, line)
+        print(table.format_result(line), flush=True)
 
 
-def _twin(out: Path, dataset: str, method: str, seed: int) -> dict[str, Any] | None:
+def _find_identical_run(out: Path, dataset: str, method: str, seed: int) -> dict[str, Any] | None:
     """The run of `dss`, where `dss+positives` is the same run: many-to-one picks among a question's
     positives, and no question has two."""
     if method != "dss+positives":
         return None
-    for line in table.lines(out):
-        alike = table.key(line) == (dataset, "dss", seed) and "failed" not in line
-        if alike and line["import"]["outputs"] == line["import"]["questions"]:
+    for line in table.read_results(out):
+        is_same_run = table.result_key(line) == (dataset, "dss", seed) and "failed" not in line
+        if is_same_run and line["import"]["outputs"] == line["import"]["questions"]:
             return {**line, "method": method, "same_as": "dss"}
     return None
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -98,29 +98,29 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    given = arguments()
-    if given.table:
-        found = table.lines(given.table)
-        print(table.markdown(found))
-        if given.plot:
-            given.plot.write_text(plot.svg(found))
+    options = parse_arguments()
+    if options.table:
+        results = table.read_results(options.table)
+        print(table.render_markdown(results))
+        if options.plot:
+            options.plot.write_text(plot.render_svg(results))
         return
-    if given.why:
-        print(diagnostics.markdown(table.lines(given.why)))
+    if options.why:
+        print(diagnostics.render_markdown(table.read_results(options.why)))
         return
-    if given.data is None:
+    if options.data is None:
         raise Invalid("--data is missing: the folder that holds the data sets", param="data")
     transformers.utils.logging.disable_progress_bar()
-    wanted = {field.name: getattr(given, field.name) for field in fields(Conditions)}
-    conditions = Conditions(**wanted)
-    if given.temperatures:
-        for dataset in given.datasets:
-            for line in diagnostics.temperatures(
-                given.data, given.models, dataset, conditions, questions=given.temperatures
+    condition_values = {field.name: getattr(options, field.name) for field in fields(Conditions)}
+    conditions = Conditions(**condition_values)
+    if options.temperatures:
+        for dataset in options.datasets:
+            for line in diagnostics.sample_temperatures(
+                options.data, options.models, dataset, conditions, questions=options.temperatures
             ):
                 print(line, flush=True)
         return
-    ladder(given, conditions)
+    run_ladder(options, conditions)
 
 
 if __name__ == "__main__":

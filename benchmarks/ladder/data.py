@@ -40,20 +40,20 @@ class Dataset:
     every_output_is_right: bool = False
 
 
-NUMBER = TaskSpec(answer=AnswerKind.NUMBER)
+NUMBER_TASK = TaskSpec(answer=AnswerKind.NUMBER)
 DATASETS = {
-    "svamp": Dataset(NUMBER, 96, 64, 20),
-    "svamp_gpt35": Dataset(NUMBER, 96, 96, 8, every_output_is_right=True),
+    "svamp": Dataset(NUMBER_TASK, 96, 64, 20),
+    "svamp_gpt35": Dataset(NUMBER_TASK, 96, 96, 8, every_output_is_right=True),
     "last_letter": Dataset(TaskSpec(), 48, 96, 10, every_output_is_right=True),
     "tracking": Dataset(TaskSpec(answer=AnswerKind.LABEL, labels=("A", "B", "C")), 160, 128, 4),
 }
 
 
-OTHERS = 96
+MAX_UNUSED_EXAMPLES = 96
 
 
 @dataclass(frozen=True)
-class Material:
+class LadderData:
     """One data set for one seed. `seen[i]`: test question i's story also occurs in training;
     `others`: at most `OTHERS` lessons that were not drawn, to look at the judge with."""
 
@@ -66,7 +66,7 @@ class Material:
     counts: RationaleCounts
 
 
-def read(
+def load_data(
     folder: Path,
     dataset: Dataset,
     spec: MethodSpec,
@@ -75,53 +75,62 @@ def read(
     train: int | None = None,
     validate: int | None = None,
     test: int | None = None,
-) -> Material:
+) -> LadderData:
     """At most `train`, `validate` and `test` questions of each kind; None: all there are.
 
     The test questions are the same for every seed. Which of the others validate is the seed's.
     """
-    spec = spec.model_copy(update={"task": dataset.task, "rationales": _import(dataset)})
-    given = list(_rows(folder / "train.jsonl"))
-    items = [labelling.build_item(row.question, row.outputs, spec) for row in given]
+    spec = spec.model_copy(
+        update={"task": dataset.task, "rationales": _make_rationale_spec(dataset)}
+    )
+    rows = list(_read_rows(folder / "train.jsonl"))
+    items = [labelling.build_item(row.question, row.outputs, spec) for row in rows]
     usable = [item for item in items if item.gold is not None]
-    taught, kept = _split(usable, spec.hyperparameters.validation_share, seed)
-    every, taught = taught, _some(taught, train, f"{seed}/train")
-    kept = _some(kept, validate, f"{seed}/validate")
-    tested = _some([row.question for row in _rows(folder / "test.jsonl")], test, "test")
+    training, validation = _split(usable, spec.hyperparameters.validation_share, seed)
+    all_training, training = training, _sample_at_most(training, train, f"{seed}/train")
+    validation = _sample_at_most(validation, validate, f"{seed}/validate")
+    test_questions = _sample_at_most(
+        [row.question for row in _read_rows(folder / "test.jsonl")], test, "test"
+    )
     # A leak is one whoever saw it: all training questions count, whichever were drawn.
     stories = [format_question(dataset.task, item.question) for item in items]
-    drawn = {item.question.id for item in taught}
-    rest = [item for item in every if item.question.id not in drawn]
-    return Material(
-        lessons=tuple(lesson(item, dataset.task) for item in taught),
-        questions={item.question.id: item.question for item in taught},
-        validation=_held([item.question for item in kept], dataset.task),
-        test=_held(tested, dataset.task),
-        seen=tuple(flag_leaked(stories, [format_question(dataset.task, q) for q in tested])),
-        others=tuple(lesson(item, dataset.task) for item in _some(rest, OTHERS, f"{seed}/others")),
+    drawn = {item.question.id for item in training}
+    unused = [item for item in all_training if item.question.id not in drawn]
+    return LadderData(
+        lessons=tuple(lesson(item, dataset.task) for item in training),
+        questions={item.question.id: item.question for item in training},
+        validation=_make_holdout([item.question for item in validation], dataset.task),
+        test=_make_holdout(test_questions, dataset.task),
+        seen=tuple(
+            flag_leaked(stories, [format_question(dataset.task, q) for q in test_questions])
+        ),
+        others=tuple(
+            lesson(item, dataset.task)
+            for item in _sample_at_most(unused, MAX_UNUSED_EXAMPLES, f"{seed}/others")
+        ),
         counts=labelling.count_outcomes(items, reused=0),
     )
 
 
-def _import(dataset: Dataset) -> RationaleSpec:
-    trusted = "label" if dataset.every_output_is_right else "parsed"
-    return RationaleSpec(import_file="train.jsonl", imported_answer=trusted)
+def _make_rationale_spec(dataset: Dataset) -> RationaleSpec:
+    imported_answer = "label" if dataset.every_output_is_right else "parsed"
+    return RationaleSpec(import_file="train.jsonl", imported_answer=imported_answer)
 
 
-def _rows(path: Path) -> list[QuestionRow]:
+def _read_rows(path: Path) -> list[QuestionRow]:
     if not path.is_file():
         raise NotFound(f"no {path}: `--data` names the folder that holds the data sets' folders")
     with path.open("rb") as file:
         return list(read_rows(file))
 
 
-def _held(questions: Sequence[Question], task: TaskSpec) -> Held:
+def _make_holdout(questions: Sequence[Question], task: TaskSpec) -> Held:
     golds = [canonicalize(q.label or "", task, q) for q in questions]
-    both = [(q, gold) for q, gold in zip(questions, golds, strict=True) if gold is not None]
+    labelled = [(q, gold) for q, gold in zip(questions, golds, strict=True) if gold is not None]
     return Held(
-        tuple(q for q, _ in both),
-        tuple(gold for _, gold in both),
-        tuple(q.label or "" for q, _ in both),
+        tuple(q for q, _ in labelled),
+        tuple(gold for _, gold in labelled),
+        tuple(q.label or "" for q, _ in labelled),
     )
 
 
@@ -131,12 +140,12 @@ def _split(
     """As a job splits: by the seed, in the file's order."""
     order = list(range(len(items)))
     random.Random(f"{seed}/validation").shuffle(order)
-    kept = set(order[: max(1, round(share * len(items)))])
-    taught = [item for index, item in enumerate(items) if index not in kept]
-    return taught, [items[index] for index in sorted(kept)]
+    validation_indexes = set(order[: max(1, round(share * len(items)))])
+    training = [item for index, item in enumerate(items) if index not in validation_indexes]
+    return training, [items[index] for index in sorted(validation_indexes)]
 
 
-def _some(items: Sequence[T], most: int | None, salt: str) -> list[T]:
-    if most is None or most >= len(items):
+def _sample_at_most(items: Sequence[T], limit: int | None, salt: str) -> list[T]:
+    if limit is None or limit >= len(items):
         return list(items)
-    return random.Random(salt).sample(list(items), most)
+    return random.Random(salt).sample(list(items), limit)

@@ -4,66 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.ladder.table import Line, by, mean
+from benchmarks.ladder.table import ResultLine, group_by, mean_of
 
-LEFT, WIDTH, ROW, TOP = 210, 420, 22, 34
-INK, PALE = "#1f3a5f", "#9aa5b1"
+LEFT_MARGIN, WIDTH, ROW_HEIGHT, TOP_MARGIN = 210, 420, 22, 34
+DARK, LIGHT = "#1f3a5f", "#9aa5b1"
 
 
-def svg(found: Sequence[Line]) -> str:
+def render_svg(results: Sequence[ResultLine]) -> str:
     """A panel per data set: each seed's accuracy a dot, the mean a bar, the majority class a line.
 
     Every panel starts at 0 and ends at the highest accuracy there is, rounded up to a tenth.
     """
     parts: list[str] = []
     y = 10
-    for dataset, runs in by([line for line in found if "failed" not in line], "dataset").items():
-        drawn, height = _panel(dataset, runs, y)
+    for dataset, runs in group_by(
+        [line for line in results if "failed" not in line], "dataset"
+    ).items():
+        drawn, height = _render_panel(dataset, runs, y)
         parts += drawn
         y += height
-    size = f'width="{LEFT + WIDTH + 60}" height="{y}"'
+    size = f'width="{LEFT_MARGIN + WIDTH + 60}" height="{y}"'
     style = 'font-family="sans-serif" font-size="12"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>'
     ground = '<rect width="100%" height="100%" fill="white"/>'
     return "\n".join([head, ground, *parts, "</svg>\n"])
 
 
-def _panel(dataset: str, runs: Sequence[Line], y: int) -> tuple[list[str], int]:
-    majority = mean(runs, "majority_class") or 0.0
+def _render_panel(dataset: str, runs: Sequence[ResultLine], y: int) -> tuple[list[str], int]:
+    majority = mean_of(runs, "majority_class") or 0.0
     top = max(0.1, *(line["test"] for line in runs), majority)
     top = -(-round(top * 1000) // 100) / 10
 
     def x(value: float) -> float:
-        return round(float(LEFT + WIDTH * value / top), 1)
+        return round(float(LEFT_MARGIN + WIDTH * value / top), 1)
 
-    rows = by(runs, "method")
-    bottom = y + TOP + ROW * len(rows)
+    rows = group_by(runs, "method")
+    bottom = y + TOP_MARGIN + ROW_HEIGHT * len(rows)
     drawn = [
-        _text(LEFT, y + 16, f"{dataset}: test accuracy, {len(by(runs, 'seed'))} seeds", bold=True),
-        _line(x(0), y + TOP - 8, x(0), bottom, PALE),
-        _line(x(majority), y + TOP - 8, x(majority), bottom, PALE, dash="4 3"),
-        _text(x(majority), bottom + 13, f"majority class {majority:.2f}", anchor="middle"),
-        _text(x(top), bottom + 13, f"{top:.1f}", anchor="end"),
+        _render_text(
+            LEFT_MARGIN,
+            y + 16,
+            f"{dataset}: test accuracy, {len(group_by(runs, 'seed'))} seeds",
+            bold=True,
+        ),
+        _render_line(x(0), y + TOP_MARGIN - 8, x(0), bottom, LIGHT),
+        _render_line(x(majority), y + TOP_MARGIN - 8, x(majority), bottom, LIGHT, dash="4 3"),
+        _render_text(x(majority), bottom + 13, f"majority class {majority:.2f}", anchor="middle"),
+        _render_text(x(top), bottom + 13, f"{top:.1f}", anchor="end"),
     ]
-    for index, (method, own) in enumerate(rows.items()):
-        middle = y + TOP + ROW * index + 6
-        average = mean(own, "test") or 0.0
-        drawn.append(_text(LEFT - 8, middle + 4, method, anchor="end"))
-        drawn.append(_line(x(average), middle - 7, x(average), middle + 7, INK, width=3))
+    for index, (method, method_runs) in enumerate(rows.items()):
+        middle = y + TOP_MARGIN + ROW_HEIGHT * index + 6
+        average = mean_of(method_runs, "test") or 0.0
+        drawn.append(_render_text(LEFT_MARGIN - 8, middle + 4, method, anchor="end"))
+        drawn.append(_render_line(x(average), middle - 7, x(average), middle + 7, DARK, width=3))
         drawn += [
-            f'<circle cx="{x(line["test"])}" cy="{middle}" r="4" fill="{INK}" fill-opacity="0.35"/>'
-            for line in own
+            f'<circle cx="{x(line["test"])}" cy="{middle}" r="4" fill="{DARK}" fill-opacity="0.35"/>'
+            for line in method_runs
         ]
-        drawn.append(_text(x(top) + 12, middle + 4, f"{average:.3f}"))
-    return drawn, TOP + ROW * len(rows) + 34
+        drawn.append(_render_text(x(top) + 12, middle + 4, f"{average:.3f}"))
+    return drawn, TOP_MARGIN + ROW_HEIGHT * len(rows) + 34
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", bold: bool = False) -> str:
+def _render_text(
+    x: float, y: float, text: str, *, anchor: str = "start", bold: bool = False
+) -> str:
     weight = ' font-weight="bold"' if bold else ""
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{INK}"{weight}>{text}</text>'
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{DARK}"{weight}>{text}</text>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, width: int = 1,
+def _render_line(x1: float, y1: float, x2: float, y2: float, colour: str, *, width: int = 1,
           dash: str = "") -> str:  # fmt: skip
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     ends = f'x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"'

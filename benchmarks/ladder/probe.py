@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.ladder.data import Material
+from benchmarks.ladder.data import LadderData
 from qcrd.method.answers import NUMBER, parse_output
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge
@@ -18,7 +18,7 @@ from qcrd.method.student.base import Student
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.spec import AnswerKind, JudgeSpec, TaskSpec
 
-LOOKED_AT = 48
+MAX_QUESTIONS = 48
 """Questions whose candidates are scored once more: enough for a share, a second or two of work."""
 
 
@@ -26,47 +26,53 @@ class ObservedJudge(LocalJudge):
     """The judge of one run; what each iteration showed it is in `seen`."""
 
     def __init__(
-        self, judge: Judge, spec: JudgeSpec, material: Material, task: TaskSpec, *, seed: int
+        self, judge: Judge, spec: JudgeSpec, material: LadderData, task: TaskSpec, *, seed: int
     ) -> None:
         super().__init__(judge, spec, seed=seed)
         self._lessons = {lesson.text: lesson for lesson in material.lessons}
         self._questions = material.questions
-        self._others = material.others
+        self._unused_examples = material.others
         self._task = task
-        self.seen: list[dict[str, Any]] = []
+        self.observations: list[dict[str, Any]] = []
 
     def update(
-        self, iteration: int, contrasts: Sequence[TrainingPair], *, weight: float
+        self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
         # Before the update: these samples are new to the judge.
-        spent = self.flops
-        self.seen.append(self._look(contrasts))
-        self.flops = spent
-        return super().update(iteration, contrasts, weight=weight)
+        flops_before = self.flops
+        self.observations.append(self._observe(training_pairs))
+        self.flops = flops_before
+        return super().update(iteration, training_pairs, weight=weight)
 
-    def _look(self, contrasts: Sequence[TrainingPair]) -> dict[str, Any]:
+    def _observe(self, training_pairs: Sequence[TrainingPair]) -> dict[str, Any]:
         """Shares over this iteration's samples; AUC per kind of negative."""
-        said = [(self._lessons[c.question], text) for c in contrasts for text in c.negatives]
-        parsed = [(lesson, self._answer(lesson, text)) for lesson, text in said]
-        read = [(lesson, answer) for lesson, answer in parsed if answer is not None]
-        taught = [(self._lessons[c.question], text) for c in contrasts for text in c.positives]
+        samples = [
+            (self._lessons[c.question], text) for c in training_pairs for text in c.negatives
+        ]
+        parsed = [(lesson, self._parse_answer(lesson, text)) for lesson, text in samples]
+        answers = [(lesson, answer) for lesson, answer in parsed if answer is not None]
+        positives = [
+            (self._lessons[c.question], text) for c in training_pairs for text in c.positives
+        ]
         return {
-            "samples": len(said),
-            "parsed": len(read),
-            "right": sum(answer == lesson.gold for lesson, answer in read),
-            "names_gold": sum(self._names(lesson, text) for lesson, text in said),
-            "positives": len(taught),
-            "positives_name_gold": sum(self._names(lesson, text) for lesson, text in taught),
-            "auc": self._aucs(contrasts),
-            "examples": [text[:160] for _, text in said[:3]],
+            "samples": len(samples),
+            "parsed": len(answers),
+            "right": sum(answer == lesson.gold for lesson, answer in answers),
+            "names_gold": sum(self._contains_gold(lesson, text) for lesson, text in samples),
+            "positives": len(positives),
+            "positives_name_gold": sum(
+                self._contains_gold(lesson, text) for lesson, text in positives
+            ),
+            "auc": self._measure_aucs(training_pairs),
+            "examples": [text[:160] for _, text in samples[:3]],
         }
 
-    def _aucs(self, contrasts: Sequence[TrainingPair]) -> dict[str, float | None]:
+    def _measure_aucs(self, contrasts: Sequence[TrainingPair]) -> dict[str, float | None]:
         """Right teacher rationales of questions that are new to the judge, against wrong ones of
         such questions, and against this iteration's samples."""
         right: list[QuestionRationale] = []
         wrong: list[QuestionRationale] = []
-        for lesson in self._others:
+        for lesson in self._unused_examples:
             for r in (*lesson.positives, *lesson.negatives):
                 (right if r.answer == lesson.gold else wrong).append((lesson.text, r.text))
         pairs = {
@@ -82,11 +88,11 @@ class ObservedJudge(LocalJudge):
             **{f"mean_{name}": sum(s) / len(s) if s else None for name, s in scores.items()},
         }
 
-    def _answer(self, lesson: TrainingExample, text: str) -> str | None:
-        found = parse_output(text, self._task, self._questions[lesson.id])
-        return found.answer if found else None
+    def _parse_answer(self, lesson: TrainingExample, text: str) -> str | None:
+        parsed = parse_output(text, self._task, self._questions[lesson.id])
+        return parsed.answer if parsed else None
 
-    def _names(self, lesson: TrainingExample, text: str) -> bool:
+    def _contains_gold(self, lesson: TrainingExample, text: str) -> bool:
         """Whether the gold answer stands anywhere in the text."""
         if self._task.answer is AnswerKind.NUMBER:
             return lesson.gold in {n.replace(",", "") for n in NUMBER.findall(text)}
@@ -95,28 +101,28 @@ class ObservedJudge(LocalJudge):
         return lesson.gold.casefold() in text.casefold()
 
 
-def picks(student: Student, lessons: Sequence[TrainingExample]) -> dict[str, float]:
+def measure_picks(student: Student, lessons: Sequence[TrainingExample]) -> dict[str, float]:
     """What `min_max` picks of several positives under the finished student.
 
     `margin` is the mean gap in cross entropy between the dearest and the cheapest, in nats.
     """
-    looked = [lesson for lesson in lessons if len(lesson.positives) > 1][:LOOKED_AT]
-    if not looked:
+    examples = [lesson for lesson in lessons if len(lesson.positives) > 1][:MAX_QUESTIONS]
+    if not examples:
         return {}
-    spent = student.flops
+    flops_before = student.flops
     first = shortest = 0
     margin = lowest = 0.0
-    for lesson in looked:
+    for lesson in examples:
         texts = [r.text for r in lesson.positives]
         reading = student.encode([EXPLAIN_PREFIX + lesson.text])
         ce = student.mean_cross_entropy(reading, [0] * len(texts), texts).tolist()
-        at = ce.index(min(ce))
-        first += at == 0
-        shortest += len(texts[at]) == min(map(len, texts))
+        index = ce.index(min(ce))
+        first += index == 0
+        shortest += len(texts[index]) == min(map(len, texts))
         margin += max(ce) - min(ce)
         lowest += min(ce)
-    student.flops = spent
-    n = len(looked)
+    student.flops = flops_before
+    n = len(examples)
     return {
         "questions": n,
         "first": first / n,

@@ -15,8 +15,8 @@ import transformers
 
 from benchmarks.ladder import data as ladder_data
 from benchmarks.ladder import students
-from benchmarks.ladder.data import DATASETS, Material
-from benchmarks.ladder.probe import ObservedJudge, picks
+from benchmarks.ladder.data import DATASETS, LadderData
+from benchmarks.ladder.probe import ObservedJudge, measure_picks
 from qcrd.method.evaluation import predict
 from qcrd.method.judge.model import Judge
 from qcrd.method.student.base import Student
@@ -51,7 +51,7 @@ class Conditions:
     judge_tokens: int
     rationale_tokens: int | None
 
-    def spec(self, dataset: str) -> MethodSpec:
+    def make_method_spec(self, dataset: str) -> MethodSpec:
         shape = DATASETS[dataset]
         return MethodSpec(
             task=shape.task,
@@ -78,53 +78,53 @@ class Conditions:
         )
 
 
-def run(
-    data: Path, models: Path, dataset: str, method: str, seed: int, given: Conditions
+def run_condition(
+    data: Path, models: Path, dataset: str, method: str, seed: int, conditions: Conditions
 ) -> dict[str, Any]:
     """One student from its base to its test answers, as the line that the file keeps."""
-    spec = given.spec(dataset)
-    found = ladder_data.read(
+    spec = conditions.make_method_spec(dataset)
+    loaded = ladder_data.load_data(
         data / dataset, DATASETS[dataset], spec,
-        seed=seed, train=given.train, validate=given.validate, test=given.test,
+        seed=seed, train=conditions.train, validate=conditions.validate, test=conditions.test,
     )  # fmt: skip
     planned = make_schedule(
-        method, spec, n_examples=len(found.lessons), seed=seed, flops=given.flops
+        method, spec, n_examples=len(loaded.lessons), seed=seed, flops=conditions.flops
     )
-    base = students.folder(given.student, models)
+    base = students.get_checkpoint(conditions.student, models)
     student = load_student(base, spec.student, spec.hyperparameters, seed=seed)
     judge = None
     if planned.objective.uses_judge:
         judge = ObservedJudge(
-            _judge(models, spec.discriminator, seed),
+            _load_judge(models, spec.discriminator, seed),
             spec.discriminator,
-            found,
+            loaded,
             spec.task,
             seed=seed,
         )
     trainer = Trainer(
         student,
-        found.lessons,
+        loaded.lessons,
         planned,
-        lambda tested: validation_score(tested, found.validation, planned),
+        lambda tested: validation_score(tested, loaded.validation, planned),
         judge,
     )
     started = time.perf_counter()
-    steps, rounds = follow(trainer)
+    steps, rounds = train(trainer)
     trained = time.perf_counter() - started
-    flops, by_part = trainer.flops, _by_part(trainer)  # answering is no part of the budget
+    flops, by_part = trainer.flops, _flops_by_part(trainer)  # answering is no part of the budget
     trainer.restore_best()
-    told = answers(student, found.test, planned)
+    predictions = predict_test(student, loaded.test, planned)
     return {
         "dataset": dataset,
         "method": method,
         "seed": seed,
-        "conditions": {**asdict(given), **_machine()},
+        "conditions": {**asdict(conditions), **_describe_machine()},
         "questions": {
-            "train": len(found.lessons),
-            "validation": len(found.validation.questions),
-            "test": len(told),
+            "train": len(loaded.lessons),
+            "validation": len(loaded.validation.questions),
+            "test": len(predictions),
         },
-        "import": found.counts.model_dump(),
+        "import": loaded.counts.model_dump(),
         "steps": trainer.step,
         "flops": flops,
         "flops_by_part": by_part,
@@ -133,29 +133,31 @@ def run(
         "iteration_seconds": rounds,
         "best_iteration": trainer.best.iteration if trainer.best else 0,
         "validation": trainer.best.score[0] if trainer.best else None,
-        **measured(told, found),
+        **measure_predictions(predictions, loaded),
         "loss": steps,
         "judge_pretrained": trainer.pretrain_metrics,
-        "judged": judge.seen if judge else [],
-        "picks": picks(student, found.lessons) if planned.objective.max_positives is None else {},
+        "judged": judge.observations if judge else [],
+        "picks": measure_picks(student, loaded.lessons)
+        if planned.objective.max_positives is None
+        else {},
         "predictions": [
             {"id": p.question_id, "text": p.text, "answer": p.answer, "gold": p.gold, "seen": seen}
-            for p, seen in zip(told, found.seen, strict=True)
+            for p, seen in zip(predictions, loaded.seen, strict=True)
         ],
     }
 
 
-def follow(trainer: Trainer) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+def train(trainer: Trainer) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """Train to the end: every step's loss terms, and what each iteration came to."""
     steps: list[dict[str, float]] = []
-    rounds: list[dict[str, float]] = []
+    iterations: list[dict[str, float]] = []
     last = time.perf_counter()
     for event in trainer.run():
         if isinstance(event, StepFinished):
             steps.append({name: round(value, 4) for name, value in event.losses.items()})
         elif isinstance(event, IterationFinished):
             now = time.perf_counter()
-            rounds.append(
+            iterations.append(
                 {
                     "iteration": event.iteration,
                     "validation": event.validation_accuracy,
@@ -165,10 +167,10 @@ def follow(trainer: Trainer) -> tuple[list[dict[str, float]], list[dict[str, flo
                 }
             )
             last = now
-    return steps, rounds
+    return steps, iterations
 
 
-def answers(student: Student, held: Held, planned: TrainingSchedule) -> list[Prediction]:
+def predict_test(student: Student, held: Held, planned: TrainingSchedule) -> list[Prediction]:
     hyper = planned.spec.hyperparameters
     return predict.predict(
         student,
@@ -179,36 +181,38 @@ def answers(student: Student, held: Held, planned: TrainingSchedule) -> list[Pre
     )
 
 
-def measured(told: Sequence[Prediction], found: Material) -> dict[str, float | None]:
+def measure_predictions(
+    predictions: Sequence[Prediction], loaded: LadderData
+) -> dict[str, float | None]:
     """`test` by the answer's value; `label_as_written` where the text is the label letter by
     letter (SVAMP's labels are equations); `unseen` without the stories that training has too."""
-    unseen = [p.right for p, seen in zip(told, found.seen, strict=True) if not seen]
-    pairs = zip(told, found.test.labels, strict=True)
-    written = [_plain(p.text) == _plain(label) for p, label in pairs]
-    golds = [lesson.gold for lesson in found.lessons]
+    unseen = [p.right for p, seen in zip(predictions, loaded.seen, strict=True) if not seen]
+    pairs = zip(predictions, loaded.test.labels, strict=True)
+    exact_matches = [_normalize(p.text) == _normalize(label) for p, label in pairs]
+    golds = [lesson.gold for lesson in loaded.lessons]
     return {
-        "test": predict.accuracy(told).accuracy,
-        "label_as_written": sum(written) / len(written),
-        "unparseable": sum(p.answer is None for p in told) / len(told),
+        "test": predict.accuracy(predictions).accuracy,
+        "label_as_written": sum(exact_matches) / len(exact_matches),
+        "unparseable": sum(p.answer is None for p in predictions) / len(predictions),
         "unseen": sum(unseen) / len(unseen) if unseen else None,
         "unseen_questions": len(unseen),
-        "majority_class": predict.majority_class_accuracy(golds, found.test.golds).accuracy,
+        "majority_class": predict.majority_class_accuracy(golds, loaded.test.golds).accuracy,
     }
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return "".join(text.casefold().split())
 
 
-def _judge(models: Path, spec: JudgeSpec, seed: int) -> Judge:
+def _load_judge(models: Path, spec: JudgeSpec, seed: int) -> Judge:
     """As the discriminator service builds it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder, tokenizer = load_encoder(students.folder("minilm", models))
+        encoder, tokenizer = load_encoder(students.get_checkpoint("minilm", models))
         return Judge(encoder, tokenizer, hidden=spec.hidden, max_tokens=spec.max_tokens)
 
 
-def _by_part(trainer: Trainer) -> dict[str, float]:
+def _flops_by_part(trainer: Trainer) -> dict[str, float]:
     parts = {
         "student": trainer.student,
         "sampler": trainer.negative_sampler,
@@ -217,7 +221,7 @@ def _by_part(trainer: Trainer) -> dict[str, float]:
     return {name: part.flops for name, part in parts.items() if part is not None}
 
 
-def _machine() -> dict[str, Any]:
+def _describe_machine() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

