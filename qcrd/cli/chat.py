@@ -11,14 +11,14 @@ from qcrd.runtime.storage.prompt_formats import load_prompt_format
 
 
 @dataclass(frozen=True)
-class Answer:
+class StudentOutput:
     label: str
     rationale: str | None
 
 
-class Student:
+class LocalStudent:
     def __init__(self, folder: Path) -> None:
-        self.manner = load_prompt_format(folder)
+        self.prompt_format = load_prompt_format(folder)
         try:
             import transformers
         except ImportError as error:
@@ -29,36 +29,38 @@ class Student:
         transformers.logging.disable_progress_bar()
         config = transformers.AutoConfig.from_pretrained(folder)
         self._seq2seq = bool(config.is_encoder_decoder)
-        kind: Any = (
+        model_class: Any = (
             transformers.AutoModelForSeq2SeqLM
             if self._seq2seq
             else transformers.AutoModelForCausalLM
         )
-        self._model = kind.from_pretrained(folder).eval()
+        self._model = model_class.from_pretrained(folder).eval()
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
 
-    def ask(self, question: str, *, explain: bool) -> Answer:
+    def predict(self, question: str, *, explain: bool) -> StudentOutput:
         """Greedy. `Invalid` for a rationale of a student that learned none."""
-        manner = self.manner
-        if explain and not manner.can_explain:
+        prompt_format = self.prompt_format
+        if explain and not prompt_format.can_explain:
             raise Invalid(
                 "--explain: this student learned labels only, it has no rationales to give"
             )
-        said = self._generate(manner.predict, question, manner.max_new_tokens)
-        rationale, label = manner.split_output(said)
-        if manner.explain is not None and explain:
-            rationale = self._generate(manner.explain, question, manner.max_rationale_tokens)
-        return Answer(label, rationale if explain else None)
+        output = self._generate(prompt_format.predict, question, prompt_format.max_new_tokens)
+        rationale, label = prompt_format.split_output(output)
+        if prompt_format.explain is not None and explain:
+            rationale = self._generate(
+                prompt_format.explain, question, prompt_format.max_rationale_tokens
+            )
+        return StudentOutput(label, rationale if explain else None)
 
-    def _generate(self, prefix: str, question: str, longest: int) -> str:
-        prompt = self.manner.format_prompt(prefix, question)
+    def _generate(self, prefix: str, question: str, max_new_tokens: int) -> str:
+        prompt = self.prompt_format.format_prompt(prefix, question)
         ids = self._tokenizer(prompt, return_tensors="pt", truncation=True)
-        made = self._model.generate(
+        generated = self._model.generate(
             input_ids=ids.input_ids,
             attention_mask=ids.attention_mask,
-            max_new_tokens=longest,
+            max_new_tokens=max_new_tokens,
             do_sample=False,
         )
-        own = made[0] if self._seq2seq else made[0, ids.input_ids.shape[1] :]
-        said: str = self._tokenizer.decode(own, skip_special_tokens=True)
-        return said.strip()
+        new_tokens = generated[0] if self._seq2seq else generated[0, ids.input_ids.shape[1] :]
+        output: str = self._tokenizer.decode(new_tokens, skip_special_tokens=True)
+        return output.strip()

@@ -26,19 +26,19 @@ ApiOption = Annotated[
 DEFAULT_URL = "http://127.0.0.1:8000"
 JOBS = "/v1/fine_tuning/jobs"
 STUDIES = "/v1/studies"
-ANSWER_SECONDS = 60.0
-UPLOAD_SECONDS = 600.0
+RESPONSE_TIMEOUT_SECONDS = 60.0
+UPLOAD_TIMEOUT_SECONDS = 600.0
 """The gateway reads and checks every line of an upload before it answers."""
-SILENCE_SECONDS = 45.0
+STREAM_IDLE_SECONDS = 45.0
 """An event stream says something every 15 seconds; three missed comments mean that it is dead."""
-CREATE_AGAIN = (0.5, 2.0, 4.0, 8.0)
+CREATE_RETRY_DELAYS = (0.5, 2.0, 4.0, 8.0)
 """Seconds before another try to create something: a gateway restarts within them, and one that was
 killed holds the key for ten."""
-BY_STATUS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
+ERROR_BY_STATUS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
 
 
 @dataclass(frozen=True)
-class Told:
+class JobEvent:
     """An event of a job as it came over the wire; `created_at` in seconds since the epoch."""
 
     id: str
@@ -49,7 +49,7 @@ class Told:
     data: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, wire: dict[str, Any]) -> Told:
+    def from_wire(cls, wire: dict[str, Any]) -> JobEvent:
         data = wire.get("data")
         return cls(
             id=str(wire["id"]),
@@ -61,7 +61,7 @@ class Told:
         )
 
 
-def connect(api: str | None) -> Api:
+def connect_gateway(api: str | None) -> GatewayClient:
     """To `--api`, else QCRD_API_URL, else the stack that runs here, else the usual port."""
     settings = CliSettings()
     running = None if api or settings.api_url else stack.find(Home(settings.home))
@@ -69,67 +69,67 @@ def connect(api: str | None) -> Api:
     if not url.startswith(("http://", "https://")):
         raise Invalid(f"--api: {url!r} is not an address: it starts with http:// or https://")
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    return Api(url, key)
+    return GatewayClient(url, key)
 
 
-class Api:
+class GatewayClient:
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url.rstrip("/")
         host = httpx.URL(self.url).host
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0),
+            timeout=httpx.Timeout(RESPONSE_TIMEOUT_SECONDS, connect=5.0),
             # A proxy for the outside world does not lead to this machine.
             trust_env=host not in ("127.0.0.1", "localhost", "::1"),
         )
 
-    def upload(self, path: Path) -> dict[str, Any]:
+    def upload_file(self, path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
-            return self._ask(
+            return self._request(
                 "POST",
                 "/v1/files",
                 files={"file": (path.name, file, "application/jsonl")},
                 data={"purpose": "fine-tune"},
-                timeout=httpx.Timeout(UPLOAD_SECONDS, connect=5.0),
+                timeout=httpx.Timeout(UPLOAD_TIMEOUT_SECONDS, connect=5.0),
             )
 
     def create_job(self, body: dict[str, Any]) -> dict[str, Any]:
-        return self._create(JOBS, body)
+        return self._create_with_retries(JOBS, body)
 
-    def estimate(self, body: dict[str, Any]) -> dict[str, Any]:
-        return self._ask("POST", f"{JOBS}/estimate", json=body)
+    def estimate_job(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._request("POST", f"{JOBS}/estimate", json=body)
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        return self._ask("GET", f"{JOBS}/{job_id}")
+    def get_job(self, job_id: str) -> dict[str, Any]:
+        return self._request("GET", f"{JOBS}/{job_id}")
 
-    def jobs(self, limit: int) -> list[dict[str, Any]]:
-        return self._list(JOBS, limit)
+    def list_jobs(self, limit: int) -> list[dict[str, Any]]:
+        return self._list_pages(JOBS, limit)
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
-        return self._ask("POST", f"{JOBS}/{job_id}/cancel")
+    def cancel_job(self, job_id: str) -> dict[str, Any]:
+        return self._request("POST", f"{JOBS}/{job_id}/cancel")
 
-    def pause(self, job_id: str) -> dict[str, Any]:
-        return self._ask("POST", f"{JOBS}/{job_id}/pause")
+    def pause_job(self, job_id: str) -> dict[str, Any]:
+        return self._request("POST", f"{JOBS}/{job_id}/pause")
 
-    def resume(self, job_id: str, budget: dict[str, Any] | None) -> dict[str, Any]:
+    def resume_job(self, job_id: str, budget: dict[str, Any] | None) -> dict[str, Any]:
         body = {"budget": budget} if budget else None
-        return self._ask("POST", f"{JOBS}/{job_id}/resume", json=body)
+        return self._request("POST", f"{JOBS}/{job_id}/resume", json=body)
 
-    def delete(self, job_id: str) -> dict[str, Any]:
-        return self._ask("DELETE", f"{JOBS}/{job_id}")
+    def delete_job(self, job_id: str) -> dict[str, Any]:
+        return self._request("DELETE", f"{JOBS}/{job_id}")
 
-    def events(self, job_id: str, limit: int) -> list[Told]:
+    def list_events(self, job_id: str, limit: int) -> list[JobEvent]:
         """The newest ones, oldest of them first."""
-        found = self._list(f"{JOBS}/{job_id}/events", limit)
-        return [Told.of(event) for event in reversed(found)]
+        events = self._list_pages(f"{JOBS}/{job_id}/events", limit)
+        return [JobEvent.from_wire(event) for event in reversed(events)]
 
-    def stream(self, job_id: str, after: str | None) -> Iterator[Told]:
+    def stream_events(self, job_id: str, after: str | None) -> Iterator[JobEvent]:
         """Events after `after` as they happen; ends with the job, or `Transient` with the line."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
-        timeout = httpx.Timeout(ANSWER_SECONDS, connect=5.0, read=SILENCE_SECONDS)
+        timeout = httpx.Timeout(RESPONSE_TIMEOUT_SECONDS, connect=5.0, read=STREAM_IDLE_SECONDS)
         path = f"{JOBS}/{job_id}/events"
-        with self._errors():
+        with self._translate_errors():
             request = self._http.build_request(
                 "GET", path, params={"stream": "true"}, headers=headers, timeout=timeout
             )
@@ -137,79 +137,81 @@ class Api:
             try:
                 if not response.is_success:
                     response.read()
-                    raise _error(response)
-                yield from read_stream(response.iter_lines())
+                    raise _error_from_response(response)
+                yield from parse_sse(response.iter_lines())
             finally:
                 response.close()
 
     def create_study(self, body: dict[str, Any]) -> dict[str, Any]:
-        return self._create(STUDIES, body)
+        return self._create_with_retries(STUDIES, body)
 
-    def study(self, study_id: str, *, table: bool = False) -> dict[str, Any]:
+    def get_study(self, study_id: str, *, table: bool = False) -> dict[str, Any]:
         """With its table only if asked for: the gateway reads every prediction for it."""
-        return self._ask("GET", f"{STUDIES}/{study_id}", params={"with_table": table})
+        return self._request("GET", f"{STUDIES}/{study_id}", params={"with_table": table})
 
-    def studies(self, limit: int) -> list[dict[str, Any]]:
-        return self._list(STUDIES, limit)
+    def list_studies(self, limit: int) -> list[dict[str, Any]]:
+        return self._list_pages(STUDIES, limit)
 
     def cancel_study(self, study_id: str) -> dict[str, Any]:
-        return self._ask("POST", f"{STUDIES}/{study_id}/cancel")
+        return self._request("POST", f"{STUDIES}/{study_id}/cancel")
 
     def resume_study(self, study_id: str) -> dict[str, Any]:
-        return self._ask("POST", f"{STUDIES}/{study_id}/resume")
+        return self._request("POST", f"{STUDIES}/{study_id}/resume")
 
-    def study_table(self, study_id: str, format: str) -> str:
+    def get_study_table(self, study_id: str, format: str) -> str:
         """As `json`, `markdown` or `svg`."""
-        with self._errors():
+        with self._translate_errors():
             path = f"{STUDIES}/{study_id}/table"
             response = self._http.get(path, params={"format": format})
         if not response.is_success:
-            raise _error(response)
+            raise _error_from_response(response)
         return response.text
 
-    def models(self) -> list[dict[str, Any]]:
-        return self._list("/v1/models", 100)
+    def list_models(self) -> list[dict[str, Any]]:
+        return self._list_pages("/v1/models", 100)
 
-    def model(self, model_id: str) -> dict[str, Any]:
-        return self._ask("GET", f"/v1/models/{model_id}")
+    def get_model(self, model_id: str) -> dict[str, Any]:
+        return self._request("GET", f"/v1/models/{model_id}")
 
-    def _create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _create_with_retries(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Tried again when the answer is lost: under one key nothing is created twice."""
         key = {"Idempotency-Key": str(uuid.uuid4())}
-        for wait in CREATE_AGAIN:
+        for delay in CREATE_RETRY_DELAYS:
             try:
-                return self._ask("POST", path, json=body, headers=key)
+                return self._request("POST", path, json=body, headers=key)
             except Transient:
-                time.sleep(wait)
-        return self._ask("POST", path, json=body, headers=key)
+                time.sleep(delay)
+        return self._request("POST", path, json=body, headers=key)
 
-    def _list(self, path: str, limit: int) -> list[dict[str, Any]]:
+    def _list_pages(self, path: str, limit: int) -> list[dict[str, Any]]:
         """Pages of a list until there are `limit` items or no more."""
-        found: list[dict[str, Any]] = []
+        items: list[dict[str, Any]] = []
         after: dict[str, str] = {}
-        while len(found) < limit:
-            page = self._ask("GET", path, params={"limit": min(100, limit - len(found)), **after})
-            found += page["data"]
+        while len(items) < limit:
+            page = self._request(
+                "GET", path, params={"limit": min(100, limit - len(items)), **after}
+            )
+            items += page["data"]
             if not page.get("has_more") or not page["data"]:
                 break
             after = {"after": page["data"][-1]["id"]}
-        return found
+        return items
 
-    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        with self._errors():
+    def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        with self._translate_errors():
             response = self._http.request(method, path, **options)
         if not response.is_success:
-            raise _error(response)
+            raise _error_from_response(response)
         try:
-            answer = response.json()
+            body = response.json()
         except ValueError as error:
             raise Transient(f"{self.url} is not a qcrd gateway: it does not speak JSON") from error
-        if not isinstance(answer, dict):
+        if not isinstance(body, dict):
             raise Transient(f"{self.url} is not a qcrd gateway: unexpected answer to {path}")
-        return answer
+        return body
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except httpx.ConnectError as error:
@@ -223,18 +225,18 @@ class Api:
             ) from error
 
 
-def read_stream(lines: Iterator[str]) -> Iterator[Told]:
+def parse_sse(lines: Iterator[str]) -> Iterator[JobEvent]:
     """Server-sent events: the `data:` lines up to an empty line; comments are passed over."""
     data: list[str] = []
     for line in lines:
         if line.startswith("data:"):
             data.append(line[5:].removeprefix(" "))
         elif not line and data:
-            yield Told.of(json.loads("\n".join(data)))
+            yield JobEvent.from_wire(json.loads("\n".join(data)))
             data = []
 
 
-def _error(response: httpx.Response) -> QcrdError:
+def _error_from_response(response: httpx.Response) -> QcrdError:
     """The error that the envelope carries; a proxy's page has none, only its status."""
     try:
         envelope = response.json()["error"]
@@ -244,12 +246,12 @@ def _error(response: httpx.Response) -> QcrdError:
     code = response.status_code
     if code == 401:
         message += ": set QCRD_API_KEY to a key of this gateway"
-    if code >= 500 or code == 429 or _named(response) == "idempotency_in_progress":
+    if code >= 500 or code == 429 or _read_error_code(response) == "idempotency_in_progress":
         return Transient(message, param=param)
-    return BY_STATUS.get(code, Invalid)(message, param=param)
+    return ERROR_BY_STATUS.get(code, Invalid)(message, param=param)
 
 
-def _named(response: httpx.Response) -> str | None:
+def _read_error_code(response: httpx.Response) -> str | None:
     """The error's own code, if there is one."""
     try:
         return str(response.json()["error"]["code"])

@@ -12,16 +12,16 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from qcrd.cli.client import Api
+from qcrd.cli.client import GatewayClient
 from qcrd.errors import Conflict, Invalid, Transient
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 
 
-def fetch(api: Api, model_id: str, target: Path, console: Console) -> Path:
+def download_model(api: GatewayClient, model_id: str, target: Path, console: Console) -> Path:
     """The model's folder at `target`; it appears with its last byte."""
-    model = api.model(model_id)
+    model = api.get_model(model_id)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Conflict(f"--to: {target} exists and is not an empty folder: name another one")
     try:
@@ -29,15 +29,15 @@ def fetch(api: Api, model_id: str, target: Path, console: Console) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".qcrd-") as folder:
             complete = Path(folder) / "model"
             complete.mkdir()
-            _fetch_files(model["files"], complete, console)
-            complete.chmod(0o777 & ~_umask())
+            _download_files(model["files"], complete, console)
+            complete.chmod(0o777 & ~_get_umask())
             complete.replace(target)
     except OSError as error:
         raise Invalid(f"--to: cannot write {target}: {error.strerror}") from error
     return target
 
 
-def _fetch_files(files: list[dict[str, Any]], folder: Path, console: Console) -> None:
+def _download_files(files: list[dict[str, Any]], folder: Path, console: Console) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with (
         Progress(*columns, TransferSpeedColumn(), console=console) as progress,
@@ -45,12 +45,12 @@ def _fetch_files(files: list[dict[str, Any]], folder: Path, console: Console) ->
     ):
         for file in files:
             bar = progress.add_task(file["name"], total=file.get("bytes"))
-            path = _inside(folder, file["name"])
-            for done, total in _blocks(http, file["url"], path, file["name"]):
+            path = _resolve_inside(folder, file["name"])
+            for done, total in _download_blocks(http, file["url"], path, file["name"]):
                 progress.update(bar, completed=done, total=total)
 
 
-def _blocks(
+def _download_blocks(
     http: httpx.Client, url: str, path: Path, name: str
 ) -> Iterator[tuple[int, int | None]]:
     """Write the file, telling bytes done and in all; `Transient` when it comes cut short."""
@@ -61,7 +61,7 @@ def _blocks(
                 raise Transient(f"the store refused {name}: {response.status_code}; try again")
             length = response.headers.get("Content-Length")
             total = int(length) if length else None
-            for block in response.iter_bytes(BLOCK):
+            for block in response.iter_bytes(BLOCK_BYTES):
                 file.write(block)
                 done += len(block)
                 yield done, total
@@ -72,7 +72,7 @@ def _blocks(
         raise Transient(f"{name} came cut short: {done} of {total} bytes; try again")
 
 
-def _inside(folder: Path, name: str) -> Path:
+def _resolve_inside(folder: Path, name: str) -> Path:
     """`name` under `folder`; a name that leads out of it is refused, whoever sent it."""
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts:
@@ -82,7 +82,7 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _umask() -> int:
+def _get_umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

@@ -14,14 +14,14 @@ from qcrd.cli.commands.run import run
 from qcrd.cli.output.terminal import errors_as_one_line
 
 
-class _Guarded(TyperGroup):
+class _ErrorHandlingGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with errors_as_one_line():
             return super().invoke(ctx)
 
 
 app = typer.Typer(
-    cls=_Guarded,
+    cls=_ErrorHandlingGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Distil a large teacher's reasoning into a small model (QCRD).",

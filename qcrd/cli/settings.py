@@ -9,7 +9,7 @@ from pydantic import AfterValidator, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-def _absolute(path: Path | None) -> Path | None:
+def _make_absolute(path: Path | None) -> Path | None:
     return path and path.expanduser().absolute()
 
 
@@ -24,9 +24,9 @@ class CliSettings(BaseSettings):
         validate_default=True,
     )
 
-    home: Annotated[Path, AfterValidator(_absolute)] = Path("~/.qcrd")
+    home: Annotated[Path, AfterValidator(_make_absolute)] = Path("~/.qcrd")
     api_url: str | None = None
     api_key: SecretStr | None = None
-    models_dir: Annotated[Path | None, AfterValidator(_absolute)] = None
-    procfile: Annotated[Path | None, AfterValidator(_absolute)] = None
+    models_dir: Annotated[Path | None, AfterValidator(_make_absolute)] = None
+    procfile: Annotated[Path | None, AfterValidator(_make_absolute)] = None
     """Another set of parts for `qcrd up` than the Procfile that comes with the package."""

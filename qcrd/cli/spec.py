@@ -20,7 +20,7 @@ FILE_FIELDS = ("training_file", "validation_file", "test_file")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SpecFile:
     """A field of the spec that names a file, and the file."""
 
     field: str
@@ -28,47 +28,49 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Draft:
+class SpecDraft:
     """A spec whose files are on this machine still. `folder` is where relative paths begin."""
 
     body: dict[str, Any]
-    wanted: tuple[Wanted, ...]
+    files: tuple[SpecFile, ...]
 
-    def with_ids(self, ids: Mapping[Path, str]) -> dict[str, Any]:
+    def with_file_ids(self, ids: Mapping[Path, str]) -> dict[str, Any]:
         """The body of the POST that creates it, each path replaced by its file's id."""
         body = self.body
-        for item in self.wanted:
-            body = _replaced(body, item.field.split("."), ids[item.path])
+        for item in self.files:
+            body = _replace_at(body, item.field.split("."), ids[item.path])
         return body
 
 
-def read(spec: Path, data: Path | None) -> Draft:
+def read_job_spec(spec: Path, data: Path | None) -> SpecDraft:
     """`Invalid`, with the field and the fix, for whatever is wrong with the spec or its files."""
-    body = _load(spec)
+    body = _load_yaml(spec)
     parse_record(JobSpec, body)
-    return Draft(body, _wanted(spec, data, _file_fields(body)))
+    return SpecDraft(body, _find_files(spec, data, _iter_file_fields(body)))
 
 
-def read_study(spec: Path, data: Path | None) -> Draft:
+def read_study_spec(spec: Path, data: Path | None) -> SpecDraft:
     """The same for a study, whose files are those of its `job`."""
-    body = _load(spec)
+    body = _load_yaml(spec)
     if "job" not in body and "training_file" in body:
         raise Invalid(f"SPEC: {spec} holds a job and no study: follow it with `qcrd run {spec}`")
     parse_record(StudySpec, body)
-    fields = ((f"job.{field}", value) for field, value in _file_fields(body["job"]))
-    return Draft(body, _wanted(spec, data, fields))
+    fields = ((f"job.{field}", value) for field, value in _iter_file_fields(body["job"]))
+    return SpecDraft(body, _find_files(spec, data, fields))
 
 
-def _wanted(spec: Path, data: Path | None, fields: Iterable[tuple[str, str]]) -> tuple[Wanted, ...]:
-    folder = spec.absolute().parent if data is None else _data_folder(data)
+def _find_files(
+    spec: Path, data: Path | None, fields: Iterable[tuple[str, str]]
+) -> tuple[SpecFile, ...]:
+    folder = spec.absolute().parent if data is None else _check_data_folder(data)
     return tuple(
-        Wanted(field, _existing(field, value, folder, given=data is not None))
+        SpecFile(field, _find_file(field, value, folder, data_given=data is not None))
         for field, value in fields
         if not FILE_ID.fullmatch(value)
     )
 
 
-def _load(spec: Path) -> dict[str, Any]:
+def _load_yaml(spec: Path) -> dict[str, Any]:
     try:
         body = yaml.safe_load(spec.read_text(encoding="utf-8"))
     except OSError as error:
@@ -88,7 +90,7 @@ def _load(spec: Path) -> dict[str, Any]:
     return body
 
 
-def _data_folder(data: Path) -> Path:
+def _check_data_folder(data: Path) -> Path:
     if not data.is_dir():
         raise Invalid(f"--data: there is no folder {data}: name the one that holds the job's files")
     if not any(data.iterdir()):
@@ -96,7 +98,7 @@ def _data_folder(data: Path) -> Path:
     return data.absolute()
 
 
-def _file_fields(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _iter_file_fields(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for field in FILE_FIELDS:
         if body.get(field) is not None:
             yield field, body[field]
@@ -107,16 +109,16 @@ def _file_fields(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"method.{kind}.rationales.import", imported
 
 
-def _existing(field: str, value: str, folder: Path, *, given: bool) -> Path:
+def _find_file(field: str, value: str, folder: Path, *, data_given: bool) -> Path:
     path = folder / Path(value).expanduser()
     if path.is_file():
         if path.stat().st_size == 0:
             raise Invalid(f"`{field}`: the file {path} is empty", param=field)
         return path
-    fix = "put it there" if given else "put it there, or name its folder with --data"
+    fix = "put it there" if data_given else "put it there, or name its folder with --data"
     raise Invalid(f"`{field}`: there is no file {path}: {fix}", param=field, code="file_not_found")
 
 
-def _replaced(body: dict[str, Any], keys: list[str], value: str) -> dict[str, Any]:
-    key, *rest = keys
-    return {**body, key: _replaced(body[key], rest, value) if rest else value}
+def _replace_at(body: dict[str, Any], path: list[str], value: str) -> dict[str, Any]:
+    key, *rest = path
+    return {**body, key: _replace_at(body[key], rest, value) if rest else value}

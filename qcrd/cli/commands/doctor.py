@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from qcrd.cli.gateway_metrics import gateway_findings
+from qcrd.cli.gateway_metrics import check_gateway
 from qcrd.cli.output.finding import Finding
 from qcrd.cli.output.terminal import FAILED, note, out
 from qcrd.cli.settings import CliSettings
@@ -140,7 +140,7 @@ def _network(home: Home, api_url: str | None) -> Iterator[Finding]:
     running = stack.find(home) if "supervisor" not in environment.missing_wheels() else None
     yield from _stack(home, running)
     if api_url and (running is None or api_url.rstrip("/") != running.record.api_url):
-        for finding in gateway_findings(api_url):
+        for finding in check_gateway(api_url):
             yield replace(finding, what=f"{finding.what} of QCRD_API_URL")
 
 
@@ -160,4 +160,4 @@ def _stack(home: Home, running: stack.Stack | None) -> Iterator[Finding]:
         yield Finding("stack", "missing", f"not ready: {', '.join(unready)}", fix)
     else:
         yield Finding("stack", "ok", f"running at {running.record.api_url}")
-        yield from gateway_findings(running.record.api_url)
+        yield from check_gateway(running.record.api_url)

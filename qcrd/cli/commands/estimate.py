@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qcrd.cli import spec
-from qcrd.cli.client import ApiOption, connect
+from qcrd.cli.client import ApiOption, connect_gateway
 from qcrd.cli.commands.run import upload_files
 from qcrd.cli.output.terminal import FAILED, note, out, print_json
 
@@ -24,9 +24,9 @@ def estimate(
     api: ApiOption = None,
 ) -> None:
     """Say what a job would cost; exit code 1 if its budget would not do. No job is created."""
-    draft = spec.read(job, data)
-    gateway = connect(api)
-    found = gateway.estimate(draft.with_ids(upload_files(gateway, draft)))
+    draft = spec.read_job_spec(job, data)
+    gateway = connect_gateway(api)
+    found = gateway.estimate_job(draft.with_file_ids(upload_files(gateway, draft)))
     if as_json:
         print_json(found)
     else:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from qcrd.cli.client import ApiOption, Told, connect
+from qcrd.cli.client import ApiOption, JobEvent, connect_gateway
 from qcrd.cli.commands.run import conclude, follow_on_terminal
 from qcrd.cli.output import report, terminal
 from qcrd.cli.output.progress import state_line
@@ -28,7 +28,7 @@ def listed(
     api: ApiOption = None,
 ) -> None:
     """List jobs, newest first."""
-    jobs = connect(api).jobs(limit)
+    jobs = connect_gateway(api).list_jobs(limit)
     if as_json:
         print_json(jobs)
         return
@@ -42,7 +42,7 @@ def listed(
 @app.command()
 def show(job_id: JobId, as_json: AsJson = False, api: ApiOption = None) -> None:
     """Show a job, and its report when it has one."""
-    job = connect(api).job(job_id)
+    job = connect_gateway(api).get_job(job_id)
     if as_json:
         print_json(job)
         return
@@ -86,14 +86,14 @@ def _spent(usage: dict[str, Any]) -> str:
 @app.command()
 def cancel(job_id: JobId, api: ApiOption = None) -> None:
     """End a job. Teacher outputs that are finished are kept for the next one."""
-    job = connect(api).cancel(job_id)
+    job = connect_gateway(api).cancel_job(job_id)
     note(f"the job {job_id} is {job['status']}")
 
 
 @app.command()
 def pause(job_id: JobId, api: ApiOption = None) -> None:
     """Stop a job where it is, to be resumed. Its training saves first."""
-    job = connect(api).pause(job_id)
+    job = connect_gateway(api).pause_job(job_id)
     note(f"the job {job_id} is {job['status']}; `qcrd jobs resume {job_id}` goes on")
 
 
@@ -107,14 +107,14 @@ def resume(
     """Let a paused job go on; a limit that is given replaces the job's budget."""
     given = {"teacher_tokens": teacher_tokens, "cost": cost}
     budget = {name: value for name, value in given.items() if value is not None}
-    job = connect(api).resume(job_id, budget or None)
+    job = connect_gateway(api).resume_job(job_id, budget or None)
     note(f"the job {job_id} is {job['status']}")
 
 
 @app.command()
 def delete(job_id: JobId, api: ApiOption = None) -> None:
     """Remove a job that is over. Its rationale set and its model stay."""
-    connect(api).delete(job_id)
+    connect_gateway(api).delete_job(job_id)
     note(f"the job {job_id} is gone")
 
 
@@ -126,15 +126,15 @@ def events(
     api: ApiOption = None,
 ) -> None:
     """Print what happened in a job, oldest first."""
-    gateway = connect(api)
+    gateway = connect_gateway(api)
     if follow:
         conclude(follow_on_terminal(gateway, job_id), None)
         return
-    for event in gateway.events(job_id, limit):
+    for event in gateway.list_events(job_id, limit):
         out().print(f"{clock(event.created_at)}  {escape(_text(event))}")
 
 
-def _text(event: Told) -> str:
+def _text(event: JobEvent) -> str:
     return event.message if event.level == "info" else f"{event.level}: {event.message}"
 
 

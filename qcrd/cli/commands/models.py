@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from qcrd.cli import chat, download
-from qcrd.cli.client import ApiOption, connect
+from qcrd.cli.client import ApiOption, connect_gateway
 from qcrd.cli.commands.jobs import clock
 from qcrd.cli.output import terminal
 from qcrd.cli.output.terminal import note, notes, out, print_json
@@ -30,7 +30,7 @@ def listed(
     api: ApiOption = None,
 ) -> None:
     """List published students, newest first."""
-    models = connect(api).models()
+    models = connect_gateway(api).list_models()
     if as_json:
         print_json(models)
         return
@@ -48,7 +48,7 @@ def downloaded(
     api: ApiOption = None,
 ) -> None:
     """Fetch a student as a folder that `AutoModel…from_pretrained` loads."""
-    folder = download.fetch(connect(api), model_id, to or Path(model_id), notes())
+    folder = download.download_model(connect_gateway(api), model_id, to or Path(model_id), notes())
     out().print(escape(str(folder)))
 
 
@@ -60,7 +60,7 @@ def chatted(
     api: ApiOption = None,
 ) -> None:
     """Ask a student on this machine."""
-    student = chat.Student(_folder(model_id, api))
+    student = chat.LocalStudent(_folder(model_id, api))
     if question is not None:
         _answer(student, question, explain)
         return
@@ -79,7 +79,7 @@ def _folder(model: str, api: str | None) -> Path:
         )
     cached = Home(CliSettings().home).cache / "models" / model
     if not (cached / PROMPT_FORMAT_FILE).exists():
-        download.fetch(connect(api), model, cached, notes())
+        download.download_model(connect_gateway(api), model, cached, notes())
     return cached
 
 
@@ -89,8 +89,8 @@ def _next_question() -> str:
     return sys.stdin.readline().strip()
 
 
-def _answer(student: chat.Student, question: str, explain: bool) -> None:
-    answer = student.ask(question, explain=explain)
+def _answer(student: chat.LocalStudent, question: str, explain: bool) -> None:
+    answer = student.predict(question, explain=explain)
     out().print(f"[bold]{escape(answer.label or '(it says nothing)')}")
     if answer.rationale is not None:
         out().print(escape(answer.rationale))

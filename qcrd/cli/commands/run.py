@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 
 from qcrd.cli import spec
-from qcrd.cli.client import Api, ApiOption, connect
-from qcrd.cli.follow import follow
+from qcrd.cli.client import ApiOption, GatewayClient, connect_gateway
+from qcrd.cli.follow import follow_job
 from qcrd.cli.output import report
 from qcrd.cli.output.progress import display
 from qcrd.cli.output.terminal import FAILED, note, notes, out
@@ -33,20 +33,20 @@ def run(
     api: ApiOption = None,
 ) -> None:
     """Upload a job's files, create the job, follow it, and print what it measured."""
-    draft = spec.read(job, data)
+    draft = spec.read_job_spec(job, data)
     if report_file is not None:
         check_writable(report_file, "--report")
-    gateway = connect(api)
-    created = gateway.create_job(draft.with_ids(upload_files(gateway, draft)))
+    gateway = connect_gateway(api)
+    created = gateway.create_job(draft.with_file_ids(upload_files(gateway, draft)))
     note(f"job {created['id']} created; following it (Ctrl-C stops following, not the job)")
     finished = follow_on_terminal(gateway, created["id"])
     conclude(finished, report_file)
 
 
-def follow_on_terminal(gateway: Api, job_id: str) -> dict[str, Any]:
+def follow_on_terminal(gateway: GatewayClient, job_id: str) -> dict[str, Any]:
     try:
         with display(notes()) as shown:
-            return follow(gateway, job_id, shown)
+            return follow_job(gateway, job_id, shown)
     except KeyboardInterrupt:
         note(f"the job {job_id} goes on")
         note(f"  qcrd jobs events {job_id} --follow   follows it again")
@@ -73,21 +73,21 @@ def conclude(job: dict[str, Any], report_file: Path | None) -> None:
         raise typer.Exit(FAILED)
 
 
-def upload_files(gateway: Api, draft: spec.Draft) -> dict[Path, str]:
+def upload_files(gateway: GatewayClient, draft: spec.SpecDraft) -> dict[Path, str]:
     """File ids per path; what has the same bytes is sent once."""
     by_content: dict[str, str] = {}
     ids: dict[Path, str] = {}
-    for wanted in draft.wanted:
+    for wanted in draft.files:
         digest = _sha256(wanted)
         if digest not in by_content:
-            stored = gateway.upload(wanted.path)
+            stored = gateway.upload_file(wanted.path)
             by_content[digest] = stored["id"]
             note(f"uploaded {wanted.path.name}: {stored['lines']:,} lines as {stored['id']}")
         ids[wanted.path] = by_content[digest]
     return ids
 
 
-def _sha256(wanted: spec.Wanted) -> str:
+def _sha256(wanted: spec.SpecFile) -> str:
     try:
         with wanted.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

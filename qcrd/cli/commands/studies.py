@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from qcrd.cli import spec
-from qcrd.cli.client import Api, ApiOption, connect
+from qcrd.cli.client import ApiOption, GatewayClient, connect_gateway
 from qcrd.cli.commands.jobs import AsJson, clock
 from qcrd.cli.commands.run import INTERRUPTED, check_writable, upload_files
 from qcrd.cli.output import terminal
@@ -42,18 +42,18 @@ def study(
     api: ApiOption = None,
 ) -> None:
     """Train several methods under several seeds on one rationale set, and compare them."""
-    draft = spec.read_study(study_spec, data)
+    draft = spec.read_study_spec(study_spec, data)
     for option, path in (("--report", report_file), ("--plot", plot_file)):
         if path is not None:
             check_writable(path, option)
-    gateway = connect(api)
-    created = gateway.create_study(draft.with_ids(upload_files(gateway, draft)))
+    gateway = connect_gateway(api)
+    created = gateway.create_study(draft.with_file_ids(upload_files(gateway, draft)))
     note(f"study {created['id']} of {len(created['jobs'])} jobs created; following it")
     finished = _follow_on_terminal(gateway, created["id"])
     _conclude(gateway, finished, report_file, plot_file)
 
 
-def _follow_on_terminal(gateway: Api, study_id: str) -> dict[str, Any]:
+def _follow_on_terminal(gateway: GatewayClient, study_id: str) -> dict[str, Any]:
     try:
         with study_display(notes()) as shown:
             return follow(gateway, study_id, shown)
@@ -64,12 +64,12 @@ def _follow_on_terminal(gateway: Api, study_id: str) -> dict[str, Any]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def follow(gateway: Api, study_id: str, display: StudyDisplay) -> dict[str, Any]:
+def follow(gateway: GatewayClient, study_id: str, display: StudyDisplay) -> dict[str, Any]:
     """The study when its jobs are over. A gateway that goes away is waited for."""
     troubled = False
     while True:
         try:
-            found = gateway.study(study_id)
+            found = gateway.get_study(study_id)
         except Transient as error:
             if not troubled:
                 display.trouble(error.message)
@@ -83,15 +83,15 @@ def follow(gateway: Api, study_id: str, display: StudyDisplay) -> dict[str, Any]
 
 
 def _conclude(
-    gateway: Api, study: dict[str, Any], report_file: Path | None, plot_file: Path | None
+    gateway: GatewayClient, study: dict[str, Any], report_file: Path | None, plot_file: Path | None
 ) -> None:
     """Print the table and what failed; exit code 1 unless every job has succeeded."""
-    out().print(escape(gateway.study_table(study["id"], "markdown")), soft_wrap=True)
+    out().print(escape(gateway.get_study_table(study["id"], "markdown")), soft_wrap=True)
     if report_file is not None:
-        table = json.loads(gateway.study_table(study["id"], "json"))
+        table = json.loads(gateway.get_study_table(study["id"], "json"))
         _write(report_file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
     if plot_file is not None:
-        _write(plot_file, gateway.study_table(study["id"], "svg"))
+        _write(plot_file, gateway.get_study_table(study["id"], "svg"))
     _show_failures(study["jobs"])
     if study["status"] != StudyStatus.SUCCEEDED:
         text = f"the study {study['id']} is {study['status']}"
@@ -118,7 +118,7 @@ def listed(
     api: ApiOption = None,
 ) -> None:
     """List studies, newest first."""
-    studies = connect(api).studies(limit)
+    studies = connect_gateway(api).list_studies(limit)
     if as_json:
         print_json(studies)
         return
@@ -133,8 +133,8 @@ def listed(
 @app.command()
 def show(study_id: StudyId, as_json: AsJson = False, api: ApiOption = None) -> None:
     """Show a study's jobs and its table so far."""
-    gateway = connect(api)
-    found = gateway.study(study_id, table=as_json)
+    gateway = connect_gateway(api)
+    found = gateway.get_study(study_id, table=as_json)
     if as_json:
         print_json(found)
         return
@@ -142,19 +142,19 @@ def show(study_id: StudyId, as_json: AsJson = False, api: ApiOption = None) -> N
     for job in found["jobs"]:
         jobs.add_row(job["id"], escape(job["method"]), str(job["seed"]), escape(state(job)))
     out().print(jobs)
-    out().print(escape(gateway.study_table(study_id, "markdown")), soft_wrap=True)
+    out().print(escape(gateway.get_study_table(study_id, "markdown")), soft_wrap=True)
     _show_failures(found["jobs"])
 
 
 @app.command()
 def cancel(study_id: StudyId, api: ApiOption = None) -> None:
     """End a study's jobs. What has succeeded is kept, in its table too."""
-    ended = connect(api).cancel_study(study_id)
+    ended = connect_gateway(api).cancel_study(study_id)
     note(f"the study {study_id} is {ended['status']}")
 
 
 @app.command()
 def resume(study_id: StudyId, api: ApiOption = None) -> None:
     """Create the jobs that are missing because the gateway died while it created them."""
-    resumed = connect(api).resume_study(study_id)
+    resumed = connect_gateway(api).resume_study(study_id)
     note(f"the study {study_id} is {resumed['status']}")

@@ -20,8 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from qcrd.cli.client import Told
-from qcrd.cli.follow import Display
+from qcrd.cli.client import JobEvent
+from qcrd.cli.follow import JobDisplay
 from qcrd.records.job import JobStatus, Stage
 
 TITLES = {
@@ -38,7 +38,7 @@ STYLES = {"warn": "yellow", "error": "red"}
 
 
 @contextmanager
-def display(console: Console) -> Iterator[Display]:
+def display(console: Console) -> Iterator[JobDisplay]:
     if console.is_terminal:
         with _progress(console) as progress:
             yield Bars(progress)
@@ -59,7 +59,7 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _styled(event: Told) -> str:
+def _styled(event: JobEvent) -> str:
     style = STYLES.get(event.level)
     text = escape(event.message)
     return f"[{style}]{text}[/]" if style else text
@@ -72,7 +72,7 @@ class Bars:
         self._progress = progress
         self._bars: dict[Stage, TaskID] = {}
 
-    def told(self, event: Told) -> None:
+    def told(self, event: JobEvent) -> None:
         if event.type == "message":
             self._progress.console.print(_styled(event))
 
@@ -112,7 +112,7 @@ class Lines:
         self._began = self._spoke = time.monotonic()
         self._said = ""
 
-    def told(self, event: Told) -> None:
+    def told(self, event: JobEvent) -> None:
         if event.type == "message":
             self._print(_styled(event))
 

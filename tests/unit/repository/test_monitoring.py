@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qcrd.cli.gateway_metrics import findings, read
+from qcrd.cli.gateway_metrics import check_samples, parse_metrics
 from qcrd.runtime.redis.counters import COUNTER_HELP, observe_stage_seconds
 from tests import serving
 from tests.unit.api.test_rest import Here, sums
@@ -41,7 +41,7 @@ def test_every_metric_of_the_dashboard_is_served(here: Here) -> None:
         for target in panel["targets"]
         for name in NAME.findall(target["expr"])
     }
-    served = set(read(shown(here)))
+    served = set(parse_metrics(shown(here)))
     assert asked - served == set()
     assert {f"qcrd_{name}_total" for name in COUNTER_HELP if name != "stage_seconds"} <= asked
 
@@ -54,14 +54,15 @@ def test_the_component_names_files_that_are_there() -> None:
 
 
 def test_doctor_says_what_the_metrics_say(here: Here) -> None:
-    told = {finding.what: finding for finding in findings(read(shown(here)))}
+    told = {finding.what: finding for finding in check_samples(parse_metrics(shown(here)))}
     assert told["jobs"].detail == "1 queued"
     assert told["waiting jobs"].detail == "1 for assemble, 0 for train"
     assert told["teacher tokens"].detail == "5 paid by all jobs"
     assert told["recoveries"].state == "advice"
     assert "1 leases lost" in told["recoveries"].detail
     away = [
-        finding.what for finding in findings(read("# TYPE qcrd_redis_up gauge\nqcrd_redis_up 0\n"))
+        finding.what
+        for finding in check_samples(parse_metrics("# TYPE qcrd_redis_up gauge\nqcrd_redis_up 0\n"))
     ]
     assert away == ["redis"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qcrd.cli.client import Told, read_stream
+from qcrd.cli.client import JobEvent, parse_sse
 from qcrd.cli.commands import doctor
 from qcrd.cli.output import progress, report
 from qcrd.cli.output.finding import Finding
@@ -152,7 +152,7 @@ def test_a_stream_s_comments_and_many_lines_of_data() -> None:
         "",
         "data:",
     ]
-    assert list(read_stream(iter(lines))) == [Told("1-0", "two lines")]
+    assert list(parse_sse(iter(lines))) == [JobEvent("1-0", "two lines")]
 
 
 def test_what_the_teacher_cost() -> None:

@@ -33,7 +33,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scripte
     monkeypatch.setenv("QCRD_API_URL", scripted.url)
     monkeypatch.setenv("QCRD_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(follow, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(follow.persistently, "__kwdefaults__", {"retry": 0.01})
+    monkeypatch.setattr(follow.stream_with_reconnect, "__kwdefaults__", {"retry": 0.01})
     yield scripted
     scripted.close()
 
