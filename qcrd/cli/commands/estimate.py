@@ -26,41 +26,41 @@ def estimate(
     """Say what a job would cost; exit code 1 if its budget would not do. No job is created."""
     draft = spec.read_job_spec(job, data)
     gateway = connect_gateway(api)
-    found = gateway.estimate_job(draft.with_file_ids(upload_files(gateway, draft)))
+    result = gateway.estimate_job(draft.with_file_ids(upload_files(gateway, draft)))
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        _show(found)
-    if found["budget"]["fits"] is False:
-        note(f"the budget will not do: {found['budget']['message']}")
+        _show_estimate(result)
+    if result["budget"]["fits"] is False:
+        note(f"the budget will not do: {result['budget']['message']}")
         raise typer.Exit(FAILED)
 
 
-def _show(found: dict[str, Any]) -> None:
-    teacher = found["teacher"]
+def _show_estimate(result: dict[str, Any]) -> None:
+    teacher = result["teacher"]
     table = Table(show_header=False)
     asked = f"{teacher['asked']:,} of {teacher['outputs']:,}; {teacher['reused']:,} are paid for"
     table.add_row("teacher outputs", asked)
     table.add_row("prompt tokens", f"{teacher['prompt_tokens']:,}")
-    table.add_row("completion tokens", _completion(teacher))
-    table.add_row("cost", _cost(teacher))
-    table.add_row("training steps", f"{found['training_steps']:,}")
+    table.add_row("completion tokens", _format_completion(teacher))
+    table.add_row("cost", _format_cost(teacher))
+    table.add_row("training steps", f"{result['training_steps']:,}")
     for stage in ("assembling", "training"):
-        seconds = found[f"{stage}_seconds"]
+        seconds = result[f"{stage}_seconds"]
         table.add_row(stage, "not known yet" if seconds is None else f"about {seconds:,.0f} s")
-    table.add_row("budget", found["budget"]["message"])
+    table.add_row("budget", result["budget"]["message"])
     out().print(table)
-    for line in (*teacher["basis"], *found["basis"]):
+    for line in (*teacher["basis"], *result["basis"]):
         out().print(f"- {escape(line)}")
 
 
-def _completion(teacher: dict[str, Any]) -> str:
+def _format_completion(teacher: dict[str, Any]) -> str:
     most = f"at most {teacher['completion_tokens_at_most']:,}"
     expected = teacher["completion_tokens"]
     return most if expected is None else f"about {expected:,}, {most}"
 
 
-def _cost(teacher: dict[str, Any]) -> str:
+def _format_cost(teacher: dict[str, Any]) -> str:
     if teacher["currency"] is None:
         return "the teacher has no prices (QCRD_TEACHERS)"
     most = f"at most {teacher['cost_at_most']:.4f} {teacher['currency']}"

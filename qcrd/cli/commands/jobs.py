@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from qcrd.cli.client import ApiOption, JobEvent, connect_gateway
-from qcrd.cli.commands.run import conclude, follow_on_terminal
+from qcrd.cli.commands.run import follow_on_terminal, show_result
 from qcrd.cli.output import report, terminal
 from qcrd.cli.output.progress import state_line
 from qcrd.cli.output.terminal import note, out, print_json
@@ -18,13 +18,13 @@ from qcrd.cli.output.terminal import note, out, print_json
 app = typer.Typer(no_args_is_help=True, help="List, show, follow, pause and end jobs.")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
-AsJson = Annotated[bool, typer.Option("--json", help="As the REST API gives it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="As the REST API gives it.")]
 
 
 @app.command("list")
-def listed(
+def list_jobs(
     limit: Annotated[int, typer.Option(min=1, help="The newest ones.")] = 20,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
     api: ApiOption = None,
 ) -> None:
     """List jobs, newest first."""
@@ -32,32 +32,32 @@ def listed(
     if as_json:
         print_json(jobs)
         return
-    found = terminal.table("job", "created", "method", "state", "model", whole=1)
+    table = terminal.table("job", "created", "method", "state", "model", whole=1)
     for job in jobs:
-        row = (job["id"], clock(job["created_at"]), job["method"]["type"], state_line(job))
-        found.add_row(*map(escape, row), escape(job["fine_tuned_model"] or ""))
-    out().print(found)
+        row = (job["id"], format_time(job["created_at"]), job["method"]["type"], state_line(job))
+        table.add_row(*map(escape, row), escape(job["fine_tuned_model"] or ""))
+    out().print(table)
 
 
 @app.command()
-def show(job_id: JobId, as_json: AsJson = False, api: ApiOption = None) -> None:
+def show(job_id: JobId, as_json: JsonOption = False, api: ApiOption = None) -> None:
     """Show a job, and its report when it has one."""
     job = connect_gateway(api).get_job(job_id)
     if as_json:
         print_json(job)
         return
-    for name, text in _facts(job).items():
+    for name, text in _describe_job(job).items():
         out().print(f"[bold]{name:<11}[/] {escape(text)}")
     if job.get("report"):
         report.show(out(), job["report"])
         report.show_next_steps(out(), job["report"])
 
 
-def _facts(job: dict[str, Any]) -> dict[str, str]:
+def _describe_job(job: dict[str, Any]) -> dict[str, str]:
     facts = {
         "Job": job["id"],
         "State": state_line(job),
-        "Created": clock(job["created_at"]),
+        "Created": format_time(job["created_at"]),
         "Base model": job["model"],
         "Method": job["method"]["type"],
     }
@@ -65,7 +65,7 @@ def _facts(job: dict[str, Any]) -> dict[str, str]:
         eta = queue.get("eta_seconds")
         facts["In line"] = f"{queue['position']}" + (f", about {eta:.0f} s" if eta else "")
     if (usage := job.get("usage")) is not None:
-        facts["Spent"] = _spent(usage)
+        facts["Spent"] = _format_usage(usage)
     if job.get("paused_because"):
         facts["Paused"] = job["paused_because"]
     if job.get("error"):
@@ -73,7 +73,7 @@ def _facts(job: dict[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _spent(usage: dict[str, Any]) -> str:
+def _format_usage(usage: dict[str, Any]) -> str:
     tokens = usage["teacher_prompt_tokens"] + usage["teacher_completion_tokens"]
     parts = [f"{tokens:,} teacher tokens"]
     if usage.get("cost") is not None:
@@ -128,17 +128,17 @@ def events(
     """Print what happened in a job, oldest first."""
     gateway = connect_gateway(api)
     if follow:
-        conclude(follow_on_terminal(gateway, job_id), None)
+        show_result(follow_on_terminal(gateway, job_id), None)
         return
     for event in gateway.list_events(job_id, limit):
-        out().print(f"{clock(event.created_at)}  {escape(_text(event))}")
+        out().print(f"{format_time(event.created_at)}  {escape(_format_event(event))}")
 
 
-def _text(event: JobEvent) -> str:
+def _format_event(event: JobEvent) -> str:
     return event.message if event.level == "info" else f"{event.level}: {event.message}"
 
 
-def clock(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Local time; the date too when it was not today."""
     moment = datetime.fromtimestamp(seconds)
     today = datetime.fromtimestamp(time.time()).date()

@@ -17,10 +17,10 @@ from qcrd.errors import Invalid
 from qcrd.records.api_keys import ApiKey, ApiKeyFile, ApiKeyScope, hash_api_key
 from qcrd.records.base import parse_record
 
-PREFIX = "sk-qcrd-"
+KEY_PREFIX = "sk-qcrd-"
 """So that secret scanners recognise a key that was committed by mistake."""
 
-USUAL = [ApiKeyScope.READ, ApiKeyScope.WRITE]
+DEFAULT_SCOPES = [ApiKeyScope.READ, ApiKeyScope.WRITE]
 """Of a key that no scopes are given for."""
 
 app = typer.Typer(no_args_is_help=True, help="Make and retire API keys of a gateway.")
@@ -31,17 +31,19 @@ KeyFileOption = Annotated[
 ]
 
 
-def new_key(name: str, scopes: Sequence[ApiKeyScope], **limits: int | None) -> tuple[str, ApiKey]:
+def make_key(name: str, scopes: Sequence[ApiKeyScope], **limits: int | None) -> tuple[str, ApiKey]:
     """A fresh secret of 256 bits, to be shown once, and its entry for the file."""
-    secret = PREFIX + secrets.token_urlsafe(32)
+    secret = KEY_PREFIX + secrets.token_urlsafe(32)
     entry = {"name": name, "sha256": hash_api_key(secret), "scopes": list(scopes), **limits}
     return secret, parse_record(ApiKey, entry)
 
 
 @app.command("new")
-def new(
+def create_key(
     name: str,
-    scope: Annotated[list[ApiKeyScope], typer.Option(help="Give it several times.")] = USUAL,
+    scope: Annotated[
+        list[ApiKeyScope], typer.Option(help="Give it several times.")
+    ] = DEFAULT_SCOPES,
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     running_jobs: Annotated[
         int | None, typer.Option(min=1, help="Most of its jobs that run at once.")
@@ -50,35 +52,35 @@ def new(
 ) -> None:
     """Print a new key, once, and add its hash to the file, or print the entry without one."""
     limits = {"requests_per_minute": requests_per_minute, "running_jobs": running_jobs}
-    secret, entry = new_key(name, scope, **limits)
+    secret, entry = make_key(name, scope, **limits)
     if file is None:
         print_json(entry.model_dump(mode="json", exclude_none=True))
         note("add this entry to the list `keys` of the gateway's QCRD_API_KEYS_FILE")
     else:
-        there = _read(file) if file.exists() else ApiKeyFile(keys=())
-        if any(key.name == name for key in there.keys):
+        key_file = _read_key_file(file) if file.exists() else ApiKeyFile(keys=())
+        if any(key.name == name for key in key_file.keys):
             raise Invalid(f"{file} has a key named {name} already: `qcrd keys drop {name}` first")
-        _write(file, ApiKeyFile(keys=(*there.keys, entry)))
+        _write_key_file(file, ApiKeyFile(keys=(*key_file.keys, entry)))
         note(f"added to {file}; a gateway that reads it takes the key within a second")
     note("the key, which nothing will show again:")
     typer.echo(secret)
 
 
 @app.command("drop")
-def drop(name: str, file: KeyFileOption = None) -> None:
+def delete_key(name: str, file: KeyFileOption = None) -> None:
     """Retire a key: a gateway that reads the file refuses it within a second."""
     if file is None:
         raise Invalid("name the file of keys: --file, or QCRD_API_KEYS_FILE")
-    there = _read(file)
-    left = tuple(key for key in there.keys if key.name != name)
-    if len(left) == len(there.keys):
-        names = ", ".join(key.name for key in left) or "none"
+    key_file = _read_key_file(file)
+    remaining = tuple(key for key in key_file.keys if key.name != name)
+    if len(remaining) == len(key_file.keys):
+        names = ", ".join(key.name for key in remaining) or "none"
         raise Invalid(f"{file} has no key named {name}; there are: {names}")
-    _write(file, ApiKeyFile(keys=left))
+    _write_key_file(file, ApiKeyFile(keys=remaining))
     note(f"{name} is gone from {file}")
 
 
-def _read(file: Path) -> ApiKeyFile:
+def _read_key_file(file: Path) -> ApiKeyFile:
     try:
         return ApiKeyFile.model_validate_json(file.read_bytes())
     except OSError as error:
@@ -89,10 +91,10 @@ def _read(file: Path) -> ApiKeyFile:
         raise Invalid(f"{file}: `{path}`: {first['msg']}") from None
 
 
-def _write(file: Path, content: ApiKeyFile) -> None:
+def _write_key_file(file: Path, content: ApiKeyFile) -> None:
     """Whole or not at all: a gateway may read it at any moment. For its owner's eyes only."""
     body = content.model_dump(mode="json", exclude_none=True)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(file)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.touch(mode=0o600)
+    temporary.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(file)

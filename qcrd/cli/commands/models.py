@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from qcrd.cli import chat, download
 from qcrd.cli.client import ApiOption, connect_gateway
-from qcrd.cli.commands.jobs import clock
+from qcrd.cli.commands.jobs import format_time
 from qcrd.cli.output import terminal
 from qcrd.cli.output.terminal import note, notes, out, print_json
 from qcrd.cli.settings import CliSettings
@@ -25,7 +25,7 @@ ModelId = Annotated[str, typer.Argument(metavar="MODEL")]
 
 
 @app.command("list")
-def listed(
+def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="As the REST API gives it.")] = False,
     api: ApiOption = None,
 ) -> None:
@@ -34,15 +34,17 @@ def listed(
     if as_json:
         print_json(models)
         return
-    found = terminal.table("model", "created", "base", "job", whole=1)
+    table = terminal.table("model", "created", "base", "job", whole=1)
     for model in models:
         job = model.get("job_id", "")
-        found.add_row(model["id"], clock(model["created"]), escape(model.get("base", "")), job)
-    out().print(found)
+        table.add_row(
+            model["id"], format_time(model["created"]), escape(model.get("base", "")), job
+        )
+    out().print(table)
 
 
 @app.command("download")
-def downloaded(
+def download_model(
     model_id: ModelId,
     to: Annotated[Path | None, typer.Option(help="Folder to make. [default: ./MODEL]")] = None,
     api: ApiOption = None,
@@ -53,23 +55,23 @@ def downloaded(
 
 
 @app.command("chat")
-def chatted(
+def chat_with_model(
     model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An id, or a local folder.")],
     question: Annotated[str | None, typer.Option(help="Ask this one, answer, and end.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Give the rationale too.")] = False,
     api: ApiOption = None,
 ) -> None:
     """Ask a student on this machine."""
-    student = chat.LocalStudent(_folder(model_id, api))
+    student = chat.LocalStudent(_resolve_folder(model_id, api))
     if question is not None:
-        _answer(student, question, explain)
+        _print_prediction(student, question, explain)
         return
     note("ask a question and press Enter; an empty line ends")
-    while asked := _next_question():
-        _answer(student, asked, explain)
+    while next_question := _read_question():
+        _print_prediction(student, next_question, explain)
 
 
-def _folder(model: str, api: str | None) -> Path:
+def _resolve_folder(model: str, api: str | None) -> Path:
     """Where the model lies here; one that was fetched once is not fetched again."""
     if Path(model).is_dir():
         return Path(model)
@@ -83,14 +85,14 @@ def _folder(model: str, api: str | None) -> Path:
     return cached
 
 
-def _next_question() -> str:
+def _read_question() -> str:
     if sys.stdin.isatty():
         notes().print("[bold]>[/] ", end="")
     return sys.stdin.readline().strip()
 
 
-def _answer(student: chat.LocalStudent, question: str, explain: bool) -> None:
-    answer = student.predict(question, explain=explain)
-    out().print(f"[bold]{escape(answer.label or '(it says nothing)')}")
-    if answer.rationale is not None:
-        out().print(escape(answer.rationale))
+def _print_prediction(student: chat.LocalStudent, question: str, explain: bool) -> None:
+    prediction = student.predict(question, explain=explain)
+    out().print(f"[bold]{escape(prediction.label or '(it says nothing)')}")
+    if prediction.rationale is not None:
+        out().print(escape(prediction.rationale))

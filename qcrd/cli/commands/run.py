@@ -19,7 +19,7 @@ from qcrd.cli.output.terminal import FAILED, note, notes, out
 from qcrd.errors import Invalid
 from qcrd.records.job import JobStatus
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def run(
@@ -40,21 +40,21 @@ def run(
     created = gateway.create_job(draft.with_file_ids(upload_files(gateway, draft)))
     note(f"job {created['id']} created; following it (Ctrl-C stops following, not the job)")
     finished = follow_on_terminal(gateway, created["id"])
-    conclude(finished, report_file)
+    show_result(finished, report_file)
 
 
 def follow_on_terminal(gateway: GatewayClient, job_id: str) -> dict[str, Any]:
     try:
-        with display(notes()) as shown:
-            return follow_job(gateway, job_id, shown)
+        with display(notes()) as job_display:
+            return follow_job(gateway, job_id, job_display)
     except KeyboardInterrupt:
         note(f"the job {job_id} goes on")
         note(f"  qcrd jobs events {job_id} --follow   follows it again")
         note(f"  qcrd jobs cancel {job_id}            ends it; finished teacher outputs are kept")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def conclude(job: dict[str, Any], report_file: Path | None) -> None:
+def show_result(job: dict[str, Any], report_file: Path | None) -> None:
     """Print the report, or why there is none; exit code 1 unless the job has succeeded."""
     result = job.get("report")
     if result is not None:
@@ -75,25 +75,26 @@ def conclude(job: dict[str, Any], report_file: Path | None) -> None:
 
 def upload_files(gateway: GatewayClient, draft: spec.SpecDraft) -> dict[Path, str]:
     """File ids per path; what has the same bytes is sent once."""
-    by_content: dict[str, str] = {}
+    ids_by_digest: dict[str, str] = {}
     ids: dict[Path, str] = {}
-    for wanted in draft.files:
-        digest = _sha256(wanted)
-        if digest not in by_content:
-            stored = gateway.upload_file(wanted.path)
-            by_content[digest] = stored["id"]
-            note(f"uploaded {wanted.path.name}: {stored['lines']:,} lines as {stored['id']}")
-        ids[wanted.path] = by_content[digest]
+    for spec_file in draft.files:
+        digest = _hash_file(spec_file)
+        if digest not in ids_by_digest:
+            stored = gateway.upload_file(spec_file.path)
+            ids_by_digest[digest] = stored["id"]
+            note(f"uploaded {spec_file.path.name}: {stored['lines']:,} lines as {stored['id']}")
+        ids[spec_file.path] = ids_by_digest[digest]
     return ids
 
 
-def _sha256(wanted: spec.SpecFile) -> str:
+def _hash_file(spec_file: spec.SpecFile) -> str:
     try:
-        with wanted.path.open("rb") as file:
+        with spec_file.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise Invalid(
-            f"`{wanted.field}`: cannot read {wanted.path}: {error.strerror}", param=wanted.field
+            f"`{spec_file.field}`: cannot read {spec_file.path}: {error.strerror}",
+            param=spec_file.field,
         ) from error
 
 

@@ -21,11 +21,11 @@ from qcrd.cli.stack.lifecycle import Stack
 from qcrd.errors import Transient
 
 
-class _Stop(BaseException):
+class _StopRequested(BaseException):
     """Somebody asked this process to end."""
 
 
-def _already_stopping(signum: int, frame: FrameType | None) -> None:
+def _ignore_signal(signum: int, frame: FrameType | None) -> None:
     pass
 
 
@@ -33,14 +33,14 @@ def _already_stopping(signum: int, frame: FrameType | None) -> None:
 def _stop_on_signals() -> Iterator[None]:
     """Ctrl-C, SIGTERM and a closed terminal raise `_Stop`, once; then the parts are being ended."""
 
-    def ask(signum: int, frame: FrameType | None) -> None:
+    def request_stop(signum: int, frame: FrameType | None) -> None:
         # Not SIG_IGN: Python complains of a second signal that was already on its way.
         for number in numbers:
-            signal.signal(number, _already_stopping)
-        raise _Stop
+            signal.signal(number, _ignore_signal)
+        raise _StopRequested
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, ask) for number in numbers]
+    before = [signal.signal(number, request_stop) for number in numbers]
     try:
         yield
     finally:
@@ -66,8 +66,8 @@ def up(
             with home.lock():
                 running = stack.find(home)
                 if running is not None:
-                    stack.await_ready(running, _silently)
-                    note(f"already running: {_where(running)}")
+                    stack.await_ready(running, _print_nothing)
+                    note(f"already running: {_format_location(running)}")
                     return
                 running = stack.start(
                     home,
@@ -77,10 +77,10 @@ def up(
                     say=note,
                 )
                 stack.await_ready(running, note)
-            note(f"running: {_where(running)}")
+            note(f"running: {_format_location(running)}")
             if not detach:
-                _watch(running)
-        except _Stop:
+                _watch_restarts(running)
+        except _StopRequested:
             note("stopping …")
             if running is not None:
                 running.stop()
@@ -91,15 +91,15 @@ def up(
             raise
 
 
-def _silently(text: str) -> None:
+def _print_nothing(text: str) -> None:
     """A second `up` has one line to say."""
 
 
-def _where(running: Stack) -> str:
+def _format_location(running: Stack) -> str:
     return f"{running.record.api_url}, data and logs in {running.home.root}. `qcrd down` stops it"
 
 
-def _watch(running: Stack) -> None:
+def _watch_restarts(running: Stack) -> None:
     """Tell which parts were restarted, until the supervisor ends."""
     note("Ctrl-C stops it")
     while not running.has_ended():
@@ -127,9 +127,9 @@ def down() -> None:
             home.forget_record()
             note(f"nothing is running in {home.root}")
             return
-        began = time.monotonic()
+        started_at = time.monotonic()
         running.stop()
-        note(f"stopped ({time.monotonic() - began:.0f} s)")
+        note(f"stopped ({time.monotonic() - started_at:.0f} s)")
 
 
 def status() -> None:
@@ -147,7 +147,7 @@ def status() -> None:
         state = "ready" if ready else part.state.lower()
         seconds = time.time() - part.started_at
         age = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
-        number = running.record.ports.get(PORT_NAMES.get(part.name, part.name))
+        number = running.record.ports.get(PORT_BY_PART.get(part.name, part.name))
         table.add_row(
             part.name,
             state if ready else f"[red]{state}",
@@ -156,9 +156,9 @@ def status() -> None:
             str(number or ""),
         )
     out().print(table)
-    out().print(_where(running), soft_wrap=True)
+    out().print(_format_location(running), soft_wrap=True)
     if not all_ready:
         raise typer.Exit(FAILED)
 
 
-PORT_NAMES = {"valkey": "redis", "seaweedfs": "s3"}
+PORT_BY_PART = {"valkey": "redis", "seaweedfs": "s3"}

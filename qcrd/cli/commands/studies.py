@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from qcrd.cli import spec
 from qcrd.cli.client import ApiOption, GatewayClient, connect_gateway
-from qcrd.cli.commands.jobs import AsJson, clock
-from qcrd.cli.commands.run import INTERRUPTED, check_writable, upload_files
+from qcrd.cli.commands.jobs import JsonOption, format_time
+from qcrd.cli.commands.run import EXIT_INTERRUPTED, check_writable, upload_files
 from qcrd.cli.output import terminal
 from qcrd.cli.output.study_progress import StudyDisplay, name, state, study_display
 from qcrd.cli.output.terminal import FAILED, note, notes, out, print_json
@@ -24,7 +24,7 @@ from qcrd.records.study import StudyStatus
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel studies.")
 
 StudyId = Annotated[str, typer.Argument(metavar="STUDY")]
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 """Between two looks at a study's jobs."""
 
 
@@ -50,48 +50,48 @@ def study(
     created = gateway.create_study(draft.with_file_ids(upload_files(gateway, draft)))
     note(f"study {created['id']} of {len(created['jobs'])} jobs created; following it")
     finished = _follow_on_terminal(gateway, created["id"])
-    _conclude(gateway, finished, report_file, plot_file)
+    _show_result(gateway, finished, report_file, plot_file)
 
 
 def _follow_on_terminal(gateway: GatewayClient, study_id: str) -> dict[str, Any]:
     try:
-        with study_display(notes()) as shown:
-            return follow(gateway, study_id, shown)
+        with study_display(notes()) as progress_display:
+            return follow_study(gateway, study_id, progress_display)
     except KeyboardInterrupt:
         note(f"the study {study_id} goes on")
         note(f"  qcrd studies show {study_id}    shows its jobs and its table so far")
         note(f"  qcrd studies cancel {study_id}  ends it; what has succeeded is kept")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def follow(gateway: GatewayClient, study_id: str, display: StudyDisplay) -> dict[str, Any]:
+def follow_study(gateway: GatewayClient, study_id: str, display: StudyDisplay) -> dict[str, Any]:
     """The study when its jobs are over. A gateway that goes away is waited for."""
-    troubled = False
+    outage_shown = False
     while True:
         try:
-            found = gateway.get_study(study_id)
+            current = gateway.get_study(study_id)
         except Transient as error:
-            if not troubled:
+            if not outage_shown:
                 display.trouble(error.message)
-            troubled = True
+            outage_shown = True
         else:
-            troubled = False
-            display.seen(found)
-            if found["status"] != StudyStatus.RUNNING:
-                return found
-        time.sleep(LOOK_SECONDS)
+            outage_shown = False
+            display.seen(current)
+            if current["status"] != StudyStatus.RUNNING:
+                return current
+        time.sleep(POLL_SECONDS)
 
 
-def _conclude(
+def _show_result(
     gateway: GatewayClient, study: dict[str, Any], report_file: Path | None, plot_file: Path | None
 ) -> None:
     """Print the table and what failed; exit code 1 unless every job has succeeded."""
     out().print(escape(gateway.get_study_table(study["id"], "markdown")), soft_wrap=True)
     if report_file is not None:
         table = json.loads(gateway.get_study_table(study["id"], "json"))
-        _write(report_file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+        _write_file(report_file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
     if plot_file is not None:
-        _write(plot_file, gateway.get_study_table(study["id"], "svg"))
+        _write_file(plot_file, gateway.get_study_table(study["id"], "svg"))
     _show_failures(study["jobs"])
     if study["status"] != StudyStatus.SUCCEEDED:
         text = f"the study {study['id']} is {study['status']}"
@@ -99,7 +99,7 @@ def _conclude(
         raise typer.Exit(FAILED)
 
 
-def _write(path: Path, text: str) -> None:
+def _write_file(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     note(f"written to {path}")
 
@@ -112,9 +112,9 @@ def _show_failures(jobs: list[dict[str, Any]]) -> None:
 
 
 @app.command("list")
-def listed(
+def list_studies(
     limit: Annotated[int, typer.Option(min=1, help="The newest ones.")] = 20,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
     api: ApiOption = None,
 ) -> None:
     """List studies, newest first."""
@@ -122,28 +122,34 @@ def listed(
     if as_json:
         print_json(studies)
         return
-    found = terminal.table("study", "created", "methods", "seeds", "state", whole=1)
-    for one in studies:
-        seeds = ", ".join(map(str, one["seeds"]))
-        row = (one["id"], clock(one["created_at"]), ", ".join(one["methods"]), seeds, one["status"])
-        found.add_row(*map(escape, row))
-    out().print(found)
+    table = terminal.table("study", "created", "methods", "seeds", "state", whole=1)
+    for entry in studies:
+        seeds = ", ".join(map(str, entry["seeds"]))
+        row = (
+            entry["id"],
+            format_time(entry["created_at"]),
+            ", ".join(entry["methods"]),
+            seeds,
+            entry["status"],
+        )
+        table.add_row(*map(escape, row))
+    out().print(table)
 
 
 @app.command()
-def show(study_id: StudyId, as_json: AsJson = False, api: ApiOption = None) -> None:
+def show(study_id: StudyId, as_json: JsonOption = False, api: ApiOption = None) -> None:
     """Show a study's jobs and its table so far."""
     gateway = connect_gateway(api)
-    found = gateway.get_study(study_id, table=as_json)
+    current = gateway.get_study(study_id, table=as_json)
     if as_json:
-        print_json(found)
+        print_json(current)
         return
     jobs = terminal.table("job", "method", "seed", "state", whole=1)
-    for job in found["jobs"]:
+    for job in current["jobs"]:
         jobs.add_row(job["id"], escape(job["method"]), str(job["seed"]), escape(state(job)))
     out().print(jobs)
     out().print(escape(gateway.get_study_table(study_id, "markdown")), soft_wrap=True)
-    _show_failures(found["jobs"])
+    _show_failures(current["jobs"])
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from qcrd.cli.commands.keys import new_key
+from qcrd.cli.commands.keys import make_key
 from qcrd.records.api_keys import ApiKeyScope
 from qcrd.records.job import PublishedModel
 from qcrd.runtime import keys
@@ -212,7 +212,7 @@ def test_beyond_loopback_a_file_without_keys_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_new_key_is_shown_once_and_its_entry_holds_only_a_hash(tmp_path: Path) -> None:
-    secret, made = new_key("ci", [ApiKeyScope.READ])
+    secret, made = make_key("ci", [ApiKeyScope.READ])
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": [made.model_dump(mode="json", exclude_none=True)]}))
     os.utime(file)
