@@ -11,12 +11,12 @@ from qcrd.cli.commands import jobs, keys, models, stack, studies
 from qcrd.cli.commands.doctor import doctor
 from qcrd.cli.commands.estimate import estimate
 from qcrd.cli.commands.run import run
-from qcrd.cli.output.terminal import errors_as_one_line
+from qcrd.cli.output.terminal import exit_on_errors
 
 
 class _ErrorHandlingGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        with errors_as_one_line():
+        with exit_on_errors():
             return super().invoke(ctx)
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from qcrd.cli.gateway_metrics import check_gateway
 from qcrd.cli.output.finding import Finding
-from qcrd.cli.output.terminal import FAILED, note, out
+from qcrd.cli.output.terminal import EXIT_FAILED, print_note, stdout_console
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import environment, ports
 from qcrd.cli.stack import lifecycle as stack
@@ -50,12 +50,12 @@ def doctor() -> None:
     for finding in findings:
         detail, fix = escape(finding.detail), escape(finding.fix)
         table.add_row(finding.what, STATE_LABELS[finding.state], detail, fix)
-    out().print(table)
+    stdout_console().print(table)
     missing = [finding.what for finding in findings if finding.state == "missing"]
     if missing:
-        note(f"missing: {', '.join(missing)}")
-        raise typer.Exit(FAILED)
-    note("nothing needed is missing")
+        print_note(f"missing: {', '.join(missing)}")
+        raise typer.Exit(EXIT_FAILED)
+    print_note("nothing needed is missing")
 
 
 def _check_python() -> Finding:

@@ -12,7 +12,7 @@ from rich.table import Table
 from qcrd.cli import spec
 from qcrd.cli.client import ApiOption, connect_gateway
 from qcrd.cli.commands.run import upload_files
-from qcrd.cli.output.terminal import FAILED, note, out, print_json
+from qcrd.cli.output.terminal import EXIT_FAILED, print_json, print_note, stdout_console
 
 
 def estimate(
@@ -32,8 +32,8 @@ def estimate(
     else:
         _show_estimate(result)
     if result["budget"]["fits"] is False:
-        note(f"the budget will not do: {result['budget']['message']}")
-        raise typer.Exit(FAILED)
+        print_note(f"the budget will not do: {result['budget']['message']}")
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _show_estimate(result: dict[str, Any]) -> None:
@@ -49,9 +49,9 @@ def _show_estimate(result: dict[str, Any]) -> None:
         seconds = result[f"{stage}_seconds"]
         table.add_row(stage, "not known yet" if seconds is None else f"about {seconds:,.0f} s")
     table.add_row("budget", result["budget"]["message"])
-    out().print(table)
+    stdout_console().print(table)
     for line in (*teacher["basis"], *result["basis"]):
-        out().print(f"- {escape(line)}")
+        stdout_console().print(f"- {escape(line)}")
 
 
 def _format_completion(teacher: dict[str, Any]) -> str:

@@ -12,8 +12,8 @@ from rich.markup import escape
 from qcrd.cli.client import ApiOption, JobEvent, connect_gateway
 from qcrd.cli.commands.run import follow_on_terminal, show_result
 from qcrd.cli.output import report, terminal
-from qcrd.cli.output.progress import state_line
-from qcrd.cli.output.terminal import note, out, print_json
+from qcrd.cli.output.progress import format_state
+from qcrd.cli.output.terminal import print_json, print_note, stdout_console
 
 app = typer.Typer(no_args_is_help=True, help="List, show, follow, pause and end jobs.")
 
@@ -32,11 +32,11 @@ def list_jobs(
     if as_json:
         print_json(jobs)
         return
-    table = terminal.table("job", "created", "method", "state", "model", whole=1)
+    table = terminal.make_table("job", "created", "method", "state", "model", no_wrap_columns=1)
     for job in jobs:
-        row = (job["id"], format_time(job["created_at"]), job["method"]["type"], state_line(job))
+        row = (job["id"], format_time(job["created_at"]), job["method"]["type"], format_state(job))
         table.add_row(*map(escape, row), escape(job["fine_tuned_model"] or ""))
-    out().print(table)
+    stdout_console().print(table)
 
 
 @app.command()
@@ -47,16 +47,16 @@ def show(job_id: JobId, as_json: JsonOption = False, api: ApiOption = None) -> N
         print_json(job)
         return
     for name, text in _describe_job(job).items():
-        out().print(f"[bold]{name:<11}[/] {escape(text)}")
+        stdout_console().print(f"[bold]{name:<11}[/] {escape(text)}")
     if job.get("report"):
-        report.show(out(), job["report"])
-        report.show_next_steps(out(), job["report"])
+        report.show_report(stdout_console(), job["report"])
+        report.show_next_steps(stdout_console(), job["report"])
 
 
 def _describe_job(job: dict[str, Any]) -> dict[str, str]:
     facts = {
         "Job": job["id"],
-        "State": state_line(job),
+        "State": format_state(job),
         "Created": format_time(job["created_at"]),
         "Base model": job["model"],
         "Method": job["method"]["type"],
@@ -87,14 +87,14 @@ def _format_usage(usage: dict[str, Any]) -> str:
 def cancel(job_id: JobId, api: ApiOption = None) -> None:
     """End a job. Teacher outputs that are finished are kept for the next one."""
     job = connect_gateway(api).cancel_job(job_id)
-    note(f"the job {job_id} is {job['status']}")
+    print_note(f"the job {job_id} is {job['status']}")
 
 
 @app.command()
 def pause(job_id: JobId, api: ApiOption = None) -> None:
     """Stop a job where it is, to be resumed. Its training saves first."""
     job = connect_gateway(api).pause_job(job_id)
-    note(f"the job {job_id} is {job['status']}; `qcrd jobs resume {job_id}` goes on")
+    print_note(f"the job {job_id} is {job['status']}; `qcrd jobs resume {job_id}` goes on")
 
 
 @app.command()
@@ -108,14 +108,14 @@ def resume(
     given = {"teacher_tokens": teacher_tokens, "cost": cost}
     budget = {name: value for name, value in given.items() if value is not None}
     job = connect_gateway(api).resume_job(job_id, budget or None)
-    note(f"the job {job_id} is {job['status']}")
+    print_note(f"the job {job_id} is {job['status']}")
 
 
 @app.command()
 def delete(job_id: JobId, api: ApiOption = None) -> None:
     """Remove a job that is over. Its rationale set and its model stay."""
     connect_gateway(api).delete_job(job_id)
-    note(f"the job {job_id} is gone")
+    print_note(f"the job {job_id} is gone")
 
 
 @app.command()
@@ -131,7 +131,7 @@ def events(
         show_result(follow_on_terminal(gateway, job_id), None)
         return
     for event in gateway.list_events(job_id, limit):
-        out().print(f"{format_time(event.created_at)}  {escape(_format_event(event))}")
+        stdout_console().print(f"{format_time(event.created_at)}  {escape(_format_event(event))}")
 
 
 def _format_event(event: JobEvent) -> str:

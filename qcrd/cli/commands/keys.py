@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from qcrd.cli.output.terminal import note, print_json
+from qcrd.cli.output.terminal import print_json, print_note
 from qcrd.errors import Invalid
 from qcrd.records.api_keys import ApiKey, ApiKeyFile, ApiKeyScope, hash_api_key
 from qcrd.records.base import parse_record
@@ -55,14 +55,14 @@ def create_key(
     secret, entry = make_key(name, scope, **limits)
     if file is None:
         print_json(entry.model_dump(mode="json", exclude_none=True))
-        note("add this entry to the list `keys` of the gateway's QCRD_API_KEYS_FILE")
+        print_note("add this entry to the list `keys` of the gateway's QCRD_API_KEYS_FILE")
     else:
         key_file = _read_key_file(file) if file.exists() else ApiKeyFile(keys=())
         if any(key.name == name for key in key_file.keys):
             raise Invalid(f"{file} has a key named {name} already: `qcrd keys drop {name}` first")
         _write_key_file(file, ApiKeyFile(keys=(*key_file.keys, entry)))
-        note(f"added to {file}; a gateway that reads it takes the key within a second")
-    note("the key, which nothing will show again:")
+        print_note(f"added to {file}; a gateway that reads it takes the key within a second")
+    print_note("the key, which nothing will show again:")
     typer.echo(secret)
 
 
@@ -77,7 +77,7 @@ def delete_key(name: str, file: KeyFileOption = None) -> None:
         names = ", ".join(key.name for key in remaining) or "none"
         raise Invalid(f"{file} has no key named {name}; there are: {names}")
     _write_key_file(file, ApiKeyFile(keys=remaining))
-    note(f"{name} is gone from {file}")
+    print_note(f"{name} is gone from {file}")
 
 
 def _read_key_file(file: Path) -> ApiKeyFile:

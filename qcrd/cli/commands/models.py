@@ -13,7 +13,7 @@ from qcrd.cli import chat, download
 from qcrd.cli.client import ApiOption, connect_gateway
 from qcrd.cli.commands.jobs import format_time
 from qcrd.cli.output import terminal
-from qcrd.cli.output.terminal import note, notes, out, print_json
+from qcrd.cli.output.terminal import print_json, print_note, stderr_console, stdout_console
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack.home import Home
 from qcrd.errors import Invalid
@@ -34,13 +34,13 @@ def list_models(
     if as_json:
         print_json(models)
         return
-    table = terminal.table("model", "created", "base", "job", whole=1)
+    table = terminal.make_table("model", "created", "base", "job", no_wrap_columns=1)
     for model in models:
         job = model.get("job_id", "")
         table.add_row(
             model["id"], format_time(model["created"]), escape(model.get("base", "")), job
         )
-    out().print(table)
+    stdout_console().print(table)
 
 
 @app.command("download")
@@ -50,8 +50,10 @@ def download_model(
     api: ApiOption = None,
 ) -> None:
     """Fetch a student as a folder that `AutoModel…from_pretrained` loads."""
-    folder = download.download_model(connect_gateway(api), model_id, to or Path(model_id), notes())
-    out().print(escape(str(folder)))
+    folder = download.download_model(
+        connect_gateway(api), model_id, to or Path(model_id), stderr_console()
+    )
+    stdout_console().print(escape(str(folder)))
 
 
 @app.command("chat")
@@ -66,7 +68,7 @@ def chat_with_model(
     if question is not None:
         _print_prediction(student, question, explain)
         return
-    note("ask a question and press Enter; an empty line ends")
+    print_note("ask a question and press Enter; an empty line ends")
     while next_question := _read_question():
         _print_prediction(student, next_question, explain)
 
@@ -81,18 +83,18 @@ def _resolve_folder(model: str, api: str | None) -> Path:
         )
     cached = Home(CliSettings().home).cache / "models" / model
     if not (cached / PROMPT_FORMAT_FILE).exists():
-        download.download_model(connect_gateway(api), model, cached, notes())
+        download.download_model(connect_gateway(api), model, cached, stderr_console())
     return cached
 
 
 def _read_question() -> str:
     if sys.stdin.isatty():
-        notes().print("[bold]>[/] ", end="")
+        stderr_console().print("[bold]>[/] ", end="")
     return sys.stdin.readline().strip()
 
 
 def _print_prediction(student: chat.LocalStudent, question: str, explain: bool) -> None:
     prediction = student.predict(question, explain=explain)
-    out().print(f"[bold]{escape(prediction.label or '(it says nothing)')}")
+    stdout_console().print(f"[bold]{escape(prediction.label or '(it says nothing)')}")
     if prediction.rationale is not None:
-        out().print(escape(prediction.rationale))
+        stdout_console().print(escape(prediction.rationale))

@@ -14,8 +14,8 @@ from qcrd.cli import spec
 from qcrd.cli.client import ApiOption, GatewayClient, connect_gateway
 from qcrd.cli.follow import follow_job
 from qcrd.cli.output import report
-from qcrd.cli.output.progress import display
-from qcrd.cli.output.terminal import FAILED, note, notes, out
+from qcrd.cli.output.progress import open_display
+from qcrd.cli.output.terminal import EXIT_FAILED, print_note, stderr_console, stdout_console
 from qcrd.errors import Invalid
 from qcrd.records.job import JobStatus
 
@@ -38,19 +38,21 @@ def run(
         check_writable(report_file, "--report")
     gateway = connect_gateway(api)
     created = gateway.create_job(draft.with_file_ids(upload_files(gateway, draft)))
-    note(f"job {created['id']} created; following it (Ctrl-C stops following, not the job)")
+    print_note(f"job {created['id']} created; following it (Ctrl-C stops following, not the job)")
     finished = follow_on_terminal(gateway, created["id"])
     show_result(finished, report_file)
 
 
 def follow_on_terminal(gateway: GatewayClient, job_id: str) -> dict[str, Any]:
     try:
-        with display(notes()) as job_display:
+        with open_display(stderr_console()) as job_display:
             return follow_job(gateway, job_id, job_display)
     except KeyboardInterrupt:
-        note(f"the job {job_id} goes on")
-        note(f"  qcrd jobs events {job_id} --follow   follows it again")
-        note(f"  qcrd jobs cancel {job_id}            ends it; finished teacher outputs are kept")
+        print_note(f"the job {job_id} goes on")
+        print_note(f"  qcrd jobs events {job_id} --follow   follows it again")
+        print_note(
+            f"  qcrd jobs cancel {job_id}            ends it; finished teacher outputs are kept"
+        )
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -58,19 +60,19 @@ def show_result(job: dict[str, Any], report_file: Path | None) -> None:
     """Print the report, or why there is none; exit code 1 unless the job has succeeded."""
     result = job.get("report")
     if result is not None:
-        report.show(out(), result)
-        report.show_next_steps(out(), result)
+        report.show_report(stdout_console(), result)
+        report.show_next_steps(stdout_console(), result)
         if report_file is not None:
             text = json.dumps(result, indent=2, ensure_ascii=False)
             report_file.write_text(text + "\n", encoding="utf-8")
-            note(f"report written to {report_file}")
+            print_note(f"report written to {report_file}")
     if job["status"] != JobStatus.SUCCEEDED:
         error = job.get("error") or {}
         text = f"the job {job['id']} {job['status']}"
         if error.get("message"):
             text += f": {error['message']}"
-        notes().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
-        raise typer.Exit(FAILED)
+        stderr_console().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def upload_files(gateway: GatewayClient, draft: spec.SpecDraft) -> dict[Path, str]:
@@ -82,7 +84,9 @@ def upload_files(gateway: GatewayClient, draft: spec.SpecDraft) -> dict[Path, st
         if digest not in ids_by_digest:
             stored = gateway.upload_file(spec_file.path)
             ids_by_digest[digest] = stored["id"]
-            note(f"uploaded {spec_file.path.name}: {stored['lines']:,} lines as {stored['id']}")
+            print_note(
+                f"uploaded {spec_file.path.name}: {stored['lines']:,} lines as {stored['id']}"
+            )
         ids[spec_file.path] = ids_by_digest[digest]
     return ids
 

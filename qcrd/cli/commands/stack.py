@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from qcrd.cli.output.terminal import FAILED, note, out
+from qcrd.cli.output.terminal import EXIT_FAILED, print_note, stdout_console
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack import procfile
@@ -67,24 +67,24 @@ def up(
                 running = stack.find(home)
                 if running is not None:
                     stack.await_ready(running, _print_nothing)
-                    note(f"already running: {_format_location(running)}")
+                    print_note(f"already running: {_format_location(running)}")
                     return
                 running = stack.start(
                     home,
                     commands=settings.procfile or procfile.bundled(),
                     port=port,
                     tied=not detach,
-                    say=note,
+                    say=print_note,
                 )
-                stack.await_ready(running, note)
-            note(f"running: {_format_location(running)}")
+                stack.await_ready(running, print_note)
+            print_note(f"running: {_format_location(running)}")
             if not detach:
                 _watch_restarts(running)
         except _StopRequested:
-            note("stopping …")
+            print_note("stopping …")
             if running is not None:
                 running.stop()
-            note("stopped")
+            print_note("stopped")
         except Transient:
             if running is not None and running.process is not None:
                 running.stop()
@@ -101,21 +101,21 @@ def _format_location(running: Stack) -> str:
 
 def _watch_restarts(running: Stack) -> None:
     """Tell which parts were restarted, until the supervisor ends."""
-    note("Ctrl-C stops it")
+    print_note("Ctrl-C stops it")
     while not running.has_ended():
         try:
             for part in running.restarted():
                 log = running.home.log(part.name)
-                note(f"{part.name} ended and was started again; its log: {log}")
+                print_note(f"{part.name} ended and was started again; its log: {log}")
         except Transient:
             if not running.has_ended():
-                note("the supervisor does not answer")
+                print_note("the supervisor does not answer")
         time.sleep(1)
     code = running.process.returncode if running.process else 0
     running.home.forget_record()
     if code:
         raise Transient(f"the supervisor died (exit code {code}) and every part with it")
-    note("stopped by another command")
+    print_note("stopped by another command")
 
 
 def down() -> None:
@@ -125,11 +125,11 @@ def down() -> None:
         running = stack.find(home)
         if running is None:
             home.forget_record()
-            note(f"nothing is running in {home.root}")
+            print_note(f"nothing is running in {home.root}")
             return
         started_at = time.monotonic()
         running.stop()
-        note(f"stopped ({time.monotonic() - started_at:.0f} s)")
+        print_note(f"stopped ({time.monotonic() - started_at:.0f} s)")
 
 
 def status() -> None:
@@ -137,8 +137,8 @@ def status() -> None:
     home = Home(CliSettings().home)
     running = stack.find(home)
     if running is None:
-        note(f"nothing is running in {home.root}: start it with `qcrd up`")
-        raise typer.Exit(FAILED)
+        print_note(f"nothing is running in {home.root}: start it with `qcrd up`")
+        raise typer.Exit(EXIT_FAILED)
     table = Table("part", "state", "pid", "up for", "port")
     all_ready = True
     for part in running.parts():
@@ -155,10 +155,10 @@ def status() -> None:
             age if part.running else "",
             str(number or ""),
         )
-    out().print(table)
-    out().print(_format_location(running), soft_wrap=True)
+    stdout_console().print(table)
+    stdout_console().print(_format_location(running), soft_wrap=True)
     if not all_ready:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 PORT_BY_PART = {"valkey": "redis", "seaweedfs": "s3"}

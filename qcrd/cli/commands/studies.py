@@ -15,8 +15,19 @@ from qcrd.cli.client import ApiOption, GatewayClient, connect_gateway
 from qcrd.cli.commands.jobs import JsonOption, format_time
 from qcrd.cli.commands.run import EXIT_INTERRUPTED, check_writable, upload_files
 from qcrd.cli.output import terminal
-from qcrd.cli.output.study_progress import StudyDisplay, name, state, study_display
-from qcrd.cli.output.terminal import FAILED, note, notes, out, print_json
+from qcrd.cli.output.study_progress import (
+    StudyDisplay,
+    format_job_name,
+    format_job_state,
+    open_study_display,
+)
+from qcrd.cli.output.terminal import (
+    EXIT_FAILED,
+    print_json,
+    print_note,
+    stderr_console,
+    stdout_console,
+)
 from qcrd.errors import Transient
 from qcrd.records.job import JobStatus
 from qcrd.records.study import StudyStatus
@@ -48,19 +59,19 @@ def study(
             check_writable(path, option)
     gateway = connect_gateway(api)
     created = gateway.create_study(draft.with_file_ids(upload_files(gateway, draft)))
-    note(f"study {created['id']} of {len(created['jobs'])} jobs created; following it")
+    print_note(f"study {created['id']} of {len(created['jobs'])} jobs created; following it")
     finished = _follow_on_terminal(gateway, created["id"])
     _show_result(gateway, finished, report_file, plot_file)
 
 
 def _follow_on_terminal(gateway: GatewayClient, study_id: str) -> dict[str, Any]:
     try:
-        with study_display(notes()) as progress_display:
+        with open_study_display(stderr_console()) as progress_display:
             return follow_study(gateway, study_id, progress_display)
     except KeyboardInterrupt:
-        note(f"the study {study_id} goes on")
-        note(f"  qcrd studies show {study_id}    shows its jobs and its table so far")
-        note(f"  qcrd studies cancel {study_id}  ends it; what has succeeded is kept")
+        print_note(f"the study {study_id} goes on")
+        print_note(f"  qcrd studies show {study_id}    shows its jobs and its table so far")
+        print_note(f"  qcrd studies cancel {study_id}  ends it; what has succeeded is kept")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -72,11 +83,11 @@ def follow_study(gateway: GatewayClient, study_id: str, display: StudyDisplay) -
             current = gateway.get_study(study_id)
         except Transient as error:
             if not outage_shown:
-                display.trouble(error.message)
+                display.show_outage(error.message)
             outage_shown = True
         else:
             outage_shown = False
-            display.seen(current)
+            display.show_study(current)
             if current["status"] != StudyStatus.RUNNING:
                 return current
         time.sleep(POLL_SECONDS)
@@ -86,7 +97,7 @@ def _show_result(
     gateway: GatewayClient, study: dict[str, Any], report_file: Path | None, plot_file: Path | None
 ) -> None:
     """Print the table and what failed; exit code 1 unless every job has succeeded."""
-    out().print(escape(gateway.get_study_table(study["id"], "markdown")), soft_wrap=True)
+    stdout_console().print(escape(gateway.get_study_table(study["id"], "markdown")), soft_wrap=True)
     if report_file is not None:
         table = json.loads(gateway.get_study_table(study["id"], "json"))
         _write_file(report_file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
@@ -95,20 +106,22 @@ def _show_result(
     _show_failures(study["jobs"])
     if study["status"] != StudyStatus.SUCCEEDED:
         text = f"the study {study['id']} is {study['status']}"
-        notes().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
-        raise typer.Exit(FAILED)
+        stderr_console().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _write_file(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    note(f"written to {path}")
+    print_note(f"written to {path}")
 
 
 def _show_failures(jobs: list[dict[str, Any]]) -> None:
     for job in jobs:
         if job["status"] in (None, JobStatus.FAILED, JobStatus.CANCELLED):
             reason = f": {job['error']}" if job["error"] else ""
-            note(f"{name(job)} ({job['id']}) {job['status'] or 'is missing'}{reason}")
+            print_note(
+                f"{format_job_name(job)} ({job['id']}) {job['status'] or 'is missing'}{reason}"
+            )
 
 
 @app.command("list")
@@ -122,7 +135,7 @@ def list_studies(
     if as_json:
         print_json(studies)
         return
-    table = terminal.table("study", "created", "methods", "seeds", "state", whole=1)
+    table = terminal.make_table("study", "created", "methods", "seeds", "state", no_wrap_columns=1)
     for entry in studies:
         seeds = ", ".join(map(str, entry["seeds"]))
         row = (
@@ -133,7 +146,7 @@ def list_studies(
             entry["status"],
         )
         table.add_row(*map(escape, row))
-    out().print(table)
+    stdout_console().print(table)
 
 
 @app.command()
@@ -144,11 +157,13 @@ def show(study_id: StudyId, as_json: JsonOption = False, api: ApiOption = None) 
     if as_json:
         print_json(current)
         return
-    jobs = terminal.table("job", "method", "seed", "state", whole=1)
+    jobs = terminal.make_table("job", "method", "seed", "state", no_wrap_columns=1)
     for job in current["jobs"]:
-        jobs.add_row(job["id"], escape(job["method"]), str(job["seed"]), escape(state(job)))
-    out().print(jobs)
-    out().print(escape(gateway.get_study_table(study_id, "markdown")), soft_wrap=True)
+        jobs.add_row(
+            job["id"], escape(job["method"]), str(job["seed"]), escape(format_job_state(job))
+        )
+    stdout_console().print(jobs)
+    stdout_console().print(escape(gateway.get_study_table(study_id, "markdown")), soft_wrap=True)
     _show_failures(current["jobs"])
 
 
@@ -156,11 +171,11 @@ def show(study_id: StudyId, as_json: JsonOption = False, api: ApiOption = None) 
 def cancel(study_id: StudyId, api: ApiOption = None) -> None:
     """End a study's jobs. What has succeeded is kept, in its table too."""
     ended = connect_gateway(api).cancel_study(study_id)
-    note(f"the study {study_id} is {ended['status']}")
+    print_note(f"the study {study_id} is {ended['status']}")
 
 
 @app.command()
 def resume(study_id: StudyId, api: ApiOption = None) -> None:
     """Create the jobs that are missing because the gateway died while it created them."""
     resumed = connect_gateway(api).resume_study(study_id)
-    note(f"the study {study_id} is {resumed['status']}")
+    print_note(f"the study {study_id} is {resumed['status']}")

@@ -24,29 +24,29 @@ from qcrd.cli.client import JobEvent
 from qcrd.cli.follow import JobDisplay
 from qcrd.records.job import JobStatus, Stage
 
-TITLES = {
+STAGE_TITLES = {
     Stage.ASSEMBLING: "rationales",
     Stage.TRAINING: "training",
     Stage.EVALUATING: "evaluating",
     Stage.PUBLISHING: "publishing",
 }
-LINE_SECONDS = 3.0
+LINE_INTERVAL_SECONDS = 3.0
 """Between two lines of progress that say something new."""
-SIGN_OF_LIFE_SECONDS = 10.0
+KEEPALIVE_SECONDS = 10.0
 """A line at least this often, even if it says the same again."""
-STYLES = {"warn": "yellow", "error": "red"}
+LEVEL_STYLES = {"warn": "yellow", "error": "red"}
 
 
 @contextmanager
-def display(console: Console) -> Iterator[JobDisplay]:
+def open_display(console: Console) -> Iterator[JobDisplay]:
     if console.is_terminal:
-        with _progress(console) as progress:
-            yield Bars(progress)
+        with _make_progress(console) as progress:
+            yield ProgressBars(progress)
     else:
-        yield Lines(console)
+        yield ProgressLines(console)
 
 
-def _progress(console: Console) -> Progress:
+def _make_progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description:<12}"),
         BarColumn(),
@@ -59,32 +59,32 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _styled(event: JobEvent) -> str:
-    style = STYLES.get(event.level)
+def _style_event(event: JobEvent) -> str:
+    style = LEVEL_STYLES.get(event.level)
     text = escape(event.message)
     return f"[{style}]{text}[/]" if style else text
 
 
-class Bars:
+class ProgressBars:
     """A bar per stage, the events scrolling by above them."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._bars: dict[Stage, TaskID] = {}
 
-    def told(self, event: JobEvent) -> None:
+    def show_event(self, event: JobEvent) -> None:
         if event.type == "message":
-            self._progress.console.print(_styled(event))
+            self._progress.console.print(_style_event(event))
 
-    def trouble(self, text: str) -> None:
+    def show_outage(self, text: str) -> None:
         self._progress.console.print(f"[yellow]{escape(text)}; still trying")
 
-    def seen(self, job: dict[str, Any]) -> None:
+    def show_job(self, job: dict[str, Any]) -> None:
         over = JobStatus(job["status"]) is JobStatus.SUCCEEDED
         stage = Stage(job["stage"]) if job["stage"] else None
         if stage is not None and stage not in self._bars:
             self._finish()
-            self._bars[stage] = self._progress.add_task(TITLES[stage], total=None, note="")
+            self._bars[stage] = self._progress.add_task(STAGE_TITLES[stage], total=None, note="")
         if stage is not None:
             self._update(self._bars[stage], job)
         if over:
@@ -104,39 +104,39 @@ class Bars:
             self._progress.stop_task(bar)
 
 
-class Lines:
+class ProgressLines:
     """For a log file: every event, and where the job stands every few seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._began = self._spoke = time.monotonic()
-        self._said = ""
+        self._started_at = self._printed_at = time.monotonic()
+        self._last_text = ""
 
-    def told(self, event: JobEvent) -> None:
+    def show_event(self, event: JobEvent) -> None:
         if event.type == "message":
-            self._print(_styled(event))
+            self._print(_style_event(event))
 
-    def trouble(self, text: str) -> None:
+    def show_outage(self, text: str) -> None:
         self._print(f"{escape(text)}; still trying")
 
-    def seen(self, job: dict[str, Any]) -> None:
-        text = state_line(job)
-        silent = time.monotonic() - self._spoke
-        new = text != self._said and silent >= LINE_SECONDS
-        if new or silent >= SIGN_OF_LIFE_SECONDS:
-            self._said = text
+    def show_job(self, job: dict[str, Any]) -> None:
+        text = format_state(job)
+        idle_seconds = time.monotonic() - self._printed_at
+        new = text != self._last_text and idle_seconds >= LINE_INTERVAL_SECONDS
+        if new or idle_seconds >= KEEPALIVE_SECONDS:
+            self._last_text = text
             self._print(escape(text))
 
     def _print(self, text: str) -> None:
-        self._spoke = time.monotonic()
-        seconds = int(self._spoke - self._began)
+        self._printed_at = time.monotonic()
+        seconds = int(self._printed_at - self._started_at)
         clock = escape(f"[{seconds // 60:2d}:{seconds % 60:02d}] ")
         self._console.print(clock + text, soft_wrap=True)
 
 
-def state_line(job: dict[str, Any]) -> str:
+def format_state(job: dict[str, Any]) -> str:
     """Where the job stands, in one line."""
-    stage = TITLES[Stage(job["stage"])] if job["stage"] else job["status"]
+    stage = STAGE_TITLES[Stage(job["stage"])] if job["stage"] else job["status"]
     if job["status"] != JobStatus.RUNNING:
         stage = job["status"]
     now = job["progress"]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from qcrd.records.job import Comparison
 
-NAMES = {
+METHOD_TITLES = {
     "teacher": "teacher",
     "majority_class": "majority class",
     "finetune": "finetuning, equal steps",
@@ -23,7 +23,7 @@ NAMES = {
     "qcrd": "QCRD",
 }
 """Rows in this order; others follow under their own names."""
-SOURCES = {
+NEGATIVE_SOURCE_TITLES = {
     "teacher_minority": "of the teacher's minority",
     "student_lag": "of the student's samples",
     "fixed": "of the untrained student's samples",
@@ -32,60 +32,60 @@ SOURCES = {
 MAIN_METHODS = ("qcrd", "dss", "single_task", "finetune")
 
 
-def show(console: Console, report: Mapping[str, Any]) -> None:
+def show_report(console: Console, report: Mapping[str, Any]) -> None:
     if report["test"]:
-        console.print(accuracies("Test accuracy", report["test"]))
+        console.print(make_accuracy_table("Test accuracy", report["test"]))
     elif report.get("validation"):
-        console.print(accuracies("Validation accuracy", report["validation"]))
-    for line in comparisons(report.get("comparisons") or ()):
+        console.print(make_accuracy_table("Validation accuracy", report["validation"]))
+    for line in format_comparisons(report.get("comparisons") or ()):
         console.print(f"[bold]Compared[/]    {escape(line)}")
     if leak := report.get("leak"):
-        console.print(f"[bold]Leak[/]        {escape(leaks(leak))}")
-    console.print(_rationales(report["rationales"]))
+        console.print(f"[bold]Leak[/]        {escape(format_leaks(leak))}")
+    console.print(_make_rationale_table(report["rationales"]))
     if report.get("judge"):
-        console.print(f"[bold]Judge[/]       {escape(judge(report['judge']))}")
-    console.print(f"[bold]Teacher[/]     {escape(usage(report))}")
+        console.print(f"[bold]Judge[/]       {escape(format_judge_health(report['judge']))}")
+    console.print(f"[bold]Teacher[/]     {escape(format_usage(report))}")
     seconds = "  ".join(f"{stage} {value:.0f} s" for stage, value in report["seconds"].items())
     console.print(f"[bold]Time[/]        {escape(seconds)}")
     for note in report.get("notes", ()):
         console.print(f"[bold]Note[/]        {escape(note)}")
 
 
-def comparisons(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def format_comparisons(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """A line for each other student: the difference, its interval, the test, and what they show."""
-    made = [Comparison.model_validate(row) for row in rows]
+    parsed = [Comparison.model_validate(row) for row in rows]
     return [
-        f"{NAMES.get(c.method, c.method)} against {NAMES.get(c.baseline, c.baseline)}: "
+        f"{METHOD_TITLES.get(c.method, c.method)} against {METHOD_TITLES.get(c.baseline, c.baseline)}: "
         f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], McNemar p {c.p:.2g}, n {c.n:,}: "
         f"{c.verdict}"
-        for c in made
+        for c in parsed
     ]
 
 
-def leaks(leak: Mapping[str, int]) -> str:
+def format_leaks(leak: Mapping[str, int]) -> str:
     return (
         f"{leak['n_leaked']:,} of {leak['n_test']:,} test questions repeat a training story under "
         f"other numbers, {leak['n_exact']:,} of them word for word"
     )
 
 
-def judge(health: Mapping[str, float]) -> str:
+def format_judge_health(health: Mapping[str, float]) -> str:
     """AUC on held-back questions, with how many rationales it rests on, by source of negative."""
-    told = []
+    scores = []
     for prefix, when, negatives in (
         ("pretrained_", "after pretraining", "of the teacher's minority"),
         ("", "at the end", "of the student's samples"),
     ):
         if f"{prefix}auc" in health:
-            from_where = _by_source(health, prefix)
-            told.append(
+            by_source = _format_by_source(health, prefix)
+            scores.append(
                 f"AUC {health[f'{prefix}auc']:.2f} {when} "
                 f"({health[f'{prefix}positives']:.0f} positives, "
-                f"{from_where or _counted(health[f'{prefix}negatives'], negatives)})"
+                f"{by_source or _format_count(health[f'{prefix}negatives'], negatives)})"
             )
-    if not told:
+    if not scores:
         return "no held-back negatives to measure it on"
-    parts = [", ".join(told)]
+    parts = [", ".join(scores)]
     if "brier" in health:
         parts.append(f"Brier score {health['brier']:.2f}, calibration error {health['ece']:.2f}")
     if health.get("alarm_negatives") == 0 and "auc" in health:
@@ -93,20 +93,22 @@ def judge(health: Mapping[str, float]) -> str:
     return "; ".join(parts)
 
 
-def _by_source(health: Mapping[str, float], prefix: str) -> str:
+def _format_by_source(health: Mapping[str, float], prefix: str) -> str:
     """`40 of the student's samples`; with each its own AUC where there are several."""
-    found = [name for name in SOURCES if f"{prefix}n_{name}" in health]
-    told = [_counted(health[f"{prefix}n_{name}"], SOURCES[name]) for name in found]
-    if len(found) > 1:
-        told = [
+    names = [name for name in NEGATIVE_SOURCE_TITLES if f"{prefix}n_{name}" in health]
+    parts = [
+        _format_count(health[f"{prefix}n_{name}"], NEGATIVE_SOURCE_TITLES[name]) for name in names
+    ]
+    if len(names) > 1:
+        parts = [
             f"{said}: AUC {health[f'{prefix}auc_{name}']:.2f}"
-            for said, name in zip(told, found, strict=True)
+            for said, name in zip(parts, names, strict=True)
         ]
-    return ", ".join(told)
+    return ", ".join(parts)
 
 
-def _counted(n: float, what: str) -> str:
-    return f"{n:.0f} {what}"
+def _format_count(n: float, label: str) -> str:
+    return f"{n:.0f} {label}"
 
 
 def show_next_steps(console: Console, report: Mapping[str, Any]) -> None:
@@ -116,19 +118,21 @@ def show_next_steps(console: Console, report: Mapping[str, Any]) -> None:
     console.print(f"  qcrd models download {model} --to student")
 
 
-def accuracies(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """With 95 % intervals; compute is relative to the job's own method."""
     table = Table(title=title, title_justify="left")
     table.add_column("method")
     for name in ("accuracy", "95 % interval", "n", "steps", "compute", "seconds"):
         table.add_column(name, justify="right")
     reference = next((rows[m].get("flops") for m in MAIN_METHODS if m in rows), None)
-    ordered = [name for name in NAMES if name in rows] + [r for r in rows if r not in NAMES]
+    ordered = [name for name in METHOD_TITLES if name in rows] + [
+        r for r in rows if r not in METHOD_TITLES
+    ]
     for name in ordered:
         row = rows[name]
         flops = row.get("flops")
         table.add_row(
-            escape(NAMES.get(name, name)),
+            escape(METHOD_TITLES.get(name, name)),
             f"{row['accuracy']:.3f}",
             f"{row['low']:.3f} to {row['high']:.3f}",
             str(row["n"]),
@@ -139,7 +143,7 @@ def accuracies(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _rationales(counts: Mapping[str, int]) -> Table:
+def _make_rationale_table(counts: Mapping[str, int]) -> Table:
     table = Table(title="Rationales", title_justify="left")
     for name in counts:
         table.add_column(escape(name.replace("_", " ")), justify="right")
@@ -147,7 +151,7 @@ def _rationales(counts: Mapping[str, int]) -> Table:
     return table
 
 
-def usage(report: Mapping[str, Any]) -> str:
+def format_usage(report: Mapping[str, Any]) -> str:
     """What the teacher cost; a job that paid nothing says why."""
     counts, tokens = report["rationales"], report["usage"]
     prompt, completion = tokens["teacher_prompt_tokens"], tokens["teacher_completion_tokens"]

@@ -15,39 +15,39 @@ from rich.table import Table
 
 from qcrd.errors import Invalid, QcrdError
 
-INPUT_IS_WRONG = 2
-FAILED = 1
+EXIT_INVALID_INPUT = 2
+EXIT_FAILED = 1
 
 
-WIDTH_OF_A_FILE = 160
+NON_TERMINAL_WIDTH = 160
 """Columns when the output is no terminal: wide enough that no id is cut."""
 
 
-def out() -> Console:
-    return _console(stderr=False)
+def stdout_console() -> Console:
+    return _make_console(stderr=False)
 
 
-def notes() -> Console:
-    return _console(stderr=True)
+def stderr_console() -> Console:
+    return _make_console(stderr=True)
 
 
-def _console(*, stderr: bool) -> Console:
+def _make_console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
-        console.width = WIDTH_OF_A_FILE
+        console.width = NON_TERMINAL_WIDTH
     return console
 
 
-def note(text: str) -> None:
-    notes().print(escape(text), soft_wrap=True)
+def print_note(text: str) -> None:
+    stderr_console().print(escape(text), soft_wrap=True)
 
 
-def table(*columns: str, whole: int = 0, title: str | None = None) -> Table:
+def make_table(*columns: str, no_wrap_columns: int = 0, title: str | None = None) -> Table:
     """With `whole` first columns (ids, names) that are never cut or wrapped."""
-    made = Table(title=title, title_justify="left")
-    for place, column in enumerate(columns):
-        made.add_column(column, no_wrap=place < whole, overflow="fold")
-    return made
+    result = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        result.add_column(column, no_wrap=index < no_wrap_columns, overflow="fold")
+    return result
 
 
 def print_json(value: Any) -> None:
@@ -55,15 +55,17 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def errors_as_one_line() -> Iterator[None]:
+def exit_on_errors() -> Iterator[None]:
     """The command's boundary: an error of the tree becomes its message and an exit code."""
     try:
         yield
     except QcrdError as error:
-        named = error.param is None or error.param in error.message
-        text = error.message if named else f"{error.message} (field `{error.param}`)"
-        notes().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
-        raise typer.Exit(INPUT_IS_WRONG if isinstance(error, Invalid) else FAILED) from error
+        names_field = error.param is None or error.param in error.message
+        text = error.message if names_field else f"{error.message} (field `{error.param}`)"
+        stderr_console().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+        raise typer.Exit(
+            EXIT_INVALID_INPUT if isinstance(error, Invalid) else EXIT_FAILED
+        ) from error
     except httpx.InvalidURL as error:
-        notes().print(f"[bold red]error:[/] --api: {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(INPUT_IS_WRONG) from error
+        stderr_console().print(f"[bold red]error:[/] --api: {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(EXIT_INVALID_INPUT) from error

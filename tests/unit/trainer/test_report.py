@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from qcrd.cli.output.report import comparisons, judge, leaks, show
+from qcrd.cli.output.report import (
+    format_comparisons,
+    format_judge_health,
+    format_leaks,
+    show_report,
+)
 from qcrd.method.evaluation.statistics import mcnemar_test, wilson_interval
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.job import Comparison, Job, Report
@@ -115,7 +120,7 @@ def test_a_report_from_before_comparisons_is_still_read() -> None:
 
 def test_the_command_line_says_one_line_for_each() -> None:
     console = Console(record=True, width=200)
-    show(console, made().model_dump(mode="json"))
+    show_report(console, made().model_dump(mode="json"))
     text = console.export_text()
     (better,) = [line for line in text.splitlines() if "against finetuning, equal steps" in line]
     assert better.startswith("Compared    QCRD against")
@@ -143,12 +148,12 @@ def test_the_interval_decides_what_is_said(
     row |= {"only_method": 0, "only_baseline": 0, "p": 0.5}
     row |= {"low": low, "high": high, "difference": difference}
     assert Comparison.model_validate(row).verdict == verdict
-    (line,) = comparisons([row])
+    (line,) = format_comparisons([row])
     assert line.endswith(f": {verdict}")
 
 
 def test_leaks_in_words() -> None:
-    said = leaks({"n_test": 200, "n_leaked": 105, "n_exact": 3})
+    said = format_leaks({"n_test": 200, "n_leaked": 105, "n_exact": 3})
     assert said.startswith("105 of 200 test questions")
     assert said.endswith("3 of them word for word")
 
@@ -185,17 +190,20 @@ def test_the_judge_is_told_by_source() -> None:
         "brier": 0.21,
         "ece": 0.12,
     }
-    assert judge(health) == (
+    assert format_judge_health(health) == (
         "AUC 0.34 after pretraining (29 positives, 1 of the teacher's minority), "
         "AUC 0.80 at the end (29 positives, 1 of the teacher's minority: AUC 0.10, "
         "7 of the student's samples: AUC 0.90); Brier score 0.21, calibration error 0.12"
     )
-    few = judge({**health, "alarm_negatives": 0})
+    few = format_judge_health({**health, "alarm_negatives": 0})
     assert few.endswith("; too few held-back rationales to raise an alarm")
 
 
 def test_a_judge_that_could_not_be_measured_is_told_as_such() -> None:
-    assert judge({"positives": 3, "negatives": 0}) == "no held-back negatives to measure it on"
+    assert (
+        format_judge_health({"positives": 3, "negatives": 0})
+        == "no held-back negatives to measure it on"
+    )
 
 
 def test_the_card_keeps_the_receivers_address_to_itself() -> None:

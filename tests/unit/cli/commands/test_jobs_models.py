@@ -158,7 +158,7 @@ def test_a_stream_s_comments_and_many_lines_of_data() -> None:
 def test_what_the_teacher_cost() -> None:
     def told(prompt: int, completion: int, reused: int) -> str:
         usage = {"teacher_prompt_tokens": prompt, "teacher_completion_tokens": completion}
-        return report.usage({"usage": usage, "rationales": {"reused": reused}})
+        return report.format_usage({"usage": usage, "rationales": {"reused": reused}})
 
     assert told(0, 0, 7) == "all 7 teacher outputs were reused: 0 teacher tokens"
     assert told(0, 0, 0) == "not asked: 0 teacher tokens"
@@ -168,8 +168,8 @@ def test_what_the_teacher_cost() -> None:
 
 def test_a_job_s_state_in_one_line() -> None:
     waiting = ScriptedGateway.job("running", waiting="no teacher", stage="assembling")
-    assert progress.state_line(waiting) == "rationales  50 %  3/6  waiting: no teacher"
-    assert progress.state_line(ScriptedGateway.job("queued", stage=None)) == "queued"
+    assert progress.format_state(waiting) == "rationales  50 %  3/6  waiting: no teacher"
+    assert progress.format_state(ScriptedGateway.job("queued", stage=None)) == "queued"
 
 
 def test_the_report_shows_any_method_it_is_given(gateway: ScriptedGateway) -> None:

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from qcrd.cli.commands import studies
-from qcrd.cli.output.study_progress import state, study_display
+from qcrd.cli.output.study_progress import format_job_state, open_study_display
 from tests.scripted_gateway import STUDY, ScriptedGateway
 from tests.unit.cli.commands.test_run import SPEC, qcrd
 
@@ -93,8 +93,8 @@ def test_a_wrong_study_is_refused_before_anything_is_sent(
 
 def test_a_job_in_the_line_says_what_it_waits_for() -> None:
     job = {"status": "queued", "stage": "assembling", "percent": 0.0, "waiting": "no set yet"}
-    assert state(job) == "queued, waiting: no set yet"
-    assert state({**job, "waiting": None}) == "queued"
+    assert format_job_state(job) == "queued, waiting: no set yet"
+    assert format_job_state({**job, "waiting": None}) == "queued"
 
 
 def test_a_job_is_no_study(gateway: ScriptedGateway, folder: Path) -> None:
@@ -129,9 +129,9 @@ def test_studies_are_listed_shown_cancelled_and_resumed(gateway: ScriptedGateway
 def test_a_terminal_has_a_bar_per_job(gateway: ScriptedGateway) -> None:
     console = Console(force_terminal=True, width=100, record=True)
     waiting = {"id": "b", "method": "dss", "waiting": "no set yet"}
-    with study_display(console) as shown:
-        shown.trouble("nothing answers")
-        shown.seen(gateway.study("running", {}, waiting))
+    with open_study_display(console) as shown:
+        shown.show_outage("nothing answers")
+        shown.show_study(gateway.study("running", {}, waiting))
     text = console.export_text()
     assert "nothing answers; still trying" in text
     assert "qcrd, seed 0" in text
