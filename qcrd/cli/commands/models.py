@@ -15,7 +15,7 @@ from qcrd.cli.commands.jobs import format_time
 from qcrd.cli.output import terminal
 from qcrd.cli.output.terminal import print_json, print_note, stderr_console, stdout_console
 from qcrd.cli.settings import CliSettings
-from qcrd.cli.stack.home import Home
+from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Invalid
 from qcrd.records.prompt_format import PROMPT_FORMAT_FILE
 
@@ -81,7 +81,7 @@ def _resolve_folder(model: str, api: str | None) -> Path:
         raise Invalid(
             f"MODEL: {model!r} is neither a folder nor a model id: see `qcrd models list`"
         )
-    cached = Home(CliSettings().home).cache / "models" / model
+    cached = StackHome(CliSettings().home).cache / "models" / model
     if not (cached / PROMPT_FORMAT_FILE).exists():
         download.download_model(connect_gateway(api), model, cached, stderr_console())
     return cached

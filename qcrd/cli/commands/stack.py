@@ -16,7 +16,7 @@ from qcrd.cli.output.terminal import EXIT_FAILED, print_note, stdout_console
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack import procfile
-from qcrd.cli.stack.home import Home
+from qcrd.cli.stack.home import StackHome
 from qcrd.cli.stack.lifecycle import Stack
 from qcrd.errors import Transient
 
@@ -59,24 +59,24 @@ def up(
 ) -> None:
     """Start the whole system on this machine, on loopback, and keep it running until Ctrl-C."""
     settings = CliSettings()
-    home = Home(settings.home)
+    home = StackHome(settings.home)
     with _stop_on_signals():
         running: Stack | None = None
         try:
             with home.lock():
-                running = stack.find(home)
+                running = stack.find_stack(home)
                 if running is not None:
-                    stack.await_ready(running, _print_nothing)
+                    stack.wait_until_ready(running, _print_nothing)
                     print_note(f"already running: {_format_location(running)}")
                     return
-                running = stack.start(
+                running = stack.start_stack(
                     home,
-                    commands=settings.procfile or procfile.bundled(),
+                    commands=settings.procfile or procfile.get_bundled_path(),
                     port=port,
-                    tied=not detach,
-                    say=print_note,
+                    attached=not detach,
+                    print_line=print_note,
                 )
-                stack.await_ready(running, print_note)
+                stack.wait_until_ready(running, print_note)
             print_note(f"running: {_format_location(running)}")
             if not detach:
                 _watch_restarts(running)
@@ -102,17 +102,17 @@ def _format_location(running: Stack) -> str:
 def _watch_restarts(running: Stack) -> None:
     """Tell which parts were restarted, until the supervisor ends."""
     print_note("Ctrl-C stops it")
-    while not running.has_ended():
+    while not running.has_exited():
         try:
-            for part in running.restarted():
-                log = running.home.log(part.name)
+            for part in running.find_restarted():
+                log = running.home.log_path(part.name)
                 print_note(f"{part.name} ended and was started again; its log: {log}")
         except Transient:
-            if not running.has_ended():
+            if not running.has_exited():
                 print_note("the supervisor does not answer")
         time.sleep(1)
     code = running.process.returncode if running.process else 0
-    running.home.forget_record()
+    running.home.delete_record()
     if code:
         raise Transient(f"the supervisor died (exit code {code}) and every part with it")
     print_note("stopped by another command")
@@ -120,11 +120,11 @@ def _watch_restarts(running: Stack) -> None:
 
 def down() -> None:
     """Stop the system that `qcrd up` started."""
-    home = Home(CliSettings().home)
+    home = StackHome(CliSettings().home)
     with home.lock():
-        running = stack.find(home)
+        running = stack.find_stack(home)
         if running is None:
-            home.forget_record()
+            home.delete_record()
             print_note(f"nothing is running in {home.root}")
             return
         started_at = time.monotonic()
@@ -134,14 +134,14 @@ def down() -> None:
 
 def status() -> None:
     """Show every part and whether it is ready; exit code 1 unless all are."""
-    home = Home(CliSettings().home)
-    running = stack.find(home)
+    home = StackHome(CliSettings().home)
+    running = stack.find_stack(home)
     if running is None:
         print_note(f"nothing is running in {home.root}: start it with `qcrd up`")
         raise typer.Exit(EXIT_FAILED)
     table = Table("part", "state", "pid", "up for", "port")
     all_ready = True
-    for part in running.parts():
+    for part in running.list_parts():
         ready = running.is_ready(part)
         all_ready &= ready
         state = "ready" if ready else part.state.lower()
@@ -152,7 +152,7 @@ def status() -> None:
             part.name,
             state if ready else f"[red]{state}",
             str(part.pid or ""),
-            age if part.running else "",
+            age if part.is_running else "",
             str(number or ""),
         )
     stdout_console().print(table)

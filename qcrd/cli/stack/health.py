@@ -9,43 +9,45 @@ from collections.abc import Callable, Mapping
 import httpx
 
 Probe = Callable[[], bool]
-TIMEOUT = 3.0
+PROBE_TIMEOUT_SECONDS = 3.0
 """Seconds for one answer; a part that is slower is asked again."""
 
 
-def probes(ports: Mapping[str, int]) -> dict[str, Probe]:
+def make_probes(ports: Mapping[str, int]) -> dict[str, Probe]:
     """One per part that can say so itself; for another part, to run is to be ready."""
     redis_url = f"redis://127.0.0.1:{ports['redis']}/0"
     return {
-        "valkey": lambda: valkey(ports["redis"]),
-        "seaweedfs": lambda: answers(f"http://127.0.0.1:{ports['s3']}/healthz"),
-        "teacher": lambda: answers(f"http://127.0.0.1:{ports['teacher']}/ready"),
-        "students": lambda: answers(f"http://127.0.0.1:{ports['students']}/ready"),
-        "discriminator": lambda: answers(f"http://127.0.0.1:{ports['discriminator']}/ready"),
-        "api": lambda: answers(f"http://127.0.0.1:{ports['api']}/ready"),
-        "trainer": lambda: worker(redis_url, "trainer@qcrd"),
-        "api-worker": lambda: worker(redis_url, "api-worker@qcrd"),
+        "valkey": lambda: is_valkey_up(ports["redis"]),
+        "seaweedfs": lambda: is_http_ok(f"http://127.0.0.1:{ports['s3']}/healthz"),
+        "teacher": lambda: is_http_ok(f"http://127.0.0.1:{ports['teacher']}/ready"),
+        "students": lambda: is_http_ok(f"http://127.0.0.1:{ports['students']}/ready"),
+        "discriminator": lambda: is_http_ok(f"http://127.0.0.1:{ports['discriminator']}/ready"),
+        "api": lambda: is_http_ok(f"http://127.0.0.1:{ports['api']}/ready"),
+        "trainer": lambda: is_worker_up(redis_url, "trainer@qcrd"),
+        "api-worker": lambda: is_worker_up(redis_url, "api-worker@qcrd"),
     }
 
 
-def answers(url: str) -> bool:
+def is_http_ok(url: str) -> bool:
     try:
-        with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+        with httpx.Client(trust_env=False, timeout=PROBE_TIMEOUT_SECONDS) as client:
             return client.get(url).is_success
     except httpx.HTTPError:
         return False
 
 
-def valkey(port: int) -> bool:
+def is_valkey_up(port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
+        with socket.create_connection(
+            ("127.0.0.1", port), timeout=PROBE_TIMEOUT_SECONDS
+        ) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(16).startswith(b"+PONG")
     except OSError:
         return False
 
 
-def worker(redis_url: str, name: str) -> bool:
+def is_worker_up(redis_url: str, name: str) -> bool:
     """Whether the Celery worker `name` takes messages."""
     from kombu.exceptions import OperationalError
 

@@ -19,7 +19,7 @@ from qcrd.errors import Conflict, Invalid, NotFound
 from qcrd.records.base import Record, RecordT
 
 BASE_MODEL = "all-MiniLM-L6-v2"
-SOCKET_LIMIT = 100
+MAX_SOCKET_PATH_BYTES = 100
 """Bytes of a Unix socket's path: the kernel allows 108, supervisord binds under a longer name."""
 MIN_FREE_BYTES = 512 * 2**20
 """Below this an upload or a checkpoint is likely to fill the disk in the middle of a job."""
@@ -38,13 +38,13 @@ class StackRecord(Record):
         return f"http://127.0.0.1:{self.ports['api']}"
 
 
-class Keys(Record):
+class StoreKeys(Record):
     access_key: str
     secret_key: str
 
 
 @dataclass(frozen=True)
-class Home:
+class StackHome:
     root: Path
 
     @property
@@ -67,10 +67,10 @@ class Home:
     def cache(self) -> Path:
         return self.root / "cache"
 
-    def log(self, part: str) -> Path:
+    def log_path(self, part: str) -> Path:
         return self.logs / f"{part}.log"
 
-    def prepare(self) -> None:
+    def create_folders(self) -> None:
         """Create the folders; `Invalid` when that cannot be or the disk is nearly full."""
         try:
             for folder in (self.run, self.logs, self.data / "valkey", self.data / "seaweedfs"):
@@ -80,7 +80,7 @@ class Home:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable_error(error) from error
         free = shutil.disk_usage(self.data).free
         if free < MIN_FREE_BYTES:
             raise Invalid(
@@ -89,22 +89,22 @@ class Home:
                 param="QCRD_HOME",
             )
 
-    def _unwritable(self, error: OSError) -> Invalid:
+    def _unwritable_error(self, error: OSError) -> Invalid:
         return Invalid(
             f"QCRD_HOME: cannot write to the data folder {self.root}: {error.strerror}. "
             "Make it writable, or set QCRD_HOME to another folder",
             param="QCRD_HOME",
         )
 
-    def socket(self) -> Path:
+    def socket_path(self) -> Path:
         """Of the supervisor. A long home falls back to a short folder that is only ours."""
         path = self.run / "supervisor.sock"
-        if len(os.fsencode(path)) <= SOCKET_LIMIT:
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
             return path
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
         name = f"qcrd-{os.getuid()}-{digest}"
         parent = Path(tempfile.gettempdir())
-        if len(os.fsencode(parent / name / path.name)) > SOCKET_LIMIT:
+        if len(os.fsencode(parent / name / path.name)) > MAX_SOCKET_PATH_BYTES:
             parent = Path("/tmp")
         folder = parent / name
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -118,15 +118,15 @@ class Home:
     def write_record(self, record: StackRecord) -> None:
         write_atomically(self.run / "stack.json", record.model_dump_json(indent=1))
 
-    def forget_record(self) -> None:
+    def delete_record(self) -> None:
         (self.run / "stack.json").unlink(missing_ok=True)
 
-    def store_keys(self) -> Keys:
+    def load_store_keys(self) -> StoreKeys:
         """Of the object store: random, made once, readable by its owner only."""
         path = self.data / "store-keys.json"
-        keys = _read_json(path, Keys)
+        keys = _read_json(path, StoreKeys)
         if keys is None:
-            keys = Keys(access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20))
+            keys = StoreKeys(access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20))
             write_atomically(path, keys.model_dump_json())
         return keys
 
@@ -135,10 +135,10 @@ class Home:
         """Starting and stopping one stack excludes itself; `Conflict` when it is under way."""
         try:
             self.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-            opened = (self.run / "lock").open("a")
+            lock_file = (self.run / "lock").open("a")
         except OSError as error:
-            raise self._unwritable(error) from error
-        with opened as file:
+            raise self._unwritable_error(error) from error
+        with lock_file as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -159,8 +159,8 @@ def _read_json(path: Path, record: type[RecordT]) -> RecordT | None:
 
 def write_atomically(path: Path, text: str) -> None:
     """With mode 0600; a reader sees the old or the new text, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w") as file:
         file.write(text)
     os.replace(temporary, path)
 

@@ -20,20 +20,20 @@ from qcrd.runtime.parent_death import die_with_parent
 SUPERVISOR_PID = "QCRD_SUPERVISOR_PID"
 
 
-def supervisor(arguments: list[str]) -> None:
-    tied_to, *command = arguments
-    if tied_to != "-":
+def exec_supervisor(arguments: list[str]) -> None:
+    parent_pid, *command = arguments
+    if parent_pid != "-":
         # SIGTERM, not SIGKILL: it stops its parts in order.
-        die_with_parent(int(tied_to), signal.SIGTERM)
+        die_with_parent(int(parent_pid), signal.SIGTERM)
     os.environ[SUPERVISOR_PID] = str(os.getpid())
     os.execvp(command[0], command)
 
 
-def part(name: str) -> None:
+def exec_part(name: str) -> None:
     # SIGKILL: nothing is left that could insist, and every part survives a kill -9.
     die_with_parent(int(os.environ[SUPERVISOR_PID]), signal.SIGKILL)
-    commands = procfile.read(Path(os.environ["QCRD_PROCFILE"]))
-    command = procfile.argv(commands[name], os.environ)
+    commands = procfile.read_procfile(Path(os.environ["QCRD_PROCFILE"]))
+    command = procfile.build_argv(commands[name], os.environ)
     if command[0] == "python":
         command[0] = sys.executable
     os.execvp(command[0], command)
@@ -41,6 +41,6 @@ def part(name: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--supervisor":
-        supervisor(sys.argv[2:])
+        exec_supervisor(sys.argv[2:])
     else:
-        part(sys.argv[1])
+        exec_part(sys.argv[1])

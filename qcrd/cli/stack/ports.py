@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from qcrd.errors import Conflict, Transient
 
-RANGE = range(17000, 32000)
+PORT_RANGE = range(17000, 32000)
 """Below the ephemeral range (32768 on Linux), where an outgoing connection could take a port
 between the choice and its use."""
-PARTS = (
+PORT_NAMES = (
     "api",
     "redis",
     "s3",
@@ -30,7 +30,7 @@ PARTS = (
 )
 
 
-def is_free(port: int) -> bool:
+def is_port_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -40,14 +40,14 @@ def is_free(port: int) -> bool:
     return True
 
 
-def choose(
+def choose_ports(
     names: Sequence[str], *, preferred: Mapping[str, int], api: int | None
 ) -> dict[str, int]:
     """One port per name: those of the last run where they are still free, else any free ones.
 
     `api` is the user's own choice of the gateway's port: `Conflict` when it is taken.
     """
-    if api is not None and not is_free(api):
+    if api is not None and not is_port_free(api):
         raise Conflict(
             f"--port: port {api} of 127.0.0.1 is in use. Name another one, or leave --port out "
             "to get a free one",
@@ -57,14 +57,22 @@ def choose(
     chosen: dict[str, int] = {} if api is None else {"api": api}
     for name in names:
         if name not in chosen:
-            wanted = preferred.get(name)
-            usable = wanted is not None and wanted not in chosen.values() and is_free(wanted)
-            chosen[name] = wanted if wanted and usable else _any_free(set(chosen.values()))
+            preferred_port = preferred.get(name)
+            usable = (
+                preferred_port is not None
+                and preferred_port not in chosen.values()
+                and is_port_free(preferred_port)
+            )
+            chosen[name] = (
+                preferred_port
+                if preferred_port and usable
+                else _find_free_port(set(chosen.values()))
+            )
     return chosen
 
 
-def _any_free(taken: set[int]) -> int:
-    for port in random.sample(RANGE, 500):
-        if port not in taken and is_free(port):
+def _find_free_port(taken: set[int]) -> int:
+    for port in random.sample(PORT_RANGE, 500):
+        if port not in taken and is_port_free(port):
             return port
-    raise Transient(f"found no free port between {RANGE.start} and {RANGE.stop}")
+    raise Transient(f"found no free port between {PORT_RANGE.start} and {PORT_RANGE.stop}")

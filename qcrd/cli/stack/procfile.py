@@ -10,16 +10,16 @@ from string import Template
 
 from qcrd.errors import Invalid
 
-LINE = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*):\s*(\S.*)$")
+PROCESS_LINE = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*):\s*(\S.*)$")
 SERVERS = ("valkey", "seaweedfs")
 """Parts that the others connect to: started first, stopped last."""
 
 
-def bundled() -> Path:
+def get_bundled_path() -> Path:
     return Path(__file__).with_name("Procfile")
 
 
-def read(path: Path) -> dict[str, str]:
+def read_procfile(path: Path) -> dict[str, str]:
     """Command line per part, in the file's order."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -29,7 +29,7 @@ def read(path: Path) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        match = LINE.match(line)
+        match = PROCESS_LINE.match(line)
         if match is None or match[1] in parts:
             raise Invalid(f"{path}, line {number}: expected `name: command`, each name once")
         parts[match[1]] = match[2]
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, str]:
     return parts
 
 
-def argv(command: str, environment: Mapping[str, str]) -> list[str]:
+def build_argv(command: str, environment: Mapping[str, str]) -> list[str]:
     """The command's words with every `${VARIABLE}` filled in; a value is never split."""
     try:
         return [Template(word).substitute(environment) for word in shlex.split(command)]

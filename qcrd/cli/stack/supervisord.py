@@ -18,13 +18,13 @@ from typing import Any
 from qcrd.cli.stack.procfile import SERVERS
 from qcrd.errors import Invalid, Transient
 
-STOP_SECONDS = {"servers": 5, "services": 4}
+STOP_TIMEOUT_SECONDS = {"servers": 5, "services": 4}
 """Between SIGTERM and SIGKILL. The groups stop one after the other: ten seconds for everything,
 enough for the store to close its volumes (three, measured)."""
-KILL_AFTER = 15.0
+KILL_TIMEOUT_SECONDS = 15.0
 """Seconds until a supervisor that does not end is killed; its parts go with it."""
 
-HEAD = """\
+CONFIG_HEADER = """\
 [supervisord]
 nodaemon=true
 silent=true
@@ -42,12 +42,12 @@ chmod=0700
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
-GROUP = """
+GROUP_TEMPLATE = """
 [group:{name}]
 programs={programs}
 priority={priority}
 """
-PROGRAM = """
+PROGRAM_TEMPLATE = """
 [program:{name}]
 command={command}
 autostart={autostart}
@@ -64,7 +64,7 @@ stdout_logfile_backups=2
 
 
 @dataclass(frozen=True)
-class Part:
+class StackPart:
     """A supervised process. `pid` is 0 while it does not run; times are seconds since the epoch,
     `ended_at` that of its last end, 0 when it never ended."""
 
@@ -75,42 +75,44 @@ class Part:
     ended_at: float
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self.pid > 0
 
 
-def configuration(parts: Sequence[str], socket: Path) -> str:
+def render_config(parts: Sequence[str], socket: Path) -> str:
     """Paths are relative to the `run` folder, so that no character of the home can break a line."""
     groups = {
         "servers": [name for name in parts if name in SERVERS],
         "services": [name for name in parts if name not in SERVERS],
     }
-    sections = [HEAD.format(socket=_escaped(str(socket)))]
+    sections = [CONFIG_HEADER.format(socket=_escape(str(socket)))]
     for priority, (group, members) in enumerate(groups.items(), start=1):
         if not members:
             continue
-        sections.append(GROUP.format(name=group, programs=",".join(members), priority=priority))
+        sections.append(
+            GROUP_TEMPLATE.format(name=group, programs=",".join(members), priority=priority)
+        )
         for name in members:
             command = shlex.join([sys.executable, "-m", "qcrd.cli.stack.launch", name])
-            section = PROGRAM.format(
+            section = PROGRAM_TEMPLATE.format(
                 name=name,
-                command=_escaped(command),
+                command=_escape(command),
                 autostart=str(group == "servers").lower(),
-                stop_seconds=STOP_SECONDS[group],
+                stop_seconds=STOP_TIMEOUT_SECONDS[group],
             )
             sections.append(section)
     return "".join(sections)
 
 
-def _escaped(value: str) -> str:
+def _escape(value: str) -> str:
     return value.replace("%", "%%")
 
 
-def start(
-    run: Path, logs: Path, environment: Mapping[str, str], *, tied: bool
+def start_supervisord(
+    run: Path, logs: Path, environment: Mapping[str, str], *, attached: bool
 ) -> subprocess.Popen[bytes]:
     """supervisord with the `supervisord.conf` of `run`; `tied` ends it with this process."""
-    owner = str(os.getpid()) if tied else "-"
+    owner = str(os.getpid()) if attached else "-"
     daemon = [sys.executable, "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
     with (logs / "supervisord.err.log").open("wb") as errors:
         return subprocess.Popen(
@@ -125,7 +127,7 @@ def start(
         )
 
 
-class Supervisor:
+class SupervisorClient:
     """A supervisord behind its Unix socket. `Transient` when nobody answers there."""
 
     def __init__(self, socket: Path) -> None:
@@ -144,12 +146,12 @@ class Supervisor:
         except (OSError, HTTPException, xmlrpc.client.ProtocolError) as error:
             raise Transient(f"the supervisor does not answer: {error}") from error
 
-    def pid(self) -> int:
+    def get_pid(self) -> int:
         return int(self._call("getPID"))
 
-    def parts(self) -> list[Part]:
+    def list_parts(self) -> list[StackPart]:
         return [
-            Part(info["name"], info["statename"], info["pid"], info["start"], info["stop"])
+            StackPart(info["name"], info["statename"], info["pid"], info["start"], info["stop"])
             for info in self._call("getAllProcessInfo")
         ]
 
@@ -180,17 +182,17 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
-def stop(socket: Path, pid: int) -> None:
+def stop_supervisord(socket: Path, pid: int) -> None:
     """End the supervisor `pid` and all its parts, at the latest after `KILL_AFTER` seconds."""
-    supervisor = Supervisor(socket)
+    supervisor = SupervisorClient(socket)
     pids = [pid]
     try:
-        pids += [part.pid for part in supervisor.parts() if part.running]
+        pids += [part.pid for part in supervisor.list_parts() if part.is_running]
         supervisor.shutdown()
     except (Transient, xmlrpc.client.Fault):
         if is_alive(pid):
             os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + KILL_AFTER
+    deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     for survivor in filter(is_alive, pids):

@@ -12,39 +12,41 @@ from pathlib import Path
 import pytest
 
 from qcrd.cli.stack import environment, ports, procfile, supervisord
-from qcrd.cli.stack.home import SOCKET_LIMIT, Home, install_base_model
+from qcrd.cli.stack.home import MAX_SOCKET_PATH_BYTES, StackHome, install_base_model
 from qcrd.errors import Conflict, Invalid
 from tests.conftest import needed
 
-PORTS = {name: 20_000 + place for place, name in enumerate(ports.PARTS)}
+PORTS = {name: 20_000 + place for place, name in enumerate(ports.PORT_NAMES)}
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    made = Home(tmp_path / "home")
-    made.prepare()
+def home(tmp_path: Path) -> StackHome:
+    made = StackHome(tmp_path / "home")
+    made.create_folders()
     return made
 
 
 def test_ports_are_free_distinct_and_those_of_the_last_run() -> None:
-    first = ports.choose(ports.PARTS, preferred={}, api=None)
-    assert len(set(first.values())) == len(ports.PARTS)
-    assert ports.choose(ports.PARTS, preferred=first, api=None) == first
+    first = ports.choose_ports(ports.PORT_NAMES, preferred={}, api=None)
+    assert len(set(first.values())) == len(ports.PORT_NAMES)
+    assert ports.choose_ports(ports.PORT_NAMES, preferred=first, api=None) == first
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
-        moved = ports.choose(["api", "s3"], preferred={"api": number, "s3": first["s3"]}, api=None)
+        moved = ports.choose_ports(
+            ["api", "s3"], preferred={"api": number, "s3": first["s3"]}, api=None
+        )
         assert moved["api"] != number
         assert moved["s3"] == first["s3"]
         with pytest.raises(Conflict, match=f"--port: port {number}"):
-            ports.choose(["api"], preferred={}, api=number)
+            ports.choose_ports(["api"], preferred={}, api=number)
 
 
 def test_every_variable_of_the_procfile_is_set_and_nothing_listens_beyond_loopback(
-    home: Home,
+    home: StackHome,
 ) -> None:
-    commands = procfile.read(procfile.bundled())
-    surroundings = environment.build(home, PORTS, procfile.bundled(), {})
-    lines = {name: procfile.argv(command, surroundings) for name, command in commands.items()}
+    commands = procfile.read_procfile(procfile.get_bundled_path())
+    surroundings = environment.build_environment(home, PORTS, procfile.get_bundled_path(), {})
+    lines = {name: procfile.build_argv(command, surroundings) for name, command in commands.items()}
     assert list(lines) == [
         "valkey",
         "seaweedfs",
@@ -62,29 +64,29 @@ def test_every_variable_of_the_procfile_is_set_and_nothing_listens_beyond_loopba
     assert len(hosts) == 4
 
 
-def test_the_user_s_own_choices_win_and_strangers_are_left_out(home: Home) -> None:
+def test_the_user_s_own_choices_win_and_strangers_are_left_out(home: StackHome) -> None:
     theirs = {"MODEL_ID": "Qwen/Qwen3-0.6B", "QCRD_TEACHERS": "{}", "API_KEY": "x", "PORT": "1"}
-    built = environment.build(home, PORTS, procfile.bundled(), theirs)
+    built = environment.build_environment(home, PORTS, procfile.get_bundled_path(), theirs)
     assert (built["MODEL_ID"], built["QCRD_TEACHERS"]) == ("Qwen/Qwen3-0.6B", "{}")
     assert built["PORT"] == str(PORTS["teacher"])
     assert "API_KEY" not in built
-    default = environment.build(home, PORTS, procfile.bundled(), {})
+    default = environment.build_environment(home, PORTS, procfile.get_bundled_path(), {})
     teacher = json.loads(default["QCRD_TEACHERS"])["default"]
     assert teacher["url"] == f"http://127.0.0.1:{PORTS['teacher']}"
 
 
-def test_the_store_s_keys_are_made_once_and_private(home: Home) -> None:
-    keys = home.store_keys()
-    assert home.store_keys() == keys
+def test_the_store_s_keys_are_made_once_and_private(home: StackHome) -> None:
+    keys = home.load_store_keys()
+    assert home.load_store_keys() == keys
     mode = (home.data / "store-keys.json").stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
     assert len(keys.secret_key) == 40
 
 
 def test_a_long_home_gets_a_short_socket_that_is_its_own(tmp_path: Path) -> None:
-    homes = [Home(tmp_path / ("x" * 120) / name) for name in "ab"]
-    paths = [home.socket() for home in homes]
-    assert all(len(os.fsencode(path)) <= SOCKET_LIMIT for path in paths)
+    homes = [StackHome(tmp_path / ("x" * 120) / name) for name in "ab"]
+    paths = [home.socket_path() for home in homes]
+    assert all(len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES for path in paths)
     assert len(set(paths)) == 2
     assert stat.S_IMODE(paths[0].parent.stat().st_mode) == 0o700
     for path in paths:
@@ -95,23 +97,23 @@ def test_a_home_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(Invalid, match="QCRD_HOME"):
-        Home(blocked / "home").prepare()
-    with pytest.raises(Invalid, match="QCRD_HOME"), Home(blocked / "home").lock():
+        StackHome(blocked / "home").create_folders()
+    with pytest.raises(Invalid, match="QCRD_HOME"), StackHome(blocked / "home").lock():
         pass
 
 
 def test_a_nearly_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20})())
     with pytest.raises(Invalid, match="has 1 MiB free"):
-        Home(tmp_path / "home").prepare()
+        StackHome(tmp_path / "home").create_folders()
 
 
-def test_a_record_that_a_crash_cut_short_counts_as_none(home: Home) -> None:
+def test_a_record_that_a_crash_cut_short_counts_as_none(home: StackHome) -> None:
     (home.run / "stack.json").write_text('{"pid": 1')
     assert home.read_record() is None
 
 
-def test_starting_and_stopping_exclude_each_other(home: Home) -> None:
+def test_starting_and_stopping_exclude_each_other(home: StackHome) -> None:
     with home.lock(), pytest.raises(Conflict, match="at work"), home.lock():
         pass
 
@@ -129,17 +131,21 @@ def test_a_procfile_that_is_wrong(tmp_path: Path, text: str) -> None:
     path = tmp_path / "Procfile"
     path.write_text(text)
     with pytest.raises(Invalid):
-        procfile.read(path)
+        procfile.read_procfile(path)
 
 
 def test_a_value_is_never_split_and_a_variable_never_forgotten() -> None:
-    assert procfile.argv("run --in ${A}/b", {"A": "two words"}) == ["run", "--in", "two words/b"]
+    assert procfile.build_argv("run --in ${A}/b", {"A": "two words"}) == [
+        "run",
+        "--in",
+        "two words/b",
+    ]
     with pytest.raises(Invalid, match="'B'"):
-        procfile.argv("run ${B}", {})
+        procfile.build_argv("run ${B}", {})
 
 
-def test_the_supervisor_s_configuration_holds_no_secret_and_no_home(home: Home) -> None:
-    text = supervisord.configuration(["valkey", "api"], Path("/tmp/100%/s.sock"))
+def test_the_supervisor_s_configuration_holds_no_secret_and_no_home(home: StackHome) -> None:
+    text = supervisord.render_config(["valkey", "api"], Path("/tmp/100%/s.sock"))
     read = configparser.RawConfigParser()
     read.read_string(text)
     assert read["unix_http_server"]["file"] == "/tmp/100%%/s.sock"
@@ -148,5 +154,5 @@ def test_the_supervisor_s_configuration_holds_no_secret_and_no_home(home: Home) 
     assert read["program:api"]["autostart"] == "false"
     assert read["program:api"]["stdout_logfile"] == "../logs/api.log"
     assert str(home.root) not in text
-    patience = {supervisord.STOP_SECONDS[group] for group in ("servers", "services")}
+    patience = {supervisord.STOP_TIMEOUT_SECONDS[group] for group in ("servers", "services")}
     assert sum(patience) <= 10
