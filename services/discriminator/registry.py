@@ -23,175 +23,185 @@ from qcrd.method.student.loading import load_encoder
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
-from services.discriminator.schemas import Scores, WireContrast
+from services.discriminator.schemas import ScoreResponse, TrainingPairSchema
 
-PRETRAINED = 1
-WEIGHTS, DESCRIPTION = "model.safetensors", "judge.json"
+PRETRAINED_VERSION = 1
+WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "judge.json"
 
 
-class Judges:
+class JudgeRegistry:
     def __init__(
-        self, store: Store, find: Callable[[str], Path], *, resident: int, device: str
+        self, store: Store, find_base: Callable[[str], Path], *, max_resident: int, device: str
     ) -> None:
         self._store = store
-        self._find = find
-        self._resident = resident
+        self._find_base = find_base
+        self._max_resident = max_resident
         self._device = device
-        self._held: OrderedDict[str, Seat] = OrderedDict()
+        self._resident_judges: OrderedDict[str, ResidentJudge] = OrderedDict()
         self._lock = threading.Lock()
 
-    def create(self, judge_id: str, wanted: CreateJudgeRequest) -> JudgeVersion:
+    def create_judge(self, judge_id: str, request: CreateJudgeRequest) -> JudgeVersion:
         """Idempotent; `Conflict` when the id has another spec already."""
         key = keys.judge_spec_key(judge_id)
         with self._lock:
-            if self._known(judge_id) not in (None, wanted):
+            if self._read_request(judge_id) not in (None, request):
                 raise Conflict(f"judge {judge_id} was created with another spec", param="spec")
-            seat = self._seat(judge_id, wanted)
-            write_record(self._store, key, wanted)
-        return seat.current
+            resident_judge = self._get_or_build(judge_id, request)
+            write_record(self._store, key, request)
+        return resident_judge.current
 
-    def get(self, judge_id: str) -> Seat:
+    def get_judge(self, judge_id: str) -> ResidentJudge:
         with self._lock:
-            if judge_id not in self._held and (known := self._known(judge_id)) is not None:
-                self._seat(judge_id, known)
-            if judge_id not in self._held:
+            if (
+                judge_id not in self._resident_judges
+                and (request := self._read_request(judge_id)) is not None
+            ):
+                self._get_or_build(judge_id, request)
+            if judge_id not in self._resident_judges:
                 raise NotFound(f"there is no judge {judge_id}; create it first")
-            self._held.move_to_end(judge_id)
-            return self._held[judge_id]
+            self._resident_judges.move_to_end(judge_id)
+            return self._resident_judges[judge_id]
 
-    def held(self, judge_id: str) -> Seat:
+    def get_resident(self, judge_id: str) -> ResidentJudge:
         """One that is in memory, which this call changes nothing about."""
         with self._lock:
-            if judge_id not in self._held:
+            if judge_id not in self._resident_judges:
                 raise NotFound(f"judge {judge_id} is not in memory", code="not_resident")
-            return self._held[judge_id]
+            return self._resident_judges[judge_id]
 
-    def _known(self, judge_id: str) -> CreateJudgeRequest | None:
+    def _read_request(self, judge_id: str) -> CreateJudgeRequest | None:
         try:
             return read_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
         except NotFound:
             return None
 
-    def _seat(self, judge_id: str, wanted: CreateJudgeRequest) -> Seat:
-        if judge_id not in self._held:
-            seat = Seat(self._store, judge_id, self._build(wanted))
-            seat.restore_newest()
-            self._held[judge_id] = seat
-            while len(self._held) > self._resident:
-                self._held.popitem(last=False)
-        return self._held[judge_id]
+    def _get_or_build(self, judge_id: str, request: CreateJudgeRequest) -> ResidentJudge:
+        if judge_id not in self._resident_judges:
+            resident_judge = ResidentJudge(self._store, judge_id, self._build_judge(request))
+            resident_judge.restore_newest()
+            self._resident_judges[judge_id] = resident_judge
+            while len(self._resident_judges) > self._max_resident:
+                self._resident_judges.popitem(last=False)
+        return self._resident_judges[judge_id]
 
-    def _build(self, wanted: CreateJudgeRequest) -> LocalJudge:
+    def _build_judge(self, request: CreateJudgeRequest) -> LocalJudge:
         with torch.random.fork_rng():
-            torch.manual_seed(wanted.seed)
-            encoder, tokenizer = load_encoder(self._find(wanted.base))
-            spec = wanted.spec
+            torch.manual_seed(request.seed)
+            encoder, tokenizer = load_encoder(self._find_base(request.base))
+            spec = request.spec
             judge = Judge(encoder, tokenizer, hidden=spec.hidden, max_tokens=spec.max_tokens)
-        return LocalJudge(judge.to(self._device), spec, seed=wanted.seed)
+        return LocalJudge(judge.to(self._device), spec, seed=request.seed)
 
 
-class Seat:
+class ResidentJudge:
     """One judge in memory, with the lock that makes its calls follow each other."""
 
-    def __init__(self, store: Store, judge_id: str, local: LocalJudge) -> None:
+    def __init__(self, store: Store, judge_id: str, judge: LocalJudge) -> None:
         self._store = store
         self._id = judge_id
-        self._local = local
-        self._first = _weights(local)
+        self._judge = judge
+        self._initial_weights = _copy_weights(judge)
         self.current = JudgeVersion(version=0)
         self._lock = threading.Lock()
 
-    def pretrain(self, contrasts: Sequence[WireContrast]) -> JudgeVersion:
-        given = _contrasts(contrasts)
-        return self._advance(PRETRAINED, lambda: self._local.pretrain(given))
+    def pretrain(self, training_pairs: Sequence[TrainingPairSchema]) -> JudgeVersion:
+        pairs = _to_training_pairs(training_pairs)
+        return self._train_to_version(PRETRAINED_VERSION, lambda: self._judge.pretrain(pairs))
 
     def update(
-        self, iteration: int, contrasts: Sequence[WireContrast], weight: float, *, keep: int = 0
+        self,
+        iteration: int,
+        training_pairs: Sequence[TrainingPairSchema],
+        weight: float,
+        *,
+        oldest_version: int = 0,
     ) -> JudgeVersion:
-        given = _contrasts(contrasts)
-        return self._advance(
-            iteration + 2, lambda: self._local.update(iteration, given, weight=weight), keep=keep
+        pairs = _to_training_pairs(training_pairs)
+        return self._train_to_version(
+            iteration + 2,
+            lambda: self._judge.update(iteration, pairs, weight=weight),
+            oldest_version=oldest_version,
         )
 
-    def score(self, pairs: Sequence[tuple[str, str]], version: int | None = None) -> Scores:
+    def score(self, pairs: Sequence[tuple[str, str]], version: int | None = None) -> ScoreResponse:
         """`Conflict` when there is no such `version`."""
         with self._lock:
             if version is not None:
                 self._load(version)
-            before = self._local.flops
-            scores = self._local.score(pairs)
-            spent = self._local.flops - before
-            return Scores(scores=tuple(scores), version=self.current.version, flops=spent)
+            flops_before = self._judge.flops
+            scores = self._judge.score(pairs)
+            flops = self._judge.flops - flops_before
+            return ScoreResponse(scores=tuple(scores), version=self.current.version, flops=flops)
 
     def restore(self, version: int) -> JudgeVersion:
         with self._lock:
             return self._load(version)
 
     def restore_newest(self) -> None:
-        if written := self._written():
-            self._load(written[-1])
+        if versions := self._list_versions():
+            self._load(versions[-1])
 
-    def _advance(
-        self, version: int, train: Callable[[], dict[str, float]], *, keep: int = 0
+    def _train_to_version(
+        self, version: int, train: Callable[[], dict[str, float]], *, oldest_version: int = 0
     ) -> JudgeVersion:
         """Train from version - 1 to `version`, unless the store has it already. Versions under
         `keep` go; version 0 is never stored, the seed makes it again."""
         with self._lock:
-            if version in self._written():
+            if version in self._list_versions():
                 return self._load(version)
             if self.current.version != version - 1:
                 self._load(version - 1)
-            before = self._local.flops
+            flops_before = self._judge.flops
             health = train()
-            made = JudgeVersion(
+            trained = JudgeVersion(
                 version=version,
                 health=health,
-                histograms=self._local.histograms,
+                histograms=self._judge.histograms,
                 collapsed=has_collapsed(health),
-                flops=self._local.flops - before,
+                flops=self._judge.flops - flops_before,
             )
-            self._save(made, keep)
-            self.current = made
-            return made
+            self._save(trained, oldest_version)
+            self.current = trained
+            return trained
 
-    def _save(self, made: JudgeVersion, keep: int) -> None:
-        prefix = keys.judge_version_prefix(self._id, made.version)
-        self._store.put(prefix + WEIGHTS, save(_weights(self._local)))
-        write_record(self._store, prefix + DESCRIPTION, made)
-        for old in [version for version in self._written() if version < keep]:
+    def _save(self, trained: JudgeVersion, oldest_version: int) -> None:
+        prefix = keys.judge_version_prefix(self._id, trained.version)
+        self._store.put(prefix + WEIGHTS_FILE, save(_copy_weights(self._judge)))
+        write_record(self._store, prefix + DESCRIPTION_FILE, trained)
+        for old in [version for version in self._list_versions() if version < oldest_version]:
             # The description first: what lacks it is not there.
-            for name in (DESCRIPTION, WEIGHTS):
+            for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
                 self._store.delete(keys.judge_version_prefix(self._id, old) + name)
 
     def _load(self, version: int) -> JudgeVersion:
         if version == self.current.version:
             return self.current
         if version == 0:
-            self._local.model.load_state_dict(self._first)
+            self._judge.model.load_state_dict(self._initial_weights)
             self.current = JudgeVersion(version=0)
             return self.current
         prefix = keys.judge_version_prefix(self._id, version)
         try:
-            described = read_record(self._store, prefix + DESCRIPTION, JudgeVersion)
+            stored = read_record(self._store, prefix + DESCRIPTION_FILE, JudgeVersion)
         except NotFound as error:
             raise Conflict(
-                f"judge {self._id} has no version {version}; it has {[0, *self._written()]}",
+                f"judge {self._id} has no version {version}; it has {[0, *self._list_versions()]}",
                 param="version",
             ) from error
-        self._local.model.load_state_dict(load(read_object(self._store, prefix + WEIGHTS)))
-        self.current = described
-        return described
+        self._judge.model.load_state_dict(load(read_object(self._store, prefix + WEIGHTS_FILE)))
+        self.current = stored
+        return stored
 
-    def _written(self) -> list[int]:
+    def _list_versions(self) -> list[int]:
         prefix = keys.judge_prefix(self._id)
         names = [key.removeprefix(prefix) for key in self._store.list(prefix)]
-        return sorted(int(n.split("/")[0]) for n in names if n.endswith("/" + DESCRIPTION))
+        return sorted(int(n.split("/")[0]) for n in names if n.endswith("/" + DESCRIPTION_FILE))
 
 
-def _weights(local: LocalJudge) -> dict[str, torch.Tensor]:
-    state = local.model.state_dict()
+def _copy_weights(judge: LocalJudge) -> dict[str, torch.Tensor]:
+    state = judge.model.state_dict()
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
 
-def _contrasts(given: Sequence[WireContrast]) -> list[TrainingPair]:
-    return [TrainingPair(c.question, c.positives, c.negatives, c.sources) for c in given]
+def _to_training_pairs(training_pairs: Sequence[TrainingPairSchema]) -> list[TrainingPair]:
+    return [TrainingPair(c.question, c.positives, c.negatives, c.sources) for c in training_pairs]

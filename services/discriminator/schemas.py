@@ -12,7 +12,7 @@ MAX_PAIRS = 4096
 """Pairs per scoring request: bounds its time on a shared GPU."""
 
 
-class WireContrast(Record):
+class TrainingPairSchema(Record):
     """`sources` names where each negative is from, in their order, or is empty."""
 
     question: str
@@ -21,37 +21,37 @@ class WireContrast(Record):
     sources: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def every_negative_has_a_source_or_none_has(self) -> Self:
+    def validate_sources(self) -> Self:
         if self.sources and len(self.sources) != len(self.negatives):
             raise ValueError(f"{len(self.sources)} sources for {len(self.negatives)} negatives")
         return self
 
 
-class Pretrain(Record):
-    contrasts: tuple[WireContrast, ...]
+class PretrainRequest(Record):
+    contrasts: tuple[TrainingPairSchema, ...]
 
 
-class Update(Record):
+class UpdateRequest(Record):
     """`keep` is the oldest version that the caller may come back to; older ones may go."""
 
     iteration: Annotated[int, Field(ge=0)]
-    contrasts: tuple[WireContrast, ...]
+    contrasts: tuple[TrainingPairSchema, ...]
     weight: Annotated[float, Field(ge=0)] = 1.0
     keep: Annotated[int, Field(ge=0)] = 0
 
 
-class Score(Record):
+class ScoreRequest(Record):
     """`version` is the one to score with; None takes the judge as it is."""
 
     version: Annotated[int | None, Field(ge=0)] = None
     pairs: Annotated[tuple[tuple[str, str], ...], Field(max_length=MAX_PAIRS)]
 
 
-class Restore(Record):
+class RestoreRequest(Record):
     version: Annotated[int, Field(ge=0)]
 
 
-class Scores(Record):
+class ScoreResponse(Record):
     scores: tuple[float, ...]
     version: int
     flops: float

@@ -42,7 +42,7 @@ from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
-from services.discriminator.main import build
+from services.discriminator.main import build_app
 from services.discriminator.settings import DiscriminatorSettings
 from services.trainer.training_process import supervise
 from tests import tiny
@@ -169,7 +169,7 @@ def site(
     tiny.save_base(tmp_path / "tiny-bert")
     store = S3Store(s3_settings)
     models = ModelSettings(models_dir=tmp_path)
-    url = serve(build(DiscriminatorSettings(device="cpu"), store, models))
+    url = serve(build_app(DiscriminatorSettings(device="cpu"), store, models))
     for name, value in {
         "QCRD_REDIS_URL": redis_settings.url,
         "QCRD_S3_ENDPOINT": s3_settings.endpoint,

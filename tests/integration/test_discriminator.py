@@ -11,7 +11,7 @@ from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, Store
-from services.discriminator.main import build
+from services.discriminator.main import build_app
 from services.discriminator.settings import DiscriminatorSettings
 from services.trainer.judge_client import RemoteJudge
 from tests import tiny
@@ -33,7 +33,7 @@ def models(tmp_path: Path) -> ModelSettings:
 
 
 def start(serve: Serve, store: Store, models: ModelSettings) -> str:
-    return serve(build(DiscriminatorSettings(device="cpu"), store, models))
+    return serve(build_app(DiscriminatorSettings(device="cpu"), store, models))
 
 
 def remote(url: str, spec: JudgeSpec = SPEC) -> RemoteJudge:

@@ -19,7 +19,7 @@ from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.discriminators.service import DiscriminatorClientSettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
-from services.discriminator.main import build
+from services.discriminator.main import build_app
 from services.discriminator.settings import DiscriminatorSettings
 from services.trainer.judge_client import RemoteJudge
 from tests import tiny
@@ -63,7 +63,7 @@ def trained(url: str, judge_id: str, updates: int = 2) -> RemoteJudge:
 
 def test_a_judge_in_memory_is_told_by_the_service(serve: Serve, models: ModelSettings) -> None:
     store = MemoryStore()
-    url = serve(build(DiscriminatorSettings(device="cpu"), store, models))
+    url = serve(build_app(DiscriminatorSettings(device="cpu"), store, models))
     trained(url, JUDGES[0])
     client = gateway(store, models, url)
     found = client.get(f"/v1/discriminators/{JUDGES[0]}").json()
@@ -84,7 +84,7 @@ def test_looking_at_an_evicted_judge_displaces_no_other(
 ) -> None:
     """The service holds one judge; the first is told from the store, and the second stays."""
     store = MemoryStore()
-    url = serve(build(DiscriminatorSettings(device="cpu", resident=1), store, models))
+    url = serve(build_app(DiscriminatorSettings(device="cpu", resident=1), store, models))
     trained(url, JUDGES[0])
     trained(url, JUDGES[1], updates=0)
     client = gateway(store, models, url)
@@ -97,7 +97,7 @@ def test_looking_at_an_evicted_judge_displaces_no_other(
 
 def test_the_store_tells_while_the_service_is_away(serve: Serve, models: ModelSettings) -> None:
     store = MemoryStore()
-    trained(serve(build(DiscriminatorSettings(device="cpu"), store, models)), JUDGES[0])
+    trained(serve(build_app(DiscriminatorSettings(device="cpu"), store, models)), JUDGES[0])
     client = gateway(store, models, f"http://127.0.0.1:{free_ports(1)[0]}")
     answer = client.get(f"/v1/discriminators/{JUDGES[0]}")
     assert answer.status_code == 200, answer.text
@@ -111,7 +111,7 @@ def test_the_store_tells_while_the_service_is_away(serve: Serve, models: ModelSe
 
 def test_judges_are_listed_in_pages(serve: Serve, models: ModelSettings) -> None:
     store = MemoryStore()
-    url = serve(build(DiscriminatorSettings(device="cpu"), store, models))
+    url = serve(build_app(DiscriminatorSettings(device="cpu"), store, models))
     for updates, judge_id in enumerate(JUDGES):
         trained(url, judge_id, updates=updates)
     client = gateway(store, models, url)
