@@ -30,7 +30,7 @@ class TeacherError(QcrdError):
         return {"error": self.message, "error_type": self.error_type}
 
 
-class Refused(TeacherError):
+class InputValidationError(TeacherError):
     """Text after the prefix is TGI's own (router/src/validation.rs)."""
 
     status = 422
@@ -49,7 +49,7 @@ class TemplateFailed(TeacherError):
         super().__init__(f"Template error: {reason}")
 
 
-class VariableMissing(TeacherError):
+class MissingTemplateVariable(TeacherError):
     """The word is misspelt in TGI too, and clients may look for it (infer/mod.rs)."""
 
     status = 422
@@ -59,7 +59,7 @@ class VariableMissing(TeacherError):
         super().__init__(f"Missing template vatiable: {reason}")
 
 
-class ToolFailed(TeacherError):
+class ToolError(TeacherError):
     status = 422
     error_type = "tool_error"
 
@@ -71,11 +71,13 @@ class BatchTooLarge(TeacherError):
     status = 422
     error_type = "batch size exceeded"
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"Number of prompts exceeds the maximum allowed batch size of {most}")
+    def __init__(self, max_batch_size: int) -> None:
+        super().__init__(
+            f"Number of prompts exceeds the maximum allowed batch size of {max_batch_size}"
+        )
 
 
-class SuffixRefused(TeacherError):
+class SuffixNotSupported(TeacherError):
     status = 422
     error_type = "suffix not supported"
 
@@ -83,7 +85,7 @@ class SuffixRefused(TeacherError):
         super().__init__("Suffix is not supported and can be achieved by preprocessing the prompt.")
 
 
-class Unreadable(TeacherError):
+class InvalidBody(TeacherError):
     error_type = "validation"
 
     def __init__(self, message: str, status: int) -> None:
@@ -91,12 +93,12 @@ class Unreadable(TeacherError):
         self.status = status
 
 
-class Denied(TeacherError):
+class InvalidApiKey(TeacherError):
     status = 401
     error_type = "unauthorized"
 
 
-class Loading(TeacherError):
+class ModelLoading(TeacherError):
     status = 503
     error_type = "loading"
     retry_after = 2
@@ -118,7 +120,7 @@ class GenerationFailed(TeacherError):
         self.reason = reason
 
 
-class Incomplete(TeacherError):
+class IncompleteGeneration(TeacherError):
     status = 500
     error_type = "incomplete_generation"
 

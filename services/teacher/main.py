@@ -34,10 +34,10 @@ def main() -> int:
         settings, engine_settings = ServerSettings(), EngineSettings()
         engine = build(engine_settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        return _fail(f"{str(first['loc'][0]).upper()}: {first['msg']}")
+        first_error = error.errors()[0]
+        return _exit_with_error(f"{str(first_error['loc'][0]).upper()}: {first_error['msg']}")
     except Invalid as error:
-        return _fail(error.message)
+        return _exit_with_error(error.message)
     # uvloop where it is installed, which `asyncio.run` would not take.
     with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
         return runner.run(serve(engine, settings))
@@ -58,16 +58,16 @@ async def serve(engine: Engine, settings: ServerSettings) -> int:
         )
     )
 
-    def failed(reason: str) -> None:
+    def report_failure(reason: str) -> None:
         failures.append(reason)
         server.should_exit = True
 
-    app.router.lifespan_context = lifespan(engine, failed)
+    app.router.lifespan_context = make_lifespan(engine, report_failure)
     await server.serve()
-    return _fail(failures[0]) if failures else int(not server.started)
+    return _exit_with_error(failures[0]) if failures else int(not server.started)
 
 
-def lifespan(engine: Engine, failed: Callable[[str], None]) -> Lifespan:
+def make_lifespan(engine: Engine, on_failure: Callable[[str], None]) -> Lifespan:
     """Loads beside the server; closes the engine after the last request has been answered."""
 
     @asynccontextmanager
@@ -77,22 +77,22 @@ def lifespan(engine: Engine, failed: Callable[[str], None]) -> Lifespan:
             try:
                 await engine.start()
             except Exception as error:
-                failed(error.message if isinstance(error, Invalid) else f"MODEL_ID: {error}")
+                on_failure(error.message if isinstance(error, Invalid) else f"MODEL_ID: {error}")
                 return
             app.state.sessions.loaded()
             log.info("ready: %s", engine.info)
 
-        loading = asyncio.ensure_future(load())
+        load_task = asyncio.ensure_future(load())
         try:
             yield
         finally:
-            loading.cancel()
+            load_task.cancel()
             await engine.close()
 
     return run
 
 
-def _fail(reason: str) -> int:
+def _exit_with_error(reason: str) -> int:
     print(f"teacher: {reason}", file=sys.stderr)
     return 1
 

@@ -19,7 +19,7 @@ MEDIA_TYPE = "text/event-stream"
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def event(body: Mapping[str, Any]) -> bytes:
+def format_event(body: Mapping[str, Any]) -> bytes:
     return f"data: {_ENCODE(body)}\n\n".encode()
 
 
@@ -29,13 +29,13 @@ class EventStream(StreamingResponse):
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
-        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._events = with_pings(events, until=self._left)
+        self._disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._events = with_pings(events, until=self._disconnected)
         # As a header: Starlette would add a charset to a `media_type` of text, TGI has none.
         super().__init__(self._events, headers={**HEADERS, "content-type": MEDIA_TYPE, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watch = asyncio.create_task(self._watch(receive))
+        watch = asyncio.create_task(self._watch_disconnect(receive))
         try:
             # A send to a client that has left; `_watch` hears of it too, but may be later.
             with suppress(OSError):
@@ -44,11 +44,11 @@ class EventStream(StreamingResponse):
             watch.cancel()
             await self._events.aclose()
 
-    async def _watch(self, receive: Receive) -> None:
+    async def _watch_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        if not self._left.done():
-            self._left.set_result(None)
+        if not self._disconnected.done():
+            self._disconnected.set_result(None)
 
 
 async def with_pings(

@@ -7,7 +7,7 @@ import json
 import llguidance
 
 from services.teacher.engines.base import Grammar
-from services.teacher.errors import Refused
+from services.teacher.errors import InputValidationError
 
 # Small models like to fill a JSON answer with blank lines until it is cut off.
 COMPACT = {"whitespace_flexible": False}
@@ -40,5 +40,5 @@ def check(grammar: Grammar) -> None:
         return
     reason = wrong.strip().splitlines()[0]
     if grammar.kind == "json":
-        raise Refused(f"cannot compile regex from schema: {reason}")
-    raise Refused(f"grammar is not valid: {reason}")
+        raise InputValidationError(f"cannot compile regex from schema: {reason}")
+    raise InputValidationError(f"grammar is not valid: {reason}")

@@ -12,8 +12,8 @@ from time import monotonic
 from services.teacher.engines.base import Engine, Generation, Sampling, Token
 from services.teacher.errors import (
     GenerationFailed,
-    Incomplete,
-    Loading,
+    IncompleteGeneration,
+    ModelLoading,
     Overloaded,
     TeacherError,
 )
@@ -130,7 +130,7 @@ class Sessions:
 
     def check_ready(self) -> None:
         if not self.ready:
-            raise Loading("Model is loading")
+            raise ModelLoading("Model is loading")
 
     async def healthy(self) -> bool:
         """Loaded, and able to generate: after a failed generation a probe has to succeed first."""
@@ -231,7 +231,7 @@ class Sessions:
                             clock.first_token = monotonic()
                             self._running += 1
                         yield generation, step
-            except (GenerationFailed, Incomplete):
+            except (GenerationFailed, IncompleteGeneration):
                 self._healthy = False
                 raise
             finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from services.teacher.engines.base import Engine, Generation, Token
-from services.teacher.errors import Incomplete
+from services.teacher.errors import IncompleteGeneration
 
 Reason = Literal["length", "eos_token", "stop_sequence"]
 
@@ -57,4 +57,4 @@ async def steps(engine: Engine, request: Generation) -> AsyncGenerator[Step, Non
             yield Step(stopping.count, token, stopping.text, reason)
             if reason is not None:
                 return
-    raise Incomplete
+    raise IncompleteGeneration

@@ -20,7 +20,7 @@ from services.teacher.engines.base import (
     Piece,
     Sampling,
 )
-from services.teacher.errors import Refused
+from services.teacher.errors import InputValidationError
 from services.teacher.inference.wire import JsonGrammar, Parameters, RegexGrammar, SchemaGrammar
 from services.teacher.settings import ServerSettings
 
@@ -46,13 +46,15 @@ def check_before_permit(parameters: Parameters, settings: ServerSettings, *, str
     """What TGI refuses even when it is full."""
     best_of, most = parameters.best_of, settings.max_best_of
     if stream and best_of not in (None, 1):
-        raise Refused("`best_of` != 1 is not supported when streaming tokens")
+        raise InputValidationError("`best_of` != 1 is not supported when streaming tokens")
     if stream and parameters.decoder_input_details:
-        raise Refused("`decoder_input_details` == true is not supported when streaming tokens")
+        raise InputValidationError(
+            "`decoder_input_details` == true is not supported when streaming tokens"
+        )
     if best_of is not None and best_of > 1 == most:
-        raise Refused("`best_of` != 1 is not allowed for this endpoint")
+        raise InputValidationError("`best_of` != 1 is not allowed for this endpoint")
     if best_of is not None and (best_of > most or (best_of == 0 and not settings.tgi_strict)):
-        raise Refused(f"`best_of` must be > 0 and <= {most}. Given: {best_of}")
+        raise InputValidationError(f"`best_of` must be > 0 and <= {most}. Given: {best_of}")
 
 
 async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> Generation:
@@ -61,9 +63,9 @@ async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> Genera
     check_numbers(parameters)
     check_counts(parameters, settings)
     if not ask.inputs and ask.conversation is None:
-        raise Refused("`inputs` cannot be empty")
+        raise InputValidationError("`inputs` cannot be empty")
     if parameters.truncate is not None and not 1 <= parameters.truncate <= info.max_input_tokens:
-        raise Refused(
+        raise InputValidationError(
             "`truncate` must be strictly positive and less than "
             f"{info.max_input_tokens}. Given: {parameters.truncate}"
         )
@@ -92,22 +94,22 @@ async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> Genera
 
 def check_numbers(parameters: Parameters) -> None:
     if (parameters.best_of or 1) > 1 and not _asks_for_sampling(parameters):
-        raise Refused("you must use sampling when `best_of` is > 1")
+        raise InputValidationError("you must use sampling when `best_of` is > 1")
     for name in ("temperature", "repetition_penalty"):
         value = getattr(parameters, name)
         if value is not None and value <= 0:
-            raise Refused(f"`{name}` must be strictly positive")
+            raise InputValidationError(f"`{name}` must be strictly positive")
     penalty = parameters.frequency_penalty
     if penalty is not None and not -2 <= penalty <= 2:
-        raise Refused("`frequency_penalty` must be >= -2.0 and <= 2.0")
+        raise InputValidationError("`frequency_penalty` must be >= -2.0 and <= 2.0")
     for name in ("top_p", "typical_p"):
         value = getattr(parameters, name)
         if value is not None and not 0 < value < 1:
-            raise Refused(f"`{name}` must be > 0.0 and < 1.0")
+            raise InputValidationError(f"`{name}` must be > 0.0 and < 1.0")
     if parameters.top_k is not None and parameters.top_k <= 0:
-        raise Refused("`top_k` must be strictly positive")
+        raise InputValidationError("`top_k` must be strictly positive")
     if parameters.max_new_tokens == 0:
-        raise Refused("`max_new_tokens` must be strictly positive")
+        raise InputValidationError("`max_new_tokens` must be strictly positive")
 
 
 def _asks_for_sampling(parameters: Parameters) -> bool:
@@ -119,14 +121,14 @@ def _asks_for_sampling(parameters: Parameters) -> bool:
 def check_counts(parameters: Parameters, settings: ServerSettings) -> None:
     given = len(parameters.stop)
     if given > settings.max_stop_sequences:
-        raise Refused(
+        raise InputValidationError(
             f"`stop` supports up to {settings.max_stop_sequences} stop sequences. Given: {given}"
         )
     if parameters.seed is not None and (parameters.best_of or 1) > 1:
-        raise Refused("`seed` must not be set when `best_of` > 1")
+        raise InputValidationError("`seed` must not be set when `best_of` > 1")
     top, most = parameters.top_n_tokens or 0, settings.max_top_n_tokens
     if top > most:
-        raise Refused(f"`top_n_tokens` must be >= 0 and <= {most}. Given: {top}")
+        raise InputValidationError(f"`top_n_tokens` must be >= 0 and <= {most}. Given: {top}")
 
 
 def check_length(
@@ -138,12 +140,12 @@ def check_length(
     new = room if wanted is None else wanted
     checked = min(new, CHUNK) if strict else new
     if known + checked > info.max_total_tokens:
-        raise Refused(
+        raise InputValidationError(
             f"`inputs` tokens + `max_new_tokens` must be <= {info.max_total_tokens}. "
             f"Given: {known} `inputs` tokens and {checked} `max_new_tokens`"
         )
     if known > info.max_input_tokens:
-        raise Refused(
+        raise InputValidationError(
             f"`inputs` must have less than {info.max_input_tokens} tokens. Given: {known}"
         )
     return min(new, room)
@@ -155,7 +157,7 @@ async def check_grammar(
     if parameters.grammar is None:
         return None
     if settings.disable_grammar_support or not engine.info.grammar:
-        raise Refused("grammar is not supported")
+        raise InputValidationError("grammar is not supported")
     grammar = grammar_of(parameters.grammar)
     await engine.check_grammar(grammar)
     return grammar
@@ -170,9 +172,9 @@ def grammar_of(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
         try:
             schema = json.loads(schema)
         except ValueError as error:
-            raise Refused(f"grammar is not valid: {error}") from error
+            raise InputValidationError(f"grammar is not valid: {error}") from error
     if not isinstance(schema, dict) or "properties" not in schema:
-        raise Refused("grammar is not valid: Grammar must have a 'properties' field")
+        raise InputValidationError("grammar is not valid: Grammar must have a 'properties' field")
     return Grammar("json", json.dumps(schema))
 
 
@@ -206,7 +208,7 @@ def _truncated(
     """The prompt and its ids, cut to the last `truncate` tokens."""
     if pieces is None:
         if truncate is not None:
-            raise Refused("`truncate` is not supported: this engine has no tokenizer")
+            raise InputValidationError("`truncate` is not supported: this engine has no tokenizer")
         return text, None
     kept = pieces[-truncate:] if truncate else pieces
     if len(kept) < len(pieces):

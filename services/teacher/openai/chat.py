@@ -79,9 +79,9 @@ async def events(
     try:
         async with aclosing(_chunks(sessions, prepared, deltas)) as run:
             async for chunk in run:
-                yield sse.event(chunk)
+                yield sse.format_event(chunk)
         if request.stream_options.include_usage:
-            yield sse.event(deltas.head.body([], usage=usage([deltas.counted])))
+            yield sse.format_event(deltas.head.body([], usage=usage([deltas.counted])))
     except TeacherError as error:
         yield deltas.head.error(error)
     yield DONE

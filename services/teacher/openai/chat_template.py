@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from services.teacher.engines.base import Conversation, Engine
-from services.teacher.errors import Refused, ToolFailed
+from services.teacher.errors import InputValidationError, ToolError
 from services.teacher.inference.session import Sessions
 from services.teacher.inference.validation import Ask
 from services.teacher.inference.wire import JSON
@@ -30,7 +30,7 @@ async def prepare(request: ChatRequest, sessions: Sessions) -> Prepared:
     """Raises `ToolFailed`, `TemplateFailed`, `Refused`."""
     engine, strict = sessions.engine, sessions.settings.tgi_strict
     if request.response_format is not None and request.tools is not None:
-        raise ToolFailed("Grammar and tools are mutually exclusive")
+        raise ToolError("Grammar and tools are mutually exclusive")
     functions = tool_calls.offered(request.tools, request.tool_choice)
     messages = tuple(_message(message, strict=strict) for message in request.messages)
     plain = await _ask(request, engine, messages, strict=strict)
@@ -41,7 +41,7 @@ async def prepare(request: ChatRequest, sessions: Sessions) -> Prepared:
     if asked.conversation is not None:
         return Prepared(asked)
     if sessions.settings.disable_grammar_support or not engine.info.grammar:
-        raise ToolFailed("this engine has no grammars, so it cannot call functions")
+        raise ToolError("this engine has no grammars, so it cannot call functions")
     parameters = asked.parameters.model_copy(update={"grammar": tool_calls.grammar(functions)})
     return Prepared(replace(asked, parameters=parameters), forced=True, plain=plain)
 
@@ -108,7 +108,9 @@ def _part(part: TextPart | ImagePart, *, strict: bool) -> str:
     if isinstance(part, TextPart):
         return part.text
     if not strict:
-        raise Refused("`messages` holds an image, which this model cannot read: send text only")
+        raise InputValidationError(
+            "`messages` holds an image, which this model cannot read: send text only"
+        )
     return f"![]({part.image_url.url})"
 
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from services.teacher import sse
 from services.teacher.engines.base import Generation
-from services.teacher.errors import BatchTooLarge, SuffixRefused, TeacherError
+from services.teacher.errors import BatchTooLarge, SuffixNotSupported, TeacherError
 from services.teacher.inference.session import Answer, Sessions, count, input_length
 from services.teacher.inference.stopping import Step
 from services.teacher.inference.validation import Ask
@@ -20,7 +20,7 @@ from services.teacher.openai.responses import DONE, Shape, usage
 def prepare(request: CompletionRequest, sessions: Sessions) -> list[Ask]:
     """One ask per prompt. Raises `SuffixRefused`, `BatchTooLarge`."""
     if request.suffix is not None:
-        raise SuffixRefused
+        raise SuffixNotSupported
     most = sessions.settings.max_client_batch_size
     if len(request.prompts) > most:
         raise BatchTooLarge(most)
@@ -75,9 +75,9 @@ async def events(
                 if step.reason is not None:
                     read = input_length(generation, step.token)
                     counts.append((read, count(step.token, step.index)))
-                yield sse.event(_chunk(head, index, step, counts))
+                yield sse.format_event(_chunk(head, index, step, counts))
         if include_usage and not head.strict:
-            yield sse.event(head.body([], usage=usage(counts)))
+            yield sse.format_event(head.body([], usage=usage(counts)))
     except TeacherError as error:
         yield head.error(error)
     yield DONE

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import qcrd
 from services.teacher import sse
 from services.teacher.engines.base import Token
-from services.teacher.errors import Incomplete, TeacherError
+from services.teacher.errors import IncompleteGeneration, TeacherError
 from services.teacher.inference.stopping import Reason
 from services.teacher.inference.wire import JSON
 
@@ -46,8 +46,10 @@ class Shape:
     def error(self, error: TeacherError) -> bytes:
         """TGI writes 422 whatever the error was."""
         status = 422 if self.strict else error.status
-        message = f"{error.message} stream" if isinstance(error, Incomplete) else error.message
-        return sse.event({"error": {"message": message, "http_status_code": status}})
+        message = (
+            f"{error.message} stream" if isinstance(error, IncompleteGeneration) else error.message
+        )
+        return sse.format_event({"error": {"message": message, "http_status_code": status}})
 
 
 def usage(counts: Iterable[tuple[int | None, int]]) -> JSON:

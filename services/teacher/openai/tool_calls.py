@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.teacher.errors import ToolFailed
+from services.teacher.errors import ToolError
 from services.teacher.inference.wire import JSON, JsonGrammar
 from services.teacher.openai.requests import Function, NamedChoice, Tool
 
@@ -52,7 +52,7 @@ def offered(tools: Sequence[Tool] | None, choice: str | NamedChoice | None) -> t
     name = choice.function.name if isinstance(choice, NamedChoice) else choice
     named = tuple(function for function in functions if function.name == name)
     if not named:
-        raise ToolFailed(f"Tool with name {name} not found")
+        raise ToolError(f"Tool with name {name} not found")
     return named
 
 
@@ -100,7 +100,7 @@ def read(text: str) -> Call:
         called: dict[str, Any] = json.loads(text)["function"]
         name = called.pop("_name")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ToolFailed(f"Failed to parse generated text: {error!r}") from error
+        raise ToolError(f"Failed to parse generated text: {error!r}") from error
     return Call(str(name), json.dumps(called, separators=(",", ":"), ensure_ascii=False))
 
 

@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse, Response
 from services.teacher import sse
 from services.teacher.inference.session import Answer, Sessions
 from services.teacher.inference.wire import JSON, Body
-from services.teacher.request_body import Loosen, reads, requires
-from services.teacher.request_body import body as read_body
+from services.teacher.request_body import BodyNormalizer, make_body_reader, require_api_key
+from services.teacher.request_body import read_json_body as read_body
 
 B = TypeVar("B", bound=Body)
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -40,7 +40,7 @@ class Routes:
         self._limit = settings.payload_limit
         self._compute = {"x-compute-type": settings.compute_type}
         key = settings.api_key.get_secret_value() if settings.api_key else None
-        self._guard = Depends(requires(key))
+        self._guard = Depends(require_api_key(key))
 
     def post(
         self, path: str, *models: type[Body], guarded: bool = True
@@ -60,9 +60,11 @@ class Routes:
     async def _loaded(self) -> None:
         self.sessions.check_ready()
 
-    async def read(self, request: Request, model: type[B], loosen: Loosen | None = None) -> B:
+    async def read(
+        self, request: Request, model: type[B], loosen: BodyNormalizer | None = None
+    ) -> B:
         """Raises `Unreadable`."""
-        return await reads(model, self._limit, loosen)(request)
+        return await make_body_reader(model, self._limit, loosen)(request)
 
     async def raw(self, request: Request) -> bytes:
         """Raises `Unreadable`."""

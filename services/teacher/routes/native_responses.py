@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from services.teacher import sse
 from services.teacher.engines.base import Generation
-from services.teacher.errors import Incomplete, TeacherError
+from services.teacher.errors import IncompleteGeneration, TeacherError
 from services.teacher.inference import wire
 from services.teacher.inference.session import Answer, Sessions, count, input_length
 from services.teacher.inference.stopping import Step
@@ -57,13 +57,13 @@ async def events(
     try:
         async with aclosing(sessions.stream(ask)) as run:
             async for generation, step in run:
-                yield sse.event(_event(ask.parameters, generation, step, full=full))
-    except Incomplete as error:
-        yield sse.event(
+                yield sse.format_event(_event(ask.parameters, generation, step, full=full))
+    except IncompleteGeneration as error:
+        yield sse.format_event(
             {"error": f"{error.message} stream", "error_type": f"{error.error_type}_stream"}
         )
     except TeacherError as error:
-        yield sse.event(error.body())
+        yield sse.format_event(error.body())
 
 
 def _event(parameters: Parameters, generation: Generation, step: Step, *, full: bool) -> JSON:

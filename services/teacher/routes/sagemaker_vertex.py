@@ -11,13 +11,13 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from qcrd.runtime.http.asgi import run_until_disconnect
-from services.teacher.errors import PredictionFailed, TeacherError, Unreadable
+from services.teacher.errors import InvalidBody, PredictionFailed, TeacherError
 from services.teacher.inference.session import Answer
 from services.teacher.inference.validation import Ask
 from services.teacher.inference.wire import Body, CompatRequest, GenerateRequest, Parameters
 from services.teacher.openai import chat_template
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, loosened
-from services.teacher.request_body import parse
+from services.teacher.request_body import parse_body
 from services.teacher.routes.common import GONE, Routes
 from services.teacher.routes.native import either
 from services.teacher.routes.openai import completed, talked
@@ -40,14 +40,14 @@ def router(routes: Routes) -> APIRouter:
         data = await routes.raw(request)
         keys = _keys(data)
         if "inputs" in keys:
-            return await either(routes, request, parse(CompatRequest, data))
+            return await either(routes, request, parse_body(CompatRequest, data))
         if "messages" in keys:
-            return await talked(routes, request, parse(ChatRequest, data, loosen))
+            return await talked(routes, request, parse_body(ChatRequest, data, loosen))
         if "prompt" in keys:
-            return await completed(routes, request, parse(CompletionRequest, data, loosen))
+            return await completed(routes, request, parse_body(CompletionRequest, data, loosen))
         if keys:
-            raise Unreadable(NO_SHAPE, 422)
-        return await either(routes, request, parse(CompatRequest, data))
+            raise InvalidBody(NO_SHAPE, 422)
+        return await either(routes, request, parse_body(CompatRequest, data))
 
     @routes.post("/vertex", VertexRequest)
     async def vertex(request: Request) -> Response:

@@ -14,10 +14,10 @@ import qcrd
 from qcrd.errors import Transient
 from qcrd.runtime.http.asgi import replay_body
 from qcrd.runtime.telemetry import install_http_telemetry
-from services.teacher.app import install_errors
+from services.teacher.app import install_error_handlers
 from services.teacher.inference.wire import JSON, Body
-from services.teacher.request_body import body as read_body
-from services.teacher.request_body import parse
+from services.teacher.request_body import parse_body
+from services.teacher.request_body import read_json_body as read_body
 from services.teacher.settings import ServerSettings
 from services.teacher.students.errors import StoreAway
 from services.teacher.students.loading import Opened
@@ -42,7 +42,7 @@ def create_students(
     @app.post("/v1/completions")
     async def asked(request: Request) -> Response:
         data = await read_body(request, server.payload_limit)
-        return Borrowed(shelf, parse(Named, data).model, data)
+        return Borrowed(shelf, parse_body(Named, data).model, data)
 
     @app.get("/v1/models")
     async def models() -> JSON:
@@ -64,7 +64,7 @@ def create_students(
             raise StoreAway(error.message) from error
         return {"status": "ready"}
 
-    install_errors(app, strict=False)
+    install_error_handlers(app, strict=False)
     install_http_telemetry(app, "students", _gauges(shelf), error_body=CRASH)
     return app
 

@@ -84,7 +84,7 @@ async def events(
                     shown = logprobs([token]) if token and request.logprobs else None
                     yield _chunk(head, index, delta, shown, reason and head.reason(reason))
         if request.stream_options.include_usage:
-            yield sse.event(head.body([], usage=usage(counts)))
+            yield sse.format_event(head.body([], usage=usage(counts)))
     except TeacherError as error:
         yield head.error(error)
     yield DONE
@@ -94,7 +94,7 @@ def _chunk(
     head: Shape, index: int, delta: JSON, shown: JSON | None = None, reason: str | None = None
 ) -> bytes:
     choice = {"index": index, "delta": delta, "logprobs": shown, "finish_reason": reason}
-    return sse.event(head.body([choice], usage=None))
+    return sse.format_event(head.body([choice], usage=None))
 
 
 Delta = tuple[JSON, Token | None, Reason | None]

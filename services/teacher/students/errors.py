@@ -10,7 +10,7 @@ TeacherError
 
 from __future__ import annotations
 
-from services.teacher.errors import Loading, TeacherError
+from services.teacher.errors import ModelLoading, TeacherError
 
 
 class UnknownStudent(TeacherError):
@@ -26,9 +26,9 @@ class StudentBroken(TeacherError):
     error_type = "model_not_loaded"
 
 
-class QueueFull(Loading):
+class QueueFull(ModelLoading):
     retry_after = 5
 
 
-class StoreAway(Loading):
+class StoreAway(ModelLoading):
     retry_after = 5

@@ -84,7 +84,7 @@ class Opener:
             raise StudentBroken(
                 f"`model`: {name} cannot be loaded: {reason.replace(scratch.name + '/', '')}"
             ) from error
-        app = create_app(engine, self._server, rooms=(partial(router, manner=manner),))
+        app = create_app(engine, self._server, router_factories=(partial(router, manner=manner),))
         app.state.sessions.loaded()
         return Opened(app, engine, scratch)
 

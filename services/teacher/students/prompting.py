@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qcrd.records.prompt_format import PromptFormat
-from services.teacher.errors import Refused, ToolFailed
+from services.teacher.errors import InputValidationError, ToolError
 from services.teacher.inference.session import Sessions
 from services.teacher.inference.validation import Ask
 from services.teacher.openai.chat_template import message_text
@@ -36,11 +36,13 @@ async def plan(
     """One plan per choice. Raises `Refused`, `ToolFailed`."""
     most = sessions.settings.max_client_batch_size
     if not 1 <= n <= most:
-        raise Refused(f"`n` must be >= 1 and <= {most}. Given: {n}")
+        raise InputValidationError(f"`n` must be >= 1 and <= {most}. Given: {n}")
     if request.tools:
-        raise ToolFailed("a student answers questions and calls no functions: leave `tools` out")
+        raise ToolError("a student answers questions and calls no functions: leave `tools` out")
     if explain and not manner.can_explain:
-        raise Refused("`explain`: this student learned labels only, it has no rationales to give")
+        raise InputValidationError(
+            "`explain`: this student learned labels only, it has no rationales to give"
+        )
     question = last_question(request.messages)
     label = await _ask(
         request, sessions, manner.format_prompt(manner.predict, question), manner.max_new_tokens
@@ -60,7 +62,9 @@ def last_question(messages: Sequence[Message]) -> str:
     said = [message for message in messages if message.role == "user"]
     text = message_text(said[-1], strict=False).strip() if said else ""
     if not text:
-        raise Refused("`messages` needs a message of role `user` that holds the question")
+        raise InputValidationError(
+            "`messages` needs a message of role `user` that holds the question"
+        )
     return text
 
 

@@ -40,7 +40,7 @@ from services.teacher.engines.base import (
 from services.teacher.engines.factory import adapters, build
 from services.teacher.engines.transformers.engine import LocalEngine
 from services.teacher.engines.transformers.kv_cache import SlotCache, View
-from services.teacher.errors import Refused, TemplateFailed, VariableMissing
+from services.teacher.errors import InputValidationError, MissingTemplateVariable, TemplateFailed
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
 from tests.contract.teacher.test_engines import byte_tokenizer, save
@@ -313,7 +313,7 @@ def test_grammars_bind_each_request_of_a_batch_by_itself(folder: Path) -> None:
     }
 
     async def work(engine: LocalEngine) -> list[str]:
-        with pytest.raises(Refused, match="cannot compile regex from schema"):
+        with pytest.raises(InputValidationError, match="cannot compile regex from schema"):
             await engine.check_grammar(Grammar("json", '{"properties": {"a": {"type": "x"}}}'))
         await engine.check_grammar(Grammar("json", json.dumps(schema)))
         grammars = (Grammar("json", json.dumps(schema)), Grammar("regex", "ab/(c|d){3}"), None)
@@ -392,7 +392,7 @@ def test_a_template_is_the_models_own_or_refused(folder: Path, tmp_path: Path) -
     with pytest.raises(TemplateFailed, match="no system"):
         run(made(tmp_path / "chat"), render)
     (tmp_path / "chat/chat_template.jinja").write_text("{{ persona.name }}")
-    with pytest.raises(VariableMissing, match=r"Missing template vatiable: .*persona"):
+    with pytest.raises(MissingTemplateVariable, match=r"Missing template vatiable: .*persona"):
         run(made(tmp_path / "chat"), render)
 
 

@@ -33,8 +33,8 @@ from services.teacher.engines.base import (
     Piece,
     Token,
 )
-from services.teacher.errors import GenerationFailed, Refused
-from services.teacher.main import lifespan
+from services.teacher.errors import GenerationFailed, InputValidationError
+from services.teacher.main import make_lifespan
 from services.teacher.metrics.batches import Batches
 from services.teacher.settings import ServerSettings
 
@@ -80,7 +80,7 @@ class Scripted:
 
     async def check_grammar(self, grammar: Grammar) -> None:
         if "bad" in grammar.value:
-            raise Refused("grammar is not valid: bad")
+            raise InputValidationError("grammar is not valid: bad")
 
     async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
         words = list(enumerate(WORDS))
@@ -109,7 +109,7 @@ def serving(engine: Engine, *, wait: bool = True, **settings: Any) -> Iterator[s
     url = f"http://127.0.0.1:{door.getsockname()[1]}"
     failures: list[str] = []
     app = create_app(engine, ServerSettings(**settings))
-    app.router.lifespan_context = lifespan(engine, failures.append)
+    app.router.lifespan_context = make_lifespan(engine, failures.append)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
     thread.start()

@@ -215,7 +215,7 @@ def test_silence_is_filled_with_comments_and_loses_nothing() -> None:
 
 
 def test_events_are_one_compact_line() -> None:
-    assert sse.event({"a": "é\n", "b": None}) == 'data: {"a":"é\\n","b":null}\n\n'.encode()
+    assert sse.format_event({"a": "é\n", "b": None}) == 'data: {"a":"é\\n","b":null}\n\n'.encode()
 
 
 @pytest.mark.parametrize("model", ["/nowhere", "/nowhere/m.gguf", "smollm3", "."])

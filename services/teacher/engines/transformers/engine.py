@@ -20,7 +20,7 @@ from services.teacher.engines.base import (
     Piece,
     Token,
 )
-from services.teacher.errors import GenerationFailed, TemplateFailed, VariableMissing
+from services.teacher.errors import GenerationFailed, MissingTemplateVariable, TemplateFailed
 from services.teacher.metrics.batches import Batches
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class LocalEngine:
                 tokenize=False,
             )
         except UndefinedError as error:
-            raise VariableMissing(str(error)) from error
+            raise MissingTemplateVariable(str(error)) from error
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise TemplateFailed(str(error)) from error
         return str(text)

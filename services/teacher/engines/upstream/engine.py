@@ -33,8 +33,8 @@ from services.teacher.engines.upstream.wire import (
 )
 from services.teacher.errors import (
     GenerationFailed,
+    InputValidationError,
     Overloaded,
-    Refused,
     TemplateFailed,
 )
 from services.teacher.metrics.batches import Batches
@@ -142,7 +142,7 @@ class UpstreamEngine:
             told = await self._asked(
                 "/chat_tokenize", {**body, **({"tools": tools} if tools else {})}
             )
-        except Refused as error:
+        except InputValidationError as error:
             raise TemplateFailed(error.message) from error
         return str(told["templated_text"])
 

@@ -8,7 +8,7 @@ import random
 import httpx
 
 from qcrd.runtime.http import retry_after
-from services.teacher.errors import GenerationFailed, Overloaded, Refused, TeacherError
+from services.teacher.errors import GenerationFailed, InputValidationError, Overloaded, TeacherError
 
 # Statuses after which the same request may be answered a moment later.
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -27,7 +27,7 @@ async def refusal(reply: httpx.Response) -> Again | TeacherError:
     """What an error status means here: the client's fault, or a moment's, or the upstream's."""
     reason = _reason(reply.status_code, await reply.aread())
     if reply.status_code in (400, 413, 422):
-        return Refused(reason)
+        return InputValidationError(reason)
     if reply.status_code not in AGAIN:
         return GenerationFailed(reason)
     asked = retry_after.parse_retry_after(reply.headers.get("retry-after"))

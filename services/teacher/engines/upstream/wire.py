@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from services.teacher.engines.base import UNKNOWN_ID, Ends, Generation, Token
-from services.teacher.errors import GenerationFailed, Overloaded, Refused, TeacherError
+from services.teacher.errors import GenerationFailed, InputValidationError, Overloaded, TeacherError
 
 JSON = dict[str, Any]
 SEEN = 256
@@ -99,7 +99,7 @@ def _said(said: str | JSON, kind: str | None) -> TeacherError:
     if kind == "overloaded":
         return Overloaded("Model is overloaded")
     if kind == "validation":
-        return Refused(said.removeprefix(Refused.PREFIX))
+        return InputValidationError(said.removeprefix(InputValidationError.PREFIX))
     return GenerationFailed(said.removeprefix(GenerationFailed.PREFIX))
 
 

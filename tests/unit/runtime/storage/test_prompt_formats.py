@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qcrd.errors import Invalid
 from qcrd.records.prompt_format import PromptFormat
 from qcrd.runtime.storage.prompt_formats import load_prompt_format
-from services.teacher.errors import Refused
+from services.teacher.errors import InputValidationError
 from services.teacher.openai.requests import Message
 from services.teacher.students.chat import Trimmed
 from services.teacher.students.loading import limits
@@ -82,7 +82,7 @@ def test_a_conversation_without_a_question_is_refused() -> None:
     turns = [Message(role="user", content="one"), Message(role="assistant", content="two")]
     assert last_question(turns) == "one"
     for silent in ([], turns[1:], [Message(role="user", content=" ")]):
-        with pytest.raises(Refused, match="role `user`"):
+        with pytest.raises(InputValidationError, match="role `user`"):
             last_question(silent)
 
 

@@ -16,7 +16,7 @@ from services.teacher.engines.base import (
     Piece,
     Token,
 )
-from services.teacher.errors import Refused, Unreadable
+from services.teacher.errors import InputValidationError, InvalidBody
 from services.teacher.inference.validation import (
     Ask,
     check_before_permit,
@@ -26,7 +26,7 @@ from services.teacher.inference.validation import (
 )
 from services.teacher.inference.wire import ABSENT, GenerateRequest, Parameters
 from services.teacher.metrics.batches import Batches
-from services.teacher.request_body import parse
+from services.teacher.request_body import parse_body
 from services.teacher.settings import ServerSettings
 
 PREFIX = "Input validation error: "
@@ -100,7 +100,7 @@ def check(inputs: str = "a b c", **parameters: Any) -> Generation:
     ],
 )
 def test_each_limit_in_tgis_words(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputValidationError) as refused:
         check(**parameters)
     assert refused.value.message == PREFIX + message
     assert (refused.value.status, refused.value.error_type) == (422, "validation")
@@ -126,9 +126,9 @@ def test_each_limit_in_tgis_words(parameters: dict[str, Any], message: str) -> N
 def test_the_first_wrong_one_in_tgis_order_is_named(
     first: dict[str, Any], second: dict[str, Any]
 ) -> None:
-    with pytest.raises(Refused) as alone:
+    with pytest.raises(InputValidationError) as alone:
         check(**first)
-    with pytest.raises(Refused) as both:
+    with pytest.raises(InputValidationError) as both:
         check(**{**second, **first})
     assert both.value.message == alone.value.message
 
@@ -147,13 +147,13 @@ def test_the_first_wrong_one_in_tgis_order_is_named(
     ],
 )
 def test_refused_before_a_permit(parameters: dict[str, Any], stream: bool, message: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputValidationError) as refused:
         check_before_permit(Parameters(**parameters), ServerSettings(), stream=stream)
     assert refused.value.message == PREFIX + message
 
 
 def test_best_of_may_be_switched_off_and_strict_mode_takes_none_for_one() -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputValidationError) as refused:
         check_before_permit(Parameters(best_of=2), ServerSettings(max_best_of=1), stream=False)
     assert refused.value.message == PREFIX + "`best_of` != 1 is not allowed for this endpoint"
     check_before_permit(Parameters(best_of=0), ServerSettings(tgi_strict=True), stream=False)
@@ -162,9 +162,11 @@ def test_best_of_may_be_switched_off_and_strict_mode_takes_none_for_one() -> Non
 def test_strict_mode_checks_the_first_chunk_and_stops_where_the_context_is_full() -> None:
     info = EngineInfo("large", "test", max_input_tokens=1999, max_total_tokens=2000)
     assert check_length(100, 10_000, info, strict=True) == 1900
-    with pytest.raises(Refused, match="Given: 1000 `inputs` tokens and 1024 `max_new_tokens`"):
+    with pytest.raises(
+        InputValidationError, match="Given: 1000 `inputs` tokens and 1024 `max_new_tokens`"
+    ):
         check_length(1000, 10_000, info, strict=True)
-    with pytest.raises(Refused, match="10000 `max_new_tokens`"):
+    with pytest.raises(InputValidationError, match="10000 `max_new_tokens`"):
         check_length(100, 10_000, info)
 
 
@@ -176,9 +178,11 @@ def test_truncate_keeps_the_tail_and_lengths_count_after_it() -> None:
 
 
 def test_the_two_defaults_of_do_sample() -> None:
-    assert parse(GenerateRequest, b'{"inputs":"a"}').parameters is ABSENT
+    assert parse_body(GenerateRequest, b'{"inputs":"a"}').parameters is ABSENT
     assert sampling(ABSENT).do_sample
-    assert not sampling(parse(GenerateRequest, b'{"inputs":"a","parameters":{}}').parameters).seed
+    assert not sampling(
+        parse_body(GenerateRequest, b'{"inputs":"a","parameters":{}}').parameters
+    ).seed
 
 
 @pytest.mark.parametrize(
@@ -214,8 +218,8 @@ def test_sampling_is_on_when_something_to_sample_by_is_given(
     ],
 )
 def test_bodies_of_another_shape(body: bytes, status: int) -> None:
-    with pytest.raises(Unreadable) as unreadable:
-        parse(GenerateRequest, body)
+    with pytest.raises(InvalidBody) as unreadable:
+        parse_body(GenerateRequest, body)
     assert unreadable.value.status == status
 
 
@@ -224,4 +228,4 @@ def test_nulls_unknown_keys_and_whole_floats_pass() -> None:
         b'{"inputs":"a","more":1,"parameters":{"temperature":1,"top_k":null,"seed":null,'
         b'"stop":["x"],"return_full_text":null,"grammar":null,"unknown":[]}}'
     )
-    assert parse(GenerateRequest, text).parameters.stop == ("x",)
+    assert parse_body(GenerateRequest, text).parameters.stop == ("x",)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.teacher.errors import ToolFailed
+from services.teacher.errors import ToolError
 from services.teacher.openai import tool_calls
 from services.teacher.openai.requests import ChatRequest, StreamOptions, loosened
-from services.teacher.request_body import parse
+from services.teacher.request_body import parse_body
 
 WEATHER = {
     "type": "function",
@@ -31,7 +31,7 @@ TIME = {"type": "function", "function": {"name": "time"}}
 
 def request(**more: Any) -> ChatRequest:
     body = {"messages": [{"role": "user", "content": "hi"}], "tools": [WEATHER, TIME], **more}
-    return parse(ChatRequest, json.dumps(body).encode(), loosened)
+    return parse_body(ChatRequest, json.dumps(body).encode(), loosened)
 
 
 def names(**more: Any) -> list[str]:
@@ -45,7 +45,7 @@ def test_a_choice_offers_what_it_names() -> None:
     assert names(tool_choice="required") == ["weather", "time"]
     assert names(tool_choice="time") == ["time"]
     assert names(tool_choice={"type": "function", "function": {"name": "weather"}}) == ["weather"]
-    with pytest.raises(ToolFailed, match="Tool with name rain not found"):
+    with pytest.raises(ToolError, match="Tool with name rain not found"):
         names(tool_choice="rain")
 
 
@@ -64,7 +64,7 @@ def test_a_call_is_read_and_anything_else_is_named() -> None:
     text = '{"function": {"_name": "weather", "city": "Ulm", "at": 3}}'
     assert tool_calls.read(text) == tool_calls.Call("weather", '{"city":"Ulm","at":3}')
     for broken in ('{"function": {"_name": "wea', "[]", '{"function": 1}', "word"):
-        with pytest.raises(ToolFailed, match="Failed to parse generated text"):
+        with pytest.raises(ToolError, match="Failed to parse generated text"):
             tool_calls.read(broken)
 
 
