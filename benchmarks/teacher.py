@@ -24,11 +24,11 @@ import torch
 
 from benchmarks import teacher_load as load
 from benchmarks.step_fixtures import SEED
-from services.teacher.engines.base import Engine, Generation, Sampling
-from services.teacher.engines.factory import BUNDLED, build, find
+from services.teacher.engines.base import Engine, SamplingParams, ValidGenerateRequest
+from services.teacher.engines.factory import BUNDLED_MODELS, build_engine, find_model
 from services.teacher.settings import EngineSettings
 
-MODEL = next(iter(BUNDLED))
+MODEL = next(iter(BUNDLED_MODELS))
 ENGINES = ("local", "gguf")
 CONCURRENT = (1, 8, 32)
 LOOP_PROMPTS = 2
@@ -44,7 +44,7 @@ def make_settings(engine: str, threads: int) -> dict[str, str]:
 
 def make_engine(name: str, threads: int) -> Engine:
     options = {key.lower(): value for key, value in make_settings(name, threads).items()}
-    return build(EngineSettings(**options))
+    return build_engine(EngineSettings(**options))
 
 
 class GenerateLoop:
@@ -54,7 +54,7 @@ class GenerateLoop:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         torch.set_num_threads(threads)
-        path = find(MODEL)
+        path = find_model(MODEL)
         load_options: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.float32}
         self._model = AutoModelForCausalLM.from_pretrained(path.parent, **load_options).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
@@ -78,10 +78,12 @@ async def run_in_process(engine: Engine, texts: Sequence[str], seed: int) -> loa
 
     async def run_request(number: int, text: str) -> None:
         ids = tuple(piece.id for piece in await engine.tokenize(text) or ())
-        sampling = Sampling(do_sample=True, seed=seed + number, temperature=load.TEMPERATURE)
-        async for token in engine.submit(Generation(text, ids, load.NEW_TOKENS, sampling)):
+        sampling = SamplingParams(do_sample=True, seed=seed + number, temperature=load.TEMPERATURE)
+        async for token in engine.submit(
+            ValidGenerateRequest(text, ids, load.NEW_TOKENS, sampling)
+        ):
             result.tokens += 1
-            if token.ends:
+            if token.finish_reason:
                 break
 
     started = time.perf_counter()

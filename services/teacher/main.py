@@ -18,7 +18,7 @@ from qcrd.runtime.settings import LogSettings
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.app import create_app
 from services.teacher.engines.base import Engine
-from services.teacher.engines.factory import build
+from services.teacher.engines.factory import build_engine
 from services.teacher.settings import EngineSettings, ServerSettings
 
 log = logging.getLogger("teacher")
@@ -32,7 +32,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         settings, engine_settings = ServerSettings(), EngineSettings()
-        engine = build(engine_settings)
+        engine = build_engine(engine_settings)
     except ValidationError as error:
         first_error = error.errors()[0]
         return _exit_with_error(f"{str(first_error['loc'][0]).upper()}: {first_error['msg']}")

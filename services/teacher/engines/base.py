@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 
 from services.teacher.metrics.batches import Batches
 
-Ends = Literal["eos_token", "length"]
-UNKNOWN_ID = -1
+EngineFinishReason = Literal["eos_token", "length"]
+UNKNOWN_TOKEN_ID = -1
 """Id of a token whose id the engine cannot tell; nothing else is negative on the wire."""
 
 
@@ -29,14 +29,14 @@ class Token:
     text: str
     logprob: float | None = None
     special: bool = False
-    ends: Ends | None = None
-    top: tuple[Token, ...] = ()
-    count: int | None = None
+    finish_reason: EngineFinishReason | None = None
+    top_tokens: tuple[Token, ...] = ()
+    generated_tokens: int | None = None
     prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SimpleToken:
     """One prompt token; `start` and `stop` are byte offsets into the text, (0, 0) if not in it."""
 
     id: int
@@ -46,7 +46,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How the next token is chosen. None and the neutral value mean the same: off.
 
     `seed` is None exactly when `do_sample` is False.
@@ -80,7 +80,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class ValidGenerateRequest:
     """A request that passed validation. `prompt_ids` is None when the engine has no tokenizer.
 
     The engine stops by itself at `max_new_tokens` or with a token that `ends`; `stop` is a hint for
@@ -90,9 +90,9 @@ class Generation:
     """
 
     prompt: str
-    prompt_ids: tuple[int, ...] | None
+    prompt_token_ids: tuple[int, ...] | None
     max_new_tokens: int
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     top_n_tokens: int = 0
     grammar: Grammar | None = None
@@ -113,20 +113,20 @@ class EngineInfo:
     engine: str
     max_input_tokens: int
     max_total_tokens: int
-    token_ids: bool = True
-    logprobs: bool = True
-    seeds: bool = True
-    grammar: bool = False
+    supports_token_ids: bool = True
+    supports_logprobs: bool = True
+    supports_seed: bool = True
+    supports_grammar: bool = False
     adapters: tuple[str, ...] = ()
     model_sha: str | None = None
     pipeline_tag: str | None = "text-generation"
-    prefill: bool = False
+    supports_prompt_logprobs: bool = False
 
 
 class Engine(Protocol):
     """Nothing here may block the event loop; every coroutine may be cancelled at any await."""
 
-    batches: Batches
+    batch_metrics: Batches
 
     @property
     def info(self) -> EngineInfo:
@@ -137,14 +137,16 @@ class Engine(Protocol):
         """Load. Raises `Invalid` when the model can never load, anything else is a crash."""
         ...
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece] | None:
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool = True
+    ) -> Sequence[SimpleToken] | None:
         """The prompt's tokens as the model sees them; None when the engine has no tokenizer.
 
         `special`: with the tokens the tokenizer adds by itself (a chat template brings its own).
         """
         ...
 
-    async def template(self, conversation: Conversation) -> str | None:
+    async def apply_chat_template(self, conversation: Conversation) -> str | None:
         """The prompt of a conversation, from the model's own chat template.
 
         None when only the engine's far end knows the template (`Generation.conversation`). Raises
@@ -152,7 +154,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def prefill(self, request: Generation) -> Sequence[Token]:
+    async def score_prompt(self, request: ValidGenerateRequest) -> Sequence[Token]:
         """The prompt's tokens with their log-probabilities, the first one's None; empty when the
         engine cannot tell. Raises `GenerationFailed`.
         """
@@ -162,7 +164,7 @@ class Engine(Protocol):
         """Raises `Refused` when `grammar` does not compile."""
         ...
 
-    def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+    def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         """Tokens as they come. Closing the generator takes the request out of the engine.
 
         Raises `GenerationFailed`, and `Overloaded` when an upstream has no room.

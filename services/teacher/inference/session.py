@@ -9,7 +9,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
-from services.teacher.engines.base import Engine, Generation, Sampling, Token
+from services.teacher.engines.base import Engine, SamplingParams, Token, ValidGenerateRequest
 from services.teacher.errors import (
     GenerationFailed,
     IncompleteGeneration,
@@ -70,7 +70,7 @@ class Clock:
 class Answer:
     """A finished generation. `others` are the less likely ones of `best_of`."""
 
-    request: Generation
+    request: ValidGenerateRequest
     tokens: Sequence[Token]
     text: str
     reason: Reason
@@ -96,12 +96,12 @@ class Answer:
 
 def count(last: Token, seen: int) -> int:
     """Tokens generated: an upstream's own count where it tells one."""
-    return seen if last.count is None else last.count
+    return seen if last.generated_tokens is None else last.generated_tokens
 
 
-def input_length(request: Generation, last: Token) -> int | None:
-    if request.prompt_ids is not None:
-        return len(request.prompt_ids)
+def input_length(request: ValidGenerateRequest, last: Token) -> int | None:
+    if request.prompt_token_ids is not None:
+        return len(request.prompt_token_ids)
     return last.prompt_tokens
 
 
@@ -145,7 +145,9 @@ class Sessions:
         try:
             pieces = await self.engine.tokenize(PROBE)
             ids = None if pieces is None else tuple(piece.id for piece in pieces)
-            async with aclosing(steps(self.engine, Generation(PROBE, ids, 1, Sampling()))) as run:
+            async with aclosing(
+                steps(self.engine, ValidGenerateRequest(PROBE, ids, 1, SamplingParams()))
+            ) as run:
                 async for _ in run:
                     pass
         except TeacherError:
@@ -155,7 +157,7 @@ class Sessions:
     def exposition(self) -> bytes:
         """Prometheus text."""
         queued = self.permits.taken - self._running
-        return self.metrics.render(self.engine.batches, queued=queued)
+        return self.metrics.render(self.engine.batch_metrics, queued=queued)
 
     async def answer(self, ask: Ask) -> Answer:
         """The whole answer. Raises `TeacherError`; cancelling this cancels the generation."""
@@ -170,7 +172,7 @@ class Sessions:
             self.metrics.succeeded(**clock_of(answer, clock), tokens=answer.generated)
         return answer
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[tuple[Generation, Step], None]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[tuple[ValidGenerateRequest, Step], None]:
         """The answer token by token. Raises `TeacherError`; closing this cancels the generation."""
         clock = Clock()
         with self._counted(clock):
@@ -212,14 +214,16 @@ class Sessions:
                 if step.reason is not None:
                     answer = Answer(generation, tokens, step.text, step.reason, clock.seconds())
         if ask.parameters.decoder_input_details:
-            return replace(answer, prefill=await self.engine.prefill(answer.request))
+            return replace(answer, prefill=await self.engine.score_prompt(answer.request))
         return answer
 
-    async def _steps(self, ask: Ask, clock: Clock) -> AsyncGenerator[tuple[Generation, Step], None]:
+    async def _steps(
+        self, ask: Ask, clock: Clock
+    ) -> AsyncGenerator[tuple[ValidGenerateRequest, Step], None]:
         with self.permits.take():
             generation = await validate(ask, self.engine, self.settings)
             clock.validated = monotonic()
-            ids = generation.prompt_ids
+            ids = generation.prompt_token_ids
             self.metrics.admitted(
                 input_length=None if ids is None else len(ids),
                 max_new_tokens=generation.max_new_tokens,
@@ -237,7 +241,7 @@ class Sessions:
             finally:
                 self._running -= bool(clock.first_token)
 
-    async def _bounded(self, generation: Generation) -> AsyncGenerator[Step, None]:
+    async def _bounded(self, generation: ValidGenerateRequest) -> AsyncGenerator[Step, None]:
         """The engine's steps. Raises `Overloaded` when the first one takes too long to come."""
         async with aclosing(steps(self.engine, generation)) as run:
             patience = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds

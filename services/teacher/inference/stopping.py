@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from services.teacher.engines.base import Engine, Generation, Token
+from services.teacher.engines.base import Engine, Token, ValidGenerateRequest
 from services.teacher.errors import IncompleteGeneration
 
 Reason = Literal["length", "eos_token", "stop_sequence"]
@@ -41,14 +41,14 @@ class Stopping:
             self.text += token.text
         if self.count >= self._max_new_tokens:
             return "length"
-        if token.ends is not None:
-            return token.ends
+        if token.finish_reason is not None:
+            return token.finish_reason
         if token.text and not token.special and self.text.endswith(self._stop):
             return "stop_sequence"
         return None
 
 
-async def steps(engine: Engine, request: Generation) -> AsyncGenerator[Step, None]:
+async def steps(engine: Engine, request: ValidGenerateRequest) -> AsyncGenerator[Step, None]:
     """Closing this closes the engine's stream. Raises `Incomplete` and what the engine raises."""
     stopping = Stopping(request.max_new_tokens, request.stop)
     async with aclosing(engine.submit(request)) as stream:

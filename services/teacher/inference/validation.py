@@ -15,10 +15,10 @@ from services.teacher.engines.base import (
     Conversation,
     Engine,
     EngineInfo,
-    Generation,
     Grammar,
-    Piece,
-    Sampling,
+    SamplingParams,
+    SimpleToken,
+    ValidGenerateRequest,
 )
 from services.teacher.errors import InputValidationError
 from services.teacher.inference.wire import JsonGrammar, Parameters, RegexGrammar, SchemaGrammar
@@ -57,7 +57,7 @@ def check_before_permit(parameters: Parameters, settings: ServerSettings, *, str
         raise InputValidationError(f"`best_of` must be > 0 and <= {most}. Given: {best_of}")
 
 
-async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> Generation:
+async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> ValidGenerateRequest:
     """The request the engine runs. Raises `Refused`."""
     parameters, info = ask.parameters, engine.info
     check_numbers(parameters)
@@ -71,7 +71,7 @@ async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> Genera
         )
     pieces = None
     if ask.conversation is None:
-        pieces = await engine.tokenize(ask.inputs, special=ask.special)
+        pieces = await engine.tokenize(ask.inputs, add_special_tokens=ask.special)
     prompt, ids = _truncated(ask.inputs, pieces, parameters.truncate)
     new = check_length(
         None if ids is None else len(ids),
@@ -79,9 +79,9 @@ async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> Genera
         info,
         strict=settings.tgi_strict,
     )
-    return Generation(
+    return ValidGenerateRequest(
         prompt=prompt,
-        prompt_ids=ids,
+        prompt_token_ids=ids,
         max_new_tokens=new,
         sampling=sampling(parameters, ask.presence_penalty),
         stop=parameters.stop,
@@ -156,7 +156,7 @@ async def check_grammar(
 ) -> Grammar | None:
     if parameters.grammar is None:
         return None
-    if settings.disable_grammar_support or not engine.info.grammar:
+    if settings.disable_grammar_support or not engine.info.supports_grammar:
         raise InputValidationError("grammar is not supported")
     grammar = grammar_of(parameters.grammar)
     await engine.check_grammar(grammar)
@@ -178,7 +178,7 @@ def grammar_of(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
     return Grammar("json", json.dumps(schema))
 
 
-def sampling(parameters: Parameters, presence_penalty: float | None = None) -> Sampling:
+def sampling(parameters: Parameters, presence_penalty: float | None = None) -> SamplingParams:
     """TGI's idea of when sampling is on (server/utils/tokens.py 62-77); a seed is drawn if so."""
     do_sample = parameters.do_sample or any(
         (
@@ -189,7 +189,7 @@ def sampling(parameters: Parameters, presence_penalty: float | None = None) -> S
         )
     )
     drawn = secrets.randbits(64) if parameters.seed is None else parameters.seed
-    return Sampling(
+    return SamplingParams(
         do_sample=do_sample,
         seed=drawn if do_sample else None,
         temperature=parameters.temperature or 1.0,
@@ -203,7 +203,7 @@ def sampling(parameters: Parameters, presence_penalty: float | None = None) -> S
 
 
 def _truncated(
-    text: str, pieces: Sequence[Piece] | None, truncate: int | None
+    text: str, pieces: Sequence[SimpleToken] | None, truncate: int | None
 ) -> tuple[str, tuple[int, ...] | None]:
     """The prompt and its ids, cut to the last `truncate` tokens."""
     if pieces is None:

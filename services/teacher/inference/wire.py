@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.teacher.engines.base import Piece, Token
+from services.teacher.engines.base import SimpleToken, Token
 
 U32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
@@ -103,7 +103,7 @@ def prefill_token(item: Token) -> JSON:
     return {"id": item.id, "text": item.text, "logprob": item.logprob}
 
 
-def simple_token(piece: Piece) -> JSON:
+def simple_token(piece: SimpleToken) -> JSON:
     return {"id": piece.id, "text": piece.text, "start": piece.start, "stop": piece.stop}
 
 
@@ -129,7 +129,7 @@ def details(
 
 
 def top_tokens(item: Token, count: int) -> list[JSON]:
-    return [token(other) for other in item.top[:count]]
+    return [token(other) for other in item.top_tokens[:count]]
 
 
 def stream_event(

@@ -40,7 +40,7 @@ async def prepare(request: ChatRequest, sessions: Sessions) -> Prepared:
     asked = await _ask(request, engine, messages, strict=strict, functions=functions, prompt=prompt)
     if asked.conversation is not None:
         return Prepared(asked)
-    if sessions.settings.disable_grammar_support or not engine.info.grammar:
+    if sessions.settings.disable_grammar_support or not engine.info.supports_grammar:
         raise ToolError("this engine has no grammars, so it cannot call functions")
     parameters = asked.parameters.model_copy(update={"grammar": tool_calls.grammar(functions)})
     return Prepared(replace(asked, parameters=parameters), forced=True, plain=plain)
@@ -75,13 +75,16 @@ async def _ask(
         for function in functions
         if function.name != tool_calls.DECLINED
     )
-    text = await engine.template(Conversation(messages, shown))
+    text = await engine.apply_chat_template(Conversation(messages, shown))
     rest = None if strict else penalty
     if text is None:
         return Ask("", parameters, rest, Conversation(messages, shown))
     if functions:
         words = tool_calls.described(functions, prompt)
-        text = await engine.template(Conversation(_with_words(messages, words), shown)) or text
+        text = (
+            await engine.apply_chat_template(Conversation(_with_words(messages, words), shown))
+            or text
+        )
     return Ask(_continued(text, messages), parameters, rest, special=False)
 
 

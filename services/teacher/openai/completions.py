@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from services.teacher import sse
-from services.teacher.engines.base import Generation
+from services.teacher.engines.base import ValidGenerateRequest
 from services.teacher.errors import BatchTooLarge, SuffixNotSupported, TeacherError
 from services.teacher.inference.session import Answer, Sessions, count, input_length
 from services.teacher.inference.stopping import Step
@@ -98,12 +98,12 @@ def _chunk(head: Shape, index: int, step: Step, counts: list[tuple[int | None, i
     return head.body([choice], usage=usage(counts[-1:]))
 
 
-Item = tuple[int, Generation, Step] | TeacherError | None
+Item = tuple[int, ValidGenerateRequest, Step] | TeacherError | None
 
 
 async def _merged(
     sessions: Sessions, asks: list[Ask]
-) -> AsyncGenerator[tuple[int, Generation, Step], None]:
+) -> AsyncGenerator[tuple[int, ValidGenerateRequest, Step], None]:
     """The steps of all `asks`, each with its index. The first error ends them all."""
     inbox: asyncio.Queue[Item] = asyncio.Queue()
 

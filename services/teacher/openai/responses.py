@@ -70,7 +70,7 @@ def logprobs(tokens: Sequence[Token]) -> JSON:
                 "token": token.text,
                 "logprob": token.logprob,
                 "top_logprobs": [
-                    {"token": other.text, "logprob": other.logprob} for other in token.top
+                    {"token": other.text, "logprob": other.logprob} for other in token.top_tokens
                 ],
             }
             for token in tokens

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from services.teacher import sse
-from services.teacher.engines.base import Generation
+from services.teacher.engines.base import ValidGenerateRequest
 from services.teacher.errors import IncompleteGeneration, TeacherError
 from services.teacher.inference import wire
 from services.teacher.inference.session import Answer, Sessions, count, input_length
@@ -45,7 +45,9 @@ def _details(answer: Answer) -> JSON:
     )
 
 
-def shown(generation: Generation, parameters: Parameters, text: str, *, full: bool) -> str:
+def shown(
+    generation: ValidGenerateRequest, parameters: Parameters, text: str, *, full: bool
+) -> str:
     asked = parameters.return_full_text
     return generation.prompt + text if (full if asked is None else asked) else text
 
@@ -66,7 +68,9 @@ async def events(
         yield sse.format_event(error.body())
 
 
-def _event(parameters: Parameters, generation: Generation, step: Step, *, full: bool) -> JSON:
+def _event(
+    parameters: Parameters, generation: ValidGenerateRequest, step: Step, *, full: bool
+) -> JSON:
     text = details = None
     if step.reason is not None:
         text = shown(generation, parameters, step.text, full=full)

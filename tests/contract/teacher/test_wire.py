@@ -28,10 +28,10 @@ from services.teacher.engines.base import (
     Conversation,
     Engine,
     EngineInfo,
-    Generation,
     Grammar,
-    Piece,
+    SimpleToken,
     Token,
+    ValidGenerateRequest,
 )
 from services.teacher.errors import GenerationFailed, InputValidationError
 from services.teacher.main import make_lifespan
@@ -39,7 +39,7 @@ from services.teacher.metrics.batches import Batches
 from services.teacher.settings import ServerSettings
 
 WORDS = ("one", " two", " three", " four", " fünf", ".", "\n", "Q", ":")
-EOS = Token(99, "</s>", -0.1, special=True, ends="eos_token")
+EOS = Token(99, "</s>", -0.1, special=True, finish_reason="eos_token")
 
 
 @dataclass
@@ -69,20 +69,22 @@ class Scripted:
 
     async def close(self) -> None: ...
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece]:
-        return [Piece(ord(c) % 90, c, i, i + 1) for i, c in enumerate(text)]
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken]:
+        return [SimpleToken(ord(c) % 90, c, i, i + 1) for i, c in enumerate(text)]
 
     async def template(self, conversation: Conversation) -> str:
         return "".join(f"{m['role'][:1]}:{m['content']}\n" for m in conversation.messages) + "a:"
 
-    async def prefill(self, request: Generation) -> Sequence[Token]:
-        return [Token(i, "x", None if n == 0 else -1.0) for n, i in enumerate(request.prompt_ids)]
+    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
+        return [
+            Token(i, "x", None if n == 0 else -1.0) for n, i in enumerate(request.prompt_token_ids)
+        ]
 
     async def check_grammar(self, grammar: Grammar) -> None:
         if "bad" in grammar.value:
             raise InputValidationError("grammar is not valid: bad")
 
-    async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+    async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         words = list(enumerate(WORDS))
         if request.sampling.do_sample:
             Random(request.sampling.seed).shuffle(words)
@@ -96,7 +98,7 @@ class Scripted:
                     return
                 self.given += 1
                 top = (Token(i, word, -0.5), Token(i + 1, "x", -1.5))
-                yield Token(i, word, -0.5, top=top[: request.top_n_tokens])
+                yield Token(i, word, -0.5, top_tokens=top[: request.top_n_tokens])
             yield EOS
         finally:
             self.open -= 1

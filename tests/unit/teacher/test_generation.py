@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
 from services.teacher import sse
-from services.teacher.engines.base import UNKNOWN_ID, Sampling, Token
-from services.teacher.engines.factory import build
+from services.teacher.engines.base import UNKNOWN_TOKEN_ID, SamplingParams, Token
+from services.teacher.engines.factory import build_engine
 from services.teacher.engines.llama_cpp.engine import ChunkDecoder, fold
 from services.teacher.engines.llama_cpp.prefix_sharing import HEAD, PrefixGate, SampleGate
 from services.teacher.engines.llama_cpp.server import locate
@@ -45,7 +45,7 @@ def test_a_stop_string_across_tokens_stays_in_the_text() -> None:
 
 
 def test_count_comes_before_end_token_before_stop_string() -> None:
-    end = Token(9, "</s>", special=True, ends="eos_token")
+    end = Token(9, "</s>", special=True, finish_reason="eos_token")
     assert Stopping(1, ("x",)).after(end) == "length"
     assert Stopping(2, ("",)).after(end) == "eos_token"
     assert Stopping(1, ("x",)).after(Token(1, "x")) == "length"
@@ -91,10 +91,10 @@ def test_pieces_llama_cpp_swallows_come_out_with_unknown_ids() -> None:
     tokens = [token for item in chunks for token in decoder.feed(item)]
     assert [(t.id, t.text) for t in tokens] == [
         (5, "a"),
-        (UNKNOWN_ID, ""),
-        (UNKNOWN_ID, ""),
+        (UNKNOWN_TOKEN_ID, ""),
+        (UNKNOWN_TOKEN_ID, ""),
         (7, "🦊"),
-        (UNKNOWN_ID, ""),
+        (UNKNOWN_TOKEN_ID, ""),
     ]
 
 
@@ -102,7 +102,7 @@ def test_a_control_token_ends_the_answer_only_if_llama_cpp_says_so() -> None:
     decoder = ChunkDecoder()
     chunks = [chunk("", 1, 1), chunk("a", 5, 2), chunk("", 2, 3), last("stop", 3)]
     tokens = [token for item in chunks for token in decoder.feed(item)]
-    assert [(t.id, t.special, t.ends) for t in tokens] == [
+    assert [(t.id, t.special, t.finish_reason) for t in tokens] == [
         (1, True, None),
         (5, False, None),
         (2, True, "eos_token"),
@@ -194,7 +194,7 @@ def test_penalties_worked_by_hand() -> None:
     frequency .5: -2 - 2*.5 = -3. The best is then token 2.
     """
     scores = torch.tensor([2.0, -1.0, 1.5])
-    sampling = Sampling(repetition_penalty=2.0, frequency_penalty=0.5)
+    sampling = SamplingParams(repetition_penalty=2.0, frequency_penalty=0.5)
     chosen, logprobs = choose(
         scores, sampling, prompt=[0], generated=[1, 1], generator=torch.Generator()
     )
@@ -221,7 +221,7 @@ def test_events_are_one_compact_line() -> None:
 @pytest.mark.parametrize("model", ["/nowhere", "/nowhere/m.gguf", "smollm3", "."])
 def test_a_model_that_is_not_there_names_the_setting(model: str) -> None:
     with pytest.raises(Invalid) as missing:
-        build(EngineSettings(model_id=model))
+        build_engine(EngineSettings(model_id=model))
     assert missing.value.message.startswith(f"MODEL_ID={model}: ")
     assert missing.value.param == "MODEL_ID"
 

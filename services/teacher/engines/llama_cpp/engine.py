@@ -17,15 +17,15 @@ from typing import Any, cast
 
 from services.teacher.engines import grammars
 from services.teacher.engines.base import (
-    UNKNOWN_ID,
+    UNKNOWN_TOKEN_ID,
     Conversation,
-    Ends,
+    EngineFinishReason,
     EngineInfo,
-    Generation,
     Grammar,
-    Piece,
-    Sampling,
+    SamplingParams,
+    SimpleToken,
     Token,
+    ValidGenerateRequest,
 )
 from services.teacher.engines.llama_cpp import server
 from services.teacher.engines.llama_cpp.prefix_sharing import PrefixGate, SampleGate
@@ -53,7 +53,7 @@ class GgufEngine:
     ) -> None:
         total = max_total_tokens or DEFAULT_CONTEXT
         self._info = EngineInfo(
-            model_id, "gguf", max_input_tokens or total - 1, total, grammar=True
+            model_id, "gguf", max_input_tokens or total - 1, total, supports_grammar=True
         )
         self.batches = Batches(max_total_tokens=slots * total)
         self._path, self._threads, self._slots = path, threads, slots
@@ -82,7 +82,7 @@ class GgufEngine:
         )
         self._tokenizer = server.Tokenizer(self._server.listening_address, key)
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece]:
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken]:
         assert self._tokenizer is not None
         return await self._tokenizer.pieces(text, special=special)
 
@@ -90,14 +90,14 @@ class GgufEngine:
         assert self._tokenizer is not None
         return await self._tokenizer.template(conversation)
 
-    async def prefill(self, request: Generation) -> Sequence[Token]:
+    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
         """llama.cpp's completions tell nothing about the prompt's tokens."""
         return ()
 
     async def check_grammar(self, grammar: Grammar) -> None:
-        await asyncio.to_thread(grammars.check, grammar)
+        await asyncio.to_thread(grammars.check_grammar, grammar)
 
-    async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+    async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[object] = asyncio.Queue()
         closed = threading.Event()
@@ -122,9 +122,11 @@ class GgufEngine:
             await self._tokenizer.close()
         self._server = None
 
-    def _generate(self, request: Generation, hand_over: Any, closed: threading.Event) -> None:
+    def _generate(
+        self, request: ValidGenerateRequest, hand_over: Any, closed: threading.Event
+    ) -> None:
         body = completion(request, context=self._info.max_total_tokens)
-        with self._row(len(request.prompt_ids or ()) + request.max_new_tokens):
+        with self._row(len(request.prompt_token_ids or ()) + request.max_new_tokens):
             self._share(request.prompt, body)
             if closed.is_set():
                 return
@@ -212,7 +214,9 @@ class ChunkDecoder:
         choice = chunk["choices"][0]
         ended = choice["finish_reason"] is not None
         if self._held is not None:
-            ends: Ends | None = "eos_token" if choice["finish_reason"] == "stop" else None
+            ends: EngineFinishReason | None = (
+                "eos_token" if choice["finish_reason"] == "stop" else None
+            )
             yield replace(self._held, ends=ends)
             self._held = None
         usage = chunk.get("usage") or {}
@@ -220,7 +224,7 @@ class ChunkDecoder:
         if not ended:
             count = chunk.get("timings", {}).get("predicted_n", self._seen + 1)
         for _ in range(count - self._seen - (not ended)):
-            yield Token(UNKNOWN_ID, "")
+            yield Token(UNKNOWN_TOKEN_ID, "")
         self._seen = count
         if not ended:
             token = one(choice)
@@ -237,16 +241,16 @@ def one(choice: dict[str, Any]) -> Token:
     )
     # Control tokens have no bytes in llama.cpp's output.
     special = not entry["bytes"]
-    return Token(entry["id"], choice["text"], entry["logprob"], special=special, top=top)
+    return Token(entry["id"], choice["text"], entry["logprob"], special=special, top_tokens=top)
 
 
-def completion(request: Generation, *, context: int) -> Chunk:
+def completion(request: ValidGenerateRequest, *, context: int) -> Chunk:
     """llama.cpp's request body for `request`, with every default of its own switched off.
 
     Stop strings stay here: llama.cpp would cut them from the text, TGI keeps them.
     """
     return {
-        "prompt": list(request.prompt_ids or ()) or request.prompt,
+        "prompt": list(request.prompt_token_ids or ()) or request.prompt,
         "n_predict": request.max_new_tokens,
         "stream": True,
         "timings_per_token": True,
@@ -255,12 +259,12 @@ def completion(request: Generation, *, context: int) -> Chunk:
         "min_p": 0.0,
         "repeat_last_n": context,
         "samplers": ["penalties", "temperature", "top_k", "top_p", "typ_p"],
-        **({"grammar": grammars.lark(request.grammar)} if request.grammar else {}),
+        **({"grammar": grammars.to_lark(request.grammar)} if request.grammar else {}),
         **_sampling(request.sampling),
     }
 
 
-def _sampling(sampling: Sampling) -> dict[str, float | int]:
+def _sampling(sampling: SamplingParams) -> dict[str, float | int]:
     return {
         "temperature": sampling.temperature if sampling.do_sample else 0.0,
         "seed": fold(sampling.seed or 0),

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from qcrd.errors import Invalid
-from services.teacher.engines.base import Conversation, Piece
+from services.teacher.engines.base import Conversation, SimpleToken
 from services.teacher.errors import GenerationFailed, TemplateFailed
 
 # Idle prompt states kept in memory, in MiB: a 300-token prefix of a 135M model takes 7.
@@ -69,7 +69,7 @@ class Tokenizer:
             trust_env=False,
         )
 
-    async def pieces(self, text: str, *, special: bool) -> list[Piece]:
+    async def pieces(self, text: str, *, special: bool) -> list[SimpleToken]:
         """Raises `GenerationFailed`."""
         asked = {
             "content": text,
@@ -114,7 +114,7 @@ def _told(reply: httpx.Response) -> dict[str, Any]:
     return told
 
 
-def locate(text: str, tokens: list[dict[str, Any]]) -> list[Piece]:
+def locate(text: str, tokens: list[dict[str, Any]]) -> list[SimpleToken]:
     """Byte offsets of `tokens` ({"id", "piece": str or list of bytes}) in `text`.
 
     Tokens the tokenizer added have no place in the text. A SentencePiece vocabulary puts a space
@@ -127,10 +127,10 @@ def locate(text: str, tokens: list[dict[str, Any]]) -> list[Piece]:
         if not data.startswith(raw, at):
             raw = raw.removeprefix(b" ")
         if not raw or not data.startswith(raw, at):
-            pieces.append(Piece(token["id"], "", 0, 0))
+            pieces.append(SimpleToken(token["id"], "", 0, 0))
             continue
         shown = raw.decode(errors="replace")
-        pieces.append(Piece(token["id"], shown, at, at + len(raw)))
+        pieces.append(SimpleToken(token["id"], shown, at, at + len(raw)))
         at += len(raw)
     return pieces
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from services.teacher.engines.base import (
     Conversation,
     EngineInfo,
-    Generation,
     Grammar,
-    Piece,
+    SimpleToken,
     Token,
+    ValidGenerateRequest,
 )
 from services.teacher.errors import GenerationFailed, MissingTemplateVariable, TemplateFailed
 from services.teacher.metrics.batches import Batches
@@ -80,13 +80,13 @@ class LocalEngine:
         assert self._worker is not None
         self._worker.thread.start()
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece]:
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken]:
         return await asyncio.to_thread(self._pieces, text, special)
 
     async def template(self, conversation: Conversation) -> str:
         return await asyncio.to_thread(self._template, conversation)
 
-    async def prefill(self, request: Generation) -> Sequence[Token]:
+    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
         from services.teacher.engines.transformers.worker import Scoring
 
         assert self._model is not None
@@ -100,9 +100,9 @@ class LocalEngine:
     async def check_grammar(self, grammar: Grammar) -> None:
         from services.teacher.engines import grammars
 
-        await asyncio.to_thread(grammars.check, grammar)
+        await asyncio.to_thread(grammars.check_grammar, grammar)
 
-    async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+    async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         from services.teacher.engines.transformers.worker import Stream
 
         assert self._worker is not None
@@ -139,24 +139,24 @@ class LocalEngine:
             "local",
             asked_input or total - 1,
             total,
-            grammar=self._worker.vocabulary is not None,
+            supports_grammar=self._worker.vocabulary is not None,
             adapters=model.adapters,
             # The hub's cache names a snapshot's folder by its commit.
             model_sha=self._path.name if self._path.parent.name == "snapshots" else None,
             pipeline_tag="text2text-generation" if model.seq2seq else "text-generation",
-            prefill=not model.seq2seq,
+            supports_prompt_logprobs=not model.seq2seq,
         )
 
-    def _pieces(self, text: str, special: bool) -> list[Piece]:
+    def _pieces(self, text: str, special: bool) -> list[SimpleToken]:
         assert self._model is not None
         tokenizer = self._model.tokenizer
         if not tokenizer.is_fast:
             ids = tokenizer(text, add_special_tokens=special)["input_ids"]
-            return [Piece(i, "", 0, 0) for i in ids]
+            return [SimpleToken(i, "", 0, 0) for i in ids]
         out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
         at = byte_offsets(text)
         return [
-            Piece(i, text[start:stop], at[start], at[stop])
+            SimpleToken(i, text[start:stop], at[start], at[stop])
             for i, (start, stop) in zip(out["input_ids"], out["offset_mapping"], strict=True)
         ]
 

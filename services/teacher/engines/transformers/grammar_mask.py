@@ -19,7 +19,7 @@ class Constraint:
     """One answer's grammar. The end token is allowed where the grammar may stop."""
 
     def __init__(self, vocabulary: Any, grammar: Grammar) -> None:
-        self._matcher = llguidance.LLMatcher(vocabulary, grammars.lark(grammar))
+        self._matcher = llguidance.LLMatcher(vocabulary, grammars.to_lark(grammar))
 
     def allowed(self, size: int) -> Tensor:
         """Mask [size] of the tokens that may come next."""

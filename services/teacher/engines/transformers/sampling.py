@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from services.teacher.engines.base import Sampling
+from services.teacher.engines.base import SamplingParams
 
 
 def choose(
     scores: Tensor,
-    sampling: Sampling,
+    sampling: SamplingParams,
     *,
     prompt: Sequence[int],
     generated: Sequence[int],
@@ -49,7 +49,7 @@ def draw(logprobs: Tensor, generator: torch.Generator) -> int:
 
 
 def penalise(
-    scores: Tensor, sampling: Sampling, prompt: Sequence[int], generated: Sequence[int]
+    scores: Tensor, sampling: SamplingParams, prompt: Sequence[int], generated: Sequence[int]
 ) -> Tensor:
     """Repetition penalty over prompt and answer (CTRL, Keskar et al. 2019); over the answer the
     frequency penalty, subtracted once per occurrence, and the presence penalty, once per token.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.teacher.engines.base import Ends, Generation, Token
+from services.teacher.engines.base import EngineFinishReason, Token, ValidGenerateRequest
 from services.teacher.engines.transformers.detokenizer import Detokenizer
 from services.teacher.engines.transformers.grammar_mask import Constraint
 from services.teacher.engines.transformers.sampling import choose
@@ -24,7 +24,7 @@ BASE = "__base__"
 class Row:
     """One sequence of a batch."""
 
-    request: Generation
+    request: ValidGenerateRequest
     prompt: Sequence[int]
     detokenizer: Detokenizer
     generator: torch.Generator
@@ -33,7 +33,9 @@ class Row:
     generated: list[int] = field(default_factory=list)
 
 
-def new_row(model: Model, request: Generation, constraint: Constraint | None = None) -> Row:
+def new_row(
+    model: Model, request: ValidGenerateRequest, constraint: Constraint | None = None
+) -> Row:
     def decode(ids: Sequence[int]) -> str:
         return str(model.tokenizer.decode(ids, skip_special_tokens=True))
 
@@ -43,7 +45,7 @@ def new_row(model: Model, request: Generation, constraint: Constraint | None = N
     adapter = request.adapter_id if request.adapter_id in model.adapters else None
     return Row(
         request,
-        request.prompt_ids or (),
+        request.prompt_token_ids or (),
         Detokenizer(decode),
         generator,
         constraint,
@@ -65,7 +67,7 @@ def next_token(model: Model, row: Row, scores: Tensor) -> Token:
     row.generated.append(chosen)
     if row.constraint is not None:
         row.constraint.took(chosen)
-    ends: Ends | None = "eos_token" if chosen in model.eos else None
+    ends: EngineFinishReason | None = "eos_token" if chosen in model.eos else None
     special = ends is not None or chosen in model.special
     text = shown(model, chosen) if special else row.detokenizer.add(chosen)
     top: tuple[Token, ...] = ()
@@ -76,11 +78,13 @@ def next_token(model: Model, row: Row, scores: Tensor) -> Token:
             Token(i, shown(model, i), value if math.isfinite(value) else None)
             for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         )
-    return Token(chosen, text, float(logprobs[chosen]), special=special, ends=ends, top=top)
+    return Token(
+        chosen, text, float(logprobs[chosen]), special=special, finish_reason=ends, top_tokens=top
+    )
 
 
 @torch.inference_mode()
-def score(model: Model, request: Generation) -> list[Token]:
+def score(model: Model, request: ValidGenerateRequest) -> list[Token]:
     """The prompt's tokens with the log-probability of each after those before it; the first has
     none.
     """

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.teacher.engines.base import Generation, Token
+from services.teacher.engines.base import Token, ValidGenerateRequest
 from services.teacher.engines.transformers.continuous_batching import Continuous, suits
 from services.teacher.engines.transformers.grammar_mask import Constraint, vocabulary
 from services.teacher.engines.transformers.sequence import Row, new_row, score
@@ -35,7 +35,7 @@ Item = Token | Exception | None
 class Stream:
     """One submitted request: what the worker writes to and what tells it to stop."""
 
-    request: Generation
+    request: ValidGenerateRequest
     loop: asyncio.AbstractEventLoop
     inbox: asyncio.Queue[Item] = field(default_factory=asyncio.Queue)
     closed: threading.Event = field(default_factory=threading.Event)
@@ -43,19 +43,19 @@ class Stream:
 
     def wants_more(self, token: Token) -> bool:
         self.sent += 1
-        return not token.ends and self.sent < self.request.max_new_tokens
+        return not token.finish_reason and self.sent < self.request.max_new_tokens
 
     @property
     def room(self) -> int:
         """Tokens this request may reach."""
-        return len(self.request.prompt_ids or ()) + self.request.max_new_tokens
+        return len(self.request.prompt_token_ids or ()) + self.request.max_new_tokens
 
 
 @dataclass(eq=False)
 class Scoring:
     """A prompt whose tokens' log-probabilities are wanted, between two steps of the others."""
 
-    request: Generation
+    request: ValidGenerateRequest
     result: Future[list[Token]] = field(default_factory=Future)
 
 
@@ -90,7 +90,7 @@ class Worker:
         if model.seq2seq:
             return Cohorts(model)
         made = Continuous(model, slots=room.slots, columns=room.columns, batches=self._batches)
-        probe = new_row(model, Generation("", tuple(range(min(8, room.columns - 1))), 1))
+        probe = new_row(model, ValidGenerateRequest("", tuple(range(min(8, room.columns - 1))), 1))
         if not suits(model, probe, made):
             return Cohorts(model)
         made.prefilled_tokens = 0

@@ -17,10 +17,10 @@ from qcrd.errors import Invalid
 from services.teacher.engines.base import (
     Conversation,
     EngineInfo,
-    Generation,
     Grammar,
-    Piece,
+    SimpleToken,
     Token,
+    ValidGenerateRequest,
 )
 from services.teacher.engines.upstream.retries import Again, backoff, refusal
 from services.teacher.engines.upstream.wire import (
@@ -118,20 +118,20 @@ class UpstreamEngine:
             most,
             total,
             # An OpenAI-compatible server may have these; it does not say so.
-            token_ids=self._tgi,
-            logprobs=self._tgi,
-            seeds=self._tgi,
-            grammar=self._tgi,
+            supports_token_ids=self._tgi,
+            supports_logprobs=self._tgi,
+            supports_seed=self._tgi,
+            supports_grammar=self._tgi,
             model_sha=told.get("model_sha"),
             pipeline_tag=told.get("model_pipeline_tag"),
         )
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece] | None:
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken] | None:
         """A TGI's tokenizer always adds its own tokens, whatever `special` says."""
         if not self._tgi:
             return None
         reply = await self._asked("/tokenize", {"inputs": text})
-        return [Piece(p["id"], p["text"], p["start"], p["stop"]) for p in reply]
+        return [SimpleToken(p["id"], p["text"], p["start"], p["stop"]) for p in reply]
 
     async def template(self, conversation: Conversation) -> str | None:
         if not self._tgi:
@@ -146,14 +146,14 @@ class UpstreamEngine:
             raise TemplateFailed(error.message) from error
         return str(told["templated_text"])
 
-    async def prefill(self, request: Generation) -> Sequence[Token]:
+    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
         """Neither protocol tells the prompt's log-probabilities in a stream."""
         return ()
 
     async def check_grammar(self, grammar: Grammar) -> None:
         """The upstream compiles it, and its refusal is passed on."""
 
-    async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+    async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         path = "/generate_stream" if self._tgi else "/v1/completions"
         if request.conversation is not None:
             path = "/v1/chat/completions"
@@ -181,7 +181,7 @@ class UpstreamEngine:
             self._count(-1)
 
     async def _call(
-        self, path: str, body: JSON, request: Generation
+        self, path: str, body: JSON, request: ValidGenerateRequest
     ) -> AsyncGenerator[Token, None]:
         """One attempt. Raises `Again` while another one may help, else `TeacherError`."""
         answered = False
@@ -195,7 +195,7 @@ class UpstreamEngine:
                 parts = reply.aiter_raw()
                 async for token in self._read(parts, request):
                     answered = True
-                    if token.ends is not None or token.count is not None:
+                    if token.finish_reason is not None or token.generated_tokens is not None:
                         await _ended(parts)
                     yield token
         except Overloaded as error:
@@ -209,7 +209,9 @@ class UpstreamEngine:
         except (KeyError, TypeError, AttributeError) as error:
             raise GenerationFailed(f"upstream sent an event of another shape: {error!r}") from error
 
-    def _read(self, parts: AsyncIterator[bytes], request: Generation) -> AsyncIterator[Token]:
+    def _read(
+        self, parts: AsyncIterator[bytes], request: ValidGenerateRequest
+    ) -> AsyncIterator[Token]:
         stream = events(parts)
         if self._tgi:
             return from_tgi(stream)

@@ -7,7 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from services.teacher.engines.base import UNKNOWN_ID, Ends, Generation, Token
+from services.teacher.engines.base import (
+    UNKNOWN_TOKEN_ID,
+    EngineFinishReason,
+    Token,
+    ValidGenerateRequest,
+)
 from services.teacher.errors import GenerationFailed, InputValidationError, Overloaded, TeacherError
 
 JSON = dict[str, Any]
@@ -15,7 +20,7 @@ SEEN = 256
 """Characters kept to find a stop string that spans chunks."""
 
 
-def tgi_body(request: Generation) -> JSON:
+def tgi_body(request: ValidGenerateRequest) -> JSON:
     """Neutral values are left out: TGI refuses some of them (`top_p` 1.0)."""
     given = {name: value for name, value in asdict(request.sampling).items() if value is not None}
     # TGI's native route has no such penalty; its OpenAI route makes another one of it.
@@ -33,7 +38,7 @@ def tgi_body(request: Generation) -> JSON:
     return {"inputs": request.prompt, "parameters": parameters}
 
 
-def openai_body(request: Generation, model: str) -> JSON:
+def openai_body(request: ValidGenerateRequest, model: str) -> JSON:
     """Stop strings stay here: OpenAI's servers cut them from the text, TGI keeps them."""
     sampling = request.sampling
     body = {
@@ -120,10 +125,12 @@ async def from_tgi(stream: AsyncIterator[JSON]) -> AsyncGenerator[Token, None]:
 
 def _token(item: JSON, top: Sequence[JSON] = ()) -> Token:
     others = tuple(_token(other) for other in top)
-    return Token(item["id"], item["text"], item["logprob"], special=item["special"], top=others)
+    return Token(
+        item["id"], item["text"], item["logprob"], special=item["special"], top_tokens=others
+    )
 
 
-def ends(reason: str | None) -> Ends | None:
+def ends(reason: str | None) -> EngineFinishReason | None:
     """TGI's and OpenAI's finish reasons; a stop string is matched here, not upstream."""
     if reason in ("eos_token", "stop", "tool_calls"):
         return "eos_token"
@@ -159,7 +166,7 @@ class OpenAIReader:
     given: int = 0
     held: Token | None = None
     seen: str = ""
-    reason: Ends | None = None
+    reason: EngineFinishReason | None = None
     usage: JSON = field(default_factory=dict)
     called: _Called | None = None
 
@@ -188,9 +195,9 @@ class OpenAIReader:
             full = self.reason if self.reason == "length" else None
             yield replace(self.held, ends=full, count=made, prompt_tokens=read)
         if self.called is not None:
-            yield Token(UNKNOWN_ID, self.called.text())
+            yield Token(UNKNOWN_TOKEN_ID, self.called.text())
         if self.reason == "eos_token" or (self.reason is not None and self.held is None):
-            end = Token(UNKNOWN_ID, "", special=True, ends=self.reason)
+            end = Token(UNKNOWN_TOKEN_ID, "", special=True, finish_reason=self.reason)
             yield replace(end, count=made, prompt_tokens=read)
 
     def _token(self, choice: JSON) -> Token | None:
@@ -206,7 +213,7 @@ class OpenAIReader:
         self.seen = (self.seen + text)[-SEEN:]
         logprob, top = _likelihoods(choice.get("logprobs") or {})
         read = self.usage.get("prompt_tokens")
-        return Token(UNKNOWN_ID, text, logprob, top=top, prompt_tokens=read)
+        return Token(UNKNOWN_TOKEN_ID, text, logprob, top_tokens=top, prompt_tokens=read)
 
 
 def _likelihoods(told: JSON) -> tuple[float | None, tuple[Token, ...]]:
@@ -214,12 +221,14 @@ def _likelihoods(told: JSON) -> tuple[float | None, tuple[Token, ...]]:
     content = told.get("content")
     if content and len(content) == 1:
         top = content[0].get("top_logprobs") or ()
-        others = tuple(Token(UNKNOWN_ID, one["token"], one["logprob"]) for one in top)
+        others = tuple(Token(UNKNOWN_TOKEN_ID, one["token"], one["logprob"]) for one in top)
         return content[0].get("logprob"), others
     values = told.get("token_logprobs")
     if values and len(values) == 1:
         likely = (told.get("top_logprobs") or [{}])[0] or {}
-        return values[0], tuple(Token(UNKNOWN_ID, text, value) for text, value in likely.items())
+        return values[0], tuple(
+            Token(UNKNOWN_TOKEN_ID, text, value) for text, value in likely.items()
+        )
     return None, ()
 
 

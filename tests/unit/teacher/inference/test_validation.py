@@ -11,10 +11,10 @@ import pytest
 from services.teacher.engines.base import (
     Conversation,
     EngineInfo,
-    Generation,
     Grammar,
-    Piece,
+    SimpleToken,
     Token,
+    ValidGenerateRequest,
 )
 from services.teacher.errors import InputValidationError, InvalidBody
 from services.teacher.inference.validation import (
@@ -44,25 +44,25 @@ class Words:
 
     async def template(self, conversation: Conversation) -> str | None: ...
 
-    async def prefill(self, request: Generation) -> Sequence[Token]:
+    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
         return []
 
     async def check_grammar(self, grammar: Grammar) -> None: ...
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[Piece]:
+    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken]:
         pieces, at = [], 0
         for i, word in enumerate(text.split(" ")):
             shown = word if i == 0 else " " + word
             stop = at + len(shown.encode())
-            pieces.append(Piece(i, shown, at, stop))
+            pieces.append(SimpleToken(i, shown, at, stop))
             at = stop
         return pieces
 
-    async def submit(self, request: Generation) -> AsyncGenerator[Token, None]:
+    async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         yield Token(0, "")
 
 
-def check(inputs: str = "a b c", **parameters: Any) -> Generation:
+def check(inputs: str = "a b c", **parameters: Any) -> ValidGenerateRequest:
     ask = Ask(inputs, Parameters(**parameters))
     return asyncio.run(validate(ask, Words(), ServerSettings()))
 
@@ -173,7 +173,7 @@ def test_strict_mode_checks_the_first_chunk_and_stops_where_the_context_is_full(
 def test_truncate_keeps_the_tail_and_lengths_count_after_it() -> None:
     generation = check("eins zwei drei vier", truncate=2)
     assert generation.prompt == " drei vier"
-    assert generation.prompt_ids == (2, 3)
+    assert generation.prompt_token_ids == (2, 3)
     assert generation.max_new_tokens == 14  # 16 - 2
 
 
