@@ -103,9 +103,9 @@ def _model_not_found(model_id: str, fix: str) -> Invalid:
 
 
 def _build_llama_cpp(settings: EngineSettings, path: Path) -> Engine:
-    from services.teacher.engines.llama_cpp.engine import GgufEngine
+    from services.teacher.engines.llama_cpp.engine import LlamaCppEngine
 
-    return GgufEngine(
+    return LlamaCppEngine(
         path,
         settings.model_id,
         threads=settings.teacher_threads,

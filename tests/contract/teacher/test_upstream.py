@@ -271,7 +271,7 @@ def test_a_real_llama_cpp_is_an_upstream() -> None:
         if importlib.util.find_spec(package) is None:
             unavailable(package)
     path = find_model("smollm2")
-    llama_cpp = llama.load(path, threads=1, slots=2, context=256, key="secret")
+    llama_cpp = llama.load_server(path, threads=1, slots=2, context=256, api_key="secret")
     engine = UpstreamEngine(
         llama_cpp.listening_address,
         "smollm2",

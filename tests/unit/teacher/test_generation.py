@@ -17,9 +17,13 @@ from qcrd.errors import Invalid
 from services.teacher import sse
 from services.teacher.engines.base import UNKNOWN_TOKEN_ID, SamplingParams, Token
 from services.teacher.engines.factory import build_engine
-from services.teacher.engines.llama_cpp.engine import ChunkDecoder, fold
-from services.teacher.engines.llama_cpp.prefix_sharing import HEAD, PrefixGate, SampleGate
-from services.teacher.engines.llama_cpp.server import locate
+from services.teacher.engines.llama_cpp.engine import ChunkDecoder, fold_seed
+from services.teacher.engines.llama_cpp.prefix_sharing import (
+    PREFIX_CHARACTERS,
+    PrefixGate,
+    SampleGate,
+)
+from services.teacher.engines.llama_cpp.server import locate_tokens
 from services.teacher.engines.transformers.detokenizer import Detokenizer
 from services.teacher.engines.transformers.sampling import (
     choose,
@@ -116,7 +120,7 @@ def test_llama_cpps_error_chunk_is_raised() -> None:
 
 @given(st.integers(0, 2**64 - 1))
 def test_folded_seeds_are_never_llama_cpps_random(seed: int) -> None:
-    assert 0 <= fold(seed) < 2**32 - 1
+    assert 0 <= fold_seed(seed) < 2**32 - 1
 
 
 def test_offsets_are_bytes_and_added_tokens_have_none() -> None:
@@ -127,7 +131,7 @@ def test_offsets_are_bytes_and_added_tokens_have_none() -> None:
         {"id": 3, "piece": list(fox[:2])},
         {"id": 4, "piece": list(fox[2:])},
     ]
-    places = [(piece.start, piece.stop) for piece in locate("é🦊", tokens)]
+    places = [(piece.start, piece.stop) for piece in locate_tokens("é🦊", tokens)]
     assert places == [(0, 0), (0, 2), (2, 4), (4, 6)]
 
 
@@ -140,7 +144,7 @@ def test_a_shared_beginning_is_read_once_and_others_wait_for_it() -> None:
         reads.append(1)
 
     def enter(i: int) -> None:
-        gate.enter("p" * HEAD + str(i), read)
+        gate.wait_for_prefill("p" * PREFIX_CHARACTERS + str(i), read)
         passed.append((i, len(reads)))
 
     enter(0)
@@ -159,7 +163,7 @@ def test_a_shared_beginning_is_read_once_and_others_wait_for_it() -> None:
 def test_short_prompts_never_wait() -> None:
     gate = PrefixGate()
     for _ in range(3):
-        gate.enter("short", lambda: pytest.fail("read"))
+        gate.wait_for_prefill("short", lambda: pytest.fail("read"))
 
 
 @pytest.mark.parametrize(
@@ -236,20 +240,20 @@ def test_a_prompt_is_read_once_for_all_its_open_samples() -> None:
     told: list[bool] = []
 
     def sample() -> None:
-        told.append(gate.enter("p", read))
+        told.append(gate.wait_for_prefill("p", read))
 
     with ExitStack() as open_samples:
         for _ in range(5):
-            open_samples.enter_context(gate.expecting("p"))
+            open_samples.enter_context(gate.track_request("p"))
         threads = [threading.Thread(target=sample) for _ in range(5)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(5)
     assert (len(reads), told) == (1, [True] * 5)
-    with gate.expecting("p"):
-        assert gate.enter("p", read) is False
-    assert gate.enter("p", read) is False  # its client has left
+    with gate.track_request("p"):
+        assert gate.wait_for_prefill("p", read) is False
+    assert gate.wait_for_prefill("p", read) is False  # its client has left
     assert len(reads) == 1
 
 
@@ -259,7 +263,7 @@ def test_a_reader_that_fails_leaves_nobody_waiting() -> None:
     def fail() -> None:
         raise GenerationFailed("no")
 
-    with gate.expecting("p"), gate.expecting("p"):
+    with gate.track_request("p"), gate.track_request("p"):
         with pytest.raises(GenerationFailed):
-            gate.enter("p", fail)
-        assert gate.enter("p", fail) is True
+            gate.wait_for_prefill("p", fail)
+        assert gate.wait_for_prefill("p", fail) is True

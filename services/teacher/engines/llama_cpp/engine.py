@@ -36,11 +36,11 @@ Chunk = dict[str, Any]
 # Enough for a few-shot prompt and its reasoning; 32 sequences of a 135M model then take 0.75 GB.
 DEFAULT_CONTEXT = 1024
 # A prompt of one token: any task makes llama.cpp keep the states of idle slots.
-NUDGE = "a"
-_END = object()
+CACHE_FLUSH_PROMPT = "a"
+_STREAM_END = object()
 
 
-class GgufEngine:
+class LlamaCppEngine:
     def __init__(
         self,
         path: Path,
@@ -55,42 +55,44 @@ class GgufEngine:
         self._info = EngineInfo(
             model_id, "gguf", max_input_tokens or total - 1, total, supports_grammar=True
         )
-        self.batches = Batches(max_total_tokens=slots * total)
+        self.batch_metrics = Batches(max_total_tokens=slots * total)
         self._path, self._threads, self._slots = path, threads, slots
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="gguf")
-        self._heads, self._samples = PrefixGate(), SampleGate()
-        self._counting = threading.Lock()
-        self._rows = self._row_tokens = 0
+        self._prefix_gate, self._sample_gate = PrefixGate(), SampleGate()
+        self._count_lock = threading.Lock()
+        self._running_requests = self._running_tokens = 0
         self.prefilled_tokens = 0
-        self._special: dict[int, str] = {}
+        self._special_token_texts: dict[int, str] = {}
         self._server: Any = None
-        self._tokenizer: server.Tokenizer | None = None
+        self._tokenizer: server.TokenizerClient | None = None
 
     @property
     def info(self) -> EngineInfo:
         return self._info
 
     async def start(self) -> None:
-        key = server.new_key()
+        key = server.generate_api_key()
         self._server = await asyncio.to_thread(
-            server.load,
+            server.load_server,
             self._path,
             threads=self._threads,
             slots=self._slots,
             context=self._info.max_total_tokens,
             key=key,
         )
-        self._tokenizer = server.Tokenizer(self._server.listening_address, key)
+        self._tokenizer = server.TokenizerClient(self._server.listening_address, key)
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken]:
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool = True
+    ) -> Sequence[SimpleToken]:
         assert self._tokenizer is not None
-        return await self._tokenizer.pieces(text, special=special)
+        return await self._tokenizer.tokenize(text, add_special_tokens=add_special_tokens)
 
-    async def template(self, conversation: Conversation) -> str:
+    async def apply_chat_template(self, conversation: Conversation) -> str:
         assert self._tokenizer is not None
-        return await self._tokenizer.template(conversation)
+        return await self._tokenizer.apply_chat_template(conversation)
 
-    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
+    async def score_prompt(self, request: ValidGenerateRequest) -> Sequence[Token]:
         """llama.cpp's completions tell nothing about the prompt's tokens."""
         return ()
 
@@ -102,19 +104,19 @@ class GgufEngine:
         inbox: asyncio.Queue[object] = asyncio.Queue()
         closed = threading.Event()
 
-        def hand_over(item: object) -> bool:
+        def send(item: object) -> bool:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
             return closed.is_set()
 
-        with self._samples.expecting(request.prompt):
-            work = self._pool.submit(self._generate, request, hand_over, closed)
-            work.add_done_callback(lambda _: hand_over(_END))
+        with self._sample_gate.track_request(request.prompt):
+            future = self._pool.submit(self._generate, request, send, closed)
+            future.add_done_callback(lambda _: send(_STREAM_END))
             try:
-                async for token in self._tokens(inbox, work):
+                async for token in self._stream_tokens(inbox, future):
                     yield token
             finally:
                 closed.set()
-                work.cancel()
+                future.cancel()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
@@ -122,78 +124,82 @@ class GgufEngine:
             await self._tokenizer.close()
         self._server = None
 
-    def _generate(
-        self, request: ValidGenerateRequest, hand_over: Any, closed: threading.Event
-    ) -> None:
-        body = completion(request, context=self._info.max_total_tokens)
-        with self._row(len(request.prompt_token_ids or ()) + request.max_new_tokens):
-            self._share(request.prompt, body)
+    def _generate(self, request: ValidGenerateRequest, send: Any, closed: threading.Event) -> None:
+        body = build_completion_body(request, context=self._info.max_total_tokens)
+        with self._track_request(len(request.prompt_token_ids or ()) + request.max_new_tokens):
+            self._prefill_shared(request.prompt, body)
             if closed.is_set():
                 return
-            self._run(body, hand_over)
+            self._complete(body, send)
 
-    def _share(self, prompt: str, body: Chunk) -> None:
+    def _prefill_shared(self, prompt: str, body: Chunk) -> None:
         """Return when as much of the prompt as others also need has been read once."""
 
-        def read() -> None:
-            self._heads.enter(prompt, lambda: self._warm(body))
-            self._warm(body)
+        def prefill() -> None:
+            self._prefix_gate.wait_for_prefill(prompt, lambda: self._prefill(body))
+            self._prefill(body)
 
-        if not self._samples.enter(prompt, read):
-            self._heads.enter(prompt, lambda: self._warm(body))
+        if not self._sample_gate.wait_for_prefill(prompt, prefill):
+            self._prefix_gate.wait_for_prefill(prompt, lambda: self._prefill(body))
 
-    def _warm(self, body: Chunk) -> None:
+    def _prefill(self, body: Chunk) -> None:
         """Read a prompt for other slots: a slot's state can be copied once another task begins."""
-        reading = {**body, "n_predict": 0, "stream": False}
-        reading.pop("grammar", None)
-        self._run(reading, lambda _: False)
-        self._server.handle_completions({"prompt": NUDGE, "n_predict": 0, "stream": False})
+        prefill_body = {**body, "n_predict": 0, "stream": False}
+        prefill_body.pop("grammar", None)
+        self._complete(prefill_body, lambda _: False)
+        self._server.handle_completions(
+            {"prompt": CACHE_FLUSH_PROMPT, "n_predict": 0, "stream": False}
+        )
 
-    def _run(self, body: Chunk, hand_over: Callable[[Chunk], bool]) -> None:
+    def _complete(self, body: Chunk, send: Callable[[Chunk], bool]) -> None:
         """One task of llama.cpp's; its first answer tells how much of the prompt it has read."""
-        told = False
+        is_counted = False
 
-        def counted(chunk: Chunk) -> bool:
-            nonlocal told
-            if not told and "timings" in chunk:
-                told = True
-                with self._counting:
+        def count_and_send(chunk: Chunk) -> bool:
+            nonlocal is_counted
+            if not is_counted and "timings" in chunk:
+                is_counted = True
+                with self._count_lock:
                     self.prefilled_tokens += chunk["timings"]["prompt_n"]
-            return hand_over(chunk)
+            return send(chunk)
 
-        reply = self._server.handle_completions(body, counted)
-        if reply is not None:
-            counted(reply)
+        response = self._server.handle_completions(body, count_and_send)
+        if response is not None:
+            count_and_send(response)
 
     @contextmanager
-    def _row(self, tokens: int) -> Iterator[None]:
-        self._resize(1, tokens)
+    def _track_request(self, tokens: int) -> Iterator[None]:
+        self._update_batch(1, tokens)
         try:
             yield
         finally:
-            self._resize(-1, -tokens)
+            self._update_batch(-1, -tokens)
 
-    def _resize(self, rows: int, tokens: int) -> None:
-        with self._counting:
-            self._rows += rows
-            self._row_tokens += tokens
-            self.batches.now(rows=self._rows, tokens=self._row_tokens)
+    def _update_batch(self, requests: int, tokens: int) -> None:
+        with self._count_lock:
+            self._running_requests += requests
+            self._running_tokens += tokens
+            self.batch_metrics.now(rows=self._running_requests, tokens=self._running_tokens)
 
-    async def _tokens(
-        self, inbox: asyncio.Queue[object], work: Future[None]
+    async def _stream_tokens(
+        self, inbox: asyncio.Queue[object], future: Future[None]
     ) -> AsyncGenerator[Token, None]:
         decoder = ChunkDecoder()
-        while (item := await inbox.get()) is not _END:
+        while (item := await inbox.get()) is not _STREAM_END:
             for token in decoder.feed(cast(Chunk, item)):
-                yield replace(token, text=await self._shown(token.id)) if token.special else token
-        if not work.cancelled() and (error := work.exception()):
+                yield (
+                    replace(token, text=await self._get_special_text(token.id))
+                    if token.special
+                    else token
+                )
+        if not future.cancelled() and (error := future.exception()):
             raise GenerationFailed(str(error)) from error
 
-    async def _shown(self, token_id: int) -> str:
-        if token_id not in self._special:
+    async def _get_special_text(self, token_id: int) -> str:
+        if token_id not in self._special_token_texts:
             assert self._tokenizer is not None
-            self._special[token_id] = await self._tokenizer.text(token_id)
-        return self._special[token_id]
+            self._special_token_texts[token_id] = await self._tokenizer.decode_token(token_id)
+        return self._special_token_texts[token_id]
 
 
 class ChunkDecoder:
@@ -205,46 +211,48 @@ class ChunkDecoder:
     """
 
     def __init__(self) -> None:
-        self._seen = 0
-        self._held: Token | None = None
+        self._token_count = 0
+        self._pending: Token | None = None
 
     def feed(self, chunk: Chunk) -> Iterator[Token]:
         if "error" in chunk:
             raise GenerationFailed(str(chunk["error"].get("message", chunk["error"])))
         choice = chunk["choices"][0]
-        ended = choice["finish_reason"] is not None
-        if self._held is not None:
-            ends: EngineFinishReason | None = (
+        is_last = choice["finish_reason"] is not None
+        if self._pending is not None:
+            finish_reason: EngineFinishReason | None = (
                 "eos_token" if choice["finish_reason"] == "stop" else None
             )
-            yield replace(self._held, ends=ends)
-            self._held = None
+            yield replace(self._pending, ends=finish_reason)
+            self._pending = None
         usage = chunk.get("usage") or {}
-        count = usage.get("completion_tokens", self._seen)
-        if not ended:
-            count = chunk.get("timings", {}).get("predicted_n", self._seen + 1)
-        for _ in range(count - self._seen - (not ended)):
+        count = usage.get("completion_tokens", self._token_count)
+        if not is_last:
+            count = chunk.get("timings", {}).get("predicted_n", self._token_count + 1)
+        for _ in range(count - self._token_count - (not is_last)):
             yield Token(UNKNOWN_TOKEN_ID, "")
-        self._seen = count
-        if not ended:
-            token = one(choice)
+        self._token_count = count
+        if not is_last:
+            token = parse_token(choice)
             if token.special:
-                self._held = token
+                self._pending = token
             else:
                 yield token
 
 
-def one(choice: dict[str, Any]) -> Token:
+def parse_token(choice: dict[str, Any]) -> Token:
     entry = choice["logprobs"]["content"][0]
-    top = tuple(
+    top_tokens = tuple(
         Token(other["id"], other["token"], other["logprob"]) for other in entry["top_logprobs"]
     )
     # Control tokens have no bytes in llama.cpp's output.
     special = not entry["bytes"]
-    return Token(entry["id"], choice["text"], entry["logprob"], special=special, top_tokens=top)
+    return Token(
+        entry["id"], choice["text"], entry["logprob"], special=special, top_tokens=top_tokens
+    )
 
 
-def completion(request: ValidGenerateRequest, *, context: int) -> Chunk:
+def build_completion_body(request: ValidGenerateRequest, *, context: int) -> Chunk:
     """llama.cpp's request body for `request`, with every default of its own switched off.
 
     Stop strings stay here: llama.cpp would cut them from the text, TGI keeps them.
@@ -260,14 +268,14 @@ def completion(request: ValidGenerateRequest, *, context: int) -> Chunk:
         "repeat_last_n": context,
         "samplers": ["penalties", "temperature", "top_k", "top_p", "typ_p"],
         **({"grammar": grammars.to_lark(request.grammar)} if request.grammar else {}),
-        **_sampling(request.sampling),
+        **_build_sampling_options(request.sampling),
     }
 
 
-def _sampling(sampling: SamplingParams) -> dict[str, float | int]:
+def _build_sampling_options(sampling: SamplingParams) -> dict[str, float | int]:
     return {
         "temperature": sampling.temperature if sampling.do_sample else 0.0,
-        "seed": fold(sampling.seed or 0),
+        "seed": fold_seed(sampling.seed or 0),
         "top_k": sampling.top_k or 0,
         "top_p": sampling.top_p or 1.0,
         "typical_p": sampling.typical_p or 1.0,
@@ -277,6 +285,6 @@ def _sampling(sampling: SamplingParams) -> dict[str, float | int]:
     }
 
 
-def fold(seed: int) -> int:
+def fold_seed(seed: int) -> int:
     """A 64-bit seed in llama.cpp's 32 bits, without 2^32 - 1, which means "random" there."""
     return (seed ^ seed >> 32) % (2**32 - 1)

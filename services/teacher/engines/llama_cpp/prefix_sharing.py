@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 # Few-shot prompts of one task agree for longer than this many characters; chat preambles do not.
-HEAD = 256
-HEADS_KEPT = 64
+PREFIX_CHARACTERS = 256
+MAX_PREFIXES = 64
 # Samples of one prompt are sent together; this is nothing beside reading a prompt.
-GATHER_SECONDS = 0.005
+BATCH_WAIT_SECONDS = 0.005
 
 
 class PrefixGate:
@@ -27,38 +27,38 @@ class PrefixGate:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._heads: OrderedDict[str, threading.Event | None] = OrderedDict()
+        self._prefixes: OrderedDict[str, threading.Event | None] = OrderedDict()
 
-    def enter(self, prompt: str, read: Callable[[], None]) -> None:
+    def wait_for_prefill(self, prompt: str, prefill: Callable[[], None]) -> None:
         """Return when `prompt` may run; `read` reads it. Blocks: call it from a worker thread."""
-        head = prompt[:HEAD]
-        if len(head) < HEAD:
+        prefix = prompt[:PREFIX_CHARACTERS]
+        if len(prefix) < PREFIX_CHARACTERS:
             return
         with self._lock:
-            first = head not in self._heads
-            known = self._heads.setdefault(head, None)
-            self._heads.move_to_end(head)
-            while len(self._heads) > HEADS_KEPT:
-                self._heads.popitem(last=False)
+            first = prefix not in self._prefixes
+            pending = self._prefixes.setdefault(prefix, None)
+            self._prefixes.move_to_end(prefix)
+            while len(self._prefixes) > MAX_PREFIXES:
+                self._prefixes.popitem(last=False)
             if first:
                 return
-            done = known or threading.Event()
-            self._heads[head] = done
-        if known is not None:
+            done = pending or threading.Event()
+            self._prefixes[prefix] = done
+        if pending is not None:
             done.wait()
             return
         try:
-            read()
+            prefill()
         finally:
             done.set()
 
 
 @dataclass
-class _Prompt:
+class _OpenPrompt:
     """One whole prompt while requests for it are open."""
 
-    open: int = 0
-    read: threading.Event | None = None
+    open_requests: int = 0
+    prefilled: threading.Event | None = None
 
 
 class SampleGate:
@@ -66,41 +66,41 @@ class SampleGate:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._prompts: dict[str, _Prompt] = {}
+        self._prompts: dict[str, _OpenPrompt] = {}
 
     @contextmanager
-    def expecting(self, prompt: str) -> Iterator[None]:
+    def track_request(self, prompt: str) -> Iterator[None]:
         """A request for `prompt` is open. Enter this when it arrives, not when its turn comes."""
         with self._lock:
-            self._prompts.setdefault(prompt, _Prompt()).open += 1
+            self._prompts.setdefault(prompt, _OpenPrompt()).open_requests += 1
         try:
             yield
         finally:
             with self._lock:
                 entry = self._prompts[prompt]
-                entry.open -= 1
-                if not entry.open:
+                entry.open_requests -= 1
+                if not entry.open_requests:
                     del self._prompts[prompt]
 
-    def enter(self, prompt: str, read: Callable[[], None]) -> bool:
+    def wait_for_prefill(self, prompt: str, prefill: Callable[[], None]) -> bool:
         """Return when `prompt` may run: True once it has been read for several, False when this
         request is its only one. Blocks: call it from a worker thread.
         """
         entry = self._prompts.get(prompt)
         if entry is None:  # its client has left
             return False
-        if entry.open == 1:
-            time.sleep(GATHER_SECONDS)
+        if entry.open_requests == 1:
+            time.sleep(BATCH_WAIT_SECONDS)
         with self._lock:
-            if entry.open == 1 and entry.read is None:
+            if entry.open_requests == 1 and entry.prefilled is None:
                 return False
-            done, leads = entry.read or threading.Event(), entry.read is None
-            entry.read = done
-        if not leads:
+            done, is_leader = entry.prefilled or threading.Event(), entry.prefilled is None
+            entry.prefilled = done
+        if not is_leader:
             done.wait()
             return True
         try:
-            read()
+            prefill()
         finally:
             done.set()
         return True

@@ -18,7 +18,7 @@ PROMPT_CACHE_MIB = 512
 HTTP_THREADS = 2
 
 
-def load(path: Path, *, threads: int, slots: int, context: int, key: str) -> Any:
+def load_server(path: Path, *, threads: int, slots: int, context: int, api_key: str) -> Any:
     """A loaded `xllamacpp.Server` of `slots` sequences of `context` tokens each; takes seconds.
 
     Raises `Invalid` when llama.cpp cannot run the file.
@@ -42,7 +42,7 @@ def load(path: Path, *, threads: int, slots: int, context: int, key: str) -> Any
     params.fit_params = False
     params.verbosity = -1
     params.n_threads_http = HTTP_THREADS
-    params.api_keys = [key]
+    params.api_keys = [api_key]
     try:
         return xllamacpp.Server(params)
     except RuntimeError as error:
@@ -55,48 +55,52 @@ def load(path: Path, *, threads: int, slots: int, context: int, key: str) -> Any
         ) from error
 
 
-class Tokenizer:
+class TokenizerClient:
     """The GGUF's own tokenizer and template, asked over the engine's loopback port."""
 
-    def __init__(self, address: str, key: str) -> None:
+    def __init__(self, address: str, api_key: str) -> None:
         # A kept connection occupies one of llama.cpp's threads, and it closes idle ones after 5 s.
         limits = httpx.Limits(max_connections=HTTP_THREADS, keepalive_expiry=1.0)
         self._client = httpx.AsyncClient(
             base_url=address,
-            headers={"authorization": f"Bearer {key}"},
+            headers={"authorization": f"Bearer {api_key}"},
             timeout=60,
             limits=limits,
             trust_env=False,
         )
 
-    async def pieces(self, text: str, *, special: bool) -> list[SimpleToken]:
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> list[SimpleToken]:
         """Raises `GenerationFailed`."""
-        asked = {
+        body = {
             "content": text,
-            "add_special": special,
+            "add_special": add_special_tokens,
             "parse_special": True,
             "with_pieces": True,
         }
-        reply = await self._ask("/tokenize", asked)
+        response = await self._post("/tokenize", body)
         # In a thread: of a very long text this takes seconds, which no other request may wait for.
-        return await asyncio.to_thread(lambda: locate(text, _told(reply)["tokens"]))
+        return await asyncio.to_thread(
+            lambda: locate_tokens(text, _parse_response(response)["tokens"])
+        )
 
-    async def text(self, token_id: int) -> str:
+    async def decode_token(self, token_id: int) -> str:
         """The written form of a special token, for example `<|im_end|>`."""
-        return str(_told(await self._ask("/detokenize", {"tokens": [token_id]}))["content"])
+        return str(
+            _parse_response(await self._post("/detokenize", {"tokens": [token_id]}))["content"]
+        )
 
-    async def template(self, conversation: Conversation) -> str:
+    async def apply_chat_template(self, conversation: Conversation) -> str:
         """The prompt of `conversation` by the file's own template. Raises `TemplateFailed`."""
-        asked = {
+        body = {
             "messages": list(conversation.messages),
             **({"tools": list(conversation.tools)} if conversation.tools else {}),
         }
         try:
-            return str(_told(await self._ask("/apply-template", asked))["prompt"])
+            return str(_parse_response(await self._post("/apply-template", body))["prompt"])
         except GenerationFailed as error:
             raise TemplateFailed(error.reason) from error
 
-    async def _ask(self, path: str, body: dict[str, Any]) -> httpx.Response:
+    async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         try:
             return await self._client.post(path, json=body)
         except httpx.HTTPError as error:
@@ -106,34 +110,34 @@ class Tokenizer:
         await self._client.aclose()
 
 
-def _told(reply: httpx.Response) -> dict[str, Any]:
+def _parse_response(response: httpx.Response) -> dict[str, Any]:
     """Raises `GenerationFailed`."""
-    told: dict[str, Any] = reply.json()
-    if reply.is_error:
-        raise GenerationFailed(str(told.get("error", {}).get("message", reply.status_code)))
-    return told
+    body: dict[str, Any] = response.json()
+    if response.is_error:
+        raise GenerationFailed(str(body.get("error", {}).get("message", response.status_code)))
+    return body
 
 
-def locate(text: str, tokens: list[dict[str, Any]]) -> list[SimpleToken]:
+def locate_tokens(text: str, tokens: list[dict[str, Any]]) -> list[SimpleToken]:
     """Byte offsets of `tokens` ({"id", "piece": str or list of bytes}) in `text`.
 
     Tokens the tokenizer added have no place in the text. A SentencePiece vocabulary puts a space
     before the first word; it is not in the text either.
     """
-    data, at, pieces = text.encode(), 0, []
+    data, position, pieces = text.encode(), 0, []
     for token in tokens:
         piece = token["piece"]
         raw = piece.encode() if isinstance(piece, str) else bytes(piece)
-        if not data.startswith(raw, at):
+        if not data.startswith(raw, position):
             raw = raw.removeprefix(b" ")
-        if not raw or not data.startswith(raw, at):
+        if not raw or not data.startswith(raw, position):
             pieces.append(SimpleToken(token["id"], "", 0, 0))
             continue
-        shown = raw.decode(errors="replace")
-        pieces.append(SimpleToken(token["id"], shown, at, at + len(raw)))
-        at += len(raw)
+        piece_text = raw.decode(errors="replace")
+        pieces.append(SimpleToken(token["id"], piece_text, position, position + len(raw)))
+        position += len(raw)
     return pieces
 
 
-def new_key() -> str:
+def generate_api_key() -> str:
     return secrets.token_urlsafe(24)
