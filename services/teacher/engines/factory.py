@@ -116,9 +116,9 @@ def _build_llama_cpp(settings: EngineSettings, path: Path) -> Engine:
 
 
 def _build_transformers(settings: EngineSettings, path: Path) -> Engine:
-    from services.teacher.engines.transformers.engine import LocalEngine
+    from services.teacher.engines.transformers.engine import TransformersEngine
 
-    return LocalEngine(
+    return TransformersEngine(
         path,
         settings.model_id,
         threads=settings.teacher_threads,
@@ -127,8 +127,8 @@ def _build_transformers(settings: EngineSettings, path: Path) -> Engine:
         max_input_tokens=settings.max_input_tokens,
         precision=settings.teacher_dtype,
         adapters=parse_adapters(settings.lora_adapters),
-        budget=settings.max_batch_total_tokens,
-        prefill=settings.max_batch_prefill_tokens,
+        max_batch_total_tokens=settings.max_batch_total_tokens,
+        max_batch_prefill_tokens=settings.max_batch_prefill_tokens,
     )
 
 

@@ -22,7 +22,7 @@ from qcrd.runtime.storage.prompt_formats import load_prompt_format
 from qcrd.runtime.storage.store import Store
 from services.teacher.app import create_app
 from services.teacher.engines.base import Engine
-from services.teacher.engines.transformers.engine import LocalEngine
+from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.settings import ServerSettings
 from services.teacher.students.errors import StoreAway, StudentBroken, UnknownStudent
 from services.teacher.students.routes import router
@@ -88,10 +88,10 @@ class Opener:
         app.state.sessions.loaded()
         return Opened(app, engine, scratch)
 
-    def _engine(self, name: str, folder: Path, manner: PromptFormat) -> LocalEngine:
+    def _engine(self, name: str, folder: Path, manner: PromptFormat) -> TransformersEngine:
         """In fp32, as it was measured: another precision may give another answer."""
         reads, total = limits(json.loads((folder / "config.json").read_text()), manner)
-        return LocalEngine(
+        return TransformersEngine(
             folder,
             name,
             threads=self._threads,

@@ -30,7 +30,7 @@ from transformers import (
 from qcrd.errors import Invalid
 from services.teacher.engines.base import ValidGenerateRequest
 from services.teacher.engines.factory import build_engine
-from services.teacher.engines.transformers.engine import LocalEngine
+from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.engines.upstream.engine import UpstreamEngine
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
@@ -202,16 +202,16 @@ def save(folder: Path, kind: str) -> Path:
 @pytest.fixture(scope="module", params=["llama", "t5"])
 def local(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, LocalEngine, Path]]:
+) -> Iterator[tuple[str, TransformersEngine, Path]]:
     folder = save(tmp_path_factory.mktemp(request.param), request.param)
     settings = EngineSettings(model_id=str(folder), max_total_tokens=96, teacher_dtype="float32")
     engine = build_engine(settings)
-    assert isinstance(engine, LocalEngine)
+    assert isinstance(engine, TransformersEngine)
     with serving(engine) as url:
         yield url, engine, folder
 
 
-def test_local_is_what_transformers_generates(local: tuple[str, LocalEngine, Path]) -> None:
+def test_local_is_what_transformers_generates(local: tuple[str, TransformersEngine, Path]) -> None:
     """Three prompts of different lengths in one batch, each against `generate` on it alone."""
     url, _, folder = local
     net: Any = T5ForConditionalGeneration if "t5" in str(folder) else LlamaForCausalLM
@@ -232,7 +232,7 @@ def test_local_is_what_transformers_generates(local: tuple[str, LocalEngine, Pat
 
 
 def test_local_batches_replays_and_prints(
-    local: tuple[str, LocalEngine, Path], capsys: pytest.CaptureFixture[str]
+    local: tuple[str, TransformersEngine, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, engine, _ = local
 
@@ -257,7 +257,7 @@ def test_local_batches_replays_and_prints(
 
 
 def test_local_joins_characters_and_keeps_the_stream(
-    local: tuple[str, LocalEngine, Path],
+    local: tuple[str, TransformersEngine, Path],
 ) -> None:
     url, _, _ = local
     got = events(url, "é", max_new_tokens=30, details=True, do_sample=True, seed=5)
@@ -268,7 +268,7 @@ def test_local_joins_characters_and_keeps_the_stream(
     assert pieces[0] == {"id": pieces[0]["id"], "text": "a", "start": 0, "stop": 1}
 
 
-def test_upstream_tgi_is_passed_through(local: tuple[str, LocalEngine, Path]) -> None:
+def test_upstream_tgi_is_passed_through(local: tuple[str, TransformersEngine, Path]) -> None:
     url, _, _ = local
     engine = build_engine(EngineSettings(teacher_upstream_url=url))
     with serving(engine) as front:

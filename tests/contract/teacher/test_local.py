@@ -38,8 +38,8 @@ from services.teacher.engines.base import (
     ValidGenerateRequest,
 )
 from services.teacher.engines.factory import build_engine, parse_adapters
-from services.teacher.engines.transformers.engine import LocalEngine
-from services.teacher.engines.transformers.kv_cache import SlotCache, View
+from services.teacher.engines.transformers.engine import TransformersEngine
+from services.teacher.engines.transformers.kv_cache import CacheView, SlotCache
 from services.teacher.errors import InputValidationError, MissingTemplateVariable, TemplateFailed
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
@@ -54,14 +54,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("llama"), "llama")
 
 
-def made(folder: Path | str, **more: Any) -> LocalEngine:
+def made(folder: Path | str, **more: Any) -> TransformersEngine:
     settings = {"max_total_tokens": 96, "teacher_dtype": "float32", "teacher_slots": 8}
     engine = build_engine(EngineSettings(model_id=str(folder), **{**settings, **more}))
-    assert isinstance(engine, LocalEngine)
+    assert isinstance(engine, TransformersEngine)
     return engine
 
 
-def run(engine: LocalEngine, work: Any) -> Any:
+def run(engine: TransformersEngine, work: Any) -> Any:
     async def whole() -> Any:
         await engine.start()
         try:
@@ -72,7 +72,9 @@ def run(engine: LocalEngine, work: Any) -> Any:
     return asyncio.run(whole())
 
 
-async def ids(engine: LocalEngine, request: ValidGenerateRequest, delay: float = 0.0) -> list[int]:
+async def ids(
+    engine: TransformersEngine, request: ValidGenerateRequest, delay: float = 0.0
+) -> list[int]:
     await asyncio.sleep(delay)
     return [token.id async for token in engine.submit(request)]
 
@@ -94,7 +96,7 @@ def test_requests_that_join_and_leave_answer_as_if_alone(folder: Path) -> None:
     rng = Random(1)
     asked = [(prompt(rng.randint(1, 60), n), rng.randint(1, 30)) for n in range(24)]
 
-    async def work(engine: LocalEngine) -> list[list[int]]:
+    async def work(engine: TransformersEngine) -> list[list[int]]:
         requests = [ValidGenerateRequest("", tokens, count) for tokens, count in asked]
         # Nine at once, so that one of them waits; the others while those run.
         arrive = [0.0 if n < 9 else rng.random() * 0.2 for n in range(len(requests))]
@@ -115,11 +117,11 @@ def test_an_encoder_decoder_takes_requests_while_others_run(tmp_path: Path) -> N
     rng = Random(2)
     asked = [(prompt(rng.randint(1, 40), n), rng.randint(1, 25)) for n in range(12)]
 
-    async def one(engine: LocalEngine, n: int) -> list[int]:
+    async def one(engine: TransformersEngine, n: int) -> list[int]:
         tokens, count = asked[n]
         return await ids(engine, ValidGenerateRequest("", tokens, count), n * 0.005)
 
-    async def work(engine: LocalEngine) -> list[list[int]]:
+    async def work(engine: TransformersEngine) -> list[list[int]]:
         long = asyncio.ensure_future(ids(engine, ValidGenerateRequest("", prompt(9, 99), 180)))
         got = await asyncio.gather(*(one(engine, n) for n in range(len(asked))))
         assert not long.done()
@@ -134,7 +136,7 @@ def test_an_encoder_decoder_takes_requests_while_others_run(tmp_path: Path) -> N
 
 
 def test_a_seed_replays_under_load(folder: Path) -> None:
-    async def work(engine: LocalEngine) -> tuple[list[int], list[int], list[list[int]]]:
+    async def work(engine: TransformersEngine) -> tuple[list[int], list[int], list[list[int]]]:
         sampling = SamplingParams(
             do_sample=True, seed=2**64 - 1, temperature=0.9, top_k=50, top_p=0.95
         )
@@ -153,7 +155,7 @@ def test_a_seed_replays_under_load(folder: Path) -> None:
 
 
 def test_five_samples_of_one_prompt_and_a_shared_beginning_are_read_once(folder: Path) -> None:
-    async def work(engine: LocalEngine) -> tuple[int, int]:
+    async def work(engine: TransformersEngine) -> tuple[int, int]:
         head = prompt(50, 1)
         samples = (
             ValidGenerateRequest("", head, 4, SamplingParams(do_sample=True, seed=seed))
@@ -170,7 +172,7 @@ def test_five_samples_of_one_prompt_and_a_shared_beginning_are_read_once(folder:
 
 
 def test_the_token_budget_bounds_what_runs_together(folder: Path) -> None:
-    async def work(engine: LocalEngine) -> None:
+    async def work(engine: TransformersEngine) -> None:
         await asyncio.gather(
             *(ids(engine, ValidGenerateRequest("", prompt(10, n), 10)) for n in range(6)),
         )
@@ -183,7 +185,7 @@ def test_the_token_budget_bounds_what_runs_together(folder: Path) -> None:
 def test_first_come_is_first_served(folder: Path) -> None:
     """One slot, and the later a request the shorter it is."""
 
-    async def work(engine: LocalEngine) -> list[int]:
+    async def work(engine: TransformersEngine) -> list[int]:
         order: list[int] = []
 
         async def one(n: int) -> None:
@@ -202,7 +204,7 @@ def test_leaving_stops_the_model_within_three_tokens(folder: Path) -> None:
     steps = 0
     with serving(engine) as url:
         assert engine._worker is not None
-        batch: Any = engine._worker.running
+        batch: Any = engine._worker.batch
         step = batch.step
 
         def slow() -> list[Token]:
@@ -276,7 +278,7 @@ def test_the_metrics_have_every_name_of_tgis(folder: Path) -> None:
 
 
 def test_a_broken_batch_fails_its_requests_and_the_next_one_is_served(folder: Path) -> None:
-    async def work(engine: LocalEngine) -> list[int]:
+    async def work(engine: TransformersEngine) -> list[int]:
         bad = ValidGenerateRequest("", (10_000_000,), 4)  # no such token
         with pytest.raises(Exception, match="Request failed during generation"):
             await ids(engine, bad)
@@ -290,8 +292,8 @@ def test_prefill_tells_what_the_model_thought_of_the_prompt(folder: Path) -> Non
     net = LlamaForCausalLM.from_pretrained(folder)
     tokens = prompt(12, 3)
 
-    async def work(engine: LocalEngine) -> Sequence[Token]:
-        return await engine.prefill(ValidGenerateRequest("", tokens, 1))
+    async def work(engine: TransformersEngine) -> Sequence[Token]:
+        return await engine.score_prompt(ValidGenerateRequest("", tokens, 1))
 
     told = run(made(folder), work)
     assert [token.id for token in told] == list(tokens)
@@ -303,7 +305,7 @@ def test_prefill_tells_what_the_model_thought_of_the_prompt(folder: Path) -> Non
 
 
 def test_grammars_bind_each_request_of_a_batch_by_itself(folder: Path) -> None:
-    async def text(engine: LocalEngine, grammar: Grammar | None, seed: int) -> str:
+    async def text(engine: TransformersEngine, grammar: Grammar | None, seed: int) -> str:
         sampling = SamplingParams(do_sample=True, seed=seed, temperature=2.0)
         request = ValidGenerateRequest("", prompt(5, seed), 60, sampling, grammar=grammar)
         tokens = [token async for token in engine.submit(request)]
@@ -316,7 +318,7 @@ def test_grammars_bind_each_request_of_a_batch_by_itself(folder: Path) -> None:
         "additionalProperties": False,
     }
 
-    async def work(engine: LocalEngine) -> list[str]:
+    async def work(engine: TransformersEngine) -> list[str]:
         with pytest.raises(InputValidationError, match="cannot compile regex from schema"):
             await engine.check_grammar(Grammar("json", '{"properties": {"a": {"type": "x"}}}'))
         await engine.check_grammar(Grammar("json", json.dumps(schema)))
@@ -348,7 +350,7 @@ def test_each_row_of_a_batch_goes_through_its_own_adapter(folder: Path, tmp_path
     merged["unknown"] = LlamaForCausalLM.from_pretrained(folder)
     tokens = prompt(30, 5)
 
-    async def work(engine: LocalEngine) -> list[list[int]]:
+    async def work(engine: TransformersEngine) -> list[list[int]]:
         assert engine.info.adapters == ("one", "two")
         asked = (ValidGenerateRequest("", tokens, 12, adapter_id=name) for name in merged)
         return await asyncio.gather(*(ids(engine, request) for request in asked))
@@ -372,7 +374,7 @@ def test_a_model_of_another_kind_of_cache_is_served_in_batches(tmp_path: Path) -
     byte_tokenizer().save_pretrained(tmp_path)
     asked = [prompt(n, n) for n in (3, 30, 17)]
 
-    async def work(engine: LocalEngine) -> list[list[int]]:
+    async def work(engine: TransformersEngine) -> list[list[int]]:
         return await asyncio.gather(*(ids(engine, ValidGenerateRequest("", a, 15)) for a in asked))
 
     assert run(made(tmp_path), work) == [alone(net, tokens, 15) for tokens in asked]
@@ -381,8 +383,8 @@ def test_a_model_of_another_kind_of_cache_is_served_in_batches(tmp_path: Path) -
 def test_a_template_is_the_models_own_or_refused(folder: Path, tmp_path: Path) -> None:
     said = Conversation(({"role": "user", "content": "hi"},))
 
-    async def render(engine: LocalEngine) -> str:
-        return await engine.template(said)
+    async def render(engine: TransformersEngine) -> str:
+        return await engine.apply_chat_template(said)
 
     with pytest.raises(TemplateFailed, match="no chat template"):
         run(made(folder), render)
@@ -405,7 +407,7 @@ def test_pickles_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "pickled/model.safetensors").unlink()
     torch.save({}, tmp_path / "pickled/pytorch_model.bin")
 
-    async def nothing(_: LocalEngine) -> None: ...
+    async def nothing(_: TransformersEngine) -> None: ...
 
     with pytest.raises(Invalid, match=r"MODEL_ID: .*only pickles \(pytorch_model\.bin\)"):
         run(made(tmp_path / "pickled"), nothing)
@@ -426,7 +428,7 @@ def test_a_hub_id_is_fetched_at_its_revision_and_told(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
 
-    async def told(engine: LocalEngine) -> str | None:
+    async def told(engine: TransformersEngine) -> str | None:
         return engine.info.model_sha
 
     assert run(made("someone/model", revision="v2"), told) == commit
@@ -439,15 +441,15 @@ def test_adapters_are_named_or_their_own_name() -> None:
 
 
 def test_rows_of_the_cache_are_copied_swapped_and_seen_as_far_as_asked() -> None:
-    cache = SlotCache(layers=1, slots=3, columns=4)
-    cache.at(View([0], row=1, count=3))
+    cache = SlotCache(layers=1, slots=3, max_length=4)
+    cache.set_view(CacheView([0], row=1, count=3))
     states = torch.arange(6.0).reshape(1, 1, 3, 2)
     keys, _ = cache.update(states, -states, 0)
     assert torch.equal(keys, states)
     cache.copy(1, 0, 2)
     cache.swap(0, 2, 4)
     cache.copy(2, 0, 4)
-    cache.at(View([2, 3]))
+    cache.set_view(CacheView([2, 3]))
     keys, values = cache.update(torch.full((2, 1, 1, 2), 9.0), torch.full((2, 1, 1, 2), 9.0), 0)
     assert keys.shape == (2, 1, 4, 2)
     assert keys[0, 0].tolist() == [[0, 1], [2, 3], [9, 9], [0, 0]]
@@ -469,7 +471,7 @@ def test_a_published_student_is_served_from_the_store(
     monkeypatch.setattr(tempfile, "tempdir", str(folder.parent))
     bucket = f"s3://{fresh_s3_settings.bucket}"
 
-    async def work(engine: LocalEngine) -> list[int]:
+    async def work(engine: TransformersEngine) -> list[int]:
         return await ids(engine, ValidGenerateRequest("", prompt(5, 1), 6))
 
     net = LlamaForCausalLM.from_pretrained(folder)
@@ -486,12 +488,12 @@ def test_a_gguf_file_runs_on_transformers_too() -> None:
     engine = build_engine(
         EngineSettings(model_id="smollm2", teacher_engine="local", teacher_slots=2)
     )
-    assert isinstance(engine, LocalEngine)
+    assert isinstance(engine, TransformersEngine)
 
-    async def work(engine: LocalEngine) -> str:
+    async def work(engine: TransformersEngine) -> str:
         question = Conversation(({"role": "user", "content": "What is the capital of France?"},))
-        text = await engine.template(question)
-        tokens = tuple(piece.id for piece in await engine.tokenize(text, special=False))
+        text = await engine.apply_chat_template(question)
+        tokens = tuple(piece.id for piece in await engine.tokenize(text, add_special_tokens=False))
         stream = engine.submit(ValidGenerateRequest(text, tokens, 12))
         return "".join([token.text async for token in stream])
 

@@ -26,10 +26,10 @@ from services.teacher.engines.llama_cpp.prefix_sharing import (
 from services.teacher.engines.llama_cpp.server import locate_tokens
 from services.teacher.engines.transformers.detokenizer import Detokenizer
 from services.teacher.engines.transformers.sampling import (
-    choose,
-    keep_top_k,
-    keep_top_p,
-    keep_typical,
+    filter_top_k,
+    filter_top_p,
+    filter_typical,
+    sample_token,
 )
 from services.teacher.engines.upstream.wire import cut
 from services.teacher.errors import GenerationFailed
@@ -186,11 +186,11 @@ def test_filters_on_a_distribution_worked_by_hand() -> None:
     def kept(out: torch.Tensor) -> list[int]:
         return out.isfinite().nonzero().flatten().tolist()
 
-    assert kept(keep_top_k(scores, 2)) == [0, 1]
-    assert kept(keep_top_p(scores, 0.7)) == [0, 1]
-    assert kept(keep_top_p(scores, 0.01)) == [0]
-    assert kept(keep_typical(scores, 0.6)) == [0, 1]
-    assert kept(keep_typical(scores, 0.2)) == [1]
+    assert kept(filter_top_k(scores, 2)) == [0, 1]
+    assert kept(filter_top_p(scores, 0.7)) == [0, 1]
+    assert kept(filter_top_p(scores, 0.01)) == [0]
+    assert kept(filter_typical(scores, 0.6)) == [0, 1]
+    assert kept(filter_typical(scores, 0.2)) == [1]
 
 
 def test_penalties_worked_by_hand() -> None:
@@ -199,7 +199,7 @@ def test_penalties_worked_by_hand() -> None:
     """
     scores = torch.tensor([2.0, -1.0, 1.5])
     sampling = SamplingParams(repetition_penalty=2.0, frequency_penalty=0.5)
-    chosen, logprobs = choose(
+    chosen, logprobs = sample_token(
         scores, sampling, prompt=[0], generated=[1, 1], generator=torch.Generator()
     )
     assert chosen == 2

@@ -13,19 +13,23 @@ import torch
 from torch import Tensor
 
 from services.teacher.engines.base import Token
-from services.teacher.engines.transformers.sequence import Row, network, next_token
-from services.teacher.engines.transformers.weights import Model
+from services.teacher.engines.transformers.sequence import (
+    SequenceState,
+    append_next_token,
+    bind_adapters,
+)
+from services.teacher.engines.transformers.weights import LoadedModel
 
 
-class Batch:
+class StaticBatch:
     """`step` gives the next token of every row in `rows`, `leave` ends rows."""
 
-    def __init__(self, model: Model, rows: list[Row]) -> None:
+    def __init__(self, model: LoadedModel, rows: list[SequenceState]) -> None:
         self._model = model
-        self.rows = rows
+        self.sequences = rows
         self._cache: Any = None
-        self._encoded: Any = None
-        self._inputs, self._mask = _padded(
+        self._encoder_outputs: Any = None
+        self._input_ids, self._attention_mask = _pad(
             [row.prompt for row in rows],
             pad=model.tokenizer.pad_token_id or 0,
             left=not model.seq2seq,
@@ -34,41 +38,43 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
-        logits = (self._decode if self._model.seq2seq else self._continue)()
+        logits = (self._forward_seq2seq if self._model.seq2seq else self._forward_decoder)()
         return [
-            next_token(self._model, row, scores)
-            for row, scores in zip(self.rows, logits, strict=True)
+            append_next_token(self._model, row, scores)
+            for row, scores in zip(self.sequences, logits, strict=True)
         ]
 
-    def leave(self, places: list[int]) -> list[int]:
+    def remove(self, removed: list[int]) -> list[int]:
         """Drop the rows at `places` and their memory. The places the remaining rows had."""
-        indices = [place for place in range(len(self.rows)) if place not in places]
-        if not places:
-            return indices
-        self.rows = [self.rows[i] for i in indices]
-        if not indices:
-            return indices
-        chosen = torch.tensor(indices, device=self._mask.device)
-        self._mask = self._mask[chosen]
-        self._cache.batch_select_indices(chosen)
-        if self._encoded is not None:
-            self._encoded.last_hidden_state = self._encoded.last_hidden_state[chosen]
-        return indices
+        kept = [index for index in range(len(self.sequences)) if index not in removed]
+        if not removed:
+            return kept
+        self.sequences = [self.sequences[i] for i in kept]
+        if not kept:
+            return kept
+        kept_indices = torch.tensor(kept, device=self._attention_mask.device)
+        self._attention_mask = self._attention_mask[kept_indices]
+        self._cache.batch_select_indices(kept_indices)
+        if self._encoder_outputs is not None:
+            self._encoder_outputs.last_hidden_state = self._encoder_outputs.last_hidden_state[
+                kept_indices
+            ]
+        return kept
 
-    def _last(self) -> Tensor:
-        ids = [[row.generated[-1]] for row in self.rows]
-        return torch.tensor(ids, device=self._mask.device)
+    def _last_token_ids(self) -> Tensor:
+        ids = [[row.generated[-1]] for row in self.sequences]
+        return torch.tensor(ids, device=self._attention_mask.device)
 
-    def _continue(self) -> Tensor:
+    def _forward_decoder(self) -> Tensor:
         """Logits [rows, V] of a decoder-only model: the prompt first, then one token at a time."""
-        inputs = self._inputs
+        inputs = self._input_ids
         if self._cache is not None:
-            inputs = self._last()
-            self._mask = torch.cat([self._mask, torch.ones_like(inputs)], dim=1)
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
-        out = network(self._model, self.rows)(
+            inputs = self._last_token_ids()
+            self._attention_mask = torch.cat([self._attention_mask, torch.ones_like(inputs)], dim=1)
+        positions = (self._attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
+        out = bind_adapters(self._model, self.sequences)(
             input_ids=inputs,
-            attention_mask=self._mask,
+            attention_mask=self._attention_mask,
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
@@ -76,18 +82,20 @@ class Batch:
         self._cache = out.past_key_values
         return _last_logits(out)
 
-    def _decode(self) -> Tensor:
+    def _forward_seq2seq(self) -> Tensor:
         """Logits [rows, V] of an encoder-decoder: the encoder runs once."""
         net = self._model.net
         if self._cache is None:
-            self._encoded = net.get_encoder()(input_ids=self._inputs, attention_mask=self._mask)
+            self._encoder_outputs = net.get_encoder()(
+                input_ids=self._input_ids, attention_mask=self._attention_mask
+            )
             start = net.config.decoder_start_token_id
-            inputs = torch.full((len(self.rows), 1), start, device=self._mask.device)
+            inputs = torch.full((len(self.sequences), 1), start, device=self._attention_mask.device)
         else:
-            inputs = self._last()
-        out = network(self._model, self.rows)(
-            encoder_outputs=self._encoded,
-            attention_mask=self._mask,
+            inputs = self._last_token_ids()
+        out = bind_adapters(self._model, self.sequences)(
+            encoder_outputs=self._encoder_outputs,
+            attention_mask=self._attention_mask,
             decoder_input_ids=inputs,
             past_key_values=self._cache,
             use_cache=True,
@@ -101,7 +109,7 @@ def _last_logits(out: Any) -> Tensor:
     return logits[:, -1].float().cpu()
 
 
-def _padded(
+def _pad(
     prompts: Sequence[Sequence[int]], *, pad: int, left: bool, device: Any
 ) -> tuple[Tensor, Tensor]:
     """Ids and mask [N, T] of prompts of different lengths."""
@@ -109,7 +117,7 @@ def _padded(
     ids = torch.full((len(prompts), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, prompt in enumerate(prompts):
-        place = slice(width - len(prompt), width) if left else slice(0, len(prompt))
-        ids[i, place] = torch.tensor(prompt)
-        mask[i, place] = 1
+        columns = slice(width - len(prompt), width) if left else slice(0, len(prompt))
+        ids[i, columns] = torch.tensor(prompt)
+        mask[i, columns] = 1
     return ids.to(device), mask.to(device)

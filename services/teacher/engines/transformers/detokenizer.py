@@ -16,14 +16,14 @@ class Detokenizer:
         self._decode = decode
         self._ids: list[int] = []
         self._start = 0
-        self._shown = 0
+        self._emitted = 0
 
     def add(self, token_id: int) -> str:
         """What `token_id` adds; "" while a character is incomplete."""
         self._ids.append(token_id)
-        before = self._decode(self._ids[self._start : self._shown])
+        before = self._decode(self._ids[self._start : self._emitted])
         after = self._decode(self._ids[self._start :])
         if len(after) <= len(before) or after.endswith(REPLACEMENT):
             return ""
-        self._start, self._shown = self._shown, len(self._ids)
+        self._start, self._emitted = self._emitted, len(self._ids)
         return after[len(before) :]

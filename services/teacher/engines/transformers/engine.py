@@ -24,14 +24,14 @@ from services.teacher.errors import GenerationFailed, MissingTemplateVariable, T
 from services.teacher.metrics.batches import Batches
 
 if TYPE_CHECKING:
-    from services.teacher.engines.transformers.weights import Model, Precision
-    from services.teacher.engines.transformers.worker import Worker
+    from services.teacher.engines.transformers.weights import LoadedModel, Precision
+    from services.teacher.engines.transformers.worker import EngineWorker
 
 # A sequence without a stated limit; the longest context that still fits most small machines.
 DEFAULT_CONTEXT = 2048
 
 
-class LocalEngine:
+class TransformersEngine:
     """`budget`: tokens of prompt and answer that all running requests may reach together.
     `prefill`: prompt tokens read between two steps of the running requests.
     """
@@ -47,18 +47,21 @@ class LocalEngine:
         max_input_tokens: int | None,
         precision: Precision = "auto",
         adapters: Mapping[str, str] | None = None,
-        budget: int | None = None,
-        prefill: int = 2048,
+        max_batch_total_tokens: int | None = None,
+        max_batch_prefill_tokens: int = 2048,
     ) -> None:
         self._path, self._model_id = path, model_id
         self._threads, self._slots = threads, slots
         self._precision, self._adapters = precision, dict(adapters or {})
-        self._budget, self._prefill = budget, prefill
+        self._max_batch_total_tokens, self._max_batch_prefill_tokens = (
+            max_batch_total_tokens,
+            max_batch_prefill_tokens,
+        )
         self._limits = (max_input_tokens, max_total_tokens)
-        self._model: Model | None = None
-        self._worker: Worker | None = None
+        self._model: LoadedModel | None = None
+        self._worker: EngineWorker | None = None
         self._info: EngineInfo | None = None
-        self.batches = Batches()
+        self.batch_metrics = Batches()
 
     @property
     def info(self) -> EngineInfo:
@@ -68,7 +71,7 @@ class LocalEngine:
     @property
     def prefilled_tokens(self) -> int:
         """Prompt tokens that went through the model; those copied from other rows did not."""
-        return self._worker.running.prefilled_tokens if self._worker else 0
+        return self._worker.batch.prefilled_tokens if self._worker else 0
 
     @property
     def largest_batch(self) -> int:
@@ -80,21 +83,23 @@ class LocalEngine:
         assert self._worker is not None
         self._worker.thread.start()
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken]:
-        return await asyncio.to_thread(self._pieces, text, special)
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool = True
+    ) -> Sequence[SimpleToken]:
+        return await asyncio.to_thread(self._tokenize, text, add_special_tokens)
 
-    async def template(self, conversation: Conversation) -> str:
-        return await asyncio.to_thread(self._template, conversation)
+    async def apply_chat_template(self, conversation: Conversation) -> str:
+        return await asyncio.to_thread(self._apply_chat_template, conversation)
 
-    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
-        from services.teacher.engines.transformers.worker import Scoring
+    async def score_prompt(self, request: ValidGenerateRequest) -> Sequence[Token]:
+        from services.teacher.engines.transformers.worker import ScoringRequest
 
         assert self._model is not None
         assert self._worker is not None
         if self._model.seq2seq:
             return ()
-        scoring = Scoring(request)
-        self._worker.arriving.put(scoring)
+        scoring = ScoringRequest(request)
+        self._worker.incoming.put(scoring)
         return await asyncio.wrap_future(scoring.result)
 
     async def check_grammar(self, grammar: Grammar) -> None:
@@ -103,11 +108,11 @@ class LocalEngine:
         await asyncio.to_thread(grammars.check_grammar, grammar)
 
     async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
-        from services.teacher.engines.transformers.worker import Stream
+        from services.teacher.engines.transformers.worker import RequestStream
 
         assert self._worker is not None
-        stream = Stream(request, asyncio.get_running_loop())
-        self._worker.arriving.put(stream)
+        stream = RequestStream(request, asyncio.get_running_loop())
+        self._worker.incoming.put(stream)
         try:
             while (item := await stream.inbox.get()) is not None:
                 if isinstance(item, Exception):
@@ -118,28 +123,33 @@ class LocalEngine:
 
     async def close(self) -> None:
         if self._worker is not None and self._worker.thread.is_alive():
-            self._worker.arriving.put(None)
+            self._worker.incoming.put(None)
             await asyncio.to_thread(self._worker.thread.join)
 
     def _load(self) -> None:
         import torch
 
         from services.teacher.engines.transformers import weights
-        from services.teacher.engines.transformers.worker import Room, Worker
+        from services.teacher.engines.transformers.worker import BatchLimits, EngineWorker
 
         torch.set_num_threads(self._threads)
-        model = weights.load(self._path, precision=self._precision, adapters=self._adapters)
-        asked_input, asked_total = self._limits
-        total = asked_total or min(model.positions, DEFAULT_CONTEXT)
-        room = Room(self._slots, total, self._budget or self._slots * total, self._prefill)
-        self.batches.holds(room.budget)
-        self._model, self._worker = model, Worker(model, room, self.batches)
+        model = weights.load_model(self._path, precision=self._precision, adapters=self._adapters)
+        max_input_tokens, max_total_tokens = self._limits
+        total = max_total_tokens or min(model.max_positions, DEFAULT_CONTEXT)
+        limits = BatchLimits(
+            self._slots,
+            total,
+            self._max_batch_total_tokens or self._slots * total,
+            self._max_batch_prefill_tokens,
+        )
+        self.batch_metrics.holds(limits.max_batch_total_tokens)
+        self._model, self._worker = model, EngineWorker(model, limits, self.batch_metrics)
         self._info = EngineInfo(
             self._model_id,
             "local",
-            asked_input or total - 1,
+            max_input_tokens or total - 1,
             total,
-            supports_grammar=self._worker.vocabulary is not None,
+            supports_grammar=self._worker.grammar_tokenizer is not None,
             adapters=model.adapters,
             # The hub's cache names a snapshot's folder by its commit.
             model_sha=self._path.name if self._path.parent.name == "snapshots" else None,
@@ -147,20 +157,24 @@ class LocalEngine:
             supports_prompt_logprobs=not model.seq2seq,
         )
 
-    def _pieces(self, text: str, special: bool) -> list[SimpleToken]:
+    def _tokenize(self, text: str, add_special_tokens: bool) -> list[SimpleToken]:
         assert self._model is not None
         tokenizer = self._model.tokenizer
         if not tokenizer.is_fast:
-            ids = tokenizer(text, add_special_tokens=special)["input_ids"]
+            ids = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
             return [SimpleToken(i, "", 0, 0) for i in ids]
-        out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        at = byte_offsets(text)
+        encoding = tokenizer(
+            text, add_special_tokens=add_special_tokens, return_offsets_mapping=True
+        )
+        offsets = get_byte_offsets(text)
         return [
-            SimpleToken(i, text[start:stop], at[start], at[stop])
-            for i, (start, stop) in zip(out["input_ids"], out["offset_mapping"], strict=True)
+            SimpleToken(i, text[start:stop], offsets[start], offsets[stop])
+            for i, (start, stop) in zip(
+                encoding["input_ids"], encoding["offset_mapping"], strict=True
+            )
         ]
 
-    def _template(self, conversation: Conversation) -> str:
+    def _apply_chat_template(self, conversation: Conversation) -> str:
         from jinja2 import TemplateError, UndefinedError
 
         assert self._model is not None
@@ -181,7 +195,7 @@ class LocalEngine:
         return str(text)
 
 
-def byte_offsets(text: str) -> Sequence[int]:
+def get_byte_offsets(text: str) -> Sequence[int]:
     """Where each character of `text` begins in its UTF-8 bytes, and last where they end."""
     if text.isascii():
         return range(len(text) + 1)

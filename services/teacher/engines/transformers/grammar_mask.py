@@ -12,32 +12,34 @@ from torch import Tensor
 
 from services.teacher.engines import grammars
 from services.teacher.engines.base import Grammar
-from services.teacher.engines.transformers.weights import Model
+from services.teacher.engines.transformers.weights import LoadedModel
 
 
-class Constraint:
+class GrammarMatcher:
     """One answer's grammar. The end token is allowed where the grammar may stop."""
 
-    def __init__(self, vocabulary: Any, grammar: Grammar) -> None:
-        self._matcher = llguidance.LLMatcher(vocabulary, grammars.to_lark(grammar))
+    def __init__(self, tokenizer: Any, grammar: Grammar) -> None:
+        self._matcher = llguidance.LLMatcher(tokenizer, grammars.to_lark(grammar))
 
-    def allowed(self, size: int) -> Tensor:
+    def compute_mask(self, size: int) -> Tensor:
         """Mask [size] of the tokens that may come next."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         mask = np.unpackbits(bits, bitorder="little")[:size].astype(bool)
         return torch.from_numpy(np.pad(mask, (0, size - len(mask))))
 
-    def took(self, token_id: int) -> None:
+    def accept_token(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)
 
 
-def vocabulary(model: Model) -> Any | None:
+def build_grammar_tokenizer(model: LoadedModel) -> Any | None:
     """What grammars need of the tokenizer; takes about a second. None for a tokenizer that is slow
     or of a kind that llguidance cannot take apart, such as BERT's WordPiece.
     """
     if not model.tokenizer.is_fast:
         return None
     try:
-        return llguidance.hf.from_tokenizer(model.tokenizer, eos_token=sorted(model.eos) or None)
+        return llguidance.hf.from_tokenizer(
+            model.tokenizer, eos_token=sorted(model.eos_token_ids) or None
+        )
     except ValueError:
         return None

@@ -22,10 +22,10 @@ class SlotLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, slots: int, columns: int) -> None:
+    def __init__(self, slots: int, max_length: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # transformers has no types
-        self._shape = (slots, columns)
-        self.view: View | None = None
+        self._shape = (slots, max_length)
+        self.view: CacheView | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         slots, columns = self._shape
@@ -68,7 +68,7 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.from_numpy(buffer).view(like.dtype).view(shape)
 
 
-class View:
+class CacheView:
     """Where one call of the model writes: the next column of the first rows, or one row's next
     columns.
     """
@@ -92,12 +92,12 @@ class View:
 class SlotCache(Cache):
     """`slots` rows of `columns` tokens for every layer. Point it with `at` before each call."""
 
-    def __init__(self, layers: int, slots: int, columns: int) -> None:
-        self._mine = [SlotLayer(slots, columns) for _ in range(layers)]
-        super().__init__(layers=list(self._mine))
+    def __init__(self, layers: int, slots: int, max_length: int) -> None:
+        self._slot_layers = [SlotLayer(slots, max_length) for _ in range(layers)]
+        super().__init__(layers=list(self._slot_layers))
 
-    def at(self, view: View) -> None:
-        for layer in self._mine:
+    def set_view(self, view: CacheView) -> None:
+        for layer in self._slot_layers:
             layer.view = view
 
     def copy(self, source: int, target: int, columns: int) -> None:
@@ -108,10 +108,10 @@ class SlotCache(Cache):
     def swap(self, one: int, other: int, columns: int) -> None:
         """Exchange the first `columns` columns of two rows."""
         for buffer in self._buffers():
-            kept = buffer[one, :, :columns].clone()
+            saved = buffer[one, :, :columns].clone()
             buffer[one, :, :columns] = buffer[other, :, :columns]
-            buffer[other, :, :columns] = kept
+            buffer[other, :, :columns] = saved
 
     def _buffers(self) -> list[Tensor]:
-        both = [buffer for layer in self._mine for buffer in (layer.keys, layer.values)]
+        both = [buffer for layer in self._slot_layers for buffer in (layer.keys, layer.values)]
         return [buffer for buffer in both if buffer is not None]

@@ -12,30 +12,30 @@ from torch import Tensor
 
 from services.teacher.engines.base import EngineFinishReason, Token, ValidGenerateRequest
 from services.teacher.engines.transformers.detokenizer import Detokenizer
-from services.teacher.engines.transformers.grammar_mask import Constraint
-from services.teacher.engines.transformers.sampling import choose
-from services.teacher.engines.transformers.weights import Model
+from services.teacher.engines.transformers.grammar_mask import GrammarMatcher
+from services.teacher.engines.transformers.sampling import sample_token
+from services.teacher.engines.transformers.weights import LoadedModel
 
-BASE = "__base__"
+BASE_ADAPTER = "__base__"
 """peft's name for the model without an adapter."""
 
 
 @dataclass
-class Row:
+class SequenceState:
     """One sequence of a batch."""
 
     request: ValidGenerateRequest
     prompt: Sequence[int]
     detokenizer: Detokenizer
     generator: torch.Generator
-    constraint: Constraint | None = None
-    adapter: str = BASE
+    grammar_matcher: GrammarMatcher | None = None
+    adapter: str = BASE_ADAPTER
     generated: list[int] = field(default_factory=list)
 
 
-def new_row(
-    model: Model, request: ValidGenerateRequest, constraint: Constraint | None = None
-) -> Row:
+def create_sequence(
+    model: LoadedModel, request: ValidGenerateRequest, grammar_matcher: GrammarMatcher | None = None
+) -> SequenceState:
     def decode(ids: Sequence[int]) -> str:
         return str(model.tokenizer.decode(ids, skip_special_tokens=True))
 
@@ -43,70 +43,82 @@ def new_row(
     # torch takes seeds up to 2^64 - 1, as TGI does.
     generator.manual_seed(request.sampling.seed or 0)
     adapter = request.adapter_id if request.adapter_id in model.adapters else None
-    return Row(
+    return SequenceState(
         request,
         request.prompt_token_ids or (),
         Detokenizer(decode),
         generator,
-        constraint,
-        adapter or BASE,
+        grammar_matcher,
+        adapter or BASE_ADAPTER,
     )
 
 
-def next_token(model: Model, row: Row, scores: Tensor) -> Token:
+def append_next_token(model: LoadedModel, sequence: SequenceState, logits: Tensor) -> Token:
     """The token after raw `scores` [V]; the row remembers it."""
-    request = row.request
-    chosen, logprobs = choose(
-        scores,
+    request = sequence.request
+    chosen, logprobs = sample_token(
+        logits,
         request.sampling,
-        prompt=row.prompt,
-        generated=row.generated,
-        generator=row.generator,
-        allowed=None if row.constraint is None else row.constraint.allowed(len(scores)),
+        prompt=sequence.prompt,
+        generated=sequence.generated,
+        generator=sequence.generator,
+        grammar_mask=None
+        if sequence.grammar_matcher is None
+        else sequence.grammar_matcher.compute_mask(len(logits)),
     )
-    row.generated.append(chosen)
-    if row.constraint is not None:
-        row.constraint.took(chosen)
-    ends: EngineFinishReason | None = "eos_token" if chosen in model.eos else None
-    special = ends is not None or chosen in model.special
-    text = shown(model, chosen) if special else row.detokenizer.add(chosen)
-    top: tuple[Token, ...] = ()
+    sequence.generated.append(chosen)
+    if sequence.grammar_matcher is not None:
+        sequence.grammar_matcher.accept_token(chosen)
+    finish_reason: EngineFinishReason | None = (
+        "eos_token" if chosen in model.eos_token_ids else None
+    )
+    special = finish_reason is not None or chosen in model.special_token_ids
+    text = decode_token(model, chosen) if special else sequence.detokenizer.add(chosen)
+    top_tokens: tuple[Token, ...] = ()
     if request.top_n_tokens:
         best = logprobs.topk(request.top_n_tokens)
-        top = tuple(
+        top_tokens = tuple(
             # What sampling or a grammar rules out has no likelihood to tell.
-            Token(i, shown(model, i), value if math.isfinite(value) else None)
+            Token(i, decode_token(model, i), value if math.isfinite(value) else None)
             for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         )
     return Token(
-        chosen, text, float(logprobs[chosen]), special=special, finish_reason=ends, top_tokens=top
+        chosen,
+        text,
+        float(logprobs[chosen]),
+        special=special,
+        finish_reason=finish_reason,
+        top_tokens=top_tokens,
     )
 
 
 @torch.inference_mode()
-def score(model: Model, request: ValidGenerateRequest) -> list[Token]:
+def score_prompt(model: LoadedModel, request: ValidGenerateRequest) -> list[Token]:
     """The prompt's tokens with the log-probability of each after those before it; the first has
     none.
     """
-    row = new_row(model, request)
-    ids = torch.tensor([list(row.prompt)], device=model.net.device)
-    logprobs = network(model, [row])(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
-    told = logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+    sequence = create_sequence(model, request)
+    ids = torch.tensor([list(sequence.prompt)], device=model.net.device)
+    logprobs = (
+        bind_adapters(model, [sequence])(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    )
+    token_logprobs = logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
     return [
-        Token(i, shown(model, i), value) for i, value in zip(row.prompt, [None, *told], strict=True)
+        Token(i, decode_token(model, i), value)
+        for i, value in zip(sequence.prompt, [None, *token_logprobs], strict=True)
     ]
 
 
-def shown(model: Model, token_id: int) -> str:
+def decode_token(model: LoadedModel, token_id: int) -> str:
     return str(model.tokenizer.decode([token_id]))
 
 
-def network(model: Model, rows: Sequence[Row]) -> Any:
+def bind_adapters(model: LoadedModel, sequences: Sequence[SequenceState]) -> Any:
     """The model to call for `rows`: with peft, each row through its own adapter."""
     if not model.adapters:
         return model.net
 
     def call(**inputs: Any) -> Any:
-        return model.net(**inputs, adapter_names=[row.adapter for row in rows])
+        return model.net(**inputs, adapter_names=[row.adapter for row in sequences])
 
     return call

@@ -12,51 +12,51 @@ from collections.abc import Sequence
 import torch
 
 from services.teacher.engines.base import Token
-from services.teacher.engines.transformers.batch import Batch
-from services.teacher.engines.transformers.sequence import Row
-from services.teacher.engines.transformers.weights import Model
+from services.teacher.engines.transformers.batch import StaticBatch
+from services.teacher.engines.transformers.sequence import SequenceState
+from services.teacher.engines.transformers.weights import LoadedModel
 
 # A batch of its own for every arrival would read the weights once for each.
-MOST = 4
+MAX_BATCHES = 4
 
 
-class Cohorts:
+class StaticBatches:
     """`add`, `step` and `leave` as in `Continuous`; nobody may join while not `open`."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._batches: list[Batch] = []
-        self._joining: list[Row] = []
+        self._batches: list[StaticBatch] = []
+        self._pending: list[SequenceState] = []
         self.prefilled_tokens = 0
 
     @property
-    def open(self) -> bool:
-        return len(self._batches) < MOST
+    def has_room(self) -> bool:
+        return len(self._batches) < MAX_BATCHES
 
-    def add(self, row: Row) -> None:
+    def add(self, sequence: SequenceState) -> None:
         """Its prompt is read by the next step."""
-        self._joining.append(row)
-        self.prefilled_tokens += len(row.prompt)
+        self._pending.append(sequence)
+        self.prefilled_tokens += len(sequence.prompt)
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
         """One token for every row, in the order they were added."""
-        if self._joining:
-            self._batches.append(Batch(self._model, self._joining))
-            self._joining = []
+        if self._pending:
+            self._batches.append(StaticBatch(self._model, self._pending))
+            self._pending = []
         return [token for batch in self._batches for token in batch.step()]
 
-    def leave(self, places: Sequence[int]) -> list[int]:
+    def remove(self, removed: Sequence[int]) -> list[int]:
         """Take the rows at `places` out. The places that the remaining rows had."""
-        order, before = [], 0
+        order, offset = [], 0
         for batch in self._batches:
-            count = len(batch.rows)
-            mine = [place - before for place in places if before <= place < before + count]
-            order += [before + place for place in batch.leave(mine)]
-            before += count
-        self._batches = [batch for batch in self._batches if batch.rows]
+            count = len(batch.sequences)
+            removed_here = [index - offset for index in removed if offset <= index < offset + count]
+            order += [offset + place for place in batch.remove(removed_here)]
+            offset += count
+        self._batches = [batch for batch in self._batches if batch.sequences]
         return order
 
     def reset(self) -> None:
         """Forget everything, after a call of the model that broke in the middle."""
-        self._batches, self._joining = [], []
+        self._batches, self._pending = [], []

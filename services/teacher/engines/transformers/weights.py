@@ -14,26 +14,26 @@ import torch
 from qcrd.errors import Invalid
 
 # Models with relative positions (T5) state no limit; this is the longest T5 was trained for.
-RELATIVE = 512
+DEFAULT_MAX_POSITIONS = 512
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class Model:
+class LoadedModel:
     """Weights and tokenizer; `positions` is the longest sequence in tokens."""
 
     net: Any
     tokenizer: Any
     seq2seq: bool
-    eos: frozenset[int]
-    positions: int
-    special: frozenset[int] = frozenset()
+    eos_token_ids: frozenset[int]
+    max_positions: int
+    special_token_ids: frozenset[int] = frozenset()
     adapters: tuple[str, ...] = field(default=())
 
 
-def load(
+def load_model(
     path: Path, *, precision: Precision = "float32", adapters: Mapping[str, str] | None = None
-) -> Model:
+) -> LoadedModel:
     """The model in `path`, on the GPU if there is one.
 
     `adapters`: name to folder of a LoRA adapter. Raises `Invalid` for what can never load.
@@ -45,63 +45,65 @@ def load(
         AutoTokenizer,
     )
 
-    folder, named = _place(path)
+    folder, load_options = _locate_weights(path)
     try:
-        config = AutoConfig.from_pretrained(folder, **named)
+        config = AutoConfig.from_pretrained(folder, **load_options)
     except (ValueError, OSError) as error:
-        raise _unloadable(path, str(error).splitlines()[0]) from error
+        raise _load_error(path, str(error).splitlines()[0]) from error
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = _dtype(precision, device)
+    dtype = _resolve_dtype(precision, device)
     net = kind.from_pretrained(
-        folder, dtype=dtype, use_safetensors=None if named else True, **named
+        folder, dtype=dtype, use_safetensors=None if load_options else True, **load_options
     )
-    tokenizer = AutoTokenizer.from_pretrained(folder, **named)
-    for name, place in (adapters or {}).items():
-        net = _adapted(net, name, place)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **load_options)
+    for name, adapter_path in (adapters or {}).items():
+        net = _load_adapter(net, name, adapter_path)
     net = net.to(device=device, dtype=dtype).eval()
-    given = net.generation_config.eos_token_id
-    ends = given if isinstance(given, list) else [given]
-    eos = frozenset(e for e in [*ends, tokenizer.eos_token_id] if e is not None)
+    configured_eos = net.generation_config.eos_token_id
+    eos_ids = configured_eos if isinstance(configured_eos, list) else [configured_eos]
+    eos = frozenset(e for e in [*eos_ids, tokenizer.eos_token_id] if e is not None)
     limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
-    positions = next((int(value) for value in limits if value), RELATIVE)
+    positions = next((int(value) for value in limits if value), DEFAULT_MAX_POSITIONS)
     special = frozenset(tokenizer.all_special_ids)
     names = tuple(adapters or ())
-    return Model(net, tokenizer, bool(config.is_encoder_decoder), eos, positions, special, names)
+    return LoadedModel(
+        net, tokenizer, bool(config.is_encoder_decoder), eos, positions, special, names
+    )
 
 
-def _place(path: Path) -> tuple[Path, dict[str, Any]]:
+def _locate_weights(path: Path) -> tuple[Path, dict[str, Any]]:
     """Where transformers looks, and what it needs to be told about a .gguf file."""
     if path.suffix == ".gguf":
         return path.parent, {"gguf_file": path.name}
     if not any(path.glob("*.safetensors")):
-        found = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-        reason = f"only pickles ({', '.join(found)})" if found else "no weights"
-        raise _unloadable(path, f"{reason}; save them with save_pretrained as safetensors")
+        pickles = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+        reason = f"only pickles ({', '.join(pickles)})" if pickles else "no weights"
+        raise _load_error(path, f"{reason}; save them with save_pretrained as safetensors")
     return path, {}
 
 
-def _unloadable(path: Path, reason: str) -> Invalid:
+def _load_error(path: Path, reason: str) -> Invalid:
     return Invalid(f"MODEL_ID: {path}: {reason}", param="MODEL_ID", code="model_not_loaded")
 
 
-def _dtype(precision: Precision, device: str) -> torch.dtype:
+def _resolve_dtype(precision: Precision, device: str) -> torch.dtype:
     """`auto`: bfloat16 where the hardware multiplies in it."""
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
     if device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    real = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if real else torch.float32
+    has_native_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_native_bf16 else torch.float32
 
 
-def _adapted(net: Any, name: str, place: str) -> Any:
+def _load_adapter(net: Any, name: str, path: str) -> Any:
     from peft import PeftModel
 
-    folder = Path(place).expanduser()
+    folder = Path(path).expanduser()
     if not (folder / "adapter_model.safetensors").is_file():
         raise Invalid(
-            f"LORA_ADAPTERS: {name}={place}: no adapter_model.safetensors there: give the folder "
+            f"LORA_ADAPTERS: {name}={path}: no adapter_model.safetensors there: give the folder "
             "that peft's save_pretrained wrote",
             param="LORA_ADAPTERS",
         )

@@ -17,42 +17,52 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.teacher.engines.base import Token, ValidGenerateRequest
-from services.teacher.engines.transformers.continuous_batching import Continuous, suits
-from services.teacher.engines.transformers.grammar_mask import Constraint, vocabulary
-from services.teacher.engines.transformers.sequence import Row, new_row, score
-from services.teacher.engines.transformers.static_batching import Cohorts
-from services.teacher.engines.transformers.weights import Model
+from services.teacher.engines.transformers.continuous_batching import (
+    ContinuousBatch,
+    supports_continuous_batching,
+)
+from services.teacher.engines.transformers.grammar_mask import (
+    GrammarMatcher,
+    build_grammar_tokenizer,
+)
+from services.teacher.engines.transformers.sequence import (
+    SequenceState,
+    create_sequence,
+    score_prompt,
+)
+from services.teacher.engines.transformers.static_batching import StaticBatches
+from services.teacher.engines.transformers.weights import LoadedModel
 from services.teacher.errors import GenerationFailed
 from services.teacher.metrics.batches import Batches
 
 # Requests of one burst reach the worker within this many seconds of each other, and can then begin
 # as one batch.
-GATHER_SECONDS = 0.01
-Item = Token | Exception | None
+BATCH_WAIT_SECONDS = 0.01
+StreamItem = Token | Exception | None
 
 
 @dataclass(eq=False)
-class Stream:
+class RequestStream:
     """One submitted request: what the worker writes to and what tells it to stop."""
 
     request: ValidGenerateRequest
     loop: asyncio.AbstractEventLoop
-    inbox: asyncio.Queue[Item] = field(default_factory=asyncio.Queue)
+    inbox: asyncio.Queue[StreamItem] = field(default_factory=asyncio.Queue)
     closed: threading.Event = field(default_factory=threading.Event)
-    sent: int = 0
+    tokens_sent: int = 0
 
-    def wants_more(self, token: Token) -> bool:
-        self.sent += 1
-        return not token.finish_reason and self.sent < self.request.max_new_tokens
+    def record_token(self, token: Token) -> bool:
+        self.tokens_sent += 1
+        return not token.finish_reason and self.tokens_sent < self.request.max_new_tokens
 
     @property
-    def room(self) -> int:
+    def max_total_tokens(self) -> int:
         """Tokens this request may reach."""
         return len(self.request.prompt_token_ids or ()) + self.request.max_new_tokens
 
 
 @dataclass(eq=False)
-class Scoring:
+class ScoringRequest:
     """A prompt whose tokens' log-probabilities are wanted, between two steps of the others."""
 
     request: ValidGenerateRequest
@@ -60,65 +70,74 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Room:
+class BatchLimits:
     """What runs at once. `slots`: requests; `columns`: tokens of one of them; `budget`: tokens all
     of them may reach together; `prefill`: prompt tokens read between two steps of those that run.
     """
 
     slots: int
-    columns: int
-    budget: int
-    prefill: int
+    max_total_tokens: int
+    max_batch_total_tokens: int
+    max_batch_prefill_tokens: int
 
 
-class Worker:
+class EngineWorker:
     """`batches` hears what it does. Closed by None in its queue."""
 
-    def __init__(self, model: Model, room: Room, batches: Batches) -> None:
-        self._model, self._room, self._batches = model, room, batches
-        self.vocabulary: Any = vocabulary(model)
-        self.running = self._fitting()
-        self.arriving: queue.SimpleQueue[Stream | Scoring | None] = queue.SimpleQueue()
+    def __init__(self, model: LoadedModel, limits: BatchLimits, batch_metrics: Batches) -> None:
+        self._model, self._limits, self._batch_metrics = model, limits, batch_metrics
+        self.grammar_tokenizer: Any = build_grammar_tokenizer(model)
+        self.batch = self._create_batch()
+        self.incoming: queue.SimpleQueue[RequestStream | ScoringRequest | None] = (
+            queue.SimpleQueue()
+        )
         self.largest_batch = 0
-        self._waiting: deque[Stream] = deque()
+        self._waiting: deque[RequestStream] = deque()
         self._closing = False
-        self.thread = threading.Thread(target=self._work, name="local", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="local", daemon=True)
 
-    def _fitting(self) -> Continuous | Cohorts:
+    def _create_batch(self) -> ContinuousBatch | StaticBatches:
         """Continuous batching, where it gives this model's own logits."""
-        model, room = self._model, self._room
+        model, limits = self._model, self._limits
         if model.seq2seq:
-            return Cohorts(model)
-        made = Continuous(model, slots=room.slots, columns=room.columns, batches=self._batches)
-        probe = new_row(model, ValidGenerateRequest("", tuple(range(min(8, room.columns - 1))), 1))
-        if not suits(model, probe, made):
-            return Cohorts(model)
-        made.prefilled_tokens = 0
-        return made
+            return StaticBatches(model)
+        batch = ContinuousBatch(
+            model,
+            slots=limits.slots,
+            max_total_tokens=limits.max_total_tokens,
+            batch_metrics=self._batch_metrics,
+        )
+        probe = create_sequence(
+            model, ValidGenerateRequest("", tuple(range(min(8, limits.max_total_tokens - 1))), 1)
+        )
+        if not supports_continuous_batching(model, probe, batch):
+            return StaticBatches(model)
+        batch.prefilled_tokens = 0
+        return batch
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         """The thread's whole life, until it is closed."""
-        while self._arrived(wait=True):
+        while self._receive(wait=True):
             # The process boundary of the engine: whatever breaks a batch fails its requests only.
-            live: list[Stream] = []
+            active: list[RequestStream] = []
             try:
-                self._flow(live)
+                self._run_until_idle(active)
             except Exception as error:
-                deliver([(stream, error) for stream in live])
-                self.running.reset()
-            self._batches.now(rows=0, tokens=0)
+                deliver([(stream, error) for stream in active])
+                self.batch.reset()
+            self._batch_metrics.now(rows=0, tokens=0)
         deliver([(stream, None) for stream in self._waiting])
 
-    def _arrived(self, *, wait: bool, seconds: float | None = None) -> bool:
+    def _receive(self, *, wait: bool, seconds: float | None = None) -> bool:
         """Take what has been submitted, waiting for the first of it (at most `seconds`); False
         once the engine is being closed.
         """
         while not self._closing:
             try:
-                item = self.arriving.get(wait and not self._waiting, seconds)
+                item = self.incoming.get(wait and not self._waiting, seconds)
             except queue.Empty:
                 return True
-            if isinstance(item, Scoring):
+            if isinstance(item, ScoringRequest):
                 self._score(item)
             elif item is None:
                 self._closing = True
@@ -126,78 +145,84 @@ class Worker:
                 self._waiting.append(item)
         return False
 
-    def _score(self, scoring: Scoring) -> None:
+    def _score(self, request: ScoringRequest) -> None:
         try:
-            scoring.result.set_result(score(self._model, scoring.request))
+            request.result.set_result(score_prompt(self._model, request.request))
         except RuntimeError as error:
-            scoring.result.set_exception(GenerationFailed(str(error)))
+            request.result.set_exception(GenerationFailed(str(error)))
 
-    def _row(self, stream: Stream) -> Row:
+    def _create_sequence(self, stream: RequestStream) -> SequenceState:
         grammar = stream.request.grammar
-        constraint = None if grammar is None else Constraint(self.vocabulary, grammar)
-        return new_row(self._model, stream.request, constraint)
+        matcher = None if grammar is None else GrammarMatcher(self.grammar_tokenizer, grammar)
+        return create_sequence(self._model, stream.request, matcher)
 
-    def _flow(self, live: list[Stream]) -> None:
+    def _run_until_idle(self, active: list[RequestStream]) -> None:
         """Steps until nothing runs and nothing waits. `live` are the streams of the rows."""
-        if isinstance(self.running, Cohorts):
-            time.sleep(GATHER_SECONDS)
-        while self._arrived(wait=False) or live:
-            self._admit(live)
-            if not live:
+        if isinstance(self.batch, StaticBatches):
+            time.sleep(BATCH_WAIT_SECONDS)
+        while self._receive(wait=False) or active:
+            self._admit(active)
+            if not active:
                 return
-            self._report(live)
-            advance(self.running, live)
+            self._record_batch(active)
+            step_batch(self.batch, active)
 
-    def _admit(self, live: list[Stream]) -> None:
+    def _admit(self, active: list[RequestStream]) -> None:
         """First come, first served, while there is a slot and the tokens fit."""
-        batch, running = self.running, len(live)
+        batch, running = self.batch, len(active)
         before = batch.prefilled_tokens
-        if not batch.open:
+        if not batch.has_room:
             return
-        while (stream := self._next(live)) and batch.prefilled_tokens - before < self._room.prefill:
-            live.append(self._waiting.popleft())
-            batch.add(self._row(stream))
-        self.largest_batch = max(self.largest_batch, len(live))
-        joined = len(live) - running
+        while (
+            stream := self._next_fitting(active)
+        ) and batch.prefilled_tokens - before < self._limits.max_batch_prefill_tokens:
+            active.append(self._waiting.popleft())
+            batch.add(self._create_sequence(stream))
+        self.largest_batch = max(self.largest_batch, len(active))
+        joined = len(active) - running
         if joined and running:
-            self._batches.joined(joined, "backpressure")
+            self._batch_metrics.joined(joined, "backpressure")
         elif joined:
-            self._batches.began(joined)
+            self._batch_metrics.began(joined)
 
-    def _next(self, live: list[Stream]) -> Stream | None:
+    def _next_fitting(self, active: list[RequestStream]) -> RequestStream | None:
         """The request at the head of the queue, if it fits; those whose clients left are gone."""
         while self._waiting and self._waiting[0].closed.is_set():
             self._waiting.popleft()
-        if not self._waiting or len(live) >= self._room.slots or self._closing:
+        if not self._waiting or len(active) >= self._limits.slots or self._closing:
             return None
-        reached = sum(stream.room for stream in live) + self._waiting[0].room
-        fits = not live or reached <= self._room.budget
+        total_tokens = (
+            sum(stream.max_total_tokens for stream in active) + self._waiting[0].max_total_tokens
+        )
+        fits = not active or total_tokens <= self._limits.max_batch_total_tokens
         return self._waiting[0] if fits else None
 
-    def _report(self, live: Sequence[Stream]) -> None:
-        self._batches.now(rows=len(live), tokens=sum(stream.room for stream in live))
+    def _record_batch(self, active: Sequence[RequestStream]) -> None:
+        self._batch_metrics.now(
+            rows=len(active), tokens=sum(stream.max_total_tokens for stream in active)
+        )
 
 
-def advance(batch: Continuous | Cohorts, live: list[Stream]) -> None:
+def step_batch(batch: ContinuousBatch | StaticBatches, active: list[RequestStream]) -> None:
     """One token to each stream; those that want no more leave `live` and the batch."""
-    items: list[tuple[Stream, Item]] = []
-    ended = []
-    for place, (stream, token) in enumerate(zip(live, batch.step(), strict=True)):
+    items: list[tuple[RequestStream, StreamItem]] = []
+    finished = []
+    for index, (stream, token) in enumerate(zip(active, batch.step(), strict=True)):
         items.append((stream, token))
-        more = stream.wants_more(token)
-        if not more:
+        unfinished = stream.record_token(token)
+        if not unfinished:
             items.append((stream, None))
-        if not more or stream.closed.is_set():
-            ended.append(place)
+        if not unfinished or stream.closed.is_set():
+            finished.append(index)
     deliver(items)
-    live[:] = [live[place] for place in batch.leave(ended)]
+    active[:] = [active[place] for place in batch.remove(finished)]
 
 
-def deliver(items: Sequence[tuple[Stream, Item]]) -> None:
+def deliver(items: Sequence[tuple[RequestStream, StreamItem]]) -> None:
     """From the worker thread, in one call per event loop; one that is gone takes nothing."""
 
-    def put(mine: Sequence[tuple[Stream, Item]]) -> None:
-        for stream, item in mine:
+    def put(pairs: Sequence[tuple[RequestStream, StreamItem]]) -> None:
+        for stream, item in pairs:
             stream.inbox.put_nowait(item)
 
     for loop in {stream.loop for stream, _ in items}:
