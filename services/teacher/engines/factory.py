@@ -154,9 +154,9 @@ def _build_upstream(settings: EngineSettings) -> Engine:
     return UpstreamEngine(
         url,
         settings.model_id,
-        key=key.get_secret_value() if key else None,
+        api_key=key.get_secret_value() if key else None,
         max_total_tokens=settings.max_total_tokens,
         max_input_tokens=settings.max_input_tokens,
-        attempts=settings.teacher_upstream_attempts,
-        silence=settings.teacher_upstream_timeout,
+        max_attempts=settings.teacher_upstream_attempts,
+        read_timeout=settings.teacher_upstream_timeout,
     )

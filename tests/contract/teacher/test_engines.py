@@ -317,7 +317,7 @@ def openai_url() -> Iterator[str]:
 def test_upstream_openai_gives_text_and_no_invented_numbers(openai_url: str) -> None:
     with serving(
         UpstreamEngine(
-            f"{openai_url}/v1", "m", key="k", max_total_tokens=None, max_input_tokens=None
+            f"{openai_url}/v1", "m", api_key="k", max_total_tokens=None, max_input_tokens=None
         )
     ) as front:
         whole = generate(front, "hi", details=True).json()
@@ -334,7 +334,7 @@ def test_upstream_openai_gives_text_and_no_invented_numbers(openai_url: str) -> 
 
 def test_an_upstream_that_is_not_there_names_the_setting() -> None:
     engine = UpstreamEngine(
-        "http://127.0.0.1:9", "m", key=None, max_total_tokens=None, max_input_tokens=None
+        "http://127.0.0.1:9", "m", api_key=None, max_total_tokens=None, max_input_tokens=None
     )
     with pytest.raises(Invalid, match=r"TEACHER_UPSTREAM_URL=http://127\.0\.0\.1:9: "):
         asyncio.run(engine.start())

@@ -21,7 +21,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from services.teacher.engines.factory import find_model
 from services.teacher.engines.llama_cpp import server as llama
 from services.teacher.engines.upstream.engine import UpstreamEngine
-from services.teacher.engines.upstream.retries import Again, refusal
+from services.teacher.engines.upstream.retries import RetryableError, parse_error_response
 from tests.conftest import unavailable
 from tests.contract.teacher.test_wire import events, generate, serving, wait_for
 
@@ -125,7 +125,12 @@ def url(far: Far) -> Iterator[str]:
     """A teacher in front of `far`."""
     with served(far.app()) as address:
         engine = UpstreamEngine(
-            address, "m", key=None, max_total_tokens=None, max_input_tokens=None, silence=0.6
+            address,
+            "m",
+            api_key=None,
+            max_total_tokens=None,
+            max_input_tokens=None,
+            read_timeout=0.6,
         )
         with serving(engine) as front:
             yield front
@@ -249,7 +254,7 @@ def test_what_a_tgi_says_in_its_stream_is_what_it_means() -> None:
 
     with served(app) as far:
         engine = UpstreamEngine(
-            far, "m", key=None, max_total_tokens=None, max_input_tokens=None, attempts=3
+            far, "m", api_key=None, max_total_tokens=None, max_input_tokens=None, max_attempts=3
         )
         with serving(engine) as near:
             assert generate(near, "busy", max_new_tokens=1).json() == {"generated_text": "one"}
@@ -275,7 +280,7 @@ def test_a_real_llama_cpp_is_an_upstream() -> None:
     engine = UpstreamEngine(
         llama_cpp.listening_address,
         "smollm2",
-        key="secret",
+        api_key="secret",
         max_total_tokens=256,
         max_input_tokens=None,
     )
@@ -314,6 +319,6 @@ def test_an_upstream_is_not_waited_for_longer_than_half_a_minute(
     asked: str, wait: float | None
 ) -> None:
     reply = httpx.Response(503, headers={"retry-after": asked}, content=b"")
-    again = asyncio.run(refusal(reply))
-    assert isinstance(again, Again)
-    assert again.wait == wait
+    again = asyncio.run(parse_error_response(reply))
+    assert isinstance(again, RetryableError)
+    assert again.wait_seconds == wait

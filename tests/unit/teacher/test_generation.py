@@ -31,7 +31,7 @@ from services.teacher.engines.transformers.sampling import (
     filter_typical,
     sample_token,
 )
-from services.teacher.engines.upstream.wire import cut
+from services.teacher.engines.upstream.wire import cut_at_stop
 from services.teacher.errors import GenerationFailed
 from services.teacher.inference.stopping import Stopping
 from services.teacher.settings import EngineSettings
@@ -173,7 +173,7 @@ def test_short_prompts_never_wait() -> None:
 def test_an_upstream_chunk_is_cut_after_the_stop_string(
     text: str, seen: str, expected: str
 ) -> None:
-    assert cut(text, seen, ("Q:",)) == expected
+    assert cut_at_stop(text, seen, ("Q:",)) == expected
 
 
 def test_filters_on_a_distribution_worked_by_hand() -> None:

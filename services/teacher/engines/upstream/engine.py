@@ -22,14 +22,18 @@ from services.teacher.engines.base import (
     Token,
     ValidGenerateRequest,
 )
-from services.teacher.engines.upstream.retries import Again, backoff, refusal
+from services.teacher.engines.upstream.retries import (
+    RetryableError,
+    get_backoff_seconds,
+    parse_error_response,
+)
 from services.teacher.engines.upstream.wire import (
     JSON,
-    OpenAIReader,
-    events,
-    from_tgi,
-    openai_body,
-    tgi_body,
+    OpenAIStreamParser,
+    build_openai_body,
+    build_tgi_body,
+    parse_sse,
+    parse_tgi_stream,
 )
 from services.teacher.errors import (
     GenerationFailed,
@@ -43,11 +47,11 @@ from services.teacher.metrics.batches import Batches
 DEFAULT_CONTEXT = 4096
 CONNECT_SECONDS = 10
 # What an upstream may still take to end an answer whose last token is known.
-END_SECONDS = 1.0
-ROUTES = ("/generate_stream", "/v1/completions", "/v1/chat/completions")
+DRAIN_TIMEOUT_SECONDS = 1.0
+UPSTREAM_PATHS = ("/generate_stream", "/v1/completions", "/v1/chat/completions")
 # A kept connection saves a TLS handshake. In the clear it costs: httpcore looks at each idle one
 # for every request, which with dozens of them takes longer than to connect.
-KEPT_SECURE, KEPT_CLEAR = 128, 0
+MAX_KEEPALIVE_HTTPS, MAX_KEEPALIVE_HTTP = 128, 0
 
 
 class UpstreamEngine:
@@ -62,29 +66,31 @@ class UpstreamEngine:
         url: str,
         model_id: str,
         *,
-        key: str | None,
+        api_key: str | None,
         max_total_tokens: int | None,
         max_input_tokens: int | None,
-        attempts: int = 4,
-        silence: float = 300,
+        max_attempts: int = 4,
+        read_timeout: float = 300,
     ) -> None:
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._url, self._model = url.rstrip("/").removesuffix("/v1"), model_id
         # Parsed once: with a path, httpx would parse and join it anew for every request.
-        self._routes = {path: httpx.URL(f"{self._url}{path}") for path in ROUTES}
+        self._urls = {path: httpx.URL(f"{self._url}{path}") for path in UPSTREAM_PATHS}
         self._limits = (max_input_tokens, max_total_tokens)
-        self._attempts = attempts
-        kept = KEPT_SECURE if self._url.startswith("https:") else KEPT_CLEAR
+        self._max_attempts = max_attempts
+        max_keepalive = (
+            MAX_KEEPALIVE_HTTPS if self._url.startswith("https:") else MAX_KEEPALIVE_HTTP
+        )
         self._client = httpx.AsyncClient(
             base_url=self._url,
             headers=headers,
-            timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=kept),
+            timeout=httpx.Timeout(read_timeout, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_keepalive),
         )
         self._info: EngineInfo | None = None
-        self._tgi = False
-        self.batches = Batches()
-        self._open = 0
+        self._is_tgi = False
+        self.batch_metrics = Batches()
+        self._open_requests = 0
 
     @property
     def info(self) -> EngineInfo:
@@ -94,12 +100,12 @@ class UpstreamEngine:
     async def start(self) -> None:
         """Ask what the upstream is. Raises `Invalid` when nothing answers there."""
         try:
-            reply = await self._client.get("/info", timeout=10)
-            if reply.status_code in (404, 405):
-                reply = await self._client.get("/v1/models", timeout=10)
-            reply.raise_for_status()
-            told = reply.json()
-            if not isinstance(told, dict):
+            response = await self._client.get("/info", timeout=10)
+            if response.status_code in (404, 405):
+                response = await self._client.get("/v1/models", timeout=10)
+            response.raise_for_status()
+            upstream_info = response.json()
+            if not isinstance(upstream_info, dict):
                 raise ValueError("not an object")
         except (httpx.HTTPError, ValueError) as error:
             raise Invalid(
@@ -107,46 +113,48 @@ class UpstreamEngine:
                 f"there ({type(error).__name__}): start it or correct the URL and key",
                 param="TEACHER_UPSTREAM_URL",
             ) from error
-        self._tgi = "max_total_tokens" in told
-        asked_input, asked_total = self._limits
-        total = asked_total or told.get("max_total_tokens", DEFAULT_CONTEXT)
-        most = asked_input or told.get("max_input_tokens", total - 1)
-        name = told["model_id"] if self._tgi else self._model
+        self._is_tgi = "max_total_tokens" in upstream_info
+        max_input_tokens, max_total_tokens = self._limits
+        total_limit = max_total_tokens or upstream_info.get("max_total_tokens", DEFAULT_CONTEXT)
+        input_limit = max_input_tokens or upstream_info.get("max_input_tokens", total_limit - 1)
+        name = upstream_info["model_id"] if self._is_tgi else self._model
         self._info = EngineInfo(
             name,
             "upstream",
-            most,
-            total,
+            input_limit,
+            total_limit,
             # An OpenAI-compatible server may have these; it does not say so.
-            supports_token_ids=self._tgi,
-            supports_logprobs=self._tgi,
-            supports_seed=self._tgi,
-            supports_grammar=self._tgi,
-            model_sha=told.get("model_sha"),
-            pipeline_tag=told.get("model_pipeline_tag"),
+            supports_token_ids=self._is_tgi,
+            supports_logprobs=self._is_tgi,
+            supports_seed=self._is_tgi,
+            supports_grammar=self._is_tgi,
+            model_sha=upstream_info.get("model_sha"),
+            pipeline_tag=upstream_info.get("model_pipeline_tag"),
         )
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken] | None:
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool = True
+    ) -> Sequence[SimpleToken] | None:
         """A TGI's tokenizer always adds its own tokens, whatever `special` says."""
-        if not self._tgi:
+        if not self._is_tgi:
             return None
-        reply = await self._asked("/tokenize", {"inputs": text})
-        return [SimpleToken(p["id"], p["text"], p["start"], p["stop"]) for p in reply]
+        tokens = await self._post("/tokenize", {"inputs": text})
+        return [SimpleToken(p["id"], p["text"], p["start"], p["stop"]) for p in tokens]
 
-    async def template(self, conversation: Conversation) -> str | None:
-        if not self._tgi:
+    async def apply_chat_template(self, conversation: Conversation) -> str | None:
+        if not self._is_tgi:
             return None
         body = {"messages": [dict(message) for message in conversation.messages]}
         tools = [dict(tool) for tool in conversation.tools]
         try:
-            told = await self._asked(
+            response_body = await self._post(
                 "/chat_tokenize", {**body, **({"tools": tools} if tools else {})}
             )
         except InputValidationError as error:
             raise TemplateFailed(error.message) from error
-        return str(told["templated_text"])
+        return str(response_body["templated_text"])
 
-    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
+    async def score_prompt(self, request: ValidGenerateRequest) -> Sequence[Token]:
         """Neither protocol tells the prompt's log-probabilities in a stream."""
         return ()
 
@@ -154,91 +162,95 @@ class UpstreamEngine:
         """The upstream compiles it, and its refusal is passed on."""
 
     async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
-        path = "/generate_stream" if self._tgi else "/v1/completions"
+        path = "/generate_stream" if self._is_tgi else "/v1/completions"
         if request.conversation is not None:
             path = "/v1/chat/completions"
-        body = tgi_body(request) if self._tgi else openai_body(request, self._model)
-        self._count(1)
+        body = build_tgi_body(request) if self._is_tgi else build_openai_body(request, self._model)
+        self._track_open(1)
         try:
-            for attempt in range(self._attempts):
-                last = attempt == self._attempts - 1
-                async with aclosing(self._call(path, body, request)) as stream:
+            for attempt in range(self._max_attempts):
+                is_last_attempt = attempt == self._max_attempts - 1
+                async with aclosing(self._stream_once(path, body, request)) as stream:
                     try:
                         first = await anext(stream)
                     except StopAsyncIteration:
                         return
-                    except Again as again:
-                        if last:
-                            raise again.error from again
-                        wait = again.wait
+                    except RetryableError as retryable:
+                        if is_last_attempt:
+                            raise retryable.error from retryable
+                        wait_seconds = retryable.wait_seconds
                     else:
                         yield first
                         async for token in stream:
                             yield token
                         return
-                await asyncio.sleep(backoff(attempt) if wait is None else wait)
+                await asyncio.sleep(
+                    get_backoff_seconds(attempt) if wait_seconds is None else wait_seconds
+                )
         finally:
-            self._count(-1)
+            self._track_open(-1)
 
-    async def _call(
+    async def _stream_once(
         self, path: str, body: JSON, request: ValidGenerateRequest
     ) -> AsyncGenerator[Token, None]:
         """One attempt. Raises `Again` while another one may help, else `TeacherError`."""
-        answered = False
+        received_token = False
         try:
-            async with self._client.stream("POST", self._routes[path], json=body) as reply:
-                if reply.is_error:
-                    raise await refusal(reply)
-                kind = reply.headers.get("content-type", "")
-                if not kind.startswith("text/event-stream"):
-                    raise GenerationFailed(f"upstream answered {kind or 'nothing'}, not a stream")
-                parts = reply.aiter_raw()
-                async for token in self._read(parts, request):
-                    answered = True
+            async with self._client.stream("POST", self._urls[path], json=body) as response:
+                if response.is_error:
+                    raise await parse_error_response(response)
+                content_type = response.headers.get("content-type", "")
+                if not content_type.startswith("text/event-stream"):
+                    raise GenerationFailed(
+                        f"upstream answered {content_type or 'nothing'}, not a stream"
+                    )
+                parts = response.aiter_raw()
+                async for token in self._parse_tokens(parts, request):
+                    received_token = True
                     if token.finish_reason is not None or token.generated_tokens is not None:
-                        await _ended(parts)
+                        await _drain(parts)
                     yield token
         except Overloaded as error:
-            raise Again(error) from error
+            raise RetryableError(error) from error
         except httpx.HTTPError as error:
-            failed = GenerationFailed(f"upstream: {type(error).__name__} {error}".rstrip())
+            failure = GenerationFailed(f"upstream: {type(error).__name__} {error}".rstrip())
             # An upstream that hangs would hang again, for as long.
-            if answered or isinstance(error, httpx.ReadTimeout):
-                raise failed from error
-            raise Again(failed) from error
+            if received_token or isinstance(error, httpx.ReadTimeout):
+                raise failure from error
+            raise RetryableError(failure) from error
         except (KeyError, TypeError, AttributeError) as error:
             raise GenerationFailed(f"upstream sent an event of another shape: {error!r}") from error
 
-    def _read(
+    def _parse_tokens(
         self, parts: AsyncIterator[bytes], request: ValidGenerateRequest
     ) -> AsyncIterator[Token]:
-        stream = events(parts)
-        if self._tgi:
-            return from_tgi(stream)
-        return OpenAIReader(request.stop, request.max_new_tokens).tokens(stream)
+        stream = parse_sse(parts)
+        if self._is_tgi:
+            return parse_tgi_stream(stream)
+        return OpenAIStreamParser(request.stop, request.max_new_tokens).parse_stream(stream)
 
-    async def _asked(self, path: str, body: JSON) -> Any:
+    async def _post(self, path: str, body: JSON) -> Any:
         """A small question to a TGI. Raises `TeacherError`."""
         try:
-            reply = await self._client.post(path, json=body)
-            if reply.is_error:
-                error = await refusal(reply)
-                raise error.error if isinstance(error, Again) else error
-            return reply.json()
+            response = await self._client.post(path, json=body)
+            if response.is_error:
+                error = await parse_error_response(response)
+                raise error.error if isinstance(error, RetryableError) else error
+            return response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise GenerationFailed(f"upstream: {type(error).__name__} {error}") from error
 
-    def _count(self, more: int) -> None:
-        self._open += more
-        self.batches.now(rows=self._open, tokens=0)
+    def _track_open(self, change: int) -> None:
+        self._open_requests += change
+        self.batch_metrics.now(rows=self._open_requests, tokens=0)
 
     async def close(self) -> None:
         await self._client.aclose()
 
 
-async def _ended(parts: AsyncIterator[bytes]) -> None:
+async def _drain(parts: AsyncIterator[bytes]) -> None:
     """Read an answer to its end: only then its connection is not torn, but closed or kept."""
     with suppress(httpx.HTTPError, TimeoutError):
-        async with asyncio.timeout(END_SECONDS):
+        async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS):
             async for _ in parts:
                 pass

@@ -11,45 +11,47 @@ from qcrd.runtime.http import retry_after
 from services.teacher.errors import GenerationFailed, InputValidationError, Overloaded, TeacherError
 
 # Statuses after which the same request may be answered a moment later.
-AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-BACKOFF_SECONDS, BACKOFF_MOST = 0.5, 30.0
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+INITIAL_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
 
 
-class Again(Exception):
+class RetryableError(Exception):
     """The call failed before its first token; `wait` is the seconds the upstream asks for."""
 
-    def __init__(self, error: TeacherError, wait: float | None = None) -> None:
+    def __init__(self, error: TeacherError, wait_seconds: float | None = None) -> None:
         super().__init__(error.message)
-        self.error, self.wait = error, wait
+        self.error, self.wait_seconds = error, wait_seconds
 
 
-async def refusal(reply: httpx.Response) -> Again | TeacherError:
+async def parse_error_response(response: httpx.Response) -> RetryableError | TeacherError:
     """What an error status means here: the client's fault, or a moment's, or the upstream's."""
-    reason = _reason(reply.status_code, await reply.aread())
-    if reply.status_code in (400, 413, 422):
+    reason = _read_error_message(response.status_code, await response.aread())
+    if response.status_code in (400, 413, 422):
         return InputValidationError(reason)
-    if reply.status_code not in AGAIN:
+    if response.status_code not in RETRYABLE_STATUSES:
         return GenerationFailed(reason)
-    asked = retry_after.parse_retry_after(reply.headers.get("retry-after"))
-    wait = None if asked is None else min(asked, BACKOFF_MOST)
-    if reply.status_code != 429:
-        return Again(GenerationFailed(reason), wait)
+    retry_after_seconds = retry_after.parse_retry_after(response.headers.get("retry-after"))
+    wait_seconds = (
+        None if retry_after_seconds is None else min(retry_after_seconds, MAX_BACKOFF_SECONDS)
+    )
+    if response.status_code != 429:
+        return RetryableError(GenerationFailed(reason), wait_seconds)
     overloaded = Overloaded("Model is overloaded")
-    if wait is not None:
-        overloaded.retry_after = max(1, round(wait))
-    return Again(overloaded, wait)
+    if wait_seconds is not None:
+        overloaded.retry_after = max(1, round(wait_seconds))
+    return RetryableError(overloaded, wait_seconds)
 
 
-def backoff(attempt: int) -> float:
+def get_backoff_seconds(attempt: int) -> float:
     """Seconds before the next attempt: doubling, half of it by chance."""
-    most = min(BACKOFF_SECONDS * 2.0**attempt, BACKOFF_MOST)
-    return float(most * random.uniform(0.5, 1.0))
+    max_seconds = min(INITIAL_BACKOFF_SECONDS * 2.0**attempt, MAX_BACKOFF_SECONDS)
+    return float(max_seconds * random.uniform(0.5, 1.0))
 
 
-def _reason(status: int, body: bytes) -> str:
+def _read_error_message(status: int, body: bytes) -> str:
     try:
-        told = json.loads(body).get("error", "")
-        said = told if isinstance(told, str) else str(told.get("message"))
+        error = json.loads(body).get("error", "")
+        message = error if isinstance(error, str) else str(error.get("message"))
     except (ValueError, AttributeError):
-        said = body[:200].decode(errors="replace")
-    return f"upstream answered {status}: {said}"
+        message = body[:200].decode(errors="replace")
+    return f"upstream answered {status}: {message}"

@@ -16,18 +16,20 @@ from services.teacher.engines.base import (
 from services.teacher.errors import GenerationFailed, InputValidationError, Overloaded, TeacherError
 
 JSON = dict[str, Any]
-SEEN = 256
+STOP_WINDOW = 256
 """Characters kept to find a stop string that spans chunks."""
 
 
-def tgi_body(request: ValidGenerateRequest) -> JSON:
+def build_tgi_body(request: ValidGenerateRequest) -> JSON:
     """Neutral values are left out: TGI refuses some of them (`top_p` 1.0)."""
-    given = {name: value for name, value in asdict(request.sampling).items() if value is not None}
+    sampling = {
+        name: value for name, value in asdict(request.sampling).items() if value is not None
+    }
     # TGI's native route has no such penalty; its OpenAI route makes another one of it.
-    given.pop("presence_penalty", None)
+    sampling.pop("presence_penalty", None)
     grammar = request.grammar
     parameters = {
-        **given,
+        **sampling,
         "max_new_tokens": request.max_new_tokens,
         "stop": list(request.stop),
         "details": True,
@@ -38,7 +40,7 @@ def tgi_body(request: ValidGenerateRequest) -> JSON:
     return {"inputs": request.prompt, "parameters": parameters}
 
 
-def openai_body(request: ValidGenerateRequest, model: str) -> JSON:
+def build_openai_body(request: ValidGenerateRequest, model: str) -> JSON:
     """Stop strings stay here: OpenAI's servers cut them from the text, TGI keeps them."""
     sampling = request.sampling
     body = {
@@ -67,24 +69,24 @@ def openai_body(request: ValidGenerateRequest, model: str) -> JSON:
     return {name: value for name, value in body.items() if value is not None}
 
 
-async def events(parts: AsyncIterator[bytes]) -> AsyncGenerator[JSON, None]:
+async def parse_sse(parts: AsyncIterator[bytes]) -> AsyncGenerator[JSON, None]:
     """The JSON events of a stream, up to `[DONE]`, however the network cut it. Raises what the
     upstream says went wrong, as `TeacherError`.
     """
-    rest = b""
+    buffer = b""
     async for part in parts:
-        *lines, rest = (rest + part).split(b"\n")
+        *lines, buffer = (buffer + part).split(b"\n")
         for line in lines:
             if not line.startswith(b"data:"):
                 continue
             if (data := line[5:].strip()) == b"[DONE]":
                 return
-            yield _event(data)
-    if rest.startswith(b"data:") and rest[5:].strip() != b"[DONE]":
-        yield _event(rest[5:])
+            yield _parse_event(data)
+    if buffer.startswith(b"data:") and buffer[5:].strip() != b"[DONE]":
+        yield _parse_event(buffer[5:])
 
 
-def _event(data: bytes) -> JSON:
+def _parse_event(data: bytes) -> JSON:
     try:
         # Of bytes, `json` would first guess the encoding.
         event = json.loads(data.decode())
@@ -92,45 +94,45 @@ def _event(data: bytes) -> JSON:
         raise GenerationFailed(f"upstream sent an event that is no JSON: {data[:80]!r}") from error
     if not isinstance(event, dict):
         raise GenerationFailed(f"upstream sent an event that is no object: {data[:80]!r}")
-    if said := event.get("error"):
-        raise _said(said, event.get("error_type"))
+    if message := event.get("error"):
+        raise _parse_error(message, event.get("error_type"))
     return event
 
 
-def _said(said: str | JSON, kind: str | None) -> TeacherError:
+def _parse_error(message: str | JSON, error_type: str | None) -> TeacherError:
     """A TGI streams every refusal with status 200, a full queue too (its server.rs 476-506)."""
-    if not isinstance(said, str):
-        return GenerationFailed(str(said.get("message", "")))
-    if kind == "overloaded":
+    if not isinstance(message, str):
+        return GenerationFailed(str(message.get("message", "")))
+    if error_type == "overloaded":
         return Overloaded("Model is overloaded")
-    if kind == "validation":
-        return InputValidationError(said.removeprefix(InputValidationError.PREFIX))
-    return GenerationFailed(said.removeprefix(GenerationFailed.PREFIX))
+    if error_type == "validation":
+        return InputValidationError(message.removeprefix(InputValidationError.PREFIX))
+    return GenerationFailed(message.removeprefix(GenerationFailed.PREFIX))
 
 
-async def from_tgi(stream: AsyncIterator[JSON]) -> AsyncGenerator[Token, None]:
+async def parse_tgi_stream(stream: AsyncIterator[JSON]) -> AsyncGenerator[Token, None]:
     async for event in stream:
-        token = _token(event["token"], event.get("top_tokens") or ())
+        token = _parse_tgi_token(event["token"], event.get("top_tokens") or ())
         details = event.get("details")
         if details is None:
             yield token
             continue
         yield replace(
             token,
-            ends=ends(details.get("finish_reason")),
+            ends=parse_finish_reason(details.get("finish_reason")),
             count=details.get("generated_tokens"),
             prompt_tokens=details.get("input_length"),
         )
 
 
-def _token(item: JSON, top: Sequence[JSON] = ()) -> Token:
-    others = tuple(_token(other) for other in top)
+def _parse_tgi_token(item: JSON, top: Sequence[JSON] = ()) -> Token:
+    others = tuple(_parse_tgi_token(other) for other in top)
     return Token(
         item["id"], item["text"], item["logprob"], special=item["special"], top_tokens=others
     )
 
 
-def ends(reason: str | None) -> EngineFinishReason | None:
+def parse_finish_reason(reason: str | None) -> EngineFinishReason | None:
     """TGI's and OpenAI's finish reasons; a stop string is matched here, not upstream."""
     if reason in ("eos_token", "stop", "tool_calls"):
         return "eos_token"
@@ -138,13 +140,13 @@ def ends(reason: str | None) -> EngineFinishReason | None:
 
 
 @dataclass
-class _Called:
+class _PartialFunctionCall:
     """A function call that arrives in pieces."""
 
     name: str = ""
     arguments: str = ""
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """As a model behind TGI's own grammar would write it."""
         try:
             arguments = json.loads(self.arguments or "{}")
@@ -154,7 +156,7 @@ class _Called:
 
 
 @dataclass
-class OpenAIReader:
+class OpenAIStreamParser:
     """A chunk counts as one token unless the upstream counts itself, in the usage it sends last.
 
     The last chunk is held back for that: the one that gives a reason, or the `most`th. The end of
@@ -162,80 +164,94 @@ class OpenAIReader:
     """
 
     stop: tuple[str, ...]
-    most: int
-    given: int = 0
-    held: Token | None = None
-    seen: str = ""
-    reason: EngineFinishReason | None = None
+    max_new_tokens: int
+    token_count: int = 0
+    pending: Token | None = None
+    recent_text: str = ""
+    finish_reason: EngineFinishReason | None = None
     usage: JSON = field(default_factory=dict)
-    called: _Called | None = None
+    function_call: _PartialFunctionCall | None = None
 
-    async def tokens(self, stream: AsyncIterator[JSON]) -> AsyncGenerator[Token, None]:
+    async def parse_stream(self, stream: AsyncIterator[JSON]) -> AsyncGenerator[Token, None]:
         async for event in stream:
             self.usage = event.get("usage") or self.usage
             for choice in event.get("choices") or ():
-                self.reason = ends(choice.get("finish_reason")) or self.reason
-                token = self._token(choice)
+                self.finish_reason = (
+                    parse_finish_reason(choice.get("finish_reason")) or self.finish_reason
+                )
+                token = self._parse_choice(choice)
                 if token is None:
                     continue
-                if self.held is not None:
-                    yield self.held
-                self.given += 1
-                last = self.reason is not None or self.given == self.most
-                self.held = token if last else None
-                if not last:
+                if self.pending is not None:
+                    yield self.pending
+                self.token_count += 1
+                is_last = self.finish_reason is not None or self.token_count == self.max_new_tokens
+                self.pending = token if is_last else None
+                if not is_last:
                     yield token
-        for token in self._last():
+        for token in self._finish():
             yield token
 
-    def _last(self) -> Iterator[Token]:
+    def _finish(self) -> Iterator[Token]:
         """What was held back, and the end of the model, with what the upstream has counted."""
-        made, read = self.usage.get("completion_tokens"), self.usage.get("prompt_tokens")
-        if self.held is not None:
-            full = self.reason if self.reason == "length" else None
-            yield replace(self.held, ends=full, count=made, prompt_tokens=read)
-        if self.called is not None:
-            yield Token(UNKNOWN_TOKEN_ID, self.called.text())
-        if self.reason == "eos_token" or (self.reason is not None and self.held is None):
-            end = Token(UNKNOWN_TOKEN_ID, "", special=True, finish_reason=self.reason)
-            yield replace(end, count=made, prompt_tokens=read)
+        completion_tokens, prompt_tokens = (
+            self.usage.get("completion_tokens"),
+            self.usage.get("prompt_tokens"),
+        )
+        if self.pending is not None:
+            finish_reason = self.finish_reason if self.finish_reason == "length" else None
+            yield replace(
+                self.pending,
+                ends=finish_reason,
+                count=completion_tokens,
+                prompt_tokens=prompt_tokens,
+            )
+        if self.function_call is not None:
+            yield Token(UNKNOWN_TOKEN_ID, self.function_call.to_text())
+        if self.finish_reason == "eos_token" or (
+            self.finish_reason is not None and self.pending is None
+        ):
+            end = Token(UNKNOWN_TOKEN_ID, "", special=True, finish_reason=self.finish_reason)
+            yield replace(end, count=completion_tokens, prompt_tokens=prompt_tokens)
 
-    def _token(self, choice: JSON) -> Token | None:
+    def _parse_choice(self, choice: JSON) -> Token | None:
         delta = choice.get("delta") or {}
         for call in delta.get("tool_calls") or ():
-            self.called = self.called or _Called()
+            self.function_call = self.function_call or _PartialFunctionCall()
             function = call.get("function") or {}
-            self.called.name += function.get("name") or ""
-            self.called.arguments += function.get("arguments") or ""
-        text = cut(choice.get("text") or delta.get("content") or "", self.seen, self.stop)
+            self.function_call.name += function.get("name") or ""
+            self.function_call.arguments += function.get("arguments") or ""
+        text = cut_at_stop(
+            choice.get("text") or delta.get("content") or "", self.recent_text, self.stop
+        )
         if not text:
             return None
-        self.seen = (self.seen + text)[-SEEN:]
-        logprob, top = _likelihoods(choice.get("logprobs") or {})
-        read = self.usage.get("prompt_tokens")
-        return Token(UNKNOWN_TOKEN_ID, text, logprob, top_tokens=top, prompt_tokens=read)
+        self.recent_text = (self.recent_text + text)[-STOP_WINDOW:]
+        logprob, top = _parse_logprobs(choice.get("logprobs") or {})
+        prompt_tokens = self.usage.get("prompt_tokens")
+        return Token(UNKNOWN_TOKEN_ID, text, logprob, top_tokens=top, prompt_tokens=prompt_tokens)
 
 
-def _likelihoods(told: JSON) -> tuple[float | None, tuple[Token, ...]]:
+def _parse_logprobs(logprobs: JSON) -> tuple[float | None, tuple[Token, ...]]:
     """Of a chunk with one token, in the completions' or the chat's form; else unknown."""
-    content = told.get("content")
+    content = logprobs.get("content")
     if content and len(content) == 1:
         top = content[0].get("top_logprobs") or ()
         others = tuple(Token(UNKNOWN_TOKEN_ID, one["token"], one["logprob"]) for one in top)
         return content[0].get("logprob"), others
-    values = told.get("token_logprobs")
+    values = logprobs.get("token_logprobs")
     if values and len(values) == 1:
-        likely = (told.get("top_logprobs") or [{}])[0] or {}
+        top_logprobs = (logprobs.get("top_logprobs") or [{}])[0] or {}
         return values[0], tuple(
-            Token(UNKNOWN_TOKEN_ID, text, value) for text, value in likely.items()
+            Token(UNKNOWN_TOKEN_ID, text, value) for text, value in top_logprobs.items()
         )
     return None, ()
 
 
-def cut(text: str, seen: str, stop: Sequence[str]) -> str:
+def cut_at_stop(text: str, before: str, stop: Sequence[str]) -> str:
     """`text` up to the first end of a stop string in `seen` + `text`: chunks hold many tokens."""
-    whole = seen + text
-    for end in range(len(seen) + 1, len(whole) + 1):
+    whole = before + text
+    for end in range(len(before) + 1, len(whole) + 1):
         if stop and whole[:end].endswith(tuple(stop)):
-            return whole[len(seen) : end]
+            return whole[len(before) : end]
     return text
