@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 import qcrd
 from services.teacher.engines.base import Engine
 from services.teacher.errors import InvalidApiKey, InvalidBody, TeacherError
-from services.teacher.inference.session import Sessions
+from services.teacher.inference.session import InferenceService
 from services.teacher.routes import native, openai, sagemaker_vertex, status
 from services.teacher.routes.common import Routes
 from services.teacher.settings import ServerSettings
@@ -38,7 +38,7 @@ def create_app(
         redoc_url=None,
         openapi_url="/api-doc/openapi.json",
     )
-    inference = Sessions(engine, settings)
+    inference = InferenceService(engine, settings)
     app.state.sessions = inference
     origins = (settings.cors_allow_origin or "*").split(",")
     app.add_middleware(

@@ -11,9 +11,9 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from services.teacher.errors import InvalidApiKey, InvalidBody
-from services.teacher.inference.wire import Body
+from services.teacher.inference.wire import WireModel
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=WireModel)
 
 
 BodyNormalizer = Callable[[Any], Any]

@@ -17,95 +17,95 @@ from services.teacher.errors import (
     Overloaded,
     TeacherError,
 )
-from services.teacher.inference.stopping import Reason, Step, steps
-from services.teacher.inference.validation import Ask, check_before_permit, validate
+from services.teacher.inference.stopping import FinishReason, GenerationStep, stream_steps
+from services.teacher.inference.validation import InferenceRequest, check_before_admission, validate
 from services.teacher.metrics.requests import Metrics
 from services.teacher.settings import ServerSettings
 
 
-class Permits:
+class RequestLimiter:
     """Belongs to one event loop, so plain counting is safe."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.taken = 0
+    def __init__(self, max_concurrent_requests: int) -> None:
+        self.max_concurrent_requests = max_concurrent_requests
+        self.in_use = 0
 
     @contextmanager
-    def take(self) -> Iterator[None]:
+    def acquire(self) -> Iterator[None]:
         """Hold one permit. Raises `Overloaded`."""
-        if self.taken >= self.count:
+        if self.in_use >= self.max_concurrent_requests:
             raise Overloaded("Model is overloaded")
-        self.taken += 1
+        self.in_use += 1
         try:
             yield
         finally:
-            self.taken -= 1
+            self.in_use -= 1
 
 
-PROBE = "liveness"
+HEALTH_PROBE_PROMPT = "liveness"
 """The prompt of a health check's one-token generation; TGI's own word."""
 
 
 @dataclass
-class Clock:
+class RequestTimings:
     """Moments of one request, in seconds of the monotonic clock."""
 
-    arrived: float = field(default_factory=monotonic)
-    validated: float = 0.0
-    first_token: float = 0.0
+    arrived_at: float = field(default_factory=monotonic)
+    validated_at: float = 0.0
+    first_token_at: float = 0.0
     finished: bool = False
 
-    def seconds(self) -> dict[str, float]:
+    def durations(self) -> dict[str, float]:
         now = monotonic()
-        first = self.first_token or now
+        first = self.first_token_at or now
         return {
-            "total": now - self.arrived,
-            "validation": self.validated - self.arrived,
-            "queue": first - self.validated,
-            "inference": now - self.validated,
+            "total": now - self.arrived_at,
+            "validation": self.validated_at - self.arrived_at,
+            "queue": first - self.validated_at,
+            "inference": now - self.validated_at,
         }
 
 
 @dataclass(frozen=True)
-class Answer:
+class GenerationResult:
     """A finished generation. `others` are the less likely ones of `best_of`."""
 
     request: ValidGenerateRequest
     tokens: Sequence[Token]
     text: str
-    reason: Reason
-    seconds: dict[str, float]
+    finish_reason: FinishReason
+    durations: dict[str, float]
     prefill: Sequence[Token] = ()
-    others: tuple[Answer, ...] = ()
+    best_of_sequences: tuple[GenerationResult, ...] = ()
 
     @property
-    def generated(self) -> int:
-        return count(self.tokens[-1], len(self.tokens))
+    def generated_tokens(self) -> int:
+        return count_generated_tokens(self.tokens[-1], len(self.tokens))
 
     @property
     def input_length(self) -> int | None:
         """Prompt tokens, None when neither this server nor its upstream has counted them."""
-        return input_length(self.request, self.tokens[-1])
+        return get_input_length(self.request, self.tokens[-1])
 
     @property
-    def likelihood(self) -> float:
+    def mean_logprob(self) -> float:
         """Mean log-probability of the tokens whose log-probability is known."""
         known = [token.logprob for token in self.tokens if token.logprob is not None]
         return sum(known) / len(known) if known else -math.inf
 
 
-def count(last: Token, seen: int) -> int:
+def count_generated_tokens(last: Token, step_count: int) -> int:
     """Tokens generated: an upstream's own count where it tells one."""
-    return seen if last.generated_tokens is None else last.generated_tokens
+    return step_count if last.generated_tokens is None else last.generated_tokens
 
 
-def input_length(request: ValidGenerateRequest, last: Token) -> int | None:
+def get_input_length(request: ValidGenerateRequest, last: Token) -> int | None:
     if request.prompt_token_ids is not None:
         return len(request.prompt_token_ids)
     return last.prompt_tokens
 
 
-class Sessions:
+class InferenceService:
     """Every generating request of a server passes here.
 
     `ready` turns True when the engine is loaded; until then requests are told to come back.
@@ -114,14 +114,14 @@ class Sessions:
     def __init__(self, engine: Engine, settings: ServerSettings) -> None:
         self.engine = engine
         self.settings = settings
-        self.permits = Permits(settings.max_concurrent_requests)
+        self.limiter = RequestLimiter(settings.max_concurrent_requests)
         self.metrics = Metrics()
         self.ready = False
-        self._running = 0
-        self._healthy = True
-        self._probing = asyncio.Lock()
+        self._running_requests = 0
+        self._last_generation_ok = True
+        self._probe_lock = asyncio.Lock()
 
-    def loaded(self) -> None:
+    def mark_ready(self) -> None:
         info = self.engine.info
         self.metrics = Metrics(
             max_input_tokens=info.max_input_tokens, max_total_tokens=info.max_total_tokens
@@ -132,21 +132,23 @@ class Sessions:
         if not self.ready:
             raise ModelLoading("Model is loading")
 
-    async def healthy(self) -> bool:
+    async def check_health(self) -> bool:
         """Loaded, and able to generate: after a failed generation a probe has to succeed first."""
         if not self.ready:
             return False
-        async with self._probing:
-            if not self._healthy:
-                self._healthy = await self._probe()
-        return self._healthy
+        async with self._probe_lock:
+            if not self._last_generation_ok:
+                self._last_generation_ok = await self._probe()
+        return self._last_generation_ok
 
     async def _probe(self) -> bool:
         try:
-            pieces = await self.engine.tokenize(PROBE)
-            ids = None if pieces is None else tuple(piece.id for piece in pieces)
+            tokens = await self.engine.tokenize(HEALTH_PROBE_PROMPT)
+            ids = None if tokens is None else tuple(piece.id for piece in tokens)
             async with aclosing(
-                steps(self.engine, ValidGenerateRequest(PROBE, ids, 1, SamplingParams()))
+                stream_steps(
+                    self.engine, ValidGenerateRequest(HEALTH_PROBE_PROMPT, ids, 1, SamplingParams())
+                )
             ) as run:
                 async for _ in run:
                     pass
@@ -154,38 +156,45 @@ class Sessions:
             return False
         return True
 
-    def exposition(self) -> bytes:
+    def render_metrics(self) -> bytes:
         """Prometheus text."""
-        queued = self.permits.taken - self._running
+        queued = self.limiter.in_use - self._running_requests
         return self.metrics.render(self.engine.batch_metrics, queued=queued)
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def generate(self, request: InferenceRequest) -> GenerationResult:
         """The whole answer. Raises `TeacherError`; cancelling this cancels the generation."""
-        clock = Clock()
-        with self._counted(clock):
-            check_before_permit(ask.parameters, self.settings, stream=False)
-            copies = max(ask.parameters.best_of or 1, 1)
-            if copies == 1:
-                answer = await self._whole(ask, clock)
+        timings = RequestTimings()
+        with self._track_request(timings):
+            check_before_admission(request.parameters, self.settings, stream=False)
+            best_of = max(request.parameters.best_of or 1, 1)
+            if best_of == 1:
+                result = await self._generate_one(request, timings)
             else:
-                answer = best(await self._several(ask, copies))
-            self.metrics.succeeded(**clock_of(answer, clock), tokens=answer.generated)
-        return answer
+                result = select_most_likely(await self._generate_best_of(request, best_of))
+            self.metrics.succeeded(
+                **durations_since_arrival(result, timings), tokens=result.generated_tokens
+            )
+        return result
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[tuple[ValidGenerateRequest, Step], None]:
+    async def generate_stream(
+        self, request: InferenceRequest
+    ) -> AsyncGenerator[tuple[ValidGenerateRequest, GenerationStep], None]:
         """The answer token by token. Raises `TeacherError`; closing this cancels the generation."""
-        clock = Clock()
-        with self._counted(clock):
-            check_before_permit(ask.parameters, self.settings, stream=True)
-            async with aclosing(self._steps(ask, clock)) as run:
-                async for generation, step in run:
-                    if step.reason is not None:
-                        clock.finished, tokens = True, count(step.token, step.index)
-                        self.metrics.succeeded(**clock.seconds(), tokens=tokens)
-                    yield generation, step
+        timings = RequestTimings()
+        with self._track_request(timings):
+            check_before_admission(request.parameters, self.settings, stream=True)
+            async with aclosing(self._run_request(request, timings)) as run:
+                async for valid_request, step in run:
+                    if step.finish_reason is not None:
+                        timings.finished, tokens = (
+                            True,
+                            count_generated_tokens(step.token, step.index),
+                        )
+                        self.metrics.succeeded(**timings.durations(), tokens=tokens)
+                    yield valid_request, step
 
     @contextmanager
-    def _counted(self, clock: Clock) -> Iterator[None]:
+    def _track_request(self, timings: RequestTimings) -> Iterator[None]:
         """One request in the counters, however it ends."""
         self.metrics.arrived()
         try:
@@ -194,73 +203,84 @@ class Sessions:
             self.metrics.failed(error.error_type)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            if not clock.finished:
+            if not timings.finished:
                 self.metrics.dropped()
             raise
 
-    async def _several(self, ask: Ask, copies: int) -> list[Answer]:
+    async def _generate_best_of(
+        self, request: InferenceRequest, best_of: int
+    ) -> list[GenerationResult]:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._whole(ask, Clock())) for _ in range(copies)]
+                tasks = [
+                    group.create_task(self._generate_one(request, RequestTimings()))
+                    for _ in range(best_of)
+                ]
         except* TeacherError as errors:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _whole(self, ask: Ask, clock: Clock) -> Answer:
+    async def _generate_one(
+        self, request: InferenceRequest, timings: RequestTimings
+    ) -> GenerationResult:
         tokens: list[Token] = []
-        async with aclosing(self._steps(ask, clock)) as run:
-            async for generation, step in run:
+        async with aclosing(self._run_request(request, timings)) as run:
+            async for valid_request, step in run:
                 tokens.append(step.token)
-                if step.reason is not None:
-                    answer = Answer(generation, tokens, step.text, step.reason, clock.seconds())
-        if ask.parameters.decoder_input_details:
-            return replace(answer, prefill=await self.engine.score_prompt(answer.request))
-        return answer
+                if step.finish_reason is not None:
+                    result = GenerationResult(
+                        valid_request, tokens, step.text, step.finish_reason, timings.durations()
+                    )
+        if request.parameters.decoder_input_details:
+            return replace(result, prefill=await self.engine.score_prompt(result.request))
+        return result
 
-    async def _steps(
-        self, ask: Ask, clock: Clock
-    ) -> AsyncGenerator[tuple[ValidGenerateRequest, Step], None]:
-        with self.permits.take():
-            generation = await validate(ask, self.engine, self.settings)
-            clock.validated = monotonic()
-            ids = generation.prompt_token_ids
+    async def _run_request(
+        self, request: InferenceRequest, timings: RequestTimings
+    ) -> AsyncGenerator[tuple[ValidGenerateRequest, GenerationStep], None]:
+        with self.limiter.acquire():
+            valid_request = await validate(request, self.engine, self.settings)
+            timings.validated_at = monotonic()
+            ids = valid_request.prompt_token_ids
             self.metrics.admitted(
                 input_length=None if ids is None else len(ids),
-                max_new_tokens=generation.max_new_tokens,
+                max_new_tokens=valid_request.max_new_tokens,
             )
             try:
-                async with aclosing(self._bounded(generation)) as run:
+                async with aclosing(self._stream_with_queue_timeout(valid_request)) as run:
                     async for step in run:
-                        if not clock.first_token:
-                            clock.first_token = monotonic()
-                            self._running += 1
-                        yield generation, step
+                        if not timings.first_token_at:
+                            timings.first_token_at = monotonic()
+                            self._running_requests += 1
+                        yield valid_request, step
             except (GenerationFailed, IncompleteGeneration):
-                self._healthy = False
+                self._last_generation_ok = False
                 raise
             finally:
-                self._running -= bool(clock.first_token)
+                self._running_requests -= bool(timings.first_token_at)
 
-    async def _bounded(self, generation: ValidGenerateRequest) -> AsyncGenerator[Step, None]:
+    async def _stream_with_queue_timeout(
+        self, request: ValidGenerateRequest
+    ) -> AsyncGenerator[GenerationStep, None]:
         """The engine's steps. Raises `Overloaded` when the first one takes too long to come."""
-        async with aclosing(steps(self.engine, generation)) as run:
-            patience = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds
+        async with aclosing(stream_steps(self.engine, request)) as run:
+            timeout = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(timeout):
                     first = await anext(run)
             except TimeoutError as error:
-                raise Overloaded(f"Model is overloaded: no token within {patience:g} s") from error
+                raise Overloaded(f"Model is overloaded: no token within {timeout:g} s") from error
             yield first
             async for step in run:
                 yield step
 
 
-def best(answers: Sequence[Answer]) -> Answer:
+def select_most_likely(results: Sequence[GenerationResult]) -> GenerationResult:
     """The most likely answer, with the others behind it."""
-    first, *others = sorted(answers, key=lambda answer: answer.likelihood, reverse=True)
+    first, *others = sorted(results, key=lambda answer: answer.mean_logprob, reverse=True)
     return replace(first, others=tuple(others))
 
 
-def clock_of(answer: Answer, clock: Clock) -> dict[str, float]:
+def durations_since_arrival(result: GenerationResult, timings: RequestTimings) -> dict[str, float]:
     """Seconds of the answer, counted from the moment its request arrived."""
-    return {**answer.seconds, "total": monotonic() - clock.arrived}
+    return {**result.durations, "total": monotonic() - timings.arrived_at}

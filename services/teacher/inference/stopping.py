@@ -10,20 +10,20 @@ from typing import Literal
 from services.teacher.engines.base import Engine, Token, ValidGenerateRequest
 from services.teacher.errors import IncompleteGeneration
 
-Reason = Literal["length", "eos_token", "stop_sequence"]
+FinishReason = Literal["length", "eos_token", "stop_sequence"]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class GenerationStep:
     """One token, its 1-based index, the text so far; `reason` only on the last one."""
 
     index: int
     token: Token
     text: str
-    reason: Reason | None
+    finish_reason: FinishReason | None
 
 
-class Stopping:
+class StoppingCriteria:
     """TGI's rules in TGI's order: count, end token, text that ends with a stop string.
 
     The stop string stays in the text (server/utils/tokens.py 167-188).
@@ -31,30 +31,32 @@ class Stopping:
 
     def __init__(self, max_new_tokens: int, stop: tuple[str, ...]) -> None:
         self._max_new_tokens = max_new_tokens
-        self._stop = stop
+        self._stop_sequences = stop
         self.text = ""
-        self.count = 0
+        self.token_count = 0
 
-    def after(self, token: Token) -> Reason | None:
-        self.count += 1
+    def update(self, token: Token) -> FinishReason | None:
+        self.token_count += 1
         if not token.special:
             self.text += token.text
-        if self.count >= self._max_new_tokens:
+        if self.token_count >= self._max_new_tokens:
             return "length"
         if token.finish_reason is not None:
             return token.finish_reason
-        if token.text and not token.special and self.text.endswith(self._stop):
+        if token.text and not token.special and self.text.endswith(self._stop_sequences):
             return "stop_sequence"
         return None
 
 
-async def steps(engine: Engine, request: ValidGenerateRequest) -> AsyncGenerator[Step, None]:
+async def stream_steps(
+    engine: Engine, request: ValidGenerateRequest
+) -> AsyncGenerator[GenerationStep, None]:
     """Closing this closes the engine's stream. Raises `Incomplete` and what the engine raises."""
-    stopping = Stopping(request.max_new_tokens, request.stop)
+    stopping = StoppingCriteria(request.max_new_tokens, request.stop)
     async with aclosing(engine.submit(request)) as stream:
         async for token in stream:
-            reason = stopping.after(token)
-            yield Step(stopping.count, token, stopping.text, reason)
-            if reason is not None:
+            finish_reason = stopping.update(token)
+            yield GenerationStep(stopping.token_count, token, stopping.text, finish_reason)
+            if finish_reason is not None:
                 return
     raise IncompleteGeneration

@@ -21,59 +21,72 @@ from services.teacher.engines.base import (
     ValidGenerateRequest,
 )
 from services.teacher.errors import InputValidationError
-from services.teacher.inference.wire import JsonGrammar, Parameters, RegexGrammar, SchemaGrammar
+from services.teacher.inference.wire import (
+    GenerateParameters,
+    JsonGrammar,
+    RegexGrammar,
+    SchemaGrammar,
+)
 from services.teacher.settings import ServerSettings
 
 # TGI generates in pieces of this many tokens and checks the first (validation.rs 139-200).
-CHUNK = 1024
+LENGTH_CHECK_CHUNK = 1024
 
 
 @dataclass(frozen=True)
-class Ask:
+class InferenceRequest:
     """One generation as a route wants it: the native request, and what only chat can say.
 
     `special` is False when a chat template has written the prompt's special tokens already.
     """
 
     inputs: str
-    parameters: Parameters
+    parameters: GenerateParameters
     presence_penalty: float | None = None
     conversation: Conversation | None = None
-    special: bool = True
+    add_special_tokens: bool = True
 
 
-def check_before_permit(parameters: Parameters, settings: ServerSettings, *, stream: bool) -> None:
+def check_before_admission(
+    parameters: GenerateParameters, settings: ServerSettings, *, stream: bool
+) -> None:
     """What TGI refuses even when it is full."""
-    best_of, most = parameters.best_of, settings.max_best_of
+    best_of, max_best_of = parameters.best_of, settings.max_best_of
     if stream and best_of not in (None, 1):
         raise InputValidationError("`best_of` != 1 is not supported when streaming tokens")
     if stream and parameters.decoder_input_details:
         raise InputValidationError(
             "`decoder_input_details` == true is not supported when streaming tokens"
         )
-    if best_of is not None and best_of > 1 == most:
+    if best_of is not None and best_of > 1 == max_best_of:
         raise InputValidationError("`best_of` != 1 is not allowed for this endpoint")
-    if best_of is not None and (best_of > most or (best_of == 0 and not settings.tgi_strict)):
-        raise InputValidationError(f"`best_of` must be > 0 and <= {most}. Given: {best_of}")
+    if best_of is not None and (
+        best_of > max_best_of or (best_of == 0 and not settings.tgi_strict)
+    ):
+        raise InputValidationError(f"`best_of` must be > 0 and <= {max_best_of}. Given: {best_of}")
 
 
-async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> ValidGenerateRequest:
+async def validate(
+    request: InferenceRequest, engine: Engine, settings: ServerSettings
+) -> ValidGenerateRequest:
     """The request the engine runs. Raises `Refused`."""
-    parameters, info = ask.parameters, engine.info
-    check_numbers(parameters)
-    check_counts(parameters, settings)
-    if not ask.inputs and ask.conversation is None:
+    parameters, info = request.parameters, engine.info
+    check_value_ranges(parameters)
+    check_limits(parameters, settings)
+    if not request.inputs and request.conversation is None:
         raise InputValidationError("`inputs` cannot be empty")
     if parameters.truncate is not None and not 1 <= parameters.truncate <= info.max_input_tokens:
         raise InputValidationError(
             "`truncate` must be strictly positive and less than "
             f"{info.max_input_tokens}. Given: {parameters.truncate}"
         )
-    pieces = None
-    if ask.conversation is None:
-        pieces = await engine.tokenize(ask.inputs, add_special_tokens=ask.special)
-    prompt, ids = _truncated(ask.inputs, pieces, parameters.truncate)
-    new = check_length(
+    tokens = None
+    if request.conversation is None:
+        tokens = await engine.tokenize(
+            request.inputs, add_special_tokens=request.add_special_tokens
+        )
+    prompt, ids = _truncate(request.inputs, tokens, parameters.truncate)
+    max_new_tokens = check_length(
         None if ids is None else len(ids),
         parameters.max_new_tokens,
         info,
@@ -82,18 +95,18 @@ async def validate(ask: Ask, engine: Engine, settings: ServerSettings) -> ValidG
     return ValidGenerateRequest(
         prompt=prompt,
         prompt_token_ids=ids,
-        max_new_tokens=new,
-        sampling=sampling(parameters, ask.presence_penalty),
+        max_new_tokens=max_new_tokens,
+        sampling=build_sampling_params(parameters, request.presence_penalty),
         stop=parameters.stop,
         top_n_tokens=parameters.top_n_tokens or 0,
         grammar=await check_grammar(parameters, engine, settings),
         adapter_id=parameters.adapter_id,
-        conversation=ask.conversation,
+        conversation=request.conversation,
     )
 
 
-def check_numbers(parameters: Parameters) -> None:
-    if (parameters.best_of or 1) > 1 and not _asks_for_sampling(parameters):
+def check_value_ranges(parameters: GenerateParameters) -> None:
+    if (parameters.best_of or 1) > 1 and not _is_sampling_requested(parameters):
         raise InputValidationError("you must use sampling when `best_of` is > 1")
     for name in ("temperature", "repetition_penalty"):
         value = getattr(parameters, name)
@@ -112,13 +125,13 @@ def check_numbers(parameters: Parameters) -> None:
         raise InputValidationError("`max_new_tokens` must be strictly positive")
 
 
-def _asks_for_sampling(parameters: Parameters) -> bool:
+def _is_sampling_requested(parameters: GenerateParameters) -> bool:
     """The validator's idea, wider than the sampler's: a neutral value counts too (V231-235)."""
     given = (parameters.temperature, parameters.top_k, parameters.top_p, parameters.typical_p)
     return parameters.do_sample or any(value is not None for value in given)
 
 
-def check_counts(parameters: Parameters, settings: ServerSettings) -> None:
+def check_limits(parameters: GenerateParameters, settings: ServerSettings) -> None:
     given = len(parameters.stop)
     if given > settings.max_stop_sequences:
         raise InputValidationError(
@@ -126,44 +139,46 @@ def check_counts(parameters: Parameters, settings: ServerSettings) -> None:
         )
     if parameters.seed is not None and (parameters.best_of or 1) > 1:
         raise InputValidationError("`seed` must not be set when `best_of` > 1")
-    top, most = parameters.top_n_tokens or 0, settings.max_top_n_tokens
-    if top > most:
-        raise InputValidationError(f"`top_n_tokens` must be >= 0 and <= {most}. Given: {top}")
+    top_n_tokens, max_top_n_tokens = parameters.top_n_tokens or 0, settings.max_top_n_tokens
+    if top_n_tokens > max_top_n_tokens:
+        raise InputValidationError(
+            f"`top_n_tokens` must be >= 0 and <= {max_top_n_tokens}. Given: {top_n_tokens}"
+        )
 
 
 def check_length(
-    count: int | None, wanted: int | None, info: EngineInfo, *, strict: bool = False
+    prompt_tokens: int | None, max_new_tokens: int | None, info: EngineInfo, *, strict: bool = False
 ) -> int:
     """How many tokens may be generated after `count` prompt tokens (None: unknown here)."""
-    known = count or 0
-    room = max(info.max_total_tokens - known, 0)
-    new = room if wanted is None else wanted
-    checked = min(new, CHUNK) if strict else new
-    if known + checked > info.max_total_tokens:
+    known_tokens = prompt_tokens or 0
+    available = max(info.max_total_tokens - known_tokens, 0)
+    new_tokens = available if max_new_tokens is None else max_new_tokens
+    checked = min(new_tokens, LENGTH_CHECK_CHUNK) if strict else new_tokens
+    if known_tokens + checked > info.max_total_tokens:
         raise InputValidationError(
             f"`inputs` tokens + `max_new_tokens` must be <= {info.max_total_tokens}. "
-            f"Given: {known} `inputs` tokens and {checked} `max_new_tokens`"
+            f"Given: {known_tokens} `inputs` tokens and {checked} `max_new_tokens`"
         )
-    if known > info.max_input_tokens:
+    if known_tokens > info.max_input_tokens:
         raise InputValidationError(
-            f"`inputs` must have less than {info.max_input_tokens} tokens. Given: {known}"
+            f"`inputs` must have less than {info.max_input_tokens} tokens. Given: {known_tokens}"
         )
-    return min(new, room)
+    return min(new_tokens, available)
 
 
 async def check_grammar(
-    parameters: Parameters, engine: Engine, settings: ServerSettings
+    parameters: GenerateParameters, engine: Engine, settings: ServerSettings
 ) -> Grammar | None:
     if parameters.grammar is None:
         return None
     if settings.disable_grammar_support or not engine.info.supports_grammar:
         raise InputValidationError("grammar is not supported")
-    grammar = grammar_of(parameters.grammar)
+    grammar = parse_grammar(parameters.grammar)
     await engine.check_grammar(grammar)
     return grammar
 
 
-def grammar_of(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
+def parse_grammar(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
     """Raises `Refused` for a schema that is no schema of an object."""
     if isinstance(body, RegexGrammar):
         return Grammar("regex", body.value)
@@ -178,7 +193,9 @@ def grammar_of(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
     return Grammar("json", json.dumps(schema))
 
 
-def sampling(parameters: Parameters, presence_penalty: float | None = None) -> SamplingParams:
+def build_sampling_params(
+    parameters: GenerateParameters, presence_penalty: float | None = None
+) -> SamplingParams:
     """TGI's idea of when sampling is on (server/utils/tokens.py 62-77); a seed is drawn if so."""
     do_sample = parameters.do_sample or any(
         (
@@ -188,10 +205,10 @@ def sampling(parameters: Parameters, presence_penalty: float | None = None) -> S
             parameters.typical_p is not None,
         )
     )
-    drawn = secrets.randbits(64) if parameters.seed is None else parameters.seed
+    seed = secrets.randbits(64) if parameters.seed is None else parameters.seed
     return SamplingParams(
         do_sample=do_sample,
-        seed=drawn if do_sample else None,
+        seed=seed if do_sample else None,
         temperature=parameters.temperature or 1.0,
         top_k=parameters.top_k,
         top_p=parameters.top_p,
@@ -202,16 +219,16 @@ def sampling(parameters: Parameters, presence_penalty: float | None = None) -> S
     )
 
 
-def _truncated(
-    text: str, pieces: Sequence[SimpleToken] | None, truncate: int | None
+def _truncate(
+    text: str, tokens: Sequence[SimpleToken] | None, truncate: int | None
 ) -> tuple[str, tuple[int, ...] | None]:
     """The prompt and its ids, cut to the last `truncate` tokens."""
-    if pieces is None:
+    if tokens is None:
         if truncate is not None:
             raise InputValidationError("`truncate` is not supported: this engine has no tokenizer")
         return text, None
-    kept = pieces[-truncate:] if truncate else pieces
-    if len(kept) < len(pieces):
+    kept = tokens[-truncate:] if truncate else tokens
+    if len(kept) < len(tokens):
         start = next((piece.start for piece in kept if piece.stop), 0)
         text = text.encode()[start:].decode(errors="ignore")
     return text, tuple(piece.id for piece in kept)

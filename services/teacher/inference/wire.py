@@ -20,28 +20,28 @@ F32 = Annotated[float, Field(allow_inf_nan=False)]
 JSON = dict[str, Any]
 
 
-class Body(BaseModel):
+class WireModel(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class JsonGrammar(Body):
+class JsonGrammar(WireModel):
     """A schema, as an object or as JSON text."""
 
     type: Literal["json", "json_object"]
     value: JSON | str
 
 
-class RegexGrammar(Body):
+class RegexGrammar(WireModel):
     type: Literal["regex"]
     value: str
 
 
-class NamedSchema(Body):
+class NamedSchema(WireModel):
     name: str | None = None
     definition: JSON = Field(alias="schema")
 
 
-class SchemaGrammar(Body):
+class SchemaGrammar(WireModel):
     type: Literal["json_schema"]
     value: NamedSchema
 
@@ -49,7 +49,7 @@ class SchemaGrammar(Body):
 GrammarBody = Annotated[JsonGrammar | RegexGrammar | SchemaGrammar, Field(discriminator="type")]
 
 
-class Parameters(Body):
+class GenerateParameters(WireModel):
     best_of: U64 | None = None
     temperature: F32 | None = None
     repetition_penalty: F32 | None = None
@@ -72,12 +72,12 @@ class Parameters(Body):
 
 
 # Without the key `parameters` TGI samples; with it, even empty, it does not (lib.rs 436-458).
-ABSENT = Parameters(do_sample=True)
+DEFAULT_PARAMETERS = GenerateParameters(do_sample=True)
 
 
-class GenerateRequest(Body):
+class GenerateRequest(WireModel):
     inputs: str
-    parameters: Parameters = ABSENT
+    parameters: GenerateParameters = DEFAULT_PARAMETERS
 
 
 class CompatRequest(GenerateRequest):
@@ -86,11 +86,11 @@ class CompatRequest(GenerateRequest):
     stream: bool = False
 
 
-class TokenizeRequest(Body):
+class TokenizeRequest(WireModel):
     inputs: str
 
 
-def token(item: Token) -> JSON:
+def serialize_token(item: Token) -> JSON:
     return {
         "id": item.id,
         "text": item.text,
@@ -99,40 +99,40 @@ def token(item: Token) -> JSON:
     }
 
 
-def prefill_token(item: Token) -> JSON:
+def serialize_prefill_token(item: Token) -> JSON:
     return {"id": item.id, "text": item.text, "logprob": item.logprob}
 
 
-def simple_token(piece: SimpleToken) -> JSON:
-    return {"id": piece.id, "text": piece.text, "start": piece.start, "stop": piece.stop}
+def serialize_simple_token(token: SimpleToken) -> JSON:
+    return {"id": token.id, "text": token.text, "start": token.start, "stop": token.stop}
 
 
-def details(
-    reason: str,
+def build_details(
+    finish_reason: str,
     tokens: Sequence[Token],
     *,
-    generated: int,
+    generated_tokens: int,
     seed: int | None,
     top_n_tokens: int,
     prefill: Sequence[Token] = (),
 ) -> JSON:
     body: JSON = {
-        "finish_reason": reason,
-        "generated_tokens": generated,
+        "finish_reason": finish_reason,
+        "generated_tokens": generated_tokens,
         "seed": seed,
-        "prefill": [prefill_token(item) for item in prefill],
-        "tokens": [token(item) for item in tokens],
+        "prefill": [serialize_prefill_token(item) for item in prefill],
+        "tokens": [serialize_token(item) for item in tokens],
     }
     if top_n_tokens:
-        body["top_tokens"] = [top_tokens(item, top_n_tokens) for item in tokens]
+        body["top_tokens"] = [serialize_top_tokens(item, top_n_tokens) for item in tokens]
     return body
 
 
-def top_tokens(item: Token, count: int) -> list[JSON]:
-    return [token(other) for other in item.top_tokens[:count]]
+def serialize_top_tokens(item: Token, count: int) -> list[JSON]:
+    return [serialize_token(other) for other in item.top_tokens[:count]]
 
 
-def stream_event(
+def build_stream_event(
     index: int,
     item: Token,
     *,
@@ -141,7 +141,7 @@ def stream_event(
     stream_details: JSON | None = None,
 ) -> JSON:
     """One event of the native stream; the two optional parts only come with the last token."""
-    body: JSON = {"index": index, "token": token(item)}
+    body: JSON = {"index": index, "token": serialize_token(item)}
     if top_n_tokens:
-        body["top_tokens"] = top_tokens(item, top_n_tokens)
+        body["top_tokens"] = serialize_top_tokens(item, top_n_tokens)
     return {**body, "generated_text": generated_text, "details": stream_details}

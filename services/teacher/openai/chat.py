@@ -9,8 +9,13 @@ from dataclasses import dataclass, field
 
 from services.teacher import sse
 from services.teacher.errors import TeacherError
-from services.teacher.inference.session import Answer, Sessions, count, input_length
-from services.teacher.inference.stopping import Step
+from services.teacher.inference.session import (
+    GenerationResult,
+    InferenceService,
+    count_generated_tokens,
+    get_input_length,
+)
+from services.teacher.inference.stopping import GenerationStep
 from services.teacher.inference.wire import JSON
 from services.teacher.openai import tool_calls
 from services.teacher.openai.chat_template import Prepared
@@ -18,7 +23,7 @@ from services.teacher.openai.requests import ChatRequest
 from services.teacher.openai.responses import DONE, Shape, logprobs, usage
 
 
-def shape(request: ChatRequest, sessions: Sessions, kind: str) -> Shape:
+def shape(request: ChatRequest, sessions: InferenceService, kind: str) -> Shape:
     """TGI echoes any model name but its own two."""
     named = request.model not in (None, "tgi")
     model = request.model if named and request.model else sessions.engine.info.model_id
@@ -26,16 +31,16 @@ def shape(request: ChatRequest, sessions: Sessions, kind: str) -> Shape:
 
 
 async def answer(
-    sessions: Sessions, request: ChatRequest, prepared: Prepared
-) -> tuple[JSON, Answer]:
+    sessions: InferenceService, request: ChatRequest, prepared: Prepared
+) -> tuple[JSON, GenerationResult]:
     """The body and the answer behind it. Raises `TeacherError`."""
     head = shape(request, sessions, "chat.completion")
-    got = await sessions.answer(prepared.ask)
+    got = await sessions.generate(prepared.ask)
     call = None
     if prepared.forced:
         call = tool_calls.read(got.text)
         if call.name == tool_calls.DECLINED and prepared.plain is not None:
-            call, got = None, await sessions.answer(prepared.plain)
+            call, got = None, await sessions.generate(prepared.plain)
     elif prepared.ask.conversation is not None:
         # An upstream makes its calls itself; one comes as one piece, perhaps behind some words.
         written = next((t.text for t in got.tokens if tool_calls.looks_like_call(t.text)), None)
@@ -44,12 +49,14 @@ async def answer(
         "index": 0,
         "message": _message(got, call, call_id(request), strict=head.strict),
         "logprobs": logprobs(got.tokens) if request.logprobs else None,
-        "finish_reason": head.reason(got.reason) if call is None else _called(head),
+        "finish_reason": head.reason(got.finish_reason) if call is None else _called(head),
     }
-    return head.body([choice], usage=usage([(got.input_length, got.generated)])), got
+    return head.body([choice], usage=usage([(got.input_length, got.generated_tokens)])), got
 
 
-def _message(got: Answer, call: tool_calls.Call | None, name: str, *, strict: bool) -> JSON:
+def _message(
+    got: GenerationResult, call: tool_calls.Call | None, name: str, *, strict: bool
+) -> JSON:
     if call is None:
         return {"role": "assistant", "content": got.text}
     function = {"description": None, "name": call.name, "arguments": call.arguments}
@@ -72,7 +79,7 @@ def call_id(request: ChatRequest) -> str:
 
 
 async def events(
-    sessions: Sessions, request: ChatRequest, prepared: Prepared
+    sessions: InferenceService, request: ChatRequest, prepared: Prepared
 ) -> AsyncGenerator[bytes, None]:
     """The chunks, then `[DONE]`, also after an error."""
     deltas = _Deltas(shape(request, sessions, "chat.completion.chunk"), request)
@@ -88,14 +95,14 @@ async def events(
 
 
 async def _chunks(
-    sessions: Sessions, prepared: Prepared, deltas: _Deltas
+    sessions: InferenceService, prepared: Prepared, deltas: _Deltas
 ) -> AsyncGenerator[JSON, None]:
     declined = False
-    async with aclosing(sessions.stream(prepared.ask)) as run:
+    async with aclosing(sessions.generate_stream(prepared.ask)) as run:
         async for generation, step in run:
-            if step.reason is not None:
-                read = input_length(generation, step.token)
-                deltas.counted = (read, count(step.token, step.index))
+            if step.finish_reason is not None:
+                read = get_input_length(generation, step.token)
+                deltas.counted = (read, count_generated_tokens(step.token, step.index))
             if not prepared.forced:
                 native = prepared.ask.conversation is not None
                 yield deltas.upstream(step) if native else deltas.words(step)
@@ -122,12 +129,12 @@ class _Deltas:
     _begun: bool = False
     _called: bool = False
 
-    def words(self, step: Step) -> JSON:
+    def words(self, step: GenerationStep) -> JSON:
         token = step.token
         shown = "" if token.special else token.text
         return self._chunk(step, {"content": shown})
 
-    def upstream(self, step: Step) -> JSON:
+    def upstream(self, step: GenerationStep) -> JSON:
         """An upstream makes its calls itself; they come as one piece of text."""
         if not tool_calls.looks_like_call(step.token.text):
             return self._chunk(step, {"content": step.token.text})
@@ -135,7 +142,7 @@ class _Deltas:
         self._called = True
         return self._chunk(step, self._call(call.name, call.arguments))
 
-    def call(self, step: Step) -> list[JSON]:
+    def call(self, step: GenerationStep) -> list[JSON]:
         """Nothing until the name is known. TGI ends such a stream without a last chunk."""
         before = self.calls.name
         piece = self.calls.feed("" if step.token.special else step.token.text)
@@ -147,7 +154,7 @@ class _Deltas:
         if piece:
             delta = self._call(name if before is None else None, piece)
             chunks.append(self._chunk(None, delta))
-        if step.reason is not None and not self.head.strict:
+        if step.finish_reason is not None and not self.head.strict:
             chunks.append(self._chunk(step, {}))
         return chunks
 
@@ -160,13 +167,13 @@ class _Deltas:
             function = {"name": name, **function}
         return {"tool_calls": [{**call, "function": function}]}
 
-    def _chunk(self, step: Step | None, delta: JSON) -> JSON:
+    def _chunk(self, step: GenerationStep | None, delta: JSON) -> JSON:
         if self.head.strict or not self._begun:
             delta = {"role": "assistant", **delta}
         self._begun, reason = True, None
-        if step is not None and step.reason is not None:
-            complete = self._called and step.reason != "length"
-            reason = _called(self.head) if complete else self.head.reason(step.reason)
+        if step is not None and step.finish_reason is not None:
+            complete = self._called and step.finish_reason != "length"
+            reason = _called(self.head) if complete else self.head.reason(step.finish_reason)
         shown = None
         if step is not None and self.request.logprobs and "content" in delta:
             shown = logprobs([step.token])

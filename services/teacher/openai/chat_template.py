@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from services.teacher.engines.base import Conversation, Engine
 from services.teacher.errors import InputValidationError, ToolError
-from services.teacher.inference.session import Sessions
-from services.teacher.inference.validation import Ask
+from services.teacher.inference.session import InferenceService
+from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON
 from services.teacher.openai import tool_calls
 from services.teacher.openai.requests import ChatRequest, Function, ImagePart, Message, TextPart
@@ -21,12 +21,12 @@ class Prepared:
     `forced`: the answer is a call because a grammar makes it one.
     """
 
-    ask: Ask
+    ask: InferenceRequest
     forced: bool = False
-    plain: Ask | None = None
+    plain: InferenceRequest | None = None
 
 
-async def prepare(request: ChatRequest, sessions: Sessions) -> Prepared:
+async def prepare(request: ChatRequest, sessions: InferenceService) -> Prepared:
     """Raises `ToolFailed`, `TemplateFailed`, `Refused`."""
     engine, strict = sessions.engine, sessions.settings.tgi_strict
     if request.response_format is not None and request.tools is not None:
@@ -60,7 +60,7 @@ async def _ask(
     strict: bool,
     functions: Sequence[Function] = (),
     prompt: str | None = None,
-) -> Ask:
+) -> InferenceRequest:
     """TGI reads `presence_penalty` as a repetition penalty of 2 more (lib.rs 960)."""
     penalty = request.presence_penalty
     as_repetition = penalty + 2.0 if strict and penalty is not None else None
@@ -78,14 +78,14 @@ async def _ask(
     text = await engine.apply_chat_template(Conversation(messages, shown))
     rest = None if strict else penalty
     if text is None:
-        return Ask("", parameters, rest, Conversation(messages, shown))
+        return InferenceRequest("", parameters, rest, Conversation(messages, shown))
     if functions:
         words = tool_calls.described(functions, prompt)
         text = (
             await engine.apply_chat_template(Conversation(_with_words(messages, words), shown))
             or text
         )
-    return Ask(_continued(text, messages), parameters, rest, special=False)
+    return InferenceRequest(_continued(text, messages), parameters, rest, add_special_tokens=False)
 
 
 def _message(message: Message, *, strict: bool) -> JSON:

@@ -9,15 +9,20 @@ from contextlib import aclosing
 from services.teacher import sse
 from services.teacher.engines.base import ValidGenerateRequest
 from services.teacher.errors import BatchTooLarge, SuffixNotSupported, TeacherError
-from services.teacher.inference.session import Answer, Sessions, count, input_length
-from services.teacher.inference.stopping import Step
-from services.teacher.inference.validation import Ask
+from services.teacher.inference.session import (
+    GenerationResult,
+    InferenceService,
+    count_generated_tokens,
+    get_input_length,
+)
+from services.teacher.inference.stopping import GenerationStep
+from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON
 from services.teacher.openai.requests import CompletionRequest
 from services.teacher.openai.responses import DONE, Shape, usage
 
 
-def prepare(request: CompletionRequest, sessions: Sessions) -> list[Ask]:
+def prepare(request: CompletionRequest, sessions: InferenceService) -> list[InferenceRequest]:
     """One ask per prompt. Raises `SuffixRefused`, `BatchTooLarge`."""
     if request.suffix is not None:
         raise SuffixNotSupported
@@ -26,22 +31,24 @@ def prepare(request: CompletionRequest, sessions: Sessions) -> list[Ask]:
         raise BatchTooLarge(most)
     parameters = request.parameters(repetition_penalty=request.repetition_penalty, details=True)
     return [
-        Ask(prompt, parameters, presence_penalty=request.presence_penalty)
+        InferenceRequest(prompt, parameters, presence_penalty=request.presence_penalty)
         for prompt in request.prompts
     ]
 
 
-def shape(sessions: Sessions) -> Shape:
+def shape(sessions: InferenceService) -> Shape:
     model, strict = sessions.engine.info.model_id, sessions.settings.tgi_strict
     return Shape.new("text_completion", "cmpl", model, strict=strict)
 
 
-async def answer(sessions: Sessions, asks: list[Ask]) -> tuple[JSON, list[Answer]]:
+async def answer(
+    sessions: InferenceService, asks: list[InferenceRequest]
+) -> tuple[JSON, list[GenerationResult]]:
     """The body, its choices in the order they were finished, and the answers behind it."""
     head, done = shape(sessions), []
 
-    async def one(index: int, ask: Ask) -> None:
-        done.append((index, await sessions.answer(ask)))
+    async def one(index: int, ask: InferenceRequest) -> None:
+        done.append((index, await sessions.generate(ask)))
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -64,7 +71,7 @@ async def answer(sessions: Sessions, asks: list[Ask]) -> tuple[JSON, list[Answer
 
 
 async def events(
-    sessions: Sessions, asks: list[Ask], *, include_usage: bool
+    sessions: InferenceService, asks: list[InferenceRequest], *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     """The chunks of all prompts as they come, then `[DONE]`."""
     head = shape(sessions)
@@ -72,9 +79,9 @@ async def events(
     try:
         async with aclosing(_merged(sessions, asks)) as run:
             async for index, generation, step in run:
-                if step.reason is not None:
-                    read = input_length(generation, step.token)
-                    counts.append((read, count(step.token, step.index)))
+                if step.finish_reason is not None:
+                    read = get_input_length(generation, step.token)
+                    counts.append((read, count_generated_tokens(step.token, step.index)))
                 yield sse.format_event(_chunk(head, index, step, counts))
         if include_usage and not head.strict:
             yield sse.format_event(head.body([], usage=usage(counts)))
@@ -83,7 +90,9 @@ async def events(
     yield DONE
 
 
-def _chunk(head: Shape, index: int, step: Step, counts: list[tuple[int | None, int]]) -> JSON:
+def _chunk(
+    head: Shape, index: int, step: GenerationStep, counts: list[tuple[int | None, int]]
+) -> JSON:
     """TGI has an empty reason until the last chunk, its own words there, and shows end tokens."""
     hidden = step.token.special and not head.strict
     choice: JSON = {
@@ -92,24 +101,24 @@ def _chunk(head: Shape, index: int, step: Step, counts: list[tuple[int | None, i
         "logprobs": None,
         "finish_reason": "" if head.strict else None,
     }
-    if step.reason is None:
+    if step.finish_reason is None:
         return head.body([choice])
-    choice["finish_reason"] = step.reason if head.strict else head.reason(step.reason)
+    choice["finish_reason"] = step.finish_reason if head.strict else head.reason(step.finish_reason)
     return head.body([choice], usage=usage(counts[-1:]))
 
 
-Item = tuple[int, ValidGenerateRequest, Step] | TeacherError | None
+Item = tuple[int, ValidGenerateRequest, GenerationStep] | TeacherError | None
 
 
 async def _merged(
-    sessions: Sessions, asks: list[Ask]
-) -> AsyncGenerator[tuple[int, ValidGenerateRequest, Step], None]:
+    sessions: InferenceService, asks: list[InferenceRequest]
+) -> AsyncGenerator[tuple[int, ValidGenerateRequest, GenerationStep], None]:
     """The steps of all `asks`, each with its index. The first error ends them all."""
     inbox: asyncio.Queue[Item] = asyncio.Queue()
 
-    async def one(index: int, ask: Ask) -> None:
+    async def one(index: int, ask: InferenceRequest) -> None:
         try:
-            async with aclosing(sessions.stream(ask)) as run:
+            async with aclosing(sessions.generate_stream(ask)) as run:
                 async for generation, step in run:
                     inbox.put_nowait((index, generation, step))
         except TeacherError as error:

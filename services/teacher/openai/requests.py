@@ -10,16 +10,24 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from services.teacher.inference.wire import F32, JSON, U32, U64, Body, GrammarBody, Parameters
+from services.teacher.inference.wire import (
+    F32,
+    JSON,
+    U32,
+    U64,
+    GenerateParameters,
+    GrammarBody,
+    WireModel,
+)
 
 ANY_OBJECT: JSON = {"type": "object", "properties": {}, "additionalProperties": True}
 
 
-class StreamOptions(Body):
+class StreamOptions(WireModel):
     include_usage: bool = False
 
 
-class Sampled(Body):
+class Sampled(WireModel):
     """What the two routes share."""
 
     model: str | None = None
@@ -38,10 +46,10 @@ class Sampled(Body):
         """How many tokens may be generated."""
         return self.max_tokens
 
-    def parameters(self, **more: Any) -> Parameters:
+    def parameters(self, **more: Any) -> GenerateParameters:
         """As native parameters: a temperature of exactly 0 is greedy, anything else samples."""
         greedy = self.temperature == 0
-        return Parameters(
+        return GenerateParameters(
             max_new_tokens=self.limit,
             do_sample=not greedy,
             temperature=None if greedy else self.temperature,
@@ -65,32 +73,32 @@ class CompletionRequest(Sampled):
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
 
-class TextPart(Body):
+class TextPart(WireModel):
     type: Literal["text"]
     text: str
 
 
-class ImageURL(Body):
+class ImageURL(WireModel):
     url: str
 
 
-class ImagePart(Body):
+class ImagePart(WireModel):
     type: Literal["image_url"]
     image_url: ImageURL
 
 
-class CalledFunction(Body):
+class CalledFunction(WireModel):
     name: str
     arguments: Any = None
 
 
-class ToolCall(Body):
+class ToolCall(WireModel):
     id: str
     type: str
     function: CalledFunction
 
 
-class Message(Body):
+class Message(WireModel):
     role: str
     content: (
         str | tuple[Annotated[TextPart | ImagePart, Field(discriminator="type")], ...] | None
@@ -106,22 +114,22 @@ class Message(Body):
         return self
 
 
-class Function(Body):
+class Function(WireModel):
     name: str
     description: str | None = None
     parameters: JSON = Field(default_factory=lambda: {"type": "object", "properties": {}})
 
 
-class Tool(Body):
+class Tool(WireModel):
     type: str
     function: Function
 
 
-class NamedFunction(Body):
+class NamedFunction(WireModel):
     name: str
 
 
-class NamedChoice(Body):
+class NamedChoice(WireModel):
     function: NamedFunction
 
 

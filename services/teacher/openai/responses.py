@@ -11,7 +11,7 @@ import qcrd
 from services.teacher import sse
 from services.teacher.engines.base import Token
 from services.teacher.errors import IncompleteGeneration, TeacherError
-from services.teacher.inference.stopping import Reason
+from services.teacher.inference.stopping import FinishReason
 from services.teacher.inference.wire import JSON
 
 DONE = b"data: [DONE]\n\n"
@@ -37,7 +37,7 @@ class Shape:
         head = {"object": self.kind, "id": self.id, "created": self.created, "model": self.model}
         return {**head, "system_fingerprint": FINGERPRINT, "choices": list(choices), **more}
 
-    def reason(self, reason: Reason) -> str:
+    def reason(self, reason: FinishReason) -> str:
         """OpenAI has one word for both ways to stop; TGI tells a stop string apart."""
         if reason == "stop_sequence" and self.strict:
             return reason

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.teacher import sse
-from services.teacher.inference.session import Answer, Sessions
-from services.teacher.inference.wire import JSON, Body
+from services.teacher.inference.session import GenerationResult, InferenceService
+from services.teacher.inference.wire import JSON, WireModel
 from services.teacher.request_body import BodyNormalizer, make_body_reader, require_api_key
 from services.teacher.request_body import read_json_body as read_body
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=WireModel)
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 ERRORS: dict[int | str, JSON] = {
     400: {"description": "the body is not JSON"},
@@ -33,7 +33,7 @@ GONE = Response(status_code=499)
 class Routes:
     """An `APIRouter` whose POST routes want the key and a loaded engine, and declare their body."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: InferenceService) -> None:
         settings = sessions.settings
         self.sessions = sessions
         self.router = APIRouter()
@@ -43,7 +43,7 @@ class Routes:
         self._guard = Depends(require_api_key(key))
 
     def post(
-        self, path: str, *models: type[Body], guarded: bool = True
+        self, path: str, *models: type[WireModel], guarded: bool = True
     ) -> Callable[[Handler], Handler]:
         """Decorates the handler of `path`, whose body is one of `models`."""
         schemas: list[JSON] = [model.model_json_schema() for model in models]
@@ -71,7 +71,12 @@ class Routes:
         return await read_body(request, self._limit)
 
     def respond(
-        self, content: Any, answers: Sequence[Answer], *, characters: int, whole: bool = True
+        self,
+        content: Any,
+        answers: Sequence[GenerationResult],
+        *,
+        characters: int,
+        whole: bool = True,
     ) -> Response:
         """`whole`: with x-compute-time, which TGI leaves out where several prompts are summed."""
         headers = {**self._compute, **timing(answers, characters, whole=whole)}
@@ -82,13 +87,15 @@ class Routes:
         return sse.EventStream(events, headers)
 
 
-def timing(answers: Sequence[Answer], characters: int, *, whole: bool = True) -> dict[str, str]:
+def timing(
+    answers: Sequence[GenerationResult], characters: int, *, whole: bool = True
+) -> dict[str, str]:
     """TGI's headers, summed over `answers`; milliseconds, but seconds in x-compute-time."""
 
     def total(name: str) -> float:
-        return sum(answer.seconds[name] for answer in answers)
+        return sum(answer.durations[name] for answer in answers)
 
-    generated = sum(answer.generated for answer in answers)
+    generated = sum(answer.generated_tokens for answer in answers)
     timed = {
         f"x-{name}-time": str(round(total(name) * 1000))
         for name in ("total", "validation", "queue", "inference")

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.inference import wire
-from services.teacher.inference.validation import Ask
+from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON, CompatRequest, GenerateRequest
 from services.teacher.routes import native_responses
 from services.teacher.routes.common import GONE, Routes
@@ -34,7 +34,7 @@ def router(routes: Routes) -> APIRouter:
         pieces = await routes.sessions.engine.tokenize(body.inputs)
         if pieces is None:
             raise HTTPException(404, "this engine has no tokenizer")
-        return [wire.simple_token(piece) for piece in pieces]
+        return [wire.serialize_simple_token(piece) for piece in pieces]
 
     return routes.router
 
@@ -51,8 +51,8 @@ async def either(routes: Routes, request: Request, body: CompatRequest) -> Respo
 async def answered(
     routes: Routes, request: Request, body: GenerateRequest, *, array: bool, full: bool = False
 ) -> Response:
-    ask = Ask(body.inputs, body.parameters)
-    answer = await run_until_disconnect(request.receive, routes.sessions.answer(ask))
+    ask = InferenceRequest(body.inputs, body.parameters)
+    answer = await run_until_disconnect(request.receive, routes.sessions.generate(ask))
     if answer is None:
         return GONE
     content = native_responses.body(answer, body.parameters, full=full)
@@ -61,5 +61,7 @@ async def answered(
 
 
 def streamed(routes: Routes, body: GenerateRequest, *, full: bool = False) -> Response:
-    events = native_responses.events(routes.sessions, Ask(body.inputs, body.parameters), full=full)
+    events = native_responses.events(
+        routes.sessions, InferenceRequest(body.inputs, body.parameters), full=full
+    )
     return routes.stream(events, characters=len(body.inputs))

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.inference import wire
-from services.teacher.inference.session import Sessions
+from services.teacher.inference.session import InferenceService
 from services.teacher.inference.wire import JSON
 from services.teacher.openai import chat, chat_template, completions
 from services.teacher.openai.requests import (
@@ -44,7 +44,7 @@ def router(routes: Routes) -> APIRouter:
         if pieces is None:
             raise HTTPException(404, "this engine has no tokenizer")
         return {
-            "tokenize_response": [wire.simple_token(piece) for piece in pieces],
+            "tokenize_response": [wire.serialize_simple_token(piece) for piece in pieces],
             "templated_text": text,
         }
 
@@ -79,7 +79,7 @@ async def talked(routes: Routes, request: Request, body: ChatRequest) -> Respons
     return routes.respond(got[0], [got[1]], characters=characters)
 
 
-def _twice(sessions: Sessions) -> None:
+def _twice(sessions: InferenceService) -> None:
     """TGI counts here and again at each generation (server.rs 727 and 296)."""
     if sessions.settings.tgi_strict:
         sessions.metrics.arrived()

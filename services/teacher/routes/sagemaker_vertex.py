@@ -12,9 +12,14 @@ from pydantic import Field
 
 from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.errors import InvalidBody, PredictionFailed, TeacherError
-from services.teacher.inference.session import Answer
-from services.teacher.inference.validation import Ask
-from services.teacher.inference.wire import Body, CompatRequest, GenerateRequest, Parameters
+from services.teacher.inference.session import GenerationResult
+from services.teacher.inference.validation import InferenceRequest
+from services.teacher.inference.wire import (
+    CompatRequest,
+    GenerateParameters,
+    GenerateRequest,
+    WireModel,
+)
 from services.teacher.openai import chat_template
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, loosened
 from services.teacher.request_body import parse_body
@@ -28,7 +33,7 @@ NO_SHAPE = (
 )
 
 
-class VertexRequest(Body):
+class VertexRequest(WireModel):
     instances: Annotated[tuple[GenerateRequest | ChatRequest, ...], Field(min_length=1)]
 
 
@@ -70,7 +75,7 @@ def _keys(data: bytes) -> set[str]:
     return set(body) if isinstance(body, dict) else set()
 
 
-async def _predict(routes: Routes, body: VertexRequest) -> list[Answer]:
+async def _predict(routes: Routes, body: VertexRequest) -> list[GenerationResult]:
     """Every instance at once. Raises the first one's `TeacherError`, which TGI hides behind
     `PredictionFailed`.
     """
@@ -84,13 +89,13 @@ async def _predict(routes: Routes, body: VertexRequest) -> list[Answer]:
     return [task.result() for task in tasks]
 
 
-async def _one(routes: Routes, instance: GenerateRequest | ChatRequest) -> Answer:
+async def _one(routes: Routes, instance: GenerateRequest | ChatRequest) -> GenerationResult:
     """TGI takes only the length and the seed from a native instance, and samples."""
     sessions = routes.sessions
     if isinstance(instance, ChatRequest):
-        return await sessions.answer((await chat_template.prepare(instance, sessions)).ask)
+        return await sessions.generate((await chat_template.prepare(instance, sessions)).ask)
     given = instance.parameters
-    parameters = Parameters(
+    parameters = GenerateParameters(
         do_sample=True, max_new_tokens=given.max_new_tokens, seed=given.seed, details=True
     )
-    return await sessions.answer(Ask(instance.inputs, parameters))
+    return await sessions.generate(InferenceRequest(instance.inputs, parameters))

@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 import qcrd
-from services.teacher.inference.session import Sessions
+from services.teacher.inference.session import InferenceService
 from services.teacher.inference.wire import JSON
 
 
-def router(sessions: Sessions) -> APIRouter:
+def router(sessions: InferenceService) -> APIRouter:
     routes = APIRouter()
     unhealthy: dict[int | str, JSON] = {
         503: {"description": "the model is loading, or its last generation failed"}
@@ -20,7 +20,7 @@ def router(sessions: Sessions) -> APIRouter:
     @routes.get("/health", responses=unhealthy)
     @routes.get("/ping", responses=unhealthy)
     async def health() -> Response:
-        if await sessions.healthy():
+        if await sessions.check_health():
             return Response()
         return JSONResponse({"error": "unhealthy", "error_type": "healthcheck"}, 503)
 
@@ -42,19 +42,19 @@ def router(sessions: Sessions) -> APIRouter:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        return Response(sessions.exposition(), media_type="text/plain; version=0.0.4")
+        return Response(sessions.render_metrics(), media_type="text/plain; version=0.0.4")
 
     return routes
 
 
-def about(sessions: Sessions) -> JSON:
+def about(sessions: InferenceService) -> JSON:
     """TGI's keys, then ours: which engine runs, and what of its answers is real."""
     info, settings = sessions.engine.info, sessions.settings
     body: JSON = {
         "model_id": info.model_id,
         "model_sha": info.model_sha,
         "model_pipeline_tag": info.pipeline_tag,
-        "max_concurrent_requests": sessions.permits.count,
+        "max_concurrent_requests": sessions.limiter.max_concurrent_requests,
         "max_best_of": settings.max_best_of,
         "max_stop_sequences": settings.max_stop_sequences,
         "max_input_tokens": info.max_input_tokens,

@@ -15,7 +15,7 @@ from qcrd.errors import Transient
 from qcrd.runtime.http.asgi import replay_body
 from qcrd.runtime.telemetry import install_http_telemetry
 from services.teacher.app import install_error_handlers
-from services.teacher.inference.wire import JSON, Body
+from services.teacher.inference.wire import JSON, WireModel
 from services.teacher.request_body import parse_body
 from services.teacher.request_body import read_json_body as read_body
 from services.teacher.settings import ServerSettings
@@ -26,7 +26,7 @@ from services.teacher.students.model_cache import Shelf
 CRASH = {"error": "internal error; the log has it", "error_type": "internal"}
 
 
-class Named(Body):
+class Named(WireModel):
     """All of a request's body that is read here."""
 
     model: str

@@ -11,9 +11,14 @@ from typing import Any, TypeVar
 from services.teacher import sse
 from services.teacher.engines.base import Token
 from services.teacher.errors import TeacherError
-from services.teacher.inference.session import Answer, Sessions, count, input_length
-from services.teacher.inference.stopping import Reason, Step
-from services.teacher.inference.validation import Ask
+from services.teacher.inference.session import (
+    GenerationResult,
+    InferenceService,
+    count_generated_tokens,
+    get_input_length,
+)
+from services.teacher.inference.stopping import FinishReason, GenerationStep
+from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON
 from services.teacher.openai.chat import shape
 from services.teacher.openai.requests import ChatRequest
@@ -25,8 +30,8 @@ Counts = list[tuple[int | None, int]]
 
 
 async def answer(
-    sessions: Sessions, request: ChatRequest, plans: Sequence[Plan]
-) -> tuple[JSON, list[Answer]]:
+    sessions: InferenceService, request: ChatRequest, plans: Sequence[Plan]
+) -> tuple[JSON, list[GenerationResult]]:
     """The body and the answers behind it. Raises `TeacherError`."""
     head = shape(request, sessions, "chat.completion")
     made = await _all([_both(sessions, plan) for plan in plans])
@@ -35,18 +40,18 @@ async def answer(
             "index": index,
             "message": {"role": "assistant", **_message(plan, *got)},
             "logprobs": logprobs(got[0].tokens) if request.logprobs else None,
-            "finish_reason": head.reason(got[0].reason),
+            "finish_reason": head.reason(got[0].finish_reason),
         }
         for index, (plan, got) in enumerate(zip(plans, made, strict=True))
     ]
     answers = [each for got in made for each in got]
-    counted = usage((each.input_length, each.generated) for each in answers)
+    counted = usage((each.input_length, each.generated_tokens) for each in answers)
     return head.body(choices, usage=counted), answers
 
 
-async def _both(sessions: Sessions, plan: Plan) -> list[Answer]:
+async def _both(sessions: InferenceService, plan: Plan) -> list[GenerationResult]:
     asks = [plan.label] if plan.rationale is None else [plan.label, plan.rationale]
-    return await _all([sessions.answer(ask) for ask in asks])
+    return await _all([sessions.generate(ask) for ask in asks])
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -64,14 +69,14 @@ def _first(errors: ExceptionGroup[TeacherError]) -> TeacherError:
     return _first(inner) if isinstance(inner, ExceptionGroup) else inner
 
 
-def _message(plan: Plan, said: Answer, explained: Answer | None = None) -> JSON:
+def _message(plan: Plan, said: GenerationResult, explained: GenerationResult | None = None) -> JSON:
     before, label = plan.manner.split_output(said.text)
     rationale = before if explained is None else explained.text.strip()
     return {"content": label, **({"reasoning_content": rationale} if plan.explain else {})}
 
 
 async def events(
-    sessions: Sessions, request: ChatRequest, plans: Sequence[Plan]
+    sessions: InferenceService, request: ChatRequest, plans: Sequence[Plan]
 ) -> AsyncGenerator[bytes, None]:
     """One choice after the other, then `[DONE]`, also after an error."""
     head = shape(request, sessions, "chat.completion.chunk")
@@ -97,37 +102,44 @@ def _chunk(
     return sse.format_event(head.body([choice], usage=None))
 
 
-Delta = tuple[JSON, Token | None, Reason | None]
+Delta = tuple[JSON, Token | None, FinishReason | None]
 
 
-async def _deltas(sessions: Sessions, plan: Plan, counts: Counts) -> AsyncGenerator[Delta, None]:
+async def _deltas(
+    sessions: InferenceService, plan: Plan, counts: Counts
+) -> AsyncGenerator[Delta, None]:
     """The rationale where it is shown, then the label; the last one, empty, has the reason."""
     if plan.manner.joined:
         # Which mark is the last one, and so where the label begins, is known at the end only.
-        whole = await sessions.answer(plan.label)
-        counts.append((whole.input_length, whole.generated))
+        whole = await sessions.generate(plan.label)
+        counts.append((whole.input_length, whole.generated_tokens))
         for name, text in reversed(_message(plan, whole).items()):
             yield {name: text}, None, None
-        yield {}, None, whole.reason
+        yield {}, None, whole.finish_reason
         return
-    reason: Reason | None = None
+    reason: FinishReason | None = None
     for name, ask in (("reasoning_content", plan.rationale), ("content", plan.label)):
         if ask is not None:
             async with aclosing(_words(sessions, ask, counts)) as run:
                 async for text, step in run:
                     yield {name: text}, step.token if name == "content" else None, None
-                    reason = step.reason
+                    reason = step.finish_reason
     yield {}, None, reason
 
 
 async def _words(
-    sessions: Sessions, ask: Ask, counts: Counts
-) -> AsyncGenerator[tuple[str, Step], None]:
+    sessions: InferenceService, ask: InferenceRequest, counts: Counts
+) -> AsyncGenerator[tuple[str, GenerationStep], None]:
     words = Trimmed()
-    async with aclosing(sessions.stream(ask)) as run:
+    async with aclosing(sessions.generate_stream(ask)) as run:
         async for generation, step in run:
-            if step.reason is not None:
-                counts.append((input_length(generation, step.token), count(step.token, step.index)))
+            if step.finish_reason is not None:
+                counts.append(
+                    (
+                        get_input_length(generation, step.token),
+                        count_generated_tokens(step.token, step.index),
+                    )
+                )
             yield words.feed("" if step.token.special else step.token.text), step
 
 

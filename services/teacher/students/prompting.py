@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from qcrd.records.prompt_format import PromptFormat
 from services.teacher.errors import InputValidationError, ToolError
-from services.teacher.inference.session import Sessions
-from services.teacher.inference.validation import Ask
+from services.teacher.inference.session import InferenceService
+from services.teacher.inference.validation import InferenceRequest
 from services.teacher.openai.chat_template import message_text
 from services.teacher.openai.requests import ChatRequest, Message
 
@@ -25,13 +25,13 @@ class Plan:
     """
 
     manner: PromptFormat
-    label: Ask
-    rationale: Ask | None
+    label: InferenceRequest
+    rationale: InferenceRequest | None
     explain: bool
 
 
 async def plan(
-    request: ChatRequest, sessions: Sessions, manner: PromptFormat, *, explain: bool, n: int
+    request: ChatRequest, sessions: InferenceService, manner: PromptFormat, *, explain: bool, n: int
 ) -> list[Plan]:
     """One plan per choice. Raises `Refused`, `ToolFailed`."""
     most = sessions.settings.max_client_batch_size
@@ -68,13 +68,15 @@ def last_question(messages: Sequence[Message]) -> str:
     return text
 
 
-async def _ask(request: ChatRequest, sessions: Sessions, prompt: str, longest: int) -> Ask:
+async def _ask(
+    request: ChatRequest, sessions: InferenceService, prompt: str, longest: int
+) -> InferenceRequest:
     """As many tokens as it was trained to say, fewer where the request or the room has fewer."""
     pieces = await sessions.engine.tokenize(prompt) or ()
     room = max(sessions.engine.info.max_total_tokens - len(pieces), 1)
     wanted = longest if request.limit is None else request.limit
     parameters = request.parameters(top_n_tokens=request.top_logprobs, details=True)
-    ask = Ask(prompt, parameters, request.presence_penalty)
+    ask = InferenceRequest(prompt, parameters, request.presence_penalty)
     return _with(ask, max_new_tokens=min(wanted, longest, room))
 
 
@@ -87,5 +89,5 @@ def _numbered(one: Plan, index: int) -> Plan:
     return replace(one, label=_with(one.label, seed=(seed + index) % 2**64), rationale=rationale)
 
 
-def _with(ask: Ask, **changes: object) -> Ask:
+def _with(ask: InferenceRequest, **changes: object) -> InferenceRequest:
     return replace(ask, parameters=ask.parameters.model_copy(update=changes))

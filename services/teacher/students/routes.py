@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from qcrd.records.prompt_format import PromptFormat
 from qcrd.runtime.http.asgi import run_until_disconnect
-from services.teacher.inference.wire import U32, Parameters
+from services.teacher.inference.wire import U32, GenerateParameters
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, Sampled, loosened
 from services.teacher.routes.common import GONE, Routes
 from services.teacher.routes.openai import completed
@@ -19,7 +19,7 @@ from services.teacher.students.prompting import plan
 
 
 class Greedy(Sampled):
-    def parameters(self, **more: Any) -> Parameters:
+    def parameters(self, **more: Any) -> GenerateParameters:
         """Sampling only where a temperature or `top_p` asks for it."""
         made = super().parameters(**more)
         sampled = self.temperature is not None or self.top_p is not None

@@ -33,7 +33,7 @@ from services.teacher.engines.transformers.sampling import (
 )
 from services.teacher.engines.upstream.wire import cut_at_stop
 from services.teacher.errors import GenerationFailed
-from services.teacher.inference.stopping import Stopping
+from services.teacher.inference.stopping import StoppingCriteria
 from services.teacher.settings import EngineSettings
 
 
@@ -42,24 +42,24 @@ def words(*texts: str) -> list[Token]:
 
 
 def test_a_stop_string_across_tokens_stays_in_the_text() -> None:
-    stopping = Stopping(10, ("Q:",))
-    reasons = [stopping.after(token) for token in words("so", " 4", "\nQ", ":")]
+    stopping = StoppingCriteria(10, ("Q:",))
+    reasons = [stopping.update(token) for token in words("so", " 4", "\nQ", ":")]
     assert reasons == [None, None, None, "stop_sequence"]
     assert stopping.text == "so 4\nQ:"
 
 
 def test_count_comes_before_end_token_before_stop_string() -> None:
     end = Token(9, "</s>", special=True, finish_reason="eos_token")
-    assert Stopping(1, ("x",)).after(end) == "length"
-    assert Stopping(2, ("",)).after(end) == "eos_token"
-    assert Stopping(1, ("x",)).after(Token(1, "x")) == "length"
+    assert StoppingCriteria(1, ("x",)).update(end) == "length"
+    assert StoppingCriteria(2, ("",)).update(end) == "eos_token"
+    assert StoppingCriteria(1, ("x",)).update(Token(1, "x")) == "length"
 
 
 def test_special_tokens_count_but_are_not_text() -> None:
-    stopping = Stopping(3, ())
+    stopping = StoppingCriteria(3, ())
     for token in (Token(1, "a"), Token(2, "<pad>", special=True), Token(3, "b")):
-        stopping.after(token)
-    assert (stopping.text, stopping.count) == ("ab", 3)
+        stopping.update(token)
+    assert (stopping.text, stopping.token_count) == ("ab", 3)
 
 
 @given(st.text(min_size=1))

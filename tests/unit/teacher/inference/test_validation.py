@@ -18,13 +18,13 @@ from services.teacher.engines.base import (
 )
 from services.teacher.errors import InputValidationError, InvalidBody
 from services.teacher.inference.validation import (
-    Ask,
-    check_before_permit,
+    InferenceRequest,
+    build_sampling_params,
+    check_before_admission,
     check_length,
-    sampling,
     validate,
 )
-from services.teacher.inference.wire import ABSENT, GenerateRequest, Parameters
+from services.teacher.inference.wire import DEFAULT_PARAMETERS, GenerateParameters, GenerateRequest
 from services.teacher.metrics.batches import Batches
 from services.teacher.request_body import parse_body
 from services.teacher.settings import ServerSettings
@@ -63,7 +63,7 @@ class Words:
 
 
 def check(inputs: str = "a b c", **parameters: Any) -> ValidGenerateRequest:
-    ask = Ask(inputs, Parameters(**parameters))
+    ask = InferenceRequest(inputs, GenerateParameters(**parameters))
     return asyncio.run(validate(ask, Words(), ServerSettings()))
 
 
@@ -148,15 +148,19 @@ def test_the_first_wrong_one_in_tgis_order_is_named(
 )
 def test_refused_before_a_permit(parameters: dict[str, Any], stream: bool, message: str) -> None:
     with pytest.raises(InputValidationError) as refused:
-        check_before_permit(Parameters(**parameters), ServerSettings(), stream=stream)
+        check_before_admission(GenerateParameters(**parameters), ServerSettings(), stream=stream)
     assert refused.value.message == PREFIX + message
 
 
 def test_best_of_may_be_switched_off_and_strict_mode_takes_none_for_one() -> None:
     with pytest.raises(InputValidationError) as refused:
-        check_before_permit(Parameters(best_of=2), ServerSettings(max_best_of=1), stream=False)
+        check_before_admission(
+            GenerateParameters(best_of=2), ServerSettings(max_best_of=1), stream=False
+        )
     assert refused.value.message == PREFIX + "`best_of` != 1 is not allowed for this endpoint"
-    check_before_permit(Parameters(best_of=0), ServerSettings(tgi_strict=True), stream=False)
+    check_before_admission(
+        GenerateParameters(best_of=0), ServerSettings(tgi_strict=True), stream=False
+    )
 
 
 def test_strict_mode_checks_the_first_chunk_and_stops_where_the_context_is_full() -> None:
@@ -178,9 +182,9 @@ def test_truncate_keeps_the_tail_and_lengths_count_after_it() -> None:
 
 
 def test_the_two_defaults_of_do_sample() -> None:
-    assert parse_body(GenerateRequest, b'{"inputs":"a"}').parameters is ABSENT
-    assert sampling(ABSENT).do_sample
-    assert not sampling(
+    assert parse_body(GenerateRequest, b'{"inputs":"a"}').parameters is DEFAULT_PARAMETERS
+    assert build_sampling_params(DEFAULT_PARAMETERS).do_sample
+    assert not build_sampling_params(
         parse_body(GenerateRequest, b'{"inputs":"a","parameters":{}}').parameters
     ).seed
 
@@ -199,7 +203,7 @@ def test_the_two_defaults_of_do_sample() -> None:
 def test_sampling_is_on_when_something_to_sample_by_is_given(
     parameters: dict[str, Any], sampled: bool
 ) -> None:
-    made = sampling(Parameters(**parameters))
+    made = build_sampling_params(GenerateParameters(**parameters))
     assert made.do_sample is sampled
     assert (made.seed is not None) is sampled
 
