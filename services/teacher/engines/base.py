@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from services.teacher.metrics.batches import Batches
+from services.teacher.metrics.batches import BatchMetrics
 
 EngineFinishReason = Literal["eos_token", "length"]
 UNKNOWN_TOKEN_ID = -1
@@ -126,7 +126,7 @@ class EngineInfo:
 class Engine(Protocol):
     """Nothing here may block the event loop; every coroutine may be cancelled at any await."""
 
-    batch_metrics: Batches
+    batch_metrics: BatchMetrics
 
     @property
     def info(self) -> EngineInfo:

@@ -19,7 +19,7 @@ from services.teacher.errors import (
 )
 from services.teacher.inference.stopping import FinishReason, GenerationStep, stream_steps
 from services.teacher.inference.validation import InferenceRequest, check_before_admission, validate
-from services.teacher.metrics.requests import Metrics
+from services.teacher.metrics.requests import RequestMetrics
 from services.teacher.settings import ServerSettings
 
 
@@ -115,7 +115,7 @@ class InferenceService:
         self.engine = engine
         self.settings = settings
         self.limiter = RequestLimiter(settings.max_concurrent_requests)
-        self.metrics = Metrics()
+        self.metrics = RequestMetrics()
         self.ready = False
         self._running_requests = 0
         self._last_generation_ok = True
@@ -123,7 +123,7 @@ class InferenceService:
 
     def mark_ready(self) -> None:
         info = self.engine.info
-        self.metrics = Metrics(
+        self.metrics = RequestMetrics(
             max_input_tokens=info.max_input_tokens, max_total_tokens=info.max_total_tokens
         )
         self.ready = True
@@ -159,7 +159,7 @@ class InferenceService:
     def render_metrics(self) -> bytes:
         """Prometheus text."""
         queued = self.limiter.in_use - self._running_requests
-        return self.metrics.render(self.engine.batch_metrics, queued=queued)
+        return self.metrics.render(self.engine.batch_metrics, queue_size=queued)
 
     async def generate(self, request: InferenceRequest) -> GenerationResult:
         """The whole answer. Raises `TeacherError`; cancelling this cancels the generation."""
@@ -171,7 +171,7 @@ class InferenceService:
                 result = await self._generate_one(request, timings)
             else:
                 result = select_most_likely(await self._generate_best_of(request, best_of))
-            self.metrics.succeeded(
+            self.metrics.record_success(
                 **durations_since_arrival(result, timings), tokens=result.generated_tokens
             )
         return result
@@ -190,21 +190,21 @@ class InferenceService:
                             True,
                             count_generated_tokens(step.token, step.index),
                         )
-                        self.metrics.succeeded(**timings.durations(), tokens=tokens)
+                        self.metrics.record_success(**timings.durations(), tokens=tokens)
                     yield valid_request, step
 
     @contextmanager
     def _track_request(self, timings: RequestTimings) -> Iterator[None]:
         """One request in the counters, however it ends."""
-        self.metrics.arrived()
+        self.metrics.record_request()
         try:
             yield
         except TeacherError as error:
-            self.metrics.failed(error.error_type)
+            self.metrics.record_failure(error.error_type)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             if not timings.finished:
-                self.metrics.dropped()
+                self.metrics.record_disconnect()
             raise
 
     async def _generate_best_of(
@@ -242,7 +242,7 @@ class InferenceService:
             valid_request = await validate(request, self.engine, self.settings)
             timings.validated_at = monotonic()
             ids = valid_request.prompt_token_ids
-            self.metrics.admitted(
+            self.metrics.record_admission(
                 input_length=None if ids is None else len(ids),
                 max_new_tokens=valid_request.max_new_tokens,
             )

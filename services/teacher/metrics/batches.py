@@ -6,77 +6,85 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from services.teacher.metrics.exposition import SECONDS, Counts
+from services.teacher.metrics.exposition import DURATION_BUCKETS, UnsuffixedCounters
 
-Method = Literal["prefill", "decode"]
-METHODS: tuple[Method, ...] = get_args(Method)
-Reason = Literal["backpressure", "chunking", "wait_exceeded"]
-REASONS: tuple[Reason, ...] = get_args(Reason)
+InferenceMethod = Literal["prefill", "decode"]
+INFERENCE_METHODS: tuple[InferenceMethod, ...] = get_args(InferenceMethod)
+ConcatReason = Literal["backpressure", "chunking", "wait_exceeded"]
+CONCAT_REASONS: tuple[ConcatReason, ...] = get_args(ConcatReason)
 
 
-class Batches:
+class BatchMetrics:
     """One engine's numbers; an engine that cannot see its batches leaves them at zero."""
 
     def __init__(self, *, max_total_tokens: int = 0) -> None:
         """`max_total_tokens`: the tokens of prompt and answer that the engine holds at once."""
         self.registry = CollectorRegistry()
-        self.counts = Counts()
-        for reason in REASONS:
-            self.counts.add("tgi_batch_concat", 0, reason=reason)
-        for method in METHODS:
-            for what in ("count", "success", "failure"):
-                self.counts.add(f"tgi_batch_inference_{what}", 0, method=method)
-        self._size = self._gauge("tgi_batch_current_size", "requests in the batch")
-        self._tokens = self._gauge("tgi_batch_current_max_tokens", "tokens the batch may reach")
-        self._most = self._gauge("tgi_batch_max_total_tokens", "tokens all batches may hold")
-        self._next = Histogram(
+        self.counters = UnsuffixedCounters()
+        for reason in CONCAT_REASONS:
+            self.counters.inc("tgi_batch_concat", 0, reason=reason)
+        for method in INFERENCE_METHODS:
+            for outcome in ("count", "success", "failure"):
+                self.counters.inc(f"tgi_batch_inference_{outcome}", 0, method=method)
+        self._current_size = self._create_gauge("tgi_batch_current_size", "requests in the batch")
+        self._current_max_tokens = self._create_gauge(
+            "tgi_batch_current_max_tokens", "tokens the batch may reach"
+        )
+        self._max_total_tokens = self._create_gauge(
+            "tgi_batch_max_total_tokens", "tokens all batches may hold"
+        )
+        self._next_size = Histogram(
             "tgi_batch_next_size",
             "requests that joined together",
             buckets=tuple(range(1, 1025)),
             registry=self.registry,
         )
-        self._timed = {
+        self._durations = {
             part: Histogram(
                 f"tgi_batch_{part}_duration",
                 "seconds",
                 ["method"],
-                buckets=SECONDS,
+                buckets=DURATION_BUCKETS,
                 registry=self.registry,
             )
             for part in ("inference", "forward", "decode", "filter", "concat")
         }
-        self.holds(max_total_tokens)
+        self.set_capacity(max_total_tokens)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, registry=self.registry)
+    def _create_gauge(self, name: str, description: str) -> Gauge:
+        return Gauge(name, description, registry=self.registry)
 
-    def holds(self, max_total_tokens: int) -> None:
+    def set_capacity(self, max_total_tokens: int) -> None:
         """How many tokens fit in all batches together, once it is known."""
-        self._most.set(max_total_tokens)
+        self._max_total_tokens.set(max_total_tokens)
 
-    def now(self, *, rows: int, tokens: int) -> None:
+    def set_current_batch(self, *, size: int, max_tokens: int) -> None:
         """The running batch: its requests, and the tokens they may reach together."""
-        self._size.set(rows)
-        self._tokens.set(tokens)
+        self._current_size.set(size)
+        self._current_max_tokens.set(max_tokens)
 
-    def joined(self, rows: int, reason: Reason) -> None:
+    def record_concat(self, size: int, reason: ConcatReason) -> None:
         """`rows` new requests came into a batch that was already running."""
-        self._next.observe(rows)
-        self.counts.add("tgi_batch_concat", reason=reason)
+        self._next_size.observe(size)
+        self.counters.inc("tgi_batch_concat", reason=reason)
 
-    def began(self, rows: int) -> None:
+    def record_new_batch(self, size: int) -> None:
         """A batch of `rows` requests began on an idle engine."""
-        self._next.observe(rows)
+        self._next_size.observe(size)
 
-    def inferred(self, method: Method, *, forward: float, decode: float, good: bool = True) -> None:
+    def record_inference(
+        self, method: InferenceMethod, *, forward: float, decode: float, succeeded: bool = True
+    ) -> None:
         """One call of the model: seconds in the model, seconds choosing and showing tokens."""
-        self.counts.add("tgi_batch_inference_count", method=method)
-        outcome = "success" if good else "failure"
-        self.counts.add(f"tgi_batch_inference_{outcome}", method=method)
-        self._timed["inference"].labels(method).observe(forward + decode)
-        self._timed["forward"].labels(method).observe(forward)
-        self._timed["decode"].labels(method).observe(decode)
+        self.counters.inc("tgi_batch_inference_count", method=method)
+        outcome = "success" if succeeded else "failure"
+        self.counters.inc(f"tgi_batch_inference_{outcome}", method=method)
+        self._durations["inference"].labels(method).observe(forward + decode)
+        self._durations["forward"].labels(method).observe(forward)
+        self._durations["decode"].labels(method).observe(decode)
 
-    def reshaped(self, part: Literal["filter", "concat"], method: Method, seconds: float) -> None:
+    def record_reshape(
+        self, operation: Literal["filter", "concat"], method: InferenceMethod, seconds: float
+    ) -> None:
         """Rows left (`filter`) or joined (`concat`) the batch's memory."""
-        self._timed[part].labels(method).observe(seconds)
+        self._durations[operation].labels(method).observe(seconds)

@@ -82,4 +82,4 @@ async def talked(routes: Routes, request: Request, body: ChatRequest) -> Respons
 def _twice(sessions: InferenceService) -> None:
     """TGI counts here and again at each generation (server.rs 727 and 296)."""
     if sessions.settings.tgi_strict:
-        sessions.metrics.arrived()
+        sessions.metrics.record_request()

@@ -35,7 +35,7 @@ from services.teacher.engines.base import (
 )
 from services.teacher.errors import GenerationFailed, InputValidationError
 from services.teacher.main import make_lifespan
-from services.teacher.metrics.batches import Batches
+from services.teacher.metrics.batches import BatchMetrics
 from services.teacher.settings import ServerSettings
 
 WORDS = ("one", " two", " three", " four", " fünf", ".", "\n", "Q", ":")
@@ -52,7 +52,7 @@ class Scripted:
     info: EngineInfo = field(default_factory=lambda: EngineInfo("scripted", "test", 63, 64))
     load_seconds: float = 0.0
     given: int = 0
-    batches: Batches = field(default_factory=Batches)
+    batches: BatchMetrics = field(default_factory=BatchMetrics)
     _open: int = 0
 
     @property
@@ -62,7 +62,7 @@ class Scripted:
     @open.setter
     def open(self, count: int) -> None:
         self._open = count
-        self.batches.now(rows=count, tokens=64 * count)
+        self.batches.set_current_batch(size=count, max_tokens=64 * count)
 
     async def start(self) -> None:
         await asyncio.sleep(self.load_seconds)

@@ -30,7 +30,7 @@ from services.teacher.engines.base import (
 from services.teacher.engines.llama_cpp import server
 from services.teacher.engines.llama_cpp.prefix_sharing import PrefixGate, SampleGate
 from services.teacher.errors import GenerationFailed
-from services.teacher.metrics.batches import Batches
+from services.teacher.metrics.batches import BatchMetrics
 
 Chunk = dict[str, Any]
 # Enough for a few-shot prompt and its reasoning; 32 sequences of a 135M model then take 0.75 GB.
@@ -55,7 +55,7 @@ class LlamaCppEngine:
         self._info = EngineInfo(
             model_id, "gguf", max_input_tokens or total - 1, total, supports_grammar=True
         )
-        self.batch_metrics = Batches(max_total_tokens=slots * total)
+        self.batch_metrics = BatchMetrics(max_total_tokens=slots * total)
         self._path, self._threads, self._slots = path, threads, slots
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="gguf")
         self._prefix_gate, self._sample_gate = PrefixGate(), SampleGate()
@@ -179,7 +179,9 @@ class LlamaCppEngine:
         with self._count_lock:
             self._running_requests += requests
             self._running_tokens += tokens
-            self.batch_metrics.now(rows=self._running_requests, tokens=self._running_tokens)
+            self.batch_metrics.set_current_batch(
+                size=self._running_requests, max_tokens=self._running_tokens
+            )
 
     async def _stream_tokens(
         self, inbox: asyncio.Queue[object], future: Future[None]

@@ -23,7 +23,7 @@ from services.teacher.engines.transformers.sequence import (
     bind_adapters,
 )
 from services.teacher.engines.transformers.weights import LoadedModel
-from services.teacher.metrics.batches import Batches
+from services.teacher.metrics.batches import BatchMetrics
 
 # Copying a shorter beginning is not worth looking for.
 MIN_SHARED_PREFIX = 16
@@ -47,7 +47,7 @@ class ContinuousBatch:
     """Anyone may join at any time; how many is the worker's business."""
 
     def __init__(
-        self, model: LoadedModel, *, slots: int, max_total_tokens: int, batch_metrics: Batches
+        self, model: LoadedModel, *, slots: int, max_total_tokens: int, batch_metrics: BatchMetrics
     ) -> None:
         self._model, self._batch_metrics = model, batch_metrics
         self.max_total_tokens = max_total_tokens
@@ -72,7 +72,9 @@ class ContinuousBatch:
         cached.tokens = prompt
         self.prefilled_tokens += len(prompt) - shared + 1
         self.sequences.append(sequence)
-        self._batch_metrics.inferred("prefill", forward=time.perf_counter() - started, decode=0.0)
+        self._batch_metrics.record_inference(
+            "prefill", forward=time.perf_counter() - started, decode=0.0
+        )
 
     def _find_longest_prefix(self, prompt: Sequence[int], adapter: str) -> tuple[int, int]:
         """The row that shares the longest beginning with `wanted`, and how long that is."""
@@ -110,7 +112,9 @@ class ContinuousBatch:
             for sequence, scores in zip(self.sequences, logits, strict=True)
         ]
         done = time.perf_counter()
-        self._batch_metrics.inferred("decode", forward=forwarded - started, decode=done - forwarded)
+        self._batch_metrics.record_inference(
+            "decode", forward=forwarded - started, decode=done - forwarded
+        )
         return tokens
 
     def _forward(self) -> Tensor:
@@ -152,7 +156,7 @@ class ContinuousBatch:
             self.sequences.pop()
             order.pop()
         if removed:
-            self._batch_metrics.reshaped("filter", "decode", time.perf_counter() - started)
+            self._batch_metrics.record_reshape("filter", "decode", time.perf_counter() - started)
         return order
 
     def reset(self) -> None:

@@ -21,7 +21,7 @@ from services.teacher.engines.base import (
     ValidGenerateRequest,
 )
 from services.teacher.errors import GenerationFailed, MissingTemplateVariable, TemplateFailed
-from services.teacher.metrics.batches import Batches
+from services.teacher.metrics.batches import BatchMetrics
 
 if TYPE_CHECKING:
     from services.teacher.engines.transformers.weights import LoadedModel, Precision
@@ -61,7 +61,7 @@ class TransformersEngine:
         self._model: LoadedModel | None = None
         self._worker: EngineWorker | None = None
         self._info: EngineInfo | None = None
-        self.batch_metrics = Batches()
+        self.batch_metrics = BatchMetrics()
 
     @property
     def info(self) -> EngineInfo:
@@ -142,7 +142,7 @@ class TransformersEngine:
             self._max_batch_total_tokens or self._slots * total,
             self._max_batch_prefill_tokens,
         )
-        self.batch_metrics.holds(limits.max_batch_total_tokens)
+        self.batch_metrics.set_capacity(limits.max_batch_total_tokens)
         self._model, self._worker = model, EngineWorker(model, limits, self.batch_metrics)
         self._info = EngineInfo(
             self._model_id,

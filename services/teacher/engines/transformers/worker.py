@@ -33,7 +33,7 @@ from services.teacher.engines.transformers.sequence import (
 from services.teacher.engines.transformers.static_batching import StaticBatches
 from services.teacher.engines.transformers.weights import LoadedModel
 from services.teacher.errors import GenerationFailed
-from services.teacher.metrics.batches import Batches
+from services.teacher.metrics.batches import BatchMetrics
 
 # Requests of one burst reach the worker within this many seconds of each other, and can then begin
 # as one batch.
@@ -84,7 +84,9 @@ class BatchLimits:
 class EngineWorker:
     """`batches` hears what it does. Closed by None in its queue."""
 
-    def __init__(self, model: LoadedModel, limits: BatchLimits, batch_metrics: Batches) -> None:
+    def __init__(
+        self, model: LoadedModel, limits: BatchLimits, batch_metrics: BatchMetrics
+    ) -> None:
         self._model, self._limits, self._batch_metrics = model, limits, batch_metrics
         self.grammar_tokenizer: Any = build_grammar_tokenizer(model)
         self.batch = self._create_batch()
@@ -125,7 +127,7 @@ class EngineWorker:
             except Exception as error:
                 deliver([(stream, error) for stream in active])
                 self.batch.reset()
-            self._batch_metrics.now(rows=0, tokens=0)
+            self._batch_metrics.set_current_batch(size=0, max_tokens=0)
         deliver([(stream, None) for stream in self._waiting])
 
     def _receive(self, *, wait: bool, seconds: float | None = None) -> bool:
@@ -181,9 +183,9 @@ class EngineWorker:
         self.largest_batch = max(self.largest_batch, len(active))
         joined = len(active) - running
         if joined and running:
-            self._batch_metrics.joined(joined, "backpressure")
+            self._batch_metrics.record_concat(joined, "backpressure")
         elif joined:
-            self._batch_metrics.began(joined)
+            self._batch_metrics.record_new_batch(joined)
 
     def _next_fitting(self, active: list[RequestStream]) -> RequestStream | None:
         """The request at the head of the queue, if it fits; those whose clients left are gone."""
@@ -198,8 +200,8 @@ class EngineWorker:
         return self._waiting[0] if fits else None
 
     def _record_batch(self, active: Sequence[RequestStream]) -> None:
-        self._batch_metrics.now(
-            rows=len(active), tokens=sum(stream.max_total_tokens for stream in active)
+        self._batch_metrics.set_current_batch(
+            size=len(active), max_tokens=sum(stream.max_total_tokens for stream in active)
         )
 
 

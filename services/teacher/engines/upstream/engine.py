@@ -41,7 +41,7 @@ from services.teacher.errors import (
     Overloaded,
     TemplateFailed,
 )
-from services.teacher.metrics.batches import Batches
+from services.teacher.metrics.batches import BatchMetrics
 
 # An upstream that does not state its context; it will refuse what is too long for it itself.
 DEFAULT_CONTEXT = 4096
@@ -89,7 +89,7 @@ class UpstreamEngine:
         )
         self._info: EngineInfo | None = None
         self._is_tgi = False
-        self.batch_metrics = Batches()
+        self.batch_metrics = BatchMetrics()
         self._open_requests = 0
 
     @property
@@ -242,7 +242,7 @@ class UpstreamEngine:
 
     def _track_open(self, change: int) -> None:
         self._open_requests += change
-        self.batch_metrics.now(rows=self._open_requests, tokens=0)
+        self.batch_metrics.set_current_batch(size=self._open_requests, max_tokens=0)
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -25,7 +25,7 @@ from services.teacher.inference.validation import (
     validate,
 )
 from services.teacher.inference.wire import DEFAULT_PARAMETERS, GenerateParameters, GenerateRequest
-from services.teacher.metrics.batches import Batches
+from services.teacher.metrics.batches import BatchMetrics
 from services.teacher.request_body import parse_body
 from services.teacher.settings import ServerSettings
 
@@ -36,7 +36,7 @@ class Words:
     """An engine whose tokens are the prompt's words; it only tokenizes."""
 
     info = EngineInfo("words", "test", max_input_tokens=10, max_total_tokens=16)
-    batches = Batches()
+    batches = BatchMetrics()
 
     async def start(self) -> None: ...
 
