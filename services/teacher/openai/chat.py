@@ -18,164 +18,199 @@ from services.teacher.inference.session import (
 from services.teacher.inference.stopping import GenerationStep
 from services.teacher.inference.wire import JSON
 from services.teacher.openai import tool_calls
-from services.teacher.openai.chat_template import Prepared
+from services.teacher.openai.chat_template import PreparedChat
 from services.teacher.openai.requests import ChatRequest
-from services.teacher.openai.responses import DONE, Shape, logprobs, usage
+from services.teacher.openai.responses import (
+    DONE_EVENT,
+    ResponseBuilder,
+    build_logprobs,
+    build_usage,
+)
 
 
-def shape(request: ChatRequest, sessions: InferenceService, kind: str) -> Shape:
+def make_response_builder(
+    request: ChatRequest, inference: InferenceService, object_type: str
+) -> ResponseBuilder:
     """TGI echoes any model name but its own two."""
-    named = request.model not in (None, "tgi")
-    model = request.model if named and request.model else sessions.engine.info.model_id
-    return Shape.new(kind, "chatcmpl", model, strict=sessions.settings.tgi_strict)
+    is_model_named = request.model not in (None, "tgi")
+    model = request.model if is_model_named and request.model else inference.engine.info.model_id
+    return ResponseBuilder.create(
+        object_type, "chatcmpl", model, strict=inference.settings.tgi_strict
+    )
 
 
-async def answer(
-    sessions: InferenceService, request: ChatRequest, prepared: Prepared
+async def create_chat_completion(
+    inference: InferenceService, request: ChatRequest, prepared: PreparedChat
 ) -> tuple[JSON, GenerationResult]:
     """The body and the answer behind it. Raises `TeacherError`."""
-    head = shape(request, sessions, "chat.completion")
-    got = await sessions.generate(prepared.ask)
+    builder = make_response_builder(request, inference, "chat.completion")
+    result = await inference.generate(prepared.request)
     call = None
-    if prepared.forced:
-        call = tool_calls.read(got.text)
-        if call.name == tool_calls.DECLINED and prepared.plain is not None:
-            call, got = None, await sessions.generate(prepared.plain)
-    elif prepared.ask.conversation is not None:
+    if prepared.forces_call:
+        call = tool_calls.parse_call(result.text)
+        if call.name == tool_calls.NO_TOOL and prepared.request_without_tools is not None:
+            call, result = None, await inference.generate(prepared.request_without_tools)
+    elif prepared.request.conversation is not None:
         # An upstream makes its calls itself; one comes as one piece, perhaps behind some words.
-        written = next((t.text for t in got.tokens if tool_calls.looks_like_call(t.text)), None)
-        call = None if written is None else tool_calls.read(written)
+        call_text = next((t.text for t in result.tokens if tool_calls.is_call(t.text)), None)
+        call = None if call_text is None else tool_calls.parse_call(call_text)
     choice: JSON = {
         "index": 0,
-        "message": _message(got, call, call_id(request), strict=head.strict),
-        "logprobs": logprobs(got.tokens) if request.logprobs else None,
-        "finish_reason": head.reason(got.finish_reason) if call is None else _called(head),
+        "message": _build_message(result, call, next_tool_call_id(request), strict=builder.strict),
+        "logprobs": build_logprobs(result.tokens) if request.logprobs else None,
+        "finish_reason": builder.to_finish_reason(result.finish_reason)
+        if call is None
+        else _tool_call_finish_reason(builder),
     }
-    return head.body([choice], usage=usage([(got.input_length, got.generated_tokens)])), got
+    return builder.build(
+        [choice], usage=build_usage([(result.input_length, result.generated_tokens)])
+    ), result
 
 
-def _message(
-    got: GenerationResult, call: tool_calls.Call | None, name: str, *, strict: bool
+def _build_message(
+    result: GenerationResult, call: tool_calls.FunctionCall | None, call_id: str, *, strict: bool
 ) -> JSON:
     if call is None:
-        return {"role": "assistant", "content": got.text}
+        return {"role": "assistant", "content": result.text}
     function = {"description": None, "name": call.name, "arguments": call.arguments}
-    calls = [{"id": name, "type": "function", "function": function}]
+    calls = [{"id": call_id, "type": "function", "function": function}]
     # A message with a call has no key `content` in TGI, and a null one in OpenAI.
     content = {} if strict else {"content": None}
     return {"role": "assistant", **content, "tool_calls": calls}
 
 
-def _called(head: Shape) -> str:
-    return "stop" if head.strict else "tool_calls"
+def _tool_call_finish_reason(builder: ResponseBuilder) -> str:
+    return "stop" if builder.strict else "tool_calls"
 
 
-def call_id(request: ChatRequest) -> str:
+def next_tool_call_id(request: ChatRequest) -> str:
     """Counted on from the history's calls where those are numbers, as in TGI."""
-    used = [call.id for message in request.messages for call in message.tool_calls or ()]
-    if all(each.isdecimal() for each in used):
-        return str(len(used))
+    used_ids = [call.id for message in request.messages for call in message.tool_calls or ()]
+    if all(used_id.isdecimal() for used_id in used_ids):
+        return str(len(used_ids))
     return str(uuid.uuid4())
 
 
-async def events(
-    sessions: InferenceService, request: ChatRequest, prepared: Prepared
+async def stream_chat_completion(
+    inference: InferenceService, request: ChatRequest, prepared: PreparedChat
 ) -> AsyncGenerator[bytes, None]:
     """The chunks, then `[DONE]`, also after an error."""
-    deltas = _Deltas(shape(request, sessions, "chat.completion.chunk"), request)
+    deltas = _DeltaBuilder(
+        make_response_builder(request, inference, "chat.completion.chunk"), request
+    )
     try:
-        async with aclosing(_chunks(sessions, prepared, deltas)) as run:
+        async with aclosing(_stream_chunks(inference, prepared, deltas)) as run:
             async for chunk in run:
                 yield sse.format_event(chunk)
         if request.stream_options.include_usage:
-            yield sse.format_event(deltas.head.body([], usage=usage([deltas.counted])))
+            yield sse.format_event(
+                deltas.builder.build([], usage=build_usage([deltas.token_counts]))
+            )
     except TeacherError as error:
-        yield deltas.head.error(error)
-    yield DONE
+        yield deltas.builder.build_error_event(error)
+    yield DONE_EVENT
 
 
-async def _chunks(
-    sessions: InferenceService, prepared: Prepared, deltas: _Deltas
+async def _stream_chunks(
+    inference: InferenceService, prepared: PreparedChat, deltas: _DeltaBuilder
 ) -> AsyncGenerator[JSON, None]:
     declined = False
-    async with aclosing(sessions.generate_stream(prepared.ask)) as run:
-        async for generation, step in run:
+    async with aclosing(inference.generate_stream(prepared.request)) as run:
+        async for valid_request, step in run:
             if step.finish_reason is not None:
-                read = get_input_length(generation, step.token)
-                deltas.counted = (read, count_generated_tokens(step.token, step.index))
-            if not prepared.forced:
-                native = prepared.ask.conversation is not None
-                yield deltas.upstream(step) if native else deltas.words(step)
+                prompt_tokens = get_input_length(valid_request, step.token)
+                deltas.token_counts = (
+                    prompt_tokens,
+                    count_generated_tokens(step.token, step.index),
+                )
+            if not prepared.forces_call:
+                is_upstream = prepared.request.conversation is not None
+                yield (
+                    deltas.build_upstream_chunk(step)
+                    if is_upstream
+                    else deltas.build_content_chunk(step)
+                )
                 continue
-            for chunk in deltas.call(step):
+            for chunk in deltas.build_call_chunks(step):
                 yield chunk
-            if declined := deltas.calls.name == tool_calls.DECLINED:
+            if declined := deltas.call_parser.name == tool_calls.NO_TOOL:
                 break
-    if declined and prepared.plain is not None:
-        again = Prepared(prepared.plain)
-        async with aclosing(_chunks(sessions, again, deltas)) as run_plain:
-            async for chunk in run_plain:
+    if declined and prepared.request_without_tools is not None:
+        fallback = PreparedChat(prepared.request_without_tools)
+        async with aclosing(_stream_chunks(inference, fallback, deltas)) as fallback_run:
+            async for chunk in fallback_run:
                 yield chunk
 
 
 @dataclass
-class _Deltas:
+class _DeltaBuilder:
     """One stream's chunks; it remembers whether a role was said and which call is being made."""
 
-    head: Shape
+    builder: ResponseBuilder
     request: ChatRequest
-    counted: tuple[int | None, int] = (None, 0)
-    calls: tool_calls.CallStream = field(default_factory=tool_calls.CallStream)
-    _begun: bool = False
-    _called: bool = False
+    token_counts: tuple[int | None, int] = (None, 0)
+    call_parser: tool_calls.FunctionCallParser = field(
+        default_factory=tool_calls.FunctionCallParser
+    )
+    _role_sent: bool = False
+    _function_called: bool = False
 
-    def words(self, step: GenerationStep) -> JSON:
+    def build_content_chunk(self, step: GenerationStep) -> JSON:
         token = step.token
-        shown = "" if token.special else token.text
-        return self._chunk(step, {"content": shown})
+        content = "" if token.special else token.text
+        return self._build_chunk(step, {"content": content})
 
-    def upstream(self, step: GenerationStep) -> JSON:
+    def build_upstream_chunk(self, step: GenerationStep) -> JSON:
         """An upstream makes its calls itself; they come as one piece of text."""
-        if not tool_calls.looks_like_call(step.token.text):
-            return self._chunk(step, {"content": step.token.text})
-        call = tool_calls.read(step.token.text)
-        self._called = True
-        return self._chunk(step, self._call(call.name, call.arguments))
+        if not tool_calls.is_call(step.token.text):
+            return self._build_chunk(step, {"content": step.token.text})
+        call = tool_calls.parse_call(step.token.text)
+        self._function_called = True
+        return self._build_chunk(step, self._build_call_delta(call.name, call.arguments))
 
-    def call(self, step: GenerationStep) -> list[JSON]:
+    def build_call_chunks(self, step: GenerationStep) -> list[JSON]:
         """Nothing until the name is known. TGI ends such a stream without a last chunk."""
-        before = self.calls.name
-        piece = self.calls.feed("" if step.token.special else step.token.text)
-        name = self.calls.name
-        if name == tool_calls.DECLINED:
+        before = self.call_parser.name
+        piece = self.call_parser.feed("" if step.token.special else step.token.text)
+        name = self.call_parser.name
+        if name == tool_calls.NO_TOOL:
             return []
-        self._called = name is not None
+        self._function_called = name is not None
         chunks = []
         if piece:
-            delta = self._call(name if before is None else None, piece)
-            chunks.append(self._chunk(None, delta))
-        if step.finish_reason is not None and not self.head.strict:
-            chunks.append(self._chunk(step, {}))
+            delta = self._build_call_delta(name if before is None else None, piece)
+            chunks.append(self._build_chunk(None, delta))
+        if step.finish_reason is not None and not self.builder.strict:
+            chunks.append(self._build_chunk(step, {}))
         return chunks
 
-    def _call(self, name: str | None, arguments: str) -> JSON:
+    def _build_call_delta(self, name: str | None, arguments: str) -> JSON:
         call: JSON = {"index": 0}
-        if name is not None or self.head.strict:
-            call |= {"id": call_id(self.request), "type": "function"}
+        if name is not None or self.builder.strict:
+            call |= {"id": next_tool_call_id(self.request), "type": "function"}
         function: JSON = {"arguments": arguments}
-        if name is not None or self.head.strict:
+        if name is not None or self.builder.strict:
             function = {"name": name, **function}
         return {"tool_calls": [{**call, "function": function}]}
 
-    def _chunk(self, step: GenerationStep | None, delta: JSON) -> JSON:
-        if self.head.strict or not self._begun:
+    def _build_chunk(self, step: GenerationStep | None, delta: JSON) -> JSON:
+        if self.builder.strict or not self._role_sent:
             delta = {"role": "assistant", **delta}
-        self._begun, reason = True, None
+        self._role_sent, finish_reason = True, None
         if step is not None and step.finish_reason is not None:
-            complete = self._called and step.finish_reason != "length"
-            reason = _called(self.head) if complete else self.head.reason(step.finish_reason)
-        shown = None
+            is_complete_call = self._function_called and step.finish_reason != "length"
+            finish_reason = (
+                _tool_call_finish_reason(self.builder)
+                if is_complete_call
+                else self.builder.to_finish_reason(step.finish_reason)
+            )
+        choice_logprobs = None
         if step is not None and self.request.logprobs and "content" in delta:
-            shown = logprobs([step.token])
-        choice = {"index": 0, "delta": delta, "logprobs": shown, "finish_reason": reason}
-        return self.head.body([choice], usage=None)
+            choice_logprobs = build_logprobs([step.token])
+        choice = {
+            "index": 0,
+            "delta": delta,
+            "logprobs": choice_logprobs,
+            "finish_reason": finish_reason,
+        }
+        return self.builder.build([choice], usage=None)

@@ -15,44 +15,52 @@ from services.teacher.openai.requests import ChatRequest, Function, ImagePart, M
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedChat:
     """What to run. `plain` is the same without functions, for a model that declines to call one.
 
     `forced`: the answer is a call because a grammar makes it one.
     """
 
-    ask: InferenceRequest
-    forced: bool = False
-    plain: InferenceRequest | None = None
+    request: InferenceRequest
+    forces_call: bool = False
+    request_without_tools: InferenceRequest | None = None
 
 
-async def prepare(request: ChatRequest, sessions: InferenceService) -> Prepared:
+async def prepare_chat(request: ChatRequest, inference: InferenceService) -> PreparedChat:
     """Raises `ToolFailed`, `TemplateFailed`, `Refused`."""
-    engine, strict = sessions.engine, sessions.settings.tgi_strict
+    engine, strict = inference.engine, inference.settings.tgi_strict
     if request.response_format is not None and request.tools is not None:
         raise ToolError("Grammar and tools are mutually exclusive")
-    functions = tool_calls.offered(request.tools, request.tool_choice)
-    messages = tuple(_message(message, strict=strict) for message in request.messages)
-    plain = await _ask(request, engine, messages, strict=strict)
+    functions = tool_calls.select_functions(request.tools, request.tool_choice)
+    messages = tuple(_to_template_message(message, strict=strict) for message in request.messages)
+    request_without_tools = await _build_request(request, engine, messages, strict=strict)
     if not functions:
-        return Prepared(plain)
+        return PreparedChat(request_without_tools)
     prompt = request.tool_prompt
-    asked = await _ask(request, engine, messages, strict=strict, functions=functions, prompt=prompt)
-    if asked.conversation is not None:
-        return Prepared(asked)
-    if sessions.settings.disable_grammar_support or not engine.info.supports_grammar:
+    request_with_tools = await _build_request(
+        request, engine, messages, strict=strict, functions=functions, prompt=prompt
+    )
+    if request_with_tools.conversation is not None:
+        return PreparedChat(request_with_tools)
+    if inference.settings.disable_grammar_support or not engine.info.supports_grammar:
         raise ToolError("this engine has no grammars, so it cannot call functions")
-    parameters = asked.parameters.model_copy(update={"grammar": tool_calls.grammar(functions)})
-    return Prepared(replace(asked, parameters=parameters), forced=True, plain=plain)
+    parameters = request_with_tools.parameters.model_copy(
+        update={"grammar": tool_calls.build_tool_grammar(functions)}
+    )
+    return PreparedChat(
+        replace(request_with_tools, parameters=parameters),
+        forces_call=True,
+        request_without_tools=request_without_tools,
+    )
 
 
-async def render(request: ChatRequest, engine: Engine, *, strict: bool) -> str:
+async def render_prompt(request: ChatRequest, engine: Engine, *, strict: bool) -> str:
     """The prompt that the chat template makes; "" when only the upstream knows it."""
-    messages = tuple(_message(message, strict=strict) for message in request.messages)
-    return (await _ask(request, engine, messages, strict=strict)).inputs
+    messages = tuple(_to_template_message(message, strict=strict) for message in request.messages)
+    return (await _build_request(request, engine, messages, strict=strict)).inputs
 
 
-async def _ask(
+async def _build_request(
     request: ChatRequest,
     engine: Engine,
     messages: tuple[JSON, ...],
@@ -64,33 +72,42 @@ async def _ask(
     """TGI reads `presence_penalty` as a repetition penalty of 2 more (lib.rs 960)."""
     penalty = request.presence_penalty
     as_repetition = penalty + 2.0 if strict and penalty is not None else None
-    parameters = request.parameters(
+    parameters = request.to_parameters(
         repetition_penalty=as_repetition,
         top_n_tokens=request.top_logprobs,
         grammar=request.response_format,
         details=True,
     )
-    shown = tuple(
+    tool_definitions = tuple(
         {"type": "function", "function": function.model_dump(exclude_none=True)}
         for function in functions
-        if function.name != tool_calls.DECLINED
+        if function.name != tool_calls.NO_TOOL
     )
-    text = await engine.apply_chat_template(Conversation(messages, shown))
-    rest = None if strict else penalty
+    text = await engine.apply_chat_template(Conversation(messages, tool_definitions))
+    presence_penalty = None if strict else penalty
     if text is None:
-        return InferenceRequest("", parameters, rest, Conversation(messages, shown))
+        return InferenceRequest(
+            "", parameters, presence_penalty, Conversation(messages, tool_definitions)
+        )
     if functions:
-        words = tool_calls.described(functions, prompt)
+        description = tool_calls.describe_functions(functions, prompt)
         text = (
-            await engine.apply_chat_template(Conversation(_with_words(messages, words), shown))
+            await engine.apply_chat_template(
+                Conversation(_append_to_last_message(messages, description), tool_definitions)
+            )
             or text
         )
-    return InferenceRequest(_continued(text, messages), parameters, rest, add_special_tokens=False)
+    return InferenceRequest(
+        _cut_after_assistant_message(text, messages),
+        parameters,
+        presence_penalty,
+        add_special_tokens=False,
+    )
 
 
-def _message(message: Message, *, strict: bool) -> JSON:
+def _to_template_message(message: Message, *, strict: bool) -> JSON:
     """As chat templates read it: the content one text, absent parts left out."""
-    body: JSON = {"role": message.role, "content": message_text(message, strict=strict)}
+    body: JSON = {"role": message.role, "content": get_message_text(message, strict=strict)}
     if message.name is not None:
         body["name"] = message.name
     if message.tool_call_id is not None:
@@ -100,14 +117,14 @@ def _message(message: Message, *, strict: bool) -> JSON:
     return body
 
 
-def message_text(message: Message, *, strict: bool) -> str:
+def get_message_text(message: Message, *, strict: bool) -> str:
     """Images are never fetched; TGI writes their addresses into the text."""
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
-    return "".join(_part(part, strict=strict) for part in message.content)
+    return "".join(_get_part_text(part, strict=strict) for part in message.content)
 
 
-def _part(part: TextPart | ImagePart, *, strict: bool) -> str:
+def _get_part_text(part: TextPart | ImagePart, *, strict: bool) -> str:
     if isinstance(part, TextPart):
         return part.text
     if not strict:
@@ -117,15 +134,15 @@ def _part(part: TextPart | ImagePart, *, strict: bool) -> str:
     return f"![]({part.image_url.url})"
 
 
-def _with_words(messages: tuple[JSON, ...], words: str) -> tuple[JSON, ...]:
+def _append_to_last_message(messages: tuple[JSON, ...], text: str) -> tuple[JSON, ...]:
     *before, last = messages or ({"role": "user", "content": ""},)
-    return (*before, {**last, "content": last["content"] + words})
+    return (*before, {**last, "content": last["content"] + text})
 
 
-def _continued(text: str, messages: tuple[JSON, ...]) -> str:
+def _cut_after_assistant_message(text: str, messages: tuple[JSON, ...]) -> str:
     """Cut behind a last message of the assistant, which the model then goes on with."""
     if not messages or messages[-1]["role"] != "assistant" or not messages[-1]["content"]:
         return text
     content = messages[-1]["content"].strip()
-    at = text.rfind(content)
-    return text if at < 0 else text[: at + len(content)]
+    position = text.rfind(content)
+    return text if position < 0 else text[: position + len(content)]

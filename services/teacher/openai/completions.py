@@ -19,122 +19,131 @@ from services.teacher.inference.stopping import GenerationStep
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON
 from services.teacher.openai.requests import CompletionRequest
-from services.teacher.openai.responses import DONE, Shape, usage
+from services.teacher.openai.responses import DONE_EVENT, ResponseBuilder, build_usage
 
 
-def prepare(request: CompletionRequest, sessions: InferenceService) -> list[InferenceRequest]:
+def build_requests(
+    request: CompletionRequest, inference: InferenceService
+) -> list[InferenceRequest]:
     """One ask per prompt. Raises `SuffixRefused`, `BatchTooLarge`."""
     if request.suffix is not None:
         raise SuffixNotSupported
-    most = sessions.settings.max_client_batch_size
-    if len(request.prompts) > most:
-        raise BatchTooLarge(most)
-    parameters = request.parameters(repetition_penalty=request.repetition_penalty, details=True)
+    max_batch_size = inference.settings.max_client_batch_size
+    if len(request.prompts) > max_batch_size:
+        raise BatchTooLarge(max_batch_size)
+    parameters = request.to_parameters(repetition_penalty=request.repetition_penalty, details=True)
     return [
         InferenceRequest(prompt, parameters, presence_penalty=request.presence_penalty)
         for prompt in request.prompts
     ]
 
 
-def shape(sessions: InferenceService) -> Shape:
-    model, strict = sessions.engine.info.model_id, sessions.settings.tgi_strict
-    return Shape.new("text_completion", "cmpl", model, strict=strict)
+def make_response_builder(inference: InferenceService) -> ResponseBuilder:
+    model, strict = inference.engine.info.model_id, inference.settings.tgi_strict
+    return ResponseBuilder.create("text_completion", "cmpl", model, strict=strict)
 
 
-async def answer(
-    sessions: InferenceService, asks: list[InferenceRequest]
+async def create_completion(
+    inference: InferenceService, requests: list[InferenceRequest]
 ) -> tuple[JSON, list[GenerationResult]]:
     """The body, its choices in the order they were finished, and the answers behind it."""
-    head, done = shape(sessions), []
+    builder, finished = make_response_builder(inference), []
 
-    async def one(index: int, ask: InferenceRequest) -> None:
-        done.append((index, await sessions.generate(ask)))
+    async def generate_choice(index: int, request: InferenceRequest) -> None:
+        finished.append((index, await inference.generate(request)))
 
     try:
         async with asyncio.TaskGroup() as group:
-            for index, ask in enumerate(asks):
-                group.create_task(one(index, ask))
+            for index, ask in enumerate(requests):
+                group.create_task(generate_choice(index, ask))
     except* TeacherError as errors:
         raise errors.exceptions[0] from None
     choices = [
         {
             "index": index,
-            "text": each.text,
+            "text": result.text,
             "logprobs": None,
-            "finish_reason": head.reason(each.reason),
+            "finish_reason": builder.to_finish_reason(result.reason),
         }
-        for index, each in done
+        for index, result in finished
     ]
-    answers = [each for _, each in done]
-    counted = usage((each.input_length, each.generated) for each in answers)
-    return head.body(choices, usage=counted), answers
+    results = [each for _, each in finished]
+    total_usage = build_usage((each.input_length, each.generated) for each in results)
+    return builder.build(choices, usage=total_usage), results
 
 
-async def events(
-    sessions: InferenceService, asks: list[InferenceRequest], *, include_usage: bool
+async def stream_completion(
+    inference: InferenceService, requests: list[InferenceRequest], *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     """The chunks of all prompts as they come, then `[DONE]`."""
-    head = shape(sessions)
-    counts: list[tuple[int | None, int]] = []
+    builder = make_response_builder(inference)
+    token_counts: list[tuple[int | None, int]] = []
     try:
-        async with aclosing(_merged(sessions, asks)) as run:
-            async for index, generation, step in run:
+        async with aclosing(_merge_streams(inference, requests)) as run:
+            async for index, valid_request, step in run:
                 if step.finish_reason is not None:
-                    read = get_input_length(generation, step.token)
-                    counts.append((read, count_generated_tokens(step.token, step.index)))
-                yield sse.format_event(_chunk(head, index, step, counts))
-        if include_usage and not head.strict:
-            yield sse.format_event(head.body([], usage=usage(counts)))
+                    prompt_tokens = get_input_length(valid_request, step.token)
+                    token_counts.append(
+                        (prompt_tokens, count_generated_tokens(step.token, step.index))
+                    )
+                yield sse.format_event(_build_chunk(builder, index, step, token_counts))
+        if include_usage and not builder.strict:
+            yield sse.format_event(builder.build([], usage=build_usage(token_counts)))
     except TeacherError as error:
-        yield head.error(error)
-    yield DONE
+        yield builder.build_error_event(error)
+    yield DONE_EVENT
 
 
-def _chunk(
-    head: Shape, index: int, step: GenerationStep, counts: list[tuple[int | None, int]]
+def _build_chunk(
+    builder: ResponseBuilder,
+    index: int,
+    step: GenerationStep,
+    token_counts: list[tuple[int | None, int]],
 ) -> JSON:
     """TGI has an empty reason until the last chunk, its own words there, and shows end tokens."""
-    hidden = step.token.special and not head.strict
+    hidden = step.token.special and not builder.strict
     choice: JSON = {
         "index": index,
         "text": "" if hidden else step.token.text,
         "logprobs": None,
-        "finish_reason": "" if head.strict else None,
+        "finish_reason": "" if builder.strict else None,
     }
     if step.finish_reason is None:
-        return head.body([choice])
-    choice["finish_reason"] = step.finish_reason if head.strict else head.reason(step.finish_reason)
-    return head.body([choice], usage=usage(counts[-1:]))
+        return builder.build([choice])
+    choice["finish_reason"] = (
+        step.finish_reason if builder.strict else builder.to_finish_reason(step.finish_reason)
+    )
+    return builder.build([choice], usage=build_usage(token_counts[-1:]))
 
 
-Item = tuple[int, ValidGenerateRequest, GenerationStep] | TeacherError | None
+StreamItem = tuple[int, ValidGenerateRequest, GenerationStep] | TeacherError | None
 
 
-async def _merged(
-    sessions: InferenceService, asks: list[InferenceRequest]
+async def _merge_streams(
+    inference: InferenceService, requests: list[InferenceRequest]
 ) -> AsyncGenerator[tuple[int, ValidGenerateRequest, GenerationStep], None]:
     """The steps of all `asks`, each with its index. The first error ends them all."""
-    inbox: asyncio.Queue[Item] = asyncio.Queue()
+    items: asyncio.Queue[StreamItem] = asyncio.Queue()
 
-    async def one(index: int, ask: InferenceRequest) -> None:
+    async def stream_choice(index: int, request: InferenceRequest) -> None:
         try:
-            async with aclosing(sessions.generate_stream(ask)) as run:
-                async for generation, step in run:
-                    inbox.put_nowait((index, generation, step))
+            async with aclosing(inference.generate_stream(request)) as run:
+                async for valid_request, step in run:
+                    items.put_nowait((index, valid_request, step))
         except TeacherError as error:
-            inbox.put_nowait(error)
+            items.put_nowait(error)
         else:
-            inbox.put_nowait(None)
+            items.put_nowait(None)
 
-    tasks = [asyncio.create_task(one(index, ask)) for index, ask in enumerate(asks)]
+    tasks = [asyncio.create_task(stream_choice(index, ask)) for index, ask in enumerate(requests)]
     try:
-        left = len(tasks)
-        while left:
-            item = await inbox.get()
+        unfinished = len(tasks)
+        while unfinished:
+            item = await items.get()
             if isinstance(item, TeacherError):
                 raise item
             if item is None:
-                left -= 1
+                unfinished -= 1
             else:
                 yield item
     finally:

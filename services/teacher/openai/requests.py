@@ -27,7 +27,7 @@ class StreamOptions(WireModel):
     include_usage: bool = False
 
 
-class Sampled(WireModel):
+class BaseCompletionRequest(WireModel):
     """What the two routes share."""
 
     model: str | None = None
@@ -42,15 +42,15 @@ class Sampled(WireModel):
     stream_options: StreamOptions = StreamOptions()
 
     @property
-    def limit(self) -> int | None:
+    def max_new_tokens(self) -> int | None:
         """How many tokens may be generated."""
         return self.max_tokens
 
-    def parameters(self, **more: Any) -> GenerateParameters:
+    def to_parameters(self, **more: Any) -> GenerateParameters:
         """As native parameters: a temperature of exactly 0 is greedy, anything else samples."""
         greedy = self.temperature == 0
         return GenerateParameters(
-            max_new_tokens=self.limit,
+            max_new_tokens=self.max_new_tokens,
             do_sample=not greedy,
             temperature=None if greedy else self.temperature,
             top_p=self.top_p,
@@ -63,7 +63,7 @@ class Sampled(WireModel):
         )
 
 
-class CompletionRequest(Sampled):
+class CompletionRequest(BaseCompletionRequest):
     prompt: str | Annotated[tuple[str, ...], Field(min_length=1)]
     repetition_penalty: F32 | None = None
     suffix: str | None = None
@@ -87,7 +87,7 @@ class ImagePart(WireModel):
     image_url: ImageURL
 
 
-class CalledFunction(WireModel):
+class ToolCallFunction(WireModel):
     name: str
     arguments: Any = None
 
@@ -95,7 +95,7 @@ class CalledFunction(WireModel):
 class ToolCall(WireModel):
     id: str
     type: str
-    function: CalledFunction
+    function: ToolCallFunction
 
 
 class Message(WireModel):
@@ -108,7 +108,7 @@ class Message(WireModel):
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _check_content(self) -> Self:
         if self.content is None and not self.tool_calls:
             raise ValueError("`content` may be missing beside `tool_calls` only")
         return self
@@ -129,30 +129,30 @@ class NamedFunction(WireModel):
     name: str
 
 
-class NamedChoice(WireModel):
+class NamedToolChoice(WireModel):
     function: NamedFunction
 
 
-class ChatRequest(Sampled):
+class ChatRequest(BaseCompletionRequest):
     messages: tuple[Message, ...]
     max_completion_tokens: U32 | None = None
     logprobs: bool | None = None
     top_logprobs: U32 | None = None
     tools: tuple[Tool, ...] | None = None
-    tool_choice: str | NamedChoice | None = None
+    tool_choice: str | NamedToolChoice | None = None
     tool_prompt: str | None = None
     response_format: GrammarBody | None = None
     logit_bias: tuple[F32, ...] | None = None
 
     @model_validator(mode="after")
-    def _one_limit(self) -> Self:
+    def _check_single_limit(self) -> Self:
         """To serde the two are one field under two names."""
         if {"max_tokens", "max_completion_tokens"} <= self.model_fields_set:
             raise ValueError("duplicate field `max_tokens`")
         return self
 
     @property
-    def limit(self) -> int | None:
+    def max_new_tokens(self) -> int | None:
         return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
 
 
@@ -160,7 +160,7 @@ class TokenizeChatRequest(ChatRequest):
     """POST /chat_tokenize: the conversation counts, the rest is ignored."""
 
 
-def loosened(data: Any) -> Any:
+def normalize_body(data: Any) -> Any:
     """OpenAI's own forms in TGI's: one `stop` string, `top_p` 1.0, `logit_bias` by token, null
     for what has a default, both names of the limit, `response_format` with `json_schema`.
     """
@@ -181,17 +181,17 @@ def loosened(data: Any) -> Any:
     elif "max_tokens" in body:
         body.pop("max_completion_tokens", None)
     if isinstance(body.get("response_format"), dict):
-        body["response_format"] = _format(body["response_format"])
+        body["response_format"] = _normalize_response_format(body["response_format"])
     return body
 
 
-def _format(given: JSON) -> JSON | None:
-    if given.get("type") == "text":
+def _normalize_response_format(response_format: JSON) -> JSON | None:
+    if response_format.get("type") == "text":
         return None
-    if "value" in given:
-        return given
-    if given.get("type") == "json_object":
-        return {**given, "value": ANY_OBJECT}
-    if given.get("type") == "json_schema" and "json_schema" in given:
-        return {**given, "value": given["json_schema"]}
-    return given
+    if "value" in response_format:
+        return response_format
+    if response_format.get("type") == "json_object":
+        return {**response_format, "value": ANY_OBJECT}
+    if response_format.get("type") == "json_schema" and "json_schema" in response_format:
+        return {**response_format, "value": response_format["json_schema"]}
+    return response_format

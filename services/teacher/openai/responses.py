@@ -14,36 +14,41 @@ from services.teacher.errors import IncompleteGeneration, TeacherError
 from services.teacher.inference.stopping import FinishReason
 from services.teacher.inference.wire import JSON
 
-DONE = b"data: [DONE]\n\n"
-FINGERPRINT = f"{qcrd.__version__}-native"
+DONE_EVENT = b"data: [DONE]\n\n"
+SYSTEM_FINGERPRINT = f"{qcrd.__version__}-native"
 
 
 @dataclass(frozen=True)
-class Shape:
+class ResponseBuilder:
     """The head of one response, the same in each of its chunks."""
 
-    kind: str
+    object_type: str
     model: str
     strict: bool
     id: str
     created: int
 
     @classmethod
-    def new(cls, kind: str, prefix: str, model: str, *, strict: bool) -> Shape:
+    def create(cls, object_type: str, prefix: str, model: str, *, strict: bool) -> ResponseBuilder:
         name = "" if strict else f"{prefix}-{uuid.uuid4().hex}"
-        return cls(kind, model, strict, name, int(time.time()))
+        return cls(object_type, model, strict, name, int(time.time()))
 
-    def body(self, choices: Sequence[JSON], **more: object) -> JSON:
-        head = {"object": self.kind, "id": self.id, "created": self.created, "model": self.model}
-        return {**head, "system_fingerprint": FINGERPRINT, "choices": list(choices), **more}
+    def build(self, choices: Sequence[JSON], **extra: object) -> JSON:
+        head = {
+            "object": self.object_type,
+            "id": self.id,
+            "created": self.created,
+            "model": self.model,
+        }
+        return {**head, "system_fingerprint": SYSTEM_FINGERPRINT, "choices": list(choices), **extra}
 
-    def reason(self, reason: FinishReason) -> str:
+    def to_finish_reason(self, finish_reason: FinishReason) -> str:
         """OpenAI has one word for both ways to stop; TGI tells a stop string apart."""
-        if reason == "stop_sequence" and self.strict:
-            return reason
-        return "length" if reason == "length" else "stop"
+        if finish_reason == "stop_sequence" and self.strict:
+            return finish_reason
+        return "length" if finish_reason == "length" else "stop"
 
-    def error(self, error: TeacherError) -> bytes:
+    def build_error_event(self, error: TeacherError) -> bytes:
         """TGI writes 422 whatever the error was."""
         status = 422 if self.strict else error.status
         message = (
@@ -52,17 +57,21 @@ class Shape:
         return sse.format_event({"error": {"message": message, "http_status_code": status}})
 
 
-def usage(counts: Iterable[tuple[int | None, int]]) -> JSON:
+def build_usage(token_counts: Iterable[tuple[int | None, int]]) -> JSON:
     """Tokens read and generated, summed; null where the prompt's tokens were never counted."""
-    pairs = list(counts)
-    read = [known for known, _ in pairs if known is not None]
-    prompt = sum(read) if len(read) == len(pairs) else None
-    generated = sum(new for _, new in pairs)
-    total = None if prompt is None else prompt + generated
-    return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": total}
+    pairs = list(token_counts)
+    prompt_counts = [prompt_tokens for prompt_tokens, _ in pairs if prompt_tokens is not None]
+    total_prompt_tokens = sum(prompt_counts) if len(prompt_counts) == len(pairs) else None
+    total_completion_tokens = sum(completion_tokens for _, completion_tokens in pairs)
+    total = None if total_prompt_tokens is None else total_prompt_tokens + total_completion_tokens
+    return {
+        "prompt_tokens": total_prompt_tokens,
+        "completion_tokens": total_completion_tokens,
+        "total_tokens": total,
+    }
 
 
-def logprobs(tokens: Sequence[Token]) -> JSON:
+def build_logprobs(tokens: Sequence[Token]) -> JSON:
     """Chat's `logprobs`: each token, and the likeliest ones in its place."""
     return {
         "content": [

@@ -15,13 +15,13 @@ from services.teacher.openai.requests import (
     ChatRequest,
     CompletionRequest,
     TokenizeChatRequest,
-    loosened,
+    normalize_body,
 )
 from services.teacher.routes.common import GONE, Routes
 
 
 def router(routes: Routes) -> APIRouter:
-    loosen = None if routes.sessions.settings.tgi_strict else loosened
+    loosen = None if routes.sessions.settings.tgi_strict else normalize_body
 
     @routes.post("/v1/completions", CompletionRequest)
     async def complete(request: Request) -> Response:
@@ -37,7 +37,7 @@ def router(routes: Routes) -> APIRouter:
     async def chat_tokenize(request: Request) -> JSON:
         body = await routes.read(request, TokenizeChatRequest, loosen)
         sessions = routes.sessions
-        text = await chat_template.render(
+        text = await chat_template.render_prompt(
             body, sessions.engine, strict=sessions.settings.tgi_strict
         )
         pieces = await sessions.engine.tokenize(text, add_special_tokens=False) if text else None
@@ -54,13 +54,13 @@ def router(routes: Routes) -> APIRouter:
 async def completed(routes: Routes, request: Request, body: CompletionRequest) -> Response:
     sessions = routes.sessions
     _twice(sessions)
-    asks = completions.prepare(body, sessions)
+    asks = completions.build_requests(body, sessions)
     characters = sum(len(prompt) for prompt in body.prompts)
     if body.stream:
         counted = body.stream_options.include_usage
-        events = completions.events(sessions, asks, include_usage=counted)
+        events = completions.stream_completion(sessions, asks, include_usage=counted)
         return routes.stream(events, characters=characters)
-    got = await run_until_disconnect(request.receive, completions.answer(sessions, asks))
+    got = await run_until_disconnect(request.receive, completions.create_completion(sessions, asks))
     if got is None:
         return GONE
     return routes.respond(got[0], got[1], characters=characters, whole=False)
@@ -69,11 +69,15 @@ async def completed(routes: Routes, request: Request, body: CompletionRequest) -
 async def talked(routes: Routes, request: Request, body: ChatRequest) -> Response:
     sessions = routes.sessions
     _twice(sessions)
-    prepared = await chat_template.prepare(body, sessions)
-    characters = len(prepared.ask.inputs)
+    prepared = await chat_template.prepare_chat(body, sessions)
+    characters = len(prepared.request.inputs)
     if body.stream:
-        return routes.stream(chat.events(sessions, body, prepared), characters=characters)
-    got = await run_until_disconnect(request.receive, chat.answer(sessions, body, prepared))
+        return routes.stream(
+            chat.stream_chat_completion(sessions, body, prepared), characters=characters
+        )
+    got = await run_until_disconnect(
+        request.receive, chat.create_chat_completion(sessions, body, prepared)
+    )
     if got is None:
         return GONE
     return routes.respond(got[0], [got[1]], characters=characters)

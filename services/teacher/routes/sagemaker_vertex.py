@@ -21,7 +21,7 @@ from services.teacher.inference.wire import (
     WireModel,
 )
 from services.teacher.openai import chat_template
-from services.teacher.openai.requests import ChatRequest, CompletionRequest, loosened
+from services.teacher.openai.requests import ChatRequest, CompletionRequest, normalize_body
 from services.teacher.request_body import parse_body
 from services.teacher.routes.common import GONE, Routes
 from services.teacher.routes.native import either
@@ -38,7 +38,7 @@ class VertexRequest(WireModel):
 
 
 def router(routes: Routes) -> APIRouter:
-    loosen = None if routes.sessions.settings.tgi_strict else loosened
+    loosen = None if routes.sessions.settings.tgi_strict else normalize_body
 
     @routes.post("/invocations", CompatRequest, ChatRequest, CompletionRequest)
     async def invocations(request: Request) -> Response:
@@ -93,7 +93,9 @@ async def _one(routes: Routes, instance: GenerateRequest | ChatRequest) -> Gener
     """TGI takes only the length and the seed from a native instance, and samples."""
     sessions = routes.sessions
     if isinstance(instance, ChatRequest):
-        return await sessions.generate((await chat_template.prepare(instance, sessions)).ask)
+        return await sessions.generate(
+            (await chat_template.prepare_chat(instance, sessions)).request
+        )
     given = instance.parameters
     parameters = GenerateParameters(
         do_sample=True, max_new_tokens=given.max_new_tokens, seed=given.seed, details=True

@@ -20,9 +20,14 @@ from services.teacher.inference.session import (
 from services.teacher.inference.stopping import FinishReason, GenerationStep
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON
-from services.teacher.openai.chat import shape
+from services.teacher.openai.chat import make_response_builder
 from services.teacher.openai.requests import ChatRequest
-from services.teacher.openai.responses import DONE, Shape, logprobs, usage
+from services.teacher.openai.responses import (
+    DONE_EVENT,
+    ResponseBuilder,
+    build_logprobs,
+    build_usage,
+)
 from services.teacher.students.prompting import Plan
 
 T = TypeVar("T")
@@ -33,20 +38,20 @@ async def answer(
     sessions: InferenceService, request: ChatRequest, plans: Sequence[Plan]
 ) -> tuple[JSON, list[GenerationResult]]:
     """The body and the answers behind it. Raises `TeacherError`."""
-    head = shape(request, sessions, "chat.completion")
+    head = make_response_builder(request, sessions, "chat.completion")
     made = await _all([_both(sessions, plan) for plan in plans])
     choices = [
         {
             "index": index,
             "message": {"role": "assistant", **_message(plan, *got)},
-            "logprobs": logprobs(got[0].tokens) if request.logprobs else None,
-            "finish_reason": head.reason(got[0].finish_reason),
+            "logprobs": build_logprobs(got[0].tokens) if request.logprobs else None,
+            "finish_reason": head.to_finish_reason(got[0].finish_reason),
         }
         for index, (plan, got) in enumerate(zip(plans, made, strict=True))
     ]
     answers = [each for got in made for each in got]
-    counted = usage((each.input_length, each.generated_tokens) for each in answers)
-    return head.body(choices, usage=counted), answers
+    counted = build_usage((each.input_length, each.generated_tokens) for each in answers)
+    return head.build(choices, usage=counted), answers
 
 
 async def _both(sessions: InferenceService, plan: Plan) -> list[GenerationResult]:
@@ -79,27 +84,33 @@ async def events(
     sessions: InferenceService, request: ChatRequest, plans: Sequence[Plan]
 ) -> AsyncGenerator[bytes, None]:
     """One choice after the other, then `[DONE]`, also after an error."""
-    head = shape(request, sessions, "chat.completion.chunk")
+    head = make_response_builder(request, sessions, "chat.completion.chunk")
     counts: Counts = []
     try:
         for index, plan in enumerate(plans):
             yield _chunk(head, index, {"role": "assistant", "content": ""})
             async with aclosing(_deltas(sessions, plan, counts)) as run:
                 async for delta, token, reason in run:
-                    shown = logprobs([token]) if token and request.logprobs else None
-                    yield _chunk(head, index, delta, shown, reason and head.reason(reason))
+                    shown = build_logprobs([token]) if token and request.logprobs else None
+                    yield _chunk(
+                        head, index, delta, shown, reason and head.to_finish_reason(reason)
+                    )
         if request.stream_options.include_usage:
-            yield sse.format_event(head.body([], usage=usage(counts)))
+            yield sse.format_event(head.build([], usage=build_usage(counts)))
     except TeacherError as error:
-        yield head.error(error)
-    yield DONE
+        yield head.build_error_event(error)
+    yield DONE_EVENT
 
 
 def _chunk(
-    head: Shape, index: int, delta: JSON, shown: JSON | None = None, reason: str | None = None
+    head: ResponseBuilder,
+    index: int,
+    delta: JSON,
+    shown: JSON | None = None,
+    reason: str | None = None,
 ) -> bytes:
     choice = {"index": index, "delta": delta, "logprobs": shown, "finish_reason": reason}
-    return sse.format_event(head.body([choice], usage=None))
+    return sse.format_event(head.build([choice], usage=None))
 
 
 Delta = tuple[JSON, Token | None, FinishReason | None]

@@ -13,7 +13,7 @@ from qcrd.records.prompt_format import PromptFormat
 from services.teacher.errors import InputValidationError, ToolError
 from services.teacher.inference.session import InferenceService
 from services.teacher.inference.validation import InferenceRequest
-from services.teacher.openai.chat_template import message_text
+from services.teacher.openai.chat_template import get_message_text
 from services.teacher.openai.requests import ChatRequest, Message
 
 
@@ -60,7 +60,7 @@ async def plan(
 def last_question(messages: Sequence[Message]) -> str:
     """Raises `Refused` when the user says nothing."""
     said = [message for message in messages if message.role == "user"]
-    text = message_text(said[-1], strict=False).strip() if said else ""
+    text = get_message_text(said[-1], strict=False).strip() if said else ""
     if not text:
         raise InputValidationError(
             "`messages` needs a message of role `user` that holds the question"
@@ -74,8 +74,8 @@ async def _ask(
     """As many tokens as it was trained to say, fewer where the request or the room has fewer."""
     pieces = await sessions.engine.tokenize(prompt) or ()
     room = max(sessions.engine.info.max_total_tokens - len(pieces), 1)
-    wanted = longest if request.limit is None else request.limit
-    parameters = request.parameters(top_n_tokens=request.top_logprobs, details=True)
+    wanted = longest if request.max_new_tokens is None else request.max_new_tokens
+    parameters = request.to_parameters(top_n_tokens=request.top_logprobs, details=True)
     ask = InferenceRequest(prompt, parameters, request.presence_penalty)
     return _with(ask, max_new_tokens=min(wanted, longest, room))
 

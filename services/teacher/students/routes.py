@@ -11,17 +11,22 @@ from fastapi.responses import Response
 from qcrd.records.prompt_format import PromptFormat
 from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.inference.wire import U32, GenerateParameters
-from services.teacher.openai.requests import ChatRequest, CompletionRequest, Sampled, loosened
+from services.teacher.openai.requests import (
+    BaseCompletionRequest,
+    ChatRequest,
+    CompletionRequest,
+    normalize_body,
+)
 from services.teacher.routes.common import GONE, Routes
 from services.teacher.routes.openai import completed
 from services.teacher.students import chat
 from services.teacher.students.prompting import plan
 
 
-class Greedy(Sampled):
+class Greedy(BaseCompletionRequest):
     def parameters(self, **more: Any) -> GenerateParameters:
         """Sampling only where a temperature or `top_p` asks for it."""
-        made = super().parameters(**more)
+        made = super().to_parameters(**more)
         sampled = self.temperature is not None or self.top_p is not None
         return made if sampled else made.model_copy(update={"do_sample": False})
 
@@ -40,7 +45,9 @@ class Chat(Greedy, ChatRequest):
 def router(routes: Routes, *, manner: PromptFormat) -> APIRouter:
     @routes.post("/v1/completions", Completion)
     async def complete(request: Request) -> Response:
-        return await completed(routes, request, await routes.read(request, Completion, loosened))
+        return await completed(
+            routes, request, await routes.read(request, Completion, normalize_body)
+        )
 
     @routes.post("/v1/chat/completions", Chat)
     async def talk(request: Request) -> Response:
@@ -50,7 +57,7 @@ def router(routes: Routes, *, manner: PromptFormat) -> APIRouter:
 
 
 async def _talked(routes: Routes, request: Request, manner: PromptFormat) -> Response:
-    body = await routes.read(request, Chat, loosened)
+    body = await routes.read(request, Chat, normalize_body)
     sessions = routes.sessions
     asked = await plan(
         body, sessions, manner, explain=body.explain or False, n=1 if body.n is None else body.n

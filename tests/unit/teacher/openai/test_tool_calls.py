@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.teacher.errors import ToolError
 from services.teacher.openai import tool_calls
-from services.teacher.openai.requests import ChatRequest, StreamOptions, loosened
+from services.teacher.openai.requests import ChatRequest, StreamOptions, normalize_body
 from services.teacher.request_body import parse_body
 
 WEATHER = {
@@ -31,12 +31,14 @@ TIME = {"type": "function", "function": {"name": "time"}}
 
 def request(**more: Any) -> ChatRequest:
     body = {"messages": [{"role": "user", "content": "hi"}], "tools": [WEATHER, TIME], **more}
-    return parse_body(ChatRequest, json.dumps(body).encode(), loosened)
+    return parse_body(ChatRequest, json.dumps(body).encode(), normalize_body)
 
 
 def names(**more: Any) -> list[str]:
     asked = request(**more)
-    return [function.name for function in tool_calls.offered(asked.tools, asked.tool_choice)]
+    return [
+        function.name for function in tool_calls.select_functions(asked.tools, asked.tool_choice)
+    ]
 
 
 def test_a_choice_offers_what_it_names() -> None:
@@ -51,7 +53,9 @@ def test_a_choice_offers_what_it_names() -> None:
 
 def test_the_grammar_puts_the_name_first_and_keeps_references_whole() -> None:
     asked = request(tool_choice="required")
-    value = tool_calls.grammar(tool_calls.offered(asked.tools, asked.tool_choice)).value
+    value = tool_calls.build_tool_grammar(
+        tool_calls.select_functions(asked.tools, asked.tool_choice)
+    ).value
     assert isinstance(value, dict)
     weather, time = value["properties"]["function"]["anyOf"]
     assert list(weather["properties"]) == ["_name", "city", "at"]
@@ -62,10 +66,12 @@ def test_the_grammar_puts_the_name_first_and_keeps_references_whole() -> None:
 
 def test_a_call_is_read_and_anything_else_is_named() -> None:
     text = '{"function": {"_name": "weather", "city": "Ulm", "at": 3}}'
-    assert tool_calls.read(text) == tool_calls.Call("weather", '{"city":"Ulm","at":3}')
+    assert tool_calls.parse_call(text) == tool_calls.FunctionCall(
+        "weather", '{"city":"Ulm","at":3}'
+    )
     for broken in ('{"function": {"_name": "wea', "[]", '{"function": 1}', "word"):
         with pytest.raises(ToolError, match="Failed to parse generated text"):
-            tool_calls.read(broken)
+            tool_calls.parse_call(broken)
 
 
 ARGUMENTS = st.dictionaries(
@@ -78,7 +84,7 @@ ARGUMENTS = st.dictionaries(
 def test_pieces_join_to_the_arguments(arguments: dict[str, Any], seed: Any, ascii: bool) -> None:
     call = {"function": {"_name": "weather", **arguments}}
     text = json.dumps(call, ensure_ascii=ascii)
-    stream, got = tool_calls.CallStream(), ""
+    stream, got = tool_calls.FunctionCallParser(), ""
     while text:
         size = seed.randint(1, 9)
         got += stream.feed(text[:size])
