@@ -14,11 +14,15 @@ from services.teacher.engines.base import Engine
 from services.teacher.errors import InvalidApiKey, InvalidBody, TeacherError
 from services.teacher.inference.session import InferenceService
 from services.teacher.routes import native, openai, sagemaker_vertex, status
-from services.teacher.routes.common import Routes
+from services.teacher.routes.common import GenerationRoutes
 from services.teacher.settings import ServerSettings
 
-RouterFactory = Callable[[Routes], APIRouter]
-ROUTER_FACTORIES: Sequence[RouterFactory] = (native.router, openai.router, sagemaker_vertex.router)
+RouterFactory = Callable[[GenerationRoutes], APIRouter]
+ROUTER_FACTORIES: Sequence[RouterFactory] = (
+    native.create_router,
+    openai.create_router,
+    sagemaker_vertex.create_router,
+)
 """The groups of generating routes; a server of another kind brings its own."""
 
 HTTP_ERROR_TYPES = {404: "not_found", 405: "method_not_allowed"}
@@ -48,9 +52,9 @@ def create_app(
         allow_headers=["content-type"],
     )
     install_error_handlers(app, strict=settings.tgi_strict)
-    app.include_router(status.router(inference))
+    app.include_router(status.create_router(inference))
     for create_router in router_factories:
-        app.include_router(create_router(Routes(inference)))
+        app.include_router(create_router(GenerationRoutes(inference)))
     return app
 
 

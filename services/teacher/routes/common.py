@@ -16,7 +16,7 @@ from services.teacher.request_body import read_json_body as read_body
 
 B = TypeVar("B", bound=WireModel)
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-ERRORS: dict[int | str, JSON] = {
+ERROR_RESPONSES: dict[int | str, JSON] = {
     400: {"description": "the body is not JSON"},
     413: {"description": "the body is too long"},
     415: {"description": "the body is not declared as JSON"},
@@ -26,117 +26,122 @@ ERRORS: dict[int | str, JSON] = {
     500: {"description": "the engine ended without a last token"},
     503: {"description": "the model is loading"},
 }
-GONE = Response(status_code=499)
+CLIENT_CLOSED_REQUEST = Response(status_code=499)
 """Nobody reads it; the access log does."""
 
 
-class Routes:
+class GenerationRoutes:
     """An `APIRouter` whose POST routes want the key and a loaded engine, and declare their body."""
 
-    def __init__(self, sessions: InferenceService) -> None:
-        settings = sessions.settings
-        self.sessions = sessions
+    def __init__(self, inference: InferenceService) -> None:
+        settings = inference.settings
+        self.inference = inference
         self.router = APIRouter()
-        self._limit = settings.payload_limit
-        self._compute = {"x-compute-type": settings.compute_type}
+        self._payload_limit = settings.payload_limit
+        self._compute_headers = {"x-compute-type": settings.compute_type}
         key = settings.api_key.get_secret_value() if settings.api_key else None
-        self._guard = Depends(require_api_key(key))
+        self._api_key_dependency = Depends(require_api_key(key))
 
     def post(
-        self, path: str, *models: type[WireModel], guarded: bool = True
+        self, path: str, *models: type[WireModel], requires_key: bool = True
     ) -> Callable[[Handler], Handler]:
         """Decorates the handler of `path`, whose body is one of `models`."""
         schemas: list[JSON] = [model.model_json_schema() for model in models]
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-        content = {"application/json": {"schema": _inlined(schema)}}
-        loaded = Depends(self._loaded)
+        content = {"application/json": {"schema": _inline_definitions(schema)}}
+        ready = Depends(self._require_ready)
         return self.router.post(
             path,
-            dependencies=[self._guard, loaded] if guarded else [loaded],
-            responses=ERRORS,
+            dependencies=[self._api_key_dependency, ready] if requires_key else [ready],
+            responses=ERROR_RESPONSES,
             openapi_extra={"requestBody": {"required": True, "content": content}},
         )
 
-    async def _loaded(self) -> None:
-        self.sessions.check_ready()
+    async def _require_ready(self) -> None:
+        self.inference.check_ready()
 
-    async def read(
-        self, request: Request, model: type[B], loosen: BodyNormalizer | None = None
+    async def parse_body(
+        self, request: Request, model: type[B], normalize: BodyNormalizer | None = None
     ) -> B:
         """Raises `Unreadable`."""
-        return await make_body_reader(model, self._limit, loosen)(request)
+        return await make_body_reader(model, self._payload_limit, normalize)(request)
 
-    async def raw(self, request: Request) -> bytes:
+    async def read_raw_body(self, request: Request) -> bytes:
         """Raises `Unreadable`."""
-        return await read_body(request, self._limit)
+        return await read_body(request, self._payload_limit)
 
-    def respond(
+    def build_response(
         self,
         content: Any,
-        answers: Sequence[GenerationResult],
+        results: Sequence[GenerationResult],
         *,
         characters: int,
-        whole: bool = True,
+        compute_time: bool = True,
     ) -> Response:
         """`whole`: with x-compute-time, which TGI leaves out where several prompts are summed."""
-        headers = {**self._compute, **timing(answers, characters, whole=whole)}
+        headers = {
+            **self._compute_headers,
+            **build_timing_headers(results, characters, compute_time=compute_time),
+        }
         return JSONResponse(content, headers=headers)
 
-    def stream(self, events: AsyncGenerator[bytes, None], *, characters: int) -> Response:
-        headers = {**self._compute, "x-compute-characters": str(characters)}
+    def build_stream_response(
+        self, events: AsyncGenerator[bytes, None], *, characters: int
+    ) -> Response:
+        headers = {**self._compute_headers, "x-compute-characters": str(characters)}
         return sse.EventStream(events, headers)
 
 
-def timing(
-    answers: Sequence[GenerationResult], characters: int, *, whole: bool = True
+def build_timing_headers(
+    results: Sequence[GenerationResult], characters: int, *, compute_time: bool = True
 ) -> dict[str, str]:
     """TGI's headers, summed over `answers`; milliseconds, but seconds in x-compute-time."""
 
     def total(name: str) -> float:
-        return sum(answer.durations[name] for answer in answers)
+        return sum(answer.durations[name] for answer in results)
 
-    generated = sum(answer.generated_tokens for answer in answers)
-    timed = {
+    generated_tokens = sum(answer.generated_tokens for answer in results)
+    time_headers = {
         f"x-{name}-time": str(round(total(name) * 1000))
         for name in ("total", "validation", "queue", "inference")
     }
-    compute = {"x-compute-time": f"{total('total'):.6f}"} if whole else {}
+    compute = {"x-compute-time": f"{total('total'):.6f}"} if compute_time else {}
     return {
-        **timed,
+        **time_headers,
         **compute,
         "x-compute-characters": str(characters),
-        "x-time-per-token": str(round(total("inference") * 1000 / max(generated, 1))),
-        "x-prompt-tokens": str(sum(answer.input_length or 0 for answer in answers)),
-        "x-generated-tokens": str(generated),
+        "x-time-per-token": str(round(total("inference") * 1000 / max(generated_tokens, 1))),
+        "x-prompt-tokens": str(sum(answer.input_length or 0 for answer in results)),
+        "x-generated-tokens": str(generated_tokens),
     }
 
 
-def _inlined(schema: JSON) -> JSON:
+def _inline_definitions(schema: JSON) -> JSON:
     """`schema` without `$defs`: OpenAPI resolves references from the document's root only."""
     definitions: JSON = {}
 
-    def gather(node: Any) -> None:
+    def collect_definitions(node: Any) -> None:
         if isinstance(node, dict):
             definitions.update(node.get("$defs", {}))
             for value in node.values():
-                gather(value)
+                collect_definitions(value)
         elif isinstance(node, list):
             for value in node:
-                gather(value)
+                collect_definitions(value)
 
-    def resolve(node: Any) -> Any:
+    def resolve_references(node: Any) -> Any:
         if isinstance(node, list):
-            return [resolve(item) for item in node]
+            return [resolve_references(item) for item in node]
         if not isinstance(node, dict):
             return node
         if "$ref" in node:
-            return resolve(definitions[node["$ref"].rpartition("/")[2]])
+            return resolve_references(definitions[node["$ref"].rpartition("/")[2]])
         return {
-            key: resolve(value)
+            key: resolve_references(value)
             for key, value in node.items()
             if key not in ("$defs", "discriminator")
         }
 
-    gather(schema)
-    resolved: JSON = resolve(schema)
+    collect_definitions(schema)
+    resolved: JSON = resolve_references(schema)
     return resolved

@@ -20,51 +20,69 @@ from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON, GenerateParameters
 
 
-def body(answer: GenerationResult, parameters: GenerateParameters, *, full: bool = False) -> JSON:
+def build_response_body(
+    result: GenerationResult, parameters: GenerateParameters, *, full_text_default: bool = False
+) -> JSON:
     """`full`: with the prompt in front, unless the request says otherwise."""
-    text = shown(answer.request, parameters, answer.text, full=full)
+    text = apply_full_text(
+        result.request, parameters, result.text, full_text_default=full_text_default
+    )
     if not (parameters.details or parameters.decoder_input_details):
         return {"generated_text": text}
-    others = [
+    best_of_sequences = [
         {
-            "generated_text": shown(other.request, parameters, other.text, full=full),
-            **_details(other),
+            "generated_text": apply_full_text(
+                other.request, parameters, other.text, full_text_default=full_text_default
+            ),
+            **_build_details(other),
         }
-        for other in answer.best_of_sequences
+        for other in result.best_of_sequences
     ]
-    details = _details(answer)
-    if others:
+    details = _build_details(result)
+    if best_of_sequences:
         top = {"top_tokens": details.pop("top_tokens")} if "top_tokens" in details else {}
-        details = {**details, "best_of_sequences": others, **top}
+        details = {**details, "best_of_sequences": best_of_sequences, **top}
     return {"generated_text": text, "details": details}
 
 
-def _details(answer: GenerationResult) -> JSON:
+def _build_details(result: GenerationResult) -> JSON:
     return wire.build_details(
-        answer.finish_reason,
-        answer.tokens,
-        generated_tokens=answer.generated_tokens,
-        seed=answer.request.sampling.seed,
-        top_n_tokens=answer.request.top_n_tokens,
-        prefill=answer.prefill,
+        result.finish_reason,
+        result.tokens,
+        generated_tokens=result.generated_tokens,
+        seed=result.request.sampling.seed,
+        top_n_tokens=result.request.top_n_tokens,
+        prefill=result.prefill,
     )
 
 
-def shown(
-    generation: ValidGenerateRequest, parameters: GenerateParameters, text: str, *, full: bool
+def apply_full_text(
+    request: ValidGenerateRequest,
+    parameters: GenerateParameters,
+    text: str,
+    *,
+    full_text_default: bool,
 ) -> str:
-    asked = parameters.return_full_text
-    return generation.prompt + text if (full if asked is None else asked) else text
+    return_full_text = parameters.return_full_text
+    return (
+        request.prompt + text
+        if (full_text_default if return_full_text is None else return_full_text)
+        else text
+    )
 
 
-async def events(
-    sessions: InferenceService, ask: InferenceRequest, *, full: bool = False
+async def stream_events(
+    inference: InferenceService, request: InferenceRequest, *, full_text_default: bool = False
 ) -> AsyncGenerator[bytes, None]:
     """The native stream. Errors become its last event, as in TGI the status is 200 by then."""
     try:
-        async with aclosing(sessions.generate_stream(ask)) as run:
-            async for generation, step in run:
-                yield sse.format_event(_event(ask.parameters, generation, step, full=full))
+        async with aclosing(inference.generate_stream(request)) as run:
+            async for valid_request, step in run:
+                yield sse.format_event(
+                    _build_event(
+                        request.parameters, valid_request, step, full_text_default=full_text_default
+                    )
+                )
     except IncompleteGeneration as error:
         yield sse.format_event(
             {"error": f"{error.message} stream", "error_type": f"{error.error_type}_stream"}
@@ -73,27 +91,27 @@ async def events(
         yield sse.format_event(error.body())
 
 
-def _event(
+def _build_event(
     parameters: GenerateParameters,
-    generation: ValidGenerateRequest,
+    request: ValidGenerateRequest,
     step: GenerationStep,
     *,
-    full: bool,
+    full_text_default: bool,
 ) -> JSON:
     text = details = None
     if step.finish_reason is not None:
-        text = shown(generation, parameters, step.text, full=full)
+        text = apply_full_text(request, parameters, step.text, full_text_default=full_text_default)
         if parameters.details:
             details = {
                 "finish_reason": step.finish_reason,
                 "generated_tokens": count_generated_tokens(step.token, step.index),
-                "seed": generation.sampling.seed,
-                "input_length": get_input_length(generation, step.token),
+                "seed": request.sampling.seed,
+                "input_length": get_input_length(request, step.token),
             }
     return wire.build_stream_event(
         step.index,
         step.token,
-        top_n_tokens=generation.top_n_tokens,
+        top_n_tokens=request.top_n_tokens,
         generated_text=text,
         stream_details=details,
     )

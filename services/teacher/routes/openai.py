@@ -17,73 +17,83 @@ from services.teacher.openai.requests import (
     TokenizeChatRequest,
     normalize_body,
 )
-from services.teacher.routes.common import GONE, Routes
+from services.teacher.routes.common import CLIENT_CLOSED_REQUEST, GenerationRoutes
 
 
-def router(routes: Routes) -> APIRouter:
-    loosen = None if routes.sessions.settings.tgi_strict else normalize_body
+def create_router(routes: GenerationRoutes) -> APIRouter:
+    normalize = None if routes.inference.settings.tgi_strict else normalize_body
 
     @routes.post("/v1/completions", CompletionRequest)
-    async def complete(request: Request) -> Response:
-        return await completed(
-            routes, request, await routes.read(request, CompletionRequest, loosen)
+    async def create_completion(request: Request) -> Response:
+        return await handle_completion(
+            routes, request, await routes.parse_body(request, CompletionRequest, normalize)
         )
 
     @routes.post("/v1/chat/completions", ChatRequest)
-    async def talk(request: Request) -> Response:
-        return await talked(routes, request, await routes.read(request, ChatRequest, loosen))
-
-    @routes.post("/chat_tokenize", TokenizeChatRequest, guarded=False)
-    async def chat_tokenize(request: Request) -> JSON:
-        body = await routes.read(request, TokenizeChatRequest, loosen)
-        sessions = routes.sessions
-        text = await chat_template.render_prompt(
-            body, sessions.engine, strict=sessions.settings.tgi_strict
+    async def create_chat_completion(request: Request) -> Response:
+        return await handle_chat_completion(
+            routes, request, await routes.parse_body(request, ChatRequest, normalize)
         )
-        pieces = await sessions.engine.tokenize(text, add_special_tokens=False) if text else None
-        if pieces is None:
+
+    @routes.post("/chat_tokenize", TokenizeChatRequest, requires_key=False)
+    async def chat_tokenize(request: Request) -> JSON:
+        body = await routes.parse_body(request, TokenizeChatRequest, normalize)
+        inference = routes.inference
+        text = await chat_template.render_prompt(
+            body, inference.engine, strict=inference.settings.tgi_strict
+        )
+        tokens = await inference.engine.tokenize(text, add_special_tokens=False) if text else None
+        if tokens is None:
             raise HTTPException(404, "this engine has no tokenizer")
         return {
-            "tokenize_response": [wire.serialize_simple_token(piece) for piece in pieces],
+            "tokenize_response": [wire.serialize_simple_token(piece) for piece in tokens],
             "templated_text": text,
         }
 
     return routes.router
 
 
-async def completed(routes: Routes, request: Request, body: CompletionRequest) -> Response:
-    sessions = routes.sessions
-    _twice(sessions)
-    asks = completions.build_requests(body, sessions)
+async def handle_completion(
+    routes: GenerationRoutes, request: Request, body: CompletionRequest
+) -> Response:
+    inference = routes.inference
+    _count_request_again(inference)
+    inference_requests = completions.build_requests(body, inference)
     characters = sum(len(prompt) for prompt in body.prompts)
     if body.stream:
-        counted = body.stream_options.include_usage
-        events = completions.stream_completion(sessions, asks, include_usage=counted)
-        return routes.stream(events, characters=characters)
-    got = await run_until_disconnect(request.receive, completions.create_completion(sessions, asks))
-    if got is None:
-        return GONE
-    return routes.respond(got[0], got[1], characters=characters, whole=False)
+        include_usage = body.stream_options.include_usage
+        events = completions.stream_completion(
+            inference, inference_requests, include_usage=include_usage
+        )
+        return routes.build_stream_response(events, characters=characters)
+    outcome = await run_until_disconnect(
+        request.receive, completions.create_completion(inference, inference_requests)
+    )
+    if outcome is None:
+        return CLIENT_CLOSED_REQUEST
+    return routes.build_response(outcome[0], outcome[1], characters=characters, compute_time=False)
 
 
-async def talked(routes: Routes, request: Request, body: ChatRequest) -> Response:
-    sessions = routes.sessions
-    _twice(sessions)
-    prepared = await chat_template.prepare_chat(body, sessions)
+async def handle_chat_completion(
+    routes: GenerationRoutes, request: Request, body: ChatRequest
+) -> Response:
+    inference = routes.inference
+    _count_request_again(inference)
+    prepared = await chat_template.prepare_chat(body, inference)
     characters = len(prepared.request.inputs)
     if body.stream:
-        return routes.stream(
-            chat.stream_chat_completion(sessions, body, prepared), characters=characters
+        return routes.build_stream_response(
+            chat.stream_chat_completion(inference, body, prepared), characters=characters
         )
-    got = await run_until_disconnect(
-        request.receive, chat.create_chat_completion(sessions, body, prepared)
+    outcome = await run_until_disconnect(
+        request.receive, chat.create_chat_completion(inference, body, prepared)
     )
-    if got is None:
-        return GONE
-    return routes.respond(got[0], [got[1]], characters=characters)
+    if outcome is None:
+        return CLIENT_CLOSED_REQUEST
+    return routes.build_response(outcome[0], [outcome[1]], characters=characters)
 
 
-def _twice(sessions: InferenceService) -> None:
+def _count_request_again(inference: InferenceService) -> None:
     """TGI counts here and again at each generation (server.rs 727 and 296)."""
-    if sessions.settings.tgi_strict:
-        sessions.metrics.record_request()
+    if inference.settings.tgi_strict:
+        inference.metrics.record_request()

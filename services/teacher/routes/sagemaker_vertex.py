@@ -23,11 +23,11 @@ from services.teacher.inference.wire import (
 from services.teacher.openai import chat_template
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, normalize_body
 from services.teacher.request_body import parse_body
-from services.teacher.routes.common import GONE, Routes
-from services.teacher.routes.native import either
-from services.teacher.routes.openai import completed, talked
+from services.teacher.routes.common import CLIENT_CLOSED_REQUEST, GenerationRoutes
+from services.teacher.routes.native import handle_compat_generate
+from services.teacher.routes.openai import handle_chat_completion, handle_completion
 
-NO_SHAPE = (
+UNKNOWN_BODY_MESSAGE = (
     "Failed to deserialize the JSON body into the target type: "
     "it needs `inputs`, `messages` or `prompt`"
 )
@@ -37,37 +37,41 @@ class VertexRequest(WireModel):
     instances: Annotated[tuple[GenerateRequest | ChatRequest, ...], Field(min_length=1)]
 
 
-def router(routes: Routes) -> APIRouter:
-    loosen = None if routes.sessions.settings.tgi_strict else normalize_body
+def create_router(routes: GenerationRoutes) -> APIRouter:
+    normalize = None if routes.inference.settings.tgi_strict else normalize_body
 
     @routes.post("/invocations", CompatRequest, ChatRequest, CompletionRequest)
     async def invocations(request: Request) -> Response:
-        data = await routes.raw(request)
-        keys = _keys(data)
+        body = await routes.read_raw_body(request)
+        keys = _read_top_level_keys(body)
         if "inputs" in keys:
-            return await either(routes, request, parse_body(CompatRequest, data))
+            return await handle_compat_generate(routes, request, parse_body(CompatRequest, body))
         if "messages" in keys:
-            return await talked(routes, request, parse_body(ChatRequest, data, loosen))
+            return await handle_chat_completion(
+                routes, request, parse_body(ChatRequest, body, normalize)
+            )
         if "prompt" in keys:
-            return await completed(routes, request, parse_body(CompletionRequest, data, loosen))
+            return await handle_completion(
+                routes, request, parse_body(CompletionRequest, body, normalize)
+            )
         if keys:
-            raise InvalidBody(NO_SHAPE, 422)
-        return await either(routes, request, parse_body(CompatRequest, data))
+            raise InvalidBody(UNKNOWN_BODY_MESSAGE, 422)
+        return await handle_compat_generate(routes, request, parse_body(CompatRequest, body))
 
     @routes.post("/vertex", VertexRequest)
     async def vertex(request: Request) -> Response:
-        body = await routes.read(request, VertexRequest)
-        answers = await run_until_disconnect(request.receive, _predict(routes, body))
-        if answers is None:
-            return GONE
-        content = {"predictions": [answer.text for answer in answers]}
-        characters = sum(len(answer.request.prompt) for answer in answers)
-        return routes.respond(content, answers, characters=characters)
+        body = await routes.parse_body(request, VertexRequest)
+        results = await run_until_disconnect(request.receive, _predict(routes, body))
+        if results is None:
+            return CLIENT_CLOSED_REQUEST
+        content = {"predictions": [answer.text for answer in results]}
+        characters = sum(len(answer.request.prompt) for answer in results)
+        return routes.build_response(content, results, characters=characters)
 
     return routes.router
 
 
-def _keys(data: bytes) -> set[str]:
+def _read_top_level_keys(data: bytes) -> set[str]:
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):
@@ -75,29 +79,36 @@ def _keys(data: bytes) -> set[str]:
     return set(body) if isinstance(body, dict) else set()
 
 
-async def _predict(routes: Routes, body: VertexRequest) -> list[GenerationResult]:
+async def _predict(routes: GenerationRoutes, body: VertexRequest) -> list[GenerationResult]:
     """Every instance at once. Raises the first one's `TeacherError`, which TGI hides behind
     `PredictionFailed`.
     """
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_one(routes, each)) for each in body.instances]
+            tasks = [
+                group.create_task(_predict_one(routes, instance)) for instance in body.instances
+            ]
     except* TeacherError as errors:
-        if routes.sessions.settings.tgi_strict:
+        if routes.inference.settings.tgi_strict:
             raise PredictionFailed from errors.exceptions[0]
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 
-async def _one(routes: Routes, instance: GenerateRequest | ChatRequest) -> GenerationResult:
+async def _predict_one(
+    routes: GenerationRoutes, instance: GenerateRequest | ChatRequest
+) -> GenerationResult:
     """TGI takes only the length and the seed from a native instance, and samples."""
-    sessions = routes.sessions
+    inference = routes.inference
     if isinstance(instance, ChatRequest):
-        return await sessions.generate(
-            (await chat_template.prepare_chat(instance, sessions)).request
+        return await inference.generate(
+            (await chat_template.prepare_chat(instance, inference)).request
         )
-    given = instance.parameters
+    native_parameters = instance.parameters
     parameters = GenerateParameters(
-        do_sample=True, max_new_tokens=given.max_new_tokens, seed=given.seed, details=True
+        do_sample=True,
+        max_new_tokens=native_parameters.max_new_tokens,
+        seed=native_parameters.seed,
+        details=True,
     )
-    return await sessions.generate(InferenceRequest(instance.inputs, parameters))
+    return await inference.generate(InferenceRequest(instance.inputs, parameters))

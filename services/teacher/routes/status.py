@@ -10,7 +10,7 @@ from services.teacher.inference.session import InferenceService
 from services.teacher.inference.wire import JSON
 
 
-def router(sessions: InferenceService) -> APIRouter:
+def create_router(inference: InferenceService) -> APIRouter:
     routes = APIRouter()
     unhealthy: dict[int | str, JSON] = {
         503: {"description": "the model is loading, or its last generation failed"}
@@ -20,7 +20,7 @@ def router(sessions: InferenceService) -> APIRouter:
     @routes.get("/health", responses=unhealthy)
     @routes.get("/ping", responses=unhealthy)
     async def health() -> Response:
-        if await sessions.check_health():
+        if await inference.check_health():
             return Response()
         return JSONResponse({"error": "unhealthy", "error_type": "healthcheck"}, 503)
 
@@ -30,31 +30,31 @@ def router(sessions: InferenceService) -> APIRouter:
 
     @routes.get("/info")
     async def info() -> JSON:
-        sessions.check_ready()
-        return about(sessions)
+        inference.check_ready()
+        return build_info(inference)
 
     @routes.get("/v1/models")
-    async def models() -> JSON:
-        sessions.check_ready()
-        name = sessions.engine.info.model_id
+    async def list_models() -> JSON:
+        inference.check_ready()
+        name = inference.engine.info.model_id
         model = {"id": name, "object": "model", "created": 0, "owned_by": name}
         return {"object": "list", "data": [model]}
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        return Response(sessions.render_metrics(), media_type="text/plain; version=0.0.4")
+        return Response(inference.render_metrics(), media_type="text/plain; version=0.0.4")
 
     return routes
 
 
-def about(sessions: InferenceService) -> JSON:
+def build_info(inference: InferenceService) -> JSON:
     """TGI's keys, then ours: which engine runs, and what of its answers is real."""
-    info, settings = sessions.engine.info, sessions.settings
+    info, settings = inference.engine.info, inference.settings
     body: JSON = {
         "model_id": info.model_id,
         "model_sha": info.model_sha,
         "model_pipeline_tag": info.pipeline_tag,
-        "max_concurrent_requests": sessions.limiter.max_concurrent_requests,
+        "max_concurrent_requests": inference.limiter.max_concurrent_requests,
         "max_best_of": settings.max_best_of,
         "max_stop_sequences": settings.max_stop_sequences,
         "max_input_tokens": info.max_input_tokens,

@@ -17,8 +17,8 @@ from services.teacher.openai.requests import (
     CompletionRequest,
     normalize_body,
 )
-from services.teacher.routes.common import GONE, Routes
-from services.teacher.routes.openai import completed
+from services.teacher.routes.common import CLIENT_CLOSED_REQUEST, GenerationRoutes
+from services.teacher.routes.openai import handle_completion
 from services.teacher.students import chat
 from services.teacher.students.prompting import plan
 
@@ -42,11 +42,11 @@ class Chat(Greedy, ChatRequest):
     explain: bool | None = None
 
 
-def router(routes: Routes, *, manner: PromptFormat) -> APIRouter:
+def router(routes: GenerationRoutes, *, manner: PromptFormat) -> APIRouter:
     @routes.post("/v1/completions", Completion)
     async def complete(request: Request) -> Response:
-        return await completed(
-            routes, request, await routes.read(request, Completion, normalize_body)
+        return await handle_completion(
+            routes, request, await routes.parse_body(request, Completion, normalize_body)
         )
 
     @routes.post("/v1/chat/completions", Chat)
@@ -56,16 +56,18 @@ def router(routes: Routes, *, manner: PromptFormat) -> APIRouter:
     return routes.router
 
 
-async def _talked(routes: Routes, request: Request, manner: PromptFormat) -> Response:
-    body = await routes.read(request, Chat, normalize_body)
-    sessions = routes.sessions
+async def _talked(routes: GenerationRoutes, request: Request, manner: PromptFormat) -> Response:
+    body = await routes.parse_body(request, Chat, normalize_body)
+    sessions = routes.inference
     asked = await plan(
         body, sessions, manner, explain=body.explain or False, n=1 if body.n is None else body.n
     )
     characters = sum(len(one.label.inputs) for one in asked)
     if body.stream:
-        return routes.stream(chat.events(sessions, body, asked), characters=characters)
+        return routes.build_stream_response(
+            chat.events(sessions, body, asked), characters=characters
+        )
     got = await run_until_disconnect(request.receive, chat.answer(sessions, body, asked))
     if got is None:
-        return GONE
-    return routes.respond(got[0], got[1], characters=characters)
+        return CLIENT_CLOSED_REQUEST
+    return routes.build_response(got[0], got[1], characters=characters)
