@@ -20,9 +20,9 @@ from qcrd.runtime.settings import LogSettings, StoreSettings
 from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.settings import EngineSettings, ServerSettings
-from services.teacher.students.app import create_students
-from services.teacher.students.loading import Opened, Opener
-from services.teacher.students.model_cache import Shelf
+from services.teacher.students.app import create_students_app
+from services.teacher.students.loading import LoadedStudent, StudentLoader
+from services.teacher.students.model_cache import ModelCache
 from services.teacher.students.settings import StudentsSettings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -45,10 +45,12 @@ def main() -> int:
 
 async def serve(settings: StudentsSettings, server: ServerSettings, threads: int) -> int:
     store = open_store(StoreSettings())
-    opener = Opener(store, server, threads=threads, slots=settings.slots)
-    shelf: Shelf[Opened] = Shelf(opener, most=settings.loaded, queue=settings.queue)
-    app = create_students(shelf, server, lambda: store.list(keys.model_prefix("ready")))
-    app.router.lifespan_context = _closing(shelf)
+    loader = StudentLoader(store, server, threads=threads, slots=settings.slots)
+    cache: ModelCache[LoadedStudent] = ModelCache(
+        loader, max_models=settings.loaded, max_waiting=settings.queue
+    )
+    app = create_students_app(cache, server, lambda: store.list(keys.model_prefix("ready")))
+    app.router.lifespan_context = _make_lifespan(cache)
     uvicorn_server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -63,13 +65,13 @@ async def serve(settings: StudentsSettings, server: ServerSettings, threads: int
     return int(not uvicorn_server.started)
 
 
-def _closing(shelf: Shelf[Opened]) -> Lifespan:
+def _make_lifespan(cache: ModelCache[LoadedStudent]) -> Lifespan:
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await shelf.close()
+            await cache.close()
 
     return run
 

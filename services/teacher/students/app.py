@@ -19,38 +19,39 @@ from services.teacher.inference.wire import JSON, WireModel
 from services.teacher.request_body import parse_body
 from services.teacher.request_body import read_json_body as read_body
 from services.teacher.settings import ServerSettings
-from services.teacher.students.errors import StoreAway
-from services.teacher.students.loading import Opened
-from services.teacher.students.model_cache import Shelf
+from services.teacher.students.errors import StoreUnavailable
+from services.teacher.students.loading import LoadedStudent
+from services.teacher.students.model_cache import ModelCache
 
-CRASH = {"error": "internal error; the log has it", "error_type": "internal"}
+INTERNAL_ERROR_BODY = {"error": "internal error; the log has it", "error_type": "internal"}
 
 
-class Named(WireModel):
+class ModelSelector(WireModel):
     """All of a request's body that is read here."""
 
     model: str
 
 
-def create_students(
-    shelf: Shelf[Opened], server: ServerSettings, reach: Callable[[], object]
+def create_students_app(
+    cache: ModelCache[LoadedStudent], server: ServerSettings, check_store: Callable[[], object]
 ) -> FastAPI:
     """`reach` raises `Transient` while the store is away."""
     app = FastAPI(title="qcrd students", version=qcrd.__version__, redoc_url=None)
 
     @app.post("/v1/chat/completions")
     @app.post("/v1/completions")
-    async def asked(request: Request) -> Response:
+    async def create_completion(request: Request) -> Response:
         data = await read_body(request, server.payload_limit)
-        return Borrowed(shelf, parse_body(Named, data).model, data)
+        return StudentResponse(cache, parse_body(ModelSelector, data).model, data)
 
     @app.get("/v1/models")
-    async def models() -> JSON:
+    async def list_models() -> JSON:
         """Those in memory; every published one can be asked."""
-        names = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "qcrd"} for name in shelf.open
+        models_data = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "qcrd"}
+            for name in cache.loaded_models
         ]
-        return {"object": "list", "data": names}
+        return {"object": "list", "data": models_data}
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -59,32 +60,32 @@ def create_students(
     @app.get("/ready")
     async def ready() -> dict[str, str]:
         try:
-            await run_in_threadpool(reach)
+            await run_in_threadpool(check_store)
         except Transient as error:
-            raise StoreAway(error.message) from error
+            raise StoreUnavailable(error.message) from error
         return {"status": "ready"}
 
     install_error_handlers(app, strict=False)
-    install_http_telemetry(app, "students", _gauges(shelf), error_body=CRASH)
+    install_http_telemetry(app, "students", _build_gauges(cache), error_body=INTERNAL_ERROR_BODY)
     return app
 
 
-class Borrowed(Response):
+class StudentResponse(Response):
     """The answer of another app, which stays open until the last byte is sent."""
 
-    def __init__(self, shelf: Shelf[Opened], name: str, data: bytes) -> None:
+    def __init__(self, cache: ModelCache[LoadedStudent], name: str, body: bytes) -> None:
         super().__init__()
-        self._shelf, self._name, self._data = shelf, name, data
+        self._cache, self._name, self._body = cache, name, body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._shelf.borrow(self._name) as student:
-            await student.app(dict(scope), replay_body(self._data, receive), send)
+        async with self._cache.acquire(self._name) as student:
+            await student.app(dict(scope), replay_body(self._body, receive), send)
 
 
-def _gauges(shelf: Shelf[Opened]) -> CollectorRegistry:
+def _build_gauges(cache: ModelCache[LoadedStudent]) -> CollectorRegistry:
     registry = CollectorRegistry()
     loaded = Gauge("qcrd_students_loaded", "Students in memory", registry=registry)
-    loaded.set_function(lambda: len(shelf.open))
+    loaded.set_function(lambda: len(cache.loaded_models))
     waiting = Gauge("qcrd_students_waiting", "Requests that wait for theirs", registry=registry)
-    waiting.set_function(lambda: shelf.waiting)
+    waiting.set_function(lambda: cache.waiting)
     return registry

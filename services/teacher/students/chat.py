@@ -28,142 +28,159 @@ from services.teacher.openai.responses import (
     build_logprobs,
     build_usage,
 )
-from services.teacher.students.prompting import Plan
+from services.teacher.students.prompting import ChoiceRequests
 
 T = TypeVar("T")
-Counts = list[tuple[int | None, int]]
+TokenCounts = list[tuple[int | None, int]]
 
 
-async def answer(
-    sessions: InferenceService, request: ChatRequest, plans: Sequence[Plan]
+async def create_chat_completion(
+    inference: InferenceService, request: ChatRequest, choice_requests: Sequence[ChoiceRequests]
 ) -> tuple[JSON, list[GenerationResult]]:
     """The body and the answers behind it. Raises `TeacherError`."""
-    head = make_response_builder(request, sessions, "chat.completion")
-    made = await _all([_both(sessions, plan) for plan in plans])
+    builder = make_response_builder(request, inference, "chat.completion")
+    choice_results = await _gather(
+        [_generate_choice(inference, choice) for choice in choice_requests]
+    )
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", **_message(plan, *got)},
-            "logprobs": build_logprobs(got[0].tokens) if request.logprobs else None,
-            "finish_reason": head.to_finish_reason(got[0].finish_reason),
+            "message": {"role": "assistant", **_build_message(plan, *results)},
+            "logprobs": build_logprobs(results[0].tokens) if request.logprobs else None,
+            "finish_reason": builder.to_finish_reason(results[0].finish_reason),
         }
-        for index, (plan, got) in enumerate(zip(plans, made, strict=True))
+        for index, (plan, results) in enumerate(zip(choice_requests, choice_results, strict=True))
     ]
-    answers = [each for got in made for each in got]
-    counted = build_usage((each.input_length, each.generated_tokens) for each in answers)
-    return head.build(choices, usage=counted), answers
+    all_results = [result for got in choice_results for result in got]
+    total_usage = build_usage((each.input_length, each.generated_tokens) for each in all_results)
+    return builder.build(choices, usage=total_usage), all_results
 
 
-async def _both(sessions: InferenceService, plan: Plan) -> list[GenerationResult]:
-    asks = [plan.label] if plan.rationale is None else [plan.label, plan.rationale]
-    return await _all([sessions.generate(ask) for ask in asks])
+async def _generate_choice(
+    inference: InferenceService, choice: ChoiceRequests
+) -> list[GenerationResult]:
+    requests = [choice.label] if choice.rationale is None else [choice.label, choice.rationale]
+    return await _gather([inference.generate(request) for request in requests])
 
 
-async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def _gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """What each returns, in order. Raises the first one's `TeacherError`."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
     except* TeacherError as errors:
-        raise _first(errors) from None
+        raise _find_first_error(errors) from None
     return [task.result() for task in tasks]
 
 
-def _first(errors: ExceptionGroup[TeacherError]) -> TeacherError:
+def _find_first_error(errors: ExceptionGroup[TeacherError]) -> TeacherError:
     inner = errors.exceptions[0]
-    return _first(inner) if isinstance(inner, ExceptionGroup) else inner
+    return _find_first_error(inner) if isinstance(inner, ExceptionGroup) else inner
 
 
-def _message(plan: Plan, said: GenerationResult, explained: GenerationResult | None = None) -> JSON:
-    before, label = plan.manner.split_output(said.text)
-    rationale = before if explained is None else explained.text.strip()
-    return {"content": label, **({"reasoning_content": rationale} if plan.explain else {})}
+def _build_message(
+    choice: ChoiceRequests,
+    label_result: GenerationResult,
+    rationale_result: GenerationResult | None = None,
+) -> JSON:
+    inline_rationale, label = choice.prompt_format.split_output(label_result.text)
+    rationale = inline_rationale if rationale_result is None else rationale_result.text.strip()
+    return {"content": label, **({"reasoning_content": rationale} if choice.show_rationale else {})}
 
 
-async def events(
-    sessions: InferenceService, request: ChatRequest, plans: Sequence[Plan]
+async def stream_chat_completion(
+    inference: InferenceService, request: ChatRequest, choice_requests: Sequence[ChoiceRequests]
 ) -> AsyncGenerator[bytes, None]:
     """One choice after the other, then `[DONE]`, also after an error."""
-    head = make_response_builder(request, sessions, "chat.completion.chunk")
-    counts: Counts = []
+    builder = make_response_builder(request, inference, "chat.completion.chunk")
+    token_counts: TokenCounts = []
     try:
-        for index, plan in enumerate(plans):
-            yield _chunk(head, index, {"role": "assistant", "content": ""})
-            async with aclosing(_deltas(sessions, plan, counts)) as run:
-                async for delta, token, reason in run:
-                    shown = build_logprobs([token]) if token and request.logprobs else None
-                    yield _chunk(
-                        head, index, delta, shown, reason and head.to_finish_reason(reason)
+        for index, choice in enumerate(choice_requests):
+            yield _build_chunk(builder, index, {"role": "assistant", "content": ""})
+            async with aclosing(_stream_deltas(inference, choice, token_counts)) as run:
+                async for delta, token, finish_reason in run:
+                    token_logprobs = build_logprobs([token]) if token and request.logprobs else None
+                    yield _build_chunk(
+                        builder,
+                        index,
+                        delta,
+                        token_logprobs,
+                        finish_reason and builder.to_finish_reason(finish_reason),
                     )
         if request.stream_options.include_usage:
-            yield sse.format_event(head.build([], usage=build_usage(counts)))
+            yield sse.format_event(builder.build([], usage=build_usage(token_counts)))
     except TeacherError as error:
-        yield head.build_error_event(error)
+        yield builder.build_error_event(error)
     yield DONE_EVENT
 
 
-def _chunk(
-    head: ResponseBuilder,
+def _build_chunk(
+    builder: ResponseBuilder,
     index: int,
     delta: JSON,
-    shown: JSON | None = None,
-    reason: str | None = None,
+    token_logprobs: JSON | None = None,
+    finish_reason: str | None = None,
 ) -> bytes:
-    choice = {"index": index, "delta": delta, "logprobs": shown, "finish_reason": reason}
-    return sse.format_event(head.build([choice], usage=None))
+    choice = {
+        "index": index,
+        "delta": delta,
+        "logprobs": token_logprobs,
+        "finish_reason": finish_reason,
+    }
+    return sse.format_event(builder.build([choice], usage=None))
 
 
 Delta = tuple[JSON, Token | None, FinishReason | None]
 
 
-async def _deltas(
-    sessions: InferenceService, plan: Plan, counts: Counts
+async def _stream_deltas(
+    inference: InferenceService, choice: ChoiceRequests, token_counts: TokenCounts
 ) -> AsyncGenerator[Delta, None]:
     """The rationale where it is shown, then the label; the last one, empty, has the reason."""
-    if plan.manner.joined:
+    if choice.prompt_format.joined:
         # Which mark is the last one, and so where the label begins, is known at the end only.
-        whole = await sessions.generate(plan.label)
-        counts.append((whole.input_length, whole.generated_tokens))
-        for name, text in reversed(_message(plan, whole).items()):
+        result = await inference.generate(choice.label)
+        token_counts.append((result.input_length, result.generated_tokens))
+        for name, text in reversed(_build_message(choice, result).items()):
             yield {name: text}, None, None
-        yield {}, None, whole.finish_reason
+        yield {}, None, result.finish_reason
         return
-    reason: FinishReason | None = None
-    for name, ask in (("reasoning_content", plan.rationale), ("content", plan.label)):
-        if ask is not None:
-            async with aclosing(_words(sessions, ask, counts)) as run:
+    finish_reason: FinishReason | None = None
+    for name, request in (("reasoning_content", choice.rationale), ("content", choice.label)):
+        if request is not None:
+            async with aclosing(_stream_text(inference, request, token_counts)) as run:
                 async for text, step in run:
                     yield {name: text}, step.token if name == "content" else None, None
-                    reason = step.finish_reason
-    yield {}, None, reason
+                    finish_reason = step.finish_reason
+    yield {}, None, finish_reason
 
 
-async def _words(
-    sessions: InferenceService, ask: InferenceRequest, counts: Counts
+async def _stream_text(
+    inference: InferenceService, request: InferenceRequest, token_counts: TokenCounts
 ) -> AsyncGenerator[tuple[str, GenerationStep], None]:
-    words = Trimmed()
-    async with aclosing(sessions.generate_stream(ask)) as run:
-        async for generation, step in run:
+    stripper = StreamStripper()
+    async with aclosing(inference.generate_stream(request)) as run:
+        async for valid_request, step in run:
             if step.finish_reason is not None:
-                counts.append(
+                token_counts.append(
                     (
-                        get_input_length(generation, step.token),
+                        get_input_length(valid_request, step.token),
                         count_generated_tokens(step.token, step.index),
                     )
                 )
-            yield words.feed("" if step.token.special else step.token.text), step
+            yield stripper.feed("" if step.token.special else step.token.text), step
 
 
-class Trimmed:
+class StreamStripper:
     """A text in pieces, without the whitespace around it: together they are the stripped text."""
 
     def __init__(self) -> None:
-        self._held = ""
-        self._begun = False
+        self._pending_whitespace = ""
+        self._started = False
 
     def feed(self, piece: str) -> str:
-        text = self._held + piece if self._begun else piece.lstrip()
-        shown = text.rstrip()
-        self._held = text[len(shown) :]
-        self._begun = self._begun or bool(shown)
-        return shown
+        text = self._pending_whitespace + piece if self._started else piece.lstrip()
+        stripped = text.rstrip()
+        self._pending_whitespace = text[len(stripped) :]
+        self._started = self._started or bool(stripped)
+        return stripped

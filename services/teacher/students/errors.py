@@ -13,7 +13,7 @@ from __future__ import annotations
 from services.teacher.errors import ModelLoading, TeacherError
 
 
-class UnknownStudent(TeacherError):
+class StudentNotFound(TeacherError):
     status = 404
     error_type = "model_not_found"
 
@@ -21,7 +21,7 @@ class UnknownStudent(TeacherError):
         super().__init__(f"`model`: there is no published model {name[:80]!r}")
 
 
-class StudentBroken(TeacherError):
+class StudentNotLoadable(TeacherError):
     status = 424
     error_type = "model_not_loaded"
 
@@ -30,5 +30,5 @@ class QueueFull(ModelLoading):
     retry_after = 5
 
 
-class StoreAway(ModelLoading):
+class StoreUnavailable(ModelLoading):
     retry_after = 5

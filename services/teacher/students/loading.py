@@ -24,17 +24,17 @@ from services.teacher.app import create_app
 from services.teacher.engines.base import Engine
 from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.settings import ServerSettings
-from services.teacher.students.errors import StoreAway, StudentBroken, UnknownStudent
-from services.teacher.students.routes import router
+from services.teacher.students.errors import StoreUnavailable, StudentNotFound, StudentNotLoadable
+from services.teacher.students.routes import create_router
 
 log = logging.getLogger(__name__)
 
-READS = 512
+DEFAULT_MAX_POSITIONS = 512
 """Tokens that an encoder reads whose configuration states no limit; what T5 was trained for."""
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedStudent:
     """A student in memory, and the folder its weights are mapped from."""
 
     app: FastAPI
@@ -46,63 +46,75 @@ class Opened:
         self.folder.cleanup()
 
 
-class Opener:
-    def __init__(self, store: Store, server: ServerSettings, *, threads: int, slots: int) -> None:
-        self._store, self._server = store, server
+class StudentLoader:
+    def __init__(
+        self, store: Store, server_settings: ServerSettings, *, threads: int, slots: int
+    ) -> None:
+        self._store, self._server_settings = store, server_settings
         self._threads, self._slots = threads, slots
 
-    async def __call__(self, name: str) -> Opened:
+    async def __call__(self, name: str) -> LoadedStudent:
         """Raises `UnknownStudent`, `StudentBroken`, `StoreAway`."""
         if not keys.ID_PATTERN.fullmatch(name):
-            raise UnknownStudent(name)
+            raise StudentNotFound(name)
         started = monotonic()
         # Of this process alone: what is closed leaves nothing behind on the disk.
         scratch = tempfile.TemporaryDirectory(prefix="qcrd-student-")
         try:
-            opened = await self._open(name, scratch)
+            student = await self._load(name, scratch)
         except BaseException:
             scratch.cleanup()
             raise
         log.info("%s is open after %.1f s", name, monotonic() - started)
-        return opened
+        return student
 
-    async def _open(self, name: str, scratch: tempfile.TemporaryDirectory[str]) -> Opened:
+    async def _load(self, name: str, scratch: tempfile.TemporaryDirectory[str]) -> LoadedStudent:
         folder = Path(scratch.name) / name
         try:
             await asyncio.to_thread(download_published_model, name, self._store, folder, "model")
-            manner = load_prompt_format(folder)
-            engine = self._engine(name, folder, manner)
+            prompt_format = load_prompt_format(folder)
+            engine = self._build_engine(name, folder, prompt_format)
             await engine.start()
         except NotFound as error:
-            raise UnknownStudent(name) from error
+            raise StudentNotFound(name) from error
         except Transient as error:
-            raise StoreAway(f"{error.message}; check QCRD_S3_ENDPOINT") from error
+            raise StoreUnavailable(f"{error.message}; check QCRD_S3_ENDPOINT") from error
         # Whatever a folder's files make the libraries raise, it is this student that is broken.
         except Exception as error:
             reason = error.message if isinstance(error, Invalid) else f"{type(error).__name__}"
             log.warning("%s cannot be loaded", name, exc_info=error)
-            raise StudentBroken(
+            raise StudentNotLoadable(
                 f"`model`: {name} cannot be loaded: {reason.replace(scratch.name + '/', '')}"
             ) from error
-        app = create_app(engine, self._server, router_factories=(partial(router, manner=manner),))
+        app = create_app(
+            engine,
+            self._server_settings,
+            router_factories=(partial(create_router, prompt_format=prompt_format),),
+        )
         app.state.sessions.loaded()
-        return Opened(app, engine, scratch)
+        return LoadedStudent(app, engine, scratch)
 
-    def _engine(self, name: str, folder: Path, manner: PromptFormat) -> TransformersEngine:
+    def _build_engine(
+        self, name: str, folder: Path, prompt_format: PromptFormat
+    ) -> TransformersEngine:
         """In fp32, as it was measured: another precision may give another answer."""
-        reads, total = limits(json.loads((folder / "config.json").read_text()), manner)
+        max_input_tokens, max_total_tokens = get_token_limits(
+            json.loads((folder / "config.json").read_text()), prompt_format
+        )
         return TransformersEngine(
             folder,
             name,
             threads=self._threads,
             slots=self._slots,
-            max_total_tokens=total,
-            max_input_tokens=reads,
+            max_total_tokens=max_total_tokens,
+            max_input_tokens=max_input_tokens,
             precision="float32",
         )
 
 
-def limits(config: dict[str, Any], manner: PromptFormat) -> tuple[int | None, int | None]:
+def get_token_limits(
+    config: dict[str, Any], prompt_format: PromptFormat
+) -> tuple[int | None, int | None]:
     """Most tokens of a prompt, and of prompt and answer; None leaves them to the engine.
 
     An encoder-decoder reads and writes in two sequences, so that the longest question still leaves
@@ -111,5 +123,11 @@ def limits(config: dict[str, Any], manner: PromptFormat) -> tuple[int | None, in
     if not config.get("is_encoder_decoder"):
         return None, None
     encoder = {**config, **config.get("encoder", {})}
-    reads = int(encoder.get("max_position_embeddings") or encoder.get("n_positions") or READS)
-    return reads, reads + max(manner.max_new_tokens, manner.max_rationale_tokens)
+    max_input_tokens = int(
+        encoder.get("max_position_embeddings")
+        or encoder.get("n_positions")
+        or DEFAULT_MAX_POSITIONS
+    )
+    return max_input_tokens, max_input_tokens + max(
+        prompt_format.max_new_tokens, prompt_format.max_rationale_tokens
+    )

@@ -12,26 +12,26 @@ from typing import Generic, Protocol, TypeVar
 from services.teacher.students.errors import QueueFull
 
 
-class Seat(Protocol):
+class Closeable(Protocol):
     async def close(self) -> None:
         """Free what it holds; nobody uses it any more."""
 
 
-S = TypeVar("S", bound=Seat)
+S = TypeVar("S", bound=Closeable)
 
 
-class Place(Generic[S]):
+class CacheEntry(Generic[S]):
     """A student that is open, or will be when its turn has come; requests for it count as users
     while they wait, too, so that it is not closed before they were served."""
 
-    def __init__(self, opening: asyncio.Task[S]) -> None:
-        self.opening = opening
+    def __init__(self, load_task: asyncio.Task[S]) -> None:
+        self.load_task = load_task
         self.users = 0
         self.idle = asyncio.Event()
         self.idle.set()
 
     @contextmanager
-    def used(self) -> Iterator[None]:
+    def use(self) -> Iterator[None]:
         self.users += 1
         self.idle.clear()
         try:
@@ -42,73 +42,75 @@ class Place(Generic[S]):
                 self.idle.set()
 
 
-class Shelf(Generic[S]):
+class ModelCache(Generic[S]):
     """At most `most` students at once, opened one after the other. `waiting` requests, at most
     `queue`, wait for theirs. Belongs to one event loop."""
 
-    def __init__(self, opener: Callable[[str], Awaitable[S]], *, most: int, queue: int) -> None:
-        self._opener, self._most, self._queue = opener, most, queue
-        self._places: OrderedDict[str, Place[S]] = OrderedDict()
-        self._turn = asyncio.Lock()
+    def __init__(
+        self, load: Callable[[str], Awaitable[S]], *, max_models: int, max_waiting: int
+    ) -> None:
+        self._load, self._max_models, self._max_waiting = load, max_models, max_waiting
+        self._entries: OrderedDict[str, CacheEntry[S]] = OrderedDict()
+        self._load_lock = asyncio.Lock()
         self.waiting = 0
 
     @property
-    def open(self) -> list[str]:
+    def loaded_models(self) -> list[str]:
         """Students in memory, the one to be closed next first."""
-        return [name for name, place in self._places.items() if place.opening.done()]
+        return [name for name, entry in self._entries.items() if entry.load_task.done()]
 
     @asynccontextmanager
-    async def borrow(self, name: str) -> AsyncIterator[S]:
+    async def acquire(self, name: str) -> AsyncIterator[S]:
         """The student `name`, which stays open until this ends.
 
         Raises `QueueFull`, and what opening it raises; the next request then tries again.
         """
-        place = self._places.get(name)
-        if self.waiting >= self._queue and not (place and place.opening.done()):
+        entry = self._entries.get(name)
+        if self.waiting >= self._max_waiting and not (entry and entry.load_task.done()):
             raise QueueFull("too many requests wait for students to be loaded")
-        place = place or self._begin(name)
-        self._places.move_to_end(name)
-        with place.used():
-            yield await self._opened(place)
+        entry = entry or self._start_loading(name)
+        self._entries.move_to_end(name)
+        with entry.use():
+            yield await self._wait_until_loaded(entry)
 
-    async def _opened(self, place: Place[S]) -> S:
+    async def _wait_until_loaded(self, entry: CacheEntry[S]) -> S:
         self.waiting += 1
         try:
             # Whoever asked first may leave; the others still want it.
-            return await asyncio.shield(place.opening)
+            return await asyncio.shield(entry.load_task)
         finally:
             self.waiting -= 1
 
-    def _begin(self, name: str) -> Place[S]:
-        opening = asyncio.create_task(self._open_in_turn(name))
+    def _start_loading(self, name: str) -> CacheEntry[S]:
+        load_task = asyncio.create_task(self._load_in_turn(name))
         # Everybody who asked may have left; a failure then concerns nobody.
-        opening.add_done_callback(lambda task: task.cancelled() or task.exception())
-        place = self._places[name] = Place(opening)
-        return place
+        load_task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        entry = self._entries[name] = CacheEntry(load_task)
+        return entry
 
-    async def _open_in_turn(self, name: str) -> S:
+    async def _load_in_turn(self, name: str) -> S:
         try:
-            async with self._turn:
-                while len(self.open) >= self._most:
+            async with self._load_lock:
+                while len(self.loaded_models) >= self._max_models:
                     await self._evict()
-                return await self._opener(name)
+                return await self._load(name)
         except BaseException:
-            del self._places[name]
+            del self._entries[name]
             raise
 
     async def _evict(self) -> None:
         """Close an idle student, or the next one when it is idle; who asks for that one meanwhile
         waits for a turn of its own, so it will be."""
-        names = self.open
-        idle = (name for name in names if not self._places[name].users)
-        victim = self._places.pop(next(idle, names[0]))
-        await victim.idle.wait()
-        await victim.opening.result().close()
+        names = self.loaded_models
+        idle = (name for name in names if not self._entries[name].users)
+        evicted = self._entries.pop(next(idle, names[0]))
+        await evicted.idle.wait()
+        await evicted.load_task.result().close()
 
     async def close(self) -> None:
         """Close all; those that are being opened are given up."""
-        for place in self._places.values():
-            place.opening.cancel()
-        async with self._turn:
-            for name in self.open:
-                await self._places.pop(name).opening.result().close()
+        for entry in self._entries.values():
+            entry.load_task.cancel()
+        async with self._load_lock:
+            for name in self.loaded_models:
+                await self._entries.pop(name).load_task.result().close()

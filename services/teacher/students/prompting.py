@@ -18,49 +18,59 @@ from services.teacher.openai.requests import ChatRequest, Message
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChoiceRequests:
     """One choice: what gives the label, and what gives the rationale where that is asked apart.
 
     `explain`: the rationale is shown; a joined student says it in front of its label.
     """
 
-    manner: PromptFormat
+    prompt_format: PromptFormat
     label: InferenceRequest
     rationale: InferenceRequest | None
-    explain: bool
+    show_rationale: bool
 
 
-async def plan(
-    request: ChatRequest, sessions: InferenceService, manner: PromptFormat, *, explain: bool, n: int
-) -> list[Plan]:
+async def build_choices(
+    request: ChatRequest,
+    inference: InferenceService,
+    prompt_format: PromptFormat,
+    *,
+    explain: bool,
+    n: int,
+) -> list[ChoiceRequests]:
     """One plan per choice. Raises `Refused`, `ToolFailed`."""
-    most = sessions.settings.max_client_batch_size
-    if not 1 <= n <= most:
-        raise InputValidationError(f"`n` must be >= 1 and <= {most}. Given: {n}")
+    max_choices = inference.settings.max_client_batch_size
+    if not 1 <= n <= max_choices:
+        raise InputValidationError(f"`n` must be >= 1 and <= {max_choices}. Given: {n}")
     if request.tools:
         raise ToolError("a student answers questions and calls no functions: leave `tools` out")
-    if explain and not manner.can_explain:
+    if explain and not prompt_format.can_explain:
         raise InputValidationError(
             "`explain`: this student learned labels only, it has no rationales to give"
         )
-    question = last_question(request.messages)
-    label = await _ask(
-        request, sessions, manner.format_prompt(manner.predict, question), manner.max_new_tokens
+    question = get_last_question(request.messages)
+    label = await _build_request(
+        request,
+        inference,
+        prompt_format.format_prompt(prompt_format.predict, question),
+        prompt_format.max_new_tokens,
     )
     if request.response_format is not None:
-        label = _with(label, grammar=request.response_format)
+        label = _with_parameters(label, grammar=request.response_format)
     rationale = None
-    if explain and manner.explain is not None:
-        prompt = manner.format_prompt(manner.explain, question)
-        rationale = await _ask(request, sessions, prompt, manner.max_rationale_tokens)
-    one = Plan(manner, label, rationale, explain)
-    return [_numbered(one, index) for index in range(n)]
+    if explain and prompt_format.explain is not None:
+        prompt = prompt_format.format_prompt(prompt_format.explain, question)
+        rationale = await _build_request(
+            request, inference, prompt, prompt_format.max_rationale_tokens
+        )
+    choice = ChoiceRequests(prompt_format, label, rationale, explain)
+    return [_with_choice_seed(choice, index) for index in range(n)]
 
 
-def last_question(messages: Sequence[Message]) -> str:
+def get_last_question(messages: Sequence[Message]) -> str:
     """Raises `Refused` when the user says nothing."""
-    said = [message for message in messages if message.role == "user"]
-    text = get_message_text(said[-1], strict=False).strip() if said else ""
+    user_messages = [message for message in messages if message.role == "user"]
+    text = get_message_text(user_messages[-1], strict=False).strip() if user_messages else ""
     if not text:
         raise InputValidationError(
             "`messages` needs a message of role `user` that holds the question"
@@ -68,26 +78,30 @@ def last_question(messages: Sequence[Message]) -> str:
     return text
 
 
-async def _ask(
-    request: ChatRequest, sessions: InferenceService, prompt: str, longest: int
+async def _build_request(
+    request: ChatRequest, inference: InferenceService, prompt: str, max_tokens: int
 ) -> InferenceRequest:
     """As many tokens as it was trained to say, fewer where the request or the room has fewer."""
-    pieces = await sessions.engine.tokenize(prompt) or ()
-    room = max(sessions.engine.info.max_total_tokens - len(pieces), 1)
-    wanted = longest if request.max_new_tokens is None else request.max_new_tokens
+    tokens = await inference.engine.tokenize(prompt) or ()
+    available = max(inference.engine.info.max_total_tokens - len(tokens), 1)
+    requested = max_tokens if request.max_new_tokens is None else request.max_new_tokens
     parameters = request.to_parameters(top_n_tokens=request.top_logprobs, details=True)
-    ask = InferenceRequest(prompt, parameters, request.presence_penalty)
-    return _with(ask, max_new_tokens=min(wanted, longest, room))
+    inference_request = InferenceRequest(prompt, parameters, request.presence_penalty)
+    return _with_parameters(inference_request, max_new_tokens=min(requested, max_tokens, available))
 
 
-def _numbered(one: Plan, index: int) -> Plan:
+def _with_choice_seed(choice: ChoiceRequests, index: int) -> ChoiceRequests:
     """Choices of one seed differ, as those of different seeds do."""
-    seed = one.label.parameters.seed
+    seed = choice.label.parameters.seed
     if seed is None or not index:
-        return one
-    rationale = one.rationale and _with(one.rationale, seed=(seed + index) % 2**64)
-    return replace(one, label=_with(one.label, seed=(seed + index) % 2**64), rationale=rationale)
+        return choice
+    rationale = choice.rationale and _with_parameters(choice.rationale, seed=(seed + index) % 2**64)
+    return replace(
+        choice,
+        label=_with_parameters(choice.label, seed=(seed + index) % 2**64),
+        rationale=rationale,
+    )
 
 
-def _with(ask: InferenceRequest, **changes: object) -> InferenceRequest:
-    return replace(ask, parameters=ask.parameters.model_copy(update=changes))
+def _with_parameters(request: InferenceRequest, **changes: object) -> InferenceRequest:
+    return replace(request, parameters=request.parameters.model_copy(update=changes))

@@ -20,54 +20,64 @@ from services.teacher.openai.requests import (
 from services.teacher.routes.common import CLIENT_CLOSED_REQUEST, GenerationRoutes
 from services.teacher.routes.openai import handle_completion
 from services.teacher.students import chat
-from services.teacher.students.prompting import plan
+from services.teacher.students.prompting import build_choices
 
 
-class Greedy(BaseCompletionRequest):
-    def parameters(self, **more: Any) -> GenerateParameters:
+class GreedyByDefault(BaseCompletionRequest):
+    def to_parameters(self, **more: Any) -> GenerateParameters:
         """Sampling only where a temperature or `top_p` asks for it."""
-        made = super().to_parameters(**more)
-        sampled = self.temperature is not None or self.top_p is not None
-        return made if sampled else made.model_copy(update={"do_sample": False})
+        parameters = super().to_parameters(**more)
+        is_sampling = self.temperature is not None or self.top_p is not None
+        return parameters if is_sampling else parameters.model_copy(update={"do_sample": False})
 
 
-class Completion(Greedy, CompletionRequest):
+class StudentCompletionRequest(GreedyByDefault, CompletionRequest):
     """The prompt goes to the student as it is, without prefix and suffix."""
 
 
-class Chat(Greedy, ChatRequest):
+class StudentChatRequest(GreedyByDefault, ChatRequest):
     """`explain`: with the rationale, as `reasoning_content` of the message."""
 
     n: U32 | None = None
     explain: bool | None = None
 
 
-def router(routes: GenerationRoutes, *, manner: PromptFormat) -> APIRouter:
-    @routes.post("/v1/completions", Completion)
-    async def complete(request: Request) -> Response:
+def create_router(routes: GenerationRoutes, *, prompt_format: PromptFormat) -> APIRouter:
+    @routes.post("/v1/completions", StudentCompletionRequest)
+    async def create_completion(request: Request) -> Response:
         return await handle_completion(
-            routes, request, await routes.parse_body(request, Completion, normalize_body)
+            routes,
+            request,
+            await routes.parse_body(request, StudentCompletionRequest, normalize_body),
         )
 
-    @routes.post("/v1/chat/completions", Chat)
-    async def talk(request: Request) -> Response:
-        return await _talked(routes, request, manner)
+    @routes.post("/v1/chat/completions", StudentChatRequest)
+    async def create_chat_completion(request: Request) -> Response:
+        return await _handle_chat_completion(routes, request, prompt_format)
 
     return routes.router
 
 
-async def _talked(routes: GenerationRoutes, request: Request, manner: PromptFormat) -> Response:
-    body = await routes.parse_body(request, Chat, normalize_body)
-    sessions = routes.inference
-    asked = await plan(
-        body, sessions, manner, explain=body.explain or False, n=1 if body.n is None else body.n
+async def _handle_chat_completion(
+    routes: GenerationRoutes, request: Request, prompt_format: PromptFormat
+) -> Response:
+    body = await routes.parse_body(request, StudentChatRequest, normalize_body)
+    inference = routes.inference
+    choices = await build_choices(
+        body,
+        inference,
+        prompt_format,
+        explain=body.explain or False,
+        n=1 if body.n is None else body.n,
     )
-    characters = sum(len(one.label.inputs) for one in asked)
+    characters = sum(len(choice.label.inputs) for choice in choices)
     if body.stream:
         return routes.build_stream_response(
-            chat.events(sessions, body, asked), characters=characters
+            chat.stream_chat_completion(inference, body, choices), characters=characters
         )
-    got = await run_until_disconnect(request.receive, chat.answer(sessions, body, asked))
-    if got is None:
+    outcome = await run_until_disconnect(
+        request.receive, chat.create_chat_completion(inference, body, choices)
+    )
+    if outcome is None:
         return CLIENT_CLOSED_REQUEST
-    return routes.build_response(got[0], got[1], characters=characters)
+    return routes.build_response(outcome[0], outcome[1], characters=characters)

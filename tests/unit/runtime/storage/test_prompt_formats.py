@@ -15,9 +15,9 @@ from qcrd.records.prompt_format import PromptFormat
 from qcrd.runtime.storage.prompt_formats import load_prompt_format
 from services.teacher.errors import InputValidationError
 from services.teacher.openai.requests import Message
-from services.teacher.students.chat import Trimmed
-from services.teacher.students.loading import limits
-from services.teacher.students.prompting import last_question
+from services.teacher.students.chat import StreamStripper
+from services.teacher.students.loading import get_token_limits
+from services.teacher.students.prompting import get_last_question
 
 TOLD = {"predict": "predict: ", "explain": "explain: ", "suffix": "\nAnswer:"}
 JOINED = PromptFormat(predict="predict: ", joined=True)
@@ -74,16 +74,16 @@ def test_a_folder_of_a_later_version_is_read(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(alphabet="ab \n", max_size=4), max_size=8))
 def test_trimmed_pieces_are_the_stripped_text(pieces: list[str]) -> None:
-    words = Trimmed()
+    words = StreamStripper()
     assert "".join(words.feed(piece) for piece in pieces) == "".join(pieces).strip()
 
 
 def test_a_conversation_without_a_question_is_refused() -> None:
     turns = [Message(role="user", content="one"), Message(role="assistant", content="two")]
-    assert last_question(turns) == "one"
+    assert get_last_question(turns) == "one"
     for silent in ([], turns[1:], [Message(role="user", content=" ")]):
         with pytest.raises(InputValidationError, match="role `user`"):
-            last_question(silent)
+            get_last_question(silent)
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_a_conversation_without_a_question_is_refused() -> None:
 def test_an_encoder_decoder_has_room_for_question_and_answer(
     config: dict[str, Any], expected: tuple[int | None, int | None]
 ) -> None:
-    assert limits(config, PromptFormat.model_validate(TOLD)) == expected
+    assert get_token_limits(config, PromptFormat.model_validate(TOLD)) == expected

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.teacher.students.errors import QueueFull, StudentBroken
-from services.teacher.students.model_cache import Shelf
+from services.teacher.students.errors import QueueFull, StudentNotLoadable
+from services.teacher.students.model_cache import ModelCache
 
 
 class Library:
@@ -29,7 +29,7 @@ class Library:
             await asyncio.sleep(0)
             await self.gate.wait()
             if name in self.bad:
-                raise StudentBroken(f"{name} is broken")
+                raise StudentNotLoadable(f"{name} is broken")
         finally:
             self.opening -= 1
         self.events.append(f"+{name}")
@@ -44,8 +44,8 @@ class Book:
         self.library.events.append(f"-{self.name}")
 
 
-async def read(shelf: Shelf[Book], name: str, until: asyncio.Event | None = None) -> str:
-    async with shelf.borrow(name) as book:
+async def read(shelf: ModelCache[Book], name: str, until: asyncio.Event | None = None) -> str:
+    async with shelf.acquire(name) as book:
         if until is not None:
             await until.wait()
         assert f"-{name}" not in book.library.events[-1:]
@@ -64,11 +64,11 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def test_the_one_not_asked_for_longest_leaves() -> None:
     async def work() -> None:
         library = Library()
-        shelf: Shelf[Book] = Shelf(library, most=2, queue=8)
+        shelf: ModelCache[Book] = ModelCache(library, max_models=2, max_waiting=8)
         for name in ("a", "b", "a", "c", "a", "b"):
             assert await read(shelf, name) == name
         assert library.events == ["+a", "+b", "-b", "+c", "-c", "+b"]
-        assert shelf.open == ["a", "b"]
+        assert shelf.loaded_models == ["a", "b"]
         await shelf.close()
         assert sorted(library.events[-2:]) == ["-a", "-b"]
 
@@ -80,7 +80,7 @@ def test_nobody_is_closed_while_it_answers_and_the_next_one_waits() -> None:
 
     async def work() -> None:
         library, done = Library(), asyncio.Event()
-        shelf: Shelf[Book] = Shelf(library, most=1, queue=8)
+        shelf: ModelCache[Book] = ModelCache(library, max_models=1, max_waiting=8)
         running = asyncio.create_task(read(shelf, "a", done))
         await settled()
         other = asyncio.create_task(read(shelf, "b"))
@@ -99,7 +99,7 @@ def test_nobody_is_closed_while_it_answers_and_the_next_one_waits() -> None:
 def test_an_idle_one_leaves_before_a_busy_one() -> None:
     async def work() -> None:
         library, done = Library(), asyncio.Event()
-        shelf: Shelf[Book] = Shelf(library, most=2, queue=8)
+        shelf: ModelCache[Book] = ModelCache(library, max_models=2, max_waiting=8)
         busy = asyncio.create_task(read(shelf, "a", done))
         await settled()
         await read(shelf, "b")
@@ -114,7 +114,7 @@ def test_an_idle_one_leaves_before_a_busy_one() -> None:
 def test_one_is_opened_at_a_time_and_only_once_for_all_who_ask() -> None:
     async def work() -> None:
         library = Library()
-        shelf: Shelf[Book] = Shelf(library, most=3, queue=99)
+        shelf: ModelCache[Book] = ModelCache(library, max_models=3, max_waiting=99)
         names = ["a", "b", "c"] * 10
         assert await asyncio.gather(*(read(shelf, name) for name in names)) == names
         assert library.events == ["+a", "+b", "+c"]
@@ -126,7 +126,7 @@ def test_one_is_opened_at_a_time_and_only_once_for_all_who_ask() -> None:
 def test_only_so_many_wait_and_the_open_ones_go_on() -> None:
     async def work() -> None:
         library = Library()
-        shelf: Shelf[Book] = Shelf(library, most=2, queue=2)
+        shelf: ModelCache[Book] = ModelCache(library, max_models=2, max_waiting=2)
         await read(shelf, "a")
         library.gate.clear()
         waiting = [asyncio.create_task(read(shelf, "b")) for _ in range(2)]
@@ -146,11 +146,11 @@ def test_only_so_many_wait_and_the_open_ones_go_on() -> None:
 def test_a_failure_is_everybodys_and_is_tried_again() -> None:
     async def work() -> None:
         library = Library()
-        shelf: Shelf[Book] = Shelf(library, most=1, queue=8)
+        shelf: ModelCache[Book] = ModelCache(library, max_models=1, max_waiting=8)
         library.bad = {"a"}
         both = [asyncio.create_task(read(shelf, "a")) for _ in range(2)]
         said = await asyncio.gather(*both, return_exceptions=True)
-        assert [type(each) for each in said] == [StudentBroken] * 2
+        assert [type(each) for each in said] == [StudentNotLoadable] * 2
         assert await read(shelf, "b") == "b"
         library.bad = set()
         assert await read(shelf, "a") == "a"
@@ -162,7 +162,7 @@ def test_a_failure_is_everybodys_and_is_tried_again() -> None:
 def test_who_leaves_while_waiting_spoils_nothing() -> None:
     async def work() -> None:
         library = Library()
-        shelf: Shelf[Book] = Shelf(library, most=1, queue=8)
+        shelf: ModelCache[Book] = ModelCache(library, max_models=1, max_waiting=8)
         library.gate.clear()
         first, second = (asyncio.create_task(read(shelf, "a")) for _ in range(2))
         await settled()
@@ -179,7 +179,7 @@ def test_who_leaves_while_waiting_spoils_nothing() -> None:
 def test_closing_gives_up_what_is_being_opened() -> None:
     async def work() -> None:
         library = Library()
-        shelf: Shelf[Book] = Shelf(library, most=2, queue=8)
+        shelf: ModelCache[Book] = ModelCache(library, max_models=2, max_waiting=8)
         await read(shelf, "a")
         library.gate.clear()
         waiting = asyncio.create_task(read(shelf, "b"))
