@@ -65,7 +65,7 @@ def published(store: Store, *, kind: str = "t5", method: MethodName = MethodName
         settings=MethodSpec(task=task, hyperparameters=HYPER),
     )
     job = Job(id=keys.new_id("ftjob"), spec=spec, status=JobStatus.RUNNING, created_at=time.time())
-    publish.upload(store, job, taught(kind, method))
+    publish.upload_model(store, job, taught(kind, method))
     report = Report(
         job_id=job.id,
         status=JobStatus.SUCCEEDED,
@@ -76,7 +76,7 @@ def published(store: Store, *, kind: str = "t5", method: MethodName = MethodName
         seconds={},
         seed=0,
     )
-    return publish.announce(store, job, report).id
+    return publish.publish_model(store, job, report).id
 
 
 @cache

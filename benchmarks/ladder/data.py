@@ -21,7 +21,7 @@ from qcrd.records.rationales import Question, RationaleCounts, RationaleItem
 from qcrd.records.spec import AnswerKind, MethodSpec, RationaleSpec, TaskSpec
 from services.api.assembling import labelling
 from services.api.files.questions import QuestionRow, read_rows
-from services.trainer.training_dataset import Held, lesson
+from services.trainer.training_dataset import LabeledQuestions, make_example
 
 T = TypeVar("T")
 
@@ -59,8 +59,8 @@ class LadderData:
 
     lessons: tuple[TrainingExample, ...]
     questions: dict[str, Question]
-    validation: Held
-    test: Held
+    validation: LabeledQuestions
+    test: LabeledQuestions
     seen: tuple[bool, ...]
     others: tuple[TrainingExample, ...]
     counts: RationaleCounts
@@ -97,7 +97,7 @@ def load_data(
     drawn = {item.question.id for item in training}
     unused = [item for item in all_training if item.question.id not in drawn]
     return LadderData(
-        lessons=tuple(lesson(item, dataset.task) for item in training),
+        lessons=tuple(make_example(item, dataset.task) for item in training),
         questions={item.question.id: item.question for item in training},
         validation=_make_holdout([item.question for item in validation], dataset.task),
         test=_make_holdout(test_questions, dataset.task),
@@ -105,7 +105,7 @@ def load_data(
             flag_leaked(stories, [format_question(dataset.task, q) for q in test_questions])
         ),
         others=tuple(
-            lesson(item, dataset.task)
+            make_example(item, dataset.task)
             for item in _sample_at_most(unused, MAX_UNUSED_EXAMPLES, f"{seed}/others")
         ),
         counts=labelling.count_outcomes(items, reused=0),
@@ -124,10 +124,10 @@ def _read_rows(path: Path) -> list[QuestionRow]:
         return list(read_rows(file))
 
 
-def _make_holdout(questions: Sequence[Question], task: TaskSpec) -> Held:
+def _make_holdout(questions: Sequence[Question], task: TaskSpec) -> LabeledQuestions:
     golds = [canonicalize(q.label or "", task, q) for q in questions]
     labelled = [(q, gold) for q, gold in zip(questions, golds, strict=True) if gold is not None]
-    return Held(
+    return LabeledQuestions(
         tuple(q for q, _ in labelled),
         tuple(gold for _, gold in labelled),
         tuple(q.label or "" for q, _ in labelled),

@@ -26,8 +26,8 @@ from qcrd.method.training.schedule import TrainingSchedule, make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Prediction
 from qcrd.records.spec import Hyperparameters, JudgeSpec, MethodSpec, NegativeSpec, StudentSpec
-from services.trainer.student_run import validation_score
-from services.trainer.training_dataset import Held
+from services.trainer.student_run import compute_validation_score
+from services.trainer.training_dataset import LabeledQuestions
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def run_condition(
         student,
         loaded.lessons,
         planned,
-        lambda tested: validation_score(tested, loaded.validation, planned),
+        lambda tested: compute_validation_score(tested, loaded.validation, planned),
         judge,
     )
     started = time.perf_counter()
@@ -170,7 +170,9 @@ def train(trainer: Trainer) -> tuple[list[dict[str, float]], list[dict[str, floa
     return steps, iterations
 
 
-def predict_test(student: Student, held: Held, planned: TrainingSchedule) -> list[Prediction]:
+def predict_test(
+    student: Student, held: LabeledQuestions, planned: TrainingSchedule
+) -> list[Prediction]:
     hyper = planned.spec.hyperparameters
     return predict.predict(
         student,

@@ -24,12 +24,12 @@ from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
 
-KEPT = 2
+MAX_KEPT_STATES = 2
 """Newest states that stay: one to go on from, and one more in case it is damaged."""
-PREPARED = "prepared"
+ITERATION_DATA = "prepared"
 
 
-class Result(Record):
+class StudentResult(Record):
     """How a student ended: measured, with everything that the report says about it."""
 
     validation: Accuracy
@@ -41,52 +41,57 @@ class Result(Record):
     judge: dict[str, float] = Field(default_factory=dict)
 
 
-class Damaged(Exception):
+class CorruptCheckpoint(Exception):
     """A state that cannot be gone on from, and why."""
 
 
-class Checkpoints:
+class CheckpointStore:
     """Of one job. `run` identifies what it trains: states of anything else are refused.
 
     `seconds` of training between two states: what a kill may cost.
     """
 
-    def __init__(self, store: Store, job_id: str, *, run: str, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(
+        self, store: Store, job_id: str, *, run_digest: str, interval_seconds: float
+    ) -> None:
+        self.interval_seconds = interval_seconds
         self._store = store
-        self._run = run
+        self._run_digest = run_digest
         self._prefix = keys.checkpoint_prefix(job_id)
-        self._hashes: dict[str, str] = {}
+        self._known_hashes: dict[str, str] = {}
         """Key prefix and name of tensors that never change -> their SHA-256, once known."""
 
     def save(self, method: str, state: TrainerState) -> int:
         """Write `state`; older ones than the newest `KEPT` go. Returns the oldest version of the
         judge that a kept state goes on with."""
         folder = self._folder(method)
-        there = set(self._store.list(f"{folder}blobs/"))
-        blobs = {name: self._put(folder, name, part, there) for name, part in state.tensors.items()}
+        existing = set(self._store.list(f"{folder}blobs/"))
+        blobs = {
+            name: self._put_tensors(folder, name, part, existing)
+            for name, part in state.tensors.items()
+        }
         if state.iteration_data is not None:
             data = json.dumps(state.iteration_data).encode()
-            blobs[PREPARED] = self._send(folder, data, there)
-        made = CheckpointManifest(
-            run=self._run, numbers=dict(state.numbers), blobs=blobs, saved_at=time.time()
+            blobs[ITERATION_DATA] = self._put_blob(folder, data, existing)
+        manifest = CheckpointManifest(
+            run=self._run_digest, numbers=dict(state.numbers), blobs=blobs, saved_at=time.time()
         )
-        made = made.model_copy(update={"check": made.digest})
-        write_record(self._store, f"{folder}states/{state.numbers['step']:08d}.json", made)
-        return self._prune(folder, there)
+        manifest = manifest.model_copy(update={"check": manifest.digest})
+        write_record(self._store, f"{folder}states/{state.numbers['step']:08d}.json", manifest)
+        return self._prune(folder, existing)
 
     def load(self, method: str) -> tuple[TrainerState | None, Sequence[str]]:
         """The newest state that is whole, and why each newer one is not."""
         folder = self._folder(method)
-        refused: list[str] = []
+        rejected: list[str] = []
         for key in sorted(self._store.list(f"{folder}states/"), reverse=True):
             try:
-                return self._read(folder, key), refused
-            except Damaged as error:
-                refused.append(f"{key.rsplit('/', 1)[1]}: {error}")
-        return None, refused
+                return self._read_state(folder, key), rejected
+            except CorruptCheckpoint as error:
+                rejected.append(f"{key.rsplit('/', 1)[1]}: {error}")
+        return None, rejected
 
-    def finish(self, method: str, result: Result) -> None:
+    def save_result(self, method: str, result: StudentResult) -> None:
         """Keep the result; the states that led to it are no longer needed."""
         write_record(self._store, self._result_key(method), result)
         # In reverse 'states/' comes before 'blobs/': no manifest is left that lacks its blobs.
@@ -94,9 +99,9 @@ class Checkpoints:
             if key != self._result_key(method):
                 self._store.delete(key)
 
-    def result(self, method: str) -> Result | None:
+    def load_result(self, method: str) -> StudentResult | None:
         try:
-            return read_record(self._store, self._result_key(method), Result)
+            return read_record(self._store, self._result_key(method), StudentResult)
         except NotFound:
             return None
 
@@ -106,71 +111,73 @@ class Checkpoints:
     def _result_key(self, method: str) -> str:
         return f"{self._folder(method)}result.json"
 
-    def _put(self, folder: str, name: str, part: Mapping[str, Tensor], there: set[str]) -> str:
-        known = self._hashes.get(folder + name)
-        if known is not None and _blob(folder, known) in there:
-            return known
-        sha = self._send(folder, save(dict(part)), there)
+    def _put_tensors(
+        self, folder: str, name: str, tensors: Mapping[str, Tensor], existing: set[str]
+    ) -> str:
+        known_sha = self._known_hashes.get(folder + name)
+        if known_sha is not None and _blob_key(folder, known_sha) in existing:
+            return known_sha
+        sha = self._put_blob(folder, save(dict(tensors)), existing)
         if name not in (LIVE_WEIGHTS, OPTIMIZER_MOMENTS):
-            self._hashes[folder + name] = sha
+            self._known_hashes[folder + name] = sha
         return sha
 
-    def _send(self, folder: str, data: bytes, there: set[str]) -> str:
+    def _put_blob(self, folder: str, data: bytes, existing: set[str]) -> str:
         sha = _sha256(data)
-        if _blob(folder, sha) not in there:
-            self._store.put(_blob(folder, sha), data)
-            there.add(_blob(folder, sha))
+        if _blob_key(folder, sha) not in existing:
+            self._store.put(_blob_key(folder, sha), data)
+            existing.add(_blob_key(folder, sha))
         return sha
 
-    def _prune(self, folder: str, there: set[str]) -> int:
+    def _prune(self, folder: str, existing: set[str]) -> int:
         """Manifests first: no state is left that lacks its blobs."""
         states = sorted(self._store.list(f"{folder}states/"))
-        for key in states[:-KEPT]:
+        for key in states[:-MAX_KEPT_STATES]:
             self._store.delete(key)
         kept = []
-        for key in states[-KEPT:]:
+        for key in states[-MAX_KEPT_STATES:]:
             try:
-                kept.append(self._manifest(key))
-            except Damaged:
+                kept.append(self._read_manifest(key))
+            except CorruptCheckpoint:
                 continue
-        needed = {_blob(folder, sha) for manifest in kept for sha in manifest.blobs.values()}
-        for key in there - needed:
+        needed = {_blob_key(folder, sha) for manifest in kept for sha in manifest.blobs.values()}
+        for key in existing - needed:
             self._store.delete(key)
         return min(int(manifest.numbers["judge_version"]) for manifest in kept)
 
-    def _read(self, folder: str, key: str) -> TrainerState:
-        manifest = self._manifest(key)
-        if manifest.run != self._run:
-            raise Damaged("it belongs to a run with another spec")
-        tensors, prepared = {}, None
+    def _read_state(self, folder: str, key: str) -> TrainerState:
+        manifest = self._read_manifest(key)
+        if manifest.run != self._run_digest:
+            raise CorruptCheckpoint("it belongs to a run with another spec")
+        tensors, iteration_data = {}, None
         for name, sha in manifest.blobs.items():
-            data = self._fetch(folder, name, sha)
-            if name == PREPARED:
-                prepared = json.loads(data)
+            data = self._read_blob(folder, name, sha)
+            if name == ITERATION_DATA:
+                iteration_data = json.loads(data)
             else:
                 tensors[name] = load(data)
-        return TrainerState(tensors, manifest.numbers, prepared)
+        return TrainerState(tensors, manifest.numbers, iteration_data)
 
-    def _manifest(self, key: str) -> CheckpointManifest:
+    def _read_manifest(self, key: str) -> CheckpointManifest:
         try:
             manifest = read_record(self._store, key, CheckpointManifest)
         except QcrdError as error:
-            raise Damaged("its manifest cannot be read") from error
+            raise CorruptCheckpoint("its manifest cannot be read") from error
         if manifest.digest != manifest.check:
-            raise Damaged("its manifest is not what was written")
+            raise CorruptCheckpoint("its manifest is not what was written")
         return manifest
 
-    def _fetch(self, folder: str, name: str, sha: str) -> bytes:
+    def _read_blob(self, folder: str, name: str, sha: str) -> bytes:
         try:
-            data = read_object(self._store, _blob(folder, sha))
+            data = read_object(self._store, _blob_key(folder, sha))
         except NotFound as error:
-            raise Damaged(f"its {name} is missing") from error
+            raise CorruptCheckpoint(f"its {name} is missing") from error
         if _sha256(data) != sha:
-            raise Damaged(f"its {name} is not what was written")
+            raise CorruptCheckpoint(f"its {name} is not what was written")
         return data
 
 
-def _blob(folder: str, sha: str) -> str:
+def _blob_key(folder: str, sha: str) -> str:
     return f"{folder}blobs/{sha}"
 
 

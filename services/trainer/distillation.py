@@ -37,200 +37,216 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.storage.store import write_lines
 from services.trainer import preflight, publish, training_dataset
-from services.trainer.checkpoint_store import Checkpoints, Result
-from services.trainer.revision import pinned
-from services.trainer.student_run import Course, train
-from services.trainer.training_dataset import Knowledge
+from services.trainer.checkpoint_store import CheckpointStore, StudentResult
+from services.trainer.revision import pin_revision
+from services.trainer.student_run import StudentRun, train_student
+from services.trainer.training_dataset import TrainingDataset
 
-COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "dss+positives": 4.0}
-DEAREST = 6.0
+RELATIVE_STEP_COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "dss+positives": 4.0}
+MAX_RELATIVE_STEP_COST = 6.0
 """Rough work per step against label-only finetuning, and that of the methods with negatives. They
 only divide the progress bar."""
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingResources:
     """What training is made of besides its knowledge. A `fixed` base is where the negative source
     of that name takes its weights from; `past` makes the sampler of negatives; `crew` are the
     other processes that train, None where there are none."""
 
-    base: Path
-    judge: Callable[[], JudgeBackend]
-    fixed: Path | None = None
-    past: Callable[[Student], NegativeSampler] = InlineNegativeSampler
+    base_dir: Path
+    make_judge: Callable[[], JudgeBackend]
+    fixed_checkpoint: Path | None = None
+    make_sampler: Callable[[Student], NegativeSampler] = InlineNegativeSampler
     device: str = "cpu"
     checkpoint_seconds: float = 30.0
-    crew: DataParallelGroup | None = None
+    process_group: DataParallelGroup | None = None
 
 
-def distil(stage: StageContext, parts: Parts) -> tuple[Report, str]:
+def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple[Report, str]:
     """The report and the published model's id. Done again, it repeats nothing that has ended."""
     job = stage.job
     spec, settings = job.spec, job.spec.settings
     if job.rationale_set is None:
         raise QcrdError(f"job {job.id} reached training without a rationale set")
-    revision = pinned(stage, job.rationale_set)
-    known = training_dataset.load(stage.store, job.rationale_set, spec, revision)
+    revision = pin_revision(stage, job.rationale_set)
+    dataset = training_dataset.load_dataset(stage.store, job.rationale_set, spec, revision)
     stage.emit(
-        f"{len(known.lessons)} questions to train on, {len(known.validation.questions)} to "
-        f"validate on, {len(known.test)} to test on"
+        f"{len(dataset.examples)} questions to train on, {len(dataset.validation.questions)} to "
+        f"validate on, {len(dataset.test)} to test on"
     )
     # Without edits the digest is what it was before there were any: old checkpoints stay good.
-    edited = [revision.id] if revision.edits else []
-    run = keys.digest(spec.model_dump_json(), job.rationale_set, *edited)
-    checkpoints = Checkpoints(stage.store, job.id, run=run, seconds=parts.checkpoint_seconds)
+    edit_ids = [revision.id] if revision.edits else []
+    run_digest = keys.digest(spec.model_dump_json(), job.rationale_set, *edit_ids)
+    checkpoints = CheckpointStore(
+        stage.store, job.id, run_digest=run_digest, interval_seconds=resources.checkpoint_seconds
+    )
 
-    def student() -> Student:
+    def make_student() -> Student:
         hyper = settings.hyperparameters
-        made = load_student(
-            parts.base, settings.student, hyper, seed=spec.seed, device=parts.device
+        student = load_student(
+            resources.base_dir, settings.student, hyper, seed=spec.seed, device=resources.device
         )
-        preflight.check_labels(made, known.labels, spec)
-        return made
+        preflight.check_labels(student, dataset.labels, spec)
+        return student
 
-    rows = [spec.method.value, *_without(settings.baselines, spec.method.value)]
-    shares = _shares(rows)
-    fixed = None if parts.fixed is None else _past_at(parts.fixed)
-    results: dict[str, Result] = {}
-    for index, row in enumerate(rows):
-        equal = row == Baseline.FINETUNE_EQUAL_COMPUTE
-        course = Course(
-            plan=make_schedule(
-                row,
+    methods = [spec.method.value, *_exclude_method(settings.baselines, spec.method.value)]
+    progress_shares = _progress_shares(methods)
+    load_fixed_weights = (
+        None
+        if resources.fixed_checkpoint is None
+        else _make_weights_loader(resources.fixed_checkpoint)
+    )
+    results: dict[str, StudentResult] = {}
+    for index, method in enumerate(methods):
+        is_equal_compute = method == Baseline.FINETUNE_EQUAL_COMPUTE
+        student_run = StudentRun(
+            schedule=make_schedule(
+                method,
                 settings,
-                n_examples=len(known.lessons),
+                n_examples=len(dataset.examples),
                 seed=spec.seed,
-                flops=results[rows[0]].flops if equal else None,
+                flops=results[methods[0]].flops if is_equal_compute else None,
             ),
-            knowledge=known,
-            student=student,
-            judge=parts.judge() if OBJECTIVES[row].uses_judge else None,
-            past=parts.past,
-            crew=parts.crew,
-            fixed=fixed if OBJECTIVES[row].uses_negatives else None,
-            start=sum(shares[:index]),
-            share=shares[index],
+            dataset=dataset,
+            make_student=make_student,
+            judge=resources.make_judge() if OBJECTIVES[method].uses_judge else None,
+            make_sampler=resources.make_sampler,
+            process_group=resources.process_group,
+            load_fixed_weights=load_fixed_weights if OBJECTIVES[method].uses_negatives else None,
+            progress_start=sum(progress_shares[:index]),
+            progress_share=progress_shares[index],
         )
-        finished = _uploader(stage, job) if index == 0 else _keep_nothing
-        results[row] = train(stage, course, checkpoints, finished)
+        on_finished = _make_uploader(stage, job) if index == 0 else _skip_upload
+        results[method] = train_student(stage, student_run, checkpoints, on_finished)
     stage.enter_stage(Stage.EVALUATING)
-    made = report(stage.job, known, results)
+    final_report = build_report(stage.job, dataset, results)
     write_lines(
         stage.store,
         keys.job_predictions_key(job.id),
         [
             prediction.model_copy(update={"method": row})
-            for row in rows
+            for row in methods
             for prediction in results[row].predictions
         ],
     )
     stage.enter_stage(Stage.PUBLISHING)
-    model = publish.announce(stage.store, stage.job, made)
-    return made, model.id
+    model = publish.publish_model(stage.store, stage.job, final_report)
+    return final_report, model.id
 
 
-def _past_at(checkpoint: Path) -> Callable[[Student], Weights]:
+def _make_weights_loader(checkpoint: Path) -> Callable[[Student], Weights]:
     return lambda student: load_matching_weights(student, checkpoint)
 
 
-def report(job: Job, known: Knowledge, results: dict[str, Result]) -> Report:
+def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentResult]) -> Report:
     """Every row that there is, side by side, whatever it says."""
-    golds = [item.gold for item in known.test]
+    golds = [item.gold for item in dataset.test]
     test: dict[str, Accuracy] = {}
     if golds:
-        asked = [item for item in known.test if item.teacher_asked]
-        if asked:
+        asked_items = [item for item in dataset.test if item.teacher_asked]
+        if asked_items:
             test["teacher"] = wilson_interval(
-                sum(t.teacher_answer == t.gold for t in asked), len(asked)
+                sum(t.teacher_answer == t.gold for t in asked_items), len(asked_items)
             )
-        majority = [lesson.gold for lesson in known.lessons]
-        test["majority_class"] = predict.majority_class_accuracy(majority, golds)
+        training_golds = [lesson.gold for lesson in dataset.examples]
+        test["majority_class"] = predict.majority_class_accuracy(training_golds, golds)
         test |= {row: result.test for row, result in results.items() if result.test}
-    main = results[job.spec.method.value]
-    exact, stories = _repetitions(known, job.spec.settings.task)
-    unseen = _unseen(results, stories)
+    main_result = results[job.spec.method.value]
+    is_repeated, is_leaked = _flag_repetitions(dataset, job.spec.settings.task)
+    unseen_accuracy = _unseen_accuracy(results, is_leaked)
     notes = []
-    if known.revision.edits:
+    if dataset.revision.edits:
         notes.append(
             f"people edited the rationale set before it was trained on (revision "
-            f"{known.revision.id}); `rationales` counts what was assembled"
+            f"{dataset.revision.id}); `rationales` counts what was assembled"
         )
     if not golds:
         notes.append("no test file was given: accuracies are on validation only")
-    if unseen:
-        left = next(iter(unseen.values())).n
+    if unseen_accuracy:
+        n_unseen = next(iter(unseen_accuracy.values())).n
         notes.append(
-            f"{len(golds) - left} of {len(golds)} test questions occur in training under other "
+            f"{len(golds) - n_unseen} of {len(golds)} test questions occur in training under other "
             "numbers; `test_unseen` leaves them out"
         )
     return Report(
         job_id=job.id,
         status=JobStatus.SUCCEEDED,
         test=test,
-        test_unseen=unseen,
+        test_unseen=unseen_accuracy,
         validation={row: result.validation for row, result in results.items()},
-        rationales=known.manifest.counts,
+        rationales=dataset.manifest.counts,
         usage=job.usage,
         model=ModelRef(id=publish.model_id(job.id)),
         seconds=job.seconds,
         seed=job.spec.seed,
-        judge=main.judge,
+        judge=main_result.judge,
         notes=tuple(notes),
-        leak=_leak(exact, stories) if golds else None,
-        comparisons=_comparisons(job, results),
-        rationale_revision=known.revision.id,
+        leak=_make_leak_report(is_repeated, is_leaked) if golds else None,
+        comparisons=_compare_with_baselines(job, results),
+        rationale_revision=dataset.revision.id,
     )
 
 
-def _repetitions(known: Knowledge, task: TaskSpec) -> tuple[list[bool], list[bool]]:
+def _flag_repetitions(dataset: TrainingDataset, task: TaskSpec) -> tuple[list[bool], list[bool]]:
     """Which test questions occur in training as they are, and which under other numbers."""
-    trained = [lesson.text for lesson in known.lessons]
-    tested = [format_question(task, item.question) for item in known.test]
-    return flag_repeated(trained, tested), flag_leaked(trained, tested)
+    training_texts = [lesson.text for lesson in dataset.examples]
+    test_texts = [format_question(task, item.question) for item in dataset.test]
+    return flag_repeated(training_texts, test_texts), flag_leaked(training_texts, test_texts)
 
 
-def _leak(exact: Sequence[bool], stories: Sequence[bool]) -> LeakReport:
-    return LeakReport(n_test=len(stories), n_leaked=sum(stories), n_exact=sum(exact))
+def _make_leak_report(is_repeated: Sequence[bool], is_leaked: Sequence[bool]) -> LeakReport:
+    return LeakReport(n_test=len(is_leaked), n_leaked=sum(is_leaked), n_exact=sum(is_repeated))
 
 
-def _comparisons(job: Job, results: dict[str, Result]) -> tuple[Comparison, ...]:
+def _compare_with_baselines(job: Job, results: dict[str, StudentResult]) -> tuple[Comparison, ...]:
     """The method against every other row, question by question; none without a test set."""
     name = job.spec.method.value
-    rights = {row: [p.right for p in result.predictions] for row, result in results.items()}
+    correct_by_method = {
+        baseline: [p.right for p in result.predictions] for baseline, result in results.items()
+    }
     return tuple(
-        compare_methods((name, rights[name]), (row, right), seed=job.spec.seed)
-        for row, right in rights.items()
-        if row != name and right
+        compare_methods((name, correct_by_method[name]), (row, correct), seed=job.spec.seed)
+        for row, correct in correct_by_method.items()
+        if row != name and correct
     )
 
 
-def _unseen(results: dict[str, Result], seen: Sequence[bool]) -> dict[str, Accuracy]:
+def _unseen_accuracy(
+    results: dict[str, StudentResult], is_leaked: Sequence[bool]
+) -> dict[str, Accuracy]:
     """Each student's accuracy on the test questions that it cannot have learned by heart."""
-    if not any(seen) or all(seen):
+    if not any(is_leaked) or all(is_leaked):
         return {}
-    rights = {
-        row: [p.right for p, leak in zip(result.predictions, seen, strict=True) if not leak]
+    correct_by_method = {
+        row: [p.right for p, leak in zip(result.predictions, is_leaked, strict=True) if not leak]
         for row, result in results.items()
     }
-    return {row: wilson_interval(sum(right), len(right)) for row, right in rights.items()}
+    return {
+        row: wilson_interval(sum(correct), len(correct))
+        for row, correct in correct_by_method.items()
+    }
 
 
-def _without(baselines: Sequence[Baseline], method: str) -> list[str]:
+def _exclude_method(baselines: Sequence[Baseline], method: str) -> list[str]:
     return [row.value for row in dict.fromkeys(baselines) if row.value != method]
 
 
-def _shares(rows: Sequence[str]) -> list[float]:
+def _progress_shares(methods: Sequence[str]) -> list[float]:
     """Each row's expected share of the job's training; equal compute costs what the method does."""
     costs = [
-        COST.get(rows[0] if row == Baseline.FINETUNE_EQUAL_COMPUTE else row, DEAREST)
-        for row in rows
+        RELATIVE_STEP_COST.get(
+            methods[0] if method == Baseline.FINETUNE_EQUAL_COMPUTE else method,
+            MAX_RELATIVE_STEP_COST,
+        )
+        for method in methods
     ]
     return [cost / sum(costs) for cost in costs]
 
 
-def _uploader(stage: StageContext, job: Job) -> Callable[[Student], None]:
-    return lambda student: publish.upload(stage.store, job, student)
+def _make_uploader(stage: StageContext, job: Job) -> Callable[[Student], None]:
+    return lambda student: publish.upload_model(stage.store, job, student)
 
 
-def _keep_nothing(_: Student) -> None:
+def _skip_upload(_: Student) -> None:
     """Baselines are measured, not published."""

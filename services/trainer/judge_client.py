@@ -41,69 +41,71 @@ class RemoteJudge:
         self._check = check
         self.flops = 0.0
         self.histograms: JudgeHistograms | None = None
-        self.keep = 0
+        self.oldest_version = 0
         self._version: int | None = None
         """The one that training goes on with. A service that restarts has the newest one it kept,
         which is later when training itself was set back to a checkpoint."""
-        created = {"base": base, "spec": spec.model_dump(mode="json"), "seed": seed}
-        self._call("PUT", "", created)
+        spec_body = {"base": base, "spec": spec.model_dump(mode="json"), "seed": seed}
+        self._request("PUT", "", spec_body)
 
-    def pretrain(self, contrasts: Sequence[TrainingPair]) -> dict[str, float]:
-        return self._trained("/pretrain", {"contrasts": _wire(contrasts)})
+    def pretrain(self, training_pairs: Sequence[TrainingPair]) -> dict[str, float]:
+        return self._post_training(
+            "/pretrain", {"contrasts": _serialize_training_pairs(training_pairs)}
+        )
 
     def update(
-        self, iteration: int, contrasts: Sequence[TrainingPair], *, weight: float
+        self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
         body = {
             "iteration": iteration,
-            "contrasts": _wire(contrasts),
+            "contrasts": _serialize_training_pairs(training_pairs),
             "weight": weight,
-            "keep": self.keep,
+            "keep": self.oldest_version,
         }
-        return self._trained("/update", body)
+        return self._post_training("/update", body)
 
     def score(self, pairs: Sequence[QuestionRationale]) -> list[float]:
         scores: list[float] = []
         for start in range(0, len(pairs), PAIRS_PER_CALL):
-            asked = [list(pair) for pair in pairs[start : start + PAIRS_PER_CALL]]
-            body = {"version": self._version, "pairs": asked}
-            answer = self._call("POST", "/score", body)
-            self.flops += answer["flops"]
-            scores += answer["scores"]
+            batch = [list(pair) for pair in pairs[start : start + PAIRS_PER_CALL]]
+            body = {"version": self._version, "pairs": batch}
+            result = self._request("POST", "/score", body)
+            self.flops += result["flops"]
+            scores += result["scores"]
         return scores
 
-    def _trained(self, path: str, body: dict[str, Any]) -> dict[str, float]:
-        answer = self._call("POST", path, body)
-        self.flops += answer["flops"]
-        self._version = answer["version"]
-        shown = answer.get("histograms")
-        self.histograms = JudgeHistograms.model_validate(shown) if shown else None
-        health: dict[str, float] = answer["health"]
+    def _post_training(self, path: str, body: dict[str, Any]) -> dict[str, float]:
+        result = self._request("POST", path, body)
+        self.flops += result["flops"]
+        self._version = result["version"]
+        histograms = result.get("histograms")
+        self.histograms = JudgeHistograms.model_validate(histograms) if histograms else None
+        health: dict[str, float] = result["health"]
         return health
 
-    def _call(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         for wait in (*RETRY_SECONDS, None):
             self._check()
             try:
-                return self._once(method, path, body)
+                return self._request_once(method, path, body)
             except Transient:
                 if wait is None:
                     raise
                 time.sleep(wait)
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def _once(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _request_once(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
             response = self._client.request(method, self._path + path, json=body)
         except httpx.HTTPError as error:
             raise Transient(f"the discriminator does not answer: {error}") from error
         if response.is_success:
-            answer: dict[str, Any] = response.json()
-            return answer
-        raise _refusal(response)
+            result: dict[str, Any] = response.json()
+            return result
+        raise _make_response_error(response)
 
 
-def _refusal(response: httpx.Response) -> QcrdError:
+def _make_response_error(response: httpx.Response) -> QcrdError:
     try:
         error = response.json()["error"]
         message, param = str(error["message"]), error["param"]
@@ -114,7 +116,7 @@ def _refusal(response: httpx.Response) -> QcrdError:
     return Conflict(f"discriminator: {message}", param=param, code="discriminator_refused")
 
 
-def _wire(contrasts: Sequence[TrainingPair]) -> list[dict[str, Any]]:
+def _serialize_training_pairs(training_pairs: Sequence[TrainingPair]) -> list[dict[str, Any]]:
     return [
         {
             "question": c.question,
@@ -122,5 +124,5 @@ def _wire(contrasts: Sequence[TrainingPair]) -> list[dict[str, Any]]:
             "negatives": list(c.negatives),
             "sources": list(c.sources),
         }
-        for c in contrasts
+        for c in training_pairs
     ]

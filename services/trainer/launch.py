@@ -19,15 +19,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("processes", type=int)
     parser.add_argument("--parent", type=int, required=True, help="process to die with")
-    given, rest = parser.parse_known_args()
-    die_with_parent(given.parent, signal.SIGKILL)
+    args, training_args = parser.parse_known_args()
+    die_with_parent(args.parent, signal.SIGKILL)
     torchrun(
         [
             "--standalone",
-            f"--nproc-per-node={given.processes}",
+            f"--nproc-per-node={args.processes}",
             "-m",
             "services.trainer.run",
-            *rest,
+            *training_args,
             f"--parent={os.getpid()}",
         ]
     )

@@ -13,7 +13,7 @@ from qcrd.method.student.base import Student
 from qcrd.records.rationales import Question
 from qcrd.records.spec import JobSpec, TaskSpec
 
-SHOWN = 60
+MAX_SHOWN_CHARS = 60
 """Characters of a label, or of what became of it, in an error."""
 
 
@@ -23,47 +23,49 @@ def check_labels(student: Student, labels: Iterable[tuple[str, Question]], spec:
     `labels` are those trained on, as written, each with its question.
     """
     settings = spec.settings
-    room = settings.hyperparameters.max_label_tokens
+    max_tokens = settings.hyperparameters.max_label_tokens
     # Equal labels of questions with equal options are one: reading them back is the same.
-    distinct = {(label, asked.choices): asked for label, asked in labels}
+    distinct = {(label, question.choices): question for label, question in labels}
     for (label, _), asked in distinct.items():
-        ids = _own_ids(student, label)
-        _sayable(student, label, ids, settings.task, asked)
-        if len(ids) > room:
+        ids = _label_token_ids(student, label)
+        _check_representable(student, label, ids, settings.task, asked)
+        if len(ids) > max_tokens:
             param = f"method.{spec.method}.hyperparameters.max_label_tokens"
             raise Invalid(
-                f"`{param}` is {room}, but label {label[:SHOWN]!r} takes {len(ids)} tokens of "
+                f"`{param}` is {max_tokens}, but label {label[:MAX_SHOWN_CHARS]!r} takes {len(ids)} tokens of "
                 f"the student's: set it to at least {len(ids) + 1}, one more for the end",
                 param=param,
                 code="label_too_long",
             )
 
 
-def _own_ids(student: Student, label: str) -> list[int]:
+def _label_token_ids(student: Student, label: str) -> list[int]:
     """The label's tokens without the one that ends it."""
     ids = student.tokenize_target(label)
     tokenizer = student.tokenizer
-    ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-    return ids[:-1] if ids and ids[-1] in ends else ids
+    end_token_ids = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
+    return ids[:-1] if ids and ids[-1] in end_token_ids else ids
 
 
-def _sayable(student: Student, label: str, ids: list[int], task: TaskSpec, asked: Question) -> None:
+def _check_representable(
+    student: Student, label: str, ids: list[int], task: TaskSpec, question: Question
+) -> None:
     """Spaces and case may differ when it is read back; the answer it stands for may not."""
     read_back = str(student.tokenizer.decode(ids, skip_special_tokens=True)).strip()
     if student.tokenizer.unk_token_id in ids:
-        became = "has characters or words that are unknown to it"
-    elif canonicalize(read_back, task, asked) != canonicalize(label, task, asked):
-        became = f"reads back as {read_back[:SHOWN]!r}"
+        problem = "has characters or words that are unknown to it"
+    elif canonicalize(read_back, task, question) != canonicalize(label, task, question):
+        problem = f"reads back as {read_back[:MAX_SHOWN_CHARS]!r}"
     else:
         return
     raise Invalid(
-        f"label {label[:SHOWN]!r} cannot be said by the tokenizer of {_name(student)}: "
-        f"it {became}; write the label differently or take another base model",
+        f"label {label[:MAX_SHOWN_CHARS]!r} cannot be said by the tokenizer of {_describe_tokenizer(student)}: "
+        f"it {problem}; write the label differently or take another base model",
         param="training_file",
         code="unsayable_label",
     )
 
 
-def _name(student: Student) -> str:
-    kind = type(student.tokenizer).__name__
-    return f"the student ({kind}, {len(student.tokenizer):,} tokens)"
+def _describe_tokenizer(student: Student) -> str:
+    tokenizer_class = type(student.tokenizer).__name__
+    return f"the student ({tokenizer_class}, {len(student.tokenizer):,} tokens)"

@@ -17,23 +17,23 @@ class Outcome(Record):
     failure: JobFailure | None = None
 
 
-def write(path: Path, outcome: Outcome) -> None:
+def write_outcome(path: Path, outcome: Outcome) -> None:
     """Whole or not at all: the process can be killed while it writes."""
     partial = path.with_suffix(".partial")
     partial.write_text(outcome.model_dump_json())
     partial.rename(path)
 
 
-def read(path: Path) -> Outcome | None:
+def read_outcome(path: Path) -> Outcome | None:
     return Outcome.model_validate_json(path.read_text()) if path.exists() else None
 
 
-def of_crash(error: Exception) -> Outcome:
+def make_crash_outcome(error: Exception) -> Outcome:
     message = f"the training process crashed: {type(error).__name__}: {error}"
     return Outcome(kind="crashed", failure=JobFailure(message=message, code="internal_error"))
 
 
-def of_error(error: QcrdError) -> Outcome:
+def make_error_outcome(error: QcrdError) -> Outcome:
     failure = JobFailure(message=error.message, code=error.code, param=error.param)
     return Outcome(kind="waiting" if isinstance(error, Transient) else "failed", failure=failure)
 
@@ -42,12 +42,12 @@ class ProcessDied(RuntimeError):
     """The training process crashed, or ended without a word: it costs the job an attempt."""
 
 
-def raised(outcome: Outcome) -> Exception:
+def make_error(outcome: Outcome) -> Exception:
     """The error that an outcome other than `done` stands for, to be raised again."""
     if outcome.kind == "stopped" or outcome.failure is None:
         return Interrupted("the training process was told to stop")
     failure = outcome.failure
     if outcome.kind == "crashed":
         return ProcessDied(failure.message)
-    kind = Transient if outcome.kind == "waiting" else Invalid
-    return kind(failure.message, param=failure.param, code=failure.code)
+    error_class = Transient if outcome.kind == "waiting" else Invalid
+    return error_class(failure.message, param=failure.param, code=failure.code)

@@ -16,7 +16,7 @@ from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, write_record
 
-CARD = "README.md"
+MODEL_CARD_FILE = "README.md"
 
 
 def model_id(job_id: str) -> str:
@@ -24,39 +24,41 @@ def model_id(job_id: str) -> str:
     return f"model-{keys.digest(job_id, 'model')}"
 
 
-def upload(store: Store, job: Job, student: Student) -> None:
+def upload_model(store: Store, job: Job, student: Student) -> None:
     """Weights, tokenizer and how to ask. The model is not there before `announce`."""
     with tempfile.TemporaryDirectory(prefix="qcrd-model-") as scratch:
         folder = Path(scratch)
         merge_adapters(student.model).save_pretrained(folder)
         student.tokenizer.save_pretrained(folder)
-        (folder / PROMPT_FORMAT_FILE).write_text(manner(job, student).model_dump_json(indent=1))
+        (folder / PROMPT_FORMAT_FILE).write_text(
+            make_prompt_format(job, student).model_dump_json(indent=1)
+        )
         for path in sorted(folder.iterdir()):
             with path.open("rb") as source:
                 key = keys.model_prefix(model_id(job.id)) + path.name
                 store.put(key, source, length=path.stat().st_size)
 
 
-def manner(job: Job, student: Student) -> PromptFormat:
+def make_prompt_format(job: Job, student: Student) -> PromptFormat:
     """What a client needs to ask the student as it was trained to be asked."""
     settings = job.spec.settings
-    trained_on = OBJECTIVES[job.spec.method]
+    objective = OBJECTIVES[job.spec.method]
     return PromptFormat(
         predict=PREDICT_PREFIX,
-        explain=EXPLAIN_PREFIX if trained_on.max_positives != 0 else None,
+        explain=EXPLAIN_PREFIX if objective.max_positives != 0 else None,
         suffix=student.suffix,
         max_label_tokens=settings.hyperparameters.max_label_tokens,
         max_rationale_tokens=settings.hyperparameters.max_rationale_tokens,
         answer=settings.task.answer,
         labels=settings.task.labels,
-        joined=trained_on.joined,
+        joined=objective.joined,
     )
 
 
-def announce(store: Store, job: Job, report: Report) -> PublishedModel:
+def publish_model(store: Store, job: Job, report: Report) -> PublishedModel:
     """The card, then the manifest by which the model exists."""
     prefix = keys.model_prefix(model_id(job.id))
-    store.put(prefix + CARD, card(job, report).encode())
+    store.put(prefix + MODEL_CARD_FILE, render_model_card(job, report).encode())
     names = [key.removeprefix(prefix) for key in store.list(prefix)]
     manifest = keys.model_manifest_key(model_id(job.id)).removeprefix(prefix)
     model = PublishedModel(
@@ -70,7 +72,7 @@ def announce(store: Store, job: Job, report: Report) -> PublishedModel:
     return model
 
 
-def card(job: Job, report: Report) -> str:
+def render_model_card(job: Job, report: Report) -> str:
     """Model card: data, teacher, spec, and every number with its interval."""
     spec = job.spec
     counts = report.rationales
@@ -93,12 +95,12 @@ def card(job: Job, report: Report) -> str:
             "",
             "## Measured on the test set",
             "",
-            *_table(report),
+            *_render_accuracy_table(report),
             "",
             "Intervals are 95 % Wilson score intervals of one run. The student was chosen on "
             "validation questions, never on the test set.",
             "",
-            *_compared(report),
+            *_render_comparisons(report),
             "## Data",
             "",
             f"- training file `{spec.training_file}`: {counts.questions} questions, "
@@ -119,7 +121,7 @@ def card(job: Job, report: Report) -> str:
     )
 
 
-def _compared(report: Report) -> list[str]:
+def _render_comparisons(report: Report) -> list[str]:
     """The same comparisons that the report makes, and what could be learned by heart."""
     lines: list[str] = []
     if report.comparisons:
@@ -128,7 +130,7 @@ def _compared(report: Report) -> list[str]:
             "",
             "| method | baseline | difference | 95 % interval | McNemar p | n | |",
             "|---|---|---|---|---|---|---|",
-            *map(_comparison, report.comparisons),
+            *map(_render_comparison_row, report.comparisons),
             "",
             f"Intervals are those of {report.comparisons[0].draws:,} paired bootstrap samples "
             f"(percentiles, seed {report.comparisons[0].seed}); p is exact and two-sided. They "
@@ -145,13 +147,13 @@ def _compared(report: Report) -> list[str]:
     return lines
 
 
-def _comparison(c: Comparison) -> str:
-    interval = f"{c.low:+.3f} to {c.high:+.3f}"
-    names = f"| {c.method} | {c.baseline}"
-    return f"{names} | {c.difference:+.3f} | {interval} | {c.p:.3g} | {c.n} | {c.verdict} |"
+def _render_comparison_row(comparison: Comparison) -> str:
+    interval = f"{comparison.low:+.3f} to {comparison.high:+.3f}"
+    names = f"| {comparison.method} | {comparison.baseline}"
+    return f"{names} | {comparison.difference:+.3f} | {interval} | {comparison.p:.3g} | {comparison.n} | {comparison.verdict} |"
 
 
-def _table(report: Report) -> list[str]:
+def _render_accuracy_table(report: Report) -> list[str]:
     rows = report.test or report.validation
     lines = ["| | accuracy | 95 % interval | n | steps |", "|---|---|---|---|---|"]
     for name, row in rows.items():

@@ -21,14 +21,14 @@ from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
 
-AT_ONCE = 1024
+RATIONALES_PER_CALL = 1024
 """Rationales per call to the judge, and so in memory: what its client sends in one request."""
 
-Said = tuple[str, Polarity, Rationale]
+RationaleToScore = tuple[str, Polarity, Rationale]
 """A question as the judge reads it, and one rationale of it."""
 
 
-def keep(
+def write_scores(
     store: Store,
     job_id: str,
     manifest: RationaleManifest,
@@ -43,21 +43,23 @@ def keep(
     if judge is None:
         return
     key = keys.job_scores_key(job_id)
-    said = itertools.chain(_of_the_set(store, manifest, revision, task), _of_the_student(trainer))
-    write_lines(store, key, _scored(judge, said))
-    judged = RationaleScoreManifest(
+    to_score = itertools.chain(
+        _iter_set_rationales(store, manifest, revision, task), _iter_student_rationales(trainer)
+    )
+    write_lines(store, key, _iter_scores(judge, to_score))
+    judged_record = RationaleScoreManifest(
         job_id=job_id,
         version=trainer.judge_version,
         scores=key,
         revision=revision.id,
         created_at=time.time(),
     )
-    write_record(store, keys.rationale_scores_key(manifest.id, job_id), judged)
+    write_record(store, keys.rationale_scores_key(manifest.id, job_id), judged_record)
 
 
-def _of_the_set(
+def _iter_set_rationales(
     store: Store, manifest: RationaleManifest, revision: Revision, task: TaskSpec
-) -> Iterator[Said]:
+) -> Iterator[RationaleToScore]:
     corrections = rationale_edits.fold_edits(revision.edits)
     for key in manifest.shards:
         for item in read_lines(store, key, RationaleItem):
@@ -70,23 +72,25 @@ def _of_the_set(
                 )
 
 
-def _of_the_student(trainer: Trainer) -> Iterator[Said]:
-    texts = {lesson.id: lesson.text for lesson in trainer.examples}
-    for asked, samples in trainer.last_samples.items():
+def _iter_student_rationales(trainer: Trainer) -> Iterator[RationaleToScore]:
+    texts = {example.id: example.text for example in trainer.examples}
+    for question_id, samples in trainer.last_samples.items():
         for rationale in samples:
-            yield texts[asked], Polarity.NEGATIVE, rationale
+            yield texts[question_id], Polarity.NEGATIVE, rationale
 
 
-def _scored(judge: JudgeBackend, said: Iterator[Said]) -> Iterator[RationaleScore]:
-    while batch := list(itertools.islice(said, AT_ONCE)):
+def _iter_scores(
+    judge: JudgeBackend, to_score: Iterator[RationaleToScore]
+) -> Iterator[RationaleScore]:
+    while batch := list(itertools.islice(to_score, RATIONALES_PER_CALL)):
         scores = judge.score([(text, rationale.text) for text, _, rationale in batch])
         for (_, polarity, rationale), score in zip(batch, scores, strict=True):
-            ours = rationale.source is RationaleSource.TEACHER
+            is_teacher = rationale.source is RationaleSource.TEACHER
             yield RationaleScore(
                 rationale_id=rationale.id,
                 question_id=rationale.question_id,
                 polarity=polarity,
                 source=rationale.source,
                 score=score,
-                text=None if ours else rationale.text,
+                text=None if is_teacher else rationale.text,
             )

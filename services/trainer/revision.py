@@ -7,17 +7,17 @@ from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.storage import rationale_edits
 
 
-def pinned(stage: StageContext, set_id: str) -> Revision:
+def pin_revision(stage: StageContext, set_id: str) -> Revision:
     """The edits that the job trains with: those there were when it first came here. Its record
     says which, so an attempt after a crash, a pause or later edits repeats the same training."""
-    if (known := stage.job.rationale_revision) is not None:
-        return rationale_edits.load_revision(stage.store, set_id, known)
+    if (pinned_id := stage.job.rationale_revision) is not None:
+        return rationale_edits.load_revision(stage.store, set_id, pinned_id)
     revision = rationale_edits.pin_revision(stage.store, set_id)
     stage.update_job(rationale_revision=revision.id)
     if revision.edits:
-        found = rationale_edits.fold_edits(revision.edits).values()
-        excluded = sum(one.excluded for one in found)
-        reworded = sum(one.text is not None for one in found)
+        corrections = rationale_edits.fold_edits(revision.edits).values()
+        excluded = sum(correction.excluded for correction in corrections)
+        reworded = sum(one.text is not None for one in corrections)
         stage.emit(
             f"of the rationale set {excluded} rationales are excluded and {reworded} reworded, "
             f"revision {revision.id}",

@@ -46,7 +46,7 @@ from qcrd.runtime.settings import (
 from qcrd.runtime.storage.base_models import find_base_model
 from qcrd.runtime.storage.store import open_store
 from services.trainer import process_outcome
-from services.trainer.distillation import Parts, distil
+from services.trainer.distillation import TrainingResources, run_distillation
 from services.trainer.judge_client import RemoteJudge
 from services.trainer.process_outcome import Outcome
 from services.trainer.settings import TrainerSettings
@@ -54,7 +54,7 @@ from services.trainer.settings import TrainerSettings
 log = logging.getLogger(__name__)
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("job")
     parser.add_argument("token", type=int)
@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
+def run_job(job_id: str, token: int, stopping: threading.Event) -> Outcome:
     redis, recovery = connect_redis(RedisSettings()), RecoverySettings()
     deps = WorkerDeps(
         jobs=RedisJobStore(redis),
@@ -78,20 +78,20 @@ def run(job_id: str, token: int, stopping: threading.Event) -> Outcome:
     job = deps.jobs.get(job_id)
     if job.lease.token != token:
         raise LeaseLost(f"job {job_id} has gone to another worker")
-    holding = LeaseHeartbeat(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
-    with telemetry.log_context(request_id=job.request_id), holding:
-        return _distilled(StageContext(deps, job, holding), deps)
+    lease_heartbeat = LeaseHeartbeat(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
+    with telemetry.log_context(request_id=job.request_id), lease_heartbeat:
+        return _run_training(StageContext(deps, job, lease_heartbeat), deps)
 
 
-def _distilled(stage: StageContext, deps: WorkerDeps) -> Outcome:
+def _run_training(stage: StageContext, deps: WorkerDeps) -> Outcome:
     settings, models = TrainerSettings(), ModelSettings()
-    stage.update_job(gpus=_gpus(settings))
+    stage.update_job(gpus=_count_gpus(settings))
     spec = stage.job.spec
     base = find_base_model(spec.model, models, deps.store)
     checkpoint = spec.settings.negatives.checkpoint
     param = f"method.{spec.method}.negatives.checkpoint"
 
-    def judge() -> JudgeBackend:
+    def make_judge() -> JudgeBackend:
         return RemoteJudge(
             settings.discriminator_url,
             stage.job.id,
@@ -101,37 +101,39 @@ def _distilled(stage: StageContext, deps: WorkerDeps) -> Outcome:
             check=stage.raise_if_stopping,
         )
 
-    parts = Parts(
-        base=base,
-        judge=judge,
-        fixed=find_base_model(checkpoint, models, deps.store, param=param) if checkpoint else None,
-        past=_sampler(settings, stage.raise_if_stopping),
-        device=_device(settings),
+    resources = TrainingResources(
+        base_dir=base,
+        make_judge=make_judge,
+        fixed_checkpoint=find_base_model(checkpoint, models, deps.store, param=param)
+        if checkpoint
+        else None,
+        make_sampler=_make_sampler_factory(settings, stage.raise_if_stopping),
+        device=_resolve_device(settings),
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     if not distributed.is_distributed():
-        report, model = distil(stage, parts)
+        report, model = run_distillation(stage, resources)
     else:
-        with distributed.DataParallelGroup() as others:
-            report, model = distil(stage, replace(parts, crew=others))
+        with distributed.DataParallelGroup() as process_group:
+            report, model = run_distillation(stage, replace(resources, crew=process_group))
     return Outcome(kind="done", report=report, model=model)
 
 
-def _device(settings: TrainerSettings) -> str:
+def _resolve_device(settings: TrainerSettings) -> str:
     """The GPU of this process, by its number among those of the job on this machine."""
     if settings.device == "cpu" or not torch.cuda.is_available():
         return settings.device if settings.device != "auto" else "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
-def _gpus(settings: TrainerSettings) -> int:
+def _count_gpus(settings: TrainerSettings) -> int:
     """That this job holds: one per training process, and one for a sampler beside them."""
-    there = torch.cuda.device_count() if settings.device != "cpu" else 0
-    beside = settings.sampler != "inline" and there > settings.processes
-    return min(there, settings.processes + beside)
+    available = torch.cuda.device_count() if settings.device != "cpu" else 0
+    sampler_gpus = settings.sampler != "inline" and available > settings.processes
+    return min(available, settings.processes + sampler_gpus)
 
 
-def _sampler(
+def _make_sampler_factory(
     settings: TrainerSettings, check: Callable[[], None]
 ) -> Callable[[Student], NegativeSampler]:
     """By the settings; a process beside the training takes a GPU that training leaves free."""
@@ -144,29 +146,29 @@ def _sampler(
 
 
 def main() -> None:
-    given = arguments()
-    die_with_parent(given.parent, signal.SIGKILL)
+    args = parse_arguments()
+    die_with_parent(args.parent, signal.SIGKILL)
     telemetry.configure_logging("training", LogSettings().level)
     transformers.utils.logging.disable_progress_bar()
     if not distributed.is_main_process():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process says when to end
-        distributed.run_replica(_device(TrainerSettings()))
+        distributed.run_replica(_resolve_device(TrainerSettings()))
         return
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    with telemetry.log_context(job_id=given.job):
+    with telemetry.log_context(job_id=args.job):
         try:
-            found = run(given.job, given.token, stopping)
+            result = run_job(args.job, args.token, stopping)
         except (Interrupted, LeaseLost) as error:
             log.info("stopped: %s", error)
-            found = Outcome(kind="stopped")
+            result = Outcome(kind="stopped")
         except QcrdError as error:
             log.warning("%s", error)
-            found = process_outcome.of_error(error)
+            result = process_outcome.make_error_outcome(error)
         except Exception as error:  # the process boundary: what nobody foresaw, with its reason
             log.exception("training crashed")
-            found = process_outcome.of_crash(error)
-        process_outcome.write(given.outcome, found)
+            result = process_outcome.make_crash_outcome(error)
+        process_outcome.write_outcome(args.outcome, result)
 
 
 if __name__ == "__main__":

@@ -30,122 +30,137 @@ from qcrd.records.rationales import Prediction
 from qcrd.records.spec import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer import rationale_scores
-from services.trainer.checkpoint_store import Checkpoints, Result
-from services.trainer.training_dataset import Held, Knowledge
+from services.trainer.checkpoint_store import CheckpointStore, StudentResult
+from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
 
-LOOK_BACK = 1000
+EVENT_LOOKBACK = 1000
 """Events that a resumed run reads to know what has been told."""
-TELL_SECONDS = 1.0
+EMIT_INTERVAL_SECONDS = 1.0
 """At most one progress write and one metrics event per second, however fast the steps are."""
 
 
 @dataclass(frozen=True)
-class Course:
+class StudentRun:
     """One student's training within a job; `share` of the job's training, from `start` on."""
 
-    plan: TrainingSchedule
-    knowledge: Knowledge
-    student: Callable[[], Student]
+    schedule: TrainingSchedule
+    dataset: TrainingDataset
+    make_student: Callable[[], Student]
     judge: JudgeBackend | None
-    past: Callable[[Student], NegativeSampler] = InlineNegativeSampler
-    fixed: Callable[[Student], Weights] | None = None
-    crew: DataParallelGroup | None = None
-    start: float = 0.0
-    share: float = 1.0
+    make_sampler: Callable[[Student], NegativeSampler] = InlineNegativeSampler
+    load_fixed_weights: Callable[[Student], Weights] | None = None
+    process_group: DataParallelGroup | None = None
+    progress_start: float = 0.0
+    progress_share: float = 1.0
 
 
-def train(
+def train_student(
     stage: StageContext,
-    course: Course,
-    checkpoints: Checkpoints,
-    finished: Callable[[Student], None],
-) -> Result:
+    student_run: StudentRun,
+    checkpoints: CheckpointStore,
+    on_finished: Callable[[Student], None],
+) -> StudentResult:
     """Train, keep the best on validation, answer the test set once; `finished` gets that student.
 
     A result that is already there is returned as it is: the work is done once.
     """
-    method = course.plan.method
-    settings = course.plan.spec
-    if (done := checkpoints.result(method)) is not None:
+    method = student_run.schedule.method
+    settings = student_run.schedule.spec
+    if (existing_result := checkpoints.load_result(method)) is not None:
         # It may have been kept by a process that died before it could say so.
-        _tell_result(stage, method, done, settings.task)
-        return done
-    student = course.student()
+        _emit_result(stage, method, existing_result, settings.task)
+        return existing_result
+    student = student_run.make_student()
     trainer = Trainer(
         student,
-        course.knowledge.lessons,
-        course.plan,
-        lambda tested: validation_score(tested, course.knowledge.validation, course.plan),
-        course.judge,
-        course.past(student) if course.plan.objective.uses_negatives else None,
-        course.fixed(student) if course.fixed else None,
-        course.crew,
+        student_run.dataset.examples,
+        student_run.schedule,
+        lambda tested: compute_validation_score(
+            tested, student_run.dataset.validation, student_run.schedule
+        ),
+        student_run.judge,
+        student_run.make_sampler(student)
+        if student_run.schedule.objective.uses_negatives
+        else None,
+        student_run.load_fixed_weights(student) if student_run.load_fixed_weights else None,
+        student_run.process_group,
     )
     with contextlib.closing(trainer.negative_sampler):
-        before = _resume(stage, method, trainer, checkpoints)
-        seconds, health = _follow(stage, course, trainer, checkpoints, before)
+        prior_seconds = _resume(stage, method, trainer, checkpoints)
+        seconds, judge_metrics = _run_trainer(
+            stage, student_run, trainer, checkpoints, prior_seconds
+        )
     trainer.restore_best()
     flops = trainer.flops
-    checked = _answers(student, course.knowledge.validation, course.plan)
-    test = course.knowledge.test
-    tested = _answers(
+    validation_predictions = _predict(student, student_run.dataset.validation, student_run.schedule)
+    test = student_run.dataset.test
+    test_predictions = _predict(
         student,
-        Held(tuple(t.question for t in test), tuple(t.gold for t in test), ()),
-        course.plan,
+        LabeledQuestions(tuple(t.question for t in test), tuple(t.gold for t in test), ()),
+        student_run.schedule,
     )
     # Before the result is kept: a run that is killed here does this part again.
-    known = course.knowledge
-    rationale_scores.keep(
-        stage.store, stage.job.id, known.manifest, known.revision, settings.task, trainer
+    dataset = student_run.dataset
+    rationale_scores.write_scores(
+        stage.store, stage.job.id, dataset.manifest, dataset.revision, settings.task, trainer
     )
-    finished(student)
+    on_finished(student)
     cost = {"steps": trainer.step, "flops": flops, "seconds": seconds}
-    result = Result(
-        validation=predict.accuracy(checked),
-        test=predict.accuracy(tested).model_copy(update=cost) if tested else None,
-        predictions=tuple(tested),
-        judge=health,
+    result = StudentResult(
+        validation=predict.accuracy(validation_predictions),
+        test=predict.accuracy(test_predictions).model_copy(update=cost)
+        if test_predictions
+        else None,
+        predictions=tuple(test_predictions),
+        judge=judge_metrics,
         **cost,
     )
-    checkpoints.finish(method, result)
-    _tell_result(stage, method, result, settings.task)
+    checkpoints.save_result(method, result)
+    _emit_result(stage, method, result, settings.task)
     return result
 
 
-def validation_score(student: Student, held: Held, plan: TrainingSchedule) -> ValidationScore:
+def compute_validation_score(
+    student: Student, labeled: LabeledQuestions, schedule: TrainingSchedule
+) -> ValidationScore:
     """Accuracy, then minus the labels' mean cross entropy: small sets tie often."""
-    right = predict.accuracy(_answers(student, held, plan)).accuracy
+    accuracy = predict.accuracy(_predict(student, labeled, schedule)).accuracy
     texts = [
-        PREDICT_PREFIX + format_question(plan.spec.task, question) for question in held.questions
+        PREDICT_PREFIX + format_question(schedule.spec.task, question)
+        for question in labeled.questions
     ]
     total = 0.0
     for start in range(0, len(texts), 64):
         rows = slice(start, start + 64)
-        reading = student.encode(texts[rows])
-        owners = range(len(texts[rows]))
-        ce = student.mean_cross_entropy(reading, owners, held.labels[rows])
+        encoded = student.encode(texts[rows])
+        prompt_index = range(len(texts[rows]))
+        ce = student.mean_cross_entropy(encoded, prompt_index, labeled.labels[rows])
         total += float(ce.sum())
-    return right, -total / len(texts)
+    return accuracy, -total / len(texts)
 
 
-def _answers(student: Student, held: Held, plan: TrainingSchedule) -> list[Prediction]:
-    hyper = plan.spec.hyperparameters
-    joined = plan.objective.joined
-    room = hyper.max_rationale_tokens * joined + hyper.max_label_tokens
+def _predict(
+    student: Student, labeled: LabeledQuestions, schedule: TrainingSchedule
+) -> list[Prediction]:
+    hyper = schedule.spec.hyperparameters
+    joined = schedule.objective.joined
+    max_new_tokens = hyper.max_rationale_tokens * joined + hyper.max_label_tokens
     return predict.predict(
         student,
-        held.questions,
-        held.golds,
-        plan.spec.task,
-        max_new_tokens=room,
+        labeled.questions,
+        labeled.golds,
+        schedule.spec.task,
+        max_new_tokens=max_new_tokens,
         joined=joined,
     )
 
 
-def _resume(stage: StageContext, method: str, trainer: Trainer, checkpoints: Checkpoints) -> float:
+def _resume(
+    stage: StageContext, method: str, trainer: Trainer, checkpoints: CheckpointStore
+) -> float:
     """Go on from the newest whole state, if there is one; seconds that were spent up to it."""
-    state, refused = checkpoints.load(method)
-    for reason in refused:
+    state, rejected = checkpoints.load(method)
+    for reason in rejected:
         stage.events.append(
             stage.job.id,
             f"{method}: a checkpoint was not used, {reason}; going on from "
@@ -164,80 +179,83 @@ def _resume(stage: StageContext, method: str, trainer: Trainer, checkpoints: Che
     return float(state.numbers["seconds"])
 
 
-def _follow(
+def _run_trainer(
     stage: StageContext,
-    course: Course,
+    student_run: StudentRun,
     trainer: Trainer,
-    checkpoints: Checkpoints,
-    before: float,
+    checkpoints: CheckpointStore,
+    prior_seconds: float,
 ) -> tuple[float, dict[str, float]]:
     """Take the trainer's records: tell, save, stop when told. Returns seconds and judge health.
 
     What a resumed run does again it does not tell again: a step is in the event log, where the last
     one told is the cursor, and everything else has a name under which it is told once.
     """
-    method, started, told = course.plan.method, time.monotonic(), 0.0
-    saved = started
-    known_step = _told(stage, method)
-    health: dict[str, float] = {}
+    method, started, last_emit = student_run.schedule.method, time.monotonic(), 0.0
+    last_save = started
+    last_emitted_step = _last_emitted_step(stage, method)
+    judge_metrics: dict[str, float] = {}
 
-    def spent() -> float:
-        return before + time.monotonic() - started
+    def elapsed_seconds() -> float:
+        return prior_seconds + time.monotonic() - started
 
-    def save(state: TrainerState) -> None:
-        numbers = {**state.numbers, "seconds": spent()}
-        oldest = checkpoints.save(method, replace(state, numbers=numbers))
+    def save_state(state: TrainerState) -> None:
+        numbers = {**state.numbers, "seconds": elapsed_seconds()}
+        oldest_version = checkpoints.save(method, replace(state, numbers=numbers))
         if trainer.judge is not None:
-            trainer.judge.oldest_version = oldest
+            trainer.judge.oldest_version = oldest_version
 
     # A phase may be stopped from within; nothing that `idle` refers to changes while it lasts.
-    idle: TrainerState | None = None
+    phase_state: TrainerState | None = None
     records = trainer.run()
     while True:
         try:
             record = next(records, None)
         except Interrupted:
-            if idle is not None:
-                save(idle)
+            if phase_state is not None:
+                save_state(phase_state)
             raise
         if record is None:
             break
         if stage.should_stop():
-            save(capture_state(trainer))
+            save_state(capture_state(trainer))
             stage.raise_if_stopping()
-        idle = capture_state(trainer) if isinstance(record, PhaseStarted) else None
+        phase_state = capture_state(trainer) if isinstance(record, PhaseStarted) else None
         match record:
             case PhaseStarted():
                 stage.emit(f"{method}: {record.name}")
             case JudgePretrained():
-                _tell_judge(stage, method, 0, record)
+                _emit_judge_health(stage, method, 0, record)
             case StepFinished() if (
-                time.monotonic() - told >= TELL_SECONDS and record.step > known_step
+                time.monotonic() - last_emit >= EMIT_INTERVAL_SECONDS
+                and record.step > last_emitted_step
             ):
-                told = time.monotonic()
-                _tell_step(stage, course, record)
+                last_emit = time.monotonic()
+                _emit_step(stage, student_run, record)
             case IterationFinished():
-                health = record.judge_metrics or health
-                _tell_round(stage, method, record)
-        if time.monotonic() - saved >= checkpoints.seconds:
-            save(capture_state(trainer))
-            saved = time.monotonic()
-    return spent(), {**trainer.pretrain_metrics, **health}
+                judge_metrics = record.judge_metrics or judge_metrics
+                _emit_iteration(stage, method, record)
+        if time.monotonic() - last_save >= checkpoints.interval_seconds:
+            save_state(capture_state(trainer))
+            last_save = time.monotonic()
+    return elapsed_seconds(), {**trainer.pretrain_metrics, **judge_metrics}
 
 
-def _told(stage: StageContext, method: str) -> int:
+def _last_emitted_step(stage: StageContext, method: str) -> int:
     """The last step of `method` that the event log has, 0 without one."""
-    events = stage.events.read(stage.job.id, None, LOOK_BACK, newest_first=True)
+    events = stage.events.read(stage.job.id, None, EVENT_LOOKBACK, newest_first=True)
     steps = [e.data["step"] for e in events if e.data.get("method") == method and "loss" in e.data]
     return max(steps, default=0)
 
 
-def _tell_step(stage: StageContext, course: Course, step: StepFinished) -> None:
-    method = course.plan.method
-    percent = 100 * (course.start + course.share * min(1.0, step.completed_fraction))
+def _emit_step(stage: StageContext, student_run: StudentRun, step: StepFinished) -> None:
+    method = student_run.schedule.method
+    percent = 100 * (
+        student_run.progress_start + student_run.progress_share * min(1.0, step.completed_fraction)
+    )
     total = (
-        course.plan.steps
-        if course.plan.flops is None
+        student_run.schedule.steps
+        if student_run.schedule.flops is None
         else round(step.step / step.completed_fraction)
     )
     stage.report_progress(percent, step=step.step, total=total)
@@ -252,38 +270,38 @@ def _tell_step(stage: StageContext, course: Course, step: StepFinished) -> None:
     stage.emit_metrics(f"{method}: step {step.step}, loss {step.losses['loss']:.4f}", **data)
 
 
-def _tell_round(stage: StageContext, method: str, record: IterationFinished) -> None:
+def _emit_iteration(stage: StageContext, method: str, record: IterationFinished) -> None:
     data = {
         "method": method,
         "iteration": record.iteration,
         "validation": record.validation_accuracy,
     }
-    mark = ", the best so far" if record.is_best else ""
+    best_suffix = ", the best so far" if record.is_best else ""
     stage.emit(
-        f"{method}: iteration {record.iteration}, validation {record.validation_accuracy:.3f}{mark}",
+        f"{method}: iteration {record.iteration}, validation {record.validation_accuracy:.3f}{best_suffix}",
         once=f"{method}-round-{record.iteration}",
         **data,
         judge=record.judge_metrics,
     )
     if record.judge_metrics:
-        _tell_judge(stage, method, record.iteration, record)
+        _emit_judge_health(stage, method, record.iteration, record)
 
 
-def _tell_judge(
+def _emit_judge_health(
     stage: StageContext, method: str, iteration: int, record: JudgePretrained | IterationFinished
 ) -> None:
     """How the judge stands that iteration `iteration` trained with; 0 is the pretrained one."""
-    shown = record.histograms.model_dump(mode="json") if record.histograms else None
-    told = (
+    histograms = record.histograms.model_dump(mode="json") if record.histograms else None
+    auc_text = (
         f"{record.judge_metrics['auc']:.3f}" if "auc" in record.judge_metrics else "not measurable"
     )
     stage.emit_metrics(
-        f"{method}: judge of iteration {iteration}, AUC {told}",
+        f"{method}: judge of iteration {iteration}, AUC {auc_text}",
         once=f"{method}-judge-{iteration}",
         method=method,
         iteration=iteration,
         judge=record.judge_metrics,
-        histograms=shown,
+        histograms=histograms,
     )
     if has_collapsed(record.judge_metrics):
         stage.events.append(
@@ -297,15 +315,15 @@ def _tell_judge(
         )
 
 
-def _tell_result(stage: StageContext, method: str, result: Result, task: TaskSpec) -> None:
-    shown: Accuracy = result.test or result.validation
+def _emit_result(stage: StageContext, method: str, result: StudentResult, task: TaskSpec) -> None:
+    accuracy: Accuracy = result.test or result.validation
     name = "test" if result.test else "validation"
     stage.emit(
-        f"{method}: {name} accuracy {shown.accuracy:.3f} "
-        f"[{shown.low:.3f}, {shown.high:.3f}], n = {shown.n}",
+        f"{method}: {name} accuracy {accuracy.accuracy:.3f} "
+        f"[{accuracy.low:.3f}, {accuracy.high:.3f}], n = {accuracy.n}",
         once=f"{method}-result",
         method=method,
-        accuracy=shown.accuracy,
+        accuracy=accuracy.accuracy,
         unparseable=sum(p.answer is None for p in result.predictions),
         answer_kind=task.answer.value,
     )

@@ -18,7 +18,7 @@ from qcrd.runtime.storage.store import Store, read_lines, read_record
 
 
 @dataclass(frozen=True)
-class Held:
+class LabeledQuestions:
     """Questions with their canonical gold labels, and their labels as written."""
 
     questions: tuple[Question, ...]
@@ -27,14 +27,14 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class TrainingDataset:
     """`questions` are those of the lessons, in their order; `revision` has the edits that the
     lessons were made under."""
 
     manifest: RationaleManifest
-    lessons: tuple[TrainingExample, ...]
+    examples: tuple[TrainingExample, ...]
     questions: tuple[Question, ...]
-    validation: Held
+    validation: LabeledQuestions
     test: tuple[TestItem, ...]
     revision: Revision = field(default_factory=lambda: rationale_edits.make_revision({}))
 
@@ -42,51 +42,53 @@ class Knowledge:
     def labels(self) -> tuple[tuple[str, Question], ...]:
         """What is learned to be said, as written, each with its question."""
         return tuple(
-            (x.label, asked) for x, asked in zip(self.lessons, self.questions, strict=True)
+            (x.label, question) for x, question in zip(self.examples, self.questions, strict=True)
         )
 
 
-def load(store: Store, set_id: str, spec: JobSpec, revision: Revision | None = None) -> Knowledge:
+def load_dataset(
+    store: Store, set_id: str, spec: JobSpec, revision: Revision | None = None
+) -> TrainingDataset:
     """Read the set with the edits of `revision`, by default none. `Invalid` when it leaves nothing
     to train or validate on, or was assembled for another training file."""
     revision = revision or rationale_edits.make_revision({})
     corrections = rationale_edits.fold_edits(revision.edits)
     manifest = read_record(store, keys.rationale_manifest_key(set_id), RationaleManifest)
-    _same_file(manifest, spec)
+    _check_training_file(manifest, spec)
     items = [
         rationale_edits.apply_corrections(item, corrections)
         for key in manifest.shards
         for item in read_lines(store, key, RationaleItem)
     ]
-    usable = [item for item in items if item.label is not None and _gold(item) is not None]
+    usable = [item for item in items if item.label is not None and _gold_or_vote(item) is not None]
     test = tuple(read_lines(store, manifest.test, TestItem)) if manifest.test else ()
     if manifest.validation:
-        given = list(read_lines(store, manifest.validation, TestItem))
-        held = Held(
-            tuple(item.question for item in given),
-            tuple(item.gold for item in given),
-            tuple(item.question.label or item.gold for item in given),
+        validation_items = list(read_lines(store, manifest.validation, TestItem))
+        validation = LabeledQuestions(
+            tuple(item.question for item in validation_items),
+            tuple(item.gold for item in validation_items),
+            tuple(item.question.label or item.gold for item in validation_items),
         )
     else:
         share = spec.settings.hyperparameters.validation_share
-        usable, kept = _split(usable, share, spec.seed)
-        held = Held(
-            tuple(item.question for item in kept),
-            tuple(_gold(item) or "" for item in kept),
-            tuple(item.label or "" for item in kept),
+        usable, validation_rationales = _split_validation(usable, share, spec.seed)
+        validation = LabeledQuestions(
+            tuple(item.question for item in validation_rationales),
+            tuple(_gold_or_vote(item) or "" for item in validation_rationales),
+            tuple(item.label or "" for item in validation_rationales),
         )
-    if not usable or not held.questions:
+    if not usable or not validation.questions:
         raise Invalid(
             f"the training file leaves {len(usable)} questions to train and "
-            f"{len(held.questions)} to validate on; give it more lines with labels",
+            f"{len(validation.questions)} to validate on; give it more lines with labels",
             param="training_file",
         )
-    lessons = tuple(lesson(item, spec.settings.task) for item in usable)
-    asked = tuple(item.question for item in usable)
-    return Knowledge(manifest, lessons, asked, held, test, revision)
+    examples = tuple(make_example(item, spec.settings.task) for item in usable)
+    questions = tuple(item.question for item in usable)
+    return TrainingDataset(manifest, examples, questions, validation, test, revision)
 
 
-def _same_file(manifest: RationaleManifest, spec: JobSpec) -> None:
+def _check_training_file(manifest: RationaleManifest, spec: JobSpec) -> None:
     """File ids are digests of content; a set from before they were kept is taken as it is."""
     if manifest.training_file not in (None, spec.training_file):
         raise Invalid(
@@ -98,28 +100,28 @@ def _same_file(manifest: RationaleManifest, spec: JobSpec) -> None:
         )
 
 
-def lesson(item: RationaleItem, task: TaskSpec) -> TrainingExample:
+def make_example(item: RationaleItem, task: TaskSpec) -> TrainingExample:
     return TrainingExample(
         id=item.question.id,
         text=format_question(task, item.question),
         label=item.label or "",
-        gold=_gold(item) or "",
+        gold=_gold_or_vote(item) or "",
         positives=item.positives,
         negatives=item.negatives,
     )
 
 
-def _gold(item: RationaleItem) -> str | None:
+def _gold_or_vote(item: RationaleItem) -> str | None:
     """Canonical gold label, or the vote where the task has no gold labels."""
     return item.gold if item.gold is not None else item.vote.answer
 
 
-def _split(
+def _split_validation(
     items: Sequence[RationaleItem], share: float, seed: int
 ) -> tuple[list[RationaleItem], list[RationaleItem]]:
     order = list(range(len(items)))
     random.Random(f"{seed}/validation").shuffle(order)
     cut = max(1, round(share * len(items)))
-    kept = set(order[:cut])
-    trained = [item for index, item in enumerate(items) if index not in kept]
-    return trained, [items[index] for index in sorted(kept)]
+    validation_indices = set(order[:cut])
+    train = [item for index, item in enumerate(items) if index not in validation_indices]
+    return train, [items[index] for index in sorted(validation_indices)]

@@ -14,59 +14,65 @@ from qcrd.errors import Interrupted
 from qcrd.runtime.jobs.stage_context import JobDone, StageContext
 from services.trainer import process_outcome
 
-ALONE = "services.trainer.run"
-LOOK_SECONDS = 0.5
+SINGLE_PROCESS_MODULE = "services.trainer.run"
+POLL_SECONDS = 0.5
 
 
-def supervise(stage: StageContext, *, grace: float, processes: int = 1) -> JobDone:
+def supervise_training(stage: StageContext, *, grace_seconds: float, processes: int = 1) -> JobDone:
     """Run `services.trainer.run` for the job in a process group of its own, or `processes` of it.
 
     When the job is no longer wanted it gets SIGTERM, and SIGKILL `grace` seconds later.
     """
     with tempfile.TemporaryDirectory(prefix="qcrd-train-") as folder:
-        result = Path(folder) / "outcome.json"
+        outcome_path = Path(folder) / "outcome.json"
         command = [
             sys.executable,
             "-m",
-            *(["services.trainer.launch", str(processes)] if processes > 1 else [ALONE]),
+            *(
+                ["services.trainer.launch", str(processes)]
+                if processes > 1
+                else [SINGLE_PROCESS_MODULE]
+            ),
             stage.job.id,
             str(stage.token),
             "--outcome",
-            str(result),
+            str(outcome_path),
             "--parent",
             str(os.getpid()),
         ]
         process = subprocess.Popen(command, start_new_session=True)
         try:
-            stopped = _watch(stage, process, grace)
+            stopped = _wait_or_terminate(stage, process, grace_seconds)
         finally:
-            _kill_group(process)
-        found = process_outcome.read(result)
-    if found is None and stopped:
+            _kill_process_group(process)
+        training_outcome = process_outcome.read_outcome(outcome_path)
+    if training_outcome is None and stopped:
         raise Interrupted(f"job {stage.job.id} was told to stop, and its process with it")
-    if found is None:
+    if training_outcome is None:
         raise process_outcome.ProcessDied(
             f"the training process ended with status {process.returncode}"
         )
-    if found.report is None:
-        raise process_outcome.raised(found)
-    return JobDone(found.report, {"model": found.model})
+    if training_outcome.report is None:
+        raise process_outcome.make_error(training_outcome)
+    return JobDone(training_outcome.report, {"model": training_outcome.model})
 
 
-def _watch(stage: StageContext, process: subprocess.Popen[bytes], grace: float) -> bool:
+def _wait_or_terminate(
+    stage: StageContext, process: subprocess.Popen[bytes], grace_seconds: float
+) -> bool:
     """Until the process has ended; True when it was asked to, however that ended."""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(LOOK_SECONDS)
+            process.wait(POLL_SECONDS)
             return False
         if stage.should_stop():
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(grace)
+                process.wait(grace_seconds)
             return True
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def _kill_process_group(process: subprocess.Popen[bytes]) -> None:
     """Whatever of the group is left, children that training started included."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

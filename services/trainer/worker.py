@@ -32,14 +32,14 @@ from qcrd.runtime.settings import (
 from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
 from services.trainer.settings import TrainerSettings
-from services.trainer.training_process import supervise
+from services.trainer.training_process import supervise_training
 
 stopping = threading.Event()
 app = create_celery_app(RedisSettings())
 
 
 @lru_cache(maxsize=1)
-def deps() -> WorkerDeps:
+def get_deps() -> WorkerDeps:
     """What the tasks of this process share, built at the first of them."""
     redis, recovery = connect_redis(RedisSettings()), RecoverySettings()
     return WorkerDeps(
@@ -56,16 +56,18 @@ def deps() -> WorkerDeps:
 
 
 def train_job(job_id: str) -> None:
-    given = TrainerSettings()
+    settings = TrainerSettings()
     run_stage(
-        deps(),
+        get_deps(),
         job_id,
         Stage.TRAINING,
-        lambda stage: supervise(stage, grace=given.grace_seconds, processes=given.processes),
+        lambda stage: supervise_training(
+            stage, grace_seconds=settings.grace_seconds, processes=settings.processes
+        ),
     )
 
 
-def log_as_json(**_: Any) -> None:
+def configure_json_logging(**_: Any) -> None:
     configure_logging("trainer", LogSettings().level)
 
 
@@ -73,14 +75,14 @@ def check_environment(**_: Any) -> None:
     """Before the first message is taken, which would be used up by a worker that cannot work."""
     load_settings(LogSettings)
     load_settings(TrainerSettings)
-    load_settings(deps)
+    load_settings(get_deps)
 
 
-def stop(**_: Any) -> None:
+def request_stop(**_: Any) -> None:
     stopping.set()
 
 
 app.task(name=STAGE_TASKS[Stage.TRAINING])(train_job)
-setup_logging.connect(log_as_json)
+setup_logging.connect(configure_json_logging)
 worker_init.connect(check_environment)
-worker_shutting_down.connect(stop)
+worker_shutting_down.connect(request_stop)

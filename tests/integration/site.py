@@ -44,7 +44,7 @@ from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
 from services.discriminator.main import build_app
 from services.discriminator.settings import DiscriminatorSettings
-from services.trainer.training_process import supervise
+from services.trainer.training_process import supervise_training
 from tests import tiny
 from tests.integration.conftest import Serve
 from tests.things import LABELS, THINGS, asked
@@ -147,7 +147,7 @@ class Site:
             self.deps,
             job_id,
             Stage.TRAINING,
-            lambda stage: supervise(stage, grace=5, processes=processes),
+            lambda stage: supervise_training(stage, grace_seconds=5, processes=processes),
         )
         return self.jobs.get(job_id)
 

@@ -88,7 +88,7 @@ class Bench:
         job = here.jobs.get(job_id)
         if job.rationale_set is not None:
             with contextlib.suppress(QcrdError):
-                training_dataset.load(here.store, job.rationale_set, job.spec)
+                training_dataset.load_dataset(here.store, job.rationale_set, job.spec)
 
 
 @pytest.fixture(scope="module")

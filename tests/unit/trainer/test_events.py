@@ -19,7 +19,7 @@ from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run
-from services.trainer.checkpoint_store import Checkpoints, Result
+from services.trainer.checkpoint_store import CheckpointStore, StudentResult
 
 ID = "ftjob-" + "0" * 24
 RIGHT = Accuracy(accuracy=1.0, low=0.5, high=1.0, n=4)
@@ -62,9 +62,9 @@ def test_a_round_that_is_done_again_is_told_once_and_so_is_its_judge(
 ) -> None:
     events.last = 2
     with pytest.raises(SystemExit):
-        student_run._tell_round(stage, "qcrd", ROUND)
+        student_run._emit_iteration(stage, "qcrd", ROUND)
     for _ in range(2):
-        student_run._tell_round(stage, "qcrd", ROUND)
+        student_run._emit_iteration(stage, "qcrd", ROUND)
     assert messages(events) == [
         "qcrd: iteration 2, validation 0.750, the best so far",
         "qcrd: judge of iteration 2, AUC 0.900",
@@ -74,17 +74,19 @@ def test_a_round_that_is_done_again_is_told_once_and_so_is_its_judge(
 def test_a_result_that_was_kept_but_not_told_is_told_by_the_next_attempt(
     stage: StageContext, events: Mortal
 ) -> None:
-    checkpoints = Checkpoints(stage.store, ID, run="run", seconds=0.0)
-    checkpoints.finish(
+    checkpoints = CheckpointStore(stage.store, ID, run_digest="run", interval_seconds=0.0)
+    checkpoints.save_result(
         "qcrd",
-        Result(validation=RIGHT, test=RIGHT, predictions=(), flops=1.0, steps=1, seconds=1.0),
+        StudentResult(
+            validation=RIGHT, test=RIGHT, predictions=(), flops=1.0, steps=1, seconds=1.0
+        ),
     )
-    course = student_run.Course(
-        plan=make_schedule("qcrd", MethodSpec(), n_examples=4, seed=0),
-        knowledge=cast(Any, None),
-        student=lambda: pytest.fail("it is trained already"),
+    course = student_run.StudentRun(
+        schedule=make_schedule("qcrd", MethodSpec(), n_examples=4, seed=0),
+        dataset=cast(Any, None),
+        make_student=lambda: pytest.fail("it is trained already"),
         judge=None,
     )
     for _ in range(2):
-        student_run.train(stage, course, checkpoints, lambda student: None)
+        student_run.train_student(stage, course, checkpoints, lambda student: None)
     assert messages(events) == ["qcrd: test accuracy 1.000 [0.500, 1.000], n = 4"]

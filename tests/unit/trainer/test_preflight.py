@@ -171,14 +171,14 @@ def stored_set(store: MemoryStore, training_file: str | None) -> str:
 @pytest.mark.parametrize("kept", ["file-a", None])
 def test_a_set_of_the_jobs_own_file_is_read(kept: str | None) -> None:
     store = MemoryStore()
-    known = training_dataset.load(store, stored_set(store, kept), spec(KINDS))
-    assert [asked.id for _, asked in known.labels] == [lesson.id for lesson in known.lessons]
+    known = training_dataset.load_dataset(store, stored_set(store, kept), spec(KINDS))
+    assert [asked.id for _, asked in known.labels] == [lesson.id for lesson in known.examples]
     assert {label for label, _ in known.labels} == {"fruit"}
 
 
 def test_a_set_of_another_file_is_refused() -> None:
     store = MemoryStore()
     with pytest.raises(Invalid, match="file-b, not for file-a") as caught:
-        training_dataset.load(store, stored_set(store, "file-b"), spec(KINDS))
+        training_dataset.load_dataset(store, stored_set(store, "file-b"), spec(KINDS))
     assert caught.value.param == "training_file"
     assert caught.value.code == "other_training_file"

@@ -20,7 +20,7 @@ from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import training_dataset
-from services.trainer.revision import pinned
+from services.trainer.revision import pin_revision
 from tests.integration.site import item, spec, write_set
 
 TROUT = item("trout", 0)
@@ -37,10 +37,10 @@ def edit(store: MemoryStore, set_id: str, item_id: str, **changes: Any) -> Ratio
 def lesson(store: MemoryStore, set_id: str) -> Any:
     """The edited question's, wherever the split left it."""
     wanted = spec(validation_share=0.01)
-    known = training_dataset.load(
+    known = training_dataset.load_dataset(
         store, set_id, wanted, rationale_edits.pin_revision(store, set_id)
     )
-    return next(one for one in known.lessons if one.id == TROUT.question.id)
+    return next(one for one in known.examples if one.id == TROUT.question.id)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def attempt(jobs: MemoryJobStore, store: MemoryStore, events: MemoryEventLog, jo
 
     def work(stage: StageContext) -> NextStage:
         assert stage.job.rationale_set is not None
-        began.append(pinned(stage, stage.job.rationale_set).id)
+        began.append(pin_revision(stage, stage.job.rationale_set).id)
         raise Interrupted("the container ends")
 
     deps = WorkerDeps(jobs, events, store, MemoryJobQueue(), is_stopping=lambda: True)

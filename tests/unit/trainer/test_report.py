@@ -24,10 +24,10 @@ from qcrd.records.rationales import (
     TestItem,
 )
 from qcrd.records.spec import AnswerKind, JobSpec, MethodSpec, TaskSpec
-from services.trainer.checkpoint_store import Result
-from services.trainer.distillation import report
-from services.trainer.publish import card
-from services.trainer.training_dataset import Held, Knowledge
+from services.trainer.checkpoint_store import StudentResult
+from services.trainer.distillation import build_report
+from services.trainer.publish import render_model_card
+from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
 
 NAMES = ("questions", "outputs", "parsed", "unparseable", "majority_right")
 NAMES += ("majority_wrong", "ties", "positives", "negatives")
@@ -52,23 +52,23 @@ TESTED = [
 RIGHT = {"qcrd": range(9), "finetune": range(4), "dss": range(1, 10)}
 
 
-def known(tested: list[str]) -> Knowledge:
-    return Knowledge(
+def known(tested: list[str]) -> TrainingDataset:
+    return TrainingDataset(
         MANIFEST,
         tuple(TrainingExample(text, text, "3", "3") for text in TRAINED),
         tuple(Question(id=text, text=text) for text in TRAINED),
-        Held((), (), ()),
+        LabeledQuestions((), (), ()),
         tuple(TestItem(question=Question(id=text, text=text), gold="3") for text in tested),
     )
 
 
-def result(name: str, tested: list[str]) -> Result:
+def result(name: str, tested: list[str]) -> StudentResult:
     predictions = tuple(
         Prediction(question_id=text, text="", answer="3", gold="3", right=i in RIGHT[name])
         for i, text in enumerate(tested)
     )
     right = sum(p.right for p in predictions)
-    return Result(
+    return StudentResult(
         validation=wilson_interval(1, 2),
         test=wilson_interval(right, len(tested)) if tested else None,
         predictions=predictions,
@@ -79,7 +79,7 @@ def result(name: str, tested: list[str]) -> Result:
 
 
 def made(tested: list[str] = TESTED) -> Report:
-    return report(JOB, known(tested), {name: result(name, tested) for name in RIGHT})
+    return build_report(JOB, known(tested), {name: result(name, tested) for name in RIGHT})
 
 
 def test_every_other_student_is_compared_with_the_method_on_the_same_questions() -> None:
@@ -160,13 +160,13 @@ def test_leaks_in_words() -> None:
 
 def test_the_card_carries_the_same() -> None:
     found = made()
-    told = card(JOB, found)
+    told = render_model_card(JOB, found)
     first = found.comparisons[0]
     assert f"| qcrd | finetune | +0.500 | {first.low:+.3f} to {first.high:+.3f} | 0.0625 |" in told
     assert "| 10 | no difference shown |" in told
     assert "10,000 paired bootstrap samples (percentiles, seed 5)" in told
     assert "Of 10 test questions 2 tell a story" in told
-    assert "## Compared" not in card(JOB, made([]))
+    assert "## Compared" not in render_model_card(JOB, made([]))
 
 
 # --- the judge, in words --------------------------------------------------------------------------
@@ -208,6 +208,6 @@ def test_a_judge_that_could_not_be_measured_is_told_as_such() -> None:
 
 def test_the_card_keeps_the_receivers_address_to_itself() -> None:
     spec = SPEC.model_copy(update={"webhook": "https://hooks.example/T0/secret-path"})
-    told = card(JOB.model_copy(update={"spec": spec}), made())
+    told = render_model_card(JOB.model_copy(update={"spec": spec}), made())
     assert "hooks.example" not in told
     assert '"training_file": "file-a"' in told

@@ -9,7 +9,7 @@ import torch
 
 from qcrd.method.training.checkpoint import TrainerState
 from qcrd.runtime.storage.store import MemoryStore, read_object
-from services.trainer.checkpoint_store import Checkpoints
+from services.trainer.checkpoint_store import CheckpointStore
 
 
 def state(step: int) -> TrainerState:
@@ -25,8 +25,8 @@ def state(step: int) -> TrainerState:
     )
 
 
-def checkpoints(store: MemoryStore, run: str = "r") -> Checkpoints:
-    return Checkpoints(store, "ftjob-1", run=run, seconds=0)
+def checkpoints(store: MemoryStore, run: str = "r") -> CheckpointStore:
+    return CheckpointStore(store, "ftjob-1", run_digest=run, interval_seconds=0)
 
 
 def saved(*numbers: int) -> MemoryStore:
