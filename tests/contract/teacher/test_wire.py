@@ -52,7 +52,7 @@ class Scripted:
     info: EngineInfo = field(default_factory=lambda: EngineInfo("scripted", "test", 63, 64))
     load_seconds: float = 0.0
     given: int = 0
-    batches: BatchMetrics = field(default_factory=BatchMetrics)
+    batch_metrics: BatchMetrics = field(default_factory=BatchMetrics)
     _open: int = 0
 
     @property
@@ -62,20 +62,22 @@ class Scripted:
     @open.setter
     def open(self, count: int) -> None:
         self._open = count
-        self.batches.set_current_batch(size=count, max_tokens=64 * count)
+        self.batch_metrics.set_current_batch(size=count, max_tokens=64 * count)
 
     async def start(self) -> None:
         await asyncio.sleep(self.load_seconds)
 
     async def close(self) -> None: ...
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken]:
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool = True
+    ) -> Sequence[SimpleToken]:
         return [SimpleToken(ord(c) % 90, c, i, i + 1) for i, c in enumerate(text)]
 
-    async def template(self, conversation: Conversation) -> str:
+    async def apply_chat_template(self, conversation: Conversation) -> str:
         return "".join(f"{m['role'][:1]}:{m['content']}\n" for m in conversation.messages) + "a:"
 
-    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
+    async def score_prompt(self, request: ValidGenerateRequest) -> Sequence[Token]:
         return [
             Token(i, "x", None if n == 0 else -1.0) for n, i in enumerate(request.prompt_token_ids)
         ]

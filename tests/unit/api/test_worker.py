@@ -44,7 +44,7 @@ class Parts:
         )
     )
 
-    def deps(self) -> WorkerDeps:
+    def make_deps(self) -> WorkerDeps:
         return self.made
 
 

@@ -142,10 +142,10 @@ class Weighed(LocalJudge):
     weights: list[float]
 
     def update(
-        self, iteration: int, contrasts: Sequence[TrainingPair], *, weight: float
+        self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
         self.weights.append(weight)
-        return super().update(iteration, contrasts, weight=weight)
+        return super().update(iteration, training_pairs, weight=weight)
 
 
 def test_eq8_alpha3_falls_by_a_tenth_each_iteration() -> None:

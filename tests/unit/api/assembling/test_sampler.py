@@ -35,9 +35,9 @@ class Watched(TokenBudget):
         self.kept, self.seen = kept, list[int]()
 
     def settle(
-        self, wanted: SampleRequest, answer: Completion | None, *, lost: bool = False
+        self, request: SampleRequest, completion: Completion | None, *, partial: bool = False
     ) -> None:
-        super().settle(wanted, answer, partial=lost)
+        super().settle(request, completion, partial=partial)
         self.seen.append(len(self.kept))
 
 

@@ -36,20 +36,22 @@ class Words:
     """An engine whose tokens are the prompt's words; it only tokenizes."""
 
     info = EngineInfo("words", "test", max_input_tokens=10, max_total_tokens=16)
-    batches = BatchMetrics()
+    batch_metrics = BatchMetrics()
 
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    async def template(self, conversation: Conversation) -> str | None: ...
+    async def apply_chat_template(self, conversation: Conversation) -> str | None: ...
 
-    async def prefill(self, request: ValidGenerateRequest) -> Sequence[Token]:
+    async def score_prompt(self, request: ValidGenerateRequest) -> Sequence[Token]:
         return []
 
     async def check_grammar(self, grammar: Grammar) -> None: ...
 
-    async def tokenize(self, text: str, *, special: bool = True) -> Sequence[SimpleToken]:
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool = True
+    ) -> Sequence[SimpleToken]:
         pieces, at = [], 0
         for i, word in enumerate(text.split(" ")):
             shown = word if i == 0 else " " + word
