@@ -45,12 +45,12 @@ def measure(
 
 def _measure_upload(gateway: GatewayProcess, file: Path, size: int) -> dict[str, float]:
     with watch_process(gateway.pid) as usage, poll_health(gateway.url) as health:
-        upload = upload.measure(gateway.url, gateway.pid, size=size, file=_read_chunks(file))
+        measured = upload.measure(gateway.url, gateway.pid, size=size, file=_read_chunks(file))
     return {
-        "errors": int(upload.status != 200),
-        "peak_rss_mb": max(usage.rss, upload.peak) / MEGABYTE,
-        "before_rss_mb": upload.before / MEGABYTE,
-        "mb_per_s": upload.rate / MEGABYTE,
+        "errors": int(measured.status != 200),
+        "peak_rss_mb": max(usage.rss, measured.peak) / MEGABYTE,
+        "before_rss_mb": measured.before / MEGABYTE,
+        "mb_per_s": measured.rate / MEGABYTE,
         "core_share": usage.share,
         "health_p50_ms": median_ms(health.seconds),
         "health_p99_ms": percentile_99_ms(health.seconds),

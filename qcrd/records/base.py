@@ -16,7 +16,7 @@ class Record(BaseModel):
     )
 
 
-RecordT = TypeVar("R", bound=BaseModel)
+RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 def parse_record(record: type[RecordT], data: Any, *, root: str = "") -> RecordT:

@@ -56,7 +56,7 @@ def create_app(
     _require_keys_beyond_loopback(settings.api, api_keys)
     broadcaster = EventBroadcaster(job_store, events, encode_event)
     app = DocumentedApp(title="qcrd", version=qcrd.__version__, lifespan=broadcaster.lifespan)
-    app.state.hub = broadcaster
+    app.state.broadcaster = broadcaster
     app.state.gateway = Gateway(store, job_store, events, queue, settings, shared)
     app.state.rationale_sets = RationaleSetService(store, job_store)
     app.state.discriminators = DiscriminatorService(
@@ -69,13 +69,15 @@ def create_app(
     app.include_router(health.router)
     install_error_handlers(app)
     # The last one added is the outermost: ids and counts, the key, the body's size and pace, JSON.
-    app.add_middleware(IdempotencyMiddleware, answers=shared.idempotency_store)
+    app.add_middleware(IdempotencyMiddleware, store=shared.idempotency_store)
     app.add_middleware(JsonMiddleware)
     body_timeout_seconds = settings.connection_limits.body_seconds
     app.add_middleware(
-        BodyLimitMiddleware, file_bytes=settings.files.max_file_bytes, seconds=body_timeout_seconds
+        BodyLimitMiddleware,
+        max_file_bytes=settings.files.max_file_bytes,
+        timeout_seconds=body_timeout_seconds,
     )
-    app.add_middleware(AuthMiddleware, keyring=api_keys, rates=shared.rate_limiter)
+    app.add_middleware(AuthMiddleware, api_keys=api_keys, rate_limiter=shared.rate_limiter)
     install_http_telemetry(app, "api").register(SystemCollector(job_store, shared.counters))
     return app
 

@@ -70,7 +70,7 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
     )
-    GatewayServer(config, app.state.hub).run(sockets=[server])
+    GatewayServer(config, app.state.broadcaster).run(sockets=[server])
 
 
 if __name__ == "__main__":

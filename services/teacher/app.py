@@ -34,7 +34,7 @@ def create_app(
     *,
     router_factories: Sequence[RouterFactory] = ROUTER_FACTORIES,
 ) -> FastAPI:
-    """`app.state.sessions.loaded()` opens the door once the engine has started."""
+    """`app.state.inference.mark_ready()` opens the door once the engine has started."""
     app = FastAPI(
         title="qcrd teacher",
         version=qcrd.__version__,
@@ -43,7 +43,7 @@ def create_app(
         openapi_url="/api-doc/openapi.json",
     )
     inference = InferenceService(engine, settings)
-    app.state.sessions = inference
+    app.state.inference = inference
     origins = (settings.cors_allow_origin or "*").split(",")
     app.add_middleware(
         CORSMiddleware,

@@ -79,7 +79,7 @@ def make_lifespan(engine: Engine, on_failure: Callable[[str], None]) -> Lifespan
             except Exception as error:
                 on_failure(error.message if isinstance(error, Invalid) else f"MODEL_ID: {error}")
                 return
-            app.state.sessions.loaded()
+            app.state.inference.mark_ready()
             log.info("ready: %s", engine.info)
 
         load_task = asyncio.ensure_future(load())

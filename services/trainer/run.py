@@ -115,7 +115,7 @@ def _run_training(stage: StageContext, deps: WorkerDeps) -> Outcome:
         report, model = run_distillation(stage, resources)
     else:
         with distributed.DataParallelGroup() as process_group:
-            report, model = run_distillation(stage, replace(resources, crew=process_group))
+            report, model = run_distillation(stage, replace(resources, process_group=process_group))
     return Outcome(kind="done", report=report, model=model)
 
 

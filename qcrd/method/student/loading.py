@@ -76,13 +76,13 @@ def _build_student(
         "max_target_tokens": max(hyper.max_rationale_tokens, hyper.max_label_tokens),
     }
     # Here, because judges load this module too, and peft is in the trainer's image alone.
-    from qcrd.method.student.lora import adapt
+    from qcrd.method.student.lora import inject_adapters
 
     config = _load_config(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if config.is_encoder_decoder:
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-        adapt(model, spec, seed=seed)
+        inject_adapters(model, spec, seed=seed)
         limits["max_question_tokens"] = _max_question_tokens(config, limits["max_question_tokens"])
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if _is_encoder_only(config):
@@ -97,7 +97,7 @@ def _build_student(
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        adapt(model, spec, seed=seed)
+        inject_adapters(model, spec, seed=seed)
         return CausalStudent(model.to(device), tokenizer, **limits)
     raise Invalid(
         f"`model`: architecture {config.model_type!r} has no language-model head to train; "

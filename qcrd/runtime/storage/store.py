@@ -20,7 +20,7 @@ from qcrd.errors import NotFound, QcrdError
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 
-RecordT = TypeVar("R", bound=BaseModel)
+RecordT = TypeVar("RecordT", bound=BaseModel)
 
 SPOOL_BYTES = 8 * 2**20
 """Bytes of lines kept in memory before they go to a temporary file."""

@@ -32,7 +32,7 @@ KEEPALIVE_COMMENT = b":\n\n"
 
 
 def _get_broadcaster(request: Request) -> EventBroadcaster:
-    return cast(EventBroadcaster, request.app.state.hub)
+    return cast(EventBroadcaster, request.app.state.broadcaster)
 
 
 EventBroadcasterDep = Annotated[EventBroadcaster, Depends(_get_broadcaster)]

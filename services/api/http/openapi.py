@@ -45,7 +45,9 @@ def _complete_document(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)  # every error has the one envelope
-    schemas.setdefault("Envelope", wire.ErrorResponse.model_json_schema(ref_template=SCHEMA_REF))
+    schemas.setdefault(
+        "ErrorResponse", wire.ErrorResponse.model_json_schema(ref_template=SCHEMA_REF)
+    )
     job_schema, definitions = _build_job_request_schema()
     study_schema = StudySpec.model_json_schema(by_alias=True, ref_template=SCHEMA_REF)
     definitions |= study_schema.pop("$defs")

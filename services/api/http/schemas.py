@@ -15,7 +15,7 @@ class ApiObject(BaseModel):
     id: str
 
 
-ObjectT = TypeVar("T", bound=ApiObject)
+ObjectT = TypeVar("ObjectT", bound=ApiObject)
 
 
 class Page(BaseModel, Generic[ObjectT]):

@@ -29,7 +29,7 @@ RESERVED_FILE_DESCRIPTORS = 256
 
 def make_protocol_class(limits: ConnectionLimitSettings) -> type[asyncio.Protocol]:
     """For uvicorn, which makes one of it for each connection."""
-    return type("GuardedProtocol", (LimitedHttpProtocol,), {"guard": limits})
+    return type("LimitedHttpProtocolWithLimits", (LimitedHttpProtocol,), {"limits": limits})
 
 
 def raise_open_file_limit(max_connections: int) -> None:

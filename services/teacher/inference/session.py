@@ -278,7 +278,7 @@ class InferenceService:
 def select_most_likely(results: Sequence[GenerationResult]) -> GenerationResult:
     """The most likely answer, with the others behind it."""
     first, *others = sorted(results, key=lambda answer: answer.mean_logprob, reverse=True)
-    return replace(first, others=tuple(others))
+    return replace(first, best_of_sequences=tuple(others))
 
 
 def durations_since_arrival(result: GenerationResult, timings: RequestTimings) -> dict[str, float]:

@@ -63,12 +63,12 @@ async def create_completion(
             "index": index,
             "text": result.text,
             "logprobs": None,
-            "finish_reason": builder.to_finish_reason(result.reason),
+            "finish_reason": builder.to_finish_reason(result.finish_reason),
         }
         for index, result in finished
     ]
     results = [each for _, each in finished]
-    total_usage = build_usage((each.input_length, each.generated) for each in results)
+    total_usage = build_usage((each.input_length, each.generated_tokens) for each in results)
     return builder.build(choices, usage=total_usage), results
 
 

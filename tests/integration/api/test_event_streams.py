@@ -196,7 +196,7 @@ def test_followers_that_reconnect_while_events_come_fast_lose_and_double_nothing
 def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sse, "COMMENT_SECONDS", 0.5)
+    monkeypatch.setattr(sse, "KEEPALIVE_SECONDS", 0.5)
     server = valkey(free_ports(1)[0], tmp_path, fsync="always")
     server.start()
     settings = RedisSettings(url=f"redis://127.0.0.1:{server.port}/0")
@@ -241,7 +241,7 @@ def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
 def test_an_idle_follower_hears_a_comment(
     here: EventBroadcaster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sse, "COMMENT_SECONDS", 0.2)
+    monkeypatch.setattr(sse, "KEEPALIVE_SECONDS", 0.2)
 
     async def follow_it() -> list[bytes]:
         following = stream_events(here, JOB, BEFORE_FIRST_EVENT)
@@ -260,7 +260,7 @@ def test_a_stream_ends_when_nothing_will_be_told_any_more(
     events: EventLog,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(broadcaster, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(broadcaster, "JOB_CHECK_SECONDS", 0.1)
     events.append(JOB, "something")
 
     async def follow_it() -> list[str]:
@@ -324,7 +324,7 @@ def test_where_to_begin_is_read_before_the_answer_begins() -> None:
 def test_what_nobody_foresaw_ends_no_stream(
     jobs: JobStore, events: MemoryEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broadcaster, "AWAY_SECONDS", 0.05)
+    monkeypatch.setattr(broadcaster, "REDIS_RETRY_SECONDS", 0.05)
     broken = ["an event that cannot be read"]
     watch = events.watch
 

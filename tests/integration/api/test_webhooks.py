@@ -95,7 +95,7 @@ def delivering(deps: WorkerDeps, hosts: tuple[str, ...], timeout: float = 2.0) -
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(sender, "SCHEDULE", (0.1, 0.2, 0.2))
+    monkeypatch.setattr(sender, "RETRY_SCHEDULE", (0.1, 0.2, 0.2))
 
 
 def outcome(deps: WorkerDeps, job: Job) -> dict[str, Any] | None:
@@ -115,7 +115,7 @@ def test_a_delivery_that_cannot_be_read_stops_no_other(
             raise ValueError(broken.pop())
         return take(now, lease=lease, limit=limit)
 
-    monkeypatch.setattr(deps.webhook_queue, "take", take_or_break)
+    monkeypatch.setattr(deps.webhook_queue, "claim_due", take_or_break)
     with receiver(lambda n: (204, {})) as there, delivering(deps, (there.url,)):
         job = ended(deps, there.url + PATH)
         finalize(deps, job)

@@ -54,8 +54,8 @@ def test_the_reaper_outlives_what_nobody_foresaw(monkeypatch: pytest.MonkeyPatch
     parts.made = replace(parts.made, queue=queue)
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
     parts.made.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=0.0))
-    monkeypatch.setattr(worker, "worker", lambda: parts)
-    monkeypatch.setattr(worker, "stopping", stopping)
+    monkeypatch.setattr(worker, "get_worker_context", lambda: parts)
+    monkeypatch.setattr(worker, "stop_event", stopping)
     thread = threading.Thread(target=worker.reap_forever)
     thread.start()
     deadline = time.monotonic() + 5

@@ -174,7 +174,7 @@ def test_seeds_come_first_and_what_is_there_is_not_run_again(
         ran.append((seed, dataset, method))
         return line(method, seed, "10") | {"dataset": dataset}
 
-    monkeypatch.setattr(ladder, "run", run)
+    monkeypatch.setattr(ladder, "run_condition", run)
     out.write_text(json.dumps(line("dss", 0, "10")) + '\n{"dataset": "svamp", "met')
     ladder.run_ladder(given(out), SMALL)
     everything = [
@@ -193,7 +193,7 @@ def test_many_to_one_of_one_rationale_is_not_run_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.jsonl"
-    monkeypatch.setattr(ladder, "run", lambda *asked: line(asked[3], asked[4], "10"))
+    monkeypatch.setattr(ladder, "run_condition", lambda *asked: line(asked[3], asked[4], "10"))
     ladder.run_ladder(
         given(out, datasets=["svamp"], methods=["dss", "dss+positives"], seeds=[0]), SMALL
     )

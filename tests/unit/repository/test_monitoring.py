@@ -21,7 +21,7 @@ NAME = re.compile(r"\b(?:qcrd|process)_[a-z_]+")
 
 def shown(here: Here) -> str:
     """The gateway's metrics once everything has happened once."""
-    tally = here.app.state.gateway.shared.tally
+    tally = here.app.state.gateway.shared.counters
     for name in COUNTER_HELP:
         if name == "stage_seconds":
             observe_stage_seconds(tally, "training", 2.0)

@@ -78,7 +78,7 @@ class LlamaCppEngine:
             threads=self._threads,
             slots=self._slots,
             context=self._info.max_total_tokens,
-            key=key,
+            api_key=key,
         )
         self._tokenizer = server.TokenizerClient(self._server.listening_address, key)
 
@@ -225,7 +225,7 @@ class ChunkDecoder:
             finish_reason: EngineFinishReason | None = (
                 "eos_token" if choice["finish_reason"] == "stop" else None
             )
-            yield replace(self._pending, ends=finish_reason)
+            yield replace(self._pending, finish_reason=finish_reason)
             self._pending = None
         usage = chunk.get("usage") or {}
         count = usage.get("completion_tokens", self._token_count)

@@ -119,8 +119,8 @@ async def parse_tgi_stream(stream: AsyncIterator[JSON]) -> AsyncGenerator[Token,
             continue
         yield replace(
             token,
-            ends=parse_finish_reason(details.get("finish_reason")),
-            count=details.get("generated_tokens"),
+            finish_reason=parse_finish_reason(details.get("finish_reason")),
+            generated_tokens=details.get("generated_tokens"),
             prompt_tokens=details.get("input_length"),
         )
 
@@ -202,8 +202,8 @@ class OpenAIStreamParser:
             finish_reason = self.finish_reason if self.finish_reason == "length" else None
             yield replace(
                 self.pending,
-                ends=finish_reason,
-                count=completion_tokens,
+                finish_reason=finish_reason,
+                generated_tokens=completion_tokens,
                 prompt_tokens=prompt_tokens,
             )
         if self.function_call is not None:
@@ -212,7 +212,7 @@ class OpenAIStreamParser:
             self.finish_reason is not None and self.pending is None
         ):
             end = Token(UNKNOWN_TOKEN_ID, "", special=True, finish_reason=self.finish_reason)
-            yield replace(end, count=completion_tokens, prompt_tokens=prompt_tokens)
+            yield replace(end, generated_tokens=completion_tokens, prompt_tokens=prompt_tokens)
 
     def _parse_choice(self, choice: JSON) -> Token | None:
         delta = choice.get("delta") or {}

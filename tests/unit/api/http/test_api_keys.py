@@ -73,7 +73,7 @@ class Site:
 
 @pytest.fixture(autouse=True)
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_keys, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(api_keys, "RELOAD_CHECK_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_a_waiting_job_knows_its_place_and_when_it_will_begin(here: Here) -> Non
     high = here.create(file, priority="high").json()
     assert (low["queue_position"], high["queue_position"]) == (3, 1)
     for seconds in (10, 30):
-        observe_stage_seconds(here.app.state.gateway.shared.tally, "assembling", seconds)
+        observe_stage_seconds(here.app.state.gateway.shared.counters, "assembling", seconds)
     listed = here.client.get(JOBS).json()["data"]
     assert {job["id"]: job["queue"] for job in listed}[second["id"]] == {
         "position": 3,
@@ -236,7 +236,7 @@ def test_an_estimate_does_not_hold_the_files_it_reads(tmp_path: Path) -> None:
 
 
 def test_metrics_show_jobs_lines_and_what_workers_counted(here: Here, job_id: str) -> None:
-    tally = here.app.state.gateway.shared.tally
+    tally = here.app.state.gateway.shared.counters
     tally.add("teacher_tokens", 7, teacher="default", kind="prompt")
     observe_stage_seconds(tally, "training", 2.0)
     shown = here.client.get("/metrics").text

@@ -183,7 +183,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
 ) -> None:
     monkeypatch.setenv("QCRD_HOME", str(tmp_path))
     gone = Finding("teacher's model", "missing", "no GGUF file", "pip install it")
-    monkeypatch.setattr(doctor, "_gguf", lambda: gone)
+    monkeypatch.setattr(doctor, "_check_gguf", lambda: gone)
     result = qcrd("doctor")
     assert result.exit_code == 1
     assert "pip install it" in result.stdout

@@ -32,7 +32,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scripte
     scripted = ScriptedGateway()
     monkeypatch.setenv("QCRD_API_URL", scripted.url)
     monkeypatch.setenv("QCRD_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(follow, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(follow.stream_with_reconnect, "__kwdefaults__", {"retry": 0.01})
     yield scripted
     scripted.close()
@@ -82,7 +82,7 @@ def test_a_job_from_its_yaml_to_its_report(gateway: ScriptedGateway, folder: Pat
 def test_a_lost_creation_is_tried_again_under_the_same_key(
     gateway: ScriptedGateway, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "CREATE_AGAIN", (0.0, 0.0))
+    monkeypatch.setattr(client, "CREATE_RETRY_DELAYS", (0.0, 0.0))
     gateway.lose = 2
     assert qcrd("run", folder / "spec.yaml").exit_code == 0
     tries = [key for key in gateway.keys if key is not None]

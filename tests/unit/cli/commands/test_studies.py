@@ -24,7 +24,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scripte
     scripted = ScriptedGateway()
     monkeypatch.setenv("QCRD_API_URL", scripted.url)
     monkeypatch.setenv("QCRD_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(studies, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(studies, "POLL_SECONDS", 0.02)
     yield scripted
     scripted.close()
 

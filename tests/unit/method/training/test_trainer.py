@@ -114,7 +114,7 @@ def test_scoring_in_length_groups_equals_one_batch(
     reading = model.encode(["explain: trout ?"] * 2)
     targets, owner = ["it", "it swims in water on trees", "it grows"], [0, 1, 1]
     whole = model.mean_cross_entropy(reading, owner, targets)
-    monkeypatch.setattr("qcrd.method.student.base.TARGET_TOKENS", 4)
+    monkeypatch.setattr("qcrd.method.student.base.MAX_BATCH_TARGET_TOKENS", 4)
     torch.testing.assert_close(
         model.mean_cross_entropy(reading, owner, targets), whole, rtol=1e-2, atol=1e-2
     )

@@ -13,7 +13,7 @@ from qcrd.errors import QcrdError, Transient
 from qcrd.records.job import Event, Job, JobFailure, JobStatus
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs import finalize
+from qcrd.runtime.jobs import finalize as finalize_module
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.finalize import finalize, finalize_pending
 from qcrd.runtime.jobs.queue import MemoryJobQueue
@@ -150,7 +150,7 @@ def test_a_long_history_is_archived_page_by_page(
     deps: WorkerDeps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each page is read when the lines of the one before are written."""
-    monkeypatch.setattr(finalize, "ARCHIVE_PAGE", 10)
+    monkeypatch.setattr(finalize_module, "ARCHIVE_PAGE", 10)
     job = ended(deps)
     for number in range(25):
         deps.events.append(job.id, str(number))
@@ -166,7 +166,7 @@ def test_a_long_history_is_archived_page_by_page(
         written.extend(records)
 
     monkeypatch.setattr(deps.events, "read", read_page)
-    monkeypatch.setattr(finalize, "write_lines", write)
+    monkeypatch.setattr(finalize_module, "write_lines", write)
     finalize(deps, job)
     assert [event.message for event in written] == [*map(str, range(25)), "The job was cancelled"]
     assert before == [0, 10, 20, 26]

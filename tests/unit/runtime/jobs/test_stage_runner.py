@@ -282,7 +282,7 @@ def test_looking_reads_the_job_once_a_second(world: World, monkeypatch: pytest.M
 
 
 def test_a_shutdown_gives_the_job_to_another_worker(world: World) -> None:
-    world.deps = replace(world.deps, stopping=lambda: True)
+    world.deps = replace(world.deps, is_stopping=lambda: True)
     job = world.run(until_interrupted)
     assert (job.status, job.lease.owner, job.attempt) == (JobStatus.RUNNING, "", 0)
     assert world.queue.drain() == [(Stage.ASSEMBLING, ID)]
