@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
-import pytest
 
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationales import (
@@ -33,20 +31,11 @@ from qcrd.records.spec import (
     TaskSpec,
 )
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.store import RedisJobStore
-from qcrd.runtime.redis.connection import connect_redis
-from qcrd.runtime.redis.event_log import RedisEventLog
-from qcrd.runtime.settings import ModelSettings, RedisSettings, StoreSettings
-from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
-from services.discriminator.main import build_app
-from services.discriminator.settings import DiscriminatorSettings
 from services.trainer.training_process import supervise_training
-from tests import tiny
-from tests.integration.conftest import Serve
 from tests.things import LABELS, THINGS, asked
 
 
@@ -156,38 +145,6 @@ class Site:
 
     def predictions(self, job_id: str) -> list[Prediction]:
         return list(read_lines(self.store, keys.job_predictions_key(job_id), Prediction))
-
-
-@pytest.fixture
-def site(
-    serve: Serve,
-    redis_settings: RedisSettings,
-    s3_settings: StoreSettings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Site]:
-    tiny.save_base(tmp_path / "tiny-bert")
-    store = S3Store(s3_settings)
-    models = ModelSettings(models_dir=tmp_path)
-    url = serve(build_app(DiscriminatorSettings(device="cpu"), store, models))
-    for name, value in {
-        "QCRD_REDIS_URL": redis_settings.url,
-        "QCRD_S3_ENDPOINT": s3_settings.endpoint,
-        "QCRD_S3_ACCESS_KEY": s3_settings.access_key,
-        "QCRD_S3_SECRET_KEY": s3_settings.secret_key.get_secret_value(),
-        "QCRD_S3_BUCKET": s3_settings.bucket,
-        "QCRD_MODELS_DIR": str(tmp_path),
-        "QCRD_DISCRIMINATOR_URL": url,
-        "QCRD_DEVICE": "cpu",
-        "QCRD_CHECKPOINT_SECONDS": "0",
-        "OMP_NUM_THREADS": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    redis = connect_redis(redis_settings)
-    jobs = RedisJobStore(redis)
-    deps = WorkerDeps(jobs, RedisEventLog(redis), store, MemoryJobQueue(), heartbeat=0.5, ttl=5.0)
-    yield Site(deps, jobs, store)
-    redis.close()
 
 
 def training_processes() -> list[psutil.Process]:

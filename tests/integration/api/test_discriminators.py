@@ -25,7 +25,7 @@ from services.trainer.judge_client import RemoteJudge
 from tests import tiny
 from tests.conftest import free_ports
 from tests.integration.conftest import Serve
-from tests.unit.api.test_rest import refused
+from tests.unit.api.gateway_client import refused
 
 JUDGES = [f"ftjob-{n:024d}" for n in range(3)]
 SPEC = JudgeSpec(pretrain_steps=2, update_steps=1, batch_size=4, hidden=8, max_tokens=32)

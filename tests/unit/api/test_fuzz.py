@@ -27,7 +27,7 @@ from services.api.assembling.sampler import BackoffPolicy
 from services.api.settings import TeacherConfig
 from services.trainer import training_dataset
 from tests.scripted_teacher import ScriptedTeacher
-from tests.unit.api.test_rest import Here
+from tests.unit.api.gateway_client import Here
 
 JOBS = "/v1/fine_tuning/jobs"
 JSON = {"content-type": "application/json"}

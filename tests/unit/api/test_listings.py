@@ -12,7 +12,7 @@ from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
-from tests.unit.api.test_rest import Here, published, sums
+from tests.unit.api.gateway_client import Here, published, sums
 
 JUDGES = [f"ftjob-{number:024d}" for number in range(3)]
 

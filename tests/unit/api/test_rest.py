@@ -10,89 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
 
-from qcrd.records.job import JobStatus, PublishedModel, Stage
+from qcrd.records.job import JobStatus, Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.finalize import finalize
-from qcrd.runtime.jobs.queue import MemoryJobQueue
-from qcrd.runtime.jobs.store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
-from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.storage.store import MemoryStore, write_record
-from services.api.app import create_app
-from services.api.dependencies import GatewaySettings
 from services.api.jobs.unsupported_models import UNSUPPORTED_MODEL_TYPES
-from services.api.settings import ApiSettings, FileSettings, TeacherSettings
-
-TASK = {"task": {"answer": "number"}}
-ABSENT = f"file-{'0' * 24}"
-
-
-class Here:
-    """A gateway, the twins behind it, and a client."""
-
-    def __init__(self, models: Path, *, keys: tuple[str, ...] = (), file_bytes: int = 1 << 20):
-        (models / "tiny").mkdir(parents=True)
-        (models / "tiny/config.json").write_text("{}")
-        self.store, self.jobs = MemoryStore(), MemoryJobStore()
-        self.events, self.queue = MemoryEventLog(), MemoryJobQueue()
-        settings = GatewaySettings(
-            ApiSettings(keys=tuple(SecretStr(key) for key in keys)),
-            TeacherSettings(),
-            FileSettings(max_file_bytes=file_bytes),
-            ModelSettings(models_dir=models),
-        )
-        self.app: FastAPI = create_app(self.store, self.jobs, self.events, self.queue, settings)
-        self.client = TestClient(self.app, raise_server_exceptions=False)
-
-    def upload(self, data: bytes, name: str = "train.jsonl", purpose: str = "fine-tune") -> Any:
-        return self.client.post(
-            "/v1/files", files={"file": (name, data)}, data={"purpose": purpose}
-        )
-
-    def file(self, rows: list[dict[str, Any]]) -> str:
-        answer = self.upload(lines(rows))
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["id"])
-
-    def create(self, training: str, body: dict[str, Any] | None = None, **top: Any) -> Any:
-        method = {"type": "qcrd", "qcrd": {**TASK, **(body or {})}}
-        spec = {"model": "tiny", "training_file": training, "method": method, **top}
-        return self.client.post("/v1/fine_tuning/jobs", json=spec)
-
-
-@pytest.fixture(autouse=True)
-def without_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Here:
-    return Here(tmp_path / "models")
-
-
-def lines(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def sums(count: int, start: int = 0) -> list[dict[str, Any]]:
-    return [
-        {"question": f"What is {i} + 1?", "label": str(i + 1)} for i in range(start, start + count)
-    ]
-
-
-def refused(answer: Any, status: int, code: str, param: str | None = None) -> str:
-    """The message of an error in the one envelope, which carries a request id."""
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["code"], error["param"]) == (code, param)
-    assert answer.headers["x-request-id"]
-    return str(error["message"])
-
+from services.api.settings import ApiSettings, TeacherSettings
+from tests.unit.api.gateway_client import ABSENT, TASK, Here, lines, published, refused, sums
 
 # --- files -------------------------------------------------------------------------------------
 
@@ -473,19 +398,6 @@ def test_a_stream_of_a_job_that_is_over_ends_with_its_history(here: Here) -> Non
 
 
 # --- models, health, errors, keys --------------------------------------------------------------
-
-
-def published(here: Here) -> PublishedModel:
-    model = PublishedModel(
-        id=keys.new_id("model"),
-        job_id=keys.new_id("ftjob"),
-        created_at=5.0,
-        base="tiny",
-        files=("config.json",),
-    )
-    here.store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
-    write_record(here.store, keys.model_manifest_key(model.id), model)
-    return model
 
 
 def test_models_are_listed_with_links_to_their_files(here: Here) -> None:

@@ -240,7 +240,7 @@ class Told:
 
     device = torch.device("cpu")
 
-    def read(self, prompts: Sequence[str]) -> Sequence[str]:
+    def encode(self, prompts: Sequence[str]) -> Sequence[str]:
         return prompts
 
     def cross_entropy(
@@ -249,7 +249,9 @@ class Told:
         pairs = [COSTS[target] for target in targets]
         return torch.tensor([s for s, _ in pairs]), torch.tensor([float(n) for _, n in pairs])
 
-    def score(self, reading: Any, owner: Sequence[int], targets: Sequence[str], **_: Any) -> Tensor:
+    def mean_cross_entropy(
+        self, reading: Any, owner: Sequence[int], targets: Sequence[str], **_: Any
+    ) -> Tensor:
         total, count = self.cross_entropy(reading, owner, targets)
         return total / count
 

@@ -15,7 +15,8 @@ from services.api.assembling.budget import TokenBudget
 from services.api.assembling.sampling_plan import SampleRequest
 from services.api.assembling.teacher_client import Completion
 from services.api.settings import TeacherConfig
-from tests.unit.api.assembling.test_stage import QUICK, MakeBench, sums
+from tests.unit.api.assembling.assembling_bench import QUICK, MakeBench
+from tests.unit.api.assembling.test_stage import sums
 
 PRICED = TeacherConfig(url="http://t", prompt_price=1.0, completion_price=2.0)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.api.test_rest import Here, refused, sums
+from tests.unit.api.gateway_client import Here, refused, sums
 
 EVENTS = "/v1/fine_tuning/jobs/{}/events?stream=true"
 

@@ -22,8 +22,8 @@ from services.api.files import service as files
 from services.api.files.duplicates import DuplicateIndex
 from services.api.files.questions import RowReader, read_rows
 from services.api.jobs.validation_cache import ValidationCache
-from tests.unit.api import test_rest as rest
-from tests.unit.api.test_rest import Here, refused, sums
+from tests.unit.api import gateway_client as rest
+from tests.unit.api.gateway_client import Here, refused, sums
 
 
 class CountingStore(MemoryStore):
@@ -205,7 +205,7 @@ def test_a_file_is_the_same_in_whatever_pieces_it_comes(size: int) -> None:
         found += list(reader.feed(data[start : start + size]))
     found += list(reader.finish())
     assert found == list(read_rows(io.BytesIO(data)))
-    assert [row.line for row in found] == [1, 2, 3, 4, 5, 8]
+    assert [row.line_number for row in found] == [1, 2, 3, 4, 5, 8]
 
 
 def test_a_file_of_too_many_lines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

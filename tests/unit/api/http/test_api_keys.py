@@ -26,7 +26,7 @@ from services.api.dependencies import GatewaySettings
 from services.api.http import api_keys
 from services.api.http.api_keys import ApiKeyStore, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
-from tests.unit.api.test_rest import TASK, lines, refused, sums
+from tests.unit.api.gateway_client import TASK, lines, refused, sums
 
 
 def entry(name: str, secret: str, **more: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from qcrd.errors import Transient
 from qcrd.records.job import Job
 from services.api.dependencies import Gateway
 from services.api.http.idempotency_store import MemoryIdempotencyStore
-from tests.unit.api.test_rest import TASK, Here, refused, sums
+from tests.unit.api.gateway_client import TASK, Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
 

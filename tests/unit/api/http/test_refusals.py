@@ -11,7 +11,7 @@ import pytest
 
 from qcrd.errors import Invalid
 from services.api.http import strict_json
-from tests.unit.api.test_rest import Here, lines, refused, sums
+from tests.unit.api.gateway_client import Here, lines, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
 JSON = {"content-type": "application/json"}

@@ -23,7 +23,7 @@ from services.api.assembling.sampling_plan import SampleRequest
 from services.api.files import service as files
 from services.api.jobs import estimate
 from services.api.jobs.create import parse_job_spec
-from tests.unit.api.test_rest import Here, refused, sums
+from tests.unit.api.gateway_client import Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
 
@@ -237,7 +237,7 @@ def test_an_estimate_does_not_hold_the_files_it_reads(tmp_path: Path) -> None:
 
 def test_metrics_show_jobs_lines_and_what_workers_counted(here: Here, job_id: str) -> None:
     tally = here.app.state.gateway.shared.counters
-    tally.add("teacher_tokens", 7, teacher="default", kind="prompt")
+    tally.increment("teacher_tokens", 7, teacher="default", kind="prompt")
     observe_stage_seconds(tally, "training", 2.0)
     shown = here.client.get("/metrics").text
     for line in (

@@ -41,7 +41,7 @@ from services.api.dependencies import GatewaySettings
 from services.api.files import questions
 from services.api.rationale_sets import service as rationale_sets
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
-from tests.unit.api.test_rest import refused
+from tests.unit.api.gateway_client import refused
 
 SET, JOB, OTHER = (f"{kind}-{'0' * 23}{n}" for kind, n in (("set", 1), ("ftjob", 1), ("ftjob", 2)))
 SPEC = MethodSpec(task=TaskSpec.model_validate({"answer": "number"}))

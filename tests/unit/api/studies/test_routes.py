@@ -23,7 +23,7 @@ from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import write_lines
 from services.api.assembling.stage import assemble
 from services.api.studies import service as studies
-from tests.unit.api.test_rest import TASK, Here, refused, sums
+from tests.unit.api.gateway_client import TASK, Here, refused, sums
 
 METHODS = ["finetune", "finetune_equal_compute", "qcrd"]
 COUNTS = RationaleCounts(

@@ -100,8 +100,8 @@ def test_pieces_join_to_the_arguments(arguments: dict[str, Any], seed: Any, asci
         ({"top_p": 1.0}, "top_p", None),
         ({"logit_bias": {"5": 1}}, "logit_bias", None),
         ({"stream_options": None}, "stream_options", StreamOptions()),
-        ({"max_tokens": 3, "max_completion_tokens": 5}, "limit", 5),
-        ({"max_completion_tokens": 5}, "limit", 5),
+        ({"max_tokens": 3, "max_completion_tokens": 5}, "max_new_tokens", 5),
+        ({"max_completion_tokens": 5}, "max_new_tokens", 5),
         ({"response_format": {"type": "text"}}, "response_format", None),
     ],
 )

@@ -12,7 +12,7 @@ import yaml
 from qcrd.cli.gateway_metrics import check_samples, parse_metrics
 from qcrd.runtime.redis.counters import COUNTER_HELP, observe_stage_seconds
 from tests import serving
-from tests.unit.api.test_rest import Here, sums
+from tests.unit.api.gateway_client import Here, sums
 from tests.unit.cli.commands.test_run import qcrd
 
 COMPONENT = Path(__file__).parents[3] / "k8s/components/monitoring"
@@ -26,9 +26,9 @@ def shown(here: Here) -> str:
         if name == "stage_seconds":
             observe_stage_seconds(tally, "training", 2.0)
         elif name == "teacher_tokens":
-            tally.add(name, 5.0, teacher="default", kind="prompt")
+            tally.increment(name, 5.0, teacher="default", kind="prompt")
         else:
-            tally.add(name)
+            tally.increment(name)
     here.create(here.file(sums(5)))
     return here.client.get("/metrics").text
 

@@ -1,0 +1,95 @@
+"""A stage `assembling` on twins, with a scripted teacher."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from qcrd.records.job import Job, JobStatus, Stage
+from qcrd.records.rationales import RationaleItem, RationaleManifest, TestItem
+from qcrd.runtime import keys
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.store import MemoryJobStore
+from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
+from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
+from services.api.assembling.sampler import BackoffPolicy
+from services.api.assembling.stage import assemble
+from services.api.files import service as files
+from services.api.jobs.create import parse_job_spec
+from services.api.settings import TeacherConfig
+from tests.scripted_teacher import ScriptedTeacher
+from tests.unit.api.assembling.assembling_bench import MakeBench
+
+NUMBERS = {"answer": "number"}
+
+
+QUICK = BackoffPolicy(
+    poll_interval=0.05, initial_delay=0.02, max_delay=0.2, outage_timeout=5.0, overload_timeout=5.0
+)
+
+
+class Bench:
+    """A gateway's worker with everything in memory, and a teacher over HTTP."""
+
+    def __init__(self, teacher: ScriptedTeacher, concurrency: int = 8) -> None:
+        self.teacher = teacher
+        self.teachers = {"default": TeacherConfig(url=teacher.url, concurrency=concurrency)}
+        self.store, self.jobs, self.events = MemoryStore(), MemoryJobStore(), MemoryEventLog()
+        self.queue, self.ledger = MemoryJobQueue(), MemoryGenerationBuffer()
+
+    def file(self, rows: list[dict[str, Any]]) -> str:
+        body = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        blob = files.write_blob(self.store, [body], limit=1 << 30)
+        return files.publish_file(self.store, blob, filename="q.jsonl").id
+
+    def job(self, training: str, test: str | None = None, kind: str = "qcrd", **body: Any) -> Job:
+        method = {"type": kind, kind: {"task": NUMBERS, **body}}
+        spec = parse_job_spec(
+            {"model": "tiny", "training_file": training, "test_file": test, "method": method}
+        )
+        job = Job(
+            id=keys.new_id("ftjob"), spec=spec, status=JobStatus.QUEUED, created_at=time.time()
+        )
+        self.jobs.create(job)
+        return job
+
+    def run(self, job: Job, pace: BackoffPolicy = QUICK) -> Job:
+        deps = WorkerDeps(self.jobs, self.events, self.store, self.queue)
+        run_stage(
+            deps,
+            job.id,
+            Stage.ASSEMBLING,
+            lambda stage: assemble(stage, self.ledger, self.teachers, pace),
+        )
+        return self.jobs.get(job.id)
+
+    def manifest(self, job: Job) -> RationaleManifest:
+        assert job.rationale_set is not None
+        key = keys.rationale_manifest_key(job.rationale_set)
+        return read_record(self.store, key, RationaleManifest)
+
+    def items(self, job: Job) -> list[RationaleItem]:
+        shards = self.manifest(job).shards
+        return [item for shard in shards for item in read_lines(self.store, shard, RationaleItem)]
+
+    def test_items(self, job: Job) -> list[TestItem]:
+        key = self.manifest(job).test
+        return [] if key is None else list(read_lines(self.store, key, TestItem))
+
+    def said(self, job: Job, level: str = "warn") -> list[str]:
+        return [e.message for e in self.events.read(job.id, None, 1000) if e.level == level]
+
+
+def adds(prompt: str, seed: int) -> str:
+    """Right for two seeds of three, wrong by one for the rest."""
+    number = int(prompt.rsplit("What is ", 1)[1].split(" ")[0])
+    wrong = seed % 3 == 0
+    return f" One more than {number}.\n<Answer>: {number + 1 + wrong}"
+
+
+MakeBench = Callable[..., Bench]
