@@ -23,7 +23,6 @@ from services.api.files import service as files
 from services.api.jobs.create import parse_job_spec
 from services.api.settings import TeacherConfig
 from tests.scripted_teacher import ScriptedTeacher
-from tests.unit.api.assembling.assembling_bench import MakeBench
 
 NUMBERS = {"answer": "number"}
 
