@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 
 from benchmarks.step_fixtures import SEED, WORDS
 
@@ -64,8 +64,8 @@ def make_openai_body(prompt: str, seed: int, tokens: int) -> dict[str, Any]:
 async def send_burst(url: str, bodies: list[dict[str, Any]]) -> LoadResult:
     """All `bodies` at once to `url`, streamed; every `data:` line with a token counts."""
     result = LoadResult()
-    limits = httpx.Limits(max_connections=len(bodies))
-    async with httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
+    limits = httpx2.Limits(max_connections=len(bodies))
+    async with httpx2.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
         started = time.perf_counter()
         await asyncio.gather(*(_send_request(client, url, body, result) for body in bodies))
         result.seconds = time.perf_counter() - started
@@ -73,7 +73,7 @@ async def send_burst(url: str, bodies: list[dict[str, Any]]) -> LoadResult:
 
 
 async def _send_request(
-    client: httpx.AsyncClient, url: str, body: dict[str, Any], result: LoadResult
+    client: httpx2.AsyncClient, url: str, body: dict[str, Any], result: LoadResult
 ) -> None:
     last = time.perf_counter()
     first = True
@@ -131,8 +131,8 @@ def _run_process(command: list[str], environment: dict[str, str], port: int) -> 
 
 def _is_healthy(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", trust_env=False).status_code == 200
-    except httpx.TransportError:
+        return httpx2.get(f"{url}/health", trust_env=False).status_code == 200
+    except httpx2.TransportError:
         return False
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 
 GIGABYTE = 10**9
 OUTPUTS = 5
@@ -54,7 +54,7 @@ def measure(
     the store.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
+    with httpx2.Client(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
         before, started = _read_memory(pid, "VmRSS"), time.perf_counter()
         response = client.post(
             "/v1/files",

@@ -1,4 +1,4 @@
-"""The gateway's REST API as this command line uses it: httpx, and the errors of the tree."""
+"""The gateway's REST API as this command line uses it: httpx2, and the errors of the tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
+import httpx2
 import typer
 
 from qcrd.cli.settings import CliSettings
@@ -75,11 +75,11 @@ def connect_gateway(api: str | None) -> GatewayClient:
 class GatewayClient:
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url.rstrip("/")
-        host = httpx.URL(self.url).host
-        self._http = httpx.Client(
+        host = httpx2.URL(self.url).host
+        self._http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(RESPONSE_TIMEOUT_SECONDS, connect=5.0),
+            timeout=httpx2.Timeout(RESPONSE_TIMEOUT_SECONDS, connect=5.0),
             # A proxy for the outside world does not lead to this machine.
             trust_env=host not in ("127.0.0.1", "localhost", "::1"),
         )
@@ -91,7 +91,7 @@ class GatewayClient:
                 "/v1/files",
                 files={"file": (path.name, file, "application/jsonl")},
                 data={"purpose": "fine-tune"},
-                timeout=httpx.Timeout(UPLOAD_TIMEOUT_SECONDS, connect=5.0),
+                timeout=httpx2.Timeout(UPLOAD_TIMEOUT_SECONDS, connect=5.0),
             )
 
     def create_job(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class GatewayClient:
     def stream_events(self, job_id: str, after: str | None) -> Iterator[JobEvent]:
         """Events after `after` as they happen; ends with the job, or `Transient` with the line."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
-        timeout = httpx.Timeout(RESPONSE_TIMEOUT_SECONDS, connect=5.0, read=STREAM_IDLE_SECONDS)
+        timeout = httpx2.Timeout(RESPONSE_TIMEOUT_SECONDS, connect=5.0, read=STREAM_IDLE_SECONDS)
         path = f"{JOBS}/{job_id}/events"
         with self._translate_errors():
             request = self._http.build_request(
@@ -214,12 +214,12 @@ class GatewayClient:
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
-        except httpx.ConnectError as error:
+        except httpx2.ConnectError as error:
             raise Transient(
                 f"nothing answers at {self.url}: start the system with `qcrd up`, or name another "
                 "gateway with --api or QCRD_API_URL"
             ) from error
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise Transient(
                 f"lost the gateway {self.url}: {error or type(error).__name__}"
             ) from error
@@ -236,7 +236,7 @@ def parse_sse(lines: Iterator[str]) -> Iterator[JobEvent]:
             data = []
 
 
-def _error_from_response(response: httpx.Response) -> QcrdError:
+def _error_from_response(response: httpx2.Response) -> QcrdError:
     """The error that the envelope carries; a proxy's page has none, only its status."""
     try:
         envelope = response.json()["error"]
@@ -251,7 +251,7 @@ def _error_from_response(response: httpx.Response) -> QcrdError:
     return ERROR_BY_STATUS.get(code, Invalid)(message, param=param)
 
 
-def _read_error_code(response: httpx.Response) -> str | None:
+def _read_error_code(response: httpx2.Response) -> str | None:
     """The error's own code, if there is one."""
     try:
         return str(response.json()["error"]["code"])

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import httpx
+import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from qcrd.cli.client import GatewayClient
 from qcrd.errors import Conflict, Invalid, Transient
 
-TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
 BLOCK_BYTES = 1 << 20
 
 
@@ -41,7 +41,7 @@ def _download_files(files: list[dict[str, Any]], folder: Path, console: Console)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with (
         Progress(*columns, TransferSpeedColumn(), console=console) as progress,
-        httpx.Client(timeout=TIMEOUT, trust_env=False) as http,
+        httpx2.Client(timeout=TIMEOUT, trust_env=False) as http,
     ):
         for file in files:
             bar = progress.add_task(file["name"], total=file.get("bytes"))
@@ -51,7 +51,7 @@ def _download_files(files: list[dict[str, Any]], folder: Path, console: Console)
 
 
 def _download_blocks(
-    http: httpx.Client, url: str, path: Path, name: str
+    http: httpx2.Client, url: str, path: Path, name: str
 ) -> Iterator[tuple[int, int | None]]:
     """Write the file, telling bytes done and in all; `Transient` when it comes cut short."""
     done, total = 0, None
@@ -65,8 +65,8 @@ def _download_blocks(
                 file.write(block)
                 done += len(block)
                 yield done, total
-    except httpx.TransportError as error:
-        host = httpx.URL(url).netloc.decode()
+    except httpx2.TransportError as error:
+        host = httpx2.URL(url).netloc.decode()
         raise Transient(f"lost the store at {host} while fetching {name}: {error}") from error
     if total is not None and done != total:
         raise Transient(f"{name} came cut short: {done} of {total} bytes; try again")

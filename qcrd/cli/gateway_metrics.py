@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import httpx
+import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from qcrd.cli.output.finding import Finding
@@ -19,10 +19,10 @@ def check_gateway(url: str) -> Iterator[Finding]:
     """`url` of the gateway, with or without `/v1`."""
     address = url.rstrip("/").removesuffix("/v1")
     try:
-        with httpx.Client(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
+        with httpx2.Client(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
             response = client.get(f"{address}/metrics").raise_for_status()
         samples = parse_metrics(response.text)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         # What is no metrics at all is a ValueError: another server is there.
         yield Finding("metrics", "advice", f"{address}/metrics tells nothing: {error}")
         return

@@ -144,7 +144,9 @@ def install_http_telemetry(
     """
     registry = registry or CollectorRegistry()
     ProcessCollector(registry=registry)
-    app.add_middleware(TelemetryMiddleware, service=service, registry=registry, error_body=error_body)
+    app.add_middleware(
+        TelemetryMiddleware, service=service, registry=registry, error_body=error_body
+    )
     return registry
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import httpx
+import httpx2
 
 from qcrd.errors import Conflict, QcrdError, Transient
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
@@ -14,7 +14,7 @@ from qcrd.records.job import JudgeHistograms
 from qcrd.records.spec import JudgeSpec
 
 PAIRS_PER_CALL = 1024
-TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+TIMEOUT = httpx2.Timeout(600.0, connect=5.0)
 """A pretraining call on a CPU takes minutes; a connection does not."""
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Waits for a service that restarts. Every call is idempotent, so repeating one is harmless."""
@@ -33,10 +33,10 @@ class RemoteJudge:
         spec: JudgeSpec,
         seed: int,
         check: Callable[[], None],
-        client: httpx.Client | None = None,
+        client: httpx2.Client | None = None,
     ) -> None:
         """`check` raises when the job is to stop; it is asked before every call."""
-        self._client = client or httpx.Client(base_url=url, timeout=TIMEOUT)
+        self._client = client or httpx2.Client(base_url=url, timeout=TIMEOUT)
         self._path = f"/v1/judges/{judge_id}"
         self._check = check
         self.flops = 0.0
@@ -97,7 +97,7 @@ class RemoteJudge:
     def _request_once(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
             response = self._client.request(method, self._path + path, json=body)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise Transient(f"the discriminator does not answer: {error}") from error
         if response.is_success:
             result: dict[str, Any] = response.json()
@@ -105,7 +105,7 @@ class RemoteJudge:
         raise _make_response_error(response)
 
 
-def _make_response_error(response: httpx.Response) -> QcrdError:
+def _make_response_error(response: httpx2.Response) -> QcrdError:
     try:
         error = response.json()["error"]
         message, param = str(error["message"]), error["param"]

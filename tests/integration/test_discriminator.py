@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from qcrd.method.judge.training_pairs import TrainingPair
@@ -76,7 +76,7 @@ def test_health_is_told_by_source_and_kept_with_the_version(
         "teacher_minority": measured["n_teacher_minority"],
     }
     assert len(judge.histograms.reliability) == 10
-    kept = httpx.get(f"{url}/v1/judges/{JUDGE}").json()
+    kept = httpx2.get(f"{url}/v1/judges/{JUDGE}").json()
     assert kept["histograms"] == judge.histograms.model_dump(mode="json")
 
 
@@ -85,10 +85,10 @@ def test_a_source_for_every_negative_or_none(serve: Serve, models: ModelSettings
     remote(url)
     plain = {"question": "q", "positives": ["it swims"], "negatives": ["a thing", "a tool"]}
     path = f"{url}/v1/judges/{JUDGE}/pretrain"
-    answer = httpx.post(path, json={"contrasts": [{**plain, "sources": ["student_lag"]}]})
+    answer = httpx2.post(path, json={"contrasts": [{**plain, "sources": ["student_lag"]}]})
     assert answer.status_code == 422
     assert "1 sources for 2 negatives" in answer.text
-    assert httpx.post(path, json={"contrasts": [plain]}).status_code == 200
+    assert httpx2.post(path, json={"contrasts": [plain]}).status_code == 200
 
 
 def test_a_repeated_call_answers_the_same_and_trains_nothing(
@@ -125,9 +125,9 @@ def test_an_earlier_version_can_be_restored(serve: Serve, models: ModelSettings)
     judge.pretrain(CONTRASTS)
     pretrained = judge.score(PAIRS)
     judge.update(0, CONTRASTS, weight=1.0)
-    answer = httpx.post(f"{url}/v1/judges/{JUDGE}/restore", json={"version": 1})
+    answer = httpx2.post(f"{url}/v1/judges/{JUDGE}/restore", json={"version": 1})
     assert answer.json()["version"] == 1
-    scored = httpx.post(f"{url}/v1/judges/{JUDGE}/score", json={"pairs": PAIRS}).json()
+    scored = httpx2.post(f"{url}/v1/judges/{JUDGE}/score", json={"pairs": PAIRS}).json()
     assert (scored["version"], scored["scores"]) == (1, pretrained)
 
 
@@ -150,7 +150,7 @@ def test_bad_requests_name_what_is_wrong(
     status: int,
     says: str,
 ) -> None:
-    answer = httpx.request(method, start(serve, MemoryStore(), models) + path, json=body)
+    answer = httpx2.request(method, start(serve, MemoryStore(), models) + path, json=body)
     assert answer.status_code == status
     assert says in answer.text
 
@@ -164,9 +164,9 @@ def test_another_spec_for_the_same_judge_is_a_conflict(serve: Serve, models: Mod
 
 def test_health_ready_and_metrics(serve: Serve, models: ModelSettings) -> None:
     url = start(serve, MemoryStore(), models)
-    assert httpx.get(url + "/health").status_code == 200
-    assert httpx.get(url + "/ready").status_code == 200
-    assert "qcrd_http_requests" in httpx.get(url + "/metrics").text
+    assert httpx2.get(url + "/health").status_code == 200
+    assert httpx2.get(url + "/ready").status_code == 200
+    assert "qcrd_http_requests" in httpx2.get(url + "/metrics").text
 
 
 def test_training_that_was_set_back_scores_with_its_own_version_after_a_restart(

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-import httpx
+import httpx2
 
 OVER = ("succeeded", "failed", "cancelled")
 
@@ -45,14 +45,14 @@ class Follower:
             self.connections += 1
             try:
                 self._once(url, stay=self._rng.uniform(0.5, 3.0))
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 time.sleep(0.2)
 
     def _once(self, url: str, stay: float) -> None:
         headers = {"Last-Event-ID": self.seen[-1][0]} if self.seen else {}
         leave_at = time.monotonic() + stay
-        timeout = httpx.Timeout(5.0, read=2.0)
-        with httpx.stream("GET", url, headers=headers, timeout=timeout) as answer:
+        timeout = httpx2.Timeout(5.0, read=2.0)
+        with httpx2.stream("GET", url, headers=headers, timeout=timeout) as answer:
             if answer.status_code != 200:
                 time.sleep(0.2)
                 return

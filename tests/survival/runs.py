@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-import httpx
+import httpx2
 
 from qcrd.records.job import Event, Job, JobStatus, Stage
 from qcrd.records.rationales import Prediction
@@ -69,7 +69,7 @@ def begin(system: System, data: Data, rng: random.Random, gateways: int = 1) -> 
     """A job that pays for all of its teacher's answers itself."""
     room, given = asked_for(data)
     created, gateway = time.time(), system.url(GATEWAYS[gateways - 1])
-    answer = httpx.post(f"{gateway}/v1/fine_tuning/jobs", json=given, timeout=30)
+    answer = httpx2.post(f"{gateway}/v1/fine_tuning/jobs", json=given, timeout=30)
     job_id = answer.raise_for_status().json()["id"]
     return Run(system, job_id, room, followed(system, job_id, rng, gateways), created)
 
@@ -167,7 +167,7 @@ def _events(run: Run) -> list[str]:
 def _listed(run: Run) -> list[dict[str, Any]]:
     url = f"{run.system.url()}/v1/fine_tuning/jobs/{run.id}/events"
     asked = {"order": "asc", "limit": 1000}
-    answer = patiently(lambda: httpx.get(url, params=asked, timeout=30).raise_for_status())
+    answer = patiently(lambda: httpx2.get(url, params=asked, timeout=30).raise_for_status())
     page: list[dict[str, Any]] = answer.json()["data"]
     return page
 

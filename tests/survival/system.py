@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import psutil
 
 from qcrd.errors import Transient
@@ -228,7 +228,7 @@ def rows(numbers: range) -> str:
 
 
 def upload(system: System, name: str, numbers: range) -> str:
-    answer = httpx.post(
+    answer = httpx2.post(
         f"{system.url()}/v1/files",
         files={"file": (f"{name}.jsonl", rows(numbers).encode())},
         data={"purpose": "fine-tune"},
@@ -265,8 +265,8 @@ def body(training: str, test: str, room: int) -> dict[str, Any]:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.TransportError:
+        return httpx2.get(url, timeout=5).status_code == 200
+    except httpx2.TransportError:
         return False
 
 
@@ -276,7 +276,7 @@ def patiently(call: Callable[[], T], seconds: float = 30.0) -> T:
     while True:
         try:
             return call()
-        except (Transient, httpx.TransportError):
+        except (Transient, httpx2.TransportError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)

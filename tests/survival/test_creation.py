@@ -6,7 +6,7 @@ import random
 import threading
 import time
 
-import httpx
+import httpx2
 
 from tests.survival.runs import Calm, Data, Run, asked_for, check, followed
 from tests.survival.system import System, until
@@ -24,10 +24,10 @@ def test_a_job_created_under_a_kill_is_created_once(
 
     def create() -> bool:
         try:
-            answer = httpx.post(
+            answer = httpx2.post(
                 f"{system.url()}/v1/fine_tuning/jobs", json=body, headers=headers, timeout=30
             )
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
         if answer.status_code == 200:
             found.append(answer.json()["id"])

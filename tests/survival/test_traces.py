@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.storage.store import read_object
@@ -35,7 +35,7 @@ def test_every_process_of_a_job_logs_its_id_and_its_request_and_none_a_secret(
     room, given = asked_for(data)
     headers = {"x-request-id": REQUEST}
     url = f"{system.url()}/v1/fine_tuning/jobs"
-    answer = httpx.post(url, json=given, headers=headers, timeout=30).raise_for_status()
+    answer = httpx2.post(url, json=given, headers=headers, timeout=30).raise_for_status()
     assert answer.headers["x-request-id"] == REQUEST
     job_id = answer.json()["id"]
     run = Run(system, job_id, room, followed(system, job_id, random.Random(0)), calm.seconds)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -66,6 +66,6 @@ def exit_on_errors() -> Iterator[None]:
         raise typer.Exit(
             EXIT_INVALID_INPUT if isinstance(error, Invalid) else EXIT_FAILED
         ) from error
-    except httpx.InvalidURL as error:
+    except httpx2.InvalidURL as error:
         stderr_console().print(f"[bold red]error:[/] --api: {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(EXIT_INVALID_INPUT) from error

@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Callable, Mapping
 
-import httpx
+import httpx2
 
 Probe = Callable[[], bool]
 PROBE_TIMEOUT_SECONDS = 3.0
@@ -30,9 +30,9 @@ def make_probes(ports: Mapping[str, int]) -> dict[str, Probe]:
 
 def is_http_ok(url: str) -> bool:
     try:
-        with httpx.Client(trust_env=False, timeout=PROBE_TIMEOUT_SECONDS) as client:
+        with httpx2.Client(trust_env=False, timeout=PROBE_TIMEOUT_SECONDS) as client:
             return client.get(url).is_success
-    except httpx.HTTPError:
+    except httpx2.HTTPError:
         return False
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from qcrd.runtime.settings import RedisSettings, StoreSettings
@@ -62,9 +62,9 @@ def wait_until_ready(address: str, gateway: subprocess.Popen[bytes], log: Path) 
     while time.monotonic() < deadline:
         assert gateway.poll() is None, log.read_text()[-3000:]
         try:
-            if httpx.get(f"{address}/ready").status_code == 200:
+            if httpx2.get(f"{address}/ready").status_code == 200:
                 return
-        except httpx.TransportError:
+        except httpx2.TransportError:
             time.sleep(0.2)
     pytest.fail(f"the gateway did not become ready:\n{log.read_text()[-3000:]}")
 
@@ -74,7 +74,7 @@ def seeded(address: str) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {KEY}"}
     rows = [{"question": f"What is {i} + 1?", "label": str(i + 1)} for i in range(5)]
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    with httpx.Client(base_url=address, headers=headers) as client:
+    with httpx2.Client(base_url=address, headers=headers) as client:
         form = {"files": {"file": ("train.jsonl", data)}, "data": {"purpose": "fine-tune"}}
         file = client.post("/v1/files", **form).json()
         method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}}}
@@ -105,4 +105,4 @@ def test_every_answer_is_a_described_one_and_none_is_a_server_error(
         timeout=580,
     )
     assert ended.returncode == 0, ended.stdout[-12000:]
-    assert httpx.get(f"{url}/health").status_code == 200
+    assert httpx2.get(f"{url}/health").status_code == 200

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.contract.teacher.test_conformance import ASKED, Calling, post
@@ -67,7 +67,7 @@ ROUTES: list[tuple[str, str, Any, str, type]] = [
 
 @pytest.mark.parametrize(("method", "path", "body", "kind", "shape"), ROUTES)
 def test_a_every_route(url: str, method: str, path: str, body: Any, kind: str, shape: type) -> None:
-    reply = httpx.request(method, url + path, json=body)
+    reply = httpx2.request(method, url + path, json=body)
     assert (reply.status_code, reply.headers["content-type"]) == (200, kind)
     assert isinstance(reply.json() if kind == "application/json" else reply.text, shape)
     if kind == "text/event-stream":
@@ -79,16 +79,16 @@ def test_a_every_route(url: str, method: str, path: str, body: Any, kind: str, s
 
 def test_a_health_is_empty_and_info_has_all_of_tgis_keys(url: str, strict: bool) -> None:
     for path in ("/", "/health", "/ping"):
-        reply = httpx.get(url + path)
+        reply = httpx2.get(url + path)
         assert (reply.status_code, reply.content) == (200, b"")
-    told = httpx.get(f"{url}/info").json()
+    told = httpx2.get(f"{url}/info").json()
     tgis = """model_id model_sha model_pipeline_tag max_concurrent_requests max_best_of
     max_stop_sequences max_input_tokens max_total_tokens validation_workers max_client_batch_size
     router version sha docker_label""".split()
     assert list(told)[: len(tgis)] == tgis
     assert told["router"] == "text-generation-router"
     assert (len(told) == len(tgis)) is strict
-    assert httpx.get(f"{url}/metrics").headers["content-type"].startswith("text/plain")
+    assert httpx2.get(f"{url}/metrics").headers["content-type"].startswith("text/plain")
 
 
 def test_b_the_root_answers_an_array_and_generate_an_object(url: str) -> None:
@@ -193,7 +193,7 @@ def test_c_bodies_that_cannot_be_read_on_every_route(
     url: str, strict: bool, sent: dict[str, Any], status: int
 ) -> None:
     for path in {path for method, path, *_ in ROUTES if method == "POST"}:
-        reply = httpx.post(url + path, **sent)
+        reply = httpx2.post(url + path, **sent)
         assert reply.status_code == status
         kind = "text/plain; charset=utf-8" if strict else "application/json"
         assert reply.headers["content-type"] == kind
@@ -203,18 +203,18 @@ def test_c_the_key_guards_tgis_routes_and_no_others(strict: bool) -> None:
     with serving(Calling(), tgi_strict=strict, api_key="Secret") as url:
         for method, path, body, *_ in ROUTES:
             free = method == "GET" or path == "/chat_tokenize"
-            reply = httpx.request(method, url + path, json=body)
+            reply = httpx2.request(method, url + path, json=body)
             assert reply.status_code == (200 if free else 401), path
             if not free:
                 assert (reply.content == b"") is strict
             headers = {"authorization": "bEARER secret"}
-            assert httpx.request(method, url + path, json=body, headers=headers).is_success
+            assert httpx2.request(method, url + path, json=body, headers=headers).is_success
 
 
 def test_d_full_comes_before_wrong_and_every_permit_comes_back(strict: bool) -> None:
     engine = Calling()
     with serving(engine, tgi_strict=strict, max_concurrent_requests=1) as url:
-        with httpx.stream("POST", f"{url}/generate_stream", json={"inputs": "slow"}) as first:
+        with httpx2.stream("POST", f"{url}/generate_stream", json={"inputs": "slow"}) as first:
             lines = first.iter_lines()
             next(lines)
             reply = generate(url, temperature=0.0)
@@ -289,7 +289,7 @@ def test_k_as_many_top_tokens_as_asked(url: str) -> None:
 
 def test_m_framing_to_the_byte(url: str) -> None:
     body = {"inputs": "hi", "parameters": {"max_new_tokens": 2, "details": True}}
-    reply = httpx.post(f"{url}/generate_stream", json=body)
+    reply = httpx2.post(f"{url}/generate_stream", json=body)
     token = '{"id":%d,"text":"%s","logprob":-0.5,"special":false}'
     assert reply.text == (
         f'data: {{"index":1,"token":{token % (0, "one")},"generated_text":null,"details":null}}\n\n'
@@ -310,7 +310,7 @@ def test_t_the_counters_move_as_tgis(url: str, strict: bool) -> None:
     """TGI counts a request to /v1 where it arrives and again where it generates."""
 
     def read(name: str) -> float:
-        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        lines = httpx2.get(f"{url}/metrics").text.splitlines()
         found = [line.rsplit(" ", 1)[1] for line in lines if line.startswith(f"{name} ")]
         return float(found[0]) if found else 0.0
 
@@ -338,7 +338,7 @@ def test_u_a_client_that_leaves_stops_the_engine_within_three_tokens(
         "inputs": "slow", "prompt": "slow", "stream": True, "parameters": {}, "temperature": 0,
         "messages": [{"role": "user", "content": "slow"}],
     }  # fmt: skip
-    with httpx.stream("POST", url + path, json=body) as reply:
+    with httpx2.stream("POST", url + path, json=body) as reply:
         lines = reply.iter_lines()
         seen = [json.loads(line[6:]) for line, _ in zip(lines, range(3), strict=False) if line]
     wait_for(lambda: engine.open == 0)

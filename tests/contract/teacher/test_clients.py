@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
@@ -60,7 +60,7 @@ def full(strict: bool) -> Iterator[str]:
     """A server whose only permit is taken."""
     with serving(Endless(), tgi_strict=strict, max_concurrent_requests=1) as address:
         body = {"inputs": "hi"}
-        with httpx.stream("POST", f"{address}/generate_stream", json=body) as reply:
+        with httpx2.stream("POST", f"{address}/generate_stream", json=body) as reply:
             lines = reply.iter_lines()
             next(lines)
             yield address

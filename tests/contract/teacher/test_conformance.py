@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from services.teacher.engines.base import EngineInfo, Token, ValidGenerateRequest
@@ -53,8 +53,8 @@ def url(strict: bool, engine: Calling) -> Iterator[str]:
         yield address
 
 
-def post(url: str, path: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{url}{path}", json=body)
+def post(url: str, path: str, **body: Any) -> httpx2.Response:
+    return httpx2.post(f"{url}{path}", json=body)
 
 
 def frames(url: str, path: str, **body: Any) -> list[Any]:
@@ -257,7 +257,7 @@ def test_invocations_and_vertex(url: str, strict: bool) -> None:
 def test_bodies_that_cannot_be_read(
     url: str, strict: bool, given: dict[str, Any], status: int, strictly: str
 ) -> None:
-    reply = httpx.post(f"{url}/generate", **given)
+    reply = httpx2.post(f"{url}/generate", **given)
     assert reply.status_code == status
     if strict:
         assert reply.headers["content-type"].startswith("text/plain")
@@ -268,17 +268,17 @@ def test_bodies_that_cannot_be_read(
 
 
 def test_unknown_paths_and_methods(url: str, strict: bool) -> None:
-    for reply in (httpx.get(f"{url}/nowhere"), httpx.get(f"{url}/generate")):
+    for reply in (httpx2.get(f"{url}/nowhere"), httpx2.get(f"{url}/generate")):
         assert reply.status_code in (404, 405)
         assert (reply.content == b"") is strict
-    assert httpx.get(f"{url}/docs").status_code == 200
-    paths = httpx.get(f"{url}/api-doc/openapi.json").json()["paths"]
+    assert httpx2.get(f"{url}/docs").status_code == 200
+    paths = httpx2.get(f"{url}/api-doc/openapi.json").json()["paths"]
     assert {"/generate", "/v1/chat/completions", "/vertex", "/invocations"} <= paths.keys()
 
 
 def test_any_origin_may_ask(url: str) -> None:
     headers = {"origin": "http://elsewhere", "access-control-request-method": "POST"}
-    reply = httpx.options(f"{url}/generate", headers=headers)
+    reply = httpx2.options(f"{url}/generate", headers=headers)
     assert reply.headers["access-control-allow-origin"] in ("*", "http://elsewhere")
 
 
@@ -320,13 +320,13 @@ def test_a_failed_generation_is_unhealthy_until_a_probe_succeeds(strict: bool) -
 
     engine = Broken()
     with serving(engine, tgi_strict=strict) as url:
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx2.get(f"{url}/health").status_code == 200
         engine.broken = True
         assert generate(url).status_code == 500
-        health = httpx.get(f"{url}/health")
+        health = httpx2.get(f"{url}/health")
         assert (health.status_code, health.json()["error_type"]) == (503, "healthcheck")
         engine.broken = False
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx2.get(f"{url}/health").status_code == 200
 
 
 def test_a_request_without_a_token_for_long_is_told_to_come_back(strict: bool) -> None:
@@ -340,7 +340,7 @@ def test_a_request_without_a_token_for_long_is_told_to_come_back(strict: bool) -
 
 def test_the_metrics_are_tgis(url: str) -> None:
     generate(url)
-    text = httpx.get(f"{url}/metrics").text
+    text = httpx2.get(f"{url}/metrics").text
     names = """request_count request_success request_duration_bucket request_validation_duration_sum
     request_queue_duration_sum request_inference_duration_sum request_skipped_tokens_count
     request_mean_time_per_token_duration_sum request_input_length_bucket queue_size

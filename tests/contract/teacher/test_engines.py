@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import torch
 import uvicorn
@@ -99,7 +99,7 @@ def test_gguf_stop_string_end_token_and_top_tokens(gguf: str) -> None:
 
 def test_gguf_tokenize_covers_the_text(gguf: str) -> None:
     text = "Füchse 🦊<|im_end|>"
-    pieces = httpx.post(f"{gguf}/tokenize", json={"inputs": text}).json()
+    pieces = httpx2.post(f"{gguf}/tokenize", json={"inputs": text}).json()
     assert pieces[0]["start"] == 0
     assert pieces[-1] == {"id": 2, "text": "<|im_end|>", "start": 12, "stop": 22}
     assert all(a["stop"] == b["start"] for a, b in pairwise(pieces))
@@ -109,9 +109,9 @@ def test_gguf_tokenize_covers_the_text(gguf: str) -> None:
 
 def test_gguf_a_client_that_leaves_frees_its_slot(gguf: str) -> None:
     body = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 400}}
-    with httpx.stream("POST", f"{gguf}/generate_stream", json=body) as reply:
+    with httpx2.stream("POST", f"{gguf}/generate_stream", json=body) as reply:
         next(reply.iter_lines())
-    wait_for(lambda: "tgi_batch_current_size 0.0" in httpx.get(f"{gguf}/metrics").text)
+    wait_for(lambda: "tgi_batch_current_size 0.0" in httpx2.get(f"{gguf}/metrics").text)
     start = time.monotonic()
     generate(gguf, "A", max_new_tokens=1)
     assert time.monotonic() - start < 3
@@ -264,7 +264,7 @@ def test_local_joins_characters_and_keeps_the_stream(
     shown = [event["token"]["text"] for event in got if not event["token"]["special"]]
     assert "".join(shown) == got[-1]["generated_text"]
     assert got[-1]["details"]["input_length"] == 2
-    pieces = httpx.post(f"{url}/tokenize", json={"inputs": "aé"}).json()
+    pieces = httpx2.post(f"{url}/tokenize", json={"inputs": "aé"}).json()
     assert pieces[0] == {"id": pieces[0]["id"], "text": "a", "start": 0, "stop": 1}
 
 
@@ -328,8 +328,8 @@ def test_upstream_openai_gives_text_and_no_invented_numbers(openai_url: str) -> 
         stopped = generate(front, "hi", stop=["Q:"], details=True).json()
         assert stopped["generated_text"] == " one two Q:"
         assert stopped["details"]["finish_reason"] == "stop_sequence"
-        assert httpx.get(f"{front}/info").json()["token_ids"] is False
-        assert httpx.post(f"{front}/tokenize", json={"inputs": "a"}).status_code == 404
+        assert httpx2.get(f"{front}/info").json()["token_ids"] is False
+        assert httpx2.post(f"{front}/tokenize", json={"inputs": "a"}).status_code == 404
 
 
 def test_an_upstream_that_is_not_there_names_the_setting() -> None:

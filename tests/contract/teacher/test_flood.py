@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 
 from tests.conftest import needed
@@ -50,12 +50,12 @@ def teacher(*arguments: str, **environment: str) -> Iterator[tuple[str, psutil.P
 
 def healthy(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.TransportError:
+        return httpx2.get(f"{url}/health").status_code == 200
+    except httpx2.TransportError:
         return False
 
 
-async def one(client: httpx.AsyncClient, kind: str, rng: Random) -> int:
+async def one(client: httpx2.AsyncClient, kind: str, rng: Random) -> int:
     """The status of one request; 0 for one whose client left."""
     words = f"question {rng.random()}"
     parameters: dict[str, Any] = {"max_new_tokens": rng.randint(1, 12)}
@@ -66,7 +66,7 @@ async def one(client: httpx.AsyncClient, kind: str, rng: Random) -> int:
             async with client.stream("POST", "/generate_stream", json=body) as reply:
                 if kind == "leave":
                     await anext(reply.aiter_raw())
-        except httpx.TransportError:
+        except httpx2.TransportError:
             pass
         return 0
     if kind == "malformed":
@@ -90,7 +90,7 @@ async def one(client: httpx.AsyncClient, kind: str, rng: Random) -> int:
         path, body = "/v1/completions", {"prompt": words, "max_tokens": 4}
     try:
         return (await client.post(path, json=body)).status_code
-    except httpx.TransportError:
+    except httpx2.TransportError:
         # A body that is refused by its length may meet a connection that is being closed.
         if kind not in ("large", "million"):
             raise
@@ -101,8 +101,8 @@ async def flood(url: str, count: int, seed: int) -> Counter[tuple[str, int]]:
     rng = Random(seed)
     kinds = rng.choices(list(KINDS), weights=list(KINDS.values()), k=count)
     gate, seen = asyncio.Semaphore(3 * PERMITS), Counter[tuple[str, int]]()
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
 
         async def guarded(kind: str) -> None:
             async with gate:
@@ -117,12 +117,12 @@ def probe(url: str) -> float:
     started = time.monotonic()
     for n in range(5):
         body = {"inputs": f"probe {n}", "parameters": {"max_new_tokens": 8}}
-        assert httpx.post(f"{url}/generate", json=body, timeout=60).status_code == 200
+        assert httpx2.post(f"{url}/generate", json=body, timeout=60).status_code == 200
     return time.monotonic() - started
 
 
 def settled(url: str) -> bool:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx2.get(f"{url}/metrics").text.splitlines()
     return {"tgi_batch_current_size 0.0", "tgi_queue_size 0.0"} <= set(lines)
 
 
@@ -145,7 +145,7 @@ def back_to_rest(url: str, process: psutil.Process, count: int) -> None:
 
 
 async def full_house(url: str) -> list[int]:
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
         body = {"inputs": "all at once", "parameters": {"max_new_tokens": 6}}
         asked = (client.post("/generate", json=body) for _ in range(PERMITS))
         return [reply.status_code for reply in await asyncio.gather(*asked)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from qcrd.errors import Invalid
@@ -58,13 +58,13 @@ def url() -> Iterator[str]:
         yield address
 
 
-def chat(url: str, **body: Any) -> httpx.Response:
+def chat(url: str, **body: Any) -> httpx2.Response:
     given = {"messages": ASKED, "max_tokens": 60, "temperature": 0, **body}
-    return httpx.post(f"{url}/v1/chat/completions", json=given, timeout=60)
+    return httpx2.post(f"{url}/v1/chat/completions", json=given, timeout=60)
 
 
 def test_a_conversation_goes_through_the_models_own_template(url: str) -> None:
-    body = httpx.post(f"{url}/chat_tokenize", json={"messages": ASKED}).json()
+    body = httpx2.post(f"{url}/chat_tokenize", json={"messages": ASKED}).json()
     assert body["templated_text"].endswith("in Rome?<|im_end|>\n<|im_start|>assistant\n")
     told = chat(url, max_tokens=5).json()
     assert told["usage"]["prompt_tokens"] == len(body["tokenize_response"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import torch
 from huggingface_hub import AsyncInferenceClient
@@ -215,12 +215,12 @@ def test_leaving_stops_the_model_within_three_tokens(folder: Path) -> None:
 
         batch.step = slow
         body = {"inputs": "a", "parameters": {"max_new_tokens": 90}}
-        with httpx.stream("POST", f"{url}/generate_stream", json=body) as reply:
+        with httpx2.stream("POST", f"{url}/generate_stream", json=body) as reply:
             lines = reply.iter_lines()
             for _ in range(5):
                 next(lines)
         left = steps
-        wait_for(lambda: "tgi_batch_current_size 0.0" in httpx.get(f"{url}/metrics").text)
+        wait_for(lambda: "tgi_batch_current_size 0.0" in httpx2.get(f"{url}/metrics").text)
         assert steps - left <= 3
         assert left < 80
 
@@ -228,19 +228,19 @@ def test_leaving_stops_the_model_within_three_tokens(folder: Path) -> None:
 def test_the_server_answers_while_the_model_runs(folder: Path) -> None:
     with serving(made(folder, max_total_tokens=2_000)) as url:
         body = {"inputs": "a", "parameters": {"max_new_tokens": 1_900}}
-        with httpx.stream("POST", f"{url}/generate_stream", json=body) as reply:
+        with httpx2.stream("POST", f"{url}/generate_stream", json=body) as reply:
             lines = reply.iter_lines()
             next(lines)
             started = time.monotonic()
-            assert all(httpx.get(f"{url}/health").status_code == 200 for _ in range(5))
+            assert all(httpx2.get(f"{url}/health").status_code == 200 for _ in range(5))
             assert time.monotonic() - started < 5
-            assert "tgi_batch_current_size 1.0" in httpx.get(f"{url}/metrics").text
+            assert "tgi_batch_current_size 1.0" in httpx2.get(f"{url}/metrics").text
 
 
 def test_a_prompt_of_a_million_tokens_is_counted_and_refused(folder: Path) -> None:
     """A token for every byte of characters of two bytes each."""
     with serving(made(folder), payload_limit=5_000_000) as url:
-        reply = httpx.post(f"{url}/generate", json={"inputs": "é" * 500_000}, timeout=200)
+        reply = httpx2.post(f"{url}/generate", json={"inputs": "é" * 500_000}, timeout=200)
         assert reply.status_code == 422
         said = "must be <= 96. Given: 1000000 `inputs` tokens and 0 `max_new_tokens`"
         assert reply.json()["error"].endswith(said)
@@ -255,7 +255,7 @@ def test_the_metrics_have_every_name_of_tgis(folder: Path) -> None:
             await asyncio.gather(*(client.text_generation("a b", max_new_tokens=n) for n in sizes))
 
         asyncio.run(load())
-        text = httpx.get(f"{url}/metrics").text
+        text = httpx2.get(f"{url}/metrics").text
     kinds = dict(line.split()[2:] for line in text.splitlines() if line.startswith("# TYPE"))
     seconds = "duration validation_duration queue_duration inference_duration".split()
     histograms = [

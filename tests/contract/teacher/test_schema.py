@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -51,4 +51,4 @@ def test_nothing_that_fits_the_document_or_does_not_is_a_server_error(url: str) 
         call()
     assert seen[200] > 30
     assert seen[422] > 20
-    assert httpx.get(f"{url}/health").status_code == 200
+    assert httpx2.get(f"{url}/health").status_code == 200

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import openai
 import psutil
 import pytest
@@ -56,7 +56,7 @@ class Site:
         )
 
     def loaded(self) -> list[str]:
-        return [model["id"] for model in httpx.get(f"{self.direct}/v1/models").json()["data"]]
+        return [model["id"] for model in httpx2.get(f"{self.direct}/v1/models").json()["data"]]
 
 
 def started(store: StoreSettings, port: int, **more: str) -> subprocess.Popen[bytes]:
@@ -73,9 +73,9 @@ def started(store: StoreSettings, port: int, **more: str) -> subprocess.Popen[by
     process = subprocess.Popen([sys.executable, "-m", "services.teacher.students"], env=environment)
     for _ in range(300):
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/ready").is_success:
+            if httpx2.get(f"http://127.0.0.1:{port}/ready").is_success:
                 return process
-        except httpx.TransportError:
+        except httpx2.TransportError:
             assert process.poll() is None, "the server ended"
             time.sleep(0.1)
     raise AssertionError("the server did not become ready")
@@ -240,7 +240,7 @@ def test_what_is_not_published_is_not_found(site: Site) -> None:
             site.ask(model)
         assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
     body = {"model": f"model-{'0' * 24}", "messages": [{"role": "user", "content": "x"}]}
-    told = httpx.post(f"{site.direct}/v1/chat/completions", json=body)
+    told = httpx2.post(f"{site.direct}/v1/chat/completions", json=body)
     assert (told.status_code, told.json()["error_type"]) == (404, "model_not_found")
 
 
@@ -285,8 +285,8 @@ def test_sigterm_answers_what_it_has_begun(site: Site, two_tasks: str, tmp_path:
     body = {"model": two_tasks, "messages": [{"role": "user", "content": question("trout")}]}
     with ThreadPoolExecutor(1) as pool:
         url = f"http://127.0.0.1:{port}"
-        asked = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=body, timeout=60)
-        while "qcrd_students_waiting 1.0" not in httpx.get(f"{url}/metrics").text:
+        asked = pool.submit(httpx2.post, f"{url}/v1/chat/completions", json=body, timeout=60)
+        while "qcrd_students_waiting 1.0" not in httpx2.get(f"{url}/metrics").text:
             assert not asked.done(), asked.result().text
         process.send_signal(signal.SIGTERM)
         assert asked.result().json()["choices"][0]["message"]["content"] == "animal"

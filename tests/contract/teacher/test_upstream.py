@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
@@ -151,7 +151,7 @@ def test_a_lasting_429_is_passed_on_with_its_retry_after(url: str, far: Far) -> 
     assert len(far.calls) == 4
     assert generate(url, "busy 503").status_code == 424
     far.failures = 0
-    assert httpx.get(f"{url}/health").status_code == 200
+    assert httpx2.get(f"{url}/health").status_code == 200
 
 
 def test_what_the_upstream_refuses_is_refused_once(url: str, far: Far) -> None:
@@ -183,12 +183,12 @@ def test_an_upstream_that_misbehaves_fails_its_request_only(
     assert said.split(" ")[0] in events(url, way)[-1]["error"]
     assert generate(url, "well").json() == {"generated_text": "one two three"}
     wait_for(lambda: far.open == 0)
-    assert "tgi_batch_current_size 0.0" in httpx.get(f"{url}/metrics").text
+    assert "tgi_batch_current_size 0.0" in httpx2.get(f"{url}/metrics").text
 
 
 def test_a_client_that_leaves_closes_the_upstreams_connection(url: str, far: Far) -> None:
     body = {"inputs": "endless", "parameters": {}}
-    with httpx.stream("POST", f"{url}/generate_stream", json=body) as reply:
+    with httpx2.stream("POST", f"{url}/generate_stream", json=body) as reply:
         lines = reply.iter_lines()
         for _ in range(4):
             next(lines)
@@ -205,7 +205,7 @@ def test_counts_and_likelihoods_are_the_upstreams_own(url: str, far: Far) -> Non
     tokens = generate(url, "well", details=True).json()["details"]["tokens"]
     assert [token["logprob"] for token in tokens] == [-0.5, None, None]
     assert far.calls[0]["stream_options"] == {"include_usage": True}
-    told = httpx.post(f"{url}/v1/completions", json={"prompt": "well"}).json()["usage"]
+    told = httpx2.post(f"{url}/v1/completions", json={"prompt": "well"}).json()["usage"]
     assert told == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
@@ -217,7 +217,7 @@ def test_usage_is_kept_where_the_length_ends_the_answer(url: str, far: Far) -> N
         assert (last["details"]["generated_tokens"], last["details"]["input_length"]) == (3, 7)
         assert last["token"]["text"] == " two three"
     body = {"prompt": "full", "max_tokens": 2, "stream": True}
-    text = httpx.post(f"{url}/v1/completions", json=body).text
+    text = httpx2.post(f"{url}/v1/completions", json=body).text
     assert '"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}' in text
 
 
@@ -298,7 +298,7 @@ def test_a_real_llama_cpp_is_an_upstream() -> None:
         assert stopped["generated_text"].endswith("7")
         asked = [{"role": "user", "content": "What is the capital of France?"}]
         body = {"messages": asked, "max_tokens": 20, "temperature": 0}
-        chat = httpx.post(f"{near}/v1/chat/completions", json=body, timeout=60).json()
+        chat = httpx2.post(f"{near}/v1/chat/completions", json=body, timeout=60).json()
         assert chat["choices"][0]["message"]["content"]
         assert chat["usage"]["completion_tokens"] == 20
         assert chat["usage"]["prompt_tokens"] > 5
@@ -307,7 +307,7 @@ def test_a_real_llama_cpp_is_an_upstream() -> None:
 def test_a_conversation_goes_on_to_the_upstream_with_its_functions(url: str, far: Far) -> None:
     tool = {"type": "function", "function": {"name": "sum", "parameters": {"properties": {}}}}
     body = {"messages": [{"role": "user", "content": "call"}], "tools": [tool]}
-    choice = httpx.post(f"{url}/v1/chat/completions", json=body).json()["choices"][0]
+    choice = httpx2.post(f"{url}/v1/chat/completions", json=body).json()["choices"][0]
     assert far.calls[0]["tools"][0]["function"]["name"] == "sum"
     assert far.calls[0]["messages"] == [{"role": "user", "content": "call"}]
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "sum"
@@ -318,7 +318,7 @@ def test_a_conversation_goes_on_to_the_upstream_with_its_functions(url: str, far
 def test_an_upstream_is_not_waited_for_longer_than_half_a_minute(
     asked: str, wait: float | None
 ) -> None:
-    reply = httpx.Response(503, headers={"retry-after": asked}, content=b"")
+    reply = httpx2.Response(503, headers={"retry-after": asked}, content=b"")
     again = asyncio.run(parse_error_response(reply))
     assert isinstance(again, RetryableError)
     assert again.wait_seconds == wait

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from huggingface_hub import AsyncInferenceClient, InferenceClient
@@ -118,7 +118,7 @@ def serving(engine: Engine, *, wait: bool = True, **settings: Any) -> Iterator[s
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
     thread.start()
     try:
-        while wait and httpx.get(f"{url}/health").status_code != 200:
+        while wait and httpx2.get(f"{url}/health").status_code != 200:
             assert not failures, failures
             time.sleep(0.05)
         yield url
@@ -139,13 +139,13 @@ def url(engine: Scripted) -> Iterator[str]:
         yield address
 
 
-def generate(url: str, inputs: str = "hi", /, **parameters: Any) -> httpx.Response:
-    return httpx.post(f"{url}/generate", json={"inputs": inputs, "parameters": parameters})
+def generate(url: str, inputs: str = "hi", /, **parameters: Any) -> httpx2.Response:
+    return httpx2.post(f"{url}/generate", json={"inputs": inputs, "parameters": parameters})
 
 
 def events(url: str, inputs: str = "hi", /, **parameters: Any) -> list[dict[str, Any]]:
     body = {"inputs": inputs, "parameters": parameters}
-    reply = httpx.post(f"{url}/generate_stream", json=body)
+    reply = httpx2.post(f"{url}/generate_stream", json=body)
     assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("text/event-stream")
     frames = reply.text.split("\n\n")
@@ -156,20 +156,20 @@ def events(url: str, inputs: str = "hi", /, **parameters: Any) -> list[dict[str,
 
 def test_health_info_and_models(url: str) -> None:
     for path in ("/", "/health", "/ping"):
-        reply = httpx.get(url + path)
+        reply = httpx2.get(url + path)
         assert (reply.status_code, reply.content) == (200, b"")
-    info = httpx.get(f"{url}/info").json()
+    info = httpx2.get(f"{url}/info").json()
     assert info["model_id"] == "scripted"
     assert info["max_concurrent_requests"] == 128
     assert {"max_best_of", "max_stop_sequences", "max_input_tokens", "version"} <= info.keys()
     model = {"id": "scripted", "object": "model", "created": 0, "owned_by": "scripted"}
-    assert httpx.get(f"{url}/v1/models").json() == {"object": "list", "data": [model]}
+    assert httpx2.get(f"{url}/v1/models").json() == {"object": "list", "data": [model]}
 
 
 def test_generate_gives_an_object_and_the_root_an_array(url: str) -> None:
     text = "".join(WORDS)
     assert generate(url).json() == {"generated_text": text}
-    assert httpx.post(url, json={"inputs": "hi", "parameters": {}}).json() == [
+    assert httpx2.post(url, json={"inputs": "hi", "parameters": {}}).json() == [
         {"generated_text": text}
     ]
 
@@ -283,14 +283,14 @@ def test_every_error_has_tgis_shape(
     url: str, method: str, path: str, sent: dict[str, Any], status: int, error_type: str
 ) -> None:
     sent = {"headers": {"content-type": "application/json; charset=utf-8"}, **sent}
-    reply = httpx.request(method, url + path, **sent)
+    reply = httpx2.request(method, url + path, **sent)
     assert reply.status_code == status
     assert reply.json()["error_type"] == error_type
     assert set(reply.json()) == {"error", "error_type"}
 
 
 def test_tokenize(url: str) -> None:
-    reply = httpx.post(f"{url}/tokenize", json={"inputs": "ab", "parameters": {"top_p": 7}})
+    reply = httpx2.post(f"{url}/tokenize", json={"inputs": "ab", "parameters": {"top_p": 7}})
     assert reply.json() == [
         {"id": 7, "text": "a", "start": 0, "stop": 1},
         {"id": 8, "text": "b", "start": 1, "stop": 2},
@@ -299,18 +299,18 @@ def test_tokenize(url: str) -> None:
 
 def test_the_key_guards_generation_only() -> None:
     with serving(Scripted(), api_key="Secret") as url:
-        assert httpx.get(f"{url}/info").status_code == 200
+        assert httpx2.get(f"{url}/info").status_code == 200
         for headers in ({}, {"authorization": "Bearer wrong"}):
-            reply = httpx.post(f"{url}/generate", json={"inputs": "a"}, headers=headers)
+            reply = httpx2.post(f"{url}/generate", json={"inputs": "a"}, headers=headers)
             assert (reply.status_code, reply.json()["error_type"]) == (401, "unauthorized")
         headers = {"authorization": "bearer sEcret"}
-        reply = httpx.post(f"{url}/generate", json={"inputs": "a"}, headers=headers)
+        reply = httpx2.post(f"{url}/generate", json={"inputs": "a"}, headers=headers)
         assert reply.status_code == 200
 
 
 def test_503_while_loading() -> None:
     with serving(Scripted(load_seconds=0.6), wait=False) as url:
-        health = httpx.get(f"{url}/health")
+        health = httpx2.get(f"{url}/health")
         assert (health.status_code, health.json()["error_type"]) == (503, "healthcheck")
         reply = generate(url)
         assert (reply.status_code, reply.json()["error_type"]) == (503, "loading")
@@ -322,7 +322,7 @@ def test_503_while_loading() -> None:
 def test_full_is_429_at_once_and_before_validation() -> None:
     engine = Scripted()
     with serving(engine, max_concurrent_requests=1) as url:
-        with httpx.stream("POST", f"{url}/generate_stream", json={"inputs": "slow"}) as first:
+        with httpx2.stream("POST", f"{url}/generate_stream", json={"inputs": "slow"}) as first:
             lines = first.iter_lines()
             next(lines)
             reply = generate(url, temperature=0.0)
@@ -349,9 +349,9 @@ def wait_for(true: Any, seconds: float = 5) -> None:
 def test_a_client_that_leaves_stops_the_engine(url: str, engine: Scripted, path: str) -> None:
     before = engine.given
     body = {"inputs": "slow", "parameters": {}}
-    with httpx.Client(timeout=0.3 if path == "/generate" else 5) as client:
+    with httpx2.Client(timeout=0.3 if path == "/generate" else 5) as client:
         if path == "/generate":
-            with pytest.raises(httpx.ReadTimeout):
+            with pytest.raises(httpx2.ReadTimeout):
                 client.post(url + path, json=body)
         else:
             with client.stream("POST", url + path, json=body) as reply:
@@ -362,7 +362,7 @@ def test_a_client_that_leaves_stops_the_engine(url: str, engine: Scripted, path:
 
 def test_metrics_move_and_count_each_request_once(url: str) -> None:
     def read() -> dict[str, float]:
-        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        lines = httpx2.get(f"{url}/metrics").text.splitlines()
         return {
             name: float(value)
             for name, value in (line.rsplit(" ", 1) for line in lines)
@@ -442,13 +442,13 @@ def test_sigterm_lets_the_running_request_finish() -> None:
 
     def healthy() -> bool:
         try:
-            return httpx.get(f"{url}/health").status_code == 200
-        except httpx.ConnectError:
+            return httpx2.get(f"{url}/health").status_code == 200
+        except httpx2.ConnectError:
             return False
 
     wait_for(healthy, 60)
     body = {"inputs": "Count: one,", "parameters": {"max_new_tokens": 30, "details": True}}
-    with httpx.stream("POST", f"{url}/generate_stream", json=body, timeout=60) as reply:
+    with httpx2.stream("POST", f"{url}/generate_stream", json=body, timeout=60) as reply:
         lines = reply.iter_lines()
         next(lines)
         process.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import openai
 import pytest
 from openai.types import FileObject
@@ -125,8 +125,8 @@ def started(command: list[str], environment: dict[str, str], out: Any) -> subpro
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
+        return httpx2.get(url).status_code == 200
+    except httpx2.TransportError:
         return False
 
 
@@ -245,7 +245,7 @@ def test_events_stream_until_the_end_of_the_job(stack: Stack) -> None:
     stack.client().fine_tuning.jobs.cancel(job_id)
     url = f"{stack.url}/v1/fine_tuning/jobs/{job_id}/events?stream=true"
     headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.stream("GET", url, headers=headers, timeout=20) as answer:
+    with httpx2.stream("GET", url, headers=headers, timeout=20) as answer:
         data = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
     messages = [json.loads(line)["message"] for line in data]
     assert (messages[0], messages[-1]) == ("job created", "The job was cancelled")
@@ -306,7 +306,7 @@ def test_no_secret_is_in_any_answer_log_record_or_event(stack: Stack) -> None:
         {"model": "none", "training_file": training},
         {"model": "tiny", "training_file": training, "method": {"type": "qcrd", "qcrd": 1}},
     ]
-    with httpx.Client(base_url=stack.url, headers=headers, timeout=30) as client:
+    with httpx2.Client(base_url=stack.url, headers=headers, timeout=30) as client:
         answers_ = [client.post("/v1/fine_tuning/jobs", json=body) for body in bad]
         answers_ += [client.get(f"/v1/fine_tuning/jobs/{job_id}"), client.get("/metrics")]
         answers_ += [client.get("/openapi.json"), client.get("/ready"), client.get("/v1/nothing")]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -60,8 +60,8 @@ class Gateway:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/health").status_code == 200
-        except httpx.TransportError:
+            return httpx2.get(f"http://127.0.0.1:{self.port}/health").status_code == 200
+        except httpx2.TransportError:
             return False
 
 
@@ -85,9 +85,9 @@ def follow_through(port: int, job_id: str, got: list[str]) -> None:
     url = f"http://127.0.0.1:{port}/v1/fine_tuning/jobs/{job_id}/events?stream=true"
     last, ended = "0-0", False
     while not ended:
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx2.TransportError):
             headers = {"Last-Event-ID": last}
-            with httpx.stream("GET", url, headers=headers, timeout=30) as answer:
+            with httpx2.stream("GET", url, headers=headers, timeout=30) as answer:
                 for line in answer.iter_lines():
                     if line.startswith("id: "):
                         last = line.removeprefix("id: ")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from minio import Minio
@@ -169,8 +169,8 @@ def gateway(
 def answers(door: Door) -> bool:
     assert door.process.poll() is None, door.log.read_text()
     try:
-        return httpx.get(f"{door.url}/health").is_success
-    except httpx.TransportError:
+        return httpx2.get(f"{door.url}/health").is_success
+    except httpx2.TransportError:
         return False
 
 
@@ -315,7 +315,7 @@ def test_equal_files_at_once_are_one(door: Door) -> None:
         thread.join()
     assert statuses == [200] * 6
     assert len(door.store.list(keys.UPLOADS)) == 1
-    assert len(httpx.get(f"{door.url}/v1/files").json()["data"]) == 1
+    assert len(httpx2.get(f"{door.url}/v1/files").json()["data"]) == 1
 
 
 # --- connections -------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ def test_connections_beyond_the_limit_are_told_to_come_back(door: Door) -> None:
     try:
         for one in held:
             one.sendall(heading(10_000_000))
-        with httpx.Client(base_url=door.url) as client:
+        with httpx2.Client(base_url=door.url) as client:
             answer = client.get("/v1/models")
             assert client.get("/health").is_success
             held.pop().close()
@@ -409,4 +409,4 @@ def test_connections_beyond_the_limit_are_told_to_come_back(door: Door) -> None:
     finally:
         for one in held:
             one.close()
-    until(lambda: httpx.get(f"{door.url}/v1/models").is_success)
+    until(lambda: httpx2.get(f"{door.url}/v1/models").is_success)

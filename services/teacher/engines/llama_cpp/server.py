@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from qcrd.errors import Invalid
 from services.teacher.engines.base import Conversation, SimpleToken
@@ -60,8 +60,8 @@ class TokenizerClient:
 
     def __init__(self, address: str, api_key: str) -> None:
         # A kept connection occupies one of llama.cpp's threads, and it closes idle ones after 5 s.
-        limits = httpx.Limits(max_connections=HTTP_THREADS, keepalive_expiry=1.0)
-        self._client = httpx.AsyncClient(
+        limits = httpx2.Limits(max_connections=HTTP_THREADS, keepalive_expiry=1.0)
+        self._client = httpx2.AsyncClient(
             base_url=address,
             headers={"authorization": f"Bearer {api_key}"},
             timeout=60,
@@ -100,17 +100,17 @@ class TokenizerClient:
         except GenerationFailed as error:
             raise TemplateFailed(error.reason) from error
 
-    async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+    async def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
         try:
             return await self._client.post(path, json=body)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise GenerationFailed(f"tokenizer: {type(error).__name__} {error}") from error
 
     async def close(self) -> None:
         await self._client.aclose()
 
 
-def _parse_response(response: httpx.Response) -> dict[str, Any]:
+def _parse_response(response: httpx2.Response) -> dict[str, Any]:
     """Raises `GenerationFailed`."""
     body: dict[str, Any] = response.json()
     if response.is_error:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
-import httpx
+import httpx2
 
 from qcrd.errors import Invalid
 from services.teacher.engines.base import (
@@ -74,18 +74,18 @@ class UpstreamEngine:
     ) -> None:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._url, self._model = url.rstrip("/").removesuffix("/v1"), model_id
-        # Parsed once: with a path, httpx would parse and join it anew for every request.
-        self._urls = {path: httpx.URL(f"{self._url}{path}") for path in UPSTREAM_PATHS}
+        # Parsed once: with a path, httpx2 would parse and join it anew for every request.
+        self._urls = {path: httpx2.URL(f"{self._url}{path}") for path in UPSTREAM_PATHS}
         self._limits = (max_input_tokens, max_total_tokens)
         self._max_attempts = max_attempts
         max_keepalive = (
             MAX_KEEPALIVE_HTTPS if self._url.startswith("https:") else MAX_KEEPALIVE_HTTP
         )
-        self._client = httpx.AsyncClient(
+        self._client = httpx2.AsyncClient(
             base_url=self._url,
             headers=headers,
-            timeout=httpx.Timeout(read_timeout, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_keepalive),
+            timeout=httpx2.Timeout(read_timeout, connect=CONNECT_SECONDS),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=max_keepalive),
         )
         self._info: EngineInfo | None = None
         self._is_tgi = False
@@ -107,7 +107,7 @@ class UpstreamEngine:
             upstream_info = response.json()
             if not isinstance(upstream_info, dict):
                 raise ValueError("not an object")
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             raise Invalid(
                 f"TEACHER_UPSTREAM_URL={self._url}: no TGI or OpenAI-compatible server answers "
                 f"there ({type(error).__name__}): start it or correct the URL and key",
@@ -212,10 +212,10 @@ class UpstreamEngine:
                     yield token
         except Overloaded as error:
             raise RetryableError(error) from error
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             failure = GenerationFailed(f"upstream: {type(error).__name__} {error}".rstrip())
             # An upstream that hangs would hang again, for as long.
-            if received_token or isinstance(error, httpx.ReadTimeout):
+            if received_token or isinstance(error, httpx2.ReadTimeout):
                 raise failure from error
             raise RetryableError(failure) from error
         except (KeyError, TypeError, AttributeError) as error:
@@ -237,7 +237,7 @@ class UpstreamEngine:
                 error = await parse_error_response(response)
                 raise error.error if isinstance(error, RetryableError) else error
             return response.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             raise GenerationFailed(f"upstream: {type(error).__name__} {error}") from error
 
     def _track_open(self, change: int) -> None:
@@ -250,7 +250,7 @@ class UpstreamEngine:
 
 async def _drain(parts: AsyncIterator[bytes]) -> None:
     """Read an answer to its end: only then its connection is not torn, but closed or kept."""
-    with suppress(httpx.HTTPError, TimeoutError):
+    with suppress(httpx2.HTTPError, TimeoutError):
         async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS):
             async for _ in parts:
                 pass

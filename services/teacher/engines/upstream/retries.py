@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-import httpx
+import httpx2
 
 from qcrd.runtime.http import retry_after
 from services.teacher.errors import GenerationFailed, InputValidationError, Overloaded, TeacherError
@@ -23,7 +23,7 @@ class RetryableError(Exception):
         self.error, self.wait_seconds = error, wait_seconds
 
 
-async def parse_error_response(response: httpx.Response) -> RetryableError | TeacherError:
+async def parse_error_response(response: httpx2.Response) -> RetryableError | TeacherError:
     """What an error status means here: the client's fault, or a moment's, or the upstream's."""
     reason = _read_error_message(response.status_code, await response.aread())
     if response.status_code in (400, 413, 422):

@@ -12,7 +12,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -44,8 +44,8 @@ class Gateway:
     students: ScriptedStudents
     model: str
 
-    def chat(self, **changes: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/chat/completions", json=self.body(**changes))
+    def chat(self, **changes: Any) -> httpx2.Response:
+        return httpx2.post(f"{self.url}/v1/chat/completions", json=self.body(**changes))
 
     def body(self, **changes: Any) -> dict[str, Any]:
         messages = [{"role": "user", "content": "what is a trout ?"}]
@@ -86,7 +86,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     students.close()
 
 
-def refused(answer: httpx.Response, status: int, code: str, param: str | None = None) -> str:
+def refused(answer: httpx2.Response, status: int, code: str, param: str | None = None) -> str:
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -98,7 +98,7 @@ def refused(answer: httpx.Response, status: int, code: str, param: str | None = 
 def test_a_request_and_its_answer_pass_through(gateway: Gateway) -> None:
     asked = gateway.body(temperature=0.5, n=2, explain=True, stop="\n", user="me", store=True)
     headers = {"x-request-id": "mine-1"}
-    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=asked, headers=headers)
+    answer = httpx2.post(f"{gateway.url}/v1/chat/completions", json=asked, headers=headers)
     assert answer.json() == GOOD
     (seen,) = gateway.students.asked
     assert seen.path == "/v1/chat/completions"
@@ -106,7 +106,7 @@ def test_a_request_and_its_answer_pass_through(gateway: Gateway) -> None:
     # What is not known here is not passed on.
     assert seen.body == {k: v for k, v in asked.items() if k not in ("user", "store")}
     body = {"model": gateway.model, "prompt": ["a", "b"], "max_tokens": 3}
-    assert httpx.post(f"{gateway.url}/v1/completions", json=body).json() == GOOD
+    assert httpx2.post(f"{gateway.url}/v1/completions", json=body).json() == GOOD
     assert (gateway.students.asked[1].path, gateway.students.asked[1].body) == (
         "/v1/completions",
         body,
@@ -125,7 +125,7 @@ def test_a_stream_is_not_held_back(gateway: Gateway) -> None:
         connection.piece(b"")
 
     gateway.students.script = script
-    with httpx.stream(
+    with httpx2.stream(
         "POST", f"{gateway.url}/v1/chat/completions", json=gateway.body(stream=True)
     ) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -181,13 +181,13 @@ def test_a_server_that_is_away_or_silent_is_503(gateway: Gateway, tmp_path: Path
     silent_app = app_of(gateway.store, gateway.jobs, tmp_path, gateway.students.url, timeout=0.5)
     with serving.app(silent_app) as url:
         started = time.monotonic()
-        answer = httpx.post(f"{url}/v1/chat/completions", json=gateway.body(), timeout=PATIENCE)
+        answer = httpx2.post(f"{url}/v1/chat/completions", json=gateway.body(), timeout=PATIENCE)
     assert "in time" in refused(answer, 503, "students_unavailable")
     assert 0.5 <= time.monotonic() - started < PATIENCE / 2
     assert int(answer.headers["retry-after"]) >= 1
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     with serving.app(app_of(gateway.store, gateway.jobs, tmp_path, nobody)) as url:
-        answer = httpx.post(f"{url}/v1/chat/completions", json=gateway.body())
+        answer = httpx2.post(f"{url}/v1/chat/completions", json=gateway.body())
     assert "cannot be reached" in refused(answer, 503, "students_unavailable")
     assert int(answer.headers["retry-after"]) >= 1
 
@@ -249,7 +249,7 @@ def test_text_that_is_no_unicode_is_refused(gateway: Gateway) -> None:
     """JSON can spell half a character; no other JSON can carry it on."""
     for name, value in (("response_format", {"type": "\ud800"}), ("stop", "\udfff")):
         body = json.dumps(gateway.body(**{name: value}))
-        answer = httpx.post(
+        answer = httpx2.post(
             f"{gateway.url}/v1/chat/completions",
             content=body,
             headers={"content-type": "application/json"},
@@ -262,7 +262,7 @@ def test_text_that_is_no_unicode_is_refused(gateway: Gateway) -> None:
 def test_only_published_students_are_asked(gateway: Gateway, model: str) -> None:
     refused(gateway.chat(model=model), 404, "model_not_found", "model")
     body = {"model": model, "prompt": "x"}
-    answer = httpx.post(f"{gateway.url}/v1/completions", json=body)
+    answer = httpx2.post(f"{gateway.url}/v1/completions", json=body)
     refused(answer, 404, "model_not_found", "model")
     assert gateway.students.asked == []
 
@@ -274,9 +274,9 @@ def test_connections_are_kept_and_closed_at_the_end(tmp_path: Path) -> None:
     app = app_of(store, MemoryJobStore(), tmp_path, students.url)
     with serving.app(app) as url:
         asked = {"model": model, "prompt": "x"}
-        assert httpx.post(f"{url}/v1/completions", json=asked).status_code == 200
+        assert httpx2.post(f"{url}/v1/completions", json=asked).status_code == 200
     with serving.app(app) as url:
-        assert httpx.post(f"{url}/v1/completions", json=asked).status_code == 500
+        assert httpx2.post(f"{url}/v1/completions", json=asked).status_code == 500
     students.close()
 
 
@@ -318,7 +318,7 @@ def test_a_model_is_needed_by_whatever_field_names_it(
     job = job_with("tiny", JobStatus.QUEUED)
     spec = job.spec.model_copy(update={"settings": MethodSpec.model_validate(settings)})
     gateway.jobs.create(job.model_copy(update={"spec": spec}))
-    answer = httpx.delete(f"{gateway.url}/v1/models/{gateway.model}")
+    answer = httpx2.delete(f"{gateway.url}/v1/models/{gateway.model}")
     assert answer.status_code == 409
     assert f"`method.qcrd.{part}.{field}`" in answer.json()["error"]["message"]
 
@@ -326,6 +326,6 @@ def test_a_model_is_needed_by_whatever_field_names_it(
 def test_the_description_goes_first(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(gateway.store, "delete", order.append)
-    assert httpx.delete(f"{gateway.url}/v1/models/{gateway.model}").status_code == 200
+    assert httpx2.delete(f"{gateway.url}/v1/models/{gateway.model}").status_code == 200
     assert order[0] == keys.model_manifest_key(gateway.model)
     assert f"{keys.model_prefix(gateway.model)}config.json" in order

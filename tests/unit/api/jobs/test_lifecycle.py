@@ -8,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from qcrd.method.prompts import build_teacher_prompt
@@ -262,4 +262,4 @@ def test_every_route_s_errors_and_bodies_are_described(here: Here) -> None:
                 ), (path, verb)
     asked = document["paths"][JOBS]["post"]["requestBody"]["content"]["application/json"]
     assert asked["schema"] == {"$ref": "#/components/schemas/JobRequest"}
-    assert httpx.Response(200, json=document).is_success
+    assert httpx2.Response(200, json=document).is_success
