@@ -18,6 +18,7 @@ from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Conflict, Forbidden, Invalid, NotFound, QcrdError, Transient, Unauthorized
+from qcrd.runtime.settings import load_settings
 
 ApiOption = Annotated[
     str | None,
@@ -63,7 +64,7 @@ class JobEvent:
 
 def connect_gateway(api: str | None) -> GatewayClient:
     """To `--api`, else QCRD_API_URL, else the stack that runs here, else the usual port."""
-    settings = CliSettings()
+    settings = load_settings(CliSettings)
     running = None if api or settings.api_url else stack.find_stack(StackHome(settings.home))
     url = api or settings.api_url or (running.record.api_url if running else DEFAULT_URL)
     if not url.startswith(("http://", "https://")):

@@ -6,23 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from qcrd.runtime.settings import EnvironmentSettings
 
 
 def _make_absolute(path: Path | None) -> Path | None:
     return path and path.expanduser().absolute()
 
 
-class CliSettings(BaseSettings):
+class CliSettings(EnvironmentSettings, env_prefix="QCRD_", validate_default=True):
     """`home` holds all that the embedded stack keeps; `api_url` None means that stack's gateway."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_",
-        frozen=True,
-        extra="ignore",
-        env_ignore_empty=True,
-        validate_default=True,
-    )
 
     home: Annotated[Path, AfterValidator(_make_absolute)] = Path("~/.qcrd")
     api_url: str | None = None

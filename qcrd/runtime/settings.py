@@ -1,43 +1,81 @@
-"""Where this process is: read once, in a service's `main`, and passed on as frozen values.
+"""Settings of a process: read from the environment once, in `main`, and passed on frozen.
 
 What a job is asked to do is never here; that is its spec, `qcrd.records.JobSpec`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, PositiveFloat, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from redis.connection import parse_url
 
 T = TypeVar("T")
 
 
-def _settings_config(prefix: str) -> SettingsConfigDict:
-    return SettingsConfigDict(
-        env_prefix=prefix,
+class EnvironmentSettings(BaseSettings):
+    """Settings of one concern, read from the environment once and frozen.
+
+    A subclass names its prefix: `class LogSettings(EnvironmentSettings, env_prefix="QCRD_LOG_")`.
+    """
+
+    model_config = SettingsConfigDict(
         frozen=True,
         extra="ignore",
         env_ignore_empty=True,
         hide_input_in_errors=True,  # it may be a key
     )
 
-
-class RedisSettings(BaseSettings):
-    """Jobs, events, the ledger and the queues' broker all live in this one database."""
-
-    model_config = _settings_config("QCRD_REDIS_")
-
-    url: str = "redis://127.0.0.1:6379/0"
+    @classmethod
+    def get_variable(cls, field: str) -> str:
+        """Name of the environment variable that `field` is read from."""
+        alias = cls.model_fields[field].validation_alias if field in cls.model_fields else field
+        return str(alias or f"{cls.model_config['env_prefix']}{field}").upper()
 
 
-class StoreSettings(BaseSettings):
+def split_comma_separated(value: object) -> object:
+    """Values of a comma-separated variable; what is not text is left as it is."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+CommaSeparated = BeforeValidator(split_comma_separated)
+HttpUrl = Annotated[str, Field(pattern=r"^https?://")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _check_redis_url(url: str) -> str:
+    try:
+        parse_url(url)
+    except ValueError:  # its message may repeat the password
+        message = "Input should be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix://PATH"
+        raise ValueError(message) from None
+    return url
+
+
+class RedisSettings(EnvironmentSettings, env_prefix="QCRD_REDIS_"):
+    """The database of jobs, events, paid generations and the Celery queues."""
+
+    url: Annotated[str, AfterValidator(_check_redis_url)] = "redis://127.0.0.1:6379/0"
+
+
+class StoreSettings(EnvironmentSettings, env_prefix="QCRD_S3_"):
     """An S3 endpoint as `host:port`. Presigned links carry `public_endpoint` when it is given,
     because a browser seldom reaches the name that containers call the store by."""
-
-    model_config = _settings_config("QCRD_S3_")
 
     endpoint: str = "127.0.0.1:9000"
     access_key: str = ""
@@ -47,24 +85,20 @@ class StoreSettings(BaseSettings):
     public_endpoint: str | None = None
 
 
-class ModelSettings(BaseSettings):
+class ModelSettings(EnvironmentSettings, env_prefix="QCRD_"):
     """Local base models: `<models_dir>/<name>/config.json`."""
-
-    model_config = _settings_config("QCRD_")
 
     models_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path.home() / ".qcrd/models"
 
 
-class RecoverySettings(BaseSettings):
+class RecoverySettings(EnvironmentSettings, env_prefix="QCRD_"):
     """How fast a worker's death is noticed. All workers of one installation need the same values.
 
-    `heartbeat_seconds`: between two beats of a worker; a beat is good for `lease_seconds`.
-    `reap_seconds`: between two looks for abandoned jobs; by default a third of a lease, so that a
-    job whose worker died is on a queue again within a minute. `resend_seconds`: after which a
-    message that nobody took is sent again.
+    `heartbeat_seconds`: between two renewals of a worker's lease, which lasts `lease_seconds`.
+    `reap_seconds`: between two passes of the reaper; by default a third of a lease, so that a job
+    whose worker died is on a queue again within a minute. `resend_seconds`: after which a message
+    that no worker has taken is sent again.
     """
-
-    model_config = _settings_config("QCRD_")
 
     heartbeat_seconds: PositiveFloat = 10.0
     lease_seconds: PositiveFloat = 45.0
@@ -82,24 +116,45 @@ class RecoverySettings(BaseSettings):
         return self
 
 
-class LogSettings(BaseSettings):
-    model_config = _settings_config("QCRD_LOG_")
-
+class LogSettings(EnvironmentSettings, env_prefix="QCRD_LOG_"):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
 def load_settings(factory: Callable[[], T]) -> T:
-    """What `read` makes of the environment. `SystemExit` with what is wrong with it, without the
-    values, which can be secrets: unlike other errors that ends a Celery worker from the handler of
-    a signal too."""
+    """Build settings from the environment, or exit with one line that names each wrong variable.
+
+    Values are left out, as they can be secrets. `SystemExit`, unlike other errors, also ends a
+    Celery worker from within a signal's receiver.
+    """
     try:
         return factory()
     except ValidationError as error:
-        errors = error.errors(include_input=False, include_context=False)
-        messages = [
-            ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in errors
-        ]
-        reason = f"{error.title}: {'; '.join(messages)}"
+        reason = "; ".join(_describe_errors(error))
     except SettingsError as error:
-        reason = f"{error}: is it JSON?"
-    raise SystemExit(f"the environment is wrong: {reason}")
+        reason = _describe_unreadable(error)
+    raise SystemExit(f"invalid environment: {reason}")
+
+
+def _describe_errors(error: ValidationError) -> Iterator[str]:
+    settings = next((kind for kind in _list_settings() if kind.__name__ == error.title), None)
+    for detail in error.errors(include_input=False, include_context=False, include_url=False):
+        field, *rest = [str(part) for part in detail["loc"]] or [""]
+        message = detail["msg"].removeprefix("Value error, ")
+        variable = settings.get_variable(field) if settings and field else field
+        yield ": ".join(filter(None, (".".join([variable, *rest]), message)))
+
+
+def _describe_unreadable(error: SettingsError) -> str:
+    """pydantic-settings names the field that is not JSON, but not its class."""
+    found = re.search(r'field "(\w+)"', str(error))
+    names = [kind.get_variable(found[1]) for kind in _list_settings() if found]
+    variable = next((name for name in names if name in os.environ), str(error))
+    return f"{variable}: Input should be valid JSON"
+
+
+def _list_settings(
+    parent: type[EnvironmentSettings] = EnvironmentSettings,
+) -> Iterator[type[EnvironmentSettings]]:
+    for kind in parent.__subclasses__():
+        yield kind
+        yield from _list_settings(kind)

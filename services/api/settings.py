@@ -6,41 +6,21 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
+
+from qcrd.runtime.settings import CommaSeparated, EnvironmentSettings, HttpUrl, Port
 
 
-def _make_settings_config(prefix: str) -> SettingsConfigDict:
-    """What is wrong is told without the value: it may be a key."""
-    return SettingsConfigDict(
-        env_prefix=prefix,
-        frozen=True,
-        extra="ignore",
-        env_ignore_empty=True,
-        hide_input_in_errors=True,
-    )
-
-
-class ApiSettings(BaseSettings):
+class ApiSettings(EnvironmentSettings, env_prefix="QCRD_API_"):
     """Without a key only processes of this machine may be served, so only loopback is bound."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_API_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
-    )
-
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    port: Port = 8000
+    keys: Annotated[tuple[SecretStr, ...], NoDecode, CommaSeparated] = ()
     """Comma separated in the environment; each may do everything."""
     keys_file: Path | None = None
     """JSON of hashed keys with names, scopes and limits; read again when it changes."""
-
-    @field_validator("keys", mode="before")
-    @classmethod
-    def split_comma_separated(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(key.strip() for key in value.split(",") if key.strip())
-        return value
 
     @model_validator(mode="after")
     def require_keys_beyond_loopback(self) -> Self:
@@ -57,7 +37,7 @@ class TeacherConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: HttpUrl
     api_key: SecretStr | None = None
     concurrency: Annotated[int, Field(ge=1, le=96)] = 32
     """Most requests in flight; the HTTP client under `huggingface_hub` has 100 connections."""
@@ -83,28 +63,18 @@ class TeacherConfig(BaseModel):
         return (self.prompt_price * prompt_tokens + self.completion_price * completion_tokens) / 1e6
 
 
-class TeacherSettings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+class TeacherSettings(EnvironmentSettings, env_prefix="QCRD_"):
+    teachers: dict[str, TeacherConfig] = Field(
+        default_factory=lambda: {"default": TeacherConfig(url="http://127.0.0.1:8080")}
     )
 
-    teachers: dict[str, TeacherConfig] = {"default": TeacherConfig(url="http://127.0.0.1:8080")}
 
-
-class FileSettings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
-    )
-
+class FileSettings(EnvironmentSettings, env_prefix="QCRD_"):
     max_file_bytes: Annotated[int, Field(ge=1)] = 1 << 30
 
 
-class ConnectionLimitSettings(BaseSettings):
+class ConnectionLimitSettings(EnvironmentSettings, env_prefix="QCRD_API_"):
     """What one client may cost before it has asked for anything."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_API_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
-    )
 
     header_seconds: Annotated[float, Field(gt=0)] = 20
     """From the first byte of a request, or from connecting, to the end of its headers."""
@@ -114,13 +84,11 @@ class ConnectionLimitSettings(BaseSettings):
     """At once; one that follows events without any takes 30 KB."""
 
 
-class StudentSettings(BaseSettings):
+class StudentSettings(EnvironmentSettings, env_prefix="QCRD_STUDENTS_"):
     """Where published students answer. `timeout` in seconds: how long that server may say nothing;
     loading a student counts."""
 
-    model_config = _make_settings_config("QCRD_STUDENTS_")
-
-    url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8070"
+    url: HttpUrl = "http://127.0.0.1:8070"
     timeout: Annotated[float, Field(gt=0)] = 300
 
 

@@ -51,7 +51,7 @@ from services.api.webhooks.signing import WebhookSettings
 log = logging.getLogger(__name__)
 
 stop_event = threading.Event()
-app = create_celery_app(RedisSettings())
+app = create_celery_app(load_settings(RedisSettings))
 
 
 @dataclass(frozen=True)

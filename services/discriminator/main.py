@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from qcrd.errors import QcrdError, Transient
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
-from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings
+from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings, load_settings
 from qcrd.runtime.storage.base_models import find_base_model
 from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import configure_logging, install_http_telemetry
@@ -117,9 +117,11 @@ def build_app(settings: DiscriminatorSettings, store: Store, models: ModelSettin
 
 
 def main() -> None:
-    configure_logging("discriminator", LogSettings().level)
-    settings = DiscriminatorSettings()
-    app = build_app(settings, open_store(StoreSettings()), ModelSettings())
+    configure_logging("discriminator", load_settings(LogSettings).level)
+    settings = load_settings(DiscriminatorSettings)
+    app = build_app(
+        settings, open_store(load_settings(StoreSettings)), load_settings(ModelSettings)
+    )
     uvicorn.run(app, host=settings.host, port=settings.port, log_config=None)
 
 

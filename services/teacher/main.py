@@ -11,10 +11,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
 
 from qcrd.errors import Invalid
-from qcrd.runtime.settings import LogSettings
+from qcrd.runtime.settings import LogSettings, load_settings
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.app import create_app
 from services.teacher.engines.base import Engine
@@ -27,15 +26,12 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 def main() -> int:
     """Exit status: 0 after a drained stop, 1 when the model cannot be had."""
-    configure_logging("teacher", LogSettings().level)
+    configure_logging("teacher", load_settings(LogSettings).level)
+    settings, engine_settings = load_settings(ServerSettings), load_settings(EngineSettings)
     # Uvicorn raises the signal again once it has drained; this makes that a normal return.
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        settings, engine_settings = ServerSettings(), EngineSettings()
         engine = build_engine(engine_settings)
-    except ValidationError as error:
-        first_error = error.errors()[0]
-        return _exit_with_error(f"{str(first_error['loc'][0]).upper()}: {first_error['msg']}")
     except Invalid as error:
         return _exit_with_error(error.message)
     # uvloop where it is installed, which `asyncio.run` would not take.

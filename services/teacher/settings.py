@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from qcrd.runtime.settings import EnvironmentSettings
 
 
-class ServerSettings(BaseSettings):
+class ServerSettings(EnvironmentSettings):
     """Where the server listens and what it lets in."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     teacher_host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
@@ -36,15 +35,11 @@ class ServerSettings(BaseSettings):
     graceful_termination_timeout: int = Field(90, ge=0)
 
 
-class EngineSettings(BaseSettings):
+class EngineSettings(EnvironmentSettings, protected_namespaces=()):
     """Which model answers, and on what.
 
     `max_total_tokens` and `max_input_tokens` of None mean what the model and engine allow.
     """
-
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, protected_namespaces=()
-    )
 
     model_id: str = "smollm2"
     # A branch, tag or commit of a hub id.

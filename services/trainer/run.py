@@ -84,7 +84,7 @@ def run_job(job_id: str, token: int, stopping: threading.Event) -> Outcome:
 
 
 def _run_training(stage: StageContext, deps: WorkerDeps) -> Outcome:
-    settings, models = TrainerSettings(), ModelSettings()
+    settings, models = load_settings(TrainerSettings), load_settings(ModelSettings)
     stage.update_job(gpus=_count_gpus(settings))
     spec = stage.job.spec
     base = find_base_model(spec.model, models, deps.store)
@@ -148,7 +148,7 @@ def _make_sampler_factory(
 def main() -> None:
     args = parse_arguments()
     die_with_parent(args.parent, signal.SIGKILL)
-    telemetry.configure_logging("training", LogSettings().level)
+    telemetry.configure_logging("training", load_settings(LogSettings).level)
     transformers.utils.logging.disable_progress_bar()
     if not distributed.is_main_process():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process says when to end

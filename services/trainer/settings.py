@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from qcrd.runtime.settings import EnvironmentSettings
 
 
-class TrainerSettings(BaseSettings):
+class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     """`grace_seconds`: from SIGTERM to SIGKILL of a training process that is to stop.
 
     `checkpoint_seconds`: least training between two checkpoints. `sampler`: where negatives are
@@ -16,10 +17,6 @@ class TrainerSettings(BaseSettings):
     `auto` is that with a GPU to spare and `inline`, in the training process, otherwise.
     `processes`: that train one student together, each on a GPU of its own where there are any.
     """
-
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
 
     discriminator_url: str = "http://127.0.0.1:8090"
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -35,7 +35,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.training_process import supervise_training
 
 stopping = threading.Event()
-app = create_celery_app(RedisSettings())
+app = create_celery_app(load_settings(RedisSettings))
 
 
 @lru_cache(maxsize=1)
@@ -56,7 +56,7 @@ def get_deps() -> WorkerDeps:
 
 
 def train_job(job_id: str) -> None:
-    settings = TrainerSettings()
+    settings = load_settings(TrainerSettings)
     run_stage(
         get_deps(),
         job_id,
@@ -68,7 +68,7 @@ def train_job(job_id: str) -> None:
 
 
 def configure_json_logging(**_: Any) -> None:
-    configure_logging("trainer", LogSettings().level)
+    configure_logging("trainer", load_settings(LogSettings).level)
 
 
 def check_environment(**_: Any) -> None:

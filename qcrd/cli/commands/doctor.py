@@ -23,6 +23,7 @@ from qcrd.cli.stack import environment, ports
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, StackHome
 from qcrd.errors import Transient
+from qcrd.runtime.settings import load_settings
 
 GIB = 2**30
 ADVISED_MEMORY_BYTES = 3 * GIB
@@ -35,7 +36,7 @@ STATE_LABELS = {"ok": "[green]ok", "advice": "[yellow]advice", "missing": "[red]
 
 def doctor() -> None:
     """Say what is missing here and how to get it; exit code 1 if something needed is."""
-    settings = CliSettings()
+    settings = load_settings(CliSettings)
     home = StackHome(settings.home)
     findings = [
         _check_python(),

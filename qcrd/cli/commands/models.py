@@ -18,6 +18,7 @@ from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Invalid
 from qcrd.records.prompt_format import PROMPT_FORMAT_FILE
+from qcrd.runtime.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")
 
@@ -81,7 +82,7 @@ def _resolve_folder(model: str, api: str | None) -> Path:
         raise Invalid(
             f"MODEL: {model!r} is neither a folder nor a model id: see `qcrd models list`"
         )
-    cached = StackHome(CliSettings().home).cache / "models" / model
+    cached = StackHome(load_settings(CliSettings).home).cache / "models" / model
     if not (cached / PROMPT_FORMAT_FILE).exists():
         download.download_model(connect_gateway(api), model, cached, stderr_console())
     return cached

@@ -19,6 +19,7 @@ from qcrd.cli.stack import procfile
 from qcrd.cli.stack.home import StackHome
 from qcrd.cli.stack.lifecycle import Stack
 from qcrd.errors import Transient
+from qcrd.runtime.settings import load_settings
 
 
 class _StopRequested(BaseException):
@@ -58,7 +59,7 @@ def up(
     ] = None,
 ) -> None:
     """Start the whole system on this machine, on loopback, and keep it running until Ctrl-C."""
-    settings = CliSettings()
+    settings = load_settings(CliSettings)
     home = StackHome(settings.home)
     with _stop_on_signals():
         running: Stack | None = None
@@ -120,7 +121,7 @@ def _watch_restarts(running: Stack) -> None:
 
 def down() -> None:
     """Stop the system that `qcrd up` started."""
-    home = StackHome(CliSettings().home)
+    home = StackHome(load_settings(CliSettings).home)
     with home.lock():
         running = stack.find_stack(home)
         if running is None:
@@ -134,7 +135,7 @@ def down() -> None:
 
 def status() -> None:
     """Show every part and whether it is ready; exit code 1 unless all are."""
-    home = StackHome(CliSettings().home)
+    home = StackHome(load_settings(CliSettings).home)
     running = stack.find_stack(home)
     if running is None:
         print_note(f"nothing is running in {home.root}: start it with `qcrd up`")

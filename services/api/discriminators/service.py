@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import httpx2
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ValidationError
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
+from qcrd.runtime.settings import EnvironmentSettings, HttpUrl
 from qcrd.runtime.storage.store import Store, find_record, read_record
 
 SERVICE_TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
@@ -20,14 +20,10 @@ MAX_VERSIONS = 100
 """Newest versions that are told with their histograms; a job keeps few more than its lag."""
 
 
-class DiscriminatorClientSettings(BaseSettings):
+class DiscriminatorClientSettings(EnvironmentSettings, env_prefix="QCRD_DISCRIMINATOR_"):
     """Where the gateway asks about judges; the trainer finds them by the same variable."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_DISCRIMINATOR_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
-
-    url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8090"
+    url: HttpUrl = "http://127.0.0.1:8090"
 
 
 class DiscriminatorSummary(BaseModel):

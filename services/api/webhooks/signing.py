@@ -15,10 +15,11 @@ from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from qcrd.errors import Invalid
 from qcrd.records.webhooks import WebhookDelivery
+from qcrd.runtime.settings import CommaSeparated, EnvironmentSettings
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
 SECRET_PREFIX = "whsec_"
@@ -26,26 +27,15 @@ SECRET_LENGTHS = range(24, 65)
 """Standard Webhooks, "Signature scheme": 24 to 64 random bytes."""
 
 
-class WebhookSettings(BaseSettings):
+class WebhookSettings(EnvironmentSettings, env_prefix="QCRD_WEBHOOK_"):
     """Nobody is told anything unless hosts are listed."""
 
     # A secret that is refused must not be in the message.
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_WEBHOOK_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
-    )
-
-    hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    hosts: Annotated[tuple[str, ...], NoDecode, CommaSeparated] = ()
     """`host[:port]` is reached by https; one that is to be reached without says `http://`."""
     secret: SecretStr | None = None
     timeout: Annotated[float, Field(gt=0, le=50)] = 15.0
     """Seconds in which a receiver has to answer."""
-
-    @field_validator("hosts", mode="before")
-    @classmethod
-    def split_comma_separated(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(host.strip() for host in value.split(",") if host.strip())
-        return value
 
     @field_validator("hosts")
     @classmethod

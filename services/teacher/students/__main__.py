@@ -13,10 +13,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
 
 from qcrd.runtime import keys
-from qcrd.runtime.settings import LogSettings, StoreSettings
+from qcrd.runtime.settings import LogSettings, StoreSettings, load_settings
 from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.settings import EngineSettings, ServerSettings
@@ -30,21 +29,18 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 def main() -> int:
     """Exit status: 0 after a drained stop, 1 when the environment is wrong or the port taken."""
-    configure_logging("students", LogSettings().level)
+    configure_logging("students", load_settings(LogSettings).level)
     # Uvicorn raises the signal again once it has drained; this makes that a normal return.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        settings, threads = StudentsSettings(), EngineSettings().teacher_threads
-        # It stands behind the gateway, which has asked for the key and speaks no dialect of TGI.
-        server = ServerSettings(api_key=None, tgi_strict=False)
-    except ValidationError as error:
-        print(f"students: the environment is wrong: {error}", file=sys.stderr)
-        return 1
+    settings = load_settings(StudentsSettings)
+    threads = load_settings(EngineSettings).teacher_threads
+    # The gateway in front has checked the key already and expects our own dialect, not TGI's.
+    server = load_settings(lambda: ServerSettings(api_key=None, tgi_strict=False))
     return asyncio.run(serve(settings, server, threads))
 
 
 async def serve(settings: StudentsSettings, server: ServerSettings, threads: int) -> int:
-    store = open_store(StoreSettings())
+    store = open_store(load_settings(StoreSettings))
     loader = StudentLoader(store, server, threads=threads, slots=settings.slots)
     cache: ModelCache[LoadedStudent] = ModelCache(
         loader, max_models=settings.loaded, max_waiting=settings.queue

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from qcrd.runtime.settings import EnvironmentSettings, Port
 
 
-class StudentsSettings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix="QCRD_STUDENTS_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
-
+class StudentsSettings(EnvironmentSettings, env_prefix="QCRD_STUDENTS_"):
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8070
+    port: Port = 8070
     loaded: Annotated[int, Field(ge=1)] = 2
     """Students in memory at once."""
     queue: Annotated[int, Field(ge=1)] = 64
