@@ -1,7 +1,7 @@
-"""The OpenAPI document: what FastAPI makes of the routes, and the bodies that they read by hand.
+"""The OpenAPI document: FastAPI's, completed with the request bodies that routes parse themselves.
 
-A job's body is read into `JobSpec` by the code that names a wrong field by its path, so FastAPI
-does not know its shape; it is told here, from the same record.
+A job's body is parsed into `JobSpec` by code that names a wrong field by its path, so FastAPI does
+not know its schema; it is added here, from the same record.
 """
 
 from __future__ import annotations
@@ -27,6 +27,16 @@ ID_PATTERNS = {
     "judge_id": JOB_ID_PATTERN,
 }
 """What each id in a path looks like."""
+TAGS = [
+    {"name": "files", "description": "Questions to train and test on"},
+    {"name": "fine-tuning jobs", "description": "Distillation jobs, their events and checkpoints"},
+    {"name": "studies", "description": "Methods and seeds compared in one table"},
+    {"name": "models", "description": "Published students"},
+    {"name": "completions", "description": "Answers of published students"},
+    {"name": "rationale sets", "description": "Teacher outputs, votes, judge scores and edits"},
+    {"name": "discriminators", "description": "Quality judges, one per job"},
+    {"name": "health", "description": "Liveness and readiness"},
+]
 REQUEST_SCHEMAS = {
     "/v1/fine_tuning/jobs": "JobRequest",
     "/v1/fine_tuning/jobs/estimate": "JobRequest",
@@ -35,6 +45,13 @@ REQUEST_SCHEMAS = {
 
 
 class DocumentedApp(FastAPI):
+    """FastAPI whose operation ids are the names of the route functions, with our request schemas."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            generate_unique_id_function=lambda route: route.name, openapi_tags=TAGS, **options
+        )
+
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             self.openapi_schema = _complete_document(super().openapi())

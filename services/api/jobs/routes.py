@@ -20,7 +20,7 @@ from services.api.jobs.create import create_job
 from services.api.jobs.estimate import JobEstimate, estimate_job
 from services.api.jobs.queue_position import describe_job, describe_jobs
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 
 PageLimit = Annotated[int, Query(ge=1, le=100)]
 JobSpecBody = Annotated[dict[str, Any], Body()]
