@@ -63,6 +63,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.duplicate_definitions
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks

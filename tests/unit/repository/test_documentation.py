@@ -91,6 +91,18 @@ def test_the_demo_questions_are_what_the_script_writes() -> None:
         assert [json.loads(line) for line in lines] == rows
 
 
+def test_what_the_architecture_page_names_is_there() -> None:
+    """Each `folder/module.py: name` is a module of the repository that has that name."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    modules = [p for folder in ("qcrd", "services") for p in (ROOT / folder).rglob("*.py")]
+    named = re.findall(r"`([\w/]+\.py)(?:: (\w+)(?:\.\w+)?)?`", page)
+    assert len(named) > 30
+    for path, name in named:
+        found = [m for m in modules if str(m).endswith(f"/{path}")]
+        assert found, path
+        assert any(re.search(rf"\b{name}\b", m.read_text()) for m in found), (path, name)
+
+
 def test_readme_commands_are_targets_of_the_makefile() -> None:
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     named = set(re.findall(r"\bmake ([a-z-]+)", readme))
