@@ -28,23 +28,19 @@ from qcrd.method.training.negative_sampler import (
     ProcessNegativeSampler,
 )
 from qcrd.runtime import telemetry
+from qcrd.runtime.jobs.celery_worker import make_worker_deps
 from qcrd.runtime.jobs.lease import LeaseHeartbeat
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
-from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.parent_death import die_with_parent
 from qcrd.runtime.redis.connection import connect_redis
-from qcrd.runtime.redis.counters import RedisCounters
-from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import (
     LogSettings,
     ModelSettings,
-    RecoverySettings,
     RedisSettings,
-    StoreSettings,
+    load_settings,
 )
 from qcrd.runtime.storage.base_models import find_base_model
-from qcrd.runtime.storage.store import open_store
 from services.trainer import process_outcome
 from services.trainer.distillation import TrainingResources, run_distillation
 from services.trainer.judge_client import RemoteJudge
@@ -64,17 +60,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run_job(job_id: str, token: int, stopping: threading.Event) -> Outcome:
-    redis, recovery = connect_redis(RedisSettings()), RecoverySettings()
-    deps = WorkerDeps(
-        jobs=RedisJobStore(redis),
-        events=RedisEventLog(redis),
-        store=open_store(StoreSettings()),
-        queue=MemoryJobQueue(),  # this process sends nothing on; its worker does
-        counters=RedisCounters(redis),
-        is_stopping=stopping.is_set,
-        heartbeat=recovery.heartbeat_seconds,
-        ttl=recovery.lease_seconds,
-    )
+    # This process enqueues nothing: its worker does.
+    deps = make_worker_deps(connect_redis(RedisSettings()), MemoryJobQueue(), stopping)
     job = deps.jobs.get(job_id)
     if job.lease.token != token:
         raise LeaseLost(f"job {job_id} has gone to another worker")
