@@ -56,7 +56,7 @@ def test_it_ends_and_says_what_is_wrong(
         env={**os.environ, **nowhere, name: value},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert ended.returncode == 1

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field, replace
 
-import pytest
 from redis.exceptions import ResponseError
 
 from qcrd.records.job import Job, JobStatus, Stage
@@ -34,33 +32,17 @@ class Lock:
         return True
 
 
-@dataclass
-class Parts:
-    recovery: RecoverySettings
-    redis: Lock = field(default_factory=Lock)
-    made: WorkerDeps = field(
-        default_factory=lambda: WorkerDeps(
-            MemoryJobStore(), MemoryEventLog(), MemoryStore(), MemoryJobQueue()
-        )
-    )
-
-    def make_deps(self) -> WorkerDeps:
-        return self.made
-
-
-def test_the_reaper_outlives_what_nobody_foresaw(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Parts(RecoverySettings().model_copy(update={"reap_seconds": 0.01}))
-    stopping, queue = threading.Event(), MemoryJobQueue()
-    parts.made = replace(parts.made, queue=queue)
+def test_the_reaper_outlives_what_nobody_foresaw() -> None:
+    recovery = RecoverySettings().model_copy(update={"reap_seconds": 0.01})
+    stop_event, queue = threading.Event(), MemoryJobQueue()
+    deps = WorkerDeps(MemoryJobStore(), MemoryEventLog(), MemoryStore(), queue)
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
-    parts.made.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=0.0))
-    monkeypatch.setattr(worker, "get_worker_context", lambda: parts)
-    monkeypatch.setattr(worker, "stop_event", stopping)
-    thread = threading.Thread(target=worker.reap_forever)
+    deps.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=0.0))
+    thread = threading.Thread(target=worker.reap_forever, args=(Lock(), deps, recovery, stop_event))
     thread.start()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not queue.sent and time.monotonic() < deadline:
         time.sleep(0.01)
-    stopping.set()
+    stop_event.set()
     thread.join()
     assert queue.drain()[0] == (Stage.ASSEMBLING, ID)
