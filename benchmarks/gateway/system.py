@@ -75,7 +75,7 @@ class BenchmarkSystem:
     @contextmanager
     def run_gateway(self) -> Iterator[GatewayProcess]:
         """A new one, with nothing in its memory yet."""
-        (port,) = choose_ports(["more"], preferred={}, api=None).values()
+        (port,) = choose_ports(["more"], preferred={}).values()
         url = f"http://127.0.0.1:{port}"
         overrides = {"QCRD_API_PORT": str(port), "QCRD_API_KEYS": "", "QCRD_API_KEYS_FILE": ""}
         with self.run_process("api", lambda: _is_http_ok(f"{url}/ready"), **overrides) as process:
@@ -102,7 +102,7 @@ def run_system(folder: Path) -> Iterator[BenchmarkSystem]:
     base = home.models / BASE_MODEL
     base.mkdir(parents=True)
     (base / "config.json").write_text(json.dumps(BASE_MODEL_CONFIG))
-    ports = choose_ports(PORT_NAMES, preferred={}, api=None)
+    ports = choose_ports(PORT_NAMES, preferred={})
     settings = environment.build_environment(home, ports, procfile.get_bundled_path(), os.environ)
     system = BenchmarkSystem(home, settings)
     with (

@@ -110,13 +110,14 @@ def start_stack(
 
 
 def _choose_ports(home: StackHome, port: int | None) -> dict[str, int]:
-    """The ports of the last run where they are free: the store's volumes remember an address."""
+    """Prefer the ports of the last run, as the store's volumes record their address."""
+    requested = ports.read_requested_ports(os.environ, port)
     ports_file = home.data / "ports.json"
     try:
         previous: dict[str, int] = json.loads(ports_file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         previous = {"api": 8000}
-    chosen = ports.choose_ports(ports.PORT_NAMES, preferred=previous, api=port)
+    chosen = ports.choose_ports(ports.PORT_NAMES, preferred=previous, requested=requested)
     ports_file.write_text(json.dumps(chosen), encoding="utf-8")
     return chosen
 
