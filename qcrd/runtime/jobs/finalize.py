@@ -15,7 +15,6 @@ from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.records.job import Event, Job, JobStatus
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.reaper import iter_active_jobs
 from qcrd.runtime.jobs.state_machine import TERMINAL, with_changes
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.event_log import EventLevel, EventLog
@@ -64,7 +63,7 @@ def finalize_pending(
 
     Any number of processes may run it at once. `Transient` when Redis is away.
     """
-    pending = [job for job in iter_active_jobs(deps.jobs) if _needs_finalizing(job, now, grace)]
+    pending = [job for job in deps.jobs.iter_active() if _needs_finalizing(job, now, grace)]
     for job in pending:
         _emit_end(deps, job)
     finalized = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.queue import JobQueue
@@ -23,16 +21,11 @@ def reap_jobs(
     A job whose worker fell silent is due at once; counting that attempt is the next claim's part.
     """
     sent = []
-    for job in iter_active_jobs(jobs):
+    for job in jobs.iter_active():
         if _is_overdue(job, now, resend_after) and _claim_resend(jobs, job.id, now, resend_after):
             queue.send(job.stage or Stage.ASSEMBLING, job.id)
             sent.append(job.id)
     return sent
-
-
-def iter_active_jobs(jobs: JobStore) -> Iterator[Job]:
-    """The jobs that are not concluded, newest first."""
-    return jobs.iter_active()
 
 
 def _is_overdue(job: Job, now: float, resend_after: float) -> bool:

@@ -23,13 +23,8 @@ from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.storage.store import Store
 
 WAITS_FOR_JOB = "waiting_for_job"
-"""The code of a `Transient` from work that waits for another job. That one may need the room which
-its owner's running jobs leave, so whoever waits for it goes back into the line."""
-
-
-WAITS_FOR_JOB = "waiting_for_job"
-"""The code of a `Transient` from work that waits for another job. That one may need the room which
-its owner's running jobs leave, so whoever waits for it goes back into the line."""
+"""Code of the `Transient` of a stage that waits for another job. Both jobs may count towards one
+owner's limit of running jobs, so the waiting job is queued again and stops counting."""
 
 
 @dataclass(frozen=True)
