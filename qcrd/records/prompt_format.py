@@ -52,7 +52,7 @@ class PromptFormat(Record):
         return f"{prefix}{question.strip()}{self.suffix}"
 
     def split_output(self, output: str) -> tuple[str, str]:
-        """Rationale and label of an output under `predict`; without a marker all of it is the label."""
+        """Rationale and label of an output under `predict`; without a marker it is all label."""
         markers = list(ANSWER_MARKER.finditer(output)) if self.joined else []
         if not markers:
             return "", output.strip()

@@ -12,8 +12,8 @@ from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 SETTLED_TTL_SECONDS = 30 * 86400
-"""Seconds for which a settled delivery's id is remembered, so that it is not added again: far longer
-than a finished job may wait to be finalized."""
+"""Seconds for which a settled delivery's id is remembered, so that it is not added again: far
+longer than a finished job may wait to be finalized."""
 
 ADD_SCRIPT = """
 if redis.call('HSETNX', KEYS[1], 'delivery', ARGV[1]) == 1 then
