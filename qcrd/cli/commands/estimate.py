@@ -39,8 +39,8 @@ def estimate(
 def _show_estimate(result: dict[str, Any]) -> None:
     teacher = result["teacher"]
     table = Table(show_header=False)
-    asked = f"{teacher['asked']:,} of {teacher['outputs']:,}; {teacher['reused']:,} reused"
-    table.add_row("teacher outputs", asked)
+    outputs = f"{teacher['asked']:,} of {teacher['outputs']:,}; {teacher['reused']:,} reused"
+    table.add_row("teacher outputs", outputs)
     table.add_row("prompt tokens", f"{teacher['prompt_tokens']:,}")
     table.add_row("completion tokens", _format_completion(teacher))
     table.add_row("cost", _format_cost(teacher))

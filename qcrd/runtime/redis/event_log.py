@@ -234,10 +234,10 @@ class RedisEventLog:
         bound = None if after is None else "{}-{}".format(*parse_event_id(after))
         with translate_redis_errors():
             if newest_first:
-                found = self._redis.xrevrange(key, f"({bound}" if bound else "+", count=limit)
+                response = self._redis.xrevrange(key, f"({bound}" if bound else "+", count=limit)
             else:
-                found = self._redis.xrange(key, f"({bound}" if bound else "-", count=limit)
-        entries = cast(list[tuple[str, dict[str, str]]], found)
+                response = self._redis.xrange(key, f"({bound}" if bound else "-", count=limit)
+        entries = cast(list[tuple[str, dict[str, str]]], response)
         if not entries and block_ms and not newest_first:
             return self.watch({job_id: after or BEFORE_FIRST_EVENT}, block_ms).get(job_id, [])[
                 :limit
@@ -251,10 +251,10 @@ class RedisEventLog:
         }
         wait = min(block_ms, int(BLOCK_SECONDS * 1000))
         with translate_redis_errors():
-            found = self._redis.xread(cast(Any, streams), count=MAX_WATCHED_EVENTS, block=wait)
+            response = self._redis.xread(cast(Any, streams), count=MAX_WATCHED_EVENTS, block=wait)
         return {
             jobs[key]: _parse_entries(jobs[key], entries)
-            for key, entries in _entries_by_stream(found)
+            for key, entries in _entries_by_stream(response)
         }
 
     def delete(self, job_id: str) -> None:

@@ -64,8 +64,8 @@ def fold_edits(edits: Iterable[RationaleEdit]) -> dict[str, Correction]:
     folded: dict[str, Correction] = {}
     for edit in edits:
         before = folded.get(edit.item_id, Correction())
-        given = edit.model_dump(include={"excluded", "text", "answer"}, exclude_none=True)
-        folded[edit.item_id] = before.model_copy(update={**given, "edits": before.edits + 1})
+        changes = edit.model_dump(include={"excluded", "text", "answer"}, exclude_none=True)
+        folded[edit.item_id] = before.model_copy(update={**changes, "edits": before.edits + 1})
     return folded
 
 
