@@ -85,10 +85,10 @@ def _write_rationale_set(system: BenchmarkSystem, items: list[RationaleItem]) ->
 def _scores(made: Iterable[RationaleItem]) -> Iterator[RationaleScore]:
     draw = random.Random(0)
     for item in made:
-        for _, polarity, said in rationale_edits.iter_rationales(item):
+        for _, polarity, rationale in rationale_edits.iter_rationales(item):
             yield RationaleScore(
-                rationale_id=said.id,
-                question_id=said.question_id,
+                rationale_id=rationale.id,
+                question_id=rationale.question_id,
                 polarity=polarity,
                 source=RationaleSource.TEACHER,
                 score=draw.random(),

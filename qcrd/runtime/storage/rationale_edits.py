@@ -60,7 +60,7 @@ def read_edits(
 
 
 def fold_edits(edits: Iterable[RationaleEdit]) -> dict[str, Correction]:
-    """By item id; of each field the last value that was given."""
+    """Corrections by item id, with the latest value of each field."""
     folded: dict[str, Correction] = {}
     for edit in edits:
         before = folded.get(edit.item_id, Correction())
