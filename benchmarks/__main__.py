@@ -1,14 +1,44 @@
-"""`python -m benchmarks` runs every benchmark with its defaults, one after the other.
+"""Run every benchmark with its defaults, one after the other: `python -m benchmarks`.
 
-The ladder on real data is none of them: it takes hours, and data that is not in the repository.
+The ladder on real data is left out: it takes hours, and data that is not in the repository.
 """
 
 from __future__ import annotations
 
+import argparse
+
 from benchmarks import negatives, step_cost, teacher
 from benchmarks.gateway import __main__ as gateway
 
-step_cost.main([])
-negatives.main([])
-teacher.main([])
-gateway.main([])
+BENCHMARKS = {
+    "step_cost": step_cost,
+    "negatives": negatives,
+    "teacher": teacher,
+    "gateway": gateway,
+}
+LADDER_NOTE = """\
+`python -m benchmarks.NAME --help` shows the options of one. The ladder on real data is not run
+here, as it takes hours: `python -m benchmarks.ladder --help`."""
+
+
+def _parse_arguments() -> None:
+    lines = [
+        f"  {name:<11}{(module.__doc__ or '').splitlines()[0]}"
+        for name, module in BENCHMARKS.items()
+    ]
+    argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Run these benchmarks with their defaults, one after the other:",
+        epilog="\n".join([*lines, "", LADDER_NOTE]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
+
+
+def main() -> None:
+    _parse_arguments()
+    for module in BENCHMARKS.values():
+        module.main([])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,10 @@
-"""How fast the student's past self samples negatives: ours against a plain `generate()` loop.
+"""Sampling speed of student-lag negatives: ours against a plain `generate()` loop.
 
     python -m benchmarks.negatives [--questions 64] [--json FILE]
 
 Both draw the same number of explanations from the same MiniLM student with a new decoder (weights
-as built, so nearly every sample runs to the limit) at temperature 1.5. The loop takes the
-questions as they come, eight at a time, as an example script would; ours sorts them by length
+untrained, so nearly every sample runs to the limit) at temperature 1.5. The loop takes the
+questions in order, eight at a time, as an example script would; ours sorts them by length
 into batches of 64. A ratio is the median over rounds of the round's own ratio.
 """
 
@@ -33,7 +33,7 @@ NEW_TOKENS, LOOP_BATCH, TEMPERATURE = 48, 8, 1.5
 
 
 def sample_product(student: Student, questions: list[tuple[str, str]]) -> int:
-    """Tokens that the product's own sampling makes for (id, question) pairs."""
+    """Tokens that the product's sampler generates for (id, question) pairs."""
     samples = weight_history.sample_rationales(
         student,
         questions,
@@ -49,7 +49,7 @@ def sample_product(student: Student, questions: list[tuple[str, str]]) -> int:
 
 
 def sample_generate_loop(student: Student, questions: list[tuple[str, str]]) -> int:
-    """Tokens that `model.generate` makes, eight questions at a time in the order they come."""
+    """Tokens that `model.generate` generates, eight questions at a time, in order."""
     tokens = 0
     torch.manual_seed(SEED)
     student.model.eval()

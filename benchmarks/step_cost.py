@@ -1,4 +1,4 @@
-"""What a training step costs: QCRD against DSS, ours against the naive way, against HF's trainer.
+"""Cost of a training step: QCRD against DSS, ours against naive code and HF's trainer.
 
     python -m benchmarks.step_cost [--student minilm|t5] [--rounds 7] [--json FILE]
 
@@ -47,7 +47,7 @@ SAMPLED_TOKENS = 64
 
 
 def run_step(case: StepFixture, method: str, batch: Sequence[TrainingExample]) -> None:
-    """Forward and backward; the optimizer's step is the same for all and left out."""
+    """Forward and backward; the optimizer's step, the same for all, is left out."""
     case.student.model.train()
     terms = compute_step_loss(
         case.student,
@@ -62,7 +62,7 @@ def run_step(case: StepFixture, method: str, batch: Sequence[TrainingExample]) -
 
 
 def run_naive_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
-    """The equations as they stand: every candidate encodes its question and keeps its graph."""
+    """The equations taken literally: every candidate encodes its question and keeps its graph."""
     student, spec = case.student, LossSpec(delta=50.0)
     student.model.train()
 
@@ -91,7 +91,7 @@ def run_naive_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
 
 
 def run_hf_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
-    """DSS as its authors train it on `Seq2SeqTrainer`: two forward passes of the whole model per
+    """DSS as its authors train it, with `Seq2SeqTrainer`: two forward passes of the whole model per
     batch, each padded to the batch's longest question and target, the loss the model's own."""
     model, tokenizer = case.student.model, case.student.tokenizer
     model.train()
@@ -117,7 +117,7 @@ def run_hf_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
 
 
 class ConstantJudge:
-    """A judge that costs nothing here: the product's is in a process, or on a GPU, of its own."""
+    """A judge without cost: the product's judge has its own process or GPU."""
 
     flops, oldest_version, histograms = 0.0, 0, None
 
@@ -136,9 +136,9 @@ class ConstantJudge:
 def time_iterations(
     case: StepFixture, method: str, rounds: int, *, sampler_process: bool = False
 ) -> list[float]:
-    """Seconds of each of `rounds` whole iterations of the trainer, after a first one that is left
-    out: negatives, `TAUGHT` steps and the optimizer; without validation. `beside`: a second process
-    samples the next iteration's negatives while this one is trained."""
+    """Seconds of each of `rounds` whole iterations of the trainer after a warm-up iteration:
+    negatives, training steps and the optimizer; without validation. `beside`: a second process
+    samples the next iteration's negatives during training."""
     lessons = [lesson for batch in case.batches[:ITERATION_BATCHES] for lesson in batch]
     hyper = {
         "iterations": rounds + 1, "batch_size": BATCH, "max_rationale_tokens": SAMPLED_TOKENS,
@@ -174,7 +174,7 @@ def time_call(
 
 
 def measure_peak_memory(models: Path, kind: str, method: str) -> float:
-    """MiB that one step of `method` needs above the loaded student, in a process of its own."""
+    """MiB that one step of `method` needs beyond the loaded student, in a separate process."""
     command = [sys.executable, "-m", "benchmarks.step_cost", "--models", str(models)]
     completed = subprocess.run(
         [*command, "--student", kind, "--peak", method],
@@ -184,7 +184,7 @@ def measure_peak_memory(models: Path, kind: str, method: str) -> float:
 
 
 def print_peak_memory(models: Path, kind: str, method: str) -> None:
-    """Linux: the high-water mark is set back to what the loaded student holds, then read again."""
+    """Linux only: reset the peak resident size after loading the student, then read it again."""
     case = make_fixture(models, 1, kind)
     Path("/proc/self/clear_refs").write_text("5")
     before = _read_status_kb("VmRSS")

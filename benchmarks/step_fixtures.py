@@ -1,6 +1,6 @@
-"""What the step benchmark measures on: the shipped student or a T5, and questions of random words.
+"""Inputs of the step benchmark: the shipped student or a T5, and questions of random words.
 
-What a step costs does not depend on the weights' values, and on words only by their number.
+The cost of a step depends neither on the weights' values nor on the words, only on lengths.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def make_fixture(models: Path, batches: int, kind: str) -> StepFixture:
 
 
 def load_minilm(models: Path) -> Seq2SeqStudent:
-    """The shipped one: a pretrained encoder with a new decoder of two layers."""
+    """The shipped student: a pretrained encoder with a new decoder of two layers."""
     install_base_model(models)
     hyper = Hyperparameters(max_question_tokens=256, max_rationale_tokens=256)
     student = load_student(models / "all-MiniLM-L6-v2", StudentSpec(), hyper, seed=SEED)
@@ -53,7 +53,7 @@ def load_minilm(models: Path) -> Seq2SeqStudent:
 
 
 def make_t5(models: Path) -> Seq2SeqStudent:
-    """Of T5-small's size: six layers each way, random weights."""
+    """A T5 of T5-small's size, six layers each way, with random weights."""
     install_base_model(models)
     tokenizer = AutoTokenizer.from_pretrained(models / "all-MiniLM-L6-v2")
     tokenizer.backend_tokenizer.no_truncation()

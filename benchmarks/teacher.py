@@ -1,4 +1,4 @@
-"""How fast the teacher answers: its engines, what HTTP costs, the upstream engine, shared prompts.
+"""Teacher throughput: its engines, the cost of HTTP, the upstream engine, shared prompts.
 
     python -m benchmarks.teacher [--rounds 3] [--threads 2] [--json FILE]
 
@@ -32,7 +32,7 @@ MODEL = next(iter(BUNDLED_MODELS))
 ENGINES = ("local", "gguf")
 CONCURRENT = (1, 8, 32)
 LOOP_PROMPTS = 2
-"""The plain loop's speed does not depend on how many prompts follow each other."""
+"""Prompts of the plain loop, whose speed does not depend on their number."""
 
 
 def make_settings(engine: str, threads: int) -> dict[str, str]:
@@ -48,7 +48,7 @@ def make_engine(name: str, threads: int) -> Engine:
 
 
 class GenerateLoop:
-    """`model.generate`, one prompt after the other, as a script would."""
+    """`model.generate`, one prompt after the other."""
 
     def __init__(self, threads: int) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -73,7 +73,7 @@ class GenerateLoop:
 
 
 async def run_in_process(engine: Engine, texts: Sequence[str], seed: int) -> load.LoadResult:
-    """The same requests straight into the engine."""
+    """The same requests, submitted to the engine without HTTP."""
     result = load.LoadResult()
 
     async def run_request(number: int, text: str) -> None:
@@ -93,7 +93,7 @@ async def run_in_process(engine: Engine, texts: Sequence[str], seed: int) -> loa
 
 
 async def prefills_for_5(engine: Engine) -> float:
-    """Prompt tokens really read for five samples of one new prompt, in prompts."""
+    """Prompt tokens processed for five samples of one new prompt, in units of that prompt."""
     [text] = load.make_prompts(1, seed=SEED + 999)
     length = len(await engine.tokenize(text) or ())
     before = engine.prefilled_tokens  # type: ignore[attr-defined]
@@ -103,8 +103,8 @@ async def prefills_for_5(engine: Engine) -> float:
 
 
 def measure_engine(name: str, rounds: int, threads: int, loop: GenerateLoop) -> dict[str, Any]:
-    """One engine over HTTP at each concurrency; in every round also without HTTP, and the loop:
-    whatever else the machine does, a round's figures have seen the same of it.
+    """One engine over HTTP at each concurrency; every round also runs without HTTP and the loop,
+    so that other load on the machine affects all figures of a round.
     """
     with load.run_teacher(**make_settings(name, threads)) as url:
         return asyncio.run(_measure_engine(url, make_engine(name, threads), rounds, loop))
@@ -117,7 +117,7 @@ async def _measure_engine(
     looped, eight = [], []
     await engine.start()
     try:
-        for turn in range(-1, rounds):  # the first one warms up
+        for turn in range(-1, rounds):  # warm-up
             for count in CONCURRENT:
                 served[count].append(
                     await load.send_burst(f"{url}/generate_stream", _make_bodies(count, turn))
@@ -145,7 +145,7 @@ def _make_bodies(count: int, turn: int) -> list[dict[str, Any]]:
 
 
 def measure_upstream(rounds: int) -> dict[str, Any]:
-    """A fast fake upstream called directly, and through a teacher in front of it."""
+    """A fast fake upstream, called directly and through a teacher."""
     texts = load.make_prompts(32, seed=SEED, tokens=20)
     direct, through = [], []
     with (
@@ -181,7 +181,7 @@ def measure(rounds: int, threads: int) -> dict[str, Any]:
 def summarize(
     engines: dict[str, Any], upstream: dict[str, Any], *, rounds: int, threads: int
 ) -> dict[str, Any]:
-    """The ratios, of the better engine where they are an engine's, and what they come from."""
+    """The ratios, of the better engine where there are two, and their inputs."""
     better = max(ENGINES, key=lambda name: statistics.median(engines[name]["over_generate_32"]))
     rounds_of = {
         "over_generate_32": engines[better]["over_generate_32"],
@@ -264,7 +264,7 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def make_report(results: dict[str, Any]) -> dict[str, Any]:
-    """The four ratios, and under `conditions` what else they were measured with."""
+    """The four ratios, with the measurement's `conditions`."""
     more = {name: results[name] for name in ("ranges", "engines", "upstream")}
     return {"ratios": results["ratios"], "conditions": {**results["conditions"], **more}}
 

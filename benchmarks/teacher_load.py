@@ -28,7 +28,7 @@ because at this speed connecting would otherwise be most of what is measured.
 
 @dataclass
 class LoadResult:
-    """What one burst of concurrent requests saw; times in seconds."""
+    """The results of one burst of concurrent requests; times in seconds."""
 
     seconds: float = 0.0
     tokens: int = 0
@@ -42,7 +42,7 @@ class LoadResult:
 
 
 def make_prompts(count: int, seed: int, tokens: int = PROMPT_TOKENS) -> list[str]:
-    """Texts of about `tokens` tokens that share no beginning: a word of these is one token."""
+    """Texts of about `tokens` tokens without a common prefix; each word is one token."""
     rng = random.Random(seed)
     return [" ".join(rng.choices(WORDS, k=tokens)) for _ in range(count)]
 
@@ -62,7 +62,7 @@ def make_openai_body(prompt: str, seed: int, tokens: int) -> dict[str, Any]:
 
 
 async def send_burst(url: str, bodies: list[dict[str, Any]]) -> LoadResult:
-    """All `bodies` at once to `url`, streamed; every `data:` line with a token counts."""
+    """Send all `bodies` to `url` at once, streamed; every `data:` line with a token counts."""
     result = LoadResult()
     limits = httpx2.Limits(max_connections=len(bodies))
     async with httpx2.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
@@ -97,7 +97,7 @@ async def _send_request(
 
 @contextmanager
 def run_teacher(**environment: str) -> Iterator[str]:
-    """A teacher process of its own, loaded; its URL."""
+    """Run a teacher process; yields its URL once the model is loaded."""
     port = _find_free_port()
     settings = {"PORT": str(port), "QCRD_LOG_LEVEL": "WARNING", **environment}
     with _run_process([sys.executable, "-m", "services.teacher.main"], settings, port) as url:
@@ -106,7 +106,7 @@ def run_teacher(**environment: str) -> Iterator[str]:
 
 @contextmanager
 def run_fake_upstream() -> Iterator[str]:
-    """An OpenAI-compatible server of `UPSTREAM_RATE` tokens per second, in its own process."""
+    """Run an OpenAI-compatible server of `UPSTREAM_RATE` tokens per second in its own process."""
     port = _find_free_port()
     command = [sys.executable, "-m", "benchmarks.teacher_load", str(port)]
     with _run_process(command, {}, port) as url:
@@ -143,7 +143,7 @@ def _find_free_port() -> int:
 
 
 async def fake_upstream_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """The fake upstream itself: plain ASGI, paced over all its open streams."""
+    """The fake upstream's ASGI app, paced over all its open streams."""
     if scope["type"] != "http":
         return
     if scope["path"] != "/v1/completions":
@@ -163,7 +163,7 @@ _next_slot = [0.0]
 
 
 async def _stream_tokens(count: int) -> AsyncIterator[bytes]:
-    """Every token of every stream takes the next of `UPSTREAM_RATE` places in a second."""
+    """Each token takes the next of `UPSTREAM_RATE` slots per second, shared by all streams."""
     for index in range(count):
         now = time.monotonic()
         _next_slot[0] = max(_next_slot[0], now) + 1 / UPSTREAM_RATE

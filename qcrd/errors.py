@@ -1,27 +1,27 @@
-"""The error tree. A class says who may retry; nothing else does.
+"""The error tree. The class alone decides whether a failed operation may be retried.
 
 QcrdError
 ├── Invalid            the caller's input is wrong: report it, never retry       (HTTP 400)
-│   ├── Unauthorized   no key, or one that is not known                          (HTTP 401)
-│   ├── Forbidden      the key is known and may not do this                      (HTTP 403)
-│   ├── NotFound       the named thing does not exist                            (HTTP 404)
-│   └── Conflict       the thing exists but is not in a state that allows this   (HTTP 409)
-├── Transient          something outside failed: back off and try again          (HTTP 503)
-│   └── TooMany        this caller has asked more than its share for now         (HTTP 429)
+│   ├── Unauthorized   no API key, or an unknown one                             (HTTP 401)
+│   ├── Forbidden      the API key is known but lacks the permission             (HTTP 403)
+│   ├── NotFound       the named object does not exist                           (HTTP 404)
+│   └── Conflict       the object's state does not allow this                    (HTTP 409)
+├── Transient          an external service failed: back off and retry            (HTTP 503)
+│   └── TooMany        the caller exceeded its rate limit                        (HTTP 429)
 ├── LeaseLost          another worker owns the job now: stop, write nothing more
 ├── Interrupted        the job was cancelled or paused while its stage ran
-├── OverBudget         going on would cost more than the job may: paused, until someone decides
-└── Diverged           training left the bounds its loss allows: failed, with advice
+├── OverBudget         the next request could exceed the job's budget: the job is paused
+└── Diverged           the training loss left its bounds: the job fails, with advice
 """
 
 from __future__ import annotations
 
 
 class QcrdError(Exception):
-    """Base of every error this project raises on purpose.
+    """Base class of the errors that this project raises deliberately.
 
     `param` is the dotted path of the offending field (`method.qcrd.rationales.n`); `code` is a
-    stable machine-readable name. Both travel unchanged into the REST error envelope.
+    stable machine-readable name. Both appear unchanged in the REST error object.
     """
 
     status = 500
@@ -60,7 +60,7 @@ class Conflict(Invalid):
 
 
 class Transient(QcrdError):
-    """`retry_after` is in seconds; None leaves the wait to the caller's own back-off."""
+    """`retry_after` is in seconds; None: the caller's own back-off decides."""
 
     status = 503
     default_code = "unavailable"

@@ -1,10 +1,10 @@
-"""What the gateway bears: jobs created at once, followers, a large upload, a large rationale set.
+"""Gateway load benchmark: concurrent creates, followers, a large upload, a large rationale set.
 
     python -m benchmarks.gateway [--only PART …] [--rounds 3] [--uploads 2] [--seed 0] [--json FILE]
 
 Real Valkey and SeaweedFS, each gateway a process of its own and new for every part and round; the
 parts take turns. Clients, servers and gateway share this machine's cores, so only what is measured
-in one run can be compared. The limits are at the end; everything else is only told.
+in one run can be compared. The figures in `LIMITS` must hold; the others are only reported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything; `events` of the one job that all follow."""
+    """Sizes of the load; `events` are those of the one job that all follow."""
 
     jobs: int = 1000
     clients: int = 50
@@ -48,7 +48,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that a figure may be: its median over the rounds, or its highest."""
+    """The upper limit of a figure: of its median over the rounds, or of its maximum."""
 
     figure: str
     maximum: float
@@ -121,10 +121,10 @@ SCENARIOS: dict[str, tuple[MeasureFunction, int]] = {
     "upload": (_measure_upload, 1),
     "pages": (_measure_pages, 1),
 }
-"""What is measured, on how many gateways."""
+"""The scenarios by name, with their number of gateways."""
 
 RoundValues = dict[str, list[float]]
-"""Each figure's value in each round."""
+"""Values per round, by figure."""
 
 
 def measure(
@@ -148,7 +148,7 @@ def _run_round(system: BenchmarkSystem, part: str, sizes: Sizes, turn: int) -> d
 
 
 def summarize(results: RoundValues, conditions: dict[str, Any]) -> dict[str, Any]:
-    """Every figure over its rounds, the limits of those that were measured, the conditions."""
+    """The figures over their rounds, the limits of those measured, and the conditions."""
     figures = {
         name: {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
         for name, values in results.items()
@@ -166,7 +166,7 @@ def summarize(results: RoundValues, conditions: dict[str, Any]) -> dict[str, Any
 
 
 def collect_conditions(sizes: Sizes, **options: Any) -> dict[str, Any]:
-    """Of the run that begins now."""
+    """The conditions of the current run."""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "cpu": _read_cpu_model(),

@@ -1,6 +1,6 @@
-"""Many clients that create jobs at once, each with an `Idempotency-Key`, some of them twice.
+"""Many clients create jobs at once, each with an `Idempotency-Key`, some of them twice.
 
-Afterwards the list of jobs is read to its end: what clients were told and what is there must agree.
+Afterwards the list of jobs is read to its end: it must agree with the responses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.gateway.monitor import median_ms, percentile_99_ms, poll_health
 from benchmarks.gateway.system import BASE_MODEL
 
 DUPLICATE_EVERY, REPEAT_AT = 10, 5
-"""Of every ten jobs one is asked for by two requests at once, and another a second time later."""
+"""Of ten jobs, one is created by two concurrent requests, and another is requested again later."""
 IDLE_SECONDS, IDLE_JOBS = 2.0, 20
 QUESTIONS = 20
 JOBS = "/v1/fine_tuning/jobs"
@@ -28,8 +28,8 @@ JOBS = "/v1/fine_tuning/jobs"
 
 @dataclass
 class CreateResults:
-    """`ids`: what clients were told, by `Idempotency-Key`. `seconds` of requests that made a job,
-    not of those that were answered with one that was there."""
+    """`ids`: the responses' job ids, by `Idempotency-Key`. `seconds` of requests that created a
+    job, without those that returned an existing one."""
 
     ids: dict[str, set[str]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
@@ -43,7 +43,7 @@ class CreateResults:
 
 
 def upload_training_file(url: str, salt: str) -> str:
-    """The id of a small one."""
+    """Upload a small file and return its id."""
     lines = [
         json.dumps({"question": f"What is {number} + 1{salt}?", "label": str(number + 1)})
         for number in range(QUESTIONS)
@@ -63,7 +63,7 @@ def make_job_body(file_id: str) -> dict[str, Any]:
 def create_jobs(
     urls: Sequence[str], body: dict[str, Any], *, jobs: int, clients: int
 ) -> CreateResults:
-    """`jobs` jobs by `clients` clients at once, which take the gateways at `urls` in turn."""
+    """Create `jobs` jobs by `clients` concurrent clients, using the gateways at `urls` in turn."""
     results = CreateResults()
     names = [f"{uuid4()}-{number}" for number in range(jobs)]
     started_at = time.perf_counter()
@@ -102,7 +102,7 @@ async def _run_clients(
 async def _post_job(
     client: httpx2.AsyncClient, url: str, name: str, body: dict[str, Any], results: CreateResults
 ) -> None:
-    """As clients do, it asks again while the first request with its key is being answered."""
+    """Retry, as clients do, while the first request with the same key is in progress."""
     while True:
         started_at = time.perf_counter()
         response = await client.post(url, json=body, headers={"Idempotency-Key": name})
@@ -121,7 +121,7 @@ async def _post_job(
 
 
 async def _measure_health(url: str, requests: int, clients: int) -> list[float]:
-    """Seconds of each, asked by the same clients in the same way as they create jobs."""
+    """Seconds per request to `/health`, sent by the same clients in the same way."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     seconds: list[float] = []
     pending = iter(range(requests))
@@ -138,7 +138,7 @@ async def _measure_health(url: str, requests: int, clients: int) -> list[float]:
 
 
 def list_job_ids(url: str) -> list[str]:
-    """The ids of all jobs, by pages to the end."""
+    """The ids of all jobs, read page by page."""
     ids: list[str] = []
     with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
         more = True
@@ -153,8 +153,8 @@ def list_job_ids(url: str) -> list[str]:
 def compare_ids(
     results: CreateResults, jobs: int, before: Sequence[str], after: Sequence[str]
 ) -> dict[str, float]:
-    """`lost`: jobs nobody was told of or that are not listed. `doubled`: listed beyond what was
-    asked for, or more than one under a key."""
+    """`lost`: jobs without a response or not listed. `doubled`: jobs that were listed but not
+    requested, or several under one key."""
     reported = set().union(*results.ids.values())
     new = Counter(after) - Counter(before)
     return {
@@ -165,8 +165,8 @@ def compare_ids(
 
 
 def measure(urls: Sequence[str], *, jobs: int, clients: int) -> dict[str, float]:
-    """One round; times in milliseconds. `health` is asked by one client of its own meanwhile, when
-    idle by the same, and crowded by as many clients as create the jobs, after them.
+    """One round; times in milliseconds. `health` is polled by one extra client under load and
+    when idle; crowded, by as many clients as create the jobs, after them.
     """
     body = make_job_body(upload_training_file(urls[0], f" {uuid4()}"))
     for url in urls:

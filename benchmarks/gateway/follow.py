@@ -1,4 +1,4 @@
-"""Event streams to many followers: how long after its append the last of them has an event."""
+"""Event streams to many followers: the delay until the last of them receives an event."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ TIMEOUT_SECONDS = 60.0
 ONE_JOB_SECONDS = 0.25
 """Between two events of the job that all follow: four per second, 2,000 deliveries to 500."""
 MANY_JOBS_SECONDS = 0.01
-"""Between two events of different jobs."""
+"""Seconds between two events of different jobs."""
 
 Arrivals = list[list[tuple[str, float]]]
 """Of each follower, in the order in which they came: event id, and the clock that all processes of
 this machine share (`time.monotonic`)."""
 
 Appended = dict[str, list[tuple[str, float]]]
-"""Of each job: its events' ids, and when each append began."""
+"""Per job: its events' ids, and the start of each append."""
 
 
 class FollowerProtocol(asyncio.Protocol):
-    """Takes the time when an event's first line is there, and does nothing else: 500 of them must
+    """Records the time when an event's first line arrives, and nothing else: 500 followers must
     not be slower than the gateway."""
 
     def __init__(self, job_id: str) -> None:
@@ -64,8 +64,8 @@ class FollowerProtocol(asyncio.Protocol):
 
 
 def _run_followers(port: int, job_ids: Sequence[str], events: int, pipe: Connection) -> None:
-    """A process of followers, one per id given; says when all are connected, when each has its
-    first event, and, `events` later, what each got and when."""
+    """Run followers in this process, one per id; reports when all are connected, when each has its
+    first event, and, `events` later, what each received and when."""
     pipe.send(asyncio.run(_follow_jobs(port, job_ids, events, pipe)))
 
 
@@ -131,7 +131,7 @@ def measure(
 
 
 def _create_jobs(system: BenchmarkSystem, count: int) -> list[str]:
-    """New ones, as they are while nobody works on them."""
+    """Create jobs that no worker claims."""
     ids = [keys.new_id("ftjob") for _ in range(count)]
     spec = JobSpec(model=BASE_MODEL, training_file="file-" + "0" * 24)
     for job_id in ids:
@@ -157,7 +157,7 @@ def _append_events(event_log: RedisEventLog, ids: Sequence[str], events: int) ->
 
 
 def count_wrong(followed: Sequence[str], arrivals: Arrivals, expected: dict[str, list[str]]) -> int:
-    """Followers that did not get their job's events, each once and in order."""
+    """The number of followers that did not receive their job's events once and in order."""
     return sum(
         [event for event, _ in received] != expected[job_id]
         for job_id, received in zip(followed, arrivals, strict=True)
@@ -165,7 +165,7 @@ def count_wrong(followed: Sequence[str], arrivals: Arrivals, expected: dict[str,
 
 
 def _measure_lags(followed: Sequence[str], arrivals: Arrivals, appended: Appended) -> list[float]:
-    """Seconds, of each event that anybody got."""
+    """Seconds per received event."""
     last: dict[tuple[str, str], float] = {}
     for job_id, received in zip(followed, arrivals, strict=True):
         for event, at in received:

@@ -1,4 +1,4 @@
-"""A large upload: the gateway's memory and speed, `/health` meanwhile, and the store without it."""
+"""A large upload: the gateway's memory, speed and `/health`, and the store's own speed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READ_BYTES = 1 << 16
 def measure(
     system: BenchmarkSystem, gateway: GatewayProcess, *, size: int, turn: int
 ) -> dict[str, float]:
-    """One round with a file of `size` bytes; which of the two ways goes first alternates."""
+    """One round with a file of `size` bytes; the order of gateway and store alternates."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "large.jsonl"
         with file.open("wb") as out:
@@ -64,7 +64,7 @@ def _read_chunks(file: Path) -> Iterator[bytes]:
 
 
 def _measure_direct(settings: StoreSettings, file: Path) -> float:
-    """Seconds of the store's client as it comes: parts of 5 MiB, three at once."""
+    """Seconds with the store's client in its default: parts of 5 MiB, three at once."""
     secret = settings.secret_key.get_secret_value()
     client = Minio(
         settings.endpoint, access_key=settings.access_key, secret_key=secret, secure=False

@@ -1,4 +1,4 @@
-"""What is seen of a gateway while it is loaded: its process, and how long `/health` takes."""
+"""Monitor a gateway under load: its process, and the latency of `/health`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from urllib.parse import urlsplit
 
 SAMPLE_SECONDS = 0.05
 HEALTH_SECONDS = 0.01
-"""Between an answer and the next request."""
+"""Between a response and the next request."""
 MEGABYTE = 10**6
 TICKS = os.sysconf("SC_CLK_TCK")
 spawn_context = multiprocessing.get_context("spawn")
-"""Makes processes that share nothing with this one."""
+"""Starts processes that share nothing with this one."""
 
 
 @dataclass
 class ProcessUsage:
-    """Of one process: the largest resident size and number of threads, processor seconds."""
+    """Of one process: largest resident size, largest number of threads, CPU seconds."""
 
     rss: int = 0
     threads: int = 0
@@ -36,13 +36,13 @@ class ProcessUsage:
 
     @property
     def share(self) -> float:
-        """Of one core."""
+        """CPU usage as a share of one core."""
         return self.processor / self.seconds
 
 
 @contextmanager
 def watch_process(pid: int) -> Iterator[ProcessUsage]:
-    """Looked at every `SAMPLE_SECONDS`; complete when the block is left."""
+    """Sample the process every `SAMPLE_SECONDS` until the block is left."""
     usage, stopped = ProcessUsage(), threading.Event()
 
     def sample() -> None:
@@ -65,7 +65,7 @@ def watch_process(pid: int) -> Iterator[ProcessUsage]:
 
 
 def read_status_field(pid: int, name: str) -> int:
-    """A number out of Linux's account of a process; sizes are in units of 1024 bytes."""
+    """A number from `/proc/PID/status`; sizes are in units of 1024 bytes."""
     text = Path(f"/proc/{pid}/status").read_text()
     return int(text.split(f"\n{name}:")[1].split()[0])
 
@@ -78,14 +78,14 @@ def read_cpu_seconds(pid: int) -> float:
 
 @dataclass
 class HealthLatencies:
-    """How long `/health` took, each time."""
+    """The latency of each request to `/health`."""
 
     seconds: list[float] = field(default_factory=list)
 
 
 @contextmanager
 def poll_health(url: str) -> Iterator[HealthLatencies]:
-    """One client in a process of its own, so that its times hold nothing of the other clients'."""
+    """Poll from a process of its own, so that other clients do not delay it."""
     latencies = HealthLatencies()
     parent_pipe, child_pipe = spawn_context.Pipe()
     process = spawn_context.Process(target=_poll_loop, args=(url, child_pipe), daemon=True)
@@ -103,7 +103,7 @@ def poll_health(url: str) -> Iterator[HealthLatencies]:
 def _poll_loop(url: str, pipe: Connection) -> None:
     seconds: list[float] = []
     address = urlsplit(url)
-    # The cheapest client there is: what it needs itself would count as the gateway's.
+    # A minimal client, as its own time would count as the gateway's.
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
     pipe.send("ready")
     while not pipe.poll(HEALTH_SECONDS):
@@ -124,5 +124,5 @@ def median_ms(seconds: Sequence[float]) -> float:
 
 
 def percentile_99_ms(seconds: Sequence[float]) -> float:
-    """In milliseconds: the smallest that 99 in 100 do not exceed."""
+    """In milliseconds."""
     return 1000 * sorted(seconds)[math.ceil(0.99 * len(seconds)) - 1]

@@ -1,4 +1,4 @@
-"""Pages of a large rationale set: whether those at its end take longer than the first ones."""
+"""Pages of a large rationale set: whether the last ones take longer than the first ones."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from services.api.assembling.stage import SHARD_SIZE
 from services.api.rationale_sets import index
 
 SAMPLES = 5
-"""Rationales of a question."""
+"""Rationales per question."""
 LIMIT = 100
 END_PAGES = 10
-"""Pages at either end whose times are taken."""
+"""Pages timed at either end."""
 REPEATS = 15
 SET, JOB = (f"{kind}-{keys.digest('benchmark')}" for kind in ("set", "ftjob"))
 FILTERS: dict[str, dict[str, Any]] = {
@@ -45,11 +45,11 @@ SPEC = MethodSpec(task=TaskSpec.model_validate({"answer": "number"}))
 REASON = "There are {0} of them, and one comes on top of that, so there is one more than {0}. " * 2
 
 Page = tuple[str | None, int]
-"""The item it begins after, and how many items it has."""
+"""The item that the page starts after, and its number of items."""
 
 
 def create_rationale_set(system: BenchmarkSystem, items: int) -> None:
-    """The set, once: a fifth as many questions as items, each voted and judged."""
+    """Create the set: a fifth as many questions as items, each with a vote and a score."""
     try:
         read_record(system.store, keys.rationale_manifest_key(SET), RationaleManifest)
     except NotFound:
@@ -57,7 +57,7 @@ def create_rationale_set(system: BenchmarkSystem, items: int) -> None:
 
 
 def _make_item(number: int) -> RationaleItem:
-    """One sample in five, two or none are wrong, so that margins differ."""
+    """One, two or none of five samples are wrong, so that margins differ."""
     text = f"What is {number} + 1?"
     question = Question(id=question_id(text), text=text, label=str(number + 1))
     outputs = [
@@ -85,10 +85,10 @@ def _write_rationale_set(system: BenchmarkSystem, items: list[RationaleItem]) ->
 def _scores(made: Iterable[RationaleItem]) -> Iterator[RationaleScore]:
     draw = random.Random(0)
     for item in made:
-        for _, polarity, said in rationale_edits.iter_rationales(item):
+        for _, polarity, rationale in rationale_edits.iter_rationales(item):
             yield RationaleScore(
-                rationale_id=said.id,
-                question_id=said.question_id,
+                rationale_id=rationale.id,
+                question_id=rationale.question_id,
                 polarity=polarity,
                 source=RationaleSource.TEACHER,
                 score=draw.random(),
@@ -121,7 +121,7 @@ def measure(url: str, *, items: int, seed: int) -> dict[str, float]:
 
 
 def _read_all_pages(client: httpx2.Client, query: dict[str, Any]) -> tuple[list[Page], list[float]]:
-    """All pages in order, and how long each took."""
+    """All pages in order, with their times."""
     pages: list[Page] = []
     seconds: list[float] = []
     after, more = None, True
@@ -136,7 +136,7 @@ def _read_all_pages(client: httpx2.Client, query: dict[str, Any]) -> tuple[list[
 def _compare_ends(
     client: httpx2.Client, query: dict[str, Any], pages: list[Page], seed: int
 ) -> Iterator[tuple[str, float]]:
-    """Only full pages, so that both ends show as many items."""
+    """Compare full pages only, so that both ends have as many items."""
     full = [after for after, count in pages if count == LIMIT]
     ends = {"first": full[:END_PAGES], "last": full[-END_PAGES:]}
     order = [(end, after) for end, afters in ends.items() for after in afters] * REPEATS

@@ -1,6 +1,6 @@
-"""What the gateway's benchmark loads: Valkey, SeaweedFS and gateways, by the commands of `qcrd up`.
+"""The system under load: Valkey, SeaweedFS and gateways, started by the commands of `qcrd up`.
 
-So Valkey runs with `appendfsync always`. Nobody takes the jobs: the gateway is what is measured.
+So Valkey runs with `appendfsync always`. There are no workers, as only the gateway is measured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 
 BASE_MODEL = "base"
-"""The model that jobs name: a configuration without weights, for nobody trains."""
+"""The jobs' model: a configuration without weights, as no job is trained."""
 BASE_MODEL_CONFIG = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}
 START_TIMEOUT_SECONDS = 60.0
 
@@ -56,7 +56,7 @@ class BenchmarkSystem:
     def run_process(
         self, name: str, ready: Callable[[], bool], **overrides: str
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """One process of the Procfile, stopped afterwards."""
+        """Run one process of the Procfile, stopped afterwards."""
         settings = {**self._settings, **overrides}
         with self._home.log_path(name).open("ab") as log:
             process = subprocess.Popen(
@@ -74,8 +74,8 @@ class BenchmarkSystem:
 
     @contextmanager
     def run_gateway(self) -> Iterator[GatewayProcess]:
-        """A new one, with nothing in its memory yet."""
-        (port,) = choose_ports(["more"], preferred={}, api=None).values()
+        """Start a new gateway process."""
+        (port,) = choose_ports(["more"], preferred={}).values()
         url = f"http://127.0.0.1:{port}"
         overrides = {"QCRD_API_PORT": str(port), "QCRD_API_KEYS": "", "QCRD_API_KEYS_FILE": ""}
         with self.run_process("api", lambda: _is_http_ok(f"{url}/ready"), **overrides) as process:
@@ -96,13 +96,13 @@ class BenchmarkSystem:
 
 @contextmanager
 def run_system(folder: Path) -> Iterator[BenchmarkSystem]:
-    """The servers, with their data in `folder`."""
+    """Start the servers, with their data in `folder`."""
     home = StackHome(folder)
     home.create_folders()
     base = home.models / BASE_MODEL
     base.mkdir(parents=True)
     (base / "config.json").write_text(json.dumps(BASE_MODEL_CONFIG))
-    ports = choose_ports(PORT_NAMES, preferred={}, api=None)
+    ports = choose_ports(PORT_NAMES, preferred={})
     settings = environment.build_environment(home, ports, procfile.get_bundled_path(), os.environ)
     system = BenchmarkSystem(home, settings)
     with (

@@ -1,4 +1,4 @@
-"""One large upload to a running gateway: how long it takes and how much memory the gateway needs.
+"""One large upload to a running gateway: its duration and the gateway's memory.
 
 `python -m benchmarks.gateway.upload --url http://127.0.0.1:8000 --pid PID` sends 1 GB; PID is the
 gateway's process. The store behind it should be a real one.
@@ -18,14 +18,14 @@ import httpx2
 GIGABYTE = 10**9
 OUTPUTS = 5
 OUTPUT_TEXT = "One apple and one apple are two apples, and with one more they are three. " * 4
-"""Of a teacher, with five of which a line is 1.6 kB."""
+"""A teacher output; a line with five of them is 1.6 kB."""
 BOUNDARY = "of-the-upload-benchmark"
 
 
 @dataclass(frozen=True)
 class UploadResult:
     """`peak` is the largest resident size since the process began, `before` the one at the start of
-    the upload; all in bytes. `status` is that of the answer."""
+    the upload; all in bytes. `status` is that of the response."""
 
     status: int
     bytes: int
@@ -50,8 +50,8 @@ def measure(
 ) -> UploadResult:
     """Upload a file of `size` bytes to the gateway at `url` with process `pid`.
 
-    Its pieces are `file`, or else made on the way; another `salt` makes another file. It stays in
-    the store.
+    Its pieces are `file`, or else generated; another `salt` generates another file. It is not
+    deleted afterwards.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx2.Client(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
@@ -66,7 +66,7 @@ def measure(
 
 
 def generate_lines(size: int, salt: str = "") -> Iterator[bytes]:
-    """Lines with `size` bytes in all; the last one is filled up."""
+    """Lines with `size` bytes in total; the last one is padded."""
     number, remaining = 0, size
     while remaining:
         line = _make_line(f"What is {number} + 1{salt}?")
@@ -99,7 +99,7 @@ def _part_header(name: str) -> bytes:
 
 
 def _read_memory(pid: int, name: str) -> int:
-    """A size out of Linux's account of a process, which has kB."""
+    """A size from `/proc/PID/status`, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split(f"{name}:")[1].split()[0]) * 1024
 

@@ -7,10 +7,10 @@
     python -m benchmarks.ladder --temperatures 16 --data DIR --models DIR --datasets svamp
 
 A run is one student of one row on one data set with one seed. It trains until the floating-point
-work `--flops` is spent, that of sampling and of the judge included, keeps its best iteration on
-validation and answers the test questions once. Its line is in the file as soon as it ends; runs in
-the file are not repeated, so a stopped ladder goes on where it was. Seeds come first: whenever it
-is stopped, the table is as balanced as can be.
+work `--flops` is spent, sampling and the judge included, keeps its best iteration on validation and
+is evaluated once on the test questions. Its line is appended as soon as it ends, and runs in the
+file are not repeated, so a stopped ladder can be continued. Seeds are the outer loop, so that the
+table of a stopped ladder is balanced.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def run_ladder(options: argparse.Namespace, conditions: Conditions) -> None:
 
 
 def _find_identical_run(out: Path, dataset: str, method: str, seed: int) -> dict[str, Any] | None:
-    """The run of `dss`, where `dss+positives` is the same run: many-to-one picks among a question's
-    positives, and no question has two."""
+    """The run of `dss` if `dss+positives` is identical to it, as no question has two
+    positives to choose from."""
     if method != "dss+positives":
         return None
     for line in table.read_results(out):

@@ -1,7 +1,7 @@
-"""The ladder's data sets: published questions and teacher outputs as lessons, like a job's.
+"""The ladder's data sets: rationale items from published teacher outputs, like a job's.
 
-A folder per data set with `train.jsonl` and `test.jsonl`, read by the gateway's own reader and
-made into knowledge by its own rules; nothing is copied anywhere.
+A folder per data set with `train.jsonl` and `test.jsonl`, read by the gateway's reader and turned
+into rationale items by its rules.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a data set's answers look like and how long its texts are, in tokens.
+    """A data set's form of answers, and its lengths in tokens.
 
     `every_output_is_right`: its source kept only outputs that end in the label, in any words.
     """
@@ -54,8 +54,8 @@ MAX_UNUSED_EXAMPLES = 96
 
 @dataclass(frozen=True)
 class LadderData:
-    """One data set for one seed. `seen[i]`: test question i's story also occurs in training;
-    `others`: at most `OTHERS` lessons that were not drawn, to look at the judge with."""
+    """One data set for one seed. `seen[i]`: test question i also occurs in training;
+    `others`: rationale items that were not drawn, to evaluate the judge on."""
 
     lessons: tuple[TrainingExample, ...]
     questions: dict[str, Question]
@@ -76,9 +76,9 @@ def load_data(
     validate: int | None = None,
     test: int | None = None,
 ) -> LadderData:
-    """At most `train`, `validate` and `test` questions of each kind; None: all there are.
+    """At most `train`, `validate` and `test` questions of each kind; None: all of them.
 
-    The test questions are the same for every seed. Which of the others validate is the seed's.
+    The test questions are the same for every seed; the seed draws training and validation.
     """
     spec = spec.model_copy(
         update={"task": dataset.task, "rationales": _make_rationale_spec(dataset)}
@@ -92,7 +92,7 @@ def load_data(
     test_questions = _sample_at_most(
         [row.question for row in _read_rows(folder / "test.jsonl")], test, "test"
     )
-    # A leak is one whoever saw it: all training questions count, whichever were drawn.
+    # All training questions count as leaks, whichever were drawn.
     stories = [format_question(dataset.task, item.question) for item in items]
     drawn = {item.question.id for item in training}
     unused = [item for item in all_training if item.question.id not in drawn]
@@ -137,7 +137,7 @@ def _make_holdout(questions: Sequence[Question], task: TaskSpec) -> LabeledQuest
 def _split(
     items: Sequence[RationaleItem], share: float, seed: int
 ) -> tuple[list[RationaleItem], list[RationaleItem]]:
-    """As a job splits: by the seed, in the file's order."""
+    """Split as a job does: by the seed, in the file's order."""
     order = list(range(len(items)))
     random.Random(f"{seed}/validation").shuffle(order)
     validation_indexes = set(order[: max(1, round(share * len(items)))])

@@ -1,5 +1,5 @@
-"""Why negatives and the judge help or do not: what the runs' records say, and what the student
-samples at which temperature."""
+"""Diagnose the negatives and the judge: loss terms and scores of the runs, and the student's
+samples by temperature."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def render_markdown(results: Sequence[ResultLine]) -> str:
 
 
 def _render_loss_terms(found: Sequence[ResultLine]) -> Iterator[str]:
-    """The loss terms of eqs 6 and 7 as the steps had them."""
+    """The loss terms of eqs 6 and 7 over the training steps."""
     yield format_row(
         ("data set", "row", "seeds", "steps", "steps with a negative below the margin",
          "mean positive term", "mean label CE, first step", "last step")
@@ -62,7 +62,7 @@ def _render_loss_terms(found: Sequence[ResultLine]) -> Iterator[str]:
 
 
 def _render_samples(found: Sequence[ResultLine]) -> Iterator[str]:
-    """Each iteration's negatives as the judge was shown them, before it learned from them."""
+    """Each iteration's negatives as the judge scored them before it was trained on them."""
     yield format_row(
         ("data set", "seed", "iteration", "samples", "parsed", "right", "name the gold answer",
          "positives that do", "AUC: right teacher against samples", "against wrong teacher",
@@ -117,9 +117,9 @@ def _mean(values: Sequence[float]) -> float:
 def sample_temperatures(
     data: Path, models: Path, dataset: str, conditions: Conditions, *, questions: int
 ) -> Iterator[str]:
-    """The untrained student's samples at three temperatures, and what they cost the student itself.
+    """The untrained student's samples at three temperatures, with their loss under the student.
 
-    Every negative comes from these weights until training is older than the lag.
+    Until the lag has passed, every negative is sampled from these weights.
     """
     spec = conditions.make_method_spec(dataset)
     loaded = ladder_data.load_data(data / dataset, DATASETS[dataset], spec, seed=0, train=questions)

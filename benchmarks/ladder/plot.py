@@ -1,4 +1,4 @@
-"""A results file of the ladder as an SVG, written by hand."""
+"""Plot a results file of the ladder as an SVG."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def _render_panel(dataset: str, runs: Sequence[ResultLine], y: int) -> tuple[lis
         drawn.append(_render_text(LEFT_MARGIN - 8, middle + 4, method, anchor="end"))
         drawn.append(_render_line(x(average), middle - 7, x(average), middle + 7, DARK, width=3))
         drawn += [
-            f'<circle cx="{x(line["test"])}" cy="{middle}" r="4" fill="{DARK}" fill-opacity="0.35"/>'
+            f'<circle cx="{x(line["test"])}" cy="{middle}" r="4" fill="{DARK}" '
+            'fill-opacity="0.35"/>'
             for line in method_runs
         ]
         drawn.append(_render_text(x(top) + 12, middle + 4, f"{average:.3f}"))

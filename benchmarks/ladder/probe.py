@@ -1,6 +1,6 @@
-"""What a run looks at besides its accuracy: the negatives, the judge's scores, the picks.
+"""Diagnostics of a run: its negatives, the judge's scores, the chosen positives.
 
-Nothing seen here reaches training, and none of its work is counted as the method's.
+They do not influence training, and their work is not counted as the method's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.spec import AnswerKind, JudgeSpec, TaskSpec
 
 MAX_QUESTIONS = 48
-"""Questions whose candidates are scored once more: enough for a share, a second or two of work."""
+"""Questions whose candidates are scored again: enough to estimate a share, in a second or two."""
 
 
 class ObservedJudge(LocalJudge):
-    """The judge of one run; what each iteration showed it is in `seen`."""
+    """The judge of a run; `seen` has the measurements of each iteration."""
 
     def __init__(
         self, judge: Judge, spec: JudgeSpec, material: LadderData, task: TaskSpec, *, seed: int
@@ -38,7 +38,7 @@ class ObservedJudge(LocalJudge):
     def update(
         self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float
     ) -> dict[str, float]:
-        # Before the update: these samples are new to the judge.
+        # Before the update, as the judge has not seen these samples yet.
         flops_before = self.flops
         self.observations.append(self._observe(training_pairs))
         self.flops = flops_before
@@ -93,7 +93,7 @@ class ObservedJudge(LocalJudge):
         return parsed.answer if parsed else None
 
     def _contains_gold(self, lesson: TrainingExample, text: str) -> bool:
-        """Whether the gold answer stands anywhere in the text."""
+        """Whether the text contains the gold answer."""
         if self._task.answer is AnswerKind.NUMBER:
             return lesson.gold in {n.replace(",", "") for n in NUMBER.findall(text)}
         if self._task.answer is AnswerKind.LABEL:
@@ -102,9 +102,9 @@ class ObservedJudge(LocalJudge):
 
 
 def measure_picks(student: Student, lessons: Sequence[TrainingExample]) -> dict[str, float]:
-    """What `min_max` picks of several positives under the finished student.
+    """The positive that `min_max` chooses among several, under the trained student.
 
-    `margin` is the mean gap in cross entropy between the dearest and the cheapest, in nats.
+    `margin` is the mean difference of cross entropy between the worst and the best, in nats.
     """
     examples = [lesson for lesson in lessons if len(lesson.positives) > 1][:MAX_QUESTIONS]
     if not examples:

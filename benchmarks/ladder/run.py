@@ -1,4 +1,4 @@
-"""One run of the ladder: a student from its base to its test answers, and what it looked like."""
+"""One run of the ladder: train a student, evaluate it on the test questions, record diagnostics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from services.trainer.training_dataset import LabeledQuestions
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is the same in every run of one results file, and is written into each of its lines."""
+    """The settings shared by all runs of a results file, written into each of its lines."""
 
     student: str
     flops: float
@@ -81,7 +81,7 @@ class Conditions:
 def run_condition(
     data: Path, models: Path, dataset: str, method: str, seed: int, conditions: Conditions
 ) -> dict[str, Any]:
-    """One student from its base to its test answers, as the line that the file keeps."""
+    """Train and evaluate one student; returns the line of the results file."""
     spec = conditions.make_method_spec(dataset)
     loaded = ladder_data.load_data(
         data / dataset, DATASETS[dataset], spec,
@@ -111,7 +111,7 @@ def run_condition(
     started = time.perf_counter()
     steps, rounds = train(trainer)
     trained = time.perf_counter() - started
-    flops, by_part = trainer.flops, _flops_by_part(trainer)  # answering is no part of the budget
+    flops, by_part = trainer.flops, _flops_by_part(trainer)  # evaluation is not part of the budget
     trainer.restore_best()
     predictions = predict_test(student, loaded.test, planned)
     return {
@@ -148,7 +148,7 @@ def run_condition(
 
 
 def train(trainer: Trainer) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Train to the end: every step's loss terms, and what each iteration came to."""
+    """Train to the end; returns every step's loss terms and each iteration's result."""
     steps: list[dict[str, float]] = []
     iterations: list[dict[str, float]] = []
     last = time.perf_counter()
@@ -186,8 +186,8 @@ def predict_test(
 def measure_predictions(
     predictions: Sequence[Prediction], loaded: LadderData
 ) -> dict[str, float | None]:
-    """`test` by the answer's value; `label_as_written` where the text is the label letter by
-    letter (SVAMP's labels are equations); `unseen` without the stories that training has too."""
+    """Accuracies: `test` by the answer's value; `label_as_written` by exact text (SVAMP's labels
+    are equations); `unseen` without the questions that also occur in training."""
     unseen = [p.right for p, seen in zip(predictions, loaded.seen, strict=True) if not seen]
     pairs = zip(predictions, loaded.test.labels, strict=True)
     exact_matches = [_normalize(p.text) == _normalize(label) for p, label in pairs]
@@ -207,7 +207,7 @@ def _normalize(text: str) -> str:
 
 
 def _load_judge(models: Path, spec: JudgeSpec, seed: int) -> Judge:
-    """As the discriminator service builds it."""
+    """Build the judge as the discriminator service does."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder, tokenizer = load_encoder(students.get_checkpoint("minilm", models))

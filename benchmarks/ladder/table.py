@@ -16,7 +16,7 @@ BASELINE = "finetune_equal_compute"
 
 
 def read_results(path: Path) -> list[ResultLine]:
-    """Every finished run of the file; a line that a crash cut short is left out."""
+    """Every finished run of the file; an incomplete line is skipped."""
     if not path.is_file():
         return []
     results = []
@@ -29,7 +29,7 @@ def read_results(path: Path) -> list[ResultLine]:
 
 
 def append_result(path: Path, line: ResultLine) -> None:
-    """As a line of its own, whatever a crash left at the end of the file."""
+    """Append a line, starting a new one if the last is incomplete."""
     with path.open("a+b") as file:
         if file.tell() and path.read_bytes()[-1:] != b"\n":
             file.write(b"\n")
@@ -69,7 +69,7 @@ COLUMNS = (
 
 
 def render_markdown(results: Sequence[ResultLine]) -> str:
-    """Per data set: each row's mean over seeds, and its paired gain on label finetuning.
+    """Per data set: each row's mean over seeds, and its paired gain over label finetuning.
 
     The t interval holds what another seed changes (training order, split, sampling), the
     bootstrap interval what other test questions would, with these trained students.
@@ -89,8 +89,9 @@ def _render_section(dataset: str, runs: Sequence[ResultLine]) -> str:
     return "\n".join(
         [
             f"### {dataset}\n",
-            f"Majority class {mean_of(finished, 'majority_class'):.3f}; {question_counts['train']} training, "
-            f"{question_counts['validation']} validation and {question_counts['test']} test questions per seed.\n",
+            f"Majority class {mean_of(finished, 'majority_class'):.3f}; "
+            f"{question_counts['train']} training, {question_counts['validation']} validation and "
+            f"{question_counts['test']} test questions per seed.\n",
             format_row(COLUMNS),
             format_row(["---"] * len(COLUMNS)),
             *(_render_row(method, own, rows.get(BASELINE, [])) for method, own in rows.items()),

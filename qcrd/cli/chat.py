@@ -1,4 +1,4 @@
-"""Asking a published student, loaded with transformers as anybody would load it."""
+"""Run a published student locally with transformers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LocalStudent:
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
 
     def predict(self, question: str, *, explain: bool) -> StudentOutput:
-        """Greedy. `Invalid` for a rationale of a student that learned none."""
+        """Greedy decoding. `Invalid` for `explain` of a student trained without rationales."""
         prompt_format = self.prompt_format
         if explain and not prompt_format.can_explain:
             raise Invalid(

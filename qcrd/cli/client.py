@@ -1,4 +1,4 @@
-"""The gateway's REST API as this command line uses it: httpx2, and the errors of the tree."""
+"""A client of the gateway's REST API that raises the errors of `qcrd.errors`."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ JOBS = "/v1/fine_tuning/jobs"
 STUDIES = "/v1/studies"
 RESPONSE_TIMEOUT_SECONDS = 60.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
-"""The gateway reads and checks every line of an upload before it answers."""
+"""The gateway validates every line of an upload before it responds."""
 STREAM_IDLE_SECONDS = 45.0
-"""An event stream says something every 15 seconds; three missed comments mean that it is dead."""
+"""The gateway sends a keep-alive comment every 15 s; after three missed ones the stream is dead."""
 CREATE_RETRY_DELAYS = (0.5, 2.0, 4.0, 8.0)
-"""Seconds before another try to create something: a gateway restarts within them, and one that was
-killed holds the key for ten."""
+"""Delays in seconds between attempts to create an object: a gateway restarts within them, and one
+that was killed holds the idempotency key for ten seconds."""
 ERROR_BY_STATUS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
 
 
 @dataclass(frozen=True)
 class JobEvent:
-    """An event of a job as it came over the wire; `created_at` in seconds since the epoch."""
+    """An event of a job from a response; `created_at` in seconds since the epoch."""
 
     id: str
     message: str
@@ -63,7 +63,7 @@ class JobEvent:
 
 
 def connect_gateway(api: str | None) -> GatewayClient:
-    """To `--api`, else QCRD_API_URL, else the stack that runs here, else the usual port."""
+    """Use `--api`, else QCRD_API_URL, else the running embedded stack, else the default port."""
     settings = load_settings(CliSettings)
     running = None if api or settings.api_url else stack.find_stack(StackHome(settings.home))
     url = api or settings.api_url or (running.record.api_url if running else DEFAULT_URL)
@@ -81,7 +81,7 @@ class GatewayClient:
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(RESPONSE_TIMEOUT_SECONDS, connect=5.0),
-            # A proxy for the outside world does not lead to this machine.
+            # A proxy does not lead to this machine.
             trust_env=host not in ("127.0.0.1", "localhost", "::1"),
         )
 
@@ -121,12 +121,12 @@ class GatewayClient:
         return self._request("DELETE", f"{JOBS}/{job_id}")
 
     def list_events(self, job_id: str, limit: int) -> list[JobEvent]:
-        """The newest ones, oldest of them first."""
+        """The newest `limit` events, oldest first."""
         events = self._list_pages(f"{JOBS}/{job_id}/events", limit)
         return [JobEvent.from_wire(event) for event in reversed(events)]
 
     def stream_events(self, job_id: str, after: str | None) -> Iterator[JobEvent]:
-        """Events after `after` as they happen; ends with the job, or `Transient` with the line."""
+        """Stream the events after `after` until the job ends; `Transient` on a lost connection."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
         timeout = httpx2.Timeout(RESPONSE_TIMEOUT_SECONDS, connect=5.0, read=STREAM_IDLE_SECONDS)
         path = f"{JOBS}/{job_id}/events"
@@ -147,7 +147,7 @@ class GatewayClient:
         return self._create_with_retries(STUDIES, body)
 
     def get_study(self, study_id: str, *, table: bool = False) -> dict[str, Any]:
-        """With its table only if asked for: the gateway reads every prediction for it."""
+        """With `table` the gateway also reads every prediction."""
         return self._request("GET", f"{STUDIES}/{study_id}", params={"with_table": table})
 
     def list_studies(self, limit: int) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ class GatewayClient:
         return self._request("POST", f"{STUDIES}/{study_id}/resume")
 
     def get_study_table(self, study_id: str, format: str) -> str:
-        """As `json`, `markdown` or `svg`."""
+        """`format`: `json`, `markdown` or `svg`."""
         with self._translate_errors():
             path = f"{STUDIES}/{study_id}/table"
             response = self._http.get(path, params={"format": format})
@@ -175,7 +175,7 @@ class GatewayClient:
         return self._request("GET", f"/v1/models/{model_id}")
 
     def _create_with_retries(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Tried again when the answer is lost: under one key nothing is created twice."""
+        """Retry a lost response under one idempotency key, so that nothing is created twice."""
         key = {"Idempotency-Key": str(uuid.uuid4())}
         for delay in CREATE_RETRY_DELAYS:
             try:
@@ -185,7 +185,7 @@ class GatewayClient:
         return self._request("POST", path, json=body, headers=key)
 
     def _list_pages(self, path: str, limit: int) -> list[dict[str, Any]]:
-        """Pages of a list until there are `limit` items or no more."""
+        """Up to `limit` items of a paginated list."""
         items: list[dict[str, Any]] = []
         after: dict[str, str] = {}
         while len(items) < limit:
@@ -227,7 +227,7 @@ class GatewayClient:
 
 
 def parse_sse(lines: Iterator[str]) -> Iterator[JobEvent]:
-    """Server-sent events: the `data:` lines up to an empty line; comments are passed over."""
+    """Parse server-sent events; comments are skipped."""
     data: list[str] = []
     for line in lines:
         if line.startswith("data:"):
@@ -238,7 +238,7 @@ def parse_sse(lines: Iterator[str]) -> Iterator[JobEvent]:
 
 
 def _error_from_response(response: httpx2.Response) -> QcrdError:
-    """The error that the envelope carries; a proxy's page has none, only its status."""
+    """Build the error from the gateway's error object, else from the status (a proxy's page)."""
     try:
         envelope = response.json()["error"]
         message, param = str(envelope["message"]), envelope.get("param")
@@ -253,7 +253,7 @@ def _error_from_response(response: httpx2.Response) -> QcrdError:
 
 
 def _read_error_code(response: httpx2.Response) -> str | None:
-    """The error's own code, if there is one."""
+    """The code of the error object, if there is one."""
     try:
         return str(response.json()["error"]["code"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Fetching a published student: all of its files, or no folder at all."""
+"""Download a published student: all of its files, or no folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def download_model(api: GatewayClient, model_id: str, target: Path, console: Console) -> Path:
-    """The model's folder at `target`; it appears with its last byte."""
+    """Download the model to `target`, which is created once every file is complete."""
     model = api.get_model(model_id)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Conflict(f"--to: {target} exists and is not an empty folder: name another one")
@@ -53,7 +53,7 @@ def _download_files(files: list[dict[str, Any]], folder: Path, console: Console)
 def _download_blocks(
     http: httpx2.Client, url: str, path: Path, name: str
 ) -> Iterator[tuple[int, int | None]]:
-    """Write the file, telling bytes done and in all; `Transient` when it comes cut short."""
+    """Write the file, yielding bytes done and in total; `Transient` when it is incomplete."""
     done, total = 0, None
     try:
         with http.stream("GET", url) as response, path.open("wb") as file:
@@ -69,11 +69,11 @@ def _download_blocks(
         host = httpx2.URL(url).netloc.decode()
         raise Transient(f"lost the store at {host} while fetching {name}: {error}") from error
     if total is not None and done != total:
-        raise Transient(f"{name} came cut short: {done} of {total} bytes; try again")
+        raise Transient(f"{name} is incomplete: {done} of {total} bytes; try again")
 
 
 def _resolve_inside(folder: Path, name: str) -> Path:
-    """`name` under `folder`; a name that leads out of it is refused, whoever sent it."""
+    """`name` under `folder`; `Invalid` for a name that leads out of it."""
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts:
         raise Invalid(f"the model holds a file with the unsafe name {name!r}")

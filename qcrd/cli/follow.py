@@ -1,4 +1,4 @@
-"""Following a job: its events as they come, its progress beside them, until it is over."""
+"""Follow a job: show its events and progress until it has finished."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from qcrd.records.job import JobStatus
 from qcrd.runtime.jobs.state_machine import TERMINAL
 
 POLL_SECONDS = 1.0
-"""Between two looks at a job's progress."""
+"""Between two requests for a job's progress."""
 RETRY_SECONDS = 2.0
 FINAL_EVENTS_SECONDS = 5.0
-"""How long the last events of a job that is over are waited for."""
+"""How long to wait for the last events of a finished job."""
 
 
 class JobDisplay(Protocol):
     def show_event(self, event: JobEvent) -> None:
-        """An event of the job, in order."""
+        """Show an event of the job; called in order."""
 
     def show_job(self, job: dict[str, Any]) -> None:
-        """The job as it is now; called about once a second."""
+        """Show the job's current state; called about once a second."""
 
     def show_outage(self, text: str) -> None:
-        """The gateway does not answer; said once per outage."""
+        """Show that the gateway is unreachable; called once per outage."""
 
 
 def is_finished(job: dict[str, Any]) -> bool:
@@ -36,7 +36,7 @@ def is_finished(job: dict[str, Any]) -> bool:
 
 
 def follow_job(api: GatewayClient, job_id: str, display: JobDisplay) -> dict[str, Any]:
-    """The job when it is over. A gateway that goes away is waited for, and no event shown twice."""
+    """Return the finished job. Retries while the gateway is down and shows no event twice."""
     events: queue.Queue[JobEvent | None] = queue.Queue()
     reader = threading.Thread(target=_read_events, args=(api, job_id, events), daemon=True)
     reader.start()
@@ -62,7 +62,7 @@ def follow_job(api: GatewayClient, job_id: str, display: JobDisplay) -> dict[str
 def _show_events(
     events: queue.Queue[JobEvent | None], display: JobDisplay, deadline: float
 ) -> bool:
-    """Show what comes until `deadline`; False when the stream has ended."""
+    """Show the events until `deadline`; False when the stream has ended."""
     while (remaining := deadline - time.monotonic()) > 0:
         try:
             event = events.get(timeout=remaining)
@@ -80,7 +80,7 @@ def _read_events(api: GatewayClient, job_id: str, events: queue.Queue[JobEvent |
         for event in stream_with_reconnect(api, job_id):
             events.put(event)
     except QcrdError:
-        # A key that was withdrawn, a job that is gone: `follow` asks too and is told the same.
+        # A revoked key or a deleted job: `follow_job` gets the same error and raises it.
         pass
     finally:
         events.put(None)
@@ -89,7 +89,7 @@ def _read_events(api: GatewayClient, job_id: str, events: queue.Queue[JobEvent |
 def stream_with_reconnect(
     api: GatewayClient, job_id: str, *, retry: float = RETRY_SECONDS
 ) -> Iterator[JobEvent]:
-    """Every event of the job once, over as many connections as it takes."""
+    """Every event of the job once, reconnecting as needed."""
     last_event_id: str | None = None
     while True:
         try:
@@ -99,6 +99,6 @@ def stream_with_reconnect(
             if is_finished(api.get_job(job_id)):
                 return
         except Transient:
-            # The line broke; the event after `last` comes first on the next one.
+            # The connection broke; the next one continues after `last_event_id`.
             pass
         time.sleep(retry)

@@ -1,4 +1,4 @@
-"""What a running gateway's `/metrics` say of the whole system, in words."""
+"""Findings of `qcrd doctor` from a running gateway's `/metrics`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def check_gateway(url: str) -> Iterator[Finding]:
             response = client.get(f"{address}/metrics").raise_for_status()
         samples = parse_metrics(response.text)
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-        # What is no metrics at all is a ValueError: another server is there.
-        yield Finding("metrics", "advice", f"{address}/metrics tells nothing: {error}")
+        # ValueError: the response is not Prometheus text, so another server listens there.
+        yield Finding("metrics", "advice", f"cannot read {address}/metrics: {error}")
         return
     yield from check_samples(samples)
 
@@ -41,7 +41,7 @@ def parse_metrics(text: str) -> Samples:
 
 def check_samples(samples: Samples) -> Iterator[Finding]:
     if not _sum_metric(samples, "qcrd_redis_up"):
-        yield Finding("redis", "advice", "the gateway does not reach it", "see `qcrd status`")
+        yield Finding("redis", "advice", "not reachable from the gateway", "see `qcrd status`")
         return
     jobs = _group_by_label(samples, "qcrd_jobs", "status")
     job_counts = ", ".join(f"{count:.0f} {name}" for name, count in jobs.items() if count)
@@ -55,7 +55,7 @@ def check_samples(samples: Samples) -> Iterator[Finding]:
 
 
 def _check_recoveries(samples: Samples) -> Finding:
-    """Kills and stalls are survived, so they are advice; many of them cost time."""
+    """Lost leases and attempts are recovered from, so they are advice only."""
     lost = _sum_metric(samples, "qcrd_lease_losses_total")
     attempts = _sum_metric(samples, "qcrd_attempts_lost_total")
     refused = _sum_metric(samples, "qcrd_deliveries_refused_total")

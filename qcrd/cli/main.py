@@ -1,4 +1,4 @@
-"""The command line: what there is to say, and one boundary around all of it."""
+"""The commands of `qcrd`, and the error handling around them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's or a study's YAML: read, checked before anything is sent, and its files found."""
+"""Read and validate the YAML spec of a job or a study, and locate its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE_FIELDS = ("training_file", "validation_file", "test_file")
 
 @dataclass(frozen=True)
 class SpecFile:
-    """A field of the spec that names a file, and the file."""
+    """A field of the spec that names a local file, and the file's path."""
 
     field: str
     path: Path
@@ -29,13 +29,13 @@ class SpecFile:
 
 @dataclass(frozen=True)
 class SpecDraft:
-    """A spec whose files are on this machine still. `folder` is where relative paths begin."""
+    """A spec whose `files` are not uploaded yet."""
 
     body: dict[str, Any]
     files: tuple[SpecFile, ...]
 
     def with_file_ids(self, ids: Mapping[Path, str]) -> dict[str, Any]:
-        """The body of the POST that creates it, each path replaced by its file's id."""
+        """The request body, with each path replaced by its file's id."""
         body = self.body
         for item in self.files:
             body = _replace_at(body, item.field.split("."), ids[item.path])
@@ -43,14 +43,14 @@ class SpecDraft:
 
 
 def read_job_spec(spec: Path, data: Path | None) -> SpecDraft:
-    """`Invalid`, with the field and the fix, for whatever is wrong with the spec or its files."""
+    """`Invalid`, with the field and the fix, for an error in the spec or a missing file."""
     body = _load_yaml(spec)
     parse_record(JobSpec, body)
     return SpecDraft(body, _find_files(spec, data, _iter_file_fields(body)))
 
 
 def read_study_spec(spec: Path, data: Path | None) -> SpecDraft:
-    """The same for a study, whose files are those of its `job`."""
+    """The same for a study; its files are those of its `job`."""
     body = _load_yaml(spec)
     if "job" not in body and "training_file" in body:
         raise Invalid(f"SPEC: {spec} holds a job and no study: follow it with `qcrd run {spec}`")

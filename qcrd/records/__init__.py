@@ -1,5 +1,5 @@
-"""The frozen vocabulary: what crosses a process boundary, and nothing that computes.
+"""Immutable records exchanged between processes, without any computation.
 
-Every record refuses unknown keys, so a misspelt key in a job's spec is reported with its path
-instead of being ignored. `method` and `runtime` both speak these types; neither knows the other.
+Every record rejects unknown keys, so a misspelt key in a job's spec is reported with its path.
+`method` and `runtime` both use these types and do not depend on each other.
 """

@@ -1,4 +1,4 @@
-"""API keys as a server's file of keys describes them: by hash, never by secret."""
+"""API keys as stored in a server's key file: by hash, without the secret."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from qcrd.records.base import Record
 
 
 class ApiKeyScope(StrEnum):
-    """`read` sees everything; `write` creates, and changes what the same key created (of files,
-    uploaded first; of models and rationale sets, whose job it created); `admin` changes all."""
+    """`read` reads everything; `write` also creates objects and changes those that the same key
+    created (models and rationale sets belong to their job's key); `admin` changes all objects."""
 
     READ = "read"
     WRITE = "write"
@@ -26,7 +26,7 @@ class ApiKey(Record):
     scopes: tuple[ApiKeyScope, ...] = (ApiKeyScope.READ, ApiKeyScope.WRITE)
     requests_per_minute: Annotated[int | None, Field(ge=1)] = None
     running_jobs: Annotated[int | None, Field(ge=1)] = None
-    """Most jobs of this key that run at once; more wait in line."""
+    """Most jobs of this key that run at once; further ones stay queued."""
     expires_at: AwareDatetime | None = None
 
     def has_scope(self, scope: ApiKeyScope) -> bool:
@@ -45,5 +45,5 @@ class ApiKeyFile(Record):
 
 
 def hash_api_key(secret: str) -> str:
-    """A key is 256 random bits: there is nothing to guess, so no slow hash is needed."""
+    """SHA-256 suffices: a key is 256 random bits, so a slow hash would add no protection."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,4 +1,4 @@
-"""What every record is, and how data from outside becomes one."""
+"""The base class of records, and parsing of outside data into one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qcrd.errors import Invalid
 
 
 class Record(BaseModel):
-    # What is wrong is told by its path; the value itself may be a secret.
+    # Errors show the path of a value, not the value, which may be a secret.
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
     )
@@ -20,7 +20,7 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 def parse_record(record: type[RecordT], data: Any, *, root: str = "") -> RecordT:
-    """`data` as a `record`; an `Invalid` with the first wrong field's path if it is not."""
+    """Parse `data` as a `record`; `Invalid` with the path of the first wrong field."""
     try:
         return record.model_validate(data)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A saved state of training, as its manifest describes it."""
+"""The manifest of a training checkpoint."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from qcrd.records.base import Record
 
 
 class CheckpointManifest(Record):
-    """`run` is the digest of what is trained; `check` that of everything else in here but the time
-    of saving, in seconds since the epoch."""
+    """`run` is the digest of what is trained; `check` is that of all other fields but `saved_at`,
+    which is in seconds since the epoch."""
 
     run: str
     numbers: dict[str, Any]

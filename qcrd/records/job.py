@@ -1,4 +1,4 @@
-"""The job, its report, and what else the system keeps."""
+"""The job, its report, its events, and the records of files and models."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Progress(Record):
     step: int = 0
     total_steps: int = 0
     eta_seconds: float | None = None
-    """Until the end of the stage, at the pace since its worker claimed it."""
+    """Until the end of the stage, at the pace since its worker claimed the job."""
 
 
 class Usage(Record):
-    """What a job has spent itself; outputs that others had paid for are not in it."""
+    """The tokens, GPU time and cost of a job, without the outputs it reused."""
 
     teacher_prompt_tokens: int = 0
     teacher_completion_tokens: int = 0
@@ -74,13 +74,13 @@ class ModelRef(Record):
 
 
 class LeakReport(Record):
-    """How many test questions a student can have learned by heart from the training questions."""
+    """The number of test questions that a student may have memorised in training."""
 
     n_test: int
     n_leaked: int
-    """Whose story occurs in training once numbers, case and spacing are set aside."""
+    """Questions that occur in training when numbers, case and spacing are ignored."""
     n_exact: int
-    """Of these, the ones whose whole text does, numbers included."""
+    """Those of them that occur in training with the same numbers."""
 
 
 class Comparison(Record):
@@ -105,7 +105,7 @@ class Comparison(Record):
 
     @property
     def verdict(self) -> str:
-        """In words; an interval that holds 0 shows no difference, whichever way it leans."""
+        """The result in words; an interval that contains 0 shows no difference."""
         if self.low <= 0 <= self.high:
             return "no difference shown"
         return "better" if self.difference > 0 else "worse"
@@ -121,7 +121,7 @@ class ReliabilityBin(Record):
 
 
 class JudgeHistograms(Record):
-    """Held-back scores of one version of the judge, in ten equal bins of [0, 1] from low to high.
+    """Scores of one version of the judge on held-out rationales, in ten equal bins of [0, 1].
 
     `scores` counts them by where the rationale is from: `positives`, `student_lag`,
     `teacher_minority`, `fixed` (the paper's Fig. 6).
@@ -132,14 +132,14 @@ class JudgeHistograms(Record):
 
 
 class Report(Record):
-    """What `qcrd run --report` writes and the job carries when it has succeeded."""
+    """The result of a succeeded job, which `qcrd run --report` writes."""
 
     job_id: str
     status: JobStatus
     test: dict[str, Accuracy]
     test_unseen: dict[str, Accuracy] = Field(default_factory=dict)
-    """The same on the test questions that do not occur in training under other numbers; empty
-    when all are such."""
+    """Accuracy on the test questions that do not occur in training, even with other numbers; empty
+    when there is no leak."""
     validation: dict[str, Accuracy] = Field(default_factory=dict)
     rationales: RationaleCounts
     usage: Usage
@@ -154,7 +154,7 @@ class Report(Record):
     """None without a test file."""
     comparisons: tuple[Comparison, ...] = ()
     rationale_revision: str | None = None
-    """The edits of its rationale set that it was trained with (`qcrd.records.Revision`)."""
+    """Id of the `Revision` of the rationale set that it was trained with."""
 
 
 class JobFailure(Record):
@@ -164,13 +164,13 @@ class JobFailure(Record):
 
 
 class Lease(Record):
-    """Who works on the job. `token` fences writes: only the newest one is accepted."""
+    """The worker that holds the job. `token` fences writes: only the newest is accepted."""
 
     token: int = 0
     owner: str = ""
     until: float = 0.0
     counted: float = 0.0
-    """Up to when the holder's time is already in `Job.seconds`."""
+    """Time up to which the owner's work is already in `Job.seconds`."""
 
 
 class Job(Record):
@@ -181,9 +181,9 @@ class Job(Record):
     owner: str = "anonymous"
     """Name of the API key that created it."""
     running_limit: int | None = None
-    """Most jobs of this owner that may run at once, as the key said when the job was created."""
+    """Most jobs of this owner that run at once, from the API key that created the job."""
     request_id: str | None = None
-    """Of the request that created it: what its log lines carry in every process."""
+    """Id of the request that created it, which its log lines have in every process."""
     status: JobStatus = JobStatus.VALIDATING
     stage: Stage | None = None
     created_at: float
@@ -193,31 +193,31 @@ class Job(Record):
     progress: Progress = Progress()
     usage: Usage = Usage()
     budget: Budget = Budget()
-    """The spec's, until somebody resumed the job with a larger one."""
+    """The spec's budget, until the job is resumed with a larger one."""
     gpus: int = 0
-    """That its training process holds now."""
+    """GPUs that its training process holds now."""
     seconds: dict[str, float] = Field(default_factory=dict)
     rationale_set: str | None = None
     rationale_revision: str | None = None
-    """The set's edits that training began with, and goes on with; None before it began."""
+    """Id of the revision of the set that training uses; None before training."""
     model: str | None = None
     report: Report | None = None
     failure: JobFailure | None = None
     waiting: str | None = None
-    """Why a running job is not getting on (a teacher that is down), None when it does."""
+    """Why a running job makes no progress (the teacher is down); None when it does."""
     paused_because: str | None = None
-    """What a paused job waits for: a person's request, or a larger budget."""
+    """Why the job is paused: a person's request, or an exhausted budget."""
     backoffs: int = 0
-    """Waits for something outside since the job last got on; they set how long the next one is."""
+    """Back-offs since the job last made progress; they set the length of the next one."""
     sent_at: float | None = None
-    """When its message was last queued, or falls due; None until a worker sends one."""
+    """When its message was last queued or is due; None until a worker sends one."""
     concluded: bool = False
-    """Whether the end of a job that is over has been told and archived; it stays active till then.
-    Records older than this field are over without it, and in no index that would have it tell."""
+    """Whether the finished job was finalized; until then it stays in the index of active jobs.
+    Older finished records lack the field and are not in that index."""
 
 
 class Event(Record):
-    """One line of a job's history. `id` is ordered within the job; `data` is type-specific."""
+    """An entry of a job's event log. `id` is ordered within the job; `data` is type-specific."""
 
     id: str
     job_id: str
@@ -229,7 +229,7 @@ class Event(Record):
 
 
 class StoredFile(Record):
-    """An uploaded file, validated on arrival. `sha256` de-duplicates; `lines` counts records."""
+    """An uploaded and validated file. `sha256` de-duplicates; `lines` counts records."""
 
     id: str
     filename: str
@@ -239,7 +239,7 @@ class StoredFile(Record):
     sha256: str
     lines: int
     blob: str | None = None
-    """Key of its bytes; None in records from before uploads were streamed."""
+    """Key of its content; None in older records."""
     owner: str = "anonymous"
     """Name of the API key that uploaded this content first."""
 

@@ -1,4 +1,4 @@
-"""A quality judge as it is created, and as each of its training calls leaves it."""
+"""A quality judge: the request that creates it, and its state after each training call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class CreateJudgeRequest(Record):
 
 
 class JudgeVersion(Record):
-    """A judge as a training call left it; `flops` is that call's own work. `health` is flat
+    """A judge's state after a training call; `flops` is the work of that call. `health` is flat
     (`qcrd.method.judge.health.numbers`); `histograms` is None before any training."""
 
     version: int

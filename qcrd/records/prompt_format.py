@@ -1,5 +1,4 @@
-"""How a published student wants to be asked, and how its answer reads: `qcrd.json` beside its
-weights."""
+"""The prompt and output format of a published student: `qcrd.json` beside its weights."""
 
 from __future__ import annotations
 
@@ -12,19 +11,19 @@ from qcrd.records.base import Record
 from qcrd.records.spec import AnswerKind
 
 PROMPT_FORMAT_FILE = "qcrd.json"
-"""The file in the model's folder that holds its `Manner`."""
+"""The file in the model's folder that holds its `PromptFormat`."""
 
-# As it reads back: tokenizers that split words put a space before the colon.
+# Decoded text: some tokenizers put a space before the colon.
 ANSWER_MARKER = re.compile(r"\banswer\s*:")
-"""A single-task student explains first; its label follows the last of these."""
+"""A single-task student gives its rationale first; its label follows the last marker."""
 
 TokenCount = Annotated[int, Field(ge=1)]
 
 
 class PromptFormat(Record):
-    """`explain` is None for a student that has no task of that name; a `joined` one gives its
-    rationale and then its label under `predict`. `suffix` ends every prompt: a decoder-only
-    student answers after it. Models outlive versions, so unknown keys are ignored.
+    """`predict` and `explain` are prompt prefixes; `explain` is None for a student without that
+    task. A `joined` student gives its rationale and then its label under `predict`. `suffix` ends
+    every prompt of a decoder-only student. Models outlive versions, so unknown keys are ignored.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -40,12 +39,12 @@ class PromptFormat(Record):
 
     @property
     def can_explain(self) -> bool:
-        """Whether it has learned to give rationales."""
+        """Whether it was trained to give rationales."""
         return self.joined or self.explain is not None
 
     @property
     def max_new_tokens(self) -> int:
-        """Tokens that an answer under `predict` may have."""
+        """Longest output under `predict`."""
         return self.max_label_tokens + self.max_rationale_tokens * self.joined
 
     def format_prompt(self, prefix: str, question: str) -> str:
@@ -53,7 +52,7 @@ class PromptFormat(Record):
         return f"{prefix}{question.strip()}{self.suffix}"
 
     def split_output(self, output: str) -> tuple[str, str]:
-        """Rationale and label of what was said under `predict`; without a mark all is label."""
+        """Rationale and label of an output under `predict`; without a marker it is all label."""
         markers = list(ANSWER_MARKER.finditer(output)) if self.joined else []
         if not markers:
             return "", output.strip()

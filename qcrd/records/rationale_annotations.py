@@ -1,4 +1,4 @@
-"""What people and judges have said of a rationale set after it was assembled."""
+"""Edits and judge scores of a rationale set, added after it was assembled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Polarity(StrEnum):
 
 
 class RationaleEdit(Record):
-    """One change that one person made to one item. None: not touched by this change.
+    """One person's edit of one item. None: not changed by this edit.
 
     `id` sorts after those of the item's edits that its author could have seen.
     """
@@ -40,18 +40,18 @@ class Correction(Record):
 
 
 class Revision(Record):
-    """The edits that a set had at one moment, by item and in order. `id` is a digest of their
-    names: equal ids are equal edits."""
+    """The edits of a set at one moment, by item and in order. `id` is a digest of their keys, so
+    equal ids mean equal edits."""
 
     id: str
     edits: tuple[RationaleEdit, ...] = ()
 
 
 class RationaleScore(Record):
-    """What a job's final judge says of one rationale, in (0, 1).
+    """The score, in (0, 1), that a job's final judge gives one rationale.
 
-    `rationale_id` is that of the text which was judged. `text` is given where the set does not
-    have it: an earlier student said it, for the last iteration of the training.
+    `rationale_id` is that of the scored text. `text` is given where the set does not have it:
+    a sample of an earlier student, for the last iteration of training.
     """
 
     rationale_id: str
@@ -63,7 +63,7 @@ class RationaleScore(Record):
 
 
 class RationaleScoreManifest(Record):
-    """Written last, beside the set: a job's scores of it exist when this does."""
+    """The manifest of a job's scores of a set; written last, so they exist if it does."""
 
     job_id: str
     version: int

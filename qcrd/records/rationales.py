@@ -1,4 +1,4 @@
-"""Questions, rationales and votes: the knowledge that is assembled and learned from."""
+"""Questions, rationales and votes: the rationale set that students are trained on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qcrd.records.base import Record
 
 
 class Question(Record):
-    """One item of the task. `id` is a digest of text and choices, so it is stable across files."""
+    """A question of the task. `id` is a digest of text and choices, so equal across files."""
 
     id: str
     text: str
@@ -17,7 +17,7 @@ class Question(Record):
 
 
 class RationaleSource(StrEnum):
-    """Who said a rationale; `fixed` is the student as it was at one given checkpoint."""
+    """The model that generated a rationale; `fixed` is the student at one given checkpoint."""
 
     TEACHER = "teacher"
     STUDENT = "student"
@@ -25,7 +25,7 @@ class RationaleSource(StrEnum):
 
 
 class Rationale(Record):
-    """A reasoning text and the canonical answer it ends in (None: the answer was not asked for)."""
+    """A reasoning text and the canonical answer it ends in (None: generated without an answer)."""
 
     id: str
     question_id: str
@@ -49,7 +49,7 @@ class Vote(Record):
 
 
 class RationaleItem(Record):
-    """One question with its positive and negative knowledge, as the trainer reads it."""
+    """A question with its positive and negative rationales, as the trainer reads it."""
 
     question: Question
     label: str | None
@@ -72,11 +72,11 @@ class RationaleCounts(Record):
     positives: int
     negatives: int
     reused: int = 0
-    """Outputs that an earlier job had paid for."""
+    """Cached outputs of earlier jobs."""
 
 
 class RationaleManifest(Record):
-    """Written last: a rationale set exists when, and only when, this object does."""
+    """The manifest of a rationale set; written last, so the set exists if this object does."""
 
     id: str
     shards: tuple[str, ...]
@@ -84,18 +84,18 @@ class RationaleManifest(Record):
     test: str | None = None
     """Key of the test questions with the teacher's own answers."""
     validation: str | None = None
-    """Key of the job's own validation questions; None: hold back a share of the training ones."""
+    """Key of the job's own validation questions; None: hold out a share of the training ones."""
     created_at: float
     training_file: str | None = None
-    """Id, and so digest, of the file whose questions these are; None where it was not kept."""
+    """Id of the training file, which is its digest; None in older sets."""
     job_id: str | None = None
-    """Who assembled it, and what for; None in sets from before it was kept."""
+    """Id of the job that assembled the set; None in older sets."""
     teacher: str | None = None
-    """Name of the teacher that was asked; None where none was, or it was not kept."""
+    """Name of the teacher; None where none was called, and in older sets."""
 
 
 class TestItem(Record):
-    """A test question, its canonical gold label, and what the teacher's own vote says about it."""
+    """A test question, its canonical gold label, and the teacher's majority answer."""
 
     __test__ = False
     question: Question
@@ -105,7 +105,7 @@ class TestItem(Record):
 
 
 class Prediction(Record):
-    """What a student said to a test question; kept for paired comparison of two students."""
+    """A student's output for a test question, for the paired comparison of two students."""
 
     question_id: str
     text: str

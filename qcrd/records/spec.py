@@ -1,4 +1,4 @@
-"""The job's spec: what to do, in the names of the REST API."""
+"""The job's spec, with the field names of the REST API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AnswerKind(StrEnum):
 
 
 class TaskSpec(Record):
-    """What an answer looks like and how the teacher is asked for it."""
+    """The form of answers and the teacher's prompt."""
 
     answer: AnswerKind = AnswerKind.TEXT
     labels: tuple[str, ...] = ()
@@ -48,14 +48,14 @@ class RationaleSpec(Record):
     n: Annotated[int, Field(ge=1, le=64)] = 5
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
     top_p: Annotated[float | None, Field(gt=0, lt=1)] = None
-    """Nucleus to sample from; None is the whole distribution, as in the paper."""
+    """Nucleus sampling; None: the whole distribution, as in the paper."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
     stop: Annotated[tuple[str, ...], Field(max_length=4)] = ("\n\n",)
     positive_rule: Literal["majority", "gold", "majority_and_gold"] = "majority"
     import_file: Annotated[str | None, Field(alias="import")] = None
-    """Id of a file of teacher outputs that were already paid for; nothing is generated then."""
+    """Id of a file of existing teacher outputs, which replace generation."""
     imported_answer: Literal["parsed", "label"] = "parsed"
-    """`label`: the source kept only outputs that end in the label; none need be found in them."""
+    """`label`: the file has only outputs that end in the label, so answers are not parsed."""
     test_samples: Annotated[int, Field(ge=0, le=64)] = 1
     """Samples per test question for the teacher's own row in the report; 0 leaves it out."""
 
@@ -142,7 +142,7 @@ class Hyperparameters(Record):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     encoder_learning_rate: Annotated[float | None, Field(gt=0, le=1)] = None
-    """For a pretrained encoder under a new decoder, which wants a higher rate; None: the same."""
+    """For a pretrained encoder under a new decoder, which needs a higher rate; None: the same."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -156,7 +156,7 @@ class Hyperparameters(Record):
 
 
 class MethodName(StrEnum):
-    """What a job trains. The ablation ladder goes from `dss` by its two rows to `qcrd`."""
+    """The method a job trains. The ablation ladder is `dss`, its two extensions, `qcrd`."""
 
     FINETUNE = "finetune"
     SINGLE_TASK = "single_task"
@@ -167,8 +167,8 @@ class MethodName(StrEnum):
 
 
 class Baseline(StrEnum):
-    """Rows beside the main method. `finetune` runs the same number of optimizer steps,
-    `finetune_equal_compute` as many as the main method's floating-point work would pay for."""
+    """Baselines trained beside the main method. `finetune` takes the same number of optimizer
+    steps, `finetune_equal_compute` as many as the main method's floating-point work allows."""
 
     FINETUNE = "finetune"
     FINETUNE_EQUAL_COMPUTE = "finetune_equal_compute"
@@ -180,7 +180,7 @@ class Baseline(StrEnum):
 
 
 class MethodSpec(Record):
-    """The body of `method.<type>`: what to do. Where it happens is the services' settings."""
+    """The body of `method.<type>`; deployment details are in the services' settings."""
 
     teacher: str = "default"
     task: TaskSpec = TaskSpec()
@@ -195,7 +195,7 @@ class MethodSpec(Record):
 
 
 class Budget(Record):
-    """What a job may spend on its teacher; it pauses before it would spend more. None: no limit."""
+    """A job's limits for its teacher; it pauses before it would exceed them. None: no limit."""
 
     teacher_tokens: Annotated[int | None, Field(ge=1)] = None
     """Prompt and completion tokens together."""
@@ -204,7 +204,7 @@ class Budget(Record):
 
 
 class Priority(StrEnum):
-    """Which of the waiting jobs goes first; equal ones go in the order of their creation."""
+    """Priority among waiting jobs; equal ones run in the order of their creation."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -212,7 +212,7 @@ class Priority(StrEnum):
 
 
 class JobSpec(Record):
-    """Everything a job was asked to do; frozen into the job and saved beside its model.
+    """The full description of a job; fixed when it is created and saved beside its model.
 
     `training_file`, `validation_file`, `test_file` and `rationales.import` are file ids.
     """
@@ -231,12 +231,12 @@ class JobSpec(Record):
     knowledge_of: str | None = None
     """Id of the job whose rationale set is trained on; None: the job assembles its own."""
     webhook: Annotated[str | None, Field(max_length=2048)] = None
-    """URL that is told how the job ended, on a host that the server lists."""
+    """URL that is notified when the job ends, on a host that the server lists."""
 
     @model_validator(mode="before")
     @classmethod
     def parse_method(cls, data: Any) -> Any:
-        """Accept the wire form, `{"method": {"type": "qcrd", "qcrd": {…}}}`, besides our own."""
+        """Accept the REST form too: `{"method": {"type": "qcrd", "qcrd": {…}}}`."""
         if not isinstance(data, dict) or not isinstance(data.get("method"), dict):
             return data
         method = dict(data["method"])

@@ -14,16 +14,16 @@ from qcrd.records.job import Accuracy, JobStatus
 from qcrd.records.spec import Baseline, JobSpec
 
 LABEL_ONLY_METHODS = frozenset({Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE})
-"""The methods that read labels only."""
+"""The methods that use labels only."""
 MAX_JOBS = 256
-"""Per study: each is a training run, so a longer list is a slip of the keyboard."""
+"""Most training runs of a study; a larger number is taken for a mistake."""
 
 
 class StudySpec(Record):
-    """What to compare: `job` under each of `methods` and `seeds`, tested against `baseline`.
+    """The methods and seeds to compare: `job` under each of them, tested against `baseline`.
 
-    `job.method` brings the settings that all methods share; its own name and `job.seed` are
-    replaced by those of each cell.
+    `job.method` has the settings that all methods share; its name and `job.seed` are replaced by
+    those of each cell.
     """
 
     job: JobSpec
@@ -34,7 +34,7 @@ class StudySpec(Record):
     @field_validator("job", mode="before")
     @classmethod
     def parse_job(cls, data: Any) -> Any:
-        """The body of a job; what is wrong in it is told by its path from here, `job.…`."""
+        """Parse the body of a job; errors name the field by its path in the study, `job.…`."""
         if not isinstance(data, dict):
             return data
         try:
@@ -77,15 +77,15 @@ class StudySpec(Record):
 
     @property
     def compute_reference(self) -> Baseline | None:
-        """The method whose compute `finetune_equal_compute` is given: qcrd, or else the last one
-        that learns from rationales."""
+        """The method whose compute `finetune_equal_compute` gets: qcrd, else the last one that
+        uses rationales."""
         if Baseline.QCRD in self.methods:
             return Baseline.QCRD
         return next((m for m in reversed(self.methods) if m not in LABEL_ONLY_METHODS), None)
 
 
 def prefix_error_path(root: str, error: Invalid) -> Invalid:
-    """`error` about a field of something that is field `root` here."""
+    """`error` with the path of its field prefixed by `root`."""
     if error.param is None:
         return error
     path = f"{root}.{error.param}"
@@ -112,10 +112,10 @@ class StudyCell(Record):
 
 
 class Study(Record):
-    """Written once, before its jobs are created, with the ids that they will have.
+    """A study's record, written once before its jobs are created, with their future ids.
 
-    `leader` is the job that assembles the rationale set of all of them. How far the study is is
-    not kept: it is read from the jobs.
+    `leader` is the job that assembles the rationale set for all of them. The study's progress is
+    not stored but read from its jobs.
     """
 
     id: str
@@ -128,7 +128,7 @@ class Study(Record):
 
 
 class StudyStatus(StrEnum):
-    """`incomplete`: all jobs are over and only some have succeeded; `failed`: none has."""
+    """`incomplete`: all jobs have finished and only some succeeded; `failed`: none did."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -137,7 +137,7 @@ class StudyStatus(StrEnum):
 
 
 class StudyJob(Record):
-    """A job of a study as it is now. `status` None: there is no record of it (any more)."""
+    """The current state of a study's job. `status` None: there is no record of the job."""
 
     id: str
     method: str
@@ -188,7 +188,7 @@ class StudyComparison(Record):
 
     @property
     def verdict(self) -> str:
-        """In words; an interval that holds 0 shows no difference, whichever way it leans."""
+        """The result in words; an interval that contains 0 shows no difference."""
         if self.low <= 0 <= self.high:
             return "no difference shown"
         if self.p_holm > 0.05:
@@ -197,7 +197,7 @@ class StudyComparison(Record):
 
 
 class StudyRow(Record):
-    """One method: what its `n` succeeded seeds of `of` measured. Means are over these seeds.
+    """The results of one method: means over its `n` succeeded seeds of `of`.
 
     `interval` says what `low` and `high` bound: `t` the mean over seeds (95 %, over the seeds'
     scatter), `wilson` the accuracy of the only seed (95 %, over test questions).
@@ -216,12 +216,12 @@ class StudyRow(Record):
     flops: float | None = None
     seconds: float | None = None
     comparison: StudyComparison | None = None
-    """None for the baseline, and where there is nothing to compare."""
+    """None for the baseline, and without common predictions."""
 
 
 class StudyTable(Record):
     """`measured` names the questions that `accuracy` is on. `references` are the rows that no
-    training changes: the teacher's own answers, and always saying the commonest label."""
+    training changes: the teacher's own answers, and the majority class."""
 
     measured: Literal["test", "validation"]
     questions: int | None

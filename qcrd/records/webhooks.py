@@ -1,4 +1,4 @@
-"""A webhook that is owed to somebody."""
+"""A webhook delivery."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from qcrd.records.base import Record
 
 
 class WebhookDelivery(Record):
-    """What became of job `job_id` at `created_at`, for `url`. `id` is the same at every attempt, so
-    that a receiver who gets it twice can tell."""
+    """The notification to `url` that job `job_id` ended at `created_at`. `id` is the same at every
+    attempt, so that the receiver can recognise duplicates."""
 
     id: str
     job_id: str
@@ -15,4 +15,4 @@ class WebhookDelivery(Record):
     type: str
     created_at: float
     attempts: int = 0
-    """Begun so far, this one included. It fences: only who began the latest one settles it."""
+    """Attempts begun so far. It fences: only the latest attempt can settle the delivery."""

@@ -1,4 +1,4 @@
-"""Every name in the object store and in Redis, in one place, and the ids that go into them."""
+"""The keys of the object store and of Redis, and the ids they contain."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def new_id(prefix: str) -> str:
 
 
 def validate_id(value: str, param: str) -> str:
-    """`value` if it can be an id. Nothing else becomes part of a key, so no key can be forged."""
+    """Return `value` if it has the form of an id, else raise: only ids become part of keys."""
     if not ID_PATTERN.fullmatch(value):
         raise Invalid(f"`{param}`: {value[:80]!r} is not an id", param=param, code="invalid_id")
     return value
 
 
 def digest(*parts: str | bytes) -> str:
-    """24 hex digits of the SHA-256 of `parts`; their boundaries count, so ("ab",) != ("a", "b")."""
+    """24 hex digits of the SHA-256 of `parts`; ("ab",) and ("a", "b") have different digests."""
     hasher = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -44,7 +44,7 @@ UPLOADS = "uploads/"
 
 
 def file_key(file_id: str) -> str:
-    """Where the bytes of a file are whose description names no other place."""
+    """Key of a file's content when its record has no `blob`."""
     return f"{FILES}{file_id}/data"
 
 
@@ -57,12 +57,12 @@ def file_meta_key(file_id: str) -> str:
 
 
 def file_time_key(file_id: str, created_at: float) -> str:
-    """An empty object whose name says when, so that files are put in order without being read."""
+    """An empty object with the creation time in its key, to sort files without reading them."""
     return f"{file_prefix(file_id)}at-{int(created_at * 1000):015d}"
 
 
 def upload_key(upload_id: str) -> str:
-    """A file's bytes; while they arrive nobody knows the digest that will be the file's id."""
+    """A file's content; the digest that becomes the file's id is only known after the upload."""
     return f"{UPLOADS}{upload_id}"
 
 
@@ -84,13 +84,13 @@ def rationale_shard_key(set_id: str, number: int) -> str:
 
 
 def rationale_holdout_key(set_id: str, name: str) -> str:
-    """Questions that nobody trains on; `name` is `test` or `validation`."""
+    """Questions held out from training; `name` is `test` or `validation`."""
     return f"{rationale_prefix(set_id)}{name}.jsonl.zst"
 
 
 def rationale_index_key(set_id: str) -> str:
-    """The number is that of the rows' layout (services.api.rationale_sets.index): another
-    layout is another object, so an old one is never misread."""
+    """The number is the version of the row layout (services.api.rationale_sets.index): a new
+    layout gets a new key, so an index is never read with the wrong layout."""
     return f"{rationale_prefix(set_id)}index-1.npz"
 
 
@@ -159,7 +159,7 @@ def judge_version_prefix(judge_id: str, version: int) -> str:
 
 
 def judge_description_key(judge_id: str, version: int) -> str:
-    """Written last: a version exists when this does."""
+    """Written last: the version exists if this object does."""
     return f"{judge_version_prefix(judge_id, version)}judge.json"
 
 
@@ -180,11 +180,11 @@ def study_key(study_id: str) -> str:
 JOBS = "qcrd:jobs"
 """Sorted set of every job id by creation time."""
 ACTIVE_JOBS = "qcrd:jobs:active"
-"""The same, of the jobs that are not concluded."""
+"""The same for jobs that are not finalized."""
 REAPER_LOCK = "qcrd:reaper"
-"""Held by the one worker that looks for abandoned jobs."""
+"""Lock of the worker that looks for abandoned jobs."""
 COUNTERS = "qcrd:tally"
-"""Hash of what workers counted."""
+"""Hash of the workers' counters."""
 
 
 def jobs_by_status_key(status: str) -> str:
@@ -193,7 +193,7 @@ def jobs_by_status_key(status: str) -> str:
 
 
 def waiting_jobs_key(task: str) -> str:
-    """Sorted set of the ids of the jobs that nobody works on and `task` is for, best last."""
+    """Sorted set of the ids of the jobs that wait for a worker of `task`, next one last."""
     return f"qcrd:jobs:waiting:{task}"
 
 
@@ -211,12 +211,12 @@ def events_key(job_id: str) -> str:
 
 
 def emitted_once_key(job_id: str) -> str:
-    """What of the job's events must not be told twice."""
+    """Hash of the job's events that were appended under a name, each to be appended only once."""
     return f"qcrd:told:{job_id}"
 
 
 WEBHOOKS_DUE = "qcrd:webhooks:due"
-"""Sorted set of the ids of webhooks that are not settled, by when they are due."""
+"""Sorted set of the ids of unsettled webhook deliveries, by due time."""
 
 
 def webhook_key(delivery_id: str) -> str:

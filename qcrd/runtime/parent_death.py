@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, however that one ends."""
+"""End this process when its parent dies, even when the parent is killed with SIGKILL."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent(parent: int, signum: signal.Signals) -> None:
-    """Exit now if process `parent` is already gone; otherwise get `signum` when it goes.
+    """Exit if process `parent` has already died; otherwise receive `signum` when it dies.
 
-    On Linux the kernel sends it, SIGKILL of the parent included; elsewhere nobody does.
+    Linux only: there the kernel sends the signal. Elsewhere no signal is sent.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signum), 0, 0, 0)

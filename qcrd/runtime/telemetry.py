@@ -1,6 +1,6 @@
-"""JSON log lines that know their job and request, and the request metrics of every service.
+"""JSON log lines with job and request ids, and the HTTP request metrics of every service.
 
-The HTTP part is plain ASGI: a worker's image has no web framework.
+The middleware is plain ASGI, as the workers' image has no web framework.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 
 def current_request_id() -> str | None:
-    """The id of the request that is being answered, or that a task came from."""
+    """The id of the HTTP request being handled, or of the one that queued the current task."""
     return _request_id.get()
 
 
 @contextmanager
 def log_context(*, job_id: str | None = None, request_id: str | None = None) -> Iterator[None]:
-    """Log lines within carry these ids; None keeps the one that is already there."""
+    """Add these ids to the log lines of the block; None keeps the current id."""
     job = _job_id.set(job_id or _job_id.get())
     request = _request_id.set(request_id or _request_id.get())
     try:
@@ -55,13 +55,13 @@ def log_context(*, job_id: str | None = None, request_id: str | None = None) -> 
 
 @contextmanager
 def log_exceptions(activity: str, *, quiet: bool = False) -> Iterator[None]:
-    """The boundary of a thread or task that lives as long as its process: whatever goes wrong
-    within is logged as `what`, unless `quiet`, and the block is left."""
+    """Log an exception of the block as `activity`, unless `quiet`, and suppress it: the boundary of
+    a thread or task that runs as long as its process."""
     try:
         yield
     except Exception as error:
         if not quiet:
-            # An outage needs no traceback; what nobody foresaw does.
+            # An outage needs no traceback; an unexpected exception does.
             is_outage = isinstance(error, Transient)
             level = logging.WARNING if is_outage else logging.ERROR
             log.log(level, "%s: %s", activity, error, exc_info=not is_outage)
@@ -87,14 +87,14 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         fields = {name: value for name, value in line.items() if value is not None}
-        # Other libraries' records hold what they like: Celery's have dates.
+        # Celery's records contain dates.
         return json.dumps(fields, default=str)
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
-    """One JSON object per line on stderr, from every logger of the process.
+    """Log one JSON object per line to stderr, from every logger of the process.
 
-    A call adds fields of its own by `extra={"data": {…}}`.
+    A log call adds fields by `extra={"data": {…}}`.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(service))
@@ -102,7 +102,7 @@ def configure_logging(service: str, level: str = "INFO") -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = name != "uvicorn.access"  # install_http writes that line
+        logger.propagate = name != "uvicorn.access"  # TelemetryMiddleware writes that line
 
 
 # --- HTTP ------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def configure_logging(service: str, level: str = "INFO") -> None:
 INTERNAL_ERROR_BODY: Mapping[str, Any] = MappingProxyType(
     {
         "error": {
-            "message": "internal error; the log has it under this answer's x-request-id",
+            "message": "internal error; see the log under this response's x-request-id",
             "type": "server_error",
             "param": None,
             "code": "internal_error",
@@ -118,13 +118,13 @@ INTERNAL_ERROR_BODY: Mapping[str, Any] = MappingProxyType(
     }
 )
 UNLOGGED_PATHS = frozenset({"/health", "/ready", "/metrics"})
-"""Asked every few seconds by orchestrators: counted, but not logged."""
+"""Polled every few seconds by orchestrators: counted, but not logged."""
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 
 class SupportsMiddleware(Protocol):
-    """What `install_http` needs of a Starlette or FastAPI app."""
+    """What `install_http_telemetry` needs of a Starlette or FastAPI app."""
 
     def add_middleware(self, middleware_class: Any, **kwargs: Any) -> None: ...
 
@@ -136,11 +136,11 @@ def install_http_telemetry(
     *,
     error_body: Mapping[str, Any] = INTERNAL_ERROR_BODY,
 ) -> CollectorRegistry:
-    """Give every answer an `x-request-id`, answer `/metrics`, count, time and log requests.
+    """Give every response an `x-request-id`, serve `/metrics`, count, time and log requests.
 
-    It is also the process boundary: an exception that no handler of the app took is logged and
-    answered with status 500 and `crash`. Call it after the app's other middleware, so that it is
-    the outermost; metrics that a service adds to the returned registry are served with the rest.
+    An exception that no handler of the app caught is logged and becomes status 500 with
+    `error_body`. Call it after adding the app's other middleware, so that it is the outermost;
+    `/metrics` includes what the service adds to the returned registry.
     """
     registry = registry or CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -159,10 +159,12 @@ class TelemetryMiddleware:
         self._registry = registry
         self._error_body = json.dumps(dict(error_body)).encode()
         labels = ("service", "method", "route", "status")
-        self._requests = Counter("qcrd_http_requests", "Answers sent", labels, registry=registry)
+        self._requests = Counter(
+            "qcrd_http_requests", "HTTP responses sent", labels, registry=registry
+        )
         self._seconds = Histogram(
             "qcrd_http_request_seconds",
-            "Time to the end of an answer",
+            "Time until the response was sent",
             ("service", "method", "route"),
             registry=registry,
         )
@@ -191,7 +193,7 @@ class TelemetryMiddleware:
 
         try:
             if scope["path"] == "/metrics" and scope["method"] == "GET":
-                # A collector may ask Redis, which must not hold up everybody else.
+                # A collector may read Redis, which must not block the other requests.
                 body = await asyncio.to_thread(generate_latest, self._registry)
                 await _send_response(send_with_request_id, 200, CONTENT_TYPE_LATEST, body)
             else:
@@ -207,7 +209,7 @@ class TelemetryMiddleware:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"]
-        # The route's template: a label per concrete path would grow with every job.
+        # The route's template: concrete paths would add a label for every job.
         route = getattr(scope.get("route"), "path", None) or (
             scope["path"] if scope["path"] in UNLOGGED_PATHS else "unmatched"
         )

@@ -11,7 +11,7 @@ from tests.survival.runs import Calm, Data, begin, check
 from tests.survival.system import ASSEMBLERS, TRAINERS, System
 
 AGAIN = 2
-REFUSED = "nothing to do for "
+REFUSED = "no claimable job for stage "
 
 
 def test_messages_delivered_again_change_nothing(

@@ -15,7 +15,7 @@ from tests.survival.system import ASSEMBLERS, LEASE_SECONDS, TRAINERS, System, u
 
 TRIES = 4
 """A job may be faster than the undisturbed one and over before its moment has come."""
-STOPPED = ('"stopped: ', '"nothing written: ')
+STOPPED = ('"stage interrupted: ', '"lease lost, stage stopped: ', '"outcome not written: ')
 """How a worker's log line begins that says it was refused."""
 
 

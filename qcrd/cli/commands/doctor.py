@@ -1,4 +1,4 @@
-"""`qcrd doctor`: what is missing on this machine, and how to get it."""
+"""`qcrd doctor`: check this machine's installation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qcrd.runtime.settings import load_settings
 
 GIB = 2**30
 ADVISED_MEMORY_BYTES = 3 * GIB
-"""Every part idle takes 1.7 GiB, a MiniLM student in training about one more."""
+"""The idle stack takes 1.7 GiB, training a MiniLM student about one more."""
 ADVISED_FREE_BYTES = 3 * GIB
 
 
@@ -35,7 +35,7 @@ STATE_LABELS = {"ok": "[green]ok", "advice": "[yellow]advice", "missing": "[red]
 
 
 def doctor() -> None:
-    """Say what is missing here and how to get it; exit code 1 if something needed is."""
+    """Check what is missing here and how to get it; exit code 1 if it is needed."""
     settings = load_settings(CliSettings)
     home = StackHome(settings.home)
     findings = [
@@ -141,7 +141,7 @@ def _read_available_memory() -> int | None:
 
 
 def _check_network(home: StackHome, api_url: str | None) -> Iterator[Finding]:
-    """The embedded stack, and the gateway of QCRD_API_URL where that is another one."""
+    """Check the embedded stack, and the gateway of QCRD_API_URL if it is another one."""
     running = (
         stack.find_stack(home) if "supervisor" not in environment.find_missing_wheels() else None
     )

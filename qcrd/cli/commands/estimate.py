@@ -1,4 +1,4 @@
-"""`qcrd estimate`: what a job would ask of its teacher and cost, before anything is spent."""
+"""`qcrd estimate`: estimate a job's teacher usage, cost and time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="As the REST API gives it.")] = False,
     api: ApiOption = None,
 ) -> None:
-    """Say what a job would cost; exit code 1 if its budget would not do. No job is created."""
+    """Estimate what a job costs; exit code 1 if its budget is not enough. Creates no job."""
     draft = spec.read_job_spec(job, data)
     gateway = connect_gateway(api)
     result = gateway.estimate_job(draft.with_file_ids(upload_files(gateway, draft)))
@@ -32,15 +32,15 @@ def estimate(
     else:
         _show_estimate(result)
     if result["budget"]["fits"] is False:
-        print_note(f"the budget will not do: {result['budget']['message']}")
+        print_note(f"the budget is not enough: {result['budget']['message']}")
         raise typer.Exit(EXIT_FAILED)
 
 
 def _show_estimate(result: dict[str, Any]) -> None:
     teacher = result["teacher"]
     table = Table(show_header=False)
-    asked = f"{teacher['asked']:,} of {teacher['outputs']:,}; {teacher['reused']:,} are paid for"
-    table.add_row("teacher outputs", asked)
+    outputs = f"{teacher['asked']:,} of {teacher['outputs']:,}; {teacher['reused']:,} reused"
+    table.add_row("teacher outputs", outputs)
     table.add_row("prompt tokens", f"{teacher['prompt_tokens']:,}")
     table.add_row("completion tokens", _format_completion(teacher))
     table.add_row("cost", _format_cost(teacher))

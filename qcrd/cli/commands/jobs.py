@@ -1,4 +1,4 @@
-"""`qcrd jobs`: what there is, and what became of it."""
+"""`qcrd jobs`: list, show, follow and control jobs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _describe_job(job: dict[str, Any]) -> dict[str, str]:
     }
     if (queue := job.get("queue")) is not None:
         eta = queue.get("eta_seconds")
-        facts["In line"] = f"{queue['position']}" + (f", about {eta:.0f} s" if eta else "")
+        facts["Position"] = f"{queue['position']}" + (f", about {eta:.0f} s" if eta else "")
     if (usage := job.get("usage")) is not None:
         facts["Spent"] = _format_usage(usage)
     if job.get("paused_because"):
@@ -85,16 +85,16 @@ def _format_usage(usage: dict[str, Any]) -> str:
 
 @app.command()
 def cancel(job_id: JobId, api: ApiOption = None) -> None:
-    """End a job. Teacher outputs that are finished are kept for the next one."""
+    """Cancel a job. Its completed teacher outputs are kept for later jobs."""
     job = connect_gateway(api).cancel_job(job_id)
     print_note(f"the job {job_id} is {job['status']}")
 
 
 @app.command()
 def pause(job_id: JobId, api: ApiOption = None) -> None:
-    """Stop a job where it is, to be resumed. Its training saves first."""
+    """Pause a job, to be resumed. Its training saves a checkpoint first."""
     job = connect_gateway(api).pause_job(job_id)
-    print_note(f"the job {job_id} is {job['status']}; `qcrd jobs resume {job_id}` goes on")
+    print_note(f"the job {job_id} is {job['status']}; `qcrd jobs resume {job_id}` continues it")
 
 
 @app.command()
@@ -104,7 +104,7 @@ def resume(
     cost: Annotated[float | None, typer.Option(min=0, help="A new budget.")] = None,
     api: ApiOption = None,
 ) -> None:
-    """Let a paused job go on; a limit that is given replaces the job's budget."""
+    """Resume a paused job; a given limit replaces the job's budget."""
     given = {"teacher_tokens": teacher_tokens, "cost": cost}
     budget = {name: value for name, value in given.items() if value is not None}
     job = connect_gateway(api).resume_job(job_id, budget or None)
@@ -113,9 +113,9 @@ def resume(
 
 @app.command()
 def delete(job_id: JobId, api: ApiOption = None) -> None:
-    """Remove a job that is over. Its rationale set and its model stay."""
+    """Delete a finished job. Its rationale set and its model stay."""
     connect_gateway(api).delete_job(job_id)
-    print_note(f"the job {job_id} is gone")
+    print_note(f"job {job_id} deleted")
 
 
 @app.command()
@@ -125,7 +125,7 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job is over.")] = False,
     api: ApiOption = None,
 ) -> None:
-    """Print what happened in a job, oldest first."""
+    """Print a job's events, oldest first."""
     gateway = connect_gateway(api)
     if follow:
         show_result(follow_on_terminal(gateway, job_id), None)
@@ -139,7 +139,7 @@ def _format_event(event: JobEvent) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """Local time; the date too when it was not today."""
+    """Local time, with the date unless it is today."""
     moment = datetime.fromtimestamp(seconds)
     today = datetime.fromtimestamp(time.time()).date()
     return f"{moment:%H:%M:%S}" if moment.date() == today else f"{moment:%Y-%m-%d %H:%M:%S}"

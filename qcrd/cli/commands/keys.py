@@ -1,4 +1,4 @@
-"""`qcrd keys`: API keys for a gateway's file of keys, which holds their hashes only."""
+"""`qcrd keys`: manage a gateway's key file, which contains only the keys' hashes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from qcrd.records.api_keys import ApiKey, ApiKeyFile, ApiKeyScope, hash_api_key
 from qcrd.records.base import parse_record
 
 KEY_PREFIX = "sk-qcrd-"
-"""So that secret scanners recognise a key that was committed by mistake."""
+"""A prefix by which secret scanners recognise a committed key."""
 
 DEFAULT_SCOPES = [ApiKeyScope.READ, ApiKeyScope.WRITE]
-"""Of a key that no scopes are given for."""
 
 app = typer.Typer(no_args_is_help=True, help="Make and retire API keys of a gateway.")
 
@@ -32,7 +31,7 @@ KeyFileOption = Annotated[
 
 
 def make_key(name: str, scopes: Sequence[ApiKeyScope], **limits: int | None) -> tuple[str, ApiKey]:
-    """A fresh secret of 256 bits, to be shown once, and its entry for the file."""
+    """A new secret of 256 bits and its entry for the key file."""
     secret = KEY_PREFIX + secrets.token_urlsafe(32)
     entry = {"name": name, "sha256": hash_api_key(secret), "scopes": list(scopes), **limits}
     return secret, parse_record(ApiKey, entry)
@@ -62,7 +61,7 @@ def create_key(
             raise Invalid(f"{file} has a key named {name} already: `qcrd keys drop {name}` first")
         _write_key_file(file, ApiKeyFile(keys=(*key_file.keys, entry)))
         print_note(f"added to {file}; a gateway that reads it takes the key within a second")
-    print_note("the key, which nothing will show again:")
+    print_note("the key (shown only once):")
     typer.echo(secret)
 
 
@@ -77,7 +76,7 @@ def delete_key(name: str, file: KeyFileOption = None) -> None:
         names = ", ".join(key.name for key in remaining) or "none"
         raise Invalid(f"{file} has no key named {name}; there are: {names}")
     _write_key_file(file, ApiKeyFile(keys=remaining))
-    print_note(f"{name} is gone from {file}")
+    print_note(f"{name} removed from {file}")
 
 
 def _read_key_file(file: Path) -> ApiKeyFile:
@@ -92,7 +91,7 @@ def _read_key_file(file: Path) -> ApiKeyFile:
 
 
 def _write_key_file(file: Path, content: ApiKeyFile) -> None:
-    """Whole or not at all: a gateway may read it at any moment. For its owner's eyes only."""
+    """Write atomically, as a gateway may read at any moment, with mode 0600."""
     body = content.model_dump(mode="json", exclude_none=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.touch(mode=0o600)

@@ -1,4 +1,4 @@
-"""`qcrd models`: the students that jobs have published."""
+"""`qcrd models`: list, download and run published students."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def chat_with_model(
 
 
 def _resolve_folder(model: str, api: str | None) -> Path:
-    """Where the model lies here; one that was fetched once is not fetched again."""
+    """The model's local folder; a published model is downloaded once and cached."""
     if Path(model).is_dir():
         return Path(model)
     if not model.startswith("model-") or "/" in model:
@@ -96,6 +96,6 @@ def _read_question() -> str:
 
 def _print_prediction(student: chat.LocalStudent, question: str, explain: bool) -> None:
     prediction = student.predict(question, explain=explain)
-    stdout_console().print(f"[bold]{escape(prediction.label or '(it says nothing)')}")
+    stdout_console().print(f"[bold]{escape(prediction.label or '(empty answer)')}")
     if prediction.rationale is not None:
         stdout_console().print(escape(prediction.rationale))

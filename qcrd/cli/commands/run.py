@@ -1,4 +1,4 @@
-"""`qcrd run`: a job from its YAML to its report."""
+"""`qcrd run`: create a job from its YAML, follow it, print its report."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def follow_on_terminal(gateway: GatewayClient, job_id: str) -> dict[str, Any]:
         with open_display(stderr_console()) as job_display:
             return follow_job(gateway, job_id, job_display)
     except KeyboardInterrupt:
-        print_note(f"the job {job_id} goes on")
+        print_note(f"job {job_id} keeps running")
         print_note(f"  qcrd jobs events {job_id} --follow   follows it again")
         print_note(
             f"  qcrd jobs cancel {job_id}            ends it; finished teacher outputs are kept"
@@ -76,7 +76,7 @@ def show_result(job: dict[str, Any], report_file: Path | None) -> None:
 
 
 def upload_files(gateway: GatewayClient, draft: spec.SpecDraft) -> dict[Path, str]:
-    """File ids per path; what has the same bytes is sent once."""
+    """Upload the files and return their ids by path; equal files are uploaded once."""
     ids_by_digest: dict[str, str] = {}
     ids: dict[Path, str] = {}
     for spec_file in draft.files:
@@ -103,7 +103,7 @@ def _hash_file(spec_file: spec.SpecFile) -> str:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Before the job, not after it: a report that cannot be written is a job run in vain."""
+    """Check before the job runs that its report can be written afterwards."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         existed = path.exists()

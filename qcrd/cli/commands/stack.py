@@ -23,7 +23,7 @@ from qcrd.runtime.settings import load_settings
 
 
 class _StopRequested(BaseException):
-    """Somebody asked this process to end."""
+    """This process received SIGINT, SIGTERM or SIGHUP."""
 
 
 def _ignore_signal(signum: int, frame: FrameType | None) -> None:
@@ -32,10 +32,10 @@ def _ignore_signal(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal raise `_Stop`, once; then the parts are being ended."""
+    """Raise `_StopRequested` on the first signal; ignore further ones while the parts stop."""
 
     def request_stop(signum: int, frame: FrameType | None) -> None:
-        # Not SIG_IGN: Python complains of a second signal that was already on its way.
+        # Not SIG_IGN: Python reports a pending second signal as an error.
         for number in numbers:
             signal.signal(number, _ignore_signal)
         raise _StopRequested
@@ -93,7 +93,7 @@ def up(
 
 
 def _print_nothing(text: str) -> None:
-    """A second `up` has one line to say."""
+    """For a second `qcrd up`, which prints one line only."""
 
 
 def _format_location(running: Stack) -> str:
@@ -101,7 +101,7 @@ def _format_location(running: Stack) -> str:
 
 
 def _watch_restarts(running: Stack) -> None:
-    """Tell which parts were restarted, until the supervisor ends."""
+    """Print which parts were restarted, until the supervisor ends."""
     print_note("Ctrl-C stops it")
     while not running.has_exited():
         try:

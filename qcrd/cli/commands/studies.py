@@ -1,4 +1,4 @@
-"""`qcrd study`: methods and seeds from their YAML to their table. `qcrd studies`: what there is."""
+"""`qcrd study`: run a study from its YAML. `qcrd studies`: list, show and control studies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and cancel studies.")
 
 StudyId = Annotated[str, typer.Argument(metavar="STUDY")]
 POLL_SECONDS = 2.0
-"""Between two looks at a study's jobs."""
+"""Between two requests for a study's state."""
 
 
 def study(
@@ -69,14 +69,14 @@ def _follow_on_terminal(gateway: GatewayClient, study_id: str) -> dict[str, Any]
         with open_study_display(stderr_console()) as progress_display:
             return follow_study(gateway, study_id, progress_display)
     except KeyboardInterrupt:
-        print_note(f"the study {study_id} goes on")
+        print_note(f"study {study_id} keeps running")
         print_note(f"  qcrd studies show {study_id}    shows its jobs and its table so far")
         print_note(f"  qcrd studies cancel {study_id}  ends it; what has succeeded is kept")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def follow_study(gateway: GatewayClient, study_id: str, display: StudyDisplay) -> dict[str, Any]:
-    """The study when its jobs are over. A gateway that goes away is waited for."""
+    """Return the study when its jobs have finished. Retries while the gateway is down."""
     outage_shown = False
     while True:
         try:
@@ -96,7 +96,7 @@ def follow_study(gateway: GatewayClient, study_id: str, display: StudyDisplay) -
 def _show_result(
     gateway: GatewayClient, study: dict[str, Any], report_file: Path | None, plot_file: Path | None
 ) -> None:
-    """Print the table and what failed; exit code 1 unless every job has succeeded."""
+    """Print the table and the failures; exit code 1 unless every job has succeeded."""
     stdout_console().print(escape(gateway.get_study_table(study["id"], "markdown")), soft_wrap=True)
     if report_file is not None:
         table = json.loads(gateway.get_study_table(study["id"], "json"))
@@ -169,13 +169,13 @@ def show(study_id: StudyId, as_json: JsonOption = False, api: ApiOption = None) 
 
 @app.command()
 def cancel(study_id: StudyId, api: ApiOption = None) -> None:
-    """End a study's jobs. What has succeeded is kept, in its table too."""
+    """Cancel a study's jobs. Succeeded ones are kept, also in the table."""
     ended = connect_gateway(api).cancel_study(study_id)
     print_note(f"the study {study_id} is {ended['status']}")
 
 
 @app.command()
 def resume(study_id: StudyId, api: ApiOption = None) -> None:
-    """Create the jobs that are missing because the gateway died while it created them."""
+    """Create the jobs that are missing because the gateway died meanwhile."""
     resumed = connect_gateway(api).resume_study(study_id)
     print_note(f"the study {study_id} is {resumed['status']}")

@@ -1,4 +1,4 @@
-"""One line of what `qcrd doctor` says."""
+"""A row of the table that `qcrd doctor` prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """`fix` says how to get what is missing. Only a `missing` one makes the exit code 1."""
+    """`fix` is the advice to the user. Only state `missing` sets the exit code to 1."""
 
     what: str
     state: Literal["ok", "advice", "missing"]

@@ -1,4 +1,4 @@
-"""How a job's progress looks: bars in a terminal, lines everywhere else."""
+"""Display a job's progress: bars in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ STAGE_TITLES = {
     Stage.PUBLISHING: "publishing",
 }
 LINE_INTERVAL_SECONDS = 3.0
-"""Between two lines of progress that say something new."""
+"""Least time between two progress lines."""
 KEEPALIVE_SECONDS = 10.0
-"""A line at least this often, even if it says the same again."""
+"""Longest time without a line, even if the progress is unchanged."""
 LEVEL_STYLES = {"warn": "yellow", "error": "red"}
 
 
@@ -66,7 +66,7 @@ def _style_event(event: JobEvent) -> str:
 
 
 class ProgressBars:
-    """A bar per stage, the events scrolling by above them."""
+    """A bar per stage, with the events above."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -77,7 +77,7 @@ class ProgressBars:
             self._progress.console.print(_style_event(event))
 
     def show_outage(self, text: str) -> None:
-        self._progress.console.print(f"[yellow]{escape(text)}; still trying")
+        self._progress.console.print(f"[yellow]{escape(text)}; retrying")
 
     def show_job(self, job: dict[str, Any]) -> None:
         over = JobStatus(job["status"]) is JobStatus.SUCCEEDED
@@ -105,7 +105,7 @@ class ProgressBars:
 
 
 class ProgressLines:
-    """For a log file: every event, and where the job stands every few seconds."""
+    """For a log file: every event, and the job's state every few seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -117,7 +117,7 @@ class ProgressLines:
             self._print(_style_event(event))
 
     def show_outage(self, text: str) -> None:
-        self._print(f"{escape(text)}; still trying")
+        self._print(f"{escape(text)}; retrying")
 
     def show_job(self, job: dict[str, Any]) -> None:
         text = format_state(job)
@@ -135,7 +135,7 @@ class ProgressLines:
 
 
 def format_state(job: dict[str, Any]) -> str:
-    """Where the job stands, in one line."""
+    """The job's state in one line."""
     stage = STAGE_TITLES[Stage(job["stage"])] if job["stage"] else job["status"]
     if job["status"] != JobStatus.RUNNING:
         stage = job["status"]

@@ -1,4 +1,4 @@
-"""A job's report as tables."""
+"""Print a job's report as tables."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ METHOD_TITLES = {
     "dss+positives+negatives": "+ negatives",
     "qcrd": "QCRD",
 }
-"""Rows in this order; others follow under their own names."""
+"""Titles of the known rows, in their order; other rows follow under their names."""
 NEGATIVE_SOURCE_TITLES = {
     "teacher_minority": "of the teacher's minority",
     "student_lag": "of the student's samples",
     "fixed": "of the untrained student's samples",
 }
-"""Where a held-back negative is from."""
+"""The source of a held-out negative."""
 MAIN_METHODS = ("qcrd", "dss", "single_task", "finetune")
 
 
@@ -52,10 +52,11 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
 
 
 def format_comparisons(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line for each other student: the difference, its interval, the test, and what they show."""
+    """A line per other student: the difference, its interval, the test, the verdict."""
     parsed = [Comparison.model_validate(row) for row in rows]
     return [
-        f"{METHOD_TITLES.get(c.method, c.method)} against {METHOD_TITLES.get(c.baseline, c.baseline)}: "
+        f"{METHOD_TITLES.get(c.method, c.method)} against "
+        f"{METHOD_TITLES.get(c.baseline, c.baseline)}: "
         f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], McNemar p {c.p:.2g}, n {c.n:,}: "
         f"{c.verdict}"
         for c in parsed
@@ -70,7 +71,7 @@ def format_leaks(leak: Mapping[str, int]) -> str:
 
 
 def format_judge_health(health: Mapping[str, float]) -> str:
-    """AUC on held-back questions, with how many rationales it rests on, by source of negative."""
+    """AUC on held-out questions and the number of rationales, by source of negative."""
     scores = []
     for prefix, when, negatives in (
         ("pretrained_", "after pretraining", "of the teacher's minority"),
@@ -84,25 +85,25 @@ def format_judge_health(health: Mapping[str, float]) -> str:
                 f"{by_source or _format_count(health[f'{prefix}negatives'], negatives)})"
             )
     if not scores:
-        return "no held-back negatives to measure it on"
+        return "no held-out negatives to measure it on"
     parts = [", ".join(scores)]
     if "brier" in health:
         parts.append(f"Brier score {health['brier']:.2f}, calibration error {health['ece']:.2f}")
     if health.get("alarm_negatives") == 0 and "auc" in health:
-        parts.append("too few held-back rationales to raise an alarm")
+        parts.append("too few held-out rationales to raise an alarm")
     return "; ".join(parts)
 
 
 def _format_by_source(health: Mapping[str, float], prefix: str) -> str:
-    """`40 of the student's samples`; with each its own AUC where there are several."""
+    """`40 of the student's samples`; each source with its AUC where there are several."""
     names = [name for name in NEGATIVE_SOURCE_TITLES if f"{prefix}n_{name}" in health]
     parts = [
         _format_count(health[f"{prefix}n_{name}"], NEGATIVE_SOURCE_TITLES[name]) for name in names
     ]
     if len(names) > 1:
         parts = [
-            f"{said}: AUC {health[f'{prefix}auc_{name}']:.2f}"
-            for said, name in zip(parts, names, strict=True)
+            f"{count}: AUC {health[f'{prefix}auc_{name}']:.2f}"
+            for count, name in zip(parts, names, strict=True)
         ]
     return ", ".join(parts)
 
@@ -152,7 +153,7 @@ def _make_rationale_table(counts: Mapping[str, int]) -> Table:
 
 
 def format_usage(report: Mapping[str, Any]) -> str:
-    """What the teacher cost; a job that paid nothing says why."""
+    """The teacher tokens of a job, and why there are none."""
     counts, tokens = report["rationales"], report["usage"]
     prompt, completion = tokens["teacher_prompt_tokens"], tokens["teacher_completion_tokens"]
     reused = counts.get("reused", 0)

@@ -1,4 +1,4 @@
-"""How a study's progress looks: a bar per job in a terminal, lines everywhere else."""
+"""Display a study's progress: a bar per job in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from qcrd.records.job import JobStatus, Stage
 
 class StudyDisplay(Protocol):
     def show_study(self, study: dict[str, Any]) -> None:
-        """The study as it is now."""
+        """Show the study's current state."""
 
     def show_outage(self, text: str) -> None:
-        """The gateway does not answer; said once per outage."""
+        """Show that the gateway is unreachable; called once per outage."""
 
 
 @contextmanager
@@ -40,7 +40,7 @@ class _StudyBars:
         self._bars: dict[str, TaskID] = {}
 
     def show_outage(self, text: str) -> None:
-        self._progress.console.print(f"[yellow]{escape(text)}; still trying")
+        self._progress.console.print(f"[yellow]{escape(text)}; retrying")
 
     def show_study(self, study: dict[str, Any]) -> None:
         for job in study["jobs"]:
@@ -54,7 +54,7 @@ class _StudyBars:
 
 
 class _StudyLines:
-    """For a log file: what changed, every few seconds."""
+    """For a log file: a line on changes, every few seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -63,7 +63,7 @@ class _StudyLines:
         self._last_text = ""
 
     def show_outage(self, text: str) -> None:
-        self._print(f"{text}; still trying")
+        self._print(f"{text}; retrying")
 
     def show_study(self, study: dict[str, Any]) -> None:
         text = format_summary(study["jobs"])
@@ -86,7 +86,7 @@ def format_job_name(job: dict[str, Any]) -> str:
 
 
 def format_job_state(job: dict[str, Any]) -> str:
-    """Where a job of a study stands, in one line."""
+    """The state of a study's job in one line."""
     if job["status"] is None:
         return "missing"
     waiting = f", waiting: {job['waiting']}" if job["waiting"] else ""
@@ -97,7 +97,7 @@ def format_job_state(job: dict[str, Any]) -> str:
 
 
 def format_summary(jobs: list[dict[str, Any]]) -> str:
-    """How many jobs are in which state, and where those stand that are getting on."""
+    """The number of jobs in each state, and the state of each running job."""
     counts = Counter(job["status"] or "missing" for job in jobs)
     parts = [f"{count} of {len(jobs)} {status}" for status, count in counts.items()]
     running = [j for j in jobs if j["status"] == JobStatus.RUNNING and not j["waiting"]]

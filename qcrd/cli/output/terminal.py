@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, everything else on standard error."""
+"""Printing: results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def print_note(text: str) -> None:
 
 
 def make_table(*columns: str, no_wrap_columns: int = 0, title: str | None = None) -> Table:
-    """With `whole` first columns (ids, names) that are never cut or wrapped."""
+    """The first `no_wrap_columns` (ids, names) are never cut or wrapped."""
     result = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         result.add_column(column, no_wrap=index < no_wrap_columns, overflow="fold")
@@ -56,7 +56,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def exit_on_errors() -> Iterator[None]:
-    """The command's boundary: an error of the tree becomes its message and an exit code."""
+    """Print a `QcrdError` as its message and exit with its code."""
     try:
         yield
     except QcrdError as error:

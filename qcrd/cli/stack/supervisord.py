@@ -1,4 +1,4 @@
-"""supervisord: its configuration, its start, and the few questions that we ask it."""
+"""Configure, start, query and stop supervisord."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_TIMEOUT_SECONDS = {"servers": 5, "services": 4}
 """Between SIGTERM and SIGKILL. The groups stop one after the other: ten seconds for everything,
 enough for the store to close its volumes (three, measured)."""
 KILL_TIMEOUT_SECONDS = 15.0
-"""Seconds until a supervisor that does not end is killed; its parts go with it."""
+"""Seconds until a supervisor that does not end is killed, with its parts."""
 
 CONFIG_HEADER = """\
 [supervisord]
@@ -66,7 +66,7 @@ stdout_logfile_backups=2
 @dataclass(frozen=True)
 class StackPart:
     """A supervised process. `pid` is 0 while it does not run; times are seconds since the epoch,
-    `ended_at` that of its last end, 0 when it never ended."""
+    `ended_at` is 0 when it never ended."""
 
     name: str
     state: str
@@ -80,7 +80,7 @@ class StackPart:
 
 
 def render_config(parts: Sequence[str], socket: Path) -> str:
-    """Paths are relative to the `run` folder, so that no character of the home can break a line."""
+    """Paths are relative to the `run` folder, so that the home may contain any character."""
     groups = {
         "servers": [name for name in parts if name in SERVERS],
         "services": [name for name in parts if name not in SERVERS],
@@ -111,7 +111,7 @@ def _escape(value: str) -> str:
 def start_supervisord(
     run: Path, logs: Path, environment: Mapping[str, str], *, attached: bool
 ) -> subprocess.Popen[bytes]:
-    """supervisord with the `supervisord.conf` of `run`; `tied` ends it with this process."""
+    """supervisord with the `supervisord.conf` of `run`; `attached` ends it with this process."""
     owner = str(os.getpid()) if attached else "-"
     daemon = [sys.executable, "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
     with (logs / "supervisord.err.log").open("wb") as errors:
@@ -122,13 +122,13 @@ def start_supervisord(
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,
-            # Ctrl-C reaches us alone; we then stop the parts in order.
+            # Ctrl-C must only reach this process, which stops the parts in order.
             start_new_session=True,
         )
 
 
 class SupervisorClient:
-    """A supervisord behind its Unix socket. `Transient` when nobody answers there."""
+    """A supervisord behind its Unix socket. `Transient` when it is unreachable."""
 
     def __init__(self, socket: Path) -> None:
         try:
@@ -156,7 +156,7 @@ class SupervisorClient:
         ]
 
     def start_services(self) -> None:
-        """Idempotent: what runs already is left alone."""
+        """Idempotent: running services are left alone."""
         try:
             self._call("startProcessGroup", "services", False)
         except xmlrpc.client.Fault as error:
@@ -168,7 +168,7 @@ class SupervisorClient:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process exists and is more than a zombie that nobody has waited for."""
+    """Whether the process exists and is not a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -183,7 +183,7 @@ def is_alive(pid: int) -> bool:
 
 
 def stop_supervisord(socket: Path, pid: int) -> None:
-    """End the supervisor `pid` and all its parts, at the latest after `KILL_AFTER` seconds."""
+    """End the supervisor `pid` and all its parts, at the latest after `KILL_TIMEOUT_SECONDS`."""
     supervisor = SupervisorClient(socket)
     pids = [pid]
     try:

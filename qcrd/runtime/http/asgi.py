@@ -1,4 +1,4 @@
-"""What plain ASGI lacks: a body that is brought once more, and work that ends with its client."""
+"""Helpers for plain ASGI: replay a request body, cancel work when the client disconnects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that brings the body that was read already, and then what comes after it."""
+    """A `receive` that returns the already read `body` first, then continues with `receive`."""
     pending = [body]
 
     async def replay() -> Message:
@@ -27,9 +27,9 @@ def replay_body(body: bytes, receive: Receive) -> Receive:
 
 
 async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` returns, or None after cancelling it because the client has gone.
+    """The result of `work`, or None if the client disconnected and `work` was cancelled.
 
-    The body must have been read: what is still to come on the connection is only its end.
+    The body must have been read, so that only the disconnect is still to be received.
     """
     task = asyncio.ensure_future(work)
     disconnect = asyncio.ensure_future(_wait_for_disconnect(receive))

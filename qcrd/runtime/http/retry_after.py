@@ -1,4 +1,4 @@
-"""The header Retry-After: how long another server asks to be left alone (RFC 9110, 10.2.3)."""
+"""The header Retry-After: how long a server asks its client to wait (RFC 9110, 10.2.3)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 
 def parse_retry_after(header: str | None) -> float | None:
-    """From now; None where the header is not given or is neither seconds nor a date."""
+    """Seconds from now; None where the header is missing or neither seconds nor a date."""
     if header is None:
         return None
     if header.replace(".", "", 1).isdecimal():

@@ -1,7 +1,7 @@
-"""Jobs, and the verbs by which they change: `move` is the one door between states.
+"""Commands that change a stored job: claim, renew the lease, update, change the status.
 
-A worker claims a job and gets a lease with a fencing token. Everything it writes carries the token,
-and only the newest one is accepted. Each verb is one compare-and-set of the job's record.
+A worker that claims a job gets a lease with a fencing token. Each of its writes carries the token,
+and only the newest token is accepted. Each command is one compare-and-set of the job's record.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from qcrd.runtime.jobs.store import JobStore
 def transition_job(
     jobs: JobStore, job_id: str, target: JobStatus, *, token: int | None = None, **changes: Any
 ) -> Job:
-    """The one door between states. `Conflict` for a move that `NEXT` does not have.
+    """Change the job's status. `Conflict` for a transition that `TRANSITIONS` does not have.
 
-    With `token` the caller is the job's worker: `LeaseLost` if it is that no more. Without, it is
-    somebody from outside, and a move to a final state takes the job out of its worker's hands.
+    With `token` the caller is the job's worker: `LeaseLost` if its lease is not the current one.
+    Without it, a transition to a final status also ends the worker's lease.
     """
     now = time.time()
 
@@ -52,25 +52,25 @@ def _is_claimable(job: Job, stage: Stage) -> bool:
 def claim_job(
     jobs: JobStore, job_id: str, owner: str, *, stage: Stage, now: float, ttl: float = LEASE_TTL
 ) -> Job | None:
-    """The job, `running` and held by a new lease; None when there is nothing to do here.
+    """Return the job, `running` under a new lease; None when it cannot be claimed.
 
-    That is so when somebody else holds it, when it is over, paused or deleted, and when it has
-    gone on to another task's stage: a message delivered twice ends here. A predecessor that fell
-    silent counts as an attempt; when it was the last one the job comes back `failed`, unheld.
-    `Conflict` (code `running_limit`) while its owner has as many running jobs as it may.
+    It cannot when another worker holds the lease, when it is finished, paused or deleted, or when
+    its stage belongs to another task; so a duplicate message has no effect. An expired lease counts
+    as an attempt: if it was the last one, the job is returned `failed`, without a lease.
+    `Conflict` (code `running_limit`) while its owner is at its limit of running jobs.
     """
 
     def change(job: Job) -> Job:
-        silent = lease_expired(job, now)
-        if not _is_claimable(job, stage) or (job.lease.owner and not silent):
+        expired = lease_expired(job, now)
+        if not _is_claimable(job, stage) or (job.lease.owner and not expired):
             raise Conflict(f"job {job.id} cannot be claimed")
-        if silent and job.attempt + 1 >= MAX_ATTEMPTS:
+        if expired and job.attempt + 1 >= MAX_ATTEMPTS:
             return attempts_exhausted(with_changes(job, lease=Lease(token=job.lease.token)), now)
         lease = Lease(token=job.lease.token + 1, owner=owner, until=now + ttl, counted=now)
         started = (
             job if job.status is JobStatus.RUNNING else transition(job, JobStatus.RUNNING, now, {})
         )
-        return with_changes(started, stage=stage, attempt=job.attempt + silent, lease=lease)
+        return with_changes(started, stage=stage, attempt=job.attempt + expired, lease=lease)
 
     try:
         return jobs.update(job_id, change)
@@ -83,7 +83,7 @@ def claim_job(
 
 
 def renew_lease(jobs: JobStore, job_id: str, token: int, now: float, ttl: float = LEASE_TTL) -> Job:
-    """Extend the lease to `now + ttl`. `LeaseLost` when it is no longer this one."""
+    """Extend the lease to `now + ttl`. `LeaseLost` when `token` is not the current lease."""
 
     def change(job: Job) -> Job:
         check_lease(job, token)
@@ -94,13 +94,13 @@ def renew_lease(jobs: JobStore, job_id: str, token: int, now: float, ttl: float 
 
 
 def update_job(jobs: JobStore, job_id: str, token: int, **changes: Any) -> Job:
-    """A worker's write. `LeaseLost` when another one holds the job, or it is over.
+    """Write a worker's `changes`. `LeaseLost` when another worker holds the job or it is finished.
 
-    A change of `stage` ends the time of the stage before. Status has its own door, `move`.
+    A change of `stage` closes the previous stage's time. The status changes by `transition_job`.
     """
     now = time.time()
     if "status" in changes:
-        raise TypeError("the status changes through `move` alone")
+        raise TypeError("the status changes through `transition_job` alone")
 
     def change(job: Job) -> Job:
         check_lease(job, token)

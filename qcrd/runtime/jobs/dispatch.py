@@ -1,7 +1,7 @@
-"""Who is next: the jobs that wait for a worker, and the messages that are sent for them.
+"""Choose which waiting job a worker claims, and queue messages for waiting jobs.
 
-A message only says that there is work on its queue. Whoever gets it takes the job that comes first
-among those that wait there, so priorities hold however late a message was sent.
+A message only says that there is work on its queue. The worker that receives it claims the first
+waiting job of that queue, so priorities hold whatever the order of the messages.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from qcrd.runtime.jobs.state_machine import STAGE_TASKS, lease_expired
 from qcrd.runtime.jobs.store import JobStore
 
 PAGE_SIZE = 20
-"""Waiting jobs looked at together: nearly always the first of them is taken."""
+"""Waiting jobs read at once; nearly always the first one is claimed."""
 
 
 def claim_next_job(deps: WorkerDeps, job_id: str, stage: Stage) -> Job | None:
-    """The job, held by this worker; None when nobody waits whose owner may run one more."""
+    """Claim the first waiting job whose owner is below its limit of running jobs, if any."""
     owners_at_limit: set[str] = set()
     for candidate in _iter_candidates(deps, job_id, stage):
         if candidate.owner in owners_at_limit:
@@ -38,15 +38,15 @@ def claim_next_job(deps: WorkerDeps, job_id: str, stage: Stage) -> Job | None:
             continue
         if job is not None:
             if job.attempt > candidate.attempt:
-                deps.counters.increment("attempts_lost")  # by the silence of the one before
+                deps.counters.increment("attempts_lost")  # the previous worker's lease expired
             return job
     return None
 
 
 def _iter_candidates(deps: WorkerDeps, job_id: str, stage: Stage) -> Iterator[Job]:
-    """The jobs that a message for `job_id` may be used for, best first.
+    """The jobs that a message for `job_id` may be used for, the preferred one first.
 
-    A job whose worker fell silent is in no line, so its own message is for it alone.
+    A job with an expired lease is in no queue index, so only its own message can revive it.
     """
     try:
         requested = deps.jobs.get(job_id)
@@ -60,7 +60,7 @@ def _iter_candidates(deps: WorkerDeps, job_id: str, stage: Stage) -> Iterator[Jo
 
 
 def _iter_due(job_store: JobStore, stage: Stage) -> Iterator[Job]:
-    """Those that wait for `stage`'s task and back off from nothing, the next one first."""
+    """The jobs that wait for `stage`'s task and are not backing off, the next one first."""
     start = 0
     while page := job_store.list_waiting(STAGE_TASKS[stage], PAGE_SIZE, start=start):
         yield from (job for job in page if (job.sent_at or 0.0) <= time.time())
@@ -68,11 +68,11 @@ def _iter_due(job_store: JobStore, stage: Stage) -> Iterator[Job]:
 
 
 def wake_next_job(job_store: JobStore, queue: JobQueue, ended: Job) -> None:
-    """Send for those that wait to begin, as `ended` has made room: while its owner had as many
-    running jobs as it may, their messages were used up. Call it whenever a job stops running.
+    """Queue a message for the next waiting job, as `ended` no longer counts towards its owner's
+    limit: messages that arrived at the limit were used up. Call it whenever a job stops running.
 
-    One that went back into the line sends for none that waits as it does: they would send for each
-    other without end.
+    A requeued job wakes no job that waits for another one: two such jobs would wake each other
+    without end.
     """
     if ended.running_limit is None:
         return

@@ -1,8 +1,8 @@
-"""A worker's store and event log, which take nothing from it once its job is over or another's.
+"""A worker's store and event log, which refuse writes once the worker has lost its lease.
 
-The job's record is fenced by the lease's token. An object store and a log know no tokens, so the
-worker asks itself before each write: a process that stood still for longer than its lease wakes
-with that question, whatever it was in the middle of.
+The job's record is fenced by the lease's token. An object store and an event log have no tokens, so
+the lease is checked before each write; a process that was suspended for longer than its lease
+therefore writes nothing when it resumes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LeaseCheck = Callable[[], None]
 
 
 class FencedStore:
-    """`store` for as long as `check` lets it be written to; reading is always allowed."""
+    """`store`, with the lease checked before each write; reads are always allowed."""
 
     def __init__(self, store: Store, check: LeaseCheck) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class FencedStore:
 
 
 class FencedEventLog:
-    """`events` for as long as `check` lets them be added to; reading is always allowed."""
+    """`events`, with the lease checked before each write; reads are always allowed."""
 
     def __init__(self, events: EventLog, check: LeaseCheck) -> None:
         self._events = events

@@ -1,8 +1,8 @@
-"""The end of a job: told once, archived, and only then is the job left alone.
+"""Finalize a finished job: emit its last event, queue its webhook, archive it.
 
-Whoever moves a job to a final state concludes it. A process that dies in between leaves a job that
-is over and not `concluded`, which the reaper concludes; so it does when the store was away. Every
-step may be done twice, by two at once too.
+The process that moves a job to a final status finalizes it. If that process dies in between, or the
+store is unavailable, the job stays without `concluded` and the reaper finalizes it. Every step may
+be repeated, also by two processes at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.records.job import Event, Job, JobStatus
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.reaper import iter_active_jobs
 from qcrd.runtime.jobs.state_machine import TERMINAL, with_changes
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.event_log import EventLevel, EventLog
@@ -25,13 +24,13 @@ from qcrd.runtime.storage.store import Store, write_lines, write_record
 log = logging.getLogger(__name__)
 
 FINALIZE_GRACE_SECONDS = 5.0
-"""Seconds after its end for which a job is left to the one who ended it."""
+"""Seconds for which an ended job is left to the process that ended it."""
 ARCHIVE_PAGE = 1000
-ARCHIVE_FAILED = "not archived yet: %s"
+ARCHIVE_FAILED = "job not archived, will be retried: %s"
 
 
 class FinalizeDeps(Protocol):
-    """What of the gateway or of a worker an end is written to."""
+    """The dependencies of `finalize`, which a worker and the gateway both have."""
 
     @property
     def jobs(self) -> JobStore: ...
@@ -44,11 +43,11 @@ class FinalizeDeps(Protocol):
 
 
 def finalize(deps: FinalizeDeps, job: Job) -> None:
-    """Tell the end of `job`, to its webhook too, and archive it under `jobs/<id>/`: spec, report,
-    events.
+    """Emit the job's last event, queue its webhook, and archive spec, report and events under
+    `jobs/<id>/`.
 
-    The event's `data.status` is the final status; it is the last one of the job. Raises `Transient`
-    when Redis is away; a store that is away or full undoes nothing, and the reaper tries it again.
+    The event's `data.status` is the final status. Raises `Transient` when Redis is unavailable.
+    When the store is unavailable or full, the reaper retries the archive.
     """
     _emit_end(deps, job)
     try:
@@ -60,11 +59,11 @@ def finalize(deps: FinalizeDeps, job: Job) -> None:
 def finalize_pending(
     deps: FinalizeDeps, now: float, *, grace: float = FINALIZE_GRACE_SECONDS
 ) -> list[str]:
-    """Conclude the jobs that ended over `grace` seconds ago and were not, and return their ids.
+    """Finalize the jobs that ended over `grace` seconds ago and still need it; return their ids.
 
-    Any number of processes may run it at once. `Transient` when Redis is away.
+    Any number of processes may run it at once. `Transient` when Redis is unavailable.
     """
-    pending = [job for job in iter_active_jobs(deps.jobs) if _needs_finalizing(job, now, grace)]
+    pending = [job for job in deps.jobs.iter_active() if _needs_finalizing(job, now, grace)]
     for job in pending:
         _emit_end(deps, job)
     finalized = []
@@ -75,7 +74,7 @@ def finalize_pending(
         except QcrdError as error:
             log.warning(ARCHIVE_FAILED, error, extra={"data": {"job_id": job.id}})
             if isinstance(error, Transient):
-                break  # a store that is away is asked once a round, not once for every job
+                break  # the store is unavailable: try it once a pass, not once a job
     return finalized
 
 
@@ -98,7 +97,7 @@ def _emit_end(deps: FinalizeDeps, job: Job) -> None:
 
 
 def _make_delivery(job: Job, url: str) -> WebhookDelivery:
-    """Whoever makes it makes the same one."""
+    """The same delivery, with the same id, whichever process makes it."""
     return WebhookDelivery(
         id=f"evt_{keys.digest(job.id, 'end')}",
         job_id=job.id,
@@ -116,7 +115,7 @@ def _archive_and_mark(deps: FinalizeDeps, job: Job) -> None:
     try:
         deps.jobs.update(job.id, mark_concluded)
     except NotFound:
-        # Deleted meanwhile, and what was its own perhaps before we wrote more of it.
+        # The job was deleted meanwhile, maybe before the archive was written.
         deps.events.delete(job.id)
         for key in _archive_keys(job):
             deps.store.delete(key)

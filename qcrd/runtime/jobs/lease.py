@@ -1,4 +1,4 @@
-"""A lease kept alive from a thread beside the work, and what the work may ask it."""
+"""Renew a job's lease from a thread beside the work."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from qcrd.runtime.jobs.store import JobStore
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-"""Least time between two reads of the job on behalf of `look` and `check`."""
+"""Least time between two reads of the job by `should_continue` and `check_lease`."""
 
 
 class LeaseHeartbeat:
-    """Beats every `heartbeat` seconds while its `with` block runs; a beat is good for `ttl`."""
+    """Renews the lease every `heartbeat` seconds, for `ttl`, while its `with` block runs."""
 
     def __init__(self, jobs: JobStore, job: Job, *, heartbeat: float, ttl: float) -> None:
         self._jobs = jobs
@@ -49,16 +49,16 @@ class LeaseHeartbeat:
         self._thread.join()
 
     def should_continue(self) -> bool:
-        """Whether the job is still ours and to be worked on: not cancelled, paused or lost."""
+        """Whether to keep working: the lease is held, and the job not cancelled or paused."""
         self._poll_job()
         return self._should_run and not self._may_have_expired()
 
     def check_lease(self) -> None:
-        """`LeaseLost` when the job is over, gone or maybe another worker's. Whoever is to pause
-        holds it still, and may write what there is."""
+        """`LeaseLost` when the job is finished, deleted, or may have another worker. A worker that
+        was asked to pause still holds the lease and may save its work."""
         self._poll_job()
         if self._lease_lost or self._may_have_expired():
-            raise LeaseLost(f"job {self._id} is held by lease {self._token} no more")
+            raise LeaseLost(f"job {self._id} is no longer held by lease {self._token}")
 
     def _poll_job(self) -> None:
         if time.monotonic() - self._polled_at < POLL_SECONDS:
@@ -69,10 +69,10 @@ class LeaseHeartbeat:
         except NotFound:
             self._mark_lost()
         except Transient as error:
-            log.warning("cannot see whether the job is still wanted: %s", error)
+            log.warning("cannot read the job to check whether it was cancelled: %s", error)
 
     def _may_have_expired(self) -> bool:
-        """A lease that may have lapsed may have been taken, even if we cannot see by whom."""
+        """After `ttl` without a renewal, another worker may have claimed the job."""
         return time.monotonic() - self._renewed_at >= self._ttl
 
     def _update_from_job(self, job: Job) -> None:
@@ -94,4 +94,4 @@ class LeaseHeartbeat:
                 self._mark_lost()
                 return
             except Transient as error:
-                log.warning("heartbeat not written: %s", error)
+                log.warning("lease not renewed: %s", error)

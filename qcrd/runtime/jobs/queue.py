@@ -1,7 +1,7 @@
-"""The queues that job ids travel on: Celery over Redis, and an in-memory twin.
+"""The queues of job messages: Celery over Redis, and an in-memory implementation.
 
-Delivery is a hint, never the truth: a message may come twice or not at all. The claim makes the
-first harmless and `pipeline.reap` the second.
+A message may be delivered twice or not at all: claiming a job makes the first harmless, and
+`reaper.reap_jobs` re-enqueues after the second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qcrd.runtime.settings import RedisSettings
 
 
 class StageTask(Task):  # type: ignore[misc]  # celery has no types
-    """Gives log lines of a task its job's id and the id of the request that it came from."""
+    """Adds the job's id and the id of the originating request to a task's log lines."""
 
     def __call__(self, job_id: str) -> Any:
         request_id = getattr(self.request, "x_request_id", None)
@@ -29,14 +29,14 @@ class StageTask(Task):  # type: ignore[misc]  # celery has no types
 
 
 def _keep_logging_config(**_: Any) -> None:
-    """A receiver of this signal is what keeps Celery from setting levels and formats of its own."""
+    """Connected to the signal so that Celery does not configure logging itself."""
 
 
 def create_celery_app(settings: RedisSettings) -> Celery:
-    """An app without tasks; a worker adds its own by `@app.task(name=TASKS[stage])`.
+    """An app without tasks; a worker adds its own by `@app.task(name=STAGE_TASKS[stage])`.
 
-    Messages are acknowledged before the work starts and none is reserved ahead: with late acks, or
-    with a prefetch of one, Celery on Redis delivers a long task again while it is running.
+    Messages are acknowledged before the work starts and none is prefetched: with late acks, or
+    with a prefetch of one, Celery on Redis redelivers a long task while it is running.
     """
     signals.setup_logging.connect(_keep_logging_config, weak=False)
     app = Celery("qcrd", broker=settings.url, task_cls=StageTask, set_as_current=False)
@@ -69,11 +69,11 @@ def create_celery_app(settings: RedisSettings) -> Celery:
 
 class JobQueue(Protocol):
     def send(self, stage: Stage, job_id: str, *, countdown: float = 0.0) -> None:
-        """Ask for `stage` of the job to be worked on, `countdown` seconds from now."""
+        """Enqueue `stage` of the job, to be delivered `countdown` seconds from now."""
 
 
 class MemoryJobQueue:
-    """Remembers what was sent, as `(stage, job_id, countdown)`, for a test to take."""
+    """Keeps sent messages as `(stage, job_id, countdown)`, for tests."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[Stage, str, float]] = []
@@ -84,7 +84,7 @@ class MemoryJobQueue:
             self.sent.append((stage, job_id, countdown))
 
     def drain(self) -> list[tuple[Stage, str]]:
-        """What was sent since the last call, in order."""
+        """The messages sent since the last call, in order."""
         with self._lock:
             drained, self.sent = self.sent, []
         return [(stage, job_id) for stage, job_id, _ in drained]

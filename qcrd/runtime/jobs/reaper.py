@@ -1,8 +1,6 @@
-"""Sends the messages of jobs that nobody works on any more, or that were lost on the way."""
+"""Re-enqueue jobs whose lease expired or whose queue message was lost."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus, Stage
@@ -11,28 +9,23 @@ from qcrd.runtime.jobs.state_machine import lease_expired, with_changes
 from qcrd.runtime.jobs.store import JobStore
 
 RESEND_SECONDS = 300.0
-"""Seconds after which a message that nobody has taken is sent again. One that merely waits behind
-others is then there twice, which a claim makes harmless."""
+"""Seconds after which an unclaimed job's message is sent again. If the first one is still queued,
+the claim makes the duplicate harmless."""
 
 
 def reap_jobs(
     jobs: JobStore, queue: JobQueue, now: float, *, resend_after: float = RESEND_SECONDS
 ) -> list[str]:
-    """Re-send what is overdue, and return those jobs' ids. Any number of reapers may run at once.
+    """Re-enqueue overdue jobs and return their ids. Any number of reapers may run at once.
 
-    A job whose worker fell silent is due at once; counting that attempt is the next claim's part.
+    A job with an expired lease is overdue at once; the next claim counts the lost attempt.
     """
     sent = []
-    for job in iter_active_jobs(jobs):
+    for job in jobs.iter_active():
         if _is_overdue(job, now, resend_after) and _claim_resend(jobs, job.id, now, resend_after):
             queue.send(job.stage or Stage.ASSEMBLING, job.id)
             sent.append(job.id)
     return sent
-
-
-def iter_active_jobs(jobs: JobStore) -> Iterator[Job]:
-    """The jobs that are not concluded, newest first."""
-    return jobs.iter_active()
 
 
 def _is_overdue(job: Job, now: float, resend_after: float) -> bool:
@@ -45,7 +38,7 @@ def _is_overdue(job: Job, now: float, resend_after: float) -> bool:
 
 
 def _claim_resend(jobs: JobStore, job_id: str, now: float, resend_after: float) -> bool:
-    """Whether this reaper is the one that sends it."""
+    """Record the resend; False when another reaper did so first."""
 
     def change(job: Job) -> Job:
         if not _is_overdue(job, now, resend_after):

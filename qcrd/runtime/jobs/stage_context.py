@@ -1,4 +1,4 @@
-"""What a stage's work is given, and what it answers."""
+"""What a stage's work receives, and the outcomes it returns."""
 
 from __future__ import annotations
 
@@ -23,18 +23,13 @@ from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.storage.store import Store
 
 WAITS_FOR_JOB = "waiting_for_job"
-"""The code of a `Transient` from work that waits for another job. That one may need the room which
-its owner's running jobs leave, so whoever waits for it goes back into the line."""
-
-
-WAITS_FOR_JOB = "waiting_for_job"
-"""The code of a `Transient` from work that waits for another job. That one may need the room which
-its owner's running jobs leave, so whoever waits for it goes back into the line."""
+"""Code of the `Transient` of a stage that waits for another job. Both jobs may count towards one
+owner's limit of running jobs, so the waiting job is queued again and stops counting."""
 
 
 @dataclass(frozen=True)
 class NextStage:
-    """The stage is done; `stage` follows, on its own queue. `changes` go into the job with it."""
+    """The stage is done; `stage` follows, on its own queue. `changes` are written to the job."""
 
     stage: Stage
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -42,7 +37,7 @@ class NextStage:
 
 @dataclass(frozen=True)
 class JobDone:
-    """The job has succeeded. Seconds that `report` lacks are filled in from the job's own."""
+    """The job has succeeded. The job's seconds per stage are added to those of `report`."""
 
     report: Report
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -58,9 +53,9 @@ def _never_stopping() -> bool:
 
 @dataclass(frozen=True)
 class WorkerDeps:
-    """What a worker is made of. `stopping` tells that its container is being shut down.
+    """A worker's dependencies. `is_stopping` returns whether the process is shutting down.
 
-    `heartbeat` (between beats) and `ttl` (that a beat is good for) are in seconds.
+    `heartbeat` (between two renewals of the lease) and `ttl` (of the lease) are in seconds.
     """
 
     jobs: JobStore
@@ -76,7 +71,7 @@ class WorkerDeps:
 
 
 class _StageTimer:
-    """When this worker began on the stage, and how far it was by then."""
+    """Estimates the rest of the stage from its pace since this worker began on it."""
 
     def __init__(self, percent: float) -> None:
         self._start_percent = percent
@@ -90,7 +85,7 @@ class _StageTimer:
 
 
 class StageContext:
-    """What `work` gets: the job as claimed, where to write, and whether to go on."""
+    """The argument of a stage's work: the claimed job, fenced writes, and whether to stop."""
 
     def __init__(self, deps: WorkerDeps, job: Job, heartbeat: LeaseHeartbeat) -> None:
         self.job = job
@@ -104,38 +99,38 @@ class StageContext:
         self._timer = _StageTimer(job.progress.percent)
 
     def should_stop(self) -> bool:
-        """Whether to stop at the next safe point. Cheap: the job is read once a second at most."""
+        """Whether to stop at the next safe point. Cheap: the job is read at most once a second."""
         return self._is_stopping() or not self._heartbeat.should_continue()
 
     def raise_if_stopping(self) -> None:
-        """`Interrupted` when the work is to stop."""
+        """Raise `Interrupted` if `should_stop`."""
         if self.should_stop():
-            raise Interrupted(f"job {self.job.id} is to stop")
+            raise Interrupted(f"job {self.job.id} was asked to stop")
 
     def report_progress(self, percent: float, *, step: int = 0, total: int = 0) -> None:
-        """Tell that the stage got on; `percent` in [0, 100]. Ends a wait that was shown."""
+        """Write the stage's progress, `percent` in [0, 100], and clear `waiting`."""
         self.update_job(progress=self.make_progress(percent, step, total), waiting=None, backoffs=0)
 
     def make_progress(self, percent: float, step: int, total: int) -> Progress:
-        """Progress with the seconds that the rest of the stage takes at the pace so far."""
+        """Progress with the estimated seconds to the end of the stage."""
         eta = self._timer.eta(percent)
         return Progress(percent=percent, step=step, total_steps=total, eta_seconds=eta)
 
     def enter_stage(self, stage: Stage) -> None:
-        """Go on to another stage of the same task; the time of the one before ends here."""
+        """Continue with another stage of the same task; the previous stage's time ends here."""
         self.update_job(stage=stage, progress=Progress(), waiting=None, backoffs=0)
         self._timer = _StageTimer(0.0)
 
     def update_job(self, **changes: Any) -> None:
-        """Write to the job. `LeaseLost` when it is not ours any more."""
+        """Write to the job. `LeaseLost` when this worker no longer holds it."""
         self.job = jobs.update_job(self.jobs, self.job.id, self.token, **changes)
 
     def emit(self, message: str, *, once: str | None = None, **data: Any) -> None:
-        """`once` names what is told, so that doing the work again does not tell it again."""
+        """Append an event. `once` names it: repeating the stage does not append it again."""
         self.events.append(self.job.id, message, data=data, once=once)
 
     def emit_metrics(self, message: str, *, once: str | None = None, **data: Any) -> None:
-        """An event of type `metrics`: numbers for curves rather than words for people."""
+        """Append an event of type `metrics`: numbers to plot."""
         self.events.append(self.job.id, message, type="metrics", data=data, once=once)
 
 

@@ -1,8 +1,8 @@
-"""How a worker does a stage of a job: claim, keep the lease, work, write what comes next.
+"""Run one stage of a job: claim the job, renew its lease during the work, write the outcome.
 
-The retries of the whole system are here and nowhere else. Work raises, and this decides:
-`Transient` waits and costs no attempt, `OverBudget` pauses, any other error of the tree fails the
-job with its message, and what nobody foresaw costs one of `MAX_ATTEMPTS`.
+Jobs are retried here and nowhere else. What the work raises decides: `Transient` backs off and
+costs no attempt, `OverBudget` pauses the job, any other `QcrdError` fails it with its message, and
+an unexpected exception costs one of `MAX_ATTEMPTS`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BACKOFF_SECONDS = (2.0, 60.0)
-"""The first wait for something outside, doubled each time, and the longest."""
+"""First delay after a `Transient`, doubled each time, and the longest one."""
 CRASH_RETRY_SECONDS = 5.0
-"""Wait before a stage that crashed is tried again."""
+"""Delay before a crashed stage is retried."""
 
 
 @dataclass(frozen=True)
@@ -78,24 +78,26 @@ class _Paused:
 
 
 class _Stopped:
-    """The work stopped because it was told to."""
+    """The job was cancelled or paused, or the worker is shutting down."""
 
 
-class _Lost:
-    """The lease went to another worker while this one worked."""
+class _LeaseLost:
+    """The lease expired or went to another worker during the stage."""
 
 
-Outcome = NextStage | JobDone | _Backoff | _Failed | _Crashed | _Paused | _Stopped | _Lost
+Outcome = NextStage | JobDone | _Backoff | _Failed | _Crashed | _Paused | _Stopped | _LeaseLost
 
 
 def run_stage(deps: WorkerDeps, job_id: str, stage: Stage, work: StageWork) -> None:
-    """Do `stage` of the job that comes first among those that wait for it; `job_id` is whom the
-    message was sent for. By one worker at a time, however often it is delivered. Raises
-    `Transient` only when Redis is away while this process is shutting down."""
+    """Run `stage` of the first job in the queue for it; `job_id` is the job the message names.
+
+    A job is run by one worker at a time, however often its message is delivered. Raises `Transient`
+    only when Redis is unavailable while this process is shutting down.
+    """
     with telemetry.log_context(job_id=job_id):
         job = _retry_while_unavailable(deps, lambda: claim_next_job(deps, job_id, stage))
         if job is None:
-            log.info("nothing to do for %s", stage.value)
+            log.info("no claimable job for stage %s", stage.value)
             deps.counters.increment("deliveries_refused", task=STAGE_TASKS[stage])
             return
     with telemetry.log_context(job_id=job.id, request_id=job.request_id):
@@ -103,16 +105,16 @@ def run_stage(deps: WorkerDeps, job_id: str, stage: Stage, work: StageWork) -> N
             _retry_while_unavailable(deps, lambda: finalize(deps, job))
             _retry_while_unavailable(deps, lambda: wake_next_job(deps.jobs, deps.queue, job))
         else:
-            log.info("begins %s, attempt %d", stage.value, job.attempt + 1)
+            log.info("stage %s started, attempt %d", stage.value, job.attempt + 1)
             heartbeat = LeaseHeartbeat(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
             with heartbeat:
                 outcome = _run_work(work, StageContext(deps, job, heartbeat))
             _write_outcome(deps, job, outcome)
-            log.info("ends %s: %s", stage.value, type(outcome).__name__.strip("_").lower())
+            log.info("stage %s finished: %s", stage.value, _describe_outcome(outcome))
 
 
 def _retry_while_unavailable(deps: WorkerDeps, call: Callable[[], T]) -> T:
-    """`call()`, again and again while Redis is away: the message is acknowledged, so giving up
+    """Retry `call` while Redis is unavailable. The message is already acknowledged, so giving up
     would leave the job to the reaper."""
     wait = 0.5
     while True:
@@ -121,7 +123,7 @@ def _retry_while_unavailable(deps: WorkerDeps, call: Callable[[], T]) -> T:
         except Transient as error:
             if deps.is_stopping():
                 raise
-            log.warning("waiting: %s", error)
+            log.warning("Redis unavailable, retrying: %s", error)
             time.sleep(wait)
             wait = min(2 * wait, 5.0)
 
@@ -130,11 +132,11 @@ def _run_work(work: StageWork, context: StageContext) -> Outcome:
     try:
         return work(context)
     except Interrupted as error:
-        log.info("stopped: %s", error)
+        log.info("stage interrupted: %s", error)
         return _Stopped()
     except LeaseLost as error:
-        log.warning("stopped: %s", error)
-        return _Lost()
+        log.warning("lease lost, stage stopped: %s", error)
+        return _LeaseLost()
     except OverBudget as error:
         return _Paused(error.message)
     except Transient as error:
@@ -146,14 +148,35 @@ def _run_work(work: StageWork, context: StageContext) -> Outcome:
         return _Crashed(f"{type(error).__name__}: {error}")
 
 
+def _describe_outcome(outcome: Outcome) -> str:
+    """The outcome in the words of the log."""
+    match outcome:
+        case NextStage(stage):
+            return f"next stage {stage.value}"
+        case JobDone():
+            return "job done"
+        case _Backoff():
+            return "waiting"
+        case _Failed():
+            return "failed"
+        case _Crashed():
+            return "crashed"
+        case _Paused():
+            return "paused"
+        case _Stopped():
+            return "stopped"
+        case _LeaseLost():
+            return "lease lost"
+
+
 def _write_outcome(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
-    """Write the outcome and tell it; the lease ends with that one write."""
+    """Write the outcome, which releases the lease, then emit its event and queue what follows."""
     token, now = job.lease.token, time.time()
     attempted: list[Job] = []
 
     def change(current: Job) -> Job:
         if current in attempted:
-            return current  # it was written, and the answer that said so was lost on the way
+            return current  # it was written, but Redis's reply was lost
         check_lease(current, token)
         attempted.append(_apply_outcome(current, outcome, now))
         return attempted[-1]
@@ -161,7 +184,7 @@ def _write_outcome(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
     try:
         after = _retry_while_unavailable(deps, lambda: deps.jobs.update(job.id, change))
     except (LeaseLost, NotFound) as error:
-        log.info("nothing written: %s", error)
+        log.info("outcome not written: %s", error)
         if _retry_while_unavailable(deps, lambda: _was_taken_over(deps.jobs, job)):
             deps.counters.increment("lease_losses", stage=(job.stage or Stage.ASSEMBLING).value)
         return
@@ -179,7 +202,7 @@ def _write_outcome(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
 
 
 def _was_taken_over(job_store: JobStore, job: Job) -> bool:
-    """Whether another worker got what was ours; nobody does when a job is cancelled or deleted."""
+    """Whether another worker has claimed the job; cancelling or deleting it is no takeover."""
     try:
         return job_store.get(job.id).lease.token != job.lease.token
     except NotFound:
@@ -198,7 +221,7 @@ def _update_counters(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
 
 
 def _apply_outcome(job: Job, outcome: Outcome, now: float) -> Job:
-    """`job` after a worker's `outcome`, held by nobody and, if it goes on, with its message due."""
+    """`job` after `outcome`: its lease released and, if it continues, `sent_at` set."""
     job = release_lease(job, now)
     match outcome:
         case NextStage(stage, changes):
@@ -222,13 +245,13 @@ def _apply_outcome(job: Job, outcome: Outcome, now: float) -> Job:
             return with_changes(job, attempt=job.attempt + 1, sent_at=now + CRASH_RETRY_SECONDS)
         case _Paused(reason) if job.status is JobStatus.RUNNING:
             return transition(job, JobStatus.PAUSED, now, {"paused_because": reason})
-        case _Paused() | _Stopped() | _Lost():
+        case _Paused() | _Stopped() | _LeaseLost():
             return with_changes(job, sent_at=now)
 
 
 def _mark_succeeded(job: Job, done: JobDone, now: float) -> Job:
     if job.status is not JobStatus.RUNNING:
-        # Its last step was done between the request to pause and the worker's next look.
+        # The work finished between the request to pause and the worker's next poll.
         job = transition(job, JobStatus.RUNNING, now, {})
     seconds = {**job.seconds, **done.report.seconds}
     report = done.report.model_copy(update={"seconds": seconds, "status": JobStatus.SUCCEEDED})

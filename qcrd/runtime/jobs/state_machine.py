@@ -1,7 +1,7 @@
-"""What states a job has, which may follow which, and the changes a lease allows: all of it pure.
+"""The job's state machine: its transitions, and the changes of its lease, as pure functions.
 
-`NEXT` is the whole state machine. Functions here take a job and return the changed one; `jobs`
-applies them to the stored record.
+`TRANSITIONS` is the whole state machine. Functions here take a job and return the changed one;
+`commands` applies them to the stored record.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
         ),
         JobStatus.RUNNING: frozenset(
             {
-                JobStatus.QUEUED,  # by its worker, when it can do nothing before another job has
+                JobStatus.QUEUED,  # by its worker, when it waits for another job
                 JobStatus.PAUSED,
                 JobStatus.SUCCEEDED,
                 JobStatus.FAILED,
@@ -41,9 +41,9 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
 TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
 
 MAX_ATTEMPTS = 3
-"""Tries a job gets when its worker dies or its code raises; waiting for an outage is not one."""
+"""Attempts a job gets; a dead worker or a crash ends one, waiting for an outage does not."""
 LEASE_TTL = 45.0
-"""Seconds a lease outlives its last heartbeat: four beats of 10 s missed."""
+"""Seconds a lease outlives its last renewal: four heartbeats of 10 s missed."""
 
 STAGE_TASKS: Mapping[Stage, str] = MappingProxyType(
     {
@@ -53,27 +53,27 @@ STAGE_TASKS: Mapping[Stage, str] = MappingProxyType(
         Stage.PUBLISHING: "train",
     }
 )
-"""The task, and the queue of the same name, that does a stage's work."""
+"""The Celery task of each stage; its queue has the same name."""
 
 PRIORITY_SCORES: Mapping[Priority, float] = MappingProxyType(
     {Priority.LOW: 0.0, Priority.NORMAL: 1e11, Priority.HIGH: 2e11}
 )
-"""Seconds by which a priority outranks the one below: more than any clock shows, and a double
-still tells milliseconds apart there."""
+"""Offsets of the queue score in seconds: larger than any time stamp, and small enough that a double
+still resolves milliseconds."""
 
 
 def get_task(job: Job) -> str:
-    """The task that `job` is in, or that its first stage belongs to."""
+    """The task of the job's stage, or of its first stage."""
     return STAGE_TASKS[job.stage or Stage.ASSEMBLING]
 
 
 def is_waiting(job: Job) -> bool:
-    """Whether a worker could take `job`: nobody has it, and it is not paused or over."""
+    """Whether a worker could claim `job`: no lease, and neither paused nor finished."""
     return job.status in (JobStatus.QUEUED, JobStatus.RUNNING) and not job.lease.owner
 
 
 def index_scores(job: Job) -> dict[str, float]:
-    """The sorted sets that `job` is in, with its score in each; the store keeps them so."""
+    """The sorted sets that must contain `job`, with its score in each."""
     score = job.created_at
     scores = {keys.JOBS: score, keys.jobs_by_status_key(job.status): score}
     if not job.concluded:
@@ -86,8 +86,8 @@ def index_scores(job: Job) -> dict[str, float]:
 
 
 def check_running_limit(before: Job, after: Job, running: int) -> None:
-    """`Conflict` when `after` would begin to run beside `running` others of an owner who may not
-    have that many."""
+    """`Conflict` when `after` would start running while its owner, with `running` other running
+    jobs, is at its limit."""
     starts_running = after.status is JobStatus.RUNNING and before.status is not JobStatus.RUNNING
     if starts_running and after.running_limit is not None and running >= after.running_limit:
         raise Conflict(
@@ -97,7 +97,7 @@ def check_running_limit(before: Job, after: Job, running: int) -> None:
 
 
 def with_changes(job: Job, **changes: Any) -> Job:
-    """`job` with validated `changes`; unlike `model_copy`, which takes any name and value."""
+    """`job` with `changes`, validated; `model_copy` would accept any name and value."""
     return Job.model_validate(dict(job) | changes)
 
 
@@ -117,12 +117,12 @@ def with_stage_time(job: Job, now: float) -> Job:
 
 
 def release_lease(job: Job, now: float) -> Job:
-    """`job` with nobody holding it. The token stays, so that the next one is larger."""
+    """`job` without a lease owner. The token is kept, so that the next one is larger."""
     return with_changes(with_stage_time(job, now), lease=Lease(token=job.lease.token), gpus=0)
 
 
 def transition(job: Job, target: JobStatus, now: float, changes: Mapping[str, Any]) -> Job:
-    """`job` in status `to`. A job that is over is held by nobody and waits for nothing."""
+    """`job` in status `target`. A final status also clears the lease, `waiting` and `backoffs`."""
     if target not in TRANSITIONS[job.status]:
         raise Conflict(f"job {job.id} is {job.status}, so it cannot become {target}")
     if target not in TERMINAL:
@@ -134,18 +134,18 @@ def transition(job: Job, target: JobStatus, now: float, changes: Mapping[str, An
 
 
 def check_lease(job: Job, token: int) -> None:
-    """`LeaseLost` unless `token` is the lease that holds `job`."""
+    """`LeaseLost` unless `token` is the current lease of `job`."""
     if not job.lease.owner or job.lease.token != token:
         raise LeaseLost(f"job {job.id} is {job.status} and no longer held by lease {token}")
 
 
 def lease_expired(job: Job, now: float) -> bool:
-    """Whether a worker claimed the job and then fell silent."""
+    """Whether a worker claimed the job and then stopped renewing its lease."""
     return bool(job.lease.owner) and job.lease.until <= now
 
 
-def attempts_exhausted(job: Job, now: float, reason: str = "its worker fell silent") -> Job:
-    """`job`, failed for good after its last attempt."""
+def attempts_exhausted(job: Job, now: float, reason: str = "its worker's lease expired") -> Job:
+    """`job`, failed after its last attempt."""
     failure = JobFailure(
         message=f"gave up after {MAX_ATTEMPTS} attempts; at the last one {reason}",
         code="attempts_exhausted",

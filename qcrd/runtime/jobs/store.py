@@ -1,4 +1,4 @@
-"""Where job records live: Redis, and its in-memory twin. The rules are in `states`."""
+"""Stores of job records: Redis and in memory. The rules are in `state_machine`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from qcrd.runtime.redis.connection import translate_redis_errors
 JobChange = Callable[[Job], Job]
 
 MAX_UPDATE_CONFLICTS = 200
-"""Lost races after which an update gives up; each loss is somebody else's success."""
+"""Lost races after which an update gives up; in each one another writer succeeded."""
 PAGE_SIZE = 100
-"""Records in one answer of Redis, which are about 4 kB each."""
+"""Records read from Redis at once, of about 4 kB each."""
 
 
 def _job_not_found(job_id: str, param: str | None = None) -> NotFound:
@@ -39,9 +39,9 @@ class JobRecords(Protocol):
     def update(self, job_id: str, change: JobChange) -> Job:
         """Apply `change` to the newest record, atomically, and return the result.
 
-        `change` is pure and may be called several times; what it raises comes out unchanged, and
+        `change` is pure and may be called several times; its exceptions are propagated, and
         returning its argument itself writes nothing. `NotFound` when there is no such job, and
-        `Conflict` (code `running_limit`) when the job would run beside more than its owner may.
+        `Conflict` (code `running_limit`) when its owner is at its limit of running jobs.
         """
 
     def delete(self, job_id: str) -> None:
@@ -54,31 +54,31 @@ class JobRecords(Protocol):
         """
 
     def iter_active(self) -> Iterator[Job]:
-        """The jobs that are not concluded, newest first: those of the moment when it is first asked
-        for one, each as it is when its page is read, whatever ends or is deleted meanwhile."""
+        """The jobs that are not `concluded`, newest first. Their ids are read at the first item,
+        each record when its page is read."""
 
 
 class WaitingJobs(Protocol):
-    """The jobs that wait for a worker, by task, in the order in which they are taken."""
+    """The jobs that wait for a worker, by task, in the order in which they are claimed."""
 
     def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
-        """At most `limit` of them, the next one first, without the first `start`."""
+        """At most `limit` jobs, the next one first, skipping the first `start`."""
 
     def queue_position(self, task: str, job_id: str) -> int | None:
-        """How many are before this one; None when it does not wait for `task`."""
+        """How many jobs are before this one; None when it does not wait for `task`."""
 
     def queue_length(self, task: str) -> int: ...
 
     def count_by_status(self) -> dict[JobStatus, int]:
-        """How many jobs there are in each status."""
+        """The number of jobs in each status."""
 
 
 class JobStore(JobRecords, WaitingJobs, Protocol):
-    """What both twins are."""
+    pass
 
 
 class MemoryJobStore:
-    """Records are kept as JSON, so that what a twin accepts Redis accepts as well."""
+    """Keeps records as JSON, as Redis does, so that both accept the same ones."""
 
     def __init__(self) -> None:
         self._records: dict[str, str] = {}
@@ -157,12 +157,12 @@ CREATE_SCRIPT = """
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return redis.call('GET', KEYS[1]) end
 for i = 2, #KEYS do redis.call('ZADD', KEYS[i], ARGV[i + 1], ARGV[2]) end
 """
-"""Keys: the record, and the sorted sets that it is in. Arguments: the record, the job's id, its
-score in each set. Answers with the record that is there already, if one is."""
+"""Keys: the record, and the sorted sets that contain it. Arguments: the record, the job's id, its
+score in each set. Returns the existing record, if there is one."""
 
 
 class RedisJobStore:
-    """One JSON value per job, and the sorted sets of `states.indexes`, changed with it."""
+    """One JSON value per job, updated together with the sorted sets of `index_scores`."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -173,7 +173,7 @@ class RedisJobStore:
         names = [keys.job_key(job.id), *scores]
         with translate_redis_errors():
             existing = self._create_script(names, [body, job.id, *scores.values()])
-        # The connection may have broken after the server had obeyed: our own record is a yes.
+        # After a lost reply the script runs twice and finds its own record: that is success.
         if existing not in (None, body):
             raise Conflict(f"job {job.id} exists already")
 
@@ -191,7 +191,7 @@ class RedisJobStore:
                 try:
                     return self._compare_and_set(pipe, job_id, change, unconfirmed)
                 except WatchError:
-                    # A connection that broke while watching comes here too, and is made anew.
+                    # A connection lost while watching raises this too; the pipe then reconnects.
                     pipe.reset()
                     time.sleep(random.uniform(0.0, 0.02))
         raise Transient(f"job {job_id} is written by too many at once")
@@ -199,8 +199,8 @@ class RedisJobStore:
     def _compare_and_set(
         self, pipe: Any, job_id: str, change: JobChange, unconfirmed: MutableSequence[str]
     ) -> Job:
-        """`unheard` are the records that were sent and of which nobody knows whether they were
-        written: one that is there was, and `change` must not be asked about its own result."""
+        """`unconfirmed` are records sent without a reply, which may have been written: `change`
+        must not be applied to its own result."""
         key = keys.job_key(job_id)
         pipe.watch(key)
         body = cast(str | None, pipe.get(key))
@@ -232,7 +232,7 @@ class RedisJobStore:
         return self._get_many(ids)
 
     def _get_many(self, ids: Sequence[str]) -> list[Job]:
-        """Those of the jobs that are there, in the order of `ids`."""
+        """The existing jobs, in the order of `ids`."""
         values = self._redis.mget([keys.job_key(job_id) for job_id in ids]) if ids else []
         bodies = cast("list[str | None]", values)
         return [Job.model_validate_json(body) for body in bodies if body is not None]
@@ -285,7 +285,7 @@ class RedisJobStore:
 
 
 def _reindex(pipe: Any, job_id: str, old: Mapping[str, float], new: Mapping[str, float]) -> None:
-    """Queue on `pipe` what takes a job from its `old` sorted sets to its `new` ones."""
+    """Queue on `pipe` the commands that move a job from its `old` sorted sets to its `new` ones."""
     for index in old.keys() - new.keys():
         pipe.zrem(index, job_id)
     for index, score in new.items():

@@ -1,4 +1,4 @@
-"""The connection to Redis or Valkey, and what counts as it being away for a while."""
+"""The connection to Redis or Valkey, and its errors that are worth a retry."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from qcrd.errors import Transient
 from qcrd.runtime.settings import RedisSettings
 
 BLOCK_SECONDS = 10.0
-"""Longest blocking read; the socket's own timeout lies above it."""
+"""Longest blocking read; the socket's timeout is longer."""
 
 
 def connect_redis(settings: RedisSettings, *, retry_seconds: float = 3.0) -> Redis:
-    """A client that is connected on its first command, which may be long after the start.
+    """A client that connects on its first command.
 
-    A lost connection is tried again for about `patience` seconds before a command gives up. A
-    command that was interrupted is sent again: callers must not mind it being applied twice.
+    A command retries a lost connection for about `retry_seconds`. An interrupted command is sent
+    again, so callers must tolerate that it is applied twice.
     """
     return Redis.from_url(
         settings.url,
@@ -42,10 +42,10 @@ def connect_redis(settings: RedisSettings, *, retry_seconds: float = 3.0) -> Red
 
 @contextmanager
 def translate_redis_errors() -> Iterator[None]:
-    """Turns what passes by itself, or by an operator's hand, into `Transient`.
+    """Raise `Transient` for errors that pass by themselves or by an operator's action.
 
-    A server whose disk is full answers MISCONF and one that is out of memory OOM: the data it has
-    is intact and the same command works once there is room again.
+    A server with a full disk returns MISCONF, one without memory OOM: its data is intact, and the
+    same command works once there is space again.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""What workers count, kept where every gateway can show it: a worker has no port to be asked on.
+"""Counters of the workers, in Redis so that every gateway can export them: workers have no port.
 
-Counters only grow and outlive every process. A count is never worth a job: one that cannot be
-written is left out and logged.
+Counters only grow and outlive every process. A count that cannot be written is logged and dropped,
+as it must not fail a job.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ log = logging.getLogger(__name__)
 
 COUNTER_HELP: Mapping[str, str] = MappingProxyType(
     {
-        "teacher_tokens": "Tokens that jobs paid teachers for, by kind",
-        "lease_losses": "Workers that found their job's lease gone to another",
-        "deliveries_refused": "Messages that found nothing to do: second deliveries, taken jobs",
-        "attempts_lost": "Attempts that ended in a crash or in silence",
-        "budget_pauses": "Jobs that paused before they would have overspent",
+        "teacher_tokens": "Teacher tokens spent by jobs, by kind",
+        "lease_losses": "Leases that workers lost to another worker",
+        "deliveries_refused": "Queue messages without a claimable job: duplicates, claimed jobs",
+        "attempts_lost": "Attempts that ended in a crash or an expired lease",
+        "budget_pauses": "Pauses of jobs that would have exceeded their budget",
         "webhooks": "Attempts to deliver a webhook, by outcome: delivered, postponed, given_up",
-        "stage_seconds": "Seconds that workers spent on a stage of a job, until its end",
+        "stage_seconds": "Seconds that workers spent on a stage of a finished job",
     }
 )
-"""Every name that is counted, with its help text. `stage_seconds` is a histogram: its labels are
+"""Every counter with its help text. `stage_seconds` is a histogram: its labels are
 the stage and the upper bound `le` of the bucket, and its sums are under `stage_seconds_sum`."""
 
 STAGE_SECONDS_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
-"""Upper bounds in seconds: from a test's stage to a day on a GPU."""
+"""Upper bounds in seconds, up to a day."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class CounterValue:
 
 class Counters(Protocol):
     def increment(self, name: str, value: float = 1.0, **labels: str) -> None:
-        """Count `value` more. Never raises."""
+        """Never raises."""
 
     def read(self) -> list[CounterValue]:
-        """All counts so far. `Transient` while Redis is away."""
+        """All counters. `Transient` while Redis is unavailable."""
 
 
 class MemoryCounters:
@@ -79,7 +79,7 @@ class RedisCounters:
             with translate_redis_errors():
                 self._redis.hincrbyfloat(keys.COUNTERS, _encode_field(name, labels), value)
         except Transient as error:
-            log.warning("not counted: %s by %s: %s", name, value, error)
+            log.warning("counter %s not incremented by %s: %s", name, value, error)
 
     def read(self) -> list[CounterValue]:
         with translate_redis_errors():
@@ -88,7 +88,7 @@ class RedisCounters:
 
 
 def observe_stage_seconds(counters: Counters, stage: str, seconds: float) -> None:
-    """One more stage that has ended, in its bucket."""
+    """Add a finished stage to the histogram."""
     bound = next((str(limit) for limit in STAGE_SECONDS_BUCKETS if seconds <= limit), "+Inf")
     counters.increment("stage_seconds", 1.0, stage=stage, le=bound)
     counters.increment("stage_seconds_sum", seconds, stage=stage)

@@ -1,4 +1,4 @@
-"""A job's history, numbered in the order it happened: lists, SSE and the page read the same one."""
+"""The event log of a job, in order; the list of events, SSE and the web page read it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,11 @@ from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import BLOCK_SECONDS, translate_redis_errors
 
 EventLevel = Literal["info", "warn", "error"]
-
-
 EventType = Literal["message", "metrics"]
 
-
 BEFORE_FIRST_EVENT = "0000000000000-000000"
-"""Before every event."""
-
-
+"""Sorts before every event id."""
 MAX_WATCHED_EVENTS = 200
-
-
 _ID = re.compile(r"([0-9]{1,15})-([0-9]{1,9})")
 
 
@@ -45,10 +38,10 @@ class EventLog(Protocol):
         data: dict[str, Any] | None = None,
         once: str | None = None,
     ) -> Event:
-        """The event, which a call adds exactly once however often its command had to be resent.
+        """Append an event, exactly once even if the command is resent, and return it.
 
-        `once` names what is told: of each name a job has one event, and every later call returns
-        that one, as it was first told, and adds nothing.
+        A job has one event per name `once`: later calls with the name return the first event and
+        append nothing.
         """
 
     def read(
@@ -60,22 +53,22 @@ class EventLog(Protocol):
         block_ms: int | None = None,
         newest_first: bool = False,
     ) -> list[Event]:
-        """At most `limit` events beyond the one with id `after`, which is itself left out.
+        """At most `limit` events after the one with id `after`.
 
-        `newest_first` reads backwards, and `after` then means older. With `block_ms` a read that
-        finds nothing waits that long (at most 10 s) for the next event. A malformed `after` is
-        `Invalid`; one that names no event reads on from where it would have been.
+        With `newest_first`, the events before it, backwards. With `block_ms` a read that finds
+        nothing waits that long (at most 10 s) for the next event. A malformed `after` is
+        `Invalid`; the event that `after` names need not exist.
         """
 
     def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
-        """What each job has beyond the event id it is given with, of those that have anything.
+        """The new events of several jobs; `cursors` has the last event id seen of each.
 
-        At most `WATCHED` events of a job at a time. When no job has any, one call on one connection
-        waits `block_ms` (at most 10 s) for the first of all of them.
+        At most `MAX_WATCHED_EVENTS` per job; jobs without new events are left out. When no job has
+        any, waits `block_ms` (at most 10 s) for the first one.
         """
 
     def delete(self, job_id: str) -> None:
-        """Forget the history and the names told once; idempotent."""
+        """Delete the events and the names of `once`; idempotent."""
 
 
 def format_event_id(milliseconds: int, sequence: int) -> str:
@@ -95,7 +88,7 @@ def make_event(job_id: str, at: tuple[int, int], fields: dict[str, Any]) -> Even
 
 
 MAX_EVENTS = 100_000
-"""Events a running job keeps; a metrics line per step of a very long run would fill the memory."""
+"""Events kept per job, so that the metrics of a very long run do not fill Redis."""
 
 APPEND_SCRIPT = """
 local known = redis.call('HGET', KEYS[2], ARGV[1])
@@ -108,8 +101,8 @@ redis.call('HSET', KEYS[2], ARGV[1], cjson.encode({tonumber(ARGV[2]), entry, ARG
 return {entry, ARGV[3]}
 """
 """Keys: the stream, and the latest entry under each name. Arguments: a name, the number of this
-call under it, the event, entries kept. A call whose number is not new is one that was sent again
-because its answer was lost; it gets the entry that it made."""
+call under it, the event, entries kept. A call with a known number was resent after a lost reply; it
+returns the entry that it made."""
 
 
 class MemoryEventLog:
@@ -186,12 +179,12 @@ class MemoryEventLog:
     def delete(self, job_id: str) -> None:
         with self._condition:
             self._events.pop(job_id, None)
-            for emitted in [told for told in self._emitted_once if told[0] == job_id]:
+            for emitted in [key for key in self._emitted_once if key[0] == job_id]:
                 del self._emitted_once[emitted]
 
 
 class _CallCounter(threading.local):
-    """Numbers the calls of one thread, which come one after the other."""
+    """Numbers the sequential calls of one thread."""
 
     def __init__(self) -> None:
         self.thread = f"call-{secrets.token_hex(6)}"
@@ -241,10 +234,10 @@ class RedisEventLog:
         bound = None if after is None else "{}-{}".format(*parse_event_id(after))
         with translate_redis_errors():
             if newest_first:
-                found = self._redis.xrevrange(key, f"({bound}" if bound else "+", count=limit)
+                response = self._redis.xrevrange(key, f"({bound}" if bound else "+", count=limit)
             else:
-                found = self._redis.xrange(key, f"({bound}" if bound else "-", count=limit)
-        entries = cast(list[tuple[str, dict[str, str]]], found)
+                response = self._redis.xrange(key, f"({bound}" if bound else "-", count=limit)
+        entries = cast(list[tuple[str, dict[str, str]]], response)
         if not entries and block_ms and not newest_first:
             return self.watch({job_id: after or BEFORE_FIRST_EVENT}, block_ms).get(job_id, [])[
                 :limit
@@ -258,10 +251,10 @@ class RedisEventLog:
         }
         wait = min(block_ms, int(BLOCK_SECONDS * 1000))
         with translate_redis_errors():
-            found = self._redis.xread(cast(Any, streams), count=MAX_WATCHED_EVENTS, block=wait)
+            response = self._redis.xread(cast(Any, streams), count=MAX_WATCHED_EVENTS, block=wait)
         return {
             jobs[key]: _parse_entries(jobs[key], entries)
-            for key, entries in _entries_by_stream(found)
+            for key, entries in _entries_by_stream(response)
         }
 
     def delete(self, job_id: str) -> None:
@@ -276,7 +269,7 @@ def _parse_entries(job_id: str, entries: Any) -> list[Event]:
 
 
 def _entries_by_stream(response: Any) -> list[tuple[str, Any]]:
-    """Entries by stream; protocol 3 answers with a dict of lists, 2 with a list of pairs."""
+    """Entries by stream; RESP3 returns a dict of lists, RESP2 a list of pairs."""
     if isinstance(response, dict):
         return [(key, [e for batch in batches for e in batch]) for key, batches in response.items()]
     return [(key, entries) for key, entries in response or ()]

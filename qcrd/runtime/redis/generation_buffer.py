@@ -1,6 +1,6 @@
-"""Finished teacher outputs that are not yet sealed into a shard.
+"""Buffer of completed teacher outputs that are not yet written to a shard.
 
-Each is kept the moment it arrives, so neither a crash nor a cancel pays for it twice.
+Each output is saved on arrival, so that it is not paid for again after a crash or a cancel.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from qcrd.runtime.redis.connection import translate_redis_errors
 
 class GenerationBuffer(Protocol):
     def add(self, set_key: str, field: str, payload: str) -> None:
-        """Keep `payload`; the same field again replaces it."""
+        """Save `payload`, replacing that of the same field."""
 
     def read_all(self, set_key: str) -> dict[str, str]:
-        """Payload per field; empty for a set that nothing was added to."""
+        """Payload per field; empty for an unknown set."""
 
     def remove(self, set_key: str, fields: Iterable[str]) -> None:
-        """Forget `fields`; those that are not there are no error."""
+        """Delete `fields`; missing ones are ignored."""
 
 
 class MemoryGenerationBuffer:

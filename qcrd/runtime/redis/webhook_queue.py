@@ -1,4 +1,4 @@
-"""Webhooks that are due: kept until they are settled, each with one sender at a time."""
+"""The queue of webhook deliveries: kept until settled, each sent by one sender at a time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 SETTLED_TTL_SECONDS = 30 * 86400
-"""Seconds for which a settled delivery's id is known, so that adding it again adds nothing. Far
-longer than a job that is over waits to be concluded."""
+"""Seconds for which a settled delivery's id is remembered, so that it is not added again: far
+longer than a finished job may wait to be finalized."""
 
 ADD_SCRIPT = """
 if redis.call('HSETNX', KEYS[1], 'delivery', ARGV[1]) == 1 then
@@ -41,22 +41,22 @@ redis.call('EXPIRE', KEYS[1], ARGV[4])
 
 
 class WebhookQueue(Protocol):
-    """Every method raises `Transient` while Redis is away."""
+    """Every method raises `Transient` while Redis is unavailable."""
 
     def add(self, delivery: WebhookDelivery) -> None:
-        """It is due at once. Of each id there is one, settled ones included."""
+        """Add a delivery, due at once. Does nothing if its id was added before, even if settled."""
 
     def claim_due(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
-        """At most `limit` that are due, the longest first, each with one more attempt counted.
+        """At most `limit` due deliveries, the earliest first, each with one more attempt counted.
 
-        Nobody else gets them for `lease` seconds; a sender that dies leaves them due after that.
+        No other sender gets them for `lease` seconds; then they are due again, unless settled.
         """
 
     def postpone(self, delivery: WebhookDelivery, until: float) -> None:
-        """Due again at `until`; nothing if another attempt has begun."""
+        """Make it due again at `until`; no effect if another attempt has begun."""
 
     def settle(self, delivery: WebhookDelivery) -> None:
-        """Never due again; nothing if another attempt has begun."""
+        """Remove it from the due ones; no effect if another attempt has begun."""
 
 
 class MemoryWebhookQueue:
@@ -94,7 +94,7 @@ class MemoryWebhookQueue:
 
 
 class RedisWebhookQueue:
-    """A hash per delivery; the ids of those that are not settled by when they are due."""
+    """A hash per delivery, and a sorted set of the ids of unsettled ones by due time."""
 
     def __init__(self, redis: Redis) -> None:
         self._add_script = redis.register_script(ADD_SCRIPT)
@@ -107,7 +107,7 @@ class RedisWebhookQueue:
             self._add_script(names, [delivery.model_dump_json(), delivery.created_at, delivery.id])
 
     def claim_due(self, now: float, *, lease: float, limit: int) -> list[WebhookDelivery]:
-        # Sent twice because its answer was lost, it takes others; the first come back by the lease.
+        # After a lost reply the script claims others; the first ones are due again after the lease.
         with translate_redis_errors():
             rows = self._claim_script(
                 [keys.WEBHOOKS_DUE], [now, now + lease, limit, keys.webhook_key("")]

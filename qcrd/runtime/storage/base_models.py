@@ -1,4 +1,4 @@
-"""Where a named base model lies: in the models folder, among our published ones, or on a hub."""
+"""Find a base model by name: in the models folder, among published models, or on the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-"""`name` or `owner/name`; nothing that could leave the models folder."""
+"""`name` or `owner/name`, without a path out of the models folder."""
 
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """Weights as safetensors only: a pickle can run code."""
@@ -22,9 +22,9 @@ DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 def find_base_model(
     name: str, settings: ModelSettings, store: Store, *, param: str = "model"
 ) -> Path:
-    """The folder of base model `name`, fetched on first use.
+    """The folder of base model `name`, downloaded on first use.
 
-    `Invalid` when the name is none, `NotFound` (naming what there is) when nobody has it.
+    `Invalid` for a malformed name, `NotFound` (listing the available ones) for an unknown model.
     """
     if not MODEL_NAME.fullmatch(name) or ".." in name:
         raise Invalid(f"`{param}`: {name[:80]!r} is no model name", param=param)
@@ -43,9 +43,9 @@ def list_local_models(settings: ModelSettings) -> list[str]:
 
 
 def get_published_model(model_id: str, store: Store, param: str) -> Path:
-    """The folder of one of our own students. `NotFound`.
+    """The folder of a published student, downloaded on first use. `NotFound`.
 
-    Kept in the temporary folder: the models folder may be part of a read-only image.
+    It is cached in the temporary folder, as the models folder may be part of a read-only image.
     """
     folder = Path(tempfile.gettempdir()) / "qcrd-models" / model_id
     if (folder / "config.json").is_file():
@@ -58,7 +58,7 @@ def get_published_model(model_id: str, store: Store, param: str) -> Path:
 
 
 def download_published_model(model_id: str, store: Store, folder: Path, param: str) -> None:
-    """Every file of a published student into `folder`. `NotFound`."""
+    """Download every file of a published student into `folder`. `NotFound`."""
     prefix = keys.model_prefix(model_id)
     names = [key.removeprefix(prefix) for key in store.list(prefix)]
     if keys.model_manifest_key(model_id).removeprefix(prefix) not in names:
@@ -72,7 +72,7 @@ def download_published_model(model_id: str, store: Store, folder: Path, param: s
 
 def _download_from_hub(name: str, settings: ModelSettings, param: str) -> Path:
     try:
-        # Only a base that is nowhere else needs the hub's client, and not every image has it.
+        # Not every image has the hub's client, which only an unknown local name needs.
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:

@@ -1,8 +1,8 @@
-"""People's edits of a rationale set: each an object of its own, folded by whoever reads the set.
+"""Edits of a rationale set: each is an object of its own, and readers fold them.
 
-The store cannot append or compare-and-set, so nothing is ever written twice: an edit gets a key
-that is new, and two at once are both there. Its number is one above those of the item's edits that
-were there before it, so an edit made in knowledge of another one comes after it on any clock.
+The store cannot append or compare-and-set, so every edit gets a new key and concurrent edits are
+both kept. An edit's number is one above those of the item's existing edits, so an edit sorts after
+those its author could see, whatever the clocks.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ POLARITIES = {"p": Polarity.POSITIVE, "n": Polarity.NEGATIVE}
 
 
 def make_item_id(question_id: str, polarity: Polarity, index: int) -> str:
-    """`place` counts the question's rationales of this polarity from 0. A rationale's own id will
-    not do: two samples with the same text share it."""
+    """`index` counts the question's rationales of this polarity from 0. A rationale's id is no item
+    id, as two samples with the same text share it."""
     return f"{question_id}-{polarity.value[0]}{index}"
 
 
 def parse_item_id(value: str, param: str) -> tuple[str, Polarity, int]:
-    """Question, polarity and place. `Invalid` when it cannot be an item's id."""
+    """Question id, polarity and index. `Invalid` for a malformed id."""
     match = ITEM_ID.fullmatch(value)
     if not match:
         raise Invalid(
@@ -38,7 +38,7 @@ def parse_item_id(value: str, param: str) -> tuple[str, Polarity, int]:
 
 
 def add_edit(store: Store, set_id: str, edit: RationaleEdit) -> RationaleEdit:
-    """Keep `edit` under a new id, which it comes back with."""
+    """Save `edit` under a new id and return it with that id."""
     prefix = keys.rationale_item_edits_prefix(set_id, edit.item_id)
     existing_keys = store.list(prefix)
     number = int(existing_keys[-1].removeprefix(prefix).split("-")[0]) + 1 if existing_keys else 1
@@ -50,7 +50,7 @@ def add_edit(store: Store, set_id: str, edit: RationaleEdit) -> RationaleEdit:
 def read_edits(
     store: Store, set_id: str, cached: Mapping[str, RationaleEdit] | None = None
 ) -> dict[str, RationaleEdit]:
-    """Every edit of the set by its key, item by item and in order; `known` ones are not read
+    """Every edit of the set by its key, item by item and in order; `cached` ones are not read
     again."""
     cached_edits = cached or {}
     edit_keys = store.list(keys.rationale_edits_prefix(set_id))
@@ -60,17 +60,17 @@ def read_edits(
 
 
 def fold_edits(edits: Iterable[RationaleEdit]) -> dict[str, Correction]:
-    """By item id; of each field the last value that was given."""
+    """Corrections by item id, with the latest value of each field."""
     folded: dict[str, Correction] = {}
     for edit in edits:
         before = folded.get(edit.item_id, Correction())
-        given = edit.model_dump(include={"excluded", "text", "answer"}, exclude_none=True)
-        folded[edit.item_id] = before.model_copy(update={**given, "edits": before.edits + 1})
+        changes = edit.model_dump(include={"excluded", "text", "answer"}, exclude_none=True)
+        folded[edit.item_id] = before.model_copy(update={**changes, "edits": before.edits + 1})
     return folded
 
 
 def apply_correction(rationale: Rationale, correction: Correction | None) -> Rationale:
-    """With another text it is another rationale, whose score the old one's is not."""
+    """The corrected rationale. A new text gets a new id, as the old text's score does not apply."""
     if correction is None:
         return rationale
     changes: dict[str, str] = {}
@@ -95,7 +95,7 @@ def iter_rationales(item: RationaleItem) -> Iterable[tuple[str, Polarity, Ration
 
 
 def apply_corrections(item: RationaleItem, corrections: Mapping[str, Correction]) -> RationaleItem:
-    """What is left to learn from; the vote and each rationale's polarity stay what they were."""
+    """`item` with excluded rationales removed and others corrected; vote and polarity stay."""
     kept: dict[Polarity, list[Rationale]] = {polarity: [] for polarity in Polarity}
     for name, polarity, rationale in iter_rationales(item):
         correction = corrections.get(name)
@@ -113,12 +113,12 @@ def apply_corrections(item: RationaleItem, corrections: Mapping[str, Correction]
 
 
 def make_revision(edits: Mapping[str, RationaleEdit]) -> Revision:
-    """Of edits as `read_all` gives them."""
+    """The revision of edits as `read_edits` returns them."""
     return Revision(id=keys.digest(*edits), edits=tuple(edits.values()))
 
 
 def pin_revision(store: Store, set_id: str) -> Revision:
-    """The set's edits of this moment, kept so that `pinned` finds them whatever comes after."""
+    """Save the set's current edits as a revision, for `load_revision`."""
     current = make_revision(read_edits(store, set_id))
     write_record(store, keys.rationale_revision_key(set_id, current.id), current)
     return current

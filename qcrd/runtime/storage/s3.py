@@ -1,4 +1,4 @@
-"""The object store over S3: the subset that MinIO, SeaweedFS and AWS share."""
+"""The object store over S3, in the subset that MinIO, SeaweedFS and AWS share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.runtime.settings import StoreSettings
 
 PART_BYTES = 16 * 2**20
-"""Bytes of a part of a large object of known length; three are sent at once."""
+"""Part size of a large object of known length; three parts are uploaded at once."""
 STREAM_PART_BYTES = 5 * 2**20
-"""The same of a body of unknown length, the least that S3 takes: the client holds up to four
-copies, and 10,000 parts, which are S3's limit, make 52 GB."""
+"""Part size of a stream of unknown length, the smallest that S3 allows: the client holds up to four
+copies of a part, and S3's limit of 10,000 parts makes 52 GB."""
 REGION = "us-east-1"
-"""What stores without regions call theirs; naming it saves a request per link."""
+"""The region name of stores without regions; naming it saves a request per presigned URL."""
 
 NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchBucket", "ResourceNotFound"})
 STORAGE_FULL_CODES = frozenset(
@@ -35,7 +35,7 @@ TRANSIENT_CODES = frozenset(
 
 @contextmanager
 def _translate_s3_errors(key: str) -> Iterator[None]:
-    """Errors of the client, in our own words."""
+    """Translate the client's errors into those of `qcrd.errors`."""
     try:
         yield
     except S3Error as error:
@@ -63,7 +63,7 @@ def _make_client(settings: StoreSettings, endpoint: str) -> Minio:
         backoff_factor=0.2,
         status_forcelist=(500, 502, 503, 504),
         allowed_methods=None,
-        # The last answer's body says why; urllib3 would only count the tries.
+        # The last response's body has the reason; urllib3 would only report the retry count.
         raise_on_status=False,
     )
     pool = urllib3.PoolManager(
@@ -80,7 +80,7 @@ def _make_client(settings: StoreSettings, endpoint: str) -> Minio:
 
 
 class S3Store:
-    """Connects on first use, and makes the bucket then if it is missing."""
+    """Connects on first use, and creates the bucket if it is missing."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self._bucket = settings.bucket
@@ -90,7 +90,7 @@ class S3Store:
         self._bucket_ready = False
 
     def _ensure_bucket(self) -> Minio:
-        """Several may ask at once, and make it: while the store is away none waits for another."""
+        """Without a lock: while the store is unavailable, callers must not wait for each other."""
         if not self._bucket_ready:
             if not self._client.bucket_exists(self._bucket):
                 self._make_bucket()
@@ -101,15 +101,15 @@ class S3Store:
         try:
             self._client.make_bucket(self._bucket)
         except S3Error as error:
-            # Another service of the system, started at the same moment, was first.
+            # Another service, started at the same moment, created it first.
             if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
 
     def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
         if isinstance(data, bytes):
             length, data = len(data), io.BytesIO(data)
-        # One part after the other where the body may break off: the client's threads would outlive
-        # it, and send parts of an upload that is aborted already.
+        # A stream may break off: upload its parts one by one, as the client's threads would go on
+        # sending parts of an upload that was aborted.
         part_size, parallel_uploads = (PART_BYTES, 3) if length >= 0 else (STREAM_PART_BYTES, 1)
         with _translate_s3_errors(key):
             self._ensure_bucket().put_object(
@@ -125,7 +125,7 @@ class S3Store:
     def open(self, key: str) -> Iterator[BinaryIO]:
         with _translate_s3_errors(key):
             response = self._ensure_bucket().get_object(self._bucket, key)
-            # By itself it closes at its end, and a reader's next read would be an error, not empty.
+            # With auto_close, a read after the end would raise instead of returning nothing.
             cast(urllib3.HTTPResponse, response).auto_close = False
             try:
                 yield cast(BinaryIO, io.BufferedReader(response))

@@ -1,6 +1,6 @@
-"""The object store, and records in it: one as JSON, many as JSON lines.
+"""The object store, and records in it: a single one as JSON, many as JSON lines.
 
-Readers look for a manifest, which is written last; so nothing here needs to be atomic.
+Readers look for a manifest that is written last, so writes of several objects need not be atomic.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from qcrd.runtime.storage.s3 import S3Store
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 SPOOL_BYTES = 8 * 2**20
-"""Bytes of lines kept in memory before they go to a temporary file."""
+"""Bytes of lines kept in memory before they are spooled to a temporary file."""
 
 
 class Store(Protocol):
-    """Every method raises `Transient` while the store cannot be reached or has no room."""
+    """Every method raises `Transient` while the store is unreachable or full."""
 
     def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
-        """Write an object, replacing one that is there; a stream is read to its end.
+        """Write or replace an object; a stream is read to its end.
 
-        `length` in bytes spares a large stream of known size the upload in parts.
+        With `length` in bytes, a stream of known size is uploaded in larger, parallel parts.
         """
 
     def open(self, key: str) -> AbstractContextManager[BinaryIO]:
@@ -84,7 +84,7 @@ class MemoryStore:
 
 
 def open_store(settings: StoreSettings) -> Store:
-    """Connected on first use; so the store may come up after its users."""
+    """The store connects on first use, so it may start after its clients."""
     return S3Store(settings)
 
 
@@ -111,7 +111,7 @@ def find_record(store: Store, key: str, type: type[RecordT]) -> RecordT | None:
 
 
 def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:
-    """Zstandard when the key ends in `.zst`; the object has all of the lines or is not there."""
+    """Write JSON lines, compressed when the key ends in `.zst`; all of them or no object."""
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
         compressor = zstandard.ZstdCompressor(level=6)
         target = compressor.stream_writer(spool, closefd=False) if key.endswith(".zst") else None
@@ -125,7 +125,7 @@ def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:
 
 
 def _iter_raw_lines(store: Store, key: str) -> Generator[bytes, None, None]:
-    """As they arrive; the connection stays open until the last one is taken, or it is closed."""
+    """Lines as they arrive; the connection stays open until the last one or `close`."""
     with store.open(key) as body:
         stream = body
         if key.endswith(".zst"):
@@ -135,7 +135,7 @@ def _iter_raw_lines(store: Store, key: str) -> Generator[bytes, None, None]:
 
 
 def read_lines(store: Store, key: str, type: type[RecordT]) -> Iterator[RecordT]:
-    """Each parsed when it is taken."""
+    """The records of a file of JSON lines, each parsed when it is consumed."""
     for number, line in enumerate(_iter_raw_lines(store, key), 1):
         yield _parse(type, line, f"{key}, line {number}")
 
@@ -143,8 +143,8 @@ def read_lines(store: Store, key: str, type: type[RecordT]) -> Iterator[RecordT]
 def read_lines_at(
     store: Store, key: str, type: type[RecordT], numbers: Sequence[int]
 ) -> Iterator[tuple[int, RecordT]]:
-    """Only the lines with these numbers, from 0 and ascending, are parsed; none after the last of
-    them is read."""
+    """The records on the lines with these `numbers`, from 0 and ascending; other lines are not
+    parsed, and reading stops after the last one."""
     remaining = iter(numbers)
     number = next(remaining, None)
     with closing(_iter_raw_lines(store, key)) as lines:

@@ -42,7 +42,7 @@ def test_jobs_are_paused_resumed_with_a_budget_and_deleted(gateway: ScriptedGate
     assert "is queued" in qcrd("jobs", "resume", JOB, "--teacher-tokens", "500").stderr
     assert "is queued" in qcrd("jobs", "resume", JOB).stderr
     assert gateway.bodies == [{"budget": {"teacher_tokens": 500}}, None]
-    assert "is gone" in qcrd("jobs", "delete", JOB).stderr
+    assert f"job {JOB} deleted" in qcrd("jobs", "delete", JOB).stderr
     assert gateway.requests[-1] == ("DELETE", f"/v1/fine_tuning/jobs/{JOB}")
 
 

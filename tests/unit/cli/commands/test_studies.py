@@ -133,6 +133,6 @@ def test_a_terminal_has_a_bar_per_job(gateway: ScriptedGateway) -> None:
         shown.show_outage("nothing answers")
         shown.show_study(gateway.study("running", {}, waiting))
     text = console.export_text()
-    assert "nothing answers; still trying" in text
+    assert "nothing answers; retrying" in text
     assert "qcrd, seed 0" in text
     assert "training 50 %, waiting: no set yet" in text

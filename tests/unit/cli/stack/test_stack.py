@@ -27,18 +27,51 @@ def home(tmp_path: Path) -> StackHome:
 
 
 def test_ports_are_free_distinct_and_those_of_the_last_run() -> None:
-    first = ports.choose_ports(ports.PORT_NAMES, preferred={}, api=None)
+    first = ports.choose_ports(ports.PORT_NAMES, preferred={})
     assert len(set(first.values())) == len(ports.PORT_NAMES)
-    assert ports.choose_ports(ports.PORT_NAMES, preferred=first, api=None) == first
+    assert ports.choose_ports(ports.PORT_NAMES, preferred=first) == first
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
-        moved = ports.choose_ports(
-            ["api", "s3"], preferred={"api": number, "s3": first["s3"]}, api=None
-        )
+        moved = ports.choose_ports(["api", "s3"], preferred={"api": number, "s3": first["s3"]})
         assert moved["api"] != number
         assert moved["s3"] == first["s3"]
         with pytest.raises(Conflict, match=f"--port: port {number}"):
-            ports.choose_ports(["api"], preferred={}, api=number)
+            ports.choose_ports(
+                ["api"], preferred={}, requested=ports.read_requested_ports({}, number)
+            )
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("QCRD_API_PORT", "api"),
+        ("QCRD_STUDENTS_PORT", "students"),
+        ("QCRD_DISCRIMINATOR_PORT", "discriminator"),
+        ("PORT", "teacher"),
+    ],
+)
+def test_a_port_variable_wins_over_the_last_run(variable: str, name: str, home: StackHome) -> None:
+    *ours, number = ports.choose_ports([*ports.PORT_NAMES, "wanted"], preferred={}).values()
+    last = dict(zip(ports.PORT_NAMES, ours, strict=True))
+    requested = ports.read_requested_ports({variable: str(number)}, None)
+    chosen = ports.choose_ports(ports.PORT_NAMES, preferred=last, requested=requested)
+    assert chosen == last | {name: number}
+    built = environment.build_environment(
+        home, chosen, procfile.get_bundled_path(), {variable: str(number)}
+    )
+    assert built[variable] == str(number)
+
+
+def test_the_option_wins_over_the_variable_and_a_wrong_variable_is_named() -> None:
+    requested = ports.read_requested_ports({"QCRD_API_PORT": "8001", "PORT": ""}, 8002)
+    assert requested == {"api": (8002, "--port")}
+    with pytest.raises(Invalid, match="QCRD_API_PORT: 'x' is not a port"):
+        ports.read_requested_ports({"QCRD_API_PORT": "x"}, None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        requested = ports.read_requested_ports({"QCRD_API_PORT": str(number)}, None)
+        with pytest.raises(Conflict, match=f"QCRD_API_PORT: port {number}"):
+            ports.choose_ports(["api"], preferred={}, requested=requested)
 
 
 def test_every_variable_of_the_procfile_is_set_and_nothing_listens_beyond_loopback(
