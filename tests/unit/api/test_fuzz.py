@@ -35,8 +35,7 @@ QUICK = BackoffPolicy(
     poll_interval=0.02, initial_delay=0.02, max_delay=0.1, outage_timeout=1.0, overload_timeout=1.0
 )
 RELAXED = settings(
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 SAID = (
