@@ -50,7 +50,7 @@ class Scripted:
     """
 
     info: EngineInfo = field(default_factory=lambda: EngineInfo("scripted", "test", 63, 64))
-    _loaded: threading.Event | None = None
+    loaded: threading.Event | None = None
     given: int = 0
     batch_metrics: BatchMetrics = field(default_factory=BatchMetrics)
     _open: int = 0
@@ -65,7 +65,7 @@ class Scripted:
         self.batch_metrics.set_current_batch(size=count, max_tokens=64 * count)
 
     async def start(self) -> None:
-        while self._loaded is not None and not self._loaded.is_set():
+        while self.loaded is not None and not self.loaded.is_set():
             await asyncio.sleep(0.01)
 
     async def close(self) -> None: ...
@@ -313,7 +313,7 @@ def test_the_key_guards_generation_only() -> None:
 
 def test_503_while_loading() -> None:
     loaded = threading.Event()
-    with serving(Scripted(loaded), wait=False) as url:
+    with serving(Scripted(loaded=loaded), wait=False) as url:
         health = httpx2.get(f"{url}/health")
         assert (health.status_code, health.json()["error_type"]) == (503, "healthcheck")
         reply = generate(url)
@@ -359,10 +359,9 @@ def test_a_client_that_leaves_stops_the_engine(url: str, engine: Scripted, path:
     port = int(url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        wait_for(lambda: engine.given == before + 1)
-        assert engine.open == 1
+        wait_for(lambda: engine.open == 1 and engine.given > before)
     wait_for(lambda: engine.open == 0)
-    assert engine.given == before + 1
+    assert engine.given - before < len(WORDS)
 
 
 def test_metrics_move_and_count_each_request_once(url: str) -> None:

@@ -462,9 +462,9 @@ def test_what_is_not_to_run_is_not_sent(world: World, status: JobStatus) -> None
 
 
 def test_all_pages_are_looked_at(world: World) -> None:
+    job = world.job
     for number in range(250):
-        one = with_changes(world.job, id=f"ftjob-{number:024x}", created_at=float(number))
-        world.jobs.create(one)
+        world.jobs.create(with_changes(job, id=f"ftjob-{number:024x}", created_at=float(number)))
     assert len(reap_jobs(world.jobs, world.queue, time.time() + 1000)) == 251
 
 
