@@ -75,7 +75,7 @@ def test_a_student_killed_at_random_moments_ends_bit_for_bit_the_same(site: Site
     print(f"{KILLS} runs, {killed} killed, {resumed} of them resumed from a checkpoint")
 
 
-def test_sigterm_checkpoints_at_the_next_step_(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_checkpoints_at_the_next_step(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """No checkpoint is due by the clock, so what the second run goes on from is SIGTERM's own."""
     monkeypatch.setenv("QCRD_CHECKPOINT_SECONDS", "3600")
     whole = student(site, site.work(site.submit(alone())))
