@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from qcrd.errors import Transient
 from qcrd.runtime.settings import RedisSettings, StoreSettings
@@ -23,6 +24,17 @@ from qcrd.runtime.storage.s3 import S3Store
 
 WEED_PORTS = ("master", "filer", "volume", "s3", "admin")
 """Each of SeaweedFS's parts listens on `-<part>.port` and `-<part>.port.grpc`."""
+
+# Before torch is imported, and inherited by every process that a test starts: threads that wait
+# for each other on two busy cores cost these small models up to fifty times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes depends on what else the machine does. `--hypothesis-profile=thorough`
+# tries ten times as many.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("untimed", UNTIMED)
+settings.register_profile("thorough", UNTIMED, max_examples=1000)
+settings.load_profile("untimed")
 
 _databases = itertools.count(1)
 

@@ -92,8 +92,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         process.kill()
 
 
-def within(seconds: float, condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
@@ -105,13 +105,13 @@ def test_a_killed_part_comes_back_and_down_leaves_nothing(machine: Machine) -> N
     assert first.returncode == 0, first.stdout
     before = machine.pids()
     os.kill(before["idle"], signal.SIGKILL)
-    within(10, lambda: machine.pids()["idle"] not in (0, before["idle"]))
+    until(lambda: machine.pids()["idle"] not in (0, before["idle"]))
     assert machine.pids()["web"] == before["web"]
 
     second = machine.qcrd("up")
     assert second.returncode == 0
     assert "already running: http://127.0.0.1:" in second.stdout
-    within(10, lambda: machine.qcrd("status").returncode == 0)
+    until(lambda: machine.qcrd("status").returncode == 0)
 
     assert machine.qcrd("down").returncode == 0
     assert machine.processes() == []
@@ -126,7 +126,7 @@ def test_a_killed_supervisor_leaves_no_process_and_the_next_up_starts_afresh(
     assert machine.qcrd("up", "-d").returncode == 0
     killed = machine.supervisor()
     os.kill(killed, signal.SIGKILL)
-    within(5, lambda: machine.processes() == [])
+    until(lambda: machine.processes() == [])
     again = machine.qcrd("up", "-d")
     assert again.returncode == 0, again.stdout
     assert f"process {killed}) did not shut down" in again.stdout
@@ -139,12 +139,10 @@ def test_in_the_foreground_every_end_of_up_ends_the_parts(
     """Even a part that ignores SIGTERM, and even when `up` itself gets no say."""
     machine.procfile.write_text(WEB + DEAF)
     process = machine.up_in_foreground()
-    within(40, lambda: "running: " in machine.foreground_log.read_text())
-    began = time.monotonic()
+    until(lambda: "running: " in machine.foreground_log.read_text())
     process.send_signal(signum)
-    within(12, lambda: machine.processes() == [])
-    code = process.wait(5)
-    assert time.monotonic() - began < 12
+    until(lambda: machine.processes() == [])
+    code = process.wait(60)
     assert code == (-9 if signum is signal.SIGKILL else 0)
 
 

@@ -100,10 +100,8 @@ def test_everything_is_transient_while_redis_is_away_and_works_when_it_is_back(
         lambda: queue.send(Stage.TRAINING, "ftjob-1"),
     )
     for call in calls:
-        started = time.monotonic()
         with pytest.raises(Transient):
             call()
-        assert time.monotonic() - started < 15
     broker.start()
     for call in calls:
         call()
@@ -130,21 +128,28 @@ def test_a_worker_waits_for_its_broker_at_the_start_and_in_the_middle(
         )
     queue = CeleryJobQueue(create_celery_app(settings))
 
-    def arrives(job_id: str) -> None:
-        with telemetry.log_context(request_id=f"req-{job_id}"):
-            queue.send(Stage.TRAINING, job_id)
-        deadline = time.monotonic() + 40
-        while not seen.exists() or job_id not in seen.read_text():
+    def until(look: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not look():
             assert time.monotonic() < deadline, log.read_text()[-4000:]
             assert worker.poll() is None, log.read_text()[-4000:]
             time.sleep(0.1)
 
+    def arrives(job_id: str) -> None:
+        with telemetry.log_context(request_id=f"req-{job_id}"):
+            queue.send(Stage.TRAINING, job_id)
+        until(lambda: seen.exists() and job_id in seen.read_text())
+
+    def refusals() -> int:
+        return log.read_text().count("Cannot connect to redis")
+
     try:
-        time.sleep(3)
+        until(refusals)
         broker.start()
         arrives("before")
+        earlier = refusals()
         broker.stop()
-        time.sleep(1)
+        until(lambda: refusals() > earlier)
         broker.start()
         arrives("after")
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +27,7 @@ from transformers import (
 )
 
 from qcrd.errors import Invalid
-from services.teacher.engines.base import ValidGenerateRequest
+from services.teacher.engines.base import Token, ValidGenerateRequest
 from services.teacher.engines.factory import build_engine
 from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.engines.upstream.engine import UpstreamEngine
@@ -112,14 +111,10 @@ def test_gguf_a_client_that_leaves_frees_its_slot(gguf: str) -> None:
     with httpx2.stream("POST", f"{gguf}/generate_stream", json=body) as reply:
         next(reply.iter_lines())
     wait_for(lambda: "tgi_batch_current_size 0.0" in httpx2.get(f"{gguf}/metrics").text)
-    start = time.monotonic()
-    generate(gguf, "A", max_new_tokens=1)
-    assert time.monotonic() - start < 3
+    assert generate(gguf, "A", max_new_tokens=1).status_code == 200
 
 
-def test_the_maintained_client_32_at_once_on_gguf(
-    gguf: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_maintained_client_32_at_once_on_gguf(gguf: str) -> None:
     """What the gateway does: the same few-shot beginning, many questions, streamed details."""
 
     async def one(client: AsyncInferenceClient, i: int) -> int:
@@ -139,17 +134,11 @@ def test_the_maintained_client_32_at_once_on_gguf(
         assert last.details.finish_reason in ("stop_sequence", "length", "eos_token")
         return int(last.details.generated_tokens)
 
-    async def run(count: int) -> tuple[int, float]:
+    async def run() -> list[int]:
         client = AsyncInferenceClient(gguf, timeout=240)
-        start = time.monotonic()
-        tokens = sum(await asyncio.gather(*(one(client, i) for i in range(count))))
-        return tokens, time.monotonic() - start
+        return await asyncio.gather(*(one(client, i) for i in range(32)))
 
-    for count in (1, 8, 32):
-        tokens, seconds = asyncio.run(run(count))
-        with capsys.disabled():
-            rate = tokens / seconds
-            print(f"\ngguf, {count} at once: {tokens} tokens, {seconds:.1f} s, {rate:.0f} tokens/s")
+    assert all(1 <= tokens <= 12 for tokens in asyncio.run(run()))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -231,9 +220,7 @@ def test_local_is_what_transformers_generates(local: tuple[str, TransformersEngi
         assert ids == expected
 
 
-def test_local_batches_replays_and_prints(
-    local: tuple[str, TransformersEngine, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_local_batches_and_replays(local: tuple[str, TransformersEngine, Path]) -> None:
     url, engine, _ = local
 
     async def run() -> list[Any]:
@@ -246,14 +233,10 @@ def test_local_batches_replays_and_prints(
         )
         return list(await asyncio.gather(*asked))
 
-    start = time.monotonic()
     replies = asyncio.run(run())
-    seconds = time.monotonic() - start
     ids = [[token.id for token in reply.details.tokens] for reply in replies]
     assert ids[:16] == ids[16:]
     assert engine.largest_batch > 4
-    with capsys.disabled():
-        print(f"\nlocal, 32 at once: largest batch {engine.largest_batch}, {seconds:.2f} s")
 
 
 def test_local_joins_characters_and_keeps_the_stream(
@@ -341,20 +324,31 @@ def test_an_upstream_that_is_not_there_names_the_setting() -> None:
 
 
 def test_closing_a_stream_takes_the_request_out_of_the_batch(tmp_path: Path) -> None:
-    """The worker would need minutes for the rest; it is free for the next request at once."""
-    engine = build_engine(
-        EngineSettings(model_id=str(save(tmp_path, "llama")), max_total_tokens=9_000)
-    )
+    """The only slot serves the next request long before the first would have had its tokens."""
+    model = str(save(tmp_path, "llama"))
+    engine = build_engine(EngineSettings(model_id=model, max_total_tokens=9_000, teacher_slots=1))
+    assert isinstance(engine, TransformersEngine)
+    steps = 0
 
-    async def run() -> float:
+    async def run() -> None:
+        nonlocal steps
         await engine.start()
+        assert engine._worker is not None
+        batch: Any = engine._worker.batch
+        step = batch.step
+
+        def counted() -> list[Token]:
+            nonlocal steps
+            steps += 1
+            return list(step())
+
+        batch.step = counted
         stream = engine.submit(ValidGenerateRequest("a", (70,), 8_000))
         await anext(stream)
         await stream.aclose()
-        start = time.monotonic()
         async for _ in engine.submit(ValidGenerateRequest("a", (70,), 1)):
             pass
         await engine.close()
-        return time.monotonic() - start
 
-    assert asyncio.run(run()) < 5
+    asyncio.run(run())
+    assert steps < 8_000

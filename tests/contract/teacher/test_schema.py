@@ -36,7 +36,6 @@ def test_nothing_that_fits_the_document_or_does_not_is_a_server_error(url: str) 
             max_examples=25,
             phases=[Phase.generate],
             derandomize=True,
-            deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         )

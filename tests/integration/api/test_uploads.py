@@ -325,9 +325,7 @@ def test_equal_files_at_once_are_one(door: Door) -> None:
 def test_headers_that_take_too_long_end_the_connection(door: Door, sent: bytes) -> None:
     with door.connect() as connection:
         connection.sendall(sent)
-        started = time.monotonic()
         assert connection.recv(1000) == b""
-    assert time.monotonic() - started > SECONDS / 2
 
 
 def test_headers_that_drip_end_the_connection_as_well(door: Door) -> None:

@@ -39,7 +39,7 @@ from services.api.webhooks import sender
 from services.api.webhooks.sender import deliver_forever
 from services.api.webhooks.signing import WebhookSettings
 from tests.conftest import free_ports
-from tests.integration.api.receiver import Got, receiver
+from tests.integration.api.receiver import Got, Receiver, receiver
 
 KEY = base64.b64encode(os.urandom(32)).decode()
 SECRET = f"whsec_{KEY}"
@@ -47,7 +47,7 @@ PATH = "/hook/a-token-of-the-receiver"
 CELERY = ("-A", "services.api.worker", "worker", "-Q", "assemble", "-c", "1", "--pool=threads")
 
 
-def until(look: Callable[[], Any], seconds: float = 20) -> Any:
+def until(look: Callable[[], Any], seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline
@@ -87,9 +87,8 @@ def delivering(deps: WorkerDeps, hosts: tuple[str, ...], timeout: float = 2.0) -
         yield
     finally:
         stopping.set()
-        began = time.monotonic()
-        thread.join(10)
-        assert time.monotonic() - began < 5, "it does not stop when it is told"
+        thread.join(60)
+        assert not thread.is_alive(), "it does not stop when it is told"
 
 
 @pytest.fixture(autouse=True)
@@ -164,26 +163,45 @@ def test_it_is_given_up_at_last_and_at_once_when_the_receiver_is_gone(
     assert f"answered {status}" in deps.events.read(job.id)[-1].message
 
 
-def test_a_receiver_that_lets_us_wait_holds_up_no_other(deps: WorkerDeps) -> None:
+@contextmanager
+def stalling() -> Iterator[tuple[Receiver, threading.Event]]:
+    """A receiver that responds to nothing before the event is set."""
+    released = threading.Event()
+
     def stalls(number: int) -> tuple[int, dict[str, str]]:
-        time.sleep(1.5)
+        released.wait(120)
         return 200, {}
 
+    with receiver(stalls) as slow:
+        try:
+            yield slow, released
+        finally:
+            released.set()
+
+
+def test_a_receiver_that_lets_us_wait_holds_up_no_other(deps: WorkerDeps) -> None:
     with (
-        receiver(stalls) as slow,
+        stalling() as (slow, released),
         receiver(lambda n: (200, {})) as other,
-        delivering(deps, (slow.url, other.url), timeout=0.7),
+        delivering(deps, (slow.url, other.url), timeout=50),
     ):
         waiting = [ended(deps, slow.url + PATH) for _ in range(5)]
         prompt = ended(deps, other.url + PATH)
         for job in (*waiting, prompt):
             finalize(deps, job)
-        began = time.monotonic()
         until(lambda: outcome(deps, prompt))
-        assert time.monotonic() - began < 1.5
+        assert [outcome(deps, job) for job in waiting] == [None] * 5
+        released.set()
         for job in waiting:
-            assert until(lambda job=job: outcome(deps, job))["outcome"] == "given_up"
-            assert "no answer within 0.7 s" in deps.events.read(job.id)[-1].message
+            assert until(lambda job=job: outcome(deps, job))["outcome"] == "delivered"
+
+
+def test_a_receiver_that_never_responds_is_given_up(deps: WorkerDeps) -> None:
+    with stalling() as (slow, _), delivering(deps, (slow.url,), timeout=0.3):
+        job = ended(deps, slow.url + PATH)
+        finalize(deps, job)
+        assert until(lambda: outcome(deps, job))["outcome"] == "given_up"
+        assert "no answer within 0.3 s" in deps.events.read(job.id)[-1].message
 
 
 def test_what_nobody_may_be_told_any_more_is_not_sent(deps: WorkerDeps) -> None:
@@ -290,11 +308,9 @@ def test_a_worker_killed_in_the_middle_of_a_delivery_loses_none(
                 assert (told["outcome"], told["attempts"]) == ("delivered", 2)
                 until(lambda job=job: remote.jobs.get(job.id).concluded, 60)
         finally:
-            began = time.monotonic()
             second.send_signal(signal.SIGTERM)
-            code = second.wait(30)
+            code = second.wait(60)
         assert code == 0
-        assert time.monotonic() - began < 10
     ids = [unwrapped(got).data.id for got in there.got]
     assert sorted(ids) == sorted(2 * [job.id for job in jobs])
     for job in jobs:

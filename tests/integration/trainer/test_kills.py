@@ -40,37 +40,34 @@ def steps(site: Site, job_id: str) -> list[int]:
     return [event.data["step"] for event in events if "loss" in event.data]
 
 
-def signal_after(site: Site, job_id: str, seconds: float, number: int) -> threading.Thread:
-    """Send `number` to the training process `seconds` after the job's first word from it."""
+def kill_after(site: Site, job_id: str, events: int, seconds: float) -> threading.Thread:
+    """Kill the training process `seconds` after the job's event of that number."""
 
-    def send() -> None:
+    def kill() -> None:
         time.sleep(seconds)
         if (process := training_process()) is not None:
-            process.send_signal(number)
+            process.send_signal(signal.SIGKILL)
 
-    return when(lambda: bool(site.messages(job_id)), send)
+    return when(lambda: len(site.messages(job_id)) >= events, kill)
 
 
 @pytest.mark.timeout(120 + 60 * KILLS)
 def test_a_student_killed_at_random_moments_ends_bit_for_bit_the_same(site: Site) -> None:
     calm = site.submit(alone())
-    begun: list[float] = []
-    watch = when(lambda: bool(site.messages(calm)), lambda: begun.append(time.monotonic()))
     whole = student(site, site.work(calm))
-    watch.join()
-    took = time.monotonic() - begun[0]
+    total = len(site.messages(calm))
     rng = random.Random(SEED)
     killed = resumed = 0
     for _ in range(KILLS):
         job_id = site.submit(alone())
-        moment = rng.uniform(0, took)
-        killer = signal_after(site, job_id, moment, signal.SIGKILL)
+        events, seconds = rng.randint(1, total - 1), rng.uniform(0, 0.2)
+        killer = kill_after(site, job_id, events, seconds)
         job = site.work(job_id)
         killer.join()
         if job.status is JobStatus.RUNNING:
             killed += 1
             job = site.work(job_id)
-        assert student(site, job) == whole, f"killed after {moment:.3f} s of {took:.3f} s"
+        assert student(site, job) == whole, f"killed {seconds:.3f} s after event {events}"
         told = steps(site, job_id)
         assert told == sorted(set(told)), "a step was told twice"
         resumed += any("resumed after step" in message for message in site.messages(job_id))
@@ -78,28 +75,22 @@ def test_a_student_killed_at_random_moments_ends_bit_for_bit_the_same(site: Site
     print(f"{KILLS} runs, {killed} killed, {resumed} of them resumed from a checkpoint")
 
 
-def test_sigterm_checkpoints_at_the_next_step_within_five_seconds(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_checkpoints_at_the_next_step(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """No checkpoint is due by the clock, so what the second run goes on from is SIGTERM's own."""
     monkeypatch.setenv("QCRD_CHECKPOINT_SECONDS", "3600")
     whole = student(site, site.work(site.submit(alone())))
     job_id = site.submit(alone())
-    asked: list[float] = []
 
     def terminate() -> None:
         process = training_process()
         assert process is not None
-        asked.append(time.monotonic())
         process.send_signal(signal.SIGTERM)
 
     killer = when(lambda: bool(steps(site, job_id)), terminate)
     job = site.work(job_id)
-    took = time.monotonic() - asked[0]
     killer.join()
     assert job.status is JobStatus.RUNNING
     assert job.attempt == 0
-    assert took < 5
     job = site.work(job_id)
     assert any("resumed after step" in message for message in site.messages(job_id))
     assert student(site, job) == whole

@@ -143,7 +143,7 @@ def test_death_in_the_middle_is_waited_out(bench: MakeBench) -> None:
         while here.teacher.answered < 12:
             time.sleep(0.01)
         here.teacher.kill()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not seen and time.monotonic() < deadline:
             if waiting := here.jobs.get(job.id).waiting:
                 seen.append(waiting)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -180,10 +179,8 @@ def test_a_server_that_is_away_or_silent_is_503(gateway: Gateway, tmp_path: Path
     gateway.students.script = silent
     silent_app = app_of(gateway.store, gateway.jobs, tmp_path, gateway.students.url, timeout=0.5)
     with serving.app(silent_app) as url:
-        started = time.monotonic()
         answer = httpx2.post(f"{url}/v1/chat/completions", json=gateway.body(), timeout=PATIENCE)
     assert "in time" in refused(answer, 503, "students_unavailable")
-    assert 0.5 <= time.monotonic() - started < PATIENCE / 2
     assert int(answer.headers["retry-after"]) >= 1
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     with serving.app(app_of(gateway.store, gateway.jobs, tmp_path, nobody)) as url:

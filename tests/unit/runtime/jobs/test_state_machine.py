@@ -188,4 +188,4 @@ class Workers(RuleBasedStateMachine):
 
 
 TestWorkers = Workers.TestCase
-TestWorkers.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestWorkers.settings = settings(max_examples=60, stateful_step_count=25)
