@@ -19,7 +19,8 @@ def build_teacher_prompt(task: TaskSpec, question: Question) -> str:
     prefix cache reads it once.
     """
     shots = [
-        f"Question: {shot.question}\n{EXPLANATION_TAG} {shot.explanation}\n{ANSWER_TAG} {shot.answer}"
+        f"Question: {shot.question}\n{EXPLANATION_TAG} {shot.explanation}\n{ANSWER_TAG} "
+        f"{shot.answer}"
         for shot in task.examples
     ]
     final_question = f"Question: {format_question(task, question)}\n{EXPLANATION_TAG}"

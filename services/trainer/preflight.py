@@ -32,7 +32,8 @@ def check_labels(student: Student, labels: Iterable[tuple[str, Question]], spec:
         if len(ids) > max_tokens:
             param = f"method.{spec.method}.hyperparameters.max_label_tokens"
             raise Invalid(
-                f"`{param}` is {max_tokens}, but label {label[:MAX_SHOWN_CHARS]!r} takes {len(ids)} tokens of "
+                f"`{param}` is {max_tokens}, but label {label[:MAX_SHOWN_CHARS]!r} takes "
+                f"{len(ids)} tokens of "
                 f"the student's: set it to at least {len(ids) + 1}, one more for the end",
                 param=param,
                 code="label_too_long",
@@ -59,7 +60,8 @@ def _check_representable(
     else:
         return
     raise Invalid(
-        f"label {label[:MAX_SHOWN_CHARS]!r} cannot be said by the tokenizer of {_describe_tokenizer(student)}: "
+        f"label {label[:MAX_SHOWN_CHARS]!r} cannot be said by the tokenizer of "
+        f"{_describe_tokenizer(student)}: "
         f"it {problem}; write the label differently or take another base model",
         param="training_file",
         code="unsayable_label",

@@ -90,7 +90,8 @@ def render_model_card(job: Job, report: Report) -> str:
             "",
             "## Ask it",
             "",
-            f"`{PREDICT_PREFIX}<question>` answers with the label; `{EXPLAIN_PREFIX}<question>` with a rationale "
+            f"`{PREDICT_PREFIX}<question>` answers with the label; `{EXPLAIN_PREFIX}<question>` "
+            "with a rationale "
             f"(only students that learned rationales). `{PROMPT_FORMAT_FILE}` holds both prefixes.",
             "",
             "## Measured on the test set",
@@ -150,7 +151,8 @@ def _render_comparisons(report: Report) -> list[str]:
 def _render_comparison_row(comparison: Comparison) -> str:
     interval = f"{comparison.low:+.3f} to {comparison.high:+.3f}"
     names = f"| {comparison.method} | {comparison.baseline}"
-    return f"{names} | {comparison.difference:+.3f} | {interval} | {comparison.p:.3g} | {comparison.n} | {comparison.verdict} |"
+    numbers = f"{comparison.difference:+.3f} | {interval} | {comparison.p:.3g} | {comparison.n}"
+    return f"{names} | {numbers} | {comparison.verdict} |"
 
 
 def _render_accuracy_table(report: Report) -> list[str]:

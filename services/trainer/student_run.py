@@ -278,7 +278,8 @@ def _emit_iteration(stage: StageContext, method: str, record: IterationFinished)
     }
     best_suffix = ", the best so far" if record.is_best else ""
     stage.emit(
-        f"{method}: iteration {record.iteration}, validation {record.validation_accuracy:.3f}{best_suffix}",
+        f"{method}: iteration {record.iteration}, validation "
+        f"{record.validation_accuracy:.3f}{best_suffix}",
         once=f"{method}-round-{record.iteration}",
         **data,
         judge=record.judge_metrics,
@@ -306,7 +307,8 @@ def _emit_judge_health(
     if has_collapsed(record.judge_metrics):
         stage.events.append(
             stage.job.id,
-            f"the judge no longer tells right from wrong (AUC {record.judge_metrics['alarm_auc']:.2f} on "
+            "the judge no longer tells right from wrong (AUC "
+            f"{record.judge_metrics['alarm_auc']:.2f} on "
             f"{record.judge_metrics['alarm_negatives']:.0f} negatives); "
             "try `discriminator.loss: bce`, more `pretrain_steps` or a lower `learning_rate`",
             level="warn",

@@ -60,7 +60,8 @@ def load_matching_weights(student: Student, checkpoint: Path) -> Weights:
     ]
     if mismatched:
         raise Invalid(
-            f"`negatives.checkpoint`: {checkpoint.name!r} has no {mismatched[0]!r} of the student's "
+            f"`negatives.checkpoint`: {checkpoint.name!r} has no {mismatched[0]!r} of the "
+            "student's "
             "shape; name a model that was trained from the same base, without `lora`",
             param="negatives.checkpoint",
             code="other_architecture",

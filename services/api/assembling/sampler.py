@@ -202,7 +202,8 @@ def _make_retries_exhausted_error(error: TeacherUnreachable | TeacherGenerationF
     if isinstance(error, TeacherUnreachable):
         return Transient(error.message, code="teacher_unreachable")
     return QcrdError(
-        f"{error.message} ({MAX_ATTEMPTS} times in a row for the same prompt); what was answered so far "
+        f"{error.message} ({MAX_ATTEMPTS} times in a row for the same prompt); what was answered "
+        "so far "
         "is kept, so the same job costs only the rest",
         code="teacher_failed",
     )

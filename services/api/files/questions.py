@@ -151,7 +151,8 @@ def _parse_row(number: int, text: str) -> QuestionRow:
         if name not in FIELDS:
             raise make_line_error(
                 number,
-                f"unknown key `{_truncate(name)}`: a line has {', '.join(f'`{f}`' for f in FIELDS)}",
+                f"unknown key `{_truncate(name)}`: a line has "
+                f"{', '.join(f'`{f}`' for f in FIELDS)}",
                 code="unknown_key",
             )
     question_text = _get_text(number, fields, "question")

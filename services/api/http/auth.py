@@ -58,7 +58,8 @@ def _check_scope(key: ApiKey, method: str) -> None:
     required_scope = KeyScope.READ if method in READ_METHODS else KeyScope.WRITE
     if not key.has_scope(required_scope):
         raise Forbidden(
-            f"key {key.name} lacks the scope `{required_scope}`, which {method} needs: use another key, or "
+            f"key {key.name} lacks the scope `{required_scope}`, which {method} needs: use "
+            "another key, or "
             "add the scope where keys are configured",
             code="insufficient_scope",
         )

@@ -45,7 +45,8 @@ REQUEST_SCHEMAS = {
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI whose operation ids are the names of the route functions, with our request schemas."""
+    """FastAPI whose operation ids are the names of the route functions, with our request "
+    "schemas."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(

@@ -44,7 +44,8 @@ def check_language_model_head(name: str, config: Mapping[str, Any], param: str) 
         f" ({architectures[0]})" if isinstance(architectures, list) and architectures else ""
     )
     raise Invalid(
-        f"`{param}`: {name!r} is a {model_type} model{architecture}, which {UNSUPPORTED_MODEL_TYPES[model_type]} and has no "
+        f"`{param}`: {name!r} is a {model_type} model{architecture}, which "
+        f"{UNSUPPORTED_MODEL_TYPES[model_type]} and has no "
         "language-model head to train; take a seq2seq, decoder-only or BERT-like base",
         param=param,
         code="no_language_model_head",

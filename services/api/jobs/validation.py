@@ -239,7 +239,8 @@ def _check_enough_questions(count: int, settings: MethodSpec, *, own_validation:
             "" if own_validation else f" besides the {held_out} held back for validation"
         )
         raise Invalid(
-            f"`training_file` has {count} question(s): at least {MIN_TRAINING_QUESTIONS} are needed to "
+            f"`training_file` has {count} question(s): at least {MIN_TRAINING_QUESTIONS} are "
+            "needed to "
             f"train on{held_out_note}; add questions",
             param="training_file",
             code="too_few_questions",

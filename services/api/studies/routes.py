@@ -45,7 +45,8 @@ def list_studies(
 def retrieve_study(
     gateway: GatewayDep, study_id: str, with_table: bool = True
 ) -> schemas.StudyObject:
-    """`with_table=false` leaves out the table, which takes reading every prediction of every job."""
+    """`with_table=false` leaves out the table, which takes reading every prediction of every "
+    "job."""
     return _serialize_study_with_jobs(gateway, study_id, with_table=with_table)
 
 
