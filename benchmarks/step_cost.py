@@ -137,8 +137,8 @@ def time_iterations(
     case: StepFixture, method: str, rounds: int, *, sampler_process: bool = False
 ) -> list[float]:
     """Seconds of each of `rounds` whole iterations of the trainer after a warm-up iteration:
-    negatives, training steps and the optimizer; without validation. `beside`: a second process
-    samples the next iteration's negatives during training."""
+    negatives, training steps and the optimizer; without validation. `sampler_process`: a second
+    process samples the next iteration's negatives during training."""
     lessons = [lesson for batch in case.batches[:ITERATION_BATCHES] for lesson in batch]
     hyper = {
         "iterations": rounds + 1, "batch_size": BATCH, "max_rationale_tokens": SAMPLED_TOKENS,

@@ -167,7 +167,8 @@ async def _stream_tokens(count: int) -> AsyncIterator[bytes]:
     for index in range(count):
         now = time.monotonic()
         _next_slot[0] = max(_next_slot[0], now) + 1 / UPSTREAM_RATE
-        # An event loop's timers are no finer than a millisecond; shorter waits add up in `_next`.
+        # An event loop's timers are no finer than a millisecond; shorter waits add up in
+        # `_next_slot`.
         await asyncio.sleep(wait if (wait := _next_slot[0] - now) > 0.001 else 0)
         reason = "length" if index == count - 1 else None
         choice = {"index": 0, "text": " word", "logprobs": None, "finish_reason": reason}

@@ -23,7 +23,7 @@ MAX_QUESTIONS = 48
 
 
 class ObservedJudge(LocalJudge):
-    """The judge of a run; `seen` has the measurements of each iteration."""
+    """The judge of a run; `observations` has the measurements of each iteration."""
 
     def __init__(
         self, judge: Judge, spec: JudgeSpec, material: LadderData, task: TaskSpec, *, seed: int

@@ -39,8 +39,8 @@ MAX_LENGTH_RATIO, MIN_GROUP_ROWS = 1.25, 8
 def group_by_length(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
     """Indices in groups of similar length, each at most `max_tokens` positions with its padding.
 
-    A group of `FEWEST` rows ends where the next row is `SLACK` times as long as its shortest:
-    smaller groups would cost more in calls than they save in padding.
+    A group of `MIN_GROUP_ROWS` rows ends where the next row is `MAX_LENGTH_RATIO` times as long as
+    its shortest: smaller groups would cost more in calls than they save in padding.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):

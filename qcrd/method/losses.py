@@ -25,7 +25,7 @@ LOGITS_CHUNK_SIZE = 64
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Summed cross entropy and token count of each sequence: [P, V], [M, T] -> [M], [M].
 
-    `logits` are those of the P positions of `targets` that are not `IGNORED`, row by row.
+    `logits` are those of the P positions of `targets` that are not `IGNORE_INDEX`, row by row.
     """
     is_target = targets != IGNORE_INDEX
     # Without gradients nothing of a piece is kept: it is done with while it is in the cache.

@@ -12,7 +12,7 @@ from qcrd.records.base import Record
 
 
 class ApiKeyScope(StrEnum):
-    """`read` reads everything; `write` also creates objects and changes those that the same key
+    """`encode` reads everything; `write` also creates objects and changes those that the same key
     created (models and rationale sets belong to their job's key); `admin` changes all objects."""
 
     READ = "read"

@@ -29,7 +29,7 @@ from services.discriminator.settings import DiscriminatorSettings
 
 
 def create_app(judges: JudgeRegistry, check_ready: Callable[[], None]) -> FastAPI:
-    """`ready` raises `Transient` while something the service needs is away."""
+    """`check_ready` raises `Transient` while something the service needs is away."""
     app = FastAPI(title="qcrd discriminator")
 
     @app.put("/v1/judges/{judge_id}")

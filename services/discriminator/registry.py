@@ -145,7 +145,7 @@ class ResidentJudge:
         self, version: int, train: Callable[[], dict[str, float]], *, oldest_version: int = 0
     ) -> JudgeVersion:
         """Train from version - 1 to `version`, unless the store has it already. Versions under
-        `keep` go; version 0 is never stored, the seed makes it again."""
+        `oldest_version` go; version 0 is never stored, the seed makes it again."""
         with self._lock:
             if version in self._list_versions():
                 return self._load(version)

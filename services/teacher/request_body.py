@@ -22,7 +22,7 @@ BodyNormalizer = Callable[[Any], Any]
 def make_body_reader(
     model: type[B], limit: int, normalize: BodyNormalizer | None = None
 ) -> Callable[[Request], Awaitable[B]]:
-    """A reader of bodies of type `model`, at most `limit` bytes long. Raises `Unreadable`."""
+    """A reader of bodies of type `model`, at most `limit` bytes long. Raises `InvalidBody`."""
 
     async def read(request: Request) -> B:
         return parse_body(model, await read_json_body(request, limit), normalize)
@@ -31,7 +31,7 @@ def make_body_reader(
 
 
 async def read_json_body(request: Request, limit: int) -> bytes:
-    """The bytes of a JSON body. Raises `Unreadable`: 415 for another type, 413 when too long."""
+    """The bytes of a JSON body. Raises `InvalidBody`: 415 for another type, 413 when too long."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
@@ -50,7 +50,7 @@ async def _read_limited(request: Request, limit: int) -> bytes:
 
 
 def parse_body(model: type[B], data: bytes, normalize: BodyNormalizer | None = None) -> B:
-    """Raises `Unreadable`: 400 for bad JSON, 422 for JSON of another shape."""
+    """Raises `InvalidBody`: 400 for bad JSON, 422 for JSON of another shape."""
     try:
         return model.model_validate_json(
             data if normalize is None else _normalize_json(data, normalize)

@@ -37,7 +37,8 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(self._watch_disconnect(receive))
         try:
-            # A send to a client that has left; `_watch` hears of it too, but may be later.
+            # A send to a client that has left; `_watch_disconnect` hears of it too, but may be
+            # later.
             with suppress(OSError):
                 await self.stream_response(send)
         finally:

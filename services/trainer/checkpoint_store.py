@@ -62,8 +62,8 @@ class CheckpointStore:
         """Key prefix and name of tensors that never change -> their SHA-256, once known."""
 
     def save(self, method: str, state: TrainerState) -> int:
-        """Write `state`; older ones than the newest `KEPT` go. Returns the oldest version of the
-        judge that a kept state goes on with."""
+        """Write `state`; older ones than the newest `MAX_KEPT_STATES` go. Returns the oldest
+        version of the judge that a kept state goes on with."""
         folder = self._folder(method)
         existing = set(self._store.list(f"{folder}blobs/"))
         blobs = {

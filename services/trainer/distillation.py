@@ -51,8 +51,8 @@ only divide the progress bar."""
 @dataclass(frozen=True)
 class TrainingResources:
     """What training is made of besides its knowledge. A `fixed` base is where the negative source
-    of that name takes its weights from; `past` makes the sampler of negatives; `crew` are the
-    other processes that train, None where there are none."""
+    of that name takes its weights from; `make_sampler` makes the sampler of negatives;
+    `process_group` are the other processes that train, None where there are none."""
 
     base_dir: Path
     make_judge: Callable[[], JudgeBackend]

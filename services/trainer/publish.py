@@ -25,7 +25,7 @@ def model_id(job_id: str) -> str:
 
 
 def upload_model(store: Store, job: Job, student: Student) -> None:
-    """Weights, tokenizer and how to ask. The model is not there before `announce`."""
+    """Weights, tokenizer and how to ask. The model is not there before `publish_model`."""
     with tempfile.TemporaryDirectory(prefix="qcrd-model-") as scratch:
         folder = Path(scratch)
         merge_adapters(student.model).save_pretrained(folder)

@@ -41,7 +41,8 @@ EMIT_INTERVAL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class StudentRun:
-    """One student's training within a job; `share` of the job's training, from `start` on."""
+    """One student's training within a job; `progress_share` of the job's training, from `start`
+    on."""
 
     schedule: TrainingSchedule
     dataset: TrainingDataset
@@ -60,7 +61,8 @@ def train_student(
     checkpoints: CheckpointStore,
     on_finished: Callable[[Student], None],
 ) -> StudentResult:
-    """Train, keep the best on validation, answer the test set once; `finished` gets that student.
+    """Train, keep the best on validation, answer the test set once; `on_finished` gets that
+    student.
 
     A result that is already there is returned as it is: the work is done once.
     """
@@ -205,7 +207,8 @@ def _run_trainer(
         if trainer.judge is not None:
             trainer.judge.oldest_version = oldest_version
 
-    # A phase may be stopped from within; nothing that `idle` refers to changes while it lasts.
+    # A phase may be stopped from within; nothing that `phase_state` refers to changes while it
+    # lasts.
     phase_state: TrainerState | None = None
     records = trainer.run()
     while True:

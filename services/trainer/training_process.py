@@ -21,7 +21,7 @@ POLL_SECONDS = 0.5
 def supervise_training(stage: StageContext, *, grace_seconds: float, processes: int = 1) -> JobDone:
     """Run `services.trainer.run` for the job in a process group of its own, or `processes` of it.
 
-    When the job is no longer wanted it gets SIGTERM, and SIGKILL `grace` seconds later.
+    When the job is no longer wanted it gets SIGTERM, and SIGKILL `grace_seconds` seconds later.
     """
     with tempfile.TemporaryDirectory(prefix="qcrd-train-") as folder:
         outcome_path = Path(folder) / "outcome.json"

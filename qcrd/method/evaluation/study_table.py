@@ -72,7 +72,7 @@ def build_study_table(
 
 
 def holm_correction(p_values: Sequence[float]) -> list[float]:
-    """`ps` corrected for their number, in the same order (Holm 1979).
+    """`p_values` corrected for their number, in the same order (Holm 1979).
 
     The smallest is multiplied by how many there are, the next by one less, and so on; none becomes
     smaller than the one before it, nor larger than 1.

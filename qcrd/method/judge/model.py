@@ -93,7 +93,8 @@ def train_judge(
     learning_rate: float,
     seed: int,
 ) -> Iterator[float]:
-    """Yield the loss of each of `steps` optimizer steps over `contrasts`, drawn in a seeded order.
+    """Yield the loss of each of `steps` optimizer steps over `training_pairs`, drawn in a seeded
+    order.
 
     The optimizer starts afresh on every call: an update is then a function of (weights, contrasts,
     seed), so a restarted service repeats it exactly from the weights alone.
@@ -146,7 +147,8 @@ def _pad_scores(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 class JudgeBackend(Protocol):
     """The judge as training sees it: in this process, or a service. `histograms` are those of its
-    last training call; `keep` is the oldest of its versions that a resumed run would ask for."""
+    last training call; `oldest_version` is the oldest of its versions that a resumed run would ask
+    for."""
 
     flops: float
     oldest_version: int

@@ -1,6 +1,6 @@
 """One interface to the student, whether it is a seq2seq or a decoder-only model.
 
-A question is read once (`read`) and its rationales share that reading: for seq2seq it is the
+A question is read once (`encode`) and its rationales share that reading: for seq2seq it is the
 encoder's output, for decoder-only models the prefix's key-value cache. Gradients flow through it.
 """
 
@@ -31,8 +31,8 @@ class EncodedPrompts:
     """N questions as the model has read them.
 
     `states` are per-layer tensors with the batch first (one encoder output, or keys and values),
-    `mask` [N, S] marks real positions, `last` [N] is the prompt's last token where the decoder
-    must start from it.
+    `mask` [N, S] marks real positions, `last_token` [N] is the prompt's last token where the
+    decoder must start from it.
     """
 
     states: tuple[Tensor, ...]
@@ -40,7 +40,7 @@ class EncodedPrompts:
     last_token: Tensor | None = None
 
     def gather(self, prompt_index: Tensor) -> EncodedPrompts:
-        """The readings of questions `owner` [M], one row per target."""
+        """The readings of questions `prompt_index` [M], one row per target."""
         last_token = None if self.last_token is None else self.last_token[prompt_index]
         return EncodedPrompts(
             tuple(state[prompt_index] for state in self.states), self.mask[prompt_index], last_token
@@ -105,7 +105,7 @@ class Student(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Summed cross entropy and token count of each target, both [M].
 
-        `owner[m]` is the row of `reading` that target m belongs to.
+        `owner[m]` is the row of `encoded` that target m belongs to.
         """
         rows = [self.tokenize_target(target)[: self.max_target_tokens] for target in targets]
         groups = group_by_length([len(row) for row in rows], max_tokens=MAX_BATCH_TARGET_TOKENS)

@@ -22,7 +22,8 @@ class SelectedCandidates:
 
 
 class Candidates:
-    """`candidates[i]` belong to row i; a rationale without a score has the score `missing`."""
+    """`candidates[i]` belong to row i; a rationale without a score has the score
+    `default_score`."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class Candidates:
         """Weigh every candidate by its cross entropy `ce` [candidates], which needs no gradient;
         keep those that will have one.
 
-        `below`: a candidate whose cross entropy is at or above it is left out (past the margin
+        `max_ce`: a candidate whose cross entropy is at or above it is left out (past the margin
         its gradient is 0).
         """
         if not self.flat_candidates:

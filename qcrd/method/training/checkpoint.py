@@ -24,7 +24,7 @@ LIVE_WEIGHTS, OPTIMIZER_MOMENTS = "live", "moments"
 @dataclass(frozen=True)
 class TrainerState:
     """`tensors` by name: `weights/<iteration>` never change once made; `live` (the student in the
-    middle of an iteration) and `moments` (the optimizer) do. `prepared` is what the iteration
+    middle of an iteration) and `moments` (the optimizer) do. `iteration_data` is what the iteration
     under way was given, `numbers` the rest; both are JSON."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]

@@ -78,7 +78,7 @@ class DataParallelGroup:
         scores: JudgeScores,
         seed: int,
     ) -> dict[str, float]:
-        """`update`'s gradients over all of `batch`, and the terms of its loss."""
+        """`optimizer_step`'s gradients over all of `batch`, and the terms of its loss."""
         world_size = dist.get_world_size()
         messages = []
         for rank in range(world_size):

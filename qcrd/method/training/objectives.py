@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Objective:
-    """`rationales`: how many of a question's positives take part. `joined`: rationale and label
-    are one target under the predict task. `negatives` and `judged` need many-to-one rationales."""
+    """`max_positives`: how many of a question's positives take part. `joined`: rationale and label
+    are one target under the predict task. `uses_negatives` and `uses_judge` need many-to-one
+    rationales."""
 
     max_positives: int | None = 0
     """0 none, 1 the first, None all of them."""

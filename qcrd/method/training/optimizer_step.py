@@ -33,7 +33,7 @@ class OptimizerStep:
     ) -> StepLoss:
         """The loss of `batch`, dropout and luck a function of `seed`. `backward` comes after.
 
-        Where `batch` is a share of a larger one, `summed` gives a count's sum over all shares.
+        Where `batch` is a share of a larger one, `reduce_sum` gives a count's sum over all shares.
         """
         torch.manual_seed(seed)
         self.student.model.train()
@@ -54,7 +54,8 @@ class OptimizerStep:
         return float(torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm))
 
     def apply(self, learning_rate: float) -> None:
-        """The optimizer's step at learning rate `rate`, of which a group takes its share."""
+        """The optimizer's step at learning rate `learning_rate`, of which a group takes its
+        share."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["share"]
         self.optimizer.step()
@@ -64,7 +65,7 @@ class OptimizerStep:
 
 
 def _make_optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimizer:
-    """AdamW over what is not frozen. A group's `share` scales the schedule's rate."""
+    """AdamW over what is not frozen. A group's `encoder_share` scales the schedule's rate."""
     encoder_ids = {id(p) for p in student.encoder_parameters()}
     encoder: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []

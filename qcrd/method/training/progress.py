@@ -22,7 +22,7 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class IterationFinished:
-    """One finished iteration. `better`: its weights are the best on validation so far."""
+    """One finished iteration. `is_best`: its weights are the best on validation so far."""
 
     iteration: int
     validation_accuracy: float

@@ -40,7 +40,7 @@ class TrainingSchedule:
 def make_schedule(
     method: str, spec: MethodSpec, *, n_examples: int, seed: int, flops: float | None = None
 ) -> TrainingSchedule:
-    """The schedule of `spec` for `lessons` training questions."""
+    """The schedule of `spec` for `n_examples` training questions."""
     hyper = spec.hyperparameters
     per_iteration = hyper.iteration_steps or steps_per_epoch(n_examples, hyper.batch_size)
     return TrainingSchedule(

@@ -53,8 +53,8 @@ def compute_step_loss(
 ) -> StepLoss:
     """Eq. 8 without its judge term: scores are constants here, the judge follows it by itself.
 
-    Where `batch` is a share of a step's, `summed` gives a count's sum over all shares; the terms
-    then add up to those of the whole.
+    Where `batch` is a share of a step's, `reduce_sum` gives a count's sum over all shares; the
+    terms then add up to those of the whole.
     """
     if objective.joined:
         joined_loss = _label_loss(

@@ -70,10 +70,11 @@ class BestStudent:
 
 
 class Trainer:
-    """Trains `student` by `plan`; `validate` measures it, `judge` scores if the plan asks.
+    """Trains `student` by `schedule`; `validate` measures it, `judge` scores if the plan asks.
 
-    `past` samples the negatives, by default in this process; `fixed` are the weights of the
-    negative source of that name; `crew` are the processes that share the steps, None this one.
+    `negative_sampler` samples the negatives, by default in this process; `fixed_weights` are the
+    weights of the negative source of that name; `process_group` are the processes that share the
+    steps, None this one.
     """
 
     def __init__(

@@ -55,9 +55,9 @@ class TokenBudget:
     def settle(
         self, request: SampleRequest, completion: Completion | None, *, partial: bool = False
     ) -> None:
-        """What was set aside is spent as `answer` says, or free again for None.
+        """What was set aside is spent as `completion` says, or free again for None.
 
-        `lost`: the answer broke off after it had begun, and nobody knows how much of it is paid
+        `partial`: the answer broke off after it had begun, and nobody knows how much of it is paid
         for; all that was set aside counts as spent.
         """
         tokens = self._reservations.pop(request.key)

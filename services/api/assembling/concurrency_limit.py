@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 
 class ConcurrencyLimit:
-    """At most `size` slots are taken; `size` moves between 1 and `most`."""
+    """At most `size` slots are taken; `size` moves between 1 and `max_size`."""
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size

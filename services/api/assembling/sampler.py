@@ -23,8 +23,8 @@ from services.api.assembling.teacher_client import (
 
 @dataclass(frozen=True)
 class BackoffPolicy:
-    """All in seconds. Past `outage` without the teacher, or `refusals` without one answer, the
-    stage gives way to other jobs and comes back later."""
+    """All in seconds. Past `outage_timeout` without the teacher, or `overload_timeout` without one
+    answer, the stage gives way to other jobs and comes back later."""
 
     poll_interval: float = 0.5
     initial_delay: float = 0.25
@@ -45,8 +45,9 @@ MAX_ATTEMPTS = 4
 
 
 class TeacherSampler:
-    """One round of questions. `keep` gets each answer at once; `look` is called while waiting and
-    before every request, with the reason of an outage or None, and ends the round by raising."""
+    """One round of questions. `on_completion` gets each answer at once; `look` is called while
+    waiting and before every request, with the reason of an outage or None, and ends the round by
+    raising."""
 
     def __init__(
         self,

@@ -97,7 +97,7 @@ class TeacherClient:
         self._pooled: _PooledClient | None = None
 
     async def fetch_fingerprint(self) -> str:
-        """Digest of the model that answers now. `Unreachable` when none does."""
+        """Digest of the model that answers now. `TeacherUnreachable` when none does."""
         with self._translate_errors():
             async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
                 headers = {name: value for name, value in self._headers.items() if value}

@@ -45,7 +45,7 @@ class ProxiedEventStream(StreamingResponse):
         finally:
             disconnected.cancel()
             send_task.cancel()
-            # A send to a client that has left; `gone` hears of it too, but may be later.
+            # A send to a client that has left; `disconnected` hears of it too, but may be later.
             with suppress(OSError, asyncio.CancelledError):
                 await send_task
             await self._upstream_response.aclose()

@@ -57,7 +57,8 @@ class StudentClient:
     async def post(self, path: str, body: bytes) -> httpx2.Response:
         """The head of a good answer; whoever gets it reads the rest and closes it.
 
-        Raises `NotFound`, `Refused`, `Overloaded`, and `Transient` while the server is away.
+        Raises `NotFound`, `StudentRequestRejected`, `StudentServerOverloaded`, and `Transient`
+        while the server is away.
         """
         headers = {"content-type": "application/json", "x-request-id": current_request_id() or ""}
         request = self._client.build_request("POST", path, content=body, headers=headers)

@@ -52,7 +52,7 @@ class ServerSentEvent(NamedTuple):
 class Subscriber:
     """Where the frames of one client wait. All of it is called in its event loop.
 
-    `behind`: the history beyond `cursor` has something that never came, or no more, to the box.
+    `is_lagging`: the history beyond `cursor` has something that never came, or no more, to the box.
     """
 
     def __init__(self, job_id: str, cursor: str) -> None:
@@ -119,7 +119,8 @@ class EventBroadcaster:
         self.close()
 
     async def read_history(self, subscriber: Subscriber) -> list[ServerSentEvent]:
-        """At most `PAGE` frames beyond the follower's cursor. `Transient` while Redis is away."""
+        """At most `HISTORY_PAGE_SIZE` frames beyond the follower's cursor. `Transient` while Redis
+        is away."""
 
         def read() -> list[ServerSentEvent]:
             events = self._events.read(subscriber.job_id, subscriber.cursor, HISTORY_PAGE_SIZE)
@@ -235,7 +236,7 @@ def _is_long_finished(job: Job) -> bool:
 def _call_in_event_loops(
     subscribers: Iterable[Subscriber], callback: Callable[[Subscriber], None]
 ) -> None:
-    """`do` for each, in its own event loop, which is woken once for all of its followers."""
+    """`callback` for each, in its own event loop, which is woken once for all of its followers."""
     loops: dict[asyncio.AbstractEventLoop, list[Subscriber]] = defaultdict(list)
     for follower in subscribers:
         loops[follower.loop].append(follower)

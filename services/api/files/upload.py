@@ -52,8 +52,8 @@ class UploadService:
         owner: str,
         check_digest: Callable[[str], None],
     ) -> StoredFile:
-        """The file that a request of key `owner` brings, if `accept` takes its digest without an
-        error. Whatever ends it early, the store has nothing of it."""
+        """The file that a request of key `owner` brings, if `check_digest` takes its digest without
+        an error. Whatever ends it early, the store has nothing of it."""
         upload = _UploadForm(store, limit)
         store_upload = partial(
             self._store_file, upload, _iter_body(receive), boundary, owner, check_digest

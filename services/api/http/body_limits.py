@@ -25,7 +25,8 @@ from services.api.http.errors import (
 
 
 async def read_body(receive: Receive) -> bytes:
-    """`ClientGone` when the client hung up before its end. The body's limit is `incoming`'s."""
+    """`ClientDisconnected` when the client hung up before its end. The body's limit is
+    `incoming`'s."""
     body, has_more = bytearray(), True
     while has_more:
         message = await receive()
@@ -130,7 +131,7 @@ def _check_host(host: str) -> None:
 
 @dataclass
 class LimitedBody:
-    """`limit` is the one that is told; `around` is granted on top of it."""
+    """`limit` is the one that is told; `overhead` is granted on top of it."""
 
     receive_next: Receive
     send_next: Send
@@ -147,7 +148,8 @@ class LimitedBody:
             raise PayloadTooLarge(f"the body is larger than {self.limit} bytes")
 
     async def receive(self) -> Message:
-        """`TooLarge` and `TooSlow` while the body is read; whoever is answered already is gone."""
+        """`PayloadTooLarge` and `RequestTimeout` while the body is read; whoever is answered
+        already is gone."""
         if self.is_complete:  # only a disconnect can come, and it may take its time
             return await self.receive_next()
         started = time.monotonic()

@@ -1,7 +1,7 @@
 """`Idempotency-Key` on every POST: the same request again gets the same answer, and does nothing.
 
-Uploads are not here: their body is never held in memory. `uploaded` compares what arrived instead,
-and a file's id is a digest of its content anyway.
+Uploads are not here: their body is never held in memory. `record_upload` compares what arrived
+instead, and a file's id is a digest of its content anyway.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def get_entry_name(scope: Scope) -> str | None:
 
 
 def record_upload(store: IdempotencyStore, name: str | None, digest: str) -> None:
-    """`Conflict` when this name was used for other `content` (a digest) in the last 24 hours."""
+    """`Conflict` when this name was used for other `digest` (a digest) in the last 24 hours."""
     if name is not None:
         entry = store.begin(name, digest, secrets.token_hex(8), time.time())
         if entry.answer is None:

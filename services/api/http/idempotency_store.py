@@ -64,7 +64,8 @@ class IdempotencyStore(Protocol):
         """With the answer that was given; without one this request is to be answered, and `name`
         is the holder's until `finish`, `release` or `LEASE_SECONDS` without `renew`.
 
-        `Conflict` for another request under the same name, `Running` while it is being answered.
+        `Conflict` for another request under the same name, `RequestInProgress` while it is being
+        answered.
         """
 
     def renew(self, name: str, holder: str, now: float) -> None: ...

@@ -8,7 +8,7 @@ from qcrd.runtime.jobs.store import JobStore
 
 
 def check_owner(resource: str, owner: str | None, caller: ApiKey) -> None:
-    """`Forbidden` (code `not_owner`) unless `caller` may change `what`, such as "job ftjob-1".
+    """`Forbidden` (code `not_owner`) unless `caller` may change `resource`, such as "job ftjob-1".
 
     `owner` None: nobody knows any more whose it is, so only an admin may.
     """

@@ -41,7 +41,8 @@ class RateLimitStatus:
 
 
 class RateLimiter:
-    """A sliding window per key in `storage` (a URL of Redis, or `MEMORY` for one process)."""
+    """A sliding window per key in `storage` (a URL of Redis, or `MEMORY_STORAGE` for one
+    process)."""
 
     def __init__(self, storage: str = MEMORY_STORAGE) -> None:
         timeouts = {} if storage == MEMORY_STORAGE else dict.fromkeys(REDIS_TIMEOUT_OPTIONS, 2.0)

@@ -96,7 +96,7 @@ def delete_job(gateway: Gateway, job: Job, caller: ApiKey) -> None:
 
 
 def _find_waiting_job(store: JobStore, leader_id: str) -> str | None:
-    """An active job that is to train on the set of `leader` and has not taken it yet."""
+    """An active job that is to train on the set of `leader_id` and has not taken it yet."""
     for job in store.iter_active():
         is_waiting = job.status not in TERMINAL and job.rationale_set is None
         if job.spec.knowledge_of == leader_id and is_waiting:

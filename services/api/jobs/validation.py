@@ -182,7 +182,8 @@ def _count_valid_questions(spec: JobSpec, param: str, store: Store, cache: Valid
 def _validate_rows(
     rows: Iterable[QuestionRow], task: TaskSpec, param: str, needs_label: bool
 ) -> int:
-    """Every label is one that an answer to this task can be; and is there, if `gold` is needed."""
+    """Every label is one that an answer to this task can be; and is there, if `needs_label` is
+    needed."""
     count = 0
     for row in rows:
         count += 1

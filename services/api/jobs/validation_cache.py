@@ -22,8 +22,8 @@ class _CacheEntry:
 
 
 class ValidationCache:
-    """The last `kept` findings, of this process. While a file is being read, others who ask the
-    same of it wait for the answer instead of reading it too."""
+    """The last `max_entries` findings, of this process. While a file is being read, others who ask
+    the same of it wait for the answer instead of reading it too."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
         self._max_entries = max_entries
@@ -31,7 +31,7 @@ class ValidationCache:
         self._entries: OrderedDict[Hashable, _CacheEntry] = OrderedDict()
 
     def get_or_validate(self, key: Hashable, validate: Callable[[], int]) -> int:
-        """What `read` returns or the `Invalid` it raises; it is called only the first time."""
+        """What `validate` returns or the `Invalid` it raises; it is called only the first time."""
         entry = self._get_entry(key)
         with entry.lock:
             if entry.result is None:

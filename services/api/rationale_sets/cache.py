@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class LRUCache(Generic[V]):
-    """The least recently used go when all together weigh more than `limit` bytes, but never the
+    """The least recently used go when all together weigh more than `max_bytes` bytes, but never the
     newest: it is in use anyhow."""
 
     def __init__(self, max_bytes: int, get_size: Callable[[V], int]) -> None:

@@ -89,7 +89,7 @@ class RationaleSetView:
         return scores
 
     def filter_rows(self, item_filter: ItemFilter) -> RowIndices:
-        """The rows that `wanted` lets through, ascending."""
+        """The rows that `item_filter` lets through, ascending."""
         mask = np.ones(len(self.index), bool)
         if item_filter.polarity is not None:
             mask &= self.index.positive_mask() == (item_filter.polarity is Polarity.POSITIVE)

@@ -45,7 +45,7 @@ def hash_id(name: str) -> int:
 
 class RationaleSetIndex:
     def __init__(self, questions: NDArray[np.void], rationales: NDArray[np.uint64]) -> None:
-        """`rationales`: `short` of each row's rationale id."""
+        """`rationales`: `hash_id` of each row's rationale id."""
         self.questions = questions
         self.rationales = rationales
         self._order = np.argsort(questions["key"], kind="stable").astype(np.uint32)

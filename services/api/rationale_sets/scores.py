@@ -16,7 +16,7 @@ from services.api.rationale_sets.index import hash_id
 
 
 class SetScores:
-    """`ids` are `short` and ascending; `scores` [same] in (0, 1)."""
+    """`ids` are `hash_id` and ascending; `scores` [same] in (0, 1)."""
 
     def __init__(
         self, judged: RationaleScoreManifest, ids: NDArray[np.uint64], scores: NDArray[np.float64]

@@ -1,7 +1,8 @@
 """Studies: from a request's body to one job per method and seed, and how far these are.
 
 The study's record is written first, with the ids that its jobs will have. A gateway that dies in
-between leaves a study with jobs that are missing, which `resume` creates; reading creates nothing.
+between leaves a study with jobs that are missing, which `resume_study` creates; reading creates
+nothing.
 """
 
 from __future__ import annotations

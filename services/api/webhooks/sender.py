@@ -47,7 +47,7 @@ HTTP_GONE = 410
 
 @dataclass(frozen=True)
 class DeliveryResponse:
-    """`status` None when none came; `trouble` says what was wrong with it, if anything was."""
+    """`status` None when none came; `error` says what was wrong with it, if anything was."""
 
     status: int | None
     error: str = ""
@@ -57,7 +57,7 @@ class DeliveryResponse:
 async def deliver_forever(
     deps: WorkerDeps, settings: WebhookSettings, stop_event: threading.Event
 ) -> None:
-    """Until `stopping`; what is under way then is cut off, and due again after the lease."""
+    """Until `stop_event`; what is under way then is cut off, and due again after the lease."""
     async with httpx2.AsyncClient(timeout=settings.timeout, follow_redirects=False) as client:
         sender, in_flight = WebhookSender(deps, settings, client), set[asyncio.Task[None]]()
         while not stop_event.is_set():
@@ -181,6 +181,7 @@ def parse_response(status: int, retry_after_header: str | None) -> DeliveryRespo
 
 
 def compute_retry_delay(attempts: int, retry_after_seconds: float, jitter_fraction: float) -> float:
-    """Seconds to the next attempt after `attempts` failed ones; `chance` in [0, 1) spreads it."""
+    """Seconds to the next attempt after `attempts` failed ones; `jitter_fraction` in [0, 1) spreads
+    it."""
     delay = max(RETRY_SCHEDULE[attempts - 1], min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
     return delay * (1 + JITTER_RATIO * jitter_fraction)

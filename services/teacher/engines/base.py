@@ -19,9 +19,9 @@ class Token:
 
     `text` is what this token adds to the answer: "" for the earlier pieces of a character that
     spans several tokens, the whole character with its last piece. `logprob` is natural, None when
-    the engine cannot tell. `ends` is set on the last token of a stream that ended by itself: with
-    the model's end token (then also `special`), or because no more tokens fit. `count` and
-    `prompt_tokens` come with the last token of an upstream that tells them: the tokens it has
+    the engine cannot tell. `finish_reason` is set on the last token of a stream that ended by
+    itself: with the model's end token (then also `special`), or because no more tokens fit. `count`
+    and `prompt_tokens` come with the last token of an upstream that tells them: the tokens it has
     generated (a chunk may hold several) and read.
     """
 
@@ -81,12 +81,14 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class ValidGenerateRequest:
-    """A request that passed validation. `prompt_ids` is None when the engine has no tokenizer.
+    """A request that passed validation. `prompt_token_ids` is None when the engine has no
+    tokenizer.
 
-    The engine stops by itself at `max_new_tokens` or with a token that `ends`; `stop` is a hint for
-    engines whose chunks hold several tokens, the strings themselves are matched above. An
+    The engine stops by itself at `max_new_tokens` or with a token that `finish_reason`; `stop` is a
+    hint for engines whose chunks hold several tokens, the strings themselves are matched above. An
     `adapter_id` that is not in `EngineInfo.adapters` means the base model, as in TGI.
-    `conversation` is set only for an engine whose `template` returned None; `prompt` is then "".
+    `conversation` is set only for an engine whose `apply_chat_template` returned None; `prompt` is
+    then "".
     """
 
     prompt: str
@@ -104,9 +106,10 @@ class ValidGenerateRequest:
 class EngineInfo:
     """What the loaded engine is: limits in tokens; `engine` is the name in TEACHER_ENGINE.
 
-    `token_ids`, `logprobs`, `seeds`, `grammar` and `prefill` (log-probabilities of the prompt) say
-    what the engine really has; what it lacks is null, empty or refused, never invented. `adapters`
-    are the ids it takes as `adapter_id`. `pipeline_tag` is the hub's word for what the model does.
+    `supports_token_ids`, `supports_logprobs`, `supports_seed`, `grammar` and `prefill`
+    (log-probabilities of the prompt) say what the engine really has; what it lacks is null, empty
+    or refused, never invented. `adapters` are the ids it takes as `adapter_id`. `pipeline_tag` is
+    the hub's word for what the model does.
     """
 
     model_id: str

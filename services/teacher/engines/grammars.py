@@ -34,7 +34,7 @@ def _escape_regex(pattern: str) -> str:
 
 
 def check_grammar(grammar: Grammar) -> None:
-    """Raises `Refused` in TGI's words when `grammar` does not compile."""
+    """Raises `InputValidationError` in TGI's words when `grammar` does not compile."""
     error = llguidance.LLMatcher.validate_grammar(to_lark(grammar))
     if not error:
         return

@@ -15,7 +15,7 @@ FinishReason = Literal["length", "eos_token", "stop_sequence"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationStep:
-    """One token, its 1-based index, the text so far; `reason` only on the last one."""
+    """One token, its 1-based index, the text so far; `finish_reason` only on the last one."""
 
     index: int
     token: Token
@@ -51,7 +51,8 @@ class StoppingCriteria:
 async def stream_steps(
     engine: Engine, request: ValidGenerateRequest
 ) -> AsyncGenerator[GenerationStep, None]:
-    """Closing this closes the engine's stream. Raises `Incomplete` and what the engine raises."""
+    """Closing this closes the engine's stream. Raises `IncompleteGeneration` and what the engine
+    raises."""
     stopping = StoppingCriteria(request.max_new_tokens, request.stop)
     async with aclosing(engine.submit(request)) as stream:
         async for token in stream:

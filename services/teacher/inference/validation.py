@@ -37,7 +37,8 @@ LENGTH_CHECK_CHUNK = 1024
 class InferenceRequest:
     """One generation as a route wants it: the native request, and what only chat can say.
 
-    `special` is False when a chat template has written the prompt's special tokens already.
+    `add_special_tokens` is False when a chat template has written the prompt's special tokens
+    already.
     """
 
     inputs: str
@@ -69,7 +70,7 @@ def check_before_admission(
 async def validate(
     request: InferenceRequest, engine: Engine, settings: ServerSettings
 ) -> ValidGenerateRequest:
-    """The request the engine runs. Raises `Refused`."""
+    """The request the engine runs. Raises `InputValidationError`."""
     parameters, info = request.parameters, engine.info
     check_value_ranges(parameters)
     check_limits(parameters, settings)
@@ -149,7 +150,7 @@ def check_limits(parameters: GenerateParameters, settings: ServerSettings) -> No
 def check_length(
     prompt_tokens: int | None, max_new_tokens: int | None, info: EngineInfo, *, strict: bool = False
 ) -> int:
-    """How many tokens may be generated after `count` prompt tokens (None: unknown here)."""
+    """How many tokens may be generated after `prompt_tokens` prompt tokens (None: unknown here)."""
     known_tokens = prompt_tokens or 0
     available = max(info.max_total_tokens - known_tokens, 0)
     new_tokens = available if max_new_tokens is None else max_new_tokens
@@ -179,7 +180,7 @@ async def check_grammar(
 
 
 def parse_grammar(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
-    """Raises `Refused` for a schema that is no schema of an object."""
+    """Raises `InputValidationError` for a schema that is no schema of an object."""
     if isinstance(body, RegexGrammar):
         return Grammar("regex", body.value)
     schema = body.value if isinstance(body, JsonGrammar) else body.value.definition

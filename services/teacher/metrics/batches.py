@@ -64,12 +64,12 @@ class BatchMetrics:
         self._current_max_tokens.set(max_tokens)
 
     def record_concat(self, size: int, reason: ConcatReason) -> None:
-        """`rows` new requests came into a batch that was already running."""
+        """`size` new requests came into a batch that was already running."""
         self._next_size.observe(size)
         self.counters.inc("tgi_batch_concat", reason=reason)
 
     def record_new_batch(self, size: int) -> None:
-        """A batch of `rows` requests began on an idle engine."""
+        """A batch of `size` requests began on an idle engine."""
         self._next_size.observe(size)
 
     def record_inference(

@@ -1,4 +1,4 @@
-"""TGI's Prometheus names for requests; the engine's batches bring their own (`batches`)."""
+"""TGI's Prometheus names for requests; the engine's batches bring their own (`batch_metrics`)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RequestMetrics:
         self._durations["mean_time_per_token"].observe(inference / max(tokens, 1))
 
     def render(self, batch_metrics: BatchMetrics, *, queue_size: int) -> bytes:
-        """The exposition; `queued` requests are admitted and have no token yet."""
+        """The exposition; `queue_size` requests are admitted and have no token yet."""
         self._queue_size.set(queue_size)
         parts = (self._counters.render(), generate_latest(self._registry))
         return b"".join(

@@ -16,9 +16,10 @@ from services.teacher.openai.requests import ChatRequest, Function, ImagePart, M
 
 @dataclass(frozen=True)
 class PreparedChat:
-    """What to run. `plain` is the same without functions, for a model that declines to call one.
+    """What to run. `request_without_tools` is the same without functions, for a model that declines
+    to call one.
 
-    `forced`: the answer is a call because a grammar makes it one.
+    `forces_call`: the answer is a call because a grammar makes it one.
     """
 
     request: InferenceRequest
@@ -27,7 +28,7 @@ class PreparedChat:
 
 
 async def prepare_chat(request: ChatRequest, inference: InferenceService) -> PreparedChat:
-    """Raises `ToolFailed`, `TemplateFailed`, `Refused`."""
+    """Raises `ToolError`, `TemplateFailed`, `InputValidationError`."""
     engine, strict = inference.engine, inference.settings.tgi_strict
     if request.response_format is not None and request.tools is not None:
         raise ToolError("Grammar and tools are mutually exclusive")

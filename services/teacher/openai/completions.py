@@ -25,7 +25,7 @@ from services.teacher.openai.responses import DONE_EVENT, ResponseBuilder, build
 def build_requests(
     request: CompletionRequest, inference: InferenceService
 ) -> list[InferenceRequest]:
-    """One ask per prompt. Raises `SuffixRefused`, `BatchTooLarge`."""
+    """One ask per prompt. Raises `SuffixNotSupported`, `BatchTooLarge`."""
     if request.suffix is not None:
         raise SuffixNotSupported
     max_batch_size = inference.settings.max_client_batch_size
@@ -122,7 +122,7 @@ StreamItem = tuple[int, ValidGenerateRequest, GenerationStep] | TeacherError | N
 async def _merge_streams(
     inference: InferenceService, requests: list[InferenceRequest]
 ) -> AsyncGenerator[tuple[int, ValidGenerateRequest, GenerationStep], None]:
-    """The steps of all `asks`, each with its index. The first error ends them all."""
+    """The steps of all `requests`, each with its index. The first error ends them all."""
     items: asyncio.Queue[StreamItem] = asyncio.Queue()
 
     async def stream_choice(index: int, request: InferenceRequest) -> None:

@@ -1,6 +1,6 @@
 """Request bodies of the OpenAI-compatible routes, as TGI reads them, and what we read besides.
 
-`loosened` turns what OpenAI's own clients send into what these models take; strict mode goes
+`normalize_body` turns what OpenAI's own clients send into what these models take; strict mode goes
 without it, and then refuses what TGI refuses.
 """
 

@@ -72,7 +72,7 @@ def build_usage(token_counts: Iterable[tuple[int | None, int]]) -> JSON:
 
 
 def build_logprobs(tokens: Sequence[Token]) -> JSON:
-    """Chat's `logprobs`: each token, and the likeliest ones in its place."""
+    """Chat's `build_logprobs`: each token, and the likeliest ones in its place."""
     return {
         "content": [
             {

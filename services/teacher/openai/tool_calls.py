@@ -45,7 +45,7 @@ class FunctionCall:
 def select_functions(
     tools: Sequence[Tool] | None, choice: str | NamedToolChoice | None
 ) -> tuple[Function, ...]:
-    """The functions the model may call now; empty for a plain answer. Raises `ToolFailed`."""
+    """The functions the model may call now; empty for a plain answer. Raises `ToolError`."""
     functions = tuple(tool.function for tool in tools or ())
     if choice == "none" or not functions:
         return ()
@@ -99,7 +99,7 @@ def _dump_function(function: Function) -> JSON:
 
 
 def parse_call(text: str) -> FunctionCall:
-    """The call in a finished answer. Raises `ToolFailed`."""
+    """The call in a finished answer. Raises `ToolError`."""
     try:
         arguments: dict[str, Any] = json.loads(text)["function"]
         name = arguments.pop("_name")

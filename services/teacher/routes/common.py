@@ -95,7 +95,7 @@ class GenerationRoutes:
 def build_timing_headers(
     results: Sequence[GenerationResult], characters: int, *, compute_time: bool = True
 ) -> dict[str, str]:
-    """TGI's headers, summed over `answers`; milliseconds, but seconds in x-compute-time."""
+    """TGI's headers, summed over `results`; milliseconds, but seconds in x-compute-time."""
 
     def total(name: str) -> float:
         return sum(answer.durations[name] for answer in results)

@@ -35,7 +35,7 @@ class ModelSelector(WireModel):
 def create_students_app(
     cache: ModelCache[LoadedStudent], server: ServerSettings, check_store: Callable[[], object]
 ) -> FastAPI:
-    """`reach` raises `Transient` while the store is away."""
+    """`check_store` raises `Transient` while the store is away."""
     app = FastAPI(title="qcrd students", version=qcrd.__version__, redoc_url=None)
 
     @app.post("/v1/chat/completions")

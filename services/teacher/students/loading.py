@@ -54,7 +54,7 @@ class StudentLoader:
         self._threads, self._slots = threads, slots
 
     async def __call__(self, name: str) -> LoadedStudent:
-        """Raises `UnknownStudent`, `StudentBroken`, `StoreAway`."""
+        """Raises `StudentNotFound`, `StudentNotLoadable`, `StoreUnavailable`."""
         if not keys.ID_PATTERN.fullmatch(name):
             raise StudentNotFound(name)
         started = monotonic()

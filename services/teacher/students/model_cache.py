@@ -43,8 +43,8 @@ class CacheEntry(Generic[S]):
 
 
 class ModelCache(Generic[S]):
-    """At most `most` students at once, opened one after the other. `waiting` requests, at most
-    `queue`, wait for theirs. Belongs to one event loop."""
+    """At most `max_models` students at once, opened one after the other. `waiting` requests, at
+    most `max_waiting`, wait for theirs. Belongs to one event loop."""
 
     def __init__(
         self, load: Callable[[str], Awaitable[S]], *, max_models: int, max_waiting: int

@@ -38,7 +38,7 @@ async def build_choices(
     explain: bool,
     n: int,
 ) -> list[ChoiceRequests]:
-    """One plan per choice. Raises `Refused`, `ToolFailed`."""
+    """One plan per choice. Raises `InputValidationError`, `ToolError`."""
     max_choices = inference.settings.max_client_batch_size
     if not 1 <= n <= max_choices:
         raise InputValidationError(f"`n` must be >= 1 and <= {max_choices}. Given: {n}")
@@ -68,7 +68,7 @@ async def build_choices(
 
 
 def get_last_question(messages: Sequence[Message]) -> str:
-    """Raises `Refused` when the user says nothing."""
+    """Raises `InputValidationError` when the user says nothing."""
     user_messages = [message for message in messages if message.role == "user"]
     text = get_message_text(user_messages[-1], strict=False).strip() if user_messages else ""
     if not text:

@@ -23,7 +23,7 @@ def load_server(path: Path, *, threads: int, slots: int, context: int, api_key: 
 
     Raises `Invalid` when llama.cpp cannot run the file.
     It also listens on a loopback port of its own choosing, where it alone offers its tokenizer;
-    `key` keeps other users of the machine out of it.
+    `api_key` keeps other users of the machine out of it.
     """
     import xllamacpp
 

@@ -22,7 +22,7 @@ from services.teacher.engines.transformers.weights import LoadedModel
 
 
 class StaticBatch:
-    """`step` gives the next token of every row in `rows`, `leave` ends rows."""
+    """`step` gives the next token of every row in `rows`, `remove` ends rows."""
 
     def __init__(self, model: LoadedModel, rows: list[SequenceState]) -> None:
         self._model = model

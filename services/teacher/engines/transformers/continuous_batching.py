@@ -41,7 +41,7 @@ class CachedSequence:
 
 
 class ContinuousBatch:
-    """`add` reads a prompt, `step` gives the next token of every row, `leave` ends rows."""
+    """`add` reads a prompt, `step` gives the next token of every row, `remove` ends rows."""
 
     has_room = True
     """Anyone may join at any time; how many is the worker's business."""
@@ -103,7 +103,7 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
-        """One token for every row, in the order of `rows`."""
+        """One token for every row, in the order of `sequences`."""
         started = time.perf_counter()
         logits = self._forward()
         forwarded = time.perf_counter()
@@ -181,7 +181,7 @@ def _common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
 def supports_continuous_batching(
     model: LoadedModel, probe: SequenceState, batch: ContinuousBatch
 ) -> bool:
-    """Whether `model` gives its own logits through `engine`: one whose layers look back less far
+    """Whether `model` gives its own logits through `batch`: one whose layers look back less far
     than the cache does not, nor one that keeps its positions or its past in another way.
     """
     config = model.net.config.get_text_config()

@@ -32,8 +32,8 @@ DEFAULT_CONTEXT = 2048
 
 
 class TransformersEngine:
-    """`budget`: tokens of prompt and answer that all running requests may reach together.
-    `prefill`: prompt tokens read between two steps of the running requests.
+    """`max_batch_total_tokens`: tokens of prompt and answer that all running requests may reach
+    together. `prefill`: prompt tokens read between two steps of the running requests.
     """
 
     def __init__(

@@ -90,7 +90,8 @@ class CacheView:
 
 
 class SlotCache(Cache):
-    """`slots` rows of `columns` tokens for every layer. Point it with `at` before each call."""
+    """`slots` rows of `columns` tokens for every layer. Point it with `set_view` before each
+    call."""
 
     def __init__(self, layers: int, slots: int, max_length: int) -> None:
         self._slot_layers = [SlotLayer(slots, max_length) for _ in range(layers)]

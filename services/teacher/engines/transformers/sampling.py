@@ -20,9 +20,9 @@ def sample_token(
     generator: torch.Generator,
     grammar_mask: Tensor | None = None,
 ) -> tuple[int, Tensor]:
-    """The next id and the log-probabilities [V] it was chosen from, given raw `scores` [V].
+    """The next id and the log-probabilities [V] it was chosen from, given raw `logits` [V].
 
-    `allowed`: mask [V] of the tokens a grammar takes next.
+    `grammar_mask`: mask [V] of the tokens a grammar takes next.
     """
     logits = apply_penalties(logits.float(), sampling, prompt, generated)
     if grammar_mask is not None:

@@ -54,7 +54,7 @@ def create_sequence(
 
 
 def append_next_token(model: LoadedModel, sequence: SequenceState, logits: Tensor) -> Token:
-    """The token after raw `scores` [V]; the row remembers it."""
+    """The token after raw `logits` [V]; the row remembers it."""
     request = sequence.request
     chosen, logprobs = sample_token(
         logits,

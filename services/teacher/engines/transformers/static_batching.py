@@ -21,7 +21,7 @@ MAX_BATCHES = 4
 
 
 class StaticBatches:
-    """`add`, `step` and `leave` as in `Continuous`; nobody may join while not `open`."""
+    """`add`, `step` and `remove` as in `Continuous`; nobody may join while not `has_room`."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
@@ -47,7 +47,7 @@ class StaticBatches:
         return [token for batch in self._batches for token in batch.step()]
 
     def remove(self, removed: Sequence[int]) -> list[int]:
-        """Take the rows at `places` out. The places that the remaining rows had."""
+        """Take the rows at `removed` out. The places that the remaining rows had."""
         order, offset = [], 0
         for batch in self._batches:
             count = len(batch.sequences)

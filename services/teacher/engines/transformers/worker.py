@@ -71,8 +71,9 @@ class ScoringRequest:
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What runs at once. `slots`: requests; `columns`: tokens of one of them; `budget`: tokens all
-    of them may reach together; `prefill`: prompt tokens read between two steps of those that run.
+    """What runs at once. `slots`: requests; `max_total_tokens`: tokens of one of them;
+    `max_batch_total_tokens`: tokens all of them may reach together; `prefill`: prompt tokens read
+    between two steps of those that run.
     """
 
     slots: int
@@ -82,7 +83,7 @@ class BatchLimits:
 
 
 class EngineWorker:
-    """`batches` hears what it does. Closed by None in its queue."""
+    """`batch_metrics` hears what it does. Closed by None in its queue."""
 
     def __init__(
         self, model: LoadedModel, limits: BatchLimits, batch_metrics: BatchMetrics
@@ -159,7 +160,7 @@ class EngineWorker:
         return create_sequence(self._model, stream.request, matcher)
 
     def _run_until_idle(self, active: list[RequestStream]) -> None:
-        """Steps until nothing runs and nothing waits. `live` are the streams of the rows."""
+        """Steps until nothing runs and nothing waits. `active` are the streams of the rows."""
         if isinstance(self.batch, StaticBatches):
             time.sleep(BATCH_WAIT_SECONDS)
         while self._receive(wait=False) or active:
@@ -206,7 +207,7 @@ class EngineWorker:
 
 
 def step_batch(batch: ContinuousBatch | StaticBatches, active: list[RequestStream]) -> None:
-    """One token to each stream; those that want no more leave `live` and the batch."""
+    """One token to each stream; those that want no more leave `active` and the batch."""
     items: list[tuple[RequestStream, StreamItem]] = []
     finished = []
     for index, (stream, token) in enumerate(zip(active, batch.step(), strict=True)):

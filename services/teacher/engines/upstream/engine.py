@@ -57,8 +57,8 @@ MAX_KEEPALIVE_HTTPS, MAX_KEEPALIVE_HTTP = 128, 0
 class UpstreamEngine:
     """`model_id` is passed on as the OpenAI `model`; a TGI has one model and ignores it.
 
-    `attempts` of one call, as long as it has not been answered; `silence`: seconds an upstream may
-    say nothing in the middle of one.
+    `max_attempts` of one call, as long as it has not been answered; `read_timeout`: seconds an
+    upstream may say nothing in the middle of one.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class UpstreamEngine:
     async def tokenize(
         self, text: str, *, add_special_tokens: bool = True
     ) -> Sequence[SimpleToken] | None:
-        """A TGI's tokenizer always adds its own tokens, whatever `special` says."""
+        """A TGI's tokenizer always adds its own tokens, whatever `add_special_tokens` says."""
         if not self._is_tgi:
             return None
         tokens = await self._post("/tokenize", {"inputs": text})
@@ -193,7 +193,7 @@ class UpstreamEngine:
     async def _stream_once(
         self, path: str, body: JSON, request: ValidGenerateRequest
     ) -> AsyncGenerator[Token, None]:
-        """One attempt. Raises `Again` while another one may help, else `TeacherError`."""
+        """One attempt. Raises `RetryableError` while another one may help, else `TeacherError`."""
         received_token = False
         try:
             async with self._client.stream("POST", self._urls[path], json=body) as response:

@@ -159,8 +159,8 @@ class _PartialFunctionCall:
 class OpenAIStreamParser:
     """A chunk counts as one token unless the upstream counts itself, in the usage it sends last.
 
-    The last chunk is held back for that: the one that gives a reason, or the `most`th. The end of
-    the model is a token without text.
+    The last chunk is held back for that: the one that gives a reason, or the `max_new_tokens`th.
+    The end of the model is a token without text.
     """
 
     stop: tuple[str, ...]
