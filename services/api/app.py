@@ -18,12 +18,13 @@ from qcrd.runtime.telemetry import install_http_telemetry
 from services.api import health
 from services.api.completions import routes as completions
 from services.api.completions.student_client import StudentClient
-from services.api.dependencies import Gateway, GatewaySettings, SharedState
+from services.api.dependencies import Gateway, GatewaySettings, SharedState, provide
 from services.api.discriminators import routes as discriminators
 from services.api.discriminators.service import DiscriminatorService, make_service_client
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.events.sse import encode_event
 from services.api.files import routes as files
+from services.api.files.upload import UploadService
 from services.api.http.api_keys import ApiKeyStore
 from services.api.http.auth import AuthMiddleware
 from services.api.http.body_limits import BodyLimitMiddleware
@@ -34,6 +35,7 @@ from services.api.http.json_middleware import JsonMiddleware
 from services.api.http.openapi import DocumentedApp
 from services.api.http.rate_limit import RateLimiter
 from services.api.jobs import routes as jobs
+from services.api.jobs.validation_cache import ValidationCache
 from services.api.metrics import SystemCollector
 from services.api.models import routes as models
 from services.api.rationale_sets import routes as rationale_sets
@@ -56,16 +58,18 @@ def create_app(
     _require_keys_beyond_loopback(settings.api, api_keys)
     broadcaster = EventBroadcaster(job_store, events, encode_event)
     app = DocumentedApp(title="qcrd", version=qcrd.__version__, lifespan=broadcaster.lifespan)
-    app.state.broadcaster = broadcaster
-    app.state.gateway = Gateway(store, job_store, events, queue, settings, shared)
-    app.state.rationale_sets = RationaleSetService(store, job_store)
-    app.state.discriminators = DiscriminatorService(
-        store, make_service_client(settings.discriminator)
+    provide(
+        app,
+        Gateway(store, job_store, events, queue, settings, shared),
+        broadcaster,
+        UploadService(),
+        ValidationCache(),
+        RationaleSetService(store, job_store),
+        DiscriminatorService(store, make_service_client(settings.discriminator)),
+        StudentClient(settings.students),
     )
-    for route_module in (files, jobs, studies, models, rationale_sets, discriminators):
+    for route_module in (files, jobs, studies, models, rationale_sets, discriminators, completions):
         app.include_router(route_module.router, responses=ERROR_RESPONSES)
-    completion_router = completions.create_router(StudentClient(settings.students))
-    app.include_router(completion_router, responses=ERROR_RESPONSES)
     app.include_router(health.router)
     install_error_handlers(app)
     # The last one added is the outermost: ids and counts, the key, the body's size and pace, JSON.

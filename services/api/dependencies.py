@@ -1,11 +1,11 @@
-"""What the routes work with, built once by `main` and handed to each of them by FastAPI."""
+"""What routes depend on: built once, provided to the app, injected by class."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, FastAPI, Request
 
 from qcrd.records.api_keys import ApiKey
 from qcrd.runtime.jobs.queue import JobQueue
@@ -16,19 +16,19 @@ from qcrd.runtime.redis.generation_buffer import GenerationBuffer, MemoryGenerat
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import Store
-from services.api.discriminators.service import DiscriminatorClientSettings
-from services.api.files.upload import UploadService
 from services.api.http.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
 from services.api.http.rate_limit import RateLimiter
-from services.api.jobs.validation_cache import ValidationCache
 from services.api.settings import (
     ApiSettings,
     ConnectionLimitSettings,
+    DiscriminatorClientSettings,
     FileSettings,
     StudentSettings,
     TeacherSettings,
 )
 from services.api.webhooks.signing import WebhookSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,6 @@ class Gateway:
     queue: JobQueue
     settings: GatewaySettings
     shared: SharedState = field(default_factory=SharedState)
-    uploads: UploadService = field(default_factory=UploadService)
-    validation_cache: ValidationCache = field(default_factory=ValidationCache)
 
     @property
     def webhook_queue(self) -> WebhookQueue:
@@ -71,13 +69,28 @@ class Gateway:
         return self.shared.webhook_queue
 
 
-def _get_gateway(request: Request) -> Gateway:
-    return cast(Gateway, request.app.state.gateway)
+def provide(app: FastAPI, *services: object) -> None:
+    """Make `services` available to the routes of `app`, each by its class."""
+    app.state.services = {type(service): service for service in services}
+
+
+def get_service(app: FastAPI, kind: type[T]) -> T:
+    """The service of class `kind` that `app` was provided with."""
+    return cast(T, app.state.services[kind])
+
+
+def inject(kind: type[T]) -> Any:
+    """The dependency of a route on the service of class `kind`: `Annotated[K, inject(K)]`."""
+
+    def get(request: Request) -> T:
+        return get_service(request.app, kind)
+
+    return Depends(get)
 
 
 def _get_caller(request: Request) -> ApiKey:
     return cast(ApiKey, request.state.key)
 
 
-GatewayDep = Annotated[Gateway, Depends(_get_gateway)]
+GatewayDep = Annotated[Gateway, inject(Gateway)]
 CallerDep = Annotated[ApiKey, Depends(_get_caller)]

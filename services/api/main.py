@@ -10,7 +10,7 @@ import uvicorn
 from qcrd.runtime.settings import LogSettings, ModelSettings, load_settings
 from qcrd.runtime.telemetry import configure_logging
 from services.api.app import create_app_from_settings
-from services.api.dependencies import GatewaySettings
+from services.api.dependencies import GatewaySettings, get_service
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.http.uvicorn_protocol import make_protocol_class, raise_open_file_limit
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
@@ -70,7 +70,7 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
     )
-    GatewayServer(config, app.state.broadcaster).run(sockets=[server])
+    GatewayServer(config, get_service(app, EventBroadcaster)).run(sockets=[server])
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class SystemCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("qcrd_redis_up", "Whether Redis answered this question")
+        up = GaugeMetricFamily("qcrd_redis_up", "Whether Redis answered the last scrape")
         try:
             families = [
                 _build_jobs_by_status(self._jobs),

@@ -92,6 +92,12 @@ class StudentSettings(EnvironmentSettings, env_prefix="QCRD_STUDENTS_"):
     timeout: Annotated[float, Field(gt=0)] = 300
 
 
+class DiscriminatorClientSettings(EnvironmentSettings, env_prefix="QCRD_DISCRIMINATOR_"):
+    """Where the gateway asks about judges; the trainer finds them by the same variable."""
+
+    url: HttpUrl = "http://127.0.0.1:8090"
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

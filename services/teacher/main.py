@@ -76,7 +76,7 @@ def make_lifespan(engine: Engine, on_failure: Callable[[str], None]) -> Lifespan
                 on_failure(error.message if isinstance(error, Invalid) else f"MODEL_ID: {error}")
                 return
             app.state.inference.mark_ready()
-            log.info("ready: %s", engine.info)
+            log.info("model loaded: %s", engine.info)
 
         load_task = asyncio.ensure_future(load())
         try:

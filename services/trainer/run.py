@@ -147,7 +147,7 @@ def main() -> None:
         try:
             result = run_job(args.job, args.token, stopping)
         except (Interrupted, LeaseLost) as error:
-            log.info("stopped: %s", error)
+            log.info("training interrupted: %s", error)
             result = Outcome(kind="stopped")
         except QcrdError as error:
             log.warning("%s", error)

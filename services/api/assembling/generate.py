@@ -78,7 +78,7 @@ class _SamplingRun:
         try:
             self.cache.flush()
         except QcrdError as error:
-            log.warning("teacher outputs stay in the ledger: %s", error)
+            log.warning("teacher outputs not flushed to the store, they stay in Redis: %s", error)
 
     def close(self) -> None:
         """Whatever ends the round: what was answered is kept, and what it cost is told."""
@@ -145,7 +145,7 @@ class _SamplingRun:
     def _emit_outage(self, outage: str | None) -> None:
         self.reported_outage = outage
         if outage is None:
-            self.stage.emit("the teacher answers again")
+            self.stage.emit("the teacher is reachable again")
         else:
             message = f"{outage}; waiting for it, {len(self.generations)} outputs are kept"
             self.stage.events.append(self.stage.job.id, message, level="warn")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from services.api.completions.schemas import ChatCompletionRequest, CompletionRequest
 from services.api.completions.student_client import StudentClient, forward_request
-from services.api.dependencies import GatewayDep
+from services.api.dependencies import GatewayDep, get_service, inject
 from services.api.http import schemas
 from services.api.models import service as models
 
@@ -28,30 +28,32 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_router(students: StudentClient) -> APIRouter:
-    """Closes `students` when the app that includes it shuts down."""
+StudentClientDep = Annotated[StudentClient, inject(StudentClient)]
 
-    @asynccontextmanager
-    async def close_client(app: FastAPI) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await students.close()
 
-    api_router = APIRouter(tags=["completions"], lifespan=close_client, responses=RESPONSES)
+@asynccontextmanager
+async def close_client(app: FastAPI) -> AsyncIterator[None]:
+    """Close the connections to the student server when the app shuts down."""
+    try:
+        yield
+    finally:
+        await get_service(app, StudentClient).close()
 
-    @api_router.post("/v1/chat/completions", response_class=Response)
-    async def create_chat_completion(
-        gateway: GatewayDep, request: Request, body: ChatCompletionRequest
-    ) -> Response:
-        await run_in_threadpool(models.check_published, gateway.store, body.model)
-        return await forward_request(students, request, "/v1/chat/completions", body)
 
-    @api_router.post("/v1/completions", response_class=Response)
-    async def create_completion(
-        gateway: GatewayDep, request: Request, body: CompletionRequest
-    ) -> Response:
-        await run_in_threadpool(models.check_published, gateway.store, body.model)
-        return await forward_request(students, request, "/v1/completions", body)
+router = APIRouter(tags=["completions"], lifespan=close_client, responses=RESPONSES)
 
-    return api_router
+
+@router.post("/v1/chat/completions", response_class=Response)
+async def create_chat_completion(
+    gateway: GatewayDep, students: StudentClientDep, request: Request, body: ChatCompletionRequest
+) -> Response:
+    await run_in_threadpool(models.check_published, gateway.store, body.model)
+    return await forward_request(students, request, "/v1/chat/completions", body)
+
+
+@router.post("/v1/completions", response_class=Response)
+async def create_completion(
+    gateway: GatewayDep, students: StudentClientDep, request: Request, body: CompletionRequest
+) -> Response:
+    await run_in_threadpool(models.check_published, gateway.store, body.model)
+    return await forward_request(students, request, "/v1/completions", body)

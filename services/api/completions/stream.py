@@ -57,7 +57,7 @@ async def _iter_chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
         async for chunk in response.aiter_raw():
             yield chunk
     except httpx2.TransportError as error:
-        log.warning("a student's stream broke off: %s", type(error).__name__)
+        log.warning("stream from the student server was interrupted: %s", type(error).__name__)
         error_body = schemas.build_error_body(
             "the server of students broke off: try again",
             type="server_error",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 
+from services.api.dependencies import inject
 from services.api.discriminators.service import (
     DiscriminatorObject,
     DiscriminatorPage,
@@ -15,11 +16,7 @@ from services.api.discriminators.service import (
 router = APIRouter(prefix="/v1/discriminators", tags=["discriminators"])
 
 
-def _get_discriminators(request: Request) -> DiscriminatorService:
-    return cast(DiscriminatorService, request.app.state.discriminators)
-
-
-DiscriminatorsDep = Annotated[DiscriminatorService, Depends(_get_discriminators)]
+DiscriminatorsDep = Annotated[DiscriminatorService, inject(DiscriminatorService)]
 
 
 @router.get("")

@@ -11,19 +11,13 @@ from qcrd.errors import Invalid, NotFound
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
-from qcrd.runtime.settings import EnvironmentSettings, HttpUrl
 from qcrd.runtime.storage.store import Store, find_record, read_record
+from services.api.settings import DiscriminatorClientSettings
 
 SERVICE_TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
 """Seconds. The service answers at once or is busy training: the store has as much to tell."""
 MAX_VERSIONS = 100
 """Newest versions that are told with their histograms; a job keeps few more than its lag."""
-
-
-class DiscriminatorClientSettings(EnvironmentSettings, env_prefix="QCRD_DISCRIMINATOR_"):
-    """Where the gateway asks about judges; the trainer finds them by the same variable."""
-
-    url: HttpUrl = "http://127.0.0.1:8090"
 
 
 class DiscriminatorSummary(BaseModel):

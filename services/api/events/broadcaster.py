@@ -171,7 +171,7 @@ class EventBroadcaster:
         redis_down = False
         while (cursors := self._wait_for_cursors()) is not None:
             has_events: bool | None = None
-            with log_exceptions("followers wait", quiet=redis_down):
+            with log_exceptions("cannot read new events, event streams wait", quiet=redis_down):
                 has_events = self._poll(cursors)
             redis_down = has_events is None
             if redis_down:

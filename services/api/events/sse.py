@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, cast
-
-from fastapi import Depends, Request
 
 from qcrd.errors import Transient
 from qcrd.records.job import Event
@@ -29,13 +26,6 @@ from services.api.http import serializers
 KEEPALIVE_SECONDS = 15.0
 """Proxies close a connection that is silent for a minute."""
 KEEPALIVE_COMMENT = b":\n\n"
-
-
-def _get_broadcaster(request: Request) -> EventBroadcaster:
-    return cast(EventBroadcaster, request.app.state.broadcaster)
-
-
-EventBroadcasterDep = Annotated[EventBroadcaster, Depends(_get_broadcaster)]
 
 
 def resolve_cursor(after: str | None, last_event_id: str | None) -> str:

@@ -7,10 +7,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from services.api.dependencies import CallerDep, GatewayDep
+from services.api.dependencies import CallerDep, GatewayDep, inject
 from services.api.files import multipart
 from services.api.files import service as files
+from services.api.files.upload import UploadService
 from services.api.http import idempotency, schemas, serializers
+
+UploadServiceDep = Annotated[UploadService, inject(UploadService)]
 
 
 class JsonLinesResponse(StreamingResponse):
@@ -40,12 +43,12 @@ UPLOAD_FORM_SCHEMA = {
     },
 )
 async def create_file(
-    gateway: GatewayDep, caller: CallerDep, request: Request
+    gateway: GatewayDep, caller: CallerDep, uploads: UploadServiceDep, request: Request
 ) -> schemas.FileObject:
     """Read and checked as it arrives; the fields may come in any order."""
     boundary = multipart.parse_boundary(request.headers.get("content-type", ""))
     idempotency_name = idempotency.get_entry_name(request.scope)
-    stored = await gateway.uploads.receive_file(
+    stored = await uploads.receive_file(
         gateway.store,
         request.receive,
         boundary,

@@ -124,7 +124,7 @@ class _UploadForm:
             try:
                 self.store.delete(self._blob.key)
             except Transient as error:
-                log.warning("%s stays in the store: %s", self._blob.key, error)
+                log.warning("could not delete the incomplete upload %s: %s", self._blob.key, error)
 
 
 def _read_text_field(part: Part) -> str:

@@ -81,9 +81,9 @@ class ApiKeyStore:
             try:
                 self._file_keys = read_keys(self._file)
             except ValueError as error:
-                log.error("the keys stay as they are: %s", error)
+                log.error("API key file not reloaded, the previous keys stay in force: %s", error)
             else:
-                log.info("keys read again: %s", ", ".join(key.name for key in self._file_keys))
+                log.info("API keys reloaded: %s", ", ".join(key.name for key in self._file_keys))
 
 
 def read_keys(file: Path) -> tuple[ApiKey, ...]:

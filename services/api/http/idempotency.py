@@ -142,7 +142,7 @@ class IdempotencyMiddleware:
                 self._store.release(entry_name, entry.holder, forget=recorder.is_client_error)
         except Transient as error:
             # The request was carried out, and its ids are derived from the seed: that is enough.
-            log.warning("the answer is not kept: %s", error)
+            log.warning("response not stored for its Idempotency-Key: %s", error)
 
     @asynccontextmanager
     async def _keep_lease(self, entry_name: str, holder: str) -> AsyncIterator[None]:

@@ -62,7 +62,7 @@ class RateLimiter:
             allowed = self._limiter.hit(item, "qcrd", key.name)
             window = self._limiter.get_window_stats(item, "qcrd", key.name)
         except StorageError as error:
-            log.warning("requests are not counted: %s", error)
+            log.warning("rate limits are not enforced while Redis is unavailable: %s", error)
             return None
         retry_after = max(1, math.ceil(window.reset_time - time.time()))
         if not allowed:

@@ -17,14 +17,17 @@ from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
 from services.api.jobs.shared_rationales import check_shared_set
 from services.api.jobs.validation import validate_job_spec
+from services.api.jobs.validation_cache import ValidationCache
 
 log = logging.getLogger(__name__)
 
 
-def create_job(gateway: Gateway, body: dict[str, Any], caller: ApiKey) -> Job:
+def create_job(
+    gateway: Gateway, body: dict[str, Any], caller: ApiKey, cache: ValidationCache
+) -> Job:
     spec = parse_job_spec(body)
     check_priority(spec, caller)
-    validate_job_spec(spec, gateway.store, gateway.settings, gateway.validation_cache)
+    validate_job_spec(spec, gateway.store, gateway.settings, cache)
     check_shared_set(spec, gateway.jobs)
     return submit_job(gateway, derive_id("ftjob"), spec, caller)
 
@@ -69,7 +72,7 @@ def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> 
         gateway.events.append(job.id, "job created", data=data, once="created")
         gateway.queue.send(Stage.ASSEMBLING, job.id)
     except Transient as error:
-        log.warning("job %s waits for the reaper to send it: %s", job.id, error)
+        log.warning("job %s not enqueued, the reaper will: %s", job.id, error)
     return job
 
 

@@ -30,6 +30,7 @@ from services.api.jobs import timings
 from services.api.jobs.create import parse_job_spec
 from services.api.jobs.shared_rationales import check_shared_set
 from services.api.jobs.validation import validate_job_spec
+from services.api.jobs.validation_cache import ValidationCache
 from services.api.settings import TeacherConfig
 
 MAX_TOKENIZED_PROMPTS = 16
@@ -95,10 +96,10 @@ class _SamplingDemand:
     basis: list[str]
 
 
-def estimate_job(gateway: Gateway, body: dict[str, Any]) -> JobEstimate:
+def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache) -> JobEstimate:
     """`Invalid` where creating the job would be refused."""
     spec = parse_job_spec(body)
-    validate_job_spec(spec, gateway.store, gateway.settings, gateway.validation_cache)
+    validate_job_spec(spec, gateway.store, gateway.settings, cache)
     check_shared_set(spec, gateway.jobs)
     questions = sum(1 for _ in files.iter_rows(gateway.store, spec.training_file))
     teacher = gateway.settings.teachers.teachers.get(spec.settings.teacher)

@@ -57,7 +57,7 @@ def resume_job(gateway: Gateway, job: Job, caller: ApiKey, budget: Budget | None
     try:
         gateway.queue.send(resumed.stage or Stage.ASSEMBLING, resumed.id)
     except Transient as error:
-        log.warning("job %s waits for the reaper to send it: %s", resumed.id, error)
+        log.warning("job %s not enqueued, the reaper will: %s", resumed.id, error)
     return resumed
 
 
@@ -108,7 +108,7 @@ def _wake_waiting_jobs(gateway: Gateway, job: Job) -> None:
     try:
         wake_next_job(gateway.jobs, gateway.queue, job)
     except Transient as error:
-        log.warning("waiting jobs are left to the reaper: %s", error)
+        log.warning("next job not enqueued, the reaper will: %s", error)
 
 
 def _append_event(gateway: Gateway, job: Job, message: str, once_key: str | None) -> None:

@@ -12,18 +12,22 @@ from starlette.responses import Response
 from qcrd.records.job import Job
 from qcrd.records.spec import Budget
 from qcrd.runtime.keys import validate_id
-from services.api.dependencies import CallerDep, Gateway, GatewayDep
+from services.api.dependencies import CallerDep, Gateway, GatewayDep, inject
 from services.api.events import sse
+from services.api.events.broadcaster import EventBroadcaster
 from services.api.http import schemas, serializers
 from services.api.jobs import checkpoints, lifecycle
 from services.api.jobs.create import create_job
 from services.api.jobs.estimate import JobEstimate, estimate_job
 from services.api.jobs.queue_position import describe_job, describe_jobs
+from services.api.jobs.validation_cache import ValidationCache
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 
 PageLimit = Annotated[int, Query(ge=1, le=100)]
 JobSpecBody = Annotated[dict[str, Any], Body()]
+EventBroadcasterDep = Annotated[EventBroadcaster, inject(EventBroadcaster)]
+ValidationCacheDep = Annotated[ValidationCache, inject(ValidationCache)]
 
 
 EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -44,15 +48,17 @@ class ResumeRequest(BaseModel):
 
 @router.post("")
 def create_fine_tuning_job(
-    gateway: GatewayDep, caller: CallerDep, body: JobSpecBody
+    gateway: GatewayDep, caller: CallerDep, cache: ValidationCacheDep, body: JobSpecBody
 ) -> schemas.FineTuningJob:
-    return _serialize_with_queue(gateway, create_job(gateway, body, caller))
+    return _serialize_with_queue(gateway, create_job(gateway, body, caller, cache))
 
 
 @router.post("/estimate")
-def estimate_fine_tuning_job(gateway: GatewayDep, body: JobSpecBody) -> JobEstimate:
+def estimate_fine_tuning_job(
+    gateway: GatewayDep, cache: ValidationCacheDep, body: JobSpecBody
+) -> JobEstimate:
     """What the same body would cost as a job. Nothing is generated and nothing is kept."""
-    return estimate_job(gateway, body)
+    return estimate_job(gateway, body, cache)
 
 
 @router.get("")
@@ -118,7 +124,7 @@ def list_fine_tuning_job_checkpoints(
 @router.get("/{job_id}/events", response_model=None, responses=EVENT_RESPONSES)
 def list_fine_tuning_job_events(
     gateway: GatewayDep,
-    broadcaster: sse.EventBroadcasterDep,
+    broadcaster: EventBroadcasterDep,
     job_id: str,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,

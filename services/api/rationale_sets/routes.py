@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from services.api.dependencies import CallerDep
+from services.api.dependencies import CallerDep, inject
 from services.api.rationale_sets.schemas import (
     EditRequest,
     ExportQuery,
@@ -22,11 +22,7 @@ from services.api.rationale_sets.service import RationaleSetService
 router = APIRouter(prefix="/v1/rationale_sets", tags=["rationale sets"])
 
 
-def _get_rationale_sets(request: Request) -> RationaleSetService:
-    return cast(RationaleSetService, request.app.state.rationale_sets)
-
-
-RationaleSetsDep = Annotated[RationaleSetService, Depends(_get_rationale_sets)]
+RationaleSetsDep = Annotated[RationaleSetService, inject(RationaleSetService)]
 
 
 @router.get("")

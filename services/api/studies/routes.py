@@ -10,8 +10,9 @@ from fastapi.responses import JSONResponse, Response
 
 from qcrd.records.job import Job
 from qcrd.records.study import Study
-from services.api.dependencies import CallerDep, Gateway, GatewayDep
+from services.api.dependencies import CallerDep, Gateway, GatewayDep, inject
 from services.api.http import schemas, serializers
+from services.api.jobs.validation_cache import ValidationCache
 from services.api.studies import service as studies
 from services.api.studies.markdown import render_markdown
 from services.api.studies.svg import render_svg
@@ -22,9 +23,14 @@ router = APIRouter(prefix="/v1/studies", tags=["studies"])
 
 @router.post("")
 def create_study(
-    gateway: GatewayDep, caller: CallerDep, body: Annotated[dict[str, Any], Body()]
+    gateway: GatewayDep,
+    caller: CallerDep,
+    cache: Annotated[ValidationCache, inject(ValidationCache)],
+    body: Annotated[dict[str, Any], Body()],
 ) -> schemas.StudyObject:
-    return _serialize_study_with_jobs(gateway, studies.create_study(gateway, body, caller).id)
+    return _serialize_study_with_jobs(
+        gateway, studies.create_study(gateway, body, caller, cache).id
+    )
 
 
 @router.get("")

@@ -29,13 +29,16 @@ from services.api.jobs import lifecycle
 from services.api.jobs.create import check_priority, submit_job
 from services.api.jobs.shared_rationales import check_shared_set
 from services.api.jobs.validation import validate_job_spec
+from services.api.jobs.validation_cache import ValidationCache
 
 
-def create_study(gateway: Gateway, body: dict[str, Any], caller: ApiKey) -> Study:
+def create_study(
+    gateway: Gateway, body: dict[str, Any], caller: ApiKey, cache: ValidationCache
+) -> Study:
     fields = {name: value for name, value in body.items() if value is not None}
     spec = parse_record(StudySpec, fields)
     check_priority(spec.job, caller, "job.priority")
-    _validate_study_spec(gateway, spec)
+    _validate_study_spec(gateway, spec, cache)
     study = plan_study(spec, derive_id("study"), caller.name)
     write_record(gateway.store, keys.study_key(study.id), study)
     resume_study(gateway, study, caller)
@@ -112,14 +115,14 @@ def make_job_specs(study: Study) -> dict[str, JobSpec]:
     return dict(sorted(specs_by_id.items(), key=lambda pair: pair[0] != study.leader))
 
 
-def _validate_study_spec(gateway: Gateway, spec: StudySpec) -> None:
+def _validate_study_spec(gateway: Gateway, spec: StudySpec, cache: ValidationCache) -> None:
     """As a job that has all the methods as its rows; what is wrong is told by its path in the
     study's body, where the settings stand under the name of `job.method`."""
     method = MethodName(_get_trained_method(spec.methods[0], spec).value)
     settings = spec.job.settings.model_copy(update={"baselines": spec.methods})
     job_spec = spec.job.model_copy(update={"method": method, "settings": settings})
     try:
-        validate_job_spec(job_spec, gateway.store, gateway.settings, gateway.validation_cache)
+        validate_job_spec(job_spec, gateway.store, gateway.settings, cache)
         check_shared_set(job_spec, gateway.jobs)
     except Invalid as error:
         own_path, client_path = f"method.{method}.", f"method.{spec.job.method}."

@@ -63,7 +63,7 @@ async def deliver_forever(
         while not stop_event.is_set():
             free_slots = MAX_IN_FLIGHT - len(in_flight)
             due: list[WebhookDelivery] = []
-            with log_exceptions("cannot look for webhooks that are due"):
+            with log_exceptions("cannot claim due webhook deliveries"):
                 due = await asyncio.to_thread(_claim_due_deliveries, deps.webhook_queue, free_slots)
             in_flight |= {
                 asyncio.create_task(sender.attempt_delivery(delivery)) for delivery in due

@@ -23,7 +23,7 @@ from services.teacher.students.errors import StoreUnavailable
 from services.teacher.students.loading import LoadedStudent
 from services.teacher.students.model_cache import ModelCache
 
-INTERNAL_ERROR_BODY = {"error": "internal error; the log has it", "error_type": "internal"}
+INTERNAL_ERROR_BODY = {"error": "internal error; see the log", "error_type": "internal"}
 
 
 class ModelSelector(WireModel):
@@ -86,6 +86,8 @@ def _build_gauges(cache: ModelCache[LoadedStudent]) -> CollectorRegistry:
     registry = CollectorRegistry()
     loaded = Gauge("qcrd_students_loaded", "Students in memory", registry=registry)
     loaded.set_function(lambda: len(cache.loaded_models))
-    waiting = Gauge("qcrd_students_waiting", "Requests that wait for theirs", registry=registry)
+    waiting = Gauge(
+        "qcrd_students_waiting", "Requests waiting for a model to load", registry=registry
+    )
     waiting.set_function(lambda: cache.waiting)
     return registry

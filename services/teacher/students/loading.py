@@ -65,7 +65,7 @@ class StudentLoader:
         except BaseException:
             scratch.cleanup()
             raise
-        log.info("%s is open after %.1f s", name, monotonic() - started)
+        log.info("model %s loaded in %.1f s", name, monotonic() - started)
         return student
 
     async def _load(self, name: str, scratch: tempfile.TemporaryDirectory[str]) -> LoadedStudent:
@@ -82,7 +82,7 @@ class StudentLoader:
         # Whatever a folder's files make the libraries raise, it is this student that is broken.
         except Exception as error:
             reason = error.message if isinstance(error, Invalid) else f"{type(error).__name__}"
-            log.warning("%s cannot be loaded", name, exc_info=error)
+            log.warning("model %s failed to load", name, exc_info=error)
             raise StudentNotLoadable(
                 f"`model`: {name} cannot be loaded: {reason.replace(scratch.name + '/', '')}"
             ) from error

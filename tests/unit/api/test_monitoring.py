@@ -11,6 +11,7 @@ import yaml
 
 from qcrd.cli.gateway_metrics import check_samples, parse_metrics
 from qcrd.runtime.redis.counters import COUNTER_HELP, observe_stage_seconds
+from services.api.dependencies import Gateway, get_service
 from tests import serving
 from tests.unit.api.gateway_client import Here, sums
 from tests.unit.cli.commands.test_run import qcrd
@@ -21,7 +22,7 @@ NAME = re.compile(r"\b(?:qcrd|process)_[a-z_]+")
 
 def shown(here: Here) -> str:
     """The gateway's metrics once everything has happened once."""
-    tally = here.app.state.gateway.shared.counters
+    tally = get_service(here.app, Gateway).shared.counters
     for name in COUNTER_HELP:
         if name == "stage_seconds":
             observe_stage_seconds(tally, "training", 2.0)

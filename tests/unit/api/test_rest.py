@@ -19,6 +19,8 @@ from services.api.jobs.unsupported_models import UNSUPPORTED_MODEL_TYPES
 from services.api.settings import ApiSettings, TeacherSettings
 from tests.unit.api.gateway_client import ABSENT, TASK, Here, lines, published, refused, sums
 
+pytestmark = pytest.mark.usefixtures("without_a_hub")
+
 # --- files -------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.api.dependencies import Gateway, get_service
 from tests.unit.api.gateway_client import Here, refused, sums
 
 EVENTS = "/v1/fine_tuning/jobs/{}/events?stream=true"
@@ -36,7 +37,7 @@ def test_the_end_of_a_job_is_owed_to_its_webhook_once(telling: Here) -> None:
     quiet = telling.create(training).json()["id"]
     for job_id in (job, quiet):
         assert telling.client.post(f"/v1/fine_tuning/jobs/{job_id}/cancel").status_code == 200
-    [owed] = telling.app.state.gateway.webhook_queue.claim_due(9e9, lease=1, limit=9)
+    [owed] = get_service(telling.app, Gateway).webhook_queue.claim_due(9e9, lease=1, limit=9)
     assert (owed.job_id, owed.type) == (job, "fine_tuning.job.cancelled")
     assert owed.url == "https://example.com/hook"
 

@@ -28,6 +28,8 @@ from services.api.http.api_keys import ApiKeyStore, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.api.gateway_client import TASK, lines, refused, sums
 
+pytestmark = pytest.mark.usefixtures("without_a_hub")
+
 
 def entry(name: str, secret: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), **more}

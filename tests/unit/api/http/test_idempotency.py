@@ -9,7 +9,7 @@ import pytest
 
 from qcrd.errors import Transient
 from qcrd.records.job import Job
-from services.api.dependencies import Gateway
+from services.api.dependencies import Gateway, get_service
 from services.api.http.idempotency_store import MemoryIdempotencyStore
 from tests.unit.api.gateway_client import TASK, Here, refused, sums
 
@@ -26,7 +26,7 @@ def post(here: Here, key: str, path: str = JOBS, **json: Any) -> Any:
 
 
 def kept(here: Here) -> MemoryIdempotencyStore:
-    gateway: Gateway = here.app.state.gateway
+    gateway: Gateway = get_service(here.app, Gateway)
     assert isinstance(gateway.shared.idempotency_store, MemoryIdempotencyStore)
     return gateway.shared.idempotency_store
 

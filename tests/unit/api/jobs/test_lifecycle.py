@@ -20,9 +20,11 @@ from qcrd.runtime.jobs.state_machine import release_lease, with_changes
 from qcrd.runtime.redis.counters import observe_stage_seconds
 from qcrd.runtime.storage.store import write_record
 from services.api.assembling.sampling_plan import SampleRequest
+from services.api.dependencies import Gateway, get_service
 from services.api.files import service as files
 from services.api.jobs import estimate
 from services.api.jobs.create import parse_job_spec
+from services.api.jobs.validation_cache import ValidationCache
 from tests.unit.api.gateway_client import Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -155,7 +157,7 @@ def test_a_waiting_job_knows_its_place_and_when_it_will_begin(here: Here) -> Non
     high = here.create(file, priority="high").json()
     assert (low["queue_position"], high["queue_position"]) == (3, 1)
     for seconds in (10, 30):
-        observe_stage_seconds(here.app.state.gateway.shared.counters, "assembling", seconds)
+        observe_stage_seconds(get_service(here.app, Gateway).shared.counters, "assembling", seconds)
     listed = here.client.get(JOBS).json()["data"]
     assert {job["id"]: job["queue"] for job in listed}[second["id"]] == {
         "position": 3,
@@ -227,16 +229,16 @@ def test_an_estimate_does_not_hold_the_files_it_reads(tmp_path: Path) -> None:
     rows = [{**row, "question": f"{row['question']} {'x ' * 20_000}"} for row in sums(200)]
     method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}}}
     body = {"model": "tiny", "training_file": here.file(rows), "method": method}
-    estimate.estimate_job(here.app.state.gateway, body)
+    estimate.estimate_job(get_service(here.app, Gateway), body, ValidationCache())
     tracemalloc.start()
-    estimate.estimate_job(here.app.state.gateway, body)
+    estimate.estimate_job(get_service(here.app, Gateway), body, ValidationCache())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3_000_000, "of 8 MB of text"
 
 
 def test_metrics_show_jobs_lines_and_what_workers_counted(here: Here, job_id: str) -> None:
-    tally = here.app.state.gateway.shared.counters
+    tally = get_service(here.app, Gateway).shared.counters
     tally.increment("teacher_tokens", 7, teacher="default", kind="prompt")
     observe_stage_seconds(tally, "training", 2.0)
     shown = here.client.get("/metrics").text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import write_lines
 from services.api.assembling.stage import assemble
+from services.api.dependencies import Gateway, get_service
 from services.api.studies import service as studies
 from tests.unit.api.gateway_client import TASK, Here, refused, sums
 
@@ -295,9 +297,8 @@ class DyingJobs(MemoryJobStore):
 
 def test_what_a_crash_left_out_is_shown_and_created_on_request(here: Here) -> None:
     dying = DyingJobs()
-    here.app.state.gateway = type(here.app.state.gateway)(
-        here.store, dying, here.events, here.queue, here.app.state.gateway.settings
-    )
+    gateway = get_service(here.app, Gateway)
+    here.app.state.services[Gateway] = replace(gateway, jobs=dying)
     answer = here.client.post("/v1/studies", json=study_body(here))
     refused(answer, 503, "unavailable")
     (study,) = here.client.get("/v1/studies").json()["data"]
