@@ -1,4 +1,4 @@
-"""What `/metrics` of a gateway shows of the whole system: jobs, lines, and what workers counted.
+"""System metrics of `/metrics`: jobs by status, queue lengths and the workers' counters.
 
 It is read from Redis when it is asked for, so every gateway shows the same: take the maximum over
 gateways, not the sum.

@@ -1,4 +1,4 @@
-"""The discriminator service as training's `JudgePort`."""
+"""The discriminator service as training's `JudgeBackend`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class RemoteJudge:
         try:
             response = self._client.request(method, self._path + path, json=body)
         except httpx2.HTTPError as error:
-            raise Transient(f"the discriminator does not answer: {error}") from error
+            raise Transient(f"the discriminator is unreachable: {error}") from error
         if response.is_success:
             result: dict[str, Any] = response.json()
             return result

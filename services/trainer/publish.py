@@ -1,4 +1,4 @@
-"""The finished student as a folder that anybody can load, with a card of what was measured."""
+"""Publishing: the student's folder and model card, uploaded with its manifest last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job's final judge says of every rationale of its set, for whoever looks at the set."""
+"""Judge scores of rationales, written to the store for the rationale set's pages."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def measure_health(
 
 def compute_metrics(holdout_scores: HoldoutScores) -> dict[str, float]:
     """Flat: `auc`, `mean_positive`, `mean_negative` and `spread` over all sources; `n_`, `mean_`
-    and `auc_` of each source; `brier_score` and `ece`; and what the alarm goes by.
+    and `auc_` of each source; `brier` and `ece`; and what the alarm goes by.
 
     A number that the held-back scores do not allow is left out. `alarm_negatives` is always there:
     how many negatives the alarm rests on, 0 where they are too few to raise one.

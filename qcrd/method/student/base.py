@@ -105,7 +105,7 @@ class Student(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Summed cross entropy and token count of each target, both [M].
 
-        `owner[m]` is the row of `encoded` that target m belongs to.
+        `prompt_index[m]` is the row of `encoded` that target m belongs to.
         """
         rows = [self.tokenize_target(target)[: self.max_target_tokens] for target in targets]
         groups = group_by_length([len(row) for row in rows], max_tokens=MAX_BATCH_TARGET_TOKENS)

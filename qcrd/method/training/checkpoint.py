@@ -1,7 +1,7 @@
 """A trainer between two steps as named tensors and plain values, and back.
 
 Batches, dropout and samples are functions of (seed, iteration, step), so no generator is saved:
-step and cursor say where each of them stands.
+step and step in the iteration say where each of them stands.
 """
 
 from __future__ import annotations

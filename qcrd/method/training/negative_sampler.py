@@ -1,4 +1,4 @@
-"""Where the student's past self samples: in the trainer's process, or beside it in one of its own.
+"""Negative sampler: draws rationales from the student's weights of `lag` iterations ago.
 
 What is sampled is a function of weights, questions and seed, so a sampler beside the training
 changes when the negatives of the next iteration are made, and nothing else.

@@ -65,7 +65,7 @@ class OptimizerStep:
 
 
 def _make_optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimizer:
-    """AdamW over what is not frozen. A group's `encoder_share` scales the schedule's rate."""
+    """AdamW over what is not frozen. A group's `share` scales the schedule's rate."""
     encoder_ids = {id(p) for p in student.encoder_parameters()}
     encoder: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []

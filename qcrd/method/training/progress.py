@@ -1,4 +1,4 @@
-"""What a trainer yields while it trains: records for whoever shows or stores them."""
+"""Progress records that training yields: steps, iterations, phases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Negative knowledge: what the student said some iterations ago, and the ring that remembers."""
+"""Weight history: the trained weights of the last iterations, which sample negatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's budget while its teacher is asked: what is reserved for a request before it is sent.
+"""Token budget of a job: what is reserved before each request to its teacher.
 
 A request is sent only if the budget covers the most it can cost: its answer at full length, and
 its prompt counted by an earlier sample of it, or else one token per byte, which no tokenizer

@@ -1,4 +1,4 @@
-"""Ask the teacher for every sample that nobody has paid for yet, and tell how it gets on."""
+"""Generation of missing teacher outputs, with progress, usage and events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ask one teacher for many samples: as many at once as it takes, through refusals and outages."""
+"""Teacher sampler: requests many samples concurrently, through refusals and outages."""
 
 from __future__ import annotations
 

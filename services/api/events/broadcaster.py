@@ -1,4 +1,4 @@
-"""Follows every job that anybody follows: one thread and one connection for all of them.
+"""Event broadcaster: one thread and one Redis connection read the events of all followed jobs.
 
 The thread reads the new events of all followed jobs by one blocking call, puts each into its frame
 once, and hands it to the job's followers. A follower is a bounded box in its event loop: an idle

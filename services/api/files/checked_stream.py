@@ -1,4 +1,4 @@
-"""Bytes on their way into the store: counted, digested and checked as they pass."""
+"""Upload stream that checks questions while the store reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys: who they are, what they may do, and where they come from.
+"""API keys: from the environment and from a file of hashes that is reloaded when it changes.
 
 A key is 256 random bits, so its SHA-256 is as good as a slow hash: there is nothing to guess. The
 file holds hashes only, and is read again when it changes.

@@ -1,4 +1,4 @@
-"""Who may come in: the key of a request, its scope, its rate. Before any of a body is read."""
+"""Authentication middleware: API keys, their scopes and their request rates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request's body on its way in: not compressed, not too large, not too slow.
+"""Request body limits: not compressed, not too large, not too slow.
 
 All of it is asked while the body is read, so that none has to be held to be refused.
 """

@@ -1,4 +1,4 @@
-"""One envelope for every answer that is an error, FastAPI's and Starlette's own included."""
+"""Error responses: one JSON envelope, FastAPI's and Starlette's own errors included."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def build_error_response(error: QcrdError) -> JSONResponse:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """What no handler here takes is answered, with status 500, by `telemetry.install_http`."""
+    """What no handler here takes is answered, with status 500, by
+    `telemetry.install_http_telemetry`."""
     app.add_exception_handler(QcrdError, _handle_qcrd_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)

@@ -1,8 +1,8 @@
-"""Answers that were given to an `Idempotency-Key`, so that asking again changes nothing.
+"""Responses stored by `Idempotency-Key`, so that a repeated request changes nothing.
 
 An answer is kept for a day. While a request is being answered its gateway renews a short lease on
 the key; if it dies, the next try goes ahead. That this creates nothing twice is the part of ids
-that are derived from the key (`idempotency.fresh_id`).
+that are derived from the key (`idempotency.derive_id`).
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class RedisIdempotencyStore:
     def _update(
         self, name: str, update: Callable[[IdempotencyEntry | None], IdempotencyEntry | None]
     ) -> None:
-        """Put what `change` makes of the entry in its place, atomically."""
+        """Put what `update` makes of the entry in its place, atomically."""
         key = keys.idempotency_key(name)
 
         def run_transaction(pipe: Any) -> None:

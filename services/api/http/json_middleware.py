@@ -1,4 +1,4 @@
-"""Every body that is not a file: JSON, called JSON, and read strictly before a route sees it."""
+"""JSON middleware: checks the media type and syntax of every request body but uploads."""
 
 from __future__ import annotations
 

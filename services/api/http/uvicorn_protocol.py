@@ -1,4 +1,4 @@
-"""Connections that cost more than they bring: uvicorn's HTTP protocol with limits of its own.
+"""uvicorn's HTTP protocol with limits: time for headers, their size, number of connections.
 
 uvicorn 0.54 waits for headers as long as a client likes, holds as many of them as it sends, answers
 what it cannot parse in plain text, and resets a connection whose body it has not read to the end.

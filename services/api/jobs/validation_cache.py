@@ -1,4 +1,4 @@
-"""What was found in a file when it was checked for a job, so that the next job need not read it.
+"""Validation cache: results of checking a file, kept for later jobs on the same file.
 
 A file's id is a digest of its content: what was found once is true for good.
 """
