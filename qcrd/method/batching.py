@@ -29,10 +29,6 @@ def iteration_batches(
         epoch += 1
 
 
-def steps_per_epoch(items: int, batch_size: int) -> int:
-    return -(-items // batch_size)
-
-
 MAX_LENGTH_RATIO, MIN_GROUP_ROWS = 1.25, 8
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -153,6 +154,14 @@ class Hyperparameters(Record):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of training's matrix products; weights and losses stay fp32. `auto`: bf16 on a GPU that has
     it, fp32 on a CPU."""
+
+    def get_holdout_size(self, questions: int) -> int:
+        """How many of `questions` training questions are kept for validation."""
+        return max(1, round(self.validation_share * questions))
+
+    def get_iteration_steps(self, questions: int) -> int:
+        """Steps of an iteration on `questions` training questions: an epoch, unless it is set."""
+        return self.iteration_steps or math.ceil(questions / self.batch_size)
 
 
 class MethodName(StrEnum):

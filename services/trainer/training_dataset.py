@@ -70,8 +70,8 @@ def load_dataset(
             tuple(item.question.label or item.gold for item in validation_items),
         )
     else:
-        share = spec.settings.hyperparameters.validation_share
-        usable, validation_rationales = _split_validation(usable, share, spec.seed)
+        holdout_size = spec.settings.hyperparameters.get_holdout_size(len(usable))
+        usable, validation_rationales = _split_validation(usable, holdout_size, spec.seed)
         validation = LabeledQuestions(
             tuple(item.question for item in validation_rationales),
             tuple(_gold_or_vote(item) or "" for item in validation_rationales),
@@ -117,11 +117,10 @@ def _gold_or_vote(item: RationaleItem) -> str | None:
 
 
 def _split_validation(
-    items: Sequence[RationaleItem], share: float, seed: int
+    items: Sequence[RationaleItem], size: int, seed: int
 ) -> tuple[list[RationaleItem], list[RationaleItem]]:
     order = list(range(len(items)))
     random.Random(f"{seed}/validation").shuffle(order)
-    cut = max(1, round(share * len(items)))
-    validation_indices = set(order[:cut])
+    validation_indices = set(order[:size])
     train = [item for index, item in enumerate(items) if index not in validation_indices]
     return train, [items[index] for index in sorted(validation_indices)]

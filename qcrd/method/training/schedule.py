@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcrd.method.batching import steps_per_epoch
 from qcrd.method.training.objectives import OBJECTIVES, Objective
 from qcrd.records.spec import MethodSpec
 
@@ -42,7 +41,7 @@ def make_schedule(
 ) -> TrainingSchedule:
     """The schedule of `spec` for `n_examples` training questions."""
     hyper = spec.hyperparameters
-    per_iteration = hyper.iteration_steps or steps_per_epoch(n_examples, hyper.batch_size)
+    per_iteration = hyper.get_iteration_steps(n_examples)
     return TrainingSchedule(
         method, spec, seed, per_iteration, per_iteration * hyper.iterations, flops
     )

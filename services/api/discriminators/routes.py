@@ -9,9 +9,10 @@ from fastapi import APIRouter, Query
 from services.api.dependencies import inject
 from services.api.discriminators.service import (
     DiscriminatorObject,
-    DiscriminatorPage,
     DiscriminatorService,
+    DiscriminatorSummary,
 )
+from services.api.http.schemas import Page
 
 router = APIRouter(prefix="/v1/discriminators", tags=["discriminators"])
 
@@ -24,7 +25,7 @@ def list_discriminators(
     discriminators: DiscriminatorsDep,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> DiscriminatorPage:
+) -> Page[DiscriminatorSummary]:
     return discriminators.list_discriminators(after, limit)
 
 

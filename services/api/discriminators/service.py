@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 import httpx2
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record, read_record
+from services.api.http.schemas import ApiObject, Page
+from services.api.http.serializers import build_page
 from services.api.settings import DiscriminatorClientSettings
 
 SERVICE_TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
@@ -20,11 +22,10 @@ MAX_VERSIONS = 100
 """Newest versions that are told with their histograms; a job keeps few more than its lag."""
 
 
-class DiscriminatorSummary(BaseModel):
+class DiscriminatorSummary(ApiObject):
     """`base` is the encoder's model; `version` the newest: 0 untrained, 1 pretrained, t + 2 updated
     in iteration t."""
 
-    id: str
     object: Literal["discriminator"] = "discriminator"
     job_id: str
     base: str
@@ -43,21 +44,13 @@ class DiscriminatorObject(DiscriminatorSummary):
     versions: list[JudgeVersion]
 
 
-class DiscriminatorPage(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[DiscriminatorSummary]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
-
-
 class DiscriminatorService:
     def __init__(self, store: Store, client: httpx2.Client) -> None:
         """`client` has the service's address and short timeouts."""
         self._store = store
         self._client = client
 
-    def list_discriminators(self, after: str | None, limit: int) -> DiscriminatorPage:
+    def list_discriminators(self, after: str | None, limit: int) -> Page[DiscriminatorSummary]:
         """In the order of their ids, which is all that a listing tells."""
         versions_by_id = self._list_version_numbers_by_id()
         if after is not None and after not in versions_by_id:
@@ -73,12 +66,7 @@ class DiscriminatorService:
             creation = find_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
             if creation is not None:  # not deleted since the listing
                 data.append(_make_summary(judge_id, creation, versions_by_id[judge_id]))
-        return DiscriminatorPage(
-            data=data,
-            has_more=has_more,
-            first_id=data[0].id if data else None,
-            last_id=data[-1].id if data else None,
-        )
+        return build_page(data, has_more=has_more)
 
     def get_discriminator(self, judge_id: str) -> DiscriminatorObject:
         """`NotFound` when the store has no such judge: the service writes it there first."""

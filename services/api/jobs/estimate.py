@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,11 +111,8 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
         else TeacherEstimate()
     )
     hyperparameters = spec.settings.hyperparameters
-    held_out = (
-        0 if spec.validation_file else max(1, round(questions * hyperparameters.validation_share))
-    )
-    steps_per_epoch = math.ceil((questions - held_out) / hyperparameters.batch_size)
-    steps = hyperparameters.iterations * (hyperparameters.iteration_steps or steps_per_epoch)
+    held_out = 0 if spec.validation_file else hyperparameters.get_holdout_size(questions)
+    steps = hyperparameters.iterations * hyperparameters.get_iteration_steps(questions - held_out)
     assembling, training, basis = _estimate_seconds(gateway, spec, teacher_estimate, steps)
     return JobEstimate(
         teacher=teacher_estimate,

@@ -233,8 +233,7 @@ def _describe_expected(task: TaskSpec, row: QuestionRow) -> str:
 
 
 def _check_enough_questions(count: int, settings: MethodSpec, *, own_validation: bool) -> None:
-    share = settings.hyperparameters.validation_share
-    held_out = 0 if own_validation else max(1, round(count * share))
+    held_out = 0 if own_validation else settings.hyperparameters.get_holdout_size(count)
     if count - held_out < MIN_TRAINING_QUESTIONS:
         held_out_note = (
             "" if own_validation else f" besides the {held_out} held back for validation"

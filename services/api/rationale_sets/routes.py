@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from services.api.dependencies import CallerDep, inject
+from services.api.http.schemas import Page
 from services.api.rationale_sets.schemas import (
     EditRequest,
     ExportQuery,
@@ -15,7 +16,7 @@ from services.api.rationale_sets.schemas import (
     ItemQuery,
     ItemWithHistory,
     RationaleSetObject,
-    RationaleSetPage,
+    RationaleSetSummary,
 )
 from services.api.rationale_sets.service import RationaleSetService
 
@@ -30,7 +31,7 @@ def list_rationale_sets(
     rationale_sets: RationaleSetsDep,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> RationaleSetPage:
+) -> Page[RationaleSetSummary]:
     """Newest first."""
     return rationale_sets.list_sets(after, limit)
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qcrd.records.rationale_annotations import Polarity, RationaleEdit, RationaleScoreManifest
 from qcrd.records.rationales import RationaleCounts, RationaleManifest, RationaleSource
+from services.api.http.schemas import ApiObject
 from services.api.rationale_sets.filtering import ItemFilter, RationaleSetView
 
 MAX_TEXT_LENGTH = 32_768
@@ -38,8 +39,7 @@ class EditRequest(BaseModel):
     reason: Annotated[str, Field(max_length=4096)] | None = None
 
 
-class RationaleSetSummary(BaseModel):
-    id: str
+class RationaleSetSummary(ApiObject):
     object: Literal["rationale_set"] = "rationale_set"
     created_at: int
     job_id: str | None
@@ -74,14 +74,6 @@ class RationaleSetObject(RationaleSetSummary):
     shards: int
     edits: EditSummary
     judges: list[JudgeScoring]
-
-
-class RationaleSetPage(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[RationaleSetSummary]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class ItemVote(BaseModel):

@@ -20,6 +20,8 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_record
 from services.api.http.ownership import check_owner, get_job_owner
+from services.api.http.schemas import Page
+from services.api.http.serializers import build_page
 from services.api.rationale_sets import export as set_export
 from services.api.rationale_sets import index as set_index
 from services.api.rationale_sets import items as set_items
@@ -35,7 +37,7 @@ from services.api.rationale_sets.schemas import (
     ItemQuery,
     ItemWithHistory,
     RationaleSetObject,
-    RationaleSetPage,
+    RationaleSetSummary,
 )
 from services.api.rationale_sets.scores import SetScores
 
@@ -60,7 +62,7 @@ class RationaleSetService:
         self._created_at: dict[str, float] = {}
         """Set id -> when; about 100 bytes each."""
 
-    def list_sets(self, after: str | None, limit: int) -> RationaleSetPage:
+    def list_sets(self, after: str | None, limit: int) -> Page[RationaleSetSummary]:
         """Newest first. Each set's age is read once by this process, then only listed."""
         ids = self._list_ids_newest_first()
         if after is not None:
@@ -70,12 +72,7 @@ class RationaleSetService:
         data = [
             schemas.serialize_set_summary(self._read_manifest(set_id)) for set_id in ids[:limit]
         ]
-        return RationaleSetPage(
-            data=data,
-            has_more=len(ids) > limit,
-            first_id=data[0].id if data else None,
-            last_id=data[-1].id if data else None,
-        )
+        return build_page(data, has_more=len(ids) > limit)
 
     def get_set(self, set_id: str) -> RationaleSetObject:
         view = self._load_view(set_id, None)

@@ -196,13 +196,13 @@ def test_the_judge_is_told_by_source() -> None:
         "7 of the student's samples: AUC 0.90); Brier score 0.21, calibration error 0.12"
     )
     few = format_judge_health({**health, "alarm_negatives": 0})
-    assert few.endswith("; too few held-back rationales to raise an alarm")
+    assert few.endswith("; too few held-out rationales to raise an alarm")
 
 
 def test_a_judge_that_could_not_be_measured_is_told_as_such() -> None:
     assert (
         format_judge_health({"positives": 3, "negatives": 0})
-        == "no held-back negatives to measure it on"
+        == "no held-out negatives to measure it on"
     )
 
 
