@@ -255,7 +255,7 @@ def test_events_stream_until_the_end_of_the_job(stack: Stack) -> None:
     ("change", "told"),
     [
         ({"QCRD_API_HOST": "0.0.0.0", "QCRD_API_KEYS": ""}, "set QCRD_API_KEYS"),
-        ({"QCRD_TEACHERS": '{"t": {"url": "ftp://x"}}'}, "teachers"),
+        ({"QCRD_TEACHERS": '{"t": {"url": "ftp://x"}}'}, "QCRD_TEACHERS.t.url: "),
         ({}, "Address already in use"),
     ],
 )
