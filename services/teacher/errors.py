@@ -1,20 +1,20 @@
-"""What the teacher says when it cannot answer: TGI's statuses and `error_type` names.
+"""Errors of the teacher, with TGI's statuses and `error_type` names.
 
 QcrdError
 └── TeacherError            status, error_type, and the seconds of a Retry-After header
-    ├── Refused             422 validation     the request itself is wrong: never retry
-    ├── TemplateFailed      422 template_error no chat template, or it refuses the conversation
-    ├── VariableMissing     422 missing_template_variable   it needs what was not given
-    ├── ToolFailed          422 tool_error     a tool that is not there, or an unreadable call
-    ├── BatchTooLarge       422                more prompts in one request than are taken
-    ├── SuffixRefused       422                the completions route takes no `suffix`
-    ├── Unreadable          400/413/415/422    the body could not be read as the route's type
-    ├── Denied              401 unauthorized
-    ├── Loading             503 loading        the model is not in memory yet
-    ├── Overloaded          429 overloaded     no permit free
-    ├── GenerationFailed    424 generation     the engine raised
-    ├── Incomplete          500 incomplete_generation   the engine ended without a last token
-    └── PredictionFailed    500                a prediction of the Vertex route, whatever it was
+    ├── InputValidationError    422 validation     the request itself is wrong: never retry
+    ├── TemplateFailed          422 template_error no chat template, or it refuses the conversation
+    ├── MissingTemplateVariable 422 missing_template_variable   it needs what was not given
+    ├── ToolError               422 tool_error     a tool that is not there, or an unreadable call
+    ├── BatchTooLarge           422                more prompts in one request than are taken
+    ├── SuffixNotSupported      422                the completions route takes no `suffix`
+    ├── InvalidBody             400/413/415/422    the body could not be read as the route's type
+    ├── InvalidApiKey           401 unauthorized
+    ├── ModelLoading            503 loading        the model is not in memory yet
+    ├── Overloaded              429 overloaded     too many concurrent requests
+    ├── GenerationFailed        424 generation     the engine raised
+    ├── IncompleteGeneration    500 incomplete_generation   the engine ended without a last token
+    └── PredictionFailed        500                a prediction of the Vertex route, whatever it was
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 MEMORY_STORAGE = "memory://"
 REDIS_TIMEOUT_OPTIONS = ("socket_timeout", "socket_connect_timeout")
-REDIS_TIMEOUT_OPTIONS = ("socket_timeout", "socket_connect_timeout")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""What the server of students says besides what the teacher says, in the same shape.
+"""Errors of the student server, beside the teacher's and with the same body.
 
 TeacherError
-├── UnknownStudent     404 model_not_found      nothing of this name is published
-├── StudentBroken      424 model_not_loaded     its files are no model: asking again does not help
-└── Loading
-    ├── QueueFull      503 loading              too many wait for students to be loaded
-    └── StoreAway      503 loading              its files cannot be read now
+├── StudentNotFound           404 model_not_found   no student of this name is published
+├── StudentNotLoadable        424 model_not_loaded  its files are no model: retrying does not help
+└── ModelLoading
+    ├── QueueFull             503 loading           too many requests are waiting for models to load
+    └── StoreUnavailable      503 loading           its files cannot be read now
 """
 
 from __future__ import annotations

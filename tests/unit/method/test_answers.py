@@ -177,3 +177,14 @@ def test_the_prompt_ends_where_the_explanation_begins() -> None:
 def test_question_ids_depend_on_text_and_choices() -> None:
     assert question_id("a", ("b",)) == question_id(" a ", ("b",))
     assert len({question_id("a"), question_id("a", ("b",)), question_id("ab")}) == 3
+
+
+def test_the_parser_is_callable_with_what_qcrd_records_offers() -> None:
+    """As evaluation scripts outside this repository import it."""
+    from qcrd import records
+
+    question = records.Question(id="q", text="2 + 2?")
+    task = records.TaskSpec.model_validate({"answer": "number"})
+    parsed = parse_output("It is two twos.\n<Answer>: 4", task, question)
+    assert parsed is not None
+    assert parsed.answer == "4"
