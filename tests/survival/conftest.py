@@ -19,11 +19,18 @@ from tests.survival.system import System
 REPETITIONS = int(os.environ.get("QCRD_SURVIVAL", "1"))
 SEED = int(os.environ.get("QCRD_SURVIVAL_SEED", "0"))
 STORE_BYTES = 512 * 2**20
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Time for a machine that does other things too."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each case as often as told, with time for a machine that does other things too."""
-    metafunc.definition.add_marker(pytest.mark.timeout(900))
+    """Each case as often as QCRD_SURVIVAL says."""
     if "rng" in metafunc.fixturenames:
         metafunc.parametrize("rng", range(REPETITIONS), ids=lambda n: f"run{n}", indirect=True)
 

@@ -12,7 +12,7 @@ from tests.survival.processes import thaw
 from tests.survival.runs import Calm, Data, Run, begin, check
 from tests.survival.system import System, until
 
-TRIES = 4
+TRIES = 8
 """Evaluating and publishing take milliseconds here, so a try may come too late for them."""
 
 
