@@ -185,6 +185,8 @@ REAPER_LOCK = "qcrd:reaper"
 """Lock of the worker that looks for abandoned jobs."""
 COUNTERS = "qcrd:tally"
 """Hash of the workers' counters."""
+BASE_MODEL_REPORTS = "qcrd:base-models"
+"""Hash of the trainers' reports of their base models, by host."""
 
 
 def jobs_by_status_key(status: str) -> str:

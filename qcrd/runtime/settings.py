@@ -20,10 +20,21 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 from redis.connection import parse_url
 
 T = TypeVar("T")
+
+
+SECRETS_DIR_VARIABLE = "QCRD_SECRETS_DIR"
+"""Folders, with ":" between them, whose files have the names and values of variables that are not
+set: mounted secrets show in no process's environment."""
 
 
 class EnvironmentSettings(BaseSettings):
@@ -40,10 +51,30 @@ class EnvironmentSettings(BaseSettings):
     )
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        secrets = SecretsSettingsSource(settings_cls, secrets_dir=_list_secret_folders())
+        return init_settings, env_settings, secrets
+
+    @classmethod
     def get_variable(cls, field: str) -> str:
         """Name of the environment variable that `field` is read from."""
         alias = cls.model_fields[field].validation_alias if field in cls.model_fields else field
         return str(alias or f"{cls.model_config['env_prefix']}{field}").upper()
+
+
+def _list_secret_folders() -> list[Path]:
+    folders = [Path(part) for part in os.environ.get(SECRETS_DIR_VARIABLE, "").split(":") if part]
+    for folder in folders:
+        if not folder.is_dir():
+            raise SettingsError(f"{SECRETS_DIR_VARIABLE}: there is no folder {folder}")
+    return folders
 
 
 def split_comma_separated(value: object) -> object:
@@ -146,6 +177,8 @@ def _describe_errors(error: ValidationError) -> Iterator[str]:
 
 def _describe_unreadable(error: SettingsError) -> str:
     """pydantic-settings names the field that is not JSON, but not its class."""
+    if str(error).startswith(SECRETS_DIR_VARIABLE):
+        return str(error)
     found = re.search(r'field "(\w+)"', str(error))
     names = [kind.get_variable(found[1]) for kind in _list_settings() if found]
     variable = next((name for name in names if name in os.environ), str(error))

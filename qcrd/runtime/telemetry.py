@@ -103,6 +103,8 @@ def configure_logging(service: str, level: str = "INFO") -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = name != "uvicorn.access"  # TelemetryMiddleware writes that line
+    # A line for each of ten thousand requests says less than the job's own events.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 # --- HTTP ------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ from fastapi import FastAPI
 import qcrd
 from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, create_celery_app
 from qcrd.runtime.jobs.store import JobStore, RedisJobStore
+from qcrd.runtime.redis.base_model_reports import RedisBaseModelReports
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.counters import RedisCounters
 from qcrd.runtime.redis.event_log import EventLog, RedisEventLog
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
 from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import RedisSettings, StoreSettings
+from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import install_http_telemetry
 from services.api import health
@@ -51,6 +53,7 @@ def create_app(
     queue: JobQueue,
     settings: GatewaySettings,
     shared: SharedState | None = None,
+    model_hub: ModelHub | None = None,
 ) -> FastAPI:
     """`ValueError` for a file of keys that cannot be used."""
     shared = shared or SharedState()
@@ -60,7 +63,7 @@ def create_app(
     app = DocumentedApp(title="qcrd", version=qcrd.__version__, lifespan=broadcaster.lifespan)
     provide(
         app,
-        Gateway(store, job_store, events, queue, settings, shared),
+        Gateway(store, job_store, events, queue, settings, shared, model_hub or ModelHub()),
         broadcaster,
         UploadService(),
         ValidationCache(),
@@ -101,6 +104,7 @@ def create_app_from_settings(settings: GatewaySettings) -> FastAPI:
             idempotency_store=RedisIdempotencyStore(redis),
             rate_limiter=RateLimiter(RedisSettings().url),
             webhook_queue=RedisWebhookQueue(redis),
+            base_model_reports=RedisBaseModelReports(redis),
         ),
     )
 

@@ -10,11 +10,13 @@ from fastapi import Depends, FastAPI, Request
 from qcrd.records.api_keys import ApiKey
 from qcrd.runtime.jobs.queue import JobQueue
 from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.redis.base_model_reports import BaseModelReports, MemoryBaseModelReports
 from qcrd.runtime.redis.counters import Counters, MemoryCounters
 from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer, MemoryGenerationBuffer
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import Store
 from services.api.http.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
 from services.api.http.rate_limit import RateLimiter
@@ -52,6 +54,7 @@ class SharedState:
     idempotency_store: IdempotencyStore = field(default_factory=MemoryIdempotencyStore)
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
     webhook_queue: WebhookQueue = field(default_factory=MemoryWebhookQueue)
+    base_model_reports: BaseModelReports = field(default_factory=MemoryBaseModelReports)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Gateway:
     queue: JobQueue
     settings: GatewaySettings
     shared: SharedState = field(default_factory=SharedState)
+    model_hub: ModelHub = field(default_factory=ModelHub)
 
     @property
     def webhook_queue(self) -> WebhookQueue:

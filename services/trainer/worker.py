@@ -8,6 +8,10 @@ from __future__ import annotations
 from qcrd.records.job import Stage
 from qcrd.runtime.jobs.celery_worker import StageWorker
 from qcrd.runtime.jobs.stage_context import JobDone, StageContext
+from qcrd.runtime.redis.base_model_reports import RedisBaseModelReports
+from qcrd.runtime.settings import ModelSettings, load_settings
+from qcrd.runtime.storage.hub import ModelHub
+from services.trainer.base_model_reporting import start_reporting
 from services.trainer.settings import TrainerSettings
 from services.trainer.training_process import supervise_training
 
@@ -19,5 +23,16 @@ def train(stage: StageContext) -> JobDone:
     )
 
 
-worker = StageWorker("trainer", Stage.TRAINING, train, prepare=TrainerSettings)
+def report_base_models() -> None:
+    start_reporting(
+        RedisBaseModelReports(worker.redis),
+        load_settings(ModelSettings),
+        worker.stop_event,
+        hub=ModelHub(),
+    )
+
+
+worker = StageWorker(
+    "trainer", Stage.TRAINING, train, prepare=TrainerSettings, on_ready=report_base_models
+)
 app = worker.app

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from qcrd.runtime.jobs.store import JobStore, MemoryJobStore, RedisJobStore
+from qcrd.runtime.redis.base_model_reports import (
+    BaseModelReports,
+    MemoryBaseModelReports,
+    RedisBaseModelReports,
+)
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.counters import Counters, MemoryCounters, RedisCounters
 from qcrd.runtime.redis.event_log import EventLog, MemoryEventLog, RedisEventLog
@@ -53,6 +58,13 @@ def tally(request: pytest.FixtureRequest) -> Counters:
     if request.param == "memory":
         return MemoryCounters()
     return RedisCounters(connect_redis(request.getfixturevalue("redis_settings")))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def base_model_reports(request: pytest.FixtureRequest) -> BaseModelReports:
+    if request.param == "memory":
+        return MemoryBaseModelReports()
+    return RedisBaseModelReports(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "s3"])

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-export QCRD_API_KEY=${QCRD_API_KEY:-$(python3 -c 'import secrets; print(secrets.token_hex(16))')}
+unset QCRD_API_KEY QCRD_S3_ACCESS_KEY QCRD_S3_SECRET_KEY QCRD_REDIS_PASSWORD
 export QCRD_API_PUBLISHED_PORT=${QCRD_API_PUBLISHED_PORT:-18000} QCRD_S3_PUBLISHED_PORT=${QCRD_S3_PUBLISHED_PORT:-19000}
 files=(-f compose.yaml)
 [ "${S3:-seaweedfs}" = seaweedfs ] && files+=(-f compose.seaweedfs.yaml)
@@ -27,6 +27,8 @@ echo "compose: the gateway's own layers are $((own / 1000000)) MB"
 [ "$(docker run --rm qcrd-api python -c 'import importlib.util as u; print(u.find_spec("torch"))')" = None ]
 compose up -d --wait --wait-timeout 300
 compose ps
+QCRD_API_KEY=$(compose exec -T api cat /secrets/api/QCRD_API_KEYS)
+export QCRD_API_KEY
 report=$(mktemp)
 "${QCRD:-qcrd}" run "${SPEC:-tests/e2e/small.yaml}" --api "http://127.0.0.1:$QCRD_API_PUBLISHED_PORT" --report "$report"
 python3 - "$report" <<'PY'

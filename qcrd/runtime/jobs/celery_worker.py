@@ -5,7 +5,6 @@ Celery takes the app from an attribute of the worker's module; building it conne
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -94,8 +93,6 @@ class StageWorker:
 
     def _configure_logging(self, **_: Any) -> None:
         configure_logging(self._service, load_settings(LogSettings).level)
-        # A line for each of ten thousand requests says less than the job's own events.
-        logging.getLogger("httpx2").setLevel(logging.WARNING)
 
     def _check_environment(self, **_: Any) -> None:
         load_settings(LogSettings)

@@ -10,6 +10,8 @@ from pathlib import Path
 from qcrd.errors import Invalid, NotFound
 from qcrd.runtime import keys
 from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.storage.base_model_checks import inspect_base_model
+from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import Store
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -18,22 +20,42 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """Weights as safetensors only: a pickle can run code."""
 
+HUB = ModelHub()
+
 
 def find_base_model(
-    name: str, settings: ModelSettings, store: Store, *, param: str = "model"
+    name: str,
+    settings: ModelSettings,
+    store: Store,
+    *,
+    param: str = "model",
+    hub: ModelHub = HUB,
 ) -> Path:
     """The folder of base model `name`, downloaded on first use.
 
-    `Invalid` for a malformed name, `NotFound` (listing the available ones) for an unknown model.
+    `Invalid` for a malformed name and for files that cannot be used, `NotFound` (listing the
+    available ones) for an unknown model, `Transient` while the hub is away.
     """
     if not MODEL_NAME.fullmatch(name) or ".." in name:
         raise Invalid(f"`{param}`: {name[:80]!r} is no model name", param=param)
     folder = settings.models_dir / name
     if (folder / "config.json").is_file():
-        return folder
+        return check_folder(name, folder, param)
     if keys.ID_PATTERN.fullmatch(name):
         return get_published_model(name, store, param)
-    return _download_from_hub(name, settings, param)
+    return check_folder(name, _download_from_hub(name, settings, param, hub), param)
+
+
+def check_folder(name: str, folder: Path, param: str) -> Path:
+    """`folder`, that of base model `name`; `Invalid` where its files cannot be trained from."""
+    if problem := inspect_base_model(folder).problem:
+        raise make_problem_error(name, problem, param)
+    return folder
+
+
+def make_problem_error(name: str, problem: str, param: str) -> Invalid:
+    """The error about a base model whose files have a `problem`."""
+    return Invalid(f"`{param}`: {name!r} {problem}", param=param, code="unusable_model")
 
 
 def list_local_models(settings: ModelSettings) -> list[str]:
@@ -70,24 +92,20 @@ def download_published_model(model_id: str, store: Store, folder: Path, param: s
             shutil.copyfileobj(source, sink)
 
 
-def _download_from_hub(name: str, settings: ModelSettings, param: str) -> Path:
+def _download_from_hub(name: str, settings: ModelSettings, param: str, hub: ModelHub) -> Path:
     try:
-        # Not every image has the hub's client, which only an unknown local name needs.
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise _model_not_found(name, settings, param) from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _model_not_found(name, settings, param) from error
+        return hub.download_snapshot(name, DOWNLOAD_PATTERNS)
+    except ImportError:  # not every image has the hub's client
+        raise _model_not_found(name, settings, param, "the hub is not asked here") from None
+    except NotFound as error:
+        raise _model_not_found(name, settings, param, error.message) from error
 
 
-def _model_not_found(name: str, settings: ModelSettings, param: str) -> NotFound:
+def _model_not_found(name: str, settings: ModelSettings, param: str, reason: str) -> NotFound:
     available = ", ".join(list_local_models(settings)) or "none"
     return NotFound(
-        f"`{param}`: there is no model {name!r}. In the models folder: {available}. Put its folder "
-        "there, or name one that the hub has",
+        f"`{param}`: there is no model {name!r}. In the models folder: {available}; {reason}. Put "
+        "its folder there, or name one that the hub has",
         param=param,
         code="model_not_found",
     )

@@ -27,7 +27,7 @@ def create_job(
 ) -> Job:
     spec = parse_job_spec(body)
     check_priority(spec, caller)
-    validate_job_spec(spec, gateway.store, gateway.settings, cache)
+    validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
     return submit_job(gateway, derive_id("ftjob"), spec, caller)
 

@@ -98,7 +98,7 @@ class _SamplingDemand:
 def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache) -> JobEstimate:
     """`Invalid` where creating the job would be refused."""
     spec = parse_job_spec(body)
-    validate_job_spec(spec, gateway.store, gateway.settings, cache)
+    validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
     questions = sum(1 for _ in files.iter_rows(gateway.store, spec.training_file))
     teacher = gateway.settings.teachers.teachers.get(spec.settings.teacher)

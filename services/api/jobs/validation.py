@@ -10,33 +10,32 @@ from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.spec import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
-from services.api.dependencies import GatewaySettings
+from services.api.dependencies import Gateway, GatewaySettings
 from services.api.files import service as files
 from services.api.files.duplicates import DuplicateIndex
 from services.api.files.questions import QuestionRow, make_line_error
 from services.api.jobs.unsupported_models import check_language_model_head
 from services.api.jobs.validation_cache import ValidationCache
-from services.api.models import service as models
+from services.api.models.base_models import BaseModelCatalog
 from services.api.webhooks.signing import check_webhook_url
 
 MIN_TRAINING_QUESTIONS = 2
 """Questions that must be left to train on: with one, a batch has nothing to contrast."""
 
 
-def validate_job_spec(
-    spec: JobSpec, store: Store, settings: GatewaySettings, cache: ValidationCache
-) -> None:
+def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -> None:
     """`Invalid`, naming the field and the fix, at the first thing that is wrong.
 
     Files are read line by line, and each only once for all jobs with the same kind of task.
     """
+    store, settings = gateway.store, gateway.settings
     for param, file_id in files.get_referenced_files(spec).items():
         _check_file_exists(store, file_id, param)
     _check_files_differ(spec)
     _check_teacher(spec, settings)
     check_webhook_url(spec.webhook, settings.webhooks)
     _check_consistency(spec)
-    _check_base_models(spec, store, settings)
+    _check_base_models(spec, gateway)
     questions = _count_valid_questions(spec, "training_file", store, cache)
     _check_enough_questions(
         questions, spec.settings, own_validation=spec.validation_file is not None
@@ -153,7 +152,13 @@ def _check_lag_reachable(spec: JobSpec) -> None:
         )
 
 
-def _check_base_models(spec: JobSpec, store: Store, settings: GatewaySettings) -> None:
+def _check_base_models(spec: JobSpec, gateway: Gateway) -> None:
+    catalog = BaseModelCatalog(
+        gateway.settings.models,
+        gateway.store,
+        gateway.shared.base_model_reports,
+        gateway.model_hub,
+    )
     names_by_param = {
         "model": spec.model,
         f"method.{spec.method}.discriminator.encoder": spec.settings.discriminator.encoder,
@@ -161,7 +166,7 @@ def _check_base_models(spec: JobSpec, store: Store, settings: GatewaySettings) -
     }
     for param, name in names_by_param.items():
         if name is not None:
-            config = models.check_base_model(name, settings.models, store, param)
+            config = catalog.get_config(name, param)
             if param == "model":
                 check_language_model_head(name, config, param)
 

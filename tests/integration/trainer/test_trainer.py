@@ -17,7 +17,8 @@ from qcrd.records.spec import MethodName
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.storage.store import read_lines, read_object, write_lines
-from tests import tiny
+from tests import serving, tiny
+from tests.fake_hub import FakeHub
 from tests.integration.site import Site, spec, training_process, when
 from tests.things import LABELS
 
@@ -119,12 +120,35 @@ def test_a_cancelled_job_stops_its_process(site: Site) -> None:
     assert training_process() is None
 
 
-def test_a_model_that_is_not_there_fails_with_what_is(site: Site) -> None:
+def test_a_model_that_is_not_there_fails_with_what_is(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     job = site.work(site.submit(spec().model_copy(update={"model": "no-such-model"})))
     assert job.status is JobStatus.FAILED
     assert job.failure is not None
     assert job.failure.param == "model"
     assert "tiny-bert" in job.failure.message
+
+
+def test_a_model_of_a_hub_that_is_away_is_waited_for(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And found when it is back, without an attempt lost."""
+    hub = FakeHub({"acme/tiny": tmp_path / "tiny-bert"}, moods={"": "down"})
+    with serving.app(hub.app()) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+        small = spec(iterations=3).settings
+        judge = small.discriminator.model_copy(update={"encoder": "tiny-bert"})
+        settings = small.model_copy(update={"discriminator": judge, "baselines": ()})
+        wanted = spec().model_copy(update={"model": "acme/tiny", "settings": settings})
+        job = site.work(site.submit(wanted))
+        assert (job.status, job.attempt) == (JobStatus.RUNNING, 0)
+        assert "the hub cannot be reached" in (job.waiting or "")
+        hub.moods.clear()
+        job = site.work(job.id)
+    assert job.status is JobStatus.SUCCEEDED, job.failure
 
 
 def test_a_label_that_the_tokenizer_cannot_say_fails_before_any_step(site: Site) -> None:

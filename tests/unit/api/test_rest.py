@@ -243,7 +243,6 @@ def test_a_base_without_a_language_model_head_is_refused(
         {"model_type": "made-tomorrow"},
         {"model_type": 7},
         {},
-        [],
     ],
 )
 def test_every_other_base_is_left_to_the_trainer(here: Here, tmp_path: Path, config: Any) -> None:
@@ -251,9 +250,10 @@ def test_every_other_base_is_left_to_the_trainer(here: Here, tmp_path: Path, con
     assert here.create(here.file(sums(4)), model="other").status_code == 200
 
 
-def test_a_base_whose_config_is_broken_is_refused(here: Here, tmp_path: Path) -> None:
-    write_config(tmp_path, '{"model_type":')
-    refused(here.create(here.file(sums(4)), model="other"), 400, "invalid_value", "model")
+@pytest.mark.parametrize("text", ['{"model_type":', "[]"])
+def test_a_base_whose_config_is_broken_is_refused(here: Here, tmp_path: Path, text: str) -> None:
+    write_config(tmp_path, text)
+    refused(here.create(here.file(sums(4)), model="other"), 400, "unusable_model", "model")
 
 
 def write_config(folder: Path, text: str) -> None:
