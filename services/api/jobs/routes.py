@@ -19,7 +19,7 @@ from services.api.http import schemas, serializers
 from services.api.jobs import checkpoints, lifecycle
 from services.api.jobs.create import create_job
 from services.api.jobs.estimate import JobEstimate, estimate_job
-from services.api.jobs.queue_position import describe_job, describe_jobs
+from services.api.jobs.queue_position import describe_job, list_jobs
 from services.api.jobs.validation_cache import ValidationCache
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
@@ -65,8 +65,9 @@ def estimate_fine_tuning_job(
 def list_fine_tuning_jobs(
     gateway: GatewayDep, after: str | None = None, limit: PageLimit = 20
 ) -> schemas.Page[schemas.FineTuningJob]:
+    """Newest first. Long texts of a job's task are shown by the job itself only."""
     records = gateway.jobs.list(after and validate_id(after, "after"), limit + 1)
-    jobs = describe_jobs(records[:limit], gateway.jobs, gateway.shared.counters)
+    jobs = list_jobs(records[:limit], gateway.jobs, gateway.shared.counters)
     return serializers.build_page(jobs, has_more=len(records) > limit)
 
 

@@ -28,6 +28,7 @@ from services.api.http.ownership import check_owner
 from services.api.jobs import lifecycle
 from services.api.jobs.create import check_priority, submit_job
 from services.api.jobs.shared_rationales import check_shared_set
+from services.api.jobs.spec_limits import check_spec_size
 from services.api.jobs.validation import validate_job_spec
 from services.api.jobs.validation_cache import ValidationCache
 
@@ -37,6 +38,7 @@ def create_study(
 ) -> Study:
     fields = {name: value for name, value in body.items() if value is not None}
     spec = parse_record(StudySpec, fields)
+    check_spec_size(spec.job, "job.")
     check_priority(spec.job, caller, "job.priority")
     _validate_study_spec(gateway, spec, cache)
     study = plan_study(spec, derive_id("study"), caller.name)
