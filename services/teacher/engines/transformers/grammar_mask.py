@@ -1,4 +1,4 @@
-"""A grammar at work: which tokens may come next."""
+"""The mask of tokens that a grammar allows next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.teacher.engines.transformers.weights import LoadedModel
 
 
 class GrammarMatcher:
-    """One answer's grammar. The end token is allowed where the grammar may stop."""
+    """The grammar of one output. The end token is allowed where the grammar may stop."""
 
     def __init__(self, tokenizer: Any, grammar: Grammar) -> None:
         self._matcher = llguidance.LLMatcher(tokenizer, grammars.to_lark(grammar))
