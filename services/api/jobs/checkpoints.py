@@ -50,7 +50,7 @@ def _iter_published(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]
 
 
 def _iter_training_states(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
-    """Their numbers say what the loop knew; a state without a best score has not validated yet."""
+    """Numbers of the checkpoint; a state without a best score has not been validated yet."""
     prefix = keys.checkpoint_prefix(job.id)
     states = [key for key in store.list(prefix) if "/states/" in key and key.endswith(".json")]
     # Those that training has not replaced since the listing.

@@ -1,4 +1,4 @@
-"""Published students, as the trainer left them in the store, and the bases that jobs may name."""
+"""Published students in the store, and the base models that jobs may name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HUB_TIMEOUT_SECONDS = 5.0
 
 
 def list_models(store: Store) -> list[PublishedModel]:
-    """A model is there when its description is, which is written last."""
+    """A model exists when its description does, which is written last."""
     manifest_keys = [key for key in store.list(keys.MODELS) if key.endswith("/model.json")]
     models = [
         model
@@ -49,7 +49,7 @@ def get_model(store: Store, model_id: str) -> PublishedModel:
 
 
 def check_published(store: Store, model_id: str) -> None:
-    """`NotFound` also for what cannot be an id: clients ask for models of other servers."""
+    """The model. `NotFound` also for a malformed id: clients ask for models of other servers."""
     if not keys.ID_PATTERN.fullmatch(model_id):
         raise NotFound(
             f"`model`: there is no model {model_id[:80]!r}; GET /v1/models lists them",
@@ -60,9 +60,9 @@ def check_published(store: Store, model_id: str) -> None:
 
 
 def delete_model(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
-    """`NotFound`; `Conflict` while a job that is not over begins with it.
+    """`NotFound`; `Conflict` while an unfinished job uses it as its base.
 
-    Without its description, which goes first, the model is no longer there, whatever is left.
+    Its description is deleted first, so a partly deleted model does not exist any more.
     """
     model = get_model(store, model_id)
     check_owner(f"model {model_id}", get_job_owner(jobs, model.job_id), caller)
@@ -152,7 +152,7 @@ def _read_local_config(settings: ModelSettings, name: str, param: str) -> Mappin
 
 
 def _fetch_hub_config(name: str) -> Mapping[str, Any]:
-    """Its config as the hub tells it. `Transient` when the hub does not answer."""
+    """The model's config from the hub. `Transient` when the hub is unreachable."""
     try:
         return HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS).config or {}
     except HfHubHTTPError as error:
