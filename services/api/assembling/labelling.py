@@ -45,7 +45,7 @@ def build_holdout_item(
 ) -> TestItem:
     """A test question; `outputs` is None when the teacher was not asked it."""
     gold_label = _canonical_gold_label(question, spec)
-    assert gold_label is not None, "a job is refused while a held-back question has no usable label"
+    assert gold_label is not None, "a job is refused while a held-out question has no usable label"
     return TestItem(
         question=question,
         gold=gold_label,

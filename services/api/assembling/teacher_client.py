@@ -104,12 +104,12 @@ class TeacherClient:
                 response = await session.get(f"{self._url}/info", headers=headers)
             if response.status_code in (408, 429) or response.status_code >= 500:
                 raise TeacherUnreachable(
-                    f"teacher {self._name}: /info answers {response.status_code}"
+                    f"teacher {self._name}: /info responded {response.status_code}"
                 )
             info = response.json() if response.is_success else None
         if not isinstance(info, dict) or "model_id" not in info:
             raise QcrdError(
-                f"teacher {self._name}: GET /info answers {response.status_code} and no model; a "
+                f"teacher {self._name}: GET /info responded {response.status_code} and no model; a "
                 "server of the TGI protocol is needed at its address in the setting QCRD_TEACHERS",
                 code="teacher_refused",
             )
@@ -127,7 +127,7 @@ class TeacherClient:
                     )
                     if not response.is_success:
                         raise TeacherUnreachable(
-                            f"teacher {self._name}: /tokenize answers {response.status_code}"
+                            f"teacher {self._name}: /tokenize responded {response.status_code}"
                         )
                     counts.append(len(response.json()))
         return counts
@@ -214,7 +214,7 @@ class TeacherClient:
         except ValidationError as error:
             raise Invalid(f"{label} refuses a prompt: {error}", code="teacher_refused") from error
         except (InferenceTimeoutError, httpx2.TimeoutException) as error:
-            raise TeacherUnreachable(f"{label} does not answer in time") from error
+            raise TeacherUnreachable(f"{label} does not respond in time") from error
         except HfHubHTTPError as error:
             raise _make_status_error(label, error) from error
         except TextGenerationError as error:
@@ -224,7 +224,7 @@ class TeacherClient:
             raise TeacherGenerationFailed(f"{label} failed to generate: {error}") from error
         except (httpx2.HTTPError, json.JSONDecodeError) as error:
             reason = str(error) or type(error).__name__
-            raise TeacherUnreachable(f"{label} does not answer: {reason}") from error
+            raise TeacherUnreachable(f"{label} does not respond: {reason}") from error
 
 
 def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
@@ -232,7 +232,7 @@ def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
     if status == 429:
         return TeacherOverloaded(f"{label} is overloaded", retry_after=_get_retry_after(error))
     if status == 408 or status >= 500:
-        return TeacherUnreachable(f"{label} answers {status}")
+        return TeacherUnreachable(f"{label} responded {status}")
     return QcrdError(
         f"{label} refuses requests with status {status}: check its address and API key in the "
         "setting QCRD_TEACHERS",

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def close_on_exit(response: httpx2.Response) -> AsyncIterator[None]:
-    """The pieces of `answer`. Closes it however this ends, which cancels it at its server."""
+    """Close `response` however the block ends, which cancels it at its server."""
     try:
         yield
     finally:

@@ -78,7 +78,7 @@ class StudentClient:
 
 def make_unavailable_error(error: httpx2.TransportError) -> Transient:
     timed_out = isinstance(error, httpx2.TimeoutException)
-    reason = "does not answer in time" if timed_out else "cannot be reached"
+    reason = "does not respond in time" if timed_out else "cannot be reached"
     return Transient(f"the server of students {reason}: try again", code="students_unavailable")
 
 

@@ -128,13 +128,13 @@ class DiscriminatorService:
         try:
             response = self._client.get(f"/v1/judges/{judge_id}", params={"resident": "true"})
         except httpx2.HTTPError as error:
-            return None, f"does not answer ({type(error).__name__})"
+            return None, f"does not respond ({type(error).__name__})"
         if response.status_code == 404:
             return None, "does not hold it in memory"
         try:
             return JudgeVersion.model_validate_json(response.raise_for_status().content), "ok"
         except (httpx2.HTTPError, ValidationError):
-            return None, f"answers with status {response.status_code}, not with a judge"
+            return None, f"responded with status {response.status_code}, not with a judge"
 
 
 def _make_summary(

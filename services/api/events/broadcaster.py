@@ -155,12 +155,12 @@ class EventBroadcaster:
                     del self._channels[subscriber.job_id]
 
     def close(self) -> None:
-        """Every follower's stream ends, and soon after the thread; idempotent."""
+        """End every follower's stream, and soon after the thread; idempotent."""
         with self._condition:
             self._closed = True
             self._condition.notify()
             subscribers = [
-                follower for room in self._channels.values() for follower in room.subscribers
+                follower for channel in self._channels.values() for follower in channel.subscribers
             ]
         self._history_executor.shutdown(wait=False)
         _call_in_event_loops(subscribers, Subscriber.close)
@@ -193,7 +193,7 @@ class EventBroadcaster:
             self._condition.wait_for(lambda: self._channels or self._closed)
             if self._closed:
                 return None
-            return {job_id: room.cursor for job_id, room in self._channels.items()}
+            return {job_id: channel.cursor for job_id, channel in self._channels.items()}
 
     def _publish(self, job_id: str, frames: list[ServerSentEvent]) -> None:
         with self._condition:
@@ -218,8 +218,8 @@ class EventBroadcaster:
         for job_id in due[:MAX_JOB_CHECKS]:
             if self._is_gone(job_id):
                 with self._condition:
-                    room = self._channels.pop(job_id, None)
-                _call_in_event_loops(room.subscribers if room else (), Subscriber.close)
+                    channel = self._channels.pop(job_id, None)
+                _call_in_event_loops(channel.subscribers if channel else (), Subscriber.close)
 
     def _is_gone(self, job_id: str) -> bool:
         try:

@@ -28,9 +28,9 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         415: "The body is compressed, or of another type than the route reads.",
         422: "The request is not of the documented shape.",
-        429: "The key has used up its requests for this minute. `Retry-After` says until when.",
-        500: "A defect of the server; its log has it under the answer's `x-request-id`.",
-        503: "Redis, the store or a server behind is away. `Retry-After` says when to come back.",
+        429: "The key has used up its requests for this minute. `Retry-After` says when to retry.",
+        500: "A defect of the server; its log has it under the response's `x-request-id`.",
+        503: "Redis, the store or another server is unavailable. `Retry-After` says when to retry.",
     }.items()
 }
 """Error responses of every route under `/v1`, for the OpenAPI document."""

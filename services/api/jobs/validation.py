@@ -235,9 +235,7 @@ def _describe_expected(task: TaskSpec, row: QuestionRow) -> str:
 def _check_enough_questions(count: int, settings: MethodSpec, *, own_validation: bool) -> None:
     held_out = 0 if own_validation else settings.hyperparameters.get_holdout_size(count)
     if count - held_out < MIN_TRAINING_QUESTIONS:
-        held_out_note = (
-            "" if own_validation else f" besides the {held_out} held back for validation"
-        )
+        held_out_note = "" if own_validation else f" besides the {held_out} held out for validation"
         raise Invalid(
             f"`training_file` has {count} question(s): at least {MIN_TRAINING_QUESTIONS} are "
             "needed to "

@@ -158,6 +158,6 @@ def _fetch_hub_config(name: str) -> Mapping[str, Any]:
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403, 404):
             raise NotFound(f"the hub has no model {name}") from error
-        raise Transient("the hub does not answer") from error
+        raise Transient("the hub does not respond") from error
     except (OSError, httpx2.HTTPError) as error:
-        raise Transient("the hub does not answer") from error
+        raise Transient("the hub does not respond") from error

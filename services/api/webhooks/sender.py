@@ -126,7 +126,7 @@ class WebhookSender:
 
     def _record_outcome(self, delivery: WebhookDelivery, response: DeliveryResponse) -> None:
         if not response.error:
-            self._finish_delivery(delivery, "delivered", f"answered {response.status}")
+            self._finish_delivery(delivery, "delivered", f"responded {response.status}")
         elif response.status == HTTP_GONE or delivery.attempts > len(RETRY_SCHEDULE):
             self._give_up(delivery, response.error)
         else:
@@ -176,7 +176,7 @@ def parse_response(status: int, retry_after_header: str | None) -> DeliveryRespo
     if 200 <= status < 300:
         return DeliveryResponse(status)
     return DeliveryResponse(
-        status, f"answered {status}", retry_after.parse_retry_after(retry_after_header) or 0.0
+        status, f"responded {status}", retry_after.parse_retry_after(retry_after_header) or 0.0
     )
 
 

@@ -159,15 +159,15 @@ def test_a_second_delivery_does_nothing(world: World) -> None:
 
 def test_an_outage_waits_longer_each_time_and_counts_no_attempt(world: World) -> None:
     """Waits of 2, 4, 8, 16, 32 s, then 60 s at most."""
-    down = raising(Transient("the teacher does not answer"))
+    down = raising(Transient("the teacher does not respond"))
     for wait in (2, 4, 8, 16, 32, 60, 60):
         job = world.run(down)
         assert (job.status, job.attempt, job.lease.owner) == (JobStatus.RUNNING, 0, "")
-        assert job.waiting == "the teacher does not answer"
+        assert job.waiting == "the teacher does not respond"
         [(stage, job_id, countdown)] = world.queue.sent
         assert (stage, job_id, countdown) == (Stage.ASSEMBLING, ID, pytest.approx(wait, abs=0.01))
         world.queue.drain()
-    assert world.messages() == ["waiting: the teacher does not answer"]
+    assert world.messages() == ["waiting: the teacher does not respond"]
 
     def back(context: StageContext) -> NextStage:
         assert context.job.waiting is not None
@@ -358,7 +358,7 @@ class Flaky(MemoryJobStore):
     def _answer(self) -> None:
         if self.down:
             self.down -= 1
-            raise Transient("Redis does not answer")
+            raise Transient("Redis does not respond")
 
     def update(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         self._answer()
