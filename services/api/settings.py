@@ -13,7 +13,7 @@ from qcrd.runtime.settings import CommaSeparated, EnvironmentSettings, HttpUrl, 
 
 
 class ApiSettings(EnvironmentSettings, env_prefix="QCRD_API_"):
-    """Without a key only processes of this machine may be served, so only loopback is bound."""
+    """Address and keys of the gateway. Without a key it may bind loopback only."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
@@ -57,7 +57,7 @@ class TeacherConfig(BaseModel):
         return self.prompt_price is not None
 
     def compute_cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """Of so many tokens; None for a teacher without prices."""
+        """The cost of these tokens; None for a teacher without prices."""
         if self.prompt_price is None or self.completion_price is None:
             return None
         return (self.prompt_price * prompt_tokens + self.completion_price * completion_tokens) / 1e6
@@ -77,7 +77,7 @@ class ConnectionLimitSettings(EnvironmentSettings, env_prefix="QCRD_API_"):
     """Limits on a client before its request is complete."""
 
     header_seconds: Annotated[float, Field(gt=0)] = 20
-    """From the first byte of a request, or from connecting, to the end of its headers."""
+    """Seconds from the first byte of a request, or from connecting, to the end of its headers."""
     body_seconds: Annotated[float, Field(gt=0)] = 30
     """Seconds of waiting for a body in which at least `MIN_BYTES_PER_DEADLINE` have to come."""
     connections: Annotated[int, Field(ge=1)] = 10_000

@@ -114,7 +114,7 @@ class _SamplingRun:
             )
 
     def compute_usage(self) -> Usage:
-        """What this job paid, over all of its attempts."""
+        """This job's usage, over all of its attempts."""
         paid = [g for g in self.generations.values() if g.job_id == self.stage.job.id]
         # Never less than reported: a concurrent job with the same requests may have replaced
         # outputs that this one paid for.

@@ -27,7 +27,7 @@ def asks_teacher(spec: JobSpec) -> bool:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a generation is drawn. `temperature` 0 is greedy: all samples of a prompt are equal."""
+    """Parameters of sampling. `temperature` 0 is greedy: all samples of a prompt are equal."""
 
     temperature: float
     top_p: float | None
@@ -44,7 +44,7 @@ class SamplingParams:
         return digest(*parts, *self.stop)
 
     def count_distinct_samples(self, requested: int) -> int:
-        """How many of `wanted` samples per prompt can differ."""
+        """The number of `requested` samples per prompt that can differ."""
         return requested if self.temperature > 0 else min(requested, 1)
 
 

@@ -92,7 +92,7 @@ class DiscriminatorService:
         )
 
     def _list_version_numbers_by_id(self) -> dict[str, list[int]]:
-        """By the id of each judge that has its spec: the trainer's files may be there before it."""
+        """Version numbers by judge id; a judge without a spec yet is left out."""
         versions_by_id: dict[str, list[int]] = {}
         ids_with_spec: set[str] = set()
         for parts in (key.split("/") for key in self._store.list(keys.JUDGES)):

@@ -37,7 +37,7 @@ class PartStart:
 
 
 class PartEnd:
-    """Of a part."""
+    """The end of a part."""
 
 
 ParserEvent = PartStart | PartEnd | bytes

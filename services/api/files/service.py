@@ -120,7 +120,7 @@ def list_files(
 
 
 def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:
-    """By the times in the names of keys; descriptions without one are older than such names."""
+    """File ids by the time in their keys' names; files without a time are older than all others."""
     file_ids: list[str] = []
     times: dict[str, float] = {}
     for key in store.list(keys.FILES):

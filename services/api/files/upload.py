@@ -27,9 +27,9 @@ from services.api.http.errors import ClientDisconnected, UnprocessableEntity
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_UPLOADS = 8
-"""Uploads; each has a thread and up to 30 MB. More wait, unread, in their connections."""
+"""Each upload takes a thread and up to 30 MB. Further ones wait, unread, in their connections."""
 MAX_FIELD_BYTES = 1000
-"""Of a field of the form that is not the file."""
+"""Limit of a form field other than the file."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from services.api.models import service as models
 def list_checkpoints(
     store: Store, job: Job, after: str | None = None
 ) -> list[FineTuningJobCheckpoint]:
-    """All of them, or those older than `after`. `Invalid` when there is none of that id."""
+    """All checkpoints, or those older than `after`. `Invalid` when there is none of that id."""
     checkpoints = [*_iter_published(store, job), *_iter_training_states(store, job)]
     if after is None:
         return checkpoints

@@ -41,7 +41,7 @@ def _sum_counts(counts: Sequence[CounterValue], name: str, label: tuple[str, str
 
 
 def mean_seconds_per_step(jobs: JobStore, spec: JobSpec) -> tuple[int, float]:
-    """How many jobs like `spec` were found, and what a step of their training took on average."""
+    """The number of recent jobs similar to `spec`, and the mean seconds of their training steps."""
     similar_jobs = [
         job
         for job in jobs.list(None, MAX_RECENT_JOBS)

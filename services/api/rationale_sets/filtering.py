@@ -49,7 +49,7 @@ class ItemFilter(BaseModel):
 
 @dataclass(frozen=True)
 class EditLog:
-    """All edits of a set by their keys, and folded by item id."""
+    """The edits of a set by key, and the corrections they add up to by item id."""
 
     by_key: Mapping[str, RationaleEdit]
     corrections: Mapping[str, Correction] = field(default_factory=dict)

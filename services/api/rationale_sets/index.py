@@ -65,12 +65,12 @@ class RationaleSetIndex:
         return counts
 
     def positive_mask(self) -> NDArray[np.bool_]:
-        """By row."""
+        """Whether each row is a positive."""
         negatives_start = self.questions["first"].astype(np.int64) + self.questions["positives"]
         return np.arange(len(self)) < np.repeat(negatives_start, self.rows_per_question())
 
     def row_margins(self) -> NDArray[np.float32]:
-        """By row: the lead of its question's vote in [0, 1]."""
+        """The vote margin of each row's question, in [0, 1]."""
         return np.repeat(self.questions["margin"], self.rows_per_question())
 
     def find_questions(self, rows: RowIndices) -> NDArray[np.int64]:

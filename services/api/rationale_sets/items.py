@@ -28,7 +28,7 @@ def clip_to_shards(view: RationaleSetView, rows: RowIndices) -> RowIndices:
 
 
 def read_items(store: Store, view: RationaleSetView, rows: RowIndices) -> Iterator[ItemObject]:
-    """In their order, which is ascending; one question's text is in memory at a time."""
+    """Yield the items of ascending `rows`; one question's text is in memory at a time."""
     shards = view.index.questions["shard"][view.index.find_questions(rows)]
     for part in np.split(rows, np.flatnonzero(np.diff(shards)) + 1):
         if len(part):

@@ -46,7 +46,7 @@ class RationaleSetSummary(ApiObject):
     teacher: str | None
     training_file: str | None
     counts: RationaleCounts
-    """As it was assembled, whatever was edited since."""
+    """Counts at assembling, without later edits."""
 
 
 class JudgeScoring(BaseModel):

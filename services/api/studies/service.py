@@ -141,7 +141,7 @@ def get_study(store: Store, study_id: str) -> Study:
 
 
 def list_studies(store: Store, after: str | None = None) -> list[Study]:
-    """All of them, or those older than study `after`; `Invalid` when there is none of that id."""
+    """All studies, or those older than study `after`; `Invalid` when there is none of that id."""
     studies = [read_record(store, key, Study) for key in store.list(keys.STUDIES)]
     studies.sort(key=lambda study: (study.created_at, study.id), reverse=True)
     if after is None:

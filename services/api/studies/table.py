@@ -59,7 +59,7 @@ def _read_predictions(store: Store, job_id: str) -> list[Prediction]:
 
 
 def _get_reference_accuracies(jobs: Mapping[str, Job | None]) -> dict[str, Accuracy]:
-    """Of the first job that has them: all read the same set."""
+    """The reference accuracies of the first finished job: all read the same set."""
     for job in jobs.values():
         if job is not None and job.report is not None and job.status is JobStatus.SUCCEEDED:
             return {

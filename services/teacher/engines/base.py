@@ -47,7 +47,7 @@ class SimpleToken:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. None and the neutral value mean the same: off.
+    """Parameters of the choice of the next token. None and the neutral value mean the same: off.
 
     `seed` is None exactly when `do_sample` is False.
     """
@@ -65,7 +65,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What the whole output must match: a JSON schema as JSON text, or a regular expression."""
+    """A grammar of the whole output: a JSON schema as JSON text, or a regular expression."""
 
     kind: Literal["json", "regex"]
     value: str
@@ -104,7 +104,7 @@ class ValidGenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the loaded engine is: limits in tokens; `engine` is the name in TEACHER_ENGINE.
+    """Description of the loaded engine: limits in tokens; `engine` is the name in TEACHER_ENGINE.
 
     `supports_token_ids`, `supports_logprobs`, `supports_seed`, `grammar` and `prefill`
     (log-probabilities of the prompt) say what the engine really has; what it lacks is null, empty

@@ -150,7 +150,7 @@ def check_limits(parameters: GenerateParameters, settings: ServerSettings) -> No
 def check_length(
     prompt_tokens: int | None, max_new_tokens: int | None, info: EngineInfo, *, strict: bool = False
 ) -> int:
-    """How many tokens may be generated after `prompt_tokens` prompt tokens (None: unknown here)."""
+    """The most tokens to generate after `prompt_tokens` prompt tokens (None: unknown here)."""
     known_tokens = prompt_tokens or 0
     available = max(info.max_total_tokens - known_tokens, 0)
     new_tokens = available if max_new_tokens is None else max_new_tokens

@@ -16,8 +16,8 @@ from services.teacher.openai.requests import ChatRequest, Function, ImagePart, M
 
 @dataclass(frozen=True)
 class PreparedChat:
-    """What to run. `request_without_tools` is the same without functions, for a model that declines
-    to call one.
+    """A prepared request. `request_without_tools` is the same without functions, for a model that
+    declines to call one.
 
     `forces_call`: a grammar forces the output to be a call.
     """

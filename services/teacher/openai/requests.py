@@ -43,11 +43,11 @@ class BaseCompletionRequest(WireModel):
 
     @property
     def max_new_tokens(self) -> int | None:
-        """How many tokens may be generated."""
+        """The maximum number of tokens to generate."""
         return self.max_tokens
 
     def to_parameters(self, **more: Any) -> GenerateParameters:
-        """As native parameters: a temperature of exactly 0 is greedy, anything else samples."""
+        """The native parameters: a temperature of exactly 0 is greedy, anything else samples."""
         greedy = self.temperature == 0
         return GenerateParameters(
             max_new_tokens=self.max_new_tokens,

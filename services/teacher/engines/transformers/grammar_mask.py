@@ -32,8 +32,8 @@ class GrammarMatcher:
 
 
 def build_grammar_tokenizer(model: LoadedModel) -> Any | None:
-    """What grammars need of the tokenizer; takes about a second. None for a tokenizer that is slow
-    or of a kind that llguidance cannot take apart, such as BERT's WordPiece.
+    """The tokenizer in the form grammars need; takes a second. None for a slow tokenizer or one
+    of a kind that llguidance cannot take apart, such as BERT's WordPiece.
     """
     if not model.tokenizer.is_fast:
         return None

@@ -71,7 +71,7 @@ class ScoringRequest:
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What runs at once. `slots`: requests; `max_total_tokens`: tokens of one of them;
+    """Limits of the batch. `slots`: requests; `max_total_tokens`: tokens of one of them;
     `max_batch_total_tokens`: tokens all of them may reach together; `max_batch_prefill_tokens`:
     prompt tokens read between two steps of the running ones.
     """
