@@ -243,7 +243,7 @@ def _error_from_response(response: httpx2.Response) -> QcrdError:
         envelope = response.json()["error"]
         message, param = str(envelope["message"]), envelope.get("param")
     except (ValueError, KeyError, TypeError):
-        message, param = f"{response.request.url} answered {response.status_code}", None
+        message, param = f"{response.request.url} responded {response.status_code}", None
     code = response.status_code
     if code == 401:
         message += ": set QCRD_API_KEY to a key of this gateway"

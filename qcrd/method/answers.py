@@ -1,7 +1,7 @@
-"""From a teacher's or student's raw text to (rationale, canonical answer).
+"""Parses a teacher's or student's raw text into (rationale, canonical answer).
 
 An answer is compared in canonical form only: a number's value, a label's name, an option's text.
-What cannot be brought into that form is unparseable (None): counted, kept apart, never trained on.
+Text without such an answer is unparseable (None): counted, kept apart, never trained on.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MAX_ANSWER_CHARS = 2000
 """Characters of an answer: longer ones are texts, and some of the patterns below take the square of
 the length."""
 
-# Where a model that was not stopped runs on into a question of its own making.
-# White space is entered at its beginning only: a megabyte of it is read once, not once per place.
+# Where a model that was not stopped continues with a made-up question.
+# Matches white space from its start only: a megabyte of it is scanned once, not per position.
 NEXT_QUESTION = re.compile(r"(?<!\s)[^\S\n]*+\n\s*+(?:Q|Question)\s*:")
 TAGGED_ANSWER = re.compile(r"<?\bAnswer>?\s*:", re.IGNORECASE)
 # "So the answer is (c) hotel.", "Therefore, the correct choice is (A) blue ball."
@@ -42,7 +42,7 @@ ARITHMETIC_PREFIX = re.compile(r"^[\s$€£(]*[-+]?[\d(][\d\s()+\-*/.,\u00d7\u00
 
 @dataclass(frozen=True)
 class ParsedOutput:
-    """A rationale that is not blank and the answer it ends in, in canonical form."""
+    """A non-blank rationale and the answer it ends in, in canonical form."""
 
     rationale: str
     answer: str
@@ -55,7 +55,7 @@ def question_id(text: str, choices: tuple[str, ...] = ()) -> str:
 
 
 def parse_output(text: str, task: TaskSpec, question: Question) -> ParsedOutput | None:
-    """Rationale and answer of one raw output; None if either is missing or cannot be read."""
+    """Rationale and answer of one raw output; None if either is missing or unparseable."""
     body = clean_output(text)
     for pattern, pick_last in ((TAGGED_ANSWER, False), (ANSWER_PHRASE, True)):
         if matches := list(pattern.finditer(body)):
@@ -67,13 +67,13 @@ def parse_output(text: str, task: TaskSpec, question: Question) -> ParsedOutput 
 
 
 def clean_output(text: str) -> str:
-    """The output without the question it ran on into and without the leading tag."""
+    """The output without a made-up next question and without the leading tag."""
     body = NEXT_QUESTION.split(text, maxsplit=1)[0].strip()
     return body.removeprefix(EXPLANATION_TAG).strip()
 
 
 def canonicalize(answer: str, task: TaskSpec, question: Question) -> str | None:
-    """The one spelling under which equal answers are equal; None where it is none of the task's."""
+    """The canonical spelling of an answer; None for a text that is no answer to the task."""
     first_line = answer.strip().split("\n", 1)[0].strip()
     if len(first_line) > MAX_ANSWER_CHARS:
         return None
@@ -118,7 +118,7 @@ def _parse_option_in_last_sentence(
 
 
 def _normalize(text: str) -> str:
-    """Case, quotes, closing punctuation and a leading article do not make another answer."""
+    """The text without case, quotes, closing punctuation and a leading article."""
     joined = SPLIT_PUNCTUATION.sub(r"\1", text.casefold())
     return LEADING_ARTICLE.sub("", joined.strip(" \t\"'`*.,;:!?")).strip()
 

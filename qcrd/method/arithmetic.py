@@ -13,9 +13,9 @@ from fractions import Fraction
 
 # A longer "expression" in a model's output is a runaway repetition, and deep nesting costs time.
 MAX_CHARACTERS = 200
-# `1e999999999` is short, but as an exact number it would fill the memory.
+# `1e999999999` is short, but as an exact number it would exhaust memory.
 MAX_EXPONENT = 308
-# 1,200 digits: Python refuses to spell more than 4,300.
+# 1,200 digits: Python refuses to format more than 4,300.
 MAX_BITS = 4000
 
 OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {

@@ -28,7 +28,7 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     `logits` are those of the P positions of `targets` that are not `IGNORE_INDEX`, row by row.
     """
     is_target = targets != IGNORE_INDEX
-    # Without gradients nothing of a piece is kept: it is done with while it is in the cache.
+    # Without gradients nothing of a piece is kept: it is reduced while in the CPU's cache.
     size = len(logits) if logits.requires_grad else LOGITS_CHUNK_SIZE
     chunks = zip(torch.split(logits, size), torch.split(targets[is_target], size), strict=True)
     token_ce = torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in chunks])
@@ -102,7 +102,7 @@ def contrastive_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
 
 
 def loss_lower_bound(alpha2: float, beta: float, delta: float) -> float:
-    """No loss of eq. 8 can be under it: L_pred and L_pos are at least 0, L_neg at least -δ.
+    """Lower bound of eq. 8: L_pred and L_pos are at least 0, L_neg at least -δ.
 
     The negative term enters as -β · L_neg, so it only adds; the bound is 0 less rounding. A value
     under -α2 · β · δ means that the margin is not in force.

@@ -1,4 +1,4 @@
-"""What the teacher is asked, and the two prefixes under which the student answers."""
+"""The teacher's prompt, and the prefixes of the student's two tasks."""
 
 from __future__ import annotations
 

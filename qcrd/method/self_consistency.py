@@ -1,4 +1,4 @@
-"""Self-consistency: the vote over canonical answers, and what it makes positive and negative."""
+"""Self-consistency: the vote over canonical answers, which splits rationales by polarity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway as an app: what it is made of, put together in one place."""
+"""Builds the gateway's app from its services, middleware and routes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def create_app(
         app.include_router(route_module.router, responses=ERROR_RESPONSES)
     app.include_router(health.router)
     install_error_handlers(app)
-    # The last one added is the outermost: ids and counts, the key, the body's size and pace, JSON.
+    # The last one added is the outermost: telemetry, API key, body limits, JSON.
     app.add_middleware(IdempotencyMiddleware, store=shared.idempotency_store)
     app.add_middleware(JsonMiddleware)
     body_timeout_seconds = settings.connection_limits.body_seconds
@@ -90,7 +90,7 @@ def create_app(
 
 
 def create_app_from_settings(settings: GatewaySettings) -> FastAPI:
-    """The app on the real servers, which are reached on first use: any order of starts will do."""
+    """The app on the real servers. It connects on first use, so they may start in any order."""
     redis = connect_redis(RedisSettings())
     return create_app(
         open_store(StoreSettings()),

@@ -1,4 +1,4 @@
-"""What routes depend on: built once, provided to the app, injected by class."""
+"""The routes' dependencies: built once, provided to the app, injected by class."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class GatewaySettings:
 
 @dataclass(frozen=True)
 class SharedState:
-    """What all gateways of a system know together; by default what one process knows alone."""
+    """State shared by all gateways of a system; by default in the memory of one process."""
 
     generation_buffer: GenerationBuffer = field(default_factory=MemoryGenerationBuffer)
     counters: Counters = field(default_factory=MemoryCounters)
@@ -69,7 +69,7 @@ class Gateway:
 
     @property
     def webhook_queue(self) -> WebhookQueue:
-        """Where the end of a job leaves its webhook."""
+        """The queue for the webhook of a job's end."""
         return self.shared.webhook_queue
 
 

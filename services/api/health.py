@@ -1,4 +1,4 @@
-"""`/health` asks only the process, `/ready` Redis and the store too. `/metrics` is telemetry's."""
+"""Probes: `/health` checks only the process, `/ready` Redis and the store too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.api.dependencies import GatewayDep
 router = APIRouter(tags=["health"])
 
 
-# Not in a thread, which it would wait for while all of them read large files.
+# Not in a thread: all of them may be busy reading large files.
 @router.get("/health")
 async def check_health() -> dict[str, str]:
     return {"status": "ok"}
@@ -23,7 +23,7 @@ async def check_health() -> dict[str, str]:
 def check_readiness(gateway: GatewayDep) -> JSONResponse:
     checks: dict[str, Callable[[], object]] = {
         "redis": lambda: gateway.jobs.list(None, 1),
-        # An empty folder: what is asked for is an answer, not a list.
+        # An empty folder: any response shows that the store is reachable.
         "store": lambda: gateway.store.list("ready/"),
     }
     state: dict[str, str] = {}

@@ -18,12 +18,12 @@ from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 log = logging.getLogger(__name__)
 
 SHUTDOWN_TIMEOUT_SECONDS = 5
-"""Longest wait of a stopping server for the answers that are under way."""
+"""Seconds that a stopping server waits for the responses in progress."""
 
 
 class GatewayServer(uvicorn.Server):
-    """Ends the event streams when it is told to stop: it waits for them before the lifespan ends,
-    and they would never end by themselves."""
+    """A server that ends the event streams when it stops: uvicorn waits for open responses before
+    the lifespan ends, and these would never end by themselves."""
 
     def __init__(self, config: uvicorn.Config, broadcaster: EventBroadcaster) -> None:
         super().__init__(config)

@@ -1,6 +1,6 @@
 """System metrics of `/metrics`: jobs by status, queue lengths and the workers' counters.
 
-It is read from Redis when it is asked for, so every gateway shows the same: take the maximum over
+They are read from Redis at each scrape, so every gateway shows the same: take the maximum over
 gateways, not the sum.
 """
 
@@ -25,7 +25,7 @@ BUCKET_BOUNDS = (*map(str, STAGE_SECONDS_BUCKETS), "+Inf")
 
 
 class SystemCollector(Collector):
-    """Registers without asking anybody; while Redis is away only `qcrd_redis_up` is shown."""
+    """Reads Redis at each scrape; while it is unavailable only `qcrd_redis_up` is shown."""
 
     def __init__(self, jobs: JobStore, counters: Counters) -> None:
         self._jobs = jobs

@@ -1,4 +1,4 @@
-"""Where the gateway and its worker run: their environment, read once in `main` and `worker`."""
+"""Settings of the gateway and its worker, read from the environment in `main` and `worker`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from qcrd.runtime.settings import CommaSeparated, EnvironmentSettings, HttpUrl, 
 
 
 class ApiSettings(EnvironmentSettings, env_prefix="QCRD_API_"):
-    """Without a key only processes of this machine may be served, so only loopback is bound."""
+    """Address and keys of the gateway. Without a key it may bind loopback only."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
     keys: Annotated[tuple[SecretStr, ...], NoDecode, CommaSeparated] = ()
-    """Comma separated in the environment; each may do everything."""
+    """Comma separated in the environment; each has all scopes."""
     keys_file: Path | None = None
     """JSON of hashed keys with names, scopes and limits; read again when it changes."""
 
@@ -33,7 +33,7 @@ class ApiSettings(EnvironmentSettings, env_prefix="QCRD_API_"):
 
 
 class TeacherConfig(BaseModel):
-    """A teacher that jobs may name. A job never brings an address of its own."""
+    """A teacher that jobs may name. A job cannot bring an address of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -57,7 +57,7 @@ class TeacherConfig(BaseModel):
         return self.prompt_price is not None
 
     def compute_cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """Of so many tokens; None for a teacher without prices."""
+        """The cost of these tokens; None for a teacher without prices."""
         if self.prompt_price is None or self.completion_price is None:
             return None
         return (self.prompt_price * prompt_tokens + self.completion_price * completion_tokens) / 1e6
@@ -74,26 +74,26 @@ class FileSettings(EnvironmentSettings, env_prefix="QCRD_"):
 
 
 class ConnectionLimitSettings(EnvironmentSettings, env_prefix="QCRD_API_"):
-    """What one client may cost before it has asked for anything."""
+    """Limits on a client before its request is complete."""
 
     header_seconds: Annotated[float, Field(gt=0)] = 20
-    """From the first byte of a request, or from connecting, to the end of its headers."""
+    """Seconds from the first byte of a request, or from connecting, to the end of its headers."""
     body_seconds: Annotated[float, Field(gt=0)] = 30
-    """Of waiting for a body, in which at least `pace.FLOOR` bytes of it have to come."""
+    """Seconds of waiting for a body in which at least `MIN_BYTES_PER_DEADLINE` have to come."""
     connections: Annotated[int, Field(ge=1)] = 10_000
-    """At once; one that follows events without any takes 30 KB."""
+    """Connections at once; an idle one that follows events takes 30 KB."""
 
 
 class StudentSettings(EnvironmentSettings, env_prefix="QCRD_STUDENTS_"):
-    """Where published students answer. `timeout` in seconds: how long that server may say nothing;
-    loading a student counts."""
+    """The server of published students. `timeout`: seconds without a byte from it; loading a
+    student counts."""
 
     url: HttpUrl = "http://127.0.0.1:8070"
     timeout: Annotated[float, Field(gt=0)] = 300
 
 
 class DiscriminatorClientSettings(EnvironmentSettings, env_prefix="QCRD_DISCRIMINATOR_"):
-    """Where the gateway asks about judges; the trainer finds them by the same variable."""
+    """The discriminator's address; the trainer reads the same variable."""
 
     url: HttpUrl = "http://127.0.0.1:8090"
 

@@ -45,7 +45,7 @@ def check_settings() -> None:
 def reap_forever(
     redis: Redis, deps: WorkerDeps, recovery: RecoverySettings, stop_event: threading.Event
 ) -> None:
-    """Every worker of this kind runs it; a lock lets one of them at a time do the work."""
+    """Run the reaper: every assembling worker does, under a lock one of them at a time."""
     owner, interval = secrets.token_hex(8), recovery.reap_seconds
     while not stop_event.wait(interval):
         with log_exceptions("the reaper's pass failed, the next one follows"):
@@ -56,10 +56,13 @@ def reap_forever(
 
 
 def _reap_once(deps: WorkerDeps, resend_seconds: float) -> None:
-    for job_id in reap_jobs(deps.jobs, deps.queue, time.time(), resend_after=resend_seconds):
-        log.warning("job re-enqueued", extra={"data": {"job_id": job_id}})
+    for reaped in reap_jobs(deps.jobs, deps.queue, time.time(), resend_after=resend_seconds):
+        log.warning("job re-enqueued: %s", reaped.reason, extra={"data": {"job_id": reaped.job_id}})
     for job_id in finalize_pending(deps, time.time()):
-        log.warning("job finalized in place of its worker", extra={"data": {"job_id": job_id}})
+        log.warning(
+            "job finalized: it had ended, and its worker stopped before archiving it",
+            extra={"data": {"job_id": job_id}},
+        )
 
 
 def start_background_threads() -> None:
@@ -72,7 +75,7 @@ def start_background_threads() -> None:
 
 
 def deliver_webhooks() -> None:
-    """Every worker of this kind delivers webhooks; a delivery is claimed by one of them."""
+    """Deliver webhooks: every assembling worker does, each delivery is claimed by one of them."""
     asyncio.run(deliver_forever(worker.deps, WebhookSettings(), worker.stop_event))
 
 

@@ -29,7 +29,7 @@ from services.discriminator.settings import DiscriminatorSettings
 
 
 def create_app(judges: JudgeRegistry, check_ready: Callable[[], None]) -> FastAPI:
-    """`check_ready` raises `Transient` while something the service needs is away."""
+    """`check_ready` raises `Transient` while a dependency of the service is unavailable."""
     app = FastAPI(title="qcrd discriminator")
 
     @app.put("/v1/judges/{judge_id}")
@@ -38,8 +38,8 @@ def create_app(judges: JudgeRegistry, check_ready: Callable[[], None]) -> FastAP
 
     @app.get("/v1/judges/{judge_id}")
     def retrieve_judge(judge_id: str, resident: bool = False) -> JudgeVersion:
-        """With `resident`, 404 rather than to bring back a judge that is not in memory: whoever
-        only looks takes no other judge's place."""
+        """With `resident`, 404 for a judge that is not in memory: a read-only request must not
+        evict another judge."""
         get_judge = judges.get_resident if resident else judges.get_judge
         return get_judge(keys.validate_id(judge_id, "judge_id")).current
 

@@ -1,4 +1,4 @@
-"""What the trainer and the discriminator say to each other."""
+"""Requests and responses between the trainer and the discriminator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_PAIRS = 4096
 
 
 class TrainingPairSchema(Record):
-    """`sources` names where each negative is from, in their order, or is empty."""
+    """`sources` are the negatives' sources, in their order, or empty."""
 
     question: str
     positives: tuple[str, ...]
@@ -32,7 +32,7 @@ class PretrainRequest(Record):
 
 
 class UpdateRequest(Record):
-    """`keep` is the oldest version that the caller may come back to; older ones may go."""
+    """`keep` is the oldest version that the caller may resume from; older ones may be deleted."""
 
     iteration: Annotated[int, Field(ge=0)]
     contrasts: tuple[TrainingPairSchema, ...]
@@ -41,7 +41,7 @@ class UpdateRequest(Record):
 
 
 class ScoreRequest(Record):
-    """`version` is the one to score with; None takes the judge as it is."""
+    """`version` is the one to score with; None is the current one."""
 
     version: Annotated[int | None, Field(ge=0)] = None
     pairs: Annotated[tuple[tuple[str, str], ...], Field(max_length=MAX_PAIRS)]

@@ -1,4 +1,4 @@
-"""Where the discriminator runs."""
+"""Settings of the discriminator."""
 
 from __future__ import annotations
 

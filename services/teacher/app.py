@@ -34,7 +34,7 @@ def create_app(
     *,
     router_factories: Sequence[RouterFactory] = ROUTER_FACTORIES,
 ) -> FastAPI:
-    """`app.state.inference.mark_ready()` opens the door once the engine has started."""
+    """The app over `engine`; it refuses requests until `app.state.inference.mark_ready()`."""
     app = FastAPI(
         title="qcrd teacher",
         version=qcrd.__version__,
@@ -59,7 +59,7 @@ def create_app(
 
 
 def install_error_handlers(app: FastAPI, *, strict: bool) -> None:
-    """Every error as JSON, which is all that some clients can read; TGI leaves some without."""
+    """Register handlers that return every error as JSON, the only form that some clients read."""
 
     async def handle_teacher_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, TeacherError)
@@ -83,7 +83,7 @@ def install_error_handlers(app: FastAPI, *, strict: bool) -> None:
         return JSONResponse(body, error.status_code, headers=error.headers)
 
     async def handle_unexpected_error(_: Request, error: Exception) -> Response:
-        """A bug of ours; the server logs it after this answer."""
+        """The response to an unexpected exception; the server logs it afterwards."""
         return JSONResponse({"error": type(error).__name__, "error_type": "internal"}, 500)
 
     app.add_exception_handler(TeacherError, handle_teacher_error)

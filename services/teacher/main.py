@@ -40,7 +40,7 @@ def main() -> int:
 
 
 async def serve(engine: Engine, settings: ServerSettings) -> int:
-    """Serve until a signal; the port answers 503 while the model loads."""
+    """Serve until a signal; requests get a 503 while the model loads."""
     app = create_app(engine, settings)
     failures: list[str] = []
     server = uvicorn.Server(
@@ -64,12 +64,12 @@ async def serve(engine: Engine, settings: ServerSettings) -> int:
 
 
 def make_lifespan(engine: Engine, on_failure: Callable[[str], None]) -> Lifespan:
-    """Loads beside the server; closes the engine after the last request has been answered."""
+    """Load the engine while the server runs; close it after the last response has been sent."""
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
         async def load() -> None:
-            # The process boundary: whatever stops the load ends the process with one line.
+            # The process boundary: any exception of the load ends the process with one line.
             try:
                 await engine.start()
             except Exception as error:

@@ -66,7 +66,7 @@ def parse_body(model: type[B], data: bytes, normalize: BodyNormalizer | None = N
 
 
 def _normalize_json(data: bytes, normalize: BodyNormalizer) -> bytes:
-    """Bad JSON stays as it is: the model's own reader says what is wrong with it."""
+    """Bad JSON stays as it is: the model's own validation names the error."""
     try:
         return json.dumps(normalize(json.loads(data))).encode()
     except (ValueError, RecursionError):
@@ -74,7 +74,7 @@ def _normalize_json(data: bytes, normalize: BodyNormalizer) -> bytes:
 
 
 def require_api_key(key: str | None) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that wants `Authorization: Bearer <key>`, in any case, as TGI compares it."""
+    """A dependency that requires `Authorization: Bearer <key>`, in any case, as TGI compares it."""
     expected = None if key is None else f"bearer {key}".lower().encode()
 
     async def check(request: Request) -> None:

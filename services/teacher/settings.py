@@ -10,7 +10,7 @@ from qcrd.runtime.settings import EnvironmentSettings
 
 
 class ServerSettings(EnvironmentSettings):
-    """Where the server listens and what it lets in."""
+    """Address and limits of the server."""
 
     teacher_host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
@@ -24,11 +24,11 @@ class ServerSettings(EnvironmentSettings):
     disable_grammar_support: bool = False
     # One origin, or several with commas between; any when empty, as in TGI.
     cors_allow_origin: str | None = None
-    # TGI to the letter, quirks included; without it the differences of docs/teacher.md.
+    # Follow TGI exactly, quirks included; without it the differences of docs/teacher.md apply.
     tgi_strict: bool = False
     # What `return_full_text: null` means on POST /; TGI decides by the model's tag on the hub.
     return_full_text: bool = False
-    # A request without a token after this many seconds is told to come back; TGI lets it wait.
+    # Seconds without a first token after which a request gets a 429; TGI lets it wait.
     teacher_queue_seconds: float = Field(600, gt=0)
     compute_type: str = "cpu"
     # TGI's launcher allows running requests this long after SIGTERM, in seconds.
@@ -36,7 +36,7 @@ class ServerSettings(EnvironmentSettings):
 
 
 class EngineSettings(EnvironmentSettings, protected_namespaces=()):
-    """Which model answers, and on what.
+    """The model and the engine that runs it.
 
     `max_total_tokens` and `max_input_tokens` of None mean what the model and engine allow.
     """
@@ -47,7 +47,7 @@ class EngineSettings(EnvironmentSettings, protected_namespaces=()):
     teacher_engine: Literal["auto", "gguf", "local", "upstream"] = "auto"
     max_input_tokens: int | None = Field(None, ge=1)
     max_total_tokens: int | None = Field(None, ge=2)
-    # One: llama.cpp's threads spin while they wait, and two on two busy cores run at a tenth.
+    # One: llama.cpp's threads spin while they wait; two on two busy cores run at a tenth of it.
     teacher_threads: int = Field(1, ge=1)
     teacher_slots: int = Field(32, ge=1)
     # Tokens that running requests may reach together; what the slots hold when empty.
@@ -59,7 +59,7 @@ class EngineSettings(EnvironmentSettings, protected_namespaces=()):
     lora_adapters: str = ""
     teacher_upstream_url: str | None = None
     teacher_upstream_key: SecretStr | None = None
-    # How often one request is tried while nothing of it has been answered.
+    # Attempts of one request, as long as none of its response has arrived.
     teacher_upstream_attempts: int = Field(4, ge=1)
-    # Seconds an upstream may say nothing; its queue counts.
+    # Seconds an upstream may send nothing; time in its queue counts.
     teacher_upstream_timeout: float = Field(300, gt=0)

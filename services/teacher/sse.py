@@ -24,8 +24,8 @@ def format_event(body: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Notices at once that its client has left, also while there is nothing to send, and closes
-    its events however it ends.
+    """A response that notices at once when its client leaves, also while there is nothing to send,
+    and closes its events however it ends.
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
@@ -37,7 +37,7 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(self._watch_disconnect(receive))
         try:
-            # A send to a client that has left; `_watch_disconnect` hears of it too, but may be
+            # A send to a client that has left; `_watch_disconnect` notices too, but may be
             # later.
             with suppress(OSError):
                 await self.stream_response(send)

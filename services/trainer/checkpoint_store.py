@@ -1,7 +1,7 @@
-"""A job's training state in the store: where each of its students is, or how it ended.
+"""A job's training state in the store: checkpoints of its students, and their results.
 
 A state is a manifest `states/<step>.json`, written last, that names its blobs by their SHA-256;
-equal tensors are one blob. Nothing is taken from a state that is not whole, byte for byte.
+equal tensors are one blob. A state with a missing or altered byte is not loaded.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
 
 MAX_KEPT_STATES = 2
-"""Newest states that stay: one to go on from, and one more in case it is damaged."""
+"""Newest states that are kept: one to resume from, and one more in case it is damaged."""
 ITERATION_DATA = "prepared"
 
 
 class StudentResult(Record):
-    """How a student ended: measured, with everything that the report says about it."""
+    """A trained student's result, with all of its figures in the report."""
 
     validation: Accuracy
     test: Accuracy | None
@@ -42,13 +42,13 @@ class StudentResult(Record):
 
 
 class CorruptCheckpoint(Exception):
-    """A state that cannot be gone on from, and why."""
+    """A state that cannot be resumed from, and why."""
 
 
 class CheckpointStore:
-    """Of one job. `run` identifies what it trains: states of anything else are refused.
+    """Checkpoints of one job. `run` identifies what it trains: states of other runs are refused.
 
-    `seconds` of training between two states: what a kill may cost.
+    `seconds` of training between two states, the most that a kill loses.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class CheckpointStore:
         """Key prefix and name of tensors that never change -> their SHA-256, once known."""
 
     def save(self, method: str, state: TrainerState) -> int:
-        """Write `state`; older ones than the newest `MAX_KEPT_STATES` go. Returns the oldest
-        version of the judge that a kept state goes on with."""
+        """Write `state` and delete all but the newest `MAX_KEPT_STATES`. Returns the oldest version
+        of the judge that a kept state needs."""
         folder = self._folder(method)
         existing = set(self._store.list(f"{folder}blobs/"))
         blobs = {
@@ -81,7 +81,7 @@ class CheckpointStore:
         return self._prune(folder, existing)
 
     def load(self, method: str) -> tuple[TrainerState | None, Sequence[str]]:
-        """The newest state that is whole, and why each newer one is not."""
+        """The newest intact state, and why each newer one is not."""
         folder = self._folder(method)
         rejected: list[str] = []
         for key in sorted(self._store.list(f"{folder}states/"), reverse=True):
@@ -92,7 +92,7 @@ class CheckpointStore:
         return None, rejected
 
     def save_result(self, method: str, result: StudentResult) -> None:
-        """Keep the result; the states that led to it are no longer needed."""
+        """Save the result and delete the states, which are no longer needed."""
         write_record(self._store, self._result_key(method), result)
         # In reverse 'states/' comes before 'blobs/': no manifest is left that lacks its blobs.
         for key in sorted(self._store.list(self._folder(method)), reverse=True):

@@ -50,7 +50,7 @@ only divide the progress bar."""
 
 @dataclass(frozen=True)
 class TrainingResources:
-    """What training is made of besides its knowledge. A `fixed` base is where the negative source
+    """The inputs of training besides the rationale set. A `fixed` base is where the negative source
     of that name takes its weights from; `make_sampler` makes the sampler of negatives;
     `process_group` are the other processes that train, None where there are none."""
 
@@ -64,7 +64,7 @@ class TrainingResources:
 
 
 def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple[Report, str]:
-    """The report and the published model's id. Done again, it repeats nothing that has ended."""
+    """The report and the published model's id. A repeated run skips what has finished."""
     job = stage.job
     spec, settings = job.spec, job.spec.settings
     if job.rationale_set is None:
@@ -75,7 +75,7 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
         f"{len(dataset.examples)} questions to train on, {len(dataset.validation.questions)} to "
         f"validate on, {len(dataset.test)} to test on"
     )
-    # Without edits the digest is what it was before there were any: old checkpoints stay good.
+    # Without edits the digest is that of earlier versions: old checkpoints stay valid.
     edit_ids = [revision.id] if revision.edits else []
     run_digest = keys.digest(spec.model_dump_json(), job.rationale_set, *edit_ids)
     checkpoints = CheckpointStore(
@@ -140,7 +140,7 @@ def _make_weights_loader(checkpoint: Path) -> Callable[[Student], Weights]:
 
 
 def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentResult]) -> Report:
-    """Every row that there is, side by side, whatever it says."""
+    """All rows of the report, side by side."""
     golds = [item.gold for item in dataset.test]
     test: dict[str, Accuracy] = {}
     if golds:
@@ -149,7 +149,7 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
             test["teacher"] = wilson_interval(
                 sum(t.teacher_answer == t.gold for t in asked_items), len(asked_items)
             )
-        training_golds = [lesson.gold for lesson in dataset.examples]
+        training_golds = [example.gold for example in dataset.examples]
         test["majority_class"] = predict.majority_class_accuracy(training_golds, golds)
         test |= {row: result.test for row, result in results.items() if result.test}
     main_result = results[job.spec.method.value]
@@ -190,7 +190,7 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
 
 def _flag_repetitions(dataset: TrainingDataset, task: TaskSpec) -> tuple[list[bool], list[bool]]:
     """Which test questions occur in training as they are, and which under other numbers."""
-    training_texts = [lesson.text for lesson in dataset.examples]
+    training_texts = [example.text for example in dataset.examples]
     test_texts = [format_question(task, item.question) for item in dataset.test]
     return flag_repeated(training_texts, test_texts), flag_leaked(training_texts, test_texts)
 
@@ -215,7 +215,7 @@ def _compare_with_baselines(job: Job, results: dict[str, StudentResult]) -> tupl
 def _unseen_accuracy(
     results: dict[str, StudentResult], is_leaked: Sequence[bool]
 ) -> dict[str, Accuracy]:
-    """Each student's accuracy on the test questions that it cannot have learned by heart."""
+    """Each student's accuracy on the test questions that it cannot have memorised."""
     if not any(is_leaked) or all(is_leaked):
         return {}
     correct_by_method = {
@@ -249,4 +249,4 @@ def _make_uploader(stage: StageContext, job: Job) -> Callable[[Student], None]:
 
 
 def _skip_upload(_: Student) -> None:
-    """Baselines are measured, not published."""
+    """A no-op: baselines are evaluated, not published."""

@@ -17,7 +17,7 @@ PAIRS_PER_CALL = 1024
 TIMEOUT = httpx2.Timeout(600.0, connect=5.0)
 """A pretraining call on a CPU takes minutes; a connection does not."""
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Waits for a service that restarts. Every call is idempotent, so repeating one is harmless."""
+"""Delays between attempts while the service restarts. Every call is idempotent."""
 
 
 class RemoteJudge:
@@ -35,7 +35,7 @@ class RemoteJudge:
         check: Callable[[], None],
         client: httpx2.Client | None = None,
     ) -> None:
-        """`check` raises when the job is to stop; it is asked before every call."""
+        """`check` raises when the job must stop; it is called before every request."""
         self._client = client or httpx2.Client(base_url=url, timeout=TIMEOUT)
         self._path = f"/v1/judges/{judge_id}"
         self._check = check
@@ -43,8 +43,8 @@ class RemoteJudge:
         self.histograms: JudgeHistograms | None = None
         self.oldest_version = 0
         self._version: int | None = None
-        """The one that training goes on with. A service that restarts has the newest one it kept,
-        which is later when training itself was set back to a checkpoint."""
+        """The version to continue with. A restarted service has the newest one it saved, which is
+        too new when training itself resumed from an earlier checkpoint."""
         spec_body = {"base": base, "spec": spec.model_dump(mode="json"), "seed": seed}
         self._request("PUT", "", spec_body)
 

@@ -1,6 +1,6 @@
-"""Whether the student's tokenizer can say the labels at all: asked before the first step.
+"""Checks before the first step that the student's tokenizer can represent every label.
 
-What it cannot say would be trained on all the same, and every such answer counted as wrong.
+A label that it cannot would be trained on all the same, and every such answer counted as wrong.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ MAX_SHOWN_CHARS = 60
 
 
 def check_labels(student: Student, labels: Iterable[tuple[str, Question]], spec: JobSpec) -> None:
-    """`Invalid` at the first label that the student could learn but never answer.
+    """`Invalid` at the first label that the student cannot generate.
 
     `labels` are those trained on, as written, each with its question.
     """
     settings = spec.settings
     max_tokens = settings.hyperparameters.max_label_tokens
-    # Equal labels of questions with equal options are one: reading them back is the same.
+    # Equal labels of questions with equal options need one check.
     distinct = {(label, question.choices): question for label, question in labels}
     for (label, _), asked in distinct.items():
         ids = _label_token_ids(student, label)
@@ -51,7 +51,7 @@ def _label_token_ids(student: Student, label: str) -> list[int]:
 def _check_representable(
     student: Student, label: str, ids: list[int], task: TaskSpec, question: Question
 ) -> None:
-    """Spaces and case may differ when it is read back; the answer it stands for may not."""
+    """`Invalid` unless the decoded label is the same answer; spaces and case may differ."""
     read_back = str(student.tokenizer.decode(ids, skip_special_tokens=True)).strip()
     if student.tokenizer.unk_token_id in ids:
         problem = "has characters or words that are unknown to it"

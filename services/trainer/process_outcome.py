@@ -1,4 +1,4 @@
-"""What a training process leaves behind for the worker that started it: one small file."""
+"""The outcome of a training process, in a file for the worker that started it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Outcome(Record):
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    """Whole or not at all: the process can be killed while it writes."""
+    """Write the file atomically: the process can be killed while it writes."""
     partial = path.with_suffix(".partial")
     partial.write_text(outcome.model_dump_json())
     partial.rename(path)
@@ -39,13 +39,13 @@ def make_error_outcome(error: QcrdError) -> Outcome:
 
 
 class ProcessDied(RuntimeError):
-    """The training process crashed, or ended without a word: it costs the job an attempt."""
+    """The training process crashed or ended without an outcome, which costs the job an attempt."""
 
 
 def make_error(outcome: Outcome) -> Exception:
     """The error that an outcome other than `done` stands for, to be raised again."""
     if outcome.kind == "stopped" or outcome.failure is None:
-        return Interrupted("the training process was told to stop")
+        return Interrupted("the training process was asked to stop")
     failure = outcome.failure
     if outcome.kind == "crashed":
         return ProcessDied(failure.message)

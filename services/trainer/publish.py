@@ -25,7 +25,7 @@ def model_id(job_id: str) -> str:
 
 
 def upload_model(store: Store, job: Job, student: Student) -> None:
-    """Weights, tokenizer and how to ask. The model is not there before `publish_model`."""
+    """Upload weights, tokenizer and prompt format. `publish_model` makes it a model."""
     with tempfile.TemporaryDirectory(prefix="qcrd-model-") as scratch:
         folder = Path(scratch)
         merge_adapters(student.model).save_pretrained(folder)
@@ -40,7 +40,7 @@ def upload_model(store: Store, job: Job, student: Student) -> None:
 
 
 def make_prompt_format(job: Job, student: Student) -> PromptFormat:
-    """What a client needs to ask the student as it was trained to be asked."""
+    """The prompt format that the student was trained with, for its clients."""
     settings = job.spec.settings
     objective = OBJECTIVES[job.spec.method]
     return PromptFormat(
@@ -56,7 +56,7 @@ def make_prompt_format(job: Job, student: Student) -> PromptFormat:
 
 
 def publish_model(store: Store, job: Job, report: Report) -> PublishedModel:
-    """The card, then the manifest by which the model exists."""
+    """Write the card, then the manifest, with which the model exists."""
     prefix = keys.model_prefix(model_id(job.id))
     store.put(prefix + MODEL_CARD_FILE, render_model_card(job, report).encode())
     names = [key.removeprefix(prefix) for key in store.list(prefix)]
@@ -114,7 +114,7 @@ def render_model_card(job: Job, report: Report) -> str:
             "## Spec",
             "",
             "```json",
-            # The receiver's address is between the job's owner and the gateway.
+            # The webhook's URL is private to the job's owner and the gateway.
             spec.model_dump_json(indent=1, by_alias=True, exclude={"webhook"}),
             "```",
             "",
@@ -123,7 +123,7 @@ def render_model_card(job: Job, report: Report) -> str:
 
 
 def _render_comparisons(report: Report) -> list[str]:
-    """The same comparisons that the report makes, and what could be learned by heart."""
+    """The report's comparisons, and the share of test questions that could be memorised."""
     lines: list[str] = []
     if report.comparisons:
         lines += [
@@ -141,7 +141,7 @@ def _render_comparisons(report: Report) -> list[str]:
     if report.leak is not None:
         leak = report.leak
         lines += [
-            f"Of {leak.n_test} test questions {leak.n_leaked} tell a story that also occurs in "
+            f"Of {leak.n_test} test questions {leak.n_leaked} have a story that also occurs in "
             f"training under other numbers, {leak.n_exact} of them word for word.",
             "",
         ]

@@ -36,9 +36,9 @@ def write_scores(
     task: TaskSpec,
     trainer: Trainer,
 ) -> None:
-    """Nothing when the method has no judge; the record beside the set, which tells of the scores,
-    is written last. What is excluded is scored too; what the student's past self said is, for the
-    last iteration, unless the training was resumed after that."""
+    """Write the scores, their manifest last; nothing when the method has no judge. Excluded
+    rationales are scored too, and the last iteration's student negatives unless the training was
+    resumed after it."""
     judge = trainer.judge
     if judge is None:
         return

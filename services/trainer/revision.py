@@ -1,4 +1,4 @@
-"""Which edits of its rationale set a job trains with."""
+"""The revision of its rationale set that a job trains with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from qcrd.runtime.storage import rationale_edits
 
 
 def pin_revision(stage: StageContext, set_id: str) -> Revision:
-    """The edits that the job trains with: those there were when it first came here. Its record
-    says which, so an attempt after a crash, a pause or later edits repeats the same training."""
+    """The edits that the job trains with: those that existed at its first attempt. Its record
+    names them, so an attempt after a crash, a pause or later edits repeats the same training."""
     if (pinned_id := stage.job.rationale_revision) is not None:
         return rationale_edits.load_revision(stage.store, set_id, pinned_id)
     revision = rationale_edits.pin_revision(stage.store, set_id)

@@ -1,7 +1,7 @@
 """The training process of one job: `python -m services.trainer.run JOB TOKEN --outcome FILE`.
 
-It holds the job by the worker's token, trains, publishes, and leaves its outcome in FILE. Of
-several under torchrun the first does that, and the others take their share of its steps.
+It writes under the worker's lease token, trains, publishes, and writes its outcome to FILE. Of
+several under torchrun the first does that, and the others compute their share of its steps.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _resolve_device(settings: TrainerSettings) -> str:
 
 
 def _count_gpus(settings: TrainerSettings) -> int:
-    """That this job holds: one per training process, and one for a sampler beside them."""
+    """GPUs that this job uses: one per training process, and one for a sampler process."""
     available = torch.cuda.device_count() if settings.device != "cpu" else 0
     sampler_gpus = settings.sampler != "inline" and available > settings.processes
     return min(available, settings.processes + sampler_gpus)
@@ -123,7 +123,7 @@ def _count_gpus(settings: TrainerSettings) -> int:
 def _make_sampler_factory(
     settings: TrainerSettings, check: Callable[[], None]
 ) -> Callable[[Student], NegativeSampler]:
-    """By the settings; a process beside the training takes a GPU that training leaves free."""
+    """The sampler of the settings; a separate process uses a GPU that training leaves free."""
     gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
     spare = gpus > settings.processes
     if settings.sampler == "inline" or (settings.sampler == "auto" and not spare):
@@ -138,7 +138,7 @@ def main() -> None:
     telemetry.configure_logging("training", load_settings(LogSettings).level)
     transformers.utils.logging.disable_progress_bar()
     if not distributed.is_main_process():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process says when to end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process ends the others
         distributed.run_replica(_resolve_device(TrainerSettings()))
         return
     stopping = threading.Event()
@@ -152,7 +152,7 @@ def main() -> None:
         except QcrdError as error:
             log.warning("%s", error)
             result = process_outcome.make_error_outcome(error)
-        except Exception as error:  # the process boundary: what nobody foresaw, with its reason
+        except Exception as error:  # the process boundary: unexpected exceptions, with their reason
             log.exception("training crashed")
             result = process_outcome.make_crash_outcome(error)
         process_outcome.write_outcome(args.outcome, result)

@@ -1,4 +1,4 @@
-"""Where the trainer runs."""
+"""Settings of the trainer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qcrd.runtime.settings import EnvironmentSettings
 
 
 class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
-    """`grace_seconds`: from SIGTERM to SIGKILL of a training process that is to stop.
+    """`grace_seconds`: from SIGTERM to SIGKILL of a training process that must stop.
 
     `checkpoint_seconds`: least training between two checkpoints. `sampler`: where negatives are
     sampled; `process` is a process beside the training, on the next GPU where there is one, and

@@ -1,4 +1,4 @@
-"""One student from its base to its test answers, resumable at every iteration."""
+"""Trains and tests one student, resumable at every checkpoint."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from services.trainer.checkpoint_store import CheckpointStore, StudentResult
 from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
 
 EVENT_LOOKBACK = 1000
-"""Events that a resumed run reads to know what has been told."""
+"""Events that a resumed run reads to know which were emitted."""
 EMIT_INTERVAL_SECONDS = 1.0
 """At most one progress write and one metrics event per second, however fast the steps are."""
 
@@ -61,15 +61,15 @@ def train_student(
     checkpoints: CheckpointStore,
     on_finished: Callable[[Student], None],
 ) -> StudentResult:
-    """Train, keep the best on validation, answer the test set once; `on_finished` gets that
+    """Train, keep the best on validation, predict the test set once; `on_finished` gets that
     student.
 
-    A result that is already there is returned as it is: the work is done once.
+    An existing result is returned as it is.
     """
     method = student_run.schedule.method
     settings = student_run.schedule.spec
     if (existing_result := checkpoints.load_result(method)) is not None:
-        # It may have been kept by a process that died before it could say so.
+        # It may have been saved by a process that died before it emitted the event.
         _emit_result(stage, method, existing_result, settings.task)
         return existing_result
     student = student_run.make_student()
@@ -160,7 +160,7 @@ def _predict(
 def _resume(
     stage: StageContext, method: str, trainer: Trainer, checkpoints: CheckpointStore
 ) -> float:
-    """Go on from the newest whole state, if there is one; seconds that were spent up to it."""
+    """Resume from the newest intact state, if any; the seconds that were spent up to it."""
     state, rejected = checkpoints.load(method)
     for reason in rejected:
         stage.events.append(
@@ -188,10 +188,10 @@ def _run_trainer(
     checkpoints: CheckpointStore,
     prior_seconds: float,
 ) -> tuple[float, dict[str, float]]:
-    """Take the trainer's records: tell, save, stop when told. Returns seconds and judge health.
+    """Consume the trainer's records: emit, save, stop on request. Returns seconds and judge health.
 
-    What a resumed run does again it does not tell again: a step is in the event log, where the last
-    one told is the cursor, and everything else has a name under which it is told once.
+    A resumed run emits nothing twice: steps up to the last one in the event log are skipped, and
+    every other event has a name under which it is appended once.
     """
     method, started, last_emit = student_run.schedule.method, time.monotonic(), 0.0
     last_save = started
@@ -207,8 +207,7 @@ def _run_trainer(
         if trainer.judge is not None:
             trainer.judge.oldest_version = oldest_version
 
-    # A phase may be stopped from within; nothing that `phase_state` refers to changes while it
-    # lasts.
+    # A phase may be interrupted; nothing that `phase_state` refers to changes during it.
     phase_state: TrainerState | None = None
     records = trainer.run()
     while True:
@@ -294,7 +293,7 @@ def _emit_iteration(stage: StageContext, method: str, record: IterationFinished)
 def _emit_judge_health(
     stage: StageContext, method: str, iteration: int, record: JudgePretrained | IterationFinished
 ) -> None:
-    """How the judge stands that iteration `iteration` trained with; 0 is the pretrained one."""
+    """Health of the judge that iteration `iteration` trained with; 0 is the pretrained one."""
     histograms = record.histograms.model_dump(mode="json") if record.histograms else None
     auc_text = (
         f"{record.judge_metrics['auc']:.3f}" if "auc" in record.judge_metrics else "not measurable"
@@ -310,7 +309,7 @@ def _emit_judge_health(
     if has_collapsed(record.judge_metrics):
         stage.events.append(
             stage.job.id,
-            "the judge no longer tells right from wrong (AUC "
+            "the judge no longer separates right from wrong (AUC "
             f"{record.judge_metrics['alarm_auc']:.2f} on "
             f"{record.judge_metrics['alarm_negatives']:.0f} negatives); "
             "try `discriminator.loss: bce`, more `pretrain_steps` or a lower `learning_rate`",

@@ -1,4 +1,4 @@
-"""A rationale set from the store as lessons, with what is held back for validation and test."""
+"""Loads a rationale set as training examples, with the held-out validation and test questions."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class LabeledQuestions:
 
 @dataclass(frozen=True)
 class TrainingDataset:
-    """`questions` are those of the lessons, in their order; `revision` has the edits that the
-    lessons were made under."""
+    """`questions` are those of the examples, in their order; `revision` has the edits that the
+    examples were made with."""
 
     manifest: RationaleManifest
     examples: tuple[TrainingExample, ...]
@@ -40,7 +40,7 @@ class TrainingDataset:
 
     @property
     def labels(self) -> tuple[tuple[str, Question], ...]:
-        """What is learned to be said, as written, each with its question."""
+        """The labels to train on, as written, each with its question."""
         return tuple(
             (x.label, question) for x, question in zip(self.examples, self.questions, strict=True)
         )
@@ -89,7 +89,7 @@ def load_dataset(
 
 
 def _check_training_file(manifest: RationaleManifest, spec: JobSpec) -> None:
-    """File ids are digests of content; a set from before they were kept is taken as it is."""
+    """File ids are digests of content; an old set without them is accepted."""
     if manifest.training_file not in (None, spec.training_file):
         raise Invalid(
             f"rationale set {manifest.id} was assembled for training file "

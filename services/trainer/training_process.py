@@ -1,4 +1,4 @@
-"""Starts the training process of a job, watches it, and takes what it leaves behind."""
+"""Starts the training process of a job, watches it, and reads its outcome."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL_SECONDS = 0.5
 def supervise_training(stage: StageContext, *, grace_seconds: float, processes: int = 1) -> JobDone:
     """Run `services.trainer.run` for the job in a process group of its own, or `processes` of it.
 
-    When the job is no longer wanted it gets SIGTERM, and SIGKILL `grace_seconds` seconds later.
+    When the job must stop it gets SIGTERM, and SIGKILL `grace_seconds` seconds later.
     """
     with tempfile.TemporaryDirectory(prefix="qcrd-train-") as folder:
         outcome_path = Path(folder) / "outcome.json"
@@ -47,7 +47,7 @@ def supervise_training(stage: StageContext, *, grace_seconds: float, processes: 
             _kill_process_group(process)
         training_outcome = process_outcome.read_outcome(outcome_path)
     if training_outcome is None and stopped:
-        raise Interrupted(f"job {stage.job.id} was told to stop, and its process with it")
+        raise Interrupted(f"job {stage.job.id} was asked to stop, and its process has ended")
     if training_outcome is None:
         raise process_outcome.ProcessDied(
             f"the training process ended with status {process.returncode}"
@@ -60,7 +60,7 @@ def supervise_training(stage: StageContext, *, grace_seconds: float, processes: 
 def _wait_or_terminate(
     stage: StageContext, process: subprocess.Popen[bytes], grace_seconds: float
 ) -> bool:
-    """Until the process has ended; True when it was asked to, however that ended."""
+    """Wait for the process to end; True when it was asked to, whatever its outcome."""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_SECONDS)
@@ -73,7 +73,7 @@ def _wait_or_terminate(
 
 
 def _kill_process_group(process: subprocess.Popen[bytes]) -> None:
-    """Whatever of the group is left, children that training started included."""
+    """Kill the rest of the group, children of the training included."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -110,7 +110,7 @@ def _watch_restarts(running: Stack) -> None:
                 print_note(f"{part.name} ended and was started again; its log: {log}")
         except Transient:
             if not running.has_exited():
-                print_note("the supervisor does not answer")
+                print_note("the supervisor does not respond")
         time.sleep(1)
     code = running.process.returncode if running.process else 0
     running.home.delete_record()

@@ -109,7 +109,7 @@ class StackHome:
         folder = parent / name
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise Invalid(f"{folder} belongs to somebody else: set QCRD_HOME to a shorter path")
+            raise Invalid(f"{folder} belongs to another user: set QCRD_HOME to a shorter path")
         return folder / path.name
 
     def read_record(self) -> StackRecord | None:

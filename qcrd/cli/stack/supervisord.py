@@ -144,7 +144,7 @@ class SupervisorClient:
         try:
             return getattr(self._rpc.supervisor, method)(*arguments)
         except (OSError, HTTPException, xmlrpc.client.ProtocolError) as error:
-            raise Transient(f"the supervisor does not answer: {error}") from error
+            raise Transient(f"the supervisor does not respond: {error}") from error
 
     def get_pid(self) -> int:
         return int(self._call("getPID"))

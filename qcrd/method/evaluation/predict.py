@@ -1,4 +1,4 @@
-"""What the student answers, compared with the gold label in canonical form."""
+"""Predicts the test questions and compares answers with gold labels in canonical form."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def accuracy(predictions: Sequence[Prediction]) -> Accuracy:
 
 
 def majority_class_accuracy(train_golds: Sequence[str], test_golds: Sequence[str]) -> Accuracy:
-    """What answering the training set's most frequent label would score on the test set."""
+    """The test accuracy of always answering the training set's most frequent label."""
     (label, _), *_ = sorted(Counter(train_golds).items(), key=lambda pair: (-pair[1], pair[0]))
     return wilson_interval(sum(gold == label for gold in test_golds), len(test_golds))

@@ -1,7 +1,7 @@
-"""Numbers that carry their uncertainty, and tests that compare two methods on the same items.
+"""Estimates with confidence intervals, and tests that compare two methods on the same items.
 
 The three closed forms are written out, and tested against scipy and statsmodels: the gateway, which
-makes a study's table, would pay for scipy with 143 MB of its image and 75 MB of its memory.
+makes a study's table, would need 143 MB more of image and 75 MB more of memory for scipy.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def t_interval(values: Sequence[float]) -> Interval:
 
 
 def t_critical_value(degrees_of_freedom: int) -> float:
-    """The t between whose negative and itself 95 % of Student's distribution lie, by bisection."""
-    low, high = 0.0, 13.0  # of one degree of freedom it is 12.7, of more less
+    """The t with 95 % of Student's distribution between -t and t, by bisection."""
+    low, high = 0.0, 13.0  # 12.7 for one degree of freedom, less for more
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (
@@ -85,7 +85,7 @@ def mcnemar_test(first: Sequence[bool], second: Sequence[bool]) -> float:
     counts = _count_discordant(first, second)
     n, fewer = sum(counts), min(counts)
     tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    # Whole numbers of any size divide exactly; both tails together are at most everything.
+    # Integer division is exact at any size; both tails together are at most the total.
     return min(1.0, 2 * tail / int(2**n))
 
 
@@ -139,7 +139,7 @@ def flag_leaked(training: Sequence[str], test: Sequence[str]) -> list[bool]:
     """Whether each test story also occurs in training once numbers, case and spacing are set aside.
 
     The story is the text without its last line, which asks about it; a text of one line is a story
-    by itself. A student can answer such an item by remembering; 105 of SVAMP's 200 are such.
+    by itself. A student can answer such an item from memory; 105 of SVAMP's 200 are such.
     """
     training_stories = {_normalize_story(text) for text in training}
     return [_normalize_story(text) in training_stories for text in test]

@@ -1,4 +1,4 @@
-"""A study's table, from what its runs measured: means over seeds, and paired tests.
+"""A study's table from its runs' results: means over seeds, and paired tests.
 
 Two uncertainties are kept apart. A method's own interval is over seeds (how another run would come
 out); the interval of a difference is over test questions (whether other questions would show it),
@@ -17,12 +17,12 @@ from qcrd.records.job import Accuracy
 from qcrd.records.study import SeedAccuracy, SeedTest, StudyComparison, StudyRow, StudyTable
 
 BOOTSTRAP_SEED = 0
-"""The same runs give the same table, whenever it is asked for."""
+"""A fixed seed, so that the same runs always give the same table."""
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """What one method under one seed measured; the run of a job that did not succeed is left out.
+    """The results of one method under one seed; the run of a job that did not succeed is left out.
 
     `questions` are the ids of the test questions in order and `right` says of each whether the
     student's answer was; both are empty without a test file. `test` is None without one.
@@ -86,7 +86,7 @@ def holm_correction(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two accuracies, with its 95 % interval and two-sided p."""
+    """The difference of two accuracies, with its 95 % interval and two-sided p."""
 
     value: float
     low: float
@@ -121,7 +121,7 @@ RunPair = tuple[StudyRun, StudyRun]
 def _pair_runs(method: Mapping[int, StudyRun], baseline: Mapping[int, StudyRun]) -> list[RunPair]:
     pairs = [(method[seed], baseline[seed]) for seed in sorted(method.keys() & baseline.keys())]
     pairs = [(a, b) for a, b in pairs if a.questions and a.questions == b.questions]
-    # Resampling a question takes all its seeds, so all must have been asked the same ones.
+    # Resampling a question takes all its seeds, so all need the same questions.
     return [(a, b) for a, b in pairs if a.questions == pairs[0][0].questions]
 
 
@@ -203,7 +203,7 @@ def _build_row(
     return row.model_copy(
         update={
             "accuracy": mean.value,
-            # An accuracy cannot be outside of [0, 1], whatever the t distribution thinks.
+            # The t interval may leave [0, 1], which an accuracy cannot.
             "low": measured[0].low if single else max(0.0, mean.low),
             "high": measured[0].high if single else min(1.0, mean.high),
             "interval": "wilson" if single else "t",
@@ -222,7 +222,7 @@ def _build_row(
 def _mean(
     rows: Sequence[Accuracy | None], value: Callable[[Accuracy], float | None]
 ) -> float | None:
-    """Of those that have a value; None when none has."""
+    """The mean of the values there are; None without any."""
     values = [v for row in rows if row is not None and (v := value(row)) is not None]
     return sum(values) / len(values) if values else None
 

@@ -1,6 +1,6 @@
-"""How well the judge tells right from wrong, measured on what it never trained on (METHOD 2).
+"""The judge's health: how well it separates held-out positives from negatives (METHOD 2).
 
-Per source of negative, because a judge can spot one kind and be blind to another.
+Per source of negative, because a judge can recognise one kind and not another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BINS = 10
 MIN_HEALTHY_AUC, MIN_HEALTHY_SPREAD = 0.55, 0.02
 
 MIN_ALARM_SAMPLES = 5
-"""Held-back scores of a kind that the alarm needs: one or two say nothing about the judge."""
+"""Held-out scores of a source that the alarm needs: one or two are no evidence."""
 
 HoldoutScores = tuple[Sequence[float], Mapping[str, Sequence[float]]]
 """The positives' scores, and the negatives' by source."""
@@ -30,7 +30,7 @@ HoldoutScores = tuple[Sequence[float], Mapping[str, Sequence[float]]]
 def measure_health(
     score: Callable[[Sequence[QuestionRationale]], list[float]], holdout: Sequence[TrainingPair]
 ) -> tuple[dict[str, float], JudgeHistograms]:
-    """Numbers and histograms over held-back contrasts, on their real negatives."""
+    """Metrics and histograms over held-out pairs, on their real negatives."""
     positives = score([(c.question, r) for c in holdout for r in c.positives])
     sourced_pairs = [
         (source, (c.question, r)) for c in holdout for source, r in c.sourced_negatives
@@ -48,9 +48,9 @@ def measure_health(
 
 def compute_metrics(holdout_scores: HoldoutScores) -> dict[str, float]:
     """Flat: `auc`, `mean_positive`, `mean_negative` and `spread` over all sources; `n_`, `mean_`
-    and `auc_` of each source; `brier` and `ece`; and what the alarm goes by.
+    and `auc_` of each source; `brier` and `ece`; and the alarm's inputs.
 
-    A number that the held-back scores do not allow is left out. `alarm_negatives` is always there:
+    A metric that the held-out scores do not allow is left out. `alarm_negatives` is always there:
     how many negatives the alarm rests on, 0 where they are too few to raise one.
     """
     pos, by_source = holdout_scores
@@ -127,7 +127,7 @@ def brier_score(positives: Sequence[float], negatives: Sequence[float]) -> float
 
 
 def has_collapsed(metrics: Mapping[str, float]) -> bool:
-    """Scores that no longer tell anything. Too few negatives to know (`alarm_negatives` 0): no."""
+    """Whether the scores no longer separate. Never with too few negatives (`alarm_negatives` 0)."""
     return (
         metrics.get("alarm_auc", 1.0) < MIN_HEALTHY_AUC
         or metrics.get("alarm_spread", 1.0) < MIN_HEALTHY_SPREAD
@@ -144,7 +144,7 @@ def _calibration_metrics(pos: Sequence[float], neg: Sequence[float]) -> dict[str
 
 
 def _alarm_metrics(holdout_scores: HoldoutScores) -> dict[str, float]:
-    """AUC and spread over the sources that have enough held-back negatives, taken together."""
+    """AUC and spread over the sources that have enough held-out negatives, taken together."""
     pos, by_source = holdout_scores
     neg = [
         s

@@ -96,7 +96,7 @@ def train_judge(
     """Yield the loss of each of `steps` optimizer steps over `training_pairs`, drawn in a seeded
     order.
 
-    The optimizer starts afresh on every call: an update is then a function of (weights, contrasts,
+    The optimizer starts afresh on every call: an update is then a function of (weights, pairs,
     seed), so a restarted service repeats it exactly from the weights alone.
     """
     loss_fn = JUDGE_LOSSES[spec.loss]
@@ -123,7 +123,7 @@ def train_judge(
 def score_padded(
     judge: Judge, batch: Sequence[TrainingPair]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(s_pos, mask, s_neg, mask), each [N, R] over the batch's contrasts."""
+    """(s_pos, mask, s_neg, mask), each [N, R] over the batch's training pairs."""
     pairs = [(c.question, r) for c in batch for r in (*c.positives, *c.negatives)]
     score_groups = iter(
         torch.split(judge.score(pairs), [n for c in batch for n in _count_sides(c)])
@@ -146,9 +146,8 @@ def _pad_scores(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class JudgeBackend(Protocol):
-    """The judge as training sees it: in this process, or a service. `histograms` are those of its
-    last training call; `oldest_version` is the oldest of its versions that a resumed run would ask
-    for."""
+    """The trainer's interface to the judge: in this process, or a service. `histograms` are those
+    of its last training call; `oldest_version` is the oldest version that a resumed run needs."""
 
     flops: float
     oldest_version: int
@@ -162,7 +161,7 @@ class JudgeBackend(Protocol):
 
 
 class LocalJudge:
-    """The judge of one job, trained and asked in this process.
+    """The judge of one job, trained and run in this process.
 
     The discriminator service puts the same object behind HTTP. `histograms` are those of the last
     training call, None before the first.

@@ -1,4 +1,4 @@
-"""What the judge learns from: each question's rationales that should score high, and low."""
+"""Training pairs of the judge: each question's rationales that should score high, and low."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ QuestionRationale = tuple[str, str]
 """(question, rationale)."""
 
 UNKNOWN_SOURCE, CORRUPTED_SOURCE = "unnamed", "corrupted"
-"""Sources of negatives besides those of `NegativeSource`: not told, and made from positives."""
+"""Sources of negatives besides those of `NegativeSource`: unknown, and made from positives."""
 
 HOLDOUT_BUCKETS = 10
-"""One contrast in ten is never trained on and measures the judge."""
+"""One pair in ten is never trained on and measures the judge."""
 
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """One question with what the judge should score high and low.
+    """One question with the rationales that the judge should score high and low.
 
     `sources` says where each negative is from (`student_lag`, `teacher_minority`, `fixed`), in the
-    order of `negatives`; empty where nobody knows. `ValueError` when it is neither.
+    order of `negatives`; empty where they are unknown. `ValueError` when it is neither.
     """
 
     question: str
@@ -48,7 +48,7 @@ NEGATIVE_SOURCES = {
     RationaleSource.STUDENT: NegativeSource.STUDENT_LAG,
     RationaleSource.FIXED: NegativeSource.FIXED,
 }
-"""What a negative is called by who said it."""
+"""The source of a negative, by its author."""
 
 
 def make_training_pair(
@@ -65,7 +65,7 @@ def make_training_pair(
 def split_holdout(
     training_pairs: Sequence[TrainingPair],
 ) -> tuple[list[TrainingPair], list[TrainingPair]]:
-    """(trained on, held back); decided by the question's text alone, so equal in every version."""
+    """(training, held out); decided by the question's text alone, so equal in every version."""
     train: list[TrainingPair] = []
     holdout: list[TrainingPair] = []
     for pair in training_pairs:
@@ -75,9 +75,9 @@ def split_holdout(
 
 
 def balance_negatives(training_pairs: Sequence[TrainingPair], *, seed: int) -> list[TrainingPair]:
-    """Each contrast with as many negatives as positives: real ones first, then corrupted positives.
+    """Each pair with as many negatives as positives: real ones first, then corrupted positives.
 
-    Only filled up: a judge fed mostly on corruption learns to spot corruption instead of error.
+    Only the missing ones: a judge trained mostly on corruption learns to detect that, not errors.
     """
     rng = random.Random(seed)
     words = sorted({word for c in training_pairs for r in c.positives for word in r.split()})

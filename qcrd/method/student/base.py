@@ -28,7 +28,7 @@ MAX_BATCH_TARGET_TOKENS = 8192
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """N questions as the model has read them.
+    """N encoded questions.
 
     `states` are per-layer tensors with the batch first (one encoder output, or keys and values),
     `mask` [N, S] marks real positions, `last_token` [N] is the prompt's last token where the
@@ -40,7 +40,7 @@ class EncodedPrompts:
     last_token: Tensor | None = None
 
     def gather(self, prompt_index: Tensor) -> EncodedPrompts:
-        """The readings of questions `prompt_index` [M], one row per target."""
+        """The encodings of questions `prompt_index` [M], one row per target."""
         last_token = None if self.last_token is None else self.last_token[prompt_index]
         return EncodedPrompts(
             tuple(state[prompt_index] for state in self.states), self.mask[prompt_index], last_token
@@ -55,7 +55,7 @@ class Student(ABC):
     says whether matrix products are done in that precision (weights and losses are fp32)."""
 
     suffix = ""
-    """What ends every prompt, so that the answer can follow in the same sequence."""
+    """Text that ends every prompt, so that the output can follow in the same sequence."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Student(ABC):
 
     @abstractmethod
     def _compute_logits(self, encoded: EncodedPrompts, targets: Tensor, mask: Tensor) -> Tensor:
-        """[M, T, V]: position t predicts `targets[:, t]` from what stands before it."""
+        """[M, T, V]: position t predicts `targets[:, t]` from the tokens before it."""
 
     @abstractmethod
     def tokenize_target(self, text: str) -> list[int]: ...
@@ -159,7 +159,7 @@ class Student(ABC):
         """Mean token cross entropy of each target [M], without gradients and without dropout."""
         was_training, was_bf16 = self.model.training, self.bf16
         self.model.eval()
-        # Scores only rank candidates: they are as exact as the machine is fast.
+        # Scores only rank candidates: bf16 is exact enough where it is faster.
         self.bf16 = was_bf16 or has_bf16(self.device)
         total, count = self.cross_entropy(encoded.detach(), prompt_index, targets)
         self.bf16 = was_bf16
@@ -177,7 +177,7 @@ class Student(ABC):
         batch_size: int = 64,
         check: Callable[[], None] = lambda: None,
     ) -> list[str]:
-        """One answer per prompt; greedy at temperature 0, else sampled from the whole distribution.
+        """One output per prompt; greedy at temperature 0, else sampled from the whole distribution.
 
         Batches go by length; the result is in the order of the prompts and a function of the seed.
         `check` runs before each of them.

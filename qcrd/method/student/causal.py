@@ -12,7 +12,7 @@ from qcrd.method.student.base import EncodedPrompts, Student
 
 
 class CausalStudent(Student):
-    """SmolLM2, Qwen, Llama and their like: prompt and answer in one sequence."""
+    """SmolLM2, Qwen, Llama and their like: prompt and output in one sequence."""
 
     suffix = "\nAnswer:"
 
@@ -33,7 +33,7 @@ class CausalStudent(Student):
         return per_token, per_token
 
     def _encode(self, ids: Tensor, mask: Tensor) -> EncodedPrompts:
-        """The cache of all tokens but the last, from which the first answer token is predicted."""
+        """The cache of all tokens but the last, from which the first output token is predicted."""
         prefix, prefix_mask = ids[:, :-1], mask[:, :-1]
         output = self.model(
             input_ids=prefix,

@@ -1,4 +1,4 @@
-"""From a base checkpoint on disk to a student or to the judge's encoder.
+"""Loads a base checkpoint as a student or as the judge's encoder.
 
 An encoder-only base (BERT, MiniLM) becomes an `EncoderDecoderModel`: a standard architecture of
 transformers, so the finished student loads anywhere without this project's code.
@@ -46,7 +46,7 @@ def load_student(
 
 
 def load_matching_weights(student: Student, checkpoint: Path) -> Weights:
-    """What `student` would hold after training if it had become the model in `checkpoint`.
+    """The weights in `checkpoint`, by the names of `student`'s trained parameters.
 
     `Invalid` when that is another architecture, or the student has adapters that it lacks.
     """

@@ -45,7 +45,7 @@ class Candidates:
 
     @property
     def has_no_choice(self) -> bool:
-        """Whether no question has a choice, so that no scheme needs to know a cross entropy."""
+        """Whether every question has at most one candidate, so that the schemes need no loss."""
         return bool((self.mask.sum(1) <= 1).all())
 
     def select(

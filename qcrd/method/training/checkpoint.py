@@ -1,7 +1,7 @@
-"""A trainer between two steps as named tensors and plain values, and back.
+"""Saves a trainer between two steps as named tensors and plain values, and restores it.
 
 Batches, dropout and samples are functions of (seed, iteration, step), so no generator is saved:
-step and step in the iteration say where each of them stands.
+the step numbers determine the state of each.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LIVE_WEIGHTS, OPTIMIZER_MOMENTS = "live", "moments"
 @dataclass(frozen=True)
 class TrainerState:
     """`tensors` by name: `weights/<iteration>` never change once made; `live` (the student in the
-    middle of an iteration) and `moments` (the optimizer) do. `iteration_data` is what the iteration
-    under way was given, `numbers` the rest; both are JSON."""
+    middle of an iteration) and `moments` (the optimizer) do. `iteration_data` is the input of the
+    current iteration, `numbers` the rest; both are JSON."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     numbers: Mapping[str, Any]
@@ -68,7 +68,7 @@ def capture_state(trainer: Trainer) -> TrainerState:
 
 
 def restore_state(trainer: Trainer, state: TrainerState) -> None:
-    """Let `trainer` go on from `state`: the step after it is the one that would have come."""
+    """Restore `state` into `trainer`, which then continues as if never interrupted."""
     numbers, tensors = state.numbers, state.tensors
     trainer.started = numbers["begun"]
     trainer.iteration, trainer.step = numbers["iteration"], numbers["step"]

@@ -2,7 +2,7 @@
 
 Started by torchrun, or by anything that sets its variables. The first process runs the whole
 trainer, with judge, sampling, validation and checkpoints; the others hold a copy of the student and
-its optimizer and do as they are told, so none of them needs the store or the event log. Gradients
+its optimizer and execute its commands, so none of them needs the store or the event log. Gradients
 are summed, and every copy takes the same step.
 """
 
@@ -23,7 +23,7 @@ from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.step_loss import JudgeScores, TrainingExample
 
 PROCESS_GROUP_TIMEOUT = timedelta(days=7)
-"""While the first process samples or validates the others wait; its end reaches them at once."""
+"""The others wait while the first process samples or validates; they notice its end at once."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def is_main_process() -> bool:
 
 
 class DataParallelGroup:
-    """All processes, from the first one's side. A context: the others end with it."""
+    """The first process's handle on all. A context manager: the others end with it."""
 
     def __enter__(self) -> DataParallelGroup:
         _init_process_group()
@@ -59,14 +59,14 @@ class DataParallelGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
     ) -> None:
-        # Ours are raised between steps, where the others listen. After any other this process
-        # ends, and its sockets tell them.
+        # Our errors are raised between steps, where the others wait for a command. After any other
+        # error this process ends, and its closed sockets end them.
         if error is None or isinstance(error, QcrdError):
             _broadcast(None)
             dist.destroy_process_group()
 
     def broadcast_replica(self, optimizer_step: OptimizerStep) -> None:
-        """Give all others a copy of the student and its optimizer as they stand."""
+        """Send all others a copy of the student and its optimizer."""
         buffer = io.BytesIO()
         torch.save(optimizer_step, buffer)
         _broadcast(buffer.getvalue())
@@ -97,7 +97,7 @@ class DataParallelGroup:
 
 
 def run_replica(device: str) -> None:
-    """What every process but the first does, until the first one is done."""
+    """Execute the first process's commands until it is done; for all other processes."""
     _init_process_group()
     optimizer_step: OptimizerStep | None = None
     while (message := _receive_broadcast()) is not None:
@@ -142,7 +142,7 @@ def _backward(optimizer_step: OptimizerStep, message: BackwardMessage) -> dict[s
         step_loss.total.backward()
     pending = []
     for parameter in optimizer_step.parameters():
-        if parameter.grad is None:  # nothing of this share went through it
+        if parameter.grad is None:  # no token of this share used it
             parameter.grad = torch.zeros_like(parameter)
         pending.append(dist.all_reduce(parameter.grad, async_op=True))
     for work in pending:

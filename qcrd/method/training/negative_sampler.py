@@ -25,11 +25,11 @@ from qcrd.method.training import weight_history
 from qcrd.records.rationales import Rationale, RationaleSource
 
 POLL_SECONDS = 0.5
-"""Between two looks at whether the work is still wanted."""
+"""Seconds between two checks whether the work is still needed."""
 JOIN_TIMEOUT_SECONDS = 5.0
 
 SampledRationales = dict[str, tuple[Rationale, ...]]
-"""Question id -> what the student's past self said."""
+"""Question id -> the earlier student's rationales."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,27 @@ class NegativeSamplingParams:
 
 
 NegativeSampleRequest = tuple[Weights, NegativeSamplingParams]
-"""What is wanted from the student with these weights."""
+"""Samples to draw from the student with these weights."""
 
 
 class NegativeSampler(ABC):
-    """The student's past self. `flops` counts the work of the samples that were used."""
+    """Draws samples from earlier student weights. `flops` counts the work of used samples."""
 
     flops: float
 
     def prefetch(self, requests: Sequence[NegativeSampleRequest]) -> None:  # noqa: B027 - most have no use for it
-        """A hint that `sample` will be asked for these next; whoever can starts on them."""
+        """Announce the next `sample` call; a sampler may start on it."""
 
     @abstractmethod
     def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
-        """All that was ordered, by question."""
+        """The samples of all orders, by question."""
 
-    def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Give back what it holds; it cannot be asked again."""
+    def close(self) -> None:  # noqa: B027 - most have no resources
+        """Release its resources; it cannot be used again."""
 
 
 def never_interrupt() -> None:
-    """For who may not be interrupted."""
+    """A `check` for callers that are never interrupted."""
 
 
 class InlineNegativeSampler(NegativeSampler):
@@ -123,7 +123,7 @@ class ProcessNegativeSampler(NegativeSampler):
         if self._pending == params:
             return
         if self._pending:
-            self._receive()  # something else had been expected
+            self._receive()  # another order was announced
         # Contiguous: safetensors takes no views.
         self._send([(pack({k: v.contiguous() for k, v in w.items()}), one) for w, one in requests])
         self._pending = params
@@ -136,7 +136,7 @@ class ProcessNegativeSampler(NegativeSampler):
 
     def close(self) -> None:
         self._pipe.close()
-        self._process.kill()  # it holds nothing that anyone needs
+        self._process.kill()  # it has no state worth keeping
         self._process.join()
 
     def _receive(self) -> tuple[SampledRationales, float]:
@@ -188,7 +188,7 @@ def _serialize_student(student: Student) -> bytes:
 
 
 def _run_sampler_process(pipe: Connection, device: str, threads: int) -> None:
-    """Sample what comes until the other end is gone."""
+    """Draw samples for each order until the other end closes."""
     torch.set_num_threads(threads)
     try:
         # Our own bytes, from our own parent: unpickling whole objects is safe here.

@@ -14,7 +14,7 @@ from qcrd.records.spec import Hyperparameters, LossSpec
 
 
 class OptimizerStep:
-    """A student with its optimizer and what its steps are made of. It can be pickled whole."""
+    """A student with its optimizer and the settings of its steps. It can be pickled whole."""
 
     def __init__(self, student: Student, schedule: TrainingSchedule) -> None:
         self.student = student
@@ -31,7 +31,7 @@ class OptimizerStep:
         *,
         reduce_sum: Callable[[float], float] = float,
     ) -> StepLoss:
-        """The loss of `batch`, dropout and luck a function of `seed`. `backward` comes after.
+        """The loss of `batch`, with dropout and choices a function of `seed`. `backward` follows.
 
         Where `batch` is a share of a larger one, `reduce_sum` gives a count's sum over all shares.
         """
@@ -73,7 +73,7 @@ def _make_optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Opt
         if parameter.requires_grad:
             (encoder if id(parameter) in encoder_ids else rest).append(parameter)
     encoder_share = (hyper.encoder_learning_rate or hyper.learning_rate) / hyper.learning_rate
-    # A decoder-only student has one set of parameters, which read and write.
+    # A decoder-only student has the same parameters for prompt and output.
     groups = [
         {"params": encoder, "share": encoder_share if rest else 1.0},
         {"params": rest, "share": 1.0},

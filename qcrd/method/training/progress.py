@@ -34,14 +34,14 @@ class IterationFinished:
 
 @dataclass(frozen=True)
 class PhaseStarted:
-    """What the trainer does next where it takes a while and makes no step."""
+    """A longer phase of the trainer without optimizer steps."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class JudgePretrained:
-    """The judge before the first iteration, with its health on what it was not trained on."""
+    """The judge before the first iteration, with its health on held-out pairs."""
 
     judge_metrics: dict[str, float]
     histograms: JudgeHistograms | None

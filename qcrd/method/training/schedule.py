@@ -1,4 +1,4 @@
-"""How long a student trains, at what rate, and when it is done: by steps or by equal compute."""
+"""The training schedule: learning rate and length, by steps or by equal compute."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from qcrd.records.spec import MethodSpec
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """What one student's training does. It ends after `steps` optimizer steps, or, where `flops`
-    is given, when that much floating-point work is spent, whatever number of steps that takes."""
+    """The schedule of one student's training. It ends after `steps` optimizer steps, or, where
+    `flops` is given, after that much floating-point work, whatever the number of steps."""
 
     method: str
     spec: MethodSpec
@@ -25,7 +25,7 @@ class TrainingSchedule:
         return OBJECTIVES[self.method]
 
     def completed_fraction(self, step: int, flops: float) -> float:
-        """Share of the planned work behind, 1 when it is over."""
+        """Share of the planned work that is done, 1 at the end."""
         return step / self.steps if self.flops is None else flops / self.flops
 
     def learning_rate(self, step: int, flops: float) -> float:

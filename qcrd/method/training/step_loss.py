@@ -23,7 +23,7 @@ JudgeScores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """What the student learns from one question. `text` is the question with its options."""
+    """One question to train the student on. `text` is the question with its options."""
 
     id: str
     text: str
@@ -51,7 +51,7 @@ def compute_step_loss(
     *,
     reduce_sum: Callable[[float], float] = float,
 ) -> StepLoss:
-    """Eq. 8 without its judge term: scores are constants here, the judge follows it by itself.
+    """Eq. 8 without its judge term: scores are constants here, the judge has its own update.
 
     Where `batch` is a share of a step's, `reduce_sum` gives a count's sum over all shares; the
     terms then add up to those of the whole.
@@ -61,7 +61,7 @@ def compute_step_loss(
             student, batch, [_joined_target(example) for example in batch], reduce_sum
         )
         return StepLoss(joined_loss, {"loss": joined_loss.item()})
-    label_loss = _label_loss(student, batch, [lesson.label for lesson in batch], reduce_sum)
+    label_loss = _label_loss(student, batch, [example.label for example in batch], reduce_sum)
     if objective.max_positives == 0:
         return StepLoss(label_loss, {"loss": label_loss.item(), "label": label_loss.item()})
     contrastive_loss, parts = _contrastive_loss(
@@ -106,13 +106,15 @@ def _contrastive_loss(
     count = reduce_sum(len(rows))
     if not rows:
         return torch.zeros((), device=student.device), {"positive": 0.0, "negative": 0.0}
-    encoded = student.encode([EXPLAIN_PREFIX + lesson.text for lesson in rows])
+    encoded = student.encode([EXPLAIN_PREFIX + example.text for example in rows])
     pos_weight_fn, neg_weight_fn = losses.SCHEMES[spec.scheme]
     pos_candidates = Candidates(
-        [lesson.positives[: objective.max_positives] for lesson in rows], scores, default_score=1.0
+        [example.positives[: objective.max_positives] for example in rows],
+        scores,
+        default_score=1.0,
     )
     neg_candidates = Candidates(
-        [lesson.negatives if objective.uses_negatives else () for lesson in rows],
+        [example.negatives if objective.uses_negatives else () for example in rows],
         scores,
         default_score=0.0,
     )

@@ -1,8 +1,8 @@
 """The iteration schedule: sample negatives from the past, update the judge, train, validate.
 
-A `Trainer` is a generator of records; its caller does the I/O, and stops it by not asking further.
+A `Trainer` is a generator of records; its caller does the I/O, and stops it by ending the loop.
 Everything random is a function of (seed, iteration, step), so a trainer restored between any two
-steps goes on exactly as it would have.
+steps continues exactly as without the interruption.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from qcrd.records.rationales import Rationale, RationaleSource
 from qcrd.records.spec import NegativeSource
 
 MAX_GRADIENT_NORM = 1e4
-"""A gradient's norm that no training comes back from, clipped or not."""
+"""A gradient norm from which no training recovers, clipped or not."""
 
 ValidationScore = tuple[float, float]
 """(validation accuracy, minus the label's mean cross entropy): higher is better, in this order."""
@@ -51,7 +51,7 @@ ValidationScore = tuple[float, float]
 
 @dataclass(frozen=True)
 class IterationData:
-    """What an iteration is trained with: the student's earlier samples by question, the judge's
+    """The input of an iteration: the student's earlier samples by question, the judge's
     score of every rationale by its id, and the judge's health."""
 
     samples: SampledRationales = field(default_factory=dict)
@@ -62,7 +62,7 @@ class IterationData:
 
 @dataclass(frozen=True)
 class BestStudent:
-    """The iteration that did best on validation so far."""
+    """The iteration with the best validation score so far."""
 
     score: ValidationScore
     iteration: int
@@ -100,14 +100,14 @@ class Trainer:
         self.fixed_weights = fixed_weights
         # Where no checkpoint is given the fixed source is the student before it was trained.
         pinned = NegativeSource.FIXED in schedule.spec.negatives.source and fixed_weights is None
-        # Who samples no negatives looks back at nothing.
+        # A method without sampled negatives needs no earlier weights.
         lag = schedule.spec.negatives.lag if schedule.objective.uses_negatives else 0
         self.weight_history = WeightHistory(lag, pinned=frozenset({0} if pinned else ()))
         self.started = False
         self.iteration = 0
         self.step = 0
         self.step_in_iteration = 0
-        """Steps done of the iteration under way."""
+        """Steps done of the current iteration."""
         self.iteration_data: IterationData | None = None
         self.last_samples: SampledRationales = {}
         """The negatives of the last iteration that ended here; none after a resumption."""
@@ -116,13 +116,13 @@ class Trainer:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations so far: student, its past self and the judge."""
+        """Floating-point operations so far: student, sampling of negatives and judge."""
         judge_flops = 0.0 if self.judge is None else self.judge.flops
         return self.student.flops + self.negative_sampler.flops + judge_flops
 
     @property
     def judge_version(self) -> int:
-        """Of the judge that goes on from here: 0 untrained, 1 pretrained, t + 2 by iteration t."""
+        """Version of the current judge: 0 untrained, 1 pretrained, t + 2 by iteration t."""
         return self.iteration + 1 + (self.iteration_data is not None)
 
     def run(self) -> Iterator[PhaseStarted | JudgePretrained | StepFinished | IterationFinished]:
@@ -244,7 +244,7 @@ class Trainer:
     def _backward(
         self, batch: Sequence[TrainingExample], scores: dict[str, float], seed: int
     ) -> dict[str, float]:
-        """Gradients of the whole batch, from this process or from all of the crew."""
+        """Gradients of the whole batch, from this process or from all of them."""
         if self.process_group is not None:
             if not self._replicas_ready:
                 self.process_group.broadcast_replica(self.optimizer_step)
@@ -264,7 +264,7 @@ class Trainer:
         return self.negative_sampler.sample(requests) if requests else {}
 
     def _prefetch_negatives(self) -> None:
-        """The next iteration's negatives: with a lag of at least 1 its past is known by now."""
+        """Announce the next iteration's samples: with a lag of at least 1 its weights exist."""
         next_iteration = self.iteration + 1
         is_last = (
             self.schedule.flops is None
@@ -274,7 +274,7 @@ class Trainer:
             self.negative_sampler.prefetch(requests)
 
     def _make_sample_requests(self, iteration: int) -> list[NegativeSampleRequest]:
-        """What the student's earlier selves are asked for `iteration`: by lag, then the fixed."""
+        """The sample orders of `iteration`: from weights by lag, then from the fixed ones."""
         spec = self.schedule.spec.negatives
         if not self.schedule.objective.uses_negatives:
             return []
@@ -313,7 +313,7 @@ class Trainer:
     def _select_negatives(
         self, example: TrainingExample, samples: SampledRationales
     ) -> tuple[Rationale, ...]:
-        """By the spec's sources. A sample equal to a positive is right, and so no negative."""
+        """Negatives by the spec's sources. A sample equal to a positive is left out."""
         uses_minority = NegativeSource.TEACHER_MINORITY in self.schedule.spec.negatives.source
         positive_texts = {rationale.text for rationale in example.positives}
         sampled = tuple(r for r in samples.get(example.id, ()) if r.text not in positive_texts)
@@ -323,12 +323,12 @@ class Trainer:
         return [make_training_pair(x.text, x.positives, x.negatives) for x in examples]
 
     def _score_rationales(self, examples: Sequence[TrainingExample]) -> dict[str, float]:
-        """One score per rationale and judge version; no step asks the judge again."""
+        """One score per rationale and judge version; no step calls the judge again."""
         assert self.judge is not None
         to_score = [
             (example, r) for example in examples for r in (*example.positives, *example.negatives)
         ]
-        scores = self.judge.score([(lesson.text, r.text) for lesson, r in to_score])
+        scores = self.judge.score([(example.text, r.text) for example, r in to_score])
         return {r.id: score for (_, r), score in zip(to_score, scores, strict=True)}
 
     # --- divergence ----------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class WeightHistory:
             del self.by_iteration[old]
 
     def get_lagged(self, iteration: int) -> Weights:
-        """The weights `lag` iterations before `iteration`; the oldest there are until then."""
+        """The weights `lag` iterations before `iteration`, or the oldest if there are none."""
         return self.by_iteration[max(iteration - self.lag, min(self.by_iteration))]
 
 

@@ -57,13 +57,13 @@ def finalize(deps: FinalizeDeps, job: Job) -> None:
 
 
 def finalize_pending(
-    deps: FinalizeDeps, now: float, *, grace: float = FINALIZE_GRACE_SECONDS
+    deps: FinalizeDeps, now: float, *, grace_seconds: float = FINALIZE_GRACE_SECONDS
 ) -> list[str]:
-    """Finalize the jobs that ended over `grace` seconds ago and still need it; return their ids.
+    """Finalize the jobs that ended over `grace_seconds` ago and still need it; return their ids.
 
     Any number of processes may run it at once. `Transient` when Redis is unavailable.
     """
-    pending = [job for job in deps.jobs.iter_active() if _needs_finalizing(job, now, grace)]
+    pending = [job for job in deps.jobs.iter_active() if _needs_finalizing(job, now, grace_seconds)]
     for job in pending:
         _emit_end(deps, job)
     finalized = []
@@ -78,9 +78,9 @@ def finalize_pending(
     return finalized
 
 
-def _needs_finalizing(job: Job, now: float, grace: float) -> bool:
+def _needs_finalizing(job: Job, now: float, grace_seconds: float) -> bool:
     finished_at = job.finished_at or job.created_at
-    return job.status in TERMINAL and not job.concluded and now - finished_at > grace
+    return job.status in TERMINAL and not job.concluded and now - finished_at > grace_seconds
 
 
 def _emit_end(deps: FinalizeDeps, job: Job) -> None:

@@ -49,7 +49,7 @@ class LeaseHeartbeat:
         self._thread.join()
 
     def should_continue(self) -> bool:
-        """Whether to keep working: the lease is held, and the job not cancelled or paused."""
+        """Whether to keep working: the lease is current, and the job not cancelled or paused."""
         self._poll_job()
         return self._should_run and not self._may_have_expired()
 
@@ -58,7 +58,7 @@ class LeaseHeartbeat:
         was asked to pause still holds the lease and may save its work."""
         self._poll_job()
         if self._lease_lost or self._may_have_expired():
-            raise LeaseLost(f"job {self._id} is no longer held by lease {self._token}")
+            raise LeaseLost(f"job {self._id} is no longer leased with token {self._token}")
 
     def _poll_job(self) -> None:
         if time.monotonic() - self._polled_at < POLL_SECONDS:

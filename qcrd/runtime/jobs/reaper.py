@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.queue import JobQueue
@@ -13,28 +15,48 @@ RESEND_SECONDS = 300.0
 the claim makes the duplicate harmless."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReapedJob:
+    """A job that was re-enqueued; `reason` is for the log."""
+
+    job_id: str
+    reason: str
+
+
 def reap_jobs(
     jobs: JobStore, queue: JobQueue, now: float, *, resend_after: float = RESEND_SECONDS
-) -> list[str]:
-    """Re-enqueue overdue jobs and return their ids. Any number of reapers may run at once.
+) -> list[ReapedJob]:
+    """Re-enqueue overdue jobs and return them. Any number of reapers may run at once.
 
     A job with an expired lease is overdue at once; the next claim counts the lost attempt.
     """
-    sent = []
+    reaped = []
     for job in jobs.iter_active():
         if _is_overdue(job, now, resend_after) and _claim_resend(jobs, job.id, now, resend_after):
             queue.send(job.stage or Stage.ASSEMBLING, job.id)
-            sent.append(job.id)
-    return sent
+            reaped.append(ReapedJob(job.id, _describe_delay(job, now)))
+    return reaped
 
 
 def _is_overdue(job: Job, now: float, resend_after: float) -> bool:
     if job.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
         return False
-    due = max(job.created_at, job.sent_at or 0.0)
+    due = _due_at(job)
     if job.lease.owner:
         return lease_expired(job, now) and (due <= job.lease.until or now - due > resend_after)
     return now - due > resend_after
+
+
+def _due_at(job: Job) -> float:
+    """When the job's last message was sent, in seconds since the epoch."""
+    return max(job.created_at, job.sent_at or 0.0)
+
+
+def _describe_delay(job: Job, now: float) -> str:
+    """Why the job is overdue."""
+    if job.lease.owner:
+        return f"lease expired {now - job.lease.until:.0f} s ago"
+    return f"no worker claimed it within {now - _due_at(job):.0f} s of its message"
 
 
 def _claim_resend(jobs: JobStore, job_id: str, now: float, resend_after: float) -> bool:

@@ -136,7 +136,7 @@ def transition(job: Job, target: JobStatus, now: float, changes: Mapping[str, An
 def check_lease(job: Job, token: int) -> None:
     """`LeaseLost` unless `token` is the current lease of `job`."""
     if not job.lease.owner or job.lease.token != token:
-        raise LeaseLost(f"job {job.id} is {job.status} and no longer held by lease {token}")
+        raise LeaseLost(f"job {job.id} is {job.status} and no longer leased with token {token}")
 
 
 def lease_expired(job: Job, now: float) -> bool:

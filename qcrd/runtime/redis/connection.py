@@ -50,7 +50,7 @@ def translate_redis_errors() -> Iterator[None]:
     try:
         yield
     except (ConnectionError, TimeoutError) as error:
-        raise Transient(f"Redis does not answer: {error}", code="redis_unavailable") from error
+        raise Transient(f"Redis does not respond: {error}", code="redis_unavailable") from error
     except (OutOfMemoryError, ReadOnlyError, MasterDownError) as error:
         raise Transient(f"Redis takes no writes: {error}", code="redis_unavailable") from error
     except ResponseError as error:

@@ -41,7 +41,7 @@ def _translate_s3_errors(key: str) -> Iterator[None]:
     except S3Error as error:
         raise _to_qcrd_error(error, key) from error
     except (ServerError, urllib3.exceptions.HTTPError, OSError) as error:
-        raise Transient(f"the object store does not answer: {error}") from error
+        raise Transient(f"the object store does not respond: {error}") from error
     except MinioException as error:
         raise QcrdError(f"the object store cannot be understood at {key}: {error}") from error
 

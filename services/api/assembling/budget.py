@@ -1,8 +1,8 @@
-"""Token budget of a job: what is reserved before each request to its teacher.
+"""Token budget of a job: tokens are reserved before each request to its teacher.
 
-A request is sent only if the budget covers the most it can cost: its answer at full length, and
+A request is sent only if the budget covers the most it can cost: its output at full length, and
 its prompt counted by an earlier sample of it, or else one token per byte, which no tokenizer
-exceeds. So the budget holds whatever comes back.
+exceeds. So the budget is never exceeded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from services.api.assembling.teacher_client import Completion
 from services.api.settings import TeacherConfig
 
 PROMPT_TOKEN_MARGIN = 4
-"""Tokens that a server may put around a prompt: begin, end, a space."""
+"""Tokens that a server may add to a prompt: begin, end, a space."""
 
 
 class TokenBudget:
@@ -37,7 +37,7 @@ class TokenBudget:
         return len(self._reservations)
 
     def reserve(self, request: SampleRequest) -> bool:
-        """Whether the budget covers this request too; if so it is set aside for it."""
+        """Reserve this request's tokens; False when the budget does not cover it."""
         reservation = (self._max_prompt_tokens(request.prompt), self._max_new_tokens)
         prompt = (
             self._prompt_tokens + reservation[0] + sum(p for p, _ in self._reservations.values())
@@ -55,10 +55,10 @@ class TokenBudget:
     def settle(
         self, request: SampleRequest, completion: Completion | None, *, partial: bool = False
     ) -> None:
-        """What was set aside is spent as `completion` says, or free again for None.
+        """Replace a reservation by the tokens of `completion`, or release it for None.
 
-        `partial`: the answer broke off after it had begun, and nobody knows how much of it is paid
-        for; all that was set aside counts as spent.
+        `partial`: the output broke off after it had begun, so its cost is unknown; the whole
+        reservation counts as spent.
         """
         tokens = self._reservations.pop(request.key)
         if completion is not None:
@@ -69,7 +69,7 @@ class TokenBudget:
             self._completion_tokens += tokens[1]
 
     def make_over_budget_error(self) -> OverBudget:
-        """Says what is spent and how to go on."""
+        """The error of a spent budget, with the tokens spent and how to resume the job."""
         spent = f"{self._prompt_tokens + self._completion_tokens:,} teacher tokens"
         limits = []
         if self._budget.teacher_tokens is not None:

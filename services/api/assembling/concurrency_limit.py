@@ -1,4 +1,4 @@
-"""How many requests a teacher gets at once: fewer when it refuses, slowly more when it does not.
+"""The limit of concurrent requests to a teacher: halved when it refuses, raised slowly otherwise.
 
 Additive increase and multiplicative decrease, as TCP does it (Chiu and Jain, 1989).
 """
@@ -26,7 +26,7 @@ class ConcurrencyLimit:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[int]:
-        """Yields a ticket to hand back to `shrink`."""
+        """Take a slot; yields the ticket that `shrink` needs."""
         async with self._condition:
             await self._condition.wait_for(lambda: self._in_use < self.size)
             self._in_use += 1
@@ -37,11 +37,11 @@ class ConcurrencyLimit:
             await self._notify_waiters()
 
     def grow(self) -> None:
-        """A request went well: one slot more for every windowful of them."""
+        """Count a success: one slot more per `size` successes."""
         self._size = min(self._max_size, self._size + 1 / self._size)
 
     def shrink(self, epoch: int) -> None:
-        """A request was refused: half as many. Those refused at the same time count once."""
+        """Halve the limit after a refusal. Requests refused at the same time count once."""
         if epoch == self._epoch:
             self._epoch += 1
             self._size = max(1.0, self._size / 2)

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_SECONDS = 2.0
 FLUSH_EVERY = 2000
-"""Answers in the ledger, about 2 MB of Redis memory, before they are moved to the store."""
+"""Outputs in the buffer, about 2 MB of Redis memory, before they are moved to the store."""
 SAMPLING_PERCENT = 95.0
-"""Share of the stage that asking is; the rest is to vote and to write."""
+"""Share of the stage that is sampling; the rest is voting and writing."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SampledOutputs:
 
 @dataclass
 class _SamplingRun:
-    """What one round of asking knows: all samples wanted and those that are there."""
+    """The state of one sampling run: all samples requested and the generations there are."""
 
     stage: StageContext
     cache: GenerationCache
@@ -73,7 +73,7 @@ class _SamplingRun:
             self.flush()
 
     def flush(self) -> None:
-        """What cannot be sealed now stays in the ledger, where the next job finds it as well."""
+        """Move buffered outputs to the store; on failure they stay in Redis, open to all jobs."""
         self.unflushed = 0
         try:
             self.cache.flush()
@@ -81,13 +81,13 @@ class _SamplingRun:
             log.warning("teacher outputs not flushed to the store, they stay in Redis: %s", error)
 
     def close(self) -> None:
-        """Whatever ends the round: what was answered is kept, and what it cost is told."""
+        """Flush the outputs and report usage, however the run ended."""
         self.flush()
         with contextlib.suppress(QcrdError):
             self.report_progress()
 
     def poll(self, outage: str | None) -> None:
-        """Called twice a second: stop when told to, say what changed, report now and then."""
+        """Stop on request, emit outages, report progress at intervals. Called twice a second."""
         self.stage.raise_if_stopping()
         if outage != self.reported_outage and bool(outage) != bool(self.reported_outage):
             self._emit_outage(outage)
@@ -114,10 +114,10 @@ class _SamplingRun:
             )
 
     def compute_usage(self) -> Usage:
-        """What this job paid, over all of its attempts."""
+        """This job's usage, over all of its attempts."""
         paid = [g for g in self.generations.values() if g.job_id == self.stage.job.id]
-        # Never less than was told: a job that asked the same at the same time may have replaced
-        # answers of this one, which it paid for all the same.
+        # Never less than reported: a concurrent job with the same requests may have replaced
+        # outputs that this one paid for.
         reported = self.stage.job.usage
         prompt = max(reported.teacher_prompt_tokens, sum(g.prompt_tokens for g in paid))
         completion = max(reported.teacher_completion_tokens, sum(g.completion_tokens for g in paid))
@@ -132,8 +132,8 @@ class _SamplingRun:
         )
 
     def _increment_counters(self, usage: Usage) -> None:
-        """What was paid since the last time. A kill loses the two seconds before it: the job's own
-        usage is the truth, this is for curves."""
+        """Add the usage since the last call to the metrics. A kill loses two seconds of it; the
+        exact figure is in the job."""
         before, self.counted_usage = self.counted_usage, usage
         name = self.stage.job.spec.settings.teacher
         for kind in ("prompt", "completion"):
@@ -161,7 +161,7 @@ def generate_outputs(
     test: Sequence[Question],
     backoff: BackoffPolicy,
 ) -> SampledOutputs:
-    """All samples of all questions. What was answered is kept whatever ends the round."""
+    """Generate all missing samples of all questions. Outputs are kept however the run ends."""
     spec = stage.job.spec.settings
     sampling = SamplingParams.from_spec(spec.rationales)
     requests_by_question = {

@@ -1,6 +1,6 @@
-"""Every answer a teacher ever gave, so that none is paid for twice.
+"""Cache of all teacher outputs, so that none is paid for twice.
 
-An answer goes into the ledger the moment it arrives; later the ledger is sealed into a shard whose
+An output goes into a buffer in Redis as it arrives; later the buffer is flushed to a shard whose
 name is a digest of its content. Both are shared by all jobs with the same teacher and sampling.
 """
 
@@ -24,11 +24,11 @@ class Generation(Record):
     prompt_tokens: int
     completion_tokens: int
     job_id: str
-    """Who paid: the usage of a job is what it paid for, also over several attempts."""
+    """The job that paid for it; a job's usage is summed over its attempts from these."""
 
 
 class GenerationCache:
-    """Those of one teacher and one sampling, by their fingerprints."""
+    """The generations of one teacher and one sampling, by their fingerprints."""
 
     def __init__(
         self, store: Store, buffer: GenerationBuffer, *, teacher: str, sampling: str
@@ -40,9 +40,9 @@ class GenerationCache:
         self._buffer_name = f"{teacher}/{sampling}"
 
     def find_many(self, sample_keys: Collection[str]) -> dict[str, Generation]:
-        """Those of the `wanted` keys that exist already."""
+        """The existing generations among the `wanted` keys."""
         requested, generations = set(sample_keys), {}
-        # The ledger first: what another job seals meanwhile is in a shard by then, not in neither.
+        # The buffer first: what another job flushes meanwhile is then found in a shard.
         pending = self._buffer.read_all(self._buffer_name)
         for shard in self._store.list(keys.generation_prefix(self._teacher, self._sampling)):
             for generation in read_lines(self._store, shard, Generation):
@@ -57,7 +57,7 @@ class GenerationCache:
         self._buffer.add(self._buffer_name, generation.key, generation.model_dump_json())
 
     def flush(self) -> None:
-        """Move what the ledger holds into a shard. Two jobs at once write it twice, losing none."""
+        """Move the buffer into a shard. Two jobs at once write it twice and lose nothing."""
         pending = self._buffer.read_all(self._buffer_name)
         if not pending:
             return

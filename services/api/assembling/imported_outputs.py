@@ -22,7 +22,7 @@ class ImportedOutputs:
 def match_outputs(
     imported: Sequence[QuestionRow], training: Sequence[QuestionRow], test: Sequence[QuestionRow]
 ) -> ImportedOutputs:
-    """Test questions may bring their outputs themselves, in the test file."""
+    """Outputs of test questions; the test file may contain them itself."""
     outputs_by_question = {row.question.id: row.outputs for row in imported if row.outputs}
     own_outputs = {row.question.id: row.outputs for row in test if row.outputs}
     training_ids = {row.question.id for row in training}

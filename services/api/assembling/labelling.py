@@ -1,4 +1,4 @@
-"""From raw outputs to positive and negative knowledge: parse, vote, split, count (METHOD 1)."""
+"""Labels raw outputs as positive and negative rationales: parse, vote, split (METHOD 1)."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def build_item(question: Question, outputs: Sequence[str], spec: MethodSpec) -> 
 def build_holdout_item(
     question: Question, outputs: Sequence[str] | None, spec: MethodSpec
 ) -> TestItem:
-    """A question to be judged on; `outputs` None when the teacher was not asked this one."""
+    """A test question; `outputs` is None when the teacher was not asked it."""
     gold_label = _canonical_gold_label(question, spec)
-    assert gold_label is not None, "a job is refused while a held-back question has no usable label"
+    assert gold_label is not None, "a job is refused while a held-out question has no usable label"
     return TestItem(
         question=question,
         gold=gold_label,
@@ -57,7 +57,7 @@ def build_holdout_item(
 
 
 def count_outcomes(items: Iterable[RationaleItem], *, reused: int) -> RationaleCounts:
-    """A tie is counted as one and as nothing else: its winner was drawn, not voted."""
+    """Count one vote. A tie counts only as a tie: its winner was drawn at random."""
     totals = dict.fromkeys(
         ("questions", "outputs", "parsed", "unparseable", "ties", "positives", "negatives"), 0
     )
@@ -80,7 +80,7 @@ def count_outcomes(items: Iterable[RationaleItem], *, reused: int) -> RationaleC
 
 
 def drop_zero_counts(counts: RationaleCounts) -> dict[str, Any]:
-    """What an event shows: the counts without the zeros."""
+    """The counts for an event, without the zeros."""
     return {name: value for name, value in counts.model_dump().items() if value}
 
 
@@ -100,12 +100,12 @@ def _parse_or_trust_label(
     trusts_label = spec.rationales.import_file and spec.rationales.imported_answer == "label"
     if not trusts_label or gold_label is None or (parsed and parsed.answer == gold_label):
         return parsed
-    # The source kept only outputs that end in the label, in whatever words.
+    # The source kept only outputs that end in the label, however they word it.
     return ParsedOutput(output.strip(), gold_label) if output.strip() else None
 
 
 def _make_rationale(question: Question, parsed: ParsedOutput) -> Rationale:
-    """Equal texts share an id, and so the judge's score."""
+    """A rationale's id. Equal texts share it, and so the judge's score."""
     return Rationale(
         id=digest(question.id, parsed.rationale),
         question_id=question.id,

@@ -1,4 +1,4 @@
-"""Teacher sampler: requests many samples concurrently, through refusals and outages."""
+"""Teacher sampler: requests many samples concurrently and survives refusals and outages."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from services.api.assembling.teacher_client import (
 
 @dataclass(frozen=True)
 class BackoffPolicy:
-    """All in seconds. Past `outage_timeout` without the teacher, or `overload_timeout` without one
-    answer, the stage gives way to other jobs and comes back later."""
+    """All in seconds. After `outage_timeout` without the teacher, or `overload_timeout` without a
+    completion, the stage lets other jobs run and is retried later."""
 
     poll_interval: float = 0.5
     initial_delay: float = 0.25
     max_delay: float = 10.0
     max_retry_after: float = 60.0
-    """Most of a Retry-After that is obeyed: a teacher that asks for an hour is asked sooner."""
+    """The longest Retry-After that is obeyed; after a longer one the teacher is retried sooner."""
     outage_timeout: float = 60.0
     overload_timeout: float = 120.0
 
@@ -41,13 +41,13 @@ class BackoffPolicy:
 
 
 MAX_ATTEMPTS = 4
-"""Failures of one request, on a teacher that is up, after which the request is to blame."""
+"""Failures of one request on a reachable teacher after which the job fails."""
 
 
 class TeacherSampler:
-    """One round of questions. `on_completion` gets each answer at once; `look` is called while
-    waiting and before every request, with the reason of an outage or None, and ends the round by
-    raising."""
+    """Samples one list of requests. `on_completion` gets each completion at once; `poll` is called
+    while waiting and before every request, with the reason of an outage or None, and ends the run
+    by raising."""
 
     def __init__(
         self,
@@ -77,9 +77,12 @@ class TeacherSampler:
         self._last_completion_at = asyncio.get_running_loop().time()
 
     async def run(self, requests: Sequence[SampleRequest]) -> None:
-        """Until every one is answered and kept. Raises what `look` raises; `Transient` when the
-        teacher stays away; `OverBudget` when the next one could cost too much, once nothing is in
-        flight any more; `QcrdError` when it refuses for good."""
+        """Return when every request is completed and kept.
+
+        Raises what `poll` raises; `Transient` when the teacher stays unreachable; `OverBudget`
+        when the next request could cost too much, once none is in flight; `QcrdError` when the
+        teacher refuses for good.
+        """
         pending = deque(requests)
         workers = min(self._concurrency, len(pending))
         try:
@@ -102,7 +105,7 @@ class TeacherSampler:
             await self._sample_with_retries(pending.popleft())
 
     async def _reserve_budget(self, request: SampleRequest) -> None:
-        """Wait until those in flight have cost less than they might have."""
+        """Wait until requests in flight have cost less than was reserved for them."""
         async with self._budget_changed:
             while not self._budget.reserve(request):
                 if not self._budget.in_flight:
@@ -117,7 +120,7 @@ class TeacherSampler:
             self._budget_changed.notify_all()
 
     async def _sample_with_retries(self, request: SampleRequest) -> None:
-        """Until it is answered and kept."""
+        """Retry one request until it is completed and kept."""
         overloads = failures = 0
         while True:
             outage_count = self._outage_count
@@ -137,12 +140,12 @@ class TeacherSampler:
                 await asyncio.sleep(self._backoff.get_delay(failures))
 
     async def _sample_within_budget(self, request: SampleRequest) -> None:
-        """One try, within the budget."""
+        """One attempt, within the budget."""
         await self._reserve_budget(request)
         completion, partial = None, False
         try:
             completion = await self._send_request(request)
-            # At once: settling waits, and may be cancelled while it does.
+            # Before settling, which waits and may be cancelled meanwhile.
             self._on_completion(request, completion)
         except (TeacherUnreachable, TeacherGenerationFailed) as error:
             partial = error.has_partial_output
@@ -152,7 +155,7 @@ class TeacherSampler:
 
     async def _send_request(self, request: SampleRequest) -> Completion:
         async with self._limit.slot() as epoch:
-            # A process that stood still may find the job gone, and has to pay for nothing then.
+            # After a suspension of the process the job may be gone: send no paid request then.
             self._poll(self._outage)
             try:
                 completion = await self._client.generate(request, self._sampling)
@@ -166,10 +169,10 @@ class TeacherSampler:
     def _check_overload_timeout(self, error: TeacherOverloaded) -> None:
         silent_seconds = asyncio.get_running_loop().time() - self._last_completion_at
         if silent_seconds > self._backoff.overload_timeout:
-            raise Transient(f"{error.message} and has answered nothing for {silent_seconds:.0f} s")
+            raise Transient(f"{error.message} and has completed nothing for {silent_seconds:.0f} s")
 
     async def _wait_for_recovery(self, error: TeacherUnreachable, outage_count: int) -> None:
-        """Return when the same teacher answers again. One worker asks, the others wait for it."""
+        """Return when the same teacher is reachable again. One worker probes, the others wait."""
         async with self._probe_lock:
             if outage_count != self._outage_count:
                 return
@@ -193,7 +196,7 @@ class TeacherSampler:
                 await asyncio.sleep(self._backoff.get_delay(attempts))
                 continue
             if fingerprint != self._teacher_fingerprint:
-                # What is asked from now on belongs to another set: the stage starts over.
+                # Another model's outputs belong to another set: the stage starts over.
                 raise Transient("the teacher came back with another model", retry_after=1.0)
             return
         raise Transient(error.message, code="teacher_unreachable")

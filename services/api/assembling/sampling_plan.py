@@ -1,4 +1,4 @@
-"""What a spec asks of its teacher: whether at all, how often, and under which conditions."""
+"""The teacher requests that a spec needs: whether any, how many, and with which sampling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def asks_teacher(spec: JobSpec) -> bool:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a generation is drawn. `temperature` 0 is greedy: all samples of a prompt are equal."""
+    """Parameters of sampling. `temperature` 0 is greedy: all samples of a prompt are equal."""
 
     temperature: float
     top_p: float | None
@@ -44,15 +44,15 @@ class SamplingParams:
         return digest(*parts, *self.stop)
 
     def count_distinct_samples(self, requested: int) -> int:
-        """How many of `wanted` samples per prompt can differ."""
+        """The number of `requested` samples per prompt that can differ."""
         return requested if self.temperature > 0 else min(requested, 1)
 
 
 def iter_sample_counts(
     spec: RationaleSpec, training: Iterable[Question], test: Iterable[Question]
 ) -> Iterator[tuple[Question, int]]:
-    """Each question once with how many samples of it are wanted; one that is in both files is asked
-    as often as in training."""
+    """Each question once with its number of samples; one that is in both files gets that of
+    training."""
     count_samples, training_ids = SamplingParams.from_spec(spec).count_distinct_samples, set[str]()
     for question in training:
         training_ids.add(question.id)
@@ -64,7 +64,7 @@ def iter_sample_counts(
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One sample of one prompt. Its seed is a digest: asked again, it is the same sample."""
+    """One sample of one prompt. Its seed is a digest: a repeated request draws the same sample."""
 
     prompt: str
     index: int

@@ -1,4 +1,4 @@
-"""Training on the rationale set of another job: waiting until that job has it."""
+"""The wait for the rationale set of another job, to train on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, NextStage, StageConte
 from qcrd.runtime.jobs.state_machine import TERMINAL
 
 POLL_SECONDS = 5.0
-"""Between two looks at a set that is not there yet."""
+"""Seconds between two checks for a set that does not exist yet."""
 
 
 def take_shared_set(stage: StageContext, leader_id: str) -> NextStage:

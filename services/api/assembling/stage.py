@@ -1,4 +1,4 @@
-"""The stage `assembling`: questions and teacher outputs in, a rationale set out, manifest last."""
+"""The stage `assembling`: writes a rationale set from questions and teacher outputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UNPARSEABLE_WARNING_SHARE = 0.2
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """What is known of the teacher's outputs; `test` lacks the questions it was not asked."""
+    """The teacher's outputs; `test` lacks the questions it was not asked."""
 
     training: OutputsByQuestion
     test: OutputsByQuestion
@@ -57,7 +57,7 @@ def assemble(
     teachers: Mapping[str, TeacherConfig],
     backoff: BackoffPolicy | None = None,
 ) -> NextStage:
-    """Done again it writes the same set again, from outputs that are there already."""
+    """Assemble the job's set. A repeated run writes the same set, from the cached outputs."""
     spec, store = stage.job.spec, stage.store
     if spec.knowledge_of is not None:
         return shared_set.take_shared_set(stage, spec.knowledge_of)
@@ -153,7 +153,7 @@ def _write_set(
     holdout: Mapping[str, Sequence[TestItem]],
     counts: RationaleCounts,
 ) -> str:
-    """The set's id is the job's, so that an attempt after a crash replaces what it left."""
+    """Write the set under the job's id, so that an attempt after a crash replaces its remains."""
     store = stage.store
     set_id = f"set-{keys.digest(stage.job.id)}"
     shards = tuple(_write_shards(store, set_id, items))
@@ -216,7 +216,7 @@ def _emit_summary(
 
 
 def _warn_about_overlap(stage: StageContext, splits: DatasetSplits) -> None:
-    """Identical questions only; a paraphrase needs a judge."""
+    """The training questions that are also test questions, word for word; not paraphrases."""
     training_ids = {row.question.id for row in splits.training}
     for name, split_rows in (("validation", splits.validation), ("test", splits.test)):
         overlap = sum(row.question.id in training_ids for row in split_rows)

@@ -1,4 +1,4 @@
-"""One teacher, spoken to through `huggingface_hub`, the maintained client of the TGI protocol.
+"""A client of one teacher through `huggingface_hub`, the maintained client of the TGI protocol.
 
 Its many errors are reduced to what the caller can do: slow down, wait, try again, or give up.
 """
@@ -28,21 +28,21 @@ from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.settings import TeacherConfig
 
 READ_TIMEOUT_SECONDS = 120.0
-"""A TGI server writes a comment every 15 s while a request waits, so this one is gone."""
+"""Seconds of silence after which a server is gone: TGI writes a comment every 15 s."""
 PROBE_TIMEOUT_SECONDS = 5.0
 MAX_REQUESTS_PER_CLIENT = 256
-"""Requests after which a client is replaced: it keeps every response it streamed until closed."""
+"""Requests after which a client is replaced: it keeps every streamed response until closed."""
 
 
 class TeacherOverloaded(Transient):
-    """The teacher has no room now (429): the same request again, with fewer beside it."""
+    """The teacher is at capacity (429): retry the request, with fewer at once."""
 
 
 class TeacherUnreachable(Transient):
-    """The teacher does not answer, or broke off in the middle of an answer."""
+    """The teacher does not respond, or broke off in the middle of an output."""
 
     has_partial_output = False
-    """Whether some of the answer had come, which has to be paid for."""
+    """Whether part of the output had arrived, which has to be paid for."""
 
 
 class TeacherGenerationFailed(Transient):
@@ -62,8 +62,8 @@ class Completion:
 
 
 def install_http_client_factory() -> None:
-    """Let `huggingface_hub` ask teachers through sessions of ours, once per process: its own refuse
-    every address under HF_HUB_OFFLINE, which sites without a way out set because of the hub."""
+    """Give `huggingface_hub` our HTTP sessions, once per process: its own refuse every address
+    under HF_HUB_OFFLINE, which sites without internet set."""
     set_async_client_factory(_make_http_client)
 
 
@@ -73,7 +73,7 @@ def _make_http_client() -> httpx2.AsyncClient:
 
 
 async def _read_error_body(response: httpx2.Response) -> None:
-    """A stream's error is told in its body, which the client looks at without reading it."""
+    """Read the body of a failed stream: it has the error, and the client does not read it."""
     if response.is_error:
         await response.aread()
 
@@ -86,7 +86,7 @@ class _PooledClient:
 
 
 class TeacherClient:
-    """Requests may run at the same time; `close` when the last one is done."""
+    """A client for concurrent requests; call `close` when the last one is done."""
 
     def __init__(self, name: str, teacher: TeacherConfig) -> None:
         self._name = name
@@ -97,26 +97,26 @@ class TeacherClient:
         self._pooled: _PooledClient | None = None
 
     async def fetch_fingerprint(self) -> str:
-        """Digest of the model that answers now. `TeacherUnreachable` when none does."""
+        """Digest of the model that is served now. `TeacherUnreachable` when none is."""
         with self._translate_errors():
             async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
                 headers = {name: value for name, value in self._headers.items() if value}
                 response = await session.get(f"{self._url}/info", headers=headers)
             if response.status_code in (408, 429) or response.status_code >= 500:
                 raise TeacherUnreachable(
-                    f"teacher {self._name}: /info answers {response.status_code}"
+                    f"teacher {self._name}: /info responded {response.status_code}"
                 )
             info = response.json() if response.is_success else None
         if not isinstance(info, dict) or "model_id" not in info:
             raise QcrdError(
-                f"teacher {self._name}: GET /info answers {response.status_code} and no model; a "
+                f"teacher {self._name}: GET /info responded {response.status_code} and no model; a "
                 "server of the TGI protocol is needed at its address in the setting QCRD_TEACHERS",
                 code="teacher_refused",
             )
         return digest(str(info["model_id"]), str(info.get("model_sha")))
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Of each text, as the teacher's own tokenizer counts them. Costs no generation."""
+        """Tokens of each text by the teacher's own tokenizer. Costs no generation."""
         counts = []
         with self._translate_errors():
             async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
@@ -127,7 +127,7 @@ class TeacherClient:
                     )
                     if not response.is_success:
                         raise TeacherUnreachable(
-                            f"teacher {self._name}: /tokenize answers {response.status_code}"
+                            f"teacher {self._name}: /tokenize responded {response.status_code}"
                         )
                     counts.append(len(response.json()))
         return counts
@@ -143,7 +143,7 @@ class TeacherClient:
     async def _generate(
         self, request: SampleRequest, sampling: SamplingParams, events: list[Any]
     ) -> Completion:
-        """Something is put into `begun` when the first token comes."""
+        """Generate one output; `begun` gets an item when its first token arrives."""
         greedy = sampling.temperature == 0
         completion: Completion | None = None
         with self._translate_errors():
@@ -158,13 +158,13 @@ class TeacherClient:
                     seed=request.seed,
                     max_new_tokens=sampling.max_new_tokens,
                     stop=list(sampling.stop),
-                    # The route that the client posts to gives the prompt back unless told not to.
+                    # The route that the client posts to returns the prompt unless this is False.
                     return_full_text=False,
                 )
                 async for event in stream:
                     events[:] = [event]
                     if event.details is not None and event.generated_text is not None:
-                        # Read on to the end: a stream left halfway keeps its connection.
+                        # Read on to the end: an unfinished stream keeps its connection.
                         completion = Completion(
                             text=event.generated_text,
                             finish_reason=str(event.details.finish_reason),
@@ -172,7 +172,7 @@ class TeacherClient:
                             completion_tokens=event.details.generated_tokens,
                         )
         if completion is None:
-            raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an answer")
+            raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an output")
         return completion
 
     async def close(self) -> None:
@@ -196,7 +196,7 @@ class TeacherClient:
             completed = True
         finally:
             if not completed:
-                # A stream left halfway gives its connection back only when its client is closed.
+                # An unfinished stream returns its connection only when its client is closed.
                 pooled.request_count = MAX_REQUESTS_PER_CLIENT
             pooled.in_flight -= 1
             if not pooled.in_flight and pooled is not self._pooled:
@@ -214,7 +214,7 @@ class TeacherClient:
         except ValidationError as error:
             raise Invalid(f"{label} refuses a prompt: {error}", code="teacher_refused") from error
         except (InferenceTimeoutError, httpx2.TimeoutException) as error:
-            raise TeacherUnreachable(f"{label} does not answer in time") from error
+            raise TeacherUnreachable(f"{label} does not respond in time") from error
         except HfHubHTTPError as error:
             raise _make_status_error(label, error) from error
         except TextGenerationError as error:
@@ -224,7 +224,7 @@ class TeacherClient:
             raise TeacherGenerationFailed(f"{label} failed to generate: {error}") from error
         except (httpx2.HTTPError, json.JSONDecodeError) as error:
             reason = str(error) or type(error).__name__
-            raise TeacherUnreachable(f"{label} does not answer: {reason}") from error
+            raise TeacherUnreachable(f"{label} does not respond: {reason}") from error
 
 
 def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
@@ -232,7 +232,7 @@ def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
     if status == 429:
         return TeacherOverloaded(f"{label} is overloaded", retry_after=_get_retry_after(error))
     if status == 408 or status >= 500:
-        return TeacherUnreachable(f"{label} answers {status}")
+        return TeacherUnreachable(f"{label} responded {status}")
     return QcrdError(
         f"{label} refuses requests with status {status}: check its address and API key in the "
         "setting QCRD_TEACHERS",
@@ -241,7 +241,7 @@ def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
 
 
 def _get_retry_after(error: BaseException) -> float | None:
-    """What the answer behind `error` asks for; the client keeps it as the cause."""
+    """The Retry-After of the response behind `error`, which the client keeps as the cause."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     return (
         None

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/completions`: published students answer."""
+"""`/v1/chat/completions` and `/v1/completions`: completions of published students."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the completion routes take: of OpenAI's bodies what a student can do, checked here.
+"""Request bodies of the completion routes: the fields of OpenAI's that a student supports.
 
-Fields that are not named are ignored, as the API that clients know grows faster than this one.
+Other fields are ignored, as OpenAI's API keeps growing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class StreamOptions(RequestBody):
 
 
 class CommonCompletionRequest(RequestBody):
-    """What both routes share. Without `temperature` and `top_p` a student answers greedily, as it
-    was measured; `max_tokens` cuts an answer short and never makes it longer than it learned."""
+    """Fields of both routes. Without `temperature` and `top_p` a student decodes greedily, as in
+    its evaluation; `max_tokens` shortens an output and never makes it longer than in training."""
 
     model: str
     """The id of a published student."""
@@ -49,12 +49,12 @@ class ChatMessage(RequestBody):
     @field_validator("content", mode="before")
     @classmethod
     def _replace_null_content(cls, value: object) -> object:
-        """An assistant's turn that only called functions has null."""
+        """Null in an assistant's turn that only called functions."""
         return "" if value is None else value
 
 
 class ChatCompletionRequest(CommonCompletionRequest):
-    """The last message of the user is the question; students hold no conversation, so the others
+    """The last message of the user is the question; students keep no conversation, so the others
     are ignored. `explain` also asks for the rationale, as `reasoning_content` of the message."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -68,7 +68,6 @@ class ChatCompletionRequest(CommonCompletionRequest):
 
 
 class CompletionRequest(CommonCompletionRequest):
-    """The prompt goes to the student as it is, without the words that it was trained to be asked
-    in."""
+    """The prompt goes to the student as it is, without the prefix and suffix of its training."""
 
     prompt: str | Annotated[list[str], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""Another server's event stream as our own, each piece as it comes."""
+"""Forwards the student server's event stream, piece by piece."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def close_on_exit(response: httpx2.Response) -> AsyncIterator[None]:
-    """Closes `answer` however this ends: to its server that is the cancel."""
+    """Close `response` however the block ends, which cancels it at its server."""
     try:
         yield
     finally:
@@ -27,8 +27,8 @@ async def close_on_exit(response: httpx2.Response) -> AsyncIterator[None]:
 
 
 class ProxiedEventStream(StreamingResponse):
-    """Notices at once that its client has left, also while there is nothing to send, and then
-    closes the connection that the stream comes from."""
+    """A response that notices at once when its client leaves, also while there is nothing to send,
+    and then closes the connection that the stream comes from."""
 
     def __init__(self, upstream_response: httpx2.Response) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -45,7 +45,7 @@ class ProxiedEventStream(StreamingResponse):
         finally:
             disconnected.cancel()
             send_task.cancel()
-            # A send to a client that has left; `disconnected` hears of it too, but may be later.
+            # A send to a client that has left; `disconnected` notices too, but may be later.
             with suppress(OSError, asyncio.CancelledError):
                 await send_task
             await self._upstream_response.aclose()

@@ -1,4 +1,4 @@
-"""The gateway's client of the server that answers for published students."""
+"""The gateway's client of the server of published students."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from services.api.settings import StudentSettings
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 KEEPALIVE_EXPIRY_SECONDS = 3.0
-"""Below the five seconds after which the other end drops an unused connection, so that none is
-taken up again just when that happens."""
+"""Seconds that an unused connection is kept: less than the five after which the server drops it, so
+that none is reused as it closes."""
 CLIENT_CLOSED_RESPONSE = Response(status_code=499)
-"""Nobody reads it; the log does."""
+"""The response to a client that has left, for the access log."""
 
 
 class StudentServerOverloaded(Transient):
@@ -50,15 +50,15 @@ class StudentClient:
                 keepalive_expiry=KEEPALIVE_EXPIRY_SECONDS,
             ),
             headers={"accept-encoding": "identity"},
-            # A proxy for the outside world does not lead to it.
+            # The machine's proxy settings are for outside addresses.
             trust_env=False,
         )
 
     async def post(self, path: str, body: bytes) -> httpx2.Response:
-        """The head of a good answer; whoever gets it reads the rest and closes it.
+        """The head of a successful response; the caller reads the rest and closes it.
 
         Raises `NotFound`, `StudentRequestRejected`, `StudentServerOverloaded`, and `Transient`
-        while the server is away.
+        while the server is unreachable.
         """
         headers = {"content-type": "application/json", "x-request-id": current_request_id() or ""}
         request = self._client.build_request("POST", path, content=body, headers=headers)
@@ -78,7 +78,7 @@ class StudentClient:
 
 def make_unavailable_error(error: httpx2.TransportError) -> Transient:
     timed_out = isinstance(error, httpx2.TimeoutException)
-    reason = "does not answer in time" if timed_out else "cannot be reached"
+    reason = "does not respond in time" if timed_out else "cannot be reached"
     return Transient(f"the server of students {reason}: try again", code="students_unavailable")
 
 
@@ -111,8 +111,8 @@ def _parse_error_body(content: bytes) -> tuple[str, str]:
 async def forward_request(
     students: StudentClient, request: Request, path: str, body: CommonCompletionRequest
 ) -> Response:
-    """The student's answer, piece by piece if it streams. Raises what `ask` raises; a client that
-    leaves takes its request to the student with it."""
+    """The student's response, piece by piece if it streams. Raises what the request raises; it is
+    cancelled when its client leaves."""
     data = body.model_dump_json(exclude_none=True).encode()
     response = await run_until_disconnect(request.receive, _fetch_response(students, path, data))
     return CLIENT_CLOSED_RESPONSE if response is None else response

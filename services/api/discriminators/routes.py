@@ -31,5 +31,5 @@ def list_discriminators(
 
 @router.get("/{judge_id}")
 def retrieve_discriminator(discriminators: DiscriminatorsDep, judge_id: str) -> DiscriminatorObject:
-    """Spec, health and histograms of each version; `source` says who told the current one."""
+    """Spec, health and histograms of each version; `source`: where the current one was read."""
     return discriminators.get_discriminator(judge_id)

@@ -1,4 +1,4 @@
-"""The quality judges: from the discriminator while it holds them, and otherwise from the store."""
+"""The quality judges: read from the discriminator while they are loaded, else from the store."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from services.api.http.serializers import build_page
 from services.api.settings import DiscriminatorClientSettings
 
 SERVICE_TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
-"""Seconds. The service answers at once or is busy training: the store has as much to tell."""
+"""Seconds. The service responds at once or is busy training; the store has the same data."""
 MAX_VERSIONS = 100
-"""Newest versions that are told with their histograms; a job keeps few more than its lag."""
+"""Newest versions that are shown with their histograms; a job keeps few more than its lag."""
 
 
 class DiscriminatorSummary(ApiObject):
@@ -35,8 +35,8 @@ class DiscriminatorSummary(ApiObject):
 
 
 class DiscriminatorObject(DiscriminatorSummary):
-    """`current` comes from `source`: the service where it holds the judge in memory; `service` says
-    why not, where it does not. `versions` are those that the store has, newest first."""
+    """`current` comes from `source`: the service where it has the judge in memory; `service` says
+    why not, where it has not. `versions` are those that the store has, newest first."""
 
     source: Literal["service", "store"]
     service: str
@@ -51,7 +51,7 @@ class DiscriminatorService:
         self._client = client
 
     def list_discriminators(self, after: str | None, limit: int) -> Page[DiscriminatorSummary]:
-        """In the order of their ids, which is all that a listing tells."""
+        """A page of judges by id, the only order that a listing has."""
         versions_by_id = self._list_version_numbers_by_id()
         if after is not None and after not in versions_by_id:
             raise Invalid(f"`after`: there is no discriminator {after[:80]!r}", param="after")
@@ -92,7 +92,7 @@ class DiscriminatorService:
         )
 
     def _list_version_numbers_by_id(self) -> dict[str, list[int]]:
-        """By the id of each judge that has its spec: the trainer's files may be there before it."""
+        """Version numbers by judge id; a judge without a spec yet is left out."""
         versions_by_id: dict[str, list[int]] = {}
         ids_with_spec: set[str] = set()
         for parts in (key.split("/") for key in self._store.list(keys.JUDGES)):
@@ -124,17 +124,17 @@ class DiscriminatorService:
         return [int(name.split("/")[0]) for name in names if name.endswith("/judge.json")]
 
     def _fetch_current(self, judge_id: str) -> tuple[JudgeVersion | None, str]:
-        """What the service says of a judge that it holds, or why it says nothing."""
+        """The service's description of a loaded judge, or the reason why there is none."""
         try:
             response = self._client.get(f"/v1/judges/{judge_id}", params={"resident": "true"})
         except httpx2.HTTPError as error:
-            return None, f"does not answer ({type(error).__name__})"
+            return None, f"does not respond ({type(error).__name__})"
         if response.status_code == 404:
             return None, "does not hold it in memory"
         try:
             return JudgeVersion.model_validate_json(response.raise_for_status().content), "ok"
         except (httpx2.HTTPError, ValidationError):
-            return None, f"answers with status {response.status_code}, not with a judge"
+            return None, f"responded with status {response.status_code}, not with a judge"
 
 
 def _make_summary(

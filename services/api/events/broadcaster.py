@@ -1,7 +1,7 @@
 """Event broadcaster: one thread and one Redis connection read the events of all followed jobs.
 
 The thread reads the new events of all followed jobs by one blocking call, puts each into its frame
-once, and hands it to the job's followers. A follower is a bounded box in its event loop: an idle
+once, and hands it to the job's followers. A follower is a bounded buffer in its event loop: an idle
 one costs its connection to the client and nothing else.
 """
 
@@ -25,22 +25,22 @@ from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.telemetry import log_exceptions
 
 BLOCK_MS = 500
-"""How long one read waits. A job that is followed anew is in the next one."""
+"""Seconds that one read waits. A newly followed job is in the next one."""
 BATCH_SECONDS = 0.02
-"""Between two reads that found something: events that come fast are read together."""
+"""Seconds between two reads that found events: frequent events are read together."""
 REDIS_RETRY_SECONDS = 1.0
-"""Between two tries while Redis is away."""
+"""Seconds between two attempts while Redis is unavailable."""
 JOB_CHECK_SECONDS = 15.0
-"""Between two looks at whether a followed job is still there; a deleted one tells no event."""
+"""Seconds between two checks that a followed job exists; a deletion emits no event."""
 MAX_JOB_CHECKS = 50
-"""Jobs looked at between two reads, which must not wait long for them."""
+"""Jobs checked between two reads, which must not be delayed for long."""
 FINISHED_JOB_SECONDS = 600.0
-"""A job that has been over for so long will not have its end told any more."""
+"""Seconds after a job's end in which its last event may still arrive."""
 MAX_PENDING_EVENTS = 256
 """Frames that wait for a slow client; beyond them it reads on from the history."""
 HISTORY_PAGE_SIZE = 500
 HISTORY_THREADS = 4
-"""Threads that read histories, for all followers: the routes' own are never taken by them."""
+"""Threads that read histories for all followers, apart from the routes' own threads."""
 
 
 class ServerSentEvent(NamedTuple):
@@ -50,9 +50,9 @@ class ServerSentEvent(NamedTuple):
 
 
 class Subscriber:
-    """Where the frames of one client wait. All of it is called in its event loop.
+    """The frames that wait for one client. All methods run in its event loop.
 
-    `is_lagging`: the history beyond `cursor` has something that never came, or no more, to the box.
+    `is_lagging`: the history after `cursor` has events that are not in the buffer.
     """
 
     def __init__(self, job_id: str, cursor: str) -> None:
@@ -77,7 +77,7 @@ class Subscriber:
         self._wakeup.set()
 
     async def receive(self, seconds: float) -> list[ServerSentEvent]:
-        """What has come; waits for it, at most so long."""
+        """The waiting frames; waits for one at most `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._wakeup.wait()
@@ -90,7 +90,7 @@ class Subscriber:
 
 @dataclass
 class _Channel:
-    """A followed job: up to which event its followers were served, and when it was looked at."""
+    """A followed job: the last event its followers were sent, and when it was last checked."""
 
     cursor: str
     checked_at: float
@@ -98,7 +98,7 @@ class _Channel:
 
 
 class EventBroadcaster:
-    """Starts with the first follower. After `close` every follower is over."""
+    """Reads events for all followers. Its thread starts with the first one; `close` ends all."""
 
     def __init__(
         self, jobs: JobStore, events: EventLog, encode: Callable[[Event], ServerSentEvent]
@@ -114,13 +114,13 @@ class EventBroadcaster:
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
-        """Of the app whose clients follow."""
+        """The event loop of the app whose clients follow."""
         yield
         self.close()
 
     async def read_history(self, subscriber: Subscriber) -> list[ServerSentEvent]:
-        """At most `HISTORY_PAGE_SIZE` frames beyond the follower's cursor. `Transient` while Redis
-        is away."""
+        """At most `HISTORY_PAGE_SIZE` frames after the follower's cursor. `Transient` while Redis
+        is unavailable."""
 
         def read() -> list[ServerSentEvent]:
             events = self._events.read(subscriber.job_id, subscriber.cursor, HISTORY_PAGE_SIZE)
@@ -132,8 +132,8 @@ class EventBroadcaster:
         return await subscriber.loop.run_in_executor(self._history_executor, read)
 
     def subscribe(self, subscriber: Subscriber, cursor: str) -> None:
-        """Have what comes beyond event `cursor` put into its box. Others may have been served some
-        of that already: the follower reads the history once more, now that it misses nothing."""
+        """Subscribe the follower to events after `cursor`. Other followers may have been sent some
+        of them already, so it reads the history once more."""
         with self._condition:
             subscriber.is_subscribed = True
             if self._closed:
@@ -155,12 +155,12 @@ class EventBroadcaster:
                     del self._channels[subscriber.job_id]
 
     def close(self) -> None:
-        """Every follower's stream ends, and soon after the thread; idempotent."""
+        """End every follower's stream, and soon after the thread; idempotent."""
         with self._condition:
             self._closed = True
             self._condition.notify()
             subscribers = [
-                follower for room in self._channels.values() for follower in room.subscribers
+                follower for channel in self._channels.values() for follower in channel.subscribers
             ]
         self._history_executor.shutdown(wait=False)
         _call_in_event_loops(subscribers, Subscriber.close)
@@ -180,7 +180,7 @@ class EventBroadcaster:
                 time.sleep(BATCH_SECONDS)
 
     def _poll(self, cursors: dict[str, str]) -> bool:
-        """Hand on what is new; whether there was anything."""
+        """Hand new events to the followers; whether there were any."""
         events_by_job = self._events.watch(cursors, BLOCK_MS)
         for job_id, events in events_by_job.items():
             self._publish(job_id, [self._encode(event) for event in events])
@@ -188,12 +188,12 @@ class EventBroadcaster:
         return bool(events_by_job)
 
     def _wait_for_cursors(self) -> dict[str, str] | None:
-        """The followed jobs' cursors, when there are any; None when the hub is closed."""
+        """The followed jobs' cursors, when there are any; None when the broadcaster is closed."""
         with self._condition:
             self._condition.wait_for(lambda: self._channels or self._closed)
             if self._closed:
                 return None
-            return {job_id: room.cursor for job_id, room in self._channels.items()}
+            return {job_id: channel.cursor for job_id, channel in self._channels.items()}
 
     def _publish(self, job_id: str, frames: list[ServerSentEvent]) -> None:
         with self._condition:
@@ -205,7 +205,7 @@ class EventBroadcaster:
         _call_in_event_loops(subscribers, lambda follower: follower.push(frames))
 
     def _close_gone_jobs(self) -> None:
-        """End the streams of jobs that are gone."""
+        """End the streams of deleted jobs."""
         now = time.monotonic()
         with self._condition:
             due = [
@@ -218,8 +218,8 @@ class EventBroadcaster:
         for job_id in due[:MAX_JOB_CHECKS]:
             if self._is_gone(job_id):
                 with self._condition:
-                    room = self._channels.pop(job_id, None)
-                _call_in_event_loops(room.subscribers if room else (), Subscriber.close)
+                    channel = self._channels.pop(job_id, None)
+                _call_in_event_loops(channel.subscribers if channel else (), Subscriber.close)
 
     def _is_gone(self, job_id: str) -> bool:
         try:
@@ -236,7 +236,7 @@ def _is_long_finished(job: Job) -> bool:
 def _call_in_event_loops(
     subscribers: Iterable[Subscriber], callback: Callable[[Subscriber], None]
 ) -> None:
-    """`callback` for each, in its own event loop, which is woken once for all of its followers."""
+    """Call `callback` for each follower in its event loop; each loop is woken once."""
     loops: dict[asyncio.AbstractEventLoop, list[Subscriber]] = defaultdict(list)
     for follower in subscribers:
         loops[follower.loop].append(follower)

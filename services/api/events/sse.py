@@ -1,7 +1,7 @@
 """A job's events as server-sent events: oldest first, resumable, until the job is over.
 
-First the history from where the client is, then what the hub hands on. An event that comes by both
-ways is told once, because ids grow; one that was pushed out of a full box is in the history.
+First the history from the client's cursor, then the broadcaster's frames. An event that arrives
+both ways is sent once, because ids grow; one that a full buffer dropped is read from the history.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ KEEPALIVE_COMMENT = b":\n\n"
 
 
 def resolve_cursor(after: str | None, last_event_id: str | None) -> str:
-    """The event to go on after; `Invalid`, by its name, if it is none. The header goes first: a
-    browser that reconnects sends it to the address that it was first given."""
+    """The event id to continue after; `Invalid`, naming the field, if it is none. The header goes
+    first: a browser that reconnects sends it to the address that it was first given."""
     if last_event_id:
         return format_event_id(*parse_event_id(last_event_id, "Last-Event-ID"))
     return format_event_id(*parse_event_id(after)) if after else BEFORE_FIRST_EVENT
@@ -44,8 +44,8 @@ def encode_event(event: Event) -> ServerSentEvent:
 async def stream_events(
     broadcaster: EventBroadcaster, job_id: str, after: str, *, concluded: bool = False
 ) -> AsyncIterator[bytes]:
-    """`after` as `begin` made it. Of a job that was concluded before, the rest of its history is
-    all that there is: whoever comes back after its last event, as browsers do, waits for none."""
+    """Frames after `after`, as `resolve_cursor` returned it. Of a job concluded before, only
+    the rest of its history: a browser that reconnects after its last event waits for none."""
     subscriber, last_sent_at = Subscriber(job_id, after), time.monotonic()
     try:
         while not subscriber.is_closed:
@@ -68,10 +68,10 @@ async def stream_events(
 async def _get_next_events(
     broadcaster: EventBroadcaster, subscriber: Subscriber, seconds: float, concluded: bool
 ) -> list[ServerSentEvent]:
-    """What follows on the follower's cursor; nothing when nothing came in time."""
+    """The frames after the follower's cursor; none when none came in time."""
     if not subscriber.is_lagging:
         return await subscriber.receive(seconds)
-    # Before it is read: a box that fills up meanwhile says so again.
+    # Before the read: a buffer that overflows meanwhile sets it again.
     subscriber.is_lagging = False
     try:
         frames = await broadcaster.read_history(subscriber)

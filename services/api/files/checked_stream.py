@@ -10,9 +10,9 @@ from services.api.http.errors import PayloadTooLarge
 
 
 class CheckedStream:
-    """What a store reads an upload from. The store pulls, so nothing waits in a queue.
+    """The stream that a store reads an upload from. The store pulls, so nothing waits in a queue.
 
-    `read` raises what is wrong with the bytes, or whatever their source raises, before the store
+    `read` raises the error in the bytes, or whatever their source raises, before the store
     has the last of them: the object is then never completed.
     """
 
@@ -34,7 +34,7 @@ class CheckedStream:
         return self._row_reader.count
 
     def read(self, size: int = -1) -> bytes:
-        """`size` bytes, all that there are if it is negative; fewer only at the end."""
+        """Read `size` bytes, all of them if it is negative; fewer only at the end."""
         while not self._exhausted and (size < 0 or len(self._buffer) < size):
             self._read_chunk()
         count = len(self._buffer) if size < 0 else size

@@ -1,4 +1,4 @@
-"""Which line each question was on first, in memory that a million questions do not burst."""
+"""An index of each question's first line, compact enough for a million questions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DuplicateIndex:
         return self._read_line(self._find_slot(key)) > 0
 
     def setdefault(self, question_id: str, line: int) -> int:
-        """The line that the question was first on: `line`, unless it is there already."""
+        """The question's first line: `line`, unless the index has an earlier one."""
         key = bytes.fromhex(question_id)
         offset = self._find_slot(key)
         if existing_line := self._read_line(offset):
@@ -38,7 +38,7 @@ class DuplicateIndex:
         return line
 
     def _find_slot(self, key: bytes) -> int:
-        """Where `key` is, or the free slot where it belongs."""
+        """The slot of `key`, or the free slot where it belongs."""
         offset = int.from_bytes(key[:8], "big") % self._slot_count * SLOT_BYTES
         while self._read_line(offset) and self._table[offset : offset + KEY_BYTES] != key:
             offset = (offset + SLOT_BYTES) % len(self._table)

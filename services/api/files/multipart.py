@@ -23,7 +23,7 @@ MULTIPART_TYPE = "multipart/form-data"
 
 @dataclass(frozen=True)
 class Part:
-    """`data` is to be read before the next part is asked for; what is left of it is skipped."""
+    """Read `data` before the next part: unread bytes are skipped then."""
 
     name: str
     filename: str | None
@@ -37,14 +37,14 @@ class PartStart:
 
 
 class PartEnd:
-    """Of a part."""
+    """The end of a part."""
 
 
 ParserEvent = PartStart | PartEnd | bytes
 
 
 def parse_boundary(content_type: str) -> bytes:
-    """What stands between the parts, from the request's `Content-Type`."""
+    """The boundary between the parts, from the request's `Content-Type`."""
     media_type, options = parse_options_header(content_type)
     if media_type != MULTIPART_TYPE.encode():
         displayed_type = content_type.partition(";")[0][:80] or "nothing"
@@ -80,7 +80,7 @@ def _iter_events(chunks: Iterable[bytes], boundary: bytes) -> Iterator[ParserEve
     try:
         parser = MultipartParser(boundary, collector.build_callbacks())
         for chunk in chunks:
-            if not collector.is_complete:  # what follows the last boundary is nobody's
+            if not collector.is_complete:  # bytes after the last boundary are ignored
                 parser.write(chunk)
             yield from collector.drain()
     except FormParserError as error:
@@ -90,7 +90,7 @@ def _iter_events(chunks: Iterable[bytes], boundary: bytes) -> Iterator[ParserEve
 
 
 class _EventCollector:
-    """What the parser has called back since it was last asked."""
+    """Collects the parser's callbacks until they are taken."""
 
     def __init__(self) -> None:
         self.is_complete = False

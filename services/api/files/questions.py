@@ -14,12 +14,12 @@ from services.api.files.duplicates import DuplicateIndex
 from services.api.http.strict_json import DECODER
 
 MAX_LINE_BYTES = 2 << 20
-"""A question with a hundred long teacher outputs is below 1 MiB; more is not a questions file, and
-2 MiB of JSON can be 50 MB once they are read."""
+"""A question with a hundred long teacher outputs is below 1 MiB, and 2 MiB of JSON can take 50 MB
+once they are parsed."""
 
 
 MAX_LINES = 1_000_000
-"""So that what is kept of each line to find duplicates, 16 to 32 bytes, stays below 35 MB."""
+"""Bounds the index of duplicates, 16 to 32 bytes per line, to 35 MB."""
 
 
 class LineSplitter:
@@ -82,9 +82,9 @@ class QuestionRow:
 
 
 class RowReader:
-    """Rows of a file that comes in chunks, cut anywhere; `Invalid` at the first that is wrong.
+    """Parses rows from chunks that are cut anywhere; `Invalid` at the first invalid one.
 
-    Holds one line and, of every question, where it was.
+    Keeps one line in memory and each question's line number.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class RowReader:
             yield from self._read_row(number, raw)
 
     def finish(self) -> Iterator[QuestionRow]:
-        """What is left; `Invalid` if there was no row at all."""
+        """The last row, if any is left; `Invalid` if the file had none."""
         for number, raw in self._line_splitter.finish():
             yield from self._read_row(number, raw)
         if not self.count:
@@ -127,7 +127,7 @@ class RowReader:
 
 
 def read_rows(data: BinaryIO) -> Iterator[QuestionRow]:
-    """Every row of the file; `Invalid` at the first that is wrong, or if there is none."""
+    """Every row of the file; `Invalid` at the first invalid one, or if there is none."""
     reader = RowReader()
     while chunk := data.read(CHUNK_BYTES):
         yield from reader.feed(chunk)
@@ -240,7 +240,7 @@ def _get_choices(number: int, fields: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _get_outputs(number: int, fields: dict[str, Any]) -> tuple[str, ...]:
-    """An empty output is one that a teacher gave: kept, and counted as unparseable later."""
+    """The row's outputs. An empty one is kept, and counted as unparseable later."""
     present = [
         name for name in ("teacher_output", *OUTPUT_LIST_FIELDS) if fields.get(name) is not None
     ]
@@ -259,5 +259,5 @@ def _describe_type(value: Any) -> str:
 
 
 def _truncate(value: object) -> str:
-    """Short, and without half surrogate pairs, which no answer could carry."""
+    """Short, and without unpaired surrogates, which no response could encode."""
     return str(value)[:80].encode("utf-8", "replace").decode()

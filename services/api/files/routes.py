@@ -45,7 +45,7 @@ UPLOAD_FORM_SCHEMA = {
 async def create_file(
     gateway: GatewayDep, caller: CallerDep, uploads: UploadServiceDep, request: Request
 ) -> schemas.FileObject:
-    """Read and checked as it arrives; the fields may come in any order."""
+    """Upload a file, which is checked as it arrives; the fields may come in any order."""
     boundary = multipart.parse_boundary(request.headers.get("content-type", ""))
     idempotency_name = idempotency.get_entry_name(request.scope)
     stored = await uploads.receive_file(
@@ -69,7 +69,7 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
 ) -> schemas.Page[schemas.FileObject]:
-    """Every file has the one purpose, so there is none of any other."""
+    """List files. All have the same purpose, so a filter by another one finds none."""
     if purpose not in (None, files.PURPOSE):
         return serializers.build_page([], has_more=False)
     stored_files, has_more = files.list_files(gateway.store, after=after, limit=limit, order=order)

@@ -1,7 +1,7 @@
 """Uploaded files: checked while they arrive, stored under an id that is a digest of their content.
 
-So the same file uploaded twice is one file with one id, and a training file that comes back as the
-test file is noticed. The digest is known only at the end: the bytes go to a key of their own, and
+So the same file uploaded twice has one id, and a training file that is also the test file is
+noticed. The digest is known only at the end: the bytes go to a key of their own, and
 the description, written last, says where they are.
 """
 
@@ -31,7 +31,7 @@ PURPOSE = "fine-tune"
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes in the store that no description names yet."""
+    """Stored bytes that no description names yet."""
 
     key: str
     bytes: int
@@ -45,7 +45,7 @@ def check_purpose(purpose: str) -> None:
 
 
 def write_blob(store: Store, chunks: Iterable[bytes], *, limit: int) -> Blob:
-    """Check and store the bytes. Whatever ends it early, the store has nothing of them."""
+    """Check and store the bytes. An upload that ends early leaves nothing in the store."""
     key = keys.upload_key(keys.new_id("upload"))
     stream = CheckedStream(chunks, limit)
     store.put(key, cast(BinaryIO, stream))
@@ -70,7 +70,7 @@ def publish_file(
 def _write_metadata(
     store: Store, blob: Blob, file_id: str, filename: str, owner: str
 ) -> StoredFile:
-    """As the store has it afterwards: of two that write it at once, the last is right."""
+    """Write the description and read it back: of two concurrent writes the last one counts."""
     created_at = time.time()
     stored = StoredFile(
         id=file_id,
@@ -103,7 +103,7 @@ def get_file(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
 def list_files(
     store: Store, *, after: str | None, limit: int, order: Literal["asc", "desc"]
 ) -> tuple[list[StoredFile], bool]:
-    """At most `limit` files after file `after`, and whether there are more. Only these are read."""
+    """At most `limit` files after file `after`, the only ones read, and whether there are more."""
     ids = _list_file_ids(store, newest_first=order == "desc")
     if after is not None:
         if after not in ids:
@@ -120,7 +120,7 @@ def list_files(
 
 
 def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:
-    """By the times in the names of keys; descriptions without one are older than such names."""
+    """File ids by the time in their keys' names; files without a time are older than all others."""
     file_ids: list[str] = []
     times: dict[str, float] = {}
     for key in store.list(keys.FILES):
@@ -164,9 +164,9 @@ def _get_blob_key(stored: StoredFile) -> str:
 
 
 def delete_file(store: Store, jobs: JobStore, file_id: str, caller: ApiKey) -> None:
-    """The description first, so that nobody finds half a file. `Conflict` while a job needs it.
+    """Delete the description first, then the bytes. `Conflict` while a job needs the file.
 
-    Only what was there before is deleted: the same content may be uploaded anew meanwhile.
+    Only the bytes that it named are deleted: the same content may be uploaded anew meanwhile.
     """
     stored = get_file(store, file_id)
     check_owner(f"file {file_id}", stored.owner, caller)

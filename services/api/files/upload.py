@@ -1,7 +1,7 @@
 """An upload from the client's connection to the store, a piece at a time.
 
-The store's client pulls, in a thread of its own: it reads from `Arriving`, which reads from the
-form, which fetches from the connection. So the client sends as fast as the store takes.
+The store's client pulls, in a thread of its own: its reads go through the form to
+the connection. So the client sends as fast as the store takes.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from services.api.http.errors import ClientDisconnected, UnprocessableEntity
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_UPLOADS = 8
-"""Uploads; each has a thread and up to 30 MB. More wait, unread, in their connections."""
+"""Each upload takes a thread and up to 30 MB. Further ones wait, unread, in their connections."""
 MAX_FIELD_BYTES = 1000
-"""Of a field of the form that is not the file."""
+"""Limit of a form field other than the file."""
 
 
 @dataclass(frozen=True)
 class UploadService:
-    """What the uploads of one process share: threads, so that slow ones take none of the other
-    routes', and the lock under which one of two equal files is dropped."""
+    """Shared state of the uploads of one process: threads of their own, so that slow uploads do not
+    block other routes, and the lock under which one of two equal files is dropped."""
 
     thread_limiter: CapacityLimiter = field(
         default_factory=lambda: CapacityLimiter(MAX_CONCURRENT_UPLOADS)
@@ -52,8 +52,8 @@ class UploadService:
         owner: str,
         check_digest: Callable[[str], None],
     ) -> StoredFile:
-        """The file that a request of key `owner` brings, if `check_digest` takes its digest without
-        an error. Whatever ends it early, the store has nothing of it."""
+        """Store the file of a request by key `owner`, once `check_digest` accepts its digest. An
+        upload that ends early leaves nothing in the store."""
         upload = _UploadForm(store, limit)
         store_upload = partial(
             self._store_file, upload, _iter_body(receive), boundary, owner, check_digest
@@ -119,7 +119,7 @@ class _UploadForm:
         return self._blob, self._filename
 
     def delete_blob(self) -> None:
-        """A store that is away now must not hide why the upload came to nothing."""
+        """Delete the blob; an unavailable store must not hide why the upload failed."""
         if self._blob is not None:
             try:
                 self.store.delete(self._blob.key)

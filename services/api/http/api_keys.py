@@ -1,6 +1,6 @@
 """API keys: from the environment and from a file of hashes that is reloaded when it changes.
 
-A key is 256 random bits, so its SHA-256 is as good as a slow hash: there is nothing to guess. The
+A key is 256 random bits, so its SHA-256 is as safe as a slow hash: a guess is hopeless. The
 file holds hashes only, and is read again when it changes.
 """
 
@@ -22,12 +22,12 @@ from qcrd.records.api_keys import ApiKey, ApiKeyFile, ApiKeyScope, hash_api_key
 log = logging.getLogger(__name__)
 
 RELOAD_CHECK_SECONDS = 1.0
-"""Between two looks at whether the file has changed."""
+"""Seconds between two checks whether the file has changed."""
 RESERVED_NAMES = re.compile(r"anonymous|key-[0-9]+")
-"""Whose jobs are those of a gateway without keys, and of the keys in its environment."""
+"""Owner of the jobs of a gateway without keys, and of the keys in its environment."""
 
 ANONYMOUS_KEY = ApiKey(name="anonymous", sha256="0" * 64, scopes=tuple(ApiKeyScope))
-"""Who everybody is on a gateway without keys, which listens on loopback only."""
+"""The caller of all requests on a gateway without keys, which listens on loopback only."""
 
 
 class ApiKeyStore:
@@ -51,7 +51,7 @@ class ApiKeyStore:
 
     @property
     def auth_required(self) -> bool:
-        """Whether a key is asked for. A file that lost its last key still asks for one."""
+        """Whether a key is required. A file without any keys left still requires one."""
         return bool(self._env_keys) or self._file is not None
 
     @property
@@ -59,17 +59,17 @@ class ApiKeyStore:
         return not self._env_keys and not self._file_keys
 
     def find(self, secret: str) -> ApiKey | None:
-        """The key whose secret this is; None for an unknown or expired one."""
+        """The key with this secret; None for an unknown or expired one."""
         self._reload_if_changed()
         secret_hash, match = hash_api_key(secret), None
-        # Every hash is compared, each in constant time: timing tells nothing about any key.
+        # Every hash is compared, each in constant time: timing reveals nothing about any key.
         for key in (*self._env_keys, *self._file_keys):
             if hmac.compare_digest(secret_hash, key.sha256):
                 match = key
         return None if match is None or match.is_expired(time.time()) else match
 
     def _reload_if_changed(self) -> None:
-        """Read the file again if it is another one; keep the keys there are if it is broken."""
+        """Reload the file if it has changed; keep the current keys if it is broken."""
         if self._file is None or time.monotonic() - self._checked_at < RELOAD_CHECK_SECONDS:
             return
         with self._lock:
@@ -81,7 +81,7 @@ class ApiKeyStore:
             try:
                 self._file_keys = read_keys(self._file)
             except ValueError as error:
-                log.error("API key file not reloaded, the previous keys stay in force: %s", error)
+                log.error("API key file not reloaded, the previous keys stay valid: %s", error)
             else:
                 log.info("API keys reloaded: %s", ", ".join(key.name for key in self._file_keys))
 
@@ -96,7 +96,7 @@ def read_keys(file: Path) -> tuple[ApiKey, ...]:
         path = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{file}: `{path}`: {first['msg']}") from None
     except ValueError:
-        # What a broken file says may be a key that somebody put there by mistake.
+        # A broken file's text is left out: it may be a key, put there by mistake.
         raise ValueError(f"{file} is not JSON in UTF-8") from None
     for key in keys:
         if RESERVED_NAMES.fullmatch(key.name):

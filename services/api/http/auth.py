@@ -17,7 +17,7 @@ READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class AuthMiddleware:
-    """Leaves the key in `scope["state"]["key"]`, or answers 401, 403 or 429 under `/v1`."""
+    """Puts the key into `scope["state"]["key"]`, or responds 401, 403 or 429 under `/v1`."""
 
     def __init__(self, app: ASGIApp, *, api_keys: ApiKeyStore, rate_limiter: RateLimiter) -> None:
         self._app = app
@@ -31,7 +31,7 @@ class AuthMiddleware:
         try:
             key = self._authenticate(Headers(scope=scope))
             _check_scope(key, scope["method"])
-            # Only a limited key is worth the way to Redis.
+            # Only a limited key needs a request to Redis.
             rate_limit = (
                 await run_in_threadpool(self._rate_limiter.consume, key)
                 if key.requests_per_minute
@@ -47,7 +47,7 @@ class AuthMiddleware:
         if not self._api_keys.auth_required:
             return ANONYMOUS_KEY
         scheme, _, secret = headers.get("authorization", "").partition(" ")
-        # An unknown scheme costs the same look-up: timing tells nothing.
+        # An unknown scheme costs the same look-up, so timing reveals nothing.
         key = self._api_keys.find(secret.strip())
         if key is None or scheme.lower() != "bearer":
             raise Unauthorized("no valid API key: send it as `Authorization: Bearer <key>`")

@@ -1,6 +1,6 @@
 """Request body limits: not compressed, not too large, not too slow.
 
-All of it is asked while the body is read, so that none has to be held to be refused.
+The limits are checked while the body is read, so that none is kept in memory to be refused.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from services.api.http.errors import (
 
 
 async def read_body(receive: Receive) -> bytes:
-    """`ClientDisconnected` when the client hung up before its end. The body's limit is
-    `incoming`'s."""
+    """The whole body, within the middleware's limit. `ClientDisconnected` when the client hung up
+    before its end."""
     body, has_more = bytearray(), True
     while has_more:
         message = await receive()
@@ -38,12 +38,12 @@ async def read_body(receive: Receive) -> bytes:
 
 
 MIN_BYTES_PER_DEADLINE = 16 << 10
-"""Bytes that have to come while a body is waited for as long as `seconds`: 500 bytes a second at
-30, which a modem of 1991 could send."""
+"""Bytes that must arrive within `seconds` of waiting: at 30 seconds about 500 a second, far below
+any connection in use."""
 
 
 class ReceiveDeadline:
-    """Counts waiting only, so that a slow store is not the client's fault. Times in seconds."""
+    """A deadline that counts waiting for the client only, not for a slow store. In seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -52,7 +52,7 @@ class ReceiveDeadline:
 
     @property
     def remaining(self) -> float:
-        """How long the next piece may be waited for."""
+        """Seconds left for the next piece."""
         return max(0.0, self._seconds - self._waited_seconds)
 
     def record(self, size: int, waited: float) -> None:
@@ -69,12 +69,12 @@ MULTIPART_OVERHEAD_BYTES = 64 << 10
 UPLOAD_ROUTES = frozenset({("POST", "/v1/files")})
 """The routes whose bodies are files."""
 CONNECTIONS_EXCEEDED = "qcrd.full"
-"""In a scope's state: the connection is one more than the server takes."""
+"""Key in a scope's state: the connection exceeds the server's limit."""
 CONNECTIONS_EXCEEDED_RETRY_SECONDS = 10.0
 
 
 class BodyLimitMiddleware:
-    """Answers what can be refused by the headers alone; what cannot, `receive` raises."""
+    """Refuses requests by their headers where those suffice; else `receive` raises."""
 
     def __init__(self, app: ASGIApp, *, max_file_bytes: int, timeout_seconds: float) -> None:
         self._app = app
@@ -106,7 +106,7 @@ def _check_headers(scope: Scope, body: LimitedBody) -> None:
     headers = Headers(scope=scope)
     if scope.get("state", {}).get(CONNECTIONS_EXCEEDED) and scope["path"] not in UNLOGGED_PATHS:
         raise Transient(
-            "the server has as many connections as it takes: come back",
+            "the server is at its limit of connections: retry later",
             code="too_many_connections",
             retry_after=CONNECTIONS_EXCEEDED_RETRY_SECONDS,
         )
@@ -122,7 +122,7 @@ def _check_headers(scope: Scope, body: LimitedBody) -> None:
 
 
 def _check_host(host: str) -> None:
-    """Routing builds URLs with it, in which half a bracket would be an error of ours."""
+    """`Invalid` for a malformed host: routing builds URLs from it and would crash."""
     try:
         urlsplit(f"http://{host}/")
     except ValueError as error:
@@ -131,7 +131,7 @@ def _check_host(host: str) -> None:
 
 @dataclass
 class LimitedBody:
-    """`limit` is the one that is told; `overhead` is granted on top of it."""
+    """A body under `limit`, which errors name, plus `overhead`, which they do not."""
 
     receive_next: Receive
     send_next: Send
@@ -148,8 +148,8 @@ class LimitedBody:
             raise PayloadTooLarge(f"the body is larger than {self.limit} bytes")
 
     async def receive(self) -> Message:
-        """`PayloadTooLarge` and `RequestTimeout` while the body is read; whoever is answered
-        already is gone."""
+        """The next message. `PayloadTooLarge` or `RequestTimeout` while the body is read; a
+        disconnect once the response has started."""
         if self.is_complete:  # only a disconnect can come, and it may take its time
             return await self.receive_next()
         started = time.monotonic()
@@ -175,6 +175,6 @@ class LimitedBody:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.response_started = True
-            if self.timed_out:  # or the rest of the body would be taken for the next request's
+            if self.timed_out:  # or the rest of the body would be parsed as the next request
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
         await self.send_next(message)

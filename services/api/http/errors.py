@@ -28,15 +28,15 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         415: "The body is compressed, or of another type than the route reads.",
         422: "The request is not of the documented shape.",
-        429: "The key has used up its requests for this minute. `Retry-After` says until when.",
-        500: "A defect of the server; its log has it under the answer's `x-request-id`.",
-        503: "Redis, the store or a server behind is away. `Retry-After` says when to come back.",
+        429: "The key has used up its requests for this minute. `Retry-After` says when to retry.",
+        500: "A defect of the server; its log has it under the response's `x-request-id`.",
+        503: "Redis, the store or another server is unavailable. `Retry-After` says when to retry.",
     }.items()
 }
-"""What any route under `/v1` may answer besides its own, for the OpenAPI document."""
+"""Error responses of every route under `/v1`, for the OpenAPI document."""
 
 DEFAULT_RETRY_AFTER_SECONDS = 2.0
-"""What a 503 asks clients to wait when its cause does not say."""
+"""Seconds in the Retry-After of a 503 whose cause gives none."""
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """`type` of the statuses that have one of their own in the OpenAI API."""
@@ -59,13 +59,13 @@ class UnsupportedMediaType(Invalid):
 
 
 class UnprocessableEntity(Invalid):
-    """Not of the route's shape, as FastAPI says it of bodies that it reads itself."""
+    """A body that does not match the route's schema, when the route parses it itself."""
 
     status = 422
 
 
 class ClientDisconnected(Invalid):
-    """Nobody is there to be answered; the status is what nginx writes in its log then."""
+    """A response for the log only, as the client has left; the status is nginx's."""
 
     status = 499
     default_code = "client_gone"
@@ -82,7 +82,7 @@ def build_error_response(error: QcrdError) -> JSONResponse:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """What no handler here takes is answered, with status 500, by
+    """Register the error handlers. Exceptions that none of them takes become a 500 in
     `telemetry.install_http_telemetry`."""
     app.add_exception_handler(QcrdError, _handle_qcrd_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
@@ -95,13 +95,13 @@ async def _handle_qcrd_error(request: Request, error: Exception) -> JSONResponse
 
 
 async def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
-    """A request that is not of the route's shape: 400 for broken JSON, else 422."""
+    """The error of a request that does not match the route's schema: 400 for bad JSON, else 422."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         reason = str(first.get("ctx", {}).get("error", first["msg"]))
         return _build_json_response(400, f"the body is not JSON: {reason}", None, "broken_json")
-    # The first part says where it was looked for (body, query, path), which no client names.
+    # The first part is the location (body, query, path), which is no part of the field's name.
     path = ".".join(str(part) for part in first["loc"][1:])
     if not path:
         return _build_json_response(422, f"the body: {first['msg']}", None, "invalid_value")
@@ -121,7 +121,7 @@ async def _handle_http_exception(request: Request, error: Exception) -> JSONResp
 
 
 def _format_allowed_methods(request: Request) -> str:
-    """The methods that are described for this path; Starlette tells those of its first route."""
+    """The methods that are documented for this path; Starlette lists those of its first route."""
     documented, request_path = request.app.openapi()["paths"], request.url.path
     matches = [documented[request_path]] if request_path in documented else []
     matches += [

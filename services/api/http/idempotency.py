@@ -1,6 +1,6 @@
-"""`Idempotency-Key` on every POST: the same request again gets the same answer, and does nothing.
+"""`Idempotency-Key` on every POST: a repeated request gets the first response and changes nothing.
 
-Uploads are not here: their body is never held in memory. `record_upload` compares what arrived
+Uploads are not covered: their body is never in memory as a whole. `record_upload` compares digests
 instead, and a file's id is a digest of its content anyway.
 """
 
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 IDEMPOTENCY_HEADER = "idempotency-key"
 IDEMPOTENCY_KEY_PATTERN = re.compile(r"[\x21-\x7e]{1,255}")
 MAX_STORED_BODY_BYTES = 256 << 10
-"""Bytes of an answer that is kept, in the memory of the Redis that has the jobs. A longer one is
-made again, and so is a stream, which may have ended with an error of its own."""
+"""Bytes of a response that is stored, in the memory of the jobs' Redis. A longer one is not stored,
+nor a stream, which may have ended with an error; their requests are executed again."""
 EVENT_STREAM_TYPE = "text/event-stream"
 
 _entry: ContextVar[IdempotencyEntry | None] = ContextVar("idempotency_entry", default=None)
@@ -52,20 +52,20 @@ def derive_id(prefix: str) -> str:
 
 
 def get_event_dedup_key(verb: str) -> str | None:
-    """A name under which the event of this request is told once, however often it is tried."""
+    """A name under which this request's event is emitted once, however often it is retried."""
     entry = _entry.get()
     return None if entry is None else f"{verb}-{entry.seed}"
 
 
 def is_retry() -> bool:
-    """Whether this request was begun before and nobody knows how far it came: what it asks for may
-    have happened, and is then no conflict."""
+    """Whether an earlier attempt was interrupted at an unknown point: its changes may have been
+    made and are then no conflict."""
     entry = _entry.get()
     return entry is not None and entry.tries > 1
 
 
 def get_entry_name(scope: Scope) -> str | None:
-    """Under which the answer to this request is kept: one per caller and key. `Invalid`."""
+    """The entry's name: one per caller and key. `Invalid` for a malformed key."""
     header = Headers(scope=scope).get(IDEMPOTENCY_HEADER)
     if header is None:
         return None
@@ -78,7 +78,7 @@ def get_entry_name(scope: Scope) -> str | None:
 
 
 def record_upload(store: IdempotencyStore, name: str | None, digest: str) -> None:
-    """`Conflict` when this name was used for other `digest` (a digest) in the last 24 hours."""
+    """`Conflict` when this name was used for another `digest` in the last 24 hours."""
     if name is not None:
         entry = store.begin(name, digest, secrets.token_hex(8), time.time())
         if entry.answer is None:
@@ -86,7 +86,7 @@ def record_upload(store: IdempotencyStore, name: str | None, digest: str) -> Non
 
 
 class IdempotencyMiddleware:
-    """Keeps and replays answers of POST requests that carry the header."""
+    """Stores and replays responses to POST requests that have the header."""
 
     def __init__(self, app: ASGIApp, *, store: IdempotencyStore) -> None:
         self._app = app
@@ -141,7 +141,7 @@ class IdempotencyMiddleware:
             else:
                 self._store.release(entry_name, entry.holder, forget=recorder.is_client_error)
         except Transient as error:
-            # The request was carried out, and its ids are derived from the seed: that is enough.
+            # The request was executed; a repeat derives the same ids from the seed.
             log.warning("response not stored for its Idempotency-Key: %s", error)
 
     @asynccontextmanager
@@ -162,7 +162,7 @@ class IdempotencyMiddleware:
 
 
 class _ResponseRecorder:
-    """Passes an answer on and remembers it, unless it is too long or no success."""
+    """Forwards a response and records it, unless it is too long or no success."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -184,11 +184,11 @@ class _ResponseRecorder:
 
     @property
     def is_client_error(self) -> bool:
-        """Nothing was done, for a cause that may be mended: the key is free again."""
+        """Whether nothing was changed and a retry may succeed, so that the key is released."""
         return 400 <= self._status < 500
 
     def get_storable_response(self) -> StoredResponse | None:
-        """None for what is to be made again: no success, one that broke off or was too long."""
+        """The recorded response; None for a failed, incomplete or too long one."""
         is_stream = self._content_type.startswith(EVENT_STREAM_TYPE)
         if (
             is_stream

@@ -1,8 +1,8 @@
 """Responses stored by `Idempotency-Key`, so that a repeated request changes nothing.
 
-An answer is kept for a day. While a request is being answered its gateway renews a short lease on
-the key; if it dies, the next try goes ahead. That this creates nothing twice is the part of ids
-that are derived from the key (`idempotency.derive_id`).
+A response is kept for a day. While a request runs, its gateway renews a short lease on the key; if
+the gateway dies, the next attempt runs. It creates nothing twice, as ids are derived from the key
+(`idempotency.derive_id`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from qcrd.runtime.redis.connection import translate_redis_errors
 
 RETENTION_SECONDS = 24 * 3600
 LEASE_SECONDS = 10.0
-"""How long a key stays taken after the last sign of life of the gateway that answers it."""
+"""Seconds that a key stays leased after the last renewal by the gateway that runs its request."""
 
 
 class StoredResponse(Record):
     status: int
     content_type: str
     body: str
-    """Latin-1 of the bytes, so that any body is JSON-safe and comes back as it was."""
+    """The body's bytes decoded as Latin-1, which keeps any of them in JSON."""
 
 
 class IdempotencyEntry(Record):
-    """What is known of a name: whose request it was, who answers it, and the answer in the end.
+    """The entry of a name: the request's digest, its current holder and, once done, the response.
 
-    `seed` is what ids are derived from. It stays when the request is carried out again, which
-    `tries` counts, and is another one when the name is free again and used anew.
+    Ids are derived from `seed`. It stays the same when the request is executed again, which
+    `tries` counts, and is new when the name is reused after its release.
     """
 
     fingerprint: str
@@ -47,40 +47,39 @@ class IdempotencyEntry(Record):
 
 
 EntryUpdate = Callable[["IdempotencyEntry"], "IdempotencyEntry | None"]
-"""Of an entry by its holder; None removes it."""
+"""Changes an entry for its holder; None removes it."""
 
 
 class RequestInProgress(Conflict):
-    """The first request with this key is still being answered."""
+    """The first request with this key is still running."""
 
     default_code = "idempotency_in_progress"
     retry_after = 1.0
 
 
 class IdempotencyStore(Protocol):
-    """`holder` is one request's own: nobody ends what another one has taken over."""
+    """Entries by name. A `holder` is unique to one request, so none ends what another took over."""
 
     def begin(self, name: str, fingerprint: str, holder: str, now: float) -> IdempotencyEntry:
-        """With the answer that was given; without one this request is to be answered, and `name`
-        is the holder's until `finish`, `release` or `LEASE_SECONDS` without `renew`.
+        """The entry with its response; without one the caller executes the request and leases
+        `name` until `finish`, `release` or `LEASE_SECONDS` without `renew`.
 
-        `Conflict` for another request under the same name, `RequestInProgress` while it is being
-        answered.
+        `Conflict` for another request under the same name, `RequestInProgress` while it runs.
         """
 
     def renew(self, name: str, holder: str, now: float) -> None: ...
 
     def finish(self, name: str, entry: IdempotencyEntry, response: StoredResponse) -> None:
-        """`entry` as `begin` gave it to its holder."""
+        """Extend the lease; `entry` as `begin` returned it."""
 
     def release(self, name: str, holder: str, *, forget: bool) -> None:
-        """Nothing is kept. The same request may go ahead, with the same seed unless `forget`."""
+        """End the lease without a response. A repeat runs, with the same seed unless `forget`."""
 
 
 def claim_entry(
     entry: IdempotencyEntry | None, fingerprint: str, holder: str, now: float
 ) -> IdempotencyEntry:
-    """The entry that stands after `begin` found `entry`."""
+    """The entry that `begin` writes in place of `entry`."""
     if entry is None:
         seed = secrets.token_hex(16)
         return IdempotencyEntry(
@@ -153,7 +152,7 @@ if there and cjson.decode(there)['holder'] == ARGV[1] then
     redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 end
 """
-"""Puts an answer in the place of its holder's entry. Every answer waits for it, so it is one
+"""Replaces the holder's entry by one with the response. Every response waits for it, so it is one
 command and not the three of a transaction."""
 
 
@@ -165,7 +164,7 @@ class RedisIdempotencyStore:
     def begin(self, name: str, fingerprint: str, holder: str, now: float) -> IdempotencyEntry:
         key, new_entry = keys.idempotency_key(name), claim_entry(None, fingerprint, holder, now)
         with translate_redis_errors():
-            # Most names are new, and then one command is enough.
+            # Most names are new and need one command only.
             if self._redis.set(key, new_entry.model_dump_json(), ex=RETENTION_SECONDS, nx=True):
                 return new_entry
         claimed: list[IdempotencyEntry] = []
@@ -197,7 +196,7 @@ class RedisIdempotencyStore:
     def _update(
         self, name: str, update: Callable[[IdempotencyEntry | None], IdempotencyEntry | None]
     ) -> None:
-        """Put what `update` makes of the entry in its place, atomically."""
+        """Replace the entry by `update` of it, atomically."""
         key = keys.idempotency_key(name)
 
         def run_transaction(pipe: Any) -> None:

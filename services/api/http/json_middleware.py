@@ -15,21 +15,21 @@ from services.api.http.body_limits import UPLOAD_ROUTES, read_body
 from services.api.http.errors import UnsupportedMediaType, build_error_response
 
 BODY_METHODS = frozenset({"POST", "PATCH", "DELETE"})
-"""Methods that some route has; the others are refused whatever they bring."""
+"""Methods that some route has; others are refused, whatever their body."""
 UPLOAD_PATHS = frozenset(path for _, path in UPLOAD_ROUTES)
 MAX_INLINE_PARSE_BYTES = 64 << 10
-"""Bytes of JSON that are read within a millisecond, in which nobody else is answered."""
+"""Bytes of JSON that are parsed within a millisecond, for which the event loop may block."""
 
 
 class JsonMiddleware:
-    """Answers what is wrong with a body; one that is right is given on as it came."""
+    """Refuses an invalid body; forwards a valid one unchanged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         may_have_body = scope["type"] == "http" and scope["method"] in BODY_METHODS
-        # Under every method: a form that is patched there is told of the method, not of its type.
+        # Under every method: a form sent there by PATCH gets the method error, not the type error.
         if not may_have_body or scope["path"] in UPLOAD_PATHS:
             await self._app(scope, receive, send)
             return

@@ -26,7 +26,7 @@ ID_PATTERNS = {
     "model_id": "^model-[0-9a-f]{24}$",
     "judge_id": JOB_ID_PATTERN,
 }
-"""What each id in a path looks like."""
+"""The pattern of each id in a path."""
 TAGS = [
     {"name": "files", "description": "Questions to train and test on"},
     {"name": "fine-tuning jobs", "description": "Distillation jobs, their events and checkpoints"},

@@ -1,4 +1,4 @@
-"""Whose a thing is, and who may change it: the key that created it, and every admin's."""
+"""Checks ownership: a resource may be changed by the key that created it and by admins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qcrd.runtime.jobs.store import JobStore
 def check_owner(resource: str, owner: str | None, caller: ApiKey) -> None:
     """`Forbidden` (code `not_owner`) unless `caller` may change `resource`, such as "job ftjob-1".
 
-    `owner` None: nobody knows any more whose it is, so only an admin may.
+    `owner` None: the owner is unknown, so only an admin may.
     """
     if owner is None:
         allowed, reason = caller.has_scope(ApiKeyScope.ADMIN), "is of a job that is gone: use"
@@ -21,7 +21,7 @@ def check_owner(resource: str, owner: str | None, caller: ApiKey) -> None:
 
 
 def get_job_owner(jobs: JobStore, job_id: str | None) -> str | None:
-    """Who owns what this job made; None when there is no record of the job."""
+    """The owner of this job's results; None when there is no record of the job."""
     if job_id is None:
         return None
     try:

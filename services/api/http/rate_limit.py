@@ -1,4 +1,4 @@
-"""How many requests a key may still send this minute, counted for all gateways together."""
+"""Rate limits: requests of each key per minute, counted over all gateways."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ REDIS_TIMEOUT_OPTIONS = ("socket_timeout", "socket_connect_timeout")
 
 @dataclass(frozen=True)
 class RateLimitStatus:
-    """Of one key: `limit` requests a minute, `remaining` of them now; more in `reset` seconds."""
+    """A key's `limit` of requests a minute, `remaining` now; all again in `reset` seconds."""
 
     limit: int
     remaining: int
     reset: int
 
     def to_headers(self) -> dict[str, str]:
-        """By OpenAI's names, which its clients know."""
+        """Headers with OpenAI's names, which its clients read."""
         return {
             "x-ratelimit-limit-requests": str(self.limit),
             "x-ratelimit-remaining-requests": str(self.remaining),
@@ -45,14 +45,14 @@ class RateLimiter:
 
     def __init__(self, storage: str = MEMORY_STORAGE) -> None:
         timeouts = {} if storage == MEMORY_STORAGE else dict.fromkeys(REDIS_TIMEOUT_OPTIONS, 2.0)
-        # The address is not one of those that name an asynchronous storage.
+        # The library takes a synchronous storage for this URL.
         backend = cast(Storage, storage_from_string(storage, wrap_exceptions=True, **timeouts))
         self._limiter = SlidingWindowCounterRateLimiter(backend)
 
     def consume(self, key: ApiKey) -> RateLimitStatus | None:
         """Count one request. `TooMany` when it is one too many; None for a key without a limit.
 
-        While Redis is away nothing is refused here: whatever the request wants will say so.
+        While Redis is unavailable none is refused here: the route itself raises then.
         """
         if key.requests_per_minute is None:
             return None

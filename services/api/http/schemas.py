@@ -43,7 +43,7 @@ class ErrorBody(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """What every answer that is an error looks like."""
+    """The body of every error response."""
 
     error: ErrorBody
 
@@ -67,15 +67,15 @@ class FileObject(ApiObject):
 
 
 class QueuePosition(BaseModel):
-    """Where a waiting job stands: `position` 1 is the next. `eta_seconds` until it begins, at the
-    pace of the jobs before it; None where none of this system has ended yet."""
+    """A waiting job's place in the queue: `position` 1 is the next. `eta_seconds` until it begins,
+    at the pace of earlier jobs; None before the first of this system has ended."""
 
     position: int
     eta_seconds: float | None = None
 
 
 class FineTuningJob(ApiObject):
-    """OpenAI's fields, and below them ours."""
+    """OpenAI's fields, then our own."""
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
@@ -163,7 +163,7 @@ class ModelWithFiles(ModelObject):
 
 
 class StudyJobTemplate(BaseModel):
-    """What the jobs of a study share, as it was given."""
+    """The settings that all jobs of a study share, as in the request."""
 
     model: str
     training_file: str

@@ -1,4 +1,4 @@
-"""Our records in the shapes of `wire`: what a client sees of them."""
+"""Serializes our records into the API's schemas."""
 
 from __future__ import annotations
 

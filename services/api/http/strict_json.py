@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, and nothing that two readers could understand differently."""
+"""A parser of RFC 8259 JSON that refuses everything that parsers read differently."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MAX_CONTAINERS = 100_000
 MAX_DEPTH = 64
 """Levels; a job's spec has eight."""
 MAX_KEY_LENGTH = 500
-"""Characters: errors repeat the keys that they are about."""
+"""Characters of a key, as errors repeat it."""
 INTEGER_RANGE = range(-(2**63), 2**64)
-"""What stores and other languages can hold."""
+"""Range of integers: what stores and other languages can represent."""
 
 JsonPath = tuple["JsonPath", str] | None
-"""The way to a value, innermost name last; joined only when it has to be told."""
+"""The path to a value, innermost name last; joined only for an error."""
 
 
 def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ DECODER = json.JSONDecoder(object_pairs_hook=reject_duplicate_keys, parse_consta
 
 
 def parse_json(body: bytes) -> Any:
-    """The value that `body` is; `Invalid` with the field where it can be told."""
+    """The value in `body`; `Invalid`, with the field where it is known."""
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -59,7 +59,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def _check_value(value: Any) -> None:
-    """Goes through the whole value without recursion, which a deep one would exhaust."""
+    """Check the whole value, without recursion, which a deep one would exhaust."""
     stack: list[tuple[JsonPath, Any, int]] = [(None, value, 1)]
     while stack:
         path, item, depth = stack.pop()
@@ -118,5 +118,5 @@ def _make_parse_error(reason: str) -> Invalid:
 
 
 def _format_error(error: ValueError) -> str:
-    """Without the key's own surrogates, which no answer could carry."""
+    """The path without unpaired surrogates, which no response could encode."""
     return str(error).encode("utf-8", "replace").decode()

@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol with limits: time for headers, their size, number of connections.
 
-uvicorn 0.54 waits for headers as long as a client likes, holds as many of them as it sends, answers
-what it cannot parse in plain text, and resets a connection whose body it has not read to the end.
+uvicorn 0.54 waits for headers as long as a client likes, buffers as many of them as it sends,
+responds in plain text to what it cannot parse, and resets a connection whose body it has not read
+to the end.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from services.api.settings import ConnectionLimitSettings
 log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 64 << 10
-"""Of a request's address and headers, four times what browsers and proxies send at most."""
+"""Bytes of a request's URL and headers: four times what browsers and proxies send at most."""
 RESERVED_FILE_DESCRIPTORS = 256
-"""Besides connections: of logs, Redis, the store, and threads that read from it."""
+"""File descriptors besides connections: logs, Redis, the store and the threads that read it."""
 
 
 def make_protocol_class(limits: ConnectionLimitSettings) -> type[asyncio.Protocol]:
-    """For uvicorn, which makes one of it for each connection."""
+    """The protocol class for uvicorn, which creates one instance per connection."""
     return type("LimitedHttpProtocolWithLimits", (LimitedHttpProtocol,), {"limits": limits})
 
 
 def raise_open_file_limit(max_connections: int) -> None:
-    """Let the process have so many: many systems begin with 1,024 and allow more when asked."""
+    """Raise the limit of file descriptors: many systems start with 1,024 and allow more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     required = max_connections + RESERVED_FILE_DESCRIPTORS
     allowed = required if hard == resource.RLIM_INFINITY else min(required, hard)
@@ -75,7 +76,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if len(self.connections) <= self.limits.connections:
-            # A proxy keeps its connection for longer than the crowd stays.
+            # Checked per request: a proxy keeps its connection open after the peak.
             self.app_state = {**self.app_state, CONNECTIONS_EXCEEDED: False}
         self._reading_headers, self._header_bytes, self._body_complete = True, 0, False
         self._start_timer(self.limits.header_seconds)
@@ -86,11 +87,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(n) + len(v) + len(": \r\n") for n, v in self.headers)
         if size > MAX_HEADER_BYTES:
             self._headers_too_large = True
-            raise ValueError("the headers are too large")  # answered by `send_400_response`
+            raise ValueError("the headers are too large")  # handled by `send_400_response`
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What cannot be parsed, in the envelope that every other error has."""
+        """The response to a request that cannot be parsed, as the usual error envelope."""
         status, code = (
             (431, "headers_too_large") if self._headers_too_large else (400, "broken_http")
         )
@@ -109,7 +110,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + header_block.encode() + body.encode())
         self.transport.close()
 
-    # --- the rest of a body that was answered before it was read ---
+    # --- the rest of a body whose response was sent before it was read ---
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -130,11 +131,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._start_timer(self.limits.body_seconds)
 
     def has_unread_body(self) -> bool:
-        """Whether the client is still sending what nobody reads any more."""
+        """Whether the client is still sending a body whose response is complete."""
         return self.cycle is not None and not self._body_complete and not self._reading_headers
 
     def _on_body_drained(self) -> None:
-        """The answered body has come to its end."""
+        """Finish: the body has ended after its response."""
         if self._lingering_transport.is_closing():
             self._lingering_transport.close_now()
         elif self.timeout_keep_alive_task is None:
@@ -165,8 +166,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 
 class LingeringTransport:
-    """A transport that is closed only when the client has sent what it is about to send: the system
-    answers bytes that nobody read with a reset, which takes the answer away (RFC 9112, 9.6)."""
+    """A transport that is closed only when the client has finished sending: the system resets a
+    connection with unread bytes, which loses the response (RFC 9112, 9.6)."""
 
     def __init__(self, transport: asyncio.Transport, http_protocol: LimitedHttpProtocol) -> None:
         self._transport = transport

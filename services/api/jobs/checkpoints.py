@@ -16,7 +16,7 @@ from services.api.models import service as models
 def list_checkpoints(
     store: Store, job: Job, after: str | None = None
 ) -> list[FineTuningJobCheckpoint]:
-    """All of them, or those older than `after`. `Invalid` when there is none of that id."""
+    """All checkpoints, or those older than `after`. `Invalid` when there is none of that id."""
     checkpoints = [*_iter_published(store, job), *_iter_training_states(store, job)]
     if after is None:
         return checkpoints
@@ -50,7 +50,7 @@ def _iter_published(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]
 
 
 def _iter_training_states(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:
-    """Their numbers say what the loop knew; a state without a best score has not validated yet."""
+    """Numbers of the checkpoint; a state without a best score has not been validated yet."""
     prefix = keys.checkpoint_prefix(job.id)
     states = [key for key in store.list(prefix) if "/states/" in key and key.endswith(".json")]
     # Those that training has not replaced since the listing.

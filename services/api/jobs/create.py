@@ -1,4 +1,4 @@
-"""From a request's body to a queued job: read, checked against files and settings, kept, sent."""
+"""Creates a job from a request's body: parse, check against files and settings, store, enqueue."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def create_job(
 def check_priority(spec: JobSpec, caller: ApiKey, param: str = "priority") -> None:
     if spec.priority is Priority.HIGH and not caller.has_scope(ApiKeyScope.ADMIN):
         raise Forbidden(
-            f"`{param}`: `high` goes before everybody's jobs, which only a key with the scope "
-            "`admin` may ask for",
+            f"`{param}`: `high` goes before all other owners' jobs, which only a key with the "
+            "scope `admin` may ask for",
             param=param,
             code="insufficient_scope",
         )
 
 
 def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> Job:
-    """Keep and send a job whose spec was checked.
+    """Store and enqueue a job whose spec was checked.
 
-    The same job under the same id again is the first one, which an earlier try had created before
-    its gateway died; `Conflict` when the id is another job's.
+    The same job under an existing id is returned: an earlier attempt created it before its gateway
+    died. `Conflict` when the id is another job's.
     """
     job = Job(
         id=job_id,
@@ -59,7 +59,7 @@ def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> 
         created_at=time.time(),
         budget=spec.budget,
     )
-    # First, as it may fail without harm: once the job exists, an error would have it created again.
+    # First, as it may fail without harm: an error once the job exists would create it again.
     write_record(gateway.store, keys.job_spec_key(job.id), spec)
     try:
         gateway.jobs.create(job)

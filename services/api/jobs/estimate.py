@@ -1,6 +1,6 @@
-"""What a job would ask of its teacher and cost, told before anything is spent.
+"""Estimates a job's teacher usage, cost and time before anything is spent.
 
-Nothing is generated. Every figure says what it rests on, and is null where nothing is known.
+Nothing is generated. `basis` explains every figure; a figure is null where nothing is known.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from services.api.jobs.validation_cache import ValidationCache
 from services.api.settings import TeacherConfig
 
 MAX_TOKENIZED_PROMPTS = 16
-"""Prompts whose tokens are counted by the teacher; the rest are taken to be like them."""
+"""Prompts whose tokens are counted by the teacher; the rest are assumed to be like them."""
 CHARACTERS_PER_TOKEN = 4.0
-"""Of English under today's tokenizers, for when the teacher cannot be asked."""
+"""English under current tokenizers, for when the teacher is unreachable."""
 
 
 class TeacherEstimate(BaseModel):
@@ -55,7 +55,7 @@ class TeacherEstimate(BaseModel):
 
 
 class BudgetEstimate(BaseModel):
-    """`fits` None: expected to fit, and not sure to."""
+    """`fits` None: expected to fit, but not certain."""
 
     teacher_tokens: int | None
     cost: float | None
@@ -75,8 +75,8 @@ class JobEstimate(BaseModel):
 
 @dataclass(frozen=True)
 class _PromptSample:
-    """Of all samples by their keys the lengths of their prompts, in characters, and some of the
-    prompts. They are not kept whole: a file may have more text than there is memory."""
+    """Prompt lengths in characters of all samples by key, and some whole prompts: a file may have
+    more text than there is memory."""
 
     lengths: Mapping[str, int]
     prompt_count: int
@@ -85,8 +85,8 @@ class _PromptSample:
 
 @dataclass(frozen=True)
 class _SamplingDemand:
-    """The samples to be paid for, as their prompts' lengths in characters, the teacher's answers
-    that there are, and its tokens per character of prompt."""
+    """The samples to be paid for, by their prompts' lengths in characters, the cached generations,
+    and the teacher's tokens per character of prompt."""
 
     requested: int
     missing: Sequence[int]
@@ -203,7 +203,7 @@ def _iter_questions(store: Store, file: str | None) -> Iterator[Question]:
 
 
 def _sample_prompts(prompts: Iterable[tuple[str, int]]) -> _PromptSample:
-    """Which prompts are kept is a matter of their digests: the same files give the same ones."""
+    """Collect prompt lengths and a sample of prompts by digest: equal files give the same one."""
     lengths: dict[str, int] = {}
     count, heap = 0, list[tuple[int, str]]()
     for prompt, samples in prompts:
@@ -251,7 +251,7 @@ def _is_within(limit: float | None, value: float | None) -> bool:
 def _estimate_seconds(
     gateway: Gateway, spec: JobSpec, teacher_estimate: TeacherEstimate, steps: int
 ) -> tuple[float | None, float | None, list[str]]:
-    """For assembling and for training, and what each rests on."""
+    """Seconds of assembling and of training, and the basis of each."""
     basis = []
     assembling, training = None if teacher_estimate.asked else 0.0, None
     tokens_per_second = timings.mean_tokens_per_second(gateway.shared.counters.read())

@@ -1,4 +1,4 @@
-"""What people do to a job besides creating it: pause, resume, cancel, delete."""
+"""Operations on a job after its creation: pause, resume, cancel, delete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def pause_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
-    """Its training process saves first; what the teacher has answered is kept."""
+    """Pause the job. Its training process saves first; teacher outputs are kept."""
     check_owner(f"job {job.id}", job.owner, caller)
     reason = f"key {caller.name} asked for it"
     already_done = is_retry() and job.status is JobStatus.PAUSED
@@ -39,7 +39,7 @@ def pause_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
 
 
 def resume_job(gateway: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None) -> Job:
-    """Goes on where it was; `budget`, where given, replaces the job's."""
+    """Resume the job where it was; `budget`, where given, replaces the job's."""
     check_owner(f"job {job.id}", job.owner, caller)
     if budget is not None:
         check_budget(job.spec, budget, gateway.settings)
@@ -62,7 +62,7 @@ def resume_job(gateway: Gateway, job: Job, caller: ApiKey, budget: Budget | None
 
 
 def cancel_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
-    """What the teacher has already answered is kept for the next job."""
+    """Cancel the job. Its teacher outputs are kept for later jobs."""
     check_owner(f"job {job.id}", job.owner, caller)
     already_done = is_retry() and job.status is JobStatus.CANCELLED
     cancelled = (
@@ -74,9 +74,9 @@ def cancel_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
 
 
 def delete_job(gateway: Gateway, job: Job, caller: ApiKey) -> None:
-    """Its record, history, states, judges, and what they scored of its set. The set itself and the
-    model stay: others use them. The record goes last, so that a deletion that broke off can be
-    asked for again."""
+    """Delete the job's record, events, checkpoints, judges and their scores. Its rationale set and
+    model stay, as other jobs use them. The record goes last, so that an interrupted deletion can
+    be repeated."""
     check_owner(f"job {job.id}", job.owner, caller)
     if job.status not in TERMINAL:
         raise Conflict(f"job {job.id} is {job.status}: cancel it first")
@@ -84,9 +84,9 @@ def delete_job(gateway: Gateway, job: Job, caller: ApiKey) -> None:
         raise Conflict(
             f"job {waiting_job_id} waits for the rationale set of {job.id}: cancel it first"
         )
-    # Its end told and archived first: whoever does that later would bring back what is deleted.
+    # Finalize it first: a later finalization would restore what is deleted here.
     finalize(gateway, job)
-    if job.rationale_set is not None:  # it names the scores, which go with the job
+    if job.rationale_set is not None:  # it names the scores, which are deleted with the job
         gateway.store.delete(keys.rationale_scores_key(job.rationale_set, job.id))
     for prefix in (keys.job_prefix(job.id), keys.judge_prefix(job.id)):
         for key in gateway.store.list(prefix):

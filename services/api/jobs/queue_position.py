@@ -1,4 +1,4 @@
-"""When a job will begin and end, from where it stands in line and what jobs have taken so far."""
+"""A job's queue position and estimated times, from the durations of earlier jobs."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from services.api.jobs import timings
 from services.api.jobs.spec_limits import shorten_method
 
 
-def describe_job(job: Job, jobs: JobStore, tally: Counters) -> schemas.FineTuningJob:
-    """The job as clients see it, with its place in line."""
-    return describe_jobs([job], jobs, tally)[0]
+def describe_job(job: Job, jobs: JobStore, counters: Counters) -> schemas.FineTuningJob:
+    """The job as clients see it, with its queue position."""
+    return describe_jobs([job], jobs, counters)[0]
 
 
 def list_jobs(
-    job_list: Sequence[Job], jobs: JobStore, tally: Counters
+    job_list: Sequence[Job], jobs: JobStore, counters: Counters
 ) -> list[schemas.FineTuningJob]:
     """The jobs as a list shows them: without long texts of their specs."""
     return [
         described.model_copy(update={"method": shorten_method(described.method)})
-        for described in describe_jobs(job_list, jobs, tally)
+        for described in describe_jobs(job_list, jobs, counters)
     ]
 
 
 def describe_jobs(
-    job_list: Sequence[Job], jobs: JobStore, tally: Counters
+    job_list: Sequence[Job], jobs: JobStore, counters: Counters
 ) -> list[schemas.FineTuningJob]:
     waiting = [job for job in job_list if is_waiting(job)]
-    seconds_per_job = timings.mean_seconds_per_job(tally.read()) if waiting else {}
+    seconds_per_job = timings.mean_seconds_per_job(counters.read()) if waiting else {}
     queues = {job.id: _queue_position(job, jobs, seconds_per_job) for job in waiting}
     return [
         serializers.serialize_job(job, queues.get(job.id), _estimate_finish(job))
@@ -44,7 +44,7 @@ def describe_jobs(
 def _queue_position(
     job: Job, jobs: JobStore, seconds_per_job: Mapping[str, float]
 ) -> schemas.QueuePosition | None:
-    """None for a job that somebody has taken since it was read."""
+    """The position; None for a job that a worker has claimed since it was read."""
     task = get_task(job)
     jobs_ahead = jobs.queue_position(task, job.id)
     if jobs_ahead is None:
@@ -55,8 +55,8 @@ def _queue_position(
 
 
 def _estimate_finish(job: Job) -> float | None:
-    """Seconds since the epoch. Only training says how long the rest takes: before it nobody has
-    measured a step, and what follows it is short."""
+    """Seconds since the epoch. Only for training: before it no step has been measured, and the
+    stages after it are short."""
     eta = job.progress.eta_seconds
     if job.status is not JobStatus.RUNNING or job.stage is not Stage.TRAINING or eta is None:
         return None

@@ -1,4 +1,4 @@
-"""`/v1/fine_tuning/jobs`: from an estimate to the deletion, and each job's events."""
+"""`/v1/fine_tuning/jobs`: estimate, create, control and delete jobs, and read their events."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ResumeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     budget: Budget | None = None
-    """In place of the one that the job has."""
+    """Replaces the job's budget."""
 
 
 @router.post("")
@@ -57,7 +57,7 @@ def create_fine_tuning_job(
 def estimate_fine_tuning_job(
     gateway: GatewayDep, cache: ValidationCacheDep, body: JobSpecBody
 ) -> JobEstimate:
-    """What the same body would cost as a job. Nothing is generated and nothing is kept."""
+    """Estimate what the same body would cost as a job. Nothing is generated or stored."""
     return estimate_job(gateway, body, cache)
 
 
@@ -80,7 +80,7 @@ def retrieve_fine_tuning_job(gateway: GatewayDep, job_id: str) -> schemas.FineTu
 def delete_fine_tuning_job(
     gateway: GatewayDep, caller: CallerDep, job_id: str
 ) -> schemas.DeleteResponse:
-    """Of a job that is over. Its rationale set and its model stay."""
+    """Delete a finished job. Its rationale set and its model stay."""
     lifecycle.delete_job(gateway, _get_job(gateway, job_id), caller)
     return schemas.DeleteResponse(id=job_id, object="fine_tuning.job")
 

@@ -1,7 +1,7 @@
 """Training on the rationale set of another job: `knowledge_of` in a job's spec.
 
-Whether that can be is asked when the job is created; the stage `assembling` then only waits until
-the other job has its set, and takes it.
+It is checked when the job is created; the stage `assembling` then only waits until the other job
+has its set.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check_shared_set(spec: JobSpec, jobs: JobStore) -> None:
 
 
 def _get_leader(job_id: str, jobs: JobStore) -> Job:
-    """In a spec a job that is missing is a wrong value, not a wrong address."""
+    """The leader's record. A missing job in a spec is an invalid value: 400, not 404."""
     try:
         return jobs.get(keys.validate_id(job_id, "knowledge_of"))
     except NotFound as error:
@@ -58,7 +58,7 @@ def _get_leader(job_id: str, jobs: JobStore) -> Job:
 
 
 def _iter_set_inputs(spec: JobSpec) -> Iterator[tuple[str, Any]]:
-    """What a rationale set is made from, by the path of each field."""
+    """The settings that determine a rationale set, by the path of each field."""
     settings, path = spec.settings, f"method.{spec.method}"
     yield "training_file", spec.training_file
     yield "validation_file", spec.validation_file

@@ -1,4 +1,4 @@
-"""What jobs have taken so far: what estimates and places in line are reckoned with."""
+"""Durations of earlier jobs, from which estimates and queue times are computed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import CounterValue
 
 MAX_RECENT_JOBS = 50
-"""Newest jobs among which like ones are looked for."""
+"""Newest jobs among which similar ones are searched."""
 COUNTED_STAGES = {"assemble": Stage.ASSEMBLING.value, "train": Stage.TRAINING.value}
 """The stage that counts the jobs of a task; the others of the same task only add their seconds."""
 
 
 def mean_seconds_per_job(counts: Sequence[CounterValue]) -> dict[str, float]:
-    """Of a worker, by task, on average over the jobs that have ended; without tasks that have
-    none."""
+    """Mean seconds of a worker per job, by task, over finished jobs; only tasks with any."""
     seconds: dict[str, float] = dict.fromkeys(COUNTED_STAGES, 0.0)
     jobs_ended: dict[str, float] = dict.fromkeys(COUNTED_STAGES, 0.0)
     for count in counts:
@@ -31,7 +30,7 @@ def mean_seconds_per_job(counts: Sequence[CounterValue]) -> dict[str, float]:
 
 
 def mean_tokens_per_second(counts: Sequence[CounterValue]) -> float | None:
-    """That teachers wrote while jobs were assembled; None before the first."""
+    """Tokens per second that teachers generated during assembling; None before the first job."""
     tokens = _sum_counts(counts, "teacher_tokens", ("kind", "completion"))
     seconds = _sum_counts(counts, "stage_seconds_sum", ("stage", Stage.ASSEMBLING.value))
     return tokens / seconds if tokens and seconds else None
@@ -42,7 +41,7 @@ def _sum_counts(counts: Sequence[CounterValue], name: str, label: tuple[str, str
 
 
 def mean_seconds_per_step(jobs: JobStore, spec: JobSpec) -> tuple[int, float]:
-    """How many jobs like `spec` were found, and what a step of their training took on average."""
+    """The number of recent jobs similar to `spec`, and the mean seconds of their training steps."""
     similar_jobs = [
         job
         for job in jobs.list(None, MAX_RECENT_JOBS)
@@ -67,6 +66,6 @@ def _is_similar(job: Job, spec: JobSpec) -> bool:
 
 
 def _training_steps(job: Job) -> int:
-    """Of the job's own method; its baselines are in the time of every job like it."""
+    """Steps of the job's own method; baselines are in the time of every similar job."""
     row = job.report.test.get(job.spec.method.value) if job.report else None
     return (row and row.steps) or 0

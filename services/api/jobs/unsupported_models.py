@@ -1,7 +1,7 @@
-"""Which base models surely cannot be a student, told from their config.json alone.
+"""Refuses base models that cannot be a student, by their config.json alone.
 
-The gateway has no torch to try it with. So only architectures that have no language-model head in
-any version are listed; of what is not listed the trainer says whether it can be trained.
+The gateway has no torch to load them. Only architectures without a language-model head in any
+version are listed; the trainer decides about others.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ UNSUPPORTED_MODEL_TYPES: Mapping[str, str] = {
     **dict.fromkeys(ENCODER_MODEL_TYPES, "only classifies or embeds text"),
     **dict.fromkeys(TIME_SERIES_MODEL_TYPES, "reads series of numbers"),
 }
-"""`model_type` of transformers -> what it does instead of writing text."""
+"""`model_type` of transformers -> what it does instead of generating text."""
 
 
 def check_language_model_head(name: str, config: Mapping[str, Any], param: str) -> None:
-    """`Invalid` when a model of this `config` (its config.json, or {}) cannot learn to write."""
+    """`Invalid` when a model of this `config` (its config.json, or {}) cannot generate text."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in UNSUPPORTED_MODEL_TYPES:
         return

@@ -1,4 +1,4 @@
-"""What must be true of a spec and its files before any teacher token is spent on the job."""
+"""Checks of a spec and its files, before any teacher token is spent on the job."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -
 
 
 def _check_file_exists(store: Store, file_id: str, param: str) -> None:
-    """In a spec a file that is missing is a wrong value, not a wrong address."""
+    """The file's record. A missing file in a spec is an invalid value: 400, not 404."""
     try:
         files.get_file(store, file_id, param)
     except NotFound as error:
@@ -54,7 +54,7 @@ def _check_file_exists(store: Store, file_id: str, param: str) -> None:
 
 
 def _check_files_differ(spec: JobSpec) -> None:
-    """Ids are digests of content, so this also finds the same questions uploaded twice."""
+    """`Invalid` when one file has two roles; ids are digests, so equal uploads are found too."""
     roles = {"training_file": "trained on", "validation_file": "validated on"}
     param_by_file: dict[str, str] = {}
     for param in ("training_file", "validation_file", "test_file"):
@@ -84,7 +84,7 @@ def _check_teacher(spec: JobSpec, settings: GatewaySettings) -> None:
 
 
 def check_budget(spec: JobSpec, budget: Budget, settings: GatewaySettings) -> None:
-    """`Invalid` for a limit of costs that nobody could keep to."""
+    """`Invalid` for a cost limit on a teacher without prices."""
     teacher = settings.teachers.teachers.get(spec.settings.teacher)
     if (
         budget.cost is not None
@@ -132,7 +132,7 @@ def _check_consistency(spec: JobSpec) -> None:
 
 
 def _check_lag_reachable(spec: JobSpec) -> None:
-    """Otherwise all negatives would be the untrained student's, whatever the lag says."""
+    """`Invalid` for an unreachable lag: all negatives would be the untrained student's."""
     settings, path = spec.settings, f"method.{spec.method}"
     lag, iterations = settings.negatives.lag, settings.hyperparameters.iterations
     methods = (spec.method.value, *(row.value for row in settings.baselines))
@@ -172,8 +172,8 @@ def _check_base_models(spec: JobSpec, gateway: Gateway) -> None:
 
 
 def _count_valid_questions(spec: JobSpec, param: str, store: Store, cache: ValidationCache) -> int:
-    """How many questions the file that field `param` names has; `Invalid` where one of them does
-    not fit the task."""
+    """The number of questions in the file that field `param` names; `Invalid` where one does not
+    fit the task."""
     file_id, task = getattr(spec, param), spec.settings.task
     if file_id is None:
         return 0
@@ -187,8 +187,8 @@ def _count_valid_questions(spec: JobSpec, param: str, store: Store, cache: Valid
 def _validate_rows(
     rows: Iterable[QuestionRow], task: TaskSpec, param: str, needs_label: bool
 ) -> int:
-    """Every label is one that an answer to this task can be; and is there, if `needs_label` is
-    needed."""
+    """Count the rows. `Invalid` for a label that no answer to this task can have, and with
+    `needs_label` for a missing one."""
     count = 0
     for row in rows:
         count += 1
@@ -240,9 +240,7 @@ def _describe_expected(task: TaskSpec, row: QuestionRow) -> str:
 def _check_enough_questions(count: int, settings: MethodSpec, *, own_validation: bool) -> None:
     held_out = 0 if own_validation else settings.hyperparameters.get_holdout_size(count)
     if count - held_out < MIN_TRAINING_QUESTIONS:
-        held_out_note = (
-            "" if own_validation else f" besides the {held_out} held back for validation"
-        )
+        held_out_note = "" if own_validation else f" besides the {held_out} held out for validation"
         raise Invalid(
             f"`training_file` has {count} question(s): at least {MIN_TRAINING_QUESTIONS} are "
             "needed to "
@@ -264,7 +262,7 @@ def _check_import_file(spec: JobSpec, store: Store, cache: ValidationCache) -> N
 
 
 def _find_matching_output_line(store: Store, file_id: str, training: str, param: str) -> int:
-    """The line of the file's first output that is of a training question."""
+    """The line of the file's first output for a training question."""
     training_ids = DuplicateIndex()
     for row in files.iter_rows(store, training):
         training_ids.setdefault(row.question.id, row.line_number)

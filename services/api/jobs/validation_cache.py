@@ -1,6 +1,6 @@
 """Validation cache: results of checking a file, kept for later jobs on the same file.
 
-A file's id is a digest of its content: what was found once is true for good.
+A file's id is a digest of its content, so a result never expires.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class _CacheEntry:
 
 
 class ValidationCache:
-    """The last `max_entries` findings, of this process. While a file is being read, others who ask
-    the same of it wait for the answer instead of reading it too."""
+    """The last `max_entries` results of this process. While a file is being read, other requests
+    for the same check wait for its result."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
         self._max_entries = max_entries
@@ -31,7 +31,7 @@ class ValidationCache:
         self._entries: OrderedDict[Hashable, _CacheEntry] = OrderedDict()
 
     def get_or_validate(self, key: Hashable, validate: Callable[[], int]) -> int:
-        """What `validate` returns or the `Invalid` it raises; it is called only the first time."""
+        """Return what `validate` returns or raise its `Invalid`; called only the first time."""
         entry = self._get_entry(key)
         with entry.lock:
             if entry.result is None:

@@ -1,4 +1,4 @@
-"""What was read last and never changes, up to a number of bytes."""
+"""An LRU cache of immutable objects, limited in bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ V = TypeVar("V")
 
 class LRUCache(Generic[V]):
     """The least recently used go when all together weigh more than `max_bytes` bytes, but never the
-    newest: it is in use anyhow."""
+    newest, which is in use."""
 
     def __init__(self, max_bytes: int, get_size: Callable[[V], int]) -> None:
         self._max_bytes = max_bytes
@@ -38,6 +38,6 @@ class LRUCache(Generic[V]):
         return value
 
     def get_or_create(self, key: Hashable, create: Callable[[], V]) -> V:
-        """Two who miss the same at once both make it: cheaper than all waiting for one."""
+        """The cached value, else a new one. Concurrent misses each make it: cheaper than a lock."""
         cached = self.get(key)
         return self.put(key, create()) if cached is None else cached

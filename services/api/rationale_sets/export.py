@@ -10,7 +10,7 @@ from qcrd.method.answers import ANSWER_TAG
 from services.api.rationale_sets.schemas import ItemObject
 
 CHUNK_BYTES = 64 << 10
-"""Bytes that are sent at once: a line by itself costs more to hand on than to make."""
+"""Bytes that are sent at once: sending single lines costs more than making them."""
 
 
 def join_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -31,7 +31,7 @@ def dump_items(items: Iterable[ItemObject]) -> Iterator[bytes]:
 
 def dump_questions(items: Iterable[ItemObject]) -> Iterator[bytes]:
     """One line per question, with its rationales as raw outputs that end in their answers, as
-    `rationales.import` takes them; excluded ones are left out. The vote is then taken anew."""
+    `rationales.import` takes them; excluded ones are left out. The import votes anew."""
     for _, group in itertools.groupby(items, key=lambda item: item.question_id):
         included = [item for item in group if not item.excluded]
         if included:

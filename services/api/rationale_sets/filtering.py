@@ -1,4 +1,4 @@
-"""A rationale set as it stands: its index, people's edits of it and one judge's scores."""
+"""A view of a rationale set: its index, the users' edits and one judge's scores."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ItemFilter(BaseModel):
 
 @dataclass(frozen=True)
 class EditLog:
-    """All edits of a set by their keys, and folded by item id."""
+    """The edits of a set by key, and the corrections they add up to by item id."""
 
     by_key: Mapping[str, RationaleEdit]
     corrections: Mapping[str, Correction] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class EditLog:
 
     @property
     def nbytes(self) -> int:
-        """About: 1.5 kB of objects per edit, and at most four bytes per letter of its texts."""
+        """Estimated bytes: 1.5 kB of objects per edit, at most four per character of its texts."""
         texts = sum(len(edit.text or "") + len(edit.reason or "") for edit in self.by_key.values())
         return 1500 * len(self.by_key) + 4 * texts
 
@@ -74,7 +74,7 @@ class RationaleSetView:
 
     @cached_property
     def scores(self) -> NDArray[np.float64]:
-        """By row; NaN where this judge did not score the text that the item has now."""
+        """Scores by row; NaN where this judge did not score the item's current text."""
         if self.judge_scores is None:
             return np.full(len(self.index), np.nan)
         scores = self.judge_scores.lookup(self.index.rationales)
@@ -93,7 +93,7 @@ class RationaleSetView:
         mask = np.ones(len(self.index), bool)
         if item_filter.polarity is not None:
             mask &= self.index.positive_mask() == (item_filter.polarity is Polarity.POSITIVE)
-        # Margins are kept in single precision: a bound has to be rounded alike to be met exactly.
+        # Margins have single precision: a bound must be rounded alike to be met exactly.
         low, high = (
             _to_float32(bound) for bound in (item_filter.min_margin, item_filter.max_margin)
         )
@@ -120,7 +120,7 @@ def _apply_bounds(
     low: float | None,
     high: float | None,
 ) -> None:
-    """NaN is within no bounds."""
+    """Which values are within the bounds; NaN is within none."""
     if low is not None:
         mask &= column() >= low
     if high is not None:

@@ -1,4 +1,4 @@
-"""Where each item of a rationale set lies, and what a filter asks of it, without its text.
+"""An index of a rationale set: each item's position and filter values, without its text.
 
 A row is an item; rows are numbered in the set's order, in which a question's positives come before
 its negatives. Kept beside the set as one object: 8 bytes per row and 28 per question.
@@ -65,12 +65,12 @@ class RationaleSetIndex:
         return counts
 
     def positive_mask(self) -> NDArray[np.bool_]:
-        """By row."""
+        """Whether each row is a positive."""
         negatives_start = self.questions["first"].astype(np.int64) + self.questions["positives"]
         return np.arange(len(self)) < np.repeat(negatives_start, self.rows_per_question())
 
     def row_margins(self) -> NDArray[np.float32]:
-        """By row: the lead of its question's vote in [0, 1]."""
+        """The vote margin of each row's question, in [0, 1]."""
         return np.repeat(self.questions["margin"], self.rows_per_question())
 
     def find_questions(self, rows: RowIndices) -> NDArray[np.int64]:
@@ -78,7 +78,7 @@ class RationaleSetIndex:
         return np.searchsorted(self.questions["first"], rows, side="right") - 1
 
     def find_row(self, item_id: str, param: str = "item_id") -> int:
-        """`Invalid` when it cannot be an item's id, `NotFound` when the set has no such item."""
+        """The item's row. `Invalid` for a malformed id, `NotFound` for an item not in the set."""
         question_id, polarity, position = rationale_edits.parse_item_id(item_id, param)
         question = self._find_question(question_id)
         if question is not None:
@@ -100,7 +100,7 @@ class RationaleSetIndex:
 
 
 def build_index(shards: Iterable[Iterable[RationaleItem]]) -> RationaleSetIndex:
-    """From each shard's items in their order; one shard's rows are in memory as objects."""
+    """Build it from the items in order; one shard's items are in memory as objects."""
     parts: list[IndexColumns] = []
     first = 0
     for number, items in enumerate(shards):
@@ -133,7 +133,7 @@ def write_index(store: Store, set_id: str, index: RationaleSetIndex) -> None:
 
 
 def load_index(store: Store, manifest: RationaleManifest) -> RationaleSetIndex:
-    """As it lies beside the set; for a set from before there were any it is made, once."""
+    """The stored index; an old set without one gets one."""
     try:
         archive = read_object(store, keys.rationale_index_key(manifest.id))
     except NotFound:

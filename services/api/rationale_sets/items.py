@@ -1,4 +1,4 @@
-"""The items of some rows, read from the shards that hold them and no others."""
+"""Reads the items of some rows, from their shards only."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from services.api.rationale_sets.index import RowIndices
 from services.api.rationale_sets.schemas import ItemObject, ItemVote, OriginalText
 
 SHARDS_PER_PAGE = 4
-"""Shards that a page may read: where what is asked for lies far apart, pages are shorter instead of
-slower."""
+"""Shards that a page may read: where its rows are far apart, a page is shorter, not slower."""
 
 
 def clip_to_shards(view: RationaleSetView, rows: RowIndices) -> RowIndices:
-    """As many of `rows`, from the first, as lie in `SHARDS_PER_PAGE` shards."""
+    """The first of `rows`, as many as `SHARDS_PER_PAGE` shards contain."""
     shards = view.index.questions["shard"][view.index.find_questions(rows)]
     shard_starts = np.flatnonzero(np.diff(shards)) + 1
     return (
@@ -29,7 +28,7 @@ def clip_to_shards(view: RationaleSetView, rows: RowIndices) -> RowIndices:
 
 
 def read_items(store: Store, view: RationaleSetView, rows: RowIndices) -> Iterator[ItemObject]:
-    """In their order, which is ascending; one question's text is in memory at a time."""
+    """Yield the items of ascending `rows`; one question's text is in memory at a time."""
     shards = view.index.questions["shard"][view.index.find_questions(rows)]
     for part in np.split(rows, np.flatnonzero(np.diff(shards)) + 1):
         if len(part):

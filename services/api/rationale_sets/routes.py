@@ -1,4 +1,4 @@
-"""`/v1/rationale_sets`: what the teacher said, how it was voted and judged, and people's edits."""
+"""`/v1/rationale_sets`: the teacher's rationales, votes, judge scores and users' edits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def retrieve_rationale_set(rationale_sets: RationaleSetsDep, set_id: str) -> Rat
 def list_rationale_set_items(
     rationale_sets: RationaleSetsDep, set_id: str, query: Annotated[ItemQuery, Query()]
 ) -> ItemPage:
-    """In the set's own order, which edits do not change. A page whose items lie far apart may be
+    """In the set's own order, which edits do not change. A page whose items are far apart may be
     shorter than `limit`; `has_more` says whether it was the last."""
     return rationale_sets.list_items(set_id, query)
 
@@ -66,7 +66,7 @@ def update_rationale_set_item(
     body: EditRequest,
 ) -> ItemWithHistory:
     """Exclude an item, include it again, or reword it, for the jobs that begin to train from now
-    on. Nothing is lost: the original and every edit stay, with who made it, when and why."""
+    on. The original and every edit stay, with author, time and reason."""
     return rationale_sets.edit_item(set_id, item_id, body, caller)
 
 

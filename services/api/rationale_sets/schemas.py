@@ -12,14 +12,14 @@ from services.api.http.schemas import ApiObject
 from services.api.rationale_sets.filtering import ItemFilter, RationaleSetView
 
 MAX_TEXT_LENGTH = 32_768
-"""Characters of an edited rationale: what 8,192 tokens, the most a teacher may say, come to."""
+"""Characters of an edited rationale: 8,192 tokens, the longest teacher output."""
 
 RationaleText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_LENGTH, pattern=r"\S")]
 
 
 class ItemQuery(ItemFilter):
     after: str | None = None
-    """Id of the item behind which the page begins."""
+    """Id of the item after which the page begins."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 20
 
 
@@ -29,7 +29,7 @@ class ExportQuery(ItemFilter):
 
 
 class EditRequest(BaseModel):
-    """What to change of an item; what is left out or null stays as it is."""
+    """Changes of an item; a field that is left out or null stays as it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,7 +46,7 @@ class RationaleSetSummary(ApiObject):
     teacher: str | None
     training_file: str | None
     counts: RationaleCounts
-    """As it was assembled, whatever was edited since."""
+    """Counts at assembling, without later edits."""
 
 
 class JudgeScoring(BaseModel):
@@ -90,7 +90,7 @@ class OriginalText(BaseModel):
 
 
 class ItemObject(BaseModel):
-    """One rationale with its question. `original` is what the teacher said, where an edit changed
+    """One rationale with its question. `original` is the teacher's text, where an edit changed
     it; `score` is null where `judge` did not score this text."""
 
     id: str
@@ -139,7 +139,7 @@ class ItemPage(BaseModel):
     first_id: str | None
     last_id: str | None
     judge: JudgeScoring | None
-    """Whose scores these are."""
+    """The job whose judge gave these scores."""
 
 
 def serialize_set_summary(manifest: RationaleManifest) -> RationaleSetSummary:
@@ -172,12 +172,12 @@ def serialize_set(
     )
 
 
-def serialize_judge_scoring(judged: RationaleScoreManifest) -> JudgeScoring:
+def serialize_judge_scoring(scored: RationaleScoreManifest) -> JudgeScoring:
     return JudgeScoring(
-        job_id=judged.job_id,
-        version=judged.version,
-        revision=judged.revision,
-        created_at=int(judged.created_at),
+        job_id=scored.job_id,
+        version=scored.version,
+        revision=scored.revision,
+        created_at=int(scored.created_at),
     )
 
 

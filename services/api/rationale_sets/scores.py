@@ -1,4 +1,4 @@
-"""What the judge of one job says of a set's rationales, by rationale id."""
+"""Scores of a set's rationales by the judge of one job, by rationale id."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class SetScores:
     """`ids` are `hash_id` and ascending; `scores` [same] in (0, 1)."""
 
     def __init__(
-        self, judged: RationaleScoreManifest, ids: NDArray[np.uint64], scores: NDArray[np.float64]
+        self, manifest: RationaleScoreManifest, ids: NDArray[np.uint64], scores: NDArray[np.float64]
     ) -> None:
-        self.judged = judged
+        self.manifest = manifest
         self._ids = ids
         self._scores = scores
 
@@ -30,55 +30,55 @@ class SetScores:
         return int(self._ids.nbytes + self._scores.nbytes)
 
     def lookup(self, ids: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """NaN where this judge was not asked."""
+        """Scores of `ids`, NaN for those that this judge did not score."""
         if not len(self._ids):
             return np.full(len(ids), np.nan)
         positions = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
         return np.where(self._ids[positions] == ids, self._scores[positions], np.nan)
 
 
-def find_judged(
+def find_score_manifest(
     store: Store, manifest: RationaleManifest, job_id: str | None
 ) -> RationaleScoreManifest | None:
-    """Whose scores are shown: those of `job_id`, or of the job that assembled the set, or else the
+    """The scores to show: those of `job_id`, else of the job that assembled the set, else the
     newest. None where no judge has scored it; `NotFound` when `job_id` names a judge that has not.
     """
     prefix = keys.rationale_scores_prefix(manifest.id)
-    judged_keys = store.list(prefix)
+    score_keys = store.list(prefix)
     wanted_job_id = job_id or manifest.job_id
     if (
         wanted_job_id
-        and (key := keys.rationale_scores_key(manifest.id, wanted_job_id)) in judged_keys
+        and (key := keys.rationale_scores_key(manifest.id, wanted_job_id)) in score_keys
     ):
         return read_record(store, key, RationaleScoreManifest)
     if job_id:
         raise NotFound(
             f"`judge`: job {job_id[:80]} has not scored rationale set {manifest.id}; these have: "
-            f"{', '.join(_parse_job_id(key) for key in judged_keys) or 'none'}",
+            f"{', '.join(_parse_job_id(key) for key in score_keys) or 'none'}",
             param="judge",
             code="judge_not_found",
         )
-    found = [read_record(store, key, RationaleScoreManifest) for key in judged_keys]
+    found = [read_record(store, key, RationaleScoreManifest) for key in score_keys]
     return max(found, key=lambda one: (one.created_at, one.job_id), default=None)
 
 
-def list_judged(store: Store, set_id: str) -> list[RationaleScoreManifest]:
-    judged_keys = store.list(keys.rationale_scores_prefix(set_id))
-    return [read_record(store, key, RationaleScoreManifest) for key in judged_keys]
+def list_score_manifests(store: Store, set_id: str) -> list[RationaleScoreManifest]:
+    score_keys = store.list(keys.rationale_scores_prefix(set_id))
+    return [read_record(store, key, RationaleScoreManifest) for key in score_keys]
 
 
-def load_scores(store: Store, judged: RationaleScoreManifest) -> SetScores:
-    """Those of a job that was deleted since are none."""
+def load_scores(store: Store, manifest: RationaleScoreManifest) -> SetScores:
+    """Read the scores; none when their job was deleted meanwhile."""
     ids, scores = array("Q"), array("d")
     try:
-        for line in read_lines(store, judged.scores, RationaleScore):
+        for line in read_lines(store, manifest.scores, RationaleScore):
             ids.append(hash_id(line.rationale_id))
             scores.append(line.score)
     except NotFound:
         pass
     columns = np.array(ids, np.uint64), np.array(scores, np.float64)
     unique, positions = np.unique(columns[0], return_index=True)
-    return SetScores(judged, unique, columns[1][positions])
+    return SetScores(manifest, unique, columns[1][positions])
 
 
 def _parse_job_id(key: str) -> str:

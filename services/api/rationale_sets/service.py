@@ -1,7 +1,7 @@
 """Rationale sets for the routes: pages of items, edits, export.
 
-What never changes (indexes, scores, edits) stays in memory up to a bound, so that a page costs a
-few small reads and the shards that hold its items, wherever in the set it lies.
+Immutable objects (indexes, scores, edits) are cached up to a bound, so that any page costs a few
+small reads and the shards with its items.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ INDEX_CACHE_BYTES, SCORE_CACHE_BYTES, EDIT_CACHE_BYTES = 24 << 20, 16 << 20, 8 <
 
 
 class RationaleSetService:
-    """Of one process; safe to share between its threads."""
+    """The cache of one process; safe to share between its threads."""
 
     def __init__(self, store: Store, jobs: JobStore) -> None:
-        """`jobs` tell whose a set is: its job's owner's."""
+        """`jobs`: a set's owner is that of its job."""
         self._store = store
         self._jobs = jobs
         self._indexes: LRUCache[RationaleSetIndex] = LRUCache(
@@ -77,7 +77,9 @@ class RationaleSetService:
     def get_set(self, set_id: str) -> RationaleSetObject:
         view = self._load_view(set_id, None)
         revision = rationale_edits.make_revision(view.edits.by_key).id
-        return schemas.serialize_set(view, revision, set_scores.list_judged(self._store, set_id))
+        return schemas.serialize_set(
+            view, revision, set_scores.list_score_manifests(self._store, set_id)
+        )
 
     def list_items(self, set_id: str, query: ItemQuery) -> ItemPage:
         query.check_bounds()
@@ -92,7 +94,7 @@ class RationaleSetService:
             has_more=len(rows) > len(page_rows),
             first_id=data[0].id if data else None,
             last_id=data[-1].id if data else None,
-            judge=schemas.serialize_judge_scoring(view.judge_scores.judged)
+            judge=schemas.serialize_judge_scoring(view.judge_scores.manifest)
             if view.judge_scores
             else None,
         )
@@ -109,7 +111,7 @@ class RationaleSetService:
     def edit_item(
         self, set_id: str, item_id: str, request: EditRequest, caller: ApiKey
     ) -> ItemWithHistory:
-        """Keep the edit, and show the item with it; nothing that was there is written over."""
+        """Save the edit and return the item with it; nothing is overwritten."""
         changes = request.model_dump(exclude_none=True)
         if not changes.keys() - {"reason"}:
             raise Invalid(
@@ -123,23 +125,23 @@ class RationaleSetService:
         return self.get_item(set_id, item_id)
 
     def export_items(self, set_id: str, query: ExportQuery) -> Iterator[bytes]:
-        """JSON lines; what can be refused is refused before the first of them."""
+        """The export as JSON lines; errors are raised before the first one."""
         query.check_bounds()
         view = self._load_view(set_id, query.judge)
         items = set_items.read_items(self._store, view, view.filter_rows(query))
         dump = set_export.dump_questions if query.format == "questions" else set_export.dump_items
         return set_export.join_lines(dump(items))
 
-    # --- what lies behind ----------------------------------------------------------------------
+    # --- reading -------------------------------------------------------------------------------
 
     def _load_view(self, set_id: str, judge: str | None) -> RationaleSetView:
         manifest = self._read_manifest(set_id)
-        judged = set_scores.find_judged(self._store, manifest, judge)
+        scored = set_scores.find_score_manifest(self._store, manifest, judge)
         scores = None
-        if judged is not None:
-            key = (set_id, judged.job_id, judged.created_at)
+        if scored is not None:
+            key = (set_id, scored.job_id, scored.created_at)
             scores = self._scores.get_or_create(
-                key, lambda: set_scores.load_scores(self._store, judged)
+                key, lambda: set_scores.load_scores(self._store, scored)
             )
         return RationaleSetView(
             manifest, self._load_index(manifest), self._load_edits(set_id), scores
@@ -159,7 +161,7 @@ class RationaleSetService:
         return self._indexes.get_or_create(key, lambda: set_index.load_index(self._store, manifest))
 
     def _load_edits(self, set_id: str) -> EditLog:
-        """Listed every time, for others may have edited; each of them read once."""
+        """The current edits: listed every time, as other gateways save too, each read once."""
         cached = self._edits.get(set_id)
         by_key = rationale_edits.read_edits(self._store, set_id, cached.by_key if cached else None)
         if cached is not None and cached.by_key.keys() == by_key.keys():

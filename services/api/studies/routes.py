@@ -80,7 +80,7 @@ def cancel_study(gateway: GatewayDep, caller: CallerDep, study_id: str) -> schem
 
 @router.post("/{study_id}/resume")
 def resume_study(gateway: GatewayDep, caller: CallerDep, study_id: str) -> schemas.StudyObject:
-    """Creates jobs that are missing because the gateway died; those that are there it leaves."""
+    """Create jobs that are missing because the gateway died; existing ones are left alone."""
     studies.resume_study(gateway, studies.get_study(gateway.store, study_id), caller)
     return _serialize_study_with_jobs(gateway, study_id, with_table=False)
 

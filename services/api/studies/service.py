@@ -1,8 +1,7 @@
-"""Studies: from a request's body to one job per method and seed, and how far these are.
+"""Studies: creates one job per method and seed, and describes their progress.
 
-The study's record is written first, with the ids that its jobs will have. A gateway that dies in
-between leaves a study with jobs that are missing, which `resume_study` creates; reading creates
-nothing.
+The study's record is written first, with the ids of its future jobs. A gateway that dies in
+between leaves a study with missing jobs, which `resume_study` creates; reading creates nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def create_study(
 
 
 def resume_study(gateway: Gateway, study: Study, caller: ApiKey) -> None:
-    """Create those of the study's jobs that are not there, the leader first."""
+    """Create the study's missing jobs, the leader first."""
     check_owner(f"study {study.id}", study.owner, caller)
     for job_id, spec in make_job_specs(study).items():
         if _find_job(gateway.jobs, job_id) is None:
@@ -118,8 +117,8 @@ def make_job_specs(study: Study) -> dict[str, JobSpec]:
 
 
 def _validate_study_spec(gateway: Gateway, spec: StudySpec, cache: ValidationCache) -> None:
-    """As a job that has all the methods as its rows; what is wrong is told by its path in the
-    study's body, where the settings stand under the name of `job.method`."""
+    """Parse the body as a job that has all the methods as its rows; an error names the path in the
+    study's body, where the settings are under `job.method`."""
     method = MethodName(_get_trained_method(spec.methods[0], spec).value)
     settings = spec.job.settings.model_copy(update={"baselines": spec.methods})
     job_spec = spec.job.model_copy(update={"method": method, "settings": settings})
@@ -144,7 +143,7 @@ def get_study(store: Store, study_id: str) -> Study:
 
 
 def list_studies(store: Store, after: str | None = None) -> list[Study]:
-    """All of them, or those older than study `after`; `Invalid` when there is none of that id."""
+    """All studies, or those older than study `after`; `Invalid` when there is none of that id."""
     studies = [read_record(store, key, Study) for key in store.list(keys.STUDIES)]
     studies.sort(key=lambda study: (study.created_at, study.id), reverse=True)
     if after is None:
@@ -156,8 +155,8 @@ def list_studies(store: Store, after: str | None = None) -> list[Study]:
 
 
 def cancel_study(gateway: Gateway, study: Study, caller: ApiKey) -> None:
-    """End every job that is not over; the leader last, or the others would fail for want of it.
-    Either all of them are the caller's to end, or none is ended."""
+    """Cancel every unfinished job, the leader last, as the others fail without it. `Forbidden`,
+    and none is cancelled, unless the caller may cancel all."""
     check_owner(f"study {study.id}", study.owner, caller)
     unfinished_jobs = [
         job for job in get_study_jobs(gateway, study).values() if job and job.status not in TERMINAL
@@ -168,7 +167,7 @@ def cancel_study(gateway: Gateway, study: Study, caller: ApiKey) -> None:
         try:
             lifecycle.cancel_job(gateway, job, caller)
         except Conflict:
-            continue  # it came to its end in between
+            continue  # it ended in between
 
 
 def get_study_jobs(gateway: Gateway, study: Study) -> dict[str, Job | None]:

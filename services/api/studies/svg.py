@@ -29,8 +29,8 @@ TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
 def render_svg(table: StudyTable) -> str:
     """Methods from top to bottom as in the table: small dots are seeds, the large one their mean.
 
-    The baseline has its own colour; references are dashed lines, named below. A method that no
-    run has measured yet has its name and nothing beside it.
+    The baseline has its own colour; references are dashed lines, named below. A method without
+    a run yet has its name only.
     """
     left = 24 + CHARACTER_WIDTH * max(len(_format_row_label(row)) for row in table.rows)
     low, high, step = _compute_axis_range(table)
@@ -86,7 +86,7 @@ def _format_row_label(row: StudyRow) -> str:
 
 
 def _compute_axis_range(table: StudyTable) -> tuple[float, float, float]:
-    """Where the axis begins and ends, on whole steps within [0, 1], and the step."""
+    """The axis's start and end, on whole steps within [0, 1], and the step."""
     values = [one.accuracy for one in table.references.values()]
     for row in table.rows:
         values += [one.accuracy for one in row.by_seed]

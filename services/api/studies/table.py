@@ -1,4 +1,4 @@
-"""A study's table as far as its jobs are: their reports and predictions, put side by side."""
+"""A study's table so far, from the reports and predictions of its finished jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_lines
 
 REFERENCE_METHODS = ("teacher", "majority_class")
-"""Rows of a job's report that no training changes."""
+"""Rows of a job's report that are independent of training."""
 
 
 def build_table(study: Study, jobs: Mapping[str, Job | None], store: Store) -> StudyTable:
@@ -51,7 +51,7 @@ def _iter_runs(study: Study, jobs: Mapping[str, Job | None], store: Store) -> It
 
 
 def _read_predictions(store: Store, job_id: str) -> list[Prediction]:
-    """None at all where they were deleted: the row stays, its comparison goes."""
+    """The predictions; none where they were deleted: the row stays without a comparison."""
     try:
         return list(read_lines(store, keys.job_predictions_key(job_id), Prediction))
     except NotFound:
@@ -59,7 +59,7 @@ def _read_predictions(store: Store, job_id: str) -> list[Prediction]:
 
 
 def _get_reference_accuracies(jobs: Mapping[str, Job | None]) -> dict[str, Accuracy]:
-    """Of the first job that has them: all read the same set."""
+    """The reference accuracies of the first finished job: all read the same set."""
     for job in jobs.values():
         if job is not None and job.report is not None and job.status is JobStatus.SUCCEEDED:
             return {

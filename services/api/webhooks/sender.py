@@ -1,6 +1,6 @@
-"""Delivers webhooks that are due: signed, in limited time, again when it failed, told as events.
+"""Delivers due webhooks, signed and with a timeout; retries failures and emits events.
 
-Every delivery is made at least once; a receiver tells a second one by its `webhook-id`.
+Every delivery is made at least once; a receiver recognises a repeat by its `webhook-id`.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ log = logging.getLogger(__name__)
 
 RETRY_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 """Seconds from a failed attempt to the next: Standard Webhooks, "Reliable delivery". After the
-tenth, three days and a bit, it is given up."""
+tenth, a little over three days, it is given up."""
 JITTER_RATIO = 0.2
-"""Largest share of a wait that is added to it, so that many that failed together part."""
+"""Largest share of a delay that is added to it, so that simultaneous failures spread out."""
 MAX_RETRY_AFTER_SECONDS = 86400.0
-"""Most that a receiver's Retry-After can put it off."""
+"""The longest Retry-After of a receiver that is obeyed, in seconds."""
 LEASE_SECONDS = 60.0
-"""Seconds after which a delivery whose sender fell silent is due again: more than it may take."""
+"""Seconds after which a claimed delivery is due again: longer than an attempt can take."""
 POLL_SECONDS = 1.0
 MAX_IN_FLIGHT = 32
-"""Deliveries under way: receivers that let us wait hold up no other until so many do."""
+"""Concurrent deliveries: slow receivers delay others only when they occupy all of them."""
 HTTP_GONE = 410
 
 
 @dataclass(frozen=True)
 class DeliveryResponse:
-    """`status` None when none came; `error` says what was wrong with it, if anything was."""
+    """`status` is None without a response; `error` is None after a success."""
 
     status: int | None
     error: str = ""
@@ -57,7 +57,7 @@ class DeliveryResponse:
 async def deliver_forever(
     deps: WorkerDeps, settings: WebhookSettings, stop_event: threading.Event
 ) -> None:
-    """Until `stop_event`; what is under way then is cut off, and due again after the lease."""
+    """Deliver until `stop_event`; attempts in progress are cut off, due again after the lease."""
     async with httpx2.AsyncClient(timeout=settings.timeout, follow_redirects=False) as client:
         sender, in_flight = WebhookSender(deps, settings, client), set[asyncio.Task[None]]()
         while not stop_event.is_set():
@@ -87,14 +87,14 @@ class WebhookSender:
     client: httpx2.AsyncClient
 
     async def attempt_delivery(self, delivery: WebhookDelivery) -> None:
-        """One attempt, and what follows from it. Raises nothing: the lease repairs what it lost."""
+        """Make and record one attempt. Raises nothing: an unrecorded one is due after the lease."""
         with log_exceptions(f"webhook {delivery.id} is due again"):
             if await asyncio.to_thread(self._check_still_wanted, delivery):
                 response = await self._send(delivery)
                 await asyncio.to_thread(self._record_outcome, delivery, response)
 
     def _check_still_wanted(self, delivery: WebhookDelivery) -> bool:
-        """Whether its job is still there and the server still sends there; settled if not."""
+        """Whether its job still exists and its host is still allowed; settled if not."""
         try:
             self.deps.jobs.get(delivery.job_id)
             check_webhook_url(delivery.url, self.settings)
@@ -126,7 +126,7 @@ class WebhookSender:
 
     def _record_outcome(self, delivery: WebhookDelivery, response: DeliveryResponse) -> None:
         if not response.error:
-            self._finish_delivery(delivery, "delivered", f"answered {response.status}")
+            self._finish_delivery(delivery, "delivered", f"responded {response.status}")
         elif response.status == HTTP_GONE or delivery.attempts > len(RETRY_SCHEDULE):
             self._give_up(delivery, response.error)
         else:
@@ -142,7 +142,7 @@ class WebhookSender:
         self._finish_delivery(delivery, "given_up", reason)
 
     def _finish_delivery(self, delivery: WebhookDelivery, outcome: str, reason: str) -> None:
-        """Told, then settled: whoever dies in between tells it again, which adds nothing."""
+        """Emit the event, then settle: after a crash in between the repeat adds nothing."""
         is_given_up = outcome == "given_up"
         self.deps.events.append(
             delivery.job_id,
@@ -171,12 +171,12 @@ class WebhookSender:
 
 
 def parse_response(status: int, retry_after_header: str | None) -> DeliveryResponse:
-    """2xx is a yes. A redirect is none: it could lead to a host that is not listed. `asked` is the
-    answer's Retry-After."""
+    """The outcome of a response: 2xx is a success. A redirect is not: it could lead to a host that
+    is not listed. Includes its Retry-After."""
     if 200 <= status < 300:
         return DeliveryResponse(status)
     return DeliveryResponse(
-        status, f"answered {status}", retry_after.parse_retry_after(retry_after_header) or 0.0
+        status, f"responded {status}", retry_after.parse_retry_after(retry_after_header) or 0.0
     )
 
 

@@ -1,4 +1,4 @@
-"""Webhooks: whom jobs may have told of their end, and what is sent, as Standard Webhooks asks.
+"""Webhooks of finished jobs: their allowed hosts and signed payloads, as Standard Webhooks.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md; the
 body has the shape of OpenAI's, so that the `openai` client's `webhooks.unwrap` reads it.
@@ -28,14 +28,14 @@ SECRET_LENGTHS = range(24, 65)
 
 
 class WebhookSettings(EnvironmentSettings, env_prefix="QCRD_WEBHOOK_"):
-    """Nobody is told anything unless hosts are listed."""
+    """Webhooks are off unless hosts are listed."""
 
-    # A secret that is refused must not be in the message.
+    # The message of an invalid secret must not contain it.
     hosts: Annotated[tuple[str, ...], NoDecode, CommaSeparated] = ()
-    """`host[:port]` is reached by https; one that is to be reached without says `http://`."""
+    """`host[:port]` is reached by https, `http://host[:port]` without TLS."""
     secret: SecretStr | None = None
     timeout: Annotated[float, Field(gt=0, le=50)] = 15.0
-    """Seconds in which a receiver has to answer."""
+    """Seconds within which a receiver must respond."""
 
     @field_validator("hosts")
     @classmethod
@@ -60,7 +60,7 @@ class WebhookSettings(EnvironmentSettings, env_prefix="QCRD_WEBHOOK_"):
 
 
 def _decode_secret(secret: SecretStr) -> bytes:
-    """The bytes to sign with; none for what is not such a secret."""
+    """The bytes to sign with; none for an invalid secret."""
     prefix, encoded = secret.get_secret_value()[: len(SECRET_PREFIX)], secret.get_secret_value()[6:]
     try:
         return base64.b64decode(encoded, validate=True) if prefix == SECRET_PREFIX else b""
@@ -117,7 +117,7 @@ def _make_webhook_error(reason: str) -> Invalid:
 
 
 def get_host(url: str) -> str:
-    """What may be told of a URL, whose path can be a secret of the receiver's."""
+    """The host, the only part of a URL to show: its path can contain a secret."""
     return urlsplit(url).hostname or "?"
 
 
@@ -135,7 +135,7 @@ def build_payload(delivery: WebhookDelivery) -> bytes:
 def build_signed_headers(
     delivery: WebhookDelivery, now: float, secret: SecretStr
 ) -> dict[str, str]:
-    """Those of one attempt at `now`: the signature is over the id, the time and the body."""
+    """Headers of one attempt at `now`; the signature covers the id, the time and the body."""
     timestamp = str(int(now))
     signed_content = b".".join((delivery.id.encode(), timestamp.encode(), build_payload(delivery)))
     signature = base64.b64encode(

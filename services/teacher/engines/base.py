@@ -1,4 +1,4 @@
-"""The port between the wire and what generates; closing a stream is the cancel."""
+"""The interface of a generation engine; closing a token stream cancels its request."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from services.teacher.metrics.batches import BatchMetrics
 
 EngineFinishReason = Literal["eos_token", "length"]
 UNKNOWN_TOKEN_ID = -1
-"""Id of a token whose id the engine cannot tell; nothing else is negative on the wire."""
+"""Id of a token whose id the engine does not report; nothing else is negative on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     """One generated token.
 
-    `text` is what this token adds to the answer: "" for the earlier pieces of a character that
+    `text` is what this token adds to the output: "" for the earlier pieces of a character that
     spans several tokens, the whole character with its last piece. `logprob` is natural, None when
-    the engine cannot tell. `finish_reason` is set on the last token of a stream that ended by
+    the engine reports none. `finish_reason` is set on the last token of a stream that ended by
     itself: with the model's end token (then also `special`), or because no more tokens fit. `count`
-    and `prompt_tokens` come with the last token of an upstream that tells them: the tokens it has
+    and `prompt_tokens` come with the last token of an upstream that reports them: the tokens it has
     generated (a chunk may hold several) and read.
     """
 
@@ -47,7 +47,7 @@ class SimpleToken:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. None and the neutral value mean the same: off.
+    """Parameters of the choice of the next token. None and the neutral value mean the same: off.
 
     `seed` is None exactly when `do_sample` is False.
     """
@@ -65,7 +65,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What the whole answer must match: a JSON schema as JSON text, or a regular expression."""
+    """A grammar of the whole output: a JSON schema as JSON text, or a regular expression."""
 
     kind: Literal["json", "regex"]
     value: str
@@ -85,7 +85,7 @@ class ValidGenerateRequest:
     tokenizer.
 
     The engine stops by itself at `max_new_tokens` or with a token that `finish_reason`; `stop` is a
-    hint for engines whose chunks hold several tokens, the strings themselves are matched above. An
+    hint for engines whose chunks hold several tokens, `inference.stopping` matches the strings. An
     `adapter_id` that is not in `EngineInfo.adapters` means the base model, as in TGI.
     `conversation` is set only for an engine whose `apply_chat_template` returned None; `prompt` is
     then "".
@@ -104,7 +104,7 @@ class ValidGenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the loaded engine is: limits in tokens; `engine` is the name in TEACHER_ENGINE.
+    """Description of the loaded engine: limits in tokens; `engine` is the name in TEACHER_ENGINE.
 
     `supports_token_ids`, `supports_logprobs`, `supports_seed`, `grammar` and `prefill`
     (log-probabilities of the prompt) say what the engine really has; what it lacks is null, empty
@@ -137,7 +137,7 @@ class Engine(Protocol):
         ...
 
     async def start(self) -> None:
-        """Load. Raises `Invalid` when the model can never load, anything else is a crash."""
+        """Load the model. Raises `Invalid` when it can never load; anything else is a bug."""
         ...
 
     async def tokenize(
@@ -152,14 +152,14 @@ class Engine(Protocol):
     async def apply_chat_template(self, conversation: Conversation) -> str | None:
         """The prompt of a conversation, from the model's own chat template.
 
-        None when only the engine's far end knows the template (`Generation.conversation`). Raises
+        None when only the upstream knows the template (`Generation.conversation`). Raises
         `TemplateFailed` when the model has no template or it refuses the conversation.
         """
         ...
 
     async def score_prompt(self, request: ValidGenerateRequest) -> Sequence[Token]:
         """The prompt's tokens with their log-probabilities, the first one's None; empty when the
-        engine cannot tell. Raises `GenerationFailed`.
+        engine reports none. Raises `GenerationFailed`.
         """
         ...
 
@@ -170,7 +170,7 @@ class Engine(Protocol):
     def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         """Tokens as they come. Closing the generator takes the request out of the engine.
 
-        Raises `GenerationFailed`, and `Overloaded` when an upstream has no room.
+        Raises `GenerationFailed`, and `Overloaded` when an upstream has no capacity left.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""From settings to an engine that is not loaded yet; a model that is not there ends here."""
+"""Builds the engine that the settings ask for, not loaded yet, and locates its model."""
 
 from __future__ import annotations
 

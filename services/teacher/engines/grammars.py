@@ -9,7 +9,7 @@ import llguidance
 from services.teacher.engines.base import Grammar
 from services.teacher.errors import InputValidationError
 
-# Small models like to fill a JSON answer with blank lines until it is cut off.
+# Small models tend to fill a JSON output with blank lines until it is cut off.
 JSON_OPTIONS = {"whitespace_flexible": False}
 
 

@@ -1,4 +1,4 @@
-"""From a request to its answer: permit, validation, generation, metrics, in that order."""
+"""Runs a request: permit, validation, generation, metrics, in that order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RequestLimiter:
 
     @contextmanager
     def acquire(self) -> Iterator[None]:
-        """Hold one permit. Raises `Overloaded`."""
+        """Take one permit for the duration. Raises `Overloaded`."""
         if self.in_use >= self.max_concurrent_requests:
             raise Overloaded("Model is overloaded")
         self.in_use += 1
@@ -95,7 +95,7 @@ class GenerationResult:
 
 
 def count_generated_tokens(last: Token, step_count: int) -> int:
-    """Tokens generated: an upstream's own count where it tells one."""
+    """Tokens generated: an upstream's own count where it reports one."""
     return step_count if last.generated_tokens is None else last.generated_tokens
 
 
@@ -106,9 +106,9 @@ def get_input_length(request: ValidGenerateRequest, last: Token) -> int | None:
 
 
 class InferenceService:
-    """Every generating request of a server passes here.
+    """Runs the generation requests of a server.
 
-    `ready` turns True when the engine is loaded; until then requests are told to come back.
+    `ready` turns True when the engine is loaded; until then requests get a 503.
     """
 
     def __init__(self, engine: Engine, settings: ServerSettings) -> None:
@@ -162,7 +162,7 @@ class InferenceService:
         return self.metrics.render(self.engine.batch_metrics, queue_size=queued)
 
     async def generate(self, request: InferenceRequest) -> GenerationResult:
-        """The whole answer. Raises `TeacherError`; cancelling this cancels the generation."""
+        """The whole result. Raises `TeacherError`; cancelling this cancels the generation."""
         timings = RequestTimings()
         with self._track_request(timings):
             check_before_admission(request.parameters, self.settings, stream=False)
@@ -179,7 +179,7 @@ class InferenceService:
     async def generate_stream(
         self, request: InferenceRequest
     ) -> AsyncGenerator[tuple[ValidGenerateRequest, GenerationStep], None]:
-        """The answer token by token. Raises `TeacherError`; closing this cancels the generation."""
+        """The output token by token. Raises `TeacherError`; closing this cancels the generation."""
         timings = RequestTimings()
         with self._track_request(timings):
             check_before_admission(request.parameters, self.settings, stream=True)
@@ -195,7 +195,7 @@ class InferenceService:
 
     @contextmanager
     def _track_request(self, timings: RequestTimings) -> Iterator[None]:
-        """One request in the counters, however it ends."""
+        """Count one request, however it ends."""
         self.metrics.record_request()
         try:
             yield
@@ -276,11 +276,11 @@ class InferenceService:
 
 
 def select_most_likely(results: Sequence[GenerationResult]) -> GenerationResult:
-    """The most likely answer, with the others behind it."""
-    first, *others = sorted(results, key=lambda answer: answer.mean_logprob, reverse=True)
+    """The most likely generation, with the others as its `best_of_sequences`."""
+    first, *others = sorted(results, key=lambda result: result.mean_logprob, reverse=True)
     return replace(first, best_of_sequences=tuple(others))
 
 
 def durations_since_arrival(result: GenerationResult, timings: RequestTimings) -> dict[str, float]:
-    """Seconds of the answer, counted from the moment its request arrived."""
+    """Durations of the generation in seconds, the total since its request arrived."""
     return {**result.durations, "total": monotonic() - timings.arrived_at}

@@ -1,4 +1,4 @@
-"""One request from first to last token: TGI's stop rules over any engine's stream."""
+"""TGI's stop rules over the token stream of any engine."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class InferenceRequest:
 def check_before_admission(
     parameters: GenerateParameters, settings: ServerSettings, *, stream: bool
 ) -> None:
-    """What TGI refuses even when it is full."""
+    """Checks that TGI makes before it takes a permit."""
     best_of, max_best_of = parameters.best_of, settings.max_best_of
     if stream and best_of not in (None, 1):
         raise InputValidationError("`best_of` != 1 is not supported when streaming tokens")
@@ -127,7 +127,7 @@ def check_value_ranges(parameters: GenerateParameters) -> None:
 
 
 def _is_sampling_requested(parameters: GenerateParameters) -> bool:
-    """The validator's idea, wider than the sampler's: a neutral value counts too (V231-235)."""
+    """Whether the validator counts the request as sampling: a neutral value does too (V231-235)."""
     given = (parameters.temperature, parameters.top_k, parameters.top_p, parameters.typical_p)
     return parameters.do_sample or any(value is not None for value in given)
 
@@ -150,7 +150,7 @@ def check_limits(parameters: GenerateParameters, settings: ServerSettings) -> No
 def check_length(
     prompt_tokens: int | None, max_new_tokens: int | None, info: EngineInfo, *, strict: bool = False
 ) -> int:
-    """How many tokens may be generated after `prompt_tokens` prompt tokens (None: unknown here)."""
+    """The most tokens to generate after `prompt_tokens` prompt tokens (None: unknown here)."""
     known_tokens = prompt_tokens or 0
     available = max(info.max_total_tokens - known_tokens, 0)
     new_tokens = available if max_new_tokens is None else max_new_tokens
@@ -197,7 +197,7 @@ def parse_grammar(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
 def build_sampling_params(
     parameters: GenerateParameters, presence_penalty: float | None = None
 ) -> SamplingParams:
-    """TGI's idea of when sampling is on (server/utils/tokens.py 62-77); a seed is drawn if so."""
+    """The sampler's parameters. It samples when TGI's does (server/utils/tokens.py 62-77)."""
     do_sample = parameters.do_sample or any(
         (
             parameters.temperature not in (None, 1.0),

@@ -1,4 +1,4 @@
-"""What an engine's batches did, under TGI's `tgi_batch_*` names. Safe from any thread."""
+"""Metrics of an engine's batches, under TGI's `tgi_batch_*` names. Safe from any thread."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CONCAT_REASONS: tuple[ConcatReason, ...] = get_args(ConcatReason)
 
 
 class BatchMetrics:
-    """One engine's numbers; an engine that cannot see its batches leaves them at zero."""
+    """Metrics of one engine; an engine that cannot see its batches leaves them at zero."""
 
     def __init__(self, *, max_total_tokens: int = 0) -> None:
-        """`max_total_tokens`: the tokens of prompt and answer that the engine holds at once."""
+        """`max_total_tokens`: the tokens of prompt and output that fit in the engine at once."""
         self.registry = CollectorRegistry()
         self.counters = UnsuffixedCounters()
         for reason in CONCAT_REASONS:
@@ -75,7 +75,7 @@ class BatchMetrics:
     def record_inference(
         self, method: InferenceMethod, *, forward: float, decode: float, succeeded: bool = True
     ) -> None:
-        """One call of the model: seconds in the model, seconds choosing and showing tokens."""
+        """One call of the model: seconds in the model, seconds choosing and decoding tokens."""
         self.counters.inc("tgi_batch_inference_count", method=method)
         outcome = "success" if succeeded else "failure"
         self.counters.inc(f"tgi_batch_inference_{outcome}", method=method)
@@ -86,5 +86,5 @@ class BatchMetrics:
     def record_reshape(
         self, operation: Literal["filter", "concat"], method: InferenceMethod, seconds: float
     ) -> None:
-        """Rows left (`filter`) or joined (`concat`) the batch's memory."""
+        """Sequences left (`filter`) or joined (`concat`) the batch's cache."""
         self._durations[operation].labels(method).observe(seconds)

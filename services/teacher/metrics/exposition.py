@@ -1,4 +1,4 @@
-"""What `prometheus_client` cannot write: counters without `_total`, as TGI names them."""
+"""Metrics that `prometheus_client` cannot write: counters without `_total`, as TGI names them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TGI's Prometheus names for requests; the engine's batches bring their own (`batch_metrics`)."""
+"""Metrics of requests under TGI's Prometheus names; `batches` has those of the engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAILURE_LABELS: dict[str, FailureLabel] = {
 
 
 class RequestMetrics:
-    """One server's numbers; every request is counted once."""
+    """Metrics of one server; every request is counted once."""
 
     def __init__(self, *, max_input_tokens: int = 1024, max_total_tokens: int = 1024) -> None:
         self._registry = CollectorRegistry()
@@ -86,7 +86,7 @@ class RequestMetrics:
         self._durations["mean_time_per_token"].observe(inference / max(tokens, 1))
 
     def render(self, batch_metrics: BatchMetrics, *, queue_size: int) -> bytes:
-        """The exposition; `queue_size` requests are admitted and have no token yet."""
+        """The exposition; `queue_size`: admitted requests without a token yet."""
         self._queue_size.set(queue_size)
         parts = (self._counters.render(), generate_latest(self._registry))
         return b"".join(

@@ -31,7 +31,7 @@ from services.teacher.openai.responses import (
 def make_response_builder(
     request: ChatRequest, inference: InferenceService, object_type: str
 ) -> ResponseBuilder:
-    """TGI echoes any model name but its own two."""
+    """A builder with the model name to echo; TGI echoes any but its own two."""
     is_model_named = request.model not in (None, "tgi")
     model = request.model if is_model_named and request.model else inference.engine.info.model_id
     return ResponseBuilder.create(
@@ -42,7 +42,7 @@ def make_response_builder(
 async def create_chat_completion(
     inference: InferenceService, request: ChatRequest, prepared: PreparedChat
 ) -> tuple[JSON, GenerationResult]:
-    """The body and the answer behind it. Raises `TeacherError`."""
+    """The response's body and its generation results. Raises `TeacherError`."""
     builder = make_response_builder(request, inference, "chat.completion")
     result = await inference.generate(prepared.request)
     call = None
@@ -51,7 +51,7 @@ async def create_chat_completion(
         if call.name == tool_calls.NO_TOOL and prepared.request_without_tools is not None:
             call, result = None, await inference.generate(prepared.request_without_tools)
     elif prepared.request.conversation is not None:
-        # An upstream makes its calls itself; one comes as one piece, perhaps behind some words.
+        # An upstream parses its calls itself; each comes as one piece, perhaps after some text.
         call_text = next((t.text for t in result.tokens if tool_calls.is_call(t.text)), None)
         call = None if call_text is None else tool_calls.parse_call(call_text)
     choice: JSON = {
@@ -84,7 +84,7 @@ def _tool_call_finish_reason(builder: ResponseBuilder) -> str:
 
 
 def next_tool_call_id(request: ChatRequest) -> str:
-    """Counted on from the history's calls where those are numbers, as in TGI."""
+    """The next call id: one more than in the history where those are numbers, as in TGI."""
     used_ids = [call.id for message in request.messages for call in message.tool_calls or ()]
     if all(used_id.isdecimal() for used_id in used_ids):
         return str(len(used_ids))
@@ -144,7 +144,7 @@ async def _stream_chunks(
 
 @dataclass
 class _DeltaBuilder:
-    """One stream's chunks; it remembers whether a role was said and which call is being made."""
+    """Builds one stream's chunks; keeps whether the role was sent and the call being written."""
 
     builder: ResponseBuilder
     request: ChatRequest
@@ -161,7 +161,7 @@ class _DeltaBuilder:
         return self._build_chunk(step, {"content": content})
 
     def build_upstream_chunk(self, step: GenerationStep) -> JSON:
-        """An upstream makes its calls itself; they come as one piece of text."""
+        """Chunks of an upstream's call, which comes as one piece of text."""
         if not tool_calls.is_call(step.token.text):
             return self._build_chunk(step, {"content": step.token.text})
         call = tool_calls.parse_call(step.token.text)

@@ -1,4 +1,4 @@
-"""From a chat request to a prompt: template, functions in words, a last message to continue."""
+"""Builds a prompt from a chat request: template, described functions, a message to continue."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from services.teacher.openai.requests import ChatRequest, Function, ImagePart, M
 
 @dataclass(frozen=True)
 class PreparedChat:
-    """What to run. `request_without_tools` is the same without functions, for a model that declines
-    to call one.
+    """A prepared request. `request_without_tools` is the same without functions, for a model that
+    declines to call one.
 
-    `forces_call`: the answer is a call because a grammar makes it one.
+    `forces_call`: a grammar forces the output to be a call.
     """
 
     request: InferenceRequest
@@ -107,7 +107,7 @@ async def _build_request(
 
 
 def _to_template_message(message: Message, *, strict: bool) -> JSON:
-    """As chat templates read it: the content one text, absent parts left out."""
+    """A message in the form chat templates read: one text as content, absent parts left out."""
     body: JSON = {"role": message.role, "content": get_message_text(message, strict=strict)}
     if message.name is not None:
         body["name"] = message.name
@@ -141,7 +141,7 @@ def _append_to_last_message(messages: tuple[JSON, ...], text: str) -> tuple[JSON
 
 
 def _cut_after_assistant_message(text: str, messages: tuple[JSON, ...]) -> str:
-    """Cut behind a last message of the assistant, which the model then goes on with."""
+    """The prompt cut after a last message of the assistant, which the model then continues."""
     if not messages or messages[-1]["role"] != "assistant" or not messages[-1]["content"]:
         return text
     content = messages[-1]["content"].strip()

@@ -25,7 +25,7 @@ from services.teacher.openai.responses import DONE_EVENT, ResponseBuilder, build
 def build_requests(
     request: CompletionRequest, inference: InferenceService
 ) -> list[InferenceRequest]:
-    """One ask per prompt. Raises `SuffixNotSupported`, `BatchTooLarge`."""
+    """One inference request per prompt. Raises `SuffixNotSupported`, `BatchTooLarge`."""
     if request.suffix is not None:
         raise SuffixNotSupported
     max_batch_size = inference.settings.max_client_batch_size
@@ -46,7 +46,7 @@ def make_response_builder(inference: InferenceService) -> ResponseBuilder:
 async def create_completion(
     inference: InferenceService, requests: list[InferenceRequest]
 ) -> tuple[JSON, list[GenerationResult]]:
-    """The body, its choices in the order they were finished, and the answers behind it."""
+    """The body, its choices in the order they were finished, and their generation results."""
     builder, finished = make_response_builder(inference), []
 
     async def generate_choice(index: int, request: InferenceRequest) -> None:

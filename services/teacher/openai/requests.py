@@ -1,4 +1,4 @@
-"""Request bodies of the OpenAI-compatible routes, as TGI reads them, and what we read besides.
+"""Request bodies of the OpenAI-compatible routes, as TGI reads them, with OpenAI's own fields.
 
 `normalize_body` turns what OpenAI's own clients send into what these models take; strict mode goes
 without it, and then refuses what TGI refuses.
@@ -28,7 +28,7 @@ class StreamOptions(WireModel):
 
 
 class BaseCompletionRequest(WireModel):
-    """What the two routes share."""
+    """Fields of both routes."""
 
     model: str | None = None
     max_tokens: U32 | None = None
@@ -43,11 +43,11 @@ class BaseCompletionRequest(WireModel):
 
     @property
     def max_new_tokens(self) -> int | None:
-        """How many tokens may be generated."""
+        """The maximum number of tokens to generate."""
         return self.max_tokens
 
     def to_parameters(self, **more: Any) -> GenerateParameters:
-        """As native parameters: a temperature of exactly 0 is greedy, anything else samples."""
+        """The native parameters: a temperature of exactly 0 is greedy, anything else samples."""
         greedy = self.temperature == 0
         return GenerateParameters(
             max_new_tokens=self.max_new_tokens,
@@ -146,7 +146,7 @@ class ChatRequest(BaseCompletionRequest):
 
     @model_validator(mode="after")
     def _check_single_limit(self) -> Self:
-        """To serde the two are one field under two names."""
+        """Refuse both names of one field, as serde does."""
         if {"max_tokens", "max_completion_tokens"} <= self.model_fields_set:
             raise ValueError("duplicate field `max_tokens`")
         return self

@@ -1,4 +1,4 @@
-"""What the OpenAI-compatible routes answer with. Strict mode keeps TGI's own reading of OpenAI."""
+"""Responses of the OpenAI-compatible routes. Strict mode keeps TGI's deviations from OpenAI."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class ResponseBuilder:
         return {**head, "system_fingerprint": SYSTEM_FINGERPRINT, "choices": list(choices), **extra}
 
     def to_finish_reason(self, finish_reason: FinishReason) -> str:
-        """OpenAI has one word for both ways to stop; TGI tells a stop string apart."""
+        """OpenAI has one finish reason for both ways to stop, TGI another for a stop string."""
         if finish_reason == "stop_sequence" and self.strict:
             return finish_reason
         return "length" if finish_reason == "length" else "stop"
 
     def build_error_event(self, error: TeacherError) -> bytes:
-        """TGI writes 422 whatever the error was."""
+        """The error as a stream event; TGI writes 422 for every error."""
         status = 422 if self.strict else error.status
         message = (
             f"{error.message} stream" if isinstance(error, IncompleteGeneration) else error.message
@@ -72,7 +72,7 @@ def build_usage(token_counts: Iterable[tuple[int | None, int]]) -> JSON:
 
 
 def build_logprobs(tokens: Sequence[Token]) -> JSON:
-    """Chat's `build_logprobs`: each token, and the likeliest ones in its place."""
+    """`logprobs` of a chat choice: each token, and the most likely ones in its place."""
     return {
         "content": [
             {

@@ -1,4 +1,4 @@
-"""Function calls: the grammar that forces one, and reading it back, whole or as it comes.
+"""Function calls: the grammar that forces one, and its parsing, whole or streamed.
 
 As in TGI the model writes `{"function": {"_name": NAME, …arguments}}`. Where it may also decline
 there is one more function, `no_tool`.
@@ -45,7 +45,7 @@ class FunctionCall:
 def select_functions(
     tools: Sequence[Tool] | None, choice: str | NamedToolChoice | None
 ) -> tuple[Function, ...]:
-    """The functions the model may call now; empty for a plain answer. Raises `ToolError`."""
+    """The functions the model may call now; empty for a plain text. Raises `ToolError`."""
     functions = tuple(tool.function for tool in tools or ())
     if choice == "none" or not functions:
         return ()
@@ -89,7 +89,7 @@ def _build_call_schema(function: Function) -> JSON:
 
 
 def describe_functions(functions: Sequence[Function], prompt: str | None) -> str:
-    """The functions in words, for models whose chat template does not show them."""
+    """A description of the functions, for models whose chat template does not show them."""
     functions_json = json.dumps([_dump_function(function) for function in functions])
     return f"\n---\n{prompt or DEFAULT_TOOL_PROMPT}\n{functions_json}"
 
@@ -99,7 +99,7 @@ def _dump_function(function: Function) -> JSON:
 
 
 def parse_call(text: str) -> FunctionCall:
-    """The call in a finished answer. Raises `ToolError`."""
+    """The call in a finished output. Raises `ToolError`."""
     try:
         arguments: dict[str, Any] = json.loads(text)["function"]
         name = arguments.pop("_name")
@@ -123,7 +123,7 @@ class FunctionCallParser:
         self.name: str | None = None
 
     def feed(self, text: str) -> str:
-        """More of the answer; what it adds to the arguments' JSON."""
+        """Add more of the output; returns what it adds to the arguments' JSON."""
         self._text += text
         if self.name is not None:
             return self._read_arguments()

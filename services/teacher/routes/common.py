@@ -1,4 +1,4 @@
-"""What the generating routes share: the key, bodies in OpenAPI, headers, streams."""
+"""Shared parts of the generating routes: API key, bodies in OpenAPI, headers, streams."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ERROR_RESPONSES: dict[int | str, JSON] = {
     503: {"description": "the model is loading"},
 }
 CLIENT_CLOSED_REQUEST = Response(status_code=499)
-"""Nobody reads it; the access log does."""
+"""The response to a client that has left, for the access log."""
 
 
 class GenerationRoutes:
-    """An `APIRouter` whose POST routes want the key and a loaded engine, and declare their body."""
+    """An `APIRouter` whose POST routes require the key and a loaded engine and declare a body."""
 
     def __init__(self, inference: InferenceService) -> None:
         settings = inference.settings
@@ -98,9 +98,9 @@ def build_timing_headers(
     """TGI's headers, summed over `results`; milliseconds, but seconds in x-compute-time."""
 
     def total(name: str) -> float:
-        return sum(answer.durations[name] for answer in results)
+        return sum(result.durations[name] for result in results)
 
-    generated_tokens = sum(answer.generated_tokens for answer in results)
+    generated_tokens = sum(result.generated_tokens for result in results)
     time_headers = {
         f"x-{name}-time": str(round(total(name) * 1000))
         for name in ("total", "validation", "queue", "inference")
@@ -111,7 +111,7 @@ def build_timing_headers(
         **compute,
         "x-compute-characters": str(characters),
         "x-time-per-token": str(round(total("inference") * 1000 / max(generated_tokens, 1))),
-        "x-prompt-tokens": str(sum(answer.input_length or 0 for answer in results)),
+        "x-prompt-tokens": str(sum(result.input_length or 0 for result in results)),
         "x-generated-tokens": str(generated_tokens),
     }
 

@@ -1,4 +1,4 @@
-"""The native routes' answers and streams, in TGI's shapes (TGI's lib.rs, server.rs 273-680)."""
+"""Responses and streams of the native routes, in TGI's shapes (TGI's lib.rs, server.rs 273-680)."""
 
 from __future__ import annotations
 

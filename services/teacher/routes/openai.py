@@ -94,6 +94,6 @@ async def handle_chat_completion(
 
 
 def _count_request_again(inference: InferenceService) -> None:
-    """TGI counts here and again at each generation (server.rs 727 and 296)."""
+    """Count the request, which TGI does here and at each generation (server.rs 727 and 296)."""
     if inference.settings.tgi_strict:
         inference.metrics.record_request()

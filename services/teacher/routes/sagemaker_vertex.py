@@ -1,4 +1,4 @@
-"""What SageMaker (/invocations) and Vertex AI (/vertex) call: the other routes' bodies, wrapped."""
+"""Routes of SageMaker (/invocations) and Vertex AI (/vertex), which wrap the other bodies."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def create_router(routes: GenerationRoutes) -> APIRouter:
         results = await run_until_disconnect(request.receive, _predict(routes, body))
         if results is None:
             return CLIENT_CLOSED_REQUEST
-        content = {"predictions": [answer.text for answer in results]}
-        characters = sum(len(answer.request.prompt) for answer in results)
+        content = {"predictions": [result.text for result in results]}
+        characters = sum(len(result.request.prompt) for result in results)
         return routes.build_response(content, results, characters=characters)
 
     return routes.router
@@ -80,7 +80,7 @@ def _read_top_level_keys(data: bytes) -> set[str]:
 
 
 async def _predict(routes: GenerationRoutes, body: VertexRequest) -> list[GenerationResult]:
-    """Every instance at once. Raises the first one's `TeacherError`, which TGI hides behind
+    """Generate for every instance at once. Raises the first `TeacherError`, which TGI reports as
     `PredictionFailed`.
     """
     try:

@@ -1,4 +1,4 @@
-"""What the server says about itself: health, info, models, metrics."""
+"""Status routes: health, info, models, metrics."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def create_router(inference: InferenceService) -> APIRouter:
 
 
 def build_info(inference: InferenceService) -> JSON:
-    """TGI's keys, then ours: which engine runs, and what of its answers is real."""
+    """TGI's keys, then ours: which engine runs, and which parts of its output it really has."""
     info, settings = inference.engine.info, inference.settings
     body: JSON = {
         "model_id": info.model_id,

@@ -1,6 +1,6 @@
 """The process that serves published students. `python -m services.teacher.students`
 
-It loads nothing before somebody asks: until then neither torch nor transformers is imported.
+It loads nothing before the first request: until then torch and transformers are not imported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)
     settings = load_settings(StudentsSettings)
     threads = load_settings(EngineSettings).teacher_threads
-    # The gateway in front has checked the key already and expects our own dialect, not TGI's.
+    # The gateway has checked the key already and expects our extensions, not strict TGI.
     server = load_settings(lambda: ServerSettings(api_key=None, tgi_strict=False))
     return asyncio.run(serve(settings, server, threads))
 

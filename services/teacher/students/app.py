@@ -27,7 +27,7 @@ INTERNAL_ERROR_BODY = {"error": "internal error; see the log", "error_type": "in
 
 
 class ModelSelector(WireModel):
-    """All of a request's body that is read here."""
+    """The only field of a request's body that is read here."""
 
     model: str
 
@@ -35,7 +35,7 @@ class ModelSelector(WireModel):
 def create_students_app(
     cache: ModelCache[LoadedStudent], server: ServerSettings, check_store: Callable[[], object]
 ) -> FastAPI:
-    """`check_store` raises `Transient` while the store is away."""
+    """`check_store` raises `Transient` while the store is unavailable."""
     app = FastAPI(title="qcrd students", version=qcrd.__version__, redoc_url=None)
 
     @app.post("/v1/chat/completions")
@@ -46,7 +46,7 @@ def create_students_app(
 
     @app.get("/v1/models")
     async def list_models() -> JSON:
-        """Those in memory; every published one can be asked."""
+        """The students in memory; a request may name any published one."""
         models_data = [
             {"id": name, "object": "model", "created": 0, "owned_by": "qcrd"}
             for name in cache.loaded_models
@@ -71,7 +71,7 @@ def create_students_app(
 
 
 class StudentResponse(Response):
-    """The answer of another app, which stays open until the last byte is sent."""
+    """The response of another app, which stays open until the last byte is sent."""
 
     def __init__(self, cache: ModelCache[LoadedStudent], name: str, body: bytes) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""A student's chat answers: the label is the content, the rationale `reasoning_content`, which is
-where clients look for a model's thoughts."""
+"""A student's chat responses: the label is the content, the rationale `reasoning_content`, the
+field in which clients look for a model's reasoning."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TokenCounts = list[tuple[int | None, int]]
 async def create_chat_completion(
     inference: InferenceService, request: ChatRequest, choice_requests: Sequence[ChoiceRequests]
 ) -> tuple[JSON, list[GenerationResult]]:
-    """The body and the answers behind it. Raises `TeacherError`."""
+    """The response's body and its generation results. Raises `TeacherError`."""
     builder = make_response_builder(request, inference, "chat.completion")
     choice_results = await _gather(
         [_generate_choice(inference, choice) for choice in choice_requests]
@@ -64,7 +64,7 @@ async def _generate_choice(
 
 
 async def _gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What each returns, in order. Raises the first one's `TeacherError`."""
+    """The results of all, in order. Raises the first one's `TeacherError`."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]
@@ -136,7 +136,7 @@ Delta = tuple[JSON, Token | None, FinishReason | None]
 async def _stream_deltas(
     inference: InferenceService, choice: ChoiceRequests, token_counts: TokenCounts
 ) -> AsyncGenerator[Delta, None]:
-    """The rationale where it is shown, then the label; the last one, empty, has the reason."""
+    """The rationale where it is shown, then the label; the last chunk has the finish reason."""
     if choice.prompt_format.joined:
         # Which mark is the last one, and so where the label begins, is known at the end only.
         result = await inference.generate(choice.label)

@@ -1,4 +1,4 @@
-"""A published student out of the store: its files, its manner, an engine and an app over it."""
+"""Loads a published student from the store: its files, prompt format, engine and app."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class StudentLoader:
         if not keys.ID_PATTERN.fullmatch(name):
             raise StudentNotFound(name)
         started = monotonic()
-        # Of this process alone: what is closed leaves nothing behind on the disk.
+        # A temporary folder of this process: closing the student deletes its files.
         scratch = tempfile.TemporaryDirectory(prefix="qcrd-student-")
         try:
             student = await self._load(name, scratch)
@@ -79,7 +79,7 @@ class StudentLoader:
             raise StudentNotFound(name) from error
         except Transient as error:
             raise StoreUnavailable(f"{error.message}; check QCRD_S3_ENDPOINT") from error
-        # Whatever a folder's files make the libraries raise, it is this student that is broken.
+        # The libraries raise exceptions of any type on a broken folder; all mean that.
         except Exception as error:
             reason = error.message if isinstance(error, Invalid) else f"{type(error).__name__}"
             log.warning("model %s failed to load", name, exc_info=error)
@@ -97,7 +97,7 @@ class StudentLoader:
     def _build_engine(
         self, name: str, folder: Path, prompt_format: PromptFormat
     ) -> TransformersEngine:
-        """In fp32, as it was measured: another precision may give another answer."""
+        """The engine in fp32, as in the evaluation: another precision may give another answer."""
         max_input_tokens, max_total_tokens = get_token_limits(
             json.loads((folder / "config.json").read_text()), prompt_format
         )
@@ -115,10 +115,10 @@ class StudentLoader:
 def get_token_limits(
     config: dict[str, Any], prompt_format: PromptFormat
 ) -> tuple[int | None, int | None]:
-    """Most tokens of a prompt, and of prompt and answer; None leaves them to the engine.
+    """Most tokens of a prompt, and of prompt and output; None leaves them to the engine.
 
-    An encoder-decoder reads and writes in two sequences, so that the longest question still leaves
-    room for the longest answer.
+    An encoder-decoder reads and writes two sequences, so the longest question takes no tokens from
+    the longest output.
     """
     if not config.get("is_encoder_decoder"):
         return None, None

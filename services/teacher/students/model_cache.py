@@ -1,5 +1,5 @@
-"""Which students are in memory: opened when first asked for, the one not asked for longest closed
-to make room, but never while it still answers somebody."""
+"""An LRU cache of students in memory: loaded by the first request, the least recently used one
+closed to free its slot, but never while it still serves a request."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from services.teacher.students.errors import QueueFull
 
 class Closeable(Protocol):
     async def close(self) -> None:
-        """Free what it holds; nobody uses it any more."""
+        """Free its memory; no request uses it any more."""
 
 
 S = TypeVar("S", bound=Closeable)
 
 
 class CacheEntry(Generic[S]):
-    """A student that is open, or will be when its turn has come; requests for it count as users
-    while they wait, too, so that it is not closed before they were served."""
+    """A student that is loaded or queued for loading; waiting requests count as its users, so that
+    it is not closed before they have been served."""
 
     def __init__(self, load_task: asyncio.Task[S]) -> None:
         self.load_task = load_task
@@ -43,7 +43,7 @@ class CacheEntry(Generic[S]):
 
 
 class ModelCache(Generic[S]):
-    """At most `max_models` students at once, opened one after the other. `waiting` requests, at
+    """At most `max_models` students at once, loaded one after the other. `waiting` requests, at
     most `max_waiting`, wait for theirs. Belongs to one event loop."""
 
     def __init__(
@@ -76,14 +76,14 @@ class ModelCache(Generic[S]):
     async def _wait_until_loaded(self, entry: CacheEntry[S]) -> S:
         self.waiting += 1
         try:
-            # Whoever asked first may leave; the others still want it.
+            # The request that started the load may be cancelled while others wait for it.
             return await asyncio.shield(entry.load_task)
         finally:
             self.waiting -= 1
 
     def _start_loading(self, name: str) -> CacheEntry[S]:
         load_task = asyncio.create_task(self._load_in_turn(name))
-        # Everybody who asked may have left; a failure then concerns nobody.
+        # Retrieves the exception: all waiting requests may have been cancelled.
         load_task.add_done_callback(lambda task: task.cancelled() or task.exception())
         entry = self._entries[name] = CacheEntry(load_task)
         return entry
@@ -99,8 +99,8 @@ class ModelCache(Generic[S]):
             raise
 
     async def _evict(self) -> None:
-        """Close an idle student, or the next one when it is idle; who asks for that one meanwhile
-        waits for a turn of its own, so it will be."""
+        """Close an idle student, or wait until the least recently used one is idle. New requests
+        for it queue for a load of their own meanwhile, so it does become idle."""
         names = self.loaded_models
         idle = (name for name in names if not self._entries[name].users)
         evicted = self._entries.pop(next(idle, names[0]))
@@ -108,7 +108,7 @@ class ModelCache(Generic[S]):
         await evicted.load_task.result().close()
 
     async def close(self) -> None:
-        """Close all; those that are being opened are given up."""
+        """Close all; loads in progress are cancelled."""
         for entry in self._entries.values():
             entry.load_task.cancel()
         async with self._load_lock:

@@ -1,4 +1,4 @@
-"""From a chat request to what a student is asked, in the words it was trained with.
+"""Builds a student's prompts from a chat request, in the format it was trained with.
 
 A student knows one question and no conversation: the last message of the user is the question, and
 every other message is ignored.
@@ -19,9 +19,9 @@ from services.teacher.openai.requests import ChatRequest, Message
 
 @dataclass(frozen=True)
 class ChoiceRequests:
-    """One choice: what gives the label, and what gives the rationale where that is asked apart.
+    """One choice: the request for the label, and that for the rationale where it is separate.
 
-    `explain`: the rationale is shown; a joined student says it in front of its label.
+    `explain`: the rationale is shown; a joined student writes it before its label.
     """
 
     prompt_format: PromptFormat
@@ -68,7 +68,7 @@ async def build_choices(
 
 
 def get_last_question(messages: Sequence[Message]) -> str:
-    """Raises `InputValidationError` when the user says nothing."""
+    """The user's question. Raises `InputValidationError` when there is none."""
     user_messages = [message for message in messages if message.role == "user"]
     text = get_message_text(user_messages[-1], strict=False).strip() if user_messages else ""
     if not text:
@@ -81,7 +81,7 @@ def get_last_question(messages: Sequence[Message]) -> str:
 async def _build_request(
     request: ChatRequest, inference: InferenceService, prompt: str, max_tokens: int
 ) -> InferenceRequest:
-    """As many tokens as it was trained to say, fewer where the request or the room has fewer."""
+    """A request for the student's trained output length, or less where the limits are lower."""
     tokens = await inference.engine.tokenize(prompt) or ()
     available = max(inference.engine.info.max_total_tokens - len(tokens), 1)
     requested = max_tokens if request.max_new_tokens is None else request.max_new_tokens
@@ -91,7 +91,7 @@ async def _build_request(
 
 
 def _with_choice_seed(choice: ChoiceRequests, index: int) -> ChoiceRequests:
-    """Choices of one seed differ, as those of different seeds do."""
+    """A seed of its own for each choice, so that the choices of one request differ."""
     seed = choice.label.parameters.seed
     if seed is None or not index:
         return choice

@@ -1,5 +1,5 @@
-"""What a student answers: OpenAI's two routes. It answers greedily, as it was measured, unless a
-request asks for sampling."""
+"""OpenAI's two routes for a student. It decodes greedily, as in the evaluation, unless a request
+asks for sampling."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.teacher.students.prompting import build_choices
 
 class GreedyByDefault(BaseCompletionRequest):
     def to_parameters(self, **more: Any) -> GenerateParameters:
-        """Sampling only where a temperature or `top_p` asks for it."""
+        """Greedy parameters, sampling only where a temperature or `top_p` is given."""
         parameters = super().to_parameters(**more)
         is_sampling = self.temperature is not None or self.top_p is not None
         return parameters if is_sampling else parameters.model_copy(update={"do_sample": False})

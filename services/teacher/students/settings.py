@@ -1,4 +1,4 @@
-"""Where the server of published students listens, and how many it keeps."""
+"""Address of the server of published students, and its limits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ class StudentsSettings(EnvironmentSettings, env_prefix="QCRD_STUDENTS_"):
     loaded: Annotated[int, Field(ge=1)] = 2
     """Students in memory at once."""
     queue: Annotated[int, Field(ge=1)] = 64
-    """Requests that may wait for students to be loaded; one more is told to come back."""
+    """Requests that may wait for students to be loaded; one more gets a 503."""
     slots: Annotated[int, Field(ge=1)] = 8
     """Sequences that one student generates at once."""

@@ -323,7 +323,8 @@ def test_a_change_whose_answer_was_lost_is_no_conflict_with_itself(
         jobs = RedisJobStore(
             connect_redis(RedisSettings(url=f"redis://127.0.0.1:{proxy.port}{there.path}"))
         )
-        assert reap_jobs(jobs, MemoryJobQueue(), job.created_at + 301) == [job.id]
+        [reaped] = reap_jobs(jobs, MemoryJobQueue(), job.created_at + 301)
+        assert reaped.job_id == job.id
         held = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
         assert held is not None
         for status in (JobStatus.PAUSED, JobStatus.QUEUED):

@@ -449,9 +449,9 @@ def test_adapters_are_named_or_their_own_name() -> None:
     assert parse_adapters("a=/x, b/c") == {"a": "/x", "b/c": "b/c"}
 
 
-def test_rows_of_the_cache_are_copied_swapped_and_seen_as_far_as_asked() -> None:
+def test_slots_of_the_cache_are_copied_swapped_and_seen_as_far_as_asked() -> None:
     cache = SlotCache(layers=1, slots=3, max_length=4)
-    cache.set_view(CacheView([0], row=1, count=3))
+    cache.set_view(CacheView([0], slot=1, count=3))
     states = torch.arange(6.0).reshape(1, 1, 3, 2)
     keys, _ = cache.update(states, -states, 0)
     assert torch.equal(keys, states)

@@ -102,7 +102,7 @@ def test_the_store_tells_while_the_service_is_away(serve: Serve, models: ModelSe
     answer = client.get(f"/v1/discriminators/{JUDGES[0]}")
     assert answer.status_code == 200, answer.text
     assert answer.json()["source"] == "store"
-    assert answer.json()["service"] == "does not answer (ConnectError)"
+    assert answer.json()["service"] == "does not respond (ConnectError)"
     assert answer.json()["current"]["histograms"] is not None
     missing = client.get(f"/v1/discriminators/{JUDGES[1]}")
     refused(missing, 404, "discriminator_not_found", "judge_id")

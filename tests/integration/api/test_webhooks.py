@@ -160,7 +160,7 @@ def test_it_is_given_up_at_last_and_at_once_when_the_receiver_is_gone(
         told = until(lambda: outcome(deps, job))
         time.sleep(0.5)
     assert (told["outcome"], told["attempts"], len(there.got)) == ("given_up", attempts, attempts)
-    assert f"answered {status}" in deps.events.read(job.id)[-1].message
+    assert f"responded {status}" in deps.events.read(job.id)[-1].message
 
 
 @contextmanager

@@ -165,7 +165,7 @@ def test_the_card_carries_the_same() -> None:
     assert f"| qcrd | finetune | +0.500 | {first.low:+.3f} to {first.high:+.3f} | 0.0625 |" in told
     assert "| 10 | no difference shown |" in told
     assert "10,000 paired bootstrap samples (percentiles, seed 5)" in told
-    assert "Of 10 test questions 2 tell a story" in told
+    assert "Of 10 test questions 2 have a story" in told
     assert "## Compared" not in render_model_card(JOB, made([]))
 
 

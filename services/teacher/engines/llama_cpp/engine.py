@@ -93,7 +93,7 @@ class LlamaCppEngine:
         return await self._tokenizer.apply_chat_template(conversation)
 
     async def score_prompt(self, request: ValidGenerateRequest) -> Sequence[Token]:
-        """llama.cpp's completions tell nothing about the prompt's tokens."""
+        """None: llama.cpp's completions report nothing about the prompt's tokens."""
         return ()
 
     async def check_grammar(self, grammar: Grammar) -> None:
@@ -133,7 +133,7 @@ class LlamaCppEngine:
             self._complete(body, send)
 
     def _prefill_shared(self, prompt: str, body: Chunk) -> None:
-        """Return when as much of the prompt as others also need has been read once."""
+        """Return when the part of the prompt that other requests share has been read once."""
 
         def prefill() -> None:
             self._prefix_gate.wait_for_prefill(prompt, lambda: self._prefill(body))
@@ -152,7 +152,7 @@ class LlamaCppEngine:
         )
 
     def _complete(self, body: Chunk, send: Callable[[Chunk], bool]) -> None:
-        """One task of llama.cpp's; its first answer tells how much of the prompt it has read."""
+        """One task of llama.cpp; its first response reports how much of the prompt it has read."""
         is_counted = False
 
         def count_and_send(chunk: Chunk) -> bool:
@@ -208,7 +208,7 @@ class ChunkDecoder:
     """llama.cpp's stream chunks of one request as tokens.
 
     It sends nothing for the earlier pieces of a character that spans tokens: they show as a jump
-    of the running count and come out with an unknown id. It marks the model's end only in the
+    of the running count and come out with an unknown id. It marks the end token only in the
     closing chunk, so a token without text waits for the chunk after it.
     """
 

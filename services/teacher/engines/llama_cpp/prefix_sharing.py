@@ -1,5 +1,6 @@
-"""Who reads a shared prompt: llama.cpp copies the state of a prompt it has finished reading into
-other slots, but requests that arrive together all start cold. These gates let one of them read.
+"""Prefill of a shared prompt by one request: llama.cpp copies the state of a prompt it has read
+into other slots, but requests that arrive together would each read it. These gates let one
+of them read.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from dataclasses import dataclass
 # Few-shot prompts of one task agree for longer than this many characters; chat preambles do not.
 PREFIX_CHARACTERS = 256
 MAX_PREFIXES = 64
-# Samples of one prompt are sent together; this is nothing beside reading a prompt.
+# Samples of one prompt are sent together; this is short compared to reading a prompt.
 BATCH_WAIT_SECONDS = 0.005
 
 
 class PrefixGate:
     """Reads a shared prompt beginning once instead of once per slot.
 
-    The first request with a new beginning runs freely; the second reads it for everybody; those
+    The first request with a new beginning runs freely; the second reads it for all; those
     after it wait until it has been read.
     """
 
@@ -30,7 +31,7 @@ class PrefixGate:
         self._prefixes: OrderedDict[str, threading.Event | None] = OrderedDict()
 
     def wait_for_prefill(self, prompt: str, prefill: Callable[[], None]) -> None:
-        """Return when `prompt` may run; `read` reads it. Blocks: call it from a worker thread."""
+        """Return when `prompt` may run; `prefill` reads it. Blocks: for worker threads."""
         prefix = prompt[:PREFIX_CHARACTERS]
         if len(prefix) < PREFIX_CHARACTERS:
             return

@@ -1,4 +1,4 @@
-"""llama.cpp as the wheel `xllamacpp` gives it: loading, its tokenizer, its chat template."""
+"""llama.cpp in the wheel `xllamacpp`: loading a model, its tokenizer, its chat template."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_server(path: Path, *, threads: int, slots: int, context: int, api_key: 
     params.cpuparams.poll = 0
     params.cpuparams_batch.poll = 0
     params.cache_ram_mib = PROMPT_CACHE_MIB
-    # Any slot is as good as another: what a slot lacks comes from the prompt cache.
+    # The slots are interchangeable: a prefix that a slot lacks comes from the prompt cache.
     params.slot_prompt_similarity = 0.0
     params.fit_params = False
     params.verbosity = -1
@@ -78,7 +78,7 @@ class TokenizerClient:
             "with_pieces": True,
         }
         response = await self._post("/tokenize", body)
-        # In a thread: of a very long text this takes seconds, which no other request may wait for.
+        # In a thread: for a very long text this takes seconds and would block the event loop.
         return await asyncio.to_thread(
             lambda: locate_tokens(text, _parse_response(response)["tokens"])
         )

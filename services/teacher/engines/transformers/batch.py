@@ -1,7 +1,9 @@
-"""A batch of sequences through an encoder-decoder, or a model that `continuous` does not suit.
+"""A batch of sequences through an encoder-decoder, or a decoder that
+continuous batching does not support.
 
-Decoder-only prompts are padded on the left, encoder inputs on the right; rows leave the batch when
-they are done and the key-value cache shrinks with them. `cohorts` runs several of these at a time.
+Decoder-only prompts are padded on the left, encoder inputs on the right; sequences leave the
+batch when they are done and the key-value cache shrinks with them. `StaticBatches` runs several of
+these at a time.
 """
 
 from __future__ import annotations
@@ -22,15 +24,15 @@ from services.teacher.engines.transformers.weights import LoadedModel
 
 
 class StaticBatch:
-    """`step` gives the next token of every row in `rows`, `remove` ends rows."""
+    """`step` returns the next token of every sequence, `remove` takes sequences out."""
 
-    def __init__(self, model: LoadedModel, rows: list[SequenceState]) -> None:
+    def __init__(self, model: LoadedModel, sequences: list[SequenceState]) -> None:
         self._model = model
-        self.sequences = rows
+        self.sequences = sequences
         self._cache: Any = None
         self._encoder_outputs: Any = None
         self._input_ids, self._attention_mask = _pad(
-            [row.prompt for row in rows],
+            [sequence.prompt for sequence in sequences],
             pad=model.tokenizer.pad_token_id or 0,
             left=not model.seq2seq,
             device=model.net.device,
@@ -40,12 +42,12 @@ class StaticBatch:
     def step(self) -> list[Token]:
         logits = (self._forward_seq2seq if self._model.seq2seq else self._forward_decoder)()
         return [
-            append_next_token(self._model, row, scores)
-            for row, scores in zip(self.sequences, logits, strict=True)
+            append_next_token(self._model, sequence, scores)
+            for sequence, scores in zip(self.sequences, logits, strict=True)
         ]
 
     def remove(self, removed: list[int]) -> list[int]:
-        """Drop the rows at `places` and their memory. The places the remaining rows had."""
+        """Drop the sequences at `removed` and their cache; the remaining ones' former indices."""
         kept = [index for index in range(len(self.sequences)) if index not in removed]
         if not removed:
             return kept
@@ -62,11 +64,11 @@ class StaticBatch:
         return kept
 
     def _last_token_ids(self) -> Tensor:
-        ids = [[row.generated[-1]] for row in self.sequences]
+        ids = [[sequence.generated[-1]] for sequence in self.sequences]
         return torch.tensor(ids, device=self._attention_mask.device)
 
     def _forward_decoder(self) -> Tensor:
-        """Logits [rows, V] of a decoder-only model: the prompt first, then one token at a time."""
+        """Logits [N, V] of a decoder-only model: the prompt first, then one token at a time."""
         inputs = self._input_ids
         if self._cache is not None:
             inputs = self._last_token_ids()
@@ -83,7 +85,7 @@ class StaticBatch:
         return _last_logits(out)
 
     def _forward_seq2seq(self) -> Tensor:
-        """Logits [rows, V] of an encoder-decoder: the encoder runs once."""
+        """Logits [N, V] of an encoder-decoder: the encoder runs once."""
         net = self._model.net
         if self._cache is None:
             self._encoder_outputs = net.get_encoder()(

@@ -1,7 +1,7 @@
 """Continuous batching of a decoder-only model: sequences join and leave between two tokens.
 
-The running rows are the first ones of the cache. A row that has ended stays in the cache behind
-them until its place is needed, so that a prompt with the same beginning need not be read again:
+The running sequences have the first slots of the cache. A finished sequence stays in a slot behind
+them until that slot is needed, so that a prompt with the same beginning need not be read again:
 samples of one prompt, few-shot examples in front of every question.
 """
 
@@ -34,17 +34,17 @@ LOGITS_TOLERANCE = 0.3
 
 @dataclass
 class CachedSequence:
-    """What a row of the cache holds: the tokens of its columns, under which adapter."""
+    """The content of a cache slot: the tokens of its columns, and the adapter that read them."""
 
     tokens: list[int] = field(default_factory=list)
     adapter: str = BASE_ADAPTER
 
 
 class ContinuousBatch:
-    """`add` reads a prompt, `step` gives the next token of every row, `remove` ends rows."""
+    """`add` reads a prompt, `step` returns the next token of every sequence, `remove` ends some."""
 
-    has_room = True
-    """Anyone may join at any time; how many is the worker's business."""
+    has_capacity = True
+    """Sequences may join at any time; the worker limits how many."""
 
     def __init__(
         self, model: LoadedModel, *, slots: int, max_total_tokens: int, batch_metrics: BatchMetrics
@@ -58,11 +58,11 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def add(self, sequence: SequenceState) -> None:
-        """Read all of the prompt but its last token, which the next step reads."""
+        """Prefill all of the prompt but its last token, which the next step reads."""
         slot = len(self.sequences)
         prompt = list(sequence.prompt[:-1])
         source, shared = self._find_longest_prefix(prompt, sequence.adapter)
-        # What the place held is lost to later prompts; the copy may come from itself.
+        # The slot's old content is overwritten; the longest prefix may be in this very slot.
         if shared and source != slot:
             self._cache.copy(source, slot, shared)
         cached = self._cached[slot] = CachedSequence(prompt[:shared], sequence.adapter)
@@ -77,7 +77,7 @@ class ContinuousBatch:
         )
 
     def _find_longest_prefix(self, prompt: Sequence[int], adapter: str) -> tuple[int, int]:
-        """The row that shares the longest beginning with `wanted`, and how long that is."""
+        """The slot that shares the longest prefix with `prompt`, and that prefix's length."""
         best = (0, 0)
         for slot, cached in enumerate(self._cached):
             if cached.adapter == adapter:
@@ -89,7 +89,7 @@ class ContinuousBatch:
         self, slot: int, sequence: SequenceState, tokens: Sequence[int], start: int
     ) -> None:
         count = len(tokens)
-        self._cache.set_view(CacheView([start], row=slot, count=count))
+        self._cache.set_view(CacheView([start], slot=slot, count=count))
         positions = torch.arange(start, start + count, device=self._device)
         attention_mask = torch.arange(start + count, device=self._device) <= positions[:, None]
         bind_adapters(self._model, [sequence])(
@@ -103,7 +103,7 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
-        """One token for every row, in the order of `sequences`."""
+        """One token for every sequence, in the order of `sequences`."""
         started = time.perf_counter()
         logits = self._forward()
         forwarded = time.perf_counter()
@@ -118,7 +118,7 @@ class ContinuousBatch:
         return tokens
 
     def _forward(self) -> Tensor:
-        """Logits [rows, V] on the CPU, in float32."""
+        """Logits [N, V] on the CPU, in float32."""
         lengths = []
         for sequence, cached in zip(self.sequences, self._cached, strict=False):
             lengths.append(len(cached.tokens))
@@ -130,7 +130,7 @@ class ContinuousBatch:
         attention_mask = torch.arange(max(lengths) + 1, device=self._device) <= positions
         active = self._cached[: len(self.sequences)]
         out = bind_adapters(self._model, self.sequences)(
-            input_ids=torch.tensor([[h.tokens[-1]] for h in active], device=self._device),
+            input_ids=torch.tensor([[cached.tokens[-1]] for cached in active], device=self._device),
             attention_mask=attention_mask[:, None, None],
             position_ids=positions,
             past_key_values=self._cache,
@@ -141,8 +141,9 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def remove(self, removed: Sequence[int]) -> list[int]:
-        """Take the rows at `places` out; the last row moves into each hole. The places that the
-        remaining rows had, in their new order.
+        """Take the sequences at the indices `removed` out; the last one moves into each free slot.
+
+        Returns the indices that the remaining sequences had, in their new order.
         """
         order = list(range(len(self.sequences)))
         started = time.perf_counter()
@@ -160,7 +161,7 @@ class ContinuousBatch:
         return order
 
     def reset(self) -> None:
-        """Forget everything, after a call of the model that broke in the middle."""
+        """Drop all sequences, after a call of the model that failed midway."""
         self.sequences.clear()
         self._cached = [CachedSequence() for _ in self._cached]
 
@@ -181,8 +182,10 @@ def _common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
 def supports_continuous_batching(
     model: LoadedModel, probe: SequenceState, batch: ContinuousBatch
 ) -> bool:
-    """Whether `model` gives its own logits through `batch`: one whose layers look back less far
-    than the cache does not, nor one that keeps its positions or its past in another way.
+    """Whether `model` returns its reference logits through `batch`.
+
+    Models do not whose layers attend to a shorter window than the cache, or that keep their
+    positions or their past in another way.
     """
     config = model.net.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())

@@ -1,7 +1,8 @@
 """transformers models from a folder or a .gguf file, on one worker thread.
 
-Requests join and leave between two tokens: decoder-only models over one cache (`continuous`),
-encoder-decoders and models with a cache of another kind as batches side by side (`cohorts`).
+Requests join and leave between two tokens: decoder-only models over one cache
+(`ContinuousBatch`), encoder-decoders and models with another kind of cache as batches side by side
+(`StaticBatches`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ DEFAULT_CONTEXT = 2048
 
 
 class TransformersEngine:
-    """`max_batch_total_tokens`: tokens of prompt and answer that all running requests may reach
+    """`max_batch_total_tokens`: tokens of prompt and output that all running requests may reach
     together. `prefill`: prompt tokens read between two steps of the running requests.
     """
 
@@ -70,12 +71,12 @@ class TransformersEngine:
 
     @property
     def prefilled_tokens(self) -> int:
-        """Prompt tokens that went through the model; those copied from other rows did not."""
+        """Prompt tokens that went through the model; those copied from other slots did not."""
         return self._worker.batch.prefilled_tokens if self._worker else 0
 
     @property
     def largest_batch(self) -> int:
-        """Requests that have run at once."""
+        """The most requests that have run at once."""
         return self._worker.largest_batch if self._worker else 0
 
     async def start(self) -> None:

@@ -1,4 +1,4 @@
-"""A grammar at work: which tokens may come next."""
+"""The mask of tokens that a grammar allows next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.teacher.engines.transformers.weights import LoadedModel
 
 
 class GrammarMatcher:
-    """One answer's grammar. The end token is allowed where the grammar may stop."""
+    """The grammar of one output. The end token is allowed where the grammar may stop."""
 
     def __init__(self, tokenizer: Any, grammar: Grammar) -> None:
         self._matcher = llguidance.LLMatcher(tokenizer, grammars.to_lark(grammar))
@@ -32,8 +32,8 @@ class GrammarMatcher:
 
 
 def build_grammar_tokenizer(model: LoadedModel) -> Any | None:
-    """What grammars need of the tokenizer; takes about a second. None for a tokenizer that is slow
-    or of a kind that llguidance cannot take apart, such as BERT's WordPiece.
+    """The tokenizer in the form grammars need; takes a second. None for a slow tokenizer or one
+    of a kind that llguidance cannot take apart, such as BERT's WordPiece.
     """
     if not model.tokenizer.is_fast:
         return None

@@ -1,7 +1,7 @@
 """Keys and values of many sequences in one buffer that is allocated once.
 
-Every row begins at column 0, whatever the others do: a new sequence is written where an old one
-was, and a prompt that begins like one that is still there copies its columns. transformers' own
+Every slot begins at column 0: a new sequence overwrites a finished one, and a prompt that shares a
+prefix with a cached one copies its columns. transformers' own
 dynamic cache would copy all of it at every token.
 """
 
@@ -37,7 +37,7 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write [n, heads, T, size] where the view says; all columns the view can see."""
+        """Write [n, heads, T, size] at the view's columns; returns all columns of the view."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.view is not None
@@ -59,8 +59,8 @@ class SlotLayer(CacheLayerMixin):
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros, as what is masked is still multiplied by 0. On a CPU pages cost nothing until they
-    are written, which torch's own zeros are at once.
+    """Zeros, as masked values are still multiplied by 0. numpy allocates a CPU's pages when they
+    are first written, torch at once.
     """
     if like.device.type != "cpu":
         return like.new_zeros(shape)
@@ -69,29 +69,29 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 class CacheView:
-    """Where one call of the model writes: the next column of the first rows, or one row's next
-    columns.
+    """Where one call of the model writes: the next column of the first slots, or the next columns
+    of one slot.
     """
 
-    def __init__(self, lengths: Sequence[int], *, row: int | None = None, count: int = 1) -> None:
-        """`lengths`: columns filled so far, per row. With `row`, `count` columns of that one."""
-        self._row, self._count = row, count
+    def __init__(self, lengths: Sequence[int], *, slot: int | None = None, count: int = 1) -> None:
+        """`lengths`: columns filled so far, per slot. With `slot`, `count` columns of that one."""
+        self._slot = slot
         self._start = lengths[0]
-        self._rows = torch.arange(len(lengths))
+        self._slots = torch.arange(len(lengths))
         self._columns = torch.tensor(lengths)
         self.width = max(lengths) + count
 
     def write(self, buffer: Tensor, states: Tensor) -> Tensor:
-        if self._row is None:
-            buffer[self._rows, :, self._columns] = states[:, :, 0]
-            return buffer[: len(self._rows), :, : self.width]
-        buffer[self._row, :, self._start : self.width] = states[0]
-        return buffer[self._row : self._row + 1, :, : self.width]
+        if self._slot is None:
+            buffer[self._slots, :, self._columns] = states[:, :, 0]
+            return buffer[: len(self._slots), :, : self.width]
+        buffer[self._slot, :, self._start : self.width] = states[0]
+        return buffer[self._slot : self._slot + 1, :, : self.width]
 
 
 class SlotCache(Cache):
-    """`slots` rows of `columns` tokens for every layer. Point it with `set_view` before each
-    call."""
+    """`slots` sequences of `max_length` tokens for every layer. Each call of the model writes where
+    `set_view` last said."""
 
     def __init__(self, layers: int, slots: int, max_length: int) -> None:
         self._slot_layers = [SlotLayer(slots, max_length) for _ in range(layers)]
@@ -102,12 +102,12 @@ class SlotCache(Cache):
             layer.view = view
 
     def copy(self, source: int, target: int, columns: int) -> None:
-        """The first `columns` columns of row `source` into row `target`."""
+        """Copy the first `columns` columns of slot `source` into slot `target`."""
         for buffer in self._buffers():
             buffer[target, :, :columns] = buffer[source, :, :columns]
 
     def swap(self, one: int, other: int, columns: int) -> None:
-        """Exchange the first `columns` columns of two rows."""
+        """Exchange the first `columns` columns of two slots."""
         for buffer in self._buffers():
             saved = buffer[one, :, :columns].clone()
             buffer[one, :, :columns] = buffer[other, :, :columns]

@@ -51,7 +51,7 @@ def draw_token(logprobs: Tensor, generator: torch.Generator) -> int:
 def apply_penalties(
     logits: Tensor, sampling: SamplingParams, prompt: Sequence[int], generated: Sequence[int]
 ) -> Tensor:
-    """Repetition penalty over prompt and answer (CTRL, Keskar et al. 2019); over the answer the
+    """Repetition penalty over prompt and output (CTRL, Keskar et al. 2019); over the output the
     frequency penalty, subtracted once per occurrence, and the presence penalty, once per token.
     """
     if sampling.repetition_penalty:
@@ -74,7 +74,7 @@ def filter_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def filter_top_p(logits: Tensor, p: float) -> Tensor:
-    """The smallest set of most likely tokens that holds at least `p` (Holtzman et al. 2020)."""
+    """The smallest set of most likely tokens with at least mass `p` (Holtzman et al. 2020)."""
     sorted_logits, order = logits.sort(descending=True)
     mass_before = sorted_logits.softmax(-1).cumsum(-1).roll(1)
     mass_before[0] = 0.0

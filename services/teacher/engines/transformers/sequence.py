@@ -1,4 +1,4 @@
-"""One sequence being generated, and from its logits to its next token."""
+"""The state of one sequence, and the choice of its next token from its logits."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def create_sequence(
 
 
 def append_next_token(model: LoadedModel, sequence: SequenceState, logits: Tensor) -> Token:
-    """The token after raw `logits` [V]; the row remembers it."""
+    """The token chosen from raw `logits` [V], appended to `sequence`."""
     request = sequence.request
     chosen, logprobs = sample_token(
         logits,
@@ -78,7 +78,7 @@ def append_next_token(model: LoadedModel, sequence: SequenceState, logits: Tenso
     if request.top_n_tokens:
         best = logprobs.topk(request.top_n_tokens)
         top_tokens = tuple(
-            # What sampling or a grammar rules out has no likelihood to tell.
+            # A token that sampling or a grammar rules out has no finite log-probability.
             Token(i, decode_token(model, i), value if math.isfinite(value) else None)
             for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         )
@@ -114,11 +114,11 @@ def decode_token(model: LoadedModel, token_id: int) -> str:
 
 
 def bind_adapters(model: LoadedModel, sequences: Sequence[SequenceState]) -> Any:
-    """The model to call for `rows`: with peft, each row through its own adapter."""
+    """The model to call for `sequences`: with peft, each runs through its own adapter."""
     if not model.adapters:
         return model.net
 
     def call(**inputs: Any) -> Any:
-        return model.net(**inputs, adapter_names=[row.adapter for row in sequences])
+        return model.net(**inputs, adapter_names=[sequence.adapter for sequence in sequences])
 
     return call

@@ -1,7 +1,7 @@
-"""Encoder-decoders, and decoders whose cache is no slot cache, in several batches side by side.
+"""Several static batches side by side, for encoder-decoders and decoders without a slot cache.
 
 Requests that come together begin together as one batch, whatever else runs; one step is a step of
-each batch. Rows leave between two steps, and a batch is gone with its last row. That is exact for
+each batch. Sequences leave between two steps, and a batch ends with its last one. That is exact for
 every model that transformers can generate with, at the price of one call per batch.
 """
 
@@ -16,12 +16,12 @@ from services.teacher.engines.transformers.batch import StaticBatch
 from services.teacher.engines.transformers.sequence import SequenceState
 from services.teacher.engines.transformers.weights import LoadedModel
 
-# A batch of its own for every arrival would read the weights once for each.
+# Every batch reads all the weights at each step, so arrivals wait rather than start a fifth.
 MAX_BATCHES = 4
 
 
 class StaticBatches:
-    """`add`, `step` and `remove` as in `Continuous`; nobody may join while not `has_room`."""
+    """`add`, `step` and `remove` as in `ContinuousBatch`; `add` needs `has_capacity`."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
@@ -30,24 +30,24 @@ class StaticBatches:
         self.prefilled_tokens = 0
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return len(self._batches) < MAX_BATCHES
 
     def add(self, sequence: SequenceState) -> None:
-        """Its prompt is read by the next step."""
+        """Queue a sequence; the next step reads its prompt."""
         self._pending.append(sequence)
         self.prefilled_tokens += len(sequence.prompt)
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
-        """One token for every row, in the order they were added."""
+        """One token for every sequence, in the order they were added."""
         if self._pending:
             self._batches.append(StaticBatch(self._model, self._pending))
             self._pending = []
         return [token for batch in self._batches for token in batch.step()]
 
     def remove(self, removed: Sequence[int]) -> list[int]:
-        """Take the rows at `removed` out. The places that the remaining rows had."""
+        """Take the sequences at the indices `removed` out; the remaining ones' former indices."""
         order, offset = [], 0
         for batch in self._batches:
             count = len(batch.sequences)
@@ -58,5 +58,5 @@ class StaticBatches:
         return order
 
     def reset(self) -> None:
-        """Forget everything, after a call of the model that broke in the middle."""
+        """Drop all sequences, after a call of the model that failed midway."""
         self._batches, self._pending = [], []

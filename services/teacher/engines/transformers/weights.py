@@ -73,7 +73,7 @@ def load_model(
 
 
 def _locate_weights(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Where transformers looks, and what it needs to be told about a .gguf file."""
+    """The folder that transformers loads from, and its extra arguments for a .gguf file."""
     if path.suffix == ".gguf":
         return path.parent, {"gguf_file": path.name}
     if not any(path.glob("*.safetensors")):

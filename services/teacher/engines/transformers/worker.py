@@ -1,6 +1,6 @@
-"""The local engine's one thread: which requests run, and their tokens to the event loop.
+"""The local engine's one thread: it admits requests and sends their tokens to the event loop.
 
-Requests are taken first come, first served, as many as slots and the token budget hold. Tokens
+Requests are taken first come, first served, as many as slots and the token budget allow. Tokens
 cross to the event loop once per step.
 """
 
@@ -43,7 +43,7 @@ StreamItem = Token | Exception | None
 
 @dataclass(eq=False)
 class RequestStream:
-    """One submitted request: what the worker writes to and what tells it to stop."""
+    """One submitted request: the queue of its tokens and the event that cancels it."""
 
     request: ValidGenerateRequest
     loop: asyncio.AbstractEventLoop
@@ -57,13 +57,13 @@ class RequestStream:
 
     @property
     def max_total_tokens(self) -> int:
-        """Tokens this request may reach."""
+        """Most tokens of prompt and output together."""
         return len(self.request.prompt_token_ids or ()) + self.request.max_new_tokens
 
 
 @dataclass(eq=False)
 class ScoringRequest:
-    """A prompt whose tokens' log-probabilities are wanted, between two steps of the others."""
+    """A prompt whose tokens' log-probabilities are computed between two steps of the batch."""
 
     request: ValidGenerateRequest
     result: Future[list[Token]] = field(default_factory=Future)
@@ -71,9 +71,9 @@ class ScoringRequest:
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What runs at once. `slots`: requests; `max_total_tokens`: tokens of one of them;
-    `max_batch_total_tokens`: tokens all of them may reach together; `prefill`: prompt tokens read
-    between two steps of those that run.
+    """Limits of the batch. `slots`: requests; `max_total_tokens`: tokens of one of them;
+    `max_batch_total_tokens`: tokens all of them may reach together; `max_batch_prefill_tokens`:
+    prompt tokens read between two steps of the running ones.
     """
 
     slots: int
@@ -83,7 +83,7 @@ class BatchLimits:
 
 
 class EngineWorker:
-    """`batch_metrics` hears what it does. Closed by None in its queue."""
+    """Runs the batch in its own thread. A None in `incoming` closes it."""
 
     def __init__(
         self, model: LoadedModel, limits: BatchLimits, batch_metrics: BatchMetrics
@@ -100,7 +100,7 @@ class EngineWorker:
         self.thread = threading.Thread(target=self._run, name="local", daemon=True)
 
     def _create_batch(self) -> ContinuousBatch | StaticBatches:
-        """Continuous batching, where it gives this model's own logits."""
+        """Continuous batching where it reproduces this model's logits, else static batches."""
         model, limits = self._model, self._limits
         if model.seq2seq:
             return StaticBatches(model)
@@ -119,9 +119,9 @@ class EngineWorker:
         return batch
 
     def _run(self) -> None:
-        """The thread's whole life, until it is closed."""
+        """The thread's loop, until the engine is closed."""
         while self._receive(wait=True):
-            # The process boundary of the engine: whatever breaks a batch fails its requests only.
+            # The boundary of the engine's thread: an exception fails the batch's requests only.
             active: list[RequestStream] = []
             try:
                 self._run_until_idle(active)
@@ -160,7 +160,7 @@ class EngineWorker:
         return create_sequence(self._model, stream.request, matcher)
 
     def _run_until_idle(self, active: list[RequestStream]) -> None:
-        """Steps until nothing runs and nothing waits. `active` are the streams of the rows."""
+        """Step until no request runs or waits. `active`: the streams of the batch's sequences."""
         if isinstance(self.batch, StaticBatches):
             time.sleep(BATCH_WAIT_SECONDS)
         while self._receive(wait=False) or active:
@@ -174,7 +174,7 @@ class EngineWorker:
         """First come, first served, while there is a slot and the tokens fit."""
         batch, running = self.batch, len(active)
         before = batch.prefilled_tokens
-        if not batch.has_room:
+        if not batch.has_capacity:
             return
         while (
             stream := self._next_fitting(active)
@@ -189,7 +189,7 @@ class EngineWorker:
             self._batch_metrics.record_new_batch(joined)
 
     def _next_fitting(self, active: list[RequestStream]) -> RequestStream | None:
-        """The request at the head of the queue, if it fits; those whose clients left are gone."""
+        """The first waiting request, if it fits; requests whose clients left are dropped."""
         while self._waiting and self._waiting[0].closed.is_set():
             self._waiting.popleft()
         if not self._waiting or len(active) >= self._limits.slots or self._closing:
@@ -207,7 +207,7 @@ class EngineWorker:
 
 
 def step_batch(batch: ContinuousBatch | StaticBatches, active: list[RequestStream]) -> None:
-    """One token to each stream; those that want no more leave `active` and the batch."""
+    """Send one token to each stream; finished ones leave `active` and the batch."""
     items: list[tuple[RequestStream, StreamItem]] = []
     finished = []
     for index, (stream, token) in enumerate(zip(active, batch.step(), strict=True)):
@@ -222,7 +222,7 @@ def step_batch(batch: ContinuousBatch | StaticBatches, active: list[RequestStrea
 
 
 def deliver(items: Sequence[tuple[RequestStream, StreamItem]]) -> None:
-    """From the worker thread, in one call per event loop; one that is gone takes nothing."""
+    """Hand items to the event loops from the worker thread, one call per loop that is open."""
 
     def put(pairs: Sequence[tuple[RequestStream, StreamItem]]) -> None:
         for stream, item in pairs:

@@ -156,7 +156,7 @@ def test_death_in_the_middle_is_waited_out(bench: MakeBench) -> None:
     other.join()
     assert after.stage is Stage.TRAINING
     assert after.waiting is None
-    assert "teacher default does not answer" in seen[0]
+    assert "teacher default does not respond" in seen[0]
     assert here.teacher.answered <= 50 + 4
     assert here.manifest(after).counts.outputs == 50
     assert any("are kept" in message for message in here.said(job))

@@ -96,7 +96,7 @@ def test_a_job_that_was_created_before_an_outage_is_found_by_the_next_try(
 
     def broken(job: Job) -> None:
         create(job)
-        raise Transient("Redis does not answer", code="redis_unavailable")
+        raise Transient("Redis does not respond", code="redis_unavailable")
 
     monkeypatch.setattr(here.jobs, "create", broken)
     refused(post(here, "a", **asked), 503, "redis_unavailable")
@@ -167,7 +167,7 @@ def test_while_answers_cannot_be_kept_nothing_is_done(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
-        raise Transient("Redis does not answer", code="redis_unavailable")
+        raise Transient("Redis does not respond", code="redis_unavailable")
 
     asked = body(here)
     monkeypatch.setattr(kept(here), "begin", away)

@@ -177,7 +177,7 @@ def test_waits_grow_as_the_standard_says_and_are_spread() -> None:
 def test_only_2xx_is_a_yes_and_retry_after_is_seconds_or_a_date() -> None:
     assert [parse_response(status, None).error == "" for status in (200, 204, 299)] == [True] * 3
     for status in (100, 301, 302, 307, 400, 404, 410, 429, 500, 503):
-        assert parse_response(status, None).error == f"answered {status}"
+        assert parse_response(status, None).error == f"responded {status}"
     assert parse_response(429, "17").retry_after == 17.0
     at = formatdate(time.time() + 100, usegmt=True)
     assert parse_response(503, at).retry_after == pytest.approx(100, abs=2)

@@ -17,7 +17,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs import stage_runner
 from qcrd.runtime.jobs.commands import claim_job, transition_job, update_job
 from qcrd.runtime.jobs.queue import MemoryJobQueue
-from qcrd.runtime.jobs.reaper import reap_jobs
+from qcrd.runtime.jobs.reaper import ReapedJob, reap_jobs
 from qcrd.runtime.jobs.stage_context import (
     WAITS_FOR_JOB,
     JobDone,
@@ -159,15 +159,15 @@ def test_a_second_delivery_does_nothing(world: World) -> None:
 
 def test_an_outage_waits_longer_each_time_and_counts_no_attempt(world: World) -> None:
     """Waits of 2, 4, 8, 16, 32 s, then 60 s at most."""
-    down = raising(Transient("the teacher does not answer"))
+    down = raising(Transient("the teacher does not respond"))
     for wait in (2, 4, 8, 16, 32, 60, 60):
         job = world.run(down)
         assert (job.status, job.attempt, job.lease.owner) == (JobStatus.RUNNING, 0, "")
-        assert job.waiting == "the teacher does not answer"
+        assert job.waiting == "the teacher does not respond"
         [(stage, job_id, countdown)] = world.queue.sent
         assert (stage, job_id, countdown) == (Stage.ASSEMBLING, ID, pytest.approx(wait, abs=0.01))
         world.queue.drain()
-    assert world.messages() == ["waiting: the teacher does not answer"]
+    assert world.messages() == ["waiting: the teacher does not respond"]
 
     def back(context: StageContext) -> NextStage:
         assert context.job.waiting is not None
@@ -358,7 +358,7 @@ class Flaky(MemoryJobStore):
     def _answer(self) -> None:
         if self.down:
             self.down -= 1
-            raise Transient("Redis does not answer")
+            raise Transient("Redis does not respond")
 
     def update(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         self._answer()
@@ -429,12 +429,28 @@ def test_a_job_deleted_while_it_runs_is_no_error(world: World) -> None:
 # --- the reaper ------------------------------------------------------------------------------
 
 
+def reaped_ids(world: World, now: float) -> list[str]:
+    return [reaped.job_id for reaped in reap_jobs(world.jobs, world.queue, now)]
+
+
+def test_the_reaper_names_the_reason_of_each_job(world: World) -> None:
+    born = world.job.created_at
+    [unclaimed] = reap_jobs(world.jobs, world.queue, born + 301)
+    assert unclaimed == ReapedJob(ID, "no worker claimed it within 301 s of its message")
+    world.queue.drain()
+    now = born + 400
+    lost = claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now, ttl=45.0)
+    assert lost is not None
+    [expired] = reap_jobs(world.jobs, world.queue, now + 45 + 61)
+    assert expired == ReapedJob(ID, "lease expired 61 s ago")
+
+
 def test_a_message_lost_on_the_way_is_sent_again_once(world: World) -> None:
     born = world.job.created_at
-    assert reap_jobs(world.jobs, world.queue, born + 299) == []
-    assert reap_jobs(world.jobs, world.queue, born + 301) == [ID]
-    assert reap_jobs(world.jobs, world.queue, born + 302) == []
-    assert reap_jobs(world.jobs, world.queue, born + 602) == [ID]
+    assert reaped_ids(world, born + 299) == []
+    assert reaped_ids(world, born + 301) == [ID]
+    assert reaped_ids(world, born + 302) == []
+    assert reaped_ids(world, born + 602) == [ID]
     assert world.queue.drain() == [(Stage.ASSEMBLING, ID)] * 2
 
 
@@ -443,29 +459,29 @@ def test_a_lapsed_lease_is_due_at_once_and_only_once(world: World) -> None:
     held = claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now, ttl=45.0)
     assert held is not None
     update_job(world.jobs, ID, held.lease.token, stage=Stage.TRAINING)
-    assert reap_jobs(world.jobs, world.queue, now + 44) == []
-    assert reap_jobs(world.jobs, world.queue, now + 46) == [ID]
-    assert reap_jobs(world.jobs, world.queue, now + 56) == []
+    assert reaped_ids(world, now + 44) == []
+    assert reaped_ids(world, now + 46) == [ID]
+    assert reaped_ids(world, now + 56) == []
     assert world.queue.drain() == [(Stage.TRAINING, ID)]
 
 
 def test_a_job_that_backs_off_is_left_to_its_countdown(world: World) -> None:
     world.run(raising(Transient("away", retry_after=1000.0)))
-    assert reap_jobs(world.jobs, world.queue, time.time() + 1200) == []
-    assert reap_jobs(world.jobs, world.queue, time.time() + 1301) == [ID]
+    assert reaped_ids(world, time.time() + 1200) == []
+    assert reaped_ids(world, time.time() + 1301) == [ID]
 
 
 @pytest.mark.parametrize("status", [JobStatus.PAUSED, JobStatus.CANCELLED])
 def test_what_is_not_to_run_is_not_sent(world: World, status: JobStatus) -> None:
     transition_job(world.jobs, ID, status)
-    assert reap_jobs(world.jobs, world.queue, time.time() + 10_000) == []
+    assert reaped_ids(world, time.time() + 10_000) == []
 
 
 def test_all_pages_are_looked_at(world: World) -> None:
     job = world.job
     for number in range(250):
         world.jobs.create(with_changes(job, id=f"ftjob-{number:024x}", created_at=float(number)))
-    assert len(reap_jobs(world.jobs, world.queue, time.time() + 1000)) == 251
+    assert len(reaped_ids(world, time.time() + 1000)) == 251
 
 
 def another(world: World, letter: str, **changes: object) -> str:
