@@ -11,6 +11,7 @@ QcrdError
 ├── LeaseLost          another worker owns the job now: stop, write nothing more
 ├── Interrupted        the job was cancelled or paused while its stage ran
 ├── OverBudget         the next request could exceed the job's budget: the job is paused
+├── UnreadableRecord   a stored record of a later major version, or damaged        (HTTP 501)
 └── Diverged           the training loss left its bounds: the job fails, with advice
 """
 
@@ -96,3 +97,10 @@ class OverBudget(QcrdError):
 
 class Diverged(QcrdError):
     default_code = "diverged"
+
+
+class UnreadableRecord(QcrdError):
+    """It is left as it is for a release that can read it, and only what needs it fails."""
+
+    status = 501
+    default_code = "unreadable_record"

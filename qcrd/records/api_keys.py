@@ -20,7 +20,7 @@ class ApiKeyScope(StrEnum):
     ADMIN = "admin"
 
 
-class ApiKey(Record):
+class ApiKey(Record, extra="forbid"):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: tuple[ApiKeyScope, ...] = (ApiKeyScope.READ, ApiKeyScope.WRITE)
@@ -40,7 +40,7 @@ class ApiKey(Record):
         return self.expires_at is not None and self.expires_at.timestamp() <= now
 
 
-class ApiKeyFile(Record):
+class ApiKeyFile(Record, extra="forbid"):
     keys: tuple[ApiKey, ...]
 
 

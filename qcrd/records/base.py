@@ -1,31 +1,76 @@
-"""The base class of records, and parsing of outside data into one."""
+"""The base classes of records, and the two ways to read one: strictly, what a client sends, and
+with fields of other releases, what one of them stored, so that two can run side by side."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from qcrd.errors import Invalid
+from qcrd.errors import Invalid, UnreadableRecord
+
+SCHEMA_MAJOR = 1
+"""Raised when stored records change so that earlier releases would misread them."""
+SCHEMA_VERSION = "1.0"
+"""Major and minor; the minor is raised with every new field, which earlier releases keep."""
 
 
 class Record(BaseModel):
-    # Errors show the path of a value, not the value, which may be a secret.
+    # A field that this release does not know is kept and written back: a later one stored it.
+    # `parse_record` refuses it. Errors show the path of a value, which may be a secret, alone.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+        frozen=True, extra="allow", populate_by_name=True, hide_input_in_errors=True
     )
+
+
+def _check_major(version: str) -> str:
+    if version.partition(".")[0] != str(SCHEMA_MAJOR):
+        raise ValueError(
+            f"it has schema version {version[:20]}, and this release reads {SCHEMA_MAJOR}.x"
+        )
+    return version
+
+
+class StoredRecord(Record):
+    """A record that is stored by itself. Those without a version were stored before there was
+    one, as 1.0."""
+
+    schema_version: Annotated[str, AfterValidator(_check_major)] = SCHEMA_VERSION
 
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
-def parse_record(record: type[RecordT], data: Any, *, root: str = "") -> RecordT:
-    """Parse `data` as a `record`; `Invalid` with the path of the first wrong field."""
+def parse_record(
+    record: type[RecordT],
+    data: Any,
+    *,
+    root: str = "",
+    extra: Literal["forbid", "ignore"] = "forbid",
+) -> RecordT:
+    """Parse `data` from outside as a `record`; `Invalid` with the path of the first wrong field.
+    What a client sends is to have no unknown one."""
     try:
-        return record.model_validate(data)
+        return record.model_validate(data, extra=extra)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([root] * bool(root) + [str(part) for part in first["loc"]])
         if first["type"] == "extra_forbidden":
             raise Invalid(f"unknown key `{path}`", param=path, code="unknown_key") from error
         raise Invalid(f"`{path}`: {first['msg']}", param=path or None) from error
+
+
+def parse_stored_record(record: type[RecordT], data: str | bytes, location: str) -> RecordT:
+    """Parse `data` that was stored at `location`; unknown fields are kept. `UnreadableRecord` for
+    that of another major version, or damaged."""
+    try:
+        return record.model_validate_json(data)
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False)
+        first = next((one for one in found if one["loc"] == ("schema_version",)), found[0])
+        path = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UnreadableRecord(
+            f"{location} cannot be read as {record.__name__} by this release: "
+            + (reason if path in ("", "schema_version") else f"`{path}`: {reason}")
+        ) from error

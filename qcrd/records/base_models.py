@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from qcrd.records.base import Record
+from qcrd.records.base import Record, StoredRecord
 
 
 class BaseModelInfo(Record):
@@ -17,7 +17,7 @@ class BaseModelInfo(Record):
     """A sentence without its subject, such as "has no config.json"; None: nothing was found."""
 
 
-class BaseModelReport(Record):
+class BaseModelReport(StoredRecord):
     """What one trainer could train at `reported_at`, in seconds since the epoch.
 
     `worker`: the trainer's host. `models`: its models folder by name. `reaches_hub`: whether the

@@ -6,12 +6,12 @@ import hashlib
 import json
 from typing import Any
 
-from qcrd.records.base import Record
+from qcrd.records.base import StoredRecord
 
 
-class CheckpointManifest(Record):
-    """`run` is the digest of what is trained; `check` is that of all other fields but `saved_at`,
-    which is in seconds since the epoch."""
+class CheckpointManifest(StoredRecord):
+    """`run` is the digest of what is trained; `check` is that of all other fields but the version
+    and `saved_at`, which is in seconds since the epoch."""
 
     run: str
     numbers: dict[str, Any]
@@ -22,5 +22,5 @@ class CheckpointManifest(Record):
 
     @property
     def digest(self) -> str:
-        body = self.model_dump(mode="json", exclude={"check", "saved_at"})
+        body = self.model_dump(mode="json", exclude={"check", "saved_at", "schema_version"})
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

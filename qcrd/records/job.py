@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from qcrd.records.base import Record
+from qcrd.records.base import Record, StoredRecord
 from qcrd.records.rationales import RationaleCounts
 from qcrd.records.spec import Budget, JobSpec
 
@@ -173,7 +173,7 @@ class Lease(Record):
     """Time up to which the owner's work is already in `Job.seconds`."""
 
 
-class Job(Record):
+class Job(StoredRecord):
     """Times are seconds since the epoch; `seconds` is wall time that workers spent per stage."""
 
     id: str
@@ -216,19 +216,21 @@ class Job(Record):
     Older finished records lack the field and are not in that index."""
 
 
-class Event(Record):
+class Event(StoredRecord):
     """An entry of a job's event log. `id` is ordered within the job; `data` is type-specific."""
 
     id: str
     job_id: str
     created_at: float
-    level: Literal["info", "warn", "error"] = "info"
-    type: Literal["message", "metrics"] = "message"
+    level: str = "info"
+    """`info`, `warn` or `error`; a later release may have others, which are passed on."""
+    type: str = "message"
+    """`message` or `metrics`, likewise."""
     message: str
     data: dict[str, Any] = Field(default_factory=dict)
 
 
-class StoredFile(Record):
+class StoredFile(StoredRecord):
     """An uploaded and validated file. `sha256` de-duplicates; `lines` counts records."""
 
     id: str
@@ -244,7 +246,7 @@ class StoredFile(Record):
     """Name of the API key that uploaded this content first."""
 
 
-class PublishedModel(Record):
+class PublishedModel(StoredRecord):
     id: str
     job_id: str
     created_at: float

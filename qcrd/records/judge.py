@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from qcrd.records.base import Record
+from qcrd.records.base import Record, StoredRecord
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.spec import JudgeSpec
 
@@ -17,7 +17,7 @@ class CreateJudgeRequest(Record):
     seed: int
 
 
-class JudgeVersion(Record):
+class JudgeVersion(StoredRecord):
     """A judge's state after a training call; `flops` is the work of that call. `health` is flat
     (`qcrd.method.judge.health.numbers`); `histograms` is None before any training."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from qcrd.records.base import Record
+from qcrd.records.base import Record, StoredRecord
 from qcrd.records.rationales import RationaleSource
 
 
@@ -13,7 +13,7 @@ class Polarity(StrEnum):
     NEGATIVE = "negative"
 
 
-class RationaleEdit(Record):
+class RationaleEdit(StoredRecord):
     """One person's edit of one item. None: not changed by this edit.
 
     `id` sorts after those of the item's edits that its author could have seen.
@@ -39,7 +39,7 @@ class Correction(Record):
     edits: int = 0
 
 
-class Revision(Record):
+class Revision(StoredRecord):
     """The edits of a set at one moment, by item and in order. `id` is a digest of their keys, so
     equal ids mean equal edits."""
 
@@ -62,7 +62,7 @@ class RationaleScore(Record):
     text: str | None = None
 
 
-class RationaleScoreManifest(Record):
+class RationaleScoreManifest(StoredRecord):
     """The manifest of a job's scores of a set; written last, so they exist if it does."""
 
     job_id: str

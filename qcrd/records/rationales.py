@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from qcrd.records.base import Record
+from qcrd.records.base import Record, StoredRecord
 
 
 class Question(Record):
@@ -75,7 +75,7 @@ class RationaleCounts(Record):
     """Cached outputs of earlier jobs."""
 
 
-class RationaleManifest(Record):
+class RationaleManifest(StoredRecord):
     """The manifest of a rationale set; written last, so the set exists if this object does."""
 
     id: str

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from qcrd.errors import Invalid
-from qcrd.records.base import Record, parse_record
+from qcrd.records.base import Record, StoredRecord, parse_record
 from qcrd.records.job import Accuracy, JobStatus
 from qcrd.records.spec import Baseline, JobSpec
 
@@ -111,7 +111,7 @@ class StudyCell(Record):
     row: str
 
 
-class Study(Record):
+class Study(StoredRecord):
     """A study's record, written once before its jobs are created, with their future ids.
 
     `leader` is the job that assembles the rationale set for all of them. The study's progress is

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from qcrd.records.base import Record
+from qcrd.records.base import StoredRecord
 
 
-class WebhookDelivery(Record):
+class WebhookDelivery(StoredRecord):
     """The notification to `url` that job `job_id` ended at `created_at`. `id` is the same at every
     attempt, so that the receiver can recognise duplicates."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from qcrd.errors import Transient
-from services.api.dependencies import GatewayDep
+from qcrd.runtime.storage.store import unreadable_objects
+from services.api.dependencies import Gateway, GatewayDep
 
 router = APIRouter(tags=["health"])
 
@@ -34,6 +36,16 @@ def check_readiness(gateway: GatewayDep) -> JSONResponse:
         except Transient as error:
             state[name] = error.message
     is_ready = set(state.values()) == {"ok"}
-    return JSONResponse(
-        {"status": "ok" if is_ready else "unavailable", **state}, 200 if is_ready else 503
-    )
+    detail: dict[str, Any] = {"status": "ok" if is_ready else "unavailable", **state}
+    if unreadable := _list_unreadable(gateway):
+        detail["unreadable"] = unreadable
+    return JSONResponse(detail, 200 if is_ready else 503)
+
+
+def _list_unreadable(gateway: Gateway) -> dict[str, str]:
+    """Records that this release cannot read, with the reason. They harm no others, so the gateway
+    is ready all the same."""
+    try:
+        return {**gateway.jobs.list_unreadable(), **unreadable_objects.reasons()}
+    except Transient:
+        return unreadable_objects.reasons()

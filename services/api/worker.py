@@ -18,7 +18,7 @@ from qcrd.records.job import Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.celery_worker import StageWorker
 from qcrd.runtime.jobs.finalize import finalize_pending
-from qcrd.runtime.jobs.reaper import reap_jobs
+from qcrd.runtime.jobs.reaper import alarm_unreadable, reap_jobs
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.redis.connection import translate_redis_errors
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
@@ -58,6 +58,8 @@ def reap_forever(
 def _reap_once(deps: WorkerDeps, resend_seconds: float) -> None:
     for reaped in reap_jobs(deps.jobs, deps.queue, time.time(), resend_after=resend_seconds):
         log.warning("job re-enqueued: %s", reaped.reason, extra={"data": {"job_id": reaped.job_id}})
+    for job_id, reason in alarm_unreadable(deps.jobs, deps.events).items():
+        log.error("job set aside: %s", reason, extra={"data": {"job_id": job_id}})
     for job_id in finalize_pending(deps, time.time()):
         log.warning(
             "job finalized: it had ended, and its worker stopped before archiving it",

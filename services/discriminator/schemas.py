@@ -12,7 +12,7 @@ MAX_PAIRS = 4096
 """Pairs per scoring request: bounds its time on a shared GPU."""
 
 
-class TrainingPairSchema(Record):
+class TrainingPairSchema(Record, extra="forbid"):
     """`sources` are the negatives' sources, in their order, or empty."""
 
     question: str
@@ -27,11 +27,11 @@ class TrainingPairSchema(Record):
         return self
 
 
-class PretrainRequest(Record):
+class PretrainRequest(Record, extra="forbid"):
     contrasts: tuple[TrainingPairSchema, ...]
 
 
-class UpdateRequest(Record):
+class UpdateRequest(Record, extra="forbid"):
     """`keep` is the oldest version that the caller may resume from; older ones may be deleted."""
 
     iteration: Annotated[int, Field(ge=0)]
@@ -40,18 +40,18 @@ class UpdateRequest(Record):
     keep: Annotated[int, Field(ge=0)] = 0
 
 
-class ScoreRequest(Record):
+class ScoreRequest(Record, extra="forbid"):
     """`version` is the one to score with; None is the current one."""
 
     version: Annotated[int | None, Field(ge=0)] = None
     pairs: Annotated[tuple[tuple[str, str], ...], Field(max_length=MAX_PAIRS)]
 
 
-class RestoreRequest(Record):
+class RestoreRequest(Record, extra="forbid"):
     version: Annotated[int, Field(ge=0)]
 
 
-class ScoreResponse(Record):
+class ScoreResponse(Record, extra="forbid"):
     scores: tuple[float, ...]
     version: int
     flops: float

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qcrd.errors import NotFound, QcrdError
 from qcrd.method.training.checkpoint import LIVE_WEIGHTS, OPTIMIZER_MOMENTS, TrainerState
-from qcrd.records.base import Record
+from qcrd.records.base import StoredRecord
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import Accuracy
 from qcrd.records.rationales import Prediction
@@ -29,7 +29,7 @@ MAX_KEPT_STATES = 2
 ITERATION_DATA = "prepared"
 
 
-class StudentResult(Record):
+class StudentResult(StoredRecord):
     """A trained student's result, with all of its figures in the report."""
 
     validation: Accuracy

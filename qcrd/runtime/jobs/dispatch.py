@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Iterator
 
-from qcrd.errors import Conflict, NotFound
+from qcrd.errors import Conflict, NotFound, UnreadableRecord
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs import commands as jobs
 from qcrd.runtime.jobs.queue import JobQueue
@@ -50,7 +50,7 @@ def _iter_candidates(deps: WorkerDeps, job_id: str, stage: Stage) -> Iterator[Jo
     """
     try:
         requested = deps.jobs.get(job_id)
-    except NotFound:
+    except (NotFound, UnreadableRecord):
         requested = None
     if requested is not None and lease_expired(requested, time.time()):
         yield requested

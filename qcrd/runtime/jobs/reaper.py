@@ -9,6 +9,7 @@ from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.queue import JobQueue
 from qcrd.runtime.jobs.state_machine import lease_expired, with_changes
 from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.redis.event_log import EventLog
 
 RESEND_SECONDS = 300.0
 """Seconds after which an unclaimed job's message is sent again. If the first one is still queued,
@@ -36,6 +37,17 @@ def reap_jobs(
             queue.send(job.stage or Stage.ASSEMBLING, job.id)
             reaped.append(ReapedJob(job.id, _describe_delay(job, now)))
     return reaped
+
+
+def alarm_unreadable(jobs: JobStore, events: EventLog) -> dict[str, str]:
+    """Say in the log of each job that cannot be read why, once; the reasons by job id.
+
+    The job is left for a release that can read it, such as one that runs beside this one.
+    """
+    unreadable = jobs.list_unreadable()
+    for job_id, reason in unreadable.items():
+        events.append(job_id, f"set aside: {reason}", level="error", once="unreadable")
+    return unreadable
 
 
 def _is_overdue(job: Job, now: float, resend_after: float) -> bool:

@@ -98,6 +98,8 @@ def check_running_limit(before: Job, after: Job, running: int) -> None:
 
 def with_changes(job: Job, **changes: Any) -> Job:
     """`job` with `changes`, validated; `model_copy` would accept any name and value."""
+    if unknown := changes.keys() - Job.model_fields.keys():
+        raise TypeError(f"a job has no {', '.join(sorted(unknown))}")
     return Job.model_validate(dict(job) | changes)
 
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol, cast
 from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError, WatchError
 
-from qcrd.errors import Conflict, NotFound, Transient
+from qcrd.errors import Conflict, NotFound, Transient, UnreadableRecord
+from qcrd.records.base import parse_stored_record
 from qcrd.records.job import Job, JobStatus
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import check_running_limit, index_scores
@@ -30,6 +31,9 @@ def _job_not_found(job_id: str, param: str | None = None) -> NotFound:
 
 
 class JobRecords(Protocol):
+    """What reads one record raises `UnreadableRecord` for one that this release cannot read. What
+    reads many leaves it out, so that it harms no other job, and `list_unreadable` names it."""
+
     def create(self, job: Job) -> None:
         """`Conflict` when the id is taken."""
 
@@ -41,7 +45,8 @@ class JobRecords(Protocol):
 
         `change` is pure and may be called several times; its exceptions are propagated, and
         returning its argument itself writes nothing. `NotFound` when there is no such job, and
-        `Conflict` (code `running_limit`) when its owner is at its limit of running jobs.
+        `Conflict` (code `running_limit`) when its owner is at its limit of running jobs. Fields
+        that this release does not know are kept.
         """
 
     def delete(self, job_id: str) -> None:
@@ -56,6 +61,9 @@ class JobRecords(Protocol):
     def iter_active(self) -> Iterator[Job]:
         """The jobs that are not `concluded`, newest first. Their ids are read at the first item,
         each record when its page is read."""
+
+    def list_unreadable(self) -> dict[str, str]:
+        """Why a job was left out, by its id, for those that still cannot be read."""
 
 
 class WaitingJobs(Protocol):
@@ -82,6 +90,7 @@ class MemoryJobStore:
 
     def __init__(self) -> None:
         self._records: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
         self._lock = threading.RLock()
 
     def create(self, job: Job) -> None:
@@ -94,7 +103,7 @@ class MemoryJobStore:
         with self._lock:
             if job_id not in self._records:
                 raise _job_not_found(job_id)
-            return Job.model_validate_json(self._records[job_id])
+            return _parse_job(job_id, self._records[job_id])
 
     def update(self, job_id: str, change: JobChange) -> Job:
         with self._lock:
@@ -128,11 +137,18 @@ class MemoryJobStore:
     def _list_index(self, name: str) -> list[Job]:
         """The jobs in this sorted set, the highest score first."""
         with self._lock:
-            jobs = [Job.model_validate_json(record) for record in self._records.values()]
+            jobs = _parse_readable(self._records, self._unreadable.setdefault)
         scored = [
             (index_scores(job)[name], job.id, job) for job in jobs if name in index_scores(job)
         ]
         return [job for *_, job in sorted(scored, key=lambda entry: entry[:2], reverse=True)]
+
+    def list_unreadable(self) -> dict[str, str]:
+        with self._lock:
+            for job_id in list(self._unreadable):
+                if _is_readable(self, job_id):
+                    del self._unreadable[job_id]
+            return dict(self._unreadable)
 
     def list(self, after: str | None, limit: int) -> list[Job]:
         jobs = self._list_index(keys.JOBS)
@@ -182,7 +198,7 @@ class RedisJobStore:
             body = cast(str | None, self._redis.get(keys.job_key(job_id)))
         if body is None:
             raise _job_not_found(job_id)
-        return Job.model_validate_json(body)
+        return _parse_job(job_id, body)
 
     def update(self, job_id: str, change: JobChange) -> Job:
         unconfirmed: list[str] = []
@@ -206,7 +222,7 @@ class RedisJobStore:
         body = cast(str | None, pipe.get(key))
         if body is None:
             raise _job_not_found(job_id)
-        before = Job.model_validate_json(body)
+        before = _parse_job(job_id, body)
         if body in unconfirmed:
             return before
         after = change(before)
@@ -228,14 +244,36 @@ class RedisJobStore:
         return after
 
     def _read_page(self, index: str, start: int, limit: int) -> list[Job]:
-        ids = cast(list[str], self._redis.zrange(index, start, start + limit - 1, desc=True))
-        return self._get_many(ids)
+        """`limit` jobs unless the index ends, however many are left out."""
+        jobs: list[Job] = []
+        while len(jobs) < limit:
+            stop = start + limit - len(jobs) - 1
+            ids = cast(list[str], self._redis.zrange(index, start, stop, desc=True))
+            if not ids:
+                break
+            jobs += self._get_many(ids)
+            start += len(ids)
+        return jobs
 
     def _get_many(self, ids: Sequence[str]) -> list[Job]:
         """The existing jobs, in the order of `ids`."""
         values = self._redis.mget([keys.job_key(job_id) for job_id in ids]) if ids else []
-        bodies = cast("list[str | None]", values)
-        return [Job.model_validate_json(body) for body in bodies if body is not None]
+        bodies = dict(zip(ids, cast("list[str | None]", values), strict=True))
+        existing = {job_id: body for job_id, body in bodies.items() if body is not None}
+        return _parse_readable(existing, self._note_unreadable)
+
+    def _note_unreadable(self, job_id: str, reason: str) -> None:
+        self._redis.hset(keys.UNREADABLE_JOBS, job_id, reason)
+
+    def list_unreadable(self) -> dict[str, str]:
+        with translate_redis_errors():
+            noted = cast(dict[str, str], self._redis.hgetall(keys.UNREADABLE_JOBS))
+        for job_id in list(noted):
+            if _is_readable(self, job_id):
+                with translate_redis_errors():
+                    self._redis.hdel(keys.UNREADABLE_JOBS, job_id)
+                del noted[job_id]
+        return noted
 
     def delete(self, job_id: str) -> None:
         try:
@@ -282,6 +320,34 @@ class RedisJobStore:
             with translate_redis_errors():
                 page = self._get_many(ids[start : start + PAGE_SIZE])
             yield from (job for job in page if not job.concluded)
+
+
+def _parse_job(job_id: str, body: str) -> Job:
+    return parse_stored_record(Job, body, f"job {job_id}")
+
+
+def _parse_readable(
+    bodies: Mapping[str, str], note_unreadable: Callable[[str, str], object]
+) -> list[Job]:
+    """The jobs in `bodies`, by their ids, that can be read; the others are noted."""
+    jobs = []
+    for job_id, body in bodies.items():
+        try:
+            jobs.append(_parse_job(job_id, body))
+        except UnreadableRecord as error:
+            note_unreadable(job_id, error.message)
+    return jobs
+
+
+def _is_readable(jobs: JobRecords, job_id: str) -> bool:
+    """Whether the job can be read now, or is gone."""
+    try:
+        jobs.get(job_id)
+    except UnreadableRecord:
+        return False
+    except NotFound:
+        return True
+    return True
 
 
 def _reindex(pipe: Any, job_id: str, old: Mapping[str, float], new: Mapping[str, float]) -> None:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, cast
 
+from pydantic import ValidationError
 from redis import Redis
 
 from qcrd.errors import Invalid
@@ -84,7 +85,14 @@ def parse_event_id(value: str, param: str = "after") -> tuple[int, int]:
 
 
 def make_event(job_id: str, at: tuple[int, int], fields: dict[str, Any]) -> Event:
-    return Event(id=format_event_id(*at), job_id=job_id, created_at=at[0] / 1000, **fields)
+    """The event that `fields` were stored for; a placeholder where this release cannot read it, so
+    that the events around it are."""
+    place = {"id": format_event_id(*at), "job_id": job_id, "created_at": at[0] / 1000}
+    try:
+        return Event.model_validate({**fields, **place})
+    except ValidationError:
+        text = "an event that this release cannot read"
+        return Event.model_validate({**place, "message": text, "level": "warn"})
 
 
 MAX_EVENTS = 100_000

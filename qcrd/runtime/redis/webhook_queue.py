@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Protocol, cast
 
 from redis import Redis
 
+from qcrd.errors import UnreadableRecord
+from qcrd.records.base import parse_stored_record
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import translate_redis_errors
+
+log = logging.getLogger(__name__)
 
 SETTLED_TTL_SECONDS = 30 * 86400
 """Seconds for which a settled delivery's id is remembered, so that it is not added again: far
@@ -112,9 +117,11 @@ class RedisWebhookQueue:
             rows = self._claim_script(
                 [keys.WEBHOOKS_DUE], [now, now + lease, limit, keys.webhook_key("")]
             )
+        claimed = cast("list[tuple[str, int]]", rows)
         return [
-            WebhookDelivery.model_validate_json(body).model_copy(update={"attempts": attempts})
-            for body, attempts in cast("list[tuple[str, int]]", rows)
+            delivery.model_copy(update={"attempts": attempts})
+            for body, attempts in claimed
+            if (delivery := _parse_delivery(body)) is not None
         ]
 
     def postpone(self, delivery: WebhookDelivery, until: float) -> None:
@@ -127,3 +134,12 @@ class RedisWebhookQueue:
         names = [keys.webhook_key(delivery.id), keys.WEBHOOKS_DUE]
         with translate_redis_errors():
             self._settle_script(names, [delivery.attempts, delivery.id, until, SETTLED_TTL_SECONDS])
+
+
+def _parse_delivery(body: str) -> WebhookDelivery | None:
+    """None, and a line in the log, for one of another release: it is due again after the lease."""
+    try:
+        return parse_stored_record(WebhookDelivery, body, "a webhook delivery")
+    except UnreadableRecord as error:
+        log.error("not sent: %s", error)
+        return None

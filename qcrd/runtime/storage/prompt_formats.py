@@ -18,4 +18,4 @@ def load_prompt_format(folder: Path) -> PromptFormat:
         raise Invalid(f"{folder} is not a student: it has no {PROMPT_FORMAT_FILE}") from error
     except ValueError as error:
         raise Invalid(f"{folder / PROMPT_FORMAT_FILE} is not JSON: {error}") from error
-    return parse_record(PromptFormat, data, root=PROMPT_FORMAT_FILE)
+    return parse_record(PromptFormat, data, root=PROMPT_FORMAT_FILE, extra="ignore")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import tempfile
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -14,13 +15,16 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from typing import IO, BinaryIO, Protocol, TypeVar, cast
 
 import zstandard
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from qcrd.errors import NotFound, QcrdError
+from qcrd.errors import NotFound, UnreadableRecord
+from qcrd.records.base import parse_stored_record
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
+
+log = logging.getLogger(__name__)
 
 SPOOL_BYTES = 8 * 2**20
 """Bytes of lines kept in memory before they are spooled to a temporary file."""
@@ -46,6 +50,27 @@ class Store(Protocol):
 
     def presign_url(self, key: str, *, seconds: int) -> str:
         """A URL that reads the object, with no other credentials, for `seconds`."""
+
+
+class UnreadableObjects:
+    """The objects that this process left out of lists, for its readiness probe."""
+
+    MAX_SHOWN = 100
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def add(self, key: str, reason: str) -> None:
+        if key not in self._reasons and len(self._reasons) < self.MAX_SHOWN:
+            self._reasons[key] = reason
+            log.error("left out of lists: %s", reason)
+
+    def reasons(self) -> dict[str, str]:
+        """Why, by key."""
+        return dict(self._reasons)
+
+
+unreadable_objects = UnreadableObjects()
 
 
 def _object_not_found(key: str) -> NotFound:
@@ -98,15 +123,20 @@ def write_record(store: Store, key: str, record: BaseModel) -> None:
 
 
 def read_record(store: Store, key: str, type: type[RecordT]) -> RecordT:
-    """`NotFound` when there is no object; `QcrdError` when it is not a `type`."""
-    return _parse(type, read_object(store, key), key)
+    """`NotFound` when there is no object; `UnreadableRecord` when it is not a `type` that this
+    release can read."""
+    return parse_stored_record(type, read_object(store, key), key)
 
 
 def find_record(store: Store, key: str, type: type[RecordT]) -> RecordT | None:
-    """None when there is no object, as for a key that was deleted since it was listed."""
+    """The record for a list, which none of its records may break: None when there is no object, as
+    for a key that was deleted since it was listed, and when it cannot be read, with an alarm."""
     try:
         return read_record(store, key, type)
     except NotFound:
+        return None
+    except UnreadableRecord as error:
+        unreadable_objects.add(key, error.message)
         return None
 
 
@@ -137,7 +167,7 @@ def _iter_raw_lines(store: Store, key: str) -> Generator[bytes, None, None]:
 def read_lines(store: Store, key: str, type: type[RecordT]) -> Iterator[RecordT]:
     """The records of a file of JSON lines, each parsed when it is consumed."""
     for number, line in enumerate(_iter_raw_lines(store, key), 1):
-        yield _parse(type, line, f"{key}, line {number}")
+        yield parse_stored_record(type, line, f"{key}, line {number}")
 
 
 def read_lines_at(
@@ -152,12 +182,5 @@ def read_lines_at(
             if number is None:
                 return
             if index == number:
-                yield index, _parse(type, line, f"{key}, line {index + 1}")
+                yield index, parse_stored_record(type, line, f"{key}, line {index + 1}")
                 number = next(remaining, None)
-
-
-def _parse(type: type[RecordT], data: bytes, location: str) -> RecordT:
-    try:
-        return type.model_validate_json(data)
-    except ValidationError as error:
-        raise QcrdError(f"{location} is not a {type.__name__}: {error}") from error

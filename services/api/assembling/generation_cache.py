@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from qcrd.records.base import Record
+from qcrd.records.base import Record, parse_stored_record
 from qcrd.runtime import keys
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.storage.store import Store, read_lines, write_lines
@@ -50,7 +50,7 @@ class GenerationCache:
                     generations[generation.key] = generation
         for key, payload in pending.items():
             if key in requested:
-                generations[key] = Generation.model_validate_json(payload)
+                generations[key] = parse_stored_record(Generation, payload, f"generation {key}")
         return generations
 
     def add(self, generation: Generation) -> None:
@@ -63,6 +63,9 @@ class GenerationCache:
             return
         content = keys.digest(*(pending[key] for key in sorted(pending)))
         shard = keys.generation_shard_key(self._teacher, self._sampling, content)
-        lines = (Generation.model_validate_json(pending[key]) for key in sorted(pending))
+        lines = (
+            parse_stored_record(Generation, pending[key], f"generation {key}")
+            for key in sorted(pending)
+        )
         write_lines(self._store, shard, lines)
         self._buffer.remove(self._buffer_name, pending)

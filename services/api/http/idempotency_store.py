@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeGuard
 from redis import Redis
 
 from qcrd.errors import Conflict
-from qcrd.records.base import Record
+from qcrd.records.base import Record, StoredRecord
 from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
@@ -31,7 +31,7 @@ class StoredResponse(Record):
     """The body's bytes decoded as Latin-1, which keeps any of them in JSON."""
 
 
-class IdempotencyEntry(Record):
+class IdempotencyEntry(StoredRecord):
     """The entry of a name: the request's digest, its current holder and, once done, the response.
 
     Ids are derived from `seed`. It stays the same when the request is executed again, which

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from starlette.responses import Response
 
 from qcrd.records.job import Job
@@ -44,6 +44,12 @@ class ResumeRequest(BaseModel):
 
     budget: Budget | None = None
     """Replaces the job's budget."""
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def refuse_unknown_keys(cls, value: Any) -> Any:
+        """Records keep unknown fields that were stored; a client may send none."""
+        return value if value is None else Budget.model_validate(value, extra="forbid")
 
 
 @router.post("")
