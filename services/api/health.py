@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from qcrd.errors import Transient
-from qcrd.runtime.storage.store import unreadable_objects
 from services.api.dependencies import Gateway, GatewayDep
 
 router = APIRouter(tags=["health"])
@@ -46,6 +45,7 @@ def _list_unreadable(gateway: Gateway) -> dict[str, str]:
     """Records that this release cannot read, with the reason. They harm no others, so the gateway
     is ready all the same."""
     try:
-        return {**gateway.jobs.list_unreadable(), **unreadable_objects.reasons()}
+        jobs = gateway.jobs.list_unreadable()
     except Transient:
-        return unreadable_objects.reasons()
+        jobs = {}
+    return {**jobs, **gateway.store.unreadable.reasons()}

@@ -23,6 +23,7 @@ class FencedStore:
     """`store`, with the lease checked before each write; reads are always allowed."""
 
     def __init__(self, store: Store, check: LeaseCheck) -> None:
+        self.unreadable = store.unreadable
         self._store = store
         self._check = check
 

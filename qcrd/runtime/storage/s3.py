@@ -14,6 +14,7 @@ from minio.error import MinioException, S3Error, ServerError
 
 from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.storage.unreadable import UnreadableObjects
 
 PART_BYTES = 16 * 2**20
 """Part size of a large object of known length; three parts are uploaded at once."""
@@ -83,6 +84,7 @@ class S3Store:
     """Connects on first use, and creates the bucket if it is missing."""
 
     def __init__(self, settings: StoreSettings) -> None:
+        self.unreadable = UnreadableObjects()
         self._bucket = settings.bucket
         self._client = _make_client(settings, settings.endpoint)
         public = settings.public_endpoint

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import tempfile
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -21,10 +20,9 @@ from qcrd.errors import NotFound, UnreadableRecord
 from qcrd.records.base import parse_stored_record
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
+from qcrd.runtime.storage.unreadable import UnreadableObjects
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
-
-log = logging.getLogger(__name__)
 
 SPOOL_BYTES = 8 * 2**20
 """Bytes of lines kept in memory before they are spooled to a temporary file."""
@@ -32,6 +30,8 @@ SPOOL_BYTES = 8 * 2**20
 
 class Store(Protocol):
     """Every method raises `Transient` while the store is unreachable or full."""
+
+    unreadable: UnreadableObjects
 
     def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
         """Write or replace an object; a stream is read to its end.
@@ -52,33 +52,13 @@ class Store(Protocol):
         """A URL that reads the object, with no other credentials, for `seconds`."""
 
 
-class UnreadableObjects:
-    """The objects that this process left out of lists, for its readiness probe."""
-
-    MAX_SHOWN = 100
-
-    def __init__(self) -> None:
-        self._reasons: dict[str, str] = {}
-
-    def add(self, key: str, reason: str) -> None:
-        if key not in self._reasons and len(self._reasons) < self.MAX_SHOWN:
-            self._reasons[key] = reason
-            log.error("left out of lists: %s", reason)
-
-    def reasons(self) -> dict[str, str]:
-        """Why, by key."""
-        return dict(self._reasons)
-
-
-unreadable_objects = UnreadableObjects()
-
-
 def _object_not_found(key: str) -> NotFound:
     return NotFound(f"there is no object {key}")
 
 
 class MemoryStore:
     def __init__(self) -> None:
+        self.unreadable = UnreadableObjects()
         self._objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
@@ -136,7 +116,7 @@ def find_record(store: Store, key: str, type: type[RecordT]) -> RecordT | None:
     except NotFound:
         return None
     except UnreadableRecord as error:
-        unreadable_objects.add(key, error.message)
+        store.unreadable.add(key, error.message)
         return None
 
 
