@@ -38,34 +38,35 @@ def create_app(judges: JudgeRegistry, check_ready: Callable[[], None]) -> FastAP
 
     @app.get("/v1/judges/{judge_id}")
     def retrieve_judge(judge_id: str, resident: bool = False) -> JudgeVersion:
-        """With `resident`, 404 rather than to bring back a judge that is not in memory: whoever
-        only looks takes no other judge's place."""
-        get_judge = judges.get_resident if resident else judges.get_judge
-        return get_judge(keys.validate_id(judge_id, "judge_id")).current
+        """With `resident`, 404 for a judge that is not in memory: looking at one takes no
+        other judge's place."""
+        return judges.get_current(keys.validate_id(judge_id, "judge_id"), resident=resident)
 
     @app.post("/v1/judges/{judge_id}/pretrain")
     def pretrain_judge(judge_id: str, body: PretrainRequest) -> JudgeVersion:
-        return judges.get_judge(keys.validate_id(judge_id, "judge_id")).pretrain(body.contrasts)
+        with judges.use_judge(keys.validate_id(judge_id, "judge_id")) as judge:
+            return judge.pretrain(body.contrasts)
 
     @app.post("/v1/judges/{judge_id}/update")
     def update_judge(judge_id: str, body: UpdateRequest) -> JudgeVersion:
-        resident_judge = judges.get_judge(keys.validate_id(judge_id, "judge_id"))
-        return resident_judge.update(
-            body.iteration, body.contrasts, body.weight, oldest_version=body.keep
-        )
+        with judges.use_judge(keys.validate_id(judge_id, "judge_id")) as judge:
+            return judge.update(
+                body.iteration, body.contrasts, body.weight, oldest_version=body.keep
+            )
 
     @app.post("/v1/judges/{judge_id}/score")
     def score_pairs(judge_id: str, body: ScoreRequest) -> ScoreResponse:
-        return judges.get_judge(keys.validate_id(judge_id, "judge_id")).score(
-            body.pairs, body.version
-        )
+        with judges.use_judge(keys.validate_id(judge_id, "judge_id")) as judge:
+            return judge.score(body.pairs, body.version)
 
     @app.post("/v1/judges/{judge_id}/restore")
     def restore_judge(judge_id: str, body: RestoreRequest) -> JudgeVersion:
-        return judges.get_judge(keys.validate_id(judge_id, "judge_id")).restore(body.version)
+        with judges.use_judge(keys.validate_id(judge_id, "judge_id")) as judge:
+            return judge.restore(body.version)
 
+    # Not in a thread, which it would wait for while judges that train hold all of them.
     @app.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/ready")
