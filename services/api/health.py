@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from qcrd.errors import Transient
+from qcrd.errors import QcrdError
 from services.api.dependencies import GatewayDep
 
 router = APIRouter(tags=["health"])
@@ -31,7 +31,7 @@ def check_readiness(gateway: GatewayDep) -> JSONResponse:
         try:
             check()
             state[name] = "ok"
-        except Transient as error:
+        except QcrdError as error:
             state[name] = error.message
     is_ready = set(state.values()) == {"ok"}
     return JSONResponse(

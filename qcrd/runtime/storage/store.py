@@ -27,7 +27,8 @@ SPOOL_BYTES = 8 * 2**20
 
 
 class Store(Protocol):
-    """Every method raises `Transient` while the store is unreachable or full."""
+    """Every method raises `Transient` while the store is unreachable or full, and while it refuses
+    (code `store_refuses`): an operator mends that, and what waited goes on."""
 
     def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
         """Write or replace an object; a stream is read to its end.
