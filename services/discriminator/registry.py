@@ -49,8 +49,11 @@ class JudgeRegistry:
         self._build_lock = threading.Lock()
         """Of torch's one generator, which the new layers are drawn from."""
 
-    def create_judge(self, judge_id: str, request: CreateJudgeRequest) -> JudgeVersion:
-        """Idempotent; `Conflict` when the id has another spec already."""
+    def create_judge(
+        self, judge_id: str, request: CreateJudgeRequest, *, token: int | None = None
+    ) -> JudgeVersion:
+        """Idempotent; `Conflict` when the id has another spec already, `LeaseLost` for an old
+        `token`."""
         with self._hold_place(judge_id) as place, place.loading:
             stored = self._read_request(judge_id)
             if stored not in (None, request):
@@ -58,14 +61,17 @@ class JudgeRegistry:
             judge = self._get_or_load(judge_id, place, request)
             if stored is None:
                 write_record(self._store, keys.judge_spec_key(judge_id), request)
+        judge.admit(token)
         return judge.current
 
     @contextmanager
-    def use_judge(self, judge_id: str) -> Iterator[ResidentJudge]:
-        """The judge, which stays in memory until the block ends. `NotFound`."""
+    def use_judge(self, judge_id: str, *, token: int | None = None) -> Iterator[ResidentJudge]:
+        """The judge, which stays in memory until the block ends. `NotFound`; `LeaseLost` when a
+        newer lease than the caller's `token` has asked for it."""
         with self._hold_place(judge_id) as place:
             with place.loading:
                 judge = self._get_or_load(judge_id, place, None)
+            judge.admit(token)
             yield judge
 
     def get_current(self, judge_id: str, *, resident: bool = False) -> JudgeVersion:

@@ -3,6 +3,9 @@
 Version 0 is untrained, 1 pretrained, t + 2 updated in iteration t. A version's description is
 written last; so a restarted service answers as before, and a call that is repeated returns what
 the first one did.
+
+Of two trainers of one job the one with the newer lease is obeyed: the other one's calls are
+refused, and a version that it was training is not kept.
 """
 
 from __future__ import annotations
@@ -13,21 +16,30 @@ from collections.abc import Callable, Sequence
 import torch
 from safetensors.torch import load, save
 
-from qcrd.errors import Conflict, NotFound
+from qcrd.errors import Conflict, LeaseLost, NotFound
 from qcrd.method.judge.health import has_collapsed
 from qcrd.method.judge.model import LocalJudge
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.records.judge import JudgeVersion
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
-from services.discriminator.schemas import ScoreResponse, TrainingPairSchema
+from qcrd.runtime.storage.store import (
+    Store,
+    find_record,
+    read_object,
+    read_record,
+    write_record,
+)
+from services.discriminator.schemas import JudgeHolder, ScoreResponse, TrainingPairSchema
 
 PRETRAINED_VERSION = 1
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "judge.json"
 
 
 class ResidentJudge:
-    """One judge in memory, with the lock that makes its calls follow each other."""
+    """One judge in memory, with the lock that makes its calls follow each other.
+
+    A call's `token` is its caller's lease; None for one that holds no job.
+    """
 
     def __init__(self, store: Store, judge_id: str, judge: LocalJudge) -> None:
         self._store = store
@@ -35,11 +47,38 @@ class ResidentJudge:
         self._judge = judge
         self._initial_weights = _copy_weights(judge)
         self.current = JudgeVersion(version=0)
+        self._holds_current = True
+        """Whether the weights in memory are those of `current`: not while, or after it failed, a
+        training call changes them."""
         self._lock = threading.Lock()
+        holder = find_record(store, keys.judge_holder_key(judge_id), JudgeHolder)
+        self._newest_token = holder.token if holder else 0
+        self._token_lock = threading.Lock()
+        """Not the judge's own: a new trainer is heard while the old one's call is at work."""
 
-    def pretrain(self, training_pairs: Sequence[TrainingPairSchema]) -> JudgeVersion:
+    def admit(self, token: int | None) -> None:
+        """`LeaseLost` when a newer lease than `token` has asked for this judge."""
+        with self._token_lock:
+            if token is not None and token > self._newest_token:
+                record = JudgeHolder(token=token)
+                write_record(self._store, keys.judge_holder_key(self._id), record)
+                self._newest_token = token
+            self._check_token(token)
+
+    def _check_token(self, token: int | None) -> None:
+        if token is not None and token < self._newest_token:
+            raise LeaseLost(
+                f"judge {self._id} is asked for by lease {self._newest_token}, which is newer than "
+                f"{token}"
+            )
+
+    def pretrain(
+        self, training_pairs: Sequence[TrainingPairSchema], *, token: int | None = None
+    ) -> JudgeVersion:
         pairs = _to_training_pairs(training_pairs)
-        return self._train_to_version(PRETRAINED_VERSION, lambda: self._judge.pretrain(pairs))
+        return self._train_to_version(
+            PRETRAINED_VERSION, lambda: self._judge.pretrain(pairs), token=token
+        )
 
     def update(
         self,
@@ -48,19 +87,20 @@ class ResidentJudge:
         weight: float,
         *,
         oldest_version: int = 0,
+        token: int | None = None,
     ) -> JudgeVersion:
         pairs = _to_training_pairs(training_pairs)
         return self._train_to_version(
             iteration + 2,
             lambda: self._judge.update(iteration, pairs, weight=weight),
             oldest_version=oldest_version,
+            token=token,
         )
 
     def score(self, pairs: Sequence[tuple[str, str]], version: int | None = None) -> ScoreResponse:
         """`Conflict` when there is no such `version`."""
         with self._lock:
-            if version is not None:
-                self._load(version)
+            self._load(self.current.version if version is None else version)
             flops_before = self._judge.flops
             scores = self._judge.score(pairs)
             flops = self._judge.flops - flops_before
@@ -75,16 +115,21 @@ class ResidentJudge:
             self._load(versions[-1])
 
     def _train_to_version(
-        self, version: int, train: Callable[[], dict[str, float]], *, oldest_version: int = 0
+        self,
+        version: int,
+        train: Callable[[], dict[str, float]],
+        *,
+        oldest_version: int = 0,
+        token: int | None,
     ) -> JudgeVersion:
         """Train from version - 1 to `version`, unless the store has it already. Versions under
         `oldest_version` go; version 0 is never stored, the seed makes it again."""
         with self._lock:
             if version in self._list_versions():
                 return self._load(version)
-            if self.current.version != version - 1:
-                self._load(version - 1)
+            self._load(version - 1)
             flops_before = self._judge.flops
+            self._holds_current = False
             health = train()
             trained = JudgeVersion(
                 version=version,
@@ -93,8 +138,10 @@ class ResidentJudge:
                 collapsed=has_collapsed(health),
                 flops=self._judge.flops - flops_before,
             )
-            self._save(trained, oldest_version)
-            self.current = trained
+            with self._token_lock:
+                self._check_token(token)
+                self._save(trained, oldest_version)
+            self.current, self._holds_current = trained, True
             return trained
 
     def _save(self, trained: JudgeVersion, oldest_version: int) -> None:
@@ -107,11 +154,11 @@ class ResidentJudge:
                 self._store.delete(keys.judge_version_prefix(self._id, old) + name)
 
     def _load(self, version: int) -> JudgeVersion:
-        if version == self.current.version:
+        if version == self.current.version and self._holds_current:
             return self.current
         if version == 0:
             self._judge.model.load_state_dict(self._initial_weights)
-            self.current = JudgeVersion(version=0)
+            self.current, self._holds_current = JudgeVersion(version=0), True
             return self.current
         prefix = keys.judge_version_prefix(self._id, version)
         try:
@@ -122,7 +169,7 @@ class ResidentJudge:
                 param="version",
             ) from error
         self._judge.model.load_state_dict(load(read_object(self._store, prefix + WEIGHTS_FILE)))
-        self.current = stored
+        self.current, self._holds_current = stored, True
         return stored
 
     def _list_versions(self) -> list[int]:

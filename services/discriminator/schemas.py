@@ -51,6 +51,12 @@ class RestoreRequest(Record):
     version: Annotated[int, Field(ge=0)]
 
 
+class JudgeHolder(Record):
+    """The newest lease that asked for a judge, kept so that a restart forgets no older one."""
+
+    token: int = 0
+
+
 class ScoreResponse(Record):
     scores: tuple[float, ...]
     version: int

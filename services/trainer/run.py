@@ -86,6 +86,7 @@ def _run_training(stage: StageContext, deps: WorkerDeps) -> Outcome:
             spec=spec.settings.discriminator,
             seed=spec.seed,
             check=stage.raise_if_stopping,
+            token=stage.token,
         )
 
     resources = TrainingResources(
