@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -13,18 +14,26 @@ from pathlib import Path
 from qcrd.errors import Interrupted
 from qcrd.runtime.jobs.stage_context import JobDone, StageContext
 from services.trainer import process_outcome
+from services.trainer.progress_mark import ProgressWatch
 
 SINGLE_PROCESS_MODULE = "services.trainer.run"
 POLL_SECONDS = 0.5
 
 
-def supervise_training(stage: StageContext, *, grace_seconds: float, processes: int = 1) -> JobDone:
+def supervise_training(
+    stage: StageContext,
+    *,
+    grace_seconds: float,
+    stall_seconds: float = math.inf,
+    processes: int = 1,
+) -> JobDone:
     """Run `services.trainer.run` for the job in a process group of its own, or `processes` of it.
 
     When the job is no longer wanted it gets SIGTERM, and SIGKILL `grace_seconds` seconds later.
+    `ProcessDied` when it makes no progress for `stall_seconds`.
     """
     with tempfile.TemporaryDirectory(prefix="qcrd-train-") as folder:
-        outcome_path = Path(folder) / "outcome.json"
+        outcome_path, progress_path = Path(folder) / "outcome.json", Path(folder) / "progress"
         command = [
             sys.executable,
             "-m",
@@ -37,12 +46,15 @@ def supervise_training(stage: StageContext, *, grace_seconds: float, processes: 
             str(stage.token),
             "--outcome",
             str(outcome_path),
+            "--progress",
+            str(progress_path),
             "--parent",
             str(os.getpid()),
         ]
         process = subprocess.Popen(command, start_new_session=True)
         try:
-            stopped = _wait_or_terminate(stage, process, grace_seconds)
+            watch = ProgressWatch(progress_path)
+            stopped = _wait_or_terminate(stage, process, grace_seconds, watch, stall_seconds)
         finally:
             _kill_process_group(process)
         training_outcome = process_outcome.read_outcome(outcome_path)
@@ -58,9 +70,14 @@ def supervise_training(stage: StageContext, *, grace_seconds: float, processes: 
 
 
 def _wait_or_terminate(
-    stage: StageContext, process: subprocess.Popen[bytes], grace_seconds: float
+    stage: StageContext,
+    process: subprocess.Popen[bytes],
+    grace_seconds: float,
+    watch: ProgressWatch,
+    stall_seconds: float,
 ) -> bool:
-    """Until the process has ended; True when it was asked to, however that ended."""
+    """Until the process has ended; True when it was asked to, however that ended. `ProcessDied`
+    while it lives and makes no progress."""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_SECONDS)
@@ -70,6 +87,11 @@ def _wait_or_terminate(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace_seconds)
             return True
+        if (idle_seconds := watch.seconds_without_progress()) > stall_seconds:
+            raise process_outcome.ProcessDied(
+                f"the training process made no progress for {idle_seconds:.0f} s and was killed: "
+                "it hangs, or it was stopped (QCRD_STALL_SECONDS says how long to wait)"
+            )
 
 
 def _kill_process_group(process: subprocess.Popen[bytes]) -> None:

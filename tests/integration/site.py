@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -131,12 +132,14 @@ class Site:
         self.jobs.create(job)
         return job.id
 
-    def work(self, job_id: str, *, processes: int = 1) -> Job:
+    def work(self, job_id: str, *, processes: int = 1, stall_seconds: float = math.inf) -> Job:
         run_stage(
             self.deps,
             job_id,
             Stage.TRAINING,
-            lambda stage: supervise_training(stage, grace_seconds=5, processes=processes),
+            lambda stage: supervise_training(
+                stage, grace_seconds=5, stall_seconds=stall_seconds, processes=processes
+            ),
         )
         return self.jobs.get(job_id)
 
