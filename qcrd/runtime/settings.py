@@ -131,6 +131,13 @@ class RecoverySettings(EnvironmentSettings, env_prefix="QCRD_"):
         return self
 
 
+class LivenessSettings(EnvironmentSettings, env_prefix="QCRD_"):
+    """A worker touches `alive_file` every two seconds while it is connected to its broker. A probe
+    that looks at the file costs nothing, and no other worker can answer for a stopped one."""
+
+    alive_file: Path | None = None
+
+
 class LogSettings(EnvironmentSettings, env_prefix="QCRD_LOG_"):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from typing import Any, Protocol
 
-from amqp.exceptions import ChannelError
 from celery import Celery, Task, signals
 from kombu.exceptions import OperationalError
 
@@ -118,11 +117,12 @@ class CeleryJobQueue:
     def count_messages(self, stage: Stage) -> int:
         try:
             with self._app.connection_or_acquire() as connection:
-                declared = connection.default_channel.queue_declare(
-                    queue=STAGE_TASKS[stage], passive=True
-                )
-        except ChannelError:
-            return 0  # Redis has no empty lists
+                try:
+                    declared = connection.default_channel.queue_declare(
+                        queue=STAGE_TASKS[stage], passive=True
+                    )
+                except connection.channel_errors:
+                    return 0  # Redis has no empty lists
+                return int(declared.message_count)
         except OperationalError as error:
             raise Transient(f"the queue does not answer: {error}") from error
-        return int(declared.message_count)
