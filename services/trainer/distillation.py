@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcrd.errors import QcrdError
@@ -107,12 +107,15 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
     for index, method in enumerate(methods):
         is_equal_compute = method == Baseline.FINETUNE_EQUAL_COMPUTE
         student_run = StudentRun(
-            schedule=make_schedule(
-                method,
-                settings,
-                n_examples=len(dataset.examples),
-                seed=spec.seed,
-                flops=results[methods[0]].flops if is_equal_compute else None,
+            schedule=replace(
+                make_schedule(
+                    method,
+                    settings,
+                    n_examples=len(dataset.examples),
+                    seed=spec.seed,
+                    flops=results[methods[0]].flops if is_equal_compute else None,
+                ),
+                micro_batches=job.micro_batches,
             ),
             dataset=dataset,
             make_student=make_student,

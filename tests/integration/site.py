@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -132,14 +132,13 @@ class Site:
         self.jobs.create(job)
         return job.id
 
-    def work(self, job_id: str, *, processes: int = 1, stall_seconds: float = math.inf) -> Job:
+    def work(self, job_id: str, *, processes: int = 1, **limits: Any) -> Job:
+        """`limits` go to `supervise_training`."""
         run_stage(
             self.deps,
             job_id,
             Stage.TRAINING,
-            lambda stage: supervise_training(
-                stage, grace_seconds=5, stall_seconds=stall_seconds, processes=processes
-            ),
+            lambda stage: supervise_training(stage, grace_seconds=5, processes=processes, **limits),
         )
         return self.jobs.get(job_id)
 
