@@ -90,6 +90,7 @@ COPY --link --from=trainer-deps /opt/venv /opt/venv
 COPY --link --from=models --chown=10001:10001 /models /models
 COPY services/__init__.py services/
 COPY services/trainer services/trainer
-HEALTHCHECK --interval=15s --timeout=14s --start-period=60s --retries=8 \
-  CMD ["celery", "-A", "services.trainer.worker", "inspect", "ping", "-d", "trainer@qcrd", "--timeout", "8"]
-CMD ["celery", "-A", "services.trainer.worker", "worker", "-Q", "train", "-c", "1", "--pool=threads", "-n", "trainer@qcrd"]
+ENV QCRD_ALIVE_FILE=/tmp/alive
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=8 \
+  CMD ["sh", "-c", "test -n \"$(find \"$QCRD_ALIVE_FILE\" -mmin -1)\""]
+CMD ["celery", "-A", "services.trainer.worker", "worker", "-Q", "train", "-c", "1", "--pool=threads", "-n", "trainer@%h"]

@@ -28,6 +28,8 @@ WEED_PORTS = ("master", "filer", "volume", "s3", "admin")
 # Before torch is imported, and inherited by every process that a test starts: threads that wait
 # for each other on two busy cores cost these small models up to fifty times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A test without keys for a store asks no cloud's metadata service for some.
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
 # How long an example takes depends on what else the machine does. `--hypothesis-profile=thorough`
 # tries ten times as many.

@@ -196,6 +196,8 @@ class Job(StoredRecord):
     """The spec's budget, until the job is resumed with a larger one."""
     gpus: int = 0
     """GPUs that its training process holds now."""
+    micro_batches: int = 1
+    """Parts that each training step is computed in; more than one once memory has run out."""
     seconds: dict[str, float] = Field(default_factory=dict)
     rationale_set: str | None = None
     rationale_revision: str | None = None

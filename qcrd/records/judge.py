@@ -8,6 +8,9 @@ from qcrd.records.base import Record, StoredRecord
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.spec import JudgeSpec
 
+LEASE_TOKEN_HEADER = "X-QCRD-Lease-Token"
+"""With every call of a trainer to the discriminator: the token of its lease on the job."""
+
 
 class CreateJudgeRequest(Record):
     """`base` is the encoder's model name; `seed` fixes the new layers and every draw."""

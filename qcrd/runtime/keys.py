@@ -154,6 +154,11 @@ def judge_spec_key(judge_id: str) -> str:
     return f"{judge_prefix(judge_id)}spec.json"
 
 
+def judge_holder_key(judge_id: str) -> str:
+    """The newest lease that asked for the judge."""
+    return f"{judge_prefix(judge_id)}holder.json"
+
+
 def judge_version_prefix(judge_id: str, version: int) -> str:
     return f"{judge_prefix(judge_id)}{version:06d}/"
 

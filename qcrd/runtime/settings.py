@@ -106,14 +106,29 @@ class RedisSettings(EnvironmentSettings, env_prefix="QCRD_REDIS_"):
 
 class StoreSettings(EnvironmentSettings, env_prefix="QCRD_S3_"):
     """An S3 endpoint as `host:port`. Presigned links carry `public_endpoint` when it is given,
-    because a browser seldom reaches the name that containers call the store by."""
+    because a browser seldom reaches the name that containers call the store by.
+
+    Without `access_key` the credentials are those of the environment or of the machine's role,
+    which is asked for at `credentials_url` where that is not AWS.
+    """
 
     endpoint: str = "127.0.0.1:9000"
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] = "us-east-1"
     access_key: str = ""
     secret_key: SecretStr = SecretStr("")
+    session_token: SecretStr = SecretStr("")
+    credentials_url: HttpUrl | None = None
     bucket: str = "qcrd"
     secure: bool = False
     public_endpoint: str | None = None
+
+    @model_validator(mode="after")
+    def validate_keys(self) -> Self:
+        if self.access_key and not self.secret_key.get_secret_value():
+            raise ValueError("QCRD_S3_ACCESS_KEY is set without QCRD_S3_SECRET_KEY: set both")
+        if not self.access_key and self.session_token.get_secret_value():
+            raise ValueError("QCRD_S3_SESSION_TOKEN is set without QCRD_S3_ACCESS_KEY: set both")
+        return self
 
 
 class ModelSettings(EnvironmentSettings, env_prefix="QCRD_"):
@@ -145,6 +160,13 @@ class RecoverySettings(EnvironmentSettings, env_prefix="QCRD_"):
                 "lower QCRD_HEARTBEAT_SECONDS"
             )
         return self
+
+
+class LivenessSettings(EnvironmentSettings, env_prefix="QCRD_"):
+    """A worker touches `alive_file` every two seconds while it is connected to its broker. A probe
+    that looks at the file costs nothing, and no other worker can answer for a stopped one."""
+
+    alive_file: Path | None = None
 
 
 class LogSettings(EnvironmentSettings, env_prefix="QCRD_LOG_"):

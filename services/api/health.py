@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from qcrd.errors import Transient
+from qcrd.errors import QcrdError
 from services.api.dependencies import Gateway, GatewayDep
 
 router = APIRouter(tags=["health"])
@@ -32,7 +32,7 @@ def check_readiness(gateway: GatewayDep) -> JSONResponse:
         try:
             check()
             state[name] = "ok"
-        except Transient as error:
+        except QcrdError as error:
             state[name] = error.message
     is_ready = set(state.values()) == {"ok"}
     detail: dict[str, Any] = {"status": "ok" if is_ready else "unavailable", **state}
@@ -46,6 +46,6 @@ def _list_unreadable(gateway: Gateway) -> dict[str, str]:
     is ready all the same."""
     try:
         jobs = gateway.jobs.list_unreadable()
-    except Transient:
+    except QcrdError:
         jobs = {}
     return {**jobs, **gateway.store.unreadable.reasons()}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from qcrd.errors import QcrdError, Transient
-from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
+from qcrd.errors import Conflict, Diverged, LeaseLost, QcrdError, Transient
+from qcrd.records.judge import LEASE_TOKEN_HEADER, CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
 from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings, load_settings
 from qcrd.runtime.storage.base_models import find_base_model
@@ -27,45 +28,58 @@ from services.discriminator.schemas import (
 )
 from services.discriminator.settings import DiscriminatorSettings
 
+LeaseToken = Annotated[int | None, Header(alias=LEASE_TOKEN_HEADER)]
+
 
 def create_app(judges: JudgeRegistry, check_ready: Callable[[], None]) -> FastAPI:
     """`check_ready` raises `Transient` while a dependency of the service is unavailable."""
     app = FastAPI(title="qcrd discriminator")
 
     @app.put("/v1/judges/{judge_id}")
-    def create_judge(judge_id: str, body: CreateJudgeRequest) -> JudgeVersion:
-        return judges.create_judge(keys.validate_id(judge_id, "judge_id"), body)
+    def create_judge(
+        judge_id: str, body: CreateJudgeRequest, token: LeaseToken = None
+    ) -> JudgeVersion:
+        return judges.create_judge(keys.validate_id(judge_id, "judge_id"), body, token=token)
 
     @app.get("/v1/judges/{judge_id}")
     def retrieve_judge(judge_id: str, resident: bool = False) -> JudgeVersion:
-        """With `resident`, 404 for a judge that is not in memory: a read-only request must not
-        evict another judge."""
-        get_judge = judges.get_resident if resident else judges.get_judge
-        return get_judge(keys.validate_id(judge_id, "judge_id")).current
+        """With `resident`, 404 for a judge that is not in memory: looking at one takes no
+        other judge's place."""
+        return judges.get_current(keys.validate_id(judge_id, "judge_id"), resident=resident)
 
     @app.post("/v1/judges/{judge_id}/pretrain")
-    def pretrain_judge(judge_id: str, body: PretrainRequest) -> JudgeVersion:
-        return judges.get_judge(keys.validate_id(judge_id, "judge_id")).pretrain(body.contrasts)
+    def pretrain_judge(
+        judge_id: str, body: PretrainRequest, token: LeaseToken = None
+    ) -> JudgeVersion:
+        with judges.use_judge(keys.validate_id(judge_id, "judge_id"), token=token) as judge:
+            return judge.pretrain(body.contrasts, token=token)
 
     @app.post("/v1/judges/{judge_id}/update")
-    def update_judge(judge_id: str, body: UpdateRequest) -> JudgeVersion:
-        resident_judge = judges.get_judge(keys.validate_id(judge_id, "judge_id"))
-        return resident_judge.update(
-            body.iteration, body.contrasts, body.weight, oldest_version=body.keep
-        )
+    def update_judge(judge_id: str, body: UpdateRequest, token: LeaseToken = None) -> JudgeVersion:
+        with judges.use_judge(keys.validate_id(judge_id, "judge_id"), token=token) as judge:
+            return judge.update(
+                body.iteration,
+                body.contrasts,
+                body.weight,
+                oldest_version=body.keep,
+                token=token,
+            )
 
     @app.post("/v1/judges/{judge_id}/score")
-    def score_pairs(judge_id: str, body: ScoreRequest) -> ScoreResponse:
-        return judges.get_judge(keys.validate_id(judge_id, "judge_id")).score(
-            body.pairs, body.version
-        )
+    def score_pairs(judge_id: str, body: ScoreRequest, token: LeaseToken = None) -> ScoreResponse:
+        with judges.use_judge(keys.validate_id(judge_id, "judge_id"), token=token) as judge:
+            return judge.score(body.pairs, body.version)
 
     @app.post("/v1/judges/{judge_id}/restore")
-    def restore_judge(judge_id: str, body: RestoreRequest) -> JudgeVersion:
-        return judges.get_judge(keys.validate_id(judge_id, "judge_id")).restore(body.version)
+    def restore_judge(
+        judge_id: str, body: RestoreRequest, token: LeaseToken = None
+    ) -> JudgeVersion:
+        with judges.use_judge(keys.validate_id(judge_id, "judge_id"), token=token) as judge:
+            return judge.restore(body.version)
 
+    # Not in a thread, which it would wait for while judges that train hold all of them.
     @app.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/ready")
@@ -81,7 +95,10 @@ def create_app(judges: JudgeRegistry, check_ready: Callable[[], None]) -> FastAP
 
 def _handle_qcrd_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, QcrdError)
-    return _make_error_response(error.status, error.message, error.param, error.code)
+    # Neither is the service's failure, and asking again gives the same answer.
+    is_final = isinstance(error, Diverged | LeaseLost)
+    status = Conflict.status if is_final else error.status
+    return _make_error_response(status, error.message, error.param, error.code)
 
 
 def _handle_validation_error(_: Request, error: Exception) -> JSONResponse:

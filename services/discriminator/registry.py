@@ -1,35 +1,41 @@
-"""The judges of this process: created once, trained by version, kept in the store.
+"""The judges of this process: created once, and read back from the store when they are asked for.
 
-Version 0 is untrained, 1 pretrained, t + 2 updated in iteration t. Each version is written to the
-store before it is answered, its description last; so a restarted service answers as before, and
-a call that is repeated returns what the first one did.
+A few stay in memory. One that a call uses is never given up, however many others are asked for: a
+second copy of it would be trained beside the first.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
 
 from qcrd.errors import Conflict, NotFound
-from qcrd.method.judge.health import has_collapsed
 from qcrd.method.judge.model import Judge, LocalJudge
-from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.student.loading import load_encoder
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
-from services.discriminator.schemas import ScoreResponse, TrainingPairSchema
+from qcrd.runtime.storage.store import Store, find_record, write_record
+from services.discriminator.resident_judge import ResidentJudge
 
-PRETRAINED_VERSION = 1
-WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "judge.json"
+
+@dataclass
+class _Place:
+    """A judge's place in memory, empty until it is loaded. `users` are the calls that hold it."""
+
+    judge: ResidentJudge | None = None
+    users: int = 0
+    loading: threading.Lock = field(default_factory=threading.Lock)
 
 
 class JudgeRegistry:
+    """Keeps `max_resident` judges in memory, and more only while calls use all of them."""
+
     def __init__(
         self, store: Store, find_base: Callable[[str], Path], *, max_resident: int, device: str
     ) -> None:
@@ -37,171 +43,92 @@ class JudgeRegistry:
         self._find_base = find_base
         self._max_resident = max_resident
         self._device = device
-        self._resident_judges: OrderedDict[str, ResidentJudge] = OrderedDict()
+        self._places: OrderedDict[str, _Place] = OrderedDict()
         self._lock = threading.Lock()
+        """Of the places, never held while a judge is read or built: that takes seconds."""
+        self._build_lock = threading.Lock()
+        """Of torch's one generator, which the new layers are drawn from."""
 
-    def create_judge(self, judge_id: str, request: CreateJudgeRequest) -> JudgeVersion:
-        """Idempotent; `Conflict` when the id has another spec already."""
-        key = keys.judge_spec_key(judge_id)
-        with self._lock:
-            if self._read_request(judge_id) not in (None, request):
+    def create_judge(
+        self, judge_id: str, request: CreateJudgeRequest, *, token: int | None = None
+    ) -> JudgeVersion:
+        """Idempotent; `Conflict` when the id has another spec already, `LeaseLost` for an old
+        `token`."""
+        with self._hold_place(judge_id) as place, place.loading:
+            stored = self._read_request(judge_id)
+            if stored not in (None, request):
                 raise Conflict(f"judge {judge_id} was created with another spec", param="spec")
-            resident_judge = self._get_or_build(judge_id, request)
-            write_record(self._store, key, request)
-        return resident_judge.current
+            judge = self._get_or_load(judge_id, place, request)
+            if stored is None:
+                write_record(self._store, keys.judge_spec_key(judge_id), request)
+        judge.admit(token)
+        return judge.current
 
-    def get_judge(self, judge_id: str) -> ResidentJudge:
-        with self._lock:
-            if (
-                judge_id not in self._resident_judges
-                and (request := self._read_request(judge_id)) is not None
-            ):
-                self._get_or_build(judge_id, request)
-            if judge_id not in self._resident_judges:
-                raise NotFound(f"there is no judge {judge_id}; create it first")
-            self._resident_judges.move_to_end(judge_id)
-            return self._resident_judges[judge_id]
+    @contextmanager
+    def use_judge(self, judge_id: str, *, token: int | None = None) -> Iterator[ResidentJudge]:
+        """The judge, which stays in memory until the block ends. `NotFound`; `LeaseLost` when a
+        newer lease than the caller's `token` has asked for it."""
+        with self._hold_place(judge_id) as place:
+            with place.loading:
+                judge = self._get_or_load(judge_id, place, None)
+            judge.admit(token)
+            yield judge
 
-    def get_resident(self, judge_id: str) -> ResidentJudge:
-        """One that is in memory, which this call changes nothing about."""
+    def get_current(self, judge_id: str, *, resident: bool = False) -> JudgeVersion:
+        """With `resident`, `NotFound` for a judge that is not in memory: the call changes nothing
+        about which ones are."""
+        if not resident:
+            with self.use_judge(judge_id) as judge:
+                return judge.current
         with self._lock:
-            if judge_id not in self._resident_judges:
-                raise NotFound(f"judge {judge_id} is not in memory", code="not_resident")
-            return self._resident_judges[judge_id]
+            place = self._places.get(judge_id)
+        if place is None or place.judge is None:
+            raise NotFound(f"judge {judge_id} is not in memory", code="not_resident")
+        return place.judge.current
+
+    @contextmanager
+    def _hold_place(self, judge_id: str) -> Iterator[_Place]:
+        with self._lock:
+            place = self._places.setdefault(judge_id, _Place())
+            place.users += 1
+            self._places.move_to_end(judge_id)
+            self._give_up_idle_judges()  # before the new one is read, so that both fit
+        try:
+            yield place
+        finally:
+            with self._lock:
+                place.users -= 1
+                if place.judge is None and not place.users:
+                    del self._places[judge_id]
+                self._give_up_idle_judges()
+
+    def _give_up_idle_judges(self) -> None:
+        """The least recently used ones beyond `max_resident` that no call holds."""
+        idle = [judge_id for judge_id, place in self._places.items() if not place.users]
+        for judge_id in idle[: max(0, len(self._places) - self._max_resident)]:
+            del self._places[judge_id]
 
     def _read_request(self, judge_id: str) -> CreateJudgeRequest | None:
-        try:
-            return read_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
-        except NotFound:
-            return None
+        return find_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
 
-    def _get_or_build(self, judge_id: str, request: CreateJudgeRequest) -> ResidentJudge:
-        if judge_id not in self._resident_judges:
-            resident_judge = ResidentJudge(self._store, judge_id, self._build_judge(request))
-            resident_judge.restore_newest()
-            self._resident_judges[judge_id] = resident_judge
-            while len(self._resident_judges) > self._max_resident:
-                self._resident_judges.popitem(last=False)
-        return self._resident_judges[judge_id]
+    def _get_or_load(
+        self, judge_id: str, place: _Place, request: CreateJudgeRequest | None
+    ) -> ResidentJudge:
+        """The place's judge; its caller holds `place.loading`. `NotFound` without any request."""
+        if place.judge is None:
+            request = request or self._read_request(judge_id)
+            if request is None:
+                raise NotFound(f"there is no judge {judge_id}; create it first")
+            judge = ResidentJudge(self._store, judge_id, self._build_judge(request))
+            judge.restore_newest()
+            place.judge = judge
+        return place.judge
 
     def _build_judge(self, request: CreateJudgeRequest) -> LocalJudge:
-        with torch.random.fork_rng():
+        base_dir = self._find_base(request.base)  # may be downloaded first
+        with self._build_lock, torch.random.fork_rng():
             torch.manual_seed(request.seed)
-            encoder, tokenizer = load_encoder(self._find_base(request.base))
+            encoder, tokenizer = load_encoder(base_dir)
             spec = request.spec
             judge = Judge(encoder, tokenizer, hidden=spec.hidden, max_tokens=spec.max_tokens)
         return LocalJudge(judge.to(self._device), spec, seed=request.seed)
-
-
-class ResidentJudge:
-    """One judge in memory, with the lock that makes its calls follow each other."""
-
-    def __init__(self, store: Store, judge_id: str, judge: LocalJudge) -> None:
-        self._store = store
-        self._id = judge_id
-        self._judge = judge
-        self._initial_weights = _copy_weights(judge)
-        self.current = JudgeVersion(version=0)
-        self._lock = threading.Lock()
-
-    def pretrain(self, training_pairs: Sequence[TrainingPairSchema]) -> JudgeVersion:
-        pairs = _to_training_pairs(training_pairs)
-        return self._train_to_version(PRETRAINED_VERSION, lambda: self._judge.pretrain(pairs))
-
-    def update(
-        self,
-        iteration: int,
-        training_pairs: Sequence[TrainingPairSchema],
-        weight: float,
-        *,
-        oldest_version: int = 0,
-    ) -> JudgeVersion:
-        pairs = _to_training_pairs(training_pairs)
-        return self._train_to_version(
-            iteration + 2,
-            lambda: self._judge.update(iteration, pairs, weight=weight),
-            oldest_version=oldest_version,
-        )
-
-    def score(self, pairs: Sequence[tuple[str, str]], version: int | None = None) -> ScoreResponse:
-        """`Conflict` when there is no such `version`."""
-        with self._lock:
-            if version is not None:
-                self._load(version)
-            flops_before = self._judge.flops
-            scores = self._judge.score(pairs)
-            flops = self._judge.flops - flops_before
-            return ScoreResponse(scores=tuple(scores), version=self.current.version, flops=flops)
-
-    def restore(self, version: int) -> JudgeVersion:
-        with self._lock:
-            return self._load(version)
-
-    def restore_newest(self) -> None:
-        if versions := self._list_versions():
-            self._load(versions[-1])
-
-    def _train_to_version(
-        self, version: int, train: Callable[[], dict[str, float]], *, oldest_version: int = 0
-    ) -> JudgeVersion:
-        """Train from version - 1 to `version`, unless the store has it already. Versions under
-        `oldest_version` go; version 0 is never stored, the seed makes it again."""
-        with self._lock:
-            if version in self._list_versions():
-                return self._load(version)
-            if self.current.version != version - 1:
-                self._load(version - 1)
-            flops_before = self._judge.flops
-            health = train()
-            trained = JudgeVersion(
-                version=version,
-                health=health,
-                histograms=self._judge.histograms,
-                collapsed=has_collapsed(health),
-                flops=self._judge.flops - flops_before,
-            )
-            self._save(trained, oldest_version)
-            self.current = trained
-            return trained
-
-    def _save(self, trained: JudgeVersion, oldest_version: int) -> None:
-        prefix = keys.judge_version_prefix(self._id, trained.version)
-        self._store.put(prefix + WEIGHTS_FILE, save(_copy_weights(self._judge)))
-        write_record(self._store, prefix + DESCRIPTION_FILE, trained)
-        for old in [version for version in self._list_versions() if version < oldest_version]:
-            # The description first: what lacks it is not there.
-            for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
-                self._store.delete(keys.judge_version_prefix(self._id, old) + name)
-
-    def _load(self, version: int) -> JudgeVersion:
-        if version == self.current.version:
-            return self.current
-        if version == 0:
-            self._judge.model.load_state_dict(self._initial_weights)
-            self.current = JudgeVersion(version=0)
-            return self.current
-        prefix = keys.judge_version_prefix(self._id, version)
-        try:
-            stored = read_record(self._store, prefix + DESCRIPTION_FILE, JudgeVersion)
-        except NotFound as error:
-            raise Conflict(
-                f"judge {self._id} has no version {version}; it has {[0, *self._list_versions()]}",
-                param="version",
-            ) from error
-        self._judge.model.load_state_dict(load(read_object(self._store, prefix + WEIGHTS_FILE)))
-        self.current = stored
-        return stored
-
-    def _list_versions(self) -> list[int]:
-        prefix = keys.judge_prefix(self._id)
-        names = [key.removeprefix(prefix) for key in self._store.list(prefix)]
-        return sorted(int(n.split("/")[0]) for n in names if n.endswith("/" + DESCRIPTION_FILE))
-
-
-def _copy_weights(judge: LocalJudge) -> dict[str, torch.Tensor]:
-    state = judge.model.state_dict()
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
-
-
-def _to_training_pairs(training_pairs: Sequence[TrainingPairSchema]) -> list[TrainingPair]:
-    return [TrainingPair(c.question, c.positives, c.negatives, c.sources) for c in training_pairs]

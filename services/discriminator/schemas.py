@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from qcrd.records.base import Record
+from qcrd.records.base import Record, StoredRecord
 
 MAX_PAIRS = 4096
 """Pairs per scoring request: bounds its time on a shared GPU."""
@@ -51,7 +51,13 @@ class RestoreRequest(Record, extra="forbid"):
     version: Annotated[int, Field(ge=0)]
 
 
-class ScoreResponse(Record, extra="forbid"):
+class JudgeHolder(StoredRecord):
+    """The newest lease that asked for a judge, kept so that a restart forgets no older one."""
+
+    token: int = 0
+
+
+class ScoreResponse(Record):
     scores: tuple[float, ...]
     version: int
     flops: float

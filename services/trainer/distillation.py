@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcrd.errors import QcrdError
@@ -19,7 +19,11 @@ from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.loading import load_matching_weights, load_student
 from qcrd.method.training.distributed import DataParallelGroup
-from qcrd.method.training.negative_sampler import InlineNegativeSampler, NegativeSampler
+from qcrd.method.training.negative_sampler import (
+    InlineNegativeSampler,
+    NegativeSampler,
+    never_interrupt,
+)
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import make_schedule
 from qcrd.records.job import (
@@ -52,7 +56,8 @@ only divide the progress bar."""
 class TrainingResources:
     """The inputs of training besides the rationale set. A `fixed` base is where the negative source
     of that name takes its weights from; `make_sampler` makes the sampler of negatives;
-    `process_group` are the other processes that train, None where there are none."""
+    `process_group` are the other processes that train, None where there are none; `mark_progress`
+    is called at each step and each batch."""
 
     base_dir: Path
     make_judge: Callable[[], JudgeBackend]
@@ -61,6 +66,7 @@ class TrainingResources:
     device: str = "cpu"
     checkpoint_seconds: float = 30.0
     process_group: DataParallelGroup | None = None
+    mark_progress: Callable[[], None] = never_interrupt
 
 
 def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple[Report, str]:
@@ -101,18 +107,22 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
     for index, method in enumerate(methods):
         is_equal_compute = method == Baseline.FINETUNE_EQUAL_COMPUTE
         student_run = StudentRun(
-            schedule=make_schedule(
-                method,
-                settings,
-                n_examples=len(dataset.examples),
-                seed=spec.seed,
-                flops=results[methods[0]].flops if is_equal_compute else None,
+            schedule=replace(
+                make_schedule(
+                    method,
+                    settings,
+                    n_examples=len(dataset.examples),
+                    seed=spec.seed,
+                    flops=results[methods[0]].flops if is_equal_compute else None,
+                ),
+                micro_batches=job.micro_batches,
             ),
             dataset=dataset,
             make_student=make_student,
             judge=resources.make_judge() if OBJECTIVES[method].uses_judge else None,
             make_sampler=resources.make_sampler,
             process_group=resources.process_group,
+            mark_progress=resources.mark_progress,
             load_fixed_weights=load_fixed_weights if OBJECTIVES[method].uses_negatives else None,
             progress_start=sum(progress_shares[:index]),
             progress_share=progress_shares[index],

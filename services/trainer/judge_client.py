@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx2
 
-from qcrd.errors import Conflict, QcrdError, Transient
+from qcrd.errors import Conflict, Diverged, LeaseLost, QcrdError, Transient
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.records.job import JudgeHistograms
+from qcrd.records.judge import LEASE_TOKEN_HEADER
 from qcrd.records.spec import JudgeSpec
 
 PAIRS_PER_CALL = 1024
@@ -33,10 +34,13 @@ class RemoteJudge:
         spec: JudgeSpec,
         seed: int,
         check: Callable[[], None],
+        token: int | None = None,
         client: httpx2.Client | None = None,
     ) -> None:
-        """`check` raises when the job must stop; it is called before every request."""
+        """`check` raises when the job is to stop; it is asked before every call. `token` is that of
+        the job's lease: the service refuses it (`LeaseLost`) once a newer one has asked."""
         self._client = client or httpx2.Client(base_url=url, timeout=TIMEOUT)
+        self._headers = {} if token is None else {LEASE_TOKEN_HEADER: str(token)}
         self._path = f"/v1/judges/{judge_id}"
         self._check = check
         self.flops = 0.0
@@ -96,7 +100,9 @@ class RemoteJudge:
 
     def _request_once(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            response = self._client.request(method, self._path + path, json=body)
+            response = self._client.request(
+                method, self._path + path, json=body, headers=self._headers
+            )
         except httpx2.HTTPError as error:
             raise Transient(f"the discriminator is unreachable: {error}") from error
         if response.is_success:
@@ -108,9 +114,12 @@ class RemoteJudge:
 def _make_response_error(response: httpx2.Response) -> QcrdError:
     try:
         error = response.json()["error"]
-        message, param = str(error["message"]), error["param"]
+        message, param, code = str(error["message"]), error["param"], error["code"]
     except (ValueError, KeyError, TypeError):
-        message, param = f"status {response.status_code}", None
+        message, param, code = f"status {response.status_code}", None, None
+    for final in (Diverged, LeaseLost):
+        if code == final.default_code:
+            return final(message, param=param)
     if response.status_code >= 500:
         return Transient(f"discriminator: {message}")
     return Conflict(f"discriminator: {message}", param=param, code="discriminator_refused")

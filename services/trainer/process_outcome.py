@@ -8,10 +8,11 @@ from typing import Literal
 from qcrd.errors import Interrupted, Invalid, QcrdError, Transient
 from qcrd.records.base import Record
 from qcrd.records.job import JobFailure, Report
+from services.trainer.memory import OUT_OF_MEMORY, is_out_of_memory
 
 
 class Outcome(Record):
-    kind: Literal["done", "failed", "waiting", "stopped", "crashed"]
+    kind: Literal["done", "failed", "waiting", "stopped", "crashed", "out_of_memory"]
     report: Report | None = None
     model: str | None = None
     failure: JobFailure | None = None
@@ -29,8 +30,15 @@ def read_outcome(path: Path) -> Outcome | None:
 
 
 def make_crash_outcome(error: Exception) -> Outcome:
+    if is_out_of_memory(error):
+        return make_memory_outcome(f"the training process ran out of memory: {error}")
     message = f"the training process crashed: {type(error).__name__}: {error}"
     return Outcome(kind="crashed", failure=JobFailure(message=message, code="internal_error"))
+
+
+def make_memory_outcome(reason: str) -> Outcome:
+    failure = JobFailure(message=reason, code=OUT_OF_MEMORY)
+    return Outcome(kind="out_of_memory", failure=failure)
 
 
 def make_error_outcome(error: QcrdError) -> Outcome:

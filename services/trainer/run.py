@@ -45,6 +45,7 @@ from services.trainer import process_outcome
 from services.trainer.distillation import TrainingResources, run_distillation
 from services.trainer.judge_client import RemoteJudge
 from services.trainer.process_outcome import Outcome
+from services.trainer.progress_mark import ProgressMark
 from services.trainer.settings import TrainerSettings
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("job")
     parser.add_argument("token", type=int)
     parser.add_argument("--outcome", type=Path, required=True)
+    parser.add_argument("--progress", type=Path, required=True, help="file to touch at each step")
     parser.add_argument("--parent", type=int, required=True, help="process to die with")
     return parser.parse_args()
 
 
-def run_job(job_id: str, token: int, stopping: threading.Event) -> Outcome:
+def run_job(
+    job_id: str, token: int, stopping: threading.Event, mark_progress: ProgressMark
+) -> Outcome:
     # This process enqueues nothing: its worker does.
     deps = make_worker_deps(connect_redis(RedisSettings()), MemoryJobQueue(), stopping)
     job = deps.jobs.get(job_id)
@@ -67,16 +71,20 @@ def run_job(job_id: str, token: int, stopping: threading.Event) -> Outcome:
         raise LeaseLost(f"job {job_id} has gone to another worker")
     lease_heartbeat = LeaseHeartbeat(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
     with telemetry.log_context(request_id=job.request_id), lease_heartbeat:
-        return _run_training(StageContext(deps, job, lease_heartbeat), deps)
+        return _run_training(StageContext(deps, job, lease_heartbeat), deps, mark_progress)
 
 
-def _run_training(stage: StageContext, deps: WorkerDeps) -> Outcome:
+def _run_training(stage: StageContext, deps: WorkerDeps, mark_progress: ProgressMark) -> Outcome:
     settings, models = load_settings(TrainerSettings), load_settings(ModelSettings)
     stage.update_job(gpus=_count_gpus(settings))
     spec = stage.job.spec
     base = find_base_model(spec.model, models, deps.store)
     checkpoint = spec.settings.negatives.checkpoint
     param = f"method.{spec.method}.negatives.checkpoint"
+
+    def check() -> None:
+        mark_progress()
+        stage.raise_if_stopping()
 
     def make_judge() -> JudgeBackend:
         return RemoteJudge(
@@ -85,7 +93,8 @@ def _run_training(stage: StageContext, deps: WorkerDeps) -> Outcome:
             base=spec.settings.discriminator.encoder or spec.model,
             spec=spec.settings.discriminator,
             seed=spec.seed,
-            check=stage.raise_if_stopping,
+            check=check,
+            token=stage.token,
         )
 
     resources = TrainingResources(
@@ -94,7 +103,8 @@ def _run_training(stage: StageContext, deps: WorkerDeps) -> Outcome:
         fixed_checkpoint=find_base_model(checkpoint, models, deps.store, param=param)
         if checkpoint
         else None,
-        make_sampler=_make_sampler_factory(settings, stage.raise_if_stopping),
+        make_sampler=_make_sampler_factory(settings, stage.raise_if_stopping, mark_progress),
+        mark_progress=mark_progress,
         device=_resolve_device(settings),
         checkpoint_seconds=settings.checkpoint_seconds,
     )
@@ -121,15 +131,21 @@ def _count_gpus(settings: TrainerSettings) -> int:
 
 
 def _make_sampler_factory(
-    settings: TrainerSettings, check: Callable[[], None]
+    settings: TrainerSettings, check: Callable[[], None], mark_progress: ProgressMark
 ) -> Callable[[Student], NegativeSampler]:
     """The sampler of the settings; a separate process uses a GPU that training leaves free."""
     gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
     spare = gpus > settings.processes
     if settings.sampler == "inline" or (settings.sampler == "auto" and not spare):
-        return lambda student: InlineNegativeSampler(student, check)
+
+        def check_and_mark() -> None:
+            mark_progress()
+            check()
+
+        return lambda student: InlineNegativeSampler(student, check_and_mark)
     device = f"cuda:{settings.processes if spare else 0}" if gpus else "cpu"
-    return lambda student: ProcessNegativeSampler(student, device, check)
+    # Waiting for that process is no progress: its batches are.
+    return lambda student: ProcessNegativeSampler(student, device, check, mark_progress)
 
 
 def main() -> None:
@@ -145,7 +161,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with telemetry.log_context(job_id=args.job):
         try:
-            result = run_job(args.job, args.token, stopping)
+            result = run_job(args.job, args.token, stopping, ProgressMark(args.progress))
         except (Interrupted, LeaseLost) as error:
             log.info("training interrupted: %s", error)
             result = Outcome(kind="stopped")

@@ -12,6 +12,8 @@ from qcrd.runtime.settings import EnvironmentSettings
 class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     """`grace_seconds`: from SIGTERM to SIGKILL of a training process that must stop.
 
+    `stall_seconds`: after which a training process that did not come past a step or a batch is
+    killed, and the job tried again from its last checkpoint.
     `checkpoint_seconds`: least training between two checkpoints. `sampler`: where negatives are
     sampled; `process` is a process beside the training, on the next GPU where there is one, and
     `auto` is that with a GPU to spare and `inline`, in the training process, otherwise.
@@ -24,3 +26,4 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
+    stall_seconds: Annotated[float, Field(gt=0)] = 1800.0

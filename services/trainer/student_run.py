@@ -16,7 +16,11 @@ from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training.checkpoint import TrainerState, capture_state, restore_state
 from qcrd.method.training.distributed import DataParallelGroup
-from qcrd.method.training.negative_sampler import InlineNegativeSampler, NegativeSampler
+from qcrd.method.training.negative_sampler import (
+    InlineNegativeSampler,
+    NegativeSampler,
+    never_interrupt,
+)
 from qcrd.method.training.progress import (
     IterationFinished,
     JudgePretrained,
@@ -51,6 +55,7 @@ class StudentRun:
     make_sampler: Callable[[Student], NegativeSampler] = InlineNegativeSampler
     load_fixed_weights: Callable[[Student], Weights] | None = None
     process_group: DataParallelGroup | None = None
+    mark_progress: Callable[[], None] = never_interrupt
     progress_start: float = 0.0
     progress_share: float = 1.0
 
@@ -78,7 +83,10 @@ def train_student(
         student_run.dataset.examples,
         student_run.schedule,
         lambda tested: compute_validation_score(
-            tested, student_run.dataset.validation, student_run.schedule
+            tested,
+            student_run.dataset.validation,
+            student_run.schedule,
+            student_run.mark_progress,
         ),
         student_run.judge,
         student_run.make_sampler(student)
@@ -94,12 +102,18 @@ def train_student(
         )
     trainer.restore_best()
     flops = trainer.flops
-    validation_predictions = _predict(student, student_run.dataset.validation, student_run.schedule)
+    validation_predictions = _predict(
+        student,
+        student_run.dataset.validation,
+        student_run.schedule,
+        student_run.mark_progress,
+    )
     test = student_run.dataset.test
     test_predictions = _predict(
         student,
         LabeledQuestions(tuple(t.question for t in test), tuple(t.gold for t in test), ()),
         student_run.schedule,
+        student_run.mark_progress,
     )
     # Before the result is kept: a run that is killed here does this part again.
     dataset = student_run.dataset
@@ -123,10 +137,13 @@ def train_student(
 
 
 def compute_validation_score(
-    student: Student, labeled: LabeledQuestions, schedule: TrainingSchedule
+    student: Student,
+    labeled: LabeledQuestions,
+    schedule: TrainingSchedule,
+    check: Callable[[], None] = never_interrupt,
 ) -> ValidationScore:
     """Accuracy, then minus the labels' mean cross entropy: small sets tie often."""
-    accuracy = predict.accuracy(_predict(student, labeled, schedule)).accuracy
+    accuracy = predict.accuracy(_predict(student, labeled, schedule, check)).accuracy
     texts = [
         PREDICT_PREFIX + format_question(schedule.spec.task, question)
         for question in labeled.questions
@@ -142,7 +159,10 @@ def compute_validation_score(
 
 
 def _predict(
-    student: Student, labeled: LabeledQuestions, schedule: TrainingSchedule
+    student: Student,
+    labeled: LabeledQuestions,
+    schedule: TrainingSchedule,
+    check: Callable[[], None],
 ) -> list[Prediction]:
     hyper = schedule.spec.hyperparameters
     joined = schedule.objective.joined
@@ -154,6 +174,7 @@ def _predict(
         schedule.spec.task,
         max_new_tokens=max_new_tokens,
         joined=joined,
+        check=check,
     )
 
 
@@ -217,6 +238,7 @@ def _run_trainer(
             if phase_state is not None:
                 save_state(phase_state)
             raise
+        student_run.mark_progress()
         if record is None:
             break
         if stage.should_stop():

@@ -19,7 +19,10 @@ from services.trainer.training_process import supervise_training
 def train(stage: StageContext) -> JobDone:
     settings = TrainerSettings()
     return supervise_training(
-        stage, grace_seconds=settings.grace_seconds, processes=settings.processes
+        stage,
+        grace_seconds=settings.grace_seconds,
+        stall_seconds=settings.stall_seconds,
+        processes=settings.processes,
     )
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -131,12 +132,13 @@ class Site:
         self.jobs.create(job)
         return job.id
 
-    def work(self, job_id: str, *, processes: int = 1) -> Job:
+    def work(self, job_id: str, *, processes: int = 1, **limits: Any) -> Job:
+        """`limits` go to `supervise_training`."""
         run_stage(
             self.deps,
             job_id,
             Stage.TRAINING,
-            lambda stage: supervise_training(stage, grace_seconds=5, processes=processes),
+            lambda stage: supervise_training(stage, grace_seconds=5, processes=processes, **limits),
         )
         return self.jobs.get(job_id)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import httpx2
 import pytest
+from safetensors.torch import load, save
 
+from qcrd.errors import Diverged, LeaseLost
 from qcrd.method.judge.training_pairs import TrainingPair
+from qcrd.records.judge import CreateJudgeRequest
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime.settings import ModelSettings
-from qcrd.runtime.storage.store import MemoryStore, Store
+from qcrd.runtime.storage.store import MemoryStore, Store, read_object
 from services.discriminator.main import build_app
+from services.discriminator.registry import JudgeRegistry
+from services.discriminator.schemas import TrainingPairSchema
 from services.discriminator.settings import DiscriminatorSettings
 from services.trainer.judge_client import RemoteJudge
 from tests import tiny
@@ -184,3 +190,70 @@ def test_training_that_was_set_back_scores_with_its_own_version_after_a_restart(
     resumed.update(0, CONTRASTS, weight=0.5)
     resumed._client.base_url = start(serve, store, models)
     assert resumed.score(PAIRS) == scores
+
+
+def remote_of_lease(url: str, token: int) -> RemoteJudge:
+    return RemoteJudge(
+        url, JUDGE, base="tiny-bert", spec=SPEC, seed=3, check=lambda: None, token=token
+    )
+
+
+def test_a_trainer_whose_lease_went_to_another_one_changes_nothing(
+    serve: Serve, models: ModelSettings
+) -> None:
+    """It wakes after the other one has begun, and again after the service was started anew."""
+    store = MemoryStore()
+    url = start(serve, store, models)
+    old = remote_of_lease(url, 1)
+    old.pretrain(CONTRASTS)
+    new = remote_of_lease(url, 2)
+    with pytest.raises(LeaseLost, match="lease 2"):
+        old.update(0, CONTRASTS[:1], weight=0.5)
+    restarted = start(serve, store, models)
+    with pytest.raises(LeaseLost, match="lease 2"):
+        remote_of_lease(restarted, 1)
+    health = new.update(0, CONTRASTS, weight=0.5)
+    alone = remote(start(serve, MemoryStore(), models))
+    alone.pretrain(CONTRASTS)
+    assert alone.update(0, CONTRASTS, weight=0.5) == health
+    assert alone.score(PAIRS) == new.score(PAIRS)
+
+
+def test_a_version_in_training_is_not_kept_once_a_newer_lease_has_asked(
+    serve: Serve, models: ModelSettings
+) -> None:
+    registry = JudgeRegistry(
+        store := MemoryStore(), lambda name: models.models_dir / name, max_resident=1, device="cpu"
+    )
+    registry.create_judge(JUDGE, CreateJudgeRequest(base="tiny-bert", spec=SPEC, seed=3), token=1)
+    pairs = [TrainingPairSchema(question="q", positives=("it swims",), negatives=("a thing",))]
+    with registry.use_judge(JUDGE, token=1) as judge:
+        judge.admit(2)  # while the call of lease 1 is at work
+        with pytest.raises(LeaseLost):
+            judge.pretrain(pairs, token=1)
+        assert store.list(f"judges/{JUDGE}/000001") == []
+        assert judge.pretrain(pairs, token=2).version == 1
+    fresh = remote(start(serve, MemoryStore(), models))
+    pretrained = [TrainingPair("q", ("it swims",), ("a thing",))]
+    fresh.pretrain(pretrained)
+    again = remote_of_lease(start(serve, store, models), 2)
+    assert again.score(PAIRS) == fresh.score(PAIRS)
+
+
+def test_a_judge_that_diverged_says_so_and_what_to_lower(
+    serve: Serve, models: ModelSettings
+) -> None:
+    """Its weights are no numbers any more, and so are its scores, which JSON would make null."""
+    store = MemoryStore()
+    remote(start(serve, store, models)).pretrain(CONTRASTS)
+    weights_key = f"judges/{JUDGE}/000001/model.safetensors"
+    weights = load(read_object(store, weights_key))
+    store.put(weights_key, save({name: weights[name] * math.nan for name in weights}))
+    judge = remote(start(serve, store, models))
+    for call in (
+        lambda: judge.score(PAIRS),
+        lambda: judge.update(0, CONTRASTS, weight=0.5),
+    ):
+        with pytest.raises(Diverged, match=r"lower `discriminator\.learning_rate`"):
+            call()
+    assert not store.list(f"judges/{JUDGE}/000002")

@@ -12,11 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import psutil
 import pytest
 from minio import Minio
+from redis import Redis
+from redis.exceptions import AuthenticationError
 
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import StackHome
@@ -190,8 +193,19 @@ def test_objects_outlive_the_stack_and_a_change_of_every_port(machine: Machine) 
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {"127.0.0.1"}
+    assert_strangers_are_refused(after.ports)
     with urlopen(after.api_url, timeout=5) as answer:
         assert answer.status == 200
+
+
+def assert_strangers_are_refused(ports: dict[str, int]) -> None:
+    """Any user of the machine can connect to a loopback port."""
+    with pytest.raises(AuthenticationError):
+        Redis(port=ports["redis"]).ping()
+    for path in ("buckets/qcrd/kept", "buckets/qcrd/?limit=10"):
+        with pytest.raises(HTTPError) as refused:
+            urlopen(f"http://127.0.0.1:{ports['weed_filer']}/{path}", timeout=5)
+        assert refused.value.code == 401
 
 
 def _store(machine: Machine) -> Minio:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from qcrd.cli.stack.health import make_redis_url
 from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Invalid
 
@@ -21,6 +22,9 @@ REQUIRED_WHEELS = {
     "transformers": "transformers",
 }
 """Required wheels by module; `weed` is a program and no module."""
+
+WEED_SIGNING_KEYS = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")
+"""What SeaweedFS's parts sign their requests to each other with."""
 
 
 def find_missing_wheels() -> list[str]:
@@ -60,13 +64,16 @@ def build_environment(
         "QCRD_HOME": str(home.root),
         "QCRD_DATA": str(home.data),
         "QCRD_PROCFILE": str(procfile),
-        "QCRD_REDIS_URL": f"redis://127.0.0.1:{ports['redis']}/0",
+        "QCRD_REDIS_URL": make_redis_url(ports["redis"], keys),
         "QCRD_S3_ENDPOINT": f"127.0.0.1:{ports['s3']}",
         "QCRD_S3_SECURE": "false",
         "QCRD_S3_ACCESS_KEY": keys.access_key,
         "QCRD_S3_SECRET_KEY": keys.secret_key,
         "AWS_ACCESS_KEY_ID": keys.access_key,
         "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        # Its other ports know only these: with the S3 keys alone any local user could read the
+        # filer's files over HTTP, and delete them.
+        **{f"WEED_JWT_{name}_KEY": keys.signing_key for name in WEED_SIGNING_KEYS},
         "QCRD_API_HOST": "127.0.0.1",
         "QCRD_DISCRIMINATOR_HOST": "127.0.0.1",
         "QCRD_DISCRIMINATOR_URL": f"http://127.0.0.1:{ports['discriminator']}",

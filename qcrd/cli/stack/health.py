@@ -8,16 +8,22 @@ from collections.abc import Callable, Mapping
 
 import httpx2
 
+from qcrd.cli.stack.home import StoreKeys
+
 Probe = Callable[[], bool]
 PROBE_TIMEOUT_SECONDS = 3.0
 """Timeout of one probe, which is repeated."""
 
 
-def make_probes(ports: Mapping[str, int]) -> dict[str, Probe]:
+def make_redis_url(port: int, keys: StoreKeys) -> str:
+    return f"redis://:{keys.redis_password}@127.0.0.1:{port}/0"
+
+
+def make_probes(ports: Mapping[str, int], keys: StoreKeys) -> dict[str, Probe]:
     """One probe per part; a part without one is ready when it runs."""
-    redis_url = f"redis://127.0.0.1:{ports['redis']}/0"
+    redis_url = make_redis_url(ports["redis"], keys)
     return {
-        "valkey": lambda: is_valkey_up(ports["redis"]),
+        "valkey": lambda: is_valkey_up(ports["redis"], keys.redis_password),
         "seaweedfs": lambda: is_http_ok(f"http://127.0.0.1:{ports['s3']}/healthz"),
         "teacher": lambda: is_http_ok(f"http://127.0.0.1:{ports['teacher']}/ready"),
         "students": lambda: is_http_ok(f"http://127.0.0.1:{ports['students']}/ready"),
@@ -36,13 +42,16 @@ def is_http_ok(url: str) -> bool:
         return False
 
 
-def is_valkey_up(port: int) -> bool:
+def is_valkey_up(port: int, password: str) -> bool:
     try:
         with socket.create_connection(
             ("127.0.0.1", port), timeout=PROBE_TIMEOUT_SECONDS
         ) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
+            connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+            replies = connection.makefile("rb")
+            # A Procfile of the user's own may start it without a password, which AUTH then is told.
+            replies.readline()
+            return replies.readline().startswith(b"+PONG")
     except OSError:
         return False
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from pydantic import Field
+
 from qcrd.errors import Conflict, Invalid, NotFound
 from qcrd.records.base import Record, RecordT
 
@@ -38,9 +40,18 @@ class StackRecord(Record):
         return f"http://127.0.0.1:{self.ports['api']}"
 
 
+def _make_secret() -> str:
+    return secrets.token_hex(20)
+
+
 class StoreKeys(Record):
+    """Secrets of the embedded servers: of the object store's S3, of its other ports, and of Valkey.
+    A file from before has the first two."""
+
     access_key: str
     secret_key: str
+    signing_key: str = Field(default_factory=_make_secret)
+    redis_password: str = Field(default_factory=_make_secret)
 
 
 @dataclass(frozen=True)
@@ -122,13 +133,19 @@ class StackHome:
         (self.run / "stack.json").unlink(missing_ok=True)
 
     def load_store_keys(self) -> StoreKeys:
-        """The object store's keys: random, created once, readable by the owner only."""
+        """The servers' secrets: random, created once, readable by the owner only."""
         path = self.data / "store-keys.json"
         keys = _read_json(path, StoreKeys)
         if keys is None:
-            keys = StoreKeys(access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20))
+            keys = StoreKeys(access_key=secrets.token_hex(10), secret_key=_make_secret())
+        if not path.exists() or keys.model_dump_json() != path.read_text(encoding="utf-8"):
             write_atomically(path, keys.model_dump_json())
         return keys
+
+    def write_valkey_config(self) -> None:
+        """The password, in a file that only its owner reads: arguments are there for all to see."""
+        password = self.load_store_keys().redis_password
+        write_atomically(self.data / "valkey.conf", f"requirepass {password}\n")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

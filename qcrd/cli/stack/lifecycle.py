@@ -79,7 +79,7 @@ def find_stack(home: StackHome) -> Stack | None:
             return None
     except Transient:
         return None
-    return Stack(home, record, make_probes(record.ports))
+    return Stack(home, record, make_probes(record.ports, home.load_store_keys()))
 
 
 def start_stack(
@@ -97,6 +97,7 @@ def start_stack(
     socket = home.socket_path()
     socket.unlink(missing_ok=True)
     chosen = _choose_ports(home, port)
+    home.write_valkey_config()
     stack_env = environment.build_environment(home, chosen, commands, os.environ)
     models = Path(stack_env["QCRD_MODELS_DIR"])
     if install_base_model(models):
@@ -106,7 +107,7 @@ def start_stack(
     process = supervisord.start_supervisord(home.run, home.logs, stack_env, attached=attached)
     record = StackRecord(pid=process.pid, socket=socket, ports=chosen, started_at=time.time())
     home.write_record(record)
-    return Stack(home, record, make_probes(chosen), process)
+    return Stack(home, record, make_probes(chosen, home.load_store_keys()), process)
 
 
 def _choose_ports(home: StackHome, port: int | None) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qcrd.method.answers import canonicalize
 from qcrd.method.evaluation.statistics import wilson_interval
@@ -26,12 +26,14 @@ def predict(
     *,
     max_new_tokens: int,
     joined: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Prediction]:
     """Greedy answers under the predict task. `golds` are canonical; `joined` students explain
-    first, and what follows their last answer mark counts."""
+    first, and what follows their last answer mark counts. `check` runs before each batch."""
     texts = student.generate(
         [PREDICT_PREFIX + format_question(task, question) for question in questions],
         max_new_tokens=max_new_tokens,
+        check=check,
     )
     predictions = []
     for question, gold, text in zip(questions, golds, texts, strict=True):

@@ -5,6 +5,7 @@ Encoder, masked max-pooling over tokens, two linear layers, sigmoid (QCRD sectio
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from qcrd.errors import Diverged
 from qcrd.method.batching import group_by_length
 from qcrd.method.judge.health import measure_health
 from qcrd.method.judge.training_pairs import (
@@ -76,12 +78,21 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def predict_scores(self, pairs: Sequence[QuestionRationale]) -> list[float]:
-        """Scores without gradients and without dropout."""
+        """Scores without gradients and without dropout. `Diverged` when one is no number."""
         if not pairs:
             return []
         self.eval()
         values: list[float] = self.score(pairs).tolist()
+        if not all(map(math.isfinite, values)):
+            raise _make_divergence_error("a score", math.nan)
         return values
+
+
+def _make_divergence_error(quantity: str, value: float) -> Diverged:
+    return Diverged(
+        f"the quality judge has diverged: {quantity} is {value}; lower "
+        "`discriminator.learning_rate`"
+    )
 
 
 def train_judge(
@@ -94,7 +105,7 @@ def train_judge(
     seed: int,
 ) -> Iterator[float]:
     """Yield the loss of each of `steps` optimizer steps over `training_pairs`, drawn in a seeded
-    order.
+    order. `Diverged` when the loss or what it leads to is no number.
 
     The optimizer starts afresh on every call: an update is then a function of (weights, pairs,
     seed), so a restarted service repeats it exactly from the weights alone.
@@ -115,7 +126,10 @@ def train_judge(
             loss = loss_fn(*score_padded(judge, batch)) / len(batch)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
+            gradient_norm = nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
+            for quantity, value in (("its loss", loss), ("its gradient's norm", gradient_norm)):
+                if not math.isfinite(value.item()):
+                    raise _make_divergence_error(quantity, value.item())
             optimizer.step()
             yield loss.item()
 

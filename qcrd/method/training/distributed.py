@@ -135,11 +135,9 @@ def _receive_broadcast() -> Any:
 def _backward(optimizer_step: OptimizerStep, message: BackwardMessage) -> dict[str, float]:
     student = optimizer_step.student
     flops_before = student.flops
-    step_loss = optimizer_step.compute_loss(
+    losses = optimizer_step.backward(
         message.batch, message.scores, message.seed, reduce_sum=_all_reduce_sum
     )
-    if step_loss.total.requires_grad:
-        step_loss.total.backward()
     pending = []
     for parameter in optimizer_step.parameters():
         if parameter.grad is None:  # no token of this share used it
@@ -147,10 +145,8 @@ def _backward(optimizer_step: OptimizerStep, message: BackwardMessage) -> dict[s
         pending.append(dist.all_reduce(parameter.grad, async_op=True))
     for work in pending:
         work.wait()
-    names = sorted(step_loss.losses)
-    sums = torch.tensor(
-        [*(step_loss.losses[n] for n in names), student.flops - flops_before]
-    ).double()
+    names = sorted(losses)
+    sums = torch.tensor([*(losses[n] for n in names), student.flops - flops_before]).double()
     dist.all_reduce(sums)
     student.flops = flops_before + float(sums[-1])
     return dict(zip(names, sums.tolist(), strict=False))

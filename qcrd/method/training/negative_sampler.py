@@ -97,12 +97,17 @@ class InlineNegativeSampler(NegativeSampler):
 class ProcessNegativeSampler(NegativeSampler):
     """A second student in a process of its own on `device`, which samples while training goes on.
 
-    The process ends with this one, however that ends. `Transient` when it dies first: the job's
+    The process ends with this one, however that ends; it calls `before_batch`, which is pickled,
+    before each batch. `Transient` when it dies first: the job's
     stage is tried again from its last checkpoint.
     """
 
     def __init__(
-        self, student: Student, device: str, check: Callable[[], None] = never_interrupt
+        self,
+        student: Student,
+        device: str,
+        check: Callable[[], None] = never_interrupt,
+        before_batch: Callable[[], None] = never_interrupt,
     ) -> None:
         self.flops = 0.0
         self._check = check
@@ -111,7 +116,7 @@ class ProcessNegativeSampler(NegativeSampler):
         self._pipe, child_pipe = spawn.Pipe()
         self._process = spawn.Process(
             target=_run_sampler_process,
-            args=(child_pipe, device, torch.get_num_threads()),
+            args=(child_pipe, device, torch.get_num_threads(), before_batch),
             daemon=True,
         )
         self._process.start()
@@ -187,8 +192,10 @@ def _serialize_student(student: Student) -> bytes:
     return buffer.getvalue()
 
 
-def _run_sampler_process(pipe: Connection, device: str, threads: int) -> None:
-    """Draw samples for each order until the other end closes."""
+def _run_sampler_process(
+    pipe: Connection, device: str, threads: int, before_batch: Callable[[], None]
+) -> None:
+    """Sample what comes until the other end is gone."""
     torch.set_num_threads(threads)
     try:
         # Our own bytes, from our own parent: unpickling whole objects is safe here.
@@ -199,6 +206,6 @@ def _run_sampler_process(pipe: Connection, device: str, threads: int) -> None:
         while True:
             requests = [(unpack(weights), wanted) for weights, wanted in pipe.recv()]
             student.flops = 0.0
-            pipe.send((_sample_requests(student, requests, never_interrupt), student.flops))
+            pipe.send((_sample_requests(student, requests, before_batch), student.flops))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,8 +10,17 @@ import torch
 from qcrd.method.student.base import Student
 from qcrd.method.training.objectives import Objective
 from qcrd.method.training.schedule import TrainingSchedule
-from qcrd.method.training.step_loss import JudgeScores, StepLoss, TrainingExample, compute_step_loss
+from qcrd.method.training.step_loss import (
+    JudgeScores,
+    StepLoss,
+    TrainingExample,
+    compute_step_loss,
+    count_step,
+)
 from qcrd.records.spec import Hyperparameters, LossSpec
+
+MAX_PROCESSES = 64
+"""Processes that train together have seeds beside each other; parts of a step are further apart."""
 
 
 class OptimizerStep:
@@ -20,6 +30,7 @@ class OptimizerStep:
         self.student = student
         self.objective: Objective = schedule.objective
         self.loss_spec: LossSpec = schedule.spec.loss
+        self.micro_batches = schedule.micro_batches
         self.clip_norm = schedule.spec.hyperparameters.clip_norm
         self.optimizer = _make_optimizer(student, schedule.spec.hyperparameters)
 
@@ -31,13 +42,12 @@ class OptimizerStep:
         *,
         reduce_sum: Callable[[float], float] = float,
     ) -> StepLoss:
-        """The loss of `batch`, with dropout and choices a function of `seed`. `backward` follows.
+        """The loss of `batch`, dropout and luck a function of `seed`; gradients are left alone.
 
         Where `batch` is a share of a larger one, `reduce_sum` gives a count's sum over all shares.
         """
         torch.manual_seed(seed)
         self.student.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
         generator = torch.Generator().manual_seed(seed)
         return compute_step_loss(
             self.student,
@@ -48,6 +58,45 @@ class OptimizerStep:
             generator,
             reduce_sum=reduce_sum,
         )
+
+    def backward(
+        self,
+        batch: Sequence[TrainingExample],
+        scores: JudgeScores,
+        seed: int,
+        *,
+        reduce_sum: Callable[[float], float] = float,
+    ) -> dict[str, float]:
+        """The gradients of `batch`, and the terms of its loss. In several parts they are the same
+        sums, in less memory; dropout and luck differ."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.micro_batches == 1:
+            return self._backward_part(batch, scores, seed, reduce_sum)
+        counts = [reduce_sum(count) for count in count_step(self.student, batch, self.objective)]
+        losses: Counter[str] = Counter()
+        for number in range(self.micro_batches):
+            # Every part is divided by the whole step's counts, which it asks for in this order.
+            whole = iter(counts)
+            part_losses = self._backward_part(
+                batch[number :: self.micro_batches],
+                scores,
+                seed + MAX_PROCESSES * number,
+                lambda _, whole=whole: next(whole),  # type: ignore[misc]
+            )
+            losses.update(part_losses)
+        return dict(losses)
+
+    def _backward_part(
+        self,
+        batch: Sequence[TrainingExample],
+        scores: JudgeScores,
+        seed: int,
+        reduce_sum: Callable[[float], float],
+    ) -> dict[str, float]:
+        step_loss = self.compute_loss(batch, scores, seed, reduce_sum=reduce_sum)
+        if step_loss.total.requires_grad:
+            step_loss.total.backward()
+        return step_loss.losses
 
     def clip_gradients(self) -> float:
         """The gradient's norm before it is clipped to the plan's."""

@@ -10,8 +10,9 @@ from qcrd.records.spec import MethodSpec
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """The schedule of one student's training. It ends after `steps` optimizer steps, or, where
-    `flops` is given, after that much floating-point work, whatever the number of steps."""
+    """What one student's training does. It ends after `steps` optimizer steps, or, where `flops`
+    is given, when that much floating-point work is spent, whatever number of steps that takes.
+    A step is computed in `micro_batches` parts, one after the other."""
 
     method: str
     spec: MethodSpec
@@ -19,6 +20,7 @@ class TrainingSchedule:
     iteration_steps: int
     steps: int
     flops: float | None = None
+    micro_batches: int = 1
 
     @property
     def objective(self) -> Objective:

@@ -71,6 +71,16 @@ def compute_step_loss(
     return StepLoss(total, {"loss": total.item(), "label": label_loss.item(), **parts})
 
 
+def count_step(
+    student: Student, batch: Sequence[TrainingExample], objective: Objective
+) -> tuple[int, int]:
+    """What `compute_step_loss` divides by, in its order: tokens of the targets, and questions that
+    have a rationale to learn from."""
+    targets = [_joined_target(e) if objective.joined else e.label for e in batch]
+    tokens = [student.tokenize_target(target)[: student.max_target_tokens] for target in targets]
+    return sum(map(len, tokens)), sum(bool(example.positives) for example in batch)
+
+
 def _label_loss(
     student: Student,
     batch: Sequence[TrainingExample],

@@ -252,10 +252,9 @@ class Trainer:
             losses = self.process_group.backward(self.optimizer_step, batch, scores, seed)
             self._check_divergence(losses)
             return losses
-        step_loss = self.optimizer_step.compute_loss(batch, scores, seed)
-        self._check_divergence(step_loss.losses)
-        step_loss.total.backward()
-        return step_loss.losses
+        losses = self.optimizer_step.backward(batch, scores, seed)
+        self._check_divergence(losses)
+        return losses
 
     # --- negatives and scores ------------------------------------------------------------------
 

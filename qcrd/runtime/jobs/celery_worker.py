@@ -10,7 +10,13 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from celery.signals import setup_logging, worker_init, worker_ready, worker_shutting_down
+from celery.signals import (
+    heartbeat_sent,
+    setup_logging,
+    worker_init,
+    worker_ready,
+    worker_shutting_down,
+)
 from redis import Redis
 
 from qcrd.records.job import Stage
@@ -24,6 +30,7 @@ from qcrd.runtime.redis.counters import RedisCounters
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import (
+    LivenessSettings,
     LogSettings,
     RecoverySettings,
     RedisSettings,
@@ -72,6 +79,8 @@ class StageWorker:
         self._prepare = prepare
         self._on_ready = on_ready
         self.app.task(name=STAGE_TASKS[stage])(self._make_task())
+        if (alive_file := load_settings(LivenessSettings).alive_file) is not None:
+            heartbeat_sent.connect(lambda **_: alive_file.touch(), weak=False)
         setup_logging.connect(self._configure_logging)
         worker_init.connect(self._check_environment)
         worker_ready.connect(self._start)

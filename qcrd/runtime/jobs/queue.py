@@ -71,6 +71,9 @@ class JobQueue(Protocol):
     def send(self, stage: Stage, job_id: str, *, countdown: float = 0.0) -> None:
         """Enqueue `stage` of the job, to be delivered `countdown` seconds from now."""
 
+    def count_messages(self, stage: Stage) -> int:
+        """Messages that no worker of the stage has taken yet."""
+
 
 class MemoryJobQueue:
     """Keeps sent messages as `(stage, job_id, countdown)`, for tests."""
@@ -82,6 +85,10 @@ class MemoryJobQueue:
     def send(self, stage: Stage, job_id: str, *, countdown: float = 0.0) -> None:
         with self._lock:
             self.sent.append((stage, job_id, countdown))
+
+    def count_messages(self, stage: Stage) -> int:
+        with self._lock:
+            return sum(STAGE_TASKS[sent] == STAGE_TASKS[stage] for sent, _, _ in self.sent)
 
     def drain(self) -> list[tuple[Stage, str]]:
         """The messages sent since the last call, in order."""
@@ -106,3 +113,16 @@ class CeleryJobQueue:
             )
         except OperationalError as error:
             raise Transient(f"the queue takes no messages: {error}") from error
+
+    def count_messages(self, stage: Stage) -> int:
+        try:
+            with self._app.connection_or_acquire() as connection:
+                try:
+                    declared = connection.default_channel.queue_declare(
+                        queue=STAGE_TASKS[stage], passive=True
+                    )
+                except connection.channel_errors:
+                    return 0  # Redis has no empty lists
+                return int(declared.message_count)
+        except OperationalError as error:
+            raise Transient(f"the queue does not answer: {error}") from error

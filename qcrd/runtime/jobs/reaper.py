@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.queue import JobQueue
-from qcrd.runtime.jobs.state_machine import lease_expired, with_changes
+from qcrd.runtime.jobs.state_machine import get_task, is_waiting, lease_expired, with_changes
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.event_log import EventLog
 
@@ -29,12 +30,29 @@ def reap_jobs(
 ) -> list[ReapedJob]:
     """Re-enqueue overdue jobs and return them. Any number of reapers may run at once.
 
-    A job with an expired lease is overdue at once; the next claim counts the lost attempt.
+    A job with an expired lease is overdue at once; the next claim counts the lost attempt. A job
+    that only waits is not sent again while its queue has a message for every claimable job: with
+    the workers away for days the queue would grow without end.
     """
-    reaped = []
+    reaped: list[ReapedJob] = []
+    claimable: Counter[str] = Counter()
+    overdue: list[Job] = []
     for job in jobs.iter_active():
-        if _is_overdue(job, now, resend_after) and _claim_resend(jobs, job.id, now, resend_after):
-            queue.send(job.stage or Stage.ASSEMBLING, job.id)
+        if _is_claimable(job, now):
+            claimable[get_task(job)] += 1
+            if _is_overdue(job, now, resend_after):
+                overdue.append(job)
+    stages = {get_task(job): job.stage or Stage.ASSEMBLING for job in overdue}
+    queued = {task: queue.count_messages(stage) for task, stage in stages.items()}
+    for job in overdue:
+        task = get_task(job)
+        # The message of a lost lease is new: nothing has been sent since the worker took the job.
+        is_new = job.lease.owner and _due_at(job) <= job.lease.until
+        if not is_new and queued[task] >= claimable[task]:
+            continue
+        if _claim_resend(jobs, job.id, now, resend_after):
+            queue.send(stages[task], job.id)
+            queued[task] += 1
             reaped.append(ReapedJob(job.id, _describe_delay(job, now)))
     return reaped
 
@@ -50,13 +68,17 @@ def alarm_unreadable(jobs: JobStore, events: EventLog) -> dict[str, str]:
     return unreadable
 
 
+def _is_claimable(job: Job, now: float) -> bool:
+    return is_waiting(job) or (
+        job.status in (JobStatus.QUEUED, JobStatus.RUNNING) and lease_expired(job, now)
+    )
+
+
 def _is_overdue(job: Job, now: float, resend_after: float) -> bool:
-    if job.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
+    if not _is_claimable(job, now):
         return False
     due = _due_at(job)
-    if job.lease.owner:
-        return lease_expired(job, now) and (due <= job.lease.until or now - due > resend_after)
-    return now - due > resend_after
+    return now - due > resend_after or (bool(job.lease.owner) and due <= job.lease.until)
 
 
 def _due_at(job: Job) -> float:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import BinaryIO, cast
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
+from minio.credentials.providers import Provider
 from minio.error import MinioException, S3Error, ServerError
 
 from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.storage.credentials import STORE_REFUSES, make_credential_provider
 from qcrd.runtime.storage.unreadable import UnreadableObjects
 
 PART_BYTES = 16 * 2**20
@@ -21,12 +24,21 @@ PART_BYTES = 16 * 2**20
 STREAM_PART_BYTES = 5 * 2**20
 """Part size of a stream of unknown length, the smallest that S3 allows: the client holds up to four
 copies of a part, and S3's limit of 10,000 parts makes 52 GB."""
-REGION = "us-east-1"
-"""The region name of stores without regions; naming it saves a request per presigned URL."""
 
-NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchBucket", "ResourceNotFound"})
+NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchObject", "ResourceNotFound"})
 STORAGE_FULL_CODES = frozenset(
     {"XMinioStorageFull", "InsufficientStorage", "InsufficientStorageSpace", "StorageFull"}
+    | {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}
+)
+REFUSAL_STATUSES = frozenset({401, 403})
+REFUSAL_CODES = frozenset(
+    {"AccessDenied", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"}
+    | {"SignatureDoesNotMatch", "RequestExpired", "RequestTimeTooSkewed", "InvalidSecurity"}
+)
+"""Rotated keys, an expired token, a clock that is wrong: some of them come with status 400."""
+REGION_CODES = frozenset(
+    {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"}
+    | {"PermanentRedirect", "Redirect", "TemporaryRedirect", "RetryHead"}
 )
 TRANSIENT_CODES = frozenset(
     {"InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable"}
@@ -35,30 +47,46 @@ TRANSIENT_CODES = frozenset(
 
 
 @contextmanager
-def _translate_s3_errors(key: str) -> Iterator[None]:
+def _translate_s3_errors(bucket: str, key: str) -> Iterator[None]:
     """Translate the client's errors into those of `qcrd.errors`."""
     try:
         yield
     except S3Error as error:
-        raise _to_qcrd_error(error, key) from error
+        raise _to_qcrd_error(error, bucket, key) from error
     except (ServerError, urllib3.exceptions.HTTPError, OSError) as error:
-        raise Transient(f"the object store does not respond: {error}") from error
-    except MinioException as error:
-        raise QcrdError(f"the object store cannot be understood at {key}: {error}") from error
+        raise Transient(f"the object store does not answer: {error}") from error
+    except (MinioException, ParseError) as error:
+        # A proxy's page in place of the store's reply, and no fault of the work that asked.
+        raise Transient(f"the object store cannot be understood at {key}: {error}") from error
 
 
-def _to_qcrd_error(error: S3Error, key: str) -> QcrdError:
+def _to_qcrd_error(error: S3Error, bucket: str, key: str) -> QcrdError:
     status = error.response.status
+    reason = f"{error.code}: {error.message}"
     if error.code in NOT_FOUND_CODES:
         return NotFound(f"there is no object {key}")
     if error.code in STORAGE_FULL_CODES or status == 507:
         return Transient(f"the object store is full: {error.message}", code="store_full")
+    if advice := _find_advice(error.code or "", status, bucket):
+        message = f"the object store refuses {key}: {reason}. {advice}"
+        return Transient(message, code=STORE_REFUSES)
     if error.code in TRANSIENT_CODES or status >= 500:
-        return Transient(f"the object store cannot answer now: {error.code}: {error.message}")
-    return QcrdError(f"the object store refuses {key}: {error.code}: {error.message}")
+        return Transient(f"the object store cannot answer now: {reason}")
+    return QcrdError(f"the object store refuses {key}: {reason}")
 
 
-def _make_client(settings: StoreSettings, endpoint: str) -> Minio:
+def _find_advice(code: str, status: int, bucket: str) -> str:
+    """What an operator can do about a refusal; empty where it is no operator's matter."""
+    if code == "NoSuchBucket":
+        return f"Make or restore the bucket {bucket}, or set QCRD_S3_BUCKET"
+    if code in REGION_CODES:
+        return "Set QCRD_S3_REGION to the region of the bucket"
+    if code in REFUSAL_CODES or status in REFUSAL_STATUSES:
+        return "Check the credentials (QCRD_S3_ACCESS_KEY), what they may do, and the clock"
+    return ""
+
+
+def _make_client(settings: StoreSettings, endpoint: str, credentials: Provider) -> Minio:
     retries = urllib3.Retry(
         total=3,
         backoff_factor=0.2,
@@ -72,10 +100,10 @@ def _make_client(settings: StoreSettings, endpoint: str) -> Minio:
     )
     return Minio(
         endpoint,
-        access_key=settings.access_key or None,
-        secret_key=settings.secret_key.get_secret_value() or None,
+        credentials=credentials,
         secure=settings.secure,
-        region=REGION,
+        # Naming it saves a request per presigned URL.
+        region=settings.region,
         http_client=pool,
     )
 
@@ -86,10 +114,16 @@ class S3Store:
     def __init__(self, settings: StoreSettings) -> None:
         self.unreadable = UnreadableObjects()
         self._bucket = settings.bucket
-        self._client = _make_client(settings, settings.endpoint)
+        credentials = make_credential_provider(settings)
+        self._client = _make_client(settings, settings.endpoint, credentials)
         public = settings.public_endpoint
-        self._public_client = _make_client(settings, public) if public else self._client
+        self._public_client = (
+            _make_client(settings, public, credentials) if public else self._client
+        )
         self._bucket_ready = False
+
+    def _translate_errors(self, key: str) -> AbstractContextManager[None]:
+        return _translate_s3_errors(self._bucket, key)
 
     def _ensure_bucket(self) -> Minio:
         """Without a lock: while the store is unavailable, callers must not wait for each other."""
@@ -113,7 +147,7 @@ class S3Store:
         # A stream may break off: upload its parts one by one, as the client's threads would go on
         # sending parts of an upload that was aborted.
         part_size, parallel_uploads = (PART_BYTES, 3) if length >= 0 else (STREAM_PART_BYTES, 1)
-        with _translate_s3_errors(key):
+        with self._translate_errors(key):
             self._ensure_bucket().put_object(
                 self._bucket,
                 key,
@@ -125,7 +159,7 @@ class S3Store:
 
     @contextmanager
     def open(self, key: str) -> Iterator[BinaryIO]:
-        with _translate_s3_errors(key):
+        with self._translate_errors(key):
             response = self._ensure_bucket().get_object(self._bucket, key)
             # With auto_close, a read after the end would raise instead of returning nothing.
             cast(urllib3.HTTPResponse, response).auto_close = False
@@ -136,17 +170,17 @@ class S3Store:
                 response.release_conn()
 
     def list(self, prefix: str) -> list[str]:
-        with _translate_s3_errors(prefix):
+        with self._translate_errors(prefix):
             entries = self._ensure_bucket().list_objects(
                 self._bucket, prefix=prefix, recursive=True
             )
             return sorted(entry.object_name for entry in entries if entry.object_name)
 
     def delete(self, key: str) -> None:
-        with _translate_s3_errors(key):
+        with self._translate_errors(key):
             self._ensure_bucket().remove_object(self._bucket, key)
 
     def presign_url(self, key: str, *, seconds: int) -> str:
-        with _translate_s3_errors(key):
+        with self._translate_errors(key):
             expires = timedelta(seconds=seconds)
             return self._public_client.presigned_get_object(self._bucket, key, expires=expires)

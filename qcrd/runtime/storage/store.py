@@ -29,7 +29,8 @@ SPOOL_BYTES = 8 * 2**20
 
 
 class Store(Protocol):
-    """Every method raises `Transient` while the store is unreachable or full."""
+    """Every method raises `Transient` while the store is unreachable or full, and while it refuses
+    (code `store_refuses`): an operator mends that, and what waited goes on."""
 
     unreadable: UnreadableObjects
 

@@ -55,12 +55,15 @@ def test_a_message_goes_to_the_queue_of_its_stage(queue: tuple[JobQueue, Take]) 
     sender.send(Stage.ASSEMBLING, "ftjob-1")
     sender.send(Stage.ASSEMBLING, "ftjob-2")
     sender.send(Stage.TRAINING, "ftjob-3", countdown=5.0)
+    counted = [sender.count_messages(stage) for stage in (Stage.ASSEMBLING, Stage.EVALUATING)]
+    assert counted == [2, 1]
     assert take() == [
         (Stage.ASSEMBLING, "ftjob-1"),
         (Stage.ASSEMBLING, "ftjob-2"),
         (Stage.TRAINING, "ftjob-3"),
     ]
     assert take() == []
+    assert sender.count_messages(Stage.TRAINING) == 0
 
 
 def test_only_json_is_accepted_and_nothing_is_reserved_ahead() -> None:

@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, cast
 
 import pytest
+from minio import Minio
 
 from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.records.rationales import Question
 from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.storage.credentials import STORE_REFUSES
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import (
     Store,
@@ -151,11 +153,35 @@ def test_nobody_waits_for_another_one_s_answer_about_the_bucket(
         store.delete(key)
 
 
-def test_wrong_credentials_are_no_outage(s3_settings: StoreSettings) -> None:
-    store = S3Store(s3_settings.model_copy(update={"access_key": "nobody"}))
-    with pytest.raises(QcrdError, match="refuses") as raised:
+def test_wrong_credentials_are_waited_for_and_named(s3_settings: StoreSettings) -> None:
+    store = S3Store(s3_settings.model_copy(update={"access_key": "unknown"}))
+    with pytest.raises(Transient, match=r"refuses.*QCRD_S3_ACCESS_KEY") as raised:
         store.put("a", b"x")
-    assert not isinstance(raised.value, Transient | NotFound)
+    assert raised.value.code == STORE_REFUSES
+
+
+def test_a_bucket_that_is_gone_is_waited_for_and_not_made_again(
+    fresh_s3_settings: StoreSettings,
+) -> None:
+    """Made again and empty, every file of every job would be missing."""
+    store = S3Store(fresh_s3_settings)
+    store.put("a", b"x")
+    operator = Minio(
+        fresh_s3_settings.endpoint,
+        access_key=fresh_s3_settings.access_key,
+        secret_key=fresh_s3_settings.secret_key.get_secret_value(),
+        secure=False,
+    )
+    store.delete("a")
+    operator.remove_bucket(fresh_s3_settings.bucket)
+    # No write: SeaweedFS makes a bucket for it, which S3 and MinIO do not.
+    for call in (lambda: store.list(""), lambda: read_object(store, "a")):
+        with pytest.raises(Transient, match="restore the bucket test-") as raised:
+            call()
+        assert raised.value.code == STORE_REFUSES
+    operator.make_bucket(fresh_s3_settings.bucket)
+    store.put("a", b"x")
+    assert read_object(store, "a") == b"x"
 
 
 def test_links_name_the_public_endpoint(s3_settings: StoreSettings) -> None:

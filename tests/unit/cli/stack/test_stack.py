@@ -114,6 +114,18 @@ def test_the_store_s_keys_are_made_once_and_private(home: StackHome) -> None:
     mode = (home.data / "store-keys.json").stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
     assert len(keys.secret_key) == 40
+    home.write_valkey_config()
+    config = home.data / "valkey.conf"
+    assert config.read_text() == f"requirepass {keys.redis_password}\n"
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+
+
+def test_a_home_from_before_gets_the_secrets_it_lacks_once(home: StackHome) -> None:
+    (home.data / "store-keys.json").write_text('{"access_key": "a", "secret_key": "s"}')
+    keys = home.load_store_keys()
+    assert (keys.access_key, keys.secret_key) == ("a", "s")
+    assert len(keys.redis_password) == len(keys.signing_key) == 40
+    assert home.load_store_keys() == keys
 
 
 def test_a_long_home_gets_a_short_socket_that_is_its_own(tmp_path: Path) -> None:

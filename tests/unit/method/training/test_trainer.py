@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.candidates import Candidates
 from qcrd.method.training.checkpoint import capture_state, restore_state
 from qcrd.method.training.objectives import OBJECTIVES
+from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.progress import IterationFinished, StepFinished
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
@@ -104,6 +106,24 @@ def test_a_shared_reading_gives_the_loss_and_gradient_of_separate_ones(kind: str
     assert shared.tolist() == pytest.approx(alone, rel=1e-4)
     for weight, gradient in zip(weights, gradients, strict=True):
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["qcrd", "dss", "single_task", "finetune"])
+def test_a_step_in_parts_has_the_loss_and_gradient_of_the_whole(method: str) -> None:
+    """Also with more parts than questions. The tiny student has no dropout."""
+    batch = lessons()[:3]
+    scores = {r.id: 0.7 for lesson in batch for r in (*lesson.positives, *lesson.negatives)}
+    schedule = make_schedule(method, spec(), n_examples=8, seed=0)
+    taken: dict[int, tuple[dict[str, float], list[torch.Tensor]]] = {}
+    for parts in (1, 2, 4):
+        step = OptimizerStep(student(), replace(schedule, micro_batches=parts))
+        losses = step.backward(batch, scores, seed=5)
+        taken[parts] = losses, [p.grad for p in step.parameters() if p.grad is not None]
+    whole_losses, whole = taken[1]
+    for losses, gradients in (taken[2], taken[4]):
+        assert losses == pytest.approx(whole_losses, rel=1e-4)
+        for gradient, expected in zip(gradients, whole, strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])

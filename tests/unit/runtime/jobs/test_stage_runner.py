@@ -450,8 +450,28 @@ def test_a_message_lost_on_the_way_is_sent_again_once(world: World) -> None:
     assert reaped_ids(world, born + 299) == []
     assert reaped_ids(world, born + 301) == [ID]
     assert reaped_ids(world, born + 302) == []
+    assert world.queue.drain() == [(Stage.ASSEMBLING, ID)]
     assert reaped_ids(world, born + 602) == [ID]
-    assert world.queue.drain() == [(Stage.ASSEMBLING, ID)] * 2
+    assert world.queue.drain() == [(Stage.ASSEMBLING, ID)]
+
+
+def test_waiting_jobs_never_have_more_messages_than_there_are_jobs(world: World) -> None:
+    """A night with the workers away. What a worker then takes finds its job, the rest nothing."""
+    born = world.job.created_at
+    other = another(world, "b")
+    for hour in range(1, 12):
+        reap_jobs(world.jobs, world.queue, born + 3600 * hour)
+    assert sorted(world.queue.drain()) == [(Stage.ASSEMBLING, ID), (Stage.ASSEMBLING, other)]
+
+
+def test_a_lapsed_job_is_sent_though_others_fill_the_queue(world: World) -> None:
+    """In no index of waiting jobs, it is revived by its own message alone."""
+    now = time.time()
+    waiting = another(world, "b")
+    for _ in range(3):
+        world.queue.send(Stage.ASSEMBLING, waiting)
+    claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now, ttl=45.0)
+    assert reaped_ids(world, now + 46) == [ID]
 
 
 def test_a_lapsed_lease_is_due_at_once_and_only_once(world: World) -> None:
@@ -467,6 +487,7 @@ def test_a_lapsed_lease_is_due_at_once_and_only_once(world: World) -> None:
 
 def test_a_job_that_backs_off_is_left_to_its_countdown(world: World) -> None:
     world.run(raising(Transient("away", retry_after=1000.0)))
+    world.queue.drain()
     assert reaped_ids(world, time.time() + 1200) == []
     assert reaped_ids(world, time.time() + 1301) == [ID]
 

@@ -1,0 +1,36 @@
+"""The sign of progress of a training process, which its worker watches: a file that it touches.
+
+The worker renews the job's lease, so a process that hangs, or that was stopped, would keep the job
+for ever. That it lives says nothing: what counts is that it comes past the next batch.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ProgressMark:
+    """Called at each step and each batch, in the training process and its sampler's."""
+
+    path: Path
+
+    def __call__(self) -> None:
+        self.path.touch()
+
+
+class ProgressWatch:
+    """How long a mark has stayed the same, by this process's clock."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last_mark: int | None = None
+        self._changed_at = time.monotonic()
+
+    def seconds_without_progress(self) -> float:
+        mark = self._path.stat().st_mtime_ns if self._path.exists() else None
+        if mark != self._last_mark:
+            self._last_mark, self._changed_at = mark, time.monotonic()
+        return time.monotonic() - self._changed_at
