@@ -63,3 +63,6 @@ class EngineSettings(EnvironmentSettings, protected_namespaces=()):
     teacher_upstream_attempts: int = Field(4, ge=1)
     # Seconds an upstream may say nothing; its queue counts.
     teacher_upstream_timeout: float = Field(300, gt=0)
+    # The tokenizer of the upstream's model, a tokenizer.json or its folder, where the upstream
+    # itself has no /tokenize; without either, tokens that it does not count are estimated.
+    teacher_upstream_tokenizer: str | None = None

@@ -88,6 +88,10 @@ class GenerationResult:
         return get_input_length(self.request, self.tokens[-1])
 
     @property
+    def counts_estimated(self) -> bool:
+        return self.tokens[-1].counts_estimated
+
+    @property
     def mean_logprob(self) -> float:
         """Mean log-probability of the tokens whose log-probability is known."""
         known = [token.logprob for token in self.tokens if token.logprob is not None]
@@ -100,7 +104,8 @@ def count_generated_tokens(last: Token, step_count: int) -> int:
 
 
 def get_input_length(request: ValidGenerateRequest, last: Token) -> int | None:
-    if request.prompt_token_ids is not None:
+    """Prompt tokens: an upstream's own count where it tells one, which is what it wants paid."""
+    if last.prompt_tokens is None and request.prompt_token_ids is not None:
         return len(request.prompt_token_ids)
     return last.prompt_tokens
 
