@@ -59,6 +59,9 @@ class RationaleSpec(Record):
     """`label`: the file has only outputs that end in the label, so answers are not parsed."""
     test_samples: Annotated[int, Field(ge=0, le=64)] = 1
     """Samples per test question for the teacher's own row in the report; 0 leaves it out."""
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the questions asked that the teacher may refuse (too long, filtered) before the job
+    pauses; two may be in any case."""
 
 
 class NegativeSource(StrEnum):

@@ -23,6 +23,8 @@ class Generation(Record):
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    estimated: bool = False
+    """Whether the counts are ours, because the teacher did not tell them."""
     job_id: str
     """Who paid: the usage of a job is what it paid for, also over several attempts."""
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from qcrd.errors import QcrdError, Transient
 from services.api.assembling.budget import TokenBudget
 from services.api.assembling.concurrency_limit import ConcurrencyLimit
+from services.api.assembling.prompt_refused import PromptRefused
+from services.api.assembling.refusals import RefusalLog
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher_client import (
     Completion,
@@ -47,7 +49,7 @@ MAX_ATTEMPTS = 4
 class TeacherSampler:
     """One round of questions. `on_completion` gets each answer at once; `look` is called while
     waiting and before every request, with the reason of an outage or None, and ends the round by
-    raising."""
+    raising. Without `refusals` the first prompt that is refused ends it."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class TeacherSampler:
         poll: Callable[[str | None], None],
         backoff: BackoffPolicy,
         budget: TokenBudget,
+        refusals: RefusalLog | None = None,
     ) -> None:
         self._client = client
         self._sampling = sampling
@@ -69,6 +72,7 @@ class TeacherSampler:
         self._poll = poll
         self._backoff = backoff
         self._budget = budget
+        self._refusals = refusals
         self._budget_changed = asyncio.Condition()
         self._limit = ConcurrencyLimit(concurrency)
         self._probe_lock = asyncio.Lock()
@@ -99,7 +103,9 @@ class TeacherSampler:
 
     async def _run_worker(self, pending: deque[SampleRequest]) -> None:
         while pending:
-            await self._sample_with_retries(pending.popleft())
+            request = pending.popleft()
+            if self._refusals is None or not self._refusals.skips(request):
+                await self._sample_with_retries(request)
 
     async def _reserve_budget(self, request: SampleRequest) -> None:
         """Wait until those in flight have cost less than they might have."""
@@ -123,6 +129,10 @@ class TeacherSampler:
             outage_count = self._outage_count
             try:
                 return await self._sample_within_budget(request)
+            except PromptRefused as error:
+                if self._refusals is None:
+                    raise
+                return self._refusals.add(request, error)
             except TeacherOverloaded as error:
                 overloads += 1
                 self._check_overload_timeout(error)
@@ -144,7 +154,7 @@ class TeacherSampler:
             completion = await self._send_request(request)
             # At once: settling waits, and may be cancelled while it does.
             self._on_completion(request, completion)
-        except (TeacherUnreachable, TeacherGenerationFailed) as error:
+        except (TeacherUnreachable, TeacherGenerationFailed, PromptRefused) as error:
             partial = error.has_partial_output
             raise
         finally:
@@ -188,6 +198,8 @@ class TeacherSampler:
         while loop.time() < deadline:
             try:
                 fingerprint = await self._client.fetch_fingerprint()
+                if error.at_upstream:
+                    await self._client.check_upstream()
             except TeacherUnreachable as probe_error:
                 error, attempts = probe_error, attempts + 1
                 await asyncio.sleep(self._backoff.get_delay(attempts))

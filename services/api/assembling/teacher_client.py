@@ -21,10 +21,13 @@ from huggingface_hub.errors import (
     ValidationError,
 )
 
-from qcrd.errors import Invalid, QcrdError, Transient
+from qcrd.errors import QcrdError, Transient
+from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.keys import digest
+from services.api.assembling.prompt_refused import PromptRefused, make_refusal
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
+from services.api.assembling.token_counts import TokenEstimator
 from services.api.settings import TeacherConfig
 
 READ_TIMEOUT_SECONDS = 120.0
@@ -43,6 +46,8 @@ class TeacherUnreachable(Transient):
 
     has_partial_output = False
     """Whether some of the answer had come, which has to be paid for."""
+    at_upstream = False
+    """Whether the teacher itself is there, and only the server behind it away."""
 
 
 class TeacherGenerationFailed(Transient):
@@ -53,12 +58,13 @@ class TeacherGenerationFailed(Transient):
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated text with what it cost, in tokens."""
+    """One generated text with what it cost, in tokens; `estimated` where they were not told."""
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    estimated: bool = False
 
 
 def install_http_client_factory() -> None:
@@ -95,6 +101,7 @@ class TeacherClient:
         # Given even when there is no key: otherwise the client sends the machine's own hub token.
         self._headers: dict[str, Any] = {"authorization": f"Bearer {key}" if key else None}
         self._pooled: _PooledClient | None = None
+        self._token_estimator = TokenEstimator(self.count_tokens)
 
     async def fetch_fingerprint(self) -> str:
         """Digest of the model that answers now. `TeacherUnreachable` when none does."""
@@ -114,6 +121,17 @@ class TeacherClient:
                 code="teacher_refused",
             )
         return digest(str(info["model_id"]), str(info.get("model_sha")))
+
+    async def check_upstream(self) -> None:
+        """`TeacherUnreachable` while the server behind the teacher is away."""
+        with self._translate_errors():
+            async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
+                headers = {name: value for name, value in self._headers.items() if value}
+                response = await session.get(f"{self._url}/health", headers=headers)
+        if response.status_code >= 500:
+            away = TeacherUnreachable(f"teacher {self._name}: its upstream does not answer")
+            away.at_upstream = True
+            raise away
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Of each text, as the teacher's own tokenizer counts them. Costs no generation."""
@@ -136,16 +154,15 @@ class TeacherClient:
         events: list[Any] = []
         try:
             return await self._generate(request, sampling, events)
-        except (TeacherUnreachable, TeacherGenerationFailed) as error:
+        except (TeacherUnreachable, TeacherGenerationFailed, PromptRefused) as error:
             error.has_partial_output = bool(events)
             raise
 
     async def _generate(
         self, request: SampleRequest, sampling: SamplingParams, events: list[Any]
     ) -> Completion:
-        """Something is put into `begun` when the first token comes."""
-        greedy = sampling.temperature == 0
-        completion: Completion | None = None
+        """`events` gets the last event that has come: none of them, and nothing is paid."""
+        greedy, last = sampling.temperature == 0, None
         with self._translate_errors():
             async with self._acquire_client() as client:
                 stream = await client.text_generation(
@@ -165,15 +182,26 @@ class TeacherClient:
                     events[:] = [event]
                     if event.details is not None and event.generated_text is not None:
                         # Read on to the end: a stream left halfway keeps its connection.
-                        completion = Completion(
-                            text=event.generated_text,
-                            finish_reason=str(event.details.finish_reason),
-                            prompt_tokens=event.details.input_length,
-                            completion_tokens=event.details.generated_tokens,
-                        )
-        if completion is None:
+                        last = event
+        if last is None:
             raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an answer")
-        return completion
+        return await self._make_completion(request.prompt, last)
+
+    async def _make_completion(self, prompt: str, last: Any) -> Completion:
+        """Older TGI servers, and upstreams behind a teacher, leave counts out."""
+        prompt_tokens, completion_tokens = last.details.input_length, last.details.generated_tokens
+        is_estimated = None in (prompt_tokens, completion_tokens)
+        if prompt_tokens is None:
+            prompt_tokens = await self._token_estimator.count(prompt)
+        if completion_tokens is None:
+            completion_tokens = await self._token_estimator.count(last.generated_text)
+        return Completion(
+            text=last.generated_text,
+            finish_reason=str(last.details.finish_reason),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            estimated=is_estimated or bool(last.details.get("estimated")),
+        )
 
     async def close(self) -> None:
         pooled, self._pooled = self._pooled, None
@@ -212,7 +240,7 @@ class TeacherClient:
                 f"{label} is overloaded", retry_after=_get_retry_after(error)
             ) from error
         except ValidationError as error:
-            raise Invalid(f"{label} refuses a prompt: {error}", code="teacher_refused") from error
+            raise make_refusal(label, str(error)) from error
         except (InferenceTimeoutError, httpx2.TimeoutException) as error:
             raise TeacherUnreachable(f"{label} does not answer in time") from error
         except HfHubHTTPError as error:
@@ -220,19 +248,32 @@ class TeacherClient:
         except TextGenerationError as error:
             cause = error.__cause__
             if isinstance(cause, HfHubHTTPError) and cause.response.status_code != 424:
-                raise _make_status_error(label, cause) from error
-            raise TeacherGenerationFailed(f"{label} failed to generate: {error}") from error
+                raise _make_status_error(label, cause, str(error)) from error
+            raise _make_generation_error(label, str(error)) from error
         except (httpx2.HTTPError, json.JSONDecodeError) as error:
             reason = str(error) or type(error).__name__
             raise TeacherUnreachable(f"{label} does not answer: {reason}") from error
 
 
-def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
+def _make_generation_error(label: str, told: str) -> QcrdError:
+    """The client knows TGI's error types and hands on of others the message alone."""
+    if told.startswith(CONTENT_FILTERED):
+        return make_refusal(label, told)
+    if told.startswith(UPSTREAM_AWAY):
+        away = TeacherUnreachable(f"{label}: its upstream does not answer ({told})")
+        away.at_upstream = True
+        return away
+    return TeacherGenerationFailed(f"{label} failed to generate: {told}")
+
+
+def _make_status_error(label: str, error: HfHubHTTPError, told: str = "") -> QcrdError:
     status = error.response.status_code
     if status == 429:
         return TeacherOverloaded(f"{label} is overloaded", retry_after=_get_retry_after(error))
     if status == 408 or status >= 500:
         return TeacherUnreachable(f"{label} answers {status}")
+    if status in (413, 422):
+        return make_refusal(label, told or ("too long" if status == 413 else str(error)))
     return QcrdError(
         f"{label} refuses requests with status {status}: check its address and API key in the "
         "setting QCRD_TEACHERS",

@@ -87,9 +87,9 @@ class ValidGenerateRequest:
     """A request that passed validation. `prompt_token_ids` is None when the engine has no
     tokenizer.
 
-    The engine stops by itself at `max_new_tokens` or with a token that has a `finish_reason`; `stop`
-    is a hint for engines whose chunks hold several tokens or that are paid for what they write, the
-    strings themselves are matched above. An
+    The engine stops by itself at `max_new_tokens` or with a token that has a `finish_reason`.
+    `stop` is a hint for engines whose chunks hold several tokens or that are paid for what they
+    write; the strings themselves are matched above. An
     `adapter_id` that is not in `EngineInfo.adapters` means the base model, as in TGI.
     `conversation` is set only for an engine whose `apply_chat_template` returned None; `prompt` is
     then "".
