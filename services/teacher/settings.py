@@ -30,6 +30,8 @@ class ServerSettings(EnvironmentSettings):
     return_full_text: bool = False
     # A request without a token after this many seconds is told to come back; TGI lets it wait.
     teacher_queue_seconds: float = Field(600, gt=0)
+    # /health fails when no request gets on for so many seconds.
+    teacher_stall_seconds: float = Field(30, gt=0)
     compute_type: str = "cpu"
     # TGI's launcher allows running requests this long after SIGTERM, in seconds.
     graceful_termination_timeout: int = Field(90, ge=0)

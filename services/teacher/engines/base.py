@@ -190,3 +190,11 @@ class RemoteEngine(Protocol):
     async def check_reachable(self) -> bool:
         """Whether the far end answers. Never raises, takes seconds at most."""
         ...
+
+
+@runtime_checkable
+class PrefillCounter(Protocol):
+    """An engine that counts the prompt tokens it has read, of which no token tells."""
+
+    @property
+    def prefilled_tokens(self) -> int: ...
