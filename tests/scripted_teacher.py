@@ -43,7 +43,8 @@ def _untold(what: Told, asked: dict[str, Any]) -> None:
 class ScriptedTeacher:
     """`mood(i)` is what happens to request i (from 0); `answer(prompt, seed)` is the text.
 
-    `counts` are what its details say of tokens; `/tokenize` gives `tokens_per_text`, None: 404.
+    `counts` are what its details say of tokens; `tokenize` counts those of a text, None: 404;
+    `limits` are in its /info.
 
     `tell` hears of every generation: that it started, and that it finished, before the client does.
     """
@@ -58,14 +59,16 @@ class ScriptedTeacher:
         finish_reason: str = "eos_token",
         retry_after: int | None = None,
         counts: dict[str, Any] | None = None,
-        tokens_per_text: int | None = None,
+        tokenize: Callable[[str], int] | None = None,
+        limits: dict[str, int] | None = None,
         port: int = 0,
         tell: Callable[[Told, dict[str, Any]], None] = _untold,
     ) -> None:
         self.answer, self.mood, self.delay, self.model = answer, mood, delay, model
         self.finish_reason, self.retry_after, self.tell = finish_reason, retry_after, tell
         self.counts = {"generated_tokens": 7, "input_length": 11} if counts is None else counts
-        self.tokens_per_text = tokens_per_text
+        self.tokenize, self.limits = tokenize, limits or {}
+        self.tokenized: list[str] = []
         self.healthy, self.health_checks = True, 0
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -128,7 +131,7 @@ class ScriptedTeacher:
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         if first.startswith("GET /info"):
-            info = {"model_id": self.model, "model_sha": None}
+            info = {"model_id": self.model, "model_sha": None, **self.limits}
             _respond(writer, 200, json.dumps(info).encode())
             return True
         if first.startswith("GET /health"):
@@ -136,8 +139,12 @@ class ScriptedTeacher:
             _respond(writer, 200 if self.healthy else 503, b"")
             return True
         if first.startswith("POST /tokenize"):
-            tokens = json.dumps([TOKEN] * (self.tokens_per_text or 0)).encode()
-            _respond(writer, 404 if self.tokens_per_text is None else 200, tokens)
+            if self.tokenize is None:
+                _respond(writer, 404, b"")
+                return True
+            self.tokenized.append(json.loads(body)["inputs"])
+            tokens = [TOKEN] * self.tokenize(self.tokenized[-1])
+            _respond(writer, 200, json.dumps(tokens).encode())
             return True
         self.headers.append(headers)
         self.requests.append(json.loads(body))

@@ -5,14 +5,15 @@ Its many errors are reduced to what the caller can do: slow down, wait, try agai
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-from huggingface_hub import AsyncInferenceClient, set_async_client_factory
+from huggingface_hub import set_async_client_factory
 from huggingface_hub.errors import (
     HfHubHTTPError,
     InferenceTimeoutError,
@@ -25,16 +26,13 @@ from qcrd.errors import QcrdError, Transient
 from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.keys import digest
+from services.api.assembling.client_pool import ClientPool
 from services.api.assembling.prompt_refused import PromptRefused, make_refusal
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.token_counts import TokenEstimator
 from services.api.settings import TeacherConfig
 
-READ_TIMEOUT_SECONDS = 120.0
-"""A TGI server writes a comment every 15 s while a request waits, so this one is gone."""
 PROBE_TIMEOUT_SECONDS = 5.0
-MAX_REQUESTS_PER_CLIENT = 256
-"""Requests after which a client is replaced: it keeps every response it streamed until closed."""
 
 
 class TeacherOverloaded(Transient):
@@ -54,6 +52,19 @@ class TeacherGenerationFailed(Transient):
     """The teacher took the request and its engine failed on it (424)."""
 
     has_partial_output = False
+
+
+class NoTokenizer(QcrdError):
+    """The teacher cannot tell how many tokens a text has."""
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """Which model answers, by its digest, and its limits in tokens where it states them."""
+
+    fingerprint: str
+    max_input_tokens: int | None = None
+    max_total_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +95,6 @@ async def _read_error_body(response: httpx2.Response) -> None:
         await response.aread()
 
 
-@dataclass
-class _PooledClient:
-    client: AsyncInferenceClient
-    request_count: int = 0
-    in_flight: int = 0
-
-
 class TeacherClient:
     """Requests may run at the same time; `close` when the last one is done."""
 
@@ -100,15 +104,18 @@ class TeacherClient:
         key = teacher.api_key.get_secret_value() if teacher.api_key else None
         # Given even when there is no key: otherwise the client sends the machine's own hub token.
         self._headers: dict[str, Any] = {"authorization": f"Bearer {key}" if key else None}
-        self._pooled: _PooledClient | None = None
+        self._pool = ClientPool(self._url, self._headers)
         self._token_estimator = TokenEstimator(self.count_tokens)
 
     async def fetch_fingerprint(self) -> str:
         """Digest of the model that answers now. `TeacherUnreachable` when none does."""
+        return (await self.fetch_info()).fingerprint
+
+    async def fetch_info(self) -> TeacherInfo:
+        """`TeacherUnreachable` when no model answers."""
         with self._translate_errors():
-            async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
-                headers = {name: value for name, value in self._headers.items() if value}
-                response = await session.get(f"{self._url}/info", headers=headers)
+            async with self._open_session() as session:
+                response = await session.get(f"{self._url}/info")
             if response.status_code in (408, 429) or response.status_code >= 500:
                 raise TeacherUnreachable(
                     f"teacher {self._name}: /info answers {response.status_code}"
@@ -120,35 +127,46 @@ class TeacherClient:
                 "server of the TGI protocol is needed at its address in the setting QCRD_TEACHERS",
                 code="teacher_refused",
             )
-        return digest(str(info["model_id"]), str(info.get("model_sha")))
+        return TeacherInfo(
+            digest(str(info["model_id"]), str(info.get("model_sha"))),
+            info.get("max_input_tokens"),
+            info.get("max_total_tokens"),
+        )
 
     async def check_upstream(self) -> None:
         """`TeacherUnreachable` while the server behind the teacher is away."""
         with self._translate_errors():
-            async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
-                headers = {name: value for name, value in self._headers.items() if value}
-                response = await session.get(f"{self._url}/health", headers=headers)
+            async with self._open_session() as session:
+                response = await session.get(f"{self._url}/health")
         if response.status_code >= 500:
             away = TeacherUnreachable(f"teacher {self._name}: its upstream does not answer")
             away.at_upstream = True
             raise away
 
-    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Of each text, as the teacher's own tokenizer counts them. Costs no generation."""
-        counts = []
+    async def count_tokens(self, texts: Sequence[str], *, concurrency: int = 1) -> list[int]:
+        """Of each text, as the teacher's own tokenizer counts them. Costs no generation.
+
+        `NoTokenizer` where it has none. A text that is too large even for its route has as many
+        tokens as bytes, which none exceeds.
+        """
+        limit = asyncio.Semaphore(concurrency)
+
+        async def count(session: httpx2.AsyncClient, text: str) -> int:
+            async with limit:
+                reply = await session.post(f"{self._url}/tokenize", json={"inputs": text})
+            if reply.status_code == 413:
+                return len(text.encode())
+            if reply.status_code in (404, 405, 501):
+                raise NoTokenizer(f"teacher {self._name} has no /tokenize")
+            if not reply.is_success:
+                raise TeacherUnreachable(
+                    f"teacher {self._name}: /tokenize answers {reply.status_code}"
+                )
+            return len(reply.json())
+
         with self._translate_errors():
-            async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
-                headers = {name: value for name, value in self._headers.items() if value}
-                for text in texts:
-                    response = await session.post(
-                        f"{self._url}/tokenize", headers=headers, json={"inputs": text}
-                    )
-                    if not response.is_success:
-                        raise TeacherUnreachable(
-                            f"teacher {self._name}: /tokenize answers {response.status_code}"
-                        )
-                    counts.append(len(response.json()))
-        return counts
+            async with self._open_session() as session:
+                return list(await asyncio.gather(*(count(session, text) for text in texts)))
 
     async def generate(self, request: SampleRequest, sampling: SamplingParams) -> Completion:
         events: list[Any] = []
@@ -164,7 +182,7 @@ class TeacherClient:
         """`events` gets the last event that has come: none of them, and nothing is paid."""
         greedy, last = sampling.temperature == 0, None
         with self._translate_errors():
-            async with self._acquire_client() as client:
+            async with self._pool.acquire() as client:
                 stream = await client.text_generation(
                     request.prompt,
                     details=True,
@@ -204,31 +222,12 @@ class TeacherClient:
         )
 
     async def close(self) -> None:
-        pooled, self._pooled = self._pooled, None
-        if pooled is not None:
-            await pooled.client.exit_stack.aclose()
+        await self._pool.close()
 
-    @asynccontextmanager
-    async def _acquire_client(self) -> AsyncIterator[AsyncInferenceClient]:
-        pooled = self._pooled
-        if pooled is None or pooled.request_count >= MAX_REQUESTS_PER_CLIENT:
-            client = AsyncInferenceClient(
-                base_url=self._url, timeout=READ_TIMEOUT_SECONDS, headers=self._headers
-            )
-            pooled = self._pooled = _PooledClient(client)
-        pooled.request_count += 1
-        pooled.in_flight += 1
-        completed = False
-        try:
-            yield pooled.client
-            completed = True
-        finally:
-            if not completed:
-                # A stream left halfway gives its connection back only when its client is closed.
-                pooled.request_count = MAX_REQUESTS_PER_CLIENT
-            pooled.in_flight -= 1
-            if not pooled.in_flight and pooled is not self._pooled:
-                await pooled.client.exit_stack.aclose()
+    def _open_session(self) -> httpx2.AsyncClient:
+        """For questions that cost nothing."""
+        headers = {name: value for name, value in self._headers.items() if value}
+        return httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS, headers=headers)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:

@@ -140,7 +140,7 @@ def test_why_a_prompt_is_refused(told: str, reason: str) -> None:
 
 def test_tokens_that_a_teacher_does_not_count_are_asked_of_its_tokenizer(bench: MakeBench) -> None:
     """TGI before 3.0 tells no `input_length` in a stream."""
-    here = bench(counts={"generated_tokens": 7}, tokens_per_text=13)
+    here = bench(counts={"generated_tokens": 7}, tokenize=lambda text: 13)
     job = here.run(here.job(here.file(sums(3))))
     assert job.stage is Stage.TRAINING
     assert job.usage.teacher_prompt_tokens == 15 * 13
