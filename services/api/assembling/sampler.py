@@ -192,13 +192,13 @@ class TeacherSampler:
             self._last_completion_at = asyncio.get_running_loop().time()
 
     async def _probe_until_up(self, error: TeacherUnreachable) -> None:
-        loop = asyncio.get_running_loop()
+        loop, at_upstream = asyncio.get_running_loop(), error.at_upstream
         deadline = loop.time() + self._backoff.outage_timeout
         attempts = 0
         while loop.time() < deadline:
             try:
                 fingerprint = await self._client.fetch_fingerprint()
-                if error.at_upstream:
+                if at_upstream:
                     await self._client.check_upstream()
             except TeacherUnreachable as probe_error:
                 error, attempts = probe_error, attempts + 1

@@ -127,11 +127,10 @@ class TeacherClient:
                 "server of the TGI protocol is needed at its address in the setting QCRD_TEACHERS",
                 code="teacher_refused",
             )
-        return TeacherInfo(
-            digest(str(info["model_id"]), str(info.get("model_sha"))),
-            info.get("max_input_tokens"),
-            info.get("max_total_tokens"),
-        )
+        fingerprint = digest(str(info["model_id"]), str(info.get("model_sha")))
+        if info.get("context_known") is False:
+            return TeacherInfo(fingerprint)
+        return TeacherInfo(fingerprint, info.get("max_input_tokens"), info.get("max_total_tokens"))
 
     async def check_upstream(self) -> None:
         """`TeacherUnreachable` while the server behind the teacher is away."""

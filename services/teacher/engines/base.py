@@ -128,6 +128,9 @@ class EngineInfo:
     model_sha: str | None = None
     pipeline_tag: str | None = "text-generation"
     supports_prompt_logprobs: bool = False
+    states_context: bool = True
+    """Whether the limits are the engine's own; those of an upstream that does not state them are a
+    guess, by which no prompt is refused."""
 
 
 class Engine(Protocol):

@@ -88,7 +88,7 @@ async def validate(
         )
     prompt, ids = _truncate(request.inputs, tokens, parameters.truncate)
     max_new_tokens = check_length(
-        None if ids is None else len(ids),
+        None if ids is None or not info.states_context else len(ids),
         parameters.max_new_tokens,
         info,
         strict=settings.tgi_strict,

@@ -237,3 +237,15 @@ def test_the_context_is_the_one_that_the_upstream_states() -> None:
     far = Terse([], models=[{"id": "other", "max_model_len": 9}, {"id": "m", "max_model_len": 99}])
     with before(far, model_id="m") as url:
         assert httpx2.get(f"{url}/info").json()["max_total_tokens"] == 99
+
+
+def test_a_context_that_is_not_stated_is_a_guess_that_refuses_no_prompt() -> None:
+    """But for the one that is set."""
+    lines = [chunk({"text": "fine"}), end("stop"), usage(), DONE]
+    far = Terse(lines, tokenize={"tokens": [1] * 5000})
+    with before(far) as url:
+        assert httpx2.get(f"{url}/info").json()["context_known"] is False
+        assert generate(url, "long").json() == {"generated_text": "fine"}
+    with before(far, max_total_tokens=4000) as url:
+        assert httpx2.get(f"{url}/info").json()["context_known"] is True
+        assert generate(url, "long", max_new_tokens=8).status_code == 422

@@ -282,10 +282,11 @@ def test_a_real_llama_cpp_is_an_upstream() -> None:
         llama_cpp.listening_address,
         "smollm2",
         api_key="secret",
-        max_total_tokens=256,
+        max_total_tokens=None,
         max_input_tokens=None,
     )
     with serving(engine) as near:
+        assert httpx2.get(f"{near}/info").json()["max_total_tokens"] == 256
         told = generate(near, "The capital of France is", max_new_tokens=8, details=True).json()
         assert "Paris" in told["generated_text"]
         assert (told["details"]["finish_reason"], told["details"]["generated_tokens"]) == (

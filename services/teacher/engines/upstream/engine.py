@@ -56,6 +56,8 @@ CONNECT_SECONDS = 10
 DRAIN_TIMEOUT_SECONDS = 1.0
 # Small questions that are no generation: what it is, tokens of a text.
 QUESTION_TIMEOUT_SECONDS = 10.0
+# Of /health, whose clients wait a few seconds themselves; at most two questions are asked.
+REACHABLE_TIMEOUT_SECONDS = 2.0
 UPSTREAM_PATHS = ("/generate_stream", "/v1/completions", "/v1/chat/completions")
 # A kept connection saves a TLS handshake. In the clear it costs: httpcore looks at each idle one
 # for every request, which with dozens of them takes longer than to connect.
@@ -128,16 +130,16 @@ class UpstreamEngine:
             self._has_tokenize = True
             self._has_tokenize = await self._tokenize_or_none("a") is not None
 
-    async def _ask_identity(self) -> httpx2.Response:
-        response = await self._client.get("/info", timeout=QUESTION_TIMEOUT_SECONDS)
+    async def _ask_identity(self, timeout: float = QUESTION_TIMEOUT_SECONDS) -> httpx2.Response:
+        response = await self._client.get("/info", timeout=timeout)
         if response.status_code in (404, 405):
-            response = await self._client.get("/v1/models", timeout=QUESTION_TIMEOUT_SECONDS)
+            response = await self._client.get("/v1/models", timeout=timeout)
         return response
 
     async def check_reachable(self) -> bool:
         """An answer is enough: of a refused key every request tells by itself."""
         try:
-            return (await self._ask_identity()).status_code < 500
+            return (await self._ask_identity(REACHABLE_TIMEOUT_SECONDS)).status_code < 500
         except httpx2.HTTPError:
             return False
 

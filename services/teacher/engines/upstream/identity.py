@@ -14,11 +14,15 @@ def is_tgi(identity: JSON) -> bool:
 
 
 def parse_identity(
-    identity: JSON, model: str, max_input_tokens: int | None, max_total_tokens: int | None
+    identity: JSON,
+    model: str,
+    max_input_tokens: int | None,
+    max_total_tokens: int | None,
 ) -> EngineInfo:
     """The limits that are given win over those that the upstream states."""
     tgi = is_tgi(identity)
-    total_limit = max_total_tokens or _find_context(identity, model)
+    stated = max_total_tokens or _find_context(identity, model)
+    total_limit = stated or DEFAULT_CONTEXT
     return EngineInfo(
         identity["model_id"] if tgi else model,
         "upstream",
@@ -31,12 +35,15 @@ def parse_identity(
         supports_grammar=tgi,
         model_sha=identity.get("model_sha"),
         pipeline_tag=identity.get("model_pipeline_tag"),
+        states_context=stated is not None,
     )
 
 
-def _find_context(identity: JSON, model: str) -> int:
-    """The tokens of prompt and answer together: a TGI's own word, or vLLM's in its models."""
+def _find_context(identity: JSON, model: str) -> int | None:
+    """The tokens of prompt and answer together, as a TGI, vLLM or llama.cpp tells them."""
     models = [each for each in identity.get("data") or () if isinstance(each, dict)]
     named = [each for each in models if each.get("id") == model] or models
-    stated = [identity.get("max_total_tokens"), *(each.get("max_model_len") for each in named)]
-    return next((length for length in stated if isinstance(length, int)), DEFAULT_CONTEXT)
+    stated = [identity.get("max_total_tokens")]
+    for each in named:
+        stated += [each.get("max_model_len"), (each.get("meta") or {}).get("n_ctx")]
+    return next((length for length in stated if isinstance(length, int)), None)

@@ -22,6 +22,7 @@ from services.teacher.errors import (
 
 JSON = dict[str, Any]
 DONE = b"[DONE]"
+TOO_LONG_WORDS = ("maximum context length", "maximum model length")
 TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 
 
@@ -135,7 +136,7 @@ def parse_openai_error(error: JSON) -> TeacherError | None:
         return ContentFiltered(reason)
     # vLLM tells it in words alone; llama.cpp's code is a number, its type names the error.
     codes = {code, str(error.get("type"))}
-    if codes & TOO_LONG_CODES or "maximum context length" in reason:
+    if codes & TOO_LONG_CODES or any(words in reason for words in TOO_LONG_WORDS):
         return InputValidationError(f"the prompt is too long: {reason}")
     return None
 
