@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from qcrd.records.job import JobStatus, Stage
+from qcrd.records.job import Job, JobStatus, Stage
 from services.api.settings import TeacherConfig
 from services.teacher.engines.upstream.engine import UpstreamEngine
 from tests.contract.teacher.test_upstream import chunk
@@ -31,7 +31,7 @@ class Silent:
         self.door = socket.create_server(("127.0.0.1", 0))
         self.port = self.door.getsockname()[1]
         self.calls: list[dict[str, Any]] = []
-        self.answered = 0
+        self.answered = self.breaks = 0
         self.start(self.door)
 
     def app(self) -> FastAPI:
@@ -48,6 +48,9 @@ class Silent:
             if "What is 3 " in body["prompt"].rsplit("Q:", 1)[-1]:
                 error = {"message": "no", "code": "content_filter"}
                 return JSONResponse({"error": error}, 400)
+            if self.breaks:
+                self.breaks -= 1
+                return StreamingResponse(self.break_off(), media_type="text/event-stream")
             self.answered += 1
             text = adds(body["prompt"], 1)
             lines = [chunk({"text": text}), chunk({"text": "", "finish_reason": "stop"})]
@@ -56,6 +59,10 @@ class Silent:
             )
 
         return app
+
+    async def break_off(self) -> AsyncIterator[str]:
+        yield chunk({"text": " One"})
+        raise RuntimeError("the connection breaks here")
 
     def start(self, door: socket.socket | None = None) -> None:
         self.door = door or socket.create_server(("127.0.0.1", self.port))
@@ -115,6 +122,13 @@ def test_a_job_gets_by_without_usage_and_without_a_filtered_line(far: Silent) ->
     assert job.usage.teacher_completion_tokens == written
 
 
+def run_on(here: Bench, job: Job) -> Job:
+    """Attempt by attempt, while it only waits."""
+    while (job.status, job.stage) == (JobStatus.RUNNING, Stage.ASSEMBLING):
+        job = here.run(job, QUICK)
+    return job
+
+
 def _is_answered(call: dict[str, Any]) -> bool:
     return "What is 3 " not in json.dumps(call)
 
@@ -136,11 +150,18 @@ def test_a_dead_upstream_is_waited_for_like_a_dead_teacher(far: Silent) -> None:
         other.start()
         after = here.run(job, QUICK)
         other.join()
-        while after.stage is Stage.ASSEMBLING:
-            assert after.status is JobStatus.RUNNING, after
-            after = here.run(job, QUICK)
+        after = run_on(here, after)
         assert after.stage is Stage.TRAINING
         assert after.waiting is None
     assert "its upstream does not answer" in seen[0]
     assert seen[0].endswith(" UTC")
     assert far.answered == 6
+
+
+def test_an_upstream_that_breaks_off_again_and_again_fails_no_job(far: Silent) -> None:
+    """The same request five times, which is once more than an engine may fail on one."""
+    far.breaks = 5
+    with worker(far) as here:
+        job = run_on(here, here.run(here.job(here.file(rows(1)), rationales={"n": 1})))
+        assert (job.stage, job.failure) == (Stage.TRAINING, None)
+    assert far.answered == 1

@@ -241,10 +241,8 @@ class UpstreamEngine:
             raise RetryableError(error) from error
         except httpx2.HTTPError as error:
             reason = f"upstream: {type(error).__name__} {error}".rstrip()
-            if received_token:
-                raise GenerationFailed(reason) from error
             # An upstream that hangs would hang again, for as long.
-            if isinstance(error, httpx2.ReadTimeout):
+            if received_token or isinstance(error, httpx2.ReadTimeout):
                 raise UpstreamUnreachable(reason) from error
             raise RetryableError(UpstreamUnreachable(reason)) from error
         except (KeyError, TypeError, AttributeError) as error:
