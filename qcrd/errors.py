@@ -10,7 +10,9 @@ QcrdError
 │   └── TooMany        the caller exceeded its rate limit                        (HTTP 429)
 ├── LeaseLost          another worker owns the job now: stop, write nothing more
 ├── Interrupted        the job was cancelled or paused while its stage ran
-├── OverBudget         the next request could exceed the job's budget: the job is paused
+├── MustPause          a person has to decide how the job goes on: it is paused
+│   ├── OverBudget     the next request could exceed the job's budget
+│   └── TooManyRefused the teacher refuses more of the questions than the job allows
 ├── UnreadableRecord   a stored record of a later major version, or damaged        (HTTP 501)
 └── Diverged           the training loss left its bounds: the job fails, with advice
 """
@@ -91,8 +93,16 @@ class Interrupted(QcrdError):
     default_code = "interrupted"
 
 
-class OverBudget(QcrdError):
+class MustPause(QcrdError):
+    default_code = "must_pause"
+
+
+class OverBudget(MustPause):
     default_code = "over_budget"
+
+
+class TooManyRefused(MustPause):
+    default_code = "too_many_refused"
 
 
 class Diverged(QcrdError):

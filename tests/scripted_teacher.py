@@ -18,12 +18,17 @@ from typing import Any, Literal
 
 from tests.things import answered
 
-Mood = Literal["ok", "busy", "busy_in_stream", "cut", "engine", "too_long"]
+Mood = Literal[
+    "ok", "busy", "busy_in_stream", "cut", "engine", "too_long", "filtered", "refused", "away"
+]
 
 ERRORS: dict[str, tuple[str, str]] = {
     "busy": ("Model is overloaded", "overloaded"),
     "busy_in_stream": ("Model is overloaded", "overloaded"),
     "engine": ("Request failed during generation: out of memory", "generation"),
+    "filtered": ("Content filtered: the upstream withholds its answer", "content_filter"),
+    "refused": ("Input validation error: upstream answered 400: no such thing", "validation"),
+    "away": ("Upstream does not answer: upstream: ConnectError", "upstream_unreachable"),
     "too_long": ("Input validation error: `inputs` must have less than 8 tokens", "validation"),
 }
 
@@ -38,6 +43,9 @@ def _untold(what: Told, asked: dict[str, Any]) -> None:
 class ScriptedTeacher:
     """`mood(i)` is what happens to request i (from 0); `answer(prompt, seed)` is the text.
 
+    `counts` are what its details say of tokens; `tokenize` counts those of a text, None: 404;
+    `limits` are in its /info.
+
     `tell` hears of every generation: that it started, and that it finished, before the client does.
     """
 
@@ -50,11 +58,18 @@ class ScriptedTeacher:
         model: str = "scripted/teacher",
         finish_reason: str = "eos_token",
         retry_after: int | None = None,
+        counts: dict[str, Any] | None = None,
+        tokenize: Callable[[str], int] | None = None,
+        limits: dict[str, int] | None = None,
         port: int = 0,
         tell: Callable[[Told, dict[str, Any]], None] = _untold,
     ) -> None:
         self.answer, self.mood, self.delay, self.model = answer, mood, delay, model
         self.finish_reason, self.retry_after, self.tell = finish_reason, retry_after, tell
+        self.counts = {"generated_tokens": 7, "input_length": 11} if counts is None else counts
+        self.tokenize, self.limits = tokenize, limits or {}
+        self.tokenized: list[str] = []
+        self.healthy, self.health_checks = True, 0
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.answered = 0
@@ -116,8 +131,20 @@ class ScriptedTeacher:
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         if first.startswith("GET /info"):
-            info = {"model_id": self.model, "model_sha": None}
+            info = {"model_id": self.model, "model_sha": None, **self.limits}
             _respond(writer, 200, json.dumps(info).encode())
+            return True
+        if first.startswith("GET /health"):
+            self.health_checks += 1
+            _respond(writer, 200 if self.healthy else 503, b"")
+            return True
+        if first.startswith("POST /tokenize"):
+            if self.tokenize is None:
+                _respond(writer, 404, b"")
+                return True
+            self.tokenized.append(json.loads(body)["inputs"])
+            tokens = [TOKEN] * self.tokenize(self.tokenized[-1])
+            _respond(writer, 200, json.dumps(tokens).encode())
             return True
         self.headers.append(headers)
         self.requests.append(json.loads(body))
@@ -152,9 +179,8 @@ class ScriptedTeacher:
         seed = asked["parameters"]["seed"]
         details = {
             "finish_reason": self.finish_reason,
-            "generated_tokens": 7,
             "seed": seed,
-            "input_length": 11,
+            **self.counts,
         }
         text = self.answer(asked["inputs"], seed)
         self.tell("finished", asked)

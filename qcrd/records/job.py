@@ -46,6 +46,8 @@ class Usage(Record):
     teacher_completion_tokens: int = 0
     gpu_seconds: float = 0.0
     """Wall seconds of training times the GPUs held meanwhile."""
+    estimated: bool = False
+    """Whether some of the tokens were counted here, because the teacher did not tell them."""
     cost: float | None = None
     """Of the teacher's tokens; None where the configuration gives the teacher no prices."""
     currency: str | None = None
@@ -207,6 +209,8 @@ class Job(StoredRecord):
     failure: JobFailure | None = None
     waiting: str | None = None
     """Why a running job makes no progress (the teacher is down); None when it does."""
+    waiting_since: float | None = None
+    """When it began to wait, over all of its attempts since; None when it does not."""
     paused_because: str | None = None
     """Why the job is paused: a person's request, or an exhausted budget."""
     backoffs: int = 0

@@ -73,6 +73,8 @@ class RationaleCounts(Record):
     negatives: int
     reused: int = 0
     """Cached outputs of earlier jobs."""
+    refused: int = 0
+    """Questions, of training and test, that the teacher did not answer; an event lists them."""
 
 
 class RationaleManifest(StoredRecord):

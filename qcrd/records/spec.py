@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
+
+FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
+    {"rationales": frozenset({"max_failed_share"})}
+)
+"""Fields of `MethodSpec`'s sections that records of schema version 1.0 do not have."""
 
 
 class FewShotExample(Record):
@@ -59,6 +66,9 @@ class RationaleSpec(Record):
     """`label`: the file has only outputs that end in the label, so answers are not parsed."""
     test_samples: Annotated[int, Field(ge=0, le=64)] = 1
     """Samples per test question for the teacher's own row in the report; 0 leaves it out."""
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the questions asked that the teacher may refuse (too long, filtered) before the job
+    pauses; two may be in any case."""
 
 
 class NegativeSource(StrEnum):
@@ -261,6 +271,20 @@ class JobSpec(Record):
             raise Invalid(f"unknown key `method.{key}`", param=f"method.{key}", code="unknown_key")
         settings = parse_record(MethodSpec, {} if body is None else body, root=f"method.{kind}")
         return {**data, "method": kind, "settings": settings}
+
+    def dump_identity(self) -> str:
+        """The spec as JSON for digests that name what was computed from it. A field that came with
+        a later release is left out while it has its default: a job that began before goes on."""
+        added = {
+            section: {
+                field
+                for field in fields
+                if getattr(getattr(self.settings, section), field)
+                == type(getattr(self.settings, section)).model_fields[field].default
+            }
+            for section, fields in FIELDS_SINCE_1_0.items()
+        }
+        return self.model_dump_json(exclude={"settings": added})
 
     def dump_method(self) -> dict[str, Any]:
         """The `method` object as the REST API shows it."""

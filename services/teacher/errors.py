@@ -12,7 +12,9 @@ QcrdError
     ├── InvalidApiKey           401 unauthorized
     ├── ModelLoading            503 loading        the model is not in memory yet
     ├── Overloaded              429 overloaded     too many concurrent requests
+    ├── ContentFiltered         422 content_filter the upstream withholds its answer: never retry
     ├── GenerationFailed        424 generation     the engine raised
+    │   └── UpstreamUnreachable 424 upstream_unreachable    the upstream is away: ask again later
     ├── IncompleteGeneration    500 incomplete_generation   the engine ended without a last token
     └── PredictionFailed        500                a prediction of the Vertex route, whatever it was
 """
@@ -20,6 +22,7 @@ QcrdError
 from __future__ import annotations
 
 from qcrd.errors import QcrdError
+from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
 
 
 class TeacherError(QcrdError):
@@ -118,6 +121,19 @@ class GenerationFailed(TeacherError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"{self.PREFIX}{reason}")
         self.reason = reason
+
+
+class UpstreamUnreachable(GenerationFailed):
+    error_type = "upstream_unreachable"
+    PREFIX = UPSTREAM_AWAY
+
+
+class ContentFiltered(TeacherError):
+    status = 422
+    error_type = "content_filter"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{CONTENT_FILTERED}{reason}")
 
 
 class IncompleteGeneration(TeacherError):

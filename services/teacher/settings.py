@@ -30,6 +30,8 @@ class ServerSettings(EnvironmentSettings):
     return_full_text: bool = False
     # Seconds without a first token after which a request gets a 429; TGI lets it wait.
     teacher_queue_seconds: float = Field(600, gt=0)
+    # /health fails when no request gets on for so many seconds.
+    teacher_stall_seconds: float = Field(30, gt=0)
     compute_type: str = "cpu"
     # TGI's launcher allows running requests this long after SIGTERM, in seconds.
     graceful_termination_timeout: int = Field(90, ge=0)
@@ -63,3 +65,6 @@ class EngineSettings(EnvironmentSettings, protected_namespaces=()):
     teacher_upstream_attempts: int = Field(4, ge=1)
     # Seconds an upstream may send nothing; time in its queue counts.
     teacher_upstream_timeout: float = Field(300, gt=0)
+    # The tokenizer of the upstream's model, a tokenizer.json or its folder, where the upstream
+    # itself has no /tokenize; without either, tokens that it does not count are estimated.
+    teacher_upstream_tokenizer: str | None = None

@@ -83,7 +83,7 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
     )
     # Without edits the digest is that of earlier versions: old checkpoints stay valid.
     edit_ids = [revision.id] if revision.edits else []
-    run_digest = keys.digest(spec.model_dump_json(), job.rationale_set, *edit_ids)
+    run_digest = keys.digest(spec.dump_identity(), job.rationale_set, *edit_ids)
     checkpoints = CheckpointStore(
         stage.store, job.id, run_digest=run_digest, interval_seconds=resources.checkpoint_seconds
     )

@@ -20,13 +20,21 @@ class Part:
     """One process of the system, of which there is at most one at a time."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], logs: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        logs: Path,
+        *,
+        code: Path = ROOT,
     ) -> None:
+        """`code`: the folder whose packages it runs."""
         self.name = name
         self.log = logs / f"{name}.log"
         self.starts = 0
         self._command = list(command)
         self._environment = dict(environment)
+        self._code = code
         self._process: subprocess.Popen[bytes] | None = None
         self._unwanted = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -92,7 +100,7 @@ class Part:
             if not self._unwanted.is_set():
                 with self.log.open("ab") as out:
                     self._process = subprocess.Popen(
-                        self._command, env=self._environment, cwd=ROOT, stdout=out, stderr=out
+                        self._command, env=self._environment, cwd=self._code, stdout=out, stderr=out
                     )
                 self.starts += 1
 

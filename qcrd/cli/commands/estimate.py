@@ -48,6 +48,8 @@ def _show_estimate(result: dict[str, Any]) -> None:
     for stage in ("assembling", "training"):
         seconds = result[f"{stage}_seconds"]
         table.add_row(stage, "not known yet" if seconds is None else f"about {seconds:,.0f} s")
+    if "lengths" in result:
+        table.add_row("prompts", result["lengths"]["message"])
     table.add_row("budget", result["budget"]["message"])
     stdout_console().print(table)
     for line in (*teacher["basis"], *result["basis"]):

@@ -21,6 +21,7 @@ from qcrd.runtime.jobs.state_machine import (
     transition,
     with_changes,
     with_stage_time,
+    with_waiting,
 )
 from qcrd.runtime.jobs.store import JobStore
 
@@ -104,6 +105,7 @@ def update_job(jobs: JobStore, job_id: str, token: int, **changes: Any) -> Job:
 
     def change(job: Job) -> Job:
         check_lease(job, token)
-        return with_changes(with_stage_time(job, now) if "stage" in changes else job, **changes)
+        timed = with_stage_time(job, now) if "stage" in changes else job
+        return with_waiting(timed, changes, now)
 
     return jobs.update(job_id, change)

@@ -1,7 +1,7 @@
 """Run one stage of a job: claim the job, renew its lease during the work, write the outcome.
 
 Jobs are retried here and nowhere else. What the work raises decides: `Transient` backs off and
-costs no attempt, `OverBudget` pauses the job, any other `QcrdError` fails it with its message, and
+costs no attempt, `MustPause` pauses the job, any other `QcrdError` fails it with its message, and
 an unexpected exception costs one of `MAX_ATTEMPTS`.
 """
 
@@ -16,6 +16,7 @@ from typing import TypeVar
 from qcrd.errors import (
     Interrupted,
     LeaseLost,
+    MustPause,
     NotFound,
     OverBudget,
     QcrdError,
@@ -43,6 +44,7 @@ from qcrd.runtime.jobs.state_machine import (
     release_lease,
     transition,
     with_changes,
+    with_waiting,
 )
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import observe_stage_seconds
@@ -75,6 +77,7 @@ class _Crashed:
 @dataclass(frozen=True)
 class _Paused:
     reason: str
+    over_budget: bool
 
 
 class _Stopped:
@@ -137,8 +140,8 @@ def _run_work(work: StageWork, context: StageContext) -> Outcome:
     except LeaseLost as error:
         log.warning("lease lost, stage stopped: %s", error)
         return _LeaseLost()
-    except OverBudget as error:
-        return _Paused(error.message)
+    except MustPause as error:
+        return _Paused(error.message, over_budget=isinstance(error, OverBudget))
     except Transient as error:
         return _Backoff(error)
     except QcrdError as error:
@@ -216,7 +219,7 @@ def _update_counters(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
     match outcome:
         case _Crashed():
             deps.counters.increment("attempts_lost")
-        case _Paused():
+        case _Paused(over_budget=True):
             deps.counters.increment("budget_pauses")
 
 
@@ -226,7 +229,7 @@ def _apply_outcome(job: Job, outcome: Outcome, now: float) -> Job:
     match outcome:
         case NextStage(stage, changes):
             reset = {"progress": Progress(), "waiting": None, "backoffs": 0, "sent_at": now}
-            return with_changes(job, **{**reset, "stage": stage, **changes})
+            return with_waiting(job, {**reset, "stage": stage, **changes}, now)
         case JobDone():
             return _mark_succeeded(job, outcome, now)
         case _Backoff(reason):
@@ -234,9 +237,10 @@ def _apply_outcome(job: Job, outcome: Outcome, now: float) -> Job:
             delay = reason.retry_after or min(longest, first * 2.0 ** min(job.backoffs, 30))
             backoffs = job.backoffs + 1
             backoff = {"waiting": reason.message, "backoffs": backoffs, "sent_at": now + delay}
+            waiting = with_waiting(job, backoff, now)
             if reason.code == WAITS_FOR_JOB and job.status is JobStatus.RUNNING:
-                return transition(job, JobStatus.QUEUED, now, backoff)
-            return with_changes(job, **backoff)
+                return transition(waiting, JobStatus.QUEUED, now, {})
+            return waiting
         case _Failed(failure):
             return transition(job, JobStatus.FAILED, now, {"failure": failure})
         case _Crashed(reason):

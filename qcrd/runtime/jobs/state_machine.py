@@ -103,6 +103,14 @@ def with_changes(job: Job, **changes: Any) -> Job:
     return Job.model_validate(dict(job) | changes)
 
 
+def with_waiting(job: Job, changes: Mapping[str, Any], now: float) -> Job:
+    """`job` with `changes`; one of `waiting` keeps the time since when, or sets it, or ends it."""
+    if "waiting" not in changes:
+        return with_changes(job, **changes)
+    since = None if changes["waiting"] is None else (job.waiting_since or now)
+    return with_changes(job, **changes, waiting_since=since)
+
+
 def with_stage_time(job: Job, now: float) -> Job:
     """`job` with the holder's time up to `now` added to the seconds of its current stage."""
     if not job.lease.owner or job.stage is None:
@@ -130,7 +138,12 @@ def transition(job: Job, target: JobStatus, now: float, changes: Mapping[str, An
     if target not in TERMINAL:
         return with_changes(job, status=target, **{"paused_because": None, **changes})
     finished = with_changes(
-        release_lease(job, now), status=target, finished_at=now, waiting=None, backoffs=0
+        release_lease(job, now),
+        status=target,
+        finished_at=now,
+        waiting=None,
+        waiting_since=None,
+        backoffs=0,
     )
     return with_changes(finished, **changes)
 

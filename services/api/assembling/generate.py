@@ -18,6 +18,8 @@ from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from services.api.assembling.budget import TokenBudget
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.labelling import OutputsByQuestion
+from services.api.assembling.outages import describe_outage, raise_dated
+from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams, iter_sample_counts
 from services.api.assembling.teacher_client import Completion, TeacherClient
@@ -34,11 +36,13 @@ SAMPLING_PERCENT = 95.0
 
 @dataclass(frozen=True)
 class SampledOutputs:
-    """Outputs per question, and how many of the training outputs another job had paid for."""
+    """Outputs per question, how many of the training outputs another job had paid for, and how
+    many questions the teacher refused."""
 
     training: OutputsByQuestion
     test: OutputsByQuestion
     reused: int
+    refused: int = 0
 
 
 @dataclass
@@ -53,6 +57,7 @@ class _SamplingRun:
     unflushed: int = 0
     counted_usage: Usage = field(default_factory=Usage)
     emitted_done: int = -1
+    reported_done: int = 0
     reported_at: float = field(default_factory=time.monotonic)
     reported_outage: str | None = None
 
@@ -64,6 +69,7 @@ class _SamplingRun:
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
+            estimated=completion.estimated,
             job_id=self.stage.job.id,
         )
         self.cache.add(generation)
@@ -101,9 +107,10 @@ class _SamplingRun:
         percent = SAMPLING_PERCENT * done / max(1, total)
         progress = self.stage.make_progress(percent, done, total)
         if outage is not None:
-            self.stage.update_job(progress=progress, usage=usage, waiting=outage)
+            waiting = describe_outage(outage, self.stage.job.waiting_since)
+            self.stage.update_job(progress=progress, usage=usage, waiting=waiting)
             return
-        self.stage.update_job(progress=progress, usage=usage, waiting=None, backoffs=0)
+        self.stage.update_job(progress=progress, usage=usage, **self._end_waiting(done))
         if done != self.emitted_done:
             self.emitted_done = done
             self.stage.emit_metrics(
@@ -112,6 +119,11 @@ class _SamplingRun:
                 total=total,
                 **usage.model_dump(),
             )
+
+    def _end_waiting(self, done: int) -> dict[str, object]:
+        """An answer is what ends it: a teacher may be there and its upstream still away."""
+        is_new, self.reported_done = done > self.reported_done, done
+        return {"waiting": None, "backoffs": 0} if is_new else {}
 
     def compute_usage(self) -> Usage:
         """This job's usage, over all of its attempts."""
@@ -126,6 +138,7 @@ class _SamplingRun:
             update={
                 "teacher_prompt_tokens": prompt,
                 "teacher_completion_tokens": completion,
+                "estimated": reported.estimated or any(g.estimated for g in paid),
                 "cost": cost,
                 "currency": None if cost is None else self.teacher.currency,
             }
@@ -147,7 +160,8 @@ class _SamplingRun:
         if outage is None:
             self.stage.emit("the teacher is reachable again")
         else:
-            message = f"{outage}; waiting for it, {len(self.generations)} outputs are kept"
+            waiting = describe_outage(outage, self.stage.job.waiting_since)
+            message = f"{waiting}; waiting for it, {len(self.generations)} outputs are kept"
             self.stage.events.append(self.stage.job.id, message, level="warn")
         self.report_progress(outage)
 
@@ -159,9 +173,12 @@ def generate_outputs(
     *,
     training: Sequence[Question],
     test: Sequence[Question],
+    locations: Mapping[str, RowLocation],
     backoff: BackoffPolicy,
 ) -> SampledOutputs:
-    """Generate all missing samples of all questions. Outputs are kept however the run ends."""
+    """All samples of all questions, without those that the teacher refuses. What was answered is
+    kept whatever ends the round. `locations` has each question's line by its id.
+    """
     spec = stage.job.spec.settings
     sampling = SamplingParams.from_spec(spec.rationales)
     requests_by_question = {
@@ -173,10 +190,22 @@ def generate_outputs(
     requests = {
         sample.key: sample for samples in requests_by_question.values() for sample in samples
     }
-    run = asyncio.run(_run_sampling(stage, buffer, teacher, sampling, requests, backoff))
+    asked = {
+        samples[0].prompt: AskedQuestion(locations[question], len(samples))
+        for question, samples in requests_by_question.items()
+        if samples
+    }
+    refusals = RefusalLog(asked, spec.rationales.max_failed_share)
+    with raise_dated(stage):
+        run = asyncio.run(
+            _run_sampling(stage, buffer, teacher, sampling, requests, refusals, backoff)
+        )
+    _report_refusals(stage, refusals)
     outputs = {
         question: tuple(
-            strip_stop_sequence(run.generations[sample.key], sampling.stop) for sample in samples
+            strip_stop_sequence(run.generations[sample.key], sampling.stop)
+            for sample in samples
+            if sample.key in run.generations
         )
         for question, samples in requests_by_question.items()
     }
@@ -191,8 +220,21 @@ def generate_outputs(
             run.generations[sample.key].job_id != stage.job.id
             for question in training
             for sample in requests_by_question[question.id]
+            if sample.key in run.generations
         ),
+        refused=len(refusals.rows),
     )
+
+
+def _report_refusals(stage: StageContext, refusals: RefusalLog) -> None:
+    """Every refused line in one event. `TooManyRefused` when they are more than the spec allows."""
+    if not refusals.rows:
+        return
+    data = {"refused": refusals.count_by_reason(), "rows": refusals.list_rows()}
+    stage.events.append(stage.job.id, refusals.describe(), level="warn", data=data)
+    if refusals.is_too_many:
+        param = f"method.{stage.job.spec.method}.rationales.max_failed_share"
+        raise refusals.make_error(param)
 
 
 def strip_stop_sequence(generation: Generation, stop: Sequence[str]) -> str:
@@ -210,6 +252,7 @@ async def _run_sampling(
     teacher: TeacherConfig,
     sampling: SamplingParams,
     requests: Mapping[str, SampleRequest],
+    refusals: RefusalLog,
     backoff: BackoffPolicy,
 ) -> _SamplingRun:
     name = stage.job.spec.settings.teacher
@@ -219,8 +262,9 @@ async def _run_sampling(
         cache = GenerationCache(
             stage.store, buffer, teacher=fingerprint, sampling=sampling.fingerprint
         )
-        run = _SamplingRun(stage, cache, teacher, requests, cache.find_many(requests.keys()))
-        run.counted_usage = run.compute_usage()
+        found = cache.find_many(requests.keys())
+        run = _SamplingRun(stage, cache, teacher, requests, found)
+        run.counted_usage, run.reported_done = run.compute_usage(), len(found)
         missing = [sample for key, sample in requests.items() if key not in run.generations]
         stage.emit(
             f"asking teacher {name} for {len(missing)} outputs; "
@@ -239,6 +283,7 @@ async def _run_sampling(
             budget=TokenBudget(
                 stage.job.budget, teacher, sampling.max_new_tokens, run.compute_usage()
             ),
+            refusals=refusals,
         )
         try:
             await sampler.run(missing)

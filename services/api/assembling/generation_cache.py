@@ -23,6 +23,8 @@ class Generation(Record):
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    estimated: bool = False
+    """Whether the counts are ours, because the teacher did not tell them."""
     job_id: str
     """The job that paid for it; a job's usage is summed over its attempts from these."""
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from qcrd.errors import QcrdError, Transient
 from services.api.assembling.budget import TokenBudget
 from services.api.assembling.concurrency_limit import ConcurrencyLimit
+from services.api.assembling.prompt_refused import PromptRefused
+from services.api.assembling.refusals import RefusalLog
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher_client import (
     Completion,
@@ -45,9 +47,9 @@ MAX_ATTEMPTS = 4
 
 
 class TeacherSampler:
-    """Samples one list of requests. `on_completion` gets each completion at once; `poll` is called
-    while waiting and before every request, with the reason of an outage or None, and ends the run
-    by raising."""
+    """One round of questions. `on_completion` gets each answer at once; `look` is called while
+    waiting and before every request, with the reason of an outage or None, and ends the round by
+    raising. Without `refusals` the first prompt that is refused ends it."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class TeacherSampler:
         poll: Callable[[str | None], None],
         backoff: BackoffPolicy,
         budget: TokenBudget,
+        refusals: RefusalLog | None = None,
     ) -> None:
         self._client = client
         self._sampling = sampling
@@ -69,6 +72,7 @@ class TeacherSampler:
         self._poll = poll
         self._backoff = backoff
         self._budget = budget
+        self._refusals = refusals
         self._budget_changed = asyncio.Condition()
         self._limit = ConcurrencyLimit(concurrency)
         self._probe_lock = asyncio.Lock()
@@ -102,7 +106,9 @@ class TeacherSampler:
 
     async def _run_worker(self, pending: deque[SampleRequest]) -> None:
         while pending:
-            await self._sample_with_retries(pending.popleft())
+            request = pending.popleft()
+            if self._refusals is None or not self._refusals.skips(request):
+                await self._sample_with_retries(request)
 
     async def _reserve_budget(self, request: SampleRequest) -> None:
         """Wait until requests in flight have cost less than was reserved for them."""
@@ -126,6 +132,10 @@ class TeacherSampler:
             outage_count = self._outage_count
             try:
                 return await self._sample_within_budget(request)
+            except PromptRefused as error:
+                if self._refusals is None:
+                    raise
+                return self._refusals.add(request, error)
             except TeacherOverloaded as error:
                 overloads += 1
                 self._check_overload_timeout(error)
@@ -147,7 +157,7 @@ class TeacherSampler:
             completion = await self._send_request(request)
             # Before settling, which waits and may be cancelled meanwhile.
             self._on_completion(request, completion)
-        except (TeacherUnreachable, TeacherGenerationFailed) as error:
+        except (TeacherUnreachable, TeacherGenerationFailed, PromptRefused) as error:
             partial = error.has_partial_output
             raise
         finally:
@@ -185,12 +195,14 @@ class TeacherSampler:
             self._last_completion_at = asyncio.get_running_loop().time()
 
     async def _probe_until_up(self, error: TeacherUnreachable) -> None:
-        loop = asyncio.get_running_loop()
+        loop, at_upstream = asyncio.get_running_loop(), error.at_upstream
         deadline = loop.time() + self._backoff.outage_timeout
         attempts = 0
         while loop.time() < deadline:
             try:
                 fingerprint = await self._client.fetch_fingerprint()
+                if at_upstream:
+                    await self._client.check_upstream()
             except TeacherUnreachable as probe_error:
                 error, attempts = probe_error, attempts + 1
                 await asyncio.sleep(self._backoff.get_delay(attempts))

@@ -23,6 +23,7 @@ from services.api.assembling import labelling, sampling_plan, shared_set
 from services.api.assembling.generate import generate_outputs
 from services.api.assembling.imported_outputs import match_outputs
 from services.api.assembling.labelling import OutputsByQuestion
+from services.api.assembling.refusals import RowLocation
 from services.api.assembling.sampler import BackoffPolicy
 from services.api.files import service as files
 from services.api.files.questions import QuestionRow
@@ -42,6 +43,7 @@ class TeacherOutputs:
     training: OutputsByQuestion
     test: OutputsByQuestion
     reused: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def assemble(
         for row in splits.training
     ]
     counts = labelling.count_outcomes(items, reused=outputs.reused)
+    counts = counts.model_copy(update={"refused": outputs.refused})
     set_id = _write_set(stage, items, _build_holdout_items(stage, splits, outputs), counts)
     _emit_summary(stage, items, counts)
     stage.report_progress(100.0)
@@ -106,9 +109,10 @@ def _collect_outputs(
         teachers[name],
         training=_list_questions(splits.training),
         test=_list_questions(splits.test),
+        locations=_locate_questions(splits),
         backoff=backoff,
     )
-    return TeacherOutputs(generated.training, generated.test, generated.reused)
+    return TeacherOutputs(generated.training, generated.test, generated.reused, generated.refused)
 
 
 def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) -> TeacherOutputs:
@@ -230,3 +234,12 @@ def _warn(stage: StageContext, message: str, **data: object) -> None:
 
 def _list_questions(rows: Sequence[QuestionRow]) -> list[Question]:
     return [row.question for row in rows]
+
+
+def _locate_questions(splits: DatasetSplits) -> dict[str, RowLocation]:
+    """The line of each question by its id; one in both files is asked as a training question."""
+    located = {row.question.id: RowLocation("test_file", row.line_number) for row in splits.test}
+    located |= {
+        row.question.id: RowLocation("training_file", row.line_number) for row in splits.training
+    }
+    return located

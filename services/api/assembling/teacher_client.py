@@ -5,14 +5,15 @@ Its many errors are reduced to what the caller can do: slow down, wait, try agai
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-from huggingface_hub import AsyncInferenceClient, set_async_client_factory
+from huggingface_hub import set_async_client_factory
 from huggingface_hub.errors import (
     HfHubHTTPError,
     InferenceTimeoutError,
@@ -21,17 +22,17 @@ from huggingface_hub.errors import (
     ValidationError,
 )
 
-from qcrd.errors import Invalid, QcrdError, Transient
+from qcrd.errors import QcrdError, Transient
+from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.keys import digest
+from services.api.assembling.client_pool import ClientPool
+from services.api.assembling.prompt_refused import PromptRefused, make_refusal
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
+from services.api.assembling.token_counts import TokenEstimator
 from services.api.settings import TeacherConfig
 
-READ_TIMEOUT_SECONDS = 120.0
-"""Seconds of silence after which a server is gone: TGI writes a comment every 15 s."""
 PROBE_TIMEOUT_SECONDS = 5.0
-MAX_REQUESTS_PER_CLIENT = 256
-"""Requests after which a client is replaced: it keeps every streamed response until closed."""
 
 
 class TeacherOverloaded(Transient):
@@ -42,7 +43,9 @@ class TeacherUnreachable(Transient):
     """The teacher does not respond, or broke off in the middle of an output."""
 
     has_partial_output = False
-    """Whether part of the output had arrived, which has to be paid for."""
+    """Whether some of the answer had come, which has to be paid for."""
+    at_upstream = False
+    """Whether the teacher itself is there, and only the server behind it away."""
 
 
 class TeacherGenerationFailed(Transient):
@@ -51,14 +54,28 @@ class TeacherGenerationFailed(Transient):
     has_partial_output = False
 
 
+class NoTokenizer(QcrdError):
+    """The teacher cannot tell how many tokens a text has."""
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """Which model answers, by its digest, and its limits in tokens where it states them."""
+
+    fingerprint: str
+    max_input_tokens: int | None = None
+    max_total_tokens: int | None = None
+
+
 @dataclass(frozen=True)
 class Completion:
-    """One generated text with what it cost, in tokens."""
+    """One generated text with what it cost, in tokens; `estimated` where they were not told."""
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    estimated: bool = False
 
 
 def install_http_client_factory() -> None:
@@ -78,13 +95,6 @@ async def _read_error_body(response: httpx2.Response) -> None:
         await response.aread()
 
 
-@dataclass
-class _PooledClient:
-    client: AsyncInferenceClient
-    request_count: int = 0
-    in_flight: int = 0
-
-
 class TeacherClient:
     """A client for concurrent requests; call `close` when the last one is done."""
 
@@ -94,14 +104,18 @@ class TeacherClient:
         key = teacher.api_key.get_secret_value() if teacher.api_key else None
         # Given even when there is no key: otherwise the client sends the machine's own hub token.
         self._headers: dict[str, Any] = {"authorization": f"Bearer {key}" if key else None}
-        self._pooled: _PooledClient | None = None
+        self._pool = ClientPool(self._url, self._headers)
+        self._token_estimator = TokenEstimator(self.count_tokens)
 
     async def fetch_fingerprint(self) -> str:
-        """Digest of the model that is served now. `TeacherUnreachable` when none is."""
+        """Digest of the model that answers now. `TeacherUnreachable` when none does."""
+        return (await self.fetch_info()).fingerprint
+
+    async def fetch_info(self) -> TeacherInfo:
+        """`TeacherUnreachable` when no model answers."""
         with self._translate_errors():
-            async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
-                headers = {name: value for name, value in self._headers.items() if value}
-                response = await session.get(f"{self._url}/info", headers=headers)
+            async with self._open_session() as session:
+                response = await session.get(f"{self._url}/info")
             if response.status_code in (408, 429) or response.status_code >= 500:
                 raise TeacherUnreachable(
                     f"teacher {self._name}: /info responded {response.status_code}"
@@ -113,41 +127,61 @@ class TeacherClient:
                 "server of the TGI protocol is needed at its address in the setting QCRD_TEACHERS",
                 code="teacher_refused",
             )
-        return digest(str(info["model_id"]), str(info.get("model_sha")))
+        fingerprint = digest(str(info["model_id"]), str(info.get("model_sha")))
+        if info.get("context_known") is False:
+            return TeacherInfo(fingerprint)
+        return TeacherInfo(fingerprint, info.get("max_input_tokens"), info.get("max_total_tokens"))
 
-    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text by the teacher's own tokenizer. Costs no generation."""
-        counts = []
+    async def check_upstream(self) -> None:
+        """`TeacherUnreachable` while the server behind the teacher is away."""
         with self._translate_errors():
-            async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
-                headers = {name: value for name, value in self._headers.items() if value}
-                for text in texts:
-                    response = await session.post(
-                        f"{self._url}/tokenize", headers=headers, json={"inputs": text}
-                    )
-                    if not response.is_success:
-                        raise TeacherUnreachable(
-                            f"teacher {self._name}: /tokenize responded {response.status_code}"
-                        )
-                    counts.append(len(response.json()))
-        return counts
+            async with self._open_session() as session:
+                response = await session.get(f"{self._url}/health")
+        if response.status_code >= 500:
+            away = TeacherUnreachable(f"teacher {self._name}: its upstream does not answer")
+            away.at_upstream = True
+            raise away
+
+    async def count_tokens(self, texts: Sequence[str], *, concurrency: int = 1) -> list[int]:
+        """Of each text, as the teacher's own tokenizer counts them. Costs no generation.
+
+        `NoTokenizer` where it has none. A text that is too large even for its route has as many
+        tokens as bytes, which none exceeds.
+        """
+        limit = asyncio.Semaphore(concurrency)
+
+        async def count(session: httpx2.AsyncClient, text: str) -> int:
+            async with limit:
+                reply = await session.post(f"{self._url}/tokenize", json={"inputs": text})
+            if reply.status_code == 413:
+                return len(text.encode())
+            if reply.status_code in (404, 405, 501):
+                raise NoTokenizer(f"teacher {self._name} has no /tokenize")
+            if not reply.is_success:
+                raise TeacherUnreachable(
+                    f"teacher {self._name}: /tokenize answers {reply.status_code}"
+                )
+            return len(reply.json())
+
+        with self._translate_errors():
+            async with self._open_session() as session:
+                return list(await asyncio.gather(*(count(session, text) for text in texts)))
 
     async def generate(self, request: SampleRequest, sampling: SamplingParams) -> Completion:
         events: list[Any] = []
         try:
             return await self._generate(request, sampling, events)
-        except (TeacherUnreachable, TeacherGenerationFailed) as error:
+        except (TeacherUnreachable, TeacherGenerationFailed, PromptRefused) as error:
             error.has_partial_output = bool(events)
             raise
 
     async def _generate(
         self, request: SampleRequest, sampling: SamplingParams, events: list[Any]
     ) -> Completion:
-        """Generate one output; `begun` gets an item when its first token arrives."""
-        greedy = sampling.temperature == 0
-        completion: Completion | None = None
+        """`events` gets the last event that has come: none of them, and nothing is paid."""
+        greedy, last = sampling.temperature == 0, None
         with self._translate_errors():
-            async with self._acquire_client() as client:
+            async with self._pool.acquire() as client:
                 stream = await client.text_generation(
                     request.prompt,
                     details=True,
@@ -164,43 +198,35 @@ class TeacherClient:
                 async for event in stream:
                     events[:] = [event]
                     if event.details is not None and event.generated_text is not None:
-                        # Read on to the end: an unfinished stream keeps its connection.
-                        completion = Completion(
-                            text=event.generated_text,
-                            finish_reason=str(event.details.finish_reason),
-                            prompt_tokens=event.details.input_length,
-                            completion_tokens=event.details.generated_tokens,
-                        )
-        if completion is None:
-            raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an output")
-        return completion
+                        # Read on to the end: a stream left halfway keeps its connection.
+                        last = event
+        if last is None:
+            raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an answer")
+        return await self._make_completion(request.prompt, last)
+
+    async def _make_completion(self, prompt: str, last: Any) -> Completion:
+        """Older TGI servers, and upstreams behind a teacher, leave counts out."""
+        prompt_tokens, completion_tokens = last.details.input_length, last.details.generated_tokens
+        is_estimated = None in (prompt_tokens, completion_tokens)
+        if prompt_tokens is None:
+            prompt_tokens = await self._token_estimator.count(prompt)
+        if completion_tokens is None:
+            completion_tokens = await self._token_estimator.count(last.generated_text)
+        return Completion(
+            text=last.generated_text,
+            finish_reason=str(last.details.finish_reason),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            estimated=is_estimated or bool(last.details.get("estimated")),
+        )
 
     async def close(self) -> None:
-        pooled, self._pooled = self._pooled, None
-        if pooled is not None:
-            await pooled.client.exit_stack.aclose()
+        await self._pool.close()
 
-    @asynccontextmanager
-    async def _acquire_client(self) -> AsyncIterator[AsyncInferenceClient]:
-        pooled = self._pooled
-        if pooled is None or pooled.request_count >= MAX_REQUESTS_PER_CLIENT:
-            client = AsyncInferenceClient(
-                base_url=self._url, timeout=READ_TIMEOUT_SECONDS, headers=self._headers
-            )
-            pooled = self._pooled = _PooledClient(client)
-        pooled.request_count += 1
-        pooled.in_flight += 1
-        completed = False
-        try:
-            yield pooled.client
-            completed = True
-        finally:
-            if not completed:
-                # An unfinished stream returns its connection only when its client is closed.
-                pooled.request_count = MAX_REQUESTS_PER_CLIENT
-            pooled.in_flight -= 1
-            if not pooled.in_flight and pooled is not self._pooled:
-                await pooled.client.exit_stack.aclose()
+    def _open_session(self) -> httpx2.AsyncClient:
+        """For questions that cost nothing."""
+        headers = {name: value for name, value in self._headers.items() if value}
+        return httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS, headers=headers)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -212,7 +238,7 @@ class TeacherClient:
                 f"{label} is overloaded", retry_after=_get_retry_after(error)
             ) from error
         except ValidationError as error:
-            raise Invalid(f"{label} refuses a prompt: {error}", code="teacher_refused") from error
+            raise make_refusal(label, str(error)) from error
         except (InferenceTimeoutError, httpx2.TimeoutException) as error:
             raise TeacherUnreachable(f"{label} does not respond in time") from error
         except HfHubHTTPError as error:
@@ -220,19 +246,32 @@ class TeacherClient:
         except TextGenerationError as error:
             cause = error.__cause__
             if isinstance(cause, HfHubHTTPError) and cause.response.status_code != 424:
-                raise _make_status_error(label, cause) from error
-            raise TeacherGenerationFailed(f"{label} failed to generate: {error}") from error
+                raise _make_status_error(label, cause, str(error)) from error
+            raise _make_generation_error(label, str(error)) from error
         except (httpx2.HTTPError, json.JSONDecodeError) as error:
             reason = str(error) or type(error).__name__
             raise TeacherUnreachable(f"{label} does not respond: {reason}") from error
 
 
-def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
+def _make_generation_error(label: str, told: str) -> QcrdError:
+    """The client knows TGI's error types and hands on of others the message alone."""
+    if told.startswith(CONTENT_FILTERED):
+        return make_refusal(label, told)
+    if told.startswith(UPSTREAM_AWAY):
+        away = TeacherUnreachable(f"{label}: its upstream does not answer ({told})")
+        away.at_upstream = True
+        return away
+    return TeacherGenerationFailed(f"{label} failed to generate: {told}")
+
+
+def _make_status_error(label: str, error: HfHubHTTPError, told: str = "") -> QcrdError:
     status = error.response.status_code
     if status == 429:
         return TeacherOverloaded(f"{label} is overloaded", retry_after=_get_retry_after(error))
     if status == 408 or status >= 500:
-        return TeacherUnreachable(f"{label} responded {status}")
+        return TeacherUnreachable(f"{label} answers {status}")
+    if status in (413, 422):
+        return make_refusal(label, told or ("too long" if status == 413 else str(error)))
     return QcrdError(
         f"{label} refuses requests with status {status}: check its address and API key in the "
         "setting QCRD_TEACHERS",

@@ -27,15 +27,20 @@ from services.api.dependencies import Gateway
 from services.api.files import service as files
 from services.api.jobs import timings
 from services.api.jobs.create import parse_job_spec
+from services.api.jobs.prompt_lengths import (
+    CHARACTERS_PER_TOKEN,
+    LengthEstimate,
+    estimate_lengths,
+    iter_located_prompts,
+    measure_tokens,
+)
 from services.api.jobs.shared_rationales import check_shared_set
 from services.api.jobs.validation import validate_job_spec
 from services.api.jobs.validation_cache import ValidationCache
 from services.api.settings import TeacherConfig
 
 MAX_TOKENIZED_PROMPTS = 16
-"""Prompts whose tokens are counted by the teacher; the rest are assumed to be like them."""
-CHARACTERS_PER_TOKEN = 4.0
-"""English under current tokenizers, for when the teacher is unreachable."""
+"""Prompts whose tokens are counted by the teacher; the rest are taken to be like them."""
 
 
 class TeacherEstimate(BaseModel):
@@ -70,6 +75,8 @@ class JobEstimate(BaseModel):
     training_steps: int
     assembling_seconds: float | None
     training_seconds: float | None
+    lengths: LengthEstimate = LengthEstimate()
+    """Which lines the teacher will refuse as too long."""
     basis: list[str]
 
 
@@ -93,6 +100,7 @@ class _SamplingDemand:
     cached: Collection[Generation]
     tokens_per_character: float
     basis: list[str]
+    lengths: LengthEstimate
 
 
 def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache) -> JobEstimate:
@@ -105,10 +113,10 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
     uses_teacher = (
         sampling_plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None
     )
-    teacher_estimate = (
+    teacher_estimate, lengths = (
         asyncio.run(_estimate_teacher(gateway, spec, teacher))
         if uses_teacher and teacher
-        else TeacherEstimate()
+        else (TeacherEstimate(), LengthEstimate())
     )
     hyperparameters = spec.settings.hyperparameters
     held_out = 0 if spec.validation_file else hyperparameters.get_holdout_size(questions)
@@ -120,13 +128,14 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
         training_steps=steps,
         assembling_seconds=assembling,
         training_seconds=training,
+        lengths=lengths,
         basis=basis,
     )
 
 
 async def _estimate_teacher(
     gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
-) -> TeacherEstimate:
+) -> tuple[TeacherEstimate, LengthEstimate]:
     demand = await _measure_demand(gateway, spec, teacher)
     max_completion_tokens = spec.settings.rationales.max_new_tokens * len(demand.missing)
     prompt_tokens = round(sum(demand.missing) * demand.tokens_per_character)
@@ -140,7 +149,7 @@ async def _estimate_teacher(
         basis.append(f"answers as long as the {len(lengths)} that this teacher gave before")
     else:
         basis.append("no answer of this teacher under this sampling is known: only the most is")
-    return TeacherEstimate(
+    estimate = TeacherEstimate(
         outputs=demand.requested,
         reused=demand.requested - len(demand.missing),
         asked=len(demand.missing),
@@ -154,6 +163,7 @@ async def _estimate_teacher(
         currency=teacher.currency if teacher.has_prices else None,
         basis=basis,
     )
+    return estimate, demand.lengths
 
 
 async def _measure_demand(
@@ -164,26 +174,35 @@ async def _measure_demand(
     lengths = prompts.lengths
     client = TeacherClient(spec.settings.teacher, teacher)
     try:
-        fingerprint = await client.fetch_fingerprint()
+        info = await client.fetch_info()
         cache = GenerationCache(
             gateway.store,
             gateway.shared.generation_buffer,
-            teacher=fingerprint,
+            teacher=info.fingerprint,
             sampling=sampling.fingerprint,
         )
         cached = cache.find_many(lengths.keys())
         missing = [length for key, length in lengths.items() if key not in cached]
         probe_prompts = prompts.sample if missing else ()
-        tokens = await client.count_tokens(probe_prompts)
-        tokens_per_character = sum(tokens) / max(1, sum(map(len, probe_prompts)))
-        basis = [
-            f"the teacher tokenized {len(probe_prompts)} of {prompts.prompt_count} prompts"
-        ] * bool(probe_prompts)
-        return _SamplingDemand(len(lengths), missing, cached.values(), tokens_per_character, basis)
+        tokens_per_character, basis = await measure_tokens(
+            client, probe_prompts, prompts.prompt_count
+        )
+        fits = await estimate_lengths(
+            client, info, spec, lambda: iter_located_prompts(gateway.store, spec)
+        )
+        return _SamplingDemand(
+            len(lengths), missing, cached.values(), tokens_per_character, basis, fits
+        )
     except QcrdError as error:
         basis = [f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token, nothing reused"]
+        unknown = f"{error.message}: whether every prompt fits cannot be known"
         return _SamplingDemand(
-            len(lengths), [*lengths.values()], (), 1 / CHARACTERS_PER_TOKEN, basis
+            len(lengths),
+            [*lengths.values()],
+            (),
+            1 / CHARACTERS_PER_TOKEN,
+            basis,
+            LengthEstimate(prompts=prompts.prompt_count, message=unknown),
         )
     finally:
         await client.close()

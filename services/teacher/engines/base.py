@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from services.teacher.metrics.batches import BatchMetrics
 
@@ -19,10 +19,11 @@ class Token:
 
     `text` is what this token adds to the output: "" for the earlier pieces of a character that
     spans several tokens, the whole character with its last piece. `logprob` is natural, None when
-    the engine reports none. `finish_reason` is set on the last token of a stream that ended by
-    itself: with the model's end token (then also `special`), or because no more tokens fit. `count`
-    and `prompt_tokens` come with the last token of an upstream that reports them: the tokens it has
-    generated (a chunk may hold several) and read.
+    the engine cannot tell. `finish_reason` is set on the last token of a stream that ended by
+    itself: with the model's end token (then also `special`), or because no more tokens fit.
+    `generated_tokens` and `prompt_tokens` come with the last token of an upstream: the tokens it
+    has generated (a chunk may hold several) and read; `counts_estimated` where it did not tell them
+    and they were counted here.
     """
 
     id: int
@@ -33,11 +34,13 @@ class Token:
     top_tokens: tuple[Token, ...] = ()
     generated_tokens: int | None = None
     prompt_tokens: int | None = None
+    counts_estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SimpleToken:
-    """One prompt token; `start` and `stop` are byte offsets into the text, (0, 0) if not in it."""
+    """One prompt token; `start` and `stop` are byte offsets into the text, (0, 0) if not in it or
+    where the tokenizer does not tell."""
 
     id: int
     text: str
@@ -84,8 +87,9 @@ class ValidGenerateRequest:
     """A request that passed validation. `prompt_token_ids` is None when the engine has no
     tokenizer.
 
-    The engine stops by itself at `max_new_tokens` or with a token that `finish_reason`; `stop` is a
-    hint for engines whose chunks hold several tokens, `inference.stopping` matches the strings. An
+    The engine stops by itself at `max_new_tokens` or with a token that has a `finish_reason`.
+    `stop` is a hint for engines whose chunks hold several tokens or that are paid for what they
+    write; the strings themselves are matched above. An
     `adapter_id` that is not in `EngineInfo.adapters` means the base model, as in TGI.
     `conversation` is set only for an engine whose `apply_chat_template` returned None; `prompt` is
     then "".
@@ -124,6 +128,9 @@ class EngineInfo:
     model_sha: str | None = None
     pipeline_tag: str | None = "text-generation"
     supports_prompt_logprobs: bool = False
+    states_context: bool = True
+    """Whether the limits are the engine's own; those of an upstream that does not state them are a
+    guess, by which no prompt is refused."""
 
 
 class Engine(Protocol):
@@ -177,3 +184,20 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Free the engine; streams still open end without a last token."""
         ...
+
+
+@runtime_checkable
+class RemoteEngine(Protocol):
+    """An engine whose far end may want money for every token: its health is asked for free."""
+
+    async def check_reachable(self) -> bool:
+        """Whether the far end answers. Never raises, takes seconds at most."""
+        ...
+
+
+@runtime_checkable
+class PrefillCounter(Protocol):
+    """An engine that counts the prompt tokens it has read, of which no token tells."""
+
+    @property
+    def prefilled_tokens(self) -> int: ...

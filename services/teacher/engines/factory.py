@@ -142,6 +142,7 @@ def parse_adapters(value: str) -> dict[str, str]:
 
 def _build_upstream(settings: EngineSettings) -> Engine:
     from services.teacher.engines.upstream.engine import UpstreamEngine
+    from services.teacher.engines.upstream.token_counts import LocalTokenizer
 
     url = settings.teacher_upstream_url
     if not url:
@@ -149,7 +150,7 @@ def _build_upstream(settings: EngineSettings) -> Engine:
             "TEACHER_ENGINE=upstream: set TEACHER_UPSTREAM_URL to the server's base URL",
             param="TEACHER_UPSTREAM_URL",
         )
-    key = settings.teacher_upstream_key
+    key, tokenizer = settings.teacher_upstream_key, settings.teacher_upstream_tokenizer
     return UpstreamEngine(
         url,
         settings.model_id,
@@ -158,4 +159,5 @@ def _build_upstream(settings: EngineSettings) -> Engine:
         max_input_tokens=settings.max_input_tokens,
         max_attempts=settings.teacher_upstream_attempts,
         read_timeout=settings.teacher_upstream_timeout,
+        tokenizer=LocalTokenizer.load(Path(tokenizer).expanduser()) if tokenizer else None,
     )

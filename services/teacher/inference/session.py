@@ -9,7 +9,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
-from services.teacher.engines.base import Engine, SamplingParams, Token, ValidGenerateRequest
+from services.teacher.engines.base import Engine, Token, ValidGenerateRequest
 from services.teacher.errors import (
     GenerationFailed,
     IncompleteGeneration,
@@ -17,6 +17,7 @@ from services.teacher.errors import (
     Overloaded,
     TeacherError,
 )
+from services.teacher.inference.health import EngineHealth
 from services.teacher.inference.stopping import FinishReason, GenerationStep, stream_steps
 from services.teacher.inference.validation import InferenceRequest, check_before_admission, validate
 from services.teacher.metrics.requests import RequestMetrics
@@ -40,10 +41,6 @@ class RequestLimiter:
             yield
         finally:
             self.in_use -= 1
-
-
-HEALTH_PROBE_PROMPT = "liveness"
-"""The prompt of a health check's one-token generation; TGI's own word."""
 
 
 @dataclass
@@ -88,6 +85,10 @@ class GenerationResult:
         return get_input_length(self.request, self.tokens[-1])
 
     @property
+    def counts_estimated(self) -> bool:
+        return self.tokens[-1].counts_estimated
+
+    @property
     def mean_logprob(self) -> float:
         """Mean log-probability of the tokens whose log-probability is known."""
         known = [token.logprob for token in self.tokens if token.logprob is not None]
@@ -100,7 +101,8 @@ def count_generated_tokens(last: Token, step_count: int) -> int:
 
 
 def get_input_length(request: ValidGenerateRequest, last: Token) -> int | None:
-    if request.prompt_token_ids is not None:
+    """Prompt tokens: an upstream's own count where it tells one, which is what it wants paid."""
+    if last.prompt_tokens is None and request.prompt_token_ids is not None:
         return len(request.prompt_token_ids)
     return last.prompt_tokens
 
@@ -118,8 +120,7 @@ class InferenceService:
         self.metrics = RequestMetrics()
         self.ready = False
         self._running_requests = 0
-        self._last_generation_ok = True
-        self._probe_lock = asyncio.Lock()
+        self._health = EngineHealth(engine, stall_seconds=settings.teacher_stall_seconds)
 
     def mark_ready(self) -> None:
         info = self.engine.info
@@ -133,28 +134,8 @@ class InferenceService:
             raise ModelLoading("Model is loading")
 
     async def check_health(self) -> bool:
-        """Loaded, and able to generate: after a failed generation a probe has to succeed first."""
-        if not self.ready:
-            return False
-        async with self._probe_lock:
-            if not self._last_generation_ok:
-                self._last_generation_ok = await self._probe()
-        return self._last_generation_ok
-
-    async def _probe(self) -> bool:
-        try:
-            tokens = await self.engine.tokenize(HEALTH_PROBE_PROMPT)
-            ids = None if tokens is None else tuple(piece.id for piece in tokens)
-            async with aclosing(
-                stream_steps(
-                    self.engine, ValidGenerateRequest(HEALTH_PROBE_PROMPT, ids, 1, SamplingParams())
-                )
-            ) as run:
-                async for _ in run:
-                    pass
-        except TeacherError:
-            return False
-        return True
+        """Loaded, and getting on with its work, or able to when there is none."""
+        return self.ready and await self._health.check()
 
     def render_metrics(self) -> bytes:
         """Prometheus text."""
@@ -239,7 +220,7 @@ class InferenceService:
         self, request: InferenceRequest, timings: RequestTimings
     ) -> AsyncGenerator[tuple[ValidGenerateRequest, GenerationStep], None]:
         with self.limiter.acquire():
-            valid_request = await validate(request, self.engine, self.settings)
+            valid_request = await self._validate(request)
             timings.validated_at = monotonic()
             ids = valid_request.prompt_token_ids
             self.metrics.record_admission(
@@ -252,27 +233,42 @@ class InferenceService:
                         if not timings.first_token_at:
                             timings.first_token_at = monotonic()
                             self._running_requests += 1
+                        self._health.mark_token()
                         yield valid_request, step
+                self._health.mark_finished()
             except (GenerationFailed, IncompleteGeneration):
-                self._last_generation_ok = False
+                self._health.mark_failure()
                 raise
             finally:
                 self._running_requests -= bool(timings.first_token_at)
+
+    async def _validate(self, request: InferenceRequest) -> ValidGenerateRequest:
+        with self._health.validation.track():
+            try:
+                valid_request = await validate(request, self.engine, self.settings)
+            except GenerationFailed:
+                self._health.mark_failure()
+                raise
+            self._health.validation.mark_progress()
+        return valid_request
 
     async def _stream_with_queue_timeout(
         self, request: ValidGenerateRequest
     ) -> AsyncGenerator[GenerationStep, None]:
         """The engine's steps. Raises `Overloaded` when the first one takes too long to come."""
-        async with aclosing(stream_steps(self.engine, request)) as run:
-            timeout = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds
-            try:
-                async with asyncio.timeout(timeout):
-                    first = await anext(run)
-            except TimeoutError as error:
-                raise Overloaded(f"Model is overloaded: no token within {timeout:g} s") from error
-            yield first
-            async for step in run:
-                yield step
+        with self._health.generation.track():
+            async with aclosing(stream_steps(self.engine, request)) as run:
+                timeout = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds
+                try:
+                    async with asyncio.timeout(timeout):
+                        first = await anext(run)
+                except TimeoutError as error:
+                    raise Overloaded(
+                        f"Model is overloaded: no token within {timeout:g} s"
+                    ) from error
+                yield first
+                async for step in run:
+                    yield step
 
 
 def select_most_likely(results: Sequence[GenerationResult]) -> GenerationResult:

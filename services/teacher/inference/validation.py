@@ -88,7 +88,7 @@ async def validate(
         )
     prompt, ids = _truncate(request.inputs, tokens, parameters.truncate)
     max_new_tokens = check_length(
-        None if ids is None else len(ids),
+        None if ids is None or not info.states_context else len(ids),
         parameters.max_new_tokens,
         info,
         strict=settings.tgi_strict,
@@ -230,6 +230,11 @@ def _truncate(
         return text, None
     kept = tokens[-truncate:] if truncate else tokens
     if len(kept) < len(tokens):
+        if not any(piece.stop for piece in tokens):
+            raise InputValidationError(
+                "`truncate` is not supported: this engine's tokenizer does not tell where in the "
+                "text a token is"
+            )
         start = next((piece.start for piece in kept if piece.stop), 0)
         text = text.encode()[start:].decode(errors="ignore")
     return text, tuple(piece.id for piece in kept)

@@ -115,7 +115,9 @@ def build_details(
     seed: int | None,
     top_n_tokens: int,
     prefill: Sequence[Token] = (),
+    estimated: bool = False,
 ) -> JSON:
+    """`estimated`, a key of ours, is there only where it is true."""
     body: JSON = {
         "finish_reason": finish_reason,
         "generated_tokens": generated_tokens,
@@ -123,6 +125,8 @@ def build_details(
         "prefill": [serialize_prefill_token(item) for item in prefill],
         "tokens": [serialize_token(item) for item in tokens],
     }
+    if estimated:
+        body["estimated"] = True
     if top_n_tokens:
         body["top_tokens"] = [serialize_top_tokens(item, top_n_tokens) for item in tokens]
     return body

@@ -53,6 +53,7 @@ def _build_details(result: GenerationResult) -> JSON:
         seed=result.request.sampling.seed,
         top_n_tokens=result.request.top_n_tokens,
         prefill=result.prefill,
+        estimated=result.counts_estimated,
     )
 
 
@@ -107,6 +108,7 @@ def _build_event(
                 "generated_tokens": count_generated_tokens(step.token, step.index),
                 "seed": request.sampling.seed,
                 "input_length": get_input_length(request, step.token),
+                **({"estimated": True} if step.token.counts_estimated else {}),
             }
     return wire.build_stream_event(
         step.index,

@@ -76,6 +76,7 @@ def build_info(inference: InferenceService) -> JSON:
         "seeds": info.supports_seed,
         "grammar": info.supports_grammar and not settings.disable_grammar_support,
         "prefill": info.supports_prompt_logprobs,
+        "context_known": info.states_context,
         "adapters": list(info.adapters),
         "max_top_n_tokens": settings.max_top_n_tokens,
     }

@@ -30,14 +30,21 @@ ABSENT = f"file-{'0' * 24}"
 class Here:
     """A gateway, the twins behind it, and a client."""
 
-    def __init__(self, models: Path, *, keys: tuple[str, ...] = (), file_bytes: int = 1 << 20):
+    def __init__(
+        self,
+        models: Path,
+        *,
+        keys: tuple[str, ...] = (),
+        file_bytes: int = 1 << 20,
+        teachers: TeacherSettings | None = None,
+    ) -> None:
         (models / "tiny").mkdir(parents=True)
         (models / "tiny/config.json").write_text("{}")
         self.store, self.jobs = MemoryStore(), MemoryJobStore()
         self.events, self.queue = MemoryEventLog(), MemoryJobQueue()
         settings = GatewaySettings(
             ApiSettings(keys=tuple(SecretStr(key) for key in keys)),
-            TeacherSettings(),
+            teachers or TeacherSettings(),
             FileSettings(max_file_bytes=file_bytes),
             ModelSettings(models_dir=models),
         )

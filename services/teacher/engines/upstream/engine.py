@@ -22,14 +22,20 @@ from services.teacher.engines.base import (
     Token,
     ValidGenerateRequest,
 )
+from services.teacher.engines.upstream.identity import is_tgi, parse_identity
+from services.teacher.engines.upstream.openai_stream import OpenAIStreamParser
 from services.teacher.engines.upstream.retries import (
     RetryableError,
     get_backoff_seconds,
     parse_error_response,
 )
+from services.teacher.engines.upstream.token_counts import (
+    LocalTokenizer,
+    TokenCounter,
+    parse_tokens,
+)
 from services.teacher.engines.upstream.wire import (
     JSON,
-    OpenAIStreamParser,
     build_openai_body,
     build_tgi_body,
     parse_sse,
@@ -39,15 +45,19 @@ from services.teacher.errors import (
     GenerationFailed,
     InputValidationError,
     Overloaded,
+    TeacherError,
     TemplateFailed,
+    UpstreamUnreachable,
 )
 from services.teacher.metrics.batches import BatchMetrics
 
-# An upstream that does not state its context; it will refuse what is too long for it itself.
-DEFAULT_CONTEXT = 4096
 CONNECT_SECONDS = 10
 # What an upstream may still take to end an answer whose last token is known.
 DRAIN_TIMEOUT_SECONDS = 1.0
+# Small questions that are no generation: what it is, tokens of a text.
+QUESTION_TIMEOUT_SECONDS = 10.0
+# Of /health, whose clients wait a few seconds themselves; at most two questions are asked.
+REACHABLE_TIMEOUT_SECONDS = 2.0
 UPSTREAM_PATHS = ("/generate_stream", "/v1/completions", "/v1/chat/completions")
 # A kept connection saves a TLS handshake. In the clear it costs: httpcore looks at each idle one
 # for every request, which with dozens of them takes longer than to connect.
@@ -58,7 +68,7 @@ class UpstreamEngine:
     """`model_id` is passed on as the OpenAI `model`; a TGI has one model and ignores it.
 
     `max_attempts` of one call, as long as it has not been answered; `read_timeout`: seconds an
-    upstream may say nothing in the middle of one.
+    upstream may say nothing in the middle of one; `tokenizer`: of its model, where it has none.
     """
 
     def __init__(
@@ -71,6 +81,7 @@ class UpstreamEngine:
         max_input_tokens: int | None,
         max_attempts: int = 4,
         read_timeout: float = 300,
+        tokenizer: LocalTokenizer | None = None,
     ) -> None:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._url, self._model = url.rstrip("/").removesuffix("/v1"), model_id
@@ -89,6 +100,8 @@ class UpstreamEngine:
         )
         self._info: EngineInfo | None = None
         self._is_tgi = False
+        self._tokenizer, self._has_tokenize = tokenizer, False
+        self._counter = TokenCounter(self._tokenize_or_none)
         self.batch_metrics = BatchMetrics()
         self._open_requests = 0
 
@@ -100,9 +113,7 @@ class UpstreamEngine:
     async def start(self) -> None:
         """Ask what the upstream is. Raises `Invalid` when nothing answers there."""
         try:
-            response = await self._client.get("/info", timeout=10)
-            if response.status_code in (404, 405):
-                response = await self._client.get("/v1/models", timeout=10)
+            response = await self._ask_identity()
             response.raise_for_status()
             upstream_info = response.json()
             if not isinstance(upstream_info, dict):
@@ -113,33 +124,52 @@ class UpstreamEngine:
                 f"there ({type(error).__name__}): start it or correct the URL and key",
                 param="TEACHER_UPSTREAM_URL",
             ) from error
-        self._is_tgi = "max_total_tokens" in upstream_info
-        max_input_tokens, max_total_tokens = self._limits
-        total_limit = max_total_tokens or upstream_info.get("max_total_tokens", DEFAULT_CONTEXT)
-        input_limit = max_input_tokens or upstream_info.get("max_input_tokens", total_limit - 1)
-        name = upstream_info["model_id"] if self._is_tgi else self._model
-        self._info = EngineInfo(
-            name,
-            "upstream",
-            input_limit,
-            total_limit,
-            # An OpenAI-compatible server may have these; it does not say so.
-            supports_token_ids=self._is_tgi,
-            supports_logprobs=self._is_tgi,
-            supports_seed=self._is_tgi,
-            supports_grammar=self._is_tgi,
-            model_sha=upstream_info.get("model_sha"),
-            pipeline_tag=upstream_info.get("model_pipeline_tag"),
-        )
+        self._is_tgi = is_tgi(upstream_info)
+        self._info = parse_identity(upstream_info, self._model, *self._limits)
+        if not self._is_tgi and self._tokenizer is None:
+            self._has_tokenize = True
+            self._has_tokenize = await self._tokenize_or_none("a") is not None
+
+    async def _ask_identity(self, timeout: float = QUESTION_TIMEOUT_SECONDS) -> httpx2.Response:
+        response = await self._client.get("/info", timeout=timeout)
+        if response.status_code in (404, 405):
+            response = await self._client.get("/v1/models", timeout=timeout)
+        return response
+
+    async def check_reachable(self) -> bool:
+        """An answer is enough: of a refused key every request tells by itself."""
+        try:
+            return (await self._ask_identity(REACHABLE_TIMEOUT_SECONDS)).status_code < 500
+        except httpx2.HTTPError:
+            return False
 
     async def tokenize(
         self, text: str, *, add_special_tokens: bool = True
     ) -> Sequence[SimpleToken] | None:
         """A TGI's tokenizer always adds its own tokens, whatever `add_special_tokens` says."""
-        if not self._is_tgi:
+        if self._tokenizer is not None:
+            return self._tokenizer.tokenize(text, add_special_tokens=add_special_tokens)
+        if self._is_tgi:
+            tokens = await self._post("/tokenize", {"inputs": text})
+            return [SimpleToken(p["id"], p["text"], p["start"], p["stop"]) for p in tokens]
+        if not self._has_tokenize:
             return None
-        tokens = await self._post("/tokenize", {"inputs": text})
-        return [SimpleToken(p["id"], p["text"], p["start"], p["stop"]) for p in tokens]
+        # vLLM and SGLang read the first three of these, llama.cpp the others.
+        body = {
+            "model": self._model,
+            "prompt": text,
+            "add_special_tokens": add_special_tokens,
+            "content": text,
+            "add_special": add_special_tokens,
+        }
+        return parse_tokens(await self._post("/tokenize", body))
+
+    async def _tokenize_or_none(self, text: str) -> Sequence[SimpleToken] | None:
+        """For a count that may be estimated instead."""
+        try:
+            return await self.tokenize(text)
+        except TeacherError:
+            return None
 
     async def apply_chat_template(self, conversation: Conversation) -> str | None:
         if not self._is_tgi:
@@ -204,40 +234,47 @@ class UpstreamEngine:
                     raise GenerationFailed(
                         f"upstream answered {content_type or 'nothing'}, not a stream"
                     )
-                parts = response.aiter_raw()
-                async for token in self._parse_tokens(parts, request):
+                async for token in self._parse_tokens(response.aiter_raw(), request):
                     received_token = True
-                    if token.finish_reason is not None or token.generated_tokens is not None:
-                        await _drain(parts)
                     yield token
         except Overloaded as error:
             raise RetryableError(error) from error
         except httpx2.HTTPError as error:
-            failure = GenerationFailed(f"upstream: {type(error).__name__} {error}".rstrip())
+            reason = f"upstream: {type(error).__name__} {error}".rstrip()
             # An upstream that hangs would hang again, for as long.
             if received_token or isinstance(error, httpx2.ReadTimeout):
-                raise failure from error
-            raise RetryableError(failure) from error
+                raise UpstreamUnreachable(reason) from error
+            raise RetryableError(UpstreamUnreachable(reason)) from error
         except (KeyError, TypeError, AttributeError) as error:
             raise GenerationFailed(f"upstream sent an event of another shape: {error!r}") from error
 
-    def _parse_tokens(
+    async def _parse_tokens(
         self, parts: AsyncIterator[bytes], request: ValidGenerateRequest
-    ) -> AsyncIterator[Token]:
-        stream = parse_sse(parts)
+    ) -> AsyncGenerator[Token, None]:
+        """Its last token comes when the answer has been read to its end."""
         if self._is_tgi:
-            return parse_tgi_stream(stream)
-        return OpenAIStreamParser(request.stop, request.max_new_tokens).parse_stream(stream)
+            async for token in parse_tgi_stream(parse_sse(parts)):
+                if token.generated_tokens is not None:
+                    await _drain(parts)
+                yield token
+            return
+        parser = OpenAIStreamParser(request, self._counter)
+        async for token in parser.parse_stream(parse_sse(parts, parser.mark_done)):
+            if parser.is_done:
+                await _drain(parts)
+            yield token
 
     async def _post(self, path: str, body: JSON) -> Any:
-        """A small question to a TGI. Raises `TeacherError`."""
+        """A small question, asked once. Raises `TeacherError`."""
         try:
-            response = await self._client.post(path, json=body)
+            response = await self._client.post(path, json=body, timeout=QUESTION_TIMEOUT_SECONDS)
             if response.is_error:
                 error = await parse_error_response(response)
                 raise error.error if isinstance(error, RetryableError) else error
             return response.json()
-        except (httpx2.HTTPError, ValueError) as error:
+        except httpx2.HTTPError as error:
+            raise UpstreamUnreachable(f"upstream: {type(error).__name__} {error}") from error
+        except ValueError as error:
             raise GenerationFailed(f"upstream: {type(error).__name__} {error}") from error
 
     def _track_open(self, change: int) -> None:

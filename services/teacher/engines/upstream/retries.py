@@ -8,15 +8,24 @@ import random
 import httpx2
 
 from qcrd.runtime.http import retry_after
-from services.teacher.errors import GenerationFailed, InputValidationError, Overloaded, TeacherError
+from services.teacher.engines.upstream.wire import JSON, parse_openai_error
+from services.teacher.errors import (
+    GenerationFailed,
+    InputValidationError,
+    Overloaded,
+    TeacherError,
+    UpstreamUnreachable,
+)
 
 # Statuses after which the same request may be answered a moment later.
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Of a server that starts, and of what stands before one that is away.
+AWAY_STATUSES = frozenset({502, 503, 504})
 INITIAL_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
 
 
 class RetryableError(Exception):
-    """The call failed before its first token; `wait` is the seconds the upstream asks for."""
+    """The call failed before its first token; `wait_seconds` are those the upstream asks for."""
 
     def __init__(self, error: TeacherError, wait_seconds: float | None = None) -> None:
         super().__init__(error.message)
@@ -25,16 +34,21 @@ class RetryableError(Exception):
 
 async def parse_error_response(response: httpx2.Response) -> RetryableError | TeacherError:
     """What an error status means here: the client's fault, or a moment's, or the upstream's."""
-    reason = _read_error_message(response.status_code, await response.aread())
-    if response.status_code in (400, 413, 422):
-        return InputValidationError(reason)
-    if response.status_code not in RETRYABLE_STATUSES:
+    status, error = response.status_code, _read_error(await response.aread())
+    reason = f"upstream answered {status}: {error.get('message')}"
+    if status in (400, 413, 422):
+        # Of what its codes do not say, 413 alone has a meaning of its own.
+        told = parse_openai_error(error)
+        return told or InputValidationError(f"too long: {reason}" if status == 413 else reason)
+    if status not in RETRYABLE_STATUSES:
         return GenerationFailed(reason)
     retry_after_seconds = retry_after.parse_retry_after(response.headers.get("retry-after"))
     wait_seconds = (
         None if retry_after_seconds is None else min(retry_after_seconds, MAX_BACKOFF_SECONDS)
     )
-    if response.status_code != 429:
+    if status in AWAY_STATUSES:
+        return RetryableError(UpstreamUnreachable(reason), wait_seconds)
+    if status != 429:
         return RetryableError(GenerationFailed(reason), wait_seconds)
     overloaded = Overloaded("Model is overloaded")
     if wait_seconds is not None:
@@ -48,10 +62,12 @@ def get_backoff_seconds(attempt: int) -> float:
     return float(max_seconds * random.uniform(0.5, 1.0))
 
 
-def _read_error_message(status: int, body: bytes) -> str:
+def _read_error(body: bytes) -> JSON:
+    """OpenAI's `error` object, in whatever form an upstream has it; always with a `message`."""
     try:
-        error = json.loads(body).get("error", "")
-        message = error if isinstance(error, str) else str(error.get("message"))
+        told = json.loads(body)
+        # Older releases of vLLM leave the object around it out.
+        error = told.get("error", told)
     except (ValueError, AttributeError):
-        message = body[:200].decode(errors="replace")
-    return f"upstream answered {status}: {message}"
+        error = body[:200].decode(errors="replace")
+    return error if isinstance(error, dict) else {"message": error}

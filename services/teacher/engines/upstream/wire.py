@@ -1,23 +1,29 @@
-"""What an upstream is asked and what it streams: a TGI's own route, or OpenAI's two."""
+"""What an upstream is asked, and the events it streams; a TGI's own route, or OpenAI's two."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from services.teacher.engines.base import (
-    UNKNOWN_TOKEN_ID,
     EngineFinishReason,
     Token,
     ValidGenerateRequest,
 )
-from services.teacher.errors import GenerationFailed, InputValidationError, Overloaded, TeacherError
+from services.teacher.errors import (
+    ContentFiltered,
+    GenerationFailed,
+    InputValidationError,
+    Overloaded,
+    TeacherError,
+)
 
 JSON = dict[str, Any]
-STOP_WINDOW = 256
-"""Characters kept to find a stop string that spans chunks."""
+DONE = b"[DONE]"
+TOO_LONG_WORDS = ("maximum context length", "maximum model length")
+TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 
 
 def build_tgi_body(request: ValidGenerateRequest) -> JSON:
@@ -41,7 +47,8 @@ def build_tgi_body(request: ValidGenerateRequest) -> JSON:
 
 
 def build_openai_body(request: ValidGenerateRequest, model: str) -> JSON:
-    """Stop strings stay here: OpenAI's servers cut them from the text, TGI keeps them."""
+    """Stop strings go along: what is written after one is paid for, and a stream that is closed at
+    one never tells its usage."""
     sampling = request.sampling
     body = {
         "model": model,
@@ -54,6 +61,7 @@ def build_openai_body(request: ValidGenerateRequest, model: str) -> JSON:
         "presence_penalty": sampling.presence_penalty,
         # OpenAI's seeds are signed 64-bit.
         "seed": None if sampling.seed is None else sampling.seed % 2**63,
+        "stop": list(request.stop) or None,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -69,7 +77,13 @@ def build_openai_body(request: ValidGenerateRequest, model: str) -> JSON:
     return {name: value for name, value in body.items() if value is not None}
 
 
-async def parse_sse(parts: AsyncIterator[bytes]) -> AsyncGenerator[JSON, None]:
+def ignore_done() -> None:
+    """A TGI's own stream has no `[DONE]`."""
+
+
+async def parse_sse(
+    parts: AsyncIterator[bytes], on_done: Callable[[], None] = ignore_done
+) -> AsyncGenerator[JSON, None]:
     """The JSON events of a stream, up to `[DONE]`, however the network cut it. Raises what the
     upstream says went wrong, as `TeacherError`.
     """
@@ -79,10 +93,15 @@ async def parse_sse(parts: AsyncIterator[bytes]) -> AsyncGenerator[JSON, None]:
         for line in lines:
             if not line.startswith(b"data:"):
                 continue
-            if (data := line[5:].strip()) == b"[DONE]":
+            if (data := line[5:].strip()) == DONE:
+                on_done()
                 return
             yield _parse_event(data)
-    if buffer.startswith(b"data:") and buffer[5:].strip() != b"[DONE]":
+    if not buffer.startswith(b"data:"):
+        return
+    if buffer[5:].strip() == DONE:
+        on_done()
+    else:
         yield _parse_event(buffer[5:])
 
 
@@ -102,12 +121,24 @@ def _parse_event(data: bytes) -> JSON:
 def _parse_error(message: str | JSON, error_type: str | None) -> TeacherError:
     """A TGI streams every refusal with status 200, a full queue too (its server.rs 476-506)."""
     if not isinstance(message, str):
-        return GenerationFailed(str(message.get("message", "")))
+        return parse_openai_error(message) or GenerationFailed(str(message.get("message", "")))
     if error_type == "overloaded":
         return Overloaded("Model is overloaded")
     if error_type == "validation":
         return InputValidationError(message.removeprefix(InputValidationError.PREFIX))
     return GenerationFailed(message.removeprefix(GenerationFailed.PREFIX))
+
+
+def parse_openai_error(error: JSON) -> TeacherError | None:
+    """What OpenAI's `error` object says of the request itself; None where its status decides."""
+    reason, code = str(error.get("message", "")), str(error.get("code"))
+    if "content_filter" in (code, error.get("type")):
+        return ContentFiltered(reason)
+    # vLLM tells it in words alone; llama.cpp's code is a number, its type names the error.
+    codes = {code, str(error.get("type"))}
+    if codes & TOO_LONG_CODES or any(words in reason for words in TOO_LONG_WORDS):
+        return InputValidationError(f"the prompt is too long: {reason}")
+    return None
 
 
 async def parse_tgi_stream(stream: AsyncIterator[JSON]) -> AsyncGenerator[Token, None]:
@@ -137,121 +168,3 @@ def parse_finish_reason(reason: str | None) -> EngineFinishReason | None:
     if reason in ("eos_token", "stop", "tool_calls"):
         return "eos_token"
     return "length" if reason == "length" else None
-
-
-@dataclass
-class _PartialFunctionCall:
-    """A function call that arrives in pieces."""
-
-    name: str = ""
-    arguments: str = ""
-
-    def to_text(self) -> str:
-        """As a model behind TGI's own grammar would write it."""
-        try:
-            arguments = json.loads(self.arguments or "{}")
-        except ValueError as error:
-            raise GenerationFailed("upstream called a function with arguments not JSON") from error
-        return json.dumps({"function": {"_name": self.name, **arguments}}, ensure_ascii=False)
-
-
-@dataclass
-class OpenAIStreamParser:
-    """A chunk counts as one token unless the upstream counts itself, in the usage it sends last.
-
-    The last chunk is held back for that: the one that gives a reason, or the `max_new_tokens`th.
-    The end of the model is a token without text.
-    """
-
-    stop: tuple[str, ...]
-    max_new_tokens: int
-    token_count: int = 0
-    pending: Token | None = None
-    recent_text: str = ""
-    finish_reason: EngineFinishReason | None = None
-    usage: JSON = field(default_factory=dict)
-    function_call: _PartialFunctionCall | None = None
-
-    async def parse_stream(self, stream: AsyncIterator[JSON]) -> AsyncGenerator[Token, None]:
-        async for event in stream:
-            self.usage = event.get("usage") or self.usage
-            for choice in event.get("choices") or ():
-                self.finish_reason = (
-                    parse_finish_reason(choice.get("finish_reason")) or self.finish_reason
-                )
-                token = self._parse_choice(choice)
-                if token is None:
-                    continue
-                if self.pending is not None:
-                    yield self.pending
-                self.token_count += 1
-                is_last = self.finish_reason is not None or self.token_count == self.max_new_tokens
-                self.pending = token if is_last else None
-                if not is_last:
-                    yield token
-        for token in self._finish():
-            yield token
-
-    def _finish(self) -> Iterator[Token]:
-        """What was held back, and the end of the model, with what the upstream has counted."""
-        completion_tokens, prompt_tokens = (
-            self.usage.get("completion_tokens"),
-            self.usage.get("prompt_tokens"),
-        )
-        if self.pending is not None:
-            finish_reason = self.finish_reason if self.finish_reason == "length" else None
-            yield replace(
-                self.pending,
-                finish_reason=finish_reason,
-                generated_tokens=completion_tokens,
-                prompt_tokens=prompt_tokens,
-            )
-        if self.function_call is not None:
-            yield Token(UNKNOWN_TOKEN_ID, self.function_call.to_text())
-        if self.finish_reason == "eos_token" or (
-            self.finish_reason is not None and self.pending is None
-        ):
-            end = Token(UNKNOWN_TOKEN_ID, "", special=True, finish_reason=self.finish_reason)
-            yield replace(end, generated_tokens=completion_tokens, prompt_tokens=prompt_tokens)
-
-    def _parse_choice(self, choice: JSON) -> Token | None:
-        delta = choice.get("delta") or {}
-        for call in delta.get("tool_calls") or ():
-            self.function_call = self.function_call or _PartialFunctionCall()
-            function = call.get("function") or {}
-            self.function_call.name += function.get("name") or ""
-            self.function_call.arguments += function.get("arguments") or ""
-        text = cut_at_stop(
-            choice.get("text") or delta.get("content") or "", self.recent_text, self.stop
-        )
-        if not text:
-            return None
-        self.recent_text = (self.recent_text + text)[-STOP_WINDOW:]
-        logprob, top = _parse_logprobs(choice.get("logprobs") or {})
-        prompt_tokens = self.usage.get("prompt_tokens")
-        return Token(UNKNOWN_TOKEN_ID, text, logprob, top_tokens=top, prompt_tokens=prompt_tokens)
-
-
-def _parse_logprobs(logprobs: JSON) -> tuple[float | None, tuple[Token, ...]]:
-    """Of a chunk with one token, in the completions' or the chat's form; else unknown."""
-    content = logprobs.get("content")
-    if content and len(content) == 1:
-        top = content[0].get("top_logprobs") or ()
-        others = tuple(Token(UNKNOWN_TOKEN_ID, one["token"], one["logprob"]) for one in top)
-        return content[0].get("logprob"), others
-    values = logprobs.get("token_logprobs")
-    if values and len(values) == 1:
-        top_logprobs = (logprobs.get("top_logprobs") or [{}])[0] or {}
-        return values[0], tuple(
-            Token(UNKNOWN_TOKEN_ID, text, value) for text, value in top_logprobs.items()
-        )
-    return None, ()
-
-
-def cut_at_stop(text: str, before: str, stop: Sequence[str]) -> str:
-    """`text` up to the first end of a stop string in `seen` + `text`: chunks hold many tokens."""
-    whole = before + text
-    for end in range(len(before) + 1, len(whole) + 1):
-        if stop and whole[:end].endswith(tuple(stop)):
-            return whole[len(before) : end]
-    return text

@@ -208,14 +208,6 @@ def test_an_engine_that_fails_on_a_prompt_fails_the_job_with_its_words(bench: Ma
     assert "out of memory" in job.failure.message
 
 
-def test_a_prompt_that_is_too_long_is_the_callers_error(bench: MakeBench) -> None:
-    here = bench(mood=lambda number: "too_long")
-    job = here.run(here.job(here.file(sums(2))))
-    assert job.status is JobStatus.FAILED
-    assert job.failure
-    assert "must have less than 8 tokens" in job.failure.message
-
-
 def test_cancelling_stops_the_requests_and_keeps_what_was_answered(bench: MakeBench) -> None:
     here = bench(delay=0.05, concurrency=2)
     training = here.file(sums(40))
