@@ -6,21 +6,24 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qcrd.errors import QcrdError
 from qcrd.method.prompts import build_teacher_prompt
-from qcrd.records.job import Usage
+from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
+from qcrd.records.spec import Budget
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from services.api.assembling.budget import TokenBudget
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.labelling import OutputsByQuestion
+from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams, iter_sample_counts
 from services.api.assembling.teacher_client import Completion, TeacherClient
+from services.api.assembling.token_account import TokenAccount
 from services.api.settings import TeacherConfig
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class _SamplingRun:
     teacher: TeacherConfig
     requests: Mapping[str, SampleRequest]
     generations: dict[str, Generation]
+    account: TokenAccount
     unflushed: int = 0
     counted_usage: Usage = field(default_factory=Usage)
     emitted_done: int = -1
@@ -66,7 +70,7 @@ class _SamplingRun:
             completion_tokens=completion.completion_tokens,
             job_id=self.stage.job.id,
         )
-        self.cache.add(generation)
+        self.account.flush(lambda update: self.cache.add(generation, update))
         self.generations[generation.key] = generation
         self.unflushed += 1
         if self.unflushed >= FLUSH_EVERY:
@@ -81,7 +85,7 @@ class _SamplingRun:
             log.warning("teacher outputs not flushed to the store, they stay in Redis: %s", error)
 
     def close(self) -> None:
-        """Whatever ends the round: what was answered is kept, and what it cost is told."""
+        """Whatever ends the round: what was answered is kept, and what all of it cost is told."""
         self.flush()
         with contextlib.suppress(QcrdError):
             self.report_progress()
@@ -96,6 +100,7 @@ class _SamplingRun:
 
     def report_progress(self, outage: str | None = None) -> None:
         self.reported_at = time.monotonic()
+        self.account.flush()  # first: the job tells nothing that its next attempt would not know
         done, total, usage = len(self.generations), len(self.requests), self.compute_usage()
         self._increment_counters(usage)
         percent = SAMPLING_PERCENT * done / max(1, total)
@@ -114,22 +119,37 @@ class _SamplingRun:
             )
 
     def compute_usage(self) -> Usage:
-        """What this job paid, over all of its attempts."""
-        paid = [g for g in self.generations.values() if g.job_id == self.stage.job.id]
-        # Never less than was told: a job that asked the same at the same time may have replaced
-        # answers of this one, which it paid for all the same.
-        reported = self.stage.job.usage
-        prompt = max(reported.teacher_prompt_tokens, sum(g.prompt_tokens for g in paid))
-        completion = max(reported.teacher_completion_tokens, sum(g.completion_tokens for g in paid))
-        cost = self.teacher.compute_cost(prompt, completion)
+        """What this job paid or may have paid, over all of its attempts."""
+        spent, uncertain = self.account.spent, self.account.uncertain
+        cost = self.teacher.compute_cost(spent.prompt, spent.completion)
         return self.stage.job.usage.model_copy(
             update={
-                "teacher_prompt_tokens": prompt,
-                "teacher_completion_tokens": completion,
+                "teacher_prompt_tokens": spent.prompt,
+                "teacher_completion_tokens": spent.completion,
                 "cost": cost,
                 "currency": None if cost is None else self.teacher.currency,
+                "uncertain": uncertain.total,
+                "uncertain_cost": self.teacher.compute_cost(uncertain.prompt, uncertain.completion),
+                "estimated": spent.estimated or uncertain.estimated,
             }
         )
+
+    def report_earlier_attempts(self) -> None:
+        """What they had in flight when they ended, and could not tell."""
+        before, usage = self.stage.job.usage, self.compute_usage()
+        self.counted_usage = usage
+        if usage == before:
+            return
+        self.stage.update_job(usage=usage)
+        if usage.uncertain > before.uncertain:
+            self.stage.events.append(
+                self.stage.job.id,
+                f"{usage.uncertain:,} teacher tokens may have been spent: an earlier attempt ended "
+                "while it had requests in flight",
+                level="warn",
+                data={"uncertain": usage.uncertain},
+                once=f"uncertain-{self.stage.token}",
+            )
 
     def _increment_counters(self, usage: Usage) -> None:
         """What was paid since the last time. A kill loses the two seconds before it: the job's own
@@ -219,8 +239,11 @@ async def _run_sampling(
         cache = GenerationCache(
             stage.store, buffer, teacher=fingerprint, sampling=sampling.fingerprint
         )
-        run = _SamplingRun(stage, cache, teacher, requests, cache.find_many(requests.keys()))
-        run.counted_usage = run.compute_usage()
+        generations = cache.find_many(requests.keys())
+        paid = _sum_paid(stage.job, generations.values())
+        account = TokenAccount.open(buffer, stage.job, paid, teacher)
+        run = _SamplingRun(stage, cache, teacher, requests, generations, account)
+        run.report_earlier_attempts()
         missing = [sample for key, sample in requests.items() if key not in run.generations]
         stage.emit(
             f"asking teacher {name} for {len(missing)} outputs; "
@@ -236,9 +259,8 @@ async def _run_sampling(
             on_completion=run.add_completion,
             poll=run.poll,
             backoff=backoff,
-            budget=TokenBudget(
-                stage.job.budget, teacher, sampling.max_new_tokens, run.compute_usage()
-            ),
+            budget=TokenBudget(stage.job.budget, teacher, account),
+            prompt_tokens=PromptTokenCounter(client, asks_teacher=stage.job.budget != Budget()),
         )
         try:
             await sampler.run(missing)
@@ -247,3 +269,20 @@ async def _run_sampling(
         return run
     finally:
         await client.close()
+
+
+def _sum_paid(job: Job, generations: Iterable[Generation]) -> Usage:
+    """What a job without an account is known to have paid: what it told, and answers of its last
+    seconds before it was killed."""
+    paid = [one for one in generations if one.job_id == job.id]
+    told = job.usage
+    return told.model_copy(
+        update={
+            "teacher_prompt_tokens": max(
+                told.teacher_prompt_tokens, sum(one.prompt_tokens for one in paid)
+            ),
+            "teacher_completion_tokens": max(
+                told.teacher_completion_tokens, sum(one.completion_tokens for one in paid)
+            ),
+        }
+    )

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from qcrd.errors import QcrdError, Transient
 from services.api.assembling.budget import TokenBudget
 from services.api.assembling.concurrency_limit import ConcurrencyLimit
+from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher_client import (
     Completion,
+    StreamProgress,
     TeacherClient,
     TeacherGenerationFailed,
     TeacherOverloaded,
     TeacherUnreachable,
 )
+from services.api.assembling.token_account import Reservation, Tokens
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ MAX_ATTEMPTS = 4
 
 
 class TeacherSampler:
-    """One round of questions. `on_completion` gets each answer at once; `look` is called while
-    waiting and before every request, with the reason of an outage or None, and ends the round by
-    raising."""
+    """One round of questions. `on_completion` gets each answer at once, already settled in the
+    budget's account, and writes both; `poll` is called while waiting and before every request, with
+    the reason of an outage or None, and ends the round by raising."""
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class TeacherSampler:
         poll: Callable[[str | None], None],
         backoff: BackoffPolicy,
         budget: TokenBudget,
+        prompt_tokens: PromptTokenCounter,
     ) -> None:
         self._client = client
         self._sampling = sampling
@@ -69,6 +73,8 @@ class TeacherSampler:
         self._poll = poll
         self._backoff = backoff
         self._budget = budget
+        self._prompt_tokens = prompt_tokens
+        self._account_error: QcrdError | None = None
         self._budget_changed = asyncio.Condition()
         self._limit = ConcurrencyLimit(concurrency)
         self._probe_lock = asyncio.Lock()
@@ -77,7 +83,7 @@ class TeacherSampler:
         self._last_completion_at = asyncio.get_running_loop().time()
 
     async def run(self, requests: Sequence[SampleRequest]) -> None:
-        """Until every one is answered and kept. Raises what `look` raises; `Transient` when the
+        """Until every one is answered and kept. Raises what `poll` raises; `Transient` when the
         teacher stays away; `OverBudget` when the next one could cost too much, once nothing is in
         flight any more; `QcrdError` when it refuses for good."""
         pending = deque(requests)
@@ -101,18 +107,30 @@ class TeacherSampler:
         while pending:
             await self._sample_with_retries(pending.popleft())
 
-    async def _reserve_budget(self, request: SampleRequest) -> None:
+    async def _reserve_budget(self, request: SampleRequest) -> Reservation:
         """Wait until those in flight have cost less than they might have."""
+        prompt = await self._prompt_tokens.count(request.prompt)
+        tokens = prompt + Tokens(completion=self._sampling.max_new_tokens)
         async with self._budget_changed:
-            while not self._budget.reserve(request):
+            while (reservation := self._budget.reserve(tokens)) is None:
                 if not self._budget.in_flight:
-                    raise self._budget.make_over_budget_error()
+                    raise self._budget.make_over_budget_error(tokens)
                 await self._budget_changed.wait()
+        return reservation
 
-    async def _settle_budget(
-        self, request: SampleRequest, completion: Completion | None, *, partial: bool
-    ) -> None:
-        self._budget.settle(request, completion, partial=partial)
+    async def _write_reservations(self) -> None:
+        """Of all requests that are about to leave: those that reserve in the same turn of the loop
+        are written at once, and the others find nothing left to write."""
+        await asyncio.sleep(0)
+        if self._account_error is not None:
+            raise self._account_error
+        try:
+            self._budget.account.flush()
+        except QcrdError as error:
+            self._account_error = error
+            raise
+
+    async def _notify_budget_changed(self) -> None:
         async with self._budget_changed:
             self._budget_changed.notify_all()
 
@@ -138,30 +156,57 @@ class TeacherSampler:
 
     async def _sample_within_budget(self, request: SampleRequest) -> None:
         """One try, within the budget."""
-        await self._reserve_budget(request)
-        completion, partial = None, False
-        try:
-            completion = await self._send_request(request)
-            # At once: settling waits, and may be cancelled while it does.
-            self._on_completion(request, completion)
-        except (TeacherUnreachable, TeacherGenerationFailed) as error:
-            partial = error.has_partial_output
-            raise
-        finally:
-            await self._settle_budget(request, completion, partial=partial)
-
-    async def _send_request(self, request: SampleRequest) -> Completion:
         async with self._limit.slot() as epoch:
-            # A process that stood still may find the job gone, and has to pay for nothing then.
-            self._poll(self._outage)
+            reservation = await self._reserve_budget(request)
+            progress = StreamProgress(is_free=True)
             try:
-                completion = await self._client.generate(request, self._sampling)
-            except TeacherOverloaded:
-                self._limit.shrink(epoch)
+                await self._write_reservations()
+                # A process that stood still may find the job gone, and has to pay for nothing then.
+                self._poll(self._outage)
+                completion = await self._send_request(request, epoch, progress)
+            except BaseException:
+                self._settle_broken(reservation, progress)
                 raise
-            self._limit.grow()
-            self._last_completion_at = asyncio.get_running_loop().time()
-            return completion
+            else:
+                # At once: what follows waits, and may be cancelled while it does.
+                self._settle_completed(reservation, request, completion)
+            finally:
+                await self._notify_budget_changed()
+
+    async def _send_request(
+        self, request: SampleRequest, epoch: int, progress: StreamProgress
+    ) -> Completion:
+        progress.is_free = False
+        try:
+            completion = await self._client.generate(request, self._sampling, progress)
+        except TeacherOverloaded:
+            self._limit.shrink(epoch)
+            raise
+        self._limit.grow()
+        self._last_completion_at = asyncio.get_running_loop().time()
+        return completion
+
+    def _settle_completed(
+        self, reservation: Reservation, request: SampleRequest, completion: Completion
+    ) -> None:
+        self._prompt_tokens.learn(request.prompt, completion.prompt_tokens)
+        spent = Tokens(completion.prompt_tokens, completion.completion_tokens)
+        self._budget.account.settle(reservation, spent=spent)
+        self._on_completion(request, completion)
+
+    def _settle_broken(self, reservation: Reservation, progress: StreamProgress) -> None:
+        """What came is spent, and with it the prompt; the rest may be. Written with what is written
+        next: until then all that was reserved is uncertain."""
+        reserved = reservation.tokens
+        if progress.is_free:
+            self._budget.account.settle(reservation)
+        elif not progress.streamed_tokens:
+            self._budget.account.settle(reservation, uncertain=reserved)
+        else:
+            streamed = min(progress.streamed_tokens, reserved.completion)
+            rest = Tokens(completion=reserved.completion - streamed)
+            spent = Tokens(reserved.prompt, streamed, reserved.estimated)
+            self._budget.account.settle(reservation, spent=spent, uncertain=rest)
 
     def _check_overload_timeout(self, error: TeacherOverloaded) -> None:
         silent_seconds = asyncio.get_running_loop().time() - self._last_completion_at

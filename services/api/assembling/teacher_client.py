@@ -39,16 +39,24 @@ class TeacherOverloaded(Transient):
 
 
 class TeacherUnreachable(Transient):
-    """The teacher does not answer, or broke off in the middle of an answer."""
+    """The teacher does not answer, or broke off in the middle of an answer. `was_reached`: it may
+    have generated something."""
 
-    has_partial_output = False
-    """Whether some of the answer had come, which has to be paid for."""
+    was_reached = True
 
 
 class TeacherGenerationFailed(Transient):
     """The teacher took the request and its engine failed on it (424)."""
 
-    has_partial_output = False
+
+@dataclass
+class StreamProgress:
+    """What is known of one request's cost while it runs, also when it breaks off."""
+
+    streamed_tokens: int = 0
+    is_free: bool = False
+    """Whether nothing can have been generated: it was refused, or never left."""
+    completion: Completion | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class TeacherClient:
         # Given even when there is no key: otherwise the client sends the machine's own hub token.
         self._headers: dict[str, Any] = {"authorization": f"Bearer {key}" if key else None}
         self._pooled: _PooledClient | None = None
+        self._tokenizer_session: httpx2.AsyncClient | None = None
 
     async def fetch_fingerprint(self) -> str:
         """Digest of the model that answers now. `TeacherUnreachable` when none does."""
@@ -117,35 +126,46 @@ class TeacherClient:
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Of each text, as the teacher's own tokenizer counts them. Costs no generation."""
+        if self._tokenizer_session is None:
+            self._tokenizer_session = httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS)
+        headers = {name: value for name, value in self._headers.items() if value}
         counts = []
         with self._translate_errors():
-            async with httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS) as session:
-                headers = {name: value for name, value in self._headers.items() if value}
-                for text in texts:
-                    response = await session.post(
-                        f"{self._url}/tokenize", headers=headers, json={"inputs": text}
+            for text in texts:
+                response = await self._tokenizer_session.post(
+                    f"{self._url}/tokenize", headers=headers, json={"inputs": text}
+                )
+                tokens = response.json() if response.is_success else None
+                if not isinstance(tokens, list):
+                    raise TeacherUnreachable(
+                        f"teacher {self._name}: /tokenize answers {response.status_code}"
+                        + " and no list of tokens" * response.is_success
                     )
-                    if not response.is_success:
-                        raise TeacherUnreachable(
-                            f"teacher {self._name}: /tokenize answers {response.status_code}"
-                        )
-                    counts.append(len(response.json()))
+                counts.append(len(tokens))
         return counts
 
-    async def generate(self, request: SampleRequest, sampling: SamplingParams) -> Completion:
-        events: list[Any] = []
+    async def generate(
+        self, request: SampleRequest, sampling: SamplingParams, progress: StreamProgress
+    ) -> Completion:
+        """`progress` tells what there was to pay for, whatever this raises."""
         try:
-            return await self._generate(request, sampling, events)
+            await self._generate(request, sampling, progress)
         except (TeacherUnreachable, TeacherGenerationFailed) as error:
-            error.has_partial_output = bool(events)
+            if progress.completion is None:
+                was_reached = not isinstance(error, TeacherUnreachable) or error.was_reached
+                progress.is_free = not was_reached and not progress.streamed_tokens
+                raise
+        except QcrdError:
+            progress.is_free = not progress.streamed_tokens
             raise
+        if progress.completion is None:
+            raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an answer")
+        return progress.completion
 
     async def _generate(
-        self, request: SampleRequest, sampling: SamplingParams, events: list[Any]
-    ) -> Completion:
-        """Something is put into `begun` when the first token comes."""
+        self, request: SampleRequest, sampling: SamplingParams, progress: StreamProgress
+    ) -> None:
         greedy = sampling.temperature == 0
-        completion: Completion | None = None
         with self._translate_errors():
             async with self._acquire_client() as client:
                 stream = await client.text_generation(
@@ -162,20 +182,20 @@ class TeacherClient:
                     return_full_text=False,
                 )
                 async for event in stream:
-                    events[:] = [event]
+                    progress.streamed_tokens += 1
                     if event.details is not None and event.generated_text is not None:
                         # Read on to the end: a stream left halfway keeps its connection.
-                        completion = Completion(
+                        progress.completion = Completion(
                             text=event.generated_text,
                             finish_reason=str(event.details.finish_reason),
                             prompt_tokens=event.details.input_length,
                             completion_tokens=event.details.generated_tokens,
                         )
-        if completion is None:
-            raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an answer")
-        return completion
 
     async def close(self) -> None:
+        session, self._tokenizer_session = self._tokenizer_session, None
+        if session is not None:
+            await session.aclose()
         pooled, self._pooled = self._pooled, None
         if pooled is not None:
             await pooled.client.exit_stack.aclose()
@@ -214,7 +234,7 @@ class TeacherClient:
         except ValidationError as error:
             raise Invalid(f"{label} refuses a prompt: {error}", code="teacher_refused") from error
         except (InferenceTimeoutError, httpx2.TimeoutException) as error:
-            raise TeacherUnreachable(f"{label} does not answer in time") from error
+            raise _make_unreachable_error(f"{label} does not answer in time", error) from error
         except HfHubHTTPError as error:
             raise _make_status_error(label, error) from error
         except TextGenerationError as error:
@@ -224,7 +244,19 @@ class TeacherClient:
             raise TeacherGenerationFailed(f"{label} failed to generate: {error}") from error
         except (httpx2.HTTPError, json.JSONDecodeError) as error:
             reason = str(error) or type(error).__name__
-            raise TeacherUnreachable(f"{label} does not answer: {reason}") from error
+            raise _make_unreachable_error(f"{label} does not answer: {reason}", error) from error
+
+
+NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+"""Failures before the first byte of a request."""
+
+
+def _make_unreachable_error(message: str, error: Exception) -> TeacherUnreachable:
+    unreachable = TeacherUnreachable(message)
+    unreachable.was_reached = not isinstance(error, NEVER_SENT) and not isinstance(
+        error.__cause__, NEVER_SENT
+    )
+    return unreachable
 
 
 def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
@@ -232,7 +264,10 @@ def _make_status_error(label: str, error: HfHubHTTPError) -> QcrdError:
     if status == 429:
         return TeacherOverloaded(f"{label} is overloaded", retry_after=_get_retry_after(error))
     if status == 408 or status >= 500:
-        return TeacherUnreachable(f"{label} answers {status}")
+        unreachable = TeacherUnreachable(f"{label} answers {status}")
+        # 503 is a refusal; another may come from a proxy that gave up on a running generation.
+        unreachable.was_reached = status != 503
+        return unreachable
     return QcrdError(
         f"{label} refuses requests with status {status}: check its address and API key in the "
         "setting QCRD_TEACHERS",
