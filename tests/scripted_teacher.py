@@ -20,6 +20,8 @@ from tests.things import answered
 
 Mood = Literal["ok", "busy", "busy_in_stream", "cut", "engine", "too_long"]
 
+PROMPT_TOKENS, ANSWER_TOKENS = 11, 7
+"""Of every request, by what the last event of an answer says."""
 ERRORS: dict[str, tuple[str, str]] = {
     "busy": ("Model is overloaded", "overloaded"),
     "busy_in_stream": ("Model is overloaded", "overloaded"),
@@ -39,6 +41,8 @@ class ScriptedTeacher:
     """`mood(i)` is what happens to request i (from 0); `answer(prompt, seed)` is the text.
 
     `tell` hears of every generation: that it started, and that it finished, before the client does.
+    `begun` tokens are streamed before `delay` and the rest. `count(text)` answers /tokenize, which
+    there is none of without it.
     """
 
     def __init__(
@@ -52,12 +56,17 @@ class ScriptedTeacher:
         retry_after: int | None = None,
         port: int = 0,
         tell: Callable[[Told, dict[str, Any]], None] = _untold,
+        begun: int = 1,
+        count: Callable[[str], int] | None = None,
     ) -> None:
         self.answer, self.mood, self.delay, self.model = answer, mood, delay, model
         self.finish_reason, self.retry_after, self.tell = finish_reason, retry_after, tell
+        self.begun, self.count = begun, count
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.answered = 0
+        self.generated = 0
+        """Tokens that it read and wrote, also for answers that broke off."""
         self.flying = self.most_flying = 0
         self.port = port
         self._writers: set[asyncio.StreamWriter] = set()
@@ -119,6 +128,13 @@ class ScriptedTeacher:
             info = {"model_id": self.model, "model_sha": None}
             _respond(writer, 200, json.dumps(info).encode())
             return True
+        if first.startswith("POST /tokenize"):
+            if self.count is None:
+                _respond(writer, 404, b"{}")
+            else:
+                tokens = [TOKEN] * self.count(json.loads(body)["inputs"])
+                _respond(writer, 200, json.dumps(tokens).encode())
+            return True
         self.headers.append(headers)
         self.requests.append(json.loads(body))
         self.flying += 1
@@ -144,7 +160,10 @@ class ScriptedTeacher:
             return True
         self.tell("started", asked)
         _stream(writer)
-        _event(writer, {"index": 1, "token": TOKEN, "generated_text": None, "details": None})
+        self.generated += PROMPT_TOKENS + self.begun
+        for index in range(1, self.begun + 1):
+            event = {"index": index, "token": TOKEN, "generated_text": None, "details": None}
+            _event(writer, event)
         await asyncio.sleep(self.delay)
         if mood == "cut":
             writer.transport.abort()
@@ -152,11 +171,12 @@ class ScriptedTeacher:
         seed = asked["parameters"]["seed"]
         details = {
             "finish_reason": self.finish_reason,
-            "generated_tokens": 7,
+            "generated_tokens": ANSWER_TOKENS,
             "seed": seed,
-            "input_length": 11,
+            "input_length": PROMPT_TOKENS,
         }
         text = self.answer(asked["inputs"], seed)
+        self.generated += ANSWER_TOKENS - self.begun
         self.tell("finished", asked)
         _event(writer, {"index": 2, "token": TOKEN, "generated_text": text, "details": details})
         _chunk(writer, b"")
@@ -213,9 +233,14 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("record", type=Path, help="file to which every generation is appended")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds that one takes")
+    parser.add_argument("--begun", type=int, default=1, help="tokens that come before them")
     given = parser.parse_args()
     teacher = ScriptedTeacher(
-        answered, delay=given.delay, port=given.port, tell=recorder(given.record)
+        answered,
+        delay=given.delay,
+        port=given.port,
+        tell=recorder(given.record),
+        begun=given.begun,
     )
     print(f"answering at {teacher.url}", flush=True)
     threading.Event().wait()

@@ -63,7 +63,7 @@ class MemoryGenerationBuffer:
         with self._lock:
             self._sets[set_key][field] = payload
             if account is not None:
-                self.update_account(account)
+                self._apply(account)
 
     def read_all(self, set_key: str) -> dict[str, str]:
         with self._lock:
@@ -76,13 +76,16 @@ class MemoryGenerationBuffer:
 
     def update_account(self, update: AccountUpdate) -> None:
         with self._lock:
-            self._accounts[update.job_id].update(update.values)
-            for name in update.removed:
-                self._accounts[update.job_id].pop(name, None)
+            self._apply(update)
 
     def read_account(self, job_id: str) -> dict[str, str]:
         with self._lock:
             return dict(self._accounts[job_id])
+
+    def _apply(self, update: AccountUpdate) -> None:
+        self._accounts[update.job_id].update(update.values)
+        for name in update.removed:
+            self._accounts[update.job_id].pop(name, None)
 
 
 class RedisGenerationBuffer:
