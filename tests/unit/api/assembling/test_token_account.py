@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -123,6 +124,7 @@ def check_within(tokens: Tokens) -> None:
 
 
 TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 def test_a_write_of_a_worker_that_lost_the_job_changes_nothing_of_its_successor_s() -> None:
