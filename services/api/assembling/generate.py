@@ -251,6 +251,9 @@ async def _run_sampling(
             asked=len(missing),
             found=len(requests) - len(missing),
         )
+        prompt_tokens = PromptTokenCounter(client, asks_teacher=stage.job.budget != Budget())
+        for key, generation in generations.items():
+            prompt_tokens.learn(requests[key].prompt, generation.prompt_tokens)
         sampler = TeacherSampler(
             client,
             sampling,
@@ -260,7 +263,7 @@ async def _run_sampling(
             poll=run.poll,
             backoff=backoff,
             budget=TokenBudget(stage.job.budget, teacher, account),
-            prompt_tokens=PromptTokenCounter(client, asks_teacher=stage.job.budget != Budget()),
+            prompt_tokens=prompt_tokens,
         )
         try:
             await sampler.run(missing)
