@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tests.things import answered
 
-Mood = Literal["ok", "busy", "busy_in_stream", "cut", "engine", "too_long"]
+Mood = Literal["ok", "busy", "busy_in_stream", "cut", "cut_after", "engine", "too_long"]
 
 PROMPT_TOKENS, ANSWER_TOKENS = 11, 7
 """Of every request, by what the last event of an answer says."""
@@ -179,6 +179,9 @@ class ScriptedTeacher:
         self.generated += ANSWER_TOKENS - self.begun
         self.tell("finished", asked)
         _event(writer, {"index": 2, "token": TOKEN, "generated_text": text, "details": details})
+        if mood == "cut_after":
+            writer.transport.abort()
+            return False
         _chunk(writer, b"")
         self.answered += 1
         return True

@@ -19,7 +19,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 ACCOUNT_SECONDS = 90 * 24 * 3600
-"""How long an account outlives its last change. The job's record has its sums by then."""
+"""How long an account outlives the last request. The job's record has its sums by then."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ class RedisGenerationBuffer:
     def update_account(self, update: AccountUpdate) -> None:
         with translate_redis_errors(), self._redis.pipeline() as pipe:
             _queue_update(pipe, update)
+            pipe.expire(keys.token_account_key(update.job_id), ACCOUNT_SECONDS)
             pipe.execute()
 
     def read_account(self, job_id: str) -> dict[str, str]:
@@ -126,6 +127,5 @@ def _queue_update(pipe: Any, update: AccountUpdate) -> None:
     key = keys.token_account_key(update.job_id)
     if update.values:
         pipe.hset(key, mapping=dict(update.values))
-        pipe.expire(key, ACCOUNT_SECONDS)
     if update.removed:
         pipe.hdel(key, *update.removed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from fractions import Fraction
 
 from qcrd.errors import QcrdError
 from services.api.assembling.teacher_client import TeacherClient
@@ -17,10 +16,11 @@ BYTES_PER_TOKEN = 3
 prompt usually has."""
 
 
-def estimate_prompt_tokens(prompt: str, tokens_per_byte: Fraction | None = None) -> Tokens:
-    """From the bytes of `prompt`, rounded up."""
-    ratio = max(tokens_per_byte or Fraction(0), Fraction(1, BYTES_PER_TOKEN))
-    return Tokens(prompt=-int(-len(prompt.encode()) * ratio // 1), estimated=True)
+def estimate_prompt_tokens(
+    prompt: str, tokens: int = 1, per_bytes: int = BYTES_PER_TOKEN
+) -> Tokens:
+    """From the bytes of `prompt`, of which so many have so many tokens, rounded up."""
+    return Tokens(prompt=-(-len(prompt.encode()) * tokens // per_bytes), estimated=True)
 
 
 class PromptTokenCounter:
@@ -34,7 +34,8 @@ class PromptTokenCounter:
         self._counted: dict[str, int] = {}
         self._excess = 0
         """Tokens that the teacher puts around a prompt and its tokenizer does not count."""
-        self._tokens_per_byte = Fraction(0)
+        self._densest = (1, BYTES_PER_TOKEN)
+        """Tokens and bytes of the prompt with the most tokens per byte."""
         self._lock = asyncio.Lock()
 
     async def count(self, prompt: str) -> Tokens:
@@ -45,7 +46,7 @@ class PromptTokenCounter:
             return Tokens(prompt=self._told[prompt])
         if prompt in self._counted:
             return Tokens(prompt=self._counted[prompt] + self._excess)
-        return estimate_prompt_tokens(prompt, self._tokens_per_byte)
+        return estimate_prompt_tokens(prompt, *self._densest)
 
     def learn(self, prompt: str, tokens: int) -> None:
         """An answer told how many tokens `prompt` has. Others are expected to have no fewer per
@@ -53,8 +54,9 @@ class PromptTokenCounter:
         self._told[prompt] = tokens
         if prompt in self._counted:
             self._excess = max(self._excess, tokens - self._counted[prompt])
-        ratio = Fraction(tokens, max(1, len(prompt.encode())))
-        self._tokens_per_byte = max(self._tokens_per_byte, ratio)
+        size, (most, per_bytes) = max(1, len(prompt.encode())), self._densest
+        if tokens * per_bytes > most * size:
+            self._densest = (tokens, size)
 
     async def _ask_teacher(self, prompt: str) -> None:
         if prompt in self._counted or prompt in self._told or not self._asks_teacher:
