@@ -236,14 +236,9 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("record", type=Path, help="file to which every generation is appended")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds that one takes")
-    parser.add_argument("--begun", type=int, default=1, help="tokens that come before them")
     given = parser.parse_args()
     teacher = ScriptedTeacher(
-        answered,
-        delay=given.delay,
-        port=given.port,
-        tell=recorder(given.record),
-        begun=given.begun,
+        answered, delay=given.delay, port=given.port, tell=recorder(given.record)
     )
     print(f"answering at {teacher.url}", flush=True)
     threading.Event().wait()

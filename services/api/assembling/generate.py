@@ -120,19 +120,7 @@ class _SamplingRun:
 
     def compute_usage(self) -> Usage:
         """What this job paid or may have paid, over all of its attempts."""
-        spent, uncertain = self.account.spent, self.account.uncertain
-        cost = self.teacher.compute_cost(spent.prompt, spent.completion)
-        return self.stage.job.usage.model_copy(
-            update={
-                "teacher_prompt_tokens": spent.prompt,
-                "teacher_completion_tokens": spent.completion,
-                "cost": cost,
-                "currency": None if cost is None else self.teacher.currency,
-                "uncertain": uncertain.total,
-                "uncertain_cost": self.teacher.compute_cost(uncertain.prompt, uncertain.completion),
-                "estimated": spent.estimated or uncertain.estimated,
-            }
-        )
+        return self.account.fill_usage(self.stage.job.usage, self.teacher)
 
     def report_earlier_attempts(self) -> None:
         """What they had in flight when they ended, and could not tell."""

@@ -59,15 +59,16 @@ class Reservation:
 
 
 class TokenAccount:
-    """Changes are made in memory and written by `flush`, several at once."""
+    """As an attempt finds it that begins now: what is in flight elsewhere is uncertain. Changes are
+    made in memory and written by `flush`, several at once."""
 
     def __init__(self, buffer: GenerationBuffer, job: Job) -> None:
         self._buffer = buffer
         self._job_id = job.id
         self._lease = job.lease.token
-        self._earlier_spent, self._earlier_uncertain = _sum_earlier_attempts(
-            buffer.read_account(job.id), job
-        )
+        fields = buffer.read_account(job.id)
+        self.is_new = not fields
+        self._earlier_spent, self._earlier_uncertain = _sum_earlier_attempts(fields, job)
         self._spent = self._uncertain = NOTHING
         self._open: dict[str, Reservation] = {}
         self._reservation_count = 0
@@ -80,12 +81,13 @@ class TokenAccount:
     ) -> TokenAccount:
         """The job's account. One that it had before there were accounts begins with what `told`
         says, and so does one that expired."""
-        if not buffer.read_account(job.id):
+        if (account := cls(buffer, job)).is_new:
             spent = Tokens(told.teacher_prompt_tokens, told.teacher_completion_tokens)
             uncertain = _price_dearly(told.uncertain, teacher)
             values = {"spent:0": spent.dump(), "uncertain:0": uncertain.dump()}
             buffer.update_account(AccountUpdate(job.id, values))
-        return cls(buffer, job)
+            return cls(buffer, job)
+        return account
 
     @property
     def spent(self) -> Tokens:
@@ -102,6 +104,22 @@ class TokenAccount:
     @property
     def in_flight(self) -> int:
         return len(self._open)
+
+    def fill_usage(self, usage: Usage, teacher: TeacherConfig) -> Usage:
+        """`usage` with what the account says of the teacher."""
+        spent, uncertain = self.spent, self.uncertain
+        cost = teacher.compute_cost(spent.prompt, spent.completion)
+        return usage.model_copy(
+            update={
+                "teacher_prompt_tokens": spent.prompt,
+                "teacher_completion_tokens": spent.completion,
+                "cost": cost,
+                "currency": None if cost is None else teacher.currency,
+                "uncertain": uncertain.total,
+                "uncertain_cost": teacher.compute_cost(uncertain.prompt, uncertain.completion),
+                "estimated": spent.estimated or uncertain.estimated,
+            }
+        )
 
     def reserve(self, tokens: Tokens) -> Reservation:
         self._reservation_count += 1

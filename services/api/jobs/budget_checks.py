@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from qcrd.errors import Invalid, QcrdError
 from qcrd.records.job import Job, Usage
@@ -15,7 +16,7 @@ from services.api.assembling.generation_cache import GenerationCache
 from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher_client import TeacherClient
-from services.api.assembling.token_account import Tokens
+from services.api.assembling.token_account import TokenAccount, Tokens
 from services.api.dependencies import Gateway
 from services.api.jobs.job_prompts import iter_prompts
 from services.api.settings import TeacherConfig
@@ -52,6 +53,20 @@ def check_covers_usage(budget: Budget, usage: Usage) -> None:
             f"{usage.uncertain_cost:.4f} {usage.currency}" if usage.uncertain_cost else "",
             f"{budget.cost:g} {usage.currency}",
         )
+
+
+def make_usage_update(gateway: Gateway, job: Job) -> Callable[[Job], Job]:
+    """A change that puts what the account of `job` says into its record, which a worker that was
+    killed or whose job was cancelled can no longer do."""
+    account = TokenAccount(gateway.shared.generation_buffer, job)
+    teacher = gateway.settings.teachers.teachers.get(job.spec.settings.teacher)
+
+    def update(current: Job) -> Job:
+        if account.is_new or teacher is None:
+            return current
+        return with_changes(current, usage=account.fill_usage(current.usage, teacher))
+
+    return update
 
 
 def release_uncertain_tokens(job: Job) -> Job:

@@ -19,7 +19,11 @@ from services.api.assembling.token_account import delete_account
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import get_event_dedup_key, is_retry
 from services.api.http.ownership import check_owner
-from services.api.jobs.budget_checks import check_covers_usage, release_uncertain_tokens
+from services.api.jobs.budget_checks import (
+    check_covers_usage,
+    make_usage_update,
+    release_uncertain_tokens,
+)
 from services.api.jobs.validation import check_budget
 
 log = logging.getLogger(__name__)
@@ -53,12 +57,16 @@ def resume_job(
     check_owner(f"job {job.id}", job.owner, caller)
     if budget is not None:
         check_budget(job.spec, budget, gateway.settings)
-    now = time.time()
+    now, update_usage = time.time(), make_usage_update(gateway, job)
+    uncertain: list[int] = []
 
     def requeue(current: Job) -> Job:
         if current.status is not JobStatus.PAUSED:
             raise Conflict(f"job {current.id} is {current.status}, not paused")
-        changed = release_uncertain_tokens(current) if release_uncertain else current
+        changed = update_usage(current)
+        uncertain.append(changed.usage.uncertain)
+        if release_uncertain:
+            changed = release_uncertain_tokens(changed)
         if budget is not None:
             check_covers_usage(budget, changed.usage)
             changed = with_changes(changed, budget=budget)
@@ -67,8 +75,8 @@ def resume_job(
     already_done = is_retry() and job.status is not JobStatus.PAUSED
     resumed = job if already_done else gateway.jobs.update(job.id, requeue)
     message = f"resumed by key {caller.name}"
-    if release_uncertain:
-        message += f"; {job.usage.uncertain:,} uncertain teacher tokens released"
+    if release_uncertain and uncertain:
+        message += f"; {uncertain[-1]:,} uncertain teacher tokens released"
     _append_event(gateway, resumed, message, get_event_dedup_key("resumed"))
     try:
         gateway.queue.send(resumed.stage or Stage.ASSEMBLING, resumed.id)
@@ -80,10 +88,13 @@ def resume_job(
 def cancel_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
     """What the teacher has already answered is kept for the next job."""
     check_owner(f"job {job.id}", job.owner, caller)
+    now, update_usage = time.time(), make_usage_update(gateway, job)
+
+    def cancel(current: Job) -> Job:
+        return transition(update_usage(current), JobStatus.CANCELLED, now, {})
+
     already_done = is_retry() and job.status is JobStatus.CANCELLED
-    cancelled = (
-        job if already_done else jobs.transition_job(gateway.jobs, job.id, JobStatus.CANCELLED)
-    )
+    cancelled = job if already_done else gateway.jobs.update(job.id, cancel)
     finalize(gateway, cancelled)
     _wake_waiting_jobs(gateway, cancelled)
     return cancelled

@@ -13,6 +13,7 @@ import pytest
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.job import Stage
 from qcrd.runtime.jobs import commands as verbs
+from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.redis.generation_buffer import AccountUpdate
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
@@ -120,7 +121,7 @@ def paused(here: Here, spent: int, uncertain: int) -> str:
     claimed = verbs.claim_job(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=time.time())
     assert claimed is not None
     usage = claimed.usage.model_copy(
-        update={"teacher_prompt_tokens": spent, "uncertain": uncertain, "uncertain_cost": 0.5}
+        update={"teacher_prompt_tokens": spent, "uncertain": uncertain, "uncertain_cost": 0.0}
     )
     verbs.update_job(here.jobs, job_id, claimed.lease.token, usage=usage)
     buffer = get_service(here.app, Gateway).shared.generation_buffer
@@ -149,7 +150,17 @@ def test_a_job_is_resumed_with_its_uncertain_tokens_released(here: Here) -> None
     assert told[-1] == "resumed by key anonymous; 60 uncertain teacher tokens released"
 
 
+def test_a_cancelled_job_tells_what_was_in_flight(here: Here) -> None:
+    """Its worker may no longer write to it. 10 of the 60 tokens were written down for a request."""
+    job_id = paused(here, spent=100, uncertain=60)
+    usage = here.jobs.get(job_id).usage.model_copy(update={"uncertain": 50})
+    here.jobs.update(job_id, lambda job: with_changes(job, usage=usage))
+    cancelled = here.client.post(f"{JOBS}/{job_id}/cancel").json()
+    assert (cancelled["status"], cancelled["usage"]["uncertain"]) == ("cancelled", 60)
+
+
 def test_no_budget_is_taken_that_is_exceeded_already(here: Here) -> None:
+    """The cost is (100 + 4) · 1 and (50 + 6) · 2 per million: 0.000216."""
     job_id = paused(here, spent=100, uncertain=60)
 
     def resume(**body: Any) -> Any:
@@ -158,7 +169,7 @@ def test_no_budget_is_taken_that_is_exceeded_already(here: Here) -> None:
     small = {"teacher_tokens": 159}
     said = refused(resume(budget=small), 400, "budget_exceeded", "budget.teacher_tokens")
     assert "100 teacher tokens are spent and 60 more may be" in said
-    refused(resume(budget={"cost": 0.4}), 400, "budget_exceeded", "budget.cost")
+    refused(resume(budget={"cost": 0.0002}), 400, "budget_exceeded", "budget.cost")
     assert here.jobs.get(job_id).usage.uncertain == 60
     assert resume(budget=small, release_uncertain=True).json()["budget"] == {**small, "cost": None}
 
