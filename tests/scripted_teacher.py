@@ -19,9 +19,20 @@ from typing import Any, Literal
 from tests.things import answered
 
 Mood = Literal[
-    "ok", "busy", "busy_in_stream", "cut", "engine", "too_long", "filtered", "refused", "away"
+    "ok",
+    "busy",
+    "busy_in_stream",
+    "cut",
+    "cut_after",
+    "engine",
+    "too_long",
+    "filtered",
+    "refused",
+    "away",
 ]
 
+PROMPT_TOKENS, ANSWER_TOKENS = 11, 7
+"""Of every request, by what the last event of an answer says."""
 ERRORS: dict[str, tuple[str, str]] = {
     "busy": ("Model is overloaded", "overloaded"),
     "busy_in_stream": ("Model is overloaded", "overloaded"),
@@ -47,6 +58,7 @@ class ScriptedTeacher:
     `limits` are in its /info.
 
     `tell` hears of every generation: that it started, and that it finished, before the client does.
+    `begun` tokens are streamed before `delay` and the rest.
     """
 
     def __init__(
@@ -63,16 +75,23 @@ class ScriptedTeacher:
         limits: dict[str, int] | None = None,
         port: int = 0,
         tell: Callable[[Told, dict[str, Any]], None] = _untold,
+        begun: int = 1,
     ) -> None:
         self.answer, self.mood, self.delay, self.model = answer, mood, delay, model
         self.finish_reason, self.retry_after, self.tell = finish_reason, retry_after, tell
-        self.counts = {"generated_tokens": 7, "input_length": 11} if counts is None else counts
-        self.tokenize, self.limits = tokenize, limits or {}
+        self.counts = (
+            {"generated_tokens": ANSWER_TOKENS, "input_length": PROMPT_TOKENS}
+            if counts is None
+            else counts
+        )
+        self.begun, self.tokenize, self.limits = begun, tokenize, limits or {}
         self.tokenized: list[str] = []
         self.healthy, self.health_checks = True, 0
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.answered = 0
+        self.generated = 0
+        """Tokens that it read and wrote, also for answers that broke off."""
         self.flying = self.most_flying = 0
         self.port = port
         self._writers: set[asyncio.StreamWriter] = set()
@@ -171,7 +190,10 @@ class ScriptedTeacher:
             return True
         self.tell("started", asked)
         _stream(writer)
-        _event(writer, {"index": 1, "token": TOKEN, "generated_text": None, "details": None})
+        self.generated += PROMPT_TOKENS + self.begun
+        for index in range(1, self.begun + 1):
+            event = {"index": index, "token": TOKEN, "generated_text": None, "details": None}
+            _event(writer, event)
         await asyncio.sleep(self.delay)
         if mood == "cut":
             writer.transport.abort()
@@ -183,8 +205,12 @@ class ScriptedTeacher:
             **self.counts,
         }
         text = self.answer(asked["inputs"], seed)
+        self.generated += ANSWER_TOKENS - self.begun
         self.tell("finished", asked)
         _event(writer, {"index": 2, "token": TOKEN, "generated_text": text, "details": details})
+        if mood == "cut_after":
+            writer.transport.abort()
+            return False
         _chunk(writer, b"")
         self.answered += 1
         return True

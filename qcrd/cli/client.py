@@ -113,9 +113,13 @@ class GatewayClient:
     def pause_job(self, job_id: str) -> dict[str, Any]:
         return self._request("POST", f"{JOBS}/{job_id}/pause")
 
-    def resume_job(self, job_id: str, budget: dict[str, Any] | None) -> dict[str, Any]:
-        body = {"budget": budget} if budget else None
-        return self._request("POST", f"{JOBS}/{job_id}/resume", json=body)
+    def resume_job(
+        self, job_id: str, budget: dict[str, Any] | None, *, release_uncertain: bool = False
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {"budget": budget} if budget else {}
+        if release_uncertain:
+            body["release_uncertain"] = True
+        return self._request("POST", f"{JOBS}/{job_id}/resume", json=body or None)
 
     def delete_job(self, job_id: str) -> dict[str, Any]:
         return self._request("DELETE", f"{JOBS}/{job_id}")

@@ -51,6 +51,10 @@ class Usage(Record):
     cost: float | None = None
     """Of the teacher's tokens; None where the configuration gives the teacher no prices."""
     currency: str | None = None
+    uncertain: int = 0
+    """Teacher tokens that may have been spent besides: the rest of answers that broke off. They
+    stay reserved until the provider tells, or until a user releases them."""
+    uncertain_cost: float | None = None
 
     @property
     def teacher_tokens(self) -> int:
@@ -196,6 +200,8 @@ class Job(StoredRecord):
     usage: Usage = Usage()
     budget: Budget = Budget()
     """The spec's budget, until the job is resumed with a larger one."""
+    uncertain_released: int | None = None
+    """Token of the newest lease whose uncertain tokens a user has released."""
     gpus: int = 0
     """GPUs that its training process holds now."""
     micro_batches: int = 1

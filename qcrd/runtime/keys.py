@@ -236,5 +236,10 @@ def generation_buffer_key(set_key: str) -> str:
     return f"qcrd:ledger:{set_key}"
 
 
+def token_account_key(job_id: str) -> str:
+    """Hash of what the job has reserved and spent with its teacher."""
+    return f"qcrd:account:{job_id}"
+
+
 def idempotency_key(fingerprint: str) -> str:
     return f"qcrd:idempotency:{fingerprint}"

@@ -78,6 +78,8 @@ def _format_usage(usage: dict[str, Any]) -> str:
     parts = [f"{tokens:,} teacher tokens"]
     if usage.get("cost") is not None:
         parts.append(f"{usage['cost']:.4f} {usage['currency']}")
+    if usage.get("uncertain"):
+        parts.append(report.format_uncertain_usage(usage))
     if usage.get("gpu_seconds"):
         parts.append(f"{usage['gpu_seconds']:,.0f} GPU seconds")
     return ", ".join(parts)
@@ -102,12 +104,20 @@ def resume(
     job_id: JobId,
     teacher_tokens: Annotated[int | None, typer.Option(min=1, help="A new budget.")] = None,
     cost: Annotated[float | None, typer.Option(min=0, help="A new budget.")] = None,
+    release_uncertain: Annotated[
+        bool,
+        typer.Option(
+            "--release-uncertain",
+            help="Take teacher tokens that may have been spent for not spent.",
+        ),
+    ] = False,
     api: ApiOption = None,
 ) -> None:
     """Resume a paused job; a given limit replaces the job's budget."""
     given = {"teacher_tokens": teacher_tokens, "cost": cost}
     budget = {name: value for name, value in given.items() if value is not None}
-    job = connect_gateway(api).resume_job(job_id, budget or None)
+    gateway = connect_gateway(api)
+    job = gateway.resume_job(job_id, budget or None, release_uncertain=release_uncertain)
     print_note(f"the job {job_id} is {job['status']}")
 
 

@@ -157,9 +157,19 @@ def format_usage(report: Mapping[str, Any]) -> str:
     counts, tokens = report["rationales"], report["usage"]
     prompt, completion = tokens["teacher_prompt_tokens"], tokens["teacher_completion_tokens"]
     reused = counts.get("reused", 0)
+    if not prompt and not completion and tokens.get("uncertain"):
+        return f"0 teacher tokens, {format_uncertain_usage(tokens)}"
     if not prompt and not completion and reused:
         return f"all {reused:,} teacher outputs were reused: 0 teacher tokens"
     if not prompt and not completion:
         return "not asked: 0 teacher tokens"
     text = f"{prompt:,} prompt tokens and {completion:,} completion tokens"
+    if tokens.get("uncertain"):
+        text += f", {format_uncertain_usage(tokens)}"
     return f"{text}; {reused:,} outputs were reused" if reused else text
+
+
+def format_uncertain_usage(usage: Mapping[str, Any]) -> str:
+    """The teacher tokens that may have been spent besides."""
+    text = f"up to {usage['uncertain']:,} more uncertain (requests that broke off)"
+    return f"{text}, partly estimated" if usage.get("estimated") else text

@@ -6,23 +6,26 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qcrd.errors import QcrdError
 from qcrd.method.prompts import build_teacher_prompt
-from qcrd.records.job import Usage
+from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
+from qcrd.records.spec import Budget
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from services.api.assembling.budget import TokenBudget
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.labelling import OutputsByQuestion
 from services.api.assembling.outages import describe_outage, raise_dated
+from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams, iter_sample_counts
 from services.api.assembling.teacher_client import Completion, TeacherClient
+from services.api.assembling.token_account import TokenAccount
 from services.api.settings import TeacherConfig
 
 log = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ class _SamplingRun:
     teacher: TeacherConfig
     requests: Mapping[str, SampleRequest]
     generations: dict[str, Generation]
+    account: TokenAccount
     unflushed: int = 0
     counted_usage: Usage = field(default_factory=Usage)
     emitted_done: int = -1
@@ -72,7 +76,7 @@ class _SamplingRun:
             estimated=completion.estimated,
             job_id=self.stage.job.id,
         )
-        self.cache.add(generation)
+        self.account.flush(lambda update: self.cache.add(generation, update))
         self.generations[generation.key] = generation
         self.unflushed += 1
         if self.unflushed >= FLUSH_EVERY:
@@ -102,6 +106,7 @@ class _SamplingRun:
 
     def report_progress(self, outage: str | None = None) -> None:
         self.reported_at = time.monotonic()
+        self.account.flush()  # first: the job tells nothing that its next attempt would not know
         done, total, usage = len(self.generations), len(self.requests), self.compute_usage()
         self._increment_counters(usage)
         percent = SAMPLING_PERCENT * done / max(1, total)
@@ -126,23 +131,25 @@ class _SamplingRun:
         return {"waiting": None, "backoffs": 0} if is_new else {}
 
     def compute_usage(self) -> Usage:
-        """This job's usage, over all of its attempts."""
-        paid = [g for g in self.generations.values() if g.job_id == self.stage.job.id]
-        # Never less than reported: a concurrent job with the same requests may have replaced
-        # outputs that this one paid for.
-        reported = self.stage.job.usage
-        prompt = max(reported.teacher_prompt_tokens, sum(g.prompt_tokens for g in paid))
-        completion = max(reported.teacher_completion_tokens, sum(g.completion_tokens for g in paid))
-        cost = self.teacher.compute_cost(prompt, completion)
-        return self.stage.job.usage.model_copy(
-            update={
-                "teacher_prompt_tokens": prompt,
-                "teacher_completion_tokens": completion,
-                "estimated": reported.estimated or any(g.estimated for g in paid),
-                "cost": cost,
-                "currency": None if cost is None else self.teacher.currency,
-            }
-        )
+        """What this job paid or may have paid, over all of its attempts."""
+        return self.account.fill_usage(self.stage.job.usage, self.teacher)
+
+    def report_earlier_attempts(self) -> None:
+        """What they had in flight when they ended, and could not tell."""
+        before, usage = self.stage.job.usage, self.compute_usage()
+        self.counted_usage = usage
+        if usage == before:
+            return
+        self.stage.update_job(usage=usage)
+        if usage.uncertain > before.uncertain:
+            self.stage.events.append(
+                self.stage.job.id,
+                f"{usage.uncertain:,} teacher tokens may have been spent: an earlier attempt ended "
+                "while it had requests in flight",
+                level="warn",
+                data={"uncertain": usage.uncertain},
+                once=f"uncertain-{self.stage.token}",
+            )
 
     def _increment_counters(self, usage: Usage) -> None:
         """Add the usage since the last call to the metrics. A kill loses two seconds of it; the
@@ -262,9 +269,12 @@ async def _run_sampling(
         cache = GenerationCache(
             stage.store, buffer, teacher=fingerprint, sampling=sampling.fingerprint
         )
-        found = cache.find_many(requests.keys())
-        run = _SamplingRun(stage, cache, teacher, requests, found)
-        run.counted_usage, run.reported_done = run.compute_usage(), len(found)
+        generations = cache.find_many(requests.keys())
+        paid = _sum_paid(stage.job, generations.values())
+        account = TokenAccount.open(buffer, stage.job, paid, teacher)
+        run = _SamplingRun(stage, cache, teacher, requests, generations, account)
+        run.reported_done = len(generations)
+        run.report_earlier_attempts()
         missing = [sample for key, sample in requests.items() if key not in run.generations]
         stage.emit(
             f"asking teacher {name} for {len(missing)} outputs; "
@@ -272,6 +282,10 @@ async def _run_sampling(
             asked=len(missing),
             found=len(requests) - len(missing),
         )
+        prompt_tokens = PromptTokenCounter(client, asks_teacher=stage.job.budget != Budget())
+        for key, generation in generations.items():
+            if not generation.estimated:
+                prompt_tokens.learn(requests[key].prompt, generation.prompt_tokens)
         sampler = TeacherSampler(
             client,
             sampling,
@@ -280,9 +294,8 @@ async def _run_sampling(
             on_completion=run.add_completion,
             poll=run.poll,
             backoff=backoff,
-            budget=TokenBudget(
-                stage.job.budget, teacher, sampling.max_new_tokens, run.compute_usage()
-            ),
+            budget=TokenBudget(stage.job.budget, teacher, account),
+            prompt_tokens=prompt_tokens,
             refusals=refusals,
         )
         try:
@@ -292,3 +305,21 @@ async def _run_sampling(
         return run
     finally:
         await client.close()
+
+
+def _sum_paid(job: Job, generations: Iterable[Generation]) -> Usage:
+    """What a job without an account is known to have paid: what it told, and answers of its last
+    seconds before it was killed."""
+    paid = [one for one in generations if one.job_id == job.id]
+    told = job.usage
+    return told.model_copy(
+        update={
+            "teacher_prompt_tokens": max(
+                told.teacher_prompt_tokens, sum(one.prompt_tokens for one in paid)
+            ),
+            "teacher_completion_tokens": max(
+                told.teacher_completion_tokens, sum(one.completion_tokens for one in paid)
+            ),
+            "estimated": told.estimated or any(one.estimated for one in paid),
+        }
+    )

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from qcrd.records.base import Record, parse_stored_record
 from qcrd.runtime import keys
-from qcrd.runtime.redis.generation_buffer import GenerationBuffer
+from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
 from qcrd.runtime.storage.store import Store, read_lines, write_lines
 
 
@@ -55,8 +55,10 @@ class GenerationCache:
                 generations[key] = parse_stored_record(Generation, payload, f"generation {key}")
         return generations
 
-    def add(self, generation: Generation) -> None:
-        self._buffer.add(self._buffer_name, generation.key, generation.model_dump_json())
+    def add(self, generation: Generation, account: AccountUpdate | None = None) -> None:
+        """With it the account of the job that paid is updated."""
+        payload = generation.model_dump_json()
+        self._buffer.add(self._buffer_name, generation.key, payload, account)
 
     def flush(self) -> None:
         """Move the buffer into a shard. Two jobs at once write it twice and lose nothing."""

@@ -19,7 +19,6 @@ class PromptRefused(Invalid):
     """This prompt is not answered, however often it is asked; others may be."""
 
     default_code = "teacher_refused"
-    has_partial_output = False
 
     def __init__(self, message: str, reason: RefusalReason) -> None:
         super().__init__(message)

@@ -12,15 +12,18 @@ from qcrd.errors import QcrdError, Transient
 from services.api.assembling.budget import TokenBudget
 from services.api.assembling.concurrency_limit import ConcurrencyLimit
 from services.api.assembling.prompt_refused import PromptRefused
+from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.refusals import RefusalLog
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher_client import (
     Completion,
+    StreamProgress,
     TeacherClient,
     TeacherGenerationFailed,
     TeacherOverloaded,
     TeacherUnreachable,
 )
+from services.api.assembling.token_account import Reservation, Tokens
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,10 @@ MAX_ATTEMPTS = 4
 
 
 class TeacherSampler:
-    """One round of questions. `on_completion` gets each answer at once; `look` is called while
-    waiting and before every request, with the reason of an outage or None, and ends the round by
-    raising. Without `refusals` the first prompt that is refused ends it."""
+    """One round of questions. `on_completion` gets each answer at once, already settled in the
+    budget's account, and writes both. `poll` is called while waiting and before every request, with
+    the reason of an outage or None, and ends the round by raising. Without `refusals` the first
+    prompt that is refused ends it."""
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class TeacherSampler:
         poll: Callable[[str | None], None],
         backoff: BackoffPolicy,
         budget: TokenBudget,
+        prompt_tokens: PromptTokenCounter,
         refusals: RefusalLog | None = None,
     ) -> None:
         self._client = client
@@ -73,6 +78,8 @@ class TeacherSampler:
         self._backoff = backoff
         self._budget = budget
         self._refusals = refusals
+        self._prompt_tokens = prompt_tokens
+        self._account_error: QcrdError | None = None
         self._budget_changed = asyncio.Condition()
         self._limit = ConcurrencyLimit(concurrency)
         self._probe_lock = asyncio.Lock()
@@ -110,18 +117,30 @@ class TeacherSampler:
             if self._refusals is None or not self._refusals.skips(request):
                 await self._sample_with_retries(request)
 
-    async def _reserve_budget(self, request: SampleRequest) -> None:
-        """Wait until requests in flight have cost less than was reserved for them."""
+    async def _reserve_budget(self, request: SampleRequest) -> Reservation:
+        """Wait until those in flight have cost less than they might have."""
+        prompt = await self._prompt_tokens.count(request.prompt)
+        tokens = prompt + Tokens(completion=self._sampling.max_new_tokens)
         async with self._budget_changed:
-            while not self._budget.reserve(request):
+            while (reservation := self._budget.reserve(tokens)) is None:
                 if not self._budget.in_flight:
-                    raise self._budget.make_over_budget_error()
+                    raise self._budget.make_over_budget_error(tokens)
                 await self._budget_changed.wait()
+        return reservation
 
-    async def _settle_budget(
-        self, request: SampleRequest, completion: Completion | None, *, partial: bool
-    ) -> None:
-        self._budget.settle(request, completion, partial=partial)
+    async def _write_reservations(self) -> None:
+        """Of all requests that are about to leave: those that reserve in the same turn of the loop
+        are written at once, and the others find nothing left to write."""
+        await asyncio.sleep(0)
+        if self._account_error is not None:
+            raise self._account_error
+        try:
+            self._budget.account.flush()
+        except QcrdError as error:
+            self._account_error = error
+            raise
+
+    async def _notify_budget_changed(self) -> None:
         async with self._budget_changed:
             self._budget_changed.notify_all()
 
@@ -150,31 +169,59 @@ class TeacherSampler:
                 await asyncio.sleep(self._backoff.get_delay(failures))
 
     async def _sample_within_budget(self, request: SampleRequest) -> None:
-        """One attempt, within the budget."""
-        await self._reserve_budget(request)
-        completion, partial = None, False
-        try:
-            completion = await self._send_request(request)
-            # Before settling, which waits and may be cancelled meanwhile.
-            self._on_completion(request, completion)
-        except (TeacherUnreachable, TeacherGenerationFailed, PromptRefused) as error:
-            partial = error.has_partial_output
-            raise
-        finally:
-            await self._settle_budget(request, completion, partial=partial)
-
-    async def _send_request(self, request: SampleRequest) -> Completion:
+        """One try, within the budget."""
         async with self._limit.slot() as epoch:
-            # After a suspension of the process the job may be gone: send no paid request then.
-            self._poll(self._outage)
+            reservation = await self._reserve_budget(request)
+            progress = StreamProgress(is_free=True)
             try:
-                completion = await self._client.generate(request, self._sampling)
-            except TeacherOverloaded:
-                self._limit.shrink(epoch)
+                await self._write_reservations()
+                # A process that stood still may find the job gone, and has to pay for nothing then.
+                self._poll(self._outage)
+                completion = await self._send_request(request, epoch, progress)
+            except BaseException:
+                self._settle_broken(reservation, progress)
                 raise
-            self._limit.grow()
-            self._last_completion_at = asyncio.get_running_loop().time()
-            return completion
+            else:
+                # At once: what follows waits, and may be cancelled while it does.
+                self._settle_completed(reservation, request, completion)
+            finally:
+                await self._notify_budget_changed()
+
+    async def _send_request(
+        self, request: SampleRequest, epoch: int, progress: StreamProgress
+    ) -> Completion:
+        progress.is_free = False
+        try:
+            completion = await self._client.generate(request, self._sampling, progress)
+        except TeacherOverloaded:
+            self._limit.shrink(epoch)
+            raise
+        self._limit.grow()
+        self._last_completion_at = asyncio.get_running_loop().time()
+        return completion
+
+    def _settle_completed(
+        self, reservation: Reservation, request: SampleRequest, completion: Completion
+    ) -> None:
+        if not completion.estimated:
+            self._prompt_tokens.learn(request.prompt, completion.prompt_tokens)
+        spent = Tokens(completion.prompt_tokens, completion.completion_tokens, completion.estimated)
+        self._budget.account.settle(reservation, spent=spent)
+        self._on_completion(request, completion)
+
+    def _settle_broken(self, reservation: Reservation, progress: StreamProgress) -> None:
+        """What came is spent, and with it the prompt; the rest may be. Written with what is written
+        next: until then all that was reserved is uncertain."""
+        reserved = reservation.tokens
+        if progress.is_free:
+            self._budget.account.settle(reservation)
+        elif not progress.streamed_tokens:
+            self._budget.account.settle(reservation, uncertain=reserved)
+        else:
+            streamed = min(progress.streamed_tokens, reserved.completion)
+            rest = Tokens(completion=reserved.completion - streamed)
+            spent = Tokens(reserved.prompt, streamed, reserved.estimated)
+            self._budget.account.settle(reservation, spent=spent, uncertain=rest)
 
     def _check_overload_timeout(self, error: TeacherOverloaded) -> None:
         silent_seconds = asyncio.get_running_loop().time() - self._last_completion_at

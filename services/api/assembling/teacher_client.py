@@ -27,7 +27,7 @@ from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.keys import digest
 from services.api.assembling.client_pool import ClientPool
-from services.api.assembling.prompt_refused import PromptRefused, make_refusal
+from services.api.assembling.prompt_refused import make_refusal
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.token_counts import TokenEstimator
 from services.api.settings import TeacherConfig
@@ -42,8 +42,8 @@ class TeacherOverloaded(Transient):
 class TeacherUnreachable(Transient):
     """The teacher does not respond, or broke off in the middle of an output."""
 
-    has_partial_output = False
-    """Whether some of the answer had come, which has to be paid for."""
+    was_reached = True
+    """Whether it may have generated something, which has to be paid for."""
     at_upstream = False
     """Whether the teacher itself is there, and only the server behind it away."""
 
@@ -51,7 +51,15 @@ class TeacherUnreachable(Transient):
 class TeacherGenerationFailed(Transient):
     """The teacher took the request and its engine failed on it (424)."""
 
-    has_partial_output = False
+
+@dataclass
+class StreamProgress:
+    """What is known of one request's cost while it runs, also when it breaks off."""
+
+    streamed_tokens: int = 0
+    is_free: bool = False
+    """Whether nothing can have been generated: it was refused, or never left."""
+    completion: Completion | None = None
 
 
 class NoTokenizer(QcrdError):
@@ -167,18 +175,27 @@ class TeacherClient:
             async with self._open_session() as session:
                 return list(await asyncio.gather(*(count(session, text) for text in texts)))
 
-    async def generate(self, request: SampleRequest, sampling: SamplingParams) -> Completion:
-        events: list[Any] = []
+    async def generate(
+        self, request: SampleRequest, sampling: SamplingParams, progress: StreamProgress
+    ) -> Completion:
+        """`progress` tells what there was to pay for, whatever this raises."""
         try:
-            return await self._generate(request, sampling, events)
-        except (TeacherUnreachable, TeacherGenerationFailed, PromptRefused) as error:
-            error.has_partial_output = bool(events)
+            await self._generate(request, sampling, progress)
+        except (TeacherUnreachable, TeacherGenerationFailed) as error:
+            if progress.completion is None:
+                was_reached = not isinstance(error, TeacherUnreachable) or error.was_reached
+                progress.is_free = not was_reached and not progress.streamed_tokens
+                raise
+        except QcrdError:
+            progress.is_free = not progress.streamed_tokens
             raise
+        if progress.completion is None:
+            raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an answer")
+        return progress.completion
 
     async def _generate(
-        self, request: SampleRequest, sampling: SamplingParams, events: list[Any]
-    ) -> Completion:
-        """`events` gets the last event that has come: none of them, and nothing is paid."""
+        self, request: SampleRequest, sampling: SamplingParams, progress: StreamProgress
+    ) -> None:
         greedy, last = sampling.temperature == 0, None
         with self._translate_errors():
             async with self._pool.acquire() as client:
@@ -196,13 +213,12 @@ class TeacherClient:
                     return_full_text=False,
                 )
                 async for event in stream:
-                    events[:] = [event]
+                    progress.streamed_tokens += 1
                     if event.details is not None and event.generated_text is not None:
                         # Read on to the end: a stream left halfway keeps its connection.
                         last = event
-        if last is None:
-            raise TeacherUnreachable(f"teacher {self._name} broke off in the middle of an answer")
-        return await self._make_completion(request.prompt, last)
+        if last is not None:
+            progress.completion = await self._make_completion(request.prompt, last)
 
     async def _make_completion(self, prompt: str, last: Any) -> Completion:
         """Older TGI servers, and upstreams behind a teacher, leave counts out."""
@@ -240,7 +256,7 @@ class TeacherClient:
         except ValidationError as error:
             raise make_refusal(label, str(error)) from error
         except (InferenceTimeoutError, httpx2.TimeoutException) as error:
-            raise TeacherUnreachable(f"{label} does not respond in time") from error
+            raise _make_unreachable_error(f"{label} does not respond in time", error) from error
         except HfHubHTTPError as error:
             raise _make_status_error(label, error) from error
         except TextGenerationError as error:
@@ -250,7 +266,19 @@ class TeacherClient:
             raise _make_generation_error(label, str(error)) from error
         except (httpx2.HTTPError, json.JSONDecodeError) as error:
             reason = str(error) or type(error).__name__
-            raise TeacherUnreachable(f"{label} does not respond: {reason}") from error
+            raise _make_unreachable_error(f"{label} does not respond: {reason}", error) from error
+
+
+NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+"""Failures before the first byte of a request."""
+
+
+def _make_unreachable_error(message: str, error: Exception) -> TeacherUnreachable:
+    unreachable = TeacherUnreachable(message)
+    unreachable.was_reached = not isinstance(error, NEVER_SENT) and not isinstance(
+        error.__cause__, NEVER_SENT
+    )
+    return unreachable
 
 
 def _make_generation_error(label: str, told: str) -> QcrdError:
@@ -269,7 +297,10 @@ def _make_status_error(label: str, error: HfHubHTTPError, told: str = "") -> Qcr
     if status == 429:
         return TeacherOverloaded(f"{label} is overloaded", retry_after=_get_retry_after(error))
     if status == 408 or status >= 500:
-        return TeacherUnreachable(f"{label} answers {status}")
+        unreachable = TeacherUnreachable(f"{label} responds {status}")
+        # 503 is a refusal; another may come from a proxy that gave up on a running generation.
+        unreachable.was_reached = status != 503
+        return unreachable
     if status in (413, 422):
         return make_refusal(label, told or ("too long" if status == 413 else str(error)))
     return QcrdError(

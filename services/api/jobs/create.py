@@ -15,6 +15,7 @@ from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import write_record
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
+from services.api.jobs.budget_checks import check_budget_covers_a_request
 from services.api.jobs.shared_rationales import check_shared_set
 from services.api.jobs.spec_limits import check_spec_size
 from services.api.jobs.validation import validate_job_spec
@@ -30,6 +31,7 @@ def create_job(
     check_priority(spec, caller)
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
+    check_budget_covers_a_request(gateway, spec)
     return submit_job(gateway, derive_id("ftjob"), spec, caller)
 
 

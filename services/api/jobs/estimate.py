@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from qcrd.errors import QcrdError
-from qcrd.method.prompts import build_teacher_prompt
-from qcrd.records.rationales import Question
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.keys import digest
-from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
@@ -27,6 +24,7 @@ from services.api.dependencies import Gateway
 from services.api.files import service as files
 from services.api.jobs import timings
 from services.api.jobs.create import parse_job_spec
+from services.api.jobs.job_prompts import iter_prompts
 from services.api.jobs.prompt_lengths import (
     CHARACTERS_PER_TOKEN,
     LengthEstimate,
@@ -104,7 +102,8 @@ class _SamplingDemand:
 
 
 def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache) -> JobEstimate:
-    """`Invalid` where creating the job would be refused."""
+    """`Invalid` where creating the job would be refused, but for a budget that is too small for any
+    request: that is told like one that is too small for all of them."""
     spec = parse_job_spec(body)
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
@@ -170,7 +169,7 @@ async def _measure_demand(
     gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
 ) -> _SamplingDemand:
     sampling = SamplingParams.from_spec(spec.settings.rationales)
-    prompts = _sample_prompts(_iter_prompts(gateway.store, spec))
+    prompts = _sample_prompts(iter_prompts(gateway.store, spec))
     lengths = prompts.lengths
     client = TeacherClient(spec.settings.teacher, teacher)
     try:
@@ -206,19 +205,6 @@ async def _measure_demand(
         )
     finally:
         await client.close()
-
-
-def _iter_prompts(store: Store, spec: JobSpec) -> Iterator[tuple[str, int]]:
-    """Each prompt, and how many samples of it are wanted."""
-    training, test = (_iter_questions(store, file) for file in (spec.training_file, spec.test_file))
-    for question, samples in sampling_plan.iter_sample_counts(
-        spec.settings.rationales, training, test
-    ):
-        yield build_teacher_prompt(spec.settings.task, question), samples
-
-
-def _iter_questions(store: Store, file: str | None) -> Iterator[Question]:
-    return (row.question for row in files.iter_rows(store, file)) if file else iter(())
 
 
 def _sample_prompts(prompts: Iterable[tuple[str, int]]) -> _PromptSample:

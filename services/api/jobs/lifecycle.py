@@ -13,11 +13,17 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as jobs
 from qcrd.runtime.jobs.dispatch import wake_next_job
 from qcrd.runtime.jobs.finalize import finalize
-from qcrd.runtime.jobs.state_machine import TERMINAL, transition
+from qcrd.runtime.jobs.state_machine import TERMINAL, transition, with_changes
 from qcrd.runtime.jobs.store import JobStore
+from services.api.assembling.token_account import delete_account
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import get_event_dedup_key, is_retry
 from services.api.http.ownership import check_owner
+from services.api.jobs.budget_checks import (
+    check_covers_usage,
+    make_usage_update,
+    release_uncertain_tokens,
+)
 from services.api.jobs.validation import check_budget
 
 log = logging.getLogger(__name__)
@@ -38,22 +44,40 @@ def pause_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
     return paused
 
 
-def resume_job(gateway: Gateway, job: Job, caller: ApiKey, budget: Budget | None = None) -> Job:
-    """Resume the job where it was; `budget`, where given, replaces the job's."""
+def resume_job(
+    gateway: Gateway,
+    job: Job,
+    caller: ApiKey,
+    budget: Budget | None = None,
+    *,
+    release_uncertain: bool = False,
+) -> Job:
+    """Resume the job where it was; `budget`, where given, replaces its own. `release_uncertain`: what
+    may have been spent is taken for not spent."""
     check_owner(f"job {job.id}", job.owner, caller)
     if budget is not None:
         check_budget(job.spec, budget, gateway.settings)
-    now = time.time()
-    changes = {} if budget is None else {"budget": budget}
+    now, update_usage = time.time(), make_usage_update(gateway, job)
+    uncertain: list[int] = []
 
     def requeue(current: Job) -> Job:
         if current.status is not JobStatus.PAUSED:
             raise Conflict(f"job {current.id} is {current.status}, not paused")
-        return transition(current, JobStatus.QUEUED, now, {"sent_at": now, **changes})
+        changed = update_usage(current)
+        uncertain.append(changed.usage.uncertain)
+        if release_uncertain:
+            changed = release_uncertain_tokens(changed)
+        if budget is not None:
+            check_covers_usage(budget, changed.usage)
+            changed = with_changes(changed, budget=budget)
+        return transition(changed, JobStatus.QUEUED, now, {"sent_at": now})
 
     already_done = is_retry() and job.status is not JobStatus.PAUSED
     resumed = job if already_done else gateway.jobs.update(job.id, requeue)
-    _append_event(gateway, resumed, f"resumed by key {caller.name}", get_event_dedup_key("resumed"))
+    message = f"resumed by key {caller.name}"
+    if release_uncertain and uncertain:
+        message += f"; {uncertain[-1]:,} uncertain teacher tokens released"
+    _append_event(gateway, resumed, message, get_event_dedup_key("resumed"))
     try:
         gateway.queue.send(resumed.stage or Stage.ASSEMBLING, resumed.id)
     except Transient as error:
@@ -64,10 +88,13 @@ def resume_job(gateway: Gateway, job: Job, caller: ApiKey, budget: Budget | None
 def cancel_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
     """Cancel the job. Its teacher outputs are kept for later jobs."""
     check_owner(f"job {job.id}", job.owner, caller)
+    now, update_usage = time.time(), make_usage_update(gateway, job)
+
+    def cancel(current: Job) -> Job:
+        return transition(update_usage(current), JobStatus.CANCELLED, now, {})
+
     already_done = is_retry() and job.status is JobStatus.CANCELLED
-    cancelled = (
-        job if already_done else jobs.transition_job(gateway.jobs, job.id, JobStatus.CANCELLED)
-    )
+    cancelled = job if already_done else gateway.jobs.update(job.id, cancel)
     finalize(gateway, cancelled)
     _wake_waiting_jobs(gateway, cancelled)
     return cancelled
@@ -92,6 +119,7 @@ def delete_job(gateway: Gateway, job: Job, caller: ApiKey) -> None:
         for key in gateway.store.list(prefix):
             gateway.store.delete(key)
     gateway.events.delete(job.id)
+    delete_account(gateway.shared.generation_buffer, job.id)
     gateway.jobs.delete(job.id)
 
 

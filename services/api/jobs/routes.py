@@ -44,6 +44,8 @@ class ResumeRequest(BaseModel):
 
     budget: Budget | None = None
     """Replaces the job's budget."""
+    release_uncertain: bool = False
+    """Take the tokens of `usage.uncertain` for not spent, so that they may be."""
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -113,10 +115,15 @@ def pause_fine_tuning_job(
 def resume_fine_tuning_job(
     gateway: GatewayDep, caller: CallerDep, job_id: str, body: ResumeRequest | None = None
 ) -> schemas.FineTuningJob:
-    budget = body.budget if body else None
-    return _serialize_with_queue(
-        gateway, lifecycle.resume_job(gateway, _get_job(gateway, job_id), caller, budget)
+    body = body or ResumeRequest()
+    job = lifecycle.resume_job(
+        gateway,
+        _get_job(gateway, job_id),
+        caller,
+        body.budget,
+        release_uncertain=body.release_uncertain,
     )
+    return _serialize_with_queue(gateway, job)
 
 
 @router.get("/{job_id}/checkpoints")

@@ -25,6 +25,7 @@ from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
 from services.api.http.ownership import check_owner
 from services.api.jobs import lifecycle
+from services.api.jobs.budget_checks import check_budget_covers_a_request
 from services.api.jobs.create import check_priority, submit_job
 from services.api.jobs.shared_rationales import check_shared_set
 from services.api.jobs.spec_limits import check_spec_size
@@ -125,6 +126,7 @@ def _validate_study_spec(gateway: Gateway, spec: StudySpec, cache: ValidationCac
     try:
         validate_job_spec(job_spec, gateway, cache)
         check_shared_set(job_spec, gateway.jobs)
+        check_budget_covers_a_request(gateway, job_spec)
     except Invalid as error:
         own_path, client_path = f"method.{method}.", f"method.{spec.job.method}."
         message = error.message.replace(f"`{own_path}", f"`{client_path}")

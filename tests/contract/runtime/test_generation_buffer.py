@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from qcrd.runtime.redis.generation_buffer import GenerationBuffer
+from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
 
 
 def test_everything_added_is_there_until_it_is_cleared(ledger: GenerationBuffer) -> None:
@@ -21,3 +21,18 @@ def test_an_unknown_set_is_empty(ledger: GenerationBuffer) -> None:
     assert ledger.read_all("nothing") == {}
     ledger.remove("nothing", [])
     ledger.remove("nothing", ["field"])
+
+
+def test_an_account_changes_with_the_output_that_it_pays_for(ledger: GenerationBuffer) -> None:
+    assert ledger.read_account("job") == {}
+    ledger.update_account(
+        AccountUpdate("job", {"open:1:1": "[5, 10, 0]", "open:1:2": "[6, 10, 0]"})
+    )
+    settled = AccountUpdate("job", {"spent:1": "[5, 7, 0]"}, ("open:1:1", "never there"))
+    for _ in range(2):  # a lost reply sends it again
+        ledger.add("set", "q:0", "output", settled)
+    assert ledger.read_all("set") == {"q:0": "output"}
+    assert ledger.read_account("job") == {"spent:1": "[5, 7, 0]", "open:1:2": "[6, 10, 0]"}
+    ledger.update_account(AccountUpdate("job", removed=("spent:1", "open:1:2")))
+    assert ledger.read_account("job") == {}
+    assert ledger.read_account("other") == {}

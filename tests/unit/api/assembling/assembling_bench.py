@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qcrd.records.job import Job, JobStatus, Stage
+from qcrd.records.job import Job, JobStatus, Lease, Stage
 from qcrd.records.rationales import RationaleItem, RationaleManifest, TestItem
+from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
@@ -30,6 +31,14 @@ NUMBERS = {"answer": "number"}
 QUICK = BackoffPolicy(
     poll_interval=0.05, initial_delay=0.02, max_delay=0.2, outage_timeout=5.0, overload_timeout=5.0
 )
+
+
+def a_job(lease: int, **changes: Any) -> Job:
+    """Claimed for the `lease`-th time."""
+    spec = JobSpec(model="tiny", training_file=keys.new_id("file"))
+    held = Lease(token=lease, owner="worker", until=time.time() + 60)
+    named = {"id": f"ftjob-{0:024x}", "created_at": 0.0, **changes}
+    return Job(spec=spec, lease=held, status=JobStatus.RUNNING, **named)
 
 
 class Bench:

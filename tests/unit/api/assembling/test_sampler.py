@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from qcrd.errors import Interrupted
+from qcrd.errors import Interrupted, Transient
 from qcrd.records.job import Usage
 from qcrd.records.spec import Budget
+from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
 from services.api.assembling.budget import TokenBudget
+from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
-from services.api.assembling.teacher_client import Completion, TeacherClient
+from services.api.assembling.teacher_client import TeacherClient
+from services.api.assembling.token_account import TokenAccount
 from services.api.settings import TeacherConfig
 from tests.scripted_teacher import ScriptedTeacher
+from tests.unit.api.assembling.assembling_bench import a_job
 
 QUESTIONS = [SampleRequest(f"question {number}", 0) for number in range(5)]
 
@@ -27,26 +31,29 @@ def teacher() -> Iterator[ScriptedTeacher]:
     made.close()
 
 
-class Watched(TokenBudget):
-    """Writes down how much had been kept when each request was settled."""
+class Watched(MemoryGenerationBuffer):
+    """Writes down what had been answered and kept at each change of the account."""
 
-    def __init__(self, teacher: TeacherConfig, kept: list[SampleRequest]) -> None:
-        super().__init__(Budget(), teacher, 8, Usage())
-        self.kept, self.seen = kept, list[int]()
+    def __init__(self, teacher: ScriptedTeacher, kept: list[SampleRequest]) -> None:
+        super().__init__()
+        self.teacher, self.kept, self.seen = teacher, kept, list[tuple[int, int]]()
 
-    def settle(
-        self, request: SampleRequest, completion: Completion | None, *, partial: bool = False
-    ) -> None:
-        super().settle(request, completion, partial=partial)
-        self.seen.append(len(self.kept))
+    def update_account(self, update: AccountUpdate) -> None:
+        super().update_account(update)
+        self.seen.append((self.teacher.answered, len(self.kept)))
 
 
 def ask(
-    teacher: ScriptedTeacher, kept: list[SampleRequest], look: Callable[[str | None], None]
+    teacher: ScriptedTeacher,
+    kept: list[SampleRequest],
+    look: Callable[[str | None], None],
+    concurrency: int = 1,
+    buffer: Watched | None = None,
 ) -> Watched:
-    """One request at a time. The look by the clock is a minute away."""
+    """The look by the clock is a minute away."""
     named = TeacherConfig(url=teacher.url)
-    purse = Watched(named, kept)
+    buffer = buffer or Watched(teacher, kept)
+    account = TokenAccount.open(buffer, a_job(lease=1), Usage(), named)
 
     async def round_() -> None:
         client = TeacherClient("default", named)
@@ -54,11 +61,12 @@ def ask(
             client,
             SamplingParams(temperature=0.7, top_p=None, max_new_tokens=8, stop=()),
             teacher_fingerprint=await client.fetch_fingerprint(),
-            concurrency=1,
+            concurrency=concurrency,
             on_completion=lambda wanted, answer: kept.append(wanted),
             poll=look,
             backoff=BackoffPolicy(poll_interval=60.0),
-            budget=purse,
+            budget=TokenBudget(Budget(), named, account),
+            prompt_tokens=PromptTokenCounter(client, asks_teacher=False),
         )
         try:
             await asking.run(QUESTIONS)
@@ -66,7 +74,7 @@ def ask(
             await client.close()
 
     asyncio.run(round_())
-    return purse
+    return buffer
 
 
 def test_no_request_follows_the_look_that_says_stop(teacher: ScriptedTeacher) -> None:
@@ -82,6 +90,29 @@ def test_no_request_follows_the_look_that_says_stop(teacher: ScriptedTeacher) ->
 
 
 def test_an_answer_is_kept_before_anything_else_is_waited_for(teacher: ScriptedTeacher) -> None:
-    """Settling waits its turn, and whoever waits may be cancelled; what is paid is kept by then."""
+    """What follows waits its turn, and may be cancelled; what is paid is kept by then. The first
+    change opens the account, each of the others is made before a request leaves."""
     kept: list[SampleRequest] = []
-    assert ask(teacher, kept, lambda down: None).seen == [1, 2, 3, 4, 5]
+    seen = ask(teacher, kept, lambda down: None).seen
+    assert seen == [(0, 0), *((number, number) for number in range(5))]
+
+
+def test_requests_that_leave_together_are_written_at_once(teacher: ScriptedTeacher) -> None:
+    kept: list[SampleRequest] = []
+    seen = ask(teacher, kept, lambda down: None, concurrency=5).seen
+    assert seen == [(0, 0), (0, 0)]
+    assert len(kept) == 5
+
+
+def test_a_request_whose_reservation_cannot_be_written_does_not_leave(
+    teacher: ScriptedTeacher,
+) -> None:
+    class Full(Watched):
+        def update_account(self, update: AccountUpdate) -> None:
+            if any(name.startswith("open:") for name in update.values):
+                raise Transient("Redis takes no writes")
+            super().update_account(update)
+
+    with pytest.raises(Transient, match="takes no writes"):
+        ask(teacher, [], lambda down: None, buffer=Full(teacher, []))
+    assert teacher.requests == []

@@ -24,6 +24,7 @@ from services.api.dependencies import Gateway, get_service
 from services.api.files import service as files
 from services.api.jobs import estimate
 from services.api.jobs.create import parse_job_spec
+from services.api.jobs.job_prompts import iter_prompts
 from services.api.jobs.validation_cache import ValidationCache
 from tests.unit.api.gateway_client import Here, refused, sums
 
@@ -204,7 +205,7 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}, "rationales": rationales}}
     files_ = {"training_file": here.file(sums(40)), "test_file": here.file(sums(30, start=30))}
     spec = parse_job_spec({"model": "tiny", "method": method, **files_})
-    counted = list(estimate._iter_prompts(here.store, spec))
+    counted = list(iter_prompts(here.store, spec))
     found = estimate._sample_prompts(counted)
     rows = {
         row.question.id: (row.question, samples)

@@ -41,7 +41,12 @@ def test_jobs_are_paused_resumed_with_a_budget_and_deleted(gateway: ScriptedGate
     assert "is paused" in qcrd("jobs", "pause", JOB).stderr
     assert "is queued" in qcrd("jobs", "resume", JOB, "--teacher-tokens", "500").stderr
     assert "is queued" in qcrd("jobs", "resume", JOB).stderr
-    assert gateway.bodies == [{"budget": {"teacher_tokens": 500}}, None]
+    assert "is queued" in qcrd("jobs", "resume", JOB, "--release-uncertain").stderr
+    assert gateway.bodies == [
+        {"budget": {"teacher_tokens": 500}},
+        None,
+        {"release_uncertain": True},
+    ]
     assert f"job {JOB} deleted" in qcrd("jobs", "delete", JOB).stderr
     assert gateway.requests[-1] == ("DELETE", f"/v1/fine_tuning/jobs/{JOB}")
 
@@ -53,13 +58,21 @@ def test_a_job_shows_its_place_its_costs_and_why_it_is_paused(gateway: ScriptedG
         "gpu_seconds": 3600.0,
         "cost": 0.5,
         "currency": "EUR",
+        "uncertain": 4321,
+        "estimated": True,
     }
     queue = {"position": 3, "eta_seconds": 90.0}
     paused = gateway.job("paused", paused_because="over budget", usage=usage, queue=queue)
     gateway.looks = [paused]
     shown = qcrd("jobs", "show", JOB).stdout
-    for text in ("1,234 teacher tokens, 0.5000 EUR, 3,600 GPU seconds", "over budget", "3, about"):
-        assert text in shown
+    for text in (
+        "1,234 teacher tokens, 0.5000 EUR, up to 4,321 more uncertain",
+        "partly estimated",
+        "3,600 GPU seconds",
+        "over budget",
+        "3, about",
+    ):
+        assert text in " ".join(shown.split())
 
 
 def test_events_are_printed_oldest_first(gateway: ScriptedGateway) -> None:
@@ -156,14 +169,22 @@ def test_a_stream_s_comments_and_many_lines_of_data() -> None:
 
 
 def test_what_the_teacher_cost() -> None:
-    def told(prompt: int, completion: int, reused: int) -> str:
-        usage = {"teacher_prompt_tokens": prompt, "teacher_completion_tokens": completion}
+    def told(prompt: int, completion: int, reused: int, uncertain: int = 0) -> str:
+        usage = {
+            "teacher_prompt_tokens": prompt,
+            "teacher_completion_tokens": completion,
+            "uncertain": uncertain,
+        }
         return report.format_usage({"usage": usage, "rationales": {"reused": reused}})
 
     assert told(0, 0, 7) == "all 7 teacher outputs were reused: 0 teacher tokens"
     assert told(0, 0, 0) == "not asked: 0 teacher tokens"
     assert told(1000, 20, 0) == "1,000 prompt tokens and 20 completion tokens"
     assert told(1000, 20, 3).endswith("; 3 outputs were reused")
+    assert told(1000, 20, 3, 50).startswith(
+        "1,000 prompt tokens and 20 completion tokens, up to 50 more uncertain"
+    )
+    assert told(0, 0, 0, 50).startswith("0 teacher tokens, up to 50 more uncertain")
 
 
 def test_a_job_s_state_in_one_line() -> None:

@@ -1,0 +1,179 @@
+"""Token account of a job: what is spent with its teacher, what may be, and what is in flight.
+
+It is written before a request leaves, so that the cost of a request whose worker was killed is
+still known: at most what was reserved for it. Each attempt (a lease of the job) writes fields of
+its own, as absolute values: a write that is sent twice, or by a worker that lost its lease, changes
+nothing of another attempt's. Fields: `spent:<lease>`, `uncertain:<lease>`, `open:<lease>:<number>`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from qcrd.records.job import Job, Usage
+from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
+from services.api.settings import TeacherConfig
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Prompt and completion tokens, whose prices differ. `estimated`: the teacher did not count
+    all of them."""
+
+    prompt: int = 0
+    completion: int = 0
+    estimated: bool = False
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(
+            self.prompt + other.prompt,
+            self.completion + other.completion,
+            self.estimated or other.estimated,
+        )
+
+    def dump(self) -> str:
+        return json.dumps([self.prompt, self.completion, int(self.estimated)])
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        prompt, completion, estimated = json.loads(text)
+        return cls(prompt, completion, bool(estimated))
+
+
+NOTHING = Tokens()
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What one request in flight can cost at most, under its name in the account."""
+
+    name: str
+    tokens: Tokens
+
+
+class TokenAccount:
+    """As an attempt finds it that begins now: what is in flight elsewhere is uncertain. Changes are
+    made in memory and written by `flush`, several at once."""
+
+    def __init__(self, buffer: GenerationBuffer, job: Job) -> None:
+        self._buffer = buffer
+        self._job_id = job.id
+        self._lease = job.lease.token
+        fields = buffer.read_account(job.id)
+        self.is_new = not fields
+        self._earlier_spent, self._earlier_uncertain = _sum_earlier_attempts(fields, job)
+        self._spent = self._uncertain = NOTHING
+        self._open: dict[str, Reservation] = {}
+        self._reservation_count = 0
+        self._values: dict[str, str] = {}
+        self._removed: list[str] = []
+
+    @classmethod
+    def open(
+        cls, buffer: GenerationBuffer, job: Job, told: Usage, teacher: TeacherConfig
+    ) -> TokenAccount:
+        """The job's account. One that it had before there were accounts begins with what `told`
+        says, and so does one that expired."""
+        if (account := cls(buffer, job)).is_new:
+            spent = Tokens(
+                told.teacher_prompt_tokens, told.teacher_completion_tokens, told.estimated
+            )
+            uncertain = _price_dearly(told.uncertain, teacher)
+            values = {"spent:0": spent.dump(), "uncertain:0": uncertain.dump()}
+            buffer.update_account(AccountUpdate(job.id, values))
+            return cls(buffer, job)
+        return account
+
+    @property
+    def spent(self) -> Tokens:
+        return self._earlier_spent + self._spent
+
+    @property
+    def uncertain(self) -> Tokens:
+        return self._earlier_uncertain + self._uncertain
+
+    @property
+    def reserved(self) -> Tokens:
+        return sum((one.tokens for one in self._open.values()), NOTHING)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._open)
+
+    def fill_usage(self, usage: Usage, teacher: TeacherConfig) -> Usage:
+        """`usage` with what the account says of the teacher."""
+        spent, uncertain = self.spent, self.uncertain
+        cost = teacher.compute_cost(spent.prompt, spent.completion)
+        return usage.model_copy(
+            update={
+                "teacher_prompt_tokens": spent.prompt,
+                "teacher_completion_tokens": spent.completion,
+                "cost": cost,
+                "currency": None if cost is None else teacher.currency,
+                "uncertain": uncertain.total,
+                "uncertain_cost": teacher.compute_cost(uncertain.prompt, uncertain.completion),
+                "estimated": spent.estimated or uncertain.estimated,
+            }
+        )
+
+    def reserve(self, tokens: Tokens) -> Reservation:
+        self._reservation_count += 1
+        name = f"open:{self._lease}:{self._reservation_count}"
+        reservation = self._open[name] = Reservation(name, tokens)
+        self._values[name] = tokens.dump()
+        return reservation
+
+    def settle(
+        self, reservation: Reservation, *, spent: Tokens = NOTHING, uncertain: Tokens = NOTHING
+    ) -> None:
+        """What was reserved is spent, uncertain, or else free again."""
+        del self._open[reservation.name]
+        if self._values.pop(reservation.name, None) is None:
+            self._removed.append(reservation.name)
+        if spent != NOTHING:
+            self._spent += spent
+            self._values[f"spent:{self._lease}"] = self._spent.dump()
+        if uncertain != NOTHING:
+            self._uncertain += uncertain
+            self._values[f"uncertain:{self._lease}"] = self._uncertain.dump()
+
+    def flush(self, write: Callable[[AccountUpdate], None] | None = None) -> None:
+        """Write all changes since the last time, in one go with what else `write` has to write.
+        What could not be written is still there for the next time."""
+        if write is None and not self._values and not self._removed:
+            return
+        update = AccountUpdate(self._job_id, dict(self._values), tuple(self._removed))
+        (write or self._buffer.update_account)(update)
+        self._values.clear()
+        self._removed.clear()
+
+
+def delete_account(buffer: GenerationBuffer, job_id: str) -> None:
+    buffer.update_account(AccountUpdate(job_id, removed=tuple(buffer.read_account(job_id))))
+
+
+def _sum_earlier_attempts(fields: dict[str, str], job: Job) -> tuple[Tokens, Tokens]:
+    """Spent and uncertain. What an earlier attempt left in flight is uncertain: its worker is gone,
+    and did not say how it ended."""
+    spent = uncertain = NOTHING
+    for name, text in fields.items():
+        kind, lease = name.split(":")[:2]
+        if kind == "spent":
+            spent += Tokens.parse(text)
+        elif job.uncertain_released is None or int(lease) > job.uncertain_released:
+            uncertain += Tokens.parse(text)
+    return spent, uncertain
+
+
+def _price_dearly(tokens: int, teacher: TeacherConfig) -> Tokens:
+    """Tokens of which only the sum is known, taken to be of the dearer kind."""
+    if (teacher.prompt_price or 0.0) > (teacher.completion_price or 0.0):
+        return Tokens(prompt=tokens)
+    return Tokens(completion=tokens)

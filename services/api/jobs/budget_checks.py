@@ -1,0 +1,155 @@
+"""Checks of a job's budget: against one request before the job exists, against its usage later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from qcrd.errors import Invalid, QcrdError
+from qcrd.records.job import Job, Usage
+from qcrd.records.spec import Budget, JobSpec
+from qcrd.runtime.jobs.state_machine import with_changes
+from qcrd.runtime.storage.store import Store
+from services.api.assembling import sampling_plan
+from services.api.assembling.budget import covers, describe_limits, describe_request
+from services.api.assembling.generation_cache import GenerationCache
+from services.api.assembling.prompt_tokens import PromptTokenCounter
+from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
+from services.api.assembling.teacher_client import TeacherClient
+from services.api.assembling.token_account import TokenAccount, Tokens
+from services.api.dependencies import Gateway
+from services.api.jobs.job_prompts import iter_prompts
+from services.api.settings import TeacherConfig
+
+
+def check_budget_covers_a_request(gateway: Gateway, spec: JobSpec) -> None:
+    """`Invalid`, with the sum, for a budget under which not even the shortest prompt could be sent.
+    A job that finds all of its answers there already needs none."""
+    teacher = gateway.settings.teachers.teachers.get(spec.settings.teacher)
+    if spec.budget == Budget() or teacher is None:
+        return
+    if spec.knowledge_of is not None or not sampling_plan.asks_teacher(spec):
+        return
+    shortest = _find_shortest_prompt(gateway.store, spec, teacher)
+    if shortest is not None:
+        asyncio.run(_check_request(gateway, spec, teacher, shortest))
+
+
+def check_covers_usage(budget: Budget, usage: Usage) -> None:
+    """`Invalid` for a budget that is exceeded already."""
+    taken = usage.teacher_tokens + usage.uncertain
+    if budget.teacher_tokens is not None and taken > budget.teacher_tokens:
+        raise _make_exceeded_error(
+            "budget.teacher_tokens",
+            f"{usage.teacher_tokens:,} teacher tokens",
+            f"{usage.uncertain:,}" if usage.uncertain else "",
+            f"{budget.teacher_tokens:,}",
+        )
+    cost = (usage.cost or 0.0) + (usage.uncertain_cost or 0.0)
+    if budget.cost is not None and cost > budget.cost:
+        raise _make_exceeded_error(
+            "budget.cost",
+            f"{usage.cost or 0.0:.4f} {usage.currency}",
+            f"{usage.uncertain_cost:.4f} {usage.currency}" if usage.uncertain_cost else "",
+            f"{budget.cost:g} {usage.currency}",
+        )
+
+
+def make_usage_update(gateway: Gateway, job: Job) -> Callable[[Job], Job]:
+    """A change that puts what the account of `job` says into its record, which a worker that was
+    killed or whose job was cancelled can no longer do."""
+    account = TokenAccount(gateway.shared.generation_buffer, job)
+    teacher = gateway.settings.teachers.teachers.get(job.spec.settings.teacher)
+
+    def update(current: Job) -> Job:
+        if account.is_new or teacher is None:
+            return current
+        return with_changes(current, usage=account.fill_usage(current.usage, teacher))
+
+    return update
+
+
+def release_uncertain_tokens(job: Job) -> Job:
+    """`job`, of which nothing is uncertain that any attempt up to now has left."""
+    nothing = None if job.usage.uncertain_cost is None else 0.0
+    usage = job.usage.model_copy(update={"uncertain": 0, "uncertain_cost": nothing})
+    return with_changes(job, usage=usage, uncertain_released=job.lease.token)
+
+
+def _make_exceeded_error(param: str, spent: str, uncertain: str, limit: str) -> Invalid:
+    more, way = "", "give a larger one"
+    if uncertain:
+        more = f" and {uncertain} more may be"
+        way += ", or release the uncertain ones with `release_uncertain`"
+    return Invalid(
+        f"`{param}`: {spent} are spent{more}, which is more than {limit}: {way}",
+        param=param,
+        code="budget_exceeded",
+    )
+
+
+def _find_shortest_prompt(store: Store, spec: JobSpec, teacher: TeacherConfig) -> str | None:
+    """In bytes; None as soon as one is short enough whatever its tokens are, since none has more
+    tokens than bytes."""
+    shortest: str | None = None
+    for prompt, samples in iter_prompts(store, spec):
+        if not samples:
+            continue
+        size = len(prompt.encode())
+        if covers(spec.budget, teacher, _tokens_of_request(spec, Tokens(prompt=size))):
+            return None
+        if shortest is None or size < len(shortest.encode()):
+            shortest = prompt
+    return shortest
+
+
+def _tokens_of_request(spec: JobSpec, prompt: Tokens) -> Tokens:
+    return prompt + Tokens(completion=spec.settings.rationales.max_new_tokens)
+
+
+async def _check_request(
+    gateway: Gateway, spec: JobSpec, teacher: TeacherConfig, prompt: str
+) -> None:
+    client = TeacherClient(spec.settings.teacher, teacher)
+    try:
+        counter = PromptTokenCounter(client, asks_teacher=True)
+        tokens = _tokens_of_request(spec, await counter.count(prompt))
+        if not covers(spec.budget, teacher, tokens) and await _is_anything_missing(
+            gateway, spec, client
+        ):
+            raise _make_too_small_error(spec, teacher, tokens)
+    finally:
+        await client.close()
+
+
+async def _is_anything_missing(gateway: Gateway, spec: JobSpec, client: TeacherClient) -> bool:
+    """Whether the teacher would have to be asked at all."""
+    sampling = SamplingParams.from_spec(spec.settings.rationales)
+    keys = {
+        SampleRequest(prompt, index).key
+        for prompt, samples in iter_prompts(gateway.store, spec)
+        for index in range(samples)
+    }
+    try:
+        cache = GenerationCache(
+            gateway.store,
+            gateway.shared.generation_buffer,
+            teacher=await client.fetch_fingerprint(),
+            sampling=sampling.fingerprint,
+        )
+    except QcrdError:
+        return True
+    return len(cache.find_many(keys)) < len(keys)
+
+
+def _make_too_small_error(spec: JobSpec, teacher: TeacherConfig, tokens: Tokens) -> Invalid:
+    field = "cost" if spec.budget.teacher_tokens is None else "teacher_tokens"
+    cost = teacher.compute_cost(tokens.prompt, tokens.completion)
+    price = "" if spec.budget.cost is None or cost is None else f" ({cost:g} {teacher.currency})"
+    return Invalid(
+        f"`budget.{field}`: one request to the teacher can take {describe_request(tokens)}{price}, "
+        f"more than the budget of {describe_limits(spec.budget, teacher)}: give a larger one, or "
+        f"lower `method.{spec.method}.rationales.max_new_tokens`",
+        param=f"budget.{field}",
+        code="budget_too_small",
+    )
