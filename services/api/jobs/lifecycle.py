@@ -52,8 +52,8 @@ def resume_job(
     *,
     release_uncertain: bool = False,
 ) -> Job:
-    """Resume the job where it was; `budget`, where given, replaces its own. `release_uncertain`: what
-    may have been spent is taken for not spent."""
+    """Resume the job where it was; `budget`, where given, replaces its own. With
+    `release_uncertain`, what may have been spent is taken for not spent."""
     check_owner(f"job {job.id}", job.owner, caller)
     if budget is not None:
         check_budget(job.spec, budget, gateway.settings)
