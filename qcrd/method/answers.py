@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from qcrd.method import arithmetic
@@ -41,7 +42,7 @@ SPLIT_PUNCTUATION = re.compile(r"(?:(?<!\s)\s++)?([^\w\s])\s*")
 QUOTED_TEXT = re.compile(r"""\W*["\u201c]([^"\u201d]+)["\u201d]""")
 LEADING_ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
-# `3:30`, `12:05 p.m.`, `3 pm`, `5 o'clock`; the ratio `16:9` looks the same and is no number either.
+# `3:30`, `12:05 p.m.`, `3 pm`, `5 o'clock`; a ratio such as `16:9` is no number either.
 TIME_OF_DAY = re.compile(
     r"\d\s?[:\uff1a]\s?\d|\b\d{1,2}\s*(?:[ap]m\b|[ap]\.\s?m\.|o['\u2019]clock\b)", re.IGNORECASE
 )
@@ -61,6 +62,16 @@ def question_id(text: str, choices: tuple[str, ...] = ()) -> str:
     """Stable across files: 24 hexadecimal digits of the SHA-256 of the text and the choices."""
     joined = "\x1f".join((text.strip(), *choices))
     return hashlib.sha256(joined.encode()).hexdigest()[:24]
+
+
+def comparison_id(text: str, choices: tuple[str, ...] = ()) -> str:
+    """The `question_id` of what an uncased reader sees: equal where only white space, the form of
+    characters and case differ."""
+    return question_id(_fold(text), tuple(_fold(choice) for choice in choices))
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def parse_output(text: str, task: TaskSpec, question: Question) -> ParsedOutput | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from qcrd.errors import Transient
 from services.api.dependencies import GatewayDep
@@ -37,3 +37,14 @@ def check_readiness(gateway: GatewayDep) -> JSONResponse:
     return JSONResponse(
         {"status": "ok" if is_ready else "unavailable", **state}, 200 if is_ready else 503
     )
+
+
+@router.head("/health", include_in_schema=False)
+async def probe_health() -> Response:
+    """Answer `HEAD`, by which some load balancers probe."""
+    return Response()
+
+
+@router.head("/ready", include_in_schema=False)
+def probe_readiness(gateway: GatewayDep) -> Response:
+    return Response(status_code=check_readiness(gateway).status_code)

@@ -71,10 +71,10 @@ def test_other_purposes_are_refused(here: Here) -> None:
 
 def test_a_missing_form_field_is_named(here: Here) -> None:
     answer = here.client.post("/v1/files", files={"file": ("a", lines(sums(2)))})
-    refused(answer, 422, "invalid_value", "purpose")
+    refused(answer, 400, "invalid_value", "purpose")
     assert here.store.list("") == []
     answer = here.client.post("/v1/files", files={"purpose": (None, "fine-tune")})
-    refused(answer, 422, "invalid_value", "file")
+    refused(answer, 400, "invalid_value", "file")
 
 
 def test_a_file_over_the_limit_is_refused(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_jobs_are_listed_newest_first_in_pages(here: Here) -> None:
     assert ([j["id"] for j in first["data"]], first["has_more"]) == (made[:0:-1], True)
     rest = here.client.get(f"/v1/fine_tuning/jobs?after={first['last_id']}").json()
     assert ([j["id"] for j in rest["data"]], rest["has_more"]) == (made[:1], False)
-    refused(here.client.get("/v1/fine_tuning/jobs?limit=0"), 422, "invalid_value", "limit")
+    refused(here.client.get("/v1/fine_tuning/jobs?limit=0"), 400, "invalid_value", "limit")
     refused(here.client.get("/v1/fine_tuning/jobs?after=x"), 400, "invalid_id", "after")
 
 
@@ -286,7 +286,7 @@ def test_wrong_top_level_fields_are_refused_by_name(here: Here) -> None:
     refused(answer, 400, "invalid_value", "training_file")
     answer = here.client.post("/v1/fine_tuning/jobs", content=b"{", headers=JSON)
     refused(answer, 400, "broken_json")
-    refused(here.client.post("/v1/fine_tuning/jobs", json=[1]), 422, "invalid_value")
+    refused(here.client.post("/v1/fine_tuning/jobs", json=[1]), 400, "invalid_value")
 
 
 JSON = {"content-type": "application/json"}

@@ -247,7 +247,7 @@ def test_a_whole_study_has_succeeded_and_comes_as_json_markdown_and_svg(here: He
     plot = here.client.get(f"{where}?format=svg")
     assert plot.headers["content-type"] == "image/svg+xml"
     ET.fromstring(plot.text)
-    refused(here.client.get(f"{where}?format=png"), 422, "invalid_value", "format")
+    refused(here.client.get(f"{where}?format=png"), 400, "invalid_value", "format")
     bare = here.client.get(f"/v1/studies/{study['id']}?with_table=false").json()
     assert bare["table"] is None
 
