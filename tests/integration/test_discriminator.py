@@ -184,3 +184,11 @@ def test_training_that_was_set_back_scores_with_its_own_version_after_a_restart(
     resumed.update(0, CONTRASTS, weight=0.5)
     resumed._client.base_url = start(serve, store, models)
     assert resumed.score(PAIRS) == scores
+
+
+def test_its_document_has_the_errors_that_it_answers(serve: Serve, models: ModelSettings) -> None:
+    document = httpx2.get(f"{start(serve, MemoryStore(), models)}/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path.startswith("/v1/"):
+                assert {"400", "404", "409", "422", "503"} <= set(operation["responses"])
