@@ -102,7 +102,7 @@ def test_a_file_that_a_job_needs_is_not_deleted(here: Here) -> None:
 
 def test_ids_are_checked_before_they_become_keys(here: Here) -> None:
     refused(here.client.get("/v1/files/..%2Fjobs"), 404, "unknown_url")
-    refused(here.client.get("/v1/files/meta.json"), 400, "invalid_id", "file_id")
+    refused(here.client.get("/v1/files/meta.json"), 404, "file_not_found", "file_id")
 
 
 # --- jobs --------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_wrong_top_level_fields_are_refused_by_name(here: Here) -> None:
     training = here.file(sums(4))
     refused(here.create(training, integrations=[]), 400, "unknown_key", "integrations")
     refused(here.create(ABSENT), 400, "file_not_found", "training_file")
-    refused(here.create("../x"), 400, "invalid_id", "training_file")
+    refused(here.create("../x"), 400, "file_not_found", "training_file")
     message = refused(here.create(training, model="tyni"), 400, "model_not_found", "model")
     assert "In the models folder: tiny; the hub cannot be reached" in message
     refused(here.create(training, model="../tiny"), 400, "invalid_value", "model")

@@ -217,7 +217,7 @@ def test_a_set_is_described(store: MemoryStore, client: TestClient) -> None:
 def test_a_set_that_is_not_there(client: TestClient, rest: tuple[str, ...]) -> None:
     absent = f"set-{'9' * 24}"
     refused(client.get(path(*rest, of=absent)), 404, "set_not_found", "set_id")
-    refused(client.get(path(*rest, of="set-1")), 400, "invalid_id", "set_id")
+    refused(client.get(path(*rest, of="set-1")), 404, "set_not_found", "set_id")
 
 
 # --- items -------------------------------------------------------------------------------------

@@ -280,7 +280,7 @@ def test_a_study_that_is_not_there(here: Here) -> None:
     for path in (absent, f"{absent}/table"):
         refused(here.client.get(f"/v1/studies/{path}"), 404, "study_not_found", "study_id")
     refused(here.client.post(f"/v1/studies/{absent}/cancel"), 404, "study_not_found", "study_id")
-    refused(here.client.get("/v1/studies/x"), 400, "invalid_id", "study_id")
+    refused(here.client.get("/v1/studies/x"), 404, "study_not_found", "study_id")
 
 
 class DyingJobs(MemoryJobStore):
