@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from qcrd.cli.yaml_source import YamlSource, read_yaml
 from qcrd.errors import Invalid
-from qcrd.records.base import parse_record
+from qcrd.records.base import Record, parse_record
 from qcrd.records.spec import JobSpec
 from qcrd.records.study import StudySpec
 
@@ -44,17 +43,17 @@ class SpecDraft:
 
 def read_job_spec(spec: Path, data: Path | None) -> SpecDraft:
     """`Invalid`, with the field and the fix, for an error in the spec or a missing file."""
-    body = _load_yaml(spec)
-    parse_record(JobSpec, body)
+    source, body = _read_spec(spec)
+    _check_record(JobSpec, source)
     return SpecDraft(body, _find_files(spec, data, _iter_file_fields(body)))
 
 
 def read_study_spec(spec: Path, data: Path | None) -> SpecDraft:
     """The same for a study; its files are those of its `job`."""
-    body = _load_yaml(spec)
+    source, body = _read_spec(spec)
     if "job" not in body and "training_file" in body:
         raise Invalid(f"SPEC: {spec} holds a job and no study: follow it with `qcrd run {spec}`")
-    parse_record(StudySpec, body)
+    _check_record(StudySpec, source)
     fields = ((f"job.{field}", value) for field, value in _iter_file_fields(body["job"]))
     return SpecDraft(body, _find_files(spec, data, fields))
 
@@ -70,24 +69,27 @@ def _find_files(
     )
 
 
-def _load_yaml(spec: Path) -> dict[str, Any]:
-    try:
-        body = yaml.safe_load(spec.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Invalid(f"SPEC: cannot read {spec}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Invalid(f"SPEC: {spec} is not UTF-8 (byte {error.start})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise Invalid(f"SPEC: {spec}{line}: {problem}") from error
-    if not isinstance(body, dict):
+def _read_spec(spec: Path) -> tuple[YamlSource, dict[str, Any]]:
+    source = read_yaml(spec)
+    if not isinstance(source.value, dict):
         raise Invalid(
             f"SPEC: {spec} holds no job: expected keys such as `model` and `training_file`, "
             "or `job` and `methods` in a study"
         )
-    return body
+    return source, source.value
+
+
+def _check_record(record: type[Record], source: YamlSource) -> None:
+    """`Invalid` for a value that is no `record`. Where YAML read a word as something other than
+    text, the error says so."""
+    try:
+        parse_record(record, source.value)
+    except Invalid as error:
+        param = error.param or ""
+        explained = source.explain_type(param) or source.explain_type(f"job.{param}")
+        if explained is None or "valid string" not in error.message:
+            raise
+        raise Invalid(f"`{param}`: {explained}", param=param, code=error.code) from error
 
 
 def _check_data_folder(data: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from qcrd.method import arithmetic
@@ -31,12 +32,21 @@ ANSWER_PHRASE = re.compile(
     re.IGNORECASE,
 )
 LEADING_OPTION = re.compile(r"^\s*\(\s*([A-Za-z])\s*\)\s*|^\s*([A-Za-z])\s*[).:]\s+")
+# "B", "b.", "(B" and "Option B" as a whole answer.
+OPTION_ALONE = re.compile(
+    r"^\s*(?:(?:option|choice)\s+)?\(?\s*([A-Za-z])\s*\)?[\s*_\"'`.:,;!]*$", re.IGNORECASE
+)
 OPTION_ANYWHERE = re.compile(r"\(\s*([A-Za-z])\s*\)")
 # Tokenizers that split words put spaces around punctuation: `t - shirt`.
 SPLIT_PUNCTUATION = re.compile(r"(?:(?<!\s)\s++)?([^\w\s])\s*")
 QUOTED_TEXT = re.compile(r"""\W*["\u201c]([^"\u201d]+)["\u201d]""")
 LEADING_ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+# `3:30`, `12:05 p.m.`, `3 pm`, `5 o'clock`; a ratio such as `16:9` is no number either.
+TIME_OF_DAY = re.compile(
+    r"\d\s?[:\uff1a]\s?\d|\b\d{1,2}\s*(?:[ap]m\b|[ap]\.\s?m\.|o['\u2019]clock\b)", re.IGNORECASE
+)
+DATE = re.compile(r"\b(?:\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4})\b")
 ARITHMETIC_PREFIX = re.compile(r"^[\s$€£(]*[-+]?[\d(][\d\s()+\-*/.,\u00d7\u00f7]*")
 
 
@@ -52,6 +62,16 @@ def question_id(text: str, choices: tuple[str, ...] = ()) -> str:
     """Stable across files: 24 hexadecimal digits of the SHA-256 of the text and the choices."""
     joined = "\x1f".join((text.strip(), *choices))
     return hashlib.sha256(joined.encode()).hexdigest()[:24]
+
+
+def comparison_id(text: str, choices: tuple[str, ...] = ()) -> str:
+    """The `question_id` of what an uncased reader sees: equal where only white space, the form of
+    characters and case differ."""
+    return question_id(_fold(text), tuple(_fold(choice) for choice in choices))
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def parse_output(text: str, task: TaskSpec, question: Question) -> ParsedOutput | None:
@@ -83,7 +103,9 @@ def canonicalize(answer: str, task: TaskSpec, question: Question) -> str | None:
         case AnswerKind.LABEL:
             return _match_option(first_line, task.labels)
         case AnswerKind.CHOICE:
-            return _match_option(first_line, question.choices)
+            return _match_option(first_line, question.choices) or _match_letter_alone(
+                first_line, question.choices
+            )
         case AnswerKind.TEXT:
             quoted = QUOTED_TEXT.match(first_line)
             return _normalize(quoted[1] if quoted else first_line) or None
@@ -139,20 +161,41 @@ def _match_option(text: str, options: tuple[str, ...]) -> str | None:
     return None
 
 
+def _match_letter_alone(text: str, options: tuple[str, ...]) -> str | None:
+    """The option that an answer of nothing but its letter names: `B`, `Option B.`"""
+    letter_match = OPTION_ALONE.match(text.lstrip(" *_\"'"))
+    if letter_match is None:
+        return None
+    normalized_options = [_normalize(option) for option in options]
+    return _match_letter(letter_match[1].casefold(), options, normalized_options)
+
+
 def _match_letter(
     letter: str, options: tuple[str, ...], normalized_options: list[str]
 ) -> str | None:
     if letter in normalized_options:  # labels that are letters themselves: A, B, C
         return options[normalized_options.index(letter)]
     position = ord(letter) - ord("a")
-    if position >= len(options) or all(len(option) == 1 for option in normalized_options):
+    options_are_letters = all(
+        len(option) == 1 and option.isalpha() for option in normalized_options
+    )
+    if position >= len(options) or options_are_letters:
         return None
     return options[normalized_options.index(normalized_options[position])]
 
 
+def is_time_or_date(text: str) -> bool:
+    """Whether the text holds a time of day, a ratio or a date, whose first number is not its
+    value."""
+    return TIME_OF_DAY.search(text) is not None or DATE.search(text) is not None
+
+
 def _parse_number(text: str) -> str | None:
-    """`5 + 3 = 8 apples` is 8, `(84 / 2).` is 42, `$1,200` is 1200; two loose numbers are none."""
+    """`5 + 3 = 8 apples` is 8, `(84 / 2).` is 42, `$1,200` is 1200; two loose numbers are none, nor
+    are times of day and dates."""
     right_hand_side = text.rsplit("=", 1)[-1].strip(" \t\"'`*$€£")
+    if is_time_or_date(right_hand_side):
+        return None
     for candidate in (right_hand_side, right_hand_side.rstrip(".,;:!? ")):
         if (number := arithmetic.evaluate_expression(candidate)) is not None:
             return arithmetic.format_number(number)

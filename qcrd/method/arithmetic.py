@@ -27,6 +27,8 @@ OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = 
 
 # Tokenizers that split words put spaces around a decimal point: `84. 0`.
 DECIMAL_POINT = re.compile(r"(?<=\d)\s*\.\s*(?=\d)")
+# Python's grammar refuses `007`; behind a digit, a point or an exponent's `e` zeros do count.
+LEADING_ZEROS = re.compile(r"(?<![\w.])0+(?=\d)")
 THOUSANDS_SEPARATOR = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
@@ -39,6 +41,7 @@ def evaluate_expression(expression: str) -> Fraction | None:
     )
     if not text or len(text) > MAX_CHARACTERS:
         return None
+    text = LEADING_ZEROS.sub("", text)
     try:
         result = _evaluate_node(ast.parse(text, mode="eval").body, text)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):

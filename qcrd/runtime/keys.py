@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 
-from qcrd.errors import Invalid
+from qcrd.errors import Invalid, NotFound
 
 ID_PATTERN = re.compile(r"[a-z]+-[0-9a-f]{24}")
 
@@ -20,6 +20,18 @@ def validate_id(value: str, param: str) -> str:
     """Return `value` if it has the form of an id, else raise: only ids become part of keys."""
     if not ID_PATTERN.fullmatch(value):
         raise Invalid(f"`{param}`: {value[:80]!r} is not an id", param=param, code="invalid_id")
+    return value
+
+
+def require_id(value: str, param: str, code: str = "not_found") -> str:
+    """Return `value` if it has the form of an id, else raise `NotFound`: nothing here has ids of
+    other services, such as `file-abc123`."""
+    if not ID_PATTERN.fullmatch(value):
+        raise NotFound(
+            f"`{param}`: there is no {value[:80]!r} here: list what there is, and take an id of it",
+            param=param,
+            code=code,
+        )
     return value
 
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -104,15 +104,38 @@ class RedisSettings(EnvironmentSettings, env_prefix="QCRD_REDIS_"):
     url: Annotated[str, AfterValidator(_check_redis_url)] = "redis://127.0.0.1:6379/0"
 
 
+ENDPOINT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?")
+ENDPOINT_SCHEME = re.compile(r"(https?)://(.*?)/?", re.IGNORECASE)
+
+
+def _check_endpoint(endpoint: str) -> str:
+    if not ENDPOINT.fullmatch(endpoint):
+        raise ValueError(
+            "Input should be HOST:PORT, such as 127.0.0.1:9000, or http://HOST:PORT or "
+            "https://HOST:PORT, without a path"
+        )
+    return endpoint
+
+
+def _split_scheme(endpoint: object) -> tuple[bool | None, object]:
+    """Whether the endpoint's scheme is HTTPS, None without one, and the endpoint without it."""
+    match = ENDPOINT_SCHEME.fullmatch(endpoint.strip()) if isinstance(endpoint, str) else None
+    return (match[1].lower() == "https", match[2]) if match else (None, endpoint)
+
+
+Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
+
+
 class StoreSettings(EnvironmentSettings, env_prefix="QCRD_S3_"):
-    """An S3 endpoint as `host:port`. Presigned links carry `public_endpoint` when it is given,
-    because a browser seldom reaches the name that containers call the store by.
+    """An S3 endpoint as `host:port`, or as a URL, whose scheme decides `secure`. Presigned links
+    carry `public_endpoint` when it is given, because a browser seldom reaches the name that
+    containers call the store by.
 
     Without `access_key` the credentials are those of the environment or of the machine's role,
     which is asked for at `credentials_url` where that is not AWS.
     """
 
-    endpoint: str = "127.0.0.1:9000"
+    endpoint: Endpoint = "127.0.0.1:9000"
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] = "us-east-1"
     access_key: str = ""
     secret_key: SecretStr = SecretStr("")
@@ -120,7 +143,24 @@ class StoreSettings(EnvironmentSettings, env_prefix="QCRD_S3_"):
     credentials_url: HttpUrl | None = None
     bucket: str = "qcrd"
     secure: bool = False
-    public_endpoint: str | None = None
+    public_endpoint: Endpoint | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def split_schemes(cls, data: Any) -> Any:
+        """Take the scheme from the endpoints. The public one may have the same only, as links are
+        signed for it with the same `secure`; another is left in place, and refused with it."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        secure, endpoint = _split_scheme(data.get("endpoint"))
+        if secure is not None:
+            data |= {"endpoint": endpoint, "secure": secure}
+        public_secure, public_endpoint = _split_scheme(data.get("public_endpoint"))
+        is_secure = str(data.get("secure", False)).lower() in ("true", "1", "yes", "on", "t", "y")
+        if public_secure is not None and public_secure == is_secure:
+            data["public_endpoint"] = public_endpoint
+        return data
 
     @model_validator(mode="after")
     def validate_keys(self) -> Self:

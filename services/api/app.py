@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 import qcrd
 from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, create_celery_app
@@ -35,6 +35,8 @@ from services.api.http.idempotency import IdempotencyMiddleware
 from services.api.http.idempotency_store import RedisIdempotencyStore
 from services.api.http.json_middleware import JsonMiddleware
 from services.api.http.openapi import DocumentedApp
+from services.api.http.paths import TrailingSlashMiddleware
+from services.api.http.query_checks import check_query
 from services.api.http.rate_limit import RateLimiter
 from services.api.jobs import routes as jobs
 from services.api.jobs.validation_cache import ValidationCache
@@ -72,10 +74,13 @@ def create_app(
         StudentClient(settings.students),
     )
     for route_module in (files, jobs, studies, models, rationale_sets, discriminators, completions):
-        app.include_router(route_module.router, responses=ERROR_RESPONSES)
+        app.include_router(
+            route_module.router, responses=ERROR_RESPONSES, dependencies=[Depends(check_query)]
+        )
+    app.include_router(files.uploads_router)
     app.include_router(health.router)
     install_error_handlers(app)
-    # The last one added is the outermost: telemetry, API key, body limits, JSON.
+    # The last one added is the outermost: telemetry, API key, path, body limits, JSON.
     app.add_middleware(IdempotencyMiddleware, store=shared.idempotency_store)
     app.add_middleware(JsonMiddleware)
     body_timeout_seconds = settings.connection_limits.body_seconds
@@ -84,6 +89,7 @@ def create_app(
         max_file_bytes=settings.files.max_file_bytes,
         timeout_seconds=body_timeout_seconds,
     )
+    app.add_middleware(TrailingSlashMiddleware)
     app.add_middleware(AuthMiddleware, api_keys=api_keys, rate_limiter=shared.rate_limiter)
     install_http_telemetry(app, "api").register(SystemCollector(job_store, shared.counters))
     return app

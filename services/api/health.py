@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from qcrd.errors import QcrdError
 from services.api.dependencies import Gateway, GatewayDep
@@ -39,6 +39,17 @@ def check_readiness(gateway: GatewayDep) -> JSONResponse:
     if unreadable := _list_unreadable(gateway):
         detail["unreadable"] = unreadable
     return JSONResponse(detail, 200 if is_ready else 503)
+
+
+@router.head("/health", include_in_schema=False)
+async def probe_health() -> Response:
+    """Answer `HEAD`, by which some load balancers probe."""
+    return Response()
+
+
+@router.head("/ready", include_in_schema=False)
+def probe_readiness(gateway: GatewayDep) -> Response:
+    return Response(status_code=check_readiness(gateway).status_code)
 
 
 def _list_unreadable(gateway: Gateway) -> dict[str, str]:

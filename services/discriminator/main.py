@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import uvicorn
@@ -20,6 +20,7 @@ from qcrd.runtime.storage.store import Store, open_store
 from qcrd.runtime.telemetry import configure_logging, install_http_telemetry
 from services.discriminator.registry import JudgeRegistry
 from services.discriminator.schemas import (
+    JudgeErrorResponse,
     PretrainRequest,
     RestoreRequest,
     ScoreRequest,
@@ -31,9 +32,21 @@ from services.discriminator.settings import DiscriminatorSettings
 LeaseToken = Annotated[int | None, Header(alias=LEASE_TOKEN_HEADER)]
 
 
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": JudgeErrorResponse, "description": meaning}
+    for status, meaning in {
+        400: "A field is wrong: `param` names it and `message` the fix.",
+        404: "There is no such judge.",
+        409: "The judge has another spec, or lacks the version.",
+        422: "The request is not of the documented shape.",
+        503: "The store is unavailable: try again.",
+    }.items()
+}
+
+
 def create_app(judges: JudgeRegistry, check_ready: Callable[[], None]) -> FastAPI:
     """`check_ready` raises `Transient` while a dependency of the service is unavailable."""
-    app = FastAPI(title="qcrd discriminator")
+    app = FastAPI(title="qcrd discriminator", responses=ERROR_RESPONSES)
 
     @app.put("/v1/judges/{judge_id}")
     def create_judge(

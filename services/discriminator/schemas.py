@@ -61,3 +61,16 @@ class ScoreResponse(Record):
     scores: tuple[float, ...]
     version: int
     flops: float
+
+
+class JudgeErrorBody(Record):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class JudgeErrorResponse(Record):
+    """The body of every error response."""
+
+    error: JudgeErrorBody

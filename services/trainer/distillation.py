@@ -94,6 +94,7 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
             resources.base_dir, settings.student, hyper, seed=spec.seed, device=resources.device
         )
         preflight.check_labels(student, dataset.labels, spec)
+        preflight.warn_about_cut_questions(stage, student, dataset)
         return student
 
     methods = [spec.method.value, *_exclude_method(settings.baselines, spec.method.value)]

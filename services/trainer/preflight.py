@@ -9,9 +9,12 @@ from collections.abc import Iterable
 
 from qcrd.errors import Invalid
 from qcrd.method.answers import canonicalize
+from qcrd.method.prompts import EXPLAIN_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.records.rationales import Question
 from qcrd.records.spec import JobSpec, TaskSpec
+from qcrd.runtime.jobs.stage_context import StageContext
+from services.trainer.training_dataset import TrainingDataset
 
 MAX_SHOWN_CHARS = 60
 """Characters of a label, or of what became of it, in an error."""
@@ -23,7 +26,7 @@ def check_labels(student: Student, labels: Iterable[tuple[str, Question]], spec:
     `labels` are those trained on, as written, each with its question.
     """
     settings = spec.settings
-    max_tokens = settings.hyperparameters.max_label_tokens
+    max_tokens = min(settings.hyperparameters.max_label_tokens, student.max_target_tokens)
     # Equal labels of questions with equal options need one check.
     distinct = {(label, question.choices): question for label, question in labels}
     for (label, _), asked in distinct.items():
@@ -38,6 +41,31 @@ def check_labels(student: Student, labels: Iterable[tuple[str, Question]], spec:
                 param=param,
                 code="label_too_long",
             )
+
+
+def warn_about_cut_questions(
+    stage: StageContext, student: Student, dataset: TrainingDataset
+) -> None:
+    """One event with the number of questions that are longer than the student reads."""
+    task = stage.job.spec.settings.task
+    held_out = (*dataset.validation.questions, *(item.question for item in dataset.test))
+    texts = [
+        *(example.text for example in dataset.examples),
+        *(format_question(task, question) for question in held_out),
+    ]
+    cut = [text for text in texts if student.is_cut(EXPLAIN_PREFIX + text)]
+    if not cut:
+        return
+    stage.events.append(
+        stage.job.id,
+        f"{len(cut)} of {len(texts)} questions are longer than the {student.max_question_tokens} "
+        f"tokens that the student reads of one, and are cut; the first begins "
+        f"{cut[0][:MAX_SHOWN_CHARS]!r}. The limit is `max_question_tokens`, or what the base "
+        "model's window leaves beside the answer",
+        level="warn",
+        data={"cut_questions": len(cut), "max_question_tokens": student.max_question_tokens},
+        once="questions-cut",
+    )
 
 
 def _label_token_ids(student: Student, label: str) -> list[int]:

@@ -257,3 +257,11 @@ def test_a_judge_that_diverged_says_so_and_what_to_lower(
         with pytest.raises(Diverged, match=r"lower `discriminator\.learning_rate`"):
             call()
     assert not store.list(f"judges/{JUDGE}/000002")
+
+
+def test_its_document_has_the_errors_that_it_answers(serve: Serve, models: ModelSettings) -> None:
+    document = httpx2.get(f"{start(serve, MemoryStore(), models)}/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path.startswith("/v1/"):
+                assert {"400", "404", "409", "422", "503"} <= set(operation["responses"])

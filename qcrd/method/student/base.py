@@ -18,12 +18,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qcrd.method.batching import group_by_length
 from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
+from qcrd.method.student.control_tokens import ControlTokenSplitter
 
 Weights = Mapping[str, Tensor]
 
 
 MAX_BATCH_TARGET_TOKENS = 8192
 """Padded target positions per forward pass; bounds its memory, not its result."""
+
+
+MAX_ADDED_TOKENS = 4
+"""Control tokens that a tokenizer puts around a text, and a piece for its leading space."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Student(ABC):
         self.tokenizer = tokenizer
         self.max_question_tokens = max_question_tokens
         self.max_target_tokens = max_target_tokens
+        self._control_tokens = ControlTokenSplitter(tokenizer.all_special_tokens)
         self.flops = 0.0
         self.bf16 = False
         self._encoder_parameter_count, self._decoder_parameter_count = self._count_parameters()
@@ -91,7 +97,11 @@ class Student(ABC):
         """[M, T, V]: position t predicts `targets[:, t]` from the tokens before it."""
 
     @abstractmethod
-    def tokenize_target(self, text: str) -> list[int]: ...
+    def _tokenize_target(self, text: str) -> list[int]: ...
+
+    def tokenize_target(self, text: str) -> list[int]:
+        """The tokens of an output and its end; a control token in `text` is text."""
+        return self._tokenize_target(self._control_tokens.split(text))
 
     def encode(self, prompts: Sequence[str]) -> EncodedPrompts:
         ids, mask = self._tokenize_prompts(prompts)
@@ -211,7 +221,10 @@ class Student(ABC):
         )
         generate: Any = self.model.generate
         generated = generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **sampling_kwargs
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=min(max_new_tokens, self.max_target_tokens),
+            **sampling_kwargs,
         )
         completion_ids = generated[:, self._completion_start(ids) :]
         self._add_flops(self._encoder_parameter_count, ids)
@@ -228,13 +241,22 @@ class Student(ABC):
 
     def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         batch = self.tokenizer(
-            list(prompts),
+            [self._control_tokens.split(prompt) for prompt in prompts],
             padding=True,
             truncation=True,
             max_length=self.max_question_tokens,
             return_tensors="pt",
         )
         return batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
+
+    def is_cut(self, prompt: str) -> bool:
+        """Whether the prompt is longer than `max_question_tokens`, so that a part of it is not
+        read."""
+        text = self._control_tokens.split(prompt + self.suffix)
+        # No token is shorter than a byte, and few are added around them.
+        if len(text.encode()) + MAX_ADDED_TOKENS <= self.max_question_tokens:
+            return False
+        return len(self.tokenizer(text).input_ids) > self.max_question_tokens
 
     def _add_flops(self, parameters: int, ids: Tensor) -> None:
         """2 operations per parameter and position forward, 4 more when a backward pass follows."""

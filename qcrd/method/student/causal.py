@@ -62,7 +62,7 @@ class CausalStudent(Student):
         logits: Tensor = output.logits
         return logits
 
-    def tokenize_target(self, text: str) -> list[int]:
+    def _tokenize_target(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(" " + text, add_special_tokens=False).input_ids
         return [*ids, self.tokenizer.eos_token_id]
 

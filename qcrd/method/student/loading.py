@@ -7,6 +7,7 @@ transformers, so the finished student loads anywhere without this project's code
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from qcrd.method.student.base import Student, Weights, has_bf16
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.records.spec import Hyperparameters, StudentSpec
+
+OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xmod", "mpnet"}
+"""Architectures whose first token has the position behind that of the padding token."""
 
 
 def load_student(
@@ -84,7 +88,7 @@ def _build_student(
     if config.is_encoder_decoder:
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
         inject_adapters(model, spec, seed=seed)
-        limits["max_question_tokens"] = _max_question_tokens(config, limits["max_question_tokens"])
+        limits = _fit_encoder_decoder(config, limits)
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if _is_encoder_only(config):
         if spec.lora is not None:
@@ -93,13 +97,13 @@ def _build_student(
                 "leave `lora` out or take a seq2seq or decoder-only base",
                 param="student.lora",
             )
-        limits["max_question_tokens"] = _max_question_tokens(config, limits["max_question_tokens"])
+        limits = _fit_encoder_decoder(config, limits)
         model = build_encoder_decoder(folder, tokenizer, spec, seed=seed)
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         inject_adapters(model, spec, seed=seed)
-        return CausalStudent(model.to(device), tokenizer, **limits)
+        return CausalStudent(model.to(device), tokenizer, **_fit_window(config, limits))
     raise Invalid(
         f"`model`: architecture {config.model_type!r} has no language-model head to train; "
         "use a seq2seq, decoder-only or BERT-like base",
@@ -194,10 +198,36 @@ def _is_encoder_only(config: Any) -> bool:
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not has_causal_head
 
 
-def _max_question_tokens(config: Any, requested: int) -> int:
-    """Absolute position embeddings bound a question's length; relative ones do not."""
-    encoder = getattr(config, "encoder", config)
-    return min(requested, getattr(encoder, "max_position_embeddings", None) or requested)
+def _fit_encoder_decoder(config: Any, limits: Mapping[str, int]) -> dict[str, int]:
+    """The limits within the positions of encoder and decoder, where those are absolute."""
+    questions, targets = limits["max_question_tokens"], limits["max_target_tokens"]
+    encoder, decoder = getattr(config, "encoder", config), getattr(config, "decoder", config)
+    return {
+        "max_question_tokens": min(questions, _count_positions(encoder) or questions),
+        "max_target_tokens": min(targets, _count_positions(decoder) or targets),
+    }
+
+
+def _fit_window(config: Any, limits: Mapping[str, int]) -> dict[str, int]:
+    """The limits of a decoder-only model, whose window holds question and answer: the answer gets
+    what it asks for, at most half of the window, and the question the rest."""
+    questions, targets = limits["max_question_tokens"], limits["max_target_tokens"]
+    window = _count_positions(config)
+    if window is None:
+        return dict(limits)
+    targets = min(targets, window // 2)
+    return {
+        "max_question_tokens": min(questions, window - targets),
+        "max_target_tokens": targets,
+    }
+
+
+def _count_positions(config: Any) -> int | None:
+    """How many tokens the model has positions for; None for relative ones, which have no limit."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions and config.model_type in OFFSET_POSITIONS:
+        return positions - (config.pad_token_id or 0) - 1
+    return positions
 
 
 def _reset_length_limits(tokenizer: PreTrainedTokenizerBase, max_positions: int) -> None:

@@ -48,7 +48,7 @@ class Seq2SeqStudent(Student):
         logits: Tensor = output.logits
         return logits
 
-    def tokenize_target(self, text: str) -> list[int]:
+    def _tokenize_target(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text_target=text).input_ids
         # BERT-like tokenizers open with the token the decoder starts from anyway.
         return ids[1:] if ids and ids[0] == self._decoder_start_token_id else ids

@@ -59,9 +59,15 @@ def make_problem_error(name: str, problem: str, param: str) -> Invalid:
 
 
 def list_local_models(settings: ModelSettings) -> list[str]:
-    """Names of the base models in the models folder."""
-    config_paths = settings.models_dir.glob("**/config.json")
-    return sorted(str(path.parent.relative_to(settings.models_dir)) for path in config_paths)
+    """Names of the base models in the models folder, `name` or `owner/name`. A folder inside a
+    model, such as a sentence encoder's `1_Pooling`, is a part of it."""
+    folder = settings.models_dir
+    found = {
+        path.parent.relative_to(folder).as_posix()
+        for pattern in ("*/config.json", "*/*/config.json")
+        for path in folder.glob(pattern)
+    }
+    return sorted(name for name in found if "/" not in name or name.split("/")[0] not in found)
 
 
 def get_published_model(model_id: str, store: Store, param: str) -> Path:

@@ -20,6 +20,10 @@ from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api.assembling import labelling, sampling_plan, shared_set
+from services.api.assembling.data_warnings import (
+    count_shared_questions,
+    warn_about_unseen_labels,
+)
 from services.api.assembling.generate import generate_outputs
 from services.api.assembling.imported_outputs import match_outputs
 from services.api.assembling.labelling import OutputsByQuestion
@@ -68,6 +72,7 @@ def assemble(
         validation=files.load_rows(store, spec.validation_file) if spec.validation_file else [],
         test=files.load_rows(store, spec.test_file) if spec.test_file else [],
     )
+    warn_about_unseen_labels(stage, splits.training)
     _warn_about_overlap(stage, splits)
     outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy())
     stage.raise_if_stopping()
@@ -220,10 +225,8 @@ def _emit_summary(
 
 
 def _warn_about_overlap(stage: StageContext, splits: DatasetSplits) -> None:
-    """The training questions that are also test questions, word for word; not paraphrases."""
-    training_ids = {row.question.id for row in splits.training}
     for name, split_rows in (("validation", splits.validation), ("test", splits.test)):
-        overlap = sum(row.question.id in training_ids for row in split_rows)
+        overlap = count_shared_questions(splits.training, split_rows)
         if overlap:
             _warn(stage, f"{overlap} {name} questions are also training questions", shared=overlap)
 

@@ -30,11 +30,12 @@ class StudentServerOverloaded(Transient):
 
 
 class StudentRequestRejected(Invalid):
-    """The student server's own refusal, with its status."""
+    """The student server's own refusal, with its status: 400 in place of TGI's 422, as everywhere
+    in this API."""
 
     def __init__(self, message: str, status: int, code: str) -> None:
         super().__init__(message, code=code)
-        self.status = status
+        self.status = 400 if status == 422 else status
 
 
 class StudentClient:

@@ -119,7 +119,7 @@ class DiscriminatorService:
             ) from error
 
     def _list_version_numbers(self, judge_id: str) -> list[int]:
-        prefix = keys.judge_prefix(keys.validate_id(judge_id, "judge_id"))
+        prefix = keys.judge_prefix(keys.require_id(judge_id, "judge_id", "discriminator_not_found"))
         names = [key.removeprefix(prefix) for key in self._store.list(prefix)]
         return [int(name.split("/")[0]) for name in names if name.endswith("/judge.json")]
 

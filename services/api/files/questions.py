@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from qcrd.errors import Invalid
-from qcrd.method.answers import question_id
+from qcrd.method.answers import comparison_id, question_id
 from qcrd.records.rationales import Question
 from services.api.files.duplicates import DuplicateIndex
 from services.api.http.strict_json import DECODER
@@ -84,7 +84,8 @@ class QuestionRow:
 class RowReader:
     """Parses rows from chunks that are cut anywhere; `Invalid` at the first invalid one.
 
-    Keeps one line in memory and each question's line number.
+    Keeps one line in memory and each question's line number. Questions that differ in white space,
+    case or the form of characters only are the same.
     """
 
     def __init__(self) -> None:
@@ -117,10 +118,12 @@ class RowReader:
         if not text.strip():
             return
         row = _parse_row(number, text)
-        if (first := self._question_index.setdefault(row.question.id, number)) != number:
+        compared = comparison_id(row.question.text, row.question.choices)
+        if (first := self._question_index.setdefault(compared, number)) != number:
             raise make_line_error(
                 number,
-                f"the same question as line {first}: remove one of the two",
+                f"the same question as line {first}, but for white space, case and the form of "
+                "characters, which do not count: remove one of the two",
                 code="duplicate_question",
             )
         yield row
@@ -135,8 +138,9 @@ def read_rows(data: BinaryIO) -> Iterator[QuestionRow]:
 
 
 def _decode_line(number: int, raw: bytes) -> str:
+    """The line's text, without a byte order mark, which files put behind others bring along."""
     try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise make_line_error(
             number,
@@ -178,7 +182,11 @@ def _parse_object(number: int, text: str) -> dict[str, Any]:
             "each line must be one complete JSON object",
             code="broken_json",
         ) from error
-    except (ValueError, RecursionError) as error:  # a key twice, 5,000 digits, 10,000 brackets
+    except RecursionError as error:
+        raise make_line_error(
+            number, "nested too deep: a line is one flat JSON object", code="broken_json"
+        ) from error
+    except ValueError as error:  # a key twice, 5,000 digits
         raise make_line_error(
             number, f"broken JSON: {_truncate(error)}", code="broken_json"
         ) from error

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
+from qcrd.errors import NotFound
 from services.api.dependencies import CallerDep, GatewayDep, inject
 from services.api.files import multipart
 from services.api.files import service as files
@@ -104,3 +105,17 @@ def download_file(gateway: GatewayDep, file_id: str) -> JsonLinesResponse:
 def delete_file(gateway: GatewayDep, caller: CallerDep, file_id: str) -> schemas.DeleteResponse:
     files.delete_file(gateway.store, gateway.jobs, file_id, caller)
     return schemas.DeleteResponse(id=file_id, object="file")
+
+
+uploads_router = APIRouter(prefix="/v1/uploads")
+
+
+@uploads_router.api_route("", methods=["GET", "POST"], include_in_schema=False)
+@uploads_router.api_route("/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
+def refuse_upload_in_parts(gateway: GatewayDep, rest: str = "") -> None:
+    """Tell clients of OpenAI's uploads in parts where files go here."""
+    limit = gateway.settings.files.max_file_bytes
+    raise NotFound(
+        f"there are no uploads in parts: POST /v1/files takes a whole file of up to {limit} bytes",
+        code="unknown_url",
+    )

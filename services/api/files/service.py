@@ -89,7 +89,7 @@ def _write_metadata(
 
 
 def get_file(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
-    key = keys.file_meta_key(keys.validate_id(file_id, param))
+    key = keys.file_meta_key(keys.require_id(file_id, param, "file_not_found"))
     try:
         return read_record(store, key, StoredFile)
     except NotFound as error:

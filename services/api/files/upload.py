@@ -22,7 +22,7 @@ from qcrd.records.job import StoredFile
 from qcrd.runtime.storage.store import Store
 from services.api.files import service as files
 from services.api.files.multipart import Part, read_parts
-from services.api.http.errors import ClientDisconnected, UnprocessableEntity
+from services.api.http.errors import ClientDisconnected
 
 log = logging.getLogger(__name__)
 
@@ -93,14 +93,19 @@ class _UploadForm:
     def add_part(self, part: Part) -> None:
         if part.name == "file" and self._blob is None:
             if part.filename is None:
-                raise UnprocessableEntity(
-                    "`file`: give it a `filename`, as a file has", param="file"
-                )
+                raise Invalid("`file`: give it a `filename`, as a file has", param="file")
             self._filename = part.filename
             self._blob = files.write_blob(self.store, part.data, limit=self._limit)
         elif part.name == "purpose" and self._purpose is None:
             self._purpose = _read_text_field(part)
             files.check_purpose(self._purpose)
+        elif part.name.partition("[")[0] == "expires_after":
+            raise Invalid(
+                "`expires_after`: files do not expire here: leave it out, and delete the file with "
+                "DELETE /v1/files/{file_id} when it is no longer needed",
+                param="expires_after",
+                code="unsupported_field",
+            )
         elif part.name in ("file", "purpose"):
             raise Invalid(f"`{part.name}` is there twice: send it once", param=part.name)
         else:
@@ -113,9 +118,9 @@ class _UploadForm:
 
     def get_result(self) -> tuple[files.Blob, str]:
         if self._blob is None:
-            raise UnprocessableEntity("`file`: Field required", param="file")
+            raise Invalid("`file`: Field required", param="file")
         if self._purpose is None:
-            raise UnprocessableEntity("`purpose`: Field required", param="purpose")
+            raise Invalid("`purpose`: Field required", param="purpose")
         return self._blob, self._filename
 
     def delete_blob(self) -> None:

@@ -18,7 +18,8 @@ from services.api.http import schemas
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.ErrorResponse, "description": meaning}
     for status, meaning in {
-        400: "A field is wrong: `param` names it and `message` the fix.",
+        400: "A field, a query parameter or the body's shape is wrong: `param` names it and "
+        "`message` the fix.",
         401: "No valid API key.",
         403: "The key lacks the required scope.",
         404: "There is no such thing.",
@@ -27,7 +28,6 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
         409: "Not in the state that it is in, or an `Idempotency-Key` used twice.",
         413: "The body is too large.",
         415: "The body is compressed, or of another type than the route reads.",
-        422: "The request is not of the documented shape.",
         429: "The key has used up its requests for this minute. `Retry-After` says when to retry.",
         500: "A defect of the server; its log has it under the response's `x-request-id`.",
         503: "Redis, the store or another server is unavailable. `Retry-After` says when to retry.",
@@ -56,12 +56,6 @@ class RequestTimeout(Invalid):
 class UnsupportedMediaType(Invalid):
     status = 415
     default_code = "unsupported_media_type"
-
-
-class UnprocessableEntity(Invalid):
-    """A body that does not match the route's schema, when the route parses it itself."""
-
-    status = 422
 
 
 class ClientDisconnected(Invalid):
@@ -95,7 +89,7 @@ async def _handle_qcrd_error(request: Request, error: Exception) -> JSONResponse
 
 
 async def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
-    """The error of a request that does not match the route's schema: 400 for bad JSON, else 422."""
+    """The error of a request that does not match the route's schema."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
@@ -104,8 +98,8 @@ async def _handle_validation_error(request: Request, error: Exception) -> JSONRe
     # The first part is the location (body, query, path), which is no part of the field's name.
     path = ".".join(str(part) for part in first["loc"][1:])
     if not path:
-        return _build_json_response(422, f"the body: {first['msg']}", None, "invalid_value")
-    return _build_json_response(422, f"`{path}`: {first['msg']}", path, "invalid_value")
+        return _build_json_response(400, f"the body: {first['msg']}", None, "invalid_value")
+    return _build_json_response(400, f"`{path}`: {first['msg']}", path, "invalid_value")
 
 
 async def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -87,6 +87,7 @@ def _complete_document(document: dict[str, Any]) -> dict[str, Any]:
             if path.startswith("/v1/"):
                 route["security"] = [{"key": []}]
             _add_id_patterns(route)
+            route["responses"].pop("422", None)  # FastAPI's; ours is the 400
     return document
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Header, Query
+from fastapi import APIRouter, Body, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, field_validator
 from starlette.responses import Response
 
 from qcrd.records.job import Job
 from qcrd.records.spec import Budget
-from qcrd.runtime.keys import validate_id
+from qcrd.runtime.keys import require_id, validate_id
 from services.api.dependencies import CallerDep, Gateway, GatewayDep, inject
 from services.api.events import sse
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.http import schemas, serializers
+from services.api.http.query_checks import read_deep_object
 from services.api.jobs import checkpoints, lifecycle
 from services.api.jobs.create import create_job
 from services.api.jobs.estimate import JobEstimate, estimate_job
 from services.api.jobs.queue_position import describe_job, list_jobs
+from services.api.jobs.search import find_jobs
 from services.api.jobs.validation_cache import ValidationCache
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
@@ -36,6 +38,17 @@ EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "A page, or with `stream` each event as a server-sent one",
         "content": {"text/event-stream": {}},
     }
+}
+
+
+METADATA_PARAMETER = {
+    "name": "metadata",
+    "in": "query",
+    "required": False,
+    "style": "deepObject",
+    "explode": True,
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+    "description": "Pairs that a job must have: `metadata[team]=red`",
 }
 
 
@@ -69,12 +82,18 @@ def estimate_fine_tuning_job(
     return estimate_job(gateway, body, cache)
 
 
-@router.get("")
+@router.get("", openapi_extra={"parameters": [METADATA_PARAMETER]})
 def list_fine_tuning_jobs(
-    gateway: GatewayDep, after: str | None = None, limit: PageLimit = 20
+    gateway: GatewayDep, request: Request, after: str | None = None, limit: PageLimit = 20
 ) -> schemas.Page[schemas.FineTuningJob]:
-    """Newest first. Long texts of a job's task are shown by the job itself only."""
-    records = gateway.jobs.list(after and validate_id(after, "after"), limit + 1)
+    """Newest first; with `metadata[key]=value` those that have all these pairs. Long texts of a
+    job's task are shown by the job itself only."""
+    records = find_jobs(
+        gateway.jobs,
+        after and validate_id(after, "after"),
+        limit + 1,
+        metadata=read_deep_object(request, "metadata"),
+    )
     jobs = list_jobs(records[:limit], gateway.jobs, gateway.shared.counters)
     return serializers.build_page(jobs, has_more=len(records) > limit)
 
@@ -164,7 +183,7 @@ def list_fine_tuning_job_events(
 
 
 def _get_job(gateway: Gateway, job_id: str) -> Job:
-    return gateway.jobs.get(validate_id(job_id, "job_id"))
+    return gateway.jobs.get(require_id(job_id, "job_id"))
 
 
 def _serialize_with_queue(gateway: Gateway, job: Job) -> schemas.FineTuningJob:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid, NotFound
-from qcrd.method.answers import canonicalize
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.records.spec import AnswerKind, Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
+from qcrd.records.spec import Budget, JobSpec, MethodSpec, NegativeSource, TaskSpec
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway, GatewaySettings
 from services.api.files import service as files
 from services.api.files.duplicates import DuplicateIndex
 from services.api.files.questions import QuestionRow, make_line_error
+from services.api.jobs.label_checks import check_row, check_task_labels, format_names
 from services.api.jobs.unsupported_models import check_language_model_head
 from services.api.jobs.validation_cache import ValidationCache
 from services.api.models.base_models import BaseModelCatalog
@@ -35,6 +35,7 @@ def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -
     _check_teacher(spec, settings)
     check_webhook_url(spec.webhook, settings.webhooks)
     _check_consistency(spec)
+    check_task_labels(spec)
     _check_base_models(spec, gateway)
     questions = _count_valid_questions(spec, "training_file", store, cache)
     _check_enough_questions(
@@ -76,7 +77,7 @@ def _check_teacher(spec: JobSpec, settings: GatewaySettings) -> None:
         param = f"method.{spec.method}.teacher"
         raise Invalid(
             f"`{param}`: no teacher is named {spec.settings.teacher!r}; this server has "
-            f"{_format_names(teachers)} (setting QCRD_TEACHERS)",
+            f"{format_names(teachers)} (setting QCRD_TEACHERS)",
             param=param,
             code="unknown_teacher",
         )
@@ -199,42 +200,8 @@ def _validate_rows(
                 code="missing_label",
                 param=param,
             )
-        _check_choices(row, task, param)
-        _check_label(row, task, param)
+        check_row(row, task, param)
     return count
-
-
-def _check_label(row: QuestionRow, task: TaskSpec, param: str) -> None:
-    label = row.question.label
-    if label is not None and canonicalize(label, task, row.question) is None:
-        raise make_line_error(
-            row.line_number,
-            f"label {label[:80]!r} is not {_describe_expected(task, row)} (in `{param}`)",
-            code="invalid_label",
-            param=param,
-        )
-
-
-def _check_choices(row: QuestionRow, task: TaskSpec, param: str) -> None:
-    if task.answer is AnswerKind.CHOICE and not row.question.choices:
-        raise make_line_error(
-            row.line_number,
-            f'`choices` is missing: answer kind `choice` needs "choices": […] (in `{param}`)',
-            code="missing_choices",
-            param=param,
-        )
-
-
-def _describe_expected(task: TaskSpec, row: QuestionRow) -> str:
-    match task.answer:
-        case AnswerKind.NUMBER:
-            return "a number or an arithmetic expression"
-        case AnswerKind.LABEL:
-            return f"one of the task's labels: {_format_names(task.labels)}"
-        case AnswerKind.CHOICE:
-            return f"one of the question's choices: {_format_names(row.question.choices)}"
-        case AnswerKind.TEXT:
-            return "a word: it has only articles, quotes or punctuation"
 
 
 def _check_enough_questions(count: int, settings: MethodSpec, *, own_validation: bool) -> None:
@@ -284,8 +251,3 @@ def _find_matching_output_line(store: Store, file_id: str, training: str, param:
         param=param,
         code="no_match",
     )
-
-
-def _format_names(names: Iterable[str]) -> str:
-    quoted = [repr(name) for name in names]
-    return ", ".join(quoted[:20]) + (", …" if len(quoted) > 20 else "") or "none"

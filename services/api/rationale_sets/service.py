@@ -148,7 +148,7 @@ class RationaleSetService:
         )
 
     def _read_manifest(self, set_id: str) -> RationaleManifest:
-        key = keys.rationale_manifest_key(keys.validate_id(set_id, "set_id"))
+        key = keys.rationale_manifest_key(keys.require_id(set_id, "set_id", "set_not_found"))
         try:
             return read_record(self._store, key, RationaleManifest)
         except NotFound as error:

@@ -135,7 +135,7 @@ def _validate_study_spec(gateway: Gateway, spec: StudySpec, cache: ValidationCac
 
 
 def get_study(store: Store, study_id: str) -> Study:
-    key = keys.study_key(keys.validate_id(study_id, "study_id"))
+    key = keys.study_key(keys.require_id(study_id, "study_id", "study_not_found"))
     try:
         return read_record(store, key, Study)
     except NotFound as error:

@@ -26,6 +26,9 @@ ERROR_RESPONSES: dict[int | str, JSON] = {
     500: {"description": "the engine ended without a last token"},
     503: {"description": "the model is loading"},
 }
+JSON_TYPE = "application/json"
+ANSWER_OR_STREAM = (JSON_TYPE, sse.MEDIA_TYPE)
+"""The media types of routes whose body's `stream` chooses between them."""
 CLIENT_CLOSED_REQUEST = Response(status_code=499)
 """The response to a client that has left, for the access log."""
 
@@ -43,9 +46,14 @@ class GenerationRoutes:
         self._api_key_dependency = Depends(require_api_key(key))
 
     def post(
-        self, path: str, *models: type[WireModel], requires_key: bool = True
+        self,
+        path: str,
+        *models: type[WireModel],
+        requires_key: bool = True,
+        media_types: Sequence[str] = (JSON_TYPE,),
     ) -> Callable[[Handler], Handler]:
-        """Decorates the handler of `path`, whose body is one of `models`."""
+        """Decorates the handler of `path`, whose body is one of `models`, and whose response is of
+        one of `media_types`."""
         schemas: list[JSON] = [model.model_json_schema() for model in models]
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         content = {"application/json": {"schema": _inline_definitions(schema)}}
@@ -53,7 +61,8 @@ class GenerationRoutes:
         return self.router.post(
             path,
             dependencies=[self._api_key_dependency, ready] if requires_key else [ready],
-            responses=ERROR_RESPONSES,
+            response_class=Response if sse.MEDIA_TYPE in media_types else JSONResponse,
+            responses={**ERROR_RESPONSES, 200: _describe_success(media_types)},
             openapi_extra={"requestBody": {"required": True, "content": content}},
         )
 
@@ -90,6 +99,17 @@ class GenerationRoutes:
     ) -> Response:
         headers = {**self._compute_headers, "x-compute-characters": str(characters)}
         return sse.EventStream(events, headers)
+
+
+def _describe_success(media_types: Sequence[str]) -> JSON:
+    if sse.MEDIA_TYPE not in media_types:
+        return {"description": "the answer"}
+    is_chosen = JSON_TYPE in media_types
+    stream = "its pieces as server-sent events"
+    return {
+        "description": f"the answer, or with `stream` {stream}" if is_chosen else stream,
+        "content": {media_type: {} for media_type in media_types},
+    }
 
 
 def build_timing_headers(

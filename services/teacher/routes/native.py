@@ -7,11 +7,16 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from qcrd.runtime.http.asgi import run_until_disconnect
+from services.teacher import sse
 from services.teacher.inference import wire
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON, CompatRequest, GenerateRequest
 from services.teacher.routes import native_responses
-from services.teacher.routes.common import CLIENT_CLOSED_REQUEST, GenerationRoutes
+from services.teacher.routes.common import (
+    ANSWER_OR_STREAM,
+    CLIENT_CLOSED_REQUEST,
+    GenerationRoutes,
+)
 
 
 def create_router(routes: GenerationRoutes) -> APIRouter:
@@ -20,11 +25,11 @@ def create_router(routes: GenerationRoutes) -> APIRouter:
         body = await routes.parse_body(request, GenerateRequest)
         return await handle_generate(routes, request, body, array=False)
 
-    @routes.post("/generate_stream", GenerateRequest)
+    @routes.post("/generate_stream", GenerateRequest, media_types=(sse.MEDIA_TYPE,))
     async def generate_stream(request: Request) -> Response:
         return handle_generate_stream(routes, await routes.parse_body(request, GenerateRequest))
 
-    @routes.post("/", CompatRequest)
+    @routes.post("/", CompatRequest, media_types=ANSWER_OR_STREAM)
     async def compat_generate(request: Request) -> Response:
         return await handle_compat_generate(
             routes, request, await routes.parse_body(request, CompatRequest)

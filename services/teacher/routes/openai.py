@@ -17,19 +17,23 @@ from services.teacher.openai.requests import (
     TokenizeChatRequest,
     normalize_body,
 )
-from services.teacher.routes.common import CLIENT_CLOSED_REQUEST, GenerationRoutes
+from services.teacher.routes.common import (
+    ANSWER_OR_STREAM,
+    CLIENT_CLOSED_REQUEST,
+    GenerationRoutes,
+)
 
 
 def create_router(routes: GenerationRoutes) -> APIRouter:
     normalize = None if routes.inference.settings.tgi_strict else normalize_body
 
-    @routes.post("/v1/completions", CompletionRequest)
+    @routes.post("/v1/completions", CompletionRequest, media_types=ANSWER_OR_STREAM)
     async def create_completion(request: Request) -> Response:
         return await handle_completion(
             routes, request, await routes.parse_body(request, CompletionRequest, normalize)
         )
 
-    @routes.post("/v1/chat/completions", ChatRequest)
+    @routes.post("/v1/chat/completions", ChatRequest, media_types=ANSWER_OR_STREAM)
     async def create_chat_completion(request: Request) -> Response:
         return await handle_chat_completion(
             routes, request, await routes.parse_body(request, ChatRequest, normalize)

@@ -23,7 +23,11 @@ from services.teacher.inference.wire import (
 from services.teacher.openai import chat_template
 from services.teacher.openai.requests import ChatRequest, CompletionRequest, normalize_body
 from services.teacher.request_body import parse_body
-from services.teacher.routes.common import CLIENT_CLOSED_REQUEST, GenerationRoutes
+from services.teacher.routes.common import (
+    ANSWER_OR_STREAM,
+    CLIENT_CLOSED_REQUEST,
+    GenerationRoutes,
+)
 from services.teacher.routes.native import handle_compat_generate
 from services.teacher.routes.openai import handle_chat_completion, handle_completion
 
@@ -40,7 +44,9 @@ class VertexRequest(WireModel):
 def create_router(routes: GenerationRoutes) -> APIRouter:
     normalize = None if routes.inference.settings.tgi_strict else normalize_body
 
-    @routes.post("/invocations", CompatRequest, ChatRequest, CompletionRequest)
+    @routes.post(
+        "/invocations", CompatRequest, ChatRequest, CompletionRequest, media_types=ANSWER_OR_STREAM
+    )
     async def invocations(request: Request) -> Response:
         body = await routes.read_raw_body(request)
         keys = _read_top_level_keys(body)

@@ -51,3 +51,19 @@ def test_nothing_that_fits_the_document_or_does_not_is_a_server_error(url: str) 
     assert seen[200] > 30
     assert seen[422] > 20
     assert httpx2.get(f"{url}/health").status_code == 200
+
+
+def test_streams_are_documented_as_event_streams(url: str) -> None:
+    paths = httpx2.get(f"{url}/api-doc/openapi.json").json()["paths"]
+    types = {
+        path: list(paths[path]["post"]["responses"]["200"]["content"])
+        for path in ("/generate", "/generate_stream", "/", "/v1/completions", "/invocations")
+    }
+    both = ["application/json", "text/event-stream"]
+    assert types == {
+        "/generate": ["application/json"],
+        "/generate_stream": ["text/event-stream"],
+        "/": both,
+        "/v1/completions": both,
+        "/invocations": both,
+    }

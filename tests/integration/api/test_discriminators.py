@@ -106,7 +106,7 @@ def test_the_store_tells_while_the_service_is_away(serve: Serve, models: ModelSe
     assert answer.json()["current"]["histograms"] is not None
     missing = client.get(f"/v1/discriminators/{JUDGES[1]}")
     refused(missing, 404, "discriminator_not_found", "judge_id")
-    refused(client.get("/v1/discriminators/x"), 400, "invalid_id", "judge_id")
+    refused(client.get("/v1/discriminators/x"), 404, "discriminator_not_found", "judge_id")
 
 
 def test_judges_are_listed_in_pages(serve: Serve, models: ModelSettings) -> None:

@@ -71,10 +71,10 @@ def test_other_purposes_are_refused(here: Here) -> None:
 
 def test_a_missing_form_field_is_named(here: Here) -> None:
     answer = here.client.post("/v1/files", files={"file": ("a", lines(sums(2)))})
-    refused(answer, 422, "invalid_value", "purpose")
+    refused(answer, 400, "invalid_value", "purpose")
     assert here.store.list("") == []
     answer = here.client.post("/v1/files", files={"purpose": (None, "fine-tune")})
-    refused(answer, 422, "invalid_value", "file")
+    refused(answer, 400, "invalid_value", "file")
 
 
 def test_a_file_over_the_limit_is_refused(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_file_that_a_job_needs_is_not_deleted(here: Here) -> None:
 
 def test_ids_are_checked_before_they_become_keys(here: Here) -> None:
     refused(here.client.get("/v1/files/..%2Fjobs"), 404, "unknown_url")
-    refused(here.client.get("/v1/files/meta.json"), 400, "invalid_id", "file_id")
+    refused(here.client.get("/v1/files/meta.json"), 404, "file_not_found", "file_id")
 
 
 # --- jobs --------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_jobs_are_listed_newest_first_in_pages(here: Here) -> None:
     assert ([j["id"] for j in first["data"]], first["has_more"]) == (made[:0:-1], True)
     rest = here.client.get(f"/v1/fine_tuning/jobs?after={first['last_id']}").json()
     assert ([j["id"] for j in rest["data"]], rest["has_more"]) == (made[:1], False)
-    refused(here.client.get("/v1/fine_tuning/jobs?limit=0"), 422, "invalid_value", "limit")
+    refused(here.client.get("/v1/fine_tuning/jobs?limit=0"), 400, "invalid_value", "limit")
     refused(here.client.get("/v1/fine_tuning/jobs?after=x"), 400, "invalid_id", "after")
 
 
@@ -277,7 +277,7 @@ def test_wrong_top_level_fields_are_refused_by_name(here: Here) -> None:
     training = here.file(sums(4))
     refused(here.create(training, integrations=[]), 400, "unknown_key", "integrations")
     refused(here.create(ABSENT), 400, "file_not_found", "training_file")
-    refused(here.create("../x"), 400, "invalid_id", "training_file")
+    refused(here.create("../x"), 400, "file_not_found", "training_file")
     message = refused(here.create(training, model="tyni"), 400, "model_not_found", "model")
     assert "In the models folder: tiny; the hub cannot be reached" in message
     refused(here.create(training, model="../tiny"), 400, "invalid_value", "model")
@@ -286,7 +286,7 @@ def test_wrong_top_level_fields_are_refused_by_name(here: Here) -> None:
     refused(answer, 400, "invalid_value", "training_file")
     answer = here.client.post("/v1/fine_tuning/jobs", content=b"{", headers=JSON)
     refused(answer, 400, "broken_json")
-    refused(here.client.post("/v1/fine_tuning/jobs", json=[1]), 422, "invalid_value")
+    refused(here.client.post("/v1/fine_tuning/jobs", json=[1]), 400, "invalid_value")
 
 
 JSON = {"content-type": "application/json"}

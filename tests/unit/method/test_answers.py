@@ -24,6 +24,8 @@ TEXT = TaskSpec()
 Q = Question(id="q", text="?")
 BRIDGES = Question(id="q", text="?", choices=("bus depot", "bridge", "beach", "bridge"))
 
+DIGITS = Question(id="q", text="?", choices=("3", "2", "5"))
+
 
 @pytest.mark.parametrize(
     ("expression", "value"),
@@ -36,6 +38,8 @@ BRIDGES = Question(id="q", text="?", choices=("bus depot", "bridge", "beach", "b
         ("-(2 - 5)", 3),
         ("( 84. 0 / 2. 0 )", 42),
         ("3 \u00d7 4", 12),
+        ("007", 7),
+        ("-03 + 10.05", Fraction(705, 100)),
         ("1 / 0", None),
         ("2 ** 99", None),
         ("__import__('os')", None),
@@ -72,7 +76,17 @@ def test_arithmetic_agrees_with_python(expression: str) -> None:
         (NUMBER, Q, "42 marbles.", "42"),
         (NUMBER, Q, "between 3 and 5", None),
         (NUMBER, Q, "x / 4", None),
+        (NUMBER, Q, "007 apples", "7"),
+        (NUMBER, Q, "3:30", None),
+        (NUMBER, Q, "12:05 p.m.", None),
+        (NUMBER, Q, "at 3 pm", None),
+        (NUMBER, Q, "5 o'clock", None),
+        (NUMBER, Q, "16:9", None),
+        (NUMBER, Q, "2024-01-05", None),
+        (NUMBER, Q, "5/11/1998", None),
+        (NUMBER, Q, "total: 5", "5"),
         (KIND, Q, "An Animal.", "animal"),
+        (KIND, Q, "B", None),
         (KIND, Q, "Musical instrument", "musical instrument"),
         (KIND, Q, "t - shirt", "t-shirt"),
         (KIND, Q, "animal or fruit", None),
@@ -84,6 +98,11 @@ def test_arithmetic_agrees_with_python(expression: str) -> None:
         (CHOICE, BRIDGES, "(a)", "bus depot"),
         (CHOICE, BRIDGES, "Beach", "beach"),
         (CHOICE, BRIDGES, "(e) tunnel", None),
+        (CHOICE, BRIDGES, "B", "bridge"),
+        (CHOICE, BRIDGES, "**c.**", "beach"),
+        (CHOICE, BRIDGES, "Option A", "bus depot"),
+        (CHOICE, BRIDGES, "E", None),
+        (CHOICE, DIGITS, "(c)", "5"),
         (TEXT, Q, ' "NNYO". ', "nnyo"),
         (TEXT, Q, '"yajo". "yajo".', "yajo"),
     ],

@@ -14,6 +14,7 @@ from qcrd.runtime.settings import (
     RecoverySettings,
     RedisSettings,
     StoreSettings,
+    load_settings,
 )
 
 
@@ -61,3 +62,44 @@ def test_unset_recovery_times_are_those_of_the_functions_they_are_given_to() -> 
     given = RecoverySettings()
     assert (given.heartbeat_seconds, given.lease_seconds) == (WorkerDeps.heartbeat, LEASE_TTL)
     assert given.resend_seconds == RESEND_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host", "secure"),
+    [
+        ("http://127.0.0.1:9000", "127.0.0.1:9000", False),
+        ("https://s3.example.org/", "s3.example.org", True),
+        ("HTTP://[::1]:9000", "[::1]:9000", False),
+        ("minio:9000", "minio:9000", True),
+    ],
+)
+def test_an_endpoint_with_its_scheme_decides_whether_it_is_secure(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, host: str, secure: bool
+) -> None:
+    monkeypatch.setenv("QCRD_S3_SECURE", "true")
+    monkeypatch.setenv("QCRD_S3_ENDPOINT", endpoint)
+    settings = StoreSettings()
+    assert (settings.endpoint, settings.secure) == (host, secure)
+
+
+def test_a_public_endpoint_may_have_the_same_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCRD_S3_ENDPOINT", "http://minio:9000")
+    monkeypatch.setenv("QCRD_S3_PUBLIC_ENDPOINT", "http://localhost:9000")
+    assert StoreSettings().public_endpoint == "localhost:9000"
+
+
+@pytest.mark.parametrize(
+    ("variable", "endpoint"),
+    [
+        ("QCRD_S3_ENDPOINT", "http://minio:9000/bucket"),
+        ("QCRD_S3_ENDPOINT", "ftp://minio"),
+        ("QCRD_S3_ENDPOINT", "minio:9000/bucket"),
+        ("QCRD_S3_PUBLIC_ENDPOINT", "https://localhost:9000"),
+    ],
+)
+def test_an_endpoint_that_is_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, endpoint: str
+) -> None:
+    monkeypatch.setenv(variable, endpoint)
+    with pytest.raises(SystemExit, match=f"^invalid environment: {variable}: .*HOST:PORT"):
+        load_settings(StoreSettings)

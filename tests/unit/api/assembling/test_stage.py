@@ -404,3 +404,27 @@ def test_a_machine_without_a_way_to_the_hub_still_reaches_its_teacher(
     install_http_client_factory()
     here = bench(mood=lambda number: mood if number == 0 else "ok")
     assert here.run(here.job(here.file(sums(2)))).stage is Stage.TRAINING
+
+
+def test_a_label_that_training_never_shows_is_told_before_anything_is_paid(
+    bench: MakeBench,
+) -> None:
+    here = bench()
+    rows = [{"question": f"What is animal {i}?", "label": "animal"} for i in range(4)]
+    task = {"answer": "label", "labels": ["animal", "fruit", "tool"]}
+    job = here.job(here.file(rows), task=task, kind="finetune")
+    here.run(job)
+    first = here.events.read(job.id)[0]
+    assert first.level == "warn"
+    assert first.data["unseen_labels"] == ["fruit", "tool"]
+    assert "'fruit', 'tool'" in first.message
+
+
+def test_questions_in_another_dress_are_shared_questions(bench: MakeBench) -> None:
+    here = bench()
+    training = here.file([{"question": f"What is {i} plus 1?", "label": "1"} for i in range(3)])
+    test = here.file([{"question": "WHAT  IS 2 PLUS 1?", "label": "1"}])
+    job = here.job(training, test, kind="finetune")
+    here.run(job)
+    events = here.events.read(job.id)
+    assert [event.data["shared"] for event in events if "shared" in event.data] == [1]

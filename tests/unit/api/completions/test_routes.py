@@ -192,7 +192,7 @@ def test_a_server_that_is_away_or_silent_is_503(gateway: Gateway, tmp_path: Path
 @pytest.mark.parametrize(
     ("status", "kind", "expected", "code", "wait"),
     [
-        (422, "validation", 422, "invalid_value", None),
+        (422, "validation", 400, "invalid_value", None),
         (424, "model_not_loaded", 424, "model_not_loaded", None),
         (413, "validation", 413, "invalid_value", None),
         (429, "overloaded", 429, "overloaded", "7"),
@@ -238,7 +238,7 @@ def test_an_error_without_words_is_one_too(gateway: Gateway, body: bytes) -> Non
     ],
 )
 def test_a_wrong_field_is_named(gateway: Gateway, changes: dict[str, Any], param: str) -> None:
-    assert f"`{param}`" in refused(gateway.chat(**changes), 422, "invalid_value", param)
+    assert f"`{param}`" in refused(gateway.chat(**changes), 400, "invalid_value", param)
     assert gateway.students.asked == []
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
+from qcrd.method.answers import comparison_id
 from services.api.files.questions import MAX_LINE_BYTES, QuestionRow, read_rows
 
 GOOD = {"question": "What is 1 + 1?", "label": "2"}
@@ -42,7 +43,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str
         ),
         min_size=1,
         max_size=8,
-        unique_by=lambda row: row["question"].strip(),
+        unique_by=lambda row: comparison_id(row["question"]),
     )
 )
 def test_every_row_comes_back_as_it_was(rows: list[dict[str, Any]]) -> None:
@@ -72,7 +73,8 @@ def verdict(data: bytes) -> str:
     ("line", "code", "told"),
     [
         ('{"question": "a"', "broken_json", "broken JSON at character"),
-        ("[" * 100_000, "broken_json", "broken JSON"),
+        ("[" * 100_000, "broken_json", "nested too deep"),
+        ('{"question": ' + "[" * 100_000, "broken_json", "nested too deep"),
         ('{"question": "a", "label": ' + "9" * 5000 + "}", "broken_json", "broken JSON"),
         ("[1]", "invalid_line", "a JSON object is needed"),
         ("{}", "invalid_line", "`question` is missing"),
@@ -123,3 +125,25 @@ def test_the_same_words_with_other_choices_are_another_question() -> None:
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
     assert read(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())[0].question.text == GOOD["question"]
+
+
+@pytest.mark.parametrize(
+    "dress", ["What  is a\ttrout?", " what IS a trout? ", "What is\u00a0a trout\uff1f"]
+)
+def test_a_question_in_another_dress_is_the_same_question(dress: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        read({"question": "What is a trout?"}, GOOD, {"question": dress, "label": "tool"})
+    assert caught.value.message.startswith("line 3: the same question as line 1")
+    assert caught.value.code == "duplicate_question"
+
+
+def test_options_tell_questions_apart() -> None:
+    first = {"question": "Which?", "choices": ["a", "b"]}
+    second = {"question": "which?", "choices": ["a", "c"]}
+    assert len(read(first, second)) == 2
+
+
+def test_files_put_one_behind_the_other_are_read_without_their_marks() -> None:
+    marked = b"\xef\xbb\xbf" + json.dumps(GOOD).encode()
+    rows = read(marked, b"\xef\xbb\xbf" + b'{"question": "What is 2 + 2?"}')
+    assert [row.question.text for row in rows] == ["What is 1 + 1?", "What is 2 + 2?"]

@@ -108,7 +108,7 @@ def test_a_body_that_is_not_called_json_is_refused(here: Here, kind: str) -> Non
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "application/problem+json"])
 def test_every_way_to_call_it_json_is_taken(here: Here, kind: str) -> None:
     answer = here.client.post(JOBS, content=b"{}", headers={"content-type": kind})
-    assert answer.status_code in (400, 422)
+    assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "model"
 
 
@@ -164,9 +164,11 @@ def test_ids_like_paths_are_refused_in_the_envelope(here: Here, path: str, metho
 @pytest.mark.parametrize("path", ["/v1/files", JOBS, "/v1/studies", "/v1/models"])
 def test_broken_queries_are_no_crash(here: Here, path: str, query: str) -> None:
     answer = here.client.get(f"{path}?{query}")
-    assert answer.status_code in (200, 400, 422), answer.text
+    assert answer.status_code in (200, 400), answer.text
     if answer.status_code != 200:
-        assert answer.json()["error"]["param"] in ("after", "limit", "order")
+        error = answer.json()["error"]
+        is_unknown = error["code"] == "unknown_parameter"
+        assert is_unknown or error["param"] in ("after", "limit", "order")
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PUT", "PATCH", "PROPFIND"])
@@ -222,8 +224,8 @@ def test_the_fields_of_an_upload_come_in_any_order(here: Here) -> None:
         (PURPOSE, 400, "broken_form", None),
         (b"", 400, "broken_form", None),
         (b"no form", 400, "broken_form", None),
-        (PURPOSE + b"--b--", 422, "invalid_value", "file"),
-        (FILE + lines(sums(2)) + b"\r\n--b--", 422, "invalid_value", "purpose"),
+        (PURPOSE + b"--b--", 400, "invalid_value", "file"),
+        (FILE + lines(sums(2)) + b"\r\n--b--", 400, "invalid_value", "purpose"),
         (PURPOSE + PURPOSE + b"--b--", 400, "invalid_value", "purpose"),
         (
             PURPOSE + (FILE + lines(sums(2)) + b"\r\n") * 2 + b"--b--",
@@ -237,7 +239,7 @@ def test_the_fields_of_an_upload_come_in_any_order(here: Here) -> None:
         (b"--b\r\ncontent-disposition: form-data\r\n\r\nx\r\n--b--", 400, "broken_form", None),
         (b"--b\r\n" + b"x: y\r\n" * 100 + b"\r\n--b--", 400, "broken_form", None),
         (b"--b\r\nx: " + b"y" * 10_000 + b"\r\n\r\n--b--", 400, "broken_form", None),
-        (FILE.replace(b'; filename="x"', b"") + b"\r\n--b--", 422, "invalid_value", "file"),
+        (FILE.replace(b'; filename="x"', b"") + b"\r\n--b--", 400, "invalid_value", "file"),
     ],
 )  # fmt: skip
 def test_a_wrong_form_is_refused_and_nothing_is_kept(

@@ -12,6 +12,7 @@ from qcrd.errors import Invalid
 from qcrd.records.base_models import BaseModelInfo, BaseModelReport
 from qcrd.runtime.redis.base_model_reports import MemoryBaseModelReports
 from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.storage.base_models import list_local_models
 from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.models.base_models import BaseModelCatalog
@@ -105,3 +106,10 @@ def test_a_copy_that_cannot_be_used_is_refused_unless_another_trainer_has_a_good
         catalog.get_config("tiny", "model")
     report(catalog, "trainer-1", tiny=BaseModelInfo(config=CONFIG))
     assert catalog.get_config("tiny", "model") == CONFIG
+
+
+def test_a_part_of_a_model_is_no_base(tmp_path: Path) -> None:
+    for name in ("encoder", "encoder/1_Pooling", "owner/base", "owner/base/onnx"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "config.json").write_text("{}")
+    assert list_local_models(ModelSettings(models_dir=tmp_path)) == ["encoder", "owner/base"]

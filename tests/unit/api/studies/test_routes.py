@@ -247,7 +247,7 @@ def test_a_whole_study_has_succeeded_and_comes_as_json_markdown_and_svg(here: He
     plot = here.client.get(f"{where}?format=svg")
     assert plot.headers["content-type"] == "image/svg+xml"
     ET.fromstring(plot.text)
-    refused(here.client.get(f"{where}?format=png"), 422, "invalid_value", "format")
+    refused(here.client.get(f"{where}?format=png"), 400, "invalid_value", "format")
     bare = here.client.get(f"/v1/studies/{study['id']}?with_table=false").json()
     assert bare["table"] is None
 
@@ -280,7 +280,7 @@ def test_a_study_that_is_not_there(here: Here) -> None:
     for path in (absent, f"{absent}/table"):
         refused(here.client.get(f"/v1/studies/{path}"), 404, "study_not_found", "study_id")
     refused(here.client.post(f"/v1/studies/{absent}/cancel"), 404, "study_not_found", "study_id")
-    refused(here.client.get("/v1/studies/x"), 400, "invalid_id", "study_id")
+    refused(here.client.get("/v1/studies/x"), 404, "study_not_found", "study_id")
 
 
 class DyingJobs(MemoryJobStore):

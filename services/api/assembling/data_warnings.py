@@ -1,0 +1,49 @@
+"""Warnings about a job's data, sent before anything is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qcrd.method.answers import canonicalize, comparison_id
+from qcrd.records.spec import AnswerKind, MethodSpec
+from qcrd.runtime.jobs.stage_context import StageContext
+from services.api.files.questions import QuestionRow
+
+MAX_SHOWN_LABELS = 20
+
+
+def warn_about_unseen_labels(stage: StageContext, training: Sequence[QuestionRow]) -> None:
+    """Warn of the task's labels that no training question has: the student never learns them."""
+    unseen = _list_unseen_labels(stage.job.spec.settings, training)
+    if not unseen:
+        return
+    shown = ", ".join(repr(label) for label in unseen[:MAX_SHOWN_LABELS])
+    rest = ", …" if len(unseen) > MAX_SHOWN_LABELS else ""
+    message = (
+        f"no training question has the label {shown}{rest}: the student never sees "
+        f"{'it' if len(unseen) == 1 else 'them'}; add questions, or take the label out of the task"
+    )
+    data = {"unseen_labels": unseen[:MAX_SHOWN_LABELS], "unseen": len(unseen)}
+    stage.events.append(stage.job.id, message, level="warn", data=data, once="unseen-labels")
+
+
+def count_shared_questions(training: Sequence[QuestionRow], held_out: Sequence[QuestionRow]) -> int:
+    """How many of `held_out` are training questions too, but for white space, case and the form of
+    characters; paraphrases are not counted."""
+    training_ids = {_get_comparison_id(row) for row in training}
+    return sum(_get_comparison_id(row) in training_ids for row in held_out)
+
+
+def _get_comparison_id(row: QuestionRow) -> str:
+    return comparison_id(row.question.text, row.question.choices)
+
+
+def _list_unseen_labels(spec: MethodSpec, training: Sequence[QuestionRow]) -> list[str]:
+    if spec.task.answer is not AnswerKind.LABEL or spec.label_mode != "gold":
+        return []
+    seen = {
+        canonicalize(row.question.label, spec.task, row.question)
+        for row in training
+        if row.question.label is not None
+    }
+    return [label for label in spec.task.labels if label not in seen]

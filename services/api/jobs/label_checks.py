@@ -1,0 +1,91 @@
+"""Checks of labels: those of the task against each other, and those of a file against the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qcrd.errors import Invalid
+from qcrd.method.answers import canonicalize, is_time_or_date
+from qcrd.records.rationales import Question
+from qcrd.records.spec import AnswerKind, JobSpec, TaskSpec
+from services.api.files.questions import QuestionRow, make_line_error
+
+MAX_SHOWN_CHARS = 80
+NO_QUESTION = Question(id="", text="")
+"""For tasks whose options are the task's own."""
+
+
+def check_task_labels(spec: JobSpec) -> None:
+    """`Invalid` for labels that are one answer, or none: the vote could not tell them apart."""
+    task = spec.settings.task
+    if task.answer is not AnswerKind.LABEL:
+        return
+    for index, label in enumerate(task.labels):
+        if (problem := _find_problem(label, task)) is not None:
+            raise Invalid(
+                f"`method.{spec.method}.task.labels`: {problem}; write labels as different words",
+                param=f"method.{spec.method}.task.labels.{index}",
+                code="same_label",
+            )
+
+
+def _find_problem(label: str, task: TaskSpec) -> str | None:
+    read_back = canonicalize(label, task, NO_QUESTION)
+    if read_back not in (label, None):
+        return (
+            f"{_shorten(read_back)} and {_shorten(label)} are one answer: case, articles, quotes "
+            "and punctuation around an answer do not count"
+        )
+    is_last = label == task.labels[-1]  # so that two of them are named together
+    blank = canonicalize("", task, NO_QUESTION)
+    if read_back is None or (is_last and blank is not None):
+        return f"{_shorten(blank or label)} has nothing that an answer could be told by"
+    return None
+
+
+def check_row(row: QuestionRow, task: TaskSpec, param: str) -> None:
+    """`Invalid`, with the line, for a row whose choices or label do not fit the task."""
+    if task.answer is AnswerKind.CHOICE and not row.question.choices:
+        raise make_line_error(
+            row.line_number,
+            f'`choices` is missing: answer kind `choice` needs "choices": […] (in `{param}`)',
+            code="missing_choices",
+            param=param,
+        )
+    label = row.question.label
+    if label is not None and canonicalize(label, task, row.question) is None:
+        raise make_line_error(
+            row.line_number,
+            f"label {_shorten(label)} is not {_describe_expected(label, task, row)} (in `{param}`)",
+            code="invalid_label",
+            param=param,
+        )
+
+
+def _describe_expected(label: str, task: TaskSpec, row: QuestionRow) -> str:
+    match task.answer:
+        case AnswerKind.NUMBER if is_time_or_date(label):
+            return (
+                "a number or an arithmetic expression; a time of day or a date is no number: "
+                "use `answer: text`"
+            )
+        case AnswerKind.NUMBER:
+            return "a number or an arithmetic expression"
+        case AnswerKind.LABEL:
+            return f"one of the task's labels: {format_names(task.labels)}"
+        case AnswerKind.CHOICE:
+            return (
+                "one of the question's choices: give an option's text or its letter, such as "
+                f'"(a)" for the first of {format_names(row.question.choices)}'
+            )
+        case AnswerKind.TEXT:
+            return "a word: it has only articles, quotes or punctuation"
+
+
+def format_names(names: Iterable[str]) -> str:
+    quoted = [repr(name) for name in names]
+    return ", ".join(quoted[:20]) + (", …" if len(quoted) > 20 else "") or "none"
+
+
+def _shorten(label: str | None) -> str:
+    return repr((label or "")[:MAX_SHOWN_CHARS])
