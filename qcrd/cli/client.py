@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Conflict, Forbidden, Invalid, NotFound, QcrdError, Transient, Unauthorized
+from qcrd.runtime.retrying import call_with_retries
 from qcrd.runtime.settings import load_settings
 
 ApiOption = Annotated[
@@ -177,12 +177,9 @@ class GatewayClient:
     def _create_with_retries(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Retry a lost response under one idempotency key, so that nothing is created twice."""
         key = {"Idempotency-Key": str(uuid.uuid4())}
-        for delay in CREATE_RETRY_DELAYS:
-            try:
-                return self._request("POST", path, json=body, headers=key)
-            except Transient:
-                time.sleep(delay)
-        return self._request("POST", path, json=body, headers=key)
+        return call_with_retries(
+            lambda: self._request("POST", path, json=body, headers=key), CREATE_RETRY_DELAYS
+        )
 
     def _list_pages(self, path: str, limit: int) -> list[dict[str, Any]]:
         """Up to `limit` items of a paginated list."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from qcrd.errors import Conflict, QcrdError, Transient
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.spec import JudgeSpec
+from qcrd.runtime.retrying import call_with_retries
 
 PAIRS_PER_CALL = 1024
 TIMEOUT = httpx2.Timeout(600.0, connect=5.0)
@@ -84,17 +84,10 @@ class RemoteJudge:
         return health
 
     def _request(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        for wait in (*RETRY_SECONDS, None):
-            self._check()
-            try:
-                return self._request_once(method, path, body)
-            except Transient:
-                if wait is None:
-                    raise
-                time.sleep(wait)
-        raise AssertionError("unreachable: the last try returns or raises")
+        return call_with_retries(lambda: self._request_once(method, path, body), RETRY_SECONDS)
 
     def _request_once(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self._check()
         try:
             response = self._client.request(method, self._path + path, json=body)
         except httpx2.HTTPError as error:
