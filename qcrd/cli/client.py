@@ -17,6 +17,7 @@ from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Conflict, Forbidden, Invalid, NotFound, QcrdError, Transient, Unauthorized
+from qcrd.runtime.http.error_body import parse_error_body
 from qcrd.runtime.retrying import call_with_retries
 from qcrd.runtime.settings import load_settings
 
@@ -236,22 +237,10 @@ def parse_sse(lines: Iterator[str]) -> Iterator[JobEvent]:
 
 def _error_from_response(response: httpx2.Response) -> QcrdError:
     """Build the error from the gateway's error object, else from the status (a proxy's page)."""
-    try:
-        envelope = response.json()["error"]
-        message, param = str(envelope["message"]), envelope.get("param")
-    except (ValueError, KeyError, TypeError):
-        message, param = f"{response.request.url} answered {response.status_code}", None
-    code = response.status_code
-    if code == 401:
+    error, status = parse_error_body(response.content), response.status_code
+    message = error.message or f"{response.request.url} answered {status}"
+    if status == 401:
         message += ": set QCRD_API_KEY to a key of this gateway"
-    if code >= 500 or code == 429 or _read_error_code(response) == "idempotency_in_progress":
-        return Transient(message, param=param)
-    return ERROR_BY_STATUS.get(code, Invalid)(message, param=param)
-
-
-def _read_error_code(response: httpx2.Response) -> str | None:
-    """The code of the error object, if there is one."""
-    try:
-        return str(response.json()["error"]["code"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    if status >= 500 or status == 429 or error.code == "idempotency_in_progress":
+        return Transient(message, param=error.param)
+    return ERROR_BY_STATUS.get(status, Invalid)(message, param=error.param)

@@ -11,6 +11,7 @@ from qcrd.errors import Conflict, QcrdError, Transient
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.spec import JudgeSpec
+from qcrd.runtime.http.error_body import parse_error_body
 from qcrd.runtime.retrying import call_with_retries
 
 PAIRS_PER_CALL = 1024
@@ -99,14 +100,11 @@ class RemoteJudge:
 
 
 def _make_response_error(response: httpx2.Response) -> QcrdError:
-    try:
-        error = response.json()["error"]
-        message, param = str(error["message"]), error["param"]
-    except (ValueError, KeyError, TypeError):
-        message, param = f"status {response.status_code}", None
+    error = parse_error_body(response.content)
+    message = f"discriminator: {error.message or f'status {response.status_code}'}"
     if response.status_code >= 500:
-        return Transient(f"discriminator: {message}")
-    return Conflict(f"discriminator: {message}", param=param, code="discriminator_refused")
+        return Transient(message)
+    return Conflict(message, param=error.param, code="discriminator_refused")
 
 
 def _serialize_training_pairs(training_pairs: Sequence[TrainingPair]) -> list[dict[str, Any]]:

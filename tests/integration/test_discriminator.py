@@ -91,6 +91,18 @@ def test_a_source_for_every_negative_or_none(serve: Serve, models: ModelSettings
     assert httpx2.post(path, json={"contrasts": [plain]}).status_code == 200
 
 
+def test_broken_json_and_unknown_urls_are_answered_like_the_gateway_does(
+    serve: Serve, models: ModelSettings
+) -> None:
+    url = start(serve, MemoryStore(), models)
+    broken = httpx2.put(
+        f"{url}/v1/judges/{JUDGE}", content=b"{", headers={"content-type": "application/json"}
+    )
+    unknown = httpx2.get(f"{url}/v1/judge")
+    codes = [(answer.status_code, answer.json()["error"]["code"]) for answer in (broken, unknown)]
+    assert codes == [(400, "broken_json"), (404, "unknown_url")]
+
+
 def test_a_repeated_call_answers_the_same_and_trains_nothing(
     serve: Serve, models: ModelSettings
 ) -> None:

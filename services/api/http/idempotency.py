@@ -23,8 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime import keys
 from qcrd.runtime.http.asgi import replay_body
+from qcrd.runtime.http.error_responses import build_error_response
 from services.api.http.body_limits import read_body
-from services.api.http.errors import build_error_response
 from services.api.http.idempotency_store import (
     LEASE_SECONDS,
     IdempotencyEntry,
