@@ -16,6 +16,7 @@ import typer
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import StackHome
+from qcrd.cli.stack.ports import DEFAULT_API_PORT
 from qcrd.errors import Conflict, Forbidden, Invalid, NotFound, QcrdError, Transient, Unauthorized
 from qcrd.runtime.http.error_body import parse_error_body
 from qcrd.runtime.retrying import call_with_retries
@@ -25,7 +26,7 @@ ApiOption = Annotated[
     str | None,
     typer.Option("--api", help="Address of the gateway. [default: $QCRD_API_URL, or what is up]"),
 ]
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_API_PORT}"
 JOBS = "/v1/fine_tuning/jobs"
 STUDIES = "/v1/studies"
 RESPONSE_TIMEOUT_SECONDS = 60.0

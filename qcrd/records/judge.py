@@ -9,6 +9,12 @@ from qcrd.records.job import JudgeHistograms
 from qcrd.records.spec import JudgeSpec
 
 
+def get_judge_version(iteration: int) -> int:
+    """The version that is updated in `iteration`: 0 is untrained and 1, before the first, is
+    pretrained."""
+    return iteration + 2
+
+
 class CreateJudgeRequest(Record):
     """`base` is the encoder's model name; `seed` fixes the new layers and every draw."""
 

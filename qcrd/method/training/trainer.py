@@ -39,6 +39,7 @@ from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.job import JudgeHistograms
+from qcrd.records.judge import get_judge_version
 from qcrd.records.rationales import Rationale, RationaleSource
 from qcrd.records.spec import NegativeSource
 
@@ -123,7 +124,7 @@ class Trainer:
     @property
     def judge_version(self) -> int:
         """Of the judge that goes on from here: 0 untrained, 1 pretrained, t + 2 by iteration t."""
-        return self.iteration + 1 + (self.iteration_data is not None)
+        return get_judge_version(self.iteration - (self.iteration_data is None))
 
     def run(self) -> Iterator[PhaseStarted | JudgePretrained | StepFinished | IterationFinished]:
         if not self.started:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
-from qcrd.errors import Conflict, Transient
+from qcrd.errors import Conflict
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import Budget
@@ -18,9 +17,8 @@ from qcrd.runtime.jobs.store import JobStore
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import get_event_dedup_key, is_retry
 from services.api.http.ownership import check_owner
+from services.api.jobs.enqueueing import enqueue_or_leave_to_reaper
 from services.api.jobs.validation import check_budget
-
-log = logging.getLogger(__name__)
 
 
 def pause_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
@@ -54,10 +52,8 @@ def resume_job(gateway: Gateway, job: Job, caller: ApiKey, budget: Budget | None
     already_done = is_retry() and job.status is not JobStatus.PAUSED
     resumed = job if already_done else gateway.jobs.update(job.id, requeue)
     _append_event(gateway, resumed, f"resumed by key {caller.name}", get_event_dedup_key("resumed"))
-    try:
+    with enqueue_or_leave_to_reaper(f"job {resumed.id}"):
         gateway.queue.send(resumed.stage or Stage.ASSEMBLING, resumed.id)
-    except Transient as error:
-        log.warning("job %s not enqueued, the reaper will: %s", resumed.id, error)
     return resumed
 
 
@@ -105,10 +101,8 @@ def _find_waiting_job(store: JobStore, leader_id: str) -> str | None:
 
 
 def _wake_waiting_jobs(gateway: Gateway, job: Job) -> None:
-    try:
+    with enqueue_or_leave_to_reaper("next job"):
         wake_next_job(gateway.jobs, gateway.queue, job)
-    except Transient as error:
-        log.warning("next job not enqueued, the reaper will: %s", error)
 
 
 def _append_event(gateway: Gateway, job: Job, message: str, once_key: str | None) -> None:

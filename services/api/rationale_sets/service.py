@@ -22,6 +22,7 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_record
 from services.api.http.ownership import check_owner, get_job_owner
+from services.api.http.paging import skip_through
 from services.api.http.schemas import Page
 from services.api.http.serializers import build_page
 from services.api.rationale_sets import export as set_export
@@ -65,11 +66,7 @@ class RationaleSetService:
 
     def list_sets(self, after: str | None, limit: int) -> Page[RationaleSetSummary]:
         """Newest first. Each set's age is read once by this process, then only listed."""
-        ids = self._list_ids_newest_first()
-        if after is not None:
-            if after not in ids:
-                raise Invalid(f"`after`: there is no rationale set {after[:80]!r}", param="after")
-            ids = ids[ids.index(after) + 1 :]
+        ids = skip_through(self._list_ids_newest_first(), after, "rationale set", str)
         data = [
             schemas.serialize_set_summary(self._read_manifest(set_id)) for set_id in ids[:limit]
         ]

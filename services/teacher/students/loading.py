@@ -21,16 +21,13 @@ from qcrd.runtime.storage.base_models import download_published_model
 from qcrd.runtime.storage.prompt_formats import load_prompt_format
 from qcrd.runtime.storage.store import Store
 from services.teacher.app import create_app
-from services.teacher.engines.base import Engine
+from services.teacher.engines.base import DEFAULT_MAX_POSITIONS, Engine
 from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.settings import ServerSettings
 from services.teacher.students.errors import StoreUnavailable, StudentNotFound, StudentNotLoadable
 from services.teacher.students.routes import create_router
 
 log = logging.getLogger(__name__)
-
-DEFAULT_MAX_POSITIONS = 512
-"""Tokens that an encoder reads whose configuration states no limit; what T5 was trained for."""
 
 
 @dataclass(frozen=True)
