@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,11 +58,10 @@ class StudentLoader:
         started = monotonic()
         # Of this process alone: what is closed leaves nothing behind on the disk.
         scratch = tempfile.TemporaryDirectory(prefix="qcrd-student-")
-        try:
+        with ExitStack() as undo:
+            undo.callback(scratch.cleanup)
             student = await self._load(name, scratch)
-        except BaseException:
-            scratch.cleanup()
-            raise
+            undo.pop_all()
         log.info("model %s loaded in %.1f s", name, monotonic() - started)
         return student
 
@@ -76,7 +76,8 @@ class StudentLoader:
             raise StudentNotFound(name) from error
         except Transient as error:
             raise StoreUnavailable(f"{error.message}; check QCRD_S3_ENDPOINT") from error
-        # Whatever a folder's files make the libraries raise, it is this student that is broken.
+        # Whatever a folder's files make the libraries raise, it is this student that is broken;
+        # tokenizers and safetensors raise `Exception` itself and direct children of it.
         except Exception as error:
             reason = error.message if isinstance(error, Invalid) else f"{type(error).__name__}"
             log.warning("model %s failed to load", name, exc_info=error)
