@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import httpx2
 
 from benchmarks.step_fixtures import SEED, WORDS
+from qcrd.cli.stack.ports import find_free_port
 
 PROMPT_TOKENS, NEW_TOKENS, TEMPERATURE = 300, 96, 0.7
 UPSTREAM_RATE, UPSTREAM_TOKENS = 10_000, 960
@@ -98,7 +98,7 @@ async def _send_request(
 @contextmanager
 def run_teacher(**environment: str) -> Iterator[str]:
     """Run a teacher process; yields its URL once the model is loaded."""
-    port = _find_free_port()
+    port = find_free_port()
     settings = {"PORT": str(port), "QCRD_LOG_LEVEL": "WARNING", **environment}
     with _run_process([sys.executable, "-m", "services.teacher.main"], settings, port) as url:
         yield url
@@ -107,7 +107,7 @@ def run_teacher(**environment: str) -> Iterator[str]:
 @contextmanager
 def run_fake_upstream() -> Iterator[str]:
     """Run an OpenAI-compatible server of `UPSTREAM_RATE` tokens per second in its own process."""
-    port = _find_free_port()
+    port = find_free_port()
     command = [sys.executable, "-m", "benchmarks.teacher_load", str(port)]
     with _run_process(command, {}, port) as url:
         yield url
@@ -134,12 +134,6 @@ def _is_healthy(url: str) -> bool:
         return httpx2.get(f"{url}/health", trust_env=False).status_code == 200
     except httpx2.TransportError:
         return False
-
-
-def _find_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 async def fake_upstream_app(scope: dict[str, Any], receive: Any, send: Any) -> None:

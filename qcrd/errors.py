@@ -8,7 +8,7 @@ QcrdError
 │   └── Conflict       the object's state does not allow this                    (HTTP 409)
 ├── Transient          an external service failed: back off and retry            (HTTP 503)
 │   └── TooMany        the caller exceeded its rate limit                        (HTTP 429)
-├── LeaseLost          another worker owns the job now: stop, write nothing more
+├── LeaseLost          another worker owns the job now: stop, write nothing more (HTTP 409)
 ├── Interrupted        the job was cancelled or paused while its stage ran
 ├── MustPause          a person has to decide how the job goes on: it is paused
 │   ├── OverBudget     the next request could exceed the job's budget
@@ -86,6 +86,7 @@ class TooMany(Transient):
 
 
 class LeaseLost(QcrdError):
+    status = 409
     default_code = "lease_lost"
 
 
@@ -106,6 +107,7 @@ class TooManyRefused(MustPause):
 
 
 class Diverged(QcrdError):
+    status = 409
     default_code = "diverged"
 
 

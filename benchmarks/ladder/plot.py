@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.ladder.table import ResultLine, group_by, mean_of
+from services.api.studies.svg_elements import make_dot, make_line, make_text
 
 LEFT_MARGIN, WIDTH, ROW_HEIGHT, TOP_MARGIN = 210, 420, 22, 34
 DARK, LIGHT = "#1f3a5f", "#9aa5b1"
@@ -24,7 +25,7 @@ def render_svg(results: Sequence[ResultLine]) -> str:
         parts += drawn
         y += height
     size = f'width="{LEFT_MARGIN + WIDTH + 60}" height="{y}"'
-    style = 'font-family="sans-serif" font-size="12"'
+    style = f'font-family="sans-serif" font-size="12" fill="{DARK}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>'
     ground = '<rect width="100%" height="100%" fill="white"/>'
     return "\n".join([head, ground, *parts, "</svg>\n"])
@@ -36,45 +37,32 @@ def _render_panel(dataset: str, runs: Sequence[ResultLine], y: int) -> tuple[lis
     top = -(-round(top * 1000) // 100) / 10
 
     def x(value: float) -> float:
-        return round(float(LEFT_MARGIN + WIDTH * value / top), 1)
+        return float(LEFT_MARGIN + WIDTH * value / top)
 
     rows = group_by(runs, "method")
     bottom = y + TOP_MARGIN + ROW_HEIGHT * len(rows)
     drawn = [
-        _render_text(
+        make_text(
             LEFT_MARGIN,
             y + 16,
             f"{dataset}: test accuracy, {len(group_by(runs, 'seed'))} seeds",
             bold=True,
         ),
-        _render_line(x(0), y + TOP_MARGIN - 8, x(0), bottom, LIGHT),
-        _render_line(x(majority), y + TOP_MARGIN - 8, x(majority), bottom, LIGHT, dash="4 3"),
-        _render_text(x(majority), bottom + 13, f"majority class {majority:.2f}", anchor="middle"),
-        _render_text(x(top), bottom + 13, f"{top:.1f}", anchor="end"),
+        make_line(x(0), y + TOP_MARGIN - 8, x(0), bottom, LIGHT),
+        make_line(x(majority), y + TOP_MARGIN - 8, x(majority), bottom, LIGHT, dashes="4 3"),
+        make_text(x(majority), bottom + 13, f"majority class {majority:.2f}", anchor="middle"),
+        make_text(x(top), bottom + 13, f"{top:.1f}", anchor="end"),
     ]
     for index, (method, method_runs) in enumerate(rows.items()):
         middle = y + TOP_MARGIN + ROW_HEIGHT * index + 6
         average = mean_of(method_runs, "test") or 0.0
-        drawn.append(_render_text(LEFT_MARGIN - 8, middle + 4, method, anchor="end"))
-        drawn.append(_render_line(x(average), middle - 7, x(average), middle + 7, DARK, width=3))
+        drawn.append(make_text(LEFT_MARGIN - 8, middle + 4, method, anchor="end"))
+        drawn.append(make_line(x(average), middle - 7, x(average), middle + 7, DARK, width=3))
         drawn += [
-            f'<circle cx="{x(line["test"])}" cy="{middle}" r="4" fill="{DARK}" '
-            'fill-opacity="0.35"/>'
-            for line in method_runs
+            make_dot(
+                x(one["test"]), middle, 4, DARK, 0.35, f"seed {one['seed']}: {one['test']:.3f}"
+            )
+            for one in method_runs
         ]
-        drawn.append(_render_text(x(top) + 12, middle + 4, f"{average:.3f}"))
+        drawn.append(make_text(x(top) + 12, middle + 4, f"{average:.3f}"))
     return drawn, TOP_MARGIN + ROW_HEIGHT * len(rows) + 34
-
-
-def _render_text(
-    x: float, y: float, text: str, *, anchor: str = "start", bold: bool = False
-) -> str:
-    weight = ' font-weight="bold"' if bold else ""
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{DARK}"{weight}>{text}</text>'
-
-
-def _render_line(x1: float, y1: float, x2: float, y2: float, colour: str, *, width: int = 1,
-          dash: str = "") -> str:  # fmt: skip
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    ends = f'x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"'
-    return f'<line {ends} stroke="{colour}" stroke-width="{width}"{dashed}/>'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +16,17 @@ import typer
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import StackHome
+from qcrd.cli.stack.ports import DEFAULT_API_PORT
 from qcrd.errors import Conflict, Forbidden, Invalid, NotFound, QcrdError, Transient, Unauthorized
+from qcrd.runtime.http.error_body import parse_error_body
+from qcrd.runtime.retrying import call_with_retries
 from qcrd.runtime.settings import load_settings
 
 ApiOption = Annotated[
     str | None,
     typer.Option("--api", help="Address of the gateway. [default: $QCRD_API_URL, or what is up]"),
 ]
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_API_PORT}"
 JOBS = "/v1/fine_tuning/jobs"
 STUDIES = "/v1/studies"
 RESPONSE_TIMEOUT_SECONDS = 60.0
@@ -181,12 +183,9 @@ class GatewayClient:
     def _create_with_retries(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Retry a lost response under one idempotency key, so that nothing is created twice."""
         key = {"Idempotency-Key": str(uuid.uuid4())}
-        for delay in CREATE_RETRY_DELAYS:
-            try:
-                return self._request("POST", path, json=body, headers=key)
-            except Transient:
-                time.sleep(delay)
-        return self._request("POST", path, json=body, headers=key)
+        return call_with_retries(
+            lambda: self._request("POST", path, json=body, headers=key), CREATE_RETRY_DELAYS
+        )
 
     def _list_pages(self, path: str, limit: int) -> list[dict[str, Any]]:
         """Up to `limit` items of a paginated list."""
@@ -243,22 +242,10 @@ def parse_sse(lines: Iterator[str]) -> Iterator[JobEvent]:
 
 def _error_from_response(response: httpx2.Response) -> QcrdError:
     """Build the error from the gateway's error object, else from the status (a proxy's page)."""
-    try:
-        envelope = response.json()["error"]
-        message, param = str(envelope["message"]), envelope.get("param")
-    except (ValueError, KeyError, TypeError):
-        message, param = f"{response.request.url} responded {response.status_code}", None
-    code = response.status_code
-    if code == 401:
+    error, status = parse_error_body(response.content), response.status_code
+    message = error.message or f"{response.request.url} answered {status}"
+    if status == 401:
         message += ": set QCRD_API_KEY to a key of this gateway"
-    if code >= 500 or code == 429 or _read_error_code(response) == "idempotency_in_progress":
-        return Transient(message, param=param)
-    return ERROR_BY_STATUS.get(code, Invalid)(message, param=param)
-
-
-def _read_error_code(response: httpx2.Response) -> str | None:
-    """The code of the error object, if there is one."""
-    try:
-        return str(response.json()["error"]["code"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    if status >= 500 or status == 429 or error.code == "idempotency_in_progress":
+        return Transient(message, param=error.param)
+    return ERROR_BY_STATUS.get(status, Invalid)(message, param=error.param)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from qcrd.cli.client import GatewayClient, JobEvent
@@ -40,23 +40,38 @@ def follow_job(api: GatewayClient, job_id: str, display: JobDisplay) -> dict[str
     events: queue.Queue[JobEvent | None] = queue.Queue()
     reader = threading.Thread(target=_read_events, args=(api, job_id, events), daemon=True)
     reader.start()
-    stream_open, outage_shown = True, False
+    states = poll_through_outages(lambda: api.get_job(job_id), display.show_outage)
+    stream_open = True
     while True:
         deadline = time.monotonic() + POLL_SECONDS
         stream_open &= _show_events(events, display, deadline)
-        try:
-            job = api.get_job(job_id)
-        except Transient as error:
-            if not outage_shown:
-                display.show_outage(error.message)
-            outage_shown = True
+        job = next(states)
+        if job is None:
             continue
-        outage_shown = False
         display.show_job(job)
         if is_finished(job):
             if stream_open:
                 _show_events(events, display, time.monotonic() + FINAL_EVENTS_SECONDS)
             return job
+
+
+def poll_through_outages(
+    fetch: Callable[[], dict[str, Any]], show_outage: Callable[[str], None]
+) -> Iterator[dict[str, Any] | None]:
+    """What `fetch` returns, each time it is asked for; None while the gateway is unreachable, which
+    is shown once per outage."""
+    outage_shown = False
+    while True:
+        try:
+            state = fetch()
+        except Transient as error:
+            if not outage_shown:
+                show_outage(error.message)
+            outage_shown = True
+            yield None
+        else:
+            outage_shown = False
+            yield state
 
 
 def _show_events(

@@ -12,6 +12,12 @@ LEASE_TOKEN_HEADER = "X-QCRD-Lease-Token"
 """With every call of a trainer to the discriminator: the token of its lease on the job."""
 
 
+def get_judge_version(iteration: int) -> int:
+    """The version that is updated in `iteration`: 0 is untrained and 1, before the first, is
+    pretrained."""
+    return iteration + 2
+
+
 class CreateJudgeRequest(Record):
     """`base` is the encoder's model name; `seed` fixes the new layers and every draw."""
 

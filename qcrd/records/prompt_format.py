@@ -16,6 +16,8 @@ PROMPT_FORMAT_FILE = "qcrd.json"
 # Decoded text: some tokenizers put a space before the colon.
 ANSWER_MARKER = re.compile(r"\banswer\s*:")
 """A single-task student gives its rationale first; its label follows the last marker."""
+JOINED_ANSWER_PREFIX = "answer:"
+"""The marker as it is trained: between rationale and label in the single-task target."""
 
 TokenCount = Annotated[int, Field(ge=1)]
 
@@ -52,8 +54,13 @@ class PromptFormat(Record):
         return f"{prefix}{question.strip()}{self.suffix}"
 
     def split_output(self, output: str) -> tuple[str, str]:
-        """Rationale and label of an output under `predict`; without a marker it is all label."""
-        markers = list(ANSWER_MARKER.finditer(output)) if self.joined else []
-        if not markers:
-            return "", output.strip()
-        return output[: markers[-1].start()].strip(), output[markers[-1].end() :].strip()
+        """Rationale and label of an output under `predict`."""
+        return split_joined_output(output) if self.joined else ("", output.strip())
+
+
+def split_joined_output(output: str) -> tuple[str, str]:
+    """Rationale and label of a single-task student's output; without a marker it is all label."""
+    markers = list(ANSWER_MARKER.finditer(output))
+    if not markers:
+        return "", output.strip()
+    return output[: markers[-1].start()].strip(), output[markers[-1].end() :].strip()

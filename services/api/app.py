@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import Depends, FastAPI
 
 import qcrd
+from qcrd.runtime.http.error_responses import install_error_handlers
 from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, create_celery_app
 from qcrd.runtime.jobs.store import JobStore, RedisJobStore
 from qcrd.runtime.redis.base_model_reports import RedisBaseModelReports
@@ -30,7 +31,7 @@ from services.api.files.upload import UploadService
 from services.api.http.api_keys import ApiKeyStore
 from services.api.http.auth import AuthMiddleware
 from services.api.http.body_limits import BodyLimitMiddleware
-from services.api.http.errors import ERROR_RESPONSES, install_error_handlers
+from services.api.http.errors import ERROR_RESPONSES
 from services.api.http.idempotency import IdempotencyMiddleware
 from services.api.http.idempotency_store import RedisIdempotencyStore
 from services.api.http.json_middleware import JsonMiddleware

@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import torch
 import uvicorn
-from fastapi import FastAPI, Header, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Header
 
-from qcrd.errors import Conflict, Diverged, LeaseLost, QcrdError, Transient
+from qcrd.errors import Transient
 from qcrd.records.judge import LEASE_TOKEN_HEADER, CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
+from qcrd.runtime.http.error_responses import install_error_handlers
 from qcrd.runtime.settings import LogSettings, ModelSettings, StoreSettings, load_settings
 from qcrd.runtime.storage.base_models import find_base_model
 from qcrd.runtime.storage.store import Store, open_store
@@ -38,7 +37,6 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
         400: "A field is wrong: `param` names it and `message` the fix.",
         404: "There is no such judge.",
         409: "The judge has another spec, or lacks the version.",
-        422: "The request is not of the documented shape.",
         503: "The store is unavailable: try again.",
     }.items()
 }
@@ -100,31 +98,9 @@ def create_app(judges: JudgeRegistry, check_ready: Callable[[], None]) -> FastAP
         check_ready()
         return {"status": "ready"}
 
-    app.add_exception_handler(QcrdError, _handle_qcrd_error)
-    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    install_error_handlers(app)
     install_http_telemetry(app, "discriminator")
     return app
-
-
-def _handle_qcrd_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, QcrdError)
-    # Neither is the service's failure, and asking again gives the same answer.
-    is_final = isinstance(error, Diverged | LeaseLost)
-    status = Conflict.status if is_final else error.status
-    return _make_error_response(status, error.message, error.param, error.code)
-
-
-def _handle_validation_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"][1:])
-    return _make_error_response(422, f"`{path}`: {first['msg']}", path, "invalid_value")
-
-
-def _make_error_response(status: int, message: str, param: str | None, code: str) -> JSONResponse:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"message": message, "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": body}, status_code=status)
 
 
 def build_app(settings: DiscriminatorSettings, store: Store, models: ModelSettings) -> FastAPI:

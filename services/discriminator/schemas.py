@@ -12,7 +12,7 @@ MAX_PAIRS = 4096
 """Pairs per scoring request: bounds its time on a shared GPU."""
 
 
-class TrainingPairSchema(Record, extra="forbid"):
+class TrainingPairSchema(Record):
     """`sources` are the negatives' sources, in their order, or empty."""
 
     question: str
@@ -27,11 +27,11 @@ class TrainingPairSchema(Record, extra="forbid"):
         return self
 
 
-class PretrainRequest(Record, extra="forbid"):
+class PretrainRequest(Record):
     contrasts: tuple[TrainingPairSchema, ...]
 
 
-class UpdateRequest(Record, extra="forbid"):
+class UpdateRequest(Record):
     """`keep` is the oldest version that the caller may resume from; older ones may be deleted."""
 
     iteration: Annotated[int, Field(ge=0)]
@@ -40,14 +40,14 @@ class UpdateRequest(Record, extra="forbid"):
     keep: Annotated[int, Field(ge=0)] = 0
 
 
-class ScoreRequest(Record, extra="forbid"):
+class ScoreRequest(Record):
     """`version` is the one to score with; None is the current one."""
 
     version: Annotated[int | None, Field(ge=0)] = None
     pairs: Annotated[tuple[tuple[str, str], ...], Field(max_length=MAX_PAIRS)]
 
 
-class RestoreRequest(Record, extra="forbid"):
+class RestoreRequest(Record):
     version: Annotated[int, Field(ge=0)]
 
 

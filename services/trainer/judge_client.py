@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.judge import LEASE_TOKEN_HEADER
 from qcrd.records.spec import JudgeSpec
+from qcrd.runtime.http.error_body import parse_error_body
+from qcrd.runtime.retrying import call_with_retries
 
 PAIRS_PER_CALL = 1024
 TIMEOUT = httpx2.Timeout(600.0, connect=5.0)
@@ -88,17 +89,10 @@ class RemoteJudge:
         return health
 
     def _request(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        for wait in (*RETRY_SECONDS, None):
-            self._check()
-            try:
-                return self._request_once(method, path, body)
-            except Transient:
-                if wait is None:
-                    raise
-                time.sleep(wait)
-        raise AssertionError("unreachable: the last try returns or raises")
+        return call_with_retries(lambda: self._request_once(method, path, body), RETRY_SECONDS)
 
     def _request_once(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self._check()
         try:
             response = self._client.request(
                 method, self._path + path, json=body, headers=self._headers
@@ -112,17 +106,14 @@ class RemoteJudge:
 
 
 def _make_response_error(response: httpx2.Response) -> QcrdError:
-    try:
-        error = response.json()["error"]
-        message, param, code = str(error["message"]), error["param"], error["code"]
-    except (ValueError, KeyError, TypeError):
-        message, param, code = f"status {response.status_code}", None, None
+    error = parse_error_body(response.content)
+    message = f"discriminator: {error.message or f'status {response.status_code}'}"
     for final in (Diverged, LeaseLost):
-        if code == final.default_code:
-            return final(message, param=param)
+        if error.code == final.default_code:
+            return final(message, param=error.param)
     if response.status_code >= 500:
-        return Transient(f"discriminator: {message}")
-    return Conflict(f"discriminator: {message}", param=param, code="discriminator_refused")
+        return Transient(message)
+    return Conflict(message, param=error.param, code="discriminator_refused")
 
 
 def _serialize_training_pairs(training_pairs: Sequence[TrainingPair]) -> list[dict[str, Any]]:

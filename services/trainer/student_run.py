@@ -6,11 +6,9 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from qcrd.errors import Interrupted
 from qcrd.method.evaluation import predict
-from qcrd.method.judge.health import has_collapsed
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student, Weights
@@ -29,16 +27,12 @@ from qcrd.method.training.progress import (
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.trainer import Trainer, ValidationScore
-from qcrd.records.job import Accuracy
 from qcrd.records.rationales import Prediction
-from qcrd.records.spec import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
-from services.trainer import rationale_scores
+from services.trainer import rationale_scores, training_events
 from services.trainer.checkpoint_store import CheckpointStore, StudentResult
 from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
 
-EVENT_LOOKBACK = 1000
-"""Events that a resumed run reads to know which were emitted."""
 EMIT_INTERVAL_SECONDS = 1.0
 """At most one progress write and one metrics event per second, however fast the steps are."""
 
@@ -59,6 +53,10 @@ class StudentRun:
     progress_start: float = 0.0
     progress_share: float = 1.0
 
+    def compute_percent(self, completed_fraction: float) -> float:
+        """Of the job's training."""
+        return 100 * (self.progress_start + self.progress_share * min(1.0, completed_fraction))
+
 
 def train_student(
     stage: StageContext,
@@ -75,7 +73,7 @@ def train_student(
     settings = student_run.schedule.spec
     if (existing_result := checkpoints.load_result(method)) is not None:
         # It may have been saved by a process that died before it emitted the event.
-        _emit_result(stage, method, existing_result, settings.task)
+        training_events.emit_result(stage, method, existing_result, settings.task)
         return existing_result
     student = student_run.make_student()
     trainer = Trainer(
@@ -132,7 +130,7 @@ def train_student(
         **cost,
     )
     checkpoints.save_result(method, result)
-    _emit_result(stage, method, result, settings.task)
+    training_events.emit_result(stage, method, result, settings.task)
     return result
 
 
@@ -216,7 +214,7 @@ def _run_trainer(
     """
     method, started, last_emit = student_run.schedule.method, time.monotonic(), 0.0
     last_save = started
-    last_emitted_step = _last_emitted_step(stage, method)
+    last_emitted_step = training_events.find_last_emitted_step(stage, method)
     judge_metrics: dict[str, float] = {}
 
     def elapsed_seconds() -> float:
@@ -249,107 +247,18 @@ def _run_trainer(
             case PhaseStarted():
                 stage.emit(f"{method}: {record.name}")
             case JudgePretrained():
-                _emit_judge_health(stage, method, 0, record)
+                training_events.emit_judge_health(stage, method, 0, record)
             case StepFinished() if (
                 time.monotonic() - last_emit >= EMIT_INTERVAL_SECONDS
                 and record.step > last_emitted_step
             ):
                 last_emit = time.monotonic()
-                _emit_step(stage, student_run, record)
+                percent = student_run.compute_percent(record.completed_fraction)
+                training_events.emit_step(stage, student_run.schedule, record, percent)
             case IterationFinished():
                 judge_metrics = record.judge_metrics or judge_metrics
-                _emit_iteration(stage, method, record)
+                training_events.emit_iteration(stage, method, record)
         if time.monotonic() - last_save >= checkpoints.interval_seconds:
             save_state(capture_state(trainer))
             last_save = time.monotonic()
     return elapsed_seconds(), {**trainer.pretrain_metrics, **judge_metrics}
-
-
-def _last_emitted_step(stage: StageContext, method: str) -> int:
-    """The last step of `method` that the event log has, 0 without one."""
-    events = stage.events.read(stage.job.id, None, EVENT_LOOKBACK, newest_first=True)
-    steps = [e.data["step"] for e in events if e.data.get("method") == method and "loss" in e.data]
-    return max(steps, default=0)
-
-
-def _emit_step(stage: StageContext, student_run: StudentRun, step: StepFinished) -> None:
-    method = student_run.schedule.method
-    percent = 100 * (
-        student_run.progress_start + student_run.progress_share * min(1.0, step.completed_fraction)
-    )
-    total = (
-        student_run.schedule.steps
-        if student_run.schedule.flops is None
-        else round(step.step / step.completed_fraction)
-    )
-    stage.report_progress(percent, step=step.step, total=total)
-    data: dict[str, Any] = {
-        "method": method,
-        "step": step.step,
-        "iteration": step.iteration,
-        "gradient_norm": step.gradient_norm,
-        "learning_rate": step.learning_rate,
-        **step.losses,
-    }
-    stage.emit_metrics(f"{method}: step {step.step}, loss {step.losses['loss']:.4f}", **data)
-
-
-def _emit_iteration(stage: StageContext, method: str, record: IterationFinished) -> None:
-    data = {
-        "method": method,
-        "iteration": record.iteration,
-        "validation": record.validation_accuracy,
-    }
-    best_suffix = ", the best so far" if record.is_best else ""
-    stage.emit(
-        f"{method}: iteration {record.iteration}, validation "
-        f"{record.validation_accuracy:.3f}{best_suffix}",
-        once=f"{method}-round-{record.iteration}",
-        **data,
-        judge=record.judge_metrics,
-    )
-    if record.judge_metrics:
-        _emit_judge_health(stage, method, record.iteration, record)
-
-
-def _emit_judge_health(
-    stage: StageContext, method: str, iteration: int, record: JudgePretrained | IterationFinished
-) -> None:
-    """Health of the judge that iteration `iteration` trained with; 0 is the pretrained one."""
-    histograms = record.histograms.model_dump(mode="json") if record.histograms else None
-    auc_text = (
-        f"{record.judge_metrics['auc']:.3f}" if "auc" in record.judge_metrics else "not measurable"
-    )
-    stage.emit_metrics(
-        f"{method}: judge of iteration {iteration}, AUC {auc_text}",
-        once=f"{method}-judge-{iteration}",
-        method=method,
-        iteration=iteration,
-        judge=record.judge_metrics,
-        histograms=histograms,
-    )
-    if has_collapsed(record.judge_metrics):
-        stage.events.append(
-            stage.job.id,
-            "the judge no longer separates right from wrong (AUC "
-            f"{record.judge_metrics['alarm_auc']:.2f} on "
-            f"{record.judge_metrics['alarm_negatives']:.0f} negatives); "
-            "try `discriminator.loss: bce`, more `pretrain_steps` or a lower `learning_rate`",
-            level="warn",
-            data={"judge": record.judge_metrics},
-            once=f"{method}-collapsed-{iteration}",
-        )
-
-
-def _emit_result(stage: StageContext, method: str, result: StudentResult, task: TaskSpec) -> None:
-    accuracy: Accuracy = result.test or result.validation
-    name = "test" if result.test else "validation"
-    stage.emit(
-        f"{method}: {name} accuracy {accuracy.accuracy:.3f} "
-        f"[{accuracy.low:.3f}, {accuracy.high:.3f}], n = {accuracy.n}",
-        once=f"{method}-result",
-        method=method,
-        accuracy=accuracy.accuracy,
-        unparseable=sum(p.answer is None for p in result.predictions),
-        answer_kind=task.answer.value,
-    )

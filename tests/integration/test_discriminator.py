@@ -92,9 +92,21 @@ def test_a_source_for_every_negative_or_none(serve: Serve, models: ModelSettings
     plain = {"question": "q", "positives": ["it swims"], "negatives": ["a thing", "a tool"]}
     path = f"{url}/v1/judges/{JUDGE}/pretrain"
     answer = httpx2.post(path, json={"contrasts": [{**plain, "sources": ["student_lag"]}]})
-    assert answer.status_code == 422
+    assert answer.status_code == 400
     assert "1 sources for 2 negatives" in answer.text
     assert httpx2.post(path, json={"contrasts": [plain]}).status_code == 200
+
+
+def test_broken_json_and_unknown_urls_are_answered_like_the_gateway_does(
+    serve: Serve, models: ModelSettings
+) -> None:
+    url = start(serve, MemoryStore(), models)
+    broken = httpx2.put(
+        f"{url}/v1/judges/{JUDGE}", content=b"{", headers={"content-type": "application/json"}
+    )
+    unknown = httpx2.get(f"{url}/v1/judge")
+    codes = [(answer.status_code, answer.json()["error"]["code"]) for answer in (broken, unknown)]
+    assert codes == [(400, "broken_json"), (404, "unknown_url")]
 
 
 def test_a_repeated_call_answers_the_same_and_trains_nothing(
@@ -144,7 +156,13 @@ def test_an_earlier_version_can_be_restored(serve: Serve, models: ModelSettings)
         ("PUT", "/v1/judges/no-id", {"base": "x", "spec": {}, "seed": 0}, 400, "judge_id"),
         ("PUT", f"/v1/judges/{JUDGE}", {"base": "no", "spec": {}, "seed": 0}, 404, "tiny-bert"),
         ("PUT", f"/v1/judges/{JUDGE}", {"base": "../x", "spec": {}, "seed": 0}, 400, "no model"),
-        ("PUT", f"/v1/judges/{JUDGE}", {"base": "a", "spec": {"n": 1}, "seed": 0}, 422, "spec.n"),
+        (
+            "PUT",
+            f"/v1/judges/{JUDGE}",
+            {"base": "a", "spec": {"hidden": 0}, "seed": 0},
+            400,
+            "hidden",
+        ),
     ],
 )
 def test_bad_requests_name_what_is_wrong(
@@ -264,4 +282,4 @@ def test_its_document_has_the_errors_that_it_answers(serve: Serve, models: Model
     for path, operations in document["paths"].items():
         for operation in operations.values():
             if path.startswith("/v1/"):
-                assert {"400", "404", "409", "422", "503"} <= set(operation["responses"])
+                assert {"400", "404", "409", "503"} <= set(operation["responses"])

@@ -22,7 +22,7 @@ from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import environment, ports
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, StackHome
-from qcrd.errors import Transient
+from qcrd.errors import Invalid, Transient
 from qcrd.runtime.settings import load_settings
 
 GIB = 2**30
@@ -151,11 +151,25 @@ def _check_network(home: StackHome, api_url: str | None) -> Iterator[Finding]:
             yield replace(finding, what=f"{finding.what} of QCRD_API_URL")
 
 
+def _check_ports(home: StackHome) -> Finding:
+    """Choose ports like `qcrd up` would."""
+    what, preferred = "ports", stack.read_preferred_ports(home)
+    try:
+        requested = ports.read_requested_ports(os.environ, None)
+        chosen = ports.choose_ports(ports.PORT_NAMES, preferred=preferred, requested=requested)
+    except Invalid as error:
+        fix = "set the variable to a free port, or leave it out to get one"
+        return Finding(what, "missing", error.message, fix)
+    wanted = preferred | {name: port.number for name, port in requested.items()}
+    taken = [str(port) for name, port in wanted.items() if chosen.get(name, port) != port]
+    if taken:
+        return Finding(what, "ok", f"taken, so that `qcrd up` takes others: {', '.join(taken)}")
+    return Finding(what, "ok", f"free: {', '.join(str(port) for port in wanted.values())}")
+
+
 def _check_stack(home: StackHome, running: stack.Stack | None) -> Iterator[Finding]:
     if running is None:
-        free = ports.is_port_free(8000)
-        detail = "8000 is free" if free else "8000 is taken; `qcrd up` takes another one"
-        yield Finding("gateway's port", "ok", detail)
+        yield _check_ports(home)
         yield Finding("stack", "ok", "not running")
         return
     try:

@@ -14,6 +14,7 @@ from qcrd.cli import spec
 from qcrd.cli.client import ApiOption, GatewayClient, connect_gateway
 from qcrd.cli.commands.jobs import JsonOption, format_time
 from qcrd.cli.commands.run import EXIT_INTERRUPTED, check_writable, upload_files
+from qcrd.cli.follow import poll_through_outages
 from qcrd.cli.output import terminal
 from qcrd.cli.output.study_progress import (
     StudyDisplay,
@@ -28,7 +29,6 @@ from qcrd.cli.output.terminal import (
     stderr_console,
     stdout_console,
 )
-from qcrd.errors import Transient
 from qcrd.records.job import JobStatus
 from qcrd.records.study import StudyStatus
 
@@ -77,16 +77,10 @@ def _follow_on_terminal(gateway: GatewayClient, study_id: str) -> dict[str, Any]
 
 def follow_study(gateway: GatewayClient, study_id: str, display: StudyDisplay) -> dict[str, Any]:
     """Return the study when its jobs have finished. Retries while the gateway is down."""
-    outage_shown = False
+    states = poll_through_outages(lambda: gateway.get_study(study_id), display.show_outage)
     while True:
-        try:
-            current = gateway.get_study(study_id)
-        except Transient as error:
-            if not outage_shown:
-                display.show_outage(error.message)
-            outage_shown = True
-        else:
-            outage_shown = False
+        current = next(states)
+        if current is not None:
             display.show_study(current)
             if current["status"] != StudyStatus.RUNNING:
                 return current

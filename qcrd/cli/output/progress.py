@@ -108,30 +108,41 @@ class ProgressLines:
     """For a log file: every event, and the job's state every few seconds."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._started_at = self._printed_at = time.monotonic()
-        self._last_text = ""
+        self._lines = TimedLines(console, printed_at=time.monotonic())
 
     def show_event(self, event: JobEvent) -> None:
         if event.type == "message":
-            self._print(_style_event(event))
+            self._lines.print(_style_event(event))
 
     def show_outage(self, text: str) -> None:
-        self._print(f"{escape(text)}; retrying")
+        self._lines.print(f"{escape(text)}; retrying")
 
     def show_job(self, job: dict[str, Any]) -> None:
-        text = format_state(job)
-        idle_seconds = time.monotonic() - self._printed_at
-        new = text != self._last_text and idle_seconds >= LINE_INTERVAL_SECONDS
-        if new or idle_seconds >= KEEPALIVE_SECONDS:
-            self._last_text = text
-            self._print(escape(text))
+        self._lines.print_state(format_state(job))
 
-    def _print(self, text: str) -> None:
+
+class TimedLines:
+    """Lines that begin with the time since the first; `printed_at` is when the last was printed."""
+
+    def __init__(self, console: Console, printed_at: float) -> None:
+        self._console = console
+        self._started_at = time.monotonic()
+        self._printed_at = printed_at
+        self._last_state = ""
+
+    def print_state(self, state: str) -> None:
+        """On changes, every few seconds."""
+        idle_seconds = time.monotonic() - self._printed_at
+        is_due = state != self._last_state and idle_seconds >= LINE_INTERVAL_SECONDS
+        if is_due or idle_seconds >= KEEPALIVE_SECONDS:
+            self._last_state = state
+            self.print(escape(state))
+
+    def print(self, markup: str) -> None:
         self._printed_at = time.monotonic()
         seconds = int(self._printed_at - self._started_at)
         clock = escape(f"[{seconds // 60:2d}:{seconds % 60:02d}] ")
-        self._console.print(clock + text, soft_wrap=True)
+        self._console.print(clock + markup, soft_wrap=True)
 
 
 def format_state(job: dict[str, Any]) -> str:

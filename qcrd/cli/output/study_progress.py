@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
-from qcrd.cli.output.progress import KEEPALIVE_SECONDS, LINE_INTERVAL_SECONDS, STAGE_TITLES
+from qcrd.cli.output.progress import STAGE_TITLES, TimedLines
 from qcrd.records.job import JobStatus, Stage
 
 
@@ -57,28 +56,13 @@ class _StudyLines:
     """For a log file: a line on changes, every few seconds."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._started_at = time.monotonic()
-        self._printed_at = float("-inf")
-        self._last_text = ""
+        self._lines = TimedLines(console, printed_at=float("-inf"))
 
     def show_outage(self, text: str) -> None:
-        self._print(f"{text}; retrying")
+        self._lines.print(f"{escape(text)}; retrying")
 
     def show_study(self, study: dict[str, Any]) -> None:
-        text = format_summary(study["jobs"])
-        idle_seconds = time.monotonic() - self._printed_at
-        if (
-            text != self._last_text and idle_seconds >= LINE_INTERVAL_SECONDS
-        ) or idle_seconds >= KEEPALIVE_SECONDS:
-            self._last_text = text
-            self._print(text)
-
-    def _print(self, text: str) -> None:
-        self._printed_at = time.monotonic()
-        seconds = int(self._printed_at - self._started_at)
-        line = f"[{seconds // 60:2d}:{seconds % 60:02d}] {text}"
-        self._console.print(escape(line), soft_wrap=True)
+        self._lines.print_state(format_summary(study["jobs"]))
 
 
 def format_job_name(job: dict[str, Any]) -> str:

@@ -113,14 +113,24 @@ def start_stack(
 def _choose_ports(home: StackHome, port: int | None) -> dict[str, int]:
     """Prefer the ports of the last run, as the store's volumes record their address."""
     requested = ports.read_requested_ports(os.environ, port)
-    ports_file = home.data / "ports.json"
-    try:
-        previous: dict[str, int] = json.loads(ports_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        previous = {"api": 8000}
-    chosen = ports.choose_ports(ports.PORT_NAMES, preferred=previous, requested=requested)
-    ports_file.write_text(json.dumps(chosen), encoding="utf-8")
+    chosen = ports.choose_ports(
+        ports.PORT_NAMES, preferred=read_preferred_ports(home), requested=requested
+    )
+    _get_ports_file(home).write_text(json.dumps(chosen), encoding="utf-8")
     return chosen
+
+
+def read_preferred_ports(home: StackHome) -> dict[str, int]:
+    """Those of the last run, by name; before the first, the gateway's default alone."""
+    try:
+        last: dict[str, int] = json.loads(_get_ports_file(home).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {"api": ports.DEFAULT_API_PORT}
+    return last
+
+
+def _get_ports_file(home: StackHome) -> Path:
+    return home.data / "ports.json"
 
 
 def wait_until_ready(

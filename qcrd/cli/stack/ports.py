@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -41,6 +41,10 @@ PORT_VARIABLES = MappingProxyType(
     }
 )
 """The documented variables that fix a service's port, by port name."""
+
+
+DEFAULT_API_PORT = 8000
+"""The gateway's, where it is free."""
 
 
 class RequestedPort(NamedTuple):
@@ -106,12 +110,13 @@ def choose_ports(
             chosen[name] = (
                 preferred_port
                 if preferred_port and usable
-                else _find_free_port(set(chosen.values()))
+                else find_free_port(set(chosen.values()))
             )
     return chosen
 
 
-def _find_free_port(taken: set[int]) -> int:
+def find_free_port(taken: Collection[int] = ()) -> int:
+    """One of `PORT_RANGE` that is not `taken`."""
     for port in random.sample(PORT_RANGE, 500):
         if port not in taken and is_port_free(port):
             return port

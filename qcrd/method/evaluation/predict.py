@@ -10,12 +10,9 @@ from qcrd.method.evaluation.statistics import wilson_interval
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.records.job import Accuracy
-from qcrd.records.prompt_format import ANSWER_MARKER
+from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import Prediction, Question
 from qcrd.records.spec import TaskSpec
-
-JOINED_ANSWER_PREFIX = "answer:"
-"""Between rationale and label in the single-task target."""
 
 
 def predict(
@@ -37,7 +34,7 @@ def predict(
     )
     predictions = []
     for question, gold, text in zip(questions, golds, texts, strict=True):
-        answer_text = ANSWER_MARKER.split(text)[-1] if joined else text
+        answer_text = split_joined_output(text)[1] if joined else text
         answer = canonicalize(answer_text, task, question)
         predictions.append(
             Prediction(

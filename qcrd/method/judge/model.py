@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qcrd.errors import Diverged
 from qcrd.method.batching import group_by_length
+from qcrd.method.compute import count_flops
 from qcrd.method.judge.health import measure_health
 from qcrd.method.judge.training_pairs import (
     QuestionRationale,
@@ -52,9 +53,7 @@ class Judge(nn.Module):
         """Scores [B] of token ids [B, T]; padding (mask 0) takes no part in the pooling."""
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         pooled = states.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
-        self.flops += (
-            (6 if torch.is_grad_enabled() else 2) * self._parameters_per_token * ids.numel()
-        )
+        self.flops += count_flops(self._parameters_per_token, ids.numel())
         return torch.sigmoid(self.second(torch.relu(self.first(pooled)))).squeeze(1)
 
     def score(self, pairs: Sequence[QuestionRationale]) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qcrd.method.batching import group_by_length
+from qcrd.method.compute import count_flops
 from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
 from qcrd.method.student.control_tokens import ControlTokenSplitter
 
@@ -259,8 +260,7 @@ class Student(ABC):
         return len(self.tokenizer(text).input_ids) > self.max_question_tokens
 
     def _add_flops(self, parameters: int, ids: Tensor) -> None:
-        """2 operations per parameter and position forward, 4 more when a backward pass follows."""
-        self.flops += (6 if torch.is_grad_enabled() else 2) * parameters * ids.numel()
+        self.flops += count_flops(parameters, ids.numel())
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from qcrd.method import losses
-from qcrd.method.evaluation.predict import JOINED_ANSWER_PREFIX
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import EncodedPrompts, Student
 from qcrd.method.training.candidates import Candidates
 from qcrd.method.training.objectives import Objective
+from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
 from qcrd.records.rationales import Rationale
 from qcrd.records.spec import LossSpec
 

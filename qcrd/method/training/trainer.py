@@ -8,24 +8,20 @@ steps continues exactly as without the interruption.
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from qcrd.errors import Diverged
 from qcrd.method.batching import iteration_batches
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.judge.training_pairs import TrainingPair, make_training_pair
-from qcrd.method.losses import loss_lower_bound
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.training import weight_history
+from qcrd.method.training import divergence, negatives, weight_history
 from qcrd.method.training.distributed import DataParallelGroup
 from qcrd.method.training.negative_sampler import (
     InlineNegativeSampler,
     NegativeSampler,
     NegativeSampleRequest,
-    NegativeSamplingParams,
     SampledRationales,
 )
 from qcrd.method.training.optimizer_step import OptimizerStep
@@ -39,11 +35,8 @@ from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.job import JudgeHistograms
-from qcrd.records.rationales import Rationale, RationaleSource
+from qcrd.records.judge import get_judge_version
 from qcrd.records.spec import NegativeSource
-
-MAX_GRADIENT_NORM = 1e4
-"""A gradient norm from which no training recovers, clipped or not."""
 
 ValidationScore = tuple[float, float]
 """(validation accuracy, minus the label's mean cross entropy): higher is better, in this order."""
@@ -123,7 +116,7 @@ class Trainer:
     @property
     def judge_version(self) -> int:
         """Version of the current judge: 0 untrained, 1 pretrained, t + 2 by iteration t."""
-        return self.iteration + 1 + (self.iteration_data is not None)
+        return get_judge_version(self.iteration - (self.iteration_data is None))
 
     def run(self) -> Iterator[PhaseStarted | JudgePretrained | StepFinished | IterationFinished]:
         if not self.started:
@@ -163,7 +156,7 @@ class Trainer:
         samples = self._sample_negatives()
         if self.judge is None:
             return IterationData(samples)
-        examples = self._attach_negatives(samples)
+        examples = negatives.attach_negatives(self.schedule, self.examples, samples)
         alpha3 = (
             self.schedule.spec.loss.alpha[2] * self.schedule.spec.loss.alpha3_decay**self.iteration
         )
@@ -174,18 +167,10 @@ class Trainer:
             samples, self._score_rationales(examples), judge_metrics, self.judge.histograms
         )
 
-    def _attach_negatives(self, samples: SampledRationales) -> Sequence[TrainingExample]:
-        if not self.schedule.objective.uses_negatives:
-            return self.examples
-        return [
-            replace(example, negatives=self._select_negatives(example, samples))
-            for example in self.examples
-        ]
-
     def _train_iteration(self, iteration_data: IterationData) -> Iterator[StepFinished]:
         self._prefetch_negatives()
         batches = iteration_batches(
-            self._attach_negatives(iteration_data.samples),
+            negatives.attach_negatives(self.schedule, self.examples, iteration_data.samples),
             batch_size=self.schedule.spec.hyperparameters.batch_size,
             steps=self.schedule.iteration_steps,
             seed=self.schedule.seed,
@@ -227,8 +212,7 @@ class Trainer:
         seed = random.Random(f"{self.schedule.seed}/step/{self.step}").getrandbits(62)
         losses = self._backward(batch, scores, seed)
         gradient_norm = self.optimizer_step.clip_gradients()
-        if not gradient_norm < MAX_GRADIENT_NORM:  # nor is NaN
-            raise Diverged(self._divergence_message("the gradient's norm", gradient_norm))
+        divergence.check_gradient_norm(self.schedule, self.step, gradient_norm)
         learning_rate = self.schedule.learning_rate(self.step, self.flops)
         if self.process_group is None:
             self.optimizer_step.apply(learning_rate)
@@ -250,16 +234,16 @@ class Trainer:
                 self.process_group.broadcast_replica(self.optimizer_step)
                 self._replicas_ready = True
             losses = self.process_group.backward(self.optimizer_step, batch, scores, seed)
-            self._check_divergence(losses)
+            divergence.check_losses(self.schedule, self.step, losses)
             return losses
         losses = self.optimizer_step.backward(batch, scores, seed)
-        self._check_divergence(losses)
+        divergence.check_losses(self.schedule, self.step, losses)
         return losses
 
     # --- negatives and scores ------------------------------------------------------------------
 
     def _sample_negatives(self) -> SampledRationales:
-        requests = self._make_sample_requests(self.iteration)
+        requests = self.make_sample_requests(self.iteration)
         return self.negative_sampler.sample(requests) if requests else {}
 
     def _prefetch_negatives(self) -> None:
@@ -269,54 +253,14 @@ class Trainer:
             self.schedule.flops is None
             and next_iteration * self.schedule.iteration_steps >= self.schedule.steps
         )
-        if not is_last and (requests := self._make_sample_requests(next_iteration)):
+        if not is_last and (requests := self.make_sample_requests(next_iteration)):
             self.negative_sampler.prefetch(requests)
 
-    def _make_sample_requests(self, iteration: int) -> list[NegativeSampleRequest]:
-        """The sample orders of `iteration`: from weights by lag, then from the fixed ones."""
-        spec = self.schedule.spec.negatives
-        if not self.schedule.objective.uses_negatives:
-            return []
-        requests: list[NegativeSampleRequest] = []
-        if NegativeSource.STUDENT_LAG in spec.source:
-            requests.append(
-                (
-                    self.weight_history.get_lagged(iteration),
-                    self._make_sampling_params(iteration, RationaleSource.STUDENT),
-                )
-            )
-        if NegativeSource.FIXED in spec.source:
-            weights = (
-                self.weight_history.by_iteration[0]
-                if self.fixed_weights is None
-                else self.fixed_weights
-            )
-            requests.append((weights, self._make_sampling_params(iteration, RationaleSource.FIXED)))
-        return requests
-
-    def _make_sampling_params(
-        self, iteration: int, source: RationaleSource
-    ) -> NegativeSamplingParams:
-        spec = self.schedule.spec.negatives
-        salt = f"{self.schedule.seed}/sample/{source.value}/{iteration}"
-        return NegativeSamplingParams(
-            questions=tuple((x.id, x.text) for x in self.examples if x.positives),
-            n=spec.n,
-            temperature=spec.temperature,
-            max_new_tokens=self.schedule.spec.hyperparameters.max_rationale_tokens,
-            seed=random.Random(salt).getrandbits(31),
-            tag=f"{source.value[0]}{iteration}",
-            source=source,
+    def make_sample_requests(self, iteration: int) -> list[NegativeSampleRequest]:
+        """What the student's earlier selves are asked for `iteration`."""
+        return negatives.make_sample_requests(
+            self.schedule, self.examples, iteration, self.weight_history, self.fixed_weights
         )
-
-    def _select_negatives(
-        self, example: TrainingExample, samples: SampledRationales
-    ) -> tuple[Rationale, ...]:
-        """Negatives by the spec's sources. A sample equal to a positive is left out."""
-        uses_minority = NegativeSource.TEACHER_MINORITY in self.schedule.spec.negatives.source
-        positive_texts = {rationale.text for rationale in example.positives}
-        sampled = tuple(r for r in samples.get(example.id, ()) if r.text not in positive_texts)
-        return (example.negatives if uses_minority else ()) + sampled
 
     def _make_training_pairs(self, examples: Sequence[TrainingExample]) -> list[TrainingPair]:
         return [make_training_pair(x.text, x.positives, x.negatives) for x in examples]
@@ -329,19 +273,3 @@ class Trainer:
         ]
         scores = self.judge.score([(example.text, r.text) for example, r in to_score])
         return {r.id: score for (_, r), score in zip(to_score, scores, strict=True)}
-
-    # --- divergence ----------------------------------------------------------------------------
-
-    def _check_divergence(self, losses: dict[str, float]) -> None:
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                raise Diverged(self._divergence_message(f"the term `{name}`", value))
-        spec, loss = self.schedule.spec.loss, losses["loss"]
-        if loss < loss_lower_bound(spec.alpha[1], spec.beta, spec.delta):
-            raise Diverged(self._divergence_message("the loss", loss))
-
-    def _divergence_message(self, quantity: str, value: float) -> str:
-        return (
-            f"step {self.step + 1} of {self.schedule.method}: {quantity} is {value}; lower "
-            "`hyperparameters.learning_rate` or `loss.beta`, or add `hyperparameters.warmup_steps`"
-        )

@@ -7,6 +7,7 @@ an unexpected exception costs one of `MAX_ATTEMPTS`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -49,12 +50,15 @@ from qcrd.runtime.jobs.state_machine import (
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import observe_stage_seconds
 from qcrd.runtime.redis.event_log import EventLog
+from qcrd.runtime.retrying import call_with_retries, compute_backoff
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BACKOFF_SECONDS = (2.0, 60.0)
 """First delay after a `Transient`, doubled each time, and the longest one."""
+REDIS_BACKOFF_SECONDS = (0.5, 5.0)
+"""The same while Redis is unavailable."""
 CRASH_RETRY_SECONDS = 5.0
 """Delay before a crashed stage is retried."""
 
@@ -119,16 +123,14 @@ def run_stage(deps: WorkerDeps, job_id: str, stage: Stage, work: StageWork) -> N
 def _retry_while_unavailable(deps: WorkerDeps, call: Callable[[], T]) -> T:
     """Retry `call` while Redis is unavailable. The message is already acknowledged, so giving up
     would leave the job to the reaper."""
-    wait = 0.5
-    while True:
-        try:
-            return call()
-        except Transient as error:
-            if deps.is_stopping():
-                raise
-            log.warning("Redis unavailable, retrying: %s", error)
-            time.sleep(wait)
-            wait = min(2 * wait, 5.0)
+
+    def before_retry(error: Transient) -> None:
+        if deps.is_stopping():
+            raise error
+        log.warning("Redis unavailable, retrying: %s", error)
+
+    delays = (compute_backoff(retries, *REDIS_BACKOFF_SECONDS) for retries in itertools.count())
+    return call_with_retries(call, delays, before_retry=before_retry)
 
 
 def _run_work(work: StageWork, context: StageContext) -> Outcome:
@@ -233,8 +235,7 @@ def _apply_outcome(job: Job, outcome: Outcome, now: float) -> Job:
         case JobDone():
             return _mark_succeeded(job, outcome, now)
         case _Backoff(reason):
-            first, longest = BACKOFF_SECONDS
-            delay = reason.retry_after or min(longest, first * 2.0 ** min(job.backoffs, 30))
+            delay = reason.retry_after or compute_backoff(job.backoffs, *BACKOFF_SECONDS)
             backoffs = job.backoffs + 1
             backoff = {"waiting": reason.message, "backoffs": backoffs, "sent_at": now + delay}
             waiting = with_waiting(job, backoff, now)

@@ -145,10 +145,18 @@ def _iter_raw_lines(store: Store, key: str) -> Generator[bytes, None, None]:
         yield from stream
 
 
-def read_lines(store: Store, key: str, type: type[RecordT]) -> Iterator[RecordT]:
-    """The records of a file of JSON lines, each parsed when it is consumed."""
+def read_lines(
+    store: Store, key: str, type: type[RecordT], *, skip_unreadable: bool = False
+) -> Iterator[RecordT]:
+    """The records of a file of JSON lines, each parsed when it is consumed. `skip_unreadable`: one
+    that this release cannot read is left out, with an alarm, instead of ending the file."""
     for number, line in enumerate(_iter_raw_lines(store, key), 1):
-        yield parse_stored_record(type, line, f"{key}, line {number}")
+        try:
+            yield parse_stored_record(type, line, f"{key}, line {number}")
+        except UnreadableRecord as error:
+            if not skip_unreadable:
+                raise
+            store.unreadable.add(f"{key}, line {number}", error.message)
 
 
 def read_lines_at(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from qcrd.errors import UnreadableRecord
 from qcrd.records.base import Record, parse_stored_record
 from qcrd.runtime import keys
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
@@ -47,13 +48,21 @@ class GenerationCache:
         # The buffer first: what another job flushes meanwhile is then found in a shard.
         pending = self._buffer.read_all(self._buffer_name)
         for shard in self._store.list(keys.generation_prefix(self._teacher, self._sampling)):
-            for generation in read_lines(self._store, shard, Generation):
+            for generation in read_lines(self._store, shard, Generation, skip_unreadable=True):
                 if generation.key in requested:
                     generations[generation.key] = generation
         for key, payload in pending.items():
-            if key in requested:
-                generations[key] = parse_stored_record(Generation, payload, f"generation {key}")
+            if key in requested and (generation := self._parse_pending(key, payload)) is not None:
+                generations[key] = generation
         return generations
+
+    def _parse_pending(self, key: str, payload: str) -> Generation | None:
+        """None, and an alarm, for one that this release cannot read: it is asked for again."""
+        try:
+            return parse_stored_record(Generation, payload, f"generation {key}")
+        except UnreadableRecord as error:
+            self._store.unreadable.add(f"generation {key}", error.message)
+            return None
 
     def add(self, generation: Generation, account: AccountUpdate | None = None) -> None:
         """With it the account of the job that paid is updated."""
@@ -67,9 +76,6 @@ class GenerationCache:
             return
         content = keys.digest(*(pending[key] for key in sorted(pending)))
         shard = keys.generation_shard_key(self._teacher, self._sampling, content)
-        lines = (
-            parse_stored_record(Generation, pending[key], f"generation {key}")
-            for key in sorted(pending)
-        )
-        write_lines(self._store, shard, lines)
+        parsed = (self._parse_pending(key, pending[key]) for key in sorted(pending))
+        write_lines(self._store, shard, (one for one in parsed if one is not None))
         self._buffer.remove(self._buffer_name, pending)

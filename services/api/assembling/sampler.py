@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qcrd.errors import QcrdError, Transient
+from qcrd.runtime.retrying import compute_backoff
 from services.api.assembling.budget import TokenBudget
 from services.api.assembling.concurrency_limit import ConcurrencyLimit
 from services.api.assembling.prompt_refused import PromptRefused
@@ -41,7 +42,7 @@ class BackoffPolicy:
 
     def get_delay(self, attempts: int) -> float:
         """Doubled each time, with jitter, so that many refused at once do not return at once."""
-        upper_bound = min(self.max_delay, self.initial_delay * 2.0 ** min(attempts, 30))
+        upper_bound = compute_backoff(attempts, self.initial_delay, self.max_delay)
         return upper_bound * random.uniform(0.5, 1.0)
 
 

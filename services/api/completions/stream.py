@@ -12,7 +12,7 @@ import httpx2
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from services.api.http import schemas
+from qcrd.runtime.http.error_body import build_error_body
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ async def _iter_chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
             yield chunk
     except httpx2.TransportError as error:
         log.warning("stream from the student server was interrupted: %s", type(error).__name__)
-        error_body = schemas.build_error_body(
+        error_body = build_error_body(
             "the server of students broke off: try again",
             type="server_error",
             code="students_unavailable",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import httpx2
 from fastapi import Request
 from starlette.responses import Response
@@ -11,6 +9,7 @@ from starlette.responses import Response
 from qcrd.errors import Invalid, NotFound, QcrdError, Transient
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.http.asgi import run_until_disconnect
+from qcrd.runtime.http.error_body import parse_error_body
 from qcrd.runtime.telemetry import current_request_id
 from services.api.completions.schemas import CommonCompletionRequest
 from services.api.completions.stream import ProxiedEventStream, close_on_exit
@@ -85,28 +84,19 @@ def make_unavailable_error(error: httpx2.TransportError) -> Transient:
 
 def make_response_error(response: httpx2.Response) -> QcrdError:
     """TGI's `{"error", "error_type"}` as an error of our tree."""
-    message, error_type = _parse_error_body(response.content)
+    error = parse_error_body(response.content)
+    message = error.message or "the server of students failed without saying why"
+    code = error.code or "student_failed"
     seconds = retry_after.parse_retry_after(response.headers.get("retry-after"))
     if response.status_code == 429:
         return StudentServerOverloaded(message, retry_after=seconds)
     if response.status_code >= 500:
         return Transient(message, code="students_unavailable", retry_after=seconds)
-    if error_type == "model_not_found":
-        return NotFound(message, param="model", code=error_type)
+    if code == "model_not_found":
+        return NotFound(message, param="model", code=code)
     return StudentRequestRejected(
-        message, response.status_code, "invalid_value" if error_type == "validation" else error_type
+        message, response.status_code, "invalid_value" if code == "validation" else code
     )
-
-
-def _parse_error_body(content: bytes) -> tuple[str, str]:
-    try:
-        payload = json.loads(content)
-    except ValueError:
-        payload = None
-    if not isinstance(payload, dict):
-        payload = {}
-    message = payload.get("error", "the server of students failed without saying why")
-    return str(message), str(payload.get("error_type", "student_failed"))
 
 
 async def forward_request(

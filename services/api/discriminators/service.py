@@ -7,11 +7,12 @@ from typing import Literal
 import httpx2
 from pydantic import ValidationError
 
-from qcrd.errors import Invalid, NotFound
+from qcrd.errors import NotFound
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record, read_record
+from services.api.http.paging import skip_through, take_found
 from services.api.http.schemas import ApiObject, Page
 from services.api.http.serializers import build_page
 from services.api.settings import DiscriminatorClientSettings
@@ -53,19 +54,15 @@ class DiscriminatorService:
     def list_discriminators(self, after: str | None, limit: int) -> Page[DiscriminatorSummary]:
         """A page of judges by id, the only order that a listing has."""
         versions_by_id = self._list_version_numbers_by_id()
-        if after is not None and after not in versions_by_id:
-            raise Invalid(f"`after`: there is no discriminator {after[:80]!r}", param="after")
-        remaining_ids = [
-            judge_id for judge_id in versions_by_id if after is None or judge_id > after
-        ]
-        data: list[DiscriminatorSummary] = []
-        has_more = False
-        for judge_id in remaining_ids:
-            if has_more := len(data) == limit:
-                break
+        ids = skip_through(list(versions_by_id), after, "discriminator", str)
+
+        def find_summary(judge_id: str) -> DiscriminatorSummary | None:
             creation = find_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
-            if creation is not None:  # not deleted since the listing
-                data.append(_make_summary(judge_id, creation, versions_by_id[judge_id]))
+            if creation is None:
+                return None
+            return _make_summary(judge_id, creation, versions_by_id[judge_id])
+
+        data, has_more = take_found(ids, limit, find_summary)
         return build_page(data, has_more=has_more)
 
     def get_discriminator(self, judge_id: str) -> DiscriminatorObject:

@@ -25,6 +25,7 @@ from qcrd.runtime.storage.store import Store, find_record, read_record, write_re
 from services.api.files.checked_stream import CheckedStream
 from services.api.files.questions import CHUNK_BYTES, QuestionRow, read_rows
 from services.api.http.ownership import check_owner
+from services.api.http.paging import skip_through, take_found
 
 PURPOSE = "fine-tune"
 
@@ -105,18 +106,11 @@ def list_files(
 ) -> tuple[list[StoredFile], bool]:
     """At most `limit` files after file `after`, the only ones read, and whether there are more."""
     ids = _list_file_ids(store, newest_first=order == "desc")
-    if after is not None:
-        if after not in ids:
-            raise Invalid(f"`after`: there is no file {after[:80]!r}", param="after")
-        ids = ids[ids.index(after) + 1 :]
-    files: list[StoredFile] = []
-    for file_id in ids:
-        if len(files) == limit:
-            return files, True
-        stored = find_record(store, keys.file_meta_key(file_id), StoredFile)
-        if stored is not None:  # not deleted since the listing
-            files.append(stored)
-    return files, False
+    return take_found(
+        skip_through(ids, after, "file", str),
+        limit,
+        lambda file_id: find_record(store, keys.file_meta_key(file_id), StoredFile),
+    )
 
 
 def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:

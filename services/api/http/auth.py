@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qcrd.errors import Forbidden, QcrdError, Unauthorized
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.api_keys import ApiKeyScope as KeyScope
+from qcrd.runtime.http.error_responses import build_error_response
 from services.api.http.api_keys import ANONYMOUS_KEY, ApiKeyStore
-from services.api.http.errors import build_error_response
 from services.api.http.rate_limit import RateLimiter, RateLimitStatus
 
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

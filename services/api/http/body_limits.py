@@ -14,13 +14,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qcrd.errors import Invalid, QcrdError, Transient
+from qcrd.runtime.http.error_responses import build_error_response
 from qcrd.runtime.telemetry import UNLOGGED_PATHS
 from services.api.http.errors import (
     ClientDisconnected,
     PayloadTooLarge,
     RequestTimeout,
     UnsupportedMediaType,
-    build_error_response,
 )
 
 

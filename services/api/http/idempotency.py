@@ -23,8 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.runtime import keys
 from qcrd.runtime.http.asgi import replay_body
-from services.api.http.body_limits import read_body
-from services.api.http.errors import build_error_response
+from qcrd.runtime.http.error_responses import build_error_response
+from services.api.http.body_limits import UPLOAD_ROUTES, read_body
 from services.api.http.idempotency_store import (
     LEASE_SECONDS,
     IdempotencyEntry,
@@ -93,7 +93,11 @@ class IdempotencyMiddleware:
         self._store = store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] == "/v1/files":
+        if (
+            scope["type"] != "http"
+            or scope["method"] != "POST"
+            or (scope["method"], scope["path"]) in UPLOAD_ROUTES
+        ):
             await self._app(scope, receive, send)
             return
         try:

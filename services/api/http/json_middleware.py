@@ -10,9 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcrd.errors import QcrdError
 from qcrd.runtime.http.asgi import replay_body
+from qcrd.runtime.http.error_responses import build_error_response
 from services.api.http import strict_json
 from services.api.http.body_limits import UPLOAD_ROUTES, read_body
-from services.api.http.errors import UnsupportedMediaType, build_error_response
+from services.api.http.errors import UnsupportedMediaType
 
 BODY_METHODS = frozenset({"POST", "PATCH", "DELETE"})
 """Methods that some route has; others are refused, whatever their body."""

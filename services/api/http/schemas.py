@@ -48,13 +48,6 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-def build_error_body(
-    message: str, *, type: str, param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
-    body = ErrorBody(message=message, type=type, param=param, code=code)
-    return ErrorResponse(error=body).model_dump()
-
-
 class FileObject(ApiObject):
     object: Literal["file"] = "file"
     bytes: int

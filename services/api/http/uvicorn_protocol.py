@@ -16,7 +16,7 @@ from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from services.api.http import schemas
+from qcrd.runtime.http.error_body import build_error_body
 from services.api.http.body_limits import CONNECTIONS_EXCEEDED, MIN_BYTES_PER_DEADLINE
 from services.api.settings import ConnectionLimitSettings
 
@@ -100,7 +100,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         )
         message = message or "this is no HTTP request"
         body = json.dumps(
-            schemas.build_error_body(message, type="invalid_request_error", param=None, code=code)
+            build_error_body(message, type="invalid_request_error", param=None, code=code)
         )
         header_block = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from qcrd.errors import Invalid, NotFound
+from qcrd.errors import NotFound
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import Job
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_record
+from services.api.http.paging import skip_through
 from services.api.http.schemas import CheckpointMetrics, FileLink, FineTuningJobCheckpoint
 from services.api.models import service as models
 
 
 def list_checkpoints(
     store: Store, job: Job, after: str | None = None
-) -> list[FineTuningJobCheckpoint]:
+) -> Sequence[FineTuningJobCheckpoint]:
     """All checkpoints, or those older than `after`. `Invalid` when there is none of that id."""
     checkpoints = [*_iter_published(store, job), *_iter_training_states(store, job)]
-    if after is None:
-        return checkpoints
-    positions = [place for place, checkpoint in enumerate(checkpoints) if checkpoint.id == after]
-    if not positions:
-        raise Invalid(f"`after`: there is no checkpoint {after[:80]!r}", param="after")
-    return checkpoints[positions[0] + 1 :]
+    return skip_through(checkpoints, after, "checkpoint", lambda checkpoint: checkpoint.id)
 
 
 def _iter_published(store: Store, job: Job) -> Iterator[FineTuningJobCheckpoint]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
-from qcrd.errors import Conflict, Forbidden, Transient
+from qcrd.errors import Conflict, Forbidden
 from qcrd.records.api_keys import ApiKey, ApiKeyScope
 from qcrd.records.base import parse_record
 from qcrd.records.job import Job, JobStatus, Stage
@@ -16,12 +15,11 @@ from qcrd.runtime.storage.store import write_record
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
 from services.api.jobs.budget_checks import check_budget_covers_a_request
+from services.api.jobs.enqueueing import enqueue_or_leave_to_reaper
 from services.api.jobs.shared_rationales import check_shared_set
 from services.api.jobs.spec_limits import check_spec_size
 from services.api.jobs.validation import validate_job_spec
 from services.api.jobs.validation_cache import ValidationCache
-
-log = logging.getLogger(__name__)
 
 
 def create_job(
@@ -70,12 +68,10 @@ def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> 
         if existing.spec != spec:
             raise
         job = existing
-    try:
+    with enqueue_or_leave_to_reaper(f"job {job.id}"):
         data = {"status": JobStatus.QUEUED.value}
         gateway.events.append(job.id, "job created", data=data, once="created")
         gateway.queue.send(Stage.ASSEMBLING, job.id)
-    except Transient as error:
-        log.warning("job %s not enqueued, the reaper will: %s", job.id, error)
     return job
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
-from qcrd.errors import Conflict, Transient
+from qcrd.errors import Conflict
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import Budget
@@ -24,9 +23,8 @@ from services.api.jobs.budget_checks import (
     make_usage_update,
     release_uncertain_tokens,
 )
+from services.api.jobs.enqueueing import enqueue_or_leave_to_reaper
 from services.api.jobs.validation import check_budget
-
-log = logging.getLogger(__name__)
 
 
 def pause_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
@@ -78,10 +76,8 @@ def resume_job(
     if release_uncertain and uncertain:
         message += f"; {uncertain[-1]:,} uncertain teacher tokens released"
     _append_event(gateway, resumed, message, get_event_dedup_key("resumed"))
-    try:
+    with enqueue_or_leave_to_reaper(f"job {resumed.id}"):
         gateway.queue.send(resumed.stage or Stage.ASSEMBLING, resumed.id)
-    except Transient as error:
-        log.warning("job %s not enqueued, the reaper will: %s", resumed.id, error)
     return resumed
 
 
@@ -133,10 +129,8 @@ def _find_waiting_job(store: JobStore, leader_id: str) -> str | None:
 
 
 def _wake_waiting_jobs(gateway: Gateway, job: Job) -> None:
-    try:
+    with enqueue_or_leave_to_reaper("next job"):
         wake_next_job(gateway.jobs, gateway.queue, job)
-    except Transient as error:
-        log.warning("next job not enqueued, the reaper will: %s", error)
 
 
 def _append_event(gateway: Gateway, job: Job, message: str, once_key: str | None) -> None:

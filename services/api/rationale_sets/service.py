@@ -6,20 +6,23 @@ small reads and the shards with its items.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
+from cachetools import LRUCache, cachedmethod
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.records.api_keys import ApiKey
-from qcrd.records.rationale_annotations import RationaleEdit
+from qcrd.records.rationale_annotations import RationaleEdit, RationaleScoreManifest
 from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_record
 from services.api.http.ownership import check_owner, get_job_owner
+from services.api.http.paging import skip_through
 from services.api.http.schemas import Page
 from services.api.http.serializers import build_page
 from services.api.rationale_sets import export as set_export
@@ -27,7 +30,7 @@ from services.api.rationale_sets import index as set_index
 from services.api.rationale_sets import items as set_items
 from services.api.rationale_sets import schemas
 from services.api.rationale_sets import scores as set_scores
-from services.api.rationale_sets.cache import LRUCache
+from services.api.rationale_sets.cache import make_cache
 from services.api.rationale_sets.filtering import EditLog, RationaleSetView
 from services.api.rationale_sets.index import RationaleSetIndex
 from services.api.rationale_sets.schemas import (
@@ -52,23 +55,18 @@ class RationaleSetService:
         """`jobs`: a set's owner is that of its job."""
         self._store = store
         self._jobs = jobs
-        self._indexes: LRUCache[RationaleSetIndex] = LRUCache(
-            INDEX_CACHE_BYTES, lambda index: index.nbytes
-        )
-        self._scores: LRUCache[SetScores] = LRUCache(
-            SCORE_CACHE_BYTES, lambda scores: scores.nbytes
-        )
-        self._edits: LRUCache[EditLog] = LRUCache(EDIT_CACHE_BYTES, lambda found: found.nbytes)
+        self._indexes: LRUCache[Hashable, RationaleSetIndex] = make_cache(INDEX_CACHE_BYTES)
+        self._scores: LRUCache[Hashable, SetScores] = make_cache(SCORE_CACHE_BYTES)
+        self._edits: LRUCache[Hashable, EditLog] = make_cache(EDIT_CACHE_BYTES)
+        self._cache_lock = threading.Lock()
+        """Held while a cache is looked at, not while it is filled: that two read the same is
+        cheaper than that all wait for one."""
         self._created_at: dict[str, float] = {}
         """Set id -> when; about 100 bytes each."""
 
     def list_sets(self, after: str | None, limit: int) -> Page[RationaleSetSummary]:
         """Newest first. Each set's age is read once by this process, then only listed."""
-        ids = self._list_ids_newest_first()
-        if after is not None:
-            if after not in ids:
-                raise Invalid(f"`after`: there is no rationale set {after[:80]!r}", param="after")
-            ids = ids[ids.index(after) + 1 :]
+        ids = skip_through(self._list_ids_newest_first(), after, "rationale set", str)
         data = [
             schemas.serialize_set_summary(self._read_manifest(set_id)) for set_id in ids[:limit]
         ]
@@ -137,12 +135,7 @@ class RationaleSetService:
     def _load_view(self, set_id: str, judge: str | None) -> RationaleSetView:
         manifest = self._read_manifest(set_id)
         scored = set_scores.find_score_manifest(self._store, manifest, judge)
-        scores = None
-        if scored is not None:
-            key = (set_id, scored.job_id, scored.created_at)
-            scores = self._scores.get_or_create(
-                key, lambda: set_scores.load_scores(self._store, scored)
-            )
+        scores = self._load_scores(scored) if scored is not None else None
         return RationaleSetView(
             manifest, self._load_index(manifest), self._load_edits(set_id), scores
         )
@@ -156,17 +149,33 @@ class RationaleSetService:
                 f"there is no rationale set {set_id}", param="set_id", code="set_not_found"
             ) from error
 
+    @cachedmethod(
+        lambda self: self._indexes,
+        key=lambda self, manifest: (manifest.id, manifest.created_at),
+        lock=lambda self: self._cache_lock,
+    )
     def _load_index(self, manifest: RationaleManifest) -> RationaleSetIndex:
-        key = (manifest.id, manifest.created_at)
-        return self._indexes.get_or_create(key, lambda: set_index.load_index(self._store, manifest))
+        return set_index.load_index(self._store, manifest)
+
+    @cachedmethod(
+        lambda self: self._scores,
+        key=lambda self, judged: (judged.scores, judged.created_at),
+        lock=lambda self: self._cache_lock,
+    )
+    def _load_scores(self, judged: RationaleScoreManifest) -> SetScores:
+        return set_scores.load_scores(self._store, judged)
 
     def _load_edits(self, set_id: str) -> EditLog:
         """The current edits: listed every time, as other gateways save too, each read once."""
-        cached = self._edits.get(set_id)
+        with self._cache_lock:
+            cached = self._edits.get(set_id)
         by_key = rationale_edits.read_edits(self._store, set_id, cached.by_key if cached else None)
         if cached is not None and cached.by_key.keys() == by_key.keys():
             return cached
-        return self._edits.put(set_id, EditLog.from_edits(by_key))
+        edit_log = EditLog.from_edits(by_key)
+        with self._cache_lock:
+            self._edits[set_id] = edit_log
+        return edit_log
 
     def _list_ids_newest_first(self) -> list[str]:
         split_keys = (key.split("/") for key in self._store.list(keys.RATIONALES))

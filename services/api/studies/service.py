@@ -7,7 +7,7 @@ between leaves a study with missing jobs, which `resume_study` creates; reading 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qcrd.errors import Conflict, Invalid, NotFound
@@ -24,6 +24,7 @@ from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
 from services.api.http.ownership import check_owner
+from services.api.http.paging import skip_through
 from services.api.jobs import lifecycle
 from services.api.jobs.budget_checks import check_budget_covers_a_request
 from services.api.jobs.create import check_priority, submit_job
@@ -144,17 +145,12 @@ def get_study(store: Store, study_id: str) -> Study:
         ) from error
 
 
-def list_studies(store: Store, after: str | None = None) -> list[Study]:
+def list_studies(store: Store, after: str | None = None) -> Sequence[Study]:
     """All studies, or those older than study `after`; `Invalid` when there is none of that id."""
     stored = (find_record(store, key, Study) for key in store.list(keys.STUDIES))
     studies = [study for study in stored if study is not None]
     studies.sort(key=lambda study: (study.created_at, study.id), reverse=True)
-    if after is None:
-        return studies
-    positions = [place for place, study in enumerate(studies) if study.id == after]
-    if not positions:
-        raise Invalid(f"`after`: there is no study {after[:80]!r}", param="after")
-    return studies[positions[0] + 1 :]
+    return skip_through(studies, after, "study", lambda study: study.id)
 
 
 def cancel_study(gateway: Gateway, study: Study, caller: ApiKey) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from html import escape
 
 from qcrd.records.study import StudyRow, StudyTable
+from services.api.studies.svg_elements import make_dot, make_line, make_text
 
 WIDTH, ROW_HEIGHT, TOP_MARGIN, AXIS_HEIGHT, LEGEND_ROW_HEIGHT = 720, 34, 34, 48, 18
 RIGHT_MARGIN = 28
@@ -46,19 +47,17 @@ def render_svg(table: StudyTable) -> str:
         f'width="{WIDTH}" height="{height}" role="img" font-family="system-ui, sans-serif" '
         f'font-size="13" fill="{TEXT_COLOUR}">',
         f"<title>{escape(title)}</title>",
-        _make_text(left, 18, title),
+        make_text(left, 18, title),
     ]
     for tick in _iter_ticks(low, high, step):
-        parts.append(
-            _make_line(x(tick), TOP_MARGIN, x(tick), plot_bottom, GRID_COLOUR, opacity=0.4)
-        )
-        parts.append(_make_text(x(tick), plot_bottom + 16, f"{tick:.2f}", anchor="middle"))
+        parts.append(make_line(x(tick), TOP_MARGIN, x(tick), plot_bottom, GRID_COLOUR, opacity=0.4))
+        parts.append(make_text(x(tick), plot_bottom + 16, f"{tick:.2f}", anchor="middle"))
     parts.append(
-        _make_text((left + WIDTH - RIGHT_MARGIN) / 2, plot_bottom + 36, "accuracy", anchor="middle")
+        make_text((left + WIDTH - RIGHT_MARGIN) / 2, plot_bottom + 36, "accuracy", anchor="middle")
     )
     for place, (name, one) in enumerate(table.references.items()):
         parts.append(
-            _make_line(
+            make_line(
                 x(one.accuracy),
                 TOP_MARGIN,
                 x(one.accuracy),
@@ -68,13 +67,11 @@ def render_svg(table: StudyTable) -> str:
             )
         )
         y = plot_bottom + AXIS_HEIGHT + LEGEND_ROW_HEIGHT * place
-        parts.append(
-            _make_line(left, y, left + 30, y, TEXT_COLOUR, dashes=_get_dash_pattern(place))
-        )
-        parts.append(_make_text(left + 38, y + 4, f"{name} {one.accuracy:.3f}"))
+        parts.append(make_line(left, y, left + 30, y, TEXT_COLOUR, dashes=_get_dash_pattern(place)))
+        parts.append(make_text(left + 38, y + 4, f"{name} {one.accuracy:.3f}"))
     for place, row in enumerate(table.rows):
         middle = TOP_MARGIN + ROW_HEIGHT * (place + 0.5)
-        parts.append(_make_text(left - 10, middle + 4, _format_row_label(row), anchor="end"))
+        parts.append(make_text(left - 10, middle + 4, _format_row_label(row), anchor="end"))
         parts += _draw_row(
             row, middle, x, BASELINE_COLOUR if row.method == table.baseline else METHOD_COLOUR
         )
@@ -109,47 +106,18 @@ def _iter_ticks(low: float, high: float, step: float) -> Iterator[float]:
 
 def _draw_row(row: StudyRow, y: float, x: Callable[[float], float], colour: str) -> Iterator[str]:
     if row.low is not None and row.high is not None:
-        yield _make_line(x(row.low), y, x(row.high), y, colour, width=2)
+        yield make_line(x(row.low), y, x(row.high), y, colour, width=2)
         for end in (row.low, row.high):
-            yield _make_line(x(end), y - 5, x(end), y + 5, colour, width=2)
+            yield make_line(x(end), y - 5, x(end), y + 5, colour, width=2)
     if row.n > 1:
         for one in row.by_seed:
-            yield _make_dot(
+            yield make_dot(
                 x(one.accuracy), y, 3, colour, 0.5, f"seed {one.seed}: {one.accuracy:.3f}"
             )
     if row.accuracy is not None:
-        yield _make_dot(x(row.accuracy), y, 6, colour, 1.0, f"{row.method}: {row.accuracy:.3f}")
+        yield make_dot(x(row.accuracy), y, 6, colour, 1.0, f"{row.method}: {row.accuracy:.3f}")
 
 
 def _get_dash_pattern(index: int) -> str:
     """References differ by their dashes, which print and colour blindness leave apart."""
     return ("6 4", "2 3")[index % 2]
-
-
-def _make_text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _make_line(
-    x1: float,
-    y1: float,
-    x2: float,
-    y2: float,
-    colour: str,
-    *,
-    width: float = 1,
-    opacity: float = 1.0,
-    dashes: str | None = None,
-) -> str:
-    dash_attribute = f' stroke-dasharray="{dashes}"' if dashes else ""
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
-        f'stroke-width="{width}" stroke-opacity="{opacity}"{dash_attribute}/>'
-    )
-
-
-def _make_dot(x: float, y: float, radius: float, colour: str, opacity: float, tooltip: str) -> str:
-    return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}" '
-        f'fill-opacity="{opacity}"><title>{escape(tooltip)}</title></circle>'
-    )

@@ -11,6 +11,9 @@ from services.teacher.metrics.batches import BatchMetrics
 EngineFinishReason = Literal["eos_token", "length"]
 UNKNOWN_TOKEN_ID = -1
 """Id of a token whose id the engine does not report; nothing else is negative on the wire."""
+DEFAULT_MAX_POSITIONS = 512
+"""Longest sequence in tokens of a model whose configuration states none: models with relative
+positions (T5) do not, and this is the longest that T5 was trained for."""
 
 
 @dataclass(frozen=True, slots=True)

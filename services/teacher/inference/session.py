@@ -17,6 +17,7 @@ from services.teacher.errors import (
     Overloaded,
     TeacherError,
 )
+from services.teacher.inference.gathering import gather_results
 from services.teacher.inference.health import EngineHealth
 from services.teacher.inference.stopping import FinishReason, GenerationStep, stream_steps
 from services.teacher.inference.validation import InferenceRequest, check_before_admission, validate
@@ -191,15 +192,9 @@ class InferenceService:
     async def _generate_best_of(
         self, request: InferenceRequest, best_of: int
     ) -> list[GenerationResult]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._generate_one(request, RequestTimings()))
-                    for _ in range(best_of)
-                ]
-        except* TeacherError as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+        return await gather_results(
+            self._generate_one(request, RequestTimings()) for _ in range(best_of)
+        )
 
     async def _generate_one(
         self, request: InferenceRequest, timings: RequestTimings

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from services.teacher import sse
 from services.teacher.engines.base import ValidGenerateRequest
 from services.teacher.errors import BatchTooLarge, SuffixNotSupported, TeacherError
+from services.teacher.inference.gathering import gather_results
 from services.teacher.inference.session import (
     GenerationResult,
     InferenceService,
@@ -52,12 +53,7 @@ async def create_completion(
     async def generate_choice(index: int, request: InferenceRequest) -> None:
         finished.append((index, await inference.generate(request)))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for index, ask in enumerate(requests):
-                group.create_task(generate_choice(index, ask))
-    except* TeacherError as errors:
-        raise errors.exceptions[0] from None
+    await gather_results(generate_choice(index, ask) for index, ask in enumerate(requests))
     choices = [
         {
             "index": index,

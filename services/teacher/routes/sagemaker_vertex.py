@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.errors import InvalidBody, PredictionFailed, TeacherError
+from services.teacher.inference.gathering import gather_results
 from services.teacher.inference.session import GenerationResult
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import (
@@ -90,15 +90,11 @@ async def _predict(routes: GenerationRoutes, body: VertexRequest) -> list[Genera
     `PredictionFailed`.
     """
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_predict_one(routes, instance)) for instance in body.instances
-            ]
-    except* TeacherError as errors:
+        return await gather_results(_predict_one(routes, instance) for instance in body.instances)
+    except TeacherError as error:
         if routes.inference.settings.tgi_strict:
-            raise PredictionFailed from errors.exceptions[0]
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+            raise PredictionFailed from error
+        raise
 
 
 async def _predict_one(

@@ -3,14 +3,13 @@ field in which clients look for a model's reasoning."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
 
 from services.teacher import sse
 from services.teacher.engines.base import Token
 from services.teacher.errors import TeacherError
+from services.teacher.inference.gathering import gather_results
 from services.teacher.inference.session import (
     GenerationResult,
     InferenceService,
@@ -30,7 +29,6 @@ from services.teacher.openai.responses import (
 )
 from services.teacher.students.prompting import ChoiceRequests
 
-T = TypeVar("T")
 TokenCounts = list[tuple[int | None, int]]
 
 
@@ -39,7 +37,7 @@ async def create_chat_completion(
 ) -> tuple[JSON, list[GenerationResult]]:
     """The response's body and its generation results. Raises `TeacherError`."""
     builder = make_response_builder(request, inference, "chat.completion")
-    choice_results = await _gather(
+    choice_results = await gather_results(
         [_generate_choice(inference, choice) for choice in choice_requests]
     )
     choices = [
@@ -60,22 +58,7 @@ async def _generate_choice(
     inference: InferenceService, choice: ChoiceRequests
 ) -> list[GenerationResult]:
     requests = [choice.label] if choice.rationale is None else [choice.label, choice.rationale]
-    return await _gather([inference.generate(request) for request in requests])
-
-
-async def _gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all, in order. Raises the first one's `TeacherError`."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except* TeacherError as errors:
-        raise _find_first_error(errors) from None
-    return [task.result() for task in tasks]
-
-
-def _find_first_error(errors: ExceptionGroup[TeacherError]) -> TeacherError:
-    inner = errors.exceptions[0]
-    return _find_first_error(inner) if isinstance(inner, ExceptionGroup) else inner
+    return await gather_results([inference.generate(request) for request in requests])
 
 
 def _build_message(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,16 +22,13 @@ from qcrd.runtime.storage.base_models import download_published_model
 from qcrd.runtime.storage.prompt_formats import load_prompt_format
 from qcrd.runtime.storage.store import Store
 from services.teacher.app import create_app
-from services.teacher.engines.base import Engine
+from services.teacher.engines.base import DEFAULT_MAX_POSITIONS, Engine
 from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.settings import ServerSettings
 from services.teacher.students.errors import StoreUnavailable, StudentNotFound, StudentNotLoadable
 from services.teacher.students.routes import create_router
 
 log = logging.getLogger(__name__)
-
-DEFAULT_MAX_POSITIONS = 512
-"""Tokens that an encoder reads whose configuration states no limit; what T5 was trained for."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,10 @@ class StudentLoader:
         started = monotonic()
         # A temporary folder of this process: closing the student deletes its files.
         scratch = tempfile.TemporaryDirectory(prefix="qcrd-student-")
-        try:
+        with ExitStack() as undo:
+            undo.callback(scratch.cleanup)
             student = await self._load(name, scratch)
-        except BaseException:
-            scratch.cleanup()
-            raise
+            undo.pop_all()
         log.info("model %s loaded in %.1f s", name, monotonic() - started)
         return student
 
@@ -79,7 +76,8 @@ class StudentLoader:
             raise StudentNotFound(name) from error
         except Transient as error:
             raise StoreUnavailable(f"{error.message}; check QCRD_S3_ENDPOINT") from error
-        # The libraries raise exceptions of any type on a broken folder; all mean that.
+        # Whatever a folder's files make the libraries raise, it is this student that is broken;
+        # tokenizers and safetensors raise `Exception` itself and direct children of it.
         except Exception as error:
             reason = error.message if isinstance(error, Invalid) else f"{type(error).__name__}"
             log.warning("model %s failed to load", name, exc_info=error)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from services.teacher.students.errors import QueueFull
@@ -89,14 +89,14 @@ class ModelCache(Generic[S]):
         return entry
 
     async def _load_in_turn(self, name: str) -> S:
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._entries.pop, name)
             async with self._load_lock:
                 while len(self.loaded_models) >= self._max_models:
                     await self._evict()
-                return await self._load(name)
-        except BaseException:
-            del self._entries[name]
-            raise
+                student = await self._load(name)
+            undo.pop_all()
+            return student
 
     async def _evict(self) -> None:
         """Close an idle student, or wait until the least recently used one is idle. New requests

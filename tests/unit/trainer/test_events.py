@@ -18,7 +18,7 @@ from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
-from services.trainer import student_run
+from services.trainer import student_run, training_events
 from services.trainer.checkpoint_store import CheckpointStore, StudentResult
 
 ID = "ftjob-" + "0" * 24
@@ -62,9 +62,9 @@ def test_a_round_that_is_done_again_is_told_once_and_so_is_its_judge(
 ) -> None:
     events.last = 2
     with pytest.raises(SystemExit):
-        student_run._emit_iteration(stage, "qcrd", ROUND)
+        training_events.emit_iteration(stage, "qcrd", ROUND)
     for _ in range(2):
-        student_run._emit_iteration(stage, "qcrd", ROUND)
+        training_events.emit_iteration(stage, "qcrd", ROUND)
     assert messages(events) == [
         "qcrd: iteration 2, validation 0.750, the best so far",
         "qcrd: judge of iteration 2, AUC 0.900",

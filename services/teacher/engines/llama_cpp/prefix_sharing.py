@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 # Few-shot prompts of one task agree for longer than this many characters; chat preambles do not.
 PREFIX_CHARACTERS = 256
@@ -28,7 +29,7 @@ class PrefixGate:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._prefixes: OrderedDict[str, threading.Event | None] = OrderedDict()
+        self._prefixes: LRUCache[str, threading.Event | None] = LRUCache(MAX_PREFIXES)
 
     def wait_for_prefill(self, prompt: str, prefill: Callable[[], None]) -> None:
         """Return when `prompt` may run; `prefill` reads it. Blocks: for worker threads."""
@@ -36,13 +37,10 @@ class PrefixGate:
         if len(prefix) < PREFIX_CHARACTERS:
             return
         with self._lock:
-            first = prefix not in self._prefixes
-            pending = self._prefixes.setdefault(prefix, None)
-            self._prefixes.move_to_end(prefix)
-            while len(self._prefixes) > MAX_PREFIXES:
-                self._prefixes.popitem(last=False)
-            if first:
+            if prefix not in self._prefixes:
+                self._prefixes[prefix] = None
                 return
+            pending = self._prefixes[prefix]
             done = pending or threading.Event()
             self._prefixes[prefix] = done
         if pending is not None:

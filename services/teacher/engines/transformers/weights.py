@@ -12,9 +12,8 @@ from typing import Any, Literal
 import torch
 
 from qcrd.errors import Invalid
+from services.teacher.engines.base import DEFAULT_MAX_POSITIONS
 
-# Models with relative positions (T5) state no limit; this is the longest T5 was trained for.
-DEFAULT_MAX_POSITIONS = 512
 Precision = Literal["auto", "float32", "bfloat16"]
 
 

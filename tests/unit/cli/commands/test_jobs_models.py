@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from qcrd.cli.client import JobEvent, parse_sse
 from qcrd.cli.commands import doctor
 from qcrd.cli.output import progress, report
 from qcrd.cli.output.finding import Finding
+from qcrd.cli.stack.ports import find_free_port
 from tests import tiny
 from tests.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
 from tests.unit.cli.commands.test_run import qcrd
@@ -197,6 +199,29 @@ def test_the_report_shows_any_method_it_is_given(gateway: ScriptedGateway) -> No
     rows = {"something_new": REPORT["test"]["teacher"]}
     gateway.looks = [gateway.job("succeeded", report=REPORT | {"test": rows})]
     assert "something_new" in qcrd("jobs", "show", JOB).stdout
+
+
+def test_doctor_looks_at_the_ports_that_up_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QCRD_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "300")
+    taken = find_free_port()
+    with socket.create_server(("127.0.0.1", taken)):
+        for variable in ("QCRD_API_PORT", "QCRD_DISCRIMINATOR_PORT"):
+            monkeypatch.setenv(variable, str(taken))
+            result = qcrd("doctor")
+            assert result.exit_code == 1
+            assert "ports" in result.stderr
+            assert f"{variable}: port {taken} of 127.0.0.1 is in use" in result.stdout
+            monkeypatch.delenv(variable)
+        (tmp_path / "data").mkdir()
+        last = {"api": find_free_port([taken]), "teacher": taken}
+        (tmp_path / "data/ports.json").write_text(json.dumps(last))
+        assert f"`qcrd up` takes others: {taken} " in qcrd("doctor").stdout
+    assert f"free: {last['api']}, {taken} " in qcrd("doctor").stdout
+    monkeypatch.setenv("QCRD_API_PORT", "x")
+    assert "QCRD_API_PORT: 'x' is not a port number" in qcrd("doctor").stdout
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(

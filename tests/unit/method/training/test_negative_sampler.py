@@ -120,7 +120,7 @@ def test_each_source_gives_its_own_samples() -> None:
     asked = []
     for record in trainer.run():
         if isinstance(record, PhaseStarted):
-            asked.append(trainer._make_sample_requests(trainer.iteration))
+            asked.append(trainer.make_sample_requests(trainer.iteration))
         if isinstance(record, StepFinished) and trainer.iteration_data is not None:
             sources = [r.source for r in trainer.iteration_data.samples[lessons()[0].id]]
             assert set(sources) == {RationaleSource.STUDENT, RationaleSource.FIXED}
