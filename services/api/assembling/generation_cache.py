@@ -52,8 +52,8 @@ class GenerationCache:
                 if generation.key in requested:
                     generations[generation.key] = generation
         for key, payload in pending.items():
-            if key in requested and (generation := self._parse_pending(key, payload)) is not None:
-                generations[key] = generation
+            if key in requested and (found := self._parse_pending(key, payload)) is not None:
+                generations[key] = found
         return generations
 
     def _parse_pending(self, key: str, payload: str) -> Generation | None:

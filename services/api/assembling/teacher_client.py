@@ -196,7 +196,7 @@ class TeacherClient:
     async def _generate(
         self, request: SampleRequest, sampling: SamplingParams, progress: StreamProgress
     ) -> None:
-        greedy, last = sampling.temperature == 0, None
+        greedy = sampling.temperature == 0
         with self._translate_errors():
             async with self._pool.acquire() as client:
                 stream = await client.text_generation(
@@ -216,9 +216,7 @@ class TeacherClient:
                     progress.streamed_tokens += 1
                     if event.details is not None and event.generated_text is not None:
                         # Read on to the end: a stream left halfway keeps its connection.
-                        last = event
-        if last is not None:
-            progress.completion = await self._make_completion(request.prompt, last)
+                        progress.completion = await self._make_completion(request.prompt, event)
 
     async def _make_completion(self, prompt: str, last: Any) -> Completion:
         """Older TGI servers, and upstreams behind a teacher, leave counts out."""

@@ -185,8 +185,8 @@ def test_a_teacher_that_stays_away_gives_way_to_other_jobs(bench: MakeBench) -> 
     assert after.stage is Stage.TRAINING
     # What it died with in its mouth, one answer per connection, may be asked for again.
     assert 50 <= here.teacher.answered <= 50 + 2
-    # Paid over both attempts, counted once.
-    assert after.usage.teacher_completion_tokens == 50 * 7
+    # Paid over both attempts, counted once, and with it the first token of those that broke off.
+    assert 50 * 7 <= after.usage.teacher_completion_tokens <= 50 * 7 + 2
     assert answered >= 10
 
 

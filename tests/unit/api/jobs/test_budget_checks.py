@@ -65,7 +65,7 @@ def test_a_budget_that_covers_no_request_is_refused_with_the_sum(
 
 
 def test_without_a_tokenizer_the_sum_is_an_estimate(here: Here, teacher: ScriptedTeacher) -> None:
-    teacher.count = None
+    teacher.tokenize = None
     file = here.file(sums(5))
     spec = parse_job_spec(_body(file))
     prompts = [
