@@ -128,10 +128,15 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
+def unused_database(redis_url: str) -> RedisSettings:
+    """A database that nothing else has used, of the session's Valkey."""
+    return RedisSettings(url=f"{redis_url.rsplit('/', 1)[0]}/{next(_databases)}")
+
+
 @pytest.fixture
 def redis_settings(redis_url: str) -> RedisSettings:
     """A database that no other test has used."""
-    return RedisSettings(url=f"{redis_url.rsplit('/', 1)[0]}/{next(_databases)}")
+    return unused_database(redis_url)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -91,9 +92,11 @@ def write_set(store: Store) -> str:
     return set_id
 
 
-def spec(**hyper: object) -> JobSpec:
+def spec(*, baselines: tuple[Baseline, ...] = (), **hyper: object) -> JobSpec:
+    """A job of the method itself, and of the `baselines` where a test looks at them: each one is
+    another training."""
     settings = {
-        "iterations": 4,
+        "iterations": 3,
         "batch_size": 8,
         "learning_rate": 3e-3,
         "max_rationale_tokens": 8,
@@ -109,7 +112,7 @@ def spec(**hyper: object) -> JobSpec:
             discriminator=JudgeSpec(pretrain_steps=4, update_steps=2, hidden=8, max_tokens=32),
             student=StudentSpec(decoder_layers=1),
             hyperparameters=Hyperparameters.model_validate({**settings, **hyper}),
-            baselines=(Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE),
+            baselines=baselines,
         ),
     )
 
@@ -119,6 +122,7 @@ class Site:
     deps: WorkerDeps
     jobs: RedisJobStore
     store: Store
+    models: Path
 
     def submit(self, wanted: JobSpec) -> str:
         job = Job(
@@ -168,7 +172,7 @@ def when(happens: Callable[[], bool], then: Callable[[], object]) -> threading.T
     """Run `then` in a thread as soon as `happens`."""
 
     def wait() -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while not happens() and time.monotonic() < until:
             time.sleep(0.02)
         then()

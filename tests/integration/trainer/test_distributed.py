@@ -14,7 +14,7 @@ import torch
 from qcrd.records.job import JobStatus
 from qcrd.runtime.jobs.commands import transition_job
 from tests.integration.site import Site, spec, training_processes, when
-from tests.integration.trainer.test_kills import alone
+from tests.integration.trainer.distributed_curve import curve
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
@@ -25,15 +25,12 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 def test_two_processes_have_the_loss_curve_of_one(method: str, kind: str, tmp_path: Path) -> None:
     """Eight questions in batches of seven: every second batch leaves one process without any."""
 
-    def run(*launcher: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-        out = tmp_path / f"{len(launcher)}.pt"
-        module = ["-m", "tests.integration.trainer.distributed_curve", method, kind, str(out)]
-        subprocess.run([sys.executable, *launcher, *module], check=True, timeout=120)
-        found: tuple[list[dict[str, float]], dict[str, torch.Tensor], float]
-        found = torch.load(out, weights_only=False)
-        return found[0], found[1]
-
-    (alone, weights), (shared, others) = run(), run(*TORCHRUN)
+    curve(method, kind, tmp_path / "1.pt", None)
+    module = ["-m", "tests.integration.trainer.distributed_curve", method, kind]
+    command = [sys.executable, *TORCHRUN, *module, str(tmp_path / "2.pt")]
+    subprocess.run(command, check=True, timeout=240)
+    alone, weights, _ = torch.load(tmp_path / "1.pt", weights_only=False)
+    shared, others, _ = torch.load(tmp_path / "2.pt", weights_only=False)
     assert len(alone) == len(shared) == 6
     for step, (one, two) in enumerate(zip(alone, shared, strict=True)):
         assert one.keys() == two.keys()
@@ -43,7 +40,7 @@ def test_two_processes_have_the_loss_curve_of_one(method: str, kind: str, tmp_pa
 
 
 def test_a_job_is_trained_by_two_processes_and_survives_the_loss_of_one(site: Site) -> None:
-    job_id = site.submit(alone())
+    job_id = site.submit(spec())
     running: list[int] = []
 
     def lose() -> None:
@@ -73,5 +70,5 @@ def test_a_cancelled_job_leaves_none_of_its_processes(site: Site) -> None:
     job = site.work(job_id, processes=2)
     stopper.join()
     assert job.status is JobStatus.CANCELLED
-    psutil.wait_procs(training_processes(), timeout=5)
+    psutil.wait_procs(training_processes(), timeout=60)
     assert not training_processes()

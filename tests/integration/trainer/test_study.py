@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +24,9 @@ METHODS = ["finetune", "finetune_equal_compute", "qcrd"]
 
 
 @pytest.fixture
-def client(site: Site, tmp_path: Path) -> TestClient:
+def client(site: Site) -> TestClient:
     """The gateway on the site's Valkey and S3."""
-    models = ModelSettings(models_dir=tmp_path)
+    models = ModelSettings(models_dir=site.models)
     settings = GatewaySettings(ApiSettings(), TeacherSettings(), FileSettings(), models)
     deps = site.deps
     return TestClient(create_app(deps.store, deps.jobs, deps.events, deps.queue, settings))

@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from qcrd.records.job import JobStatus
+from qcrd.records.job import Job, JobStatus
 from qcrd.records.rationales import RationaleItem
-from qcrd.records.spec import MethodName
+from qcrd.records.spec import Baseline, MethodName
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.storage.store import read_lines, read_object, write_lines
@@ -24,7 +24,8 @@ from tests.things import LABELS
 
 
 def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> None:
-    job = site.work(site.submit(spec()))
+    baselines = (Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE)
+    job = site.work(site.submit(spec(iterations=4, baselines=baselines)))
     assert job.status is JobStatus.SUCCEEDED, job.failure
     assert job.report is not None
     rows = job.report.test
@@ -77,9 +78,8 @@ def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> 
     assert json.loads((folder / "qcrd.json").read_text())["predict"] == "predict: "
 
 
-def test_killed_training_goes_on_and_ends_the_same(site: Site) -> None:
+def test_killed_training_goes_on_and_ends_the_same(site: Site, calm: Job) -> None:
     """kill -9 of the training process after its first checkpoint: an attempt, then the same end."""
-    calm = site.work(site.submit(spec()))
     job_id = site.submit(spec())
 
     def checkpointed() -> bool:
@@ -135,13 +135,13 @@ def test_a_model_of_a_hub_that_is_away_is_waited_for(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And found when it is back, without an attempt lost."""
-    hub = FakeHub({"acme/tiny": tmp_path / "tiny-bert"}, moods={"": "down"})
+    hub = FakeHub({"acme/tiny": site.models / "tiny-bert"}, moods={"": "down"})
     with serving.app(hub.app()) as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-        small = spec(iterations=3).settings
+        small = spec().settings
         judge = small.discriminator.model_copy(update={"encoder": "tiny-bert"})
-        settings = small.model_copy(update={"discriminator": judge, "baselines": ()})
+        settings = small.model_copy(update={"discriminator": judge})
         wanted = spec().model_copy(update={"model": "acme/tiny", "settings": settings})
         job = site.work(site.submit(wanted))
         assert (job.status, job.attempt) == (JobStatus.RUNNING, 0)
@@ -168,10 +168,8 @@ def test_a_label_that_the_tokenizer_cannot_say_fails_before_any_step(site: Site)
     assert not any("iteration" in message for message in site.messages(job_id))
 
 
-def test_a_loss_that_is_not_finite_fails_with_the_step_and_advice(
-    site: Site, tmp_path: Path
-) -> None:
-    folder = tiny.save_base(tmp_path / "broken-bert")
+def test_a_loss_that_is_not_finite_fails_with_the_step_and_advice(site: Site) -> None:
+    folder = tiny.save_base(site.models / "broken-bert")
     weights = load_file(folder / "model.safetensors")
     broken = {name: tensor * float("nan") for name, tensor in weights.items()}
     save_file(broken, folder / "model.safetensors", metadata={"format": "pt"})
