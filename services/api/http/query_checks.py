@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import Request
+from pydantic import BaseModel
 
 from qcrd.errors import Invalid
 
+DEEP_OBJECT = "deepObject"
+"""The style of OpenAPI whose keys are in brackets: `metadata[team]=red`."""
 MAX_SHOWN_CHARS = 80
 
 
 async def check_query(request: Request) -> None:
-    """`Invalid` for a query parameter that the route's description does not have. One of style
-    `deepObject` has its keys in brackets: `metadata[team]=red`."""
+    """`Invalid` for a query parameter that the request's route does not have."""
     if not request.query_params:
         return
     parameters = _list_query_parameters(request)
@@ -21,9 +21,9 @@ async def check_query(request: Request) -> None:
         if not name:  # of `?&&=`
             continue
         base, bracket, rest = name.partition("[")
-        style = parameters.get(base, {}).get("style")
-        is_deep = style == "deepObject" and bracket == "[" and rest.endswith("]")
-        if is_deep or (name in parameters and style != "deepObject"):
+        style = parameters.get(base)
+        is_deep = style == DEEP_OBJECT and bracket == "[" and rest.endswith("]")
+        if is_deep or (name in parameters and style != DEEP_OBJECT):
             continue
         known = ", ".join(f"`{known}`" for known in parameters) or "none"
         shown = name[:MAX_SHOWN_CHARS]
@@ -44,11 +44,16 @@ def read_deep_object(request: Request, name: str) -> dict[str, str]:
     }
 
 
-def _list_query_parameters(request: Request) -> dict[str, dict[str, Any]]:
-    paths = request.app.openapi()["paths"]
-    operation = paths.get(request.scope["route"].path, {}).get(request.method.lower(), {})
-    return {
-        parameter["name"]: parameter
-        for parameter in operation.get("parameters", ())
-        if parameter["in"] == "query"
-    }
+def _list_query_parameters(request: Request) -> dict[str, str]:
+    """The style of each query parameter of the request's route, by name."""
+    route = request.scope["route"]
+    styles: dict[str, str] = {}
+    for field in route.dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):  # each field is a parameter
+            styles |= {info.alias or name: "form" for name, info in kind.model_fields.items()}
+        else:
+            styles[field.alias] = "form"
+    for described in (route.openapi_extra or {}).get("parameters", ()):
+        styles[described["name"]] = described["style"]
+    return styles

@@ -7,9 +7,17 @@ from typing import Any, cast
 
 import pytest
 
+from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.progress import IterationFinished
 from qcrd.method.training.schedule import make_schedule
 from qcrd.records.job import Accuracy, Event, Job, JobStatus, Stage
+from qcrd.records.rationales import (
+    Question,
+    RationaleCounts,
+    RationaleItem,
+    RationaleManifest,
+    Vote,
+)
 from qcrd.records.spec import JobSpec, MethodSpec
 from qcrd.runtime.jobs.commands import claim_job
 from qcrd.runtime.jobs.lease import LeaseHeartbeat
@@ -20,8 +28,20 @@ from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run, training_events
 from services.trainer.checkpoint_store import CheckpointStore, StudentResult
+from services.trainer.preflight import warn_about_cut_questions
+from services.trainer.training_dataset import LabeledQuestions, TrainingDataset, make_example
+from tests import tiny
 
 ID = "ftjob-" + "0" * 24
+MANIFEST = RationaleManifest(
+    id="set-" + "0" * 24,
+    shards=(),
+    counts=RationaleCounts(
+        questions=2, outputs=0, parsed=0, unparseable=0, majority_right=0, majority_wrong=0,
+        ties=0, positives=0, negatives=0,
+    ),
+    created_at=0.0,
+)  # fmt: skip
 RIGHT = Accuracy(accuracy=1.0, low=0.5, high=1.0, n=4)
 ROUND = IterationFinished(2, 0.75, True, judge_metrics={"auc": 0.9})
 
@@ -90,3 +110,36 @@ def test_a_result_that_was_kept_but_not_told_is_told_by_the_next_attempt(
     for _ in range(2):
         student_run.train_student(stage, course, checkpoints, lambda student: None)
     assert messages(events) == ["qcrd: test accuracy 1.000 [0.500, 1.000], n = 4"]
+
+
+def test_questions_that_are_cut_are_counted_in_one_event(
+    stage: StageContext, events: Mortal
+) -> None:
+    items = [
+        RationaleItem(
+            question=Question(id=str(number), text=text),
+            label="animal",
+            gold="animal",
+            vote=Vote(answer="animal", margin=1.0, tie=False, counts={}, unparseable=0),
+            positives=(),
+            negatives=(),
+        )
+        for number, text in enumerate(("what is a trout", "what is a trout " * 20))
+    ]
+    questions = tuple(item.question for item in items)
+    dataset = TrainingDataset(
+        MANIFEST,
+        tuple(make_example(item, stage.job.spec.settings.task) for item in items),
+        questions,
+        LabeledQuestions(questions, ("animal",) * 2, ("animal",) * 2),
+        (),
+    )
+    student = Seq2SeqStudent(
+        tiny.t5(), tiny.tokenizer(), max_question_tokens=32, max_target_tokens=16
+    )
+    for _ in range(2):  # for each of the job's students
+        warn_about_cut_questions(stage, student, dataset)
+    (event,) = events.read(ID)
+    assert event.level == "warn"
+    assert event.data == {"cut_questions": 2, "max_question_tokens": 32}
+    assert event.message.startswith("2 of 4 questions are longer than the 32 tokens")

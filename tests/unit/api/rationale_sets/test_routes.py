@@ -291,7 +291,7 @@ def test_pages_put_together_are_what_passes_the_filter(
         ({"max_score": 1.5}, 400, "invalid_value", "max_score"),
         ({"polarity": "unparseable"}, 400, "invalid_value", "polarity"),
         ({"limit": 0}, 400, "invalid_value", "limit"),
-        ({"sort": "score"}, 400, "invalid_value", "sort"),
+        ({"sort": "score"}, 400, "unknown_parameter", "sort"),
         ({"after": "item-1"}, 400, "invalid_id", "after"),
         ({"after": f"{'0' * 24}-p0"}, 404, "item_not_found", "after"),
         ({"judge": OTHER}, 404, "judge_not_found", "judge"),
