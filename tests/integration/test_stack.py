@@ -190,7 +190,7 @@ def test_objects_outlive_the_stack_and_a_change_of_every_port(machine: Machine) 
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {"127.0.0.1"}
-    with urlopen(after.api_url, timeout=5) as answer:
+    with urlopen(after.api_url, timeout=60) as answer:
         assert answer.status == 200
 
 
