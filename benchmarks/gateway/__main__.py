@@ -44,6 +44,9 @@ class Sizes:
     events: int = 40
     upload: int = GIGABYTE
     items: int = 100_000
+    idle_jobs: int = create.IDLE_JOBS
+    idle_seconds: float = create.IDLE_SECONDS
+    page_repeats: int = pages.REPEATS
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,13 @@ def _measure_create(
     system: BenchmarkSystem, gateways: list[GatewayProcess], sizes: Sizes, turn: int
 ) -> dict[str, float]:
     urls = [gateway.url for gateway in gateways]
-    return create.measure(urls, jobs=sizes.jobs, clients=sizes.clients)
+    return create.measure(
+        urls,
+        jobs=sizes.jobs,
+        clients=sizes.clients,
+        idle_jobs=sizes.idle_jobs,
+        idle_seconds=sizes.idle_seconds,
+    )
 
 
 def _measure_follow_one(
@@ -110,7 +119,7 @@ def _measure_pages(
     system: BenchmarkSystem, gateways: list[GatewayProcess], sizes: Sizes, turn: int
 ) -> dict[str, float]:
     pages.create_rationale_set(system, sizes.items)
-    return pages.measure(gateways[0].url, items=sizes.items, seed=turn)
+    return pages.measure(gateways[0].url, items=sizes.items, seed=turn, repeats=sizes.page_repeats)
 
 
 SCENARIOS: dict[str, tuple[MeasureFunction, int]] = {

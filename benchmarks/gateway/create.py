@@ -164,7 +164,14 @@ def compare_ids(
     }  # fmt: skip
 
 
-def measure(urls: Sequence[str], *, jobs: int, clients: int) -> dict[str, float]:
+def measure(
+    urls: Sequence[str],
+    *,
+    jobs: int,
+    clients: int,
+    idle_jobs: int = IDLE_JOBS,
+    idle_seconds: float = IDLE_SECONDS,
+) -> dict[str, float]:
     """One round; times in milliseconds. `health` is polled by one extra client under load and
     when idle; crowded, by as many clients as create the jobs, after them.
     """
@@ -173,9 +180,9 @@ def measure(urls: Sequence[str], *, jobs: int, clients: int) -> dict[str, float]
         create_jobs(
             [url], body, jobs=2 * clients, clients=clients
         )  # threads, connections, verdicts
-    idle_results = create_jobs(urls[:1], body, jobs=IDLE_JOBS, clients=1)
+    idle_results = create_jobs(urls[:1], body, jobs=idle_jobs, clients=1)
     with poll_health(urls[0]) as idle:
-        time.sleep(IDLE_SECONDS)
+        time.sleep(idle_seconds)
     before = list_job_ids(urls[0])
     with poll_health(urls[0]) as health:
         results = create_jobs(urls, body, jobs=jobs, clients=clients)

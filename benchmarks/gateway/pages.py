@@ -102,14 +102,15 @@ def _make_manifest(shards: list[str], items: list[RationaleItem]) -> RationaleMa
     )
 
 
-def measure(url: str, *, items: int, seed: int) -> dict[str, float]:
+def measure(url: str, *, items: int, seed: int, repeats: int = REPEATS) -> dict[str, float]:
     """One round: every page once, then those at both ends in turn; times in milliseconds."""
     results: dict[str, float] = {}
     with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
         for name, query in FILTERS.items():
             pages, seconds = _read_all_pages(client, query)
             results |= {
-                f"{name}_{what}": value for what, value in _compare_ends(client, query, pages, seed)
+                f"{name}_{what}": value
+                for what, value in _compare_ends(client, query, pages, seed, repeats)
             }
             results |= {
                 f"{name}_p50_ms": median_ms(seconds),
@@ -134,12 +135,12 @@ def _read_all_pages(client: httpx2.Client, query: dict[str, Any]) -> tuple[list[
 
 
 def _compare_ends(
-    client: httpx2.Client, query: dict[str, Any], pages: list[Page], seed: int
+    client: httpx2.Client, query: dict[str, Any], pages: list[Page], seed: int, repeats: int
 ) -> Iterator[tuple[str, float]]:
     """Compare full pages only, so that both ends have as many items."""
     full = [after for after, count in pages if count == LIMIT]
     ends = {"first": full[:END_PAGES], "last": full[-END_PAGES:]}
-    order = [(end, after) for end, afters in ends.items() for after in afters] * REPEATS
+    order = [(end, after) for end, afters in ends.items() for after in afters] * repeats
     random.Random(seed).shuffle(order)
     seconds: dict[str, list[float]] = {"first": [], "last": []}
     for end, after in order:

@@ -60,7 +60,11 @@ def create_app(
 ) -> FastAPI:
     """`ValueError` for a file of keys that cannot be used."""
     shared = shared or SharedState()
-    api_keys = ApiKeyStore(settings.api.keys, settings.api.keys_file)
+    api_keys = ApiKeyStore(
+        settings.api.keys,
+        settings.api.keys_file,
+        reload_check_seconds=settings.key_reload_check_seconds,
+    )
     _require_keys_beyond_loopback(settings.api, api_keys)
     broadcaster = EventBroadcaster(job_store, events, encode_event)
     app = DocumentedApp(title="qcrd", version=qcrd.__version__, lifespan=broadcaster.lifespan)

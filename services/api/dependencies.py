@@ -18,6 +18,7 @@ from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import Store
+from services.api.http.api_keys import RELOAD_CHECK_SECONDS
 from services.api.http.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
 from services.api.http.rate_limit import RateLimiter
 from services.api.settings import (
@@ -43,6 +44,7 @@ class GatewaySettings:
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     discriminator: DiscriminatorClientSettings = field(default_factory=DiscriminatorClientSettings)
     students: StudentSettings = field(default_factory=StudentSettings)
+    key_reload_check_seconds: float = RELOAD_CHECK_SECONDS
 
 
 @dataclass(frozen=True)

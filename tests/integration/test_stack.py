@@ -194,7 +194,7 @@ def test_objects_outlive_the_stack_and_a_change_of_every_port(machine: Machine) 
     }
     assert listening == {"127.0.0.1"}
     assert_strangers_are_refused(after.ports)
-    with urlopen(after.api_url, timeout=5) as answer:
+    with urlopen(after.api_url, timeout=60) as answer:
         assert answer.status == 200
 
 

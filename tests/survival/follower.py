@@ -37,7 +37,7 @@ class Follower:
         """Wait for the last event."""
         self._thread.join(seconds)
         self._leave.set()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _follow(self) -> None:
         while not self.over and not self._leave.is_set():

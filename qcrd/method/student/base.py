@@ -70,6 +70,7 @@ class Student(ABC):
         *,
         max_question_tokens: int,
         max_target_tokens: int,
+        max_batch_target_tokens: int = MAX_BATCH_TARGET_TOKENS,
     ) -> None:
         # Any: transformers builds most of a model's interface at run time.
         self.model: Any = model
@@ -77,6 +78,7 @@ class Student(ABC):
         self.max_question_tokens = max_question_tokens
         self.max_target_tokens = max_target_tokens
         self._control_tokens = ControlTokenSplitter(tokenizer.all_special_tokens)
+        self.max_batch_target_tokens = max_batch_target_tokens
         self.flops = 0.0
         self.bf16 = False
         self._encoder_parameter_count, self._decoder_parameter_count = self._count_parameters()
@@ -119,7 +121,9 @@ class Student(ABC):
         `prompt_index[m]` is the row of `encoded` that target m belongs to.
         """
         rows = [self.tokenize_target(target)[: self.max_target_tokens] for target in targets]
-        groups = group_by_length([len(row) for row in rows], max_tokens=MAX_BATCH_TARGET_TOKENS)
+        groups = group_by_length(
+            [len(row) for row in rows], max_tokens=self.max_batch_target_tokens
+        )
         with self._autocast():  # around all groups, so that weights are cast once
             parts = [
                 self._group_cross_entropy(

@@ -180,8 +180,9 @@ score in each set. Returns the existing record, if there is one."""
 class RedisJobStore:
     """One JSON value per job, updated together with the sorted sets of `index_scores`."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, page_size: int = PAGE_SIZE) -> None:
         self._redis = redis
+        self._page_size = page_size
         self._create_script = redis.register_script(CREATE_SCRIPT)
 
     def create(self, job: Job) -> None:
@@ -316,9 +317,9 @@ class RedisJobStore:
     def iter_active(self) -> Iterator[Job]:
         with translate_redis_errors():
             ids = cast("Sequence[str]", self._redis.zrange(keys.ACTIVE_JOBS, 0, -1, desc=True))
-        for start in range(0, len(ids), PAGE_SIZE):
+        for start in range(0, len(ids), self._page_size):
             with translate_redis_errors():
-                page = self._get_many(ids[start : start + PAGE_SIZE])
+                page = self._get_many(ids[start : start + self._page_size])
             yield from (job for job in page if not job.concluded)
 
 

@@ -101,11 +101,19 @@ class EventBroadcaster:
     """Reads events for all followers. Its thread starts with the first one; `close` ends all."""
 
     def __init__(
-        self, jobs: JobStore, events: EventLog, encode: Callable[[Event], ServerSentEvent]
+        self,
+        jobs: JobStore,
+        events: EventLog,
+        encode: Callable[[Event], ServerSentEvent],
+        *,
+        redis_retry_seconds: float = REDIS_RETRY_SECONDS,
+        job_check_seconds: float = JOB_CHECK_SECONDS,
     ) -> None:
         self._jobs = jobs
         self._events = events
         self._encode = encode
+        self._redis_retry_seconds = redis_retry_seconds
+        self._job_check_seconds = job_check_seconds
         self._channels: dict[str, _Channel] = {}
         self._condition = threading.Condition()
         self._closed = False
@@ -175,7 +183,7 @@ class EventBroadcaster:
                 has_events = self._poll(cursors)
             redis_down = has_events is None
             if redis_down:
-                time.sleep(REDIS_RETRY_SECONDS)
+                time.sleep(self._redis_retry_seconds)
             elif has_events:
                 time.sleep(BATCH_SECONDS)
 
@@ -211,7 +219,7 @@ class EventBroadcaster:
             due = [
                 i
                 for i, channel in self._channels.items()
-                if now - channel.checked_at > JOB_CHECK_SECONDS
+                if now - channel.checked_at > self._job_check_seconds
             ]
             for job_id in due[:MAX_JOB_CHECKS]:
                 self._channels[job_id].checked_at = now

@@ -42,7 +42,12 @@ def encode_event(event: Event) -> ServerSentEvent:
 
 
 async def stream_events(
-    broadcaster: EventBroadcaster, job_id: str, after: str, *, concluded: bool = False
+    broadcaster: EventBroadcaster,
+    job_id: str,
+    after: str,
+    *,
+    concluded: bool = False,
+    keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> AsyncIterator[bytes]:
     """Frames after `after`, as `resolve_cursor` returned it. Of a job concluded before, only
     the rest of its history: a browser that reconnects after its last event waits for none."""
@@ -50,11 +55,11 @@ async def stream_events(
     try:
         while not subscriber.is_closed:
             idle_seconds = time.monotonic() - last_sent_at
-            if idle_seconds >= KEEPALIVE_SECONDS:
+            if idle_seconds >= keepalive_seconds:
                 yield KEEPALIVE_COMMENT
                 idle_seconds, last_sent_at = 0.0, time.monotonic()
             for frame in await _get_next_events(
-                broadcaster, subscriber, KEEPALIVE_SECONDS - idle_seconds, concluded
+                broadcaster, subscriber, keepalive_seconds - idle_seconds, concluded
             ):
                 if frame.id > subscriber.cursor:
                     subscriber.cursor, last_sent_at = frame.id, time.monotonic()

@@ -25,7 +25,8 @@ MAX_LINES = 1_000_000
 class LineSplitter:
     """(number, line) out of chunks; `Invalid` when a line is too long or there are too many."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_lines: int = MAX_LINES) -> None:
+        self._max_lines = max_lines
         self._line_number = 0
         self._partial_line = bytearray()
 
@@ -44,9 +45,9 @@ class LineSplitter:
         line = bytes(self._partial_line)
         self._partial_line.clear()
         self._line_number += 1
-        if self._line_number > MAX_LINES:
+        if self._line_number > self._max_lines:
             raise make_line_error(
-                self._line_number, f"a file has at most {MAX_LINES} lines: split it"
+                self._line_number, f"a file has at most {self._max_lines} lines: split it"
             )
         return self._line_number, line
 
@@ -88,8 +89,8 @@ class RowReader:
     case or the form of characters only are the same.
     """
 
-    def __init__(self) -> None:
-        self._line_splitter = LineSplitter()
+    def __init__(self, max_lines: int = MAX_LINES) -> None:
+        self._line_splitter = LineSplitter(max_lines)
         self._question_index = DuplicateIndex()
 
     @property
@@ -129,9 +130,9 @@ class RowReader:
         yield row
 
 
-def read_rows(data: BinaryIO) -> Iterator[QuestionRow]:
+def read_rows(data: BinaryIO, max_lines: int = MAX_LINES) -> Iterator[QuestionRow]:
     """Every row of the file; `Invalid` at the first invalid one, or if there is none."""
-    reader = RowReader()
+    reader = RowReader(max_lines)
     while chunk := data.read(CHUNK_BYTES):
         yield from reader.feed(chunk)
     yield from reader.finish()

@@ -33,7 +33,13 @@ ANONYMOUS_KEY = ApiKey(name="anonymous", sha256="0" * 64, scopes=tuple(ApiKeySco
 class ApiKeyStore:
     """The keys of the environment and those of a file, which may change while this runs."""
 
-    def __init__(self, env_keys: Sequence[SecretStr] = (), file: Path | None = None) -> None:
+    def __init__(
+        self,
+        env_keys: Sequence[SecretStr] = (),
+        file: Path | None = None,
+        *,
+        reload_check_seconds: float = RELOAD_CHECK_SECONDS,
+    ) -> None:
         """`ValueError`, naming what is wrong with it, for a file that cannot be used."""
         self._env_keys = tuple(
             ApiKey(
@@ -44,6 +50,7 @@ class ApiKeyStore:
             for number, key in enumerate(env_keys, 1)
         )
         self._file = file
+        self._reload_check_seconds = reload_check_seconds
         self._lock = threading.Lock()
         self._checked_at = time.monotonic()
         self._file_stamp = _get_file_stamp(file)
@@ -70,7 +77,7 @@ class ApiKeyStore:
 
     def _reload_if_changed(self) -> None:
         """Reload the file if it has changed; keep the current keys if it is broken."""
-        if self._file is None or time.monotonic() - self._checked_at < RELOAD_CHECK_SECONDS:
+        if self._file is None or (time.monotonic() - self._checked_at < self._reload_check_seconds):
             return
         with self._lock:
             self._checked_at = time.monotonic()

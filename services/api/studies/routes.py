@@ -51,8 +51,7 @@ def list_studies(
 def retrieve_study(
     gateway: GatewayDep, study_id: str, with_table: bool = True
 ) -> schemas.StudyObject:
-    """`with_table=false` leaves out the table, which takes reading every prediction of every "
-    "job."""
+    """`with_table=false` leaves out the table, for which every prediction of every job is read."""
     return _serialize_study_with_jobs(gateway, study_id, with_table=with_table)
 
 

@@ -10,6 +10,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx2
@@ -55,11 +56,17 @@ class DeliveryResponse:
 
 
 async def deliver_forever(
-    deps: WorkerDeps, settings: WebhookSettings, stop_event: threading.Event
+    deps: WorkerDeps,
+    settings: WebhookSettings,
+    stop_event: threading.Event,
+    *,
+    poll_seconds: float = POLL_SECONDS,
+    retry_schedule: Sequence[float] = RETRY_SCHEDULE,
 ) -> None:
     """Deliver until `stop_event`; attempts in progress are cut off, due again after the lease."""
     async with httpx2.AsyncClient(timeout=settings.timeout, follow_redirects=False) as client:
-        sender, in_flight = WebhookSender(deps, settings, client), set[asyncio.Task[None]]()
+        sender = WebhookSender(deps, settings, client, retry_schedule)
+        in_flight = set[asyncio.Task[None]]()
         while not stop_event.is_set():
             free_slots = MAX_IN_FLIGHT - len(in_flight)
             due: list[WebhookDelivery] = []
@@ -69,9 +76,9 @@ async def deliver_forever(
                 asyncio.create_task(sender.attempt_delivery(delivery)) for delivery in due
             }
             if in_flight:
-                _, in_flight = await asyncio.wait(in_flight, timeout=POLL_SECONDS)
+                _, in_flight = await asyncio.wait(in_flight, timeout=poll_seconds)
             if len(due) < free_slots:
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(poll_seconds)
         for task in in_flight:
             task.cancel()
 
@@ -85,6 +92,7 @@ class WebhookSender:
     deps: WorkerDeps
     settings: WebhookSettings
     client: httpx2.AsyncClient
+    retry_schedule: Sequence[float] = RETRY_SCHEDULE
 
     async def attempt_delivery(self, delivery: WebhookDelivery) -> None:
         """Make and record one attempt. Raises nothing: an unrecorded one is due after the lease."""
@@ -127,11 +135,11 @@ class WebhookSender:
     def _record_outcome(self, delivery: WebhookDelivery, response: DeliveryResponse) -> None:
         if not response.error:
             self._finish_delivery(delivery, "delivered", f"responded {response.status}")
-        elif response.status == HTTP_GONE or delivery.attempts > len(RETRY_SCHEDULE):
+        elif response.status == HTTP_GONE or delivery.attempts > len(self.retry_schedule):
             self._give_up(delivery, response.error)
         else:
             retry_delay = compute_retry_delay(
-                delivery.attempts, response.retry_after, random.random()
+                delivery.attempts, response.retry_after, random.random(), self.retry_schedule
             )
             self.deps.webhook_queue.postpone(delivery, time.time() + retry_delay)
             self._count_and_log(
@@ -180,8 +188,13 @@ def parse_response(status: int, retry_after_header: str | None) -> DeliveryRespo
     )
 
 
-def compute_retry_delay(attempts: int, retry_after_seconds: float, jitter_fraction: float) -> float:
+def compute_retry_delay(
+    attempts: int,
+    retry_after_seconds: float,
+    jitter_fraction: float,
+    retry_schedule: Sequence[float] = RETRY_SCHEDULE,
+) -> float:
     """Seconds to the next attempt after `attempts` failed ones; `jitter_fraction` in [0, 1) spreads
     it."""
-    delay = max(RETRY_SCHEDULE[attempts - 1], min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
+    delay = max(retry_schedule[attempts - 1], min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
     return delay * (1 + JITTER_RATIO * jitter_fraction)

@@ -53,7 +53,7 @@ def url(
         yield address
     finally:
         gateway.terminate()
-        gateway.wait(30)
+        gateway.wait(60)
     assert '"level": "error"' not in log.read_text()
 
 

@@ -11,12 +11,11 @@ import pytest
 from qcrd.errors import Conflict, LeaseLost, NotFound
 from qcrd.records.job import Job, JobFailure, JobStatus, Progress, Stage
 from qcrd.records.spec import JobSpec, Priority, RationaleSpec
-from qcrd.runtime.jobs import store
 from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, update_job
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.reaper import reap_jobs
 from qcrd.runtime.jobs.state_machine import release_lease, with_changes
-from qcrd.runtime.jobs.store import JobStore, RedisJobStore
+from qcrd.runtime.jobs.store import JobStore, MemoryJobStore, RedisJobStore
 from qcrd.runtime.keys import new_id
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
@@ -113,12 +112,14 @@ def test_the_active_list_leaves_out_what_is_concluded(jobs: JobStore) -> None:
     assert len(jobs.list(None, 10)) == 4
 
 
+@pytest.mark.parametrize("kind", ["memory", "redis"])
 def test_the_active_list_is_read_to_its_end_whatever_ends_meanwhile(
-    jobs: JobStore, monkeypatch: pytest.MonkeyPatch
+    kind: str, redis_settings: RedisSettings
 ) -> None:
     """Of five, taken two at a time, the second one is concluded and the third deleted on the way:
     the rest are all there, and nobody is told of a place that is lost."""
-    monkeypatch.setattr(store, "PAGE_SIZE", 2)
+    redis = connect_redis(redis_settings)
+    jobs: JobStore = MemoryJobStore() if kind == "memory" else RedisJobStore(redis, page_size=2)
     made = [a_job(created_at=float(at)) for at in (5, 4, 3, 2, 1)]
     for job in made:
         jobs.create(job)

@@ -142,7 +142,7 @@ def test_nobody_waits_for_another_one_s_answer_about_the_bucket(
 
     def ask(bucket: str) -> bool:
         there = asked(bucket)
-        meeting.wait(5)
+        meeting.wait(60)
         return there
 
     monkeypatch.setattr(store._client, "bucket_exists", ask)

@@ -292,7 +292,7 @@ def openai_url() -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{door.getsockname()[1]}"
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     door.close()
 
 

@@ -111,7 +111,7 @@ def served(app: FastAPI) -> Iterator[str]:
     yield f"http://127.0.0.1:{door.getsockname()[1]}"
     server.should_exit = True
     server.force_exit = True
-    thread.join(10)
+    thread.join(60)
     door.close()
 
 

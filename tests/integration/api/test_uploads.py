@@ -99,7 +99,7 @@ class Door:
         return "127.0.0.1", int(self.url.rsplit(":", 1)[1])
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=20)
+        return socket.create_connection(self.address, timeout=60)
 
     def left(self) -> list[str]:
         """Keys in the store, and uploads in parts that nobody will complete."""

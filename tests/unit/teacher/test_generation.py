@@ -140,7 +140,7 @@ def test_a_shared_beginning_is_read_once_and_others_wait_for_it() -> None:
     reading = threading.Event()
 
     def read() -> None:
-        reading.wait(5)
+        reading.wait(60)
         reads.append(1)
 
     def enter(i: int) -> None:
@@ -155,7 +155,7 @@ def test_a_shared_beginning_is_read_once_and_others_wait_for_it() -> None:
     assert passed == [(0, 0)]
     reading.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert len(reads) == 1
     assert sorted(passed) == [(0, 0)] + [(i, 1) for i in range(1, 6)]
 
@@ -207,15 +207,24 @@ def test_penalties_worked_by_hand() -> None:
 
 
 def test_silence_is_filled_with_comments_and_loses_nothing() -> None:
-    async def slow() -> AsyncGenerator[bytes, None]:
-        yield b"1"
-        await asyncio.sleep(0.12)
-        yield b"2"
-
     async def run() -> list[bytes]:
-        return [item async for item in sse.with_pings(slow(), seconds=0.05)]
+        pinged = asyncio.Event()
 
-    assert asyncio.run(run()) == [b"1", sse.PING, sse.PING, b"2"]
+        async def slow() -> AsyncGenerator[bytes, None]:
+            yield b"1"
+            await pinged.wait()
+            yield b"2"
+
+        got = []
+        async for item in sse.with_pings(slow(), seconds=0.05):
+            got.append(item)
+            if got.count(sse.PING) == 2:
+                pinged.set()
+        return got
+
+    got = asyncio.run(run())
+    assert got[:3] == [b"1", sse.PING, sse.PING]
+    assert [item for item in got if item != sse.PING] == [b"1", b"2"]
 
 
 def test_events_are_one_compact_line() -> None:
@@ -249,7 +258,7 @@ def test_a_prompt_is_read_once_for_all_its_open_samples() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(5)
+            thread.join(60)
     assert (len(reads), told) == (1, [True] * 5)
     with gate.track_request("p"):
         assert gate.wait_for_prefill("p", read) is False

@@ -17,7 +17,6 @@ from qcrd.method.answers import question_id
 from qcrd.records.job import StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
-from services.api.files import questions as lines
 from services.api.files import service as files
 from services.api.files.duplicates import DuplicateIndex
 from services.api.files.questions import RowReader, read_rows
@@ -208,12 +207,11 @@ def test_a_file_is_the_same_in_whatever_pieces_it_comes(size: int) -> None:
     assert [row.line_number for row in found] == [1, 2, 3, 4, 5, 8]
 
 
-def test_a_file_of_too_many_lines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_LINES", 5)
-    assert len(list(read_rows(io.BytesIO(rest.lines(sums(5)))))) == 5
+def test_a_file_of_too_many_lines_is_refused() -> None:
+    assert len(list(read_rows(io.BytesIO(rest.lines(sums(5))), max_lines=5))) == 5
     for data in (rest.lines(sums(6)), rest.lines(sums(2)) + b"\n" * 100):
         with pytest.raises(Invalid, match="line 6: a file has at most 5 lines"):
-            list(read_rows(io.BytesIO(data)))
+            list(read_rows(io.BytesIO(data), max_lines=5))
 
 
 def test_a_key_that_is_there_twice_is_refused() -> None:

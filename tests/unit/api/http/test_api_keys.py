@@ -23,7 +23,6 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
-from services.api.http import api_keys
 from services.api.http.api_keys import ApiKeyStore, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.api.gateway_client import TASK, lines, refused, sums
@@ -54,6 +53,7 @@ class Site:
             TeacherSettings(),
             FileSettings(),
             ModelSettings(models_dir=folder / "models"),
+            key_reload_check_seconds=0.0,
         )
         self.store = MemoryStore()
         self.app = create_app(self.store, self.jobs, MemoryEventLog(), MemoryJobQueue(), settings)
@@ -71,11 +71,6 @@ class Site:
         method = {"type": "qcrd", "qcrd": TASK}
         body = {"model": "tiny", "training_file": file, "method": method, **top}
         return client.post("/v1/fine_tuning/jobs", json=body)
-
-
-@pytest.fixture(autouse=True)
-def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_keys, "RELOAD_CHECK_SECONDS", 0.0)
 
 
 @pytest.fixture

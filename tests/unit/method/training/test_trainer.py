@@ -60,9 +60,9 @@ def lessons() -> list[TrainingExample]:
     return made
 
 
-def student(kind: str = "t5", seed: int = 0) -> Student:
+def student(kind: str = "t5", seed: int = 0, **more: int) -> Student:
     torch.manual_seed(seed)
-    limits = {"max_question_tokens": 32, "max_target_tokens": 16}
+    limits = {"max_question_tokens": 32, "max_target_tokens": 16, **more}
     if kind == "t5":
         return Seq2SeqStudent(tiny.t5(), tiny.tokenizer(), **limits)
     return CausalStudent(tiny.llama(), tiny.tokenizer(), **limits)
@@ -127,17 +127,15 @@ def test_a_step_in_parts_has_the_loss_and_gradient_of_the_whole(method: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_scoring_in_length_groups_equals_one_batch(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = student(kind)
-    reading = model.encode(["explain: trout ?"] * 2)
+def test_scoring_in_length_groups_equals_one_batch(kind: str) -> None:
     targets, owner = ["it", "it swims in water on trees", "it grows"], [0, 1, 1]
-    whole = model.mean_cross_entropy(reading, owner, targets)
-    monkeypatch.setattr("qcrd.method.student.base.MAX_BATCH_TARGET_TOKENS", 4)
-    torch.testing.assert_close(
-        model.mean_cross_entropy(reading, owner, targets), whole, rtol=1e-2, atol=1e-2
-    )
+
+    def scored(model: Student) -> torch.Tensor:
+        reading = model.encode(["explain: trout ?"] * 2)
+        return model.mean_cross_entropy(reading, owner, targets)
+
+    grouped, whole = student(kind, max_batch_target_tokens=4), student(kind)
+    torch.testing.assert_close(scored(grouped), scored(whole), rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
