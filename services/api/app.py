@@ -35,10 +35,12 @@ from services.api.http.errors import ERROR_RESPONSES
 from services.api.http.idempotency import IdempotencyMiddleware
 from services.api.http.idempotency_store import RedisIdempotencyStore
 from services.api.http.json_middleware import JsonMiddleware
+from services.api.http.local_requests import LocalRequestMiddleware
 from services.api.http.openapi import DocumentedApp
 from services.api.http.paths import TrailingSlashMiddleware
 from services.api.http.query_checks import check_query
 from services.api.http.rate_limit import RateLimiter
+from services.api.http.shares import GatewayShares
 from services.api.jobs import routes as jobs
 from services.api.jobs.validation_cache import ValidationCache
 from services.api.metrics import SystemCollector
@@ -73,6 +75,7 @@ def create_app(
         Gateway(store, job_store, events, queue, settings, shared, model_hub or ModelHub()),
         broadcaster,
         UploadService(),
+        GatewayShares(),
         ValidationCache(),
         RationaleSetService(store, job_store),
         DiscriminatorService(store, make_service_client(settings.discriminator)),
@@ -95,6 +98,8 @@ def create_app(
         timeout_seconds=body_timeout_seconds,
     )
     app.add_middleware(TrailingSlashMiddleware)
+    if not api_keys.auth_required:
+        app.add_middleware(LocalRequestMiddleware)
     app.add_middleware(AuthMiddleware, api_keys=api_keys, rate_limiter=shared.rate_limiter)
     install_http_telemetry(app, "api").register(SystemCollector(job_store, shared.counters))
     return app

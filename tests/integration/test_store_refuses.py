@@ -37,7 +37,9 @@ def test_the_gateway_is_not_ready_and_says_why(refusing: Store, tmp_path: Path) 
         ApiSettings(), TeacherSettings(), FileSettings(), ModelSettings(models_dir=tmp_path)
     )
     app = create_app(refusing, MemoryJobStore(), MemoryEventLog(), MemoryJobQueue(), settings)
-    answer = TestClient(app, raise_server_exceptions=False).get("/ready")
+    answer = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False).get(
+        "/ready"
+    )
     assert answer.status_code == 503
     assert answer.json()["redis"] == "ok"
     assert "QCRD_S3_ACCESS_KEY" in answer.json()["store"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from qcrd.errors import Transient
 from qcrd.records.job import Event
@@ -48,7 +48,7 @@ async def stream_events(
     *,
     concluded: bool = False,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Frames after `after`, as `resolve_cursor` returned it. Of a job concluded before, only
     the rest of its history: a browser that reconnects after its last event waits for none."""
     subscriber, last_sent_at = Subscriber(job_id, after), time.monotonic()

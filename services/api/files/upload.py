@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,7 +17,7 @@ import anyio
 from anyio import CapacityLimiter
 from starlette.types import Message, Receive
 
-from qcrd.errors import Invalid, Transient
+from qcrd.errors import Invalid, TooMany, Transient
 from qcrd.records.job import StoredFile
 from qcrd.runtime.storage.store import Store
 from services.api.files import service as files
@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_UPLOADS = 8
 """Each upload takes a thread and up to 30 MB. Further ones wait, unread, in their connections."""
+MAX_CONCURRENT_UPLOADS_PER_KEY = 6
+"""Of these, so that a key whose uploads are slow leaves others a way through."""
+WAIT_SECONDS = 15.0
+"""How long an upload waits for its turn before its client is told to come again."""
 MAX_FIELD_BYTES = 1000
 """Limit of a form field other than the file."""
 
@@ -41,6 +45,10 @@ class UploadService:
         default_factory=lambda: CapacityLimiter(MAX_CONCURRENT_UPLOADS)
     )
     publish_lock: threading.Lock = field(default_factory=threading.Lock)
+    max_per_key: int = MAX_CONCURRENT_UPLOADS_PER_KEY
+    wait_seconds: float = WAIT_SECONDS
+    _key_limiters: dict[str, CapacityLimiter] = field(default_factory=dict)
+    """By key name, of the keys that upload now."""
 
     async def receive_file(
         self,
@@ -53,12 +61,48 @@ class UploadService:
         check_digest: Callable[[str], None],
     ) -> StoredFile:
         """Store the file of a request by key `owner`, once `check_digest` accepts its digest. An
-        upload that ends early leaves nothing in the store."""
+        upload that ends early leaves nothing in the store. `TooMany` for one that waited in vain.
+        """
         upload = _UploadForm(store, limit)
         store_upload = partial(
             self._store_file, upload, _iter_body(receive), boundary, owner, check_digest
         )
-        return await anyio.to_thread.run_sync(store_upload, limiter=self.thread_limiter)
+        async with self._take_turn(owner):
+            return await anyio.to_thread.run_sync(store_upload, limiter=CapacityLimiter(1))
+
+    @asynccontextmanager
+    async def _take_turn(self, owner: str) -> AsyncIterator[None]:
+        """Wait first for one of the key's turns, then for one of the process's."""
+        key_limiter = self._key_limiters.setdefault(owner, CapacityLimiter(self.max_per_key))
+        turn = object()
+        try:
+            with anyio.fail_after(self.wait_seconds):
+                await key_limiter.acquire_on_behalf_of(turn)
+                try:
+                    await self.thread_limiter.acquire_on_behalf_of(turn)
+                except BaseException:
+                    key_limiter.release_on_behalf_of(turn)
+                    raise
+        except TimeoutError:
+            raise TooMany(
+                f"{int(self.thread_limiter.total_tokens)} uploads are under way here, and key "
+                f"{owner} has at most {self.max_per_key} of them: send the file again when one is "
+                "done",
+                code="share_exceeded",
+                retry_after=self.wait_seconds,
+            ) from None
+        try:
+            yield
+        finally:
+            self.thread_limiter.release_on_behalf_of(turn)
+            key_limiter.release_on_behalf_of(turn)
+            self._forget_idle_key(owner)
+
+    def _forget_idle_key(self, owner: str) -> None:
+        limiter = self._key_limiters[owner]
+        statistics = limiter.statistics()
+        if not statistics.borrowed_tokens and not statistics.tasks_waiting:
+            del self._key_limiters[owner]
 
     def _store_file(
         self,

@@ -17,6 +17,7 @@ from services.api.events import sse
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.http import schemas, serializers
 from services.api.http.query_checks import read_deep_object
+from services.api.http.shares import GatewayShares, SharedStream
 from services.api.jobs import checkpoints, lifecycle
 from services.api.jobs.create import create_job
 from services.api.jobs.estimate import JobEstimate, estimate_job
@@ -29,6 +30,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 PageLimit = Annotated[int, Query(ge=1, le=100)]
 JobSpecBody = Annotated[dict[str, Any], Body()]
 EventBroadcasterDep = Annotated[EventBroadcaster, inject(EventBroadcaster)]
+SharesDep = Annotated[GatewayShares, inject(GatewayShares)]
 ValidationCacheDep = Annotated[ValidationCache, inject(ValidationCache)]
 
 
@@ -69,17 +71,27 @@ class ResumeRequest(BaseModel):
 
 @router.post("")
 def create_fine_tuning_job(
-    gateway: GatewayDep, caller: CallerDep, cache: ValidationCacheDep, body: JobSpecBody
+    gateway: GatewayDep,
+    caller: CallerDep,
+    cache: ValidationCacheDep,
+    shares: SharesDep,
+    body: JobSpecBody,
 ) -> schemas.FineTuningJob:
-    return _serialize_with_queue(gateway, create_job(gateway, body, caller, cache))
+    with shares.validations.hold(caller):
+        return _serialize_with_queue(gateway, create_job(gateway, body, caller, cache))
 
 
 @router.post("/estimate")
 def estimate_fine_tuning_job(
-    gateway: GatewayDep, cache: ValidationCacheDep, body: JobSpecBody
+    gateway: GatewayDep,
+    caller: CallerDep,
+    cache: ValidationCacheDep,
+    shares: SharesDep,
+    body: JobSpecBody,
 ) -> JobEstimate:
     """Estimate what the same body would cost as a job. Nothing is generated or stored."""
-    return estimate_job(gateway, body, cache)
+    with shares.validations.hold(caller):
+        return estimate_job(gateway, body, cache)
 
 
 @router.get("", openapi_extra={"parameters": [METADATA_PARAMETER]})
@@ -157,7 +169,9 @@ def list_fine_tuning_job_checkpoints(
 @router.get("/{job_id}/events", response_model=None, responses=EVENT_RESPONSES)
 def list_fine_tuning_job_events(
     gateway: GatewayDep,
+    caller: CallerDep,
     broadcaster: EventBroadcasterDep,
+    shares: SharesDep,
     job_id: str,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
@@ -173,7 +187,8 @@ def list_fine_tuning_job_events(
     job = _get_job(gateway, job_id)
     if stream:
         cursor = sse.resolve_cursor(after, last_event_id)
-        body = sse.stream_events(broadcaster, job.id, cursor, concluded=job.concluded)
+        frames = sse.stream_events(broadcaster, job.id, cursor, concluded=job.concluded)
+        body = SharedStream(frames, shares.streams, caller)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
     records = gateway.events.read(job.id, after, limit + 1, newest_first=order == "desc")

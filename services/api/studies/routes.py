@@ -12,6 +12,7 @@ from qcrd.records.job import Job
 from qcrd.records.study import Study
 from services.api.dependencies import CallerDep, Gateway, GatewayDep, inject
 from services.api.http import schemas, serializers
+from services.api.http.shares import GatewayShares
 from services.api.jobs.validation_cache import ValidationCache
 from services.api.studies import service as studies
 from services.api.studies.markdown import render_markdown
@@ -26,11 +27,12 @@ def create_study(
     gateway: GatewayDep,
     caller: CallerDep,
     cache: Annotated[ValidationCache, inject(ValidationCache)],
+    shares: Annotated[GatewayShares, inject(GatewayShares)],
     body: Annotated[dict[str, Any], Body()],
 ) -> schemas.StudyObject:
-    return _serialize_study_with_jobs(
-        gateway, studies.create_study(gateway, body, caller, cache).id
-    )
+    with shares.validations.hold(caller):
+        study = studies.create_study(gateway, body, caller, cache)
+        return _serialize_study_with_jobs(gateway, study.id)
 
 
 @router.get("")

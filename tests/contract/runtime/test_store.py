@@ -121,7 +121,7 @@ def test_lines_that_fail_half_way_leave_no_object(store: Store) -> None:
 
 def test_a_wrong_record_says_where(store: Store) -> None:
     store.put("lines.jsonl", b'{"id":"a","text":"b"}\n{"id":"a"}\n')
-    with pytest.raises(QcrdError, match=r"lines\.jsonl, line 2 is not a Question"):
+    with pytest.raises(QcrdError, match=r"lines\.jsonl, line 2 cannot be read as Question"):
         list(read_lines(store, "lines.jsonl", Question))
 
 

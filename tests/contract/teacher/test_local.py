@@ -430,7 +430,7 @@ def test_a_hub_id_is_fetched_at_its_revision_and_told(
     commit = "0a" * 20
     asked: list[Any] = []
 
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(name: str, *, revision: str | None, allow_patterns: list[str], **_: Any) -> str:
         asked.append((name, revision))
         assert not {"*.bin", "*.pt", "*.py"} & set(allow_patterns)
         return str(shutil.copytree(folder, tmp_path / "snapshots" / commit))

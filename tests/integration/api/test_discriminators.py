@@ -50,7 +50,7 @@ def gateway(store: MemoryStore, models: ModelSettings, url: str) -> TestClient:
         discriminator=DiscriminatorClientSettings(url=url),
     )
     app = create_app(store, MemoryJobStore(), MemoryEventLog(), MemoryJobQueue(), settings)
-    return TestClient(app, raise_server_exceptions=False)
+    return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 
 def trained(url: str, judge_id: str, updates: int = 2) -> RemoteJudge:

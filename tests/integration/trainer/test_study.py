@@ -29,7 +29,8 @@ def client(site: Site) -> TestClient:
     models = ModelSettings(models_dir=site.models)
     settings = GatewaySettings(ApiSettings(), TeacherSettings(), FileSettings(), models)
     deps = site.deps
-    return TestClient(create_app(deps.store, deps.jobs, deps.events, deps.queue, settings))
+    app = create_app(deps.store, deps.jobs, deps.events, deps.queue, settings)
+    return TestClient(app, base_url="http://127.0.0.1")
 
 
 def upload(client: TestClient, rows: list[dict[str, Any]]) -> str:

@@ -49,7 +49,9 @@ class Here:
             ModelSettings(models_dir=models),
         )
         self.app: FastAPI = create_app(self.store, self.jobs, self.events, self.queue, settings)
-        self.client = TestClient(self.app, raise_server_exceptions=False)
+        self.client = TestClient(
+            self.app, base_url="http://127.0.0.1", raise_server_exceptions=False
+        )
 
     def upload(self, data: bytes, name: str = "train.jsonl", purpose: str = "fine-tune") -> Any:
         return self.client.post(

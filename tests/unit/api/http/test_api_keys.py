@@ -60,7 +60,9 @@ class Site:
 
     def as_(self, secret: str) -> TestClient:
         headers = {"Authorization": f"Bearer {secret}"}
-        return TestClient(self.app, headers=headers, raise_server_exceptions=False)
+        return TestClient(
+            self.app, base_url="http://127.0.0.1", headers=headers, raise_server_exceptions=False
+        )
 
     def job(self, client: TestClient, **top: Any) -> Any:
         file = client.post(
@@ -158,7 +160,9 @@ def test_keys_are_rotated_without_a_restart(site: Site) -> None:
     # One that lost its last key closes the door; it does not open it.
     write(site.file)
     refused(site.as_("w2").get("/v1/files"), 401, "invalid_api_key")
-    refused(TestClient(site.app).get("/v1/files"), 401, "invalid_api_key")
+    refused(
+        TestClient(site.app, base_url="http://127.0.0.1").get("/v1/files"), 401, "invalid_api_key"
+    )
 
 
 def test_a_key_ends_when_it_expires(tmp_path: Path) -> None:

@@ -142,7 +142,9 @@ def gateway(
     )
     app = create_app(store, jobs or MemoryJobStore(), MemoryEventLog(), MemoryJobQueue(), settings)
     headers = {"Authorization": f"Bearer {who}-key"} if who else {}
-    return TestClient(app, raise_server_exceptions=False, headers=headers)
+    return TestClient(
+        app, base_url="http://127.0.0.1", raise_server_exceptions=False, headers=headers
+    )
 
 
 @pytest.fixture
