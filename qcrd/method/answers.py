@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from qcrd.method import arithmetic
 from qcrd.records.rationales import Question
@@ -145,19 +148,33 @@ def _normalize(text: str) -> str:
     return LEADING_ARTICLE.sub("", joined.strip(" \t\"'`*.,;:!?")).strip()
 
 
+class OptionIndex(NamedTuple):
+    """Options by their normalized texts, the first of equal ones; in order; and whether they are
+    letters themselves."""
+
+    by_text: Mapping[str, str]
+    normalized: tuple[str, ...]
+    are_letters: bool
+
+
+@lru_cache(maxsize=1024)
+def _index_options(options: tuple[str, ...]) -> OptionIndex:
+    """Once for all answers to a task: it may have thousands of labels."""
+    normalized = tuple(_normalize(option) for option in options)
+    by_text = dict(reversed(list(zip(normalized, options, strict=True))))
+    are_letters = all(len(option) == 1 and option.isalpha() for option in normalized)
+    return OptionIndex(by_text, normalized, are_letters)
+
+
 def _match_option(text: str, options: tuple[str, ...]) -> str | None:
-    """The first option that `line` names, by its text or its letter; equal options are one."""
-    text = text.lstrip(" *_\"'")
-    normalized_options = [_normalize(option) for option in options]
-    if (normalized := _normalize(text)) in normalized_options:
-        return options[normalized_options.index(normalized)]
+    """The first option that `text` names, by its text or its letter; equal options are one."""
+    text, index = text.lstrip(" *_\"'"), _index_options(options)
+    if (option := index.by_text.get(_normalize(text))) is not None:
+        return option
     if letter_match := LEADING_OPTION.match(text):
-        rest = _normalize(text[letter_match.end() :])
-        if rest in normalized_options:
-            return options[normalized_options.index(rest)]
-        return _match_letter(
-            (letter_match[1] or letter_match[2]).casefold(), options, normalized_options
-        )
+        rest = index.by_text.get(_normalize(text[letter_match.end() :]))
+        letter = (letter_match[1] or letter_match[2]).casefold()
+        return _match_letter(letter, index) if rest is None else rest
     return None
 
 
@@ -166,22 +183,16 @@ def _match_letter_alone(text: str, options: tuple[str, ...]) -> str | None:
     letter_match = OPTION_ALONE.match(text.lstrip(" *_\"'"))
     if letter_match is None:
         return None
-    normalized_options = [_normalize(option) for option in options]
-    return _match_letter(letter_match[1].casefold(), options, normalized_options)
+    return _match_letter(letter_match[1].casefold(), _index_options(options))
 
 
-def _match_letter(
-    letter: str, options: tuple[str, ...], normalized_options: list[str]
-) -> str | None:
-    if letter in normalized_options:  # labels that are letters themselves: A, B, C
-        return options[normalized_options.index(letter)]
+def _match_letter(letter: str, index: OptionIndex) -> str | None:
+    if letter in index.by_text:  # labels that are letters themselves: A, B, C
+        return index.by_text[letter]
     position = ord(letter) - ord("a")
-    options_are_letters = all(
-        len(option) == 1 and option.isalpha() for option in normalized_options
-    )
-    if position >= len(options) or options_are_letters:
+    if position >= len(index.normalized) or index.are_letters:
         return None
-    return options[normalized_options.index(normalized_options[position])]
+    return index.by_text[index.normalized[position]]
 
 
 def is_time_or_date(text: str) -> bool:

@@ -173,7 +173,9 @@ def test_bad_requests_name_what_is_wrong(
     body: object,
     status: int,
     says: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it waits for the hub
     answer = httpx2.request(method, start(serve, MemoryStore(), models) + path, json=body)
     assert answer.status_code == status
     assert says in answer.text
