@@ -28,21 +28,21 @@ from services.api.events.broadcaster import EventBroadcaster
 from services.api.events.sse import encode_event
 from services.api.files import routes as files
 from services.api.files.upload import UploadService
-from services.api.http.api_keys import ApiKeyStore
-from services.api.http.auth import AuthMiddleware
+from services.api.http.access.api_keys import ApiKeyStore
+from services.api.http.access.auth import AuthMiddleware
+from services.api.http.access.local_requests import LocalRequestMiddleware
+from services.api.http.access.rate_limit import RateLimiter
+from services.api.http.access.shares import GatewayShares
 from services.api.http.body_limits import BodyLimitMiddleware
 from services.api.http.errors import ERROR_RESPONSES
 from services.api.http.idempotency import IdempotencyMiddleware
 from services.api.http.idempotency_store import RedisIdempotencyStore
 from services.api.http.json_middleware import JsonMiddleware
-from services.api.http.local_requests import LocalRequestMiddleware
 from services.api.http.openapi import DocumentedApp
 from services.api.http.paths import TrailingSlashMiddleware
 from services.api.http.query_checks import check_query
-from services.api.http.rate_limit import RateLimiter
-from services.api.http.shares import GatewayShares
 from services.api.jobs import routes as jobs
-from services.api.jobs.validation_cache import ValidationCache
+from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.metrics import SystemCollector
 from services.api.models import routes as models
 from services.api.rationale_sets import routes as rationale_sets

@@ -18,9 +18,9 @@ from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import Store
-from services.api.http.api_keys import RELOAD_CHECK_SECONDS
+from services.api.http.access.api_keys import RELOAD_CHECK_SECONDS
+from services.api.http.access.rate_limit import RateLimiter
 from services.api.http.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
-from services.api.http.rate_limit import RateLimiter
 from services.api.settings import (
     ApiSettings,
     ConnectionLimitSettings,

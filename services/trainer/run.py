@@ -41,12 +41,12 @@ from qcrd.runtime.settings import (
     load_settings,
 )
 from qcrd.runtime.storage.base_models import find_base_model
-from services.trainer import process_outcome
 from services.trainer.distillation import TrainingResources, run_distillation
 from services.trainer.judge_client import RemoteJudge
-from services.trainer.process_outcome import Outcome
-from services.trainer.progress_mark import ProgressMark
 from services.trainer.settings import TrainerSettings
+from services.trainer.supervision import process_outcome
+from services.trainer.supervision.process_outcome import Outcome
+from services.trainer.supervision.progress_mark import ProgressMark
 
 log = logging.getLogger(__name__)
 

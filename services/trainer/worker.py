@@ -13,7 +13,7 @@ from qcrd.runtime.settings import ModelSettings, load_settings
 from qcrd.runtime.storage.hub import ModelHub
 from services.trainer.base_model_reporting import start_reporting
 from services.trainer.settings import TrainerSettings
-from services.trainer.training_process import supervise_training
+from services.trainer.supervision.training_process import supervise_training
 
 
 def train(stage: StageContext) -> JobDone:

@@ -37,7 +37,7 @@ from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
-from services.trainer.training_process import supervise_training
+from services.trainer.supervision.training_process import supervise_training
 from tests.things import LABELS, THINGS, asked
 
 

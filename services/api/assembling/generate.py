@@ -16,16 +16,16 @@ from qcrd.records.rationales import Question
 from qcrd.records.spec import Budget
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
-from services.api.assembling.budget import TokenBudget
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.labelling import OutputsByQuestion
-from services.api.assembling.outages import describe_outage, raise_dated
-from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams, iter_sample_counts
-from services.api.assembling.teacher_client import Completion, TeacherClient
-from services.api.assembling.token_account import TokenAccount
+from services.api.assembling.teacher.outages import describe_outage, raise_dated
+from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
+from services.api.assembling.teacher.teacher_client import Completion, TeacherClient
+from services.api.assembling.tokens.token_account import TokenAccount
+from services.api.assembling.tokens.token_budget import TokenBudget
 from services.api.settings import TeacherConfig
 
 log = logging.getLogger(__name__)

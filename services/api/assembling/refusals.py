@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qcrd.errors import TooManyRefused
-from services.api.assembling.prompt_refused import PromptRefused, RefusalReason
 from services.api.assembling.sampling_plan import SampleRequest
+from services.api.assembling.teacher.prompt_refused import PromptRefused, RefusalReason
 
 MIN_ALLOWED = 2
 """Refused questions that stop no job, however few it asks."""

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from qcrd.errors import QcrdError, Transient
 from qcrd.runtime.retrying import compute_backoff
-from services.api.assembling.budget import TokenBudget
-from services.api.assembling.concurrency_limit import ConcurrencyLimit
-from services.api.assembling.prompt_refused import PromptRefused
-from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.refusals import RefusalLog
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
-from services.api.assembling.teacher_client import (
+from services.api.assembling.teacher.concurrency_limit import ConcurrencyLimit
+from services.api.assembling.teacher.prompt_refused import PromptRefused
+from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
+from services.api.assembling.teacher.teacher_client import (
     Completion,
     StreamProgress,
     TeacherClient,
@@ -24,7 +23,8 @@ from services.api.assembling.teacher_client import (
     TeacherOverloaded,
     TeacherUnreachable,
 )
-from services.api.assembling.token_account import Reservation, Tokens
+from services.api.assembling.tokens.token_account import Reservation, Tokens
+from services.api.assembling.tokens.token_budget import TokenBudget
 
 
 @dataclass(frozen=True)

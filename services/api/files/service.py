@@ -24,7 +24,7 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, find_record, read_record, write_record
 from services.api.files.checked_stream import CheckedStream
 from services.api.files.questions import CHUNK_BYTES, QuestionRow, read_rows
-from services.api.http.ownership import check_owner
+from services.api.http.access.ownership import check_owner
 from services.api.http.paging import skip_through, take_found
 
 PURPOSE = "fine-tune"

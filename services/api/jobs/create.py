@@ -14,12 +14,12 @@ from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import write_record
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
-from services.api.jobs.budget_checks import check_budget_covers_a_request
+from services.api.jobs.checks.budget_checks import check_budget_covers_a_request
+from services.api.jobs.checks.spec_limits import check_spec_size
+from services.api.jobs.checks.validation import validate_job_spec
+from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.enqueueing import enqueue_or_leave_to_reaper
 from services.api.jobs.shared_rationales import check_shared_set
-from services.api.jobs.spec_limits import check_spec_size
-from services.api.jobs.validation import validate_job_spec
-from services.api.jobs.validation_cache import ValidationCache
 
 
 def create_job(

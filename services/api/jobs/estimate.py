@@ -19,10 +19,12 @@ from qcrd.runtime.keys import digest
 from services.api.assembling import sampling_plan
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
-from services.api.assembling.teacher_client import TeacherClient
+from services.api.assembling.teacher.teacher_client import TeacherClient
 from services.api.dependencies import Gateway
 from services.api.files import service as files
 from services.api.jobs import timings
+from services.api.jobs.checks.validation import validate_job_spec
+from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import parse_job_spec
 from services.api.jobs.job_prompts import iter_prompts
 from services.api.jobs.prompt_lengths import (
@@ -33,8 +35,6 @@ from services.api.jobs.prompt_lengths import (
     measure_tokens,
 )
 from services.api.jobs.shared_rationales import check_shared_set
-from services.api.jobs.validation import validate_job_spec
-from services.api.jobs.validation_cache import ValidationCache
 from services.api.settings import TeacherConfig
 
 MAX_TOKENIZED_PROMPTS = 16

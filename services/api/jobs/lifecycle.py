@@ -14,17 +14,17 @@ from qcrd.runtime.jobs.dispatch import wake_next_job
 from qcrd.runtime.jobs.finalize import finalize
 from qcrd.runtime.jobs.state_machine import TERMINAL, transition, with_changes
 from qcrd.runtime.jobs.store import JobStore
-from services.api.assembling.token_account import delete_account
+from services.api.assembling.tokens.token_account import delete_account
 from services.api.dependencies import Gateway
+from services.api.http.access.ownership import check_owner
 from services.api.http.idempotency import get_event_dedup_key, is_retry
-from services.api.http.ownership import check_owner
-from services.api.jobs.budget_checks import (
+from services.api.jobs.checks.budget_checks import (
     check_covers_usage,
     make_usage_update,
     release_uncertain_tokens,
 )
+from services.api.jobs.checks.validation import check_budget
 from services.api.jobs.enqueueing import enqueue_or_leave_to_reaper
-from services.api.jobs.validation import check_budget
 
 
 def pause_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:

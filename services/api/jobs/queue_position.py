@@ -11,7 +11,7 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Counters
 from services.api.http import schemas, serializers
 from services.api.jobs import timings
-from services.api.jobs.spec_limits import shorten_method
+from services.api.jobs.checks.spec_limits import shorten_method
 
 
 def describe_job(job: Job, jobs: JobStore, counters: Counters) -> schemas.FineTuningJob:

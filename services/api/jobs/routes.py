@@ -16,14 +16,14 @@ from services.api.dependencies import CallerDep, Gateway, GatewayDep, inject
 from services.api.events import sse
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.http import schemas, serializers
+from services.api.http.access.shares import GatewayShares, SharedStream
 from services.api.http.query_checks import read_deep_object
-from services.api.http.shares import GatewayShares, SharedStream
 from services.api.jobs import checkpoints, lifecycle
+from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import create_job
 from services.api.jobs.estimate import JobEstimate, estimate_job
 from services.api.jobs.queue_position import describe_job, list_jobs
 from services.api.jobs.search import find_jobs
-from services.api.jobs.validation_cache import ValidationCache
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 

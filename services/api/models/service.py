@@ -10,7 +10,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, find_record, read_record
-from services.api.http.ownership import check_owner, get_job_owner
+from services.api.http.access.ownership import check_owner, get_job_owner
 from services.api.http.schemas import FileLink
 
 LINK_EXPIRY_SECONDS = 3600

@@ -21,7 +21,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_record
-from services.api.http.ownership import check_owner, get_job_owner
+from services.api.http.access.ownership import check_owner, get_job_owner
 from services.api.http.paging import skip_through
 from services.api.http.schemas import Page
 from services.api.http.serializers import build_page

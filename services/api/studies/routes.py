@@ -12,8 +12,8 @@ from qcrd.records.job import Job
 from qcrd.records.study import Study
 from services.api.dependencies import CallerDep, Gateway, GatewayDep, inject
 from services.api.http import schemas, serializers
-from services.api.http.shares import GatewayShares
-from services.api.jobs.validation_cache import ValidationCache
+from services.api.http.access.shares import GatewayShares
+from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.studies import service as studies
 from services.api.studies.markdown import render_markdown
 from services.api.studies.svg import render_svg

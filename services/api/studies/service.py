@@ -22,16 +22,16 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, find_record, read_record, write_record
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway
+from services.api.http.access.ownership import check_owner
 from services.api.http.idempotency import derive_id
-from services.api.http.ownership import check_owner
 from services.api.http.paging import skip_through
 from services.api.jobs import lifecycle
-from services.api.jobs.budget_checks import check_budget_covers_a_request
+from services.api.jobs.checks.budget_checks import check_budget_covers_a_request
+from services.api.jobs.checks.spec_limits import check_spec_size
+from services.api.jobs.checks.validation import validate_job_spec
+from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import check_priority, submit_job
 from services.api.jobs.shared_rationales import check_shared_set
-from services.api.jobs.spec_limits import check_spec_size
-from services.api.jobs.validation import validate_job_spec
-from services.api.jobs.validation_cache import ValidationCache
 
 
 def create_study(

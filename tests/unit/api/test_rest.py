@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 from qcrd.records.job import JobStatus, Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.finalize import finalize
-from services.api.jobs.unsupported_models import UNSUPPORTED_MODEL_TYPES
+from services.api.jobs.checks.unsupported_models import UNSUPPORTED_MODEL_TYPES
 from services.api.settings import ApiSettings, TeacherSettings
 from tests.unit.api.gateway_client import ABSENT, TASK, Here, lines, published, refused, sums
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.trainer.memory import count_oom_kills, is_out_of_memory
-from services.trainer.process_outcome import make_crash_outcome
+from services.trainer.supervision.memory import count_oom_kills, is_out_of_memory
+from services.trainer.supervision.process_outcome import make_crash_outcome
 
 
 def test_a_refused_allocation_is_no_crash() -> None:

@@ -10,9 +10,9 @@ from qcrd.records.job import Job, JobStatus, Stage, Usage
 from qcrd.records.spec import Budget
 from qcrd.runtime.jobs.state_machine import release_lease, transition, with_changes
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
-from services.api.assembling.budget import TokenBudget
-from services.api.assembling.prompt_tokens import estimate_prompt_tokens
-from services.api.assembling.token_account import TokenAccount, Tokens
+from services.api.assembling.teacher.prompt_tokens import estimate_prompt_tokens
+from services.api.assembling.tokens.token_account import TokenAccount, Tokens
+from services.api.assembling.tokens.token_budget import TokenBudget
 from services.api.settings import TeacherConfig
 from tests.scripted_teacher import PROMPT_TOKENS, Mood
 from tests.unit.api.assembling.assembling_bench import QUICK, Bench, MakeBench, a_job

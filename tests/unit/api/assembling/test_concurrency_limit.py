@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.assembling.concurrency_limit import ConcurrencyLimit
+from services.api.assembling.teacher.concurrency_limit import ConcurrencyLimit
 
 
 @given(st.integers(1, 96), st.lists(st.booleans(), max_size=300))

@@ -10,9 +10,9 @@ import pytest
 
 from qcrd.errors import TooManyRefused
 from qcrd.records.job import JobStatus, Stage
-from services.api.assembling.prompt_refused import PromptRefused, make_refusal
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampling_plan import SampleRequest
+from services.api.assembling.teacher.prompt_refused import PromptRefused, make_refusal
 from tests.scripted_teacher import Mood
 from tests.unit.api.assembling.assembling_bench import Bench, MakeBench
 

@@ -11,12 +11,12 @@ from qcrd.errors import Interrupted, Transient
 from qcrd.records.job import Usage
 from qcrd.records.spec import Budget
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
-from services.api.assembling.budget import TokenBudget
-from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
-from services.api.assembling.teacher_client import TeacherClient
-from services.api.assembling.token_account import TokenAccount
+from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
+from services.api.assembling.teacher.teacher_client import TeacherClient
+from services.api.assembling.tokens.token_account import TokenAccount
+from services.api.assembling.tokens.token_budget import TokenBudget
 from services.api.settings import TeacherConfig
 from tests.scripted_teacher import ScriptedTeacher
 from tests.unit.api.assembling.assembling_bench import a_job

@@ -9,14 +9,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from qcrd.records.job import Usage
 from qcrd.records.spec import Budget
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
-from services.api.assembling.budget import TokenBudget
-from services.api.assembling.token_account import (
+from services.api.assembling.tokens.token_account import (
     Reservation,
     TokenAccount,
     Tokens,
     delete_account,
 )
-from services.api.jobs.budget_checks import release_uncertain_tokens
+from services.api.assembling.tokens.token_budget import TokenBudget
+from services.api.jobs.checks.budget_checks import release_uncertain_tokens
 from services.api.settings import TeacherConfig
 from tests.unit.api.assembling.assembling_bench import a_job
 

@@ -20,7 +20,7 @@ from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.files import service as files
 from services.api.files.duplicates import DuplicateIndex
 from services.api.files.questions import RowReader, read_rows
-from services.api.jobs.validation_cache import ValidationCache
+from services.api.jobs.checks.validation_cache import ValidationCache
 from tests.unit.api import gateway_client as rest
 from tests.unit.api.gateway_client import Here, refused, sums
 

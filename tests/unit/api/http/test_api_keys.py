@@ -23,7 +23,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
-from services.api.http.api_keys import ApiKeyStore, read_keys
+from services.api.http.access.api_keys import ApiKeyStore, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.api.gateway_client import TASK, lines, refused, sums
 

@@ -15,7 +15,7 @@ from qcrd.records.api_keys import ApiKey, ApiKeyScope
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.dependencies import get_service
 from services.api.files.upload import UploadService
-from services.api.http.shares import GatewayShares, KeyShare
+from services.api.http.access.shares import GatewayShares, KeyShare
 from tests.unit.api.gateway_client import Here, refused, sums
 
 BOUNDARY = b"edge"

@@ -23,9 +23,9 @@ from services.api.assembling.sampling_plan import SampleRequest
 from services.api.dependencies import Gateway, get_service
 from services.api.files import service as files
 from services.api.jobs import estimate
+from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import parse_job_spec
 from services.api.jobs.job_prompts import iter_prompts
-from services.api.jobs.validation_cache import ValidationCache
 from tests.unit.api.gateway_client import Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"

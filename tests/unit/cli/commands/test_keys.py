@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from qcrd.cli.main import app
 from qcrd.records.api_keys import ApiKeyScope
-from services.api.http.api_keys import ApiKeyStore
+from services.api.http.access.api_keys import ApiKeyStore
 
 
 def qcrd(*arguments: str) -> Result:

@@ -11,12 +11,12 @@ from qcrd.records.spec import Budget, JobSpec
 from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
-from services.api.assembling.budget import covers, describe_limits, describe_request
 from services.api.assembling.generation_cache import GenerationCache
-from services.api.assembling.prompt_tokens import PromptTokenCounter
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
-from services.api.assembling.teacher_client import TeacherClient
-from services.api.assembling.token_account import TokenAccount, Tokens
+from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
+from services.api.assembling.teacher.teacher_client import TeacherClient
+from services.api.assembling.tokens.token_account import TokenAccount, Tokens
+from services.api.assembling.tokens.token_budget import covers, describe_limits, describe_request
 from services.api.dependencies import Gateway
 from services.api.jobs.job_prompts import iter_prompts
 from services.api.settings import TeacherConfig

@@ -10,8 +10,8 @@ from qcrd.errors import Forbidden, QcrdError, Unauthorized
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.api_keys import ApiKeyScope as KeyScope
 from qcrd.runtime.http.error_responses import build_error_response
-from services.api.http.api_keys import ANONYMOUS_KEY, ApiKeyStore
-from services.api.http.rate_limit import RateLimiter, RateLimitStatus
+from services.api.http.access.api_keys import ANONYMOUS_KEY, ApiKeyStore
+from services.api.http.access.rate_limit import RateLimiter, RateLimitStatus
 
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 

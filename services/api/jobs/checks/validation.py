@@ -13,9 +13,9 @@ from services.api.dependencies import Gateway, GatewaySettings
 from services.api.files import service as files
 from services.api.files.duplicates import DuplicateIndex
 from services.api.files.questions import QuestionRow, make_line_error
-from services.api.jobs.label_checks import check_row, check_task_labels, format_names
-from services.api.jobs.unsupported_models import check_language_model_head
-from services.api.jobs.validation_cache import ValidationCache
+from services.api.jobs.checks.label_checks import check_row, check_task_labels, format_names
+from services.api.jobs.checks.unsupported_models import check_language_model_head
+from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.models.base_models import BaseModelCatalog
 from services.api.webhooks.signing import check_webhook_url
 

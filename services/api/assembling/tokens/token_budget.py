@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from qcrd.errors import OverBudget
 from qcrd.records.spec import Budget
-from services.api.assembling.token_account import Reservation, TokenAccount, Tokens
+from services.api.assembling.tokens.token_account import Reservation, TokenAccount, Tokens
 from services.api.settings import TeacherConfig
 
 

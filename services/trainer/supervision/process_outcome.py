@@ -8,7 +8,7 @@ from typing import Literal
 from qcrd.errors import Interrupted, Invalid, QcrdError, Transient
 from qcrd.records.base import Record
 from qcrd.records.job import JobFailure, Report
-from services.trainer.memory import OUT_OF_MEMORY, is_out_of_memory
+from services.trainer.supervision.memory import OUT_OF_MEMORY, is_out_of_memory
 
 
 class Outcome(Record):

@@ -6,8 +6,8 @@ import asyncio
 import logging
 
 from qcrd.errors import QcrdError
-from services.api.assembling.teacher_client import TeacherClient
-from services.api.assembling.token_account import Tokens
+from services.api.assembling.teacher.teacher_client import TeacherClient
+from services.api.assembling.tokens.token_account import Tokens
 
 log = logging.getLogger(__name__)
 

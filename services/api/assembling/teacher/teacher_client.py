@@ -26,10 +26,10 @@ from qcrd.errors import QcrdError, Transient
 from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.keys import digest
-from services.api.assembling.client_pool import ClientPool
-from services.api.assembling.prompt_refused import make_refusal
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
-from services.api.assembling.token_counts import TokenEstimator
+from services.api.assembling.teacher.client_pool import ClientPool
+from services.api.assembling.teacher.prompt_refused import make_refusal
+from services.api.assembling.tokens.token_counts import TokenEstimator
 from services.api.settings import TeacherConfig
 
 PROBE_TIMEOUT_SECONDS = 5.0

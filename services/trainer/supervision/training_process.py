@@ -14,9 +14,14 @@ from pathlib import Path
 
 from qcrd.errors import Interrupted, Invalid, Transient
 from qcrd.runtime.jobs.stage_context import JobDone, StageContext
-from services.trainer import process_outcome
-from services.trainer.memory import OUT_OF_MEMORY, RETRY_PARTS, count_oom_kills, make_advice
-from services.trainer.progress_mark import ProgressWatch
+from services.trainer.supervision import process_outcome
+from services.trainer.supervision.memory import (
+    OUT_OF_MEMORY,
+    RETRY_PARTS,
+    count_oom_kills,
+    make_advice,
+)
+from services.trainer.supervision.progress_mark import ProgressWatch
 
 SINGLE_PROCESS_MODULE = "services.trainer.run"
 POLL_SECONDS = 0.5
