@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from qcrd.runtime.jobs.store import JobStore, MemoryJobStore, RedisJobStore
+from qcrd.runtime.jobs.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.store import JobStore, RedisJobStore
 from qcrd.runtime.redis.base_model_reports import (
     BaseModelReports,
     MemoryBaseModelReports,

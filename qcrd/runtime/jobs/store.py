@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, Protocol, cast
@@ -26,7 +25,7 @@ PAGE_SIZE = 100
 """Records read from Redis at once, of about 4 kB each."""
 
 
-def _job_not_found(job_id: str, param: str | None = None) -> NotFound:
+def make_not_found_error(job_id: str, param: str | None = None) -> NotFound:
     return NotFound(f"there is no job {job_id}", param=param)
 
 
@@ -85,90 +84,6 @@ class JobStore(JobRecords, WaitingJobs, Protocol):
     pass
 
 
-class MemoryJobStore:
-    """Keeps records as JSON, as Redis does, so that both accept the same ones."""
-
-    def __init__(self) -> None:
-        self._records: dict[str, str] = {}
-        self._unreadable: dict[str, str] = {}
-        self._lock = threading.RLock()
-
-    def create(self, job: Job) -> None:
-        with self._lock:
-            if job.id in self._records:
-                raise Conflict(f"job {job.id} exists already")
-            self._records[job.id] = job.model_dump_json()
-
-    def get(self, job_id: str) -> Job:
-        with self._lock:
-            if job_id not in self._records:
-                raise _job_not_found(job_id)
-            return _parse_job(job_id, self._records[job_id])
-
-    def update(self, job_id: str, change: JobChange) -> Job:
-        with self._lock:
-            before = self.get(job_id)
-            after = change(before)
-            check_running_limit(
-                before, after, len(self._list_index(keys.running_jobs_key(after.owner)))
-            )
-            self._records[job_id] = after.model_dump_json()
-            return after
-
-    def delete(self, job_id: str) -> None:
-        with self._lock:
-            self._records.pop(job_id, None)
-
-    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
-        return self._list_index(keys.waiting_jobs_key(task))[start : start + limit]
-
-    def queue_position(self, task: str, job_id: str) -> int | None:
-        waiting_ids = [job.id for job in self._list_index(keys.waiting_jobs_key(task))]
-        return waiting_ids.index(job_id) if job_id in waiting_ids else None
-
-    def queue_length(self, task: str) -> int:
-        return len(self._list_index(keys.waiting_jobs_key(task)))
-
-    def count_by_status(self) -> dict[JobStatus, int]:
-        return {
-            status: len(self._list_index(keys.jobs_by_status_key(status))) for status in JobStatus
-        }
-
-    def _list_index(self, name: str) -> list[Job]:
-        """The jobs in this sorted set, the highest score first."""
-        with self._lock:
-            jobs = _parse_readable(self._records, self._unreadable.setdefault)
-        scored = [
-            (index_scores(job)[name], job.id, job) for job in jobs if name in index_scores(job)
-        ]
-        return [job for *_, job in sorted(scored, key=lambda entry: entry[:2], reverse=True)]
-
-    def list_unreadable(self) -> dict[str, str]:
-        with self._lock:
-            for job_id in list(self._unreadable):
-                if _is_readable(self, job_id):
-                    del self._unreadable[job_id]
-            return dict(self._unreadable)
-
-    def list(self, after: str | None, limit: int) -> list[Job]:
-        jobs = self._list_index(keys.JOBS)
-        if after is None:
-            return jobs[:limit]
-        positions = [place for place, job in enumerate(jobs) if job.id == after]
-        if not positions:
-            raise _job_not_found(after, "after")
-        return jobs[positions[0] + 1 :][:limit]
-
-    def iter_active(self) -> Iterator[Job]:
-        for job in self._list_index(keys.ACTIVE_JOBS):
-            try:
-                current = self.get(job.id)
-            except NotFound:
-                continue
-            if not current.concluded:
-                yield current
-
-
 CREATE_SCRIPT = """
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return redis.call('GET', KEYS[1]) end
 for i = 2, #KEYS do redis.call('ZADD', KEYS[i], ARGV[i + 1], ARGV[2]) end
@@ -198,8 +113,8 @@ class RedisJobStore:
         with translate_redis_errors():
             body = cast(str | None, self._redis.get(keys.job_key(job_id)))
         if body is None:
-            raise _job_not_found(job_id)
-        return _parse_job(job_id, body)
+            raise make_not_found_error(job_id)
+        return parse_job(job_id, body)
 
     def update(self, job_id: str, change: JobChange) -> Job:
         unconfirmed: list[str] = []
@@ -222,8 +137,8 @@ class RedisJobStore:
         pipe.watch(key)
         body = cast(str | None, pipe.get(key))
         if body is None:
-            raise _job_not_found(job_id)
-        before = _parse_job(job_id, body)
+            raise make_not_found_error(job_id)
+        before = parse_job(job_id, body)
         if body in unconfirmed:
             return before
         after = change(before)
@@ -261,7 +176,7 @@ class RedisJobStore:
         values = self._redis.mget([keys.job_key(job_id) for job_id in ids]) if ids else []
         bodies = dict(zip(ids, cast("list[str | None]", values), strict=True))
         existing = {job_id: body for job_id, body in bodies.items() if body is not None}
-        return _parse_readable(existing, self._note_unreadable)
+        return parse_readable_jobs(existing, self._note_unreadable)
 
     def _note_unreadable(self, job_id: str, reason: str) -> None:
         self._redis.hset(keys.UNREADABLE_JOBS, job_id, reason)
@@ -270,7 +185,7 @@ class RedisJobStore:
         with translate_redis_errors():
             noted = cast(dict[str, str], self._redis.hgetall(keys.UNREADABLE_JOBS))
         for job_id in list(noted):
-            if _is_readable(self, job_id):
+            if is_readable(self, job_id):
                 with translate_redis_errors():
                     self._redis.hdel(keys.UNREADABLE_JOBS, job_id)
                 del noted[job_id]
@@ -310,7 +225,7 @@ class RedisJobStore:
             if after is not None:
                 position = cast(int | None, self._redis.zrevrank(index, after))
                 if position is None:
-                    raise _job_not_found(after, "after")
+                    raise make_not_found_error(after, "after")
                 start = position + 1
             return self._read_page(index, start, limit)
 
@@ -323,24 +238,24 @@ class RedisJobStore:
             yield from (job for job in page if not job.concluded)
 
 
-def _parse_job(job_id: str, body: str) -> Job:
+def parse_job(job_id: str, body: str) -> Job:
     return parse_stored_record(Job, body, f"job {job_id}")
 
 
-def _parse_readable(
+def parse_readable_jobs(
     bodies: Mapping[str, str], note_unreadable: Callable[[str, str], object]
 ) -> list[Job]:
     """The jobs in `bodies`, by their ids, that can be read; the others are noted."""
     jobs = []
     for job_id, body in bodies.items():
         try:
-            jobs.append(_parse_job(job_id, body))
+            jobs.append(parse_job(job_id, body))
         except UnreadableRecord as error:
             note_unreadable(job_id, error.message)
     return jobs
 
 
-def _is_readable(jobs: JobRecords, job_id: str) -> bool:
+def is_readable(jobs: JobRecords, job_id: str) -> bool:
     """Whether the job can be read now, or is gone."""
     try:
         jobs.get(job_id)

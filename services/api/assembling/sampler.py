@@ -15,10 +15,8 @@ from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher.concurrency_limit import ConcurrencyLimit
 from services.api.assembling.teacher.prompt_refused import PromptRefused
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
-from services.api.assembling.teacher.teacher_client import (
-    Completion,
-    StreamProgress,
-    TeacherClient,
+from services.api.assembling.teacher.teacher_client import Completion, StreamProgress, TeacherClient
+from services.api.assembling.teacher.teacher_errors import (
     TeacherGenerationFailed,
     TeacherOverloaded,
     TeacherUnreachable,

@@ -18,7 +18,8 @@ from qcrd.runtime.keys import digest
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.assembling.refusals import RowLocation
-from services.api.assembling.teacher.teacher_client import NoTokenizer, TeacherClient, TeacherInfo
+from services.api.assembling.teacher.teacher_client import TeacherClient, TeacherInfo
+from services.api.assembling.teacher.teacher_errors import NoTokenizer
 from services.api.files import service as files
 
 LONGEST_PROMPTS = 200

@@ -22,8 +22,8 @@ import pytest
 
 from qcrd.records.spec import MethodName
 from qcrd.runtime import keys
+from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
-from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store

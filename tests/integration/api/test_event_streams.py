@@ -16,7 +16,8 @@ import pytest
 from qcrd.errors import Invalid
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.spec import JobSpec
-from qcrd.runtime.jobs.store import JobStore, MemoryJobStore, RedisJobStore
+from qcrd.runtime.jobs.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.store import JobStore, RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, EventLog, MemoryEventLog, RedisEventLog
 from qcrd.runtime.settings import RedisSettings

@@ -9,9 +9,9 @@ from redis.exceptions import ResponseError
 
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec
+from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
-from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.storage.store import MemoryStore

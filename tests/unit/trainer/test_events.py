@@ -21,9 +21,9 @@ from qcrd.records.rationales import (
 from qcrd.records.spec import JobSpec, MethodSpec
 from qcrd.runtime.jobs.commands import claim_job
 from qcrd.runtime.jobs.lease import LeaseHeartbeat
+from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
-from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run, training_events

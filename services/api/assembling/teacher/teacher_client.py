@@ -6,50 +6,27 @@ Its many errors are reduced to what the caller can do: slow down, wait, try agai
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 from huggingface_hub import set_async_client_factory
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    InferenceTimeoutError,
-    OverloadedError,
-    TextGenerationError,
-    ValidationError,
-)
 
-from qcrd.errors import QcrdError, Transient
-from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
-from qcrd.runtime.http import retry_after
+from qcrd.errors import QcrdError
 from qcrd.runtime.keys import digest
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher.client_pool import ClientPool
-from services.api.assembling.teacher.prompt_refused import make_refusal
+from services.api.assembling.teacher.teacher_errors import (
+    NoTokenizer,
+    TeacherGenerationFailed,
+    TeacherUnreachable,
+    translate_teacher_errors,
+)
 from services.api.assembling.tokens.token_counts import TokenEstimator
 from services.api.settings import TeacherConfig
 
 PROBE_TIMEOUT_SECONDS = 5.0
-
-
-class TeacherOverloaded(Transient):
-    """The teacher is at capacity (429): retry the request, with fewer at once."""
-
-
-class TeacherUnreachable(Transient):
-    """The teacher does not respond, or broke off in the middle of an output."""
-
-    was_reached = True
-    """Whether it may have generated something, which has to be paid for."""
-    at_upstream = False
-    """Whether the teacher itself is there, and only the server behind it away."""
-
-
-class TeacherGenerationFailed(Transient):
-    """The teacher took the request and its engine failed on it (424)."""
 
 
 @dataclass
@@ -60,10 +37,6 @@ class StreamProgress:
     is_free: bool = False
     """Whether nothing can have been generated: it was refused, or never left."""
     completion: Completion | None = None
-
-
-class NoTokenizer(QcrdError):
-    """The teacher cannot tell how many tokens a text has."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +94,7 @@ class TeacherClient:
 
     async def fetch_info(self) -> TeacherInfo:
         """`TeacherUnreachable` when no model answers."""
-        with self._translate_errors():
+        with translate_teacher_errors(self._name):
             async with self._open_session() as session:
                 response = await session.get(f"{self._url}/info")
             if response.status_code in (408, 429) or response.status_code >= 500:
@@ -142,7 +115,7 @@ class TeacherClient:
 
     async def check_upstream(self) -> None:
         """`TeacherUnreachable` while the server behind the teacher is away."""
-        with self._translate_errors():
+        with translate_teacher_errors(self._name):
             async with self._open_session() as session:
                 response = await session.get(f"{self._url}/health")
         if response.status_code >= 500:
@@ -171,7 +144,7 @@ class TeacherClient:
                 )
             return len(reply.json())
 
-        with self._translate_errors():
+        with translate_teacher_errors(self._name):
             async with self._open_session() as session:
                 return list(await asyncio.gather(*(count(session, text) for text in texts)))
 
@@ -197,7 +170,7 @@ class TeacherClient:
         self, request: SampleRequest, sampling: SamplingParams, progress: StreamProgress
     ) -> None:
         greedy = sampling.temperature == 0
-        with self._translate_errors():
+        with translate_teacher_errors(self._name):
             async with self._pool.acquire() as client:
                 stream = await client.text_generation(
                     request.prompt,
@@ -241,78 +214,3 @@ class TeacherClient:
         """For questions that cost nothing."""
         headers = {name: value for name, value in self._headers.items() if value}
         return httpx2.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS, headers=headers)
-
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        label = f"teacher {self._name}"
-        try:
-            yield
-        except OverloadedError as error:
-            raise TeacherOverloaded(
-                f"{label} is overloaded", retry_after=_get_retry_after(error)
-            ) from error
-        except ValidationError as error:
-            raise make_refusal(label, str(error)) from error
-        except (InferenceTimeoutError, httpx2.TimeoutException) as error:
-            raise _make_unreachable_error(f"{label} does not respond in time", error) from error
-        except HfHubHTTPError as error:
-            raise _make_status_error(label, error) from error
-        except TextGenerationError as error:
-            cause = error.__cause__
-            if isinstance(cause, HfHubHTTPError) and cause.response.status_code != 424:
-                raise _make_status_error(label, cause, str(error)) from error
-            raise _make_generation_error(label, str(error)) from error
-        except (httpx2.HTTPError, json.JSONDecodeError) as error:
-            reason = str(error) or type(error).__name__
-            raise _make_unreachable_error(f"{label} does not respond: {reason}", error) from error
-
-
-NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-"""Failures before the first byte of a request."""
-
-
-def _make_unreachable_error(message: str, error: Exception) -> TeacherUnreachable:
-    unreachable = TeacherUnreachable(message)
-    unreachable.was_reached = not isinstance(error, NEVER_SENT) and not isinstance(
-        error.__cause__, NEVER_SENT
-    )
-    return unreachable
-
-
-def _make_generation_error(label: str, told: str) -> QcrdError:
-    """The client knows TGI's error types and hands on of others the message alone."""
-    if told.startswith(CONTENT_FILTERED):
-        return make_refusal(label, told)
-    if told.startswith(UPSTREAM_AWAY):
-        away = TeacherUnreachable(f"{label}: its upstream does not answer ({told})")
-        away.at_upstream = True
-        return away
-    return TeacherGenerationFailed(f"{label} failed to generate: {told}")
-
-
-def _make_status_error(label: str, error: HfHubHTTPError, told: str = "") -> QcrdError:
-    status = error.response.status_code
-    if status == 429:
-        return TeacherOverloaded(f"{label} is overloaded", retry_after=_get_retry_after(error))
-    if status == 408 or status >= 500:
-        unreachable = TeacherUnreachable(f"{label} responds {status}")
-        # 503 is a refusal; another may come from a proxy that gave up on a running generation.
-        unreachable.was_reached = status != 503
-        return unreachable
-    if status in (413, 422):
-        return make_refusal(label, told or ("too long" if status == 413 else str(error)))
-    return QcrdError(
-        f"{label} refuses requests with status {status}: check its address and API key in the "
-        "setting QCRD_TEACHERS",
-        code="teacher_refused",
-    )
-
-
-def _get_retry_after(error: BaseException) -> float | None:
-    """The Retry-After of the response behind `error`, which the client keeps as the cause."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    return (
-        None
-        if response is None
-        else retry_after.parse_retry_after(response.headers.get("retry-after"))
-    )

@@ -29,8 +29,8 @@ from qcrd.records.rationales import (
 )
 from qcrd.records.spec import JobSpec, MethodSpec, RationaleSpec, TaskSpec
 from qcrd.runtime import keys
+from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
-from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits

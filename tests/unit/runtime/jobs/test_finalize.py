@@ -16,9 +16,9 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs import finalize as finalize_module
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.finalize import finalize, finalize_pending
+from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
-from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore, Store, read_lines
 

@@ -16,6 +16,7 @@ from qcrd.records.spec import JobSpec, Priority
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import stage_runner
 from qcrd.runtime.jobs.commands import claim_job, transition_job, update_job
+from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.reaper import ReapedJob, reap_jobs
 from qcrd.runtime.jobs.stage_context import (
@@ -27,7 +28,6 @@ from qcrd.runtime.jobs.stage_context import (
 )
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import with_changes
-from qcrd.runtime.jobs.store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage import store
 from qcrd.runtime.storage.store import MemoryStore

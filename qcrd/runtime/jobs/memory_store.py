@@ -1,0 +1,102 @@
+"""A store of job records in memory, by the rules of the one in Redis: for tests and benchmarks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from qcrd.errors import Conflict, NotFound
+from qcrd.records.job import Job, JobStatus
+from qcrd.runtime import keys
+from qcrd.runtime.jobs.state_machine import check_running_limit, index_scores
+from qcrd.runtime.jobs.store import (
+    JobChange,
+    is_readable,
+    make_not_found_error,
+    parse_job,
+    parse_readable_jobs,
+)
+
+
+class MemoryJobStore:
+    """Keeps records as JSON, as Redis does, so that both accept the same ones."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
+        self._lock = threading.RLock()
+
+    def create(self, job: Job) -> None:
+        with self._lock:
+            if job.id in self._records:
+                raise Conflict(f"job {job.id} exists already")
+            self._records[job.id] = job.model_dump_json()
+
+    def get(self, job_id: str) -> Job:
+        with self._lock:
+            if job_id not in self._records:
+                raise make_not_found_error(job_id)
+            return parse_job(job_id, self._records[job_id])
+
+    def update(self, job_id: str, change: JobChange) -> Job:
+        with self._lock:
+            before = self.get(job_id)
+            after = change(before)
+            check_running_limit(
+                before, after, len(self._list_index(keys.running_jobs_key(after.owner)))
+            )
+            self._records[job_id] = after.model_dump_json()
+            return after
+
+    def delete(self, job_id: str) -> None:
+        with self._lock:
+            self._records.pop(job_id, None)
+
+    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+        return self._list_index(keys.waiting_jobs_key(task))[start : start + limit]
+
+    def queue_position(self, task: str, job_id: str) -> int | None:
+        waiting_ids = [job.id for job in self._list_index(keys.waiting_jobs_key(task))]
+        return waiting_ids.index(job_id) if job_id in waiting_ids else None
+
+    def queue_length(self, task: str) -> int:
+        return len(self._list_index(keys.waiting_jobs_key(task)))
+
+    def count_by_status(self) -> dict[JobStatus, int]:
+        return {
+            status: len(self._list_index(keys.jobs_by_status_key(status))) for status in JobStatus
+        }
+
+    def _list_index(self, name: str) -> list[Job]:
+        """The jobs in this sorted set, the highest score first."""
+        with self._lock:
+            jobs = parse_readable_jobs(self._records, self._unreadable.setdefault)
+        scored = [
+            (index_scores(job)[name], job.id, job) for job in jobs if name in index_scores(job)
+        ]
+        return [job for *_, job in sorted(scored, key=lambda entry: entry[:2], reverse=True)]
+
+    def list_unreadable(self) -> dict[str, str]:
+        with self._lock:
+            for job_id in list(self._unreadable):
+                if is_readable(self, job_id):
+                    del self._unreadable[job_id]
+            return dict(self._unreadable)
+
+    def list(self, after: str | None, limit: int) -> list[Job]:
+        jobs = self._list_index(keys.JOBS)
+        if after is None:
+            return jobs[:limit]
+        positions = [place for place, job in enumerate(jobs) if job.id == after]
+        if not positions:
+            raise make_not_found_error(after, "after")
+        return jobs[positions[0] + 1 :][:limit]
+
+    def iter_active(self) -> Iterator[Job]:
+        for job in self._list_index(keys.ACTIVE_JOBS):
+            try:
+                current = self.get(job.id)
+            except NotFound:
+                continue
+            if not current.concluded:
+                yield current
