@@ -8,12 +8,9 @@ import logging
 from qcrd.errors import QcrdError
 from services.api.assembling.teacher.teacher_client import TeacherClient
 from services.api.assembling.tokens.token_account import Tokens
+from services.api.assembling.tokens.token_counts import BYTES_PER_TOKEN
 
 log = logging.getLogger(__name__)
-
-BYTES_PER_TOKEN = 3
-"""Fewer than the four or so of English under today's tokenizers, so that more are reserved than a
-prompt usually has."""
 
 
 def estimate_prompt_tokens(
