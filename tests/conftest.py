@@ -33,7 +33,7 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
 # How long an example takes depends on what else the machine does. `--hypothesis-profile=thorough`
 # tries ten times as many.
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNTIMED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("untimed", UNTIMED)
 settings.register_profile("thorough", UNTIMED, max_examples=1000)
 settings.load_profile("untimed")
