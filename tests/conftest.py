@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
 # How long an example takes depends on what else the machine does. `--hypothesis-profile=thorough`
-# tries ten times as many.
+# tries a thousand.
 UNTIMED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("untimed", UNTIMED)
 settings.register_profile("thorough", UNTIMED, max_examples=1000)
