@@ -168,26 +168,30 @@ def test_with_a_hub_in_reach_its_bases_are_had_and_ours_are_as_before(
     """A base that only the hub has, and one that only we have; the teacher is asked nothing new."""
     hub.repositories["acme/minilm"] = site.home / "models" / "all-MiniLM-L6-v2"
     hub.moods.clear()
-    assert "hub has none of this name" in run_changed(site, tmp_path, "acme/absent", status=2)
-    for base in ("acme/minilm", "all-MiniLM-L6-v2"):
-        path = tmp_path / "hub.json"
-        run_changed(site, tmp_path, base, "--report", str(path))
-        made = json.loads(path.read_text())
-        assert made["status"] == "succeeded"
-        assert made["model"]["base"] == base
-        assert tokens(made["usage"]) == 0
+    refusal = with_base(site, tmp_path, "run", "acme/absent", status=2)
+    assert "hub has none of this name" in refusal
+    with_base(site, tmp_path, "estimate", "all-MiniLM-L6-v2")
+    path = tmp_path / "hub.json"
+    with_base(site, tmp_path, "run", "acme/minilm", "--report", str(path))
+    made = json.loads(path.read_text())
+    assert made["status"] == "succeeded"
+    client = openai.OpenAI(base_url=f"{site.api}/v1", api_key="none")
+    assert client.fine_tuning.jobs.retrieve(made["job_id"]).model == "acme/minilm"
+    assert tokens(made["usage"]) == 0
     assert any(file.endswith("model.safetensors") for file in hub.requests)
 
 
-def run_changed(site: Site, folder: Path, model: str, *arguments: str, status: int = 0) -> str:
-    """`qcrd run` on the small spec with another base and no baselines."""
+def with_base(
+    site: Site, folder: Path, command: str, model: str, *arguments: str, status: int = 0
+) -> str:
+    """`qcrd run` or `estimate` on the small spec with another base and no baselines."""
     job = {**yaml.safe_load(SPEC.read_text()), "model": model}
     job["method"]["qcrd"].pop("baselines")
     for name in ("training_file", "test_file"):
         job[name] = str(HERE / job[name])
     spec = folder / "changed.yaml"
     spec.write_text(yaml.safe_dump(job))
-    return " ".join(site.qcrd("run", str(spec), *arguments, status=status).split())
+    return " ".join(site.qcrd(command, str(spec), *arguments, status=status).split())
 
 
 def test_a_study_of_two_methods_and_two_seeds_asks_the_teacher_nothing_new(
