@@ -201,7 +201,7 @@ def environment(system: System, part: str) -> dict[str, str]:
         **RECOVERY,
         "AWS_ACCESS_KEY_ID": store.access_key,
         "AWS_SECRET_ACCESS_KEY": secret,
-        "GOMEMLIMIT": "192MiB",
+        "GOMEMLIMIT": "512MiB",  # as in `tests/conftest.py`
         "QCRD_REDIS_URL": system.redis_settings.url,
         "QCRD_S3_ENDPOINT": store.endpoint,
         "QCRD_S3_ACCESS_KEY": store.access_key,
