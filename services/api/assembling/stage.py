@@ -15,6 +15,7 @@ from qcrd.records.rationales import (
     RationaleManifest,
     TestItem,
 )
+from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
@@ -36,6 +37,8 @@ from services.api.settings import TeacherConfig
 
 SHARD_SIZE = 1000
 """Questions per shard: about 1 MB of text with five rationales each."""
+MAX_SHOWN_CHARS = 200
+"""Characters of an output in an error."""
 UNPARSEABLE_WARNING_SHARE = 0.2
 """Share of the outputs above which the prompt, the stop sequence or `max_new_tokens` is suspect."""
 
@@ -82,6 +85,7 @@ def assemble(
     ]
     counts = labelling.count_outcomes(items, reused=outputs.reused)
     counts = counts.model_copy(update={"refused": outputs.refused})
+    _check_any_readable(stage.job.spec, outputs, counts)
     set_id = _write_set(stage, items, _build_holdout_items(stage, splits, outputs), counts)
     _emit_summary(stage, items, counts)
     stage.report_progress(100.0)
@@ -201,6 +205,22 @@ def _write_holdout_items(store: Store, key: str, items: Sequence[TestItem]) -> s
         return None
     write_lines(store, key, items)
     return key
+
+
+def _check_any_readable(spec: JobSpec, outputs: TeacherOutputs, counts: RationaleCounts) -> None:
+    """`Invalid` when the job would be trained on no rationale at all, whatever it is called."""
+    if not counts.outputs or counts.parsed:
+        return
+    first = next(text for texts in outputs.training.values() for text in texts)
+    shown = first if len(first) <= MAX_SHOWN_CHARS else f"{first[:MAX_SHOWN_CHARS]}…"
+    raise Invalid(
+        f"none of the {counts.outputs} teacher outputs has a readable answer, so there is no "
+        f"rationale to train on. The first one: {shown!r}. Have the task's examples and "
+        "instruction ask for a line `Answer: …`, or, for outputs that explain the label, import "
+        "them with `imported_answer: label`. What was paid is kept",
+        param=f"method.{spec.method}.rationales",
+        code="nothing_readable",
+    )
 
 
 def _emit_summary(

@@ -232,13 +232,30 @@ def test_cancelling_stops_the_requests_and_keeps_what_was_answered(bench: MakeBe
 
 
 def test_unreadable_outputs_are_counted_and_said(bench: MakeBench) -> None:
-    here = bench(lambda prompt, seed: " I do not know.")
-    job = here.run(here.job(here.file(sums(4))))
+    known = "What is 0 plus 1?"
+    rows = [{"question": known, "label": "1"}, *sums(4)[1:]]
+    here = bench(
+        lambda prompt, seed: " One.\n<Answer>: 1" if known in prompt[-60:] else " I do not know."
+    )
+    job = here.run(here.job(here.file(rows)))
     counts = here.manifest(job).counts
-    assert (counts.outputs, counts.parsed, counts.unparseable) == (20, 0, 20)
-    assert (counts.majority_right, counts.majority_wrong, counts.positives) == (0, 0, 0)
+    assert (counts.outputs, counts.parsed, counts.unparseable) == (20, 5, 15)
+    assert (counts.majority_right, counts.majority_wrong, counts.positives) == (1, 0, 5)
     assert len(here.items(job)) == 4
     assert any("no readable answer" in message for message in here.said(job))
+
+
+def test_a_job_whose_outputs_are_all_unreadable_fails_and_shows_one(bench: MakeBench) -> None:
+    here = bench(lambda prompt, seed: " I do not know.")
+    job = here.run(here.job(here.file(sums(4))))
+    assert job.status is JobStatus.FAILED
+    assert job.failure is not None
+    assert (job.failure.code, job.failure.param) == ("nothing_readable", "method.qcrd.rationales")
+    assert "none of the 20 teacher outputs has a readable answer" in job.failure.message
+    assert "I do not know." in job.failure.message
+    answered = here.teacher.answered
+    here.run(here.job(here.file(sums(4))))
+    assert here.teacher.answered == answered  # what was paid is kept
 
 
 def test_the_stop_sequence_is_not_part_of_the_answer(bench: MakeBench) -> None:
@@ -328,7 +345,7 @@ def test_imported_answers_may_be_taken_from_the_label(bench: MakeBench) -> None:
 
 def test_a_test_file_brings_its_own_teacher_outputs(bench: MakeBench) -> None:
     here = bench()
-    training = [{**row, "teacher_output": "So the answer is 1."} for row in sums(3)]
+    training = [{**row, "teacher_output": "One. So the answer is 1."} for row in sums(3)]
     test = [
         {"question": "A?", "label": "4", "teacher_output": "Two and two. The answer is 4."},
         {"question": "B?", "label": "5"},
