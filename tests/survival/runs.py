@@ -45,6 +45,8 @@ class Run:
     follower: Follower
     created: float
     disturbed: list[float] = field(default_factory=list)
+    woken: list[float] = field(default_factory=list)
+    """When what was held still went on: requests that were leaving then leave now."""
 
     def age(self) -> float:
         return time.time() - self.created
@@ -188,7 +190,9 @@ def _payments(run: Run) -> list[str]:
         found.append(f"{len(repeated)} calls were paid twice, {allowed} were in flight at most")
     for call in repeated:
         start, end = call["started"][0], call["finished"][0]
-        if not any(start - SLACK < moment < end + SLACK for moment in run.disturbed):
+        was_in_flight = any(start - SLACK < at < end + SLACK for at in run.disturbed)
+        left_late = any(abs(at - woken) < SLACK for at in call["started"] for woken in run.woken)
+        if not was_in_flight and not left_late:
             moments = [f"{at - run.created:.2f}" for at in run.disturbed]
             found.append(
                 f"a call from {start - run.created:.2f} to {end - run.created:.2f} s was paid "

@@ -66,6 +66,7 @@ def stand_still(run: Run, rng: random.Random) -> tuple[Part, int] | None:
         until(lambda: run.system.job(run.id).lease.token > token, run.system, pause=0.01)
         time.sleep(rng.uniform(0.0, 2 * LEASE_SECONDS))
     finally:
+        run.woken.append(time.time())
         thaw(frozen)
     print(f"{worker.name} wakes after {run.age():.2f} s")
     return worker, heard
