@@ -93,7 +93,9 @@ def watched(run: Run) -> Calm:
         if (stage := run.system.job(run.id).stage) is not None:
             begins.setdefault(stage, run.age())
         time.sleep(0.005)
-    seconds = run.age()
+    next_age = seconds = run.age()
+    for stage in reversed(Stage):  # one of milliseconds may not have been seen: it was before this
+        next_age = begins.setdefault(stage, next_age)
     check(run, None)
     events = run.system.all_events(run.id)
     return Calm(run.system.predictions(run.id), told(events), begins, seconds)
