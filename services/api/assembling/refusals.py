@@ -49,6 +49,11 @@ class RefusedRow:
         }
 
 
+def get_allowed_refusals(max_share: float, questions: int) -> int:
+    """How many of so many questions a teacher may refuse before the job pauses."""
+    return max(MIN_ALLOWED, int(max_share * questions))
+
+
 class RefusalLog:
     """`questions` are all that are asked, by their prompts; `max_share` of them may be refused.
 
@@ -57,7 +62,7 @@ class RefusalLog:
 
     def __init__(self, questions: Mapping[str, AskedQuestion], max_share: float) -> None:
         self._questions = questions
-        self._allowed = max(MIN_ALLOWED, int(max_share * len(questions)))
+        self._allowed = get_allowed_refusals(max_share, len(questions))
         self._refusals: Counter[str] = Counter()
         self._rows: dict[str, RefusedRow] = {}
 

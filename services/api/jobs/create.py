@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
-from qcrd.errors import Conflict, Forbidden
+from qcrd.errors import Conflict, Forbidden, Transient
 from qcrd.records.api_keys import ApiKey, ApiKeyScope
 from qcrd.records.base import parse_record
 from qcrd.records.job import Job, JobStatus, Stage
@@ -15,6 +16,7 @@ from qcrd.runtime.storage.store import write_record
 from services.api.dependencies import Gateway
 from services.api.http.idempotency import derive_id
 from services.api.jobs.checks.budget_checks import check_budget_covers_a_request
+from services.api.jobs.checks.length_checks import find_unreadable_lines
 from services.api.jobs.checks.spec_limits import check_spec_size
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
@@ -30,7 +32,12 @@ def create_job(
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
     check_budget_covers_a_request(gateway, spec)
-    return submit_job(gateway, derive_id("ftjob"), spec, caller)
+    warning = find_unreadable_lines(gateway, spec)
+    job = submit_job(gateway, derive_id("ftjob"), spec, caller)
+    if warning is not None:
+        with suppress(Transient):  # the job is there: an error would have it created again
+            gateway.events.append(job.id, warning, level="warn", once="long-lines")
+    return job
 
 
 def check_priority(spec: JobSpec, caller: ApiKey, param: str = "priority") -> None:

@@ -87,7 +87,7 @@ async def estimate_lengths(
 ) -> LengthEstimate:
     """Raises what the client raises, but for a teacher without a tokenizer."""
     count, chosen = choose_prompts(prompt.text for prompt in prompts())
-    limit = _get_max_prompt_tokens(info, spec.settings.rationales.max_new_tokens)
+    limit = get_max_prompt_tokens(info, spec.settings.rationales.max_new_tokens)
     if limit is None:
         return LengthEstimate(
             prompts=count,
@@ -95,7 +95,9 @@ async def estimate_lengths(
             "known",
         )
     try:
-        long_lines = await _find_long_lines(client, limit, chosen, prompts())
+        long_lines = await find_long_lines(
+            client, limit, (prompt for place, prompt in enumerate(prompts()) if place in chosen)
+        )
     except NoTokenizer as error:
         return LengthEstimate(
             prompts=count,
@@ -148,19 +150,19 @@ def _push(heap: list[tuple[int, int]], item: tuple[int, int], size: int) -> None
         heapq.heappop(heap)
 
 
-def _get_max_prompt_tokens(info: TeacherInfo, max_new_tokens: int) -> int | None:
+def get_max_prompt_tokens(info: TeacherInfo, max_new_tokens: int) -> int | None:
     limits = [] if info.max_input_tokens is None else [info.max_input_tokens]
     if info.max_total_tokens is not None:
         limits.append(max(0, info.max_total_tokens - max_new_tokens))
     return min(limits, default=None)
 
 
-async def _find_long_lines(
-    client: TeacherClient, limit: int, chosen: set[int], prompts: Iterator[LocatedPrompt]
+async def find_long_lines(
+    client: TeacherClient, limit: int, prompts: Iterable[LocatedPrompt]
 ) -> list[LongLine]:
-    """In the order of the files."""
+    """Those of `prompts` with more than `limit` tokens, in their order. `NoTokenizer`."""
     found = []
-    for batch in _iter_batches(prompt for place, prompt in enumerate(prompts) if place in chosen):
+    for batch in _iter_batches(prompts):
         counts = await client.count_tokens(
             [prompt.text for prompt in batch], concurrency=CONCURRENT_REQUESTS
         )
@@ -188,9 +190,15 @@ def _describe(count: int, tokenized: int, limit: int, long_lines: list[LongLine]
     counted = "all prompts" if tokenized == count else f"{tokenized:,} of {count:,} prompts"
     if not long_lines:
         return f"{counted} were tokenized and fit into {limit:,} tokens"
-    shown = ", ".join(f"{each.file} line {each.line} ({each.tokens:,})" for each in long_lines[:10])
-    more = f" and {len(long_lines) - 10:,} more" if len(long_lines) > 10 else ""
+    return f"{counted} were tokenized, and {describe_long_lines(long_lines, limit)}"
+
+
+def describe_long_lines(lines: Sequence[LongLine], limit: int) -> str:
+    """How many there are, what a prompt may have, and the first ten with their tokens."""
+    shown = ", ".join(f"{each.file} line {each.line} ({each.tokens:,})" for each in lines[:10])
+    more = f" and {len(lines) - 10:,} more" if len(lines) > 10 else ""
+    verb = "does" if len(lines) == 1 else "do"
     return (
-        f"{counted} were tokenized and {len(long_lines):,} do not fit into {limit:,} tokens, which "
-        f"leave room for the answer: {shown}{more}"
+        f"{len(lines):,} {verb} not fit into {limit:,} tokens, which leave room for the answer: "
+        f"{shown}{more}"
     )
