@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -76,12 +77,11 @@ class OptimizerStep:
         losses: Counter[str] = Counter()
         for number in range(self.micro_batches):
             # Every part is divided by the whole step's counts, which it asks for in this order.
-            whole = iter(counts)
             part_losses = self._backward_part(
                 batch[number :: self.micro_batches],
                 scores,
                 seed + MAX_PROCESSES * number,
-                lambda _, whole=whole: next(whole),  # type: ignore[misc]
+                partial(_take_next, iter(counts)),
             )
             losses.update(part_losses)
         return dict(losses)
@@ -132,3 +132,8 @@ def _make_optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Opt
         lr=hyper.learning_rate,
         weight_decay=hyper.weight_decay,
     )
+
+
+def _take_next(counts: Iterator[float], _: float) -> float:
+    """The next of the whole step's counts, in the place of a part's own."""
+    return next(counts)

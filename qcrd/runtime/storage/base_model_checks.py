@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,23 @@ from qcrd.records.base_models import BaseModelInfo
 
 LFS_HEAD = b"version https://git-lfs"
 MAX_LFS_POINTER_BYTES = 1024
+FolderStamp = tuple[tuple[str, int, int], ...]
+"""Name, size and time of change of every file."""
+
 NO_DEFAULT_TOKENS = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 """Tokenizer classes that have only the special tokens that their files name."""
 
 
 def inspect_base_model(folder: Path) -> BaseModelInfo:
-    """The config of the base model in `folder`, and the first thing that is wrong with it."""
+    """The config of the base model in `folder`, and the first thing that is wrong with it. Files
+    are read again only when one of them has changed."""
+    stats = ((path.name, path.stat()) for path in sorted(folder.glob("*")))
+    stamp = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return _inspect(folder, stamp)
+
+
+@lru_cache(maxsize=256)
+def _inspect(folder: Path, _: FolderStamp) -> BaseModelInfo:
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except OSError:

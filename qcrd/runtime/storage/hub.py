@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,25 +81,23 @@ def make_unreachable_error(reason: str) -> Transient:
     return Transient(f"the hub cannot be reached ({reason})", code="hub_unavailable")
 
 
-@cache
 def _limit_waiting() -> None:
     """Let no request of this process wait for a silent hub for ever, as its client's default does:
     HF_HUB_DOWNLOAD_TIMEOUT, in seconds, is the longest silence."""
-    from huggingface_hub import constants, set_client_factory
-    from huggingface_hub.utils._http import default_client_factory
+    from huggingface_hub import get_session
 
-    def limit_request(request: httpx2.Request) -> None:
-        asked = request.extensions.get("timeout", {})  # by phase; None is no limit
-        phases = ("connect", "read", "write", "pool")
-        limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        request.extensions["timeout"] = {phase: asked.get(phase) or limit for phase in phases}
+    hooks = get_session().event_hooks["request"]  # of the session that all its calls share
+    if _limit_request not in hooks:
+        hooks.append(_limit_request)
 
-    def make_client() -> httpx2.Client:
-        client = default_client_factory()
-        client.event_hooks["request"].append(limit_request)
-        return client
 
-    set_client_factory(make_client)
+def _limit_request(request: httpx2.Request) -> None:
+    from huggingface_hub import constants
+
+    asked = request.extensions.get("timeout", {})  # by phase; None is no limit
+    phases = ("connect", "read", "write", "pool")
+    limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    request.extensions["timeout"] = {phase: asked.get(phase) or limit for phase in phases}
 
 
 @contextmanager

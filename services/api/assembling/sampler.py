@@ -176,28 +176,26 @@ class TeacherSampler:
                 await self._write_reservations()
                 # A process that stood still may find the job gone, and has to pay for nothing then.
                 self._poll(self._outage)
-                completion = await self._send_request(request, epoch, progress)
-            except BaseException:
-                self._settle_broken(reservation, progress)
-                raise
-            else:
-                # At once: what follows waits, and may be cancelled while it does.
-                self._settle_completed(reservation, request, completion)
+                await self._send_request(request, epoch, progress)
             finally:
+                # At once: what follows waits, and may be cancelled while it does.
+                if progress.completion is None:
+                    self._settle_broken(reservation, progress)
+                else:
+                    self._settle_completed(reservation, request, progress.completion)
                 await self._notify_budget_changed()
 
     async def _send_request(
         self, request: SampleRequest, epoch: int, progress: StreamProgress
-    ) -> Completion:
+    ) -> None:
         progress.is_free = False
         try:
-            completion = await self._client.generate(request, self._sampling, progress)
+            await self._client.generate(request, self._sampling, progress)
         except TeacherOverloaded:
             self._limit.shrink(epoch)
             raise
         self._limit.grow()
         self._last_completion_at = asyncio.get_running_loop().time()
-        return completion
 
     def _settle_completed(
         self, reservation: Reservation, request: SampleRequest, completion: Completion

@@ -67,7 +67,7 @@ class UploadService:
         store_upload = partial(
             self._store_file, upload, _iter_body(receive), boundary, owner, check_digest
         )
-        async with self._take_turn(owner):
+        async with self._take_turn(owner):  # which bounds the threads, so none has to wait for one
             return await anyio.to_thread.run_sync(store_upload, limiter=CapacityLimiter(1))
 
     @asynccontextmanager
@@ -75,33 +75,26 @@ class UploadService:
         """Wait first for one of the key's turns, then for one of the process's."""
         key_limiter = self._key_limiters.setdefault(owner, CapacityLimiter(self.max_per_key))
         turn = object()
-        try:
-            with anyio.fail_after(self.wait_seconds):
-                await key_limiter.acquire_on_behalf_of(turn)
-                try:
-                    await self.thread_limiter.acquire_on_behalf_of(turn)
-                except BaseException:
-                    key_limiter.release_on_behalf_of(turn)
-                    raise
-        except TimeoutError:
-            raise TooMany(
-                f"{int(self.thread_limiter.total_tokens)} uploads are under way here, and key "
-                f"{owner} has at most {self.max_per_key} of them: send the file again when one is "
-                "done",
-                code="share_exceeded",
-                retry_after=self.wait_seconds,
-            ) from None
-        try:
+        with ExitStack() as turns:
+            turns.callback(self._forget_idle_key, owner)
+            try:
+                with anyio.fail_after(self.wait_seconds):
+                    for limiter in (key_limiter, self.thread_limiter):
+                        await limiter.acquire_on_behalf_of(turn)
+                        turns.callback(limiter.release_on_behalf_of, turn)
+            except TimeoutError:
+                raise TooMany(
+                    f"{int(self.thread_limiter.total_tokens)} uploads are under way here, and key "
+                    f"{owner} has at most {self.max_per_key} of them: send the file again when one "
+                    "is done",
+                    code="share_exceeded",
+                    retry_after=self.wait_seconds,
+                ) from None
             yield
-        finally:
-            self.thread_limiter.release_on_behalf_of(turn)
-            key_limiter.release_on_behalf_of(turn)
-            self._forget_idle_key(owner)
 
     def _forget_idle_key(self, owner: str) -> None:
-        limiter = self._key_limiters[owner]
-        statistics = limiter.statistics()
-        if not statistics.borrowed_tokens and not statistics.tasks_waiting:
+        limiter = self._key_limiters.get(owner)
+        if limiter is not None and not limiter.borrowed_tokens + limiter.statistics().tasks_waiting:
             del self._key_limiters[owner]
 
     def _store_file(

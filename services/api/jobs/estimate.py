@@ -26,12 +26,11 @@ from services.api.jobs import timings
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import parse_job_spec
-from services.api.jobs.job_prompts import iter_prompts
+from services.api.jobs.job_prompts import JobPrompt, iter_prompts
 from services.api.jobs.prompt_lengths import (
     CHARACTERS_PER_TOKEN,
     LengthEstimate,
     estimate_lengths,
-    iter_located_prompts,
     measure_tokens,
 )
 from services.api.jobs.shared_rationales import check_shared_set
@@ -186,9 +185,7 @@ async def _measure_demand(
         tokens_per_character, basis = await measure_tokens(
             client, probe_prompts, prompts.prompt_count
         )
-        fits = await estimate_lengths(
-            client, info, spec, lambda: iter_located_prompts(gateway.store, spec)
-        )
+        fits = await estimate_lengths(client, info, spec, lambda: iter_prompts(gateway.store, spec))
         return _SamplingDemand(
             len(lengths), missing, cached.values(), tokens_per_character, basis, fits
         )
@@ -207,17 +204,15 @@ async def _measure_demand(
         await client.close()
 
 
-def _sample_prompts(prompts: Iterable[tuple[str, int]]) -> _PromptSample:
+def _sample_prompts(prompts: Iterable[JobPrompt]) -> _PromptSample:
     """Collect prompt lengths and a sample of prompts by digest: equal files give the same one."""
     lengths: dict[str, int] = {}
     count, heap = 0, list[tuple[int, str]]()
-    for prompt, samples in prompts:
-        lengths |= dict.fromkeys(
-            (SampleRequest(prompt, n).key for n in range(samples)), len(prompt)
-        )
-        if samples:
-            count += 1
-            heapq.heappush(heap, (-int(digest(prompt), 16), prompt))
+    for prompt in prompts:
+        samples = (SampleRequest(prompt.text, n).key for n in range(prompt.samples))
+        lengths |= dict.fromkeys(samples, len(prompt.text))
+        count += 1
+        heapq.heappush(heap, (-int(digest(prompt.text), 16), prompt.text))
         if len(heap) > MAX_TOKENIZED_PROMPTS:
             heapq.heappop(heap)
     return _PromptSample(lengths, count, [prompt for _, prompt in heap])

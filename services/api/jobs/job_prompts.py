@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.rationales import Question
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
+from services.api.assembling.refusals import RowLocation
 from services.api.files import service as files
 
 
-def iter_prompts(store: Store, spec: JobSpec) -> Iterator[tuple[str, int]]:
-    """Each prompt, and how many samples of it are wanted."""
-    training, test = (_iter_questions(store, file) for file in (spec.training_file, spec.test_file))
+@dataclass(frozen=True)
+class JobPrompt:
+    """A prompt, how many samples of it are wanted, and the line that it is first found in."""
+
+    text: str
+    samples: int
+    location: RowLocation
+
+
+def iter_prompts(store: Store, spec: JobSpec) -> Iterator[JobPrompt]:
+    """Each prompt that is asked at all."""
+    location = RowLocation("training_file", 0)
+
+    def iter_questions(param: str, file: str | None) -> Iterator[Question]:
+        nonlocal location
+        for row in files.iter_rows(store, file) if file else ():
+            location = RowLocation(param, row.line_number)
+            yield row.question
+
     for question, samples in sampling_plan.iter_sample_counts(
-        spec.settings.rationales, training, test
+        spec.settings.rationales,
+        iter_questions("training_file", spec.training_file),
+        iter_questions("test_file", spec.test_file),
     ):
-        yield build_teacher_prompt(spec.settings.task, question), samples
-
-
-def _iter_questions(store: Store, file: str | None) -> Iterator[Question]:
-    return (row.question for row in files.iter_rows(store, file)) if file else iter(())
+        if samples:
+            yield JobPrompt(build_teacher_prompt(spec.settings.task, question), samples, location)

@@ -7,20 +7,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from qcrd.method.prompts import build_teacher_prompt
-from qcrd.records.rationales import Question
 from qcrd.records.spec import JobSpec
 from qcrd.runtime.keys import digest
-from qcrd.runtime.storage.store import Store
-from services.api.assembling import sampling_plan
-from services.api.assembling.refusals import RowLocation
 from services.api.assembling.teacher.teacher_client import TeacherClient, TeacherInfo
 from services.api.assembling.teacher.teacher_errors import NoTokenizer
-from services.api.files import service as files
+from services.api.jobs.job_prompts import JobPrompt
 
 LONGEST_PROMPTS = 200
 SAMPLED_PROMPTS = 1000
@@ -53,37 +47,12 @@ class LengthEstimate(BaseModel):
     message: str = "no teacher is asked"
 
 
-@dataclass(frozen=True)
-class LocatedPrompt:
-    text: str
-    location: RowLocation
-
-
-LocatedPrompts = Callable[[], Iterator[LocatedPrompt]]
+JobPrompts = Callable[[], Iterator[JobPrompt]]
 """The same prompts in the same order, each time anew."""
 
 
-def iter_located_prompts(store: Store, spec: JobSpec) -> Iterator[LocatedPrompt]:
-    """Each prompt that is asked at all, with the line that it is first found in."""
-    location = RowLocation("training_file", 0)
-
-    def iter_questions(param: str, file: str | None) -> Iterator[Question]:
-        nonlocal location
-        for row in files.iter_rows(store, file) if file else ():
-            location = RowLocation(param, row.line_number)
-            yield row.question
-
-    for question, samples in sampling_plan.iter_sample_counts(
-        spec.settings.rationales,
-        iter_questions("training_file", spec.training_file),
-        iter_questions("test_file", spec.test_file),
-    ):
-        if samples:
-            yield LocatedPrompt(build_teacher_prompt(spec.settings.task, question), location)
-
-
 async def estimate_lengths(
-    client: TeacherClient, info: TeacherInfo, spec: JobSpec, prompts: LocatedPrompts
+    client: TeacherClient, info: TeacherInfo, spec: JobSpec, prompts: JobPrompts
 ) -> LengthEstimate:
     """Raises what the client raises, but for a teacher without a tokenizer."""
     count, chosen = choose_prompts(prompt.text for prompt in prompts())
@@ -158,7 +127,7 @@ def get_max_prompt_tokens(info: TeacherInfo, max_new_tokens: int) -> int | None:
 
 
 async def find_long_lines(
-    client: TeacherClient, limit: int, prompts: Iterable[LocatedPrompt]
+    client: TeacherClient, limit: int, prompts: Iterable[JobPrompt]
 ) -> list[LongLine]:
     """Those of `prompts` with more than `limit` tokens, in their order. `NoTokenizer`."""
     found = []
@@ -174,8 +143,8 @@ async def find_long_lines(
     return found
 
 
-def _iter_batches(prompts: Iterable[LocatedPrompt]) -> Iterator[list[LocatedPrompt]]:
-    batch, size = list[LocatedPrompt](), 0
+def _iter_batches(prompts: Iterable[JobPrompt]) -> Iterator[list[JobPrompt]]:
+    batch, size = list[JobPrompt](), 0
     for prompt in prompts:
         batch.append(prompt)
         size += len(prompt.text.encode())

@@ -6,12 +6,12 @@ have not reported is refused only when the hub says that it has none of this nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qcrd.errors import Invalid, NotFound, Transient
-from qcrd.records.base_models import BaseModelInfo
+from qcrd.records.base_models import BaseModelInfo, BaseModelReport
 from qcrd.runtime import keys
 from qcrd.runtime.redis.base_model_reports import BaseModelReports
 from qcrd.runtime.settings import ModelSettings
@@ -44,33 +44,26 @@ class BaseModelCatalog:
             return _use(name, info, param)
         if keys.ID_PATTERN.fullmatch(name) and _is_published(self.store, name):
             return {}
-        reported = self._list_reported()
+        reports = self.reports.read()
+        reported = _merge_reports(reports)
         if name in reported:
             return _use(name, reported[name], param)
-        return self._ask_hub(name, reported, param)
-
-    def _list_reported(self) -> dict[str, BaseModelInfo]:
-        """Of all trainers; of one name the copy without a problem."""
-        found: dict[str, BaseModelInfo] = {}
-        for report in self.reports.read():
-            for name, info in report.models.items():
-                if name not in found or info.problem is None:
-                    found[name] = info
-        return found
+        return self._ask_hub(name, reports, param)
 
     def _ask_hub(
-        self, name: str, reported: Mapping[str, BaseModelInfo], param: str
+        self, name: str, reports: Sequence[BaseModelReport], param: str
     ) -> Mapping[str, Any]:
         try:
             return self.hub.fetch_config(name)
         except NotFound as error:
             reason = error.message
         except Transient as error:
-            if self._may_be_elsewhere():
+            if self._may_be_elsewhere(reports):
                 return {}
             reason = error.message
         here = self.settings.models_dir.is_dir()
-        local = ", ".join(sorted({*list_local_models(self.settings), *reported})) or "none"
+        names = {*list_local_models(self.settings), *_merge_reports(reports)}
+        local = ", ".join(sorted(names)) or "none"
         place = "the models folder" if here else "the trainers' models folder"
         raise Invalid(
             f"`{param}`: there is no model {name!r}. In {place}: {local}; {reason}. Name one of "
@@ -79,13 +72,22 @@ class BaseModelCatalog:
             code="model_not_found",
         )
 
-    def _may_be_elsewhere(self) -> bool:
+    def _may_be_elsewhere(self, reports: Sequence[BaseModelReport]) -> bool:
         """Whether a trainer may find what this gateway cannot, its hub being away: a trainer that
         reaches the hub, or one that has not reported yet."""
-        reports = self.reports.read()
         if reports:
             return any(report.reaches_hub for report in reports)
         return not self.settings.models_dir.is_dir()
+
+
+def _merge_reports(reports: Sequence[BaseModelReport]) -> dict[str, BaseModelInfo]:
+    """The models of all trainers; of one name the copy without a problem."""
+    found: dict[str, BaseModelInfo] = {}
+    for report in reports:
+        for name, info in report.models.items():
+            if name not in found or info.problem is None:
+                found[name] = info
+    return found
 
 
 def _use(name: str, info: BaseModelInfo, param: str) -> Mapping[str, Any]:

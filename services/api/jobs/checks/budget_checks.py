@@ -92,14 +92,12 @@ def _find_shortest_prompt(store: Store, spec: JobSpec, teacher: TeacherConfig) -
     """In bytes; None as soon as one is short enough whatever its tokens are, since none has more
     tokens than bytes."""
     shortest: str | None = None
-    for prompt, samples in iter_prompts(store, spec):
-        if not samples:
-            continue
-        size = len(prompt.encode())
+    for prompt in iter_prompts(store, spec):
+        size = len(prompt.text.encode())
         if covers(spec.budget, teacher, _tokens_of_request(spec, Tokens(prompt=size))):
             return None
         if shortest is None or size < len(shortest.encode()):
-            shortest = prompt
+            shortest = prompt.text
     return shortest
 
 
@@ -126,9 +124,9 @@ async def _is_anything_missing(gateway: Gateway, spec: JobSpec, client: TeacherC
     """Whether the teacher would have to be asked at all."""
     sampling = SamplingParams.from_spec(spec.settings.rationales)
     keys = {
-        SampleRequest(prompt, index).key
-        for prompt, samples in iter_prompts(gateway.store, spec)
-        for index in range(samples)
+        SampleRequest(prompt.text, index).key
+        for prompt in iter_prompts(gateway.store, spec)
+        for index in range(prompt.samples)
     }
     try:
         cache = GenerationCache(

@@ -12,14 +12,13 @@ from services.api.assembling import sampling_plan
 from services.api.assembling.refusals import get_allowed_refusals
 from services.api.assembling.teacher.teacher_client import TeacherClient
 from services.api.dependencies import Gateway
+from services.api.jobs.job_prompts import JobPrompt, iter_prompts
 from services.api.jobs.prompt_lengths import (
     LONGEST_PROMPTS,
-    LocatedPrompt,
     LongLine,
     describe_long_lines,
     find_long_lines,
     get_max_prompt_tokens,
-    iter_located_prompts,
 )
 from services.api.settings import TeacherConfig
 
@@ -77,11 +76,11 @@ async def _find_lines(
         await client.close()
 
 
-def _take_longest(gateway: Gateway, spec: JobSpec, limit: int) -> tuple[int, list[LocatedPrompt]]:
+def _take_longest(gateway: Gateway, spec: JobSpec, limit: int) -> tuple[int, list[JobPrompt]]:
     """The number of prompts, and the longest of those with more bytes than `limit`, longest first:
     no prompt has more tokens than bytes."""
-    count, heap = 0, list[tuple[int, int, LocatedPrompt]]()
-    for prompt in iter_located_prompts(gateway.store, spec):
+    count, heap = 0, list[tuple[int, int, JobPrompt]]()
+    for prompt in iter_prompts(gateway.store, spec):
         count += 1
         size = len(prompt.text.encode())
         if size > limit:

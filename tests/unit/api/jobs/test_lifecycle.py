@@ -221,7 +221,7 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     assert len(wanted) == 40 * 5 + 20 * 7
     assert (dict(found.lengths), found.prompt_count) == (wanted, 60)
     assert len(found.sample) == estimate.MAX_TOKENIZED_PROMPTS
-    assert set(found.sample) <= {prompt for prompt, _ in counted}
+    assert set(found.sample) <= {prompt.text for prompt in counted}
     assert set(estimate._sample_prompts(reversed(counted)).sample) == set(found.sample)
 
 
