@@ -110,12 +110,18 @@ def read_record(store: Store, key: str, type: type[RecordT]) -> RecordT:
 
 
 def find_record(store: Store, key: str, type: type[RecordT]) -> RecordT | None:
-    """The record for a list, which none of its records may break: None when there is no object, as
-    for a key that was deleted since it was listed, and when it cannot be read, with an alarm."""
+    """None when there is no object; `UnreadableRecord` as in `read_record`."""
     try:
         return read_record(store, key, type)
     except NotFound:
         return None
+
+
+def find_readable_record(store: Store, key: str, type: type[RecordT]) -> RecordT | None:
+    """The record for a list, which none of its records may break: None when there is no object, as
+    for a key that was deleted since it was listed, and when it cannot be read, with an alarm."""
+    try:
+        return find_record(store, key, type)
     except UnreadableRecord as error:
         store.unreadable.add(key, error.message)
         return None

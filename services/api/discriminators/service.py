@@ -11,7 +11,7 @@ from qcrd.errors import NotFound
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.spec import JudgeSpec
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, find_record, read_record
+from qcrd.runtime.storage.store import Store, find_readable_record, read_record
 from services.api.http.paging import skip_through, take_found
 from services.api.http.schemas import ApiObject, Page
 from services.api.http.serializers import build_page
@@ -57,7 +57,9 @@ class DiscriminatorService:
         ids = skip_through(list(versions_by_id), after, "discriminator", str)
 
         def find_summary(judge_id: str) -> DiscriminatorSummary | None:
-            creation = find_record(self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest)
+            creation = find_readable_record(
+                self._store, keys.judge_spec_key(judge_id), CreateJudgeRequest
+            )
             if creation is None:
                 return None
             return _make_summary(judge_id, creation, versions_by_id[judge_id])
@@ -76,7 +78,7 @@ class DiscriminatorService:
         versions = [
             version
             for key in description_keys
-            if (version := find_record(self._store, key, JudgeVersion)) is not None
+            if (version := find_readable_record(self._store, key, JudgeVersion)) is not None
         ]
         current, service_status = self._fetch_current(judge_id)
         stored = versions[0] if versions else JudgeVersion(version=0)

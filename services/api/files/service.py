@@ -21,7 +21,7 @@ from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.storage.store import Store, find_record, read_record, write_record
+from qcrd.runtime.storage.store import Store, find_readable_record, read_record, write_record
 from services.api.files.checked_stream import CheckedStream
 from services.api.files.questions import CHUNK_BYTES, QuestionRow, read_rows
 from services.api.http.access.ownership import check_owner
@@ -109,7 +109,7 @@ def list_files(
     return take_found(
         skip_through(ids, after, "file", str),
         limit,
-        lambda file_id: find_record(store, keys.file_meta_key(file_id), StoredFile),
+        lambda file_id: find_readable_record(store, keys.file_meta_key(file_id), StoredFile),
     )
 
 
@@ -126,7 +126,7 @@ def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:
 
     for file_id in file_ids:
         if file_id not in times:
-            stored = find_record(store, keys.file_meta_key(file_id), StoredFile)
+            stored = find_readable_record(store, keys.file_meta_key(file_id), StoredFile)
             times[file_id] = stored.created_at if stored else 0.0
     return sorted(file_ids, key=lambda file_id: (times[file_id], file_id), reverse=newest_first)
 

@@ -8,7 +8,7 @@ from qcrd.errors import NotFound
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import Job
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, find_record
+from qcrd.runtime.storage.store import Store, find_readable_record
 from services.api.http.paging import skip_through
 from services.api.http.schemas import CheckpointMetrics, FileLink, FineTuningJobCheckpoint
 from services.api.models import service as models
@@ -51,7 +51,9 @@ def _iter_training_states(store: Store, job: Job) -> Iterator[FineTuningJobCheck
     states = [key for key in store.list(prefix) if "/states/" in key and key.endswith(".json")]
     # Those that training has not replaced since the listing.
     manifests = [
-        (key, loaded) for key in states if (loaded := find_record(store, key, CheckpointManifest))
+        (key, loaded)
+        for key in states
+        if (loaded := find_readable_record(store, key, CheckpointManifest))
     ]
     for key, manifest in sorted(manifests, key=lambda pair: pair[1].saved_at, reverse=True):
         folder, step = key.split("/states/")[0], int(manifest.numbers["step"])

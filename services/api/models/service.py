@@ -9,7 +9,7 @@ from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.storage.store import Store, find_record, read_record
+from qcrd.runtime.storage.store import Store, find_readable_record, read_record
 from services.api.http.access.ownership import check_owner, get_job_owner
 from services.api.http.schemas import FileLink
 
@@ -22,7 +22,7 @@ def list_models(store: Store) -> list[PublishedModel]:
     models = [
         model
         for key in manifest_keys
-        if (model := find_record(store, key, PublishedModel)) is not None
+        if (model := find_readable_record(store, key, PublishedModel)) is not None
     ]
     return sorted(models, key=lambda model: (model.created_at, model.id), reverse=True)
 

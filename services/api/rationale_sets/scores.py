@@ -11,7 +11,7 @@ from qcrd.errors import NotFound
 from qcrd.records.rationale_annotations import RationaleScore, RationaleScoreManifest
 from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, find_record, read_lines, read_record
+from qcrd.runtime.storage.store import Store, find_readable_record, read_lines, read_record
 from services.api.rationale_sets.index import hash_id
 
 
@@ -64,7 +64,7 @@ def find_score_manifest(
 
 def list_score_manifests(store: Store, set_id: str) -> list[RationaleScoreManifest]:
     score_keys = store.list(keys.rationale_scores_prefix(set_id))
-    stored = (find_record(store, key, RationaleScoreManifest) for key in score_keys)
+    stored = (find_readable_record(store, key, RationaleScoreManifest) for key in score_keys)
     return [manifest for manifest in stored if manifest is not None]
 
 

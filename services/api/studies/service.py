@@ -19,7 +19,7 @@ from qcrd.records.study import Study, StudyCell, StudyJob, StudySpec, StudyStatu
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.storage.store import Store, find_record, read_record, write_record
+from qcrd.runtime.storage.store import Store, find_readable_record, read_record, write_record
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway
 from services.api.http.access.ownership import check_owner
@@ -147,7 +147,7 @@ def get_study(store: Store, study_id: str) -> Study:
 
 def list_studies(store: Store, after: str | None = None) -> Sequence[Study]:
     """All studies, or those older than study `after`; `Invalid` when there is none of that id."""
-    stored = (find_record(store, key, Study) for key in store.list(keys.STUDIES))
+    stored = (find_readable_record(store, key, Study) for key in store.list(keys.STUDIES))
     studies = [study for study in stored if study is not None]
     studies.sort(key=lambda study: (study.created_at, study.id), reverse=True)
     return skip_through(studies, after, "study", lambda study: study.id)

@@ -10,10 +10,11 @@ from typing import BinaryIO
 
 import pytest
 
-from qcrd.errors import NotFound
+from qcrd.errors import NotFound, UnreadableRecord
 from qcrd.records.judge import CreateJudgeRequest
 from qcrd.records.spec import JudgeSpec
-from qcrd.runtime.storage.store import MemoryStore, Store
+from qcrd.runtime import keys
+from qcrd.runtime.storage.store import MemoryStore, Store, read_object
 from services.discriminator.registry import JudgeRegistry
 from services.discriminator.resident_judge import WEIGHTS_FILE
 from services.discriminator.schemas import TrainingPairSchema
@@ -118,3 +119,13 @@ def test_a_judge_that_cannot_be_loaded_leaves_no_place_behind(base_dir: Path) ->
         with pytest.raises(NotFound, match="create it first"), judges.use_judge("none"):
             pass
     assert judges.create_judge("none", REQUEST).version == 0
+
+
+def test_a_judge_of_a_later_release_is_not_made_anew_over_it(tmp_path: Path) -> None:
+    store, judge_id = MemoryStore(), "ftjob-" + "a" * 24
+    key = keys.judge_spec_key(judge_id)
+    store.put(key, b'{"base": 7}')
+    registry = JudgeRegistry(store, lambda name: tmp_path, max_resident=1, device="cpu")
+    with pytest.raises(UnreadableRecord):
+        registry.create_judge(judge_id, REQUEST, token=1)
+    assert read_object(store, key) == b'{"base": 7}'
