@@ -44,7 +44,7 @@ class FollowerProtocol(asyncio.Protocol):
     not be slower than the gateway."""
 
     def __init__(self, job_id: str) -> None:
-        self._request = f"GET {PATH.format(job_id)} HTTP/1.1\r\nHost: here\r\n\r\n".encode()
+        self._request = f"GET {PATH.format(job_id)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         self._buffer = b""
         self.connected = asyncio.get_running_loop().create_future()
         self.arrivals: list[tuple[str, float]] = []

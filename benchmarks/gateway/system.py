@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx2
 from pydantic import SecretStr
 from redis import Redis
+from redis.exceptions import RedisError
 
 from qcrd.cli.stack import environment, procfile
 from qcrd.cli.stack.home import StackHome
@@ -89,7 +90,7 @@ class BenchmarkSystem:
         return True
 
     def is_redis_ready(self) -> bool:
-        with suppress(OSError, Transient):
+        with suppress(RedisError):
             return bool(self.redis.ping())
         return False
 
@@ -99,6 +100,7 @@ def run_system(folder: Path) -> Iterator[BenchmarkSystem]:
     """Start the servers, with their data in `folder`."""
     home = StackHome(folder)
     home.create_folders()
+    home.write_valkey_config()
     base = home.models / BASE_MODEL
     base.mkdir(parents=True)
     (base / "config.json").write_text(json.dumps(BASE_MODEL_CONFIG))

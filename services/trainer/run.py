@@ -78,6 +78,8 @@ def _run_training(stage: StageContext, deps: WorkerDeps, mark_progress: Progress
     settings, models = load_settings(TrainerSettings), load_settings(ModelSettings)
     stage.update_job(gpus=_count_gpus(settings))
     spec = stage.job.spec
+    device = _resolve_device(settings)
+    log.info("training %s by %s on %s", spec.model, spec.method, device)
     base = find_base_model(spec.model, models, deps.store)
     checkpoint = spec.settings.negatives.checkpoint
     param = f"method.{spec.method}.negatives.checkpoint"
@@ -105,7 +107,7 @@ def _run_training(stage: StageContext, deps: WorkerDeps, mark_progress: Progress
         else None,
         make_sampler=_make_sampler_factory(settings, stage.raise_if_stopping, mark_progress),
         mark_progress=mark_progress,
-        device=_resolve_device(settings),
+        device=device,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     if not distributed.is_distributed():

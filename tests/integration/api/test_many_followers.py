@@ -134,7 +134,7 @@ def test_a_follower_of_gateways_that_are_killed_misses_and_doubles_nothing(
 async def follow(gateway: Gateway, job_id: str) -> tuple[asyncio.StreamReader, object]:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     path = f"/v1/fine_tuning/jobs/{job_id}/events?stream=true"
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert b" 200 " in await reader.readline()
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer

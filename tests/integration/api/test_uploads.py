@@ -186,7 +186,7 @@ def heading(length: int | None, *, close: bool = False) -> bytes:
     kind = f"multipart/form-data; boundary={gateway_upload.BOUNDARY}"
     end = "Connection: close\r\n" if close else ""
     return (
-        f"POST /v1/files HTTP/1.1\r\nHost: here\r\nContent-Type: {kind}\r\n{size}\r\n{end}\r\n"
+        f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{size}\r\n{end}\r\n"
     ).encode()
 
 
@@ -248,7 +248,7 @@ def test_a_client_that_sends_on_gets_the_answer_to_a_bad_second_line(
         if close:
             assert connection.recv(1) == b""
         else:  # and the connection can be used again
-            connection.sendall(b"GET /v1/nothing HTTP/1.1\r\nHost: here\r\n\r\n")
+            connection.sendall(b"GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert read_answer(connection)[0] == 404
     assert (status, error["param"], error["code"]) == (400, "file", "broken_json")
     assert error["message"].startswith("line 2: ")
@@ -321,7 +321,7 @@ def test_equal_files_at_once_are_one(door: Door) -> None:
 # --- connections -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET /health HTTP/1.1\r\nHost: here\r\nx: "])
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET /health HTTP/1.1\r\nHost: [::1]\r\nx: "])
 def test_headers_that_take_too_long_end_the_connection(door: Door, sent: bytes) -> None:
     with door.connect() as connection:
         connection.sendall(sent)
@@ -330,7 +330,7 @@ def test_headers_that_take_too_long_end_the_connection(door: Door, sent: bytes) 
 
 def test_headers_that_drip_end_the_connection_as_well(door: Door) -> None:
     with door.connect() as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\nx: ")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: ")
         assert ended(connection)
 
 
@@ -366,15 +366,18 @@ def test_an_answered_body_that_drips_ends_the_connection(door: Door) -> None:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"GET /health HTTP/1.1\r\nHost: here\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", 431),
-        (b"GET /health HTTP/1.1\r\nHost: here\r\nx: " + b"y" * 300_000, 431),
-        (b"GET /" + b"y" * 300_000 + b" HTTP/1.1\r\nHost: here\r\n\r\n", 431),
-        (b"GET /health HTTP/1.1\r\nHost: here\r\n" + b"x: y\r\n" * 20_000 + b"\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: " + b"y" * 300_000, 431),
+        (b"GET /" + b"y" * 300_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"x: y\r\n" * 20_000 + b"\r\n", 431),
         (b"no HTTP at all\r\n\r\n", 400),
-        (b"GET http://[/ HTTP/1.1\r\nHost: here\r\n\r\n", 400),
-        (b"CONNECT here HTTP/1.1\r\nHost: here\r\n\r\n", 400),
-        (b"GET /health HTTP/1.1\r\nHost: here\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST /v1/files HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET http://[/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"CONNECT here HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
+        (
+            b"POST /v1/files HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            400,
+        ),
     ],
 )
 def test_what_is_no_request_is_told_so_in_the_envelope(
