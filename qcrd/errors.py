@@ -12,7 +12,9 @@ QcrdError
 ├── Interrupted        the job was cancelled or paused while its stage ran
 ├── MustPause          a person has to decide how the job goes on: it is paused
 │   ├── OverBudget     the next request could exceed the job's budget
-│   └── TooManyRefused the teacher refuses more of the questions than the job allows
+│   ├── TooManyRefused the teacher refuses more of the questions than the job allows
+│   ├── NothingSaid    the teacher answers, and every answer is empty
+│   └── NoQuota        the teacher's account has no credit left
 ├── UnreadableRecord   a stored record of a later major version, or damaged        (HTTP 501)
 └── Diverged           the training loss left its bounds: the job fails, with advice
 """
@@ -104,6 +106,14 @@ class OverBudget(MustPause):
 
 class TooManyRefused(MustPause):
     default_code = "too_many_refused"
+
+
+class NothingSaid(MustPause):
+    default_code = "nothing_said"
+
+
+class NoQuota(MustPause):
+    default_code = "no_quota"
 
 
 class Diverged(QcrdError):

@@ -14,7 +14,7 @@ from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
 
 FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
-    {"rationales": frozenset({"max_failed_share"})}
+    {"rationales": frozenset({"max_failed_share", "prompt", "source"})}
 )
 """Fields of `MethodSpec`'s sections that records of schema version 1.0 do not have."""
 
@@ -52,13 +52,23 @@ class TaskSpec(Record):
         return self
 
 
+DEFAULT_STOP = ("\n\n",)
+"""It ends the answer to a completion prompt, whose examples have blank lines between them. A chat
+ends by itself."""
+
+
 class RationaleSpec(Record):
     n: Annotated[int, Field(ge=1, le=64)] = 5
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
     top_p: Annotated[float | None, Field(gt=0, lt=1)] = None
     """Nucleus sampling; None: the whole distribution, as in the paper."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
-    stop: Annotated[tuple[str, ...], Field(max_length=4)] = ("\n\n",)
+    stop: Annotated[tuple[str, ...], Field(max_length=4)] = DEFAULT_STOP
+    prompt: Literal["auto", "completion", "chat"] = "auto"
+    """Whether the teacher continues a text or replies in a chat; `auto`: by what it is."""
+    source: Annotated[Literal["auto", "explanation", "reasoning"], Field(alias="from")] = "auto"
+    """What of a reasoning teacher's output the student learns: the explanation that it gives, or
+    the reasoning before it; `auto`: the explanation, where there is one."""
     positive_rule: Literal["majority", "gold", "majority_and_gold"] = "majority"
     import_file: Annotated[str | None, Field(alias="import")] = None
     """Id of a file of existing teacher outputs, which replace generation."""

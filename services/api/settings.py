@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
@@ -38,9 +39,23 @@ class TeacherConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     url: HttpUrl
+    api: Literal["tgi", "openai"] = "tgi"
+    """The protocol at `url`: TGI's, or OpenAI's chat and text completions."""
+    model: str | None = None
+    """The model's name there; a server of the TGI protocol has one model and needs none."""
     api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    api_key_env: str | None = None
+    """A file, or an environment variable, that has the key."""
+    headers: dict[str, SecretStr] = {}
+    query: dict[str, SecretStr] = {}
+    """Sent with every request; Azure wants `api-version` in the query."""
+    prompt: Literal["auto", "completion", "chat"] = "auto"
+    """Whether it continues a text or replies in a chat; `auto`: by `api`."""
+    context: Annotated[int | None, Field(ge=1)] = None
+    """Tokens of prompt and answer together, where the server does not tell or tells too many."""
     concurrency: Annotated[int, Field(ge=1, le=96)] = 32
-    """Most requests in flight; the HTTP client under `huggingface_hub` has 100 connections."""
+    """Most samples in flight; the HTTP client under `huggingface_hub` has 100 connections."""
     prompt_price: Annotated[float | None, Field(ge=0)] = None
     completion_price: Annotated[float | None, Field(ge=0)] = None
     """Per million tokens, in `currency`; both or neither."""
@@ -51,6 +66,38 @@ class TeacherConfig(BaseModel):
         if (self.prompt_price is None) != (self.completion_price is None):
             raise ValueError("give both prompt_price and completion_price, or neither")
         return self
+
+    @model_validator(mode="after")
+    def require_model(self) -> Self:
+        if self.api == "openai" and not self.model:
+            raise ValueError("a teacher with `api` openai needs `model`, its model's name there")
+        return self
+
+    @model_validator(mode="after")
+    def require_readable_key(self) -> Self:
+        """At start, so that no job finds out."""
+        if sum(map(bool, (self.api_key, self.api_key_file, self.api_key_env))) > 1:
+            raise ValueError("give one of api_key, api_key_file and api_key_env")
+        self.read_key()
+        return self
+
+    def read_key(self) -> str | None:
+        """The key as it is now: a mounted file changes when keys are rotated. `ValueError` where it
+        is named and cannot be read."""
+        if self.api_key is not None:
+            return self.api_key.get_secret_value()
+        if self.api_key_env is not None:
+            if not (key := os.environ.get(self.api_key_env, "").strip()):
+                raise ValueError(f"api_key_env: the variable {self.api_key_env} is not set")
+            return key
+        if self.api_key_file is not None:
+            try:
+                return self.api_key_file.read_text().strip()
+            except OSError as error:
+                raise ValueError(
+                    f"api_key_file: {self.api_key_file} cannot be read ({error.strerror})"
+                ) from error
+        return None
 
     @property
     def has_prices(self) -> bool:

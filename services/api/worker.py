@@ -25,7 +25,7 @@ from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.telemetry import log_exceptions
 from services.api.assembling.stage import assemble
-from services.api.assembling.teacher.teacher_client import install_http_client_factory
+from services.api.assembling.teacher.tgi_client import install_http_client_factory
 from services.api.settings import TeacherSettings
 from services.api.webhooks.sender import deliver_forever
 from services.api.webhooks.signing import WebhookSettings

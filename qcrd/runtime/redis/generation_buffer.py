@@ -34,9 +34,10 @@ class AccountUpdate:
 
 class GenerationBuffer(Protocol):
     def add(
-        self, set_key: str, field: str, payload: str, account: AccountUpdate | None = None
+        self, set_key: str, payloads: Mapping[str, str], account: AccountUpdate | None = None
     ) -> None:
-        """Save `payload`, replacing that of the same field, and update `account` with it."""
+        """Save the payloads by their fields, replacing those that are there, and update `account`
+        with them."""
 
     def read_all(self, set_key: str) -> dict[str, str]:
         """Payload per field; empty for an unknown set."""
@@ -58,10 +59,10 @@ class MemoryGenerationBuffer:
         self._lock = threading.RLock()
 
     def add(
-        self, set_key: str, field: str, payload: str, account: AccountUpdate | None = None
+        self, set_key: str, payloads: Mapping[str, str], account: AccountUpdate | None = None
     ) -> None:
         with self._lock:
-            self._sets[set_key][field] = payload
+            self._sets[set_key].update(payloads)
             if account is not None:
                 self._apply(account)
 
@@ -93,10 +94,11 @@ class RedisGenerationBuffer:
         self._redis = redis
 
     def add(
-        self, set_key: str, field: str, payload: str, account: AccountUpdate | None = None
+        self, set_key: str, payloads: Mapping[str, str], account: AccountUpdate | None = None
     ) -> None:
         with translate_redis_errors(), self._redis.pipeline() as pipe:
-            pipe.hset(keys.generation_buffer_key(set_key), field, payload)
+            fields: dict[Any, Any] = dict(payloads)
+            pipe.hset(keys.generation_buffer_key(set_key), mapping=fields)
             if account is not None:
                 _queue_update(pipe, account)
             pipe.execute()

@@ -9,18 +9,26 @@ from dataclasses import dataclass
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
-from qcrd.records.spec import Budget
+from qcrd.records.spec import Budget, MethodSpec
+from qcrd.records.teacher_prompt import PromptStyle
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.labelling import OutputsByQuestion
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams, iter_sample_counts
+from services.api.assembling.sampling_plan import (
+    SampleRequest,
+    SamplingParams,
+    choose_prompt_style,
+    group_by_prompt,
+    iter_sample_counts,
+)
 from services.api.assembling.sampling_run import SamplingRun
+from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.outages import raise_dated
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
-from services.api.assembling.teacher.teacher_client import TeacherClient
+from services.api.assembling.teacher.teacher_errors import StyleUnsupported
 from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.assembling.tokens.token_budget import TokenBudget
 from services.api.settings import TeacherConfig
@@ -37,6 +45,44 @@ class SampledOutputs:
     refused: int = 0
 
 
+@dataclass(frozen=True)
+class SamplingPlan:
+    """All samples that a job wants, by question and by key, in one style of prompt."""
+
+    style: PromptStyle
+    sampling: SamplingParams
+    by_question: Mapping[str, Sequence[SampleRequest]]
+    requests: Mapping[str, SampleRequest]
+    refusals: RefusalLog
+
+    @classmethod
+    def make(
+        cls,
+        spec: MethodSpec,
+        training: Sequence[Question],
+        test: Sequence[Question],
+        locations: Mapping[str, RowLocation],
+        style: PromptStyle,
+    ) -> SamplingPlan:
+        by_question = {
+            question.id: [SampleRequest(prompt, number) for number in range(samples)]
+            for question, samples in iter_sample_counts(spec.rationales, training, test)
+            for prompt in [build_teacher_prompt(spec.task, question, style)]
+        }
+        asked = {
+            samples[0].prompt: AskedQuestion(locations[question], len(samples))
+            for question, samples in by_question.items()
+            if samples
+        }
+        return cls(
+            style=style,
+            sampling=SamplingParams.from_spec(spec.rationales, style),
+            by_question=by_question,
+            requests={each.key: each for samples in by_question.values() for each in samples},
+            refusals=RefusalLog(asked, spec.rationales.max_failed_share),
+        )
+
+
 def generate_outputs(
     stage: StageContext,
     buffer: GenerationBuffer,
@@ -51,30 +97,44 @@ def generate_outputs(
     kept whatever ends the round. `locations` has each question's line by its id.
     """
     spec = stage.job.spec.settings
-    sampling = SamplingParams.from_spec(spec.rationales)
-    requests_by_question = {
-        question.id: [
-            SampleRequest(build_teacher_prompt(spec.task, question), n) for n in range(samples)
-        ]
-        for question, samples in iter_sample_counts(spec.rationales, training, test)
-    }
-    requests = {
-        sample.key: sample for samples in requests_by_question.values() for sample in samples
-    }
-    asked = {
-        samples[0].prompt: AskedQuestion(locations[question], len(samples))
-        for question, samples in requests_by_question.items()
-        if samples
-    }
-    refusals = RefusalLog(asked, spec.rationales.max_failed_share)
+    plan = SamplingPlan.make(
+        spec, training, test, locations, choose_prompt_style(spec.rationales, teacher)
+    )
+    try:
+        run = _sample(stage, buffer, teacher, plan, backoff)
+    except StyleUnsupported as error:
+        if {spec.rationales.prompt, teacher.prompt} != {"auto"} or error.style == plan.style:
+            raise
+        stage.emit(f"{error.message}: it is asked by {error.style} prompts", style=error.style)
+        plan = SamplingPlan.make(spec, training, test, locations, error.style)
+        run = _sample(stage, buffer, teacher, plan, backoff)
+    return _collect_outputs(stage.job, run, plan, training, test)
+
+
+def _sample(
+    stage: StageContext,
+    buffer: GenerationBuffer,
+    teacher: TeacherConfig,
+    plan: SamplingPlan,
+    backoff: BackoffPolicy,
+) -> SamplingRun:
     with raise_dated(stage):
-        run = asyncio.run(
-            _run_sampling(stage, buffer, teacher, sampling, requests, refusals, backoff)
-        )
-    _report_refusals(stage, refusals)
+        run = asyncio.run(_run_sampling(stage, buffer, teacher, plan, backoff))
+    _report_refusals(stage, plan.refusals)
+    return run
+
+
+def _collect_outputs(
+    job: Job,
+    run: SamplingRun,
+    plan: SamplingPlan,
+    training: Sequence[Question],
+    test: Sequence[Question],
+) -> SampledOutputs:
+    requests_by_question = plan.by_question
     outputs = {
         question: tuple(
-            strip_stop_sequence(run.generations[sample.key], sampling.stop)
+            strip_stop_sequence(run.generations[sample.key], plan.sampling.stop)
             for sample in samples
             if sample.key in run.generations
         )
@@ -88,12 +148,12 @@ def generate_outputs(
             if requests_by_question[question.id]
         },
         reused=sum(
-            run.generations[sample.key].job_id != stage.job.id
+            run.generations[sample.key].job_id != job.id
             for question in training
             for sample in requests_by_question[question.id]
             if sample.key in run.generations
         ),
-        refused=len(refusals.rows),
+        refused=len(plan.refusals.rows),
     )
 
 
@@ -121,17 +181,17 @@ async def _run_sampling(
     stage: StageContext,
     buffer: GenerationBuffer,
     teacher: TeacherConfig,
-    sampling: SamplingParams,
-    requests: Mapping[str, SampleRequest],
-    refusals: RefusalLog,
+    plan: SamplingPlan,
     backoff: BackoffPolicy,
 ) -> SamplingRun:
-    name = stage.job.spec.settings.teacher
-    client = TeacherClient(name, teacher)
+    name, requests = stage.job.spec.settings.teacher, plan.requests
+    client = make_teacher_client(
+        name, teacher, lambda notice: stage.emit(f"teacher {name}: {notice}")
+    )
     try:
-        fingerprint = await client.fetch_fingerprint()
+        fingerprint = (await client.fetch_info()).fingerprint
         cache = GenerationCache(
-            stage.store, buffer, teacher=fingerprint, sampling=sampling.fingerprint
+            stage.store, buffer, teacher=fingerprint, sampling=plan.sampling.fingerprint
         )
         generations = cache.find_many(requests.keys())
         paid = _sum_paid(stage.job, generations.values())
@@ -148,22 +208,23 @@ async def _run_sampling(
         )
         prompt_tokens = PromptTokenCounter(client, asks_teacher=stage.job.budget != Budget())
         for key, generation in generations.items():
-            if not generation.estimated:
-                prompt_tokens.learn(requests[key].prompt, generation.prompt_tokens)
+            # The others of an answer have none: the prompt was paid for once.
+            if generation.prompt_tokens and not generation.estimated:
+                prompt_tokens.learn(requests[key].prompt.text, generation.prompt_tokens)
         sampler = TeacherSampler(
             client,
-            sampling,
+            plan.sampling,
             teacher_fingerprint=fingerprint,
             concurrency=teacher.concurrency,
-            on_completion=run.add_completion,
+            on_completions=run.add_completions,
             poll=run.poll,
             backoff=backoff,
             budget=TokenBudget(stage.job.budget, teacher, account),
             prompt_tokens=prompt_tokens,
-            refusals=refusals,
+            refusals=plan.refusals,
         )
         try:
-            await sampler.run(missing)
+            await sampler.run(group_by_prompt(missing))
         finally:
             run.close()
         return run

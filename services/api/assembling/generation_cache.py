@@ -6,7 +6,7 @@ name is a digest of its content. Both are shared by all jobs with the same teach
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from qcrd.errors import UnreadableRecord
 from qcrd.records.base import Record, parse_stored_record
@@ -64,10 +64,10 @@ class GenerationCache:
             self._store.unreadable.add(f"generation {key}", error.message)
             return None
 
-    def add(self, generation: Generation, account: AccountUpdate | None = None) -> None:
-        """With it the account of the job that paid is updated."""
-        payload = generation.model_dump_json()
-        self._buffer.add(self._buffer_name, generation.key, payload, account)
+    def add(self, generations: Iterable[Generation], account: AccountUpdate | None = None) -> None:
+        """With them the account of the job that paid is updated."""
+        payloads = {each.key: each.model_dump_json() for each in generations}
+        self._buffer.add(self._buffer_name, payloads, account)
 
     def flush(self) -> None:
         """Move the buffer into a shard. Two jobs at once write it twice and lose nothing."""

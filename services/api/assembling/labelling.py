@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qcrd.method.answers import ParsedOutput, canonicalize, parse_output
+from qcrd.method.reasoning import shorten_trace, split_reasoning
 from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.records.rationales import (
     Question,
@@ -24,7 +25,7 @@ OutputsByQuestion = Mapping[str, tuple[str, ...]]
 
 def build_item(question: Question, outputs: Sequence[str], spec: MethodSpec) -> RationaleItem:
     gold_label = _canonical_gold_label(question, spec)
-    parsed = [_parse_or_trust_label(output, question, gold_label, spec) for output in outputs]
+    parsed = [_read_output(output, question, gold_label, spec) for output in outputs]
     vote_result = majority_vote([one.answer if one else None for one in parsed], salt=question.id)
     rationales = [_make_rationale(question, one) for one in parsed if one]
     positives, negatives = split_rationales(
@@ -89,19 +90,34 @@ def _canonical_gold_label(question: Question, spec: MethodSpec) -> str | None:
 
 
 def _vote_on_outputs(question: Question, outputs: Sequence[str], spec: MethodSpec) -> Vote:
-    parsed = [parse_output(output, spec.task, question) for output in outputs]
+    parsed = [_parse_with_source(output, question, spec) for output in outputs]
     return majority_vote([one.answer if one else None for one in parsed], salt=question.id)
 
 
-def _parse_or_trust_label(
+def _read_output(
     output: str, question: Question, gold_label: str | None, spec: MethodSpec
 ) -> ParsedOutput | None:
-    parsed = parse_output(output, spec.task, question)
+    parsed = _parse_with_source(output, question, spec)
     trusts_label = spec.rationales.import_file and spec.rationales.imported_answer == "label"
     if not trusts_label or gold_label is None or (parsed and parsed.answer == gold_label):
         return parsed
     # The source kept only outputs that end in the label, however they word it.
     return ParsedOutput(output.strip(), gold_label) if output.strip() else None
+
+
+def _parse_with_source(output: str, question: Question, spec: MethodSpec) -> ParsedOutput | None:
+    """The answer of the reply, and as rationale what `rationales.from` says. An answer that nothing
+    explains is none: a student could only guess it too."""
+    trace, reply = split_reasoning(output)
+    parsed = parse_output(reply, spec.task, question)
+    if not trace or (parsed and spec.rationales.source != "reasoning"):
+        return None if spec.rationales.source == "reasoning" and not trace else parsed
+    if spec.rationales.source == "explanation":
+        return None
+    # The reply has no explanation of its own, or it is not wanted.
+    answered = parse_output(f"{trace}\n{reply}", spec.task, question)
+    room = spec.hyperparameters.max_rationale_tokens
+    return ParsedOutput(shorten_trace(trace, room), answered.answer) if answered else None
 
 
 def _make_rationale(question: Question, parsed: ParsedOutput) -> Rationale:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qcrd.errors import TooManyRefused
-from services.api.assembling.sampling_plan import SampleRequest
+from qcrd.records.teacher_prompt import TeacherPrompt
+from services.api.assembling.sampling_plan import PromptRequest
 from services.api.assembling.teacher.prompt_refused import PromptRefused, RefusalReason
 
 MIN_ALLOWED = 2
@@ -60,22 +61,22 @@ class RefusalLog:
     A prompt that is too long or refused is refused for good; a filter looks at each answer anew.
     """
 
-    def __init__(self, questions: Mapping[str, AskedQuestion], max_share: float) -> None:
+    def __init__(self, questions: Mapping[TeacherPrompt, AskedQuestion], max_share: float) -> None:
         self._questions = questions
         self._allowed = get_allowed_refusals(max_share, len(questions))
-        self._refusals: Counter[str] = Counter()
-        self._rows: dict[str, RefusedRow] = {}
+        self._refusals: Counter[TeacherPrompt] = Counter()
+        self._rows: dict[TeacherPrompt, RefusedRow] = {}
 
-    def add(self, request: SampleRequest, error: PromptRefused) -> None:
+    def add(self, request: PromptRequest, error: PromptRefused) -> None:
         question = self._questions[request.prompt]
-        self._refusals[request.prompt] += 1
+        self._refusals[request.prompt] += len(request.samples)
         if error.reason != "filtered" or self._refusals[request.prompt] >= question.samples:
             row = RefusedRow(question.location, error.reason, error.message)
             self._rows.setdefault(request.prompt, row)
 
-    def skips(self, request: SampleRequest) -> bool:
+    def skips(self, prompt: TeacherPrompt) -> bool:
         """Whether asking this one would be in vain."""
-        return request.prompt in self._rows or self.is_too_many
+        return prompt in self._rows or self.is_too_many
 
     @property
     def rows(self) -> list[RefusedRow]:

@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from qcrd.errors import QcrdError, Transient
 from qcrd.runtime.retrying import compute_backoff
 from services.api.assembling.refusals import RefusalLog
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
+from services.api.assembling.sampling_plan import PromptRequest, SampleRequest, SamplingParams
 from services.api.assembling.teacher.concurrency_limit import ConcurrencyLimit
 from services.api.assembling.teacher.prompt_refused import PromptRefused
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
-from services.api.assembling.teacher.teacher_client import Completion, StreamProgress, TeacherClient
+from services.api.assembling.teacher.teacher_client import (
+    Completion,
+    StreamProgress,
+    TeacherClient,
+)
 from services.api.assembling.teacher.teacher_errors import (
     TeacherGenerationFailed,
     TeacherOverloaded,
     TeacherUnreachable,
 )
-from services.api.assembling.tokens.token_account import Reservation, Tokens
+from services.api.assembling.tokens.token_account import NOTHING, Reservation, Tokens
 from services.api.assembling.tokens.token_budget import TokenBudget
 
 
@@ -49,10 +53,10 @@ MAX_ATTEMPTS = 4
 
 
 class TeacherSampler:
-    """One round of questions. `on_completion` gets each answer at once, already settled in the
-    budget's account, and writes both. `poll` is called while waiting and before every request, with
-    the reason of an outage or None, and ends the round by raising. Without `refusals` the first
-    prompt that is refused ends it."""
+    """One round of questions. `on_completions` gets the samples of each answer at once, already
+    settled in the budget's account, and writes both. `poll` is called while waiting and before
+    every request, with the reason of an outage or None, and ends the round by raising. Without
+    `refusals` the first prompt that is refused ends it. `concurrency` counts samples."""
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class TeacherSampler:
         *,
         teacher_fingerprint: str,
         concurrency: int,
-        on_completion: Callable[[SampleRequest, Completion], None],
+        on_completions: Callable[[Sequence[tuple[SampleRequest, Completion]]], None],
         poll: Callable[[str | None], None],
         backoff: BackoffPolicy,
         budget: TokenBudget,
@@ -72,7 +76,7 @@ class TeacherSampler:
         self._sampling = sampling
         self._teacher_fingerprint = teacher_fingerprint
         self._concurrency = concurrency
-        self._on_completion = on_completion
+        self._on_completions = on_completions
         self._poll = poll
         self._backoff = backoff
         self._budget = budget
@@ -81,25 +85,29 @@ class TeacherSampler:
         self._account_error: QcrdError | None = None
         self._budget_changed = asyncio.Condition()
         self._limit = ConcurrencyLimit(concurrency)
+        self._pending: deque[PromptRequest] = deque()
         self._probe_lock = asyncio.Lock()
         self._outage_count = 0
         self._outage: str | None = None
         self._last_completion_at = asyncio.get_running_loop().time()
 
-    async def run(self, requests: Sequence[SampleRequest]) -> None:
-        """Return when every request is completed and kept.
+    async def run(self, requests: Sequence[PromptRequest]) -> None:
+        """Return when every sample is completed and kept.
 
         Raises what `poll` raises; `Transient` when the teacher stays unreachable; `OverBudget`
         when the next request could cost too much, once none is in flight; `QcrdError` when the
         teacher refuses for good.
         """
-        pending = deque(requests)
-        workers = min(self._concurrency, len(pending))
+        largest = max((len(request.samples) for request in requests), default=1)
+        choices = min(largest, self._client.max_choices)
+        self._limit = ConcurrencyLimit(max(1, self._concurrency // choices))
+        self._pending.extend(part for request in requests for part in request.split(choices))
+        workers = min(self._limit.size, len(self._pending))
         try:
             async with asyncio.TaskGroup() as group:
                 poll_task = group.create_task(self._poll_loop())
                 await asyncio.gather(
-                    *(group.create_task(self._run_worker(pending)) for _ in range(workers))
+                    *(group.create_task(self._run_worker()) for _ in range(workers))
                 )
                 poll_task.cancel()
         except BaseExceptionGroup as group_error:
@@ -110,22 +118,29 @@ class TeacherSampler:
             self._poll(self._outage)
             await asyncio.sleep(self._backoff.poll_interval)
 
-    async def _run_worker(self, pending: deque[SampleRequest]) -> None:
-        while pending:
-            request = pending.popleft()
-            if self._refusals is None or not self._refusals.skips(request):
-                await self._sample_with_retries(request)
+    async def _run_worker(self) -> None:
+        while self._pending:
+            parts = self._pending.popleft().split(self._client.max_choices)
+            self._pending.extendleft(reversed(parts[1:]))
+            if self._refusals is None or not self._refusals.skips(parts[0].prompt):
+                await self._sample_with_retries(parts[0])
 
-    async def _reserve_budget(self, request: SampleRequest) -> Reservation:
-        """Wait until those in flight have cost less than they might have."""
-        prompt = await self._prompt_tokens.count(request.prompt)
-        tokens = prompt + Tokens(completion=self._sampling.max_new_tokens)
+    async def _reserve_budget(self, request: PromptRequest) -> tuple[Reservation, PromptRequest]:
+        """Wait until those in flight have cost less than they might have. Of several samples those
+        are asked for that the budget covers."""
+        prompt = await self._prompt_tokens.count(request.prompt.text)
         async with self._budget_changed:
-            while (reservation := self._budget.reserve(tokens)) is None:
-                if not self._budget.in_flight:
+            while True:
+                completion = self._sampling.max_new_tokens * len(request.samples)
+                tokens = prompt + Tokens(completion=completion)
+                if (reservation := self._budget.reserve(tokens)) is not None:
+                    return reservation, request
+                if self._budget.in_flight:
+                    await self._budget_changed.wait()
+                elif len(request.samples) == 1:
                     raise self._budget.make_over_budget_error(tokens)
-                await self._budget_changed.wait()
-        return reservation
+                else:
+                    request = request.split(len(request.samples) - 1)[0]
 
     async def _write_reservations(self) -> None:
         """Of all requests that are about to leave: those that reserve in the same turn of the loop
@@ -143,13 +158,17 @@ class TeacherSampler:
         async with self._budget_changed:
             self._budget_changed.notify_all()
 
-    async def _sample_with_retries(self, request: SampleRequest) -> None:
-        """Retry one request until it is completed and kept."""
+    async def _sample_with_retries(self, request: PromptRequest) -> None:
+        """Retry one request until it is completed and kept. Samples that the answer lacks are put
+        back, to be asked for again."""
         overloads = failures = 0
         while True:
             outage_count = self._outage_count
             try:
-                return await self._sample_within_budget(request)
+                completed = await self._sample_within_budget(request)
+                if missing := request.samples[completed:]:
+                    self._pending.appendleft(PromptRequest(missing))
+                return
             except PromptRefused as error:
                 if self._refusals is None:
                     raise
@@ -167,10 +186,10 @@ class TeacherSampler:
                     raise _make_retries_exhausted_error(error) from error
                 await asyncio.sleep(self._backoff.get_delay(failures))
 
-    async def _sample_within_budget(self, request: SampleRequest) -> None:
-        """One try, within the budget."""
+    async def _sample_within_budget(self, request: PromptRequest) -> int:
+        """One try, within the budget. How many samples came."""
         async with self._limit.slot() as epoch:
-            reservation = await self._reserve_budget(request)
+            reservation, request = await self._reserve_budget(request)
             progress = StreamProgress(is_free=True)
             try:
                 await self._write_reservations()
@@ -179,14 +198,15 @@ class TeacherSampler:
                 await self._send_request(request, epoch, progress)
             finally:
                 # At once: what follows waits, and may be cancelled while it does.
-                if progress.completion is None:
-                    self._settle_broken(reservation, progress)
+                if progress.completions:
+                    self._settle_completed(reservation, request, progress.completions)
                 else:
-                    self._settle_completed(reservation, request, progress.completion)
+                    self._settle_broken(reservation, progress)
                 await self._notify_budget_changed()
+        return len(progress.completions)
 
     async def _send_request(
-        self, request: SampleRequest, epoch: int, progress: StreamProgress
+        self, request: PromptRequest, epoch: int, progress: StreamProgress
     ) -> None:
         progress.is_free = False
         try:
@@ -198,13 +218,13 @@ class TeacherSampler:
         self._last_completion_at = asyncio.get_running_loop().time()
 
     def _settle_completed(
-        self, reservation: Reservation, request: SampleRequest, completion: Completion
+        self, reservation: Reservation, request: PromptRequest, completions: Sequence[Completion]
     ) -> None:
-        if not completion.estimated:
-            self._prompt_tokens.learn(request.prompt, completion.prompt_tokens)
-        spent = Tokens(completion.prompt_tokens, completion.completion_tokens, completion.estimated)
+        spent = sum((_count_spent(each) for each in completions), NOTHING)
+        if not spent.estimated:
+            self._prompt_tokens.learn(request.prompt.text, spent.prompt)
         self._budget.account.settle(reservation, spent=spent)
-        self._on_completion(request, completion)
+        self._on_completions(list(zip(request.samples, completions, strict=False)))
 
     def _settle_broken(self, reservation: Reservation, progress: StreamProgress) -> None:
         """What came is spent, and with it the prompt; the rest may be. Written with what is written
@@ -244,7 +264,7 @@ class TeacherSampler:
         attempts = 0
         while loop.time() < deadline:
             try:
-                fingerprint = await self._client.fetch_fingerprint()
+                fingerprint = (await self._client.fetch_info()).fingerprint
                 if at_upstream:
                     await self._client.check_upstream()
             except TeacherUnreachable as probe_error:
@@ -256,6 +276,10 @@ class TeacherSampler:
                 raise Transient("the teacher came back with another model", retry_after=1.0)
             return
         raise Transient(error.message, code="teacher_unreachable")
+
+
+def _count_spent(completion: Completion) -> Tokens:
+    return Tokens(completion.prompt_tokens, completion.completion_tokens, completion.estimated)
 
 
 def _make_retries_exhausted_error(error: TeacherUnreachable | TeacherGenerationFailed) -> QcrdError:

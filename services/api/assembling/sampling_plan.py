@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Self
 
 from qcrd.records.rationales import Question
-from qcrd.records.spec import Baseline, JobSpec, MethodName, RationaleSpec
+from qcrd.records.spec import DEFAULT_STOP, Baseline, JobSpec, MethodName, RationaleSpec
+from qcrd.records.teacher_prompt import PromptStyle, TeacherPrompt
 from qcrd.runtime.keys import digest
+from services.api.settings import TeacherConfig
 
 
 def needs_teacher_outputs(spec: JobSpec) -> bool:
@@ -35,8 +39,12 @@ class SamplingParams:
     stop: tuple[str, ...]
 
     @classmethod
-    def from_spec(cls, spec: RationaleSpec) -> Self:
-        return cls(spec.temperature, spec.top_p, spec.max_new_tokens, spec.stop)
+    def from_spec(cls, spec: RationaleSpec, style: PromptStyle = "completion") -> Self:
+        """A chat ends by itself, and has blank lines in it: the default stop is not for it."""
+        ends_itself = style == "chat" and spec.stop == DEFAULT_STOP
+        return cls(
+            spec.temperature, spec.top_p, spec.max_new_tokens, () if ends_itself else spec.stop
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -66,14 +74,48 @@ def iter_sample_counts(
 class SampleRequest:
     """One sample of one prompt. Its seed is a digest: a repeated request draws the same sample."""
 
-    prompt: str
+    prompt: TeacherPrompt
     index: int
 
     @property
     def key(self) -> str:
-        return digest(self.prompt, str(self.index))
+        parts = [part for message in self.prompt.messages for part in message]
+        return digest(*(parts or [self.prompt.text]), str(self.index))
 
     @property
     def seed(self) -> int:
         """31 bits: llama.cpp reads the highest 32-bit seed as "any"."""
         return int(digest("seed", self.key), 16) % 2**31
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """Samples of one prompt that are asked for together, so that it is paid for once."""
+
+    samples: tuple[SampleRequest, ...]
+
+    @property
+    def prompt(self) -> TeacherPrompt:
+        return self.samples[0].prompt
+
+    @property
+    def seed(self) -> int:
+        return self.samples[0].seed
+
+    def split(self, size: int) -> list[PromptRequest]:
+        starts = range(0, len(self.samples), size)
+        return [PromptRequest(self.samples[start : start + size]) for start in starts]
+
+
+def group_by_prompt(samples: Iterable[SampleRequest]) -> list[PromptRequest]:
+    """Samples of a prompt stand together in a plan."""
+    return [PromptRequest(tuple(group)) for _, group in groupby(samples, attrgetter("prompt"))]
+
+
+def choose_prompt_style(spec: RationaleSpec, teacher: TeacherConfig) -> PromptStyle:
+    """The style that the job names, or else its teacher's configuration, or else its protocol: what
+    speaks OpenAI's is a chat model, what speaks TGI's continues a text."""
+    for wanted in (spec.prompt, teacher.prompt):
+        if wanted != "auto":
+            return wanted
+    return "chat" if teacher.api == "openai" else "completion"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qcrd.errors import QcrdError
+from qcrd.errors import NothingSaid, QcrdError
 from qcrd.records.job import Usage
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.api.assembling.generation_cache import Generation, GenerationCache
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 REPORT_INTERVAL_SECONDS = 2.0
 FLUSH_EVERY = 2000
 """Outputs in the buffer, about 2 MB of Redis memory, before they are moved to the store."""
+MAX_EMPTY_ANSWERS = 10
+"""Empty answers, and no other, after which the rest of the budget is kept."""
 SAMPLING_PERCENT = 95.0
 """Share of the stage that is sampling; the rest is voting and writing."""
 
@@ -38,14 +40,43 @@ class SamplingRun:
     generations: dict[str, Generation]
     account: TokenAccount
     unflushed: int = 0
+    has_text: bool = False
+    empty_answers: int = 0
     counted_usage: Usage = field(default_factory=Usage)
     emitted_done: int = -1
     reported_done: int = 0
     reported_at: float = field(default_factory=time.monotonic)
     reported_outage: str | None = None
 
-    def add_completion(self, request: SampleRequest, completion: Completion) -> None:
-        generation = Generation(
+    def add_completions(self, completions: Sequence[tuple[SampleRequest, Completion]]) -> None:
+        """Keep the samples of one answer, and what it cost, in one write."""
+        generations = [self._make_generation(*each) for each in completions]
+        self.has_text = self.has_text or any(each.text.strip() for each in generations)
+        self.account.flush(lambda update: self.cache.add(generations, update))
+        self.generations |= {generation.key: generation for generation in generations}
+        self.unflushed += len(generations)
+        if self.unflushed >= FLUSH_EVERY:
+            self.flush()
+        self.empty_answers += len(generations)
+        if not self.has_text and self.empty_answers >= MAX_EMPTY_ANSWERS:
+            raise self._make_nothing_said_error(generations[-1])
+
+    def _make_nothing_said_error(self, last: Generation) -> NothingSaid:
+        method = f"method.{self.stage.job.spec.method}.rationales"
+        advice = f"see what it says to a prompt of this job, and whether `{method}.stop` ends it"
+        if last.finish_reason == "length":
+            advice = (
+                f"a model that reasons first needs a larger `{method}.max_new_tokens`, "
+                "within which it has not come to its reply"
+            )
+        return NothingSaid(
+            f"the first {self.empty_answers} answers of the teacher are all empty (finish reason "
+            f"{last.finish_reason}): {advice}; then resume the job or create it anew",
+            param=method,
+        )
+
+    def _make_generation(self, request: SampleRequest, completion: Completion) -> Generation:
+        return Generation(
             key=request.key,
             index=request.index,
             text=completion.text,
@@ -55,11 +86,6 @@ class SamplingRun:
             estimated=completion.estimated,
             job_id=self.stage.job.id,
         )
-        self.account.flush(lambda update: self.cache.add(generation, update))
-        self.generations[generation.key] = generation
-        self.unflushed += 1
-        if self.unflushed >= FLUSH_EVERY:
-            self.flush()
 
     def flush(self) -> None:
         """Move buffered outputs to the store; on failure they stay in Redis, open to all jobs."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,8 @@ from qcrd.records.spec import JobSpec
 from qcrd.runtime.keys import digest
 from services.api.assembling import sampling_plan
 from services.api.assembling.generation_cache import Generation, GenerationCache
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
-from services.api.assembling.teacher.teacher_client import TeacherClient
+from services.api.assembling.sampling_plan import SampleRequest, SamplingParams, choose_prompt_style
+from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.dependencies import Gateway
 from services.api.files import service as files
 from services.api.jobs import timings
@@ -79,21 +80,25 @@ class JobEstimate(BaseModel):
 
 @dataclass(frozen=True)
 class _PromptSample:
-    """Prompt lengths in characters of all samples by key, and some whole prompts: a file may have
-    more text than there is memory."""
+    """The keys of each prompt's samples with its length in characters, and some whole prompts: a
+    file may have more text than there is memory."""
 
-    lengths: Mapping[str, int]
-    prompt_count: int
+    prompts: Sequence[tuple[int, Sequence[str]]]
     sample: Sequence[str]
+
+    @property
+    def keys(self) -> list[str]:
+        return [key for _, keys in self.prompts for key in keys]
 
 
 @dataclass(frozen=True)
 class _SamplingDemand:
-    """The samples to be paid for, by their prompts' lengths in characters, the cached generations,
-    and the teacher's tokens per character of prompt."""
+    """How many samples are to be paid for, the characters of all prompts that are sent for them,
+    the cached generations, and the teacher's tokens per character of prompt."""
 
     requested: int
-    missing: Sequence[int]
+    missing: int
+    prompt_characters: int
     cached: Collection[Generation]
     tokens_per_character: float
     basis: list[str]
@@ -135,22 +140,22 @@ async def _estimate_teacher(
     gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
 ) -> tuple[TeacherEstimate, LengthEstimate]:
     demand = await _measure_demand(gateway, spec, teacher)
-    max_completion_tokens = spec.settings.rationales.max_new_tokens * len(demand.missing)
-    prompt_tokens = round(sum(demand.missing) * demand.tokens_per_character)
+    max_completion_tokens = spec.settings.rationales.max_new_tokens * demand.missing
+    prompt_tokens = round(demand.prompt_characters * demand.tokens_per_character)
     lengths = [generation.completion_tokens for generation in demand.cached]
     basis = list(demand.basis)
     completion_tokens = None
     if not demand.missing:
         completion_tokens = 0
     elif lengths:
-        completion_tokens = round(len(demand.missing) * sum(lengths) / len(lengths))
+        completion_tokens = round(demand.missing * sum(lengths) / len(lengths))
         basis.append(f"answers as long as the {len(lengths)} that this teacher gave before")
     else:
         basis.append("no answer of this teacher under this sampling is known: only the most is")
     estimate = TeacherEstimate(
         outputs=demand.requested,
-        reused=demand.requested - len(demand.missing),
-        asked=len(demand.missing),
+        reused=demand.requested - demand.missing,
+        asked=demand.missing,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         completion_tokens_at_most=max_completion_tokens,
@@ -167,10 +172,12 @@ async def _estimate_teacher(
 async def _measure_demand(
     gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
 ) -> _SamplingDemand:
-    sampling = SamplingParams.from_spec(spec.settings.rationales)
-    prompts = _sample_prompts(iter_prompts(gateway.store, spec))
-    lengths = prompts.lengths
-    client = TeacherClient(spec.settings.teacher, teacher)
+    sampling = SamplingParams.from_spec(
+        spec.settings.rationales, choose_prompt_style(spec.settings.rationales, teacher)
+    )
+    prompts = _sample_prompts(iter_prompts(gateway.store, spec, teacher))
+    wanted = prompts.keys
+    client = make_teacher_client(spec.settings.teacher, teacher)
     try:
         info = await client.fetch_info()
         cache = GenerationCache(
@@ -179,43 +186,57 @@ async def _measure_demand(
             teacher=info.fingerprint,
             sampling=sampling.fingerprint,
         )
-        cached = cache.find_many(lengths.keys())
-        missing = [length for key, length in lengths.items() if key not in cached]
+        cached = cache.find_many(wanted)
+        missing, characters = _sum_missing(prompts, cached, client.max_choices)
         probe_prompts = prompts.sample if missing else ()
         tokens_per_character, basis = await measure_tokens(
-            client, probe_prompts, prompts.prompt_count
+            client, probe_prompts, len(prompts.prompts)
         )
-        fits = await estimate_lengths(client, info, spec, lambda: iter_prompts(gateway.store, spec))
+        fits = await estimate_lengths(
+            client, info, spec, lambda: iter_prompts(gateway.store, spec, teacher)
+        )
         return _SamplingDemand(
-            len(lengths), missing, cached.values(), tokens_per_character, basis, fits
+            len(wanted), missing, characters, cached.values(), tokens_per_character, basis, fits
         )
     except QcrdError as error:
         basis = [f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token, nothing reused"]
         unknown = f"{error.message}: whether every prompt fits cannot be known"
         return _SamplingDemand(
-            len(lengths),
-            [*lengths.values()],
+            len(wanted),
+            *_sum_missing(prompts, (), client.max_choices),
             (),
             1 / CHARACTERS_PER_TOKEN,
             basis,
-            LengthEstimate(prompts=prompts.prompt_count, message=unknown),
+            LengthEstimate(prompts=len(prompts.prompts), message=unknown),
         )
     finally:
         await client.close()
 
 
+def _sum_missing(
+    prompts: _PromptSample, cached: Collection[str], max_choices: int
+) -> tuple[int, int]:
+    """How many samples are not there yet, and the characters that are sent for them: a prompt once
+    for every `max_choices` of its samples."""
+    missing = characters = 0
+    for length, keys in prompts.prompts:
+        count = sum(key not in cached for key in keys)
+        missing += count
+        characters += length * math.ceil(count / max_choices)
+    return missing, characters
+
+
 def _sample_prompts(prompts: Iterable[JobPrompt]) -> _PromptSample:
     """Collect prompt lengths and a sample of prompts by digest: equal files give the same one."""
-    lengths: dict[str, int] = {}
-    count, heap = 0, list[tuple[int, str]]()
+    lengths: list[tuple[int, Sequence[str]]] = []
+    heap: list[tuple[int, str]] = []
     for prompt in prompts:
-        samples = (SampleRequest(prompt.text, n).key for n in range(prompt.samples))
-        lengths |= dict.fromkeys(samples, len(prompt.text))
-        count += 1
+        keys = [SampleRequest(prompt.prompt, n).key for n in range(prompt.samples)]
+        lengths.append((len(prompt.text), keys))
         heapq.heappush(heap, (-int(digest(prompt.text), 16), prompt.text))
         if len(heap) > MAX_TOKENIZED_PROMPTS:
             heapq.heappop(heap)
-    return _PromptSample(lengths, count, [prompt for _, prompt in heap])
+    return _PromptSample(lengths, [prompt for _, prompt in heap])
 
 
 def _estimate_budget(spec: JobSpec, teacher_estimate: TeacherEstimate) -> BudgetEstimate:

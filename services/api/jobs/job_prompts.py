@@ -8,24 +8,31 @@ from dataclasses import dataclass
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.rationales import Question
 from qcrd.records.spec import JobSpec
+from qcrd.records.teacher_prompt import TeacherPrompt
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.assembling.refusals import RowLocation
 from services.api.files import service as files
+from services.api.settings import TeacherConfig
 
 
 @dataclass(frozen=True)
 class JobPrompt:
     """A prompt, how many samples of it are wanted, and the line that it is first found in."""
 
-    text: str
+    prompt: TeacherPrompt
     samples: int
     location: RowLocation
 
+    @property
+    def text(self) -> str:
+        return self.prompt.text
 
-def iter_prompts(store: Store, spec: JobSpec) -> Iterator[JobPrompt]:
+
+def iter_prompts(store: Store, spec: JobSpec, teacher: TeacherConfig) -> Iterator[JobPrompt]:
     """Each prompt that is asked at all."""
     location = RowLocation("training_file", 0)
+    style = sampling_plan.choose_prompt_style(spec.settings.rationales, teacher)
 
     def iter_questions(param: str, file: str | None) -> Iterator[Question]:
         nonlocal location
@@ -39,4 +46,5 @@ def iter_prompts(store: Store, spec: JobSpec) -> Iterator[JobPrompt]:
         iter_questions("test_file", spec.test_file),
     ):
         if samples:
-            yield JobPrompt(build_teacher_prompt(spec.settings.task, question), samples, location)
+            prompt = build_teacher_prompt(spec.settings.task, question, style)
+            yield JobPrompt(prompt, samples, location)

@@ -5,9 +5,9 @@ from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
 
 def test_everything_added_is_there_until_it_is_cleared(ledger: GenerationBuffer) -> None:
     for index in range(5):
-        ledger.add("set", f"q:{index}", f"output {index}\nüñ")
-    ledger.add("set", "q:0", "again")
-    ledger.add("other", "q:0", "not ours")
+        ledger.add("set", {f"q:{index}": f"output {index}\nüñ"})
+    ledger.add("set", {"q:0": "again"})
+    ledger.add("other", {"q:0": "not ours"})
     assert ledger.read_all("set") == {
         "q:0": "again",
         **{f"q:{index}": f"output {index}\nüñ" for index in range(1, 5)},
@@ -30,7 +30,7 @@ def test_an_account_changes_with_the_output_that_it_pays_for(ledger: GenerationB
     )
     settled = AccountUpdate("job", {"spent:1": "[5, 7, 0]"}, ("open:1:1", "never there"))
     for _ in range(2):  # a lost reply sends it again
-        ledger.add("set", "q:0", "output", settled)
+        ledger.add("set", {"q:0": "output"}, settled)
     assert ledger.read_all("set") == {"q:0": "output"}
     assert ledger.read_account("job") == {"spent:1": "[5, 7, 0]", "open:1:2": "[6, 10, 0]"}
     ledger.update_account(AccountUpdate("job", removed=("spent:1", "open:1:2")))

@@ -186,7 +186,7 @@ def test_the_prompt_ends_where_the_explanation_begins() -> None:
         instruction="Name the kind.",
         examples=(FewShotExample(question="A pear?", explanation="It grows.", answer="fruit"),),
     )
-    assert build_teacher_prompt(task, Question(id="q", text="A trout?")) == (
+    assert build_teacher_prompt(task, Question(id="q", text="A trout?")).text == (
         "Name the kind.\n\nQuestion: A pear?\n<Explanation>: It grows.\n<Answer>: fruit\n\n"
         "Question: A trout?\n<Explanation>:"
     )

@@ -10,9 +10,13 @@ from qcrd.records.teacher_protocol import CONTENT_FILTERED
 
 RefusalReason = Literal["too_long", "filtered", "refused"]
 TOO_LONG_PATTERN = re.compile(
-    r"must have less than|`inputs` tokens \+|too long|context (length|size|window)", re.IGNORECASE
+    r"must have less than|`inputs` tokens \+|too long|context (?:length|size|window)"
+    r"|too large for model|maximum (?:number of tokens|prompt length)|input tokens exceed"
+    r"|reduce the length|tokens to keep from the initial prompt",
+    re.IGNORECASE,
 )
-"""TGI's two messages about lengths, and those of the servers that may be behind it."""
+"""TGI's two messages about lengths, and those of OpenAI-compatible servers: read 2026-11-28 in the
+sources and issues of Mistral, Gemini, xAI, OpenAI, Groq and LM Studio."""
 
 
 class PromptRefused(Invalid):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from qcrd.errors import QcrdError, Transient
+from qcrd.records.teacher_prompt import PromptStyle
 from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
 from qcrd.runtime.http import retry_after
 from services.api.assembling.teacher.prompt_refused import make_refusal
@@ -38,8 +40,33 @@ class TeacherGenerationFailed(Transient):
     """The teacher took the request and its engine failed on it (424)."""
 
 
+class StyleUnsupported(QcrdError):
+    """The teacher takes prompts of the other style only: `style`."""
+
+    default_code = "teacher_refused"
+
+    def __init__(self, message: str, style: PromptStyle) -> None:
+        super().__init__(message)
+        self.style: PromptStyle = style
+
+
 class NoTokenizer(QcrdError):
     """The teacher cannot tell how many tokens a text has."""
+
+
+CHAT_ONLY_PATTERN = re.compile(
+    r"is a chat model|not supported in the v1/completions|only.{0,20}chat[/ ]completions",
+    re.IGNORECASE,
+)
+NO_CHAT_PATTERN = re.compile(r"not a chat model|no chat[_ ]template|does not support chat", re.I)
+"""OpenAI's two messages, and those of vLLM, TGI and Ollama about models without a template."""
+
+
+def find_other_style(told: str) -> PromptStyle | None:
+    """The style of prompts that the teacher takes, where `told` refuses the one it was asked in."""
+    if NO_CHAT_PATTERN.search(told):
+        return "completion"
+    return "chat" if CHAT_ONLY_PATTERN.search(told) else None
 
 
 @contextmanager
@@ -54,7 +81,7 @@ def translate_teacher_errors(name: str) -> Iterator[None]:
             f"{label} is overloaded", retry_after=_get_retry_after(error)
         ) from error
     except ValidationError as error:
-        raise make_refusal(label, str(error)) from error
+        raise _make_validation_error(label, str(error)) from error
     except (InferenceTimeoutError, httpx2.TimeoutException) as error:
         raise _make_unreachable_error(f"{label} does not respond in time", error) from error
     except HfHubHTTPError as error:
@@ -81,6 +108,12 @@ def _make_unreachable_error(message: str, error: Exception) -> TeacherUnreachabl
     return unreachable
 
 
+def _make_validation_error(label: str, told: str) -> QcrdError:
+    if (style := find_other_style(told)) is not None:
+        return StyleUnsupported(f"{label} takes {style} prompts only: {told}", style)
+    return make_refusal(label, told)
+
+
 def _make_generation_error(label: str, told: str) -> QcrdError:
     """The client knows TGI's error types and hands on of others the message alone."""
     if told.startswith(CONTENT_FILTERED):
@@ -102,7 +135,7 @@ def _make_status_error(label: str, error: HfHubHTTPError, told: str = "") -> Qcr
         unreachable.was_reached = status != 503
         return unreachable
     if status in (413, 422):
-        return make_refusal(label, told or ("too long" if status == 413 else str(error)))
+        return _make_validation_error(label, told or ("too long" if status == 413 else str(error)))
     return QcrdError(
         f"{label} refuses requests with status {status}: check its address and API key in the "
         "setting QCRD_TEACHERS",

@@ -12,7 +12,8 @@ from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.assembling.generation_cache import GenerationCache
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
+from services.api.assembling.sampling_plan import SampleRequest, SamplingParams, choose_prompt_style
+from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
 from services.api.assembling.teacher.teacher_client import TeacherClient
 from services.api.assembling.tokens.token_account import TokenAccount, Tokens
@@ -92,7 +93,7 @@ def _find_shortest_prompt(store: Store, spec: JobSpec, teacher: TeacherConfig) -
     """In bytes; None as soon as one is short enough whatever its tokens are, since none has more
     tokens than bytes."""
     shortest: str | None = None
-    for prompt in iter_prompts(store, spec):
+    for prompt in iter_prompts(store, spec, teacher):
         size = len(prompt.text.encode())
         if covers(spec.budget, teacher, _tokens_of_request(spec, Tokens(prompt=size))):
             return None
@@ -108,31 +109,35 @@ def _tokens_of_request(spec: JobSpec, prompt: Tokens) -> Tokens:
 async def _check_request(
     gateway: Gateway, spec: JobSpec, teacher: TeacherConfig, prompt: str
 ) -> None:
-    client = TeacherClient(spec.settings.teacher, teacher)
+    client = make_teacher_client(spec.settings.teacher, teacher)
     try:
         counter = PromptTokenCounter(client, asks_teacher=True)
         tokens = _tokens_of_request(spec, await counter.count(prompt))
         if not covers(spec.budget, teacher, tokens) and await _is_anything_missing(
-            gateway, spec, client
+            gateway, spec, teacher, client
         ):
             raise _make_too_small_error(spec, teacher, tokens)
     finally:
         await client.close()
 
 
-async def _is_anything_missing(gateway: Gateway, spec: JobSpec, client: TeacherClient) -> bool:
+async def _is_anything_missing(
+    gateway: Gateway, spec: JobSpec, teacher: TeacherConfig, client: TeacherClient
+) -> bool:
     """Whether the teacher would have to be asked at all."""
-    sampling = SamplingParams.from_spec(spec.settings.rationales)
+    sampling = SamplingParams.from_spec(
+        spec.settings.rationales, choose_prompt_style(spec.settings.rationales, teacher)
+    )
     keys = {
-        SampleRequest(prompt.text, index).key
-        for prompt in iter_prompts(gateway.store, spec)
+        SampleRequest(prompt.prompt, index).key
+        for prompt in iter_prompts(gateway.store, spec, teacher)
         for index in range(prompt.samples)
     }
     try:
         cache = GenerationCache(
             gateway.store,
             gateway.shared.generation_buffer,
-            teacher=await client.fetch_fingerprint(),
+            teacher=(await client.fetch_info()).fingerprint,
             sampling=sampling.fingerprint,
         )
     except QcrdError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+from collections.abc import Iterable
 
 from qcrd.errors import Invalid, QcrdError
 from qcrd.records.spec import JobSpec
 from services.api.assembling import sampling_plan
 from services.api.assembling.refusals import get_allowed_refusals
-from services.api.assembling.teacher.teacher_client import TeacherClient
+from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.dependencies import Gateway
 from services.api.jobs.job_prompts import JobPrompt, iter_prompts
 from services.api.jobs.prompt_lengths import (
@@ -61,13 +62,13 @@ async def _find_lines(
     gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
 ) -> tuple[int, int, list[LongLine]]:
     """How many prompts there are, how many tokens one may have, and the lines of longer ones."""
-    client = TeacherClient(spec.settings.teacher, teacher)
+    client = make_teacher_client(spec.settings.teacher, teacher)
     try:
         info = await client.fetch_info()
         limit = get_max_prompt_tokens(info, spec.settings.rationales.max_new_tokens)
         if limit is None:
             return 0, 0, []
-        count, prompts = _take_longest(gateway, spec, limit)
+        count, prompts = _take_longest(iter_prompts(gateway.store, spec, teacher), limit)
         lines = await find_long_lines(client, limit, prompts[:FIRST_PROMPTS])
         if lines:
             lines += await find_long_lines(client, limit, prompts[FIRST_PROMPTS:])
@@ -76,11 +77,11 @@ async def _find_lines(
         await client.close()
 
 
-def _take_longest(gateway: Gateway, spec: JobSpec, limit: int) -> tuple[int, list[JobPrompt]]:
+def _take_longest(prompts: Iterable[JobPrompt], limit: int) -> tuple[int, list[JobPrompt]]:
     """The number of prompts, and the longest of those with more bytes than `limit`, longest first:
     no prompt has more tokens than bytes."""
     count, heap = 0, list[tuple[int, int, JobPrompt]]()
-    for prompt in iter_prompts(gateway.store, spec):
+    for prompt in prompts:
         count += 1
         size = len(prompt.text.encode())
         if size > limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import pytest
 
@@ -237,10 +238,10 @@ class Mortal(MemoryGenerationBuffer):
         super().update_account(update)
 
     def add(
-        self, set_key: str, field: str, payload: str, account: AccountUpdate | None = None
+        self, set_key: str, payloads: Mapping[str, str], account: AccountUpdate | None = None
     ) -> None:
         self.live()
-        super().add(set_key, field, payload, account)
+        super().add(set_key, payloads, account)
 
     def live(self) -> None:
         self.lives -= 1

@@ -38,6 +38,6 @@ class Moving(MemoryStore):
 def test_an_answer_that_is_sealed_during_the_search_is_found() -> None:
     store = Moving()
     cache = store.other()
-    cache.add(generation("a"))
+    cache.add([generation("a")])
     assert set(cache.find_many(["a"])) == {"a"}
     assert set(cache.find_many(["a"])) == {"a"}

@@ -10,8 +10,9 @@ import pytest
 
 from qcrd.errors import TooManyRefused
 from qcrd.records.job import JobStatus, Stage
+from qcrd.records.teacher_prompt import TeacherPrompt
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
-from services.api.assembling.sampling_plan import SampleRequest
+from services.api.assembling.sampling_plan import PromptRequest, SampleRequest
 from services.api.assembling.teacher.prompt_refused import PromptRefused, make_refusal
 from tests.scripted_teacher import Mood
 from tests.unit.api.assembling.assembling_bench import Bench, MakeBench
@@ -105,17 +106,21 @@ def test_asking_ends_once_too_many_are_refused(bench: MakeBench) -> None:
     assert len(here.teacher.requests) == 3
 
 
+def _ask(number: int) -> PromptRequest:
+    return PromptRequest((SampleRequest(TeacherPrompt(str(number)), 0),))
+
+
 @pytest.mark.parametrize(("questions", "allowed"), [(3, 2), (40, 2), (60, 3), (1000, 50)])
 def test_a_twentieth_may_be_refused_and_never_fewer_than_two(questions: int, allowed: int) -> None:
     asked = {
-        str(number): AskedQuestion(RowLocation("training_file", number), 1)
+        _ask(number).prompt: AskedQuestion(RowLocation("training_file", number), 1)
         for number in range(questions)
     }
     log = RefusalLog(asked, 0.05)
     for number in range(allowed):
-        log.add(SampleRequest(str(number), 0), PromptRefused("no", "refused"))
+        log.add(_ask(number), PromptRefused("no", "refused"))
     assert not log.is_too_many
-    log.add(SampleRequest(str(allowed), 0), PromptRefused("no", "refused"))
+    log.add(_ask(allowed), PromptRefused("no", "refused"))
     assert log.is_too_many
     assert isinstance(log.make_error("p"), TooManyRefused)
 

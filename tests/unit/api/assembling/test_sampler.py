@@ -10,18 +10,21 @@ import pytest
 from qcrd.errors import Interrupted, Transient
 from qcrd.records.job import Usage
 from qcrd.records.spec import Budget
+from qcrd.records.teacher_prompt import TeacherPrompt
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
 from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
+from services.api.assembling.sampling_plan import PromptRequest, SampleRequest, SamplingParams
+from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
-from services.api.assembling.teacher.teacher_client import TeacherClient
 from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.assembling.tokens.token_budget import TokenBudget
 from services.api.settings import TeacherConfig
 from tests.scripted_teacher import ScriptedTeacher
 from tests.unit.api.assembling.assembling_bench import a_job
 
-QUESTIONS = [SampleRequest(f"question {number}", 0) for number in range(5)]
+QUESTIONS = [
+    PromptRequest((SampleRequest(TeacherPrompt(f"question {number}"), 0),)) for number in range(5)
+]
 
 
 @pytest.fixture
@@ -56,13 +59,13 @@ def ask(
     account = TokenAccount.open(buffer, a_job(lease=1), Usage(), named)
 
     async def round_() -> None:
-        client = TeacherClient("default", named)
+        client = make_teacher_client("default", named)
         asking = TeacherSampler(
             client,
             SamplingParams(temperature=0.7, top_p=None, max_new_tokens=8, stop=()),
-            teacher_fingerprint=await client.fetch_fingerprint(),
+            teacher_fingerprint=(await client.fetch_info()).fingerprint,
             concurrency=concurrency,
-            on_completion=lambda wanted, answer: kept.append(wanted),
+            on_completions=lambda samples: kept.extend(wanted for wanted, _ in samples),
             poll=look,
             backoff=BackoffPolicy(poll_interval=60.0),
             budget=TokenBudget(Budget(), named, account),

@@ -66,7 +66,7 @@ class Histories(RuleBasedStateMachine):
         reservation, number = self.take(data)
         self.purse.account.settle(reservation, spent=self.bills[number])
         if is_written:
-            self.purse.account.flush(lambda update: self.buffer.add("set", "key", "x", update))
+            self.purse.account.flush(lambda update: self.buffer.add("set", {"key": "x"}, update))
         else:
             self.unknown.add(number)
 

@@ -17,7 +17,7 @@ from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.redis.generation_buffer import AccountUpdate
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
-from services.api.assembling.teacher.teacher_client import TeacherClient
+from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.tokens.token_account import TokenAccount, Tokens
 from services.api.dependencies import Gateway, get_service
 from services.api.files import service as files
@@ -69,7 +69,7 @@ def test_without_a_tokenizer_the_sum_is_an_estimate(here: Here, teacher: Scripte
     file = here.file(sums(5))
     spec = parse_job_spec(_body(file))
     prompts = [
-        build_teacher_prompt(spec.settings.task, row.question)
+        build_teacher_prompt(spec.settings.task, row.question).text
         for row in files.load_rows(here.store, file)
     ]
     most = -(-min(len(prompt.encode()) for prompt in prompts) // 3) + 8
@@ -89,9 +89,9 @@ def _body(file: str) -> dict[str, Any]:
 
 
 async def _fetch_fingerprint(teacher: ScriptedTeacher) -> str:
-    client = TeacherClient("default", TeacherConfig(url=teacher.url))
+    client = make_teacher_client("default", TeacherConfig(url=teacher.url))
     try:
-        return await client.fetch_fingerprint()
+        return (await client.fetch_info()).fingerprint
     finally:
         await client.close()
 
@@ -111,7 +111,7 @@ async def test_a_job_whose_answers_are_there_needs_no_budget(
     for row in files.load_rows(here.store, file):
         key = SampleRequest(build_teacher_prompt(spec.settings.task, row.question), 0).key
         found = {"text": " x", "finish_reason": "eos_token", "job_id": "earlier"}
-        cache.add(Generation(key=key, index=0, prompt_tokens=11, completion_tokens=7, **found))
+        cache.add([Generation(key=key, index=0, prompt_tokens=11, completion_tokens=7, **found)])
     assert here.create(file, ROOM, budget={"teacher_tokens": 1}).status_code == 200
 
 

@@ -26,6 +26,7 @@ from services.api.jobs import estimate
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import parse_job_spec
 from services.api.jobs.job_prompts import iter_prompts
+from services.api.settings import TeacherConfig
 from tests.unit.api.gateway_client import Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -205,7 +206,7 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}, "rationales": rationales}}
     files_ = {"training_file": here.file(sums(40)), "test_file": here.file(sums(30, start=30))}
     spec = parse_job_spec({"model": "tiny", "method": method, **files_})
-    counted = list(iter_prompts(here.store, spec))
+    counted = list(iter_prompts(here.store, spec, TeacherConfig(url="http://t")))
     found = estimate._sample_prompts(counted)
     rows = {
         row.question.id: (row.question, samples)
@@ -213,13 +214,14 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
         for row in files.load_rows(here.store, file_id)
     }
     wanted = {
-        SampleRequest(prompt, index).key: len(prompt)
+        SampleRequest(prompt, index).key: len(prompt.text)
         for question, samples in rows.values()
         for prompt in [build_teacher_prompt(spec.settings.task, question)]
         for index in range(samples)
     }
     assert len(wanted) == 40 * 5 + 20 * 7
-    assert (dict(found.lengths), found.prompt_count) == (wanted, 60)
+    assert {key: length for length, keys in found.prompts for key in keys} == wanted
+    assert len(found.prompts) == 60
     assert len(found.sample) == estimate.MAX_TOKENIZED_PROMPTS
     assert set(found.sample) <= {prompt.text for prompt in counted}
     assert set(estimate._sample_prompts(reversed(counted)).sample) == set(found.sample)

@@ -1,0 +1,24 @@
+"""The client for a teacher's protocol."""
+
+from __future__ import annotations
+
+import logging
+
+from services.api.assembling.teacher.openai.client import OpenAIClient
+from services.api.assembling.teacher.teacher_client import Notify, TeacherClient
+from services.api.assembling.teacher.tgi_client import TgiClient
+from services.api.settings import TeacherConfig
+
+log = logging.getLogger(__name__)
+
+
+def make_teacher_client(
+    name: str, teacher: TeacherConfig, notify: Notify | None = None
+) -> TeacherClient:
+    """`notify` hears what is learnt of the teacher while it is asked."""
+
+    def log_notice(notice: str) -> None:
+        log.info("teacher %s: %s", name, notice)
+
+    kind = OpenAIClient if teacher.api == "openai" else TgiClient
+    return kind(name, teacher, notify or log_notice)

@@ -1,0 +1,42 @@
+"""The connection to an OpenAI-compatible server through OpenAI's own client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import openai
+
+from services.api.assembling.teacher.client_pool import READ_TIMEOUT_SECONDS
+from services.api.assembling.teacher.credentials import build_headers, build_query
+from services.api.settings import TeacherConfig
+
+CONNECT_SECONDS = 10.0
+NO_KEY = "none"
+"""The client wants a key also for servers that want none."""
+OWN_ACCOUNT_HEADERS = ("OpenAI-Organization", "OpenAI-Project")
+"""What the client fills from this machine's own variables."""
+
+
+def make_openai_client(teacher: TeacherConfig, base_url: str) -> openai.AsyncOpenAI:
+    """Without retries, which the sampler does, and without this machine's own OpenAI account."""
+    headers: dict[str, Any] = dict.fromkeys(OWN_ACCOUNT_HEADERS, openai.Omit())
+    headers |= {name.title(): value for name, value in build_headers(teacher).items()}
+    return openai.AsyncOpenAI(
+        api_key=NO_KEY,
+        base_url=base_url,
+        default_headers=headers,
+        default_query=build_query(teacher),
+        timeout=httpx2.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
+        max_retries=0,
+        # Requests in flight are limited by the sampler.
+        http_client=openai.DefaultAsyncHttpx2Client(
+            limits=httpx2.Limits(max_connections=None), event_hooks={"request": [_drop_no_key]}
+        ),
+    )
+
+
+async def _drop_no_key(request: httpx2.Request) -> None:
+    """Azure would believe it before the key in a header of its own."""
+    if request.headers.get("authorization") == f"Bearer {NO_KEY}":
+        del request.headers["authorization"]

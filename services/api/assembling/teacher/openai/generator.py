@@ -1,0 +1,105 @@
+"""Streamed chat and text completions of one OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import httpx2
+import openai
+
+from qcrd.errors import QcrdError
+from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
+from services.api.assembling.teacher.openai.error_body import MAX_MESSAGE_CHARS, parse_error
+from services.api.assembling.teacher.openai.errors import translate_openai_errors
+from services.api.assembling.teacher.openai.parameters import ParameterSupport
+from services.api.assembling.teacher.openai.stream import StreamedAnswer, build_completions
+from services.api.assembling.teacher.prompt_refused import PromptRefused
+from services.api.assembling.teacher.request_cost import track_cost
+from services.api.assembling.teacher.teacher_client import StreamProgress
+from services.api.assembling.teacher.teacher_errors import (
+    TeacherGenerationFailed,
+    TeacherUnreachable,
+)
+from services.api.assembling.tokens.token_counts import TokenEstimator
+
+STREAM_TYPE = "text/event-stream"
+
+
+class OpenAIGenerator:
+    def __init__(
+        self,
+        label: str,
+        client: openai.AsyncOpenAI,
+        model: str,
+        support: ParameterSupport,
+        estimator: TokenEstimator,
+        secrets: Collection[str] = (),
+    ) -> None:
+        self.support = support
+        self._label = label
+        self._client = client
+        self._model = model
+        self._estimator = estimator
+        self._secrets = secrets
+
+    async def generate(
+        self, request: PromptRequest, sampling: SamplingParams, progress: StreamProgress
+    ) -> None:
+        """One request, sent again without a parameter that the server does not take."""
+        with track_cost(progress), translate_openai_errors(self._label, self._secrets):
+            while True:
+                async with self.support.take_turn():
+                    request = request.split(self.support.max_choices)[0]
+                    fields = self.support.build_fields(request, sampling)
+                    try:
+                        return await self._stream_answer(request, fields, progress)
+                    except openai.APIStatusError as error:
+                        told = parse_error(error, self._secrets)
+                        if not self.support.learn_refusal(error.status_code, told, fields):
+                            raise
+
+    async def _stream_answer(
+        self, request: PromptRequest, fields: dict[str, Any], progress: StreamProgress
+    ) -> None:
+        answer = StreamedAnswer()
+        stream = await self._open_stream(request, fields)
+        try:
+            await self._check_media_type(stream.response)
+            async for chunk in stream:
+                answer.add(chunk)
+                progress.streamed_tokens = answer.chunks
+        finally:
+            await stream.close()
+        text = request.prompt.text
+        progress.completions = await build_completions(answer, text, self._estimator)
+        if not progress.completions:
+            if answer.is_filtered:
+                raise PromptRefused(f"{self._label} filters its answer to a prompt", "filtered")
+            raise TeacherUnreachable(f"{self._label} broke off in the middle of an answer")
+        self.support.learn_choices(len(request.samples), len(answer.choices))
+        self.support.settle()
+
+    async def _open_stream(self, request: PromptRequest, fields: dict[str, Any]) -> Any:
+        if request.prompt.messages:
+            messages: Any = [message.to_dict() for message in request.prompt.messages]
+            return await self._client.chat.completions.create(
+                model=self._model, messages=messages, stream=True, **fields
+            )
+        return await self._client.completions.create(
+            model=self._model, prompt=request.prompt.text, stream=True, **fields
+        )
+
+    async def _check_media_type(self, response: httpx2.Response) -> None:
+        media_type = response.headers.get("content-type", "")
+        if media_type.startswith(STREAM_TYPE):
+            return
+        if media_type.startswith("application/json"):  # an error under status 200, as xAI has it
+            body = (await response.aread())[:MAX_MESSAGE_CHARS].decode(errors="replace")
+            raise TeacherGenerationFailed(f"{self._label} failed to generate: {body}")
+        raise QcrdError(
+            f"{self._label} answers with {media_type or 'nothing'} and not with a stream of "
+            "events: no OpenAI-compatible server is at `url` in the setting QCRD_TEACHERS, or "
+            "a proxy stands before it",
+            code="teacher_refused",
+        )

@@ -1,0 +1,114 @@
+"""The parameters that an OpenAI-compatible server takes, learnt from what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
+from services.api.assembling.teacher.openai.error_body import ServerError
+from services.api.assembling.teacher.prompt_refused import TOO_LONG_PATTERN
+from services.api.assembling.teacher.teacher_client import Notify
+
+OPTIONAL = frozenset({"temperature", "top_p", "seed", "stop", "stream_options"})
+"""What can be left out: the server's own choice then takes its place."""
+REFUSAL_STATUSES = (400, 422, 500)
+"""llama.cpp's server refused several choices with a 500 until 2026."""
+UNSUPPORTED_PATTERN = re.compile(
+    r"unsupported|(?:not|n't) (?:be )?(?:support|permit|allow|enabl|accept|implement)"
+    r"|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs|fields)|only the default",
+    re.IGNORECASE,
+)
+CHOICES_PATTERN = re.compile(
+    r"\bmultiple (?:candidates|choices|completions)|only one completion choice|\bn_cmpl\b"
+    r"|[`'\"]n[`'\"]|\bn(?::| must| is| can)",
+    re.IGNORECASE,
+)
+"""Refusals of several choices that do not name the parameter in the error's `param`."""
+LARGEST_CHOICES = re.compile(r"(?:value <=|at most|up to|between 1 and) ?(\d+)")
+"""The most choices, where such a refusal tells it."""
+
+
+class ParameterSupport:
+    """`max_choices` and the names of the parameters that go out; both shrink as refusals come."""
+
+    def __init__(self, notify: Notify, *, max_choices: int, left_out: Collection[str] = ()) -> None:
+        self.max_choices = max_choices
+        self._notify = notify
+        self._left_out = set(left_out)
+        self._limit = "max_tokens"  # every server knows it, but for OpenAI's newer models
+        self._is_settled = False
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def take_turn(self) -> AsyncIterator[None]:
+        """Requests go one by one until the first has its answer, so that all of a round do not meet
+        the same refusal."""
+        if self._is_settled:
+            yield
+            return
+        async with self._lock:
+            yield
+
+    def settle(self) -> None:
+        """An answer came: what is sent is taken."""
+        self._is_settled = True
+
+    def build_fields(self, request: PromptRequest, sampling: SamplingParams) -> dict[str, Any]:
+        greedy = sampling.temperature == 0
+        fields = {
+            "n": len(request.samples) if len(request.samples) > 1 else None,
+            self._limit: sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": None if greedy else sampling.top_p,
+            "seed": request.seed,
+            "stop": list(sampling.stop) or None,
+            "stream_options": {"include_usage": True},
+        }
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None and name not in self._left_out
+        }
+
+    def learn_refusal(self, status: int, error: ServerError, sent: Collection[str]) -> bool:
+        """Whether the same request without what was refused is worth a try."""
+        if status not in REFUSAL_STATUSES or TOO_LONG_PATTERN.search(error.message):
+            return False
+        if "n" in sent and (error.param == "n" or CHOICES_PATTERN.search(error.message)):
+            found = LARGEST_CHOICES.search(error.message)
+            self.limit_choices(int(found[1]) if found else 1)
+            return True
+        name = error.param if error.param in sent else _find_name(error.message, sent)
+        is_unsupported = error.is_unsupported or UNSUPPORTED_PATTERN.search(error.message)
+        if name is None or status == 500 or not is_unsupported:
+            return False
+        if name == "max_tokens":
+            self._limit = "max_completion_tokens"
+            self._notify("it takes `max_completion_tokens` in place of `max_tokens`")
+            return True
+        if name not in OPTIONAL:
+            return False
+        self._left_out.add(name)
+        self._notify(f"it takes no `{name}`, which is left out ({error.message[:200]})")
+        return True
+
+    def learn_choices(self, asked: int, came: int) -> None:
+        """A server that ignores `n` answers with one."""
+        if came < asked:
+            self.limit_choices(1)
+
+    def limit_choices(self, most: int) -> None:
+        most = max(1, min(most, self.max_choices - 1))
+        if most < self.max_choices:
+            self.max_choices = most
+            several = "one sample" if most == 1 else f"{most} samples"
+            self._notify(f"it gives {several} of a prompt per request, so the prompt is sent again")
+
+
+def _find_name(message: str, sent: Collection[str]) -> str | None:
+    named = re.findall(r"[a-z_]{3,}", message)
+    return next((name for name in named if name in sent), None)
