@@ -188,7 +188,8 @@ class FakeProvider:
         texts = []
         for _ in range(count):
             self.choices_given += 1
-            texts.append("" if self.quirk == "empty" else self.answer(prompt, self.choices_given))
+            text = "" if self.quirk == "empty" else self.answer(prompt, self.choices_given)
+            texts.append(_as_json(text) if "response_format" in body else text)
         events = [self.row.keep_alive] if self.row.keep_alive else []
         events += [_encode(self.row.first_chunk)] if self.row.first_chunk else []
         written = []
@@ -236,6 +237,12 @@ class FakeProvider:
             "completion_tokens": counted,
             "total_tokens": PROMPT_TOKENS + (counted if self.row.counts == "one" else total),
         }
+
+
+def _as_json(text: str) -> str:
+    """What a schema of `explanation` and `answer` makes of it."""
+    explanation, _, answer = text.partition("\n<Answer>: ")
+    return json.dumps({"explanation": explanation.strip(), "answer": answer})
 
 
 def _cut(text: str) -> list[str]:
@@ -346,6 +353,9 @@ ROWS = (
         choices=1,
         reasoning="reasoning_content",
         keep_alive=b": keep-alive\n\n",
+        refuses={
+            "response_format": (400, make_error("This response_format type is unavailable now"))
+        },
     ),
     Row(
         "groq",

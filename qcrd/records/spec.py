@@ -14,7 +14,7 @@ from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
 
 FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
-    {"rationales": frozenset({"max_failed_share", "prompt", "source"})}
+    {"rationales": frozenset({"max_failed_share", "prompt", "format", "source"})}
 )
 """Fields of `MethodSpec`'s sections that records of schema version 1.0 do not have."""
 
@@ -66,6 +66,10 @@ class RationaleSpec(Record):
     stop: Annotated[tuple[str, ...], Field(max_length=4)] = DEFAULT_STOP
     prompt: Literal["auto", "completion", "chat"] = "auto"
     """Whether the teacher continues a text or replies in a chat; `auto`: by what it is."""
+    format: Literal["auto", "tags", "json"] = "auto"
+    """How the teacher writes its answer: behind tags, which a grammar enforces where the teacher
+    has grammars, or, in a chat, as JSON of a schema. `auto`: JSON where the provider is known to
+    enforce schemas."""
     source: Annotated[Literal["auto", "explanation", "reasoning"], Field(alias="from")] = "auto"
     """What of a reasoning teacher's output the student learns: the explanation that it gives, or
     the reasoning before it; `auto`: the explanation, where there is one."""

@@ -10,17 +10,17 @@ from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
 from qcrd.records.spec import Budget, MethodSpec
-from qcrd.records.teacher_prompt import PromptStyle
+from qcrd.records.teacher_prompt import PromptForm
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.labelling import OutputsByQuestion
+from services.api.assembling.prompt_form import choose_prompt_form, make_prompt_form
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
 from services.api.assembling.sampling_plan import (
     SampleRequest,
     SamplingParams,
-    choose_prompt_style,
     group_by_prompt,
     iter_sample_counts,
 )
@@ -28,6 +28,7 @@ from services.api.assembling.sampling_run import SamplingRun
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.outages import raise_dated
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
+from services.api.assembling.teacher.teacher_client import TeacherInfo
 from services.api.assembling.teacher.teacher_errors import StyleUnsupported
 from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.assembling.tokens.token_budget import TokenBudget
@@ -47,9 +48,8 @@ class SampledOutputs:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """All samples that a job wants, by question and by key, in one style of prompt."""
+    """All samples that a job wants, by question and by key, in one form of prompt."""
 
-    style: PromptStyle
     sampling: SamplingParams
     by_question: Mapping[str, Sequence[SampleRequest]]
     requests: Mapping[str, SampleRequest]
@@ -62,12 +62,14 @@ class SamplingPlan:
         training: Sequence[Question],
         test: Sequence[Question],
         locations: Mapping[str, RowLocation],
-        style: PromptStyle,
+        form: PromptForm,
     ) -> SamplingPlan:
         by_question = {
             question.id: [SampleRequest(prompt, number) for number in range(samples)]
             for question, samples in iter_sample_counts(spec.rationales, training, test)
-            for prompt in [build_teacher_prompt(spec.task, question, style)]
+            for prompt in [
+                build_teacher_prompt(spec.task, question, form, spec.rationales.max_new_tokens)
+            ]
         }
         asked = {
             samples[0].prompt: AskedQuestion(locations[question], len(samples))
@@ -75,8 +77,7 @@ class SamplingPlan:
             if samples
         }
         return cls(
-            style=style,
-            sampling=SamplingParams.from_spec(spec.rationales, style),
+            sampling=SamplingParams.from_spec(spec.rationales, form.style),
             by_question=by_question,
             requests={each.key: each for samples in by_question.values() for each in samples},
             refusals=RefusalLog(asked, spec.rationales.max_failed_share),
@@ -97,31 +98,33 @@ def generate_outputs(
     kept whatever ends the round. `locations` has each question's line by its id.
     """
     spec = stage.job.spec.settings
-    plan = SamplingPlan.make(
-        spec, training, test, locations, choose_prompt_style(spec.rationales, teacher)
-    )
+
+    def sample(form: PromptForm) -> tuple[SamplingPlan, SamplingRun]:
+        plan = SamplingPlan.make(spec, training, test, locations, form)
+        with raise_dated(stage):
+            run = asyncio.run(_run_sampling(stage, buffer, teacher, plan, backoff))
+        _report_refusals(stage, plan.refusals)
+        return plan, run
+
+    with raise_dated(stage):
+        info = asyncio.run(_fetch_info(spec.teacher, teacher))
+    form = choose_prompt_form(spec.rationales, teacher, info)
     try:
-        run = _sample(stage, buffer, teacher, plan, backoff)
+        plan, run = sample(form)
     except StyleUnsupported as error:
-        if {spec.rationales.prompt, teacher.prompt} != {"auto"} or error.style == plan.style:
+        if {spec.rationales.prompt, teacher.prompt} != {"auto"} or error.style == form.style:
             raise
         stage.emit(f"{error.message}: it is asked by {error.style} prompts", style=error.style)
-        plan = SamplingPlan.make(spec, training, test, locations, error.style)
-        run = _sample(stage, buffer, teacher, plan, backoff)
+        plan, run = sample(make_prompt_form(spec.rationales, error.style, info))
     return _collect_outputs(stage.job, run, plan, training, test)
 
 
-def _sample(
-    stage: StageContext,
-    buffer: GenerationBuffer,
-    teacher: TeacherConfig,
-    plan: SamplingPlan,
-    backoff: BackoffPolicy,
-) -> SamplingRun:
-    with raise_dated(stage):
-        run = asyncio.run(_run_sampling(stage, buffer, teacher, plan, backoff))
-    _report_refusals(stage, plan.refusals)
-    return run
+async def _fetch_info(name: str, teacher: TeacherConfig) -> TeacherInfo:
+    client = make_teacher_client(name, teacher)
+    try:
+        return await client.fetch_info()
+    finally:
+        await client.close()
 
 
 def _collect_outputs(

@@ -8,6 +8,7 @@ from typing import Any
 from qcrd.method.answers import ParsedOutput, canonicalize, parse_output
 from qcrd.method.reasoning import shorten_trace, split_reasoning
 from qcrd.method.self_consistency import majority_vote, split_rationales
+from qcrd.method.structured_answers import unfold_structured_reply
 from qcrd.records.rationales import (
     Question,
     Rationale,
@@ -109,6 +110,7 @@ def _parse_with_source(output: str, question: Question, spec: MethodSpec) -> Par
     """The answer of the reply, and as rationale what `rationales.from` says. An answer that nothing
     explains is none: a student could only guess it too."""
     trace, reply = split_reasoning(output)
+    reply = unfold_structured_reply(reply)
     parsed = parse_output(reply, spec.task, question)
     if not trace or (parsed and spec.rationales.source != "reasoning"):
         return None if spec.rationales.source == "reasoning" and not trace else parsed

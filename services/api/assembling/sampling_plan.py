@@ -12,7 +12,6 @@ from qcrd.records.rationales import Question
 from qcrd.records.spec import DEFAULT_STOP, Baseline, JobSpec, MethodName, RationaleSpec
 from qcrd.records.teacher_prompt import PromptStyle, TeacherPrompt
 from qcrd.runtime.keys import digest
-from services.api.settings import TeacherConfig
 
 
 def needs_teacher_outputs(spec: JobSpec) -> bool:
@@ -79,8 +78,10 @@ class SampleRequest:
 
     @property
     def key(self) -> str:
-        parts = [part for message in self.prompt.messages for part in message]
-        return digest(*(parts or [self.prompt.text]), str(self.index))
+        prompt = self.prompt
+        parts = [part for message in prompt.messages for part in message] or [prompt.text]
+        held_to = [each for each in (prompt.grammar, prompt.schema) if each]
+        return digest(*parts, *held_to, str(self.index))
 
     @property
     def seed(self) -> int:
@@ -110,12 +111,3 @@ class PromptRequest:
 def group_by_prompt(samples: Iterable[SampleRequest]) -> list[PromptRequest]:
     """Samples of a prompt stand together in a plan."""
     return [PromptRequest(tuple(group)) for _, group in groupby(samples, attrgetter("prompt"))]
-
-
-def choose_prompt_style(spec: RationaleSpec, teacher: TeacherConfig) -> PromptStyle:
-    """The style that the job names, or else its teacher's configuration, or else its protocol: what
-    speaks OpenAI's is a chat model, what speaks TGI's continues a text."""
-    for wanted in (spec.prompt, teacher.prompt):
-        if wanted != "auto":
-            return wanted
-    return "chat" if teacher.api == "openai" else "completion"

@@ -19,8 +19,10 @@ from qcrd.records.spec import JobSpec
 from qcrd.runtime.keys import digest
 from services.api.assembling import sampling_plan
 from services.api.assembling.generation_cache import Generation, GenerationCache
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams, choose_prompt_style
+from services.api.assembling.prompt_form import choose_prompt_form
+from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher.make_client import make_teacher_client
+from services.api.assembling.teacher.teacher_client import TeacherClient, TeacherInfo
 from services.api.dependencies import Gateway
 from services.api.files import service as files
 from services.api.jobs import timings
@@ -172,37 +174,18 @@ async def _estimate_teacher(
 async def _measure_demand(
     gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
 ) -> _SamplingDemand:
-    sampling = SamplingParams.from_spec(
-        spec.settings.rationales, choose_prompt_style(spec.settings.rationales, teacher)
-    )
-    prompts = _sample_prompts(iter_prompts(gateway.store, spec, teacher))
-    wanted = prompts.keys
     client = make_teacher_client(spec.settings.teacher, teacher)
+    info: TeacherInfo | None = None
     try:
         info = await client.fetch_info()
-        cache = GenerationCache(
-            gateway.store,
-            gateway.shared.generation_buffer,
-            teacher=info.fingerprint,
-            sampling=sampling.fingerprint,
-        )
-        cached = cache.find_many(wanted)
-        missing, characters = _sum_missing(prompts, cached, client.max_choices)
-        probe_prompts = prompts.sample if missing else ()
-        tokens_per_character, basis = await measure_tokens(
-            client, probe_prompts, len(prompts.prompts)
-        )
-        fits = await estimate_lengths(
-            client, info, spec, lambda: iter_prompts(gateway.store, spec, teacher)
-        )
-        return _SamplingDemand(
-            len(wanted), missing, characters, cached.values(), tokens_per_character, basis, fits
-        )
+        return await _ask_demand(gateway, spec, client, info, teacher)
     except QcrdError as error:
+        form = choose_prompt_form(spec.settings.rationales, teacher, info)
+        prompts = _sample_prompts(iter_prompts(gateway.store, spec, form))
         basis = [f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token, nothing reused"]
         unknown = f"{error.message}: whether every prompt fits cannot be known"
         return _SamplingDemand(
-            len(wanted),
+            len(prompts.keys),
             *_sum_missing(prompts, (), client.max_choices),
             (),
             1 / CHARACTERS_PER_TOKEN,
@@ -211,6 +194,34 @@ async def _measure_demand(
         )
     finally:
         await client.close()
+
+
+async def _ask_demand(
+    gateway: Gateway,
+    spec: JobSpec,
+    client: TeacherClient,
+    info: TeacherInfo,
+    teacher: TeacherConfig,
+) -> _SamplingDemand:
+    form = choose_prompt_form(spec.settings.rationales, teacher, info)
+    prompts = _sample_prompts(iter_prompts(gateway.store, spec, form))
+    cache = GenerationCache(
+        gateway.store,
+        gateway.shared.generation_buffer,
+        teacher=info.fingerprint,
+        sampling=SamplingParams.from_spec(spec.settings.rationales, form.style).fingerprint,
+    )
+    cached = cache.find_many(prompts.keys)
+    missing, characters = _sum_missing(prompts, cached, client.max_choices)
+    probe_prompts = prompts.sample if missing else ()
+    tokens_per_character, basis = await measure_tokens(client, probe_prompts, len(prompts.prompts))
+    fits = await estimate_lengths(
+        client, info, spec, lambda: iter_prompts(gateway.store, spec, form)
+    )
+    wanted = len(prompts.keys)
+    return _SamplingDemand(
+        wanted, missing, characters, cached.values(), tokens_per_character, basis, fits
+    )
 
 
 def _sum_missing(

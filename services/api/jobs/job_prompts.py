@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.rationales import Question
 from qcrd.records.spec import JobSpec
-from qcrd.records.teacher_prompt import TeacherPrompt
+from qcrd.records.teacher_prompt import PromptForm, TeacherPrompt
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.assembling.refusals import RowLocation
 from services.api.files import service as files
-from services.api.settings import TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class JobPrompt:
         return self.prompt.text
 
 
-def iter_prompts(store: Store, spec: JobSpec, teacher: TeacherConfig) -> Iterator[JobPrompt]:
+def iter_prompts(store: Store, spec: JobSpec, form: PromptForm) -> Iterator[JobPrompt]:
     """Each prompt that is asked at all."""
     location = RowLocation("training_file", 0)
-    style = sampling_plan.choose_prompt_style(spec.settings.rationales, teacher)
+    max_new_tokens = spec.settings.rationales.max_new_tokens
 
     def iter_questions(param: str, file: str | None) -> Iterator[Question]:
         nonlocal location
@@ -46,5 +45,5 @@ def iter_prompts(store: Store, spec: JobSpec, teacher: TeacherConfig) -> Iterato
         iter_questions("test_file", spec.test_file),
     ):
         if samples:
-            prompt = build_teacher_prompt(spec.settings.task, question, style)
+            prompt = build_teacher_prompt(spec.settings.task, question, form, max_new_tokens)
             yield JobPrompt(prompt, samples, location)

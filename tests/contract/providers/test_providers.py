@@ -251,6 +251,21 @@ def test_empty_answers_stop_the_job_early(provide: Provide) -> None:
     assert "empty" in told(here, job)
 
 
+@pytest.mark.parametrize("name", ["openai", "deepseek"])
+def test_answers_as_json(name: str, provide: Provide) -> None:
+    """Of the schema where it is enforced, asked for by words where it is refused."""
+    here, provider = provide(BY_NAME[name], answer=lambda prompt, seed: adds(prompt, 1))
+    job = run(here, format="json")
+    assert here.manifest(job).counts.positives == SAMPLES * QUESTIONS
+    assert here.items(job)[0].positives[0].text == "One more than 0."
+    asked = [body["response_format"] for body in provider.requests if "response_format" in body]
+    schema = asked[0]["json_schema"]["schema"]
+    assert list(schema["properties"]) == ["explanation", "answer"]
+    assert schema["additionalProperties"] is False
+    assert "JSON object" in provider.requests[0]["messages"][0]["content"]
+    assert len(asked) == (1 if name == "deepseek" else len(provider.requests))
+
+
 @pytest.mark.anyio
 async def test_the_context_is_what_the_server_states(provide: Provide) -> None:
     here, _ = provide(BY_NAME["vllm"])

@@ -24,11 +24,14 @@ class StreamProgress:
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """Which model answers, by its digest, and its limits in tokens where it states them."""
+    """Which model answers, by its digest, its limits in tokens where it states them, and whether
+    it holds a text to a grammar and a chat to a JSON schema."""
 
     fingerprint: str
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None
+    has_grammar: bool = False
+    enforces_schema: bool = False
 
 
 @dataclass(frozen=True)

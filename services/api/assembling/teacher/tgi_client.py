@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx2
-from huggingface_hub import set_async_client_factory
+from huggingface_hub import TextGenerationInputGrammarType, set_async_client_factory
 
 from qcrd.errors import QcrdError
 from qcrd.runtime.keys import digest
@@ -59,6 +59,10 @@ async def _read_error_body(response: httpx2.Response) -> None:
         await response.aread()
 
 
+def _build_grammar(pattern: str) -> TextGenerationInputGrammarType | None:
+    return TextGenerationInputGrammarType(type="regex", value=pattern) if pattern else None
+
+
 class TgiClient:
     """Text goes through TGI's own route, one sample per request. Chats, and several samples of a
     server that says it gives them, go through its OpenAI-compatible ones."""
@@ -105,10 +109,11 @@ class TgiClient:
             )
         fingerprint = digest(str(info["model_id"]), str(info.get("model_sha")))
         self._support.max_choices = max(1, int(info.get("max_choices") or 1))
+        has_grammar = info.get("grammar") is True  # our server says so; a TGI does not
         if info.get("context_known") is False:
-            return TeacherInfo(fingerprint, None, self._context)
+            return TeacherInfo(fingerprint, None, self._context, has_grammar)
         total = self._context or info.get("max_total_tokens")
-        return TeacherInfo(fingerprint, info.get("max_input_tokens"), total)
+        return TeacherInfo(fingerprint, info.get("max_input_tokens"), total, has_grammar)
 
     async def check_upstream(self) -> None:
         """`TeacherUnreachable` while the server behind the teacher is away."""
@@ -172,6 +177,7 @@ class TgiClient:
                 seed=request.seed,
                 max_new_tokens=sampling.max_new_tokens,
                 stop=list(sampling.stop),
+                grammar=_build_grammar(request.prompt.grammar),
                 # The route that the client posts to returns the prompt unless this is False.
                 return_full_text=False,
             )

@@ -12,7 +12,8 @@ from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.assembling.generation_cache import GenerationCache
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams, choose_prompt_style
+from services.api.assembling.prompt_form import choose_prompt_form
+from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
 from services.api.assembling.teacher.teacher_client import TeacherClient
@@ -93,7 +94,8 @@ def _find_shortest_prompt(store: Store, spec: JobSpec, teacher: TeacherConfig) -
     """In bytes; None as soon as one is short enough whatever its tokens are, since none has more
     tokens than bytes."""
     shortest: str | None = None
-    for prompt in iter_prompts(store, spec, teacher):
+    form = choose_prompt_form(spec.settings.rationales, teacher, None)
+    for prompt in iter_prompts(store, spec, form):
         size = len(prompt.text.encode())
         if covers(spec.budget, teacher, _tokens_of_request(spec, Tokens(prompt=size))):
             return None
@@ -125,23 +127,22 @@ async def _is_anything_missing(
     gateway: Gateway, spec: JobSpec, teacher: TeacherConfig, client: TeacherClient
 ) -> bool:
     """Whether the teacher would have to be asked at all."""
-    sampling = SamplingParams.from_spec(
-        spec.settings.rationales, choose_prompt_style(spec.settings.rationales, teacher)
-    )
-    keys = {
-        SampleRequest(prompt.prompt, index).key
-        for prompt in iter_prompts(gateway.store, spec, teacher)
-        for index in range(prompt.samples)
-    }
     try:
-        cache = GenerationCache(
-            gateway.store,
-            gateway.shared.generation_buffer,
-            teacher=(await client.fetch_info()).fingerprint,
-            sampling=sampling.fingerprint,
-        )
+        info = await client.fetch_info()
     except QcrdError:
         return True
+    form = choose_prompt_form(spec.settings.rationales, teacher, info)
+    keys = {
+        SampleRequest(prompt.prompt, index).key
+        for prompt in iter_prompts(gateway.store, spec, form)
+        for index in range(prompt.samples)
+    }
+    cache = GenerationCache(
+        gateway.store,
+        gateway.shared.generation_buffer,
+        teacher=info.fingerprint,
+        sampling=SamplingParams.from_spec(spec.settings.rationales, form.style).fingerprint,
+    )
     return len(cache.find_many(keys)) < len(keys)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from qcrd.errors import Invalid, QcrdError
 from qcrd.records.spec import JobSpec
 from services.api.assembling import sampling_plan
+from services.api.assembling.prompt_form import choose_prompt_form
 from services.api.assembling.refusals import get_allowed_refusals
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.dependencies import Gateway
@@ -68,7 +69,8 @@ async def _find_lines(
         limit = get_max_prompt_tokens(info, spec.settings.rationales.max_new_tokens)
         if limit is None:
             return 0, 0, []
-        count, prompts = _take_longest(iter_prompts(gateway.store, spec, teacher), limit)
+        form = choose_prompt_form(spec.settings.rationales, teacher, info)
+        count, prompts = _take_longest(iter_prompts(gateway.store, spec, form), limit)
         lines = await find_long_lines(client, limit, prompts[:FIRST_PROMPTS])
         if lines:
             lines += await find_long_lines(client, limit, prompts[FIRST_PROMPTS:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from typing import Any
@@ -445,3 +446,11 @@ def test_questions_in_another_dress_are_shared_questions(bench: MakeBench) -> No
     here.run(job)
     events = here.events.read(job.id)
     assert [event.data["shared"] for event in events if "shared" in event.data] == [1]
+
+
+def test_a_teacher_with_grammars_is_held_to_the_form_of_the_answer(bench: MakeBench) -> None:
+    here = bench(limits={"grammar": True})
+    here.run(here.job(here.file(sums(3)), rationales={"n": 2, "max_new_tokens": 40}))
+    grammars = {request["parameters"]["grammar"]["value"] for request in here.teacher.requests}
+    assert len(grammars) == 1
+    assert re.fullmatch(grammars.pop(), " One more than 0.\n<Answer>: 1")

@@ -14,6 +14,7 @@ import pytest
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import JobStatus, PublishedModel, Stage
+from qcrd.records.teacher_prompt import PromptForm
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.state_machine import release_lease, with_changes
@@ -26,7 +27,6 @@ from services.api.jobs import estimate
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import parse_job_spec
 from services.api.jobs.job_prompts import iter_prompts
-from services.api.settings import TeacherConfig
 from tests.unit.api.gateway_client import Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -206,7 +206,7 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     method = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}, "rationales": rationales}}
     files_ = {"training_file": here.file(sums(40)), "test_file": here.file(sums(30, start=30))}
     spec = parse_job_spec({"model": "tiny", "method": method, **files_})
-    counted = list(iter_prompts(here.store, spec, TeacherConfig(url="http://t")))
+    counted = list(iter_prompts(here.store, spec, PromptForm()))
     found = estimate._sample_prompts(counted)
     rows = {
         row.question.id: (row.question, samples)

@@ -61,7 +61,11 @@ class OpenAIClient:
         """From `/models`, which not every server has: one without it is asked all the same."""
         fingerprint = digest("openai", self._base_url, self._model)
         models = await self._fetch_models()
-        return TeacherInfo(fingerprint, None, self._context or find_context(models, self._model))
+        return TeacherInfo(
+            fingerprint,
+            max_total_tokens=self._context or find_context(models, self._model),
+            enforces_schema=self._provider is not None and self._provider.enforces_schema,
+        )
 
     async def _fetch_models(self) -> Any:
         with translate_openai_errors(self._label, self._secrets):

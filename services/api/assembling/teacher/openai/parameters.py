@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -13,13 +14,14 @@ from services.api.assembling.teacher.openai.error_body import ServerError
 from services.api.assembling.teacher.prompt_refused import TOO_LONG_PATTERN
 from services.api.assembling.teacher.teacher_client import Notify
 
-OPTIONAL = frozenset({"temperature", "top_p", "seed", "stop", "stream_options"})
+OPTIONAL = frozenset({"temperature", "top_p", "seed", "stop", "stream_options", "response_format"})
 """What can be left out: the server's own choice then takes its place."""
 REFUSAL_STATUSES = (400, 422, 500)
 """llama.cpp's server refused several choices with a 500 until 2026."""
 UNSUPPORTED_PATTERN = re.compile(
     r"unsupported|(?:not|n't) (?:be )?(?:support|permit|allow|enabl|accept|implement)"
-    r"|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs|fields)|only the default",
+    r"|unrecogni[sz]ed|unknown|unexpected|unavailable|extra (?:inputs|fields)|only the default"
+    r"|invalid schema|must be one of",
     re.IGNORECASE,
 )
 CHOICES_PATTERN = re.compile(
@@ -67,6 +69,7 @@ class ParameterSupport:
             "seed": request.seed,
             "stop": list(sampling.stop) or None,
             "stream_options": {"include_usage": True},
+            "response_format": _build_response_format(request.prompt.schema),
         }
         return {
             name: value
@@ -107,6 +110,13 @@ class ParameterSupport:
             self.max_choices = most
             several = "one sample" if most == 1 else f"{most} samples"
             self._notify(f"it gives {several} of a prompt per request, so the prompt is sent again")
+
+
+def _build_response_format(schema: str) -> dict[str, Any] | None:
+    if not schema:
+        return None
+    described = {"name": "explained_answer", "strict": True, "schema": json.loads(schema)}
+    return {"type": "json_schema", "json_schema": described}
 
 
 def _find_name(message: str, sent: Collection[str]) -> str | None:

@@ -13,13 +13,15 @@ MANY = 64
 @dataclass(frozen=True)
 class Provider:
     """`address` is a host or, of a server that people run themselves, its port. `left_out` are
-    parameters that it ignores without a word, or refuses; `source` says where that stands."""
+    parameters that it ignores without a word, or refuses; `enforces_schema`: a strict schema holds
+    for all of its current models. `source` says where that stands."""
 
     name: str
     address: str | int
     source: str
     max_choices: int = MANY
     left_out: Sequence[str] = ()
+    enforces_schema: bool = False
 
     def matches(self, host: str, port: int | None) -> bool:
         if isinstance(self.address, int):
@@ -28,8 +30,18 @@ class Provider:
 
 
 PROVIDERS = (
-    Provider("OpenAI", "api.openai.com", "its OpenAPI document 2.3.0, n 1 to 128"),
-    Provider("Azure OpenAI", "openai.azure.com", "not seen; taken to be as OpenAI"),
+    Provider(
+        "OpenAI",
+        "api.openai.com",
+        "its OpenAPI document 2.3.0: n 1 to 128, strict schemas",
+        enforces_schema=True,
+    ),
+    Provider(
+        "Azure OpenAI",
+        "openai.azure.com",
+        "not seen; taken to be as OpenAI",
+        enforces_schema=True,
+    ),
     Provider(
         "Anthropic",
         "api.anthropic.com",

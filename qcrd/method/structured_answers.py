@@ -1,0 +1,83 @@
+"""The form that a teacher's answer is held to while it is written, and its reading.
+
+The explanation comes first: an answer that is written before it is a guess that the rest defends.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from string import ascii_lowercase
+from typing import Any
+
+from qcrd.method.answers import ANSWER_TAG
+from qcrd.records.rationales import Question
+from qcrd.records.spec import AnswerKind, TaskSpec
+
+MAX_OPTION_CHARS = 200
+"""Characters of an answer that is none of given options."""
+CHARACTERS_PER_TOKEN = 2
+"""Of an explanation: fewer than English has, so that the answer still fits behind it."""
+MIN_EXPLANATION_CHARS = 20
+MAX_ENUM_VALUES, MAX_ENUM_CHARS, SMALL_ENUM = 1000, 15_000, 250
+"""OpenAI's limits on a strict schema: values in all, and their characters where one has more than
+250 values (its guide Structured Outputs, as read 2026-11-28)."""
+EXPLANATION, ANSWER = "explanation", "answer"
+
+
+def build_grammar(task: TaskSpec, question: Question, max_new_tokens: int) -> str:
+    """A regular expression of the text behind `<Explanation>:`: a line, and the tagged answer."""
+    answers = "|".join(map(re.escape, _list_options(task, question)))
+    longest = max(map(len, _list_options(task, question)), default=MAX_OPTION_CHARS)
+    room = max_new_tokens * CHARACTERS_PER_TOKEN - longest - len(ANSWER_TAG)
+    explanation = rf"[^\n]{{1,{max(MIN_EXPLANATION_CHARS, room)}}}"
+    return rf" {explanation}\n{ANSWER_TAG} " + (f"({answers})" if answers else _free(task))
+
+
+def _free(task: TaskSpec) -> str:
+    if task.answer is AnswerKind.NUMBER:
+        return r"-?[0-9][0-9,.]{0,20}( ?/ ?[0-9]{1,12})?"
+    return rf"[^\n]{{1,{MAX_OPTION_CHARS}}}"
+
+
+def build_schema(task: TaskSpec, question: Question) -> dict[str, Any]:
+    """A JSON schema of the whole reply, as strict modes take it: all fields required, no others.
+    Options that are too many for an enum are left to the parser."""
+    options = _list_options(task, question)
+    answer: dict[str, Any] = {"type": "string"}
+    is_small = len(options) <= SMALL_ENUM or sum(map(len, options)) <= MAX_ENUM_CHARS
+    if options and len(options) <= MAX_ENUM_VALUES and is_small:
+        answer["enum"] = options
+    return {
+        "type": "object",
+        "properties": {EXPLANATION: {"type": "string"}, ANSWER: answer},
+        "required": [EXPLANATION, ANSWER],
+        "additionalProperties": False,
+    }
+
+
+def _list_options(task: TaskSpec, question: Question) -> list[str]:
+    match task.answer:
+        case AnswerKind.LABEL:
+            return list(task.labels)
+        case AnswerKind.CHOICE if len(question.choices) <= len(ascii_lowercase):
+            return [
+                f"({letter})" for letter, _ in zip(ascii_lowercase, question.choices, strict=False)
+            ]
+    return []
+
+
+def unfold_structured_reply(reply: str) -> str:
+    """The tagged text of a JSON reply with the two fields, any other reply as it is. One that has
+    its answer first loses its explanation, which did not lead to it."""
+    text = reply.strip()
+    if not text.startswith("{"):
+        return reply
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return reply
+    if not isinstance(fields, dict) or set(fields) != {EXPLANATION, ANSWER}:
+        return reply
+    explanation = fields[EXPLANATION] if next(iter(fields)) == EXPLANATION else ""
+    return f"{explanation}\n{ANSWER_TAG} {fields[ANSWER]}"
