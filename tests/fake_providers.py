@@ -56,6 +56,7 @@ class Row:
     takes: frozenset[str] = frozenset({"chat", "completion"})
     style_refusal: Refusal = (404, make_error("no such route"))
     reasoning: Literal["", "reasoning_content", "reasoning", "think", "think_unclosed"] = ""
+    cached: int = 0
     counts: Literal["all", "one", "without_reasoning", "nothing"] = "all"
     keep_alive: bytes = b""
     first_chunk: JSON | None = None
@@ -236,6 +237,7 @@ class FakeProvider:
             "prompt_tokens": PROMPT_TOKENS,
             "completion_tokens": counted,
             "total_tokens": PROMPT_TOKENS + (counted if self.row.counts == "one" else total),
+            "prompt_tokens_details": {"cached_tokens": self.row.cached},
         }
 
 

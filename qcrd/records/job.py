@@ -44,12 +44,14 @@ class Usage(Record):
 
     teacher_prompt_tokens: int = 0
     teacher_completion_tokens: int = 0
+    teacher_cached_tokens: int = 0
+    """Of the prompt tokens, those that the provider had read before and takes less for."""
     gpu_seconds: float = 0.0
     """Wall seconds of training times the GPUs held meanwhile."""
     estimated: bool = False
     """Whether some of the tokens were counted here, because the teacher did not tell them."""
     cost: float | None = None
-    """Of the teacher's tokens; None where the configuration gives the teacher no prices."""
+    """Of the teacher's tokens; None where no price of the teacher is known."""
     currency: str | None = None
     uncertain: int = 0
     """Teacher tokens that may have been spent besides: the rest of answers that broke off. They

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from qcrd.runtime.settings import CommaSeparated, EnvironmentSettings, HttpUrl, Port
+from services.api.teacher_prices import TokenPrices, find_prices
 
 
 class ApiSettings(EnvironmentSettings, env_prefix="QCRD_API_"):
@@ -58,13 +59,18 @@ class TeacherConfig(BaseModel):
     """Most samples in flight; the HTTP client under `huggingface_hub` has 100 connections."""
     prompt_price: Annotated[float | None, Field(ge=0)] = None
     completion_price: Annotated[float | None, Field(ge=0)] = None
-    """Per million tokens, in `currency`; both or neither."""
+    """Per million tokens, in `currency`; both or neither. Without them those of the bundled list,
+    in US dollars, for the providers that it has."""
+    cached_prompt_price: Annotated[float | None, Field(ge=0)] = None
+    """Of prompt tokens that the provider had read before; None: `prompt_price`."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
 
     @model_validator(mode="after")
     def require_both_prices(self) -> Self:
         if (self.prompt_price is None) != (self.completion_price is None):
             raise ValueError("give both prompt_price and completion_price, or neither")
+        if self.prompt_price is None and self.currency != "USD":
+            raise ValueError("give the prices in `currency` too: the bundled ones are in USD")
         return self
 
     @model_validator(mode="after")
@@ -100,14 +106,26 @@ class TeacherConfig(BaseModel):
         return None
 
     @property
-    def has_prices(self) -> bool:
-        return self.prompt_price is not None
-
-    def compute_cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """The cost of these tokens; None for a teacher without prices."""
+    def prices(self) -> TokenPrices | None:
         if self.prompt_price is None or self.completion_price is None:
+            return find_prices(self.url, self.model) if self.model else None
+        cached = self.cached_prompt_price
+        return TokenPrices(
+            self.prompt_price,
+            self.completion_price,
+            self.prompt_price if cached is None else cached,
+            "the setting QCRD_TEACHERS",
+        )
+
+    def compute_cost(
+        self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+    ) -> float | None:
+        """The cost of these tokens, `cached_tokens` of the prompt's; None where no price is
+        known."""
+        prices = self.prices
+        if prices is None:
             return None
-        return (self.prompt_price * prompt_tokens + self.completion_price * completion_tokens) / 1e6
+        return prices.compute_cost(prompt_tokens, completion_tokens, cached_tokens)
 
 
 class TeacherSettings(EnvironmentSettings, env_prefix="QCRD_"):

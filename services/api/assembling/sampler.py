@@ -279,7 +279,12 @@ class TeacherSampler:
 
 
 def _count_spent(completion: Completion) -> Tokens:
-    return Tokens(completion.prompt_tokens, completion.completion_tokens, completion.estimated)
+    return Tokens(
+        completion.prompt_tokens,
+        completion.completion_tokens,
+        completion.estimated,
+        completion.cached_tokens,
+    )
 
 
 def _make_retries_exhausted_error(error: TeacherUnreachable | TeacherGenerationFailed) -> QcrdError:

@@ -154,6 +154,8 @@ async def _estimate_teacher(
         basis.append(f"answers as long as the {len(lengths)} that this teacher gave before")
     else:
         basis.append("no answer of this teacher under this sampling is known: only the most is")
+    if teacher.prices is not None:
+        basis.append(f"prices of {teacher.prices.source}")
     estimate = TeacherEstimate(
         outputs=demand.requested,
         reused=demand.requested - demand.missing,
@@ -165,7 +167,7 @@ async def _estimate_teacher(
         if completion_tokens is None
         else teacher.compute_cost(prompt_tokens, completion_tokens),
         cost_at_most=teacher.compute_cost(prompt_tokens, max_completion_tokens),
-        currency=teacher.currency if teacher.has_prices else None,
+        currency=teacher.currency if teacher.prices else None,
         basis=basis,
     )
     return estimate, demand.lengths

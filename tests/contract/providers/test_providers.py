@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -249,6 +250,18 @@ def test_empty_answers_stop_the_job_early(provide: Provide) -> None:
     assert job.status is JobStatus.PAUSED
     assert provider.answered < 20
     assert "empty" in told(here, job)
+
+
+def test_cached_prompts_cost_less(provide: Provide) -> None:
+    """Five of eleven tokens at a tenth: 6 × 1 + 5 × 0.1 = 6.5 millionths a prompt."""
+    row = replace(BY_NAME["openai"], cached=5)
+    prices = {"prompt_price": 1.0, "completion_price": 2.0, "cached_prompt_price": 0.1}
+    here, provider = provide(row, teacher=prices)
+    usage = run(here).usage
+    assert usage.teacher_cached_tokens == 5 * QUESTIONS
+    assert usage.cost == pytest.approx(
+        (6.5 * QUESTIONS + 2.0 * provider.completion_tokens) / 1e6, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", ["openai", "deepseek"])

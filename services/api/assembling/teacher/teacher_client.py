@@ -45,6 +45,8 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
+    cached_tokens: int = 0
+    """Of the prompt's, as the provider tells them."""
 
 
 class TeacherClient(Protocol):

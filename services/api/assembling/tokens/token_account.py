@@ -21,11 +21,12 @@ from services.api.settings import TeacherConfig
 @dataclass(frozen=True)
 class Tokens:
     """Prompt and completion tokens, whose prices differ. `estimated`: the teacher did not count
-    all of them."""
+    all of them. `cached`: those of the prompt that the provider had read before."""
 
     prompt: int = 0
     completion: int = 0
     estimated: bool = False
+    cached: int = 0
 
     @property
     def total(self) -> int:
@@ -36,15 +37,18 @@ class Tokens:
             self.prompt + other.prompt,
             self.completion + other.completion,
             self.estimated or other.estimated,
+            self.cached + other.cached,
         )
 
     def dump(self) -> str:
-        return json.dumps([self.prompt, self.completion, int(self.estimated)])
+        """Without `cached` where there is none, as earlier releases read it."""
+        cached = [self.cached] if self.cached else []
+        return json.dumps([self.prompt, self.completion, int(self.estimated), *cached])
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        prompt, completion, estimated = json.loads(text)
-        return cls(prompt, completion, bool(estimated))
+        prompt, completion, estimated, *more = json.loads(text)
+        return cls(prompt, completion, bool(estimated), more[0] if more else 0)
 
 
 NOTHING = Tokens()
@@ -110,11 +114,12 @@ class TokenAccount:
     def fill_usage(self, usage: Usage, teacher: TeacherConfig) -> Usage:
         """`usage` with what the account says of the teacher."""
         spent, uncertain = self.spent, self.uncertain
-        cost = teacher.compute_cost(spent.prompt, spent.completion)
+        cost = teacher.compute_cost(spent.prompt, spent.completion, spent.cached)
         return usage.model_copy(
             update={
                 "teacher_prompt_tokens": spent.prompt,
                 "teacher_completion_tokens": spent.completion,
+                "teacher_cached_tokens": spent.cached,
                 "cost": cost,
                 "currency": None if cost is None else teacher.currency,
                 "uncertain": uncertain.total,
@@ -174,6 +179,6 @@ def _sum_earlier_attempts(fields: dict[str, str], job: Job) -> tuple[Tokens, Tok
 
 def _price_dearly(tokens: int, teacher: TeacherConfig) -> Tokens:
     """Tokens of which only the sum is known, taken to be of the dearer kind."""
-    if (teacher.prompt_price or 0.0) > (teacher.completion_price or 0.0):
+    if teacher.prices is not None and teacher.prices.prompt > teacher.prices.completion:
         return Tokens(prompt=tokens)
     return Tokens(completion=tokens)

@@ -45,7 +45,7 @@ class TokenBudget:
 
     def _describe(self, tokens: Tokens) -> str:
         text = f"{tokens.total:,} teacher tokens"
-        cost = self._teacher.compute_cost(tokens.prompt, tokens.completion)
+        cost = self._teacher.compute_cost(tokens.prompt, tokens.completion, tokens.cached)
         if self._budget.cost is None or cost is None:
             return text
         return f"{text} ({cost:.4f} {self._teacher.currency})"
@@ -54,7 +54,7 @@ class TokenBudget:
 def covers(budget: Budget, teacher: TeacherConfig, tokens: Tokens) -> bool:
     if budget.teacher_tokens is not None and tokens.total > budget.teacher_tokens:
         return False
-    cost = teacher.compute_cost(tokens.prompt, tokens.completion)
+    cost = teacher.compute_cost(tokens.prompt, tokens.completion, tokens.cached)
     return budget.cost is None or (cost is not None and cost <= budget.cost)
 
 

@@ -91,12 +91,12 @@ def check_budget(spec: JobSpec, budget: Budget, settings: GatewaySettings) -> No
         budget.cost is not None
         and sampling_plan.asks_teacher(spec)
         and teacher
-        and not teacher.has_prices
+        and teacher.prices is None
     ):
         raise Invalid(
             f"`budget.cost`: teacher {spec.settings.teacher!r} has no prices here "
-            "(`prompt_price` and `completion_price` in the setting QCRD_TEACHERS), so its cost is "
-            "not known: limit `budget.teacher_tokens` instead",
+            "(`prompt_price` and `completion_price` in the setting QCRD_TEACHERS, and none in the "
+            "bundled list), so its cost is not known: limit `budget.teacher_tokens` instead",
             param="budget.cost",
             code="no_prices",
         )

@@ -60,6 +60,7 @@ class StreamedAnswer:
     choices: dict[int, StreamedChoice] = field(default_factory=dict)
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int = 0
 
     @property
     def chunks(self) -> int:
@@ -83,6 +84,8 @@ class StreamedAnswer:
             return
         written = max(written, (getattr(usage, "total_tokens", None) or 0) - prompt)
         self.prompt_tokens = prompt
+        details = getattr(usage, "prompt_tokens_details", None)
+        self.cached_tokens = min(getattr(details, "cached_tokens", None) or 0, prompt)
         earlier = 0 if is_running else self.completion_tokens or 0
         self.completion_tokens = written + earlier
 
@@ -125,6 +128,7 @@ async def build_completions(
             prompt_tokens=0 if place else prompt_tokens,
             completion_tokens=share,
             estimated=estimated,
+            cached_tokens=0 if place else answer.cached_tokens,
         )
         for place, (choice, share) in enumerate(zip(finished, shares, strict=True))
     )
