@@ -87,6 +87,7 @@ def test_a_job_passes_through_both(
 ) -> None:
     run = begin(system, data, rng)
     job = run.ended()
+    assert run.follower.over, "the stream did not come to its last event"
     assert job.status is JobStatus.SUCCEEDED, f"{job.failure}\n{system.tails()}"
     labels = [(one.question_id, one.answer) for one in system.predictions(run.id)]
     assert labels == [(one.question_id, one.answer) for one in calm.predictions]
@@ -102,6 +103,8 @@ def check_lists(run: Run) -> None:
         answer = httpx2.get(f"{url}/v1/{path}", timeout=60)
         assert answer.status_code == 200, answer.text
     shown = httpx2.get(f"{url}/v1/fine_tuning/jobs/{run.id}", timeout=60).json()
+    events = httpx2.get(f"{url}/v1/fine_tuning/jobs/{run.id}/events?limit=100", timeout=60)
+    assert "message_of_tomorrow" in {event["type"] for event in events.json()["data"]}
     assert shown["status"] == "succeeded"
     assert "unreadable" not in httpx2.get(f"{url}/ready", timeout=60).json()
     log = run.system.parts["gateway"].log.read_text(errors="replace")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from qcrd.records.job import JobFailure, Progress, Report, Usage
 from qcrd.records.spec import Budget as JobBudget
@@ -112,9 +112,10 @@ class FineTuningJob(ApiObject):
 class FineTuningJobEvent(ApiObject):
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     created_at: int
-    level: Literal["info", "warn", "error"]
+    level: Annotated[str, Field(examples=["info", "warn", "error"])]
     message: str
-    type: Literal["message", "metrics"]
+    type: Annotated[str, Field(examples=["message", "metrics"])]
+    """A release beside this one may write others, which are passed on."""
     data: dict[str, Any]
 
 

@@ -68,3 +68,15 @@ def test_fields_of_a_later_minor_release_live_through_a_change(here: Here) -> No
     here.client.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
     assert here.jobs.get(job_id).model_extra == {"later": {"deep": 1}}
     assert with_changes(here.jobs.get(job_id), attempt=1).model_extra == {"later": {"deep": 1}}
+
+
+def test_events_of_kinds_that_a_later_release_writes_are_passed_on(here: Here) -> None:
+    job = here.create(here.file(sums(4))).json()["id"]
+    here.events.append(job, "of tomorrow", level="notice", type="table", data={"rows": 2})
+    here.events.append(job, "over", data={"status": "cancelled"})
+    listed = here.client.get(f"/v1/fine_tuning/jobs/{job}/events").json()["data"]
+    assert ("notice", "table") in {(event["level"], event["type"]) for event in listed}
+    with here.client.stream("GET", f"/v1/fine_tuning/jobs/{job}/events?stream=true") as answer:
+        text = "".join(answer.iter_text())
+    assert "of tomorrow" in text
+    assert text.index("of tomorrow") < text.index("over")
