@@ -16,7 +16,7 @@ from qcrd.records.spec import AnswerKind, TaskSpec
 
 MAX_OPTION_CHARS = 200
 """Characters of an answer that is none of given options."""
-CHARACTERS_PER_TOKEN = 2
+CHARACTERS_PER_TOKEN = 3
 """Of an explanation: fewer than English has, so that the answer still fits behind it."""
 MIN_EXPLANATION_CHARS = 20
 MAX_ENUM_VALUES, MAX_ENUM_CHARS, SMALL_ENUM = 1000, 15_000, 250
