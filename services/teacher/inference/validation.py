@@ -21,6 +21,7 @@ from services.teacher.engines.base import (
     ValidGenerateRequest,
 )
 from services.teacher.errors import InputValidationError
+from services.teacher.inference.json_schema import complete_schema
 from services.teacher.inference.wire import (
     GenerateParameters,
     JsonGrammar,
@@ -191,7 +192,7 @@ def parse_grammar(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
             raise InputValidationError(f"grammar is not valid: {error}") from error
     if not isinstance(schema, dict) or "properties" not in schema:
         raise InputValidationError("grammar is not valid: Grammar must have a 'properties' field")
-    return Grammar("json", json.dumps(schema))
+    return Grammar("json", json.dumps(complete_schema(schema)))
 
 
 def build_sampling_params(

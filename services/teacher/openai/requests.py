@@ -191,7 +191,9 @@ def _normalize_response_format(response_format: JSON) -> JSON | None:
     if "value" in response_format:
         return response_format
     if response_format.get("type") == "json_object":
-        return {**response_format, "value": ANY_OBJECT}
+        # OpenAI knows no schema here; llama.cpp and hosted services take one, and obey it.
+        schema = response_format.get("schema")
+        return {**response_format, "value": ANY_OBJECT if schema is None else schema}
     if response_format.get("type") == "json_schema" and "json_schema" in response_format:
         return {**response_format, "value": response_format["json_schema"]}
     return response_format

@@ -96,6 +96,50 @@ def test_json_and_regex_grammars_bind_the_answer(url: str) -> None:
     assert (len(digits), digits.isdecimal(), len(letters)) == (3, True, 2)
 
 
+OPEN_SCHEMA = {
+    "properties": {
+        "place": {"properties": {"city": {"enum": ["Ulm", "Rome"]}}, "required": ["city"]},
+        "hours": {"items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 2},
+    },
+    "required": ["place", "hours"],
+}
+"""Objects, an array, no type at all, and no word about further keys."""
+
+
+def check_open(text: str) -> None:
+    told = json.loads(text)
+    assert told.keys() == {"place", "hours"}
+    assert told["place"].keys() == {"city"}
+    assert all(isinstance(hour, int) for hour in told["hours"])
+
+
+def test_a_schema_without_types_is_of_an_object_with_its_own_keys_only(url: str) -> None:
+    grammar = {"type": "json", "value": OPEN_SCHEMA}
+    for seed in range(4):
+        asked = {"do_sample": True, "temperature": 1.5, "seed": seed, "max_new_tokens": 60}
+        check_open(generate(url, "Any:", grammar=grammar, **asked).json()["generated_text"])
+
+
+@pytest.mark.parametrize(
+    "response_format",
+    [
+        {"type": "json_object", "schema": OPEN_SCHEMA},
+        {"type": "json_schema", "json_schema": {"name": "n", "schema": OPEN_SCHEMA}},
+        {"type": "json_schema", "value": {"name": "n", "schema": OPEN_SCHEMA}},
+    ],
+)
+def test_every_form_of_response_format_is_obeyed(url: str, response_format: Any) -> None:
+    got = chat(url, response_format=response_format, temperature=1.5, seed=3).json()
+    check_open(got["choices"][0]["message"]["content"])
+
+
+def test_a_functions_arguments_without_types_are_its_own(url: str) -> None:
+    function = {"name": "plan", "parameters": OPEN_SCHEMA}
+    tool = {"type": "function", "function": function}
+    got = chat(url, tools=[tool], tool_choice="required", temperature=1.5, seed=3).json()
+    check_open(got["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
+
+
 @pytest.mark.parametrize(
     ("grammar", "said"),
     [
