@@ -11,6 +11,9 @@ from services.teacher.metrics.batches import BatchMetrics
 EngineFinishReason = Literal["eos_token", "length"]
 UNKNOWN_TOKEN_ID = -1
 """Id of a token whose id the engine does not report; nothing else is negative on the wire."""
+DEFAULT_MAX_CHOICES = 128
+"""Most samples of one prompt in a request, of an engine without slots: as many as OpenAI takes
+(`n` in its openapi.yaml)."""
 DEFAULT_MAX_POSITIONS = 512
 """Longest sequence in tokens of a model whose configuration states none: models with relative
 positions (T5) do not, and this is the longest that T5 was trained for."""
@@ -116,7 +119,7 @@ class EngineInfo:
     `supports_token_ids`, `supports_logprobs`, `supports_seed`, `grammar` and `prefill`
     (log-probabilities of the prompt) say what the engine really has; what it lacks is null, empty
     or refused, never invented. `adapters` are the ids it takes as `adapter_id`. `pipeline_tag` is
-    the hub's word for what the model does.
+    the hub's word for what the model does. `max_choices`: samples of one prompt in a request.
     """
 
     model_id: str
@@ -131,6 +134,7 @@ class EngineInfo:
     model_sha: str | None = None
     pipeline_tag: str | None = "text-generation"
     supports_prompt_logprobs: bool = False
+    max_choices: int = DEFAULT_MAX_CHOICES
     states_context: bool = True
     """Whether the limits are the engine's own; those of an upstream that does not state them are a
     guess, by which no prompt is refused."""
@@ -195,6 +199,19 @@ class RemoteEngine(Protocol):
 
     async def check_reachable(self) -> bool:
         """Whether the far end answers. Never raises, takes seconds at most."""
+        ...
+
+
+@runtime_checkable
+class ChoiceEngine(Protocol):
+    """An engine that asks once for several samples of a prompt. Of the others each sample is a
+    request; those that read prompts themselves share the reading."""
+
+    def submit_choices(
+        self, requests: Sequence[ValidGenerateRequest]
+    ) -> Sequence[AsyncGenerator[Token, None]]:
+        """One stream for each of `requests`, which differ in their seeds alone. Each may be closed
+        by itself."""
         ...
 
 

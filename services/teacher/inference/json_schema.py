@@ -24,7 +24,8 @@ def complete_schema(schema: dict[str, Any]) -> dict[str, Any]:
     forbid what the others declare.
     """
     shared = frozenset(_list_combined_references(schema))
-    return _Completion(schema, shared).complete(schema)
+    completed: dict[str, Any] = _Completion(schema, shared).complete(schema)
+    return completed
 
 
 class _Completion:

@@ -51,10 +51,19 @@ class StoppingCriteria:
 async def stream_steps(
     engine: Engine, request: ValidGenerateRequest
 ) -> AsyncGenerator[GenerationStep, None]:
+    """The steps of `request` alone."""
+    async with aclosing(read_steps(engine.submit(request), request)) as steps:
+        async for step in steps:
+            yield step
+
+
+async def read_steps(
+    tokens: AsyncGenerator[Token, None], request: ValidGenerateRequest
+) -> AsyncGenerator[GenerationStep, None]:
     """Closing this closes the engine's stream. Raises `IncompleteGeneration` and what the engine
     raises."""
     stopping = StoppingCriteria(request.max_new_tokens, request.stop)
-    async with aclosing(engine.submit(request)) as stream:
+    async with aclosing(tokens) as stream:
         async for token in stream:
             finish_reason = stopping.update(token)
             yield GenerationStep(stopping.token_count, token, stopping.text, finish_reason)

@@ -21,6 +21,8 @@ from services.teacher.inference.wire import (
 )
 
 ANY_OBJECT: JSON = {"type": "object", "properties": {}, "additionalProperties": True}
+FIELDS_UNKNOWN_TO_TGI = frozenset({"n", "grammar", "best_of", "echo", "logprobs"})
+"""Of the completions route; of chat TGI knows `n` and marks it as unused (lib.rs)."""
 
 
 class StreamOptions(WireModel):
@@ -40,6 +42,7 @@ class BaseCompletionRequest(WireModel):
     stop: tuple[str, ...] | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    n: U32 | None = None
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -67,6 +70,10 @@ class CompletionRequest(BaseCompletionRequest):
     prompt: str | Annotated[tuple[str, ...], Field(min_length=1)]
     repetition_penalty: F32 | None = None
     suffix: str | None = None
+    grammar: GrammarBody | None = None
+    best_of: U32 | None = None
+    echo: bool | None = None
+    logprobs: U32 | None = None
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -158,6 +165,14 @@ class ChatRequest(BaseCompletionRequest):
 
 class TokenizeChatRequest(ChatRequest):
     """POST /chat_tokenize: the conversation counts, the rest is ignored."""
+
+
+def drop_own_fields(data: Any) -> Any:
+    """A body without the fields that TGI's router ignores or does not know, for strict mode."""
+    if not isinstance(data, dict):
+        return data
+    ignored = FIELDS_UNKNOWN_TO_TGI if "prompt" in data else {"n"}
+    return {name: value for name, value in data.items() if name not in ignored}
 
 
 def normalize_body(data: Any) -> Any:

@@ -11,6 +11,7 @@ import qcrd
 from services.teacher import sse
 from services.teacher.engines.base import Token
 from services.teacher.errors import IncompleteGeneration, TeacherError
+from services.teacher.inference.results import TokenCounts
 from services.teacher.inference.stopping import FinishReason
 from services.teacher.inference.wire import JSON
 
@@ -57,7 +58,7 @@ class ResponseBuilder:
         return sse.format_event({"error": {"message": message, "http_status_code": status}})
 
 
-def build_usage(token_counts: Iterable[tuple[int | None, int]]) -> JSON:
+def build_usage(token_counts: Iterable[TokenCounts]) -> JSON:
     """Tokens read and generated, summed; null where the prompt's tokens were never counted."""
     pairs = list(token_counts)
     prompt_counts = [prompt_tokens for prompt_tokens, _ in pairs if prompt_tokens is not None]

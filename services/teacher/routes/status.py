@@ -79,4 +79,5 @@ def build_info(inference: InferenceService) -> JSON:
         "context_known": info.states_context,
         "adapters": list(info.adapters),
         "max_top_n_tokens": settings.max_top_n_tokens,
+        "max_choices": inference.max_choices,
     }

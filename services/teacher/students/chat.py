@@ -10,12 +10,12 @@ from services.teacher import sse
 from services.teacher.engines.base import Token
 from services.teacher.errors import TeacherError
 from services.teacher.inference.gathering import gather_results
-from services.teacher.inference.session import (
+from services.teacher.inference.results import (
     GenerationResult,
-    InferenceService,
     count_generated_tokens,
     get_input_length,
 )
+from services.teacher.inference.session import InferenceService
 from services.teacher.inference.stopping import FinishReason, GenerationStep
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON
