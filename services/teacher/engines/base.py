@@ -8,12 +8,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from services.teacher.metrics.batches import BatchMetrics
 
-EngineFinishReason = Literal["eos_token", "length"]
+EngineFinishReason = Literal["eos_token", "length", "content_filter"]
 UNKNOWN_TOKEN_ID = -1
 """Id of a token whose id the engine does not report; nothing else is negative on the wire."""
 DEFAULT_MAX_CHOICES = 128
 """Most samples of one prompt in a request, of an engine without slots: as many as OpenAI takes
 (`n` in its openapi.yaml)."""
+ANY_JSON_OBJECT: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {},
+    "additionalProperties": True,
+}
+"""The schema of OpenAI's `json_object`."""
 DEFAULT_MAX_POSITIONS = 512
 """Longest sequence in tokens of a model whose configuration states none: models with relative
 positions (T5) do not, and this is the longest that T5 was trained for."""
@@ -29,7 +35,7 @@ class Token:
     itself: with the model's end token (then also `special`), or because no more tokens fit.
     `generated_tokens` and `prompt_tokens` come with the last token of an upstream: the tokens it
     has generated (a chunk may hold several) and read; `counts_estimated` where it did not tell them
-    and they were counted here.
+    and they were counted here. `is_reasoning`: of an upstream's thoughts, no part of the text.
     """
 
     id: int
@@ -41,6 +47,7 @@ class Token:
     generated_tokens: int | None = None
     prompt_tokens: int | None = None
     counts_estimated: bool = False
+    is_reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +81,15 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A grammar of the whole output: a JSON schema as JSON text, or a regular expression."""
+    """A grammar of the whole output: a JSON schema as JSON text, or a regular expression.
+
+    `name` and `is_strict` are what OpenAI's `json_schema` says beside its schema.
+    """
 
     kind: Literal["json", "regex"]
     value: str
+    name: str | None = None
+    is_strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +142,8 @@ class EngineInfo:
     supports_logprobs: bool = True
     supports_seed: bool = True
     supports_grammar: bool = False
+    passes_chat_schema: bool = False
+    """Whether a chat's schema goes on to an upstream, which may or may not enforce it."""
     adapters: tuple[str, ...] = ()
     model_sha: str | None = None
     pipeline_tag: str | None = "text-generation"

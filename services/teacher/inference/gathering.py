@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from services.teacher.errors import TeacherError
+from services.teacher.errors import TeacherError, first_error
 
 T = TypeVar("T")
 
@@ -18,13 +18,8 @@ async def gather_results(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]
     except* TeacherError as errors:
-        raise _find_first_error(errors) from None
+        raise first_error(errors) from None
     return [task.result() for task in tasks]
-
-
-def _find_first_error(errors: ExceptionGroup[TeacherError]) -> TeacherError:
-    inner = errors.exceptions[0]
-    return _find_first_error(inner) if isinstance(inner, ExceptionGroup) else inner
 
 
 async def merge_streams(

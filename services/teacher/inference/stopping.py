@@ -10,7 +10,7 @@ from typing import Literal
 from services.teacher.engines.base import Engine, Token, ValidGenerateRequest
 from services.teacher.errors import IncompleteGeneration
 
-FinishReason = Literal["length", "eos_token", "stop_sequence"]
+FinishReason = Literal["length", "eos_token", "stop_sequence", "content_filter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,14 @@ class StoppingCriteria:
 
     def update(self, token: Token) -> FinishReason | None:
         self.token_count += 1
-        if not token.special:
+        if not token.special and not token.is_reasoning:
             self.text += token.text
         if self.token_count >= self._max_new_tokens:
             return "length"
         if token.finish_reason is not None:
             return token.finish_reason
+        if token.is_reasoning:
+            return None
         if token.text and not token.special and self.text.endswith(self._stop_sequences):
             return "stop_sequence"
         return None

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from services.teacher.engines.base import ANY_JSON_OBJECT
 from services.teacher.inference.wire import (
     F32,
     JSON,
@@ -20,7 +21,6 @@ from services.teacher.inference.wire import (
     WireModel,
 )
 
-ANY_OBJECT: JSON = {"type": "object", "properties": {}, "additionalProperties": True}
 FIELDS_UNKNOWN_TO_TGI = frozenset({"n", "grammar", "best_of", "echo", "logprobs"})
 """Of the completions route; of chat TGI knows `n` and marks it as unused (lib.rs)."""
 
@@ -208,7 +208,7 @@ def _normalize_response_format(response_format: JSON) -> JSON | None:
     if response_format.get("type") == "json_object":
         # OpenAI knows no schema here; llama.cpp and hosted services take one, and obey it.
         schema = response_format.get("schema")
-        return {**response_format, "value": ANY_OBJECT if schema is None else schema}
+        return {**response_format, "value": dict(ANY_JSON_OBJECT) if schema is None else schema}
     if response_format.get("type") == "json_schema" and "json_schema" in response_format:
         return {**response_format, "value": response_format["json_schema"]}
     return response_format
