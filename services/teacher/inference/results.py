@@ -62,6 +62,11 @@ class GenerationResult:
         return self.tokens[-1].counts_estimated
 
     @property
+    def reasoning(self) -> str:
+        """What an upstream's model thought before it answered; no part of the text."""
+        return "".join(token.text for token in self.tokens if token.is_reasoning)
+
+    @property
     def mean_logprob(self) -> float:
         """Mean log-probability of the tokens whose log-probability is known."""
         known = [token.logprob for token in self.tokens if token.logprob is not None]

@@ -92,13 +92,14 @@ def _build_choice(
 def _build_message(
     result: GenerationResult, call: tool_calls.FunctionCall | None, call_id: str, *, strict: bool
 ) -> JSON:
+    thoughts = {} if strict or not result.reasoning else {"reasoning_content": result.reasoning}
     if call is None:
-        return {"role": "assistant", "content": result.text}
+        return {"role": "assistant", "content": result.text, **thoughts}
     function = {"description": None, "name": call.name, "arguments": call.arguments}
     calls = [{"id": call_id, "type": "function", "function": function}]
     # A message with a call has no key `content` in TGI, and a null one in OpenAI.
     content = {} if strict else {"content": None}
-    return {"role": "assistant", **content, "tool_calls": calls}
+    return {"role": "assistant", **content, **thoughts, "tool_calls": calls}
 
 
 def get_call_finish_reason(builder: ResponseBuilder) -> str:

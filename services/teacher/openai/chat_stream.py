@@ -65,11 +65,11 @@ async def _stream_chunks(
             deltas, step = choices[choice.index], choice.step
             if step.finish_reason is not None:
                 deltas.token_counts = choice.token_counts
-            yield (
-                deltas.build_upstream_chunk(step)
-                if is_upstream
-                else deltas.build_content_chunk(step)
-            )
+            if is_upstream:
+                for chunk in deltas.build_upstream_chunks(step):
+                    yield chunk
+            else:
+                yield deltas.build_content_chunk(step)
 
 
 async def _stream_call(
@@ -117,13 +117,20 @@ class DeltaBuilder:
         content = "" if token.special else token.text
         return self._build_chunk(step, {"content": content})
 
-    def build_upstream_chunk(self, step: GenerationStep) -> JSON:
-        """Chunks of an upstream's call, which comes as one piece of text."""
-        if not tool_calls.is_call(step.token.text):
-            return self._build_chunk(step, {"content": step.token.text})
-        call = tool_calls.parse_call(step.token.text)
+    def build_upstream_chunks(self, step: GenerationStep) -> list[JSON]:
+        """An upstream's call comes as one piece of text; its reasoning is no content. Strict mode
+        knows no reasoning and leaves it out, but for a chunk that gives a reason to finish."""
+        text = step.token.text
+        if step.token.is_reasoning and self.builder.strict:
+            is_last = step.finish_reason is not None
+            return [self._build_chunk(step, {"content": ""})] if is_last else []
+        if step.token.is_reasoning:
+            return [self._build_chunk(step, {"reasoning_content": text})]
+        if not tool_calls.is_call(text):
+            return [self._build_chunk(step, {"content": text})]
+        call = tool_calls.parse_call(text)
         self._function_called = True
-        return self._build_chunk(step, self._build_call_delta(call.name, call.arguments))
+        return [self._build_chunk(step, self._build_call_delta(call.name, call.arguments))]
 
     def build_call_chunks(self, step: GenerationStep) -> list[JSON]:
         """Nothing until the name is known. TGI ends such a stream without a last chunk."""

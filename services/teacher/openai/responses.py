@@ -45,7 +45,7 @@ class ResponseBuilder:
 
     def to_finish_reason(self, finish_reason: FinishReason) -> str:
         """OpenAI has one finish reason for both ways to stop, TGI another for a stop string."""
-        if finish_reason == "stop_sequence" and self.strict:
+        if finish_reason == "content_filter" or (finish_reason == "stop_sequence" and self.strict):
             return finish_reason
         return "length" if finish_reason == "length" else "stop"
 
@@ -84,5 +84,6 @@ def build_logprobs(tokens: Sequence[Token]) -> JSON:
                 ],
             }
             for token in tokens
+            if not token.is_reasoning
         ]
     }
