@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,49 @@ def test_json_and_regex_grammars_bind_the_answer(url: str) -> None:
     assert got[-1]["details"]["finish_reason"] == "eos_token"
     digits, _, letters = got[-1]["generated_text"].partition("/")
     assert (len(digits), digits.isdecimal(), len(letters)) == (3, True, 2)
+
+
+LABELS = ("bird", "fish (sea)", "tool/C#", "a|b", "naïve & co", "12%\\")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_explanation_and_a_label_by_regex_for_each_choice(url: str, stream: bool) -> None:
+    """The explanation is bounded, so that the answer always fits; labels are escaped by `re`."""
+    pattern = f"[^\\n]{{1,60}}\\nAnswer: ({'|'.join(map(re.escape, LABELS))})"
+    asked = {
+        "prompt": "What is a trout?\n",
+        "grammar": {"type": "regex", "value": pattern},
+        "n": 3,
+        "temperature": 1.3,
+        "seed": 5,
+        "max_tokens": 90,
+    }
+    reply = httpx2.post(f"{url}/v1/completions", json={**asked, "stream": stream}, timeout=60)
+    texts, reasons = read_completions(reply)
+    assert len(set(texts)) == 3
+    assert reasons == ["stop"] * 3
+    for text in texts:
+        assert re.fullmatch(pattern, text)
+    alone = {"do_sample": True, "temperature": 1.3, "seed": 6, "max_new_tokens": 90}
+    told = generate(url, asked["prompt"], grammar=asked["grammar"], **alone).json()
+    assert told["generated_text"] == texts[1]
+
+
+def read_completions(reply: httpx2.Response) -> tuple[list[str], list[str]]:
+    """Texts and reasons by index, of a whole answer or a stream."""
+    lines = [line[6:] for line in reply.text.splitlines() if line.startswith("data: {")]
+    choices = [choice for line in lines or [reply.text] for choice in json.loads(line)["choices"]]
+    indices = sorted({choice["index"] for choice in choices})
+    of = {i: [choice for choice in choices if choice["index"] == i] for i in indices}
+    texts = ["".join(choice["text"] for choice in of[i]) for i in indices]
+    return texts, [of[i][-1]["finish_reason"] for i in indices]
+
+
+def test_a_completions_grammar_that_does_not_compile_is_named(url: str) -> None:
+    asked = {"prompt": "A", "grammar": {"type": "regex", "value": "[0-9"}, "n": 2}
+    reply = httpx2.post(f"{url}/v1/completions", json=asked)
+    assert reply.status_code == 422
+    assert "grammar is not valid: " in reply.json()["error"]
 
 
 OPEN_SCHEMA = {
