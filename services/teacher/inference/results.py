@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
+from typing import NamedTuple
 
 from services.teacher.engines.base import Token, ValidGenerateRequest
 from services.teacher.inference.stopping import FinishReason, GenerationStep
@@ -73,8 +74,7 @@ class GenerationResult:
         return sum(known) / len(known) if known else -math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class ChoiceStep:
+class ChoiceStep(NamedTuple):
     """One token of choice `index` of a request."""
 
     index: int

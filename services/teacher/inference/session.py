@@ -109,9 +109,14 @@ class InferenceService:
         self, request: InferenceRequest
     ) -> AsyncGenerator[tuple[ValidGenerateRequest, GenerationStep], None]:
         """The output token by token. Raises `TeacherError`; closing this cancels the generation."""
-        async with aclosing(self.stream_choices(request, 1)) as run:
-            async for choice in run:
-                yield choice.request, choice.step
+        timings = RequestTimings()
+        with self._track_request(timings):
+            check_before_admission(request.parameters, self.settings, stream=True)
+            async with aclosing(self._run_request(request, timings)) as run:
+                async for valid_request, step in run:
+                    if step.finish_reason is not None:
+                        self._record_finished(step, timings)
+                    yield valid_request, step
 
     async def generate_choices(self, request: InferenceRequest, n: int) -> list[GenerationResult]:
         """`n` whole results, in the order of their indices."""
@@ -222,19 +227,31 @@ class InferenceService:
             input_length=None if ids is None else len(ids), max_new_tokens=request.max_new_tokens
         )
         try:
-            async with aclosing(self._read_with_queue_timeout(request, stream)) as run:
-                async for step in run:
-                    if not timings.first_token_at:
-                        timings.first_token_at = monotonic()
-                        self._running_requests += 1
+            with self._health.generation.track():
+                async with aclosing(read_steps(stream, request)) as run:
+                    step = await self._wait_for_first(run)
+                    timings.first_token_at = monotonic()
+                    self._running_requests += 1
                     self._health.mark_token()
                     yield step
+                    async for step in run:
+                        self._health.mark_token()
+                        yield step
             self._health.mark_finished()
         except (GenerationFailed, IncompleteGeneration):
             self._health.mark_failure()
             raise
         finally:
             self._running_requests -= bool(timings.first_token_at)
+
+    async def _wait_for_first(self, run: AsyncGenerator[GenerationStep, None]) -> GenerationStep:
+        """The first step. Raises `Overloaded` when it takes too long to come."""
+        timeout = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds
+        try:
+            async with asyncio.timeout(timeout):
+                return await anext(run)
+        except TimeoutError as error:
+            raise Overloaded(f"Model is overloaded: no token within {timeout:g} s") from error
 
     async def _validate(self, request: InferenceRequest) -> ValidGenerateRequest:
         with self._health.validation.track():
@@ -245,24 +262,6 @@ class InferenceService:
                 raise
             self._health.validation.mark_progress()
         return valid_request
-
-    async def _read_with_queue_timeout(
-        self, request: ValidGenerateRequest, stream: AsyncGenerator[Token, None]
-    ) -> AsyncGenerator[GenerationStep, None]:
-        """The engine's steps. Raises `Overloaded` when the first one takes too long to come."""
-        with self._health.generation.track():
-            async with aclosing(read_steps(stream, request)) as run:
-                timeout = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds
-                try:
-                    async with asyncio.timeout(timeout):
-                        first = await anext(run)
-                except TimeoutError as error:
-                    raise Overloaded(
-                        f"Model is overloaded: no token within {timeout:g} s"
-                    ) from error
-                yield first
-                async for step in run:
-                    yield step
 
 
 def durations_since_arrival(result: GenerationResult, timings: RequestTimings) -> dict[str, float]:
