@@ -35,7 +35,8 @@ class Token:
     itself: with the model's end token (then also `special`), or because no more tokens fit.
     `generated_tokens` and `prompt_tokens` come with the last token of an upstream: the tokens it
     has generated (a chunk may hold several) and read; `counts_estimated` where it did not tell them
-    and they were counted here. `is_reasoning`: of an upstream's thoughts, no part of the text.
+    and they were counted here. Of these tokens `reasoning_tokens` were thoughts, and
+    `cached_tokens` cost less, where it tells them. `is_reasoning`: a thought, no part of the text.
     """
 
     id: int
@@ -48,6 +49,8 @@ class Token:
     prompt_tokens: int | None = None
     counts_estimated: bool = False
     is_reasoning: bool = False
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

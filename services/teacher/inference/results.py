@@ -11,8 +11,15 @@ from typing import NamedTuple
 from services.teacher.engines.base import Token, ValidGenerateRequest
 from services.teacher.inference.stopping import FinishReason, GenerationStep
 
-TokenCounts = tuple[int | None, int]
-"""Tokens read, None where nobody has counted them, and tokens generated."""
+
+class TokenCounts(NamedTuple):
+    """Tokens read, None where nobody has counted them, and generated; those of them that an
+    upstream says were cached, and thoughts."""
+
+    prompt: int | None
+    completion: int
+    cached: int | None = None
+    reasoning: int | None = None
 
 
 @dataclass
@@ -59,6 +66,10 @@ class GenerationResult:
         return get_input_length(self.request, self.tokens[-1], self.index)
 
     @property
+    def token_counts(self) -> TokenCounts:
+        return count_tokens(self.request, self.tokens[-1], len(self.tokens), self.index)
+
+    @property
     def counts_estimated(self) -> bool:
         return self.tokens[-1].counts_estimated
 
@@ -74,7 +85,8 @@ class GenerationResult:
         return sum(known) / len(known) if known else -math.inf
 
 
-class ChoiceStep(NamedTuple):
+@dataclass(slots=True)
+class ChoiceStep:
     """One token of choice `index` of a request."""
 
     index: int
@@ -84,11 +96,20 @@ class ChoiceStep(NamedTuple):
 
     @property
     def token_counts(self) -> TokenCounts:
-        """Tokens read and generated; complete with the choice's last token."""
-        return (
-            get_input_length(self.request, self.step.token, self.index),
-            count_generated_tokens(self.step.token, self.step.index),
-        )
+        """Complete with the choice's last token."""
+        return count_tokens(self.request, self.step.token, self.step.index, self.index)
+
+
+def count_tokens(
+    request: ValidGenerateRequest, last: Token, step_count: int, index: int = 0
+) -> TokenCounts:
+    """What choice `index` has cost, by its last token."""
+    return TokenCounts(
+        get_input_length(request, last, index),
+        count_generated_tokens(last, step_count),
+        last.cached_tokens,
+        last.reasoning_tokens,
+    )
 
 
 def count_generated_tokens(last: Token, step_count: int) -> int:

@@ -36,7 +36,7 @@ async def create_chat_completion(
     answers = await _generate_answers(inference, prepared, request.n or 1)
     choices = [_build_choice(builder, request, *answer) for answer in answers]
     results = [result for result, _ in answers]
-    total_usage = build_usage((each.input_length, each.generated_tokens) for each in results)
+    total_usage = build_usage(each.token_counts for each in results)
     return builder.build(choices, usage=total_usage), results
 
 

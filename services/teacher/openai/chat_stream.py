@@ -10,7 +10,7 @@ from services.teacher import sse
 from services.teacher.engines.base import ValidGenerateRequest
 from services.teacher.errors import TeacherError
 from services.teacher.inference.gathering import merge_streams
-from services.teacher.inference.results import TokenCounts, count_generated_tokens, get_input_length
+from services.teacher.inference.results import TokenCounts, count_tokens
 from services.teacher.inference.session import InferenceService
 from services.teacher.inference.stopping import GenerationStep
 from services.teacher.inference.wire import JSON
@@ -28,6 +28,8 @@ from services.teacher.openai.responses import (
     build_logprobs,
     build_usage,
 )
+
+NOTHING_COUNTED = TokenCounts(None, 0)
 
 
 async def stream_chat_completion(
@@ -97,7 +99,7 @@ class DeltaBuilder:
     builder: ResponseBuilder
     request: ChatRequest
     index: int = 0
-    token_counts: TokenCounts = (None, 0)
+    token_counts: TokenCounts = NOTHING_COUNTED
     call_parser: tool_calls.FunctionCallParser = field(
         default_factory=tool_calls.FunctionCallParser
     )
@@ -107,10 +109,7 @@ class DeltaBuilder:
     def record_counts(self, request: ValidGenerateRequest, step: GenerationStep) -> None:
         """What the choice has cost, known with its last token."""
         if step.finish_reason is not None:
-            self.token_counts = (
-                get_input_length(request, step.token, self.index),
-                count_generated_tokens(step.token, step.index),
-            )
+            self.token_counts = count_tokens(request, step.token, step.index, self.index)
 
     def build_content_chunk(self, step: GenerationStep) -> JSON:
         token = step.token

@@ -87,7 +87,7 @@ async def create_completion(
         for index, result in finished
     ]
     results = [each for _, each in finished]
-    total_usage = build_usage((each.input_length, each.generated_tokens) for each in results)
+    total_usage = build_usage(each.token_counts for each in results)
     return builder.build(choices, usage=total_usage), results
 
 

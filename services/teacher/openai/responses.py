@@ -59,17 +59,27 @@ class ResponseBuilder:
 
 
 def build_usage(token_counts: Iterable[TokenCounts]) -> JSON:
-    """Tokens read and generated, summed; null where the prompt's tokens were never counted."""
-    pairs = list(token_counts)
-    prompt_counts = [prompt_tokens for prompt_tokens, _ in pairs if prompt_tokens is not None]
-    total_prompt_tokens = sum(prompt_counts) if len(prompt_counts) == len(pairs) else None
-    total_completion_tokens = sum(completion_tokens for _, completion_tokens in pairs)
-    total = None if total_prompt_tokens is None else total_prompt_tokens + total_completion_tokens
-    return {
-        "prompt_tokens": total_prompt_tokens,
-        "completion_tokens": total_completion_tokens,
-        "total_tokens": total,
+    """Tokens read and generated, summed; null where the prompt's tokens were never counted. What
+    an upstream tells beside is in OpenAI's two objects of details."""
+    counts = list(token_counts)
+    prompt = _sum_known(each.prompt for each in counts)
+    is_known = all(each.prompt is not None for each in counts)
+    completion = sum(each.completion for each in counts)
+    usage: JSON = {
+        "prompt_tokens": (prompt or 0) if is_known else None,
+        "completion_tokens": completion,
+        "total_tokens": (prompt or 0) + completion if is_known else None,
     }
+    if (cached := _sum_known(each.cached for each in counts)) is not None:
+        usage["prompt_tokens_details"] = {"cached_tokens": cached}
+    if (reasoning := _sum_known(each.reasoning for each in counts)) is not None:
+        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return usage
+
+
+def _sum_known(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def build_logprobs(tokens: Sequence[Token]) -> JSON:

@@ -55,6 +55,7 @@ class Choosing:
     counts: bool = True
     endless: bool = False
     reasons: dict[int, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     owner: str = "somebody"
     calls: list[dict[str, Any]] = field(default_factory=list)
     open: int = 0
@@ -91,7 +92,11 @@ class Choosing:
                 yield event(count - 1, {"content": " more"})
             for index in reversed(range(count)):
                 yield event(index, {}, self.reasons.get(index, "stop"))
-            tokens = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": 10 * count}
+            tokens = {
+                "prompt_tokens": PROMPT_TOKENS,
+                "completion_tokens": 10 * count,
+                **self.details,
+            }
             if self.counts:
                 yield f"data: {json.dumps({'choices': [], 'usage': tokens})}\n\n"
             yield "data: [DONE]\n\n"
@@ -248,6 +253,17 @@ def test_reasoning_goes_beside_the_content_and_stops_nothing() -> None:
     assert [delta.get("reasoning_content") for delta in deltas[:3]] == ["Let me ", "stop now", None]
     assert "content" not in deltas[0]
     assert streamed(got)[0] == ["Rome 1"] * 2
+
+
+def test_what_an_upstream_tells_of_thoughts_and_its_cache_is_in_the_usage() -> None:
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 12},
+    }
+    with before(Choosing(say=THOUGHTS, details=details)) as url:
+        usage = post(url, "/v1/chat/completions", messages=ASKED, n=2).json()["usage"]
+    told = {"prompt_tokens": 7, "completion_tokens": 20, "total_tokens": 27}
+    assert usage == {**told, **details}
 
 
 def test_both_names_of_one_thought_are_one_thought() -> None:

@@ -100,42 +100,58 @@ class OpenAIStreamParser:
         upstream leaves out or gives as 0 is estimated."""
         if not ended:
             return []
-        told = self._get_told_counts(ended)
+        usages = self._get_usages(ended)
+        told = _get_told_counts(ended, usages)
         counts = told or [
             await self._counter.count_answer(choice.paid_text, choice.token_count)
             for choice in ended
         ]
-        usages = [usage for _, usage in self._usages] + [choice.usage for choice in ended]
         prompts = [_parse_count(usage.get("prompt_tokens")) for usage in usages]
         prompt_tokens = next((count for count in prompts if count is not None), None)
         is_estimated = told is None or prompt_tokens is None
         if prompt_tokens is None:
             prompt_tokens = await self._counter.count_prompt(ended[0].request)
-        return [
-            {
-                "prompt_tokens": 0 if place else prompt_tokens,
-                "generated_tokens": count,
-                "counts_estimated": is_estimated,
-            }
-            for place, count in enumerate(counts)
+        fields: list[JSON] = [
+            {"prompt_tokens": 0, "generated_tokens": count, "counts_estimated": is_estimated}
+            for count in counts
         ]
+        fields[0] |= {"prompt_tokens": prompt_tokens, **_sum_details(usages)}
+        return fields
 
-    def _get_told_counts(self, ended: Sequence[ChoiceParser]) -> list[int] | None:
-        """The upstream's own: of each choice, or of all together, which cannot be fewer than the
-        chunks that came. None where it tells neither."""
+    def _get_usages(self, ended: Sequence[ChoiceParser]) -> list[JSON]:
+        """One of each choice where they are told so, else that of all together, if there is any."""
         if len(self._usages) > 1 and len(self.choices) > 1:
             for index, usage in self._usages:
                 self.choices[index].usage = usage
-        own = [choice.parse_count(choice.usage) for choice in ended]
-        if all(count is not None for count in own):
-            return [count or 0 for count in own]
-        if not self._usages:
-            return None
-        chunks = [choice.token_count for choice in ended]
-        total = ended[0].parse_count(self._usages[-1][1])
-        if total is None or (len(ended) > 1 and total < sum(chunks)):
-            return None
-        return apportion(total, chunks)
+        if all(choice.usage for choice in ended):
+            return [choice.usage for choice in ended]
+        return [usage for _, usage in self._usages[-1:]]
+
+
+def _get_told_counts(ended: Sequence[ChoiceParser], usages: Sequence[JSON]) -> list[int] | None:
+    """The upstream's own counts; None where it tells none, or fewer of several choices than
+    chunks came."""
+    if len(usages) == len(ended):
+        own = [choice.parse_count(usage) for choice, usage in zip(ended, usages, strict=True)]
+        return None if None in own else [count or 0 for count in own]
+    chunks = [choice.token_count for choice in ended]
+    total = ended[0].parse_count(usages[0]) if usages else None
+    return None if total is None or total < sum(chunks) else apportion(total, chunks)
+
+
+def _sum_details(usages: Sequence[JSON]) -> JSON:
+    """Cached and reasoning tokens of a whole answer, where they are told; the prompt is one."""
+    cached, reasoning = (
+        [count for usage in usages if isinstance(count := (usage.get(part) or {}).get(name), int)]
+        for part, name in (
+            ("prompt_tokens_details", "cached_tokens"),
+            ("completion_tokens_details", "reasoning_tokens"),
+        )
+    )
+    return {
+        "cached_tokens": max(cached, default=None),
+        "reasoning_tokens": sum(reasoning) if reasoning else None,
+    }
 
 
 def _parse_count(value: object) -> int | None:
