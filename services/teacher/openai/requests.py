@@ -25,6 +25,14 @@ FIELDS_UNKNOWN_TO_TGI = frozenset({"n", "grammar", "best_of", "echo", "logprobs"
 """Of the completions route; of chat TGI knows `n` and marks it as unused (lib.rs)."""
 
 
+N_DESCRIPTION = (
+    "Choices of each prompt, 1 to `max_choices` of /info; choice i draws with `seed` + i."
+)
+GRAMMAR_DESCRIPTION = "Binds the whole text of each choice, as on /generate."
+REFUSED_DESCRIPTION = "Refused, but for values that change nothing."
+"""Strict mode ignores the fields with these three descriptions."""
+
+
 class StreamOptions(WireModel):
     include_usage: bool = False
 
@@ -42,7 +50,7 @@ class BaseCompletionRequest(WireModel):
     stop: tuple[str, ...] | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    n: U32 | None = None
+    n: U32 | None = Field(None, description=N_DESCRIPTION)
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -70,10 +78,10 @@ class CompletionRequest(BaseCompletionRequest):
     prompt: str | Annotated[tuple[str, ...], Field(min_length=1)]
     repetition_penalty: F32 | None = None
     suffix: str | None = None
-    grammar: GrammarBody | None = None
-    best_of: U32 | None = None
-    echo: bool | None = None
-    logprobs: U32 | None = None
+    grammar: GrammarBody | None = Field(None, description=GRAMMAR_DESCRIPTION)
+    best_of: U32 | None = Field(None, description=REFUSED_DESCRIPTION)
+    echo: bool | None = Field(None, description=REFUSED_DESCRIPTION)
+    logprobs: U32 | None = Field(None, description=REFUSED_DESCRIPTION)
 
     @property
     def prompts(self) -> tuple[str, ...]:
