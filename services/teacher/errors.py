@@ -3,6 +3,7 @@
 QcrdError
 └── TeacherError            status, error_type, and the seconds of a Retry-After header
     ├── InputValidationError    422 validation     the request itself is wrong: never retry
+    │   └── PromptTooLong       422 validation     an upstream says so
     ├── TemplateFailed          422 template_error no chat template, or it refuses the conversation
     ├── MissingTemplateVariable 422 missing_template_variable   it needs what was not given
     ├── ToolError               422 tool_error     a tool that is not there, or an unreadable call
@@ -42,6 +43,10 @@ class InputValidationError(TeacherError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"{self.PREFIX}{reason}")
+
+
+class PromptTooLong(InputValidationError):
+    """Of an upstream's limit, which this server does not know or counts otherwise."""
 
 
 class TemplateFailed(TeacherError):
@@ -150,3 +155,9 @@ class PredictionFailed(TeacherError):
 
     def __init__(self) -> None:
         super().__init__("Incomplete generation")
+
+
+def first_error(errors: ExceptionGroup[TeacherError]) -> TeacherError:
+    """The first error of a group of tasks, which itself may have had a group of its own."""
+    inner = errors.exceptions[0]
+    return first_error(inner) if isinstance(inner, ExceptionGroup) else inner

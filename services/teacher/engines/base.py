@@ -8,9 +8,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from services.teacher.metrics.batches import BatchMetrics
 
-EngineFinishReason = Literal["eos_token", "length"]
+EngineFinishReason = Literal["eos_token", "length", "content_filter"]
 UNKNOWN_TOKEN_ID = -1
 """Id of a token whose id the engine does not report; nothing else is negative on the wire."""
+DEFAULT_MAX_CHOICES = 128
+"""Most samples of one prompt in a request, of an engine without slots: as many as OpenAI takes
+(`n` in its openapi.yaml)."""
+ANY_JSON_OBJECT: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {},
+    "additionalProperties": True,
+}
+"""The schema of OpenAI's `json_object`."""
 DEFAULT_MAX_POSITIONS = 512
 """Longest sequence in tokens of a model whose configuration states none: models with relative
 positions (T5) do not, and this is the longest that T5 was trained for."""
@@ -26,7 +35,8 @@ class Token:
     itself: with the model's end token (then also `special`), or because no more tokens fit.
     `generated_tokens` and `prompt_tokens` come with the last token of an upstream: the tokens it
     has generated (a chunk may hold several) and read; `counts_estimated` where it did not tell them
-    and they were counted here.
+    and they were counted here. Of these tokens `reasoning_tokens` were thoughts, and
+    `cached_tokens` cost less, where it tells them. `is_reasoning`: a thought, no part of the text.
     """
 
     id: int
@@ -38,6 +48,9 @@ class Token:
     generated_tokens: int | None = None
     prompt_tokens: int | None = None
     counts_estimated: bool = False
+    is_reasoning: bool = False
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +84,15 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A grammar of the whole output: a JSON schema as JSON text, or a regular expression."""
+    """A grammar of the whole output: a JSON schema as JSON text, or a regular expression.
+
+    `name` and `is_strict` are what OpenAI's `json_schema` says beside its schema.
+    """
 
     kind: Literal["json", "regex"]
     value: str
+    name: str | None = None
+    is_strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +134,7 @@ class EngineInfo:
     `supports_token_ids`, `supports_logprobs`, `supports_seed`, `grammar` and `prefill`
     (log-probabilities of the prompt) say what the engine really has; what it lacks is null, empty
     or refused, never invented. `adapters` are the ids it takes as `adapter_id`. `pipeline_tag` is
-    the hub's word for what the model does.
+    the hub's word for what the model does. `max_choices`: samples of one prompt in a request.
     """
 
     model_id: str
@@ -127,10 +145,13 @@ class EngineInfo:
     supports_logprobs: bool = True
     supports_seed: bool = True
     supports_grammar: bool = False
+    passes_chat_schema: bool = False
+    """Whether a chat's schema goes on to an upstream, which may or may not enforce it."""
     adapters: tuple[str, ...] = ()
     model_sha: str | None = None
     pipeline_tag: str | None = "text-generation"
     supports_prompt_logprobs: bool = False
+    max_choices: int = DEFAULT_MAX_CHOICES
     states_context: bool = True
     """Whether the limits are the engine's own; those of an upstream that does not state them are a
     guess, by which no prompt is refused."""
@@ -195,6 +216,19 @@ class RemoteEngine(Protocol):
 
     async def check_reachable(self) -> bool:
         """Whether the far end answers. Never raises, takes seconds at most."""
+        ...
+
+
+@runtime_checkable
+class ChoiceEngine(Protocol):
+    """An engine that asks once for several samples of a prompt. Of the others each sample is a
+    request; those that read prompts themselves share the reading."""
+
+    def submit_choices(
+        self, requests: Sequence[ValidGenerateRequest]
+    ) -> Sequence[AsyncGenerator[Token, None]]:
+        """One stream for each of `requests`, which differ in their seeds alone. Each may be closed
+        by itself."""
         ...
 
 

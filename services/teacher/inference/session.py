@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import replace
 from time import monotonic
 
-from services.teacher.engines.base import Engine, Token, ValidGenerateRequest
+from services.teacher.engines.base import ChoiceEngine, Engine, Token, ValidGenerateRequest
 from services.teacher.errors import (
     GenerationFailed,
     IncompleteGeneration,
@@ -17,9 +16,16 @@ from services.teacher.errors import (
     Overloaded,
     TeacherError,
 )
-from services.teacher.inference.gathering import gather_results
+from services.teacher.inference.gathering import gather_results, merge_streams
 from services.teacher.inference.health import EngineHealth
-from services.teacher.inference.stopping import FinishReason, GenerationStep, stream_steps
+from services.teacher.inference.results import (
+    ChoiceStep,
+    GenerationResult,
+    RequestTimings,
+    count_generated_tokens,
+    select_most_likely,
+)
+from services.teacher.inference.stopping import GenerationStep, read_steps
 from services.teacher.inference.validation import InferenceRequest, check_before_admission, validate
 from services.teacher.metrics.requests import RequestMetrics
 from services.teacher.settings import ServerSettings
@@ -33,79 +39,15 @@ class RequestLimiter:
         self.in_use = 0
 
     @contextmanager
-    def acquire(self) -> Iterator[None]:
-        """Take one permit for the duration. Raises `Overloaded`."""
-        if self.in_use >= self.max_concurrent_requests:
+    def acquire(self, permits: int = 1) -> Iterator[None]:
+        """Take `permits`, all or none, for the duration. Raises `Overloaded`."""
+        if self.in_use + permits > self.max_concurrent_requests:
             raise Overloaded("Model is overloaded")
-        self.in_use += 1
+        self.in_use += permits
         try:
             yield
         finally:
-            self.in_use -= 1
-
-
-@dataclass
-class RequestTimings:
-    """Moments of one request, in seconds of the monotonic clock."""
-
-    arrived_at: float = field(default_factory=monotonic)
-    validated_at: float = 0.0
-    first_token_at: float = 0.0
-    finished: bool = False
-
-    def durations(self) -> dict[str, float]:
-        now = monotonic()
-        first = self.first_token_at or now
-        return {
-            "total": now - self.arrived_at,
-            "validation": self.validated_at - self.arrived_at,
-            "queue": first - self.validated_at,
-            "inference": now - self.validated_at,
-        }
-
-
-@dataclass(frozen=True)
-class GenerationResult:
-    """A finished generation. `others` are the less likely ones of `best_of`."""
-
-    request: ValidGenerateRequest
-    tokens: Sequence[Token]
-    text: str
-    finish_reason: FinishReason
-    durations: dict[str, float]
-    prefill: Sequence[Token] = ()
-    best_of_sequences: tuple[GenerationResult, ...] = ()
-
-    @property
-    def generated_tokens(self) -> int:
-        return count_generated_tokens(self.tokens[-1], len(self.tokens))
-
-    @property
-    def input_length(self) -> int | None:
-        """Prompt tokens, None when neither this server nor its upstream has counted them."""
-        return get_input_length(self.request, self.tokens[-1])
-
-    @property
-    def counts_estimated(self) -> bool:
-        return self.tokens[-1].counts_estimated
-
-    @property
-    def mean_logprob(self) -> float:
-        """Mean log-probability of the tokens whose log-probability is known."""
-        known = [token.logprob for token in self.tokens if token.logprob is not None]
-        return sum(known) / len(known) if known else -math.inf
-
-
-def count_generated_tokens(last: Token, step_count: int) -> int:
-    """Tokens generated: an upstream's own count where it reports one."""
-    return step_count if last.generated_tokens is None else last.generated_tokens
-
-
-def get_input_length(request: ValidGenerateRequest, last: Token) -> int | None:
-    """Prompt tokens: an upstream's own count where it tells one, which is what it wants paid."""
-    if last.prompt_tokens is None and request.prompt_token_ids is not None:
-        return len(request.prompt_token_ids)
-    return last.prompt_tokens
+            self.in_use -= permits
 
 
 class InferenceService:
@@ -122,6 +64,11 @@ class InferenceService:
         self.ready = False
         self._running_requests = 0
         self._health = EngineHealth(engine, stall_seconds=settings.teacher_stall_seconds)
+
+    @property
+    def max_choices(self) -> int:
+        """The most samples of one prompt in a request; each of them takes a permit."""
+        return min(self.engine.info.max_choices, self.limiter.max_concurrent_requests)
 
     def mark_ready(self) -> None:
         info = self.engine.info
@@ -168,12 +115,57 @@ class InferenceService:
             async with aclosing(self._run_request(request, timings)) as run:
                 async for valid_request, step in run:
                     if step.finish_reason is not None:
-                        timings.finished, tokens = (
-                            True,
-                            count_generated_tokens(step.token, step.index),
-                        )
-                        self.metrics.record_success(**timings.durations(), tokens=tokens)
+                        self._record_finished(step, timings)
                     yield valid_request, step
+
+    async def generate_choices(self, request: InferenceRequest, n: int) -> list[GenerationResult]:
+        """`n` whole results, in the order of their indices."""
+        tokens: list[list[Token]] = [[] for _ in range(n)]
+        results: dict[int, GenerationResult] = {}
+        async with aclosing(self.stream_choices(request, n)) as run:
+            async for choice in run:
+                index, step = choice.index, choice.step
+                tokens[index].append(step.token)
+                if step.finish_reason is not None:
+                    results[index] = GenerationResult(
+                        choice.request,
+                        tokens[index],
+                        step.text,
+                        step.finish_reason,
+                        choice.timings.durations(),
+                        index=index,
+                    )
+        return [results[index] for index in range(n)]
+
+    async def stream_choices(
+        self, request: InferenceRequest, n: int
+    ) -> AsyncGenerator[ChoiceStep, None]:
+        """`n` samples of one prompt, token by token as they come, each a generation of its own.
+
+        Choice i draws with the request's seed + i. Raises `TeacherError`, which ends all of them;
+        closing this cancels them.
+        """
+        timings = [RequestTimings() for _ in range(n)]
+        with ExitStack() as tracked:
+            for each in timings:
+                tracked.enter_context(self._track_request(each))
+            check_before_admission(request.parameters, self.settings, stream=True)
+            with self.limiter.acquire(n):
+                requests = split_choices(await self._validate(request), n)
+                streams = submit_choices(self.engine, requests)
+                runs = [
+                    self._run_admitted(*one) for one in zip(requests, streams, timings, strict=True)
+                ]
+                async with aclosing(merge_streams(runs)) as merged:
+                    async for index, step in merged:
+                        if step.finish_reason is not None:
+                            self._record_finished(step, timings[index])
+                        yield ChoiceStep(index, requests[index], step, timings[index])
+
+    def _record_finished(self, step: GenerationStep, timings: RequestTimings) -> None:
+        timings.finished = True
+        tokens = count_generated_tokens(step.token, step.index)
+        self.metrics.record_success(**timings.durations(), tokens=tokens)
 
     @contextmanager
     def _track_request(self, timings: RequestTimings) -> Iterator[None]:
@@ -182,7 +174,8 @@ class InferenceService:
         try:
             yield
         except TeacherError as error:
-            self.metrics.record_failure(error.error_type)
+            if not timings.finished:
+                self.metrics.record_failure(error.error_type)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             if not timings.finished:
@@ -216,26 +209,49 @@ class InferenceService:
     ) -> AsyncGenerator[tuple[ValidGenerateRequest, GenerationStep], None]:
         with self.limiter.acquire():
             valid_request = await self._validate(request)
-            timings.validated_at = monotonic()
-            ids = valid_request.prompt_token_ids
-            self.metrics.record_admission(
-                input_length=None if ids is None else len(ids),
-                max_new_tokens=valid_request.max_new_tokens,
-            )
-            try:
-                async with aclosing(self._stream_with_queue_timeout(valid_request)) as run:
+            stream = self.engine.submit(valid_request)
+            async with aclosing(self._run_admitted(valid_request, stream, timings)) as run:
+                async for step in run:
+                    yield valid_request, step
+
+    async def _run_admitted(
+        self,
+        request: ValidGenerateRequest,
+        stream: AsyncGenerator[Token, None],
+        timings: RequestTimings,
+    ) -> AsyncGenerator[GenerationStep, None]:
+        """One generation that has its permit: the steps of the engine's `stream`, counted."""
+        timings.validated_at = monotonic()
+        ids = request.prompt_token_ids
+        self.metrics.record_admission(
+            input_length=None if ids is None else len(ids), max_new_tokens=request.max_new_tokens
+        )
+        try:
+            with self._health.generation.track():
+                async with aclosing(read_steps(stream, request)) as run:
+                    step = await self._wait_for_first(run)
+                    timings.first_token_at = monotonic()
+                    self._running_requests += 1
+                    self._health.mark_token()
+                    yield step
                     async for step in run:
-                        if not timings.first_token_at:
-                            timings.first_token_at = monotonic()
-                            self._running_requests += 1
                         self._health.mark_token()
-                        yield valid_request, step
-                self._health.mark_finished()
-            except (GenerationFailed, IncompleteGeneration):
-                self._health.mark_failure()
-                raise
-            finally:
-                self._running_requests -= bool(timings.first_token_at)
+                        yield step
+            self._health.mark_finished()
+        except (GenerationFailed, IncompleteGeneration):
+            self._health.mark_failure()
+            raise
+        finally:
+            self._running_requests -= bool(timings.first_token_at)
+
+    async def _wait_for_first(self, run: AsyncGenerator[GenerationStep, None]) -> GenerationStep:
+        """The first step. Raises `Overloaded` when it takes too long to come."""
+        timeout = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds
+        try:
+            async with asyncio.timeout(timeout):
+                return await anext(run)
+        except TimeoutError as error:
+            raise Overloaded(f"Model is overloaded: no token within {timeout:g} s") from error
 
     async def _validate(self, request: InferenceRequest) -> ValidGenerateRequest:
         with self._health.validation.track():
@@ -247,31 +263,25 @@ class InferenceService:
             self._health.validation.mark_progress()
         return valid_request
 
-    async def _stream_with_queue_timeout(
-        self, request: ValidGenerateRequest
-    ) -> AsyncGenerator[GenerationStep, None]:
-        """The engine's steps. Raises `Overloaded` when the first one takes too long to come."""
-        with self._health.generation.track():
-            async with aclosing(stream_steps(self.engine, request)) as run:
-                timeout = None if self.settings.tgi_strict else self.settings.teacher_queue_seconds
-                try:
-                    async with asyncio.timeout(timeout):
-                        first = await anext(run)
-                except TimeoutError as error:
-                    raise Overloaded(
-                        f"Model is overloaded: no token within {timeout:g} s"
-                    ) from error
-                yield first
-                async for step in run:
-                    yield step
-
-
-def select_most_likely(results: Sequence[GenerationResult]) -> GenerationResult:
-    """The most likely generation, with the others as its `best_of_sequences`."""
-    first, *others = sorted(results, key=lambda result: result.mean_logprob, reverse=True)
-    return replace(first, best_of_sequences=tuple(others))
-
 
 def durations_since_arrival(result: GenerationResult, timings: RequestTimings) -> dict[str, float]:
     """Durations of the generation in seconds, the total since its request arrived."""
     return {**result.durations, "total": monotonic() - timings.arrived_at}
+
+
+def split_choices(request: ValidGenerateRequest, n: int) -> list[ValidGenerateRequest]:
+    """`request` once for each of its `n` choices, with the seeds that follow each other."""
+    seed = request.sampling.seed
+    if seed is None:
+        return [request] * n
+    seeds = [(seed + index) % 2**64 for index in range(n)]
+    return [replace(request, sampling=replace(request.sampling, seed=each)) for each in seeds]
+
+
+def submit_choices(
+    engine: Engine, requests: Sequence[ValidGenerateRequest]
+) -> Sequence[AsyncGenerator[Token, None]]:
+    """A stream for each of `requests`, in as few requests as the engine makes of them."""
+    if len(requests) > 1 and isinstance(engine, ChoiceEngine):
+        return engine.submit_choices(requests)
+    return [engine.submit(request) for request in requests]

@@ -10,7 +10,7 @@ from typing import Literal
 from services.teacher.engines.base import Engine, Token, ValidGenerateRequest
 from services.teacher.errors import IncompleteGeneration
 
-FinishReason = Literal["length", "eos_token", "stop_sequence"]
+FinishReason = Literal["length", "eos_token", "stop_sequence", "content_filter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,14 @@ class StoppingCriteria:
 
     def update(self, token: Token) -> FinishReason | None:
         self.token_count += 1
-        if not token.special:
+        if not token.special and not token.is_reasoning:
             self.text += token.text
         if self.token_count >= self._max_new_tokens:
             return "length"
         if token.finish_reason is not None:
             return token.finish_reason
+        if token.is_reasoning:
+            return None
         if token.text and not token.special and self.text.endswith(self._stop_sequences):
             return "stop_sequence"
         return None
@@ -51,10 +53,19 @@ class StoppingCriteria:
 async def stream_steps(
     engine: Engine, request: ValidGenerateRequest
 ) -> AsyncGenerator[GenerationStep, None]:
+    """The steps of `request` alone."""
+    async with aclosing(read_steps(engine.submit(request), request)) as steps:
+        async for step in steps:
+            yield step
+
+
+async def read_steps(
+    tokens: AsyncGenerator[Token, None], request: ValidGenerateRequest
+) -> AsyncGenerator[GenerationStep, None]:
     """Closing this closes the engine's stream. Raises `IncompleteGeneration` and what the engine
     raises."""
     stopping = StoppingCriteria(request.max_new_tokens, request.stop)
-    async with aclosing(engine.submit(request)) as stream:
+    async with aclosing(tokens) as stream:
         async for token in stream:
             finish_reason = stopping.update(token)
             yield GenerationStep(stopping.token_count, token, stopping.text, finish_reason)

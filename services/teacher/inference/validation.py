@@ -21,6 +21,7 @@ from services.teacher.engines.base import (
     ValidGenerateRequest,
 )
 from services.teacher.errors import InputValidationError
+from services.teacher.inference.json_schema import complete_schema
 from services.teacher.inference.wire import (
     GenerateParameters,
     JsonGrammar,
@@ -100,7 +101,7 @@ async def validate(
         sampling=build_sampling_params(parameters, request.presence_penalty),
         stop=parameters.stop,
         top_n_tokens=parameters.top_n_tokens or 0,
-        grammar=await check_grammar(parameters, engine, settings),
+        grammar=await check_grammar(request, engine, settings),
         adapter_id=parameters.adapter_id,
         conversation=request.conversation,
     )
@@ -168,13 +169,15 @@ def check_length(
 
 
 async def check_grammar(
-    parameters: GenerateParameters, engine: Engine, settings: ServerSettings
+    request: InferenceRequest, engine: Engine, settings: ServerSettings
 ) -> Grammar | None:
-    if parameters.grammar is None:
+    body, info = request.parameters.grammar, engine.info
+    if body is None:
         return None
-    if settings.disable_grammar_support or not engine.info.supports_grammar:
+    is_passed_on = info.passes_chat_schema and request.conversation is not None
+    if settings.disable_grammar_support or not (info.supports_grammar or is_passed_on):
         raise InputValidationError("grammar is not supported")
-    grammar = parse_grammar(parameters.grammar)
+    grammar = parse_grammar(body)
     await engine.check_grammar(grammar)
     return grammar
 
@@ -191,7 +194,10 @@ def parse_grammar(body: JsonGrammar | RegexGrammar | SchemaGrammar) -> Grammar:
             raise InputValidationError(f"grammar is not valid: {error}") from error
     if not isinstance(schema, dict) or "properties" not in schema:
         raise InputValidationError("grammar is not valid: Grammar must have a 'properties' field")
-    return Grammar("json", json.dumps(schema))
+    text = json.dumps(complete_schema(schema))
+    if isinstance(body, SchemaGrammar):
+        return Grammar("json", text, body.value.name, body.value.strict)
+    return Grammar("json", text)
 
 
 def build_sampling_params(

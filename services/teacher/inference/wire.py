@@ -39,6 +39,7 @@ class RegexGrammar(WireModel):
 class NamedSchema(WireModel):
     name: str | None = None
     definition: JSON = Field(alias="schema")
+    strict: bool | None = None
 
 
 class SchemaGrammar(WireModel):

@@ -11,6 +11,7 @@ from services.teacher.inference.session import InferenceService
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON
 from services.teacher.openai import tool_calls
+from services.teacher.openai.choices import check_choices
 from services.teacher.openai.requests import ChatRequest, Function, ImagePart, Message, TextPart
 
 
@@ -26,9 +27,27 @@ class PreparedChat:
     forces_call: bool = False
     request_without_tools: InferenceRequest | None = None
 
+    def for_choice(self, index: int) -> PreparedChat:
+        """The same for choice `index`, which draws with a seed of its own."""
+        without_tools = self.request_without_tools
+        return replace(
+            self,
+            request=_move_seed(self.request, index),
+            request_without_tools=without_tools and _move_seed(without_tools, index),
+        )
+
+
+def _move_seed(request: InferenceRequest, index: int) -> InferenceRequest:
+    seed = request.parameters.seed
+    if seed is None:
+        return request
+    moved = request.parameters.model_copy(update={"seed": (seed + index) % 2**64})
+    return replace(request, parameters=moved)
+
 
 async def prepare_chat(request: ChatRequest, inference: InferenceService) -> PreparedChat:
     """Raises `ToolError`, `TemplateFailed`, `InputValidationError`."""
+    check_choices(request.n, inference)
     engine, strict = inference.engine, inference.settings.tgi_strict
     if request.response_format is not None and request.tools is not None:
         raise ToolError("Grammar and tools are mutually exclusive")

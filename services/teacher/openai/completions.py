@@ -1,24 +1,25 @@
-"""POST /v1/completions: one generation per prompt (TGI's server.rs 715-1129)."""
+"""POST /v1/completions: generations of each prompt (TGI's server.rs 715-1129; `n` is ours)."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import chain
 
 from services.teacher import sse
-from services.teacher.engines.base import ValidGenerateRequest
-from services.teacher.errors import BatchTooLarge, SuffixNotSupported, TeacherError
-from services.teacher.inference.gathering import gather_results
-from services.teacher.inference.session import (
-    GenerationResult,
-    InferenceService,
-    count_generated_tokens,
-    get_input_length,
+from services.teacher.errors import (
+    BatchTooLarge,
+    InputValidationError,
+    SuffixNotSupported,
+    TeacherError,
 )
+from services.teacher.inference.gathering import gather_results, merge_streams
+from services.teacher.inference.results import GenerationResult, TokenCounts
+from services.teacher.inference.session import InferenceService
 from services.teacher.inference.stopping import GenerationStep
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON
+from services.teacher.openai.choices import check_choices
 from services.teacher.openai.requests import CompletionRequest
 from services.teacher.openai.responses import DONE_EVENT, ResponseBuilder, build_usage
 
@@ -26,17 +27,36 @@ from services.teacher.openai.responses import DONE_EVENT, ResponseBuilder, build
 def build_requests(
     request: CompletionRequest, inference: InferenceService
 ) -> list[InferenceRequest]:
-    """One inference request per prompt. Raises `SuffixNotSupported`, `BatchTooLarge`."""
+    """One inference request per prompt. Raises `SuffixNotSupported`, `BatchTooLarge`,
+    `InputValidationError`."""
     if request.suffix is not None:
         raise SuffixNotSupported
     max_batch_size = inference.settings.max_client_batch_size
     if len(request.prompts) > max_batch_size:
         raise BatchTooLarge(max_batch_size)
-    parameters = request.to_parameters(repetition_penalty=request.repetition_penalty, details=True)
+    check_choices(request.n, inference, prompts=len(request.prompts))
+    _check_unsupported(request)
+    parameters = request.to_parameters(
+        repetition_penalty=request.repetition_penalty, grammar=request.grammar, details=True
+    )
     return [
         InferenceRequest(prompt, parameters, presence_penalty=request.presence_penalty)
         for prompt in request.prompts
     ]
+
+
+def _check_unsupported(request: CompletionRequest) -> None:
+    """Refuse by name what is not done here, unless its value changes nothing."""
+    if request.best_of not in (None, 1, request.n):
+        raise InputValidationError(
+            "`best_of` is not supported on this route: leave it out, or ask for `n` choices"
+        )
+    if request.echo:
+        raise InputValidationError("`echo` is not supported: put the prompt in front yourself")
+    if request.logprobs is not None:
+        raise InputValidationError(
+            "`logprobs` is not supported on this route: POST /generate has them in its `details`"
+        )
 
 
 def make_response_builder(inference: InferenceService) -> ResponseBuilder:
@@ -45,15 +65,18 @@ def make_response_builder(inference: InferenceService) -> ResponseBuilder:
 
 
 async def create_completion(
-    inference: InferenceService, requests: list[InferenceRequest]
+    inference: InferenceService, requests: list[InferenceRequest], n: int
 ) -> tuple[JSON, list[GenerationResult]]:
-    """The body, its choices in the order they were finished, and their generation results."""
-    builder, finished = make_response_builder(inference), []
+    """The body and its generation results; prompts come in the order they were finished, each
+    with its `n` choices in theirs."""
+    builder = make_response_builder(inference)
+    finished: list[tuple[int, GenerationResult]] = []
 
-    async def generate_choice(index: int, request: InferenceRequest) -> None:
-        finished.append((index, await inference.generate(request)))
+    async def generate_choices(place: int, request: InferenceRequest) -> None:
+        for result in await inference.generate_choices(request, n):
+            finished.append((place * n + result.index, result))
 
-    await gather_results(generate_choice(index, ask) for index, ask in enumerate(requests))
+    await gather_results(generate_choices(place, ask) for place, ask in enumerate(requests))
     choices = [
         {
             "index": index,
@@ -64,39 +87,41 @@ async def create_completion(
         for index, result in finished
     ]
     results = [each for _, each in finished]
-    total_usage = build_usage((each.input_length, each.generated_tokens) for each in results)
+    total_usage = build_usage(each.token_counts for each in results)
     return builder.build(choices, usage=total_usage), results
 
 
 async def stream_completion(
-    inference: InferenceService, requests: list[InferenceRequest], *, include_usage: bool
+    inference: InferenceService, requests: list[InferenceRequest], n: int, *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The chunks of all prompts as they come, then `[DONE]`."""
+    """The chunks of all prompts' choices as they come, then `[DONE]`."""
     builder = make_response_builder(inference)
-    token_counts: list[tuple[int | None, int]] = []
+    token_counts: list[list[TokenCounts]] = [[] for _ in requests]
+    runs = [inference.stream_choices(request, n) for request in requests]
     try:
-        async with aclosing(_merge_streams(inference, requests)) as run:
-            async for index, valid_request, step in run:
-                if step.finish_reason is not None:
-                    prompt_tokens = get_input_length(valid_request, step.token)
-                    token_counts.append(
-                        (prompt_tokens, count_generated_tokens(step.token, step.index))
-                    )
-                yield sse.format_event(_build_chunk(builder, index, step, token_counts))
+        async with aclosing(merge_streams(runs)) as merged:
+            async for place, choice in merged:
+                if choice.step.finish_reason is not None:
+                    token_counts[place].append(choice.token_counts)
+                is_prompt_finished = len(token_counts[place]) == n
+                usage = build_usage(token_counts[place]) if is_prompt_finished else None
+                yield sse.format_event(
+                    _build_chunk(builder, place * n + choice.index, choice.step, usage)
+                )
         if include_usage and not builder.strict:
-            yield sse.format_event(builder.build([], usage=build_usage(token_counts)))
+            yield sse.format_event(builder.build([], usage=build_usage(chain(*token_counts))))
     except TeacherError as error:
         yield builder.build_error_event(error)
     yield DONE_EVENT
 
 
 def _build_chunk(
-    builder: ResponseBuilder,
-    index: int,
-    step: GenerationStep,
-    token_counts: list[tuple[int | None, int]],
+    builder: ResponseBuilder, index: int, step: GenerationStep, usage: JSON | None
 ) -> JSON:
-    """TGI has an empty reason until the last chunk, its own words there, and shows end tokens."""
+    """TGI has an empty reason until the last chunk, its own words there, and shows end tokens.
+
+    A prompt's usage comes with the last chunk of its last choice.
+    """
     hidden = step.token.special and not builder.strict
     choice: JSON = {
         "index": index,
@@ -104,45 +129,8 @@ def _build_chunk(
         "logprobs": None,
         "finish_reason": "" if builder.strict else None,
     }
-    if step.finish_reason is None:
-        return builder.build([choice])
-    choice["finish_reason"] = (
-        step.finish_reason if builder.strict else builder.to_finish_reason(step.finish_reason)
-    )
-    return builder.build([choice], usage=build_usage(token_counts[-1:]))
-
-
-StreamItem = tuple[int, ValidGenerateRequest, GenerationStep] | TeacherError | None
-
-
-async def _merge_streams(
-    inference: InferenceService, requests: list[InferenceRequest]
-) -> AsyncGenerator[tuple[int, ValidGenerateRequest, GenerationStep], None]:
-    """The steps of all `requests`, each with its index. The first error ends them all."""
-    items: asyncio.Queue[StreamItem] = asyncio.Queue()
-
-    async def stream_choice(index: int, request: InferenceRequest) -> None:
-        try:
-            async with aclosing(inference.generate_stream(request)) as run:
-                async for valid_request, step in run:
-                    items.put_nowait((index, valid_request, step))
-        except TeacherError as error:
-            items.put_nowait(error)
-        else:
-            items.put_nowait(None)
-
-    tasks = [asyncio.create_task(stream_choice(index, ask)) for index, ask in enumerate(requests)]
-    try:
-        unfinished = len(tasks)
-        while unfinished:
-            item = await items.get()
-            if isinstance(item, TeacherError):
-                raise item
-            if item is None:
-                unfinished -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    if step.finish_reason is not None:
+        choice["finish_reason"] = (
+            step.finish_reason if builder.strict else builder.to_finish_reason(step.finish_reason)
+        )
+    return builder.build([choice], **({} if usage is None else {"usage": usage}))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from services.teacher.engines.base import ANY_JSON_OBJECT
 from services.teacher.inference.wire import (
     F32,
     JSON,
@@ -20,7 +21,16 @@ from services.teacher.inference.wire import (
     WireModel,
 )
 
-ANY_OBJECT: JSON = {"type": "object", "properties": {}, "additionalProperties": True}
+FIELDS_UNKNOWN_TO_TGI = frozenset({"n", "grammar", "best_of", "echo", "logprobs"})
+"""Of the completions route; of chat TGI knows `n` and marks it as unused (lib.rs)."""
+
+
+N_DESCRIPTION = (
+    "Choices of each prompt, 1 to `max_choices` of /info; choice i draws with `seed` + i."
+)
+GRAMMAR_DESCRIPTION = "Binds the whole text of each choice, as on /generate."
+REFUSED_DESCRIPTION = "Refused, but for values that change nothing."
+"""Strict mode ignores the fields with these three descriptions."""
 
 
 class StreamOptions(WireModel):
@@ -40,6 +50,7 @@ class BaseCompletionRequest(WireModel):
     stop: tuple[str, ...] | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    n: U32 | None = Field(None, description=N_DESCRIPTION)
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -67,6 +78,10 @@ class CompletionRequest(BaseCompletionRequest):
     prompt: str | Annotated[tuple[str, ...], Field(min_length=1)]
     repetition_penalty: F32 | None = None
     suffix: str | None = None
+    grammar: GrammarBody | None = Field(None, description=GRAMMAR_DESCRIPTION)
+    best_of: U32 | None = Field(None, description=REFUSED_DESCRIPTION)
+    echo: bool | None = Field(None, description=REFUSED_DESCRIPTION)
+    logprobs: U32 | None = Field(None, description=REFUSED_DESCRIPTION)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -160,6 +175,14 @@ class TokenizeChatRequest(ChatRequest):
     """POST /chat_tokenize: the conversation counts, the rest is ignored."""
 
 
+def drop_own_fields(data: Any) -> Any:
+    """A body without the fields that TGI's router ignores or does not know, for strict mode."""
+    if not isinstance(data, dict):
+        return data
+    ignored = FIELDS_UNKNOWN_TO_TGI if "prompt" in data else {"n"}
+    return {name: value for name, value in data.items() if name not in ignored}
+
+
 def normalize_body(data: Any) -> Any:
     """OpenAI's own forms in TGI's: one `stop` string, `top_p` 1.0, `logit_bias` by token, null
     for what has a default, both names of the limit, `response_format` with `json_schema`.
@@ -191,7 +214,9 @@ def _normalize_response_format(response_format: JSON) -> JSON | None:
     if "value" in response_format:
         return response_format
     if response_format.get("type") == "json_object":
-        return {**response_format, "value": ANY_OBJECT}
+        # OpenAI knows no schema here; llama.cpp and hosted services take one, and obey it.
+        schema = response_format.get("schema")
+        return {**response_format, "value": dict(ANY_JSON_OBJECT) if schema is None else schema}
     if response_format.get("type") == "json_schema" and "json_schema" in response_format:
         return {**response_format, "value": response_format["json_schema"]}
     return response_format

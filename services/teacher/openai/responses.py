@@ -11,6 +11,7 @@ import qcrd
 from services.teacher import sse
 from services.teacher.engines.base import Token
 from services.teacher.errors import IncompleteGeneration, TeacherError
+from services.teacher.inference.results import TokenCounts
 from services.teacher.inference.stopping import FinishReason
 from services.teacher.inference.wire import JSON
 
@@ -44,7 +45,7 @@ class ResponseBuilder:
 
     def to_finish_reason(self, finish_reason: FinishReason) -> str:
         """OpenAI has one finish reason for both ways to stop, TGI another for a stop string."""
-        if finish_reason == "stop_sequence" and self.strict:
+        if finish_reason == "content_filter" or (finish_reason == "stop_sequence" and self.strict):
             return finish_reason
         return "length" if finish_reason == "length" else "stop"
 
@@ -57,18 +58,28 @@ class ResponseBuilder:
         return sse.format_event({"error": {"message": message, "http_status_code": status}})
 
 
-def build_usage(token_counts: Iterable[tuple[int | None, int]]) -> JSON:
-    """Tokens read and generated, summed; null where the prompt's tokens were never counted."""
-    pairs = list(token_counts)
-    prompt_counts = [prompt_tokens for prompt_tokens, _ in pairs if prompt_tokens is not None]
-    total_prompt_tokens = sum(prompt_counts) if len(prompt_counts) == len(pairs) else None
-    total_completion_tokens = sum(completion_tokens for _, completion_tokens in pairs)
-    total = None if total_prompt_tokens is None else total_prompt_tokens + total_completion_tokens
-    return {
-        "prompt_tokens": total_prompt_tokens,
-        "completion_tokens": total_completion_tokens,
-        "total_tokens": total,
+def build_usage(token_counts: Iterable[TokenCounts]) -> JSON:
+    """Tokens read and generated, summed; null where the prompt's tokens were never counted. What
+    an upstream tells beside is in OpenAI's two objects of details."""
+    counts = list(token_counts)
+    prompt = _sum_known(each.prompt for each in counts)
+    is_known = all(each.prompt is not None for each in counts)
+    completion = sum(each.completion for each in counts)
+    usage: JSON = {
+        "prompt_tokens": (prompt or 0) if is_known else None,
+        "completion_tokens": completion,
+        "total_tokens": (prompt or 0) + completion if is_known else None,
     }
+    if (cached := _sum_known(each.cached for each in counts)) is not None:
+        usage["prompt_tokens_details"] = {"cached_tokens": cached}
+    if (reasoning := _sum_known(each.reasoning for each in counts)) is not None:
+        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return usage
+
+
+def _sum_known(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def build_logprobs(tokens: Sequence[Token]) -> JSON:
@@ -83,5 +94,6 @@ def build_logprobs(tokens: Sequence[Token]) -> JSON:
                 ],
             }
             for token in tokens
+            if not token.is_reasoning
         ]
     }

@@ -84,7 +84,7 @@ def _build_call_schema(function: Function) -> JSON:
         "type": "object",
         "properties": {**name, **parameters.get("properties", {})},
         "required": ["_name", *parameters.get("required", [])],
-        "additionalProperties": False,
+        "additionalProperties": parameters.get("additionalProperties", False),
     }
 
 

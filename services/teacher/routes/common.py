@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.teacher import sse
-from services.teacher.inference.session import GenerationResult, InferenceService
+from services.teacher.inference.results import GenerationResult
+from services.teacher.inference.session import InferenceService
 from services.teacher.inference.wire import JSON, WireModel
 from services.teacher.request_body import BodyNormalizer, make_body_reader, require_api_key
 from services.teacher.request_body import read_json_body as read_body

@@ -9,12 +9,12 @@ from services.teacher import sse
 from services.teacher.engines.base import ValidGenerateRequest
 from services.teacher.errors import IncompleteGeneration, TeacherError
 from services.teacher.inference import wire
-from services.teacher.inference.session import (
+from services.teacher.inference.results import (
     GenerationResult,
-    InferenceService,
     count_generated_tokens,
     get_input_length,
 )
+from services.teacher.inference.session import InferenceService
 from services.teacher.inference.stopping import GenerationStep
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON, GenerateParameters

@@ -10,11 +10,12 @@ from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.inference import wire
 from services.teacher.inference.session import InferenceService
 from services.teacher.inference.wire import JSON
-from services.teacher.openai import chat, chat_template, completions
+from services.teacher.openai import chat, chat_stream, chat_template, completions
 from services.teacher.openai.requests import (
     ChatRequest,
     CompletionRequest,
     TokenizeChatRequest,
+    drop_own_fields,
     normalize_body,
 )
 from services.teacher.routes.common import (
@@ -25,7 +26,7 @@ from services.teacher.routes.common import (
 
 
 def create_router(routes: GenerationRoutes) -> APIRouter:
-    normalize = None if routes.inference.settings.tgi_strict else normalize_body
+    normalize = drop_own_fields if routes.inference.settings.tgi_strict else normalize_body
 
     @routes.post("/v1/completions", CompletionRequest, media_types=ANSWER_OR_STREAM)
     async def create_completion(request: Request) -> Response:
@@ -67,11 +68,11 @@ async def handle_completion(
     if body.stream:
         include_usage = body.stream_options.include_usage
         events = completions.stream_completion(
-            inference, inference_requests, include_usage=include_usage
+            inference, inference_requests, body.n or 1, include_usage=include_usage
         )
         return routes.build_stream_response(events, characters=characters)
     outcome = await run_until_disconnect(
-        request.receive, completions.create_completion(inference, inference_requests)
+        request.receive, completions.create_completion(inference, inference_requests, body.n or 1)
     )
     if outcome is None:
         return CLIENT_CLOSED_REQUEST
@@ -87,14 +88,14 @@ async def handle_chat_completion(
     characters = len(prepared.request.inputs)
     if body.stream:
         return routes.build_stream_response(
-            chat.stream_chat_completion(inference, body, prepared), characters=characters
+            chat_stream.stream_chat_completion(inference, body, prepared), characters=characters
         )
     outcome = await run_until_disconnect(
         request.receive, chat.create_chat_completion(inference, body, prepared)
     )
     if outcome is None:
         return CLIENT_CLOSED_REQUEST
-    return routes.build_response(outcome[0], [outcome[1]], characters=characters)
+    return routes.build_response(outcome[0], outcome[1], characters=characters)
 
 
 def _count_request_again(inference: InferenceService) -> None:

@@ -10,9 +10,14 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from qcrd.runtime.http.asgi import run_until_disconnect
-from services.teacher.errors import InvalidBody, PredictionFailed, TeacherError
+from services.teacher.errors import (
+    InputValidationError,
+    InvalidBody,
+    PredictionFailed,
+    TeacherError,
+)
 from services.teacher.inference.gathering import gather_results
-from services.teacher.inference.session import GenerationResult
+from services.teacher.inference.results import GenerationResult
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import (
     CompatRequest,
@@ -21,7 +26,12 @@ from services.teacher.inference.wire import (
     WireModel,
 )
 from services.teacher.openai import chat_template
-from services.teacher.openai.requests import ChatRequest, CompletionRequest, normalize_body
+from services.teacher.openai.requests import (
+    ChatRequest,
+    CompletionRequest,
+    drop_own_fields,
+    normalize_body,
+)
 from services.teacher.request_body import parse_body
 from services.teacher.routes.common import (
     ANSWER_OR_STREAM,
@@ -42,7 +52,7 @@ class VertexRequest(WireModel):
 
 
 def create_router(routes: GenerationRoutes) -> APIRouter:
-    normalize = None if routes.inference.settings.tgi_strict else normalize_body
+    normalize = drop_own_fields if routes.inference.settings.tgi_strict else normalize_body
 
     @routes.post(
         "/invocations", CompatRequest, ChatRequest, CompletionRequest, media_types=ANSWER_OR_STREAM
@@ -103,6 +113,8 @@ async def _predict_one(
     """TGI takes only the length and the seed from a native instance, and samples."""
     inference = routes.inference
     if isinstance(instance, ChatRequest):
+        if (instance.n or 1) != 1 and not inference.settings.tgi_strict:
+            raise InputValidationError("`n` must be 1: a prediction of this route is one text")
         return await inference.generate(
             (await chat_template.prepare_chat(instance, inference)).request
         )

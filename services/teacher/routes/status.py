@@ -75,8 +75,11 @@ def build_info(inference: InferenceService) -> JSON:
         "logprobs": info.supports_logprobs,
         "seeds": info.supports_seed,
         "grammar": info.supports_grammar and not settings.disable_grammar_support,
+        "chat_schema": (info.supports_grammar or info.passes_chat_schema)
+        and not settings.disable_grammar_support,
         "prefill": info.supports_prompt_logprobs,
         "context_known": info.states_context,
         "adapters": list(info.adapters),
         "max_top_n_tokens": settings.max_top_n_tokens,
+        "max_choices": inference.max_choices,
     }

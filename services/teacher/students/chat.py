@@ -10,12 +10,8 @@ from services.teacher import sse
 from services.teacher.engines.base import Token
 from services.teacher.errors import TeacherError
 from services.teacher.inference.gathering import gather_results
-from services.teacher.inference.session import (
-    GenerationResult,
-    InferenceService,
-    count_generated_tokens,
-    get_input_length,
-)
+from services.teacher.inference.results import GenerationResult, TokenCounts, count_tokens
+from services.teacher.inference.session import InferenceService
 from services.teacher.inference.stopping import FinishReason, GenerationStep
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.inference.wire import JSON
@@ -28,8 +24,6 @@ from services.teacher.openai.responses import (
     build_usage,
 )
 from services.teacher.students.prompting import ChoiceRequests
-
-TokenCounts = list[tuple[int | None, int]]
 
 
 async def create_chat_completion(
@@ -50,7 +44,7 @@ async def create_chat_completion(
         for index, (plan, results) in enumerate(zip(choice_requests, choice_results, strict=True))
     ]
     all_results = [result for got in choice_results for result in got]
-    total_usage = build_usage((each.input_length, each.generated_tokens) for each in all_results)
+    total_usage = build_usage(each.token_counts for each in all_results)
     return builder.build(choices, usage=total_usage), all_results
 
 
@@ -76,7 +70,7 @@ async def stream_chat_completion(
 ) -> AsyncGenerator[bytes, None]:
     """One choice after the other, then `[DONE]`, also after an error."""
     builder = make_response_builder(request, inference, "chat.completion.chunk")
-    token_counts: TokenCounts = []
+    token_counts: list[TokenCounts] = []
     try:
         for index, choice in enumerate(choice_requests):
             yield _build_chunk(builder, index, {"role": "assistant", "content": ""})
@@ -117,13 +111,13 @@ Delta = tuple[JSON, Token | None, FinishReason | None]
 
 
 async def _stream_deltas(
-    inference: InferenceService, choice: ChoiceRequests, token_counts: TokenCounts
+    inference: InferenceService, choice: ChoiceRequests, token_counts: list[TokenCounts]
 ) -> AsyncGenerator[Delta, None]:
     """The rationale where it is shown, then the label; the last chunk has the finish reason."""
     if choice.prompt_format.joined:
         # Which mark is the last one, and so where the label begins, is known at the end only.
         result = await inference.generate(choice.label)
-        token_counts.append((result.input_length, result.generated_tokens))
+        token_counts.append(result.token_counts)
         for name, text in reversed(_build_message(choice, result).items()):
             yield {name: text}, None, None
         yield {}, None, result.finish_reason
@@ -139,18 +133,13 @@ async def _stream_deltas(
 
 
 async def _stream_text(
-    inference: InferenceService, request: InferenceRequest, token_counts: TokenCounts
+    inference: InferenceService, request: InferenceRequest, token_counts: list[TokenCounts]
 ) -> AsyncGenerator[tuple[str, GenerationStep], None]:
     stripper = StreamStripper()
     async with aclosing(inference.generate_stream(request)) as run:
         async for valid_request, step in run:
             if step.finish_reason is not None:
-                token_counts.append(
-                    (
-                        get_input_length(valid_request, step.token),
-                        count_generated_tokens(step.token, step.index),
-                    )
-                )
+                token_counts.append(count_tokens(valid_request, step.token, step.index))
             yield stripper.feed("" if step.token.special else step.token.text), step
 
 

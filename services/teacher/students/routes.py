@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from qcrd.records.prompt_format import PromptFormat
 from qcrd.runtime.http.asgi import run_until_disconnect
-from services.teacher.inference.wire import U32, GenerateParameters
+from services.teacher.inference.wire import GenerateParameters
 from services.teacher.openai.requests import (
     BaseCompletionRequest,
     ChatRequest,
@@ -38,7 +38,6 @@ class StudentCompletionRequest(GreedyByDefault, CompletionRequest):
 class StudentChatRequest(GreedyByDefault, ChatRequest):
     """`explain`: with the rationale, as `reasoning_content` of the message."""
 
-    n: U32 | None = None
     explain: bool | None = None
 
 

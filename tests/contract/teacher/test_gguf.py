@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,93 @@ def test_json_and_regex_grammars_bind_the_answer(url: str) -> None:
     assert got[-1]["details"]["finish_reason"] == "eos_token"
     digits, _, letters = got[-1]["generated_text"].partition("/")
     assert (len(digits), digits.isdecimal(), len(letters)) == (3, True, 2)
+
+
+LABELS = ("bird", "fish (sea)", "tool/C#", "a|b", "naïve & co", "12%\\")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_explanation_and_a_label_by_regex_for_each_choice(url: str, stream: bool) -> None:
+    """The explanation is bounded, so that the answer always fits; labels are escaped by `re`."""
+    pattern = f"[^\\n]{{1,60}}\\nAnswer: ({'|'.join(map(re.escape, LABELS))})"
+    asked = {
+        "prompt": "What is a trout?\n",
+        "grammar": {"type": "regex", "value": pattern},
+        "n": 3,
+        "temperature": 1.3,
+        "seed": 5,
+        "max_tokens": 90,
+    }
+    reply = httpx2.post(f"{url}/v1/completions", json={**asked, "stream": stream}, timeout=60)
+    texts, reasons = read_completions(reply)
+    assert len(set(texts)) == 3
+    assert reasons == ["stop"] * 3
+    for text in texts:
+        assert re.fullmatch(pattern, text)
+    alone = {"do_sample": True, "temperature": 1.3, "seed": 6, "max_new_tokens": 90}
+    told = generate(url, asked["prompt"], grammar=asked["grammar"], **alone).json()
+    assert told["generated_text"] == texts[1]
+
+
+def read_completions(reply: httpx2.Response) -> tuple[list[str], list[str]]:
+    """Texts and reasons by index, of a whole answer or a stream."""
+    lines = [line[6:] for line in reply.text.splitlines() if line.startswith("data: {")]
+    choices = [choice for line in lines or [reply.text] for choice in json.loads(line)["choices"]]
+    indices = sorted({choice["index"] for choice in choices})
+    of = {i: [choice for choice in choices if choice["index"] == i] for i in indices}
+    texts = ["".join(choice["text"] for choice in of[i]) for i in indices]
+    return texts, [of[i][-1]["finish_reason"] for i in indices]
+
+
+def test_a_completions_grammar_that_does_not_compile_is_named(url: str) -> None:
+    asked = {"prompt": "A", "grammar": {"type": "regex", "value": "[0-9"}, "n": 2}
+    reply = httpx2.post(f"{url}/v1/completions", json=asked)
+    assert reply.status_code == 422
+    assert "grammar is not valid: " in reply.json()["error"]
+
+
+OPEN_SCHEMA = {
+    "properties": {
+        "place": {"properties": {"city": {"enum": ["Ulm", "Rome"]}}, "required": ["city"]},
+        "hours": {"items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 2},
+    },
+    "required": ["place", "hours"],
+}
+"""Objects, an array, no type at all, and no word about further keys."""
+
+
+def check_open(text: str) -> None:
+    told = json.loads(text)
+    assert told.keys() == {"place", "hours"}
+    assert told["place"].keys() == {"city"}
+    assert all(isinstance(hour, int) for hour in told["hours"])
+
+
+def test_a_schema_without_types_is_of_an_object_with_its_own_keys_only(url: str) -> None:
+    grammar = {"type": "json", "value": OPEN_SCHEMA}
+    for seed in range(4):
+        asked = {"do_sample": True, "temperature": 1.5, "seed": seed, "max_new_tokens": 60}
+        check_open(generate(url, "Any:", grammar=grammar, **asked).json()["generated_text"])
+
+
+@pytest.mark.parametrize(
+    "response_format",
+    [
+        {"type": "json_object", "schema": OPEN_SCHEMA},
+        {"type": "json_schema", "json_schema": {"name": "n", "schema": OPEN_SCHEMA}},
+        {"type": "json_schema", "value": {"name": "n", "schema": OPEN_SCHEMA}},
+    ],
+)
+def test_every_form_of_response_format_is_obeyed(url: str, response_format: Any) -> None:
+    got = chat(url, response_format=response_format, temperature=1.5, seed=3).json()
+    check_open(got["choices"][0]["message"]["content"])
+
+
+def test_a_functions_arguments_without_types_are_its_own(url: str) -> None:
+    function = {"name": "plan", "parameters": OPEN_SCHEMA}
+    tool = {"type": "function", "function": function}
+    got = chat(url, tools=[tool], tool_choice="required", temperature=1.5, seed=3).json()
+    check_open(got["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
 
 
 @pytest.mark.parametrize(

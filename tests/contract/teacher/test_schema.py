@@ -67,3 +67,16 @@ def test_streams_are_documented_as_event_streams(url: str) -> None:
         "/v1/completions": both,
         "/invocations": both,
     }
+
+
+def test_choices_and_grammars_are_documented_where_they_are_taken(url: str) -> None:
+    paths = httpx2.get(f"{url}/api-doc/openapi.json").json()["paths"]
+
+    def described(path: str) -> set[str]:
+        schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        return {name for name, each in schema["properties"].items() if "description" in each}
+
+    own = {"n", "grammar", "best_of", "echo", "logprobs"}
+    assert described("/v1/completions") == own
+    assert described("/v1/chat/completions") == {"n"}
+    assert not described("/generate")

@@ -31,7 +31,7 @@ from services.teacher.engines.transformers.sampling import (
     filter_typical,
     sample_token,
 )
-from services.teacher.engines.upstream.openai_stream import cut_at_stop
+from services.teacher.engines.upstream.openai_choice import cut_at_stop
 from services.teacher.errors import GenerationFailed
 from services.teacher.inference.stopping import StoppingCriteria
 from services.teacher.settings import EngineSettings

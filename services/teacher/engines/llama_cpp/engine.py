@@ -53,7 +53,12 @@ class LlamaCppEngine:
     ) -> None:
         total = max_total_tokens or DEFAULT_CONTEXT
         self._info = EngineInfo(
-            model_id, "gguf", max_input_tokens or total - 1, total, supports_grammar=True
+            model_id,
+            "gguf",
+            max_input_tokens or total - 1,
+            total,
+            supports_grammar=True,
+            max_choices=slots,
         )
         self.batch_metrics = BatchMetrics(max_total_tokens=slots * total)
         self._path, self._threads, self._slots = path, threads, slots

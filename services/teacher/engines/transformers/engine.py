@@ -156,6 +156,7 @@ class TransformersEngine:
             model_sha=self._path.name if self._path.parent.name == "snapshots" else None,
             pipeline_tag="text2text-generation" if model.seq2seq else "text-generation",
             supports_prompt_logprobs=not model.seq2seq,
+            max_choices=self._slots,
         )
 
     def _tokenize(self, text: str, add_special_tokens: bool) -> list[SimpleToken]:

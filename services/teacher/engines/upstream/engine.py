@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 import httpx2
@@ -22,11 +22,15 @@ from services.teacher.engines.base import (
     Token,
     ValidGenerateRequest,
 )
+from services.teacher.engines.upstream.choice_group import ChoiceGroup, LearntChoices
+from services.teacher.engines.upstream.grammar_forms import find_dialect
 from services.teacher.engines.upstream.identity import is_tgi, parse_identity
 from services.teacher.engines.upstream.openai_stream import OpenAIStreamParser
 from services.teacher.engines.upstream.retries import (
     RetryableError,
+    check_is_stream,
     get_backoff_seconds,
+    parse_broken_connection,
     parse_error_response,
 )
 from services.teacher.engines.upstream.token_counts import (
@@ -38,6 +42,7 @@ from services.teacher.engines.upstream.wire import (
     JSON,
     build_openai_body,
     build_tgi_body,
+    drain,
     parse_sse,
     parse_tgi_stream,
 )
@@ -52,8 +57,6 @@ from services.teacher.errors import (
 from services.teacher.metrics.batches import BatchMetrics
 
 CONNECT_SECONDS = 10
-# What an upstream may still take to end an answer whose last token is known.
-DRAIN_TIMEOUT_SECONDS = 1.0
 # Small questions that are no generation: what it is, tokens of a text.
 QUESTION_TIMEOUT_SECONDS = 10.0
 # Of /health, whose clients wait a few seconds themselves; at most two questions are asked.
@@ -99,7 +102,8 @@ class UpstreamEngine:
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=max_keepalive),
         )
         self._info: EngineInfo | None = None
-        self._is_tgi = False
+        self._is_tgi, self._dialect = False, find_dialect({})
+        self._learnt_choices = LearntChoices()
         self._tokenizer, self._has_tokenize = tokenizer, False
         self._counter = TokenCounter(self._tokenize_or_none)
         self.batch_metrics = BatchMetrics()
@@ -124,7 +128,7 @@ class UpstreamEngine:
                 f"there ({type(error).__name__}): start it or correct the URL and key",
                 param="TEACHER_UPSTREAM_URL",
             ) from error
-        self._is_tgi = is_tgi(upstream_info)
+        self._is_tgi, self._dialect = is_tgi(upstream_info), find_dialect(upstream_info)
         self._info = parse_identity(upstream_info, self._model, *self._limits)
         if not self._is_tgi and self._tokenizer is None:
             self._has_tokenize = True
@@ -192,15 +196,28 @@ class UpstreamEngine:
         """The upstream compiles it, and its refusal is passed on."""
 
     async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
-        path = "/generate_stream" if self._is_tgi else "/v1/completions"
-        if request.conversation is not None:
-            path = "/v1/chat/completions"
-        body = build_tgi_body(request) if self._is_tgi else build_openai_body(request, self._model)
-        self._track_open(1)
+        async with aclosing(self._ask((request,))) as stream:
+            async for _, token in stream:
+                yield token
+
+    def submit_choices(
+        self, requests: Sequence[ValidGenerateRequest]
+    ) -> Sequence[AsyncGenerator[Token, None]]:
+        """A TGI knows no `n` (its own document marks the field as unused)."""
+        if self._is_tgi:
+            return [self.submit(request) for request in requests]
+        return ChoiceGroup(requests, self._learnt_choices, self._ask).open_streams()
+
+    async def _ask(
+        self, requests: Sequence[ValidGenerateRequest]
+    ) -> AsyncGenerator[tuple[int, Token], None]:
+        """One request for a choice of each of `requests`, repeated while nothing is answered."""
+        path, body = self._build_call(requests)
+        self._track_open(len(requests))
         try:
             for attempt in range(self._max_attempts):
                 is_last_attempt = attempt == self._max_attempts - 1
-                async with aclosing(self._stream_once(path, body, request)) as stream:
+                async with aclosing(self._stream_once(path, body, requests)) as stream:
                     try:
                         first = await anext(stream)
                     except StopAsyncIteration:
@@ -218,51 +235,51 @@ class UpstreamEngine:
                     get_backoff_seconds(attempt) if wait_seconds is None else wait_seconds
                 )
         finally:
-            self._track_open(-1)
+            self._track_open(-len(requests))
+
+    def _build_call(self, requests: Sequence[ValidGenerateRequest]) -> tuple[str, JSON]:
+        """Path and body; the seed is the first one's, the others are up to the upstream."""
+        first = requests[0]
+        if self._is_tgi:
+            return "/generate_stream", build_tgi_body(first)
+        path = "/v1/completions" if first.conversation is None else "/v1/chat/completions"
+        return path, build_openai_body(first, self._model, self._dialect, n=len(requests))
 
     async def _stream_once(
-        self, path: str, body: JSON, request: ValidGenerateRequest
-    ) -> AsyncGenerator[Token, None]:
+        self, path: str, body: JSON, requests: Sequence[ValidGenerateRequest]
+    ) -> AsyncGenerator[tuple[int, Token], None]:
         """One attempt. Raises `RetryableError` while another one may help, else `TeacherError`."""
         received_token = False
         try:
             async with self._client.stream("POST", self._urls[path], json=body) as response:
                 if response.is_error:
                     raise await parse_error_response(response)
-                content_type = response.headers.get("content-type", "")
-                if not content_type.startswith("text/event-stream"):
-                    raise GenerationFailed(
-                        f"upstream answered {content_type or 'nothing'}, not a stream"
-                    )
-                async for token in self._parse_tokens(response.aiter_raw(), request):
+                check_is_stream(response)
+                async for token in self._parse_tokens(response.aiter_raw(), requests):
                     received_token = True
                     yield token
         except Overloaded as error:
             raise RetryableError(error) from error
         except httpx2.HTTPError as error:
-            reason = f"upstream: {type(error).__name__} {error}".rstrip()
-            # An upstream that hangs would hang again, for as long.
-            if received_token or isinstance(error, httpx2.ReadTimeout):
-                raise UpstreamUnreachable(reason) from error
-            raise RetryableError(UpstreamUnreachable(reason)) from error
+            raise parse_broken_connection(error, received_token=received_token) from error
         except (KeyError, TypeError, AttributeError) as error:
             raise GenerationFailed(f"upstream sent an event of another shape: {error!r}") from error
 
     async def _parse_tokens(
-        self, parts: AsyncIterator[bytes], request: ValidGenerateRequest
-    ) -> AsyncGenerator[Token, None]:
+        self, parts: AsyncIterator[bytes], requests: Sequence[ValidGenerateRequest]
+    ) -> AsyncGenerator[tuple[int, Token], None]:
         """Its last token comes when the answer has been read to its end."""
         if self._is_tgi:
             async for token in parse_tgi_stream(parse_sse(parts)):
                 if token.generated_tokens is not None:
-                    await _drain(parts)
-                yield token
+                    await drain(parts)
+                yield 0, token
             return
-        parser = OpenAIStreamParser(request, self._counter)
-        async for token in parser.parse_stream(parse_sse(parts, parser.mark_done)):
+        parser = OpenAIStreamParser(requests, self._counter)
+        async for index, token in parser.parse_stream(parse_sse(parts, parser.mark_done)):
             if parser.is_done:
-                await _drain(parts)
-            yield token
+                await drain(parts)
+            yield index, token
 
     async def _post(self, path: str, body: JSON) -> Any:
         """A small question, asked once. Raises `TeacherError`."""
@@ -283,11 +300,3 @@ class UpstreamEngine:
 
     async def close(self) -> None:
         await self._client.aclose()
-
-
-async def _drain(parts: AsyncIterator[bytes]) -> None:
-    """Read an answer to its end: only then its connection is not torn, but closed or kept."""
-    with suppress(httpx2.HTTPError, TimeoutError):
-        async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS):
-            async for _ in parts:
-                pass

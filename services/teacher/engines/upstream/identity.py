@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.teacher.engines.base import EngineInfo
+from services.teacher.engines.upstream.grammar_forms import GRAMMAR_DIALECTS, find_dialect
 from services.teacher.engines.upstream.wire import JSON
 
 # An upstream that does not state its context; it will refuse what is too long for it itself.
@@ -32,7 +33,8 @@ def parse_identity(
         supports_token_ids=tgi,
         supports_logprobs=tgi,
         supports_seed=tgi,
-        supports_grammar=tgi,
+        supports_grammar=tgi or find_dialect(identity) in GRAMMAR_DIALECTS,
+        passes_chat_schema=not tgi,
         model_sha=identity.get("model_sha"),
         pipeline_tag=identity.get("model_pipeline_tag"),
         states_context=stated is not None,

@@ -13,6 +13,7 @@ from services.teacher.errors import (
     GenerationFailed,
     InputValidationError,
     Overloaded,
+    PromptTooLong,
     TeacherError,
     UpstreamUnreachable,
 )
@@ -39,7 +40,9 @@ async def parse_error_response(response: httpx2.Response) -> RetryableError | Te
     if status in (400, 413, 422):
         # Of what its codes do not say, 413 alone has a meaning of its own.
         told = parse_openai_error(error)
-        return told or InputValidationError(f"too long: {reason}" if status == 413 else reason)
+        if status == 413:
+            return told or PromptTooLong(f"too long: {reason}")
+        return told or InputValidationError(reason)
     if status not in RETRYABLE_STATUSES:
         return GenerationFailed(reason)
     retry_after_seconds = retry_after.parse_retry_after(response.headers.get("retry-after"))
@@ -54,6 +57,24 @@ async def parse_error_response(response: httpx2.Response) -> RetryableError | Te
     if wait_seconds is not None:
         overloaded.retry_after = max(1, round(wait_seconds))
     return RetryableError(overloaded, wait_seconds)
+
+
+def check_is_stream(response: httpx2.Response) -> None:
+    """Raises `GenerationFailed` for an answer that is no event stream, such as a login page."""
+    content_type = response.headers.get("content-type", "")
+    if not content_type.startswith("text/event-stream"):
+        raise GenerationFailed(f"upstream answered {content_type or 'nothing'}, not a stream")
+
+
+def parse_broken_connection(
+    error: httpx2.HTTPError, *, received_token: bool
+) -> RetryableError | TeacherError:
+    """What is left to do after no connection, or one that broke."""
+    unreachable = UpstreamUnreachable(f"upstream: {type(error).__name__} {error}".rstrip())
+    # An upstream that hangs would hang again, for as long.
+    if received_token or isinstance(error, httpx2.ReadTimeout):
+        return unreachable
+    return RetryableError(unreachable)
 
 
 def get_backoff_seconds(attempt: int) -> float:

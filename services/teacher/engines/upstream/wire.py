@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
+
+import httpx2
 
 from services.teacher.engines.base import (
     EngineFinishReason,
     Token,
     ValidGenerateRequest,
 )
+from services.teacher.engines.upstream.grammar_forms import Dialect, build_grammar_options
 from services.teacher.errors import (
     ContentFiltered,
     GenerationFailed,
     InputValidationError,
     Overloaded,
+    PromptTooLong,
     TeacherError,
 )
 
 JSON = dict[str, Any]
 DONE = b"[DONE]"
+DRAIN_TIMEOUT_SECONDS = 1.0
+"""What an upstream may still take to end an answer whose last token is known."""
 TOO_LONG_WORDS = ("maximum context length", "maximum model length")
 TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 
@@ -46,9 +54,11 @@ def build_tgi_body(request: ValidGenerateRequest) -> JSON:
     return {"inputs": request.prompt, "parameters": parameters}
 
 
-def build_openai_body(request: ValidGenerateRequest, model: str) -> JSON:
+def build_openai_body(
+    request: ValidGenerateRequest, model: str, dialect: Dialect = "openai", *, n: int = 1
+) -> JSON:
     """Stop strings go along: what is written after one is paid for, and a stream that is closed at
-    one never tells its usage."""
+    one never tells its usage. Raises `InputValidationError` for a grammar it has no form for."""
     sampling = request.sampling
     body = {
         "model": model,
@@ -62,9 +72,13 @@ def build_openai_body(request: ValidGenerateRequest, model: str) -> JSON:
         # OpenAI's seeds are signed 64-bit.
         "seed": None if sampling.seed is None else sampling.seed % 2**63,
         "stop": list(request.stop) or None,
+        "n": n if n > 1 else None,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if request.grammar is not None:
+        is_chat = request.conversation is not None
+        body |= build_grammar_options(request.grammar, dialect, is_chat=is_chat)
     if request.conversation is None:
         body |= {"prompt": request.prompt, "logprobs": request.top_n_tokens or None}
     else:
@@ -137,7 +151,7 @@ def parse_openai_error(error: JSON) -> TeacherError | None:
     # vLLM tells it in words alone; llama.cpp's code is a number, its type names the error.
     codes = {code, str(error.get("type"))}
     if codes & TOO_LONG_CODES or any(words in reason for words in TOO_LONG_WORDS):
-        return InputValidationError(f"the prompt is too long: {reason}")
+        return PromptTooLong(f"the prompt is too long: {reason}")
     return None
 
 
@@ -167,4 +181,14 @@ def parse_finish_reason(reason: str | None) -> EngineFinishReason | None:
     """TGI's and OpenAI's finish reasons; a stop string is matched here, not upstream."""
     if reason in ("eos_token", "stop", "tool_calls"):
         return "eos_token"
+    if reason == "content_filter":
+        return "content_filter"
     return "length" if reason == "length" else None
+
+
+async def drain(parts: AsyncIterator[bytes]) -> None:
+    """Read an answer to its end: only then its connection is not torn, but closed or kept."""
+    with suppress(httpx2.HTTPError, TimeoutError):
+        async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS):
+            async for _ in parts:
+                pass

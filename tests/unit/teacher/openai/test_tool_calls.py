@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.teacher.errors import ToolError
 from services.teacher.openai import tool_calls
-from services.teacher.openai.requests import ChatRequest, StreamOptions, normalize_body
+from services.teacher.openai.requests import ChatRequest, Function, StreamOptions, normalize_body
 from services.teacher.request_body import parse_body
 
 WEATHER = {
@@ -118,3 +118,17 @@ def test_openais_response_formats() -> None:
     bare = request(response_format={"type": "json_object"}).response_format
     assert bare is not None
     assert "properties" in bare.value
+    told = request(response_format={"type": "json_object", "schema": schema}).response_format
+    assert told is not None
+    assert told.value == schema
+
+
+def test_a_call_has_further_arguments_only_where_its_function_says_so() -> None:
+    def closed(**more: Any) -> Any:
+        function = Function(name="f", parameters={"type": "object", "properties": {}, **more})
+        grammar = tool_calls.build_tool_grammar([function]).value
+        assert isinstance(grammar, dict)
+        return grammar["properties"]["function"]["anyOf"][0]["additionalProperties"]
+
+    assert closed() is False
+    assert closed(additionalProperties={"type": "integer"}) == {"type": "integer"}
