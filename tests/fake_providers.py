@@ -41,10 +41,10 @@ def make_error(message: str, *, param: str | None = None, code: str | None = Non
 
 @dataclass(frozen=True)
 class Row:
-    """A provider. `refuses` are its errors by the parameter that is sent, `ignores` parameters that
-    it takes and does not act upon. `choices`: the most that `n` gives, more of them are refused
-    with `n_refusal` or, without one, given fewer. `reasoning` is the field of its traces, or
-    `think` for blocks in the content; `counts` what `usage` counts."""
+    """A provider. `refuses` are its errors by the parameter that is sent. `choices`: the most that
+    `n` gives; more of them are refused with `n_refusal` or, without one, given fewer. `reasoning`
+    is the field of its traces, or `think` for blocks in the content; `counts` what `usage` counts,
+    and `running_usage` says that its last chunk of text has it too."""
 
     name: str
     source: str
@@ -57,7 +57,8 @@ class Row:
     style_refusal: Refusal = (404, make_error("no such route"))
     reasoning: Literal["", "reasoning_content", "reasoning", "think", "think_unclosed"] = ""
     cached: int = 0
-    counts: Literal["all", "one", "without_reasoning", "nothing"] = "all"
+    running_usage: bool = False
+    counts: Literal["all", "one", "each", "without_reasoning", "nothing"] = "all"
     keep_alive: bytes = b""
     first_chunk: JSON | None = None
     model_entry: JSON = field(default_factory=dict)
@@ -207,7 +208,10 @@ class FakeProvider:
             return [*events[:1], _encode({"error": told, "choices": []})]
         self.prompt_tokens += PROMPT_TOKENS
         self.completion_tokens += sum(written)
-        if (usage := self._make_usage(body, written)) is not None:
+        for usage in self._make_usages(body, written):
+            if self.row.running_usage:
+                last = _make_chunk(0, {}, style, "stop")
+                events.append(_encode({**last, "usage": usage}))
             events.append(_encode({"choices": [], "usage": usage}))
         return [*events, b"data: [DONE]\n\n"]
 
@@ -223,20 +227,23 @@ class FakeProvider:
                 return [{name: f"{self.reasons}</think>\n"}, *pieces]
         return [*({self.row.reasoning: piece} for piece in _cut(self.reasons)), *pieces]
 
-    def _make_usage(self, body: JSON, written: Sequence[int]) -> JSON | None:
+    def _make_usages(self, body: JSON, written: Sequence[int]) -> list[JSON]:
+        """One, or llama.cpp's: one per choice."""
         if self.row.counts == "nothing" or not body.get("stream_options"):
-            return None
+            return []
+        if self.row.counts == "each":
+            return [self._make_usage(each, each) for each in written]
         total = sum(written)
         traces = len(_cut(self.reasons)) * len(written) if self.row.reasoning else 0
-        counted = {
-            "all": total,
-            "one": written[0],
-            "without_reasoning": total - traces,
-        }[self.row.counts]
+        hidden = traces if self.row.counts == "without_reasoning" else 0
+        counted = written[0] if self.row.counts == "one" else total - hidden
+        return [self._make_usage(counted, counted + hidden)]
+
+    def _make_usage(self, counted: int, all_written: int) -> JSON:
         return {
             "prompt_tokens": PROMPT_TOKENS,
             "completion_tokens": counted,
-            "total_tokens": PROMPT_TOKENS + (counted if self.row.counts == "one" else total),
+            "total_tokens": PROMPT_TOKENS + all_written,
             "prompt_tokens_details": {"cached_tokens": self.row.cached},
         }
 
@@ -408,10 +415,12 @@ ROWS = (
         seen=True,
         choices=4,
         n_refusal=(400, make_error("n must be between 1 <= value <= 4")),
-        counts="one",
+        counts="each",
         model_entry={"meta": {"n_ctx": 8192}},
         tokenizes=True,
     ),
+    Row("llama.cpp-whole", "its usage without streaming, run 2026-11-27", seen=True, counts="one"),
+    Row("ours", "services/teacher", seen=True, running_usage=True),
     Row("ollama", f"OpenAI compatibility, supported fields; {READ}", choices=1),
     Row("tgi-chat", "TGI's openapi.json: n is UNUSED", takes=CHAT, choices=1),
     Row("thinks-aloud", "a server without a reasoning parser", takes=CHAT, reasoning="think"),

@@ -109,11 +109,16 @@ class TgiClient:
             )
         fingerprint = digest(str(info["model_id"]), str(info.get("model_sha")))
         self._support.max_choices = max(1, int(info.get("max_choices") or 1))
-        has_grammar = info.get("grammar") is True  # our server says so; a TGI does not
-        if info.get("context_known") is False:
-            return TeacherInfo(fingerprint, None, self._context, has_grammar)
         total = self._context or info.get("max_total_tokens")
-        return TeacherInfo(fingerprint, info.get("max_input_tokens"), total, has_grammar)
+        is_stated = info.get("context_known") is not False
+        return TeacherInfo(
+            fingerprint,
+            max_input_tokens=info.get("max_input_tokens") if is_stated else None,
+            max_total_tokens=total if is_stated else self._context,
+            # Our own server says these; a TGI does not.
+            has_grammar=info.get("grammar") is True,
+            enforces_schema=info.get("chat_schema") is True,
+        )
 
     async def check_upstream(self) -> None:
         """`TeacherUnreachable` while the server behind the teacher is away."""

@@ -86,8 +86,14 @@ class OpenAIGenerator:
             return await self._client.chat.completions.create(
                 model=self._model, messages=messages, stream=True, **fields
             )
+        # A field of our own teacher server; other servers are given no grammar.
+        grammar = {"grammar": {"type": "regex", "value": request.prompt.grammar}}
         return await self._client.completions.create(
-            model=self._model, prompt=request.prompt.text, stream=True, **fields
+            model=self._model,
+            prompt=request.prompt.text,
+            stream=True,
+            extra_body=grammar if request.prompt.grammar else None,
+            **fields,
         )
 
     async def _check_media_type(self, response: httpx2.Response) -> None:

@@ -61,6 +61,8 @@ class StreamedAnswer:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    is_counted: bool = False
+    """Whether a usage came by itself, which is a last one."""
 
     @property
     def chunks(self) -> int:
@@ -75,9 +77,10 @@ class StreamedAnswer:
             self._add_usage(usage, is_running=bool(choices))
 
     def _add_usage(self, usage: Any, *, is_running: bool) -> None:
-        """A count beside text runs on and replaces the one before. llama.cpp's server sends a last
-        one per choice, and these are summed. Where the total is more than prompt and completion,
-        as xAI and Gemini have it, the rest is reasoning, which is paid as well."""
+        """A count beside text runs on and replaces the one before, until one comes by itself. Of
+        these llama.cpp's server sends one per choice, and they are summed. Where the total is more
+        than prompt and completion, as xAI and Gemini have it, the rest is reasoning, which is paid
+        as well."""
         prompt = getattr(usage, "prompt_tokens", None) or None
         written = getattr(usage, "completion_tokens", None)
         if prompt is None or written is None:
@@ -86,8 +89,9 @@ class StreamedAnswer:
         self.prompt_tokens = prompt
         details = getattr(usage, "prompt_tokens_details", None)
         self.cached_tokens = min(getattr(details, "cached_tokens", None) or 0, prompt)
-        earlier = 0 if is_running else self.completion_tokens or 0
+        earlier = self.completion_tokens or 0 if self.is_counted and not is_running else 0
         self.completion_tokens = written + earlier
+        self.is_counted = not is_running
 
     def take_finished(self) -> list[StreamedChoice]:
         """In their order. Where the usage came, the answer ended in order, and a server that names
