@@ -92,9 +92,8 @@ class UpstreamEngine:
         self._urls = {path: httpx2.URL(f"{self._url}{path}") for path in UPSTREAM_PATHS}
         self._limits = (max_input_tokens, max_total_tokens)
         self._max_attempts = max_attempts
-        max_keepalive = (
-            MAX_KEEPALIVE_HTTPS if self._url.startswith("https:") else MAX_KEEPALIVE_HTTP
-        )
+        is_https = self._url.startswith("https:")
+        max_keepalive = MAX_KEEPALIVE_HTTPS if is_https else MAX_KEEPALIVE_HTTP
         self._client = httpx2.AsyncClient(
             base_url=self._url,
             headers=headers,
@@ -216,14 +215,13 @@ class UpstreamEngine:
         self._track_open(len(requests))
         try:
             for attempt in range(self._max_attempts):
-                is_last_attempt = attempt == self._max_attempts - 1
                 async with aclosing(self._stream_once(path, body, requests)) as stream:
                     try:
                         first = await anext(stream)
                     except StopAsyncIteration:
                         return
                     except RetryableError as retryable:
-                        if is_last_attempt:
+                        if attempt == self._max_attempts - 1:
                             raise retryable.error from retryable
                         wait_seconds = retryable.wait_seconds
                     else:
