@@ -31,7 +31,7 @@ LEAD = re.compile(
 LETTER = r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|【\s*([A-Za-z])\s*】|([A-Za-z]))"
 LETTER_ALONE = re.compile(LETTER + r"\s*[).:,、]?$")
 LETTER_AND_TEXT = re.compile(
-    r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|【\s*([A-Za-z])\s*】|([A-Za-z])\s*[).:、](?=\s|\W|[^\x00-\x7f]))"
+    r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|【\s*([A-Za-z])\s*】|([A-Za-z])\s*(?:[):、]|\.(?=\s)))"
     r"\s*[-:]?\s*(.+)$"
     r"|([A-Z])\s+[-\u2013\u2014=]\s+(.+)$"
 )
