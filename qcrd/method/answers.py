@@ -12,11 +12,12 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from qcrd.method.answer_reading import objects, options
+from qcrd.method.answer_reading import objects
 from qcrd.method.answer_reading.marks import EXPLANATION_TAG
 from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
-from qcrd.method.answer_reading.statements import Said, find_sentence_end, read_statement
+from qcrd.method.answer_reading.statements import Said, read_statement
 from qcrd.method.answer_reading.turns import Turn, find_turn
+from qcrd.method.answer_reading.unmarked import read_unmarked
 from qcrd.method.answer_reading.verdicts import EXPLANATION, Verdict, find_verdict
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, TaskSpec
@@ -24,7 +25,6 @@ from qcrd.records.spec import AnswerKind, TaskSpec
 EXPLANATION_MARK = re.compile(r"\A(?:\s*<\s?/?Explanation\s?>\s?:?)+", re.IGNORECASE)
 EXPLANATION_END = re.compile(r"<\s?/\s?Explanation\s?>\s*\Z", re.IGNORECASE)
 CLOSING_TAG = re.compile(r"<\s?/\s?answer\s?>", re.IGNORECASE)
-OPTION_IN_BRACKETS = re.compile(r"\(\s*([A-Za-z])\s*\)")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def parse_output(text: str, task: TaskSpec, question: Question) -> ParsedOutput 
             return _parse_object(text, turn, objects.read_object(found, reader))
     verdict = find_verdict(text, turn.start, turn.end, reader)
     if verdict is None:
-        verdict = _read_unmarked(text, turn, reader)
+        verdict = read_unmarked(text, turn, reader)
     if verdict is None:
         return None
     rationale = _get_rationale(text, turn, verdict)
@@ -118,8 +118,3 @@ def _clean(text: str) -> str:
     text = text.strip().removeprefix(EXPLANATION_TAG)
     return EXPLANATION_END.sub("", EXPLANATION_MARK.sub("", text)).strip()
 
-
-def _read_unmarked(text: str, turn: Turn, reader: Reader) -> Verdict | None:
-    """What is said after a thought and is nothing but an answer; else an option's letter in the
-    last sentence: `…, Claire has the (A) blue present.`"""
-    return None

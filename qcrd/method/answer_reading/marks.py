@@ -93,22 +93,20 @@ PROSE = re.compile(
     r",?\s{0,3}[:：]?",
     re.IGNORECASE,
 )
+SPOKEN_PHRASES = (
+    r"\b(?:(?:also|daher|somit|deshalb)\s+)?die\s+(?:(?:richtige|korrekte|endgültige)\s+)?antwort\s+(?:ist|lautet)\b\s?:?",
+    r"\b(?:la|donc la)\s+(?:bonne\s+)?réponse\s+(?:(?:finale|correcte)\s+)?est\b\s?:?",
+    r"\bla\s+respuesta\s+(?:(?:correcta|final)\s+)?es\b\s?:?",
+    r"\ba\s+resposta\s+(?:(?:correta|final)\s+)?é\s?:?",
+    r"\bla\s+risposta\s+(?:(?:corretta|finale)\s+)?è\s?:?",
+    r"\bhet\s+(?:(?:juiste|goede)\s+)?antwoord\s+is\b\s?:?",
+    r"\b(?:правильный\s+)?ответ\s+[\u2014\u2013-]\s",
+    r"(?:所以|因此)?，?(?:正确|最终|正確|最終)?答案(?:应该|應該|就)?(?:是|为|為)[:：]?",
+    r"(?:したがって、|よって、)?(?:正しい)?(?:答え|正解|解答)は、?",
+    r"(?:따라서\s)?(?:정답|답)은\s",
+)
 SPOKEN = re.compile(
-    "|".join(
-        _in_both_forms(pattern)
-        for pattern in (
-            r"\b(?:(?:also|daher|somit|deshalb)\s+)?die\s+(?:(?:richtige|korrekte|endgültige)\s+)?antwort\s+(?:ist|lautet)\b\s?:?",
-            r"\b(?:la|donc la)\s+(?:bonne\s+)?réponse\s+(?:(?:finale|correcte)\s+)?est\b\s?:?",
-            r"\bla\s+respuesta\s+(?:(?:correcta|final)\s+)?es\b\s?:?",
-            r"\ba\s+resposta\s+(?:(?:correta|final)\s+)?é\s?:?",
-            r"\bla\s+risposta\s+(?:(?:corretta|finale)\s+)?è\s?:?",
-            r"\bhet\s+(?:(?:juiste|goede)\s+)?antwoord\s+is\b\s?:?",
-            r"\b(?:правильный\s+)?ответ\s+[\u2014\u2013-]\s",
-            r"(?:所以|因此)?，?(?:正确|最终|正確|最終)?答案(?:应该|應該|就)?(?:是|为|為)[:：]?",
-            r"(?:したがって、|よって、)?(?:正しい)?(?:答え|正解|解答)は、?",
-            r"(?:따라서\s)?(?:정답|답)은\s",
-        )
-    ),
+    "|".join(unicodedata.normalize(form, p) for form in ("NFC", "NFD") for p in SPOKEN_PHRASES),
     re.IGNORECASE,
 )
 MIDDLE = re.compile(

@@ -72,7 +72,11 @@ BEFORE_BOX = re.compile(r"(?:\b(?:or|and|not|between|from|to)\s*[\s$*_(]*|[-\u22
 
 def find_verdict(text: str, start: int, end: int, reader: Reader) -> Verdict | None:
     """The answer that `text[start:end]` marks; None for none, several or a withdrawn one."""
-    marks = find_marks(text, start, end)
+    marks = [
+        mark
+        for mark in find_marks(text, start, end)
+        if mark.strength or reader.kind not in (AnswerKind.TEXT, AnswerKind.MATH)
+    ]
     denied = set[str | None]()
     for index in range(len(marks) - 1, -1, -1):
         mark = marks[index]
@@ -82,9 +86,7 @@ def find_verdict(text: str, start: int, end: int, reader: Reader) -> Verdict | N
             denied.add(statement.answer)
             continue
         if statement.said is Said.UNREADABLE:
-            if _is_no_answer(text[mark.end : limit], mark, reader) and index:
-                continue
-            if _is_no_answer(text[mark.end : limit], mark, reader) and mark.is_heading:
+            if _is_no_answer(text[mark.end : limit], mark, reader):
                 continue
             return None
         if statement.answer is None or statement.answer in denied:
@@ -213,6 +215,8 @@ def _read_text_block(
 
 def _is_no_answer(said: str, mark: Mark, reader: Reader) -> bool:
     """Whether a word in prose, or a heading, only looked like a mark: it names no value."""
+    if mark.strength is Strength.CONCLUSION:
+        return True
     line = said.lstrip()[:400].partition("\n")[0]
     weak = mark.strength is Strength.PROSE or mark.is_heading
     if not weak or GIVEN_UP.search(line) is not None or not line:
@@ -232,6 +236,8 @@ def _is_contradicted(
         if SECOND_THOUGHTS.search(text, other.end, mark.end):
             return False
         _, statement = _read_mark(text, other, limit, reader)
+        if statement.said is Said.UNREADABLE and other.strength is Strength.PROSE:
+            continue
         return statement.said is Said.UNREADABLE or (
             statement.said is Said.ANSWER and statement.answer != answer
         )

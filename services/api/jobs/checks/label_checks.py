@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid
-from qcrd.method.answers import canonicalize, is_time_or_date
+from qcrd.method.answers import canonical, is_time_or_date
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, JobSpec, TaskSpec
 from services.api.files.questions import QuestionRow, make_line_error
@@ -30,14 +30,14 @@ def check_task_labels(spec: JobSpec) -> None:
 
 
 def _find_problem(label: str, task: TaskSpec) -> str | None:
-    read_back = canonicalize(label, task, NO_QUESTION)
+    read_back = canonical(label, task, NO_QUESTION)
     if read_back not in (label, None):
         return (
             f"{_shorten(read_back)} and {_shorten(label)} are one answer: case, articles, quotes "
             "and punctuation around an answer do not count"
         )
     is_last = label == task.labels[-1]  # so that two of them are named together
-    blank = canonicalize("", task, NO_QUESTION)
+    blank = canonical("", task, NO_QUESTION)
     if read_back is None or (is_last and blank is not None):
         return f"{_shorten(blank or label)} has nothing that an answer could be told by"
     return None
@@ -53,7 +53,7 @@ def check_row(row: QuestionRow, task: TaskSpec, param: str) -> None:
             param=param,
         )
     label = row.question.label
-    if label is not None and canonicalize(label, task, row.question) is None:
+    if label is not None and canonical(label, task, row.question) is None:
         raise make_line_error(
             row.line_number,
             f"label {_shorten(label)} is not {_describe_expected(label, task, row)} (in `{param}`)",
