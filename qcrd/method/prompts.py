@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from string import ascii_lowercase
 
-from qcrd.method.answers import ANSWER_TAG, EXPLANATION_TAG
+from qcrd.method.answer_reading.marks import ANSWER_TAG, EXPLANATION_TAG
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, TaskSpec
 

@@ -36,7 +36,7 @@ MAX_WRAPPINGS = 8
 
 # Tokenizers that split words put spaces around punctuation: `t - shirt`.
 SPLIT_PUNCTUATION = re.compile(r"(?:(?<!\s)\s++)?([^\w\s])\s*")
-LEADING_ARTICLE = re.compile(r"^(?:a|an|the)\s+")
+LEADING_ARTICLE = re.compile(r"^(?:the\s+|an?\s+(?=\S{2}))")  # `A B` are two letters
 
 
 def unify(text: str) -> str:
@@ -85,4 +85,4 @@ def fold(text: str) -> str:
     """The text without case, quotes, emphasis, closing punctuation and a leading article."""
     joined = SPLIT_PUNCTUATION.sub(r"\1", unify(text).casefold())
     bare = unwrap(joined, (*QUOTES, *MARKDOWN), closing=CLOSING, opening=CLOSING)
-    return LEADING_ARTICLE.sub("", bare).strip()
+    return " ".join(LEADING_ARTICLE.sub("", bare).split())

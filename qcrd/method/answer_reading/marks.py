@@ -16,6 +16,9 @@ from qcrd.method.answer_reading import latex
 EXPLANATION_TAG, ANSWER_TAG = "<Explanation>:", "<Answer>:"
 MAX_MARKS = 64
 """The last ones of an output: one that repeats itself has thousands."""
+MAX_CHARS = 60_000
+"""Of an output's end, three times what 8,192 tokens usually are: in an import's megabyte that ran
+away, an answer before it is not looked for."""
 
 
 class Strength(IntEnum):
@@ -133,6 +136,7 @@ SENTENCE_BREAK = re.compile(r"[.!?。！？](?=\s|$)|\n")
 
 def find_marks(text: str, start: int, end: int) -> list[Mark]:
     """The marks of `text[start:end]` in order, those of one statement as one."""
+    start = max(start, end - MAX_CHARS)
     found = sorted(_find_all(text, start, end), key=lambda mark: (mark.start, -mark.end))
     apart: list[Mark] = []
     for mark in found:
@@ -165,7 +169,7 @@ def _find_all(text: str, start: int, end: int) -> Iterator[Mark]:
 
 
 def _find_boxes(text: str, start: int, end: int) -> Iterator[Mark]:
-    position = max(start, end - 100_000)
+    position = start
     while (box := latex.find_box(text, position)) is not None and box[2] < end:
         yield Mark(box[0], box[1], Strength.TAG, content_end=box[2])
         position = box[2] + 1

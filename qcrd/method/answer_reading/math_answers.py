@@ -162,7 +162,7 @@ def _prepare(text: str) -> str | None:
     if any(name not in COMMANDS for name in COMMAND.findall(text)):
         return None
     words = WORD.findall(text)
-    if any(len(word) > 3 or word.casefold() in WORDS for word in words):
+    if any(len(word) > 2 or word.casefold() in WORDS for word in words):
         return None
     if DOUBTFUL.search(text):
         return None

@@ -67,6 +67,10 @@ NEGATED = re.compile(
     re.IGNORECASE,
 )
 ARITHMETIC = re.compile(r"[\d\s.,()+\-\u2212*/×÷·^$€£]+")
+BOLD_START = re.compile(r"^(?:\*\*|__)([^*_]+)(?:\*\*|__)(?=\s)")
+# A point between thousands, or a decimal one: the currency is of countries that write the first.
+DOUBTFUL_POINT = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.\d{3}(?![\d.,])")
+POINT_CURRENCY = re.compile(r"[€₺₫]|R\$|\b(?:EUR|BRL|DKK|TRY|kr|zł|Euros?)(?![a-z])", re.IGNORECASE)
 SPLIT_DECIMAL = re.compile(r"([-+]?) ?(\d+) ?([.,]) ?(\d+)")
 SPLIT_SIGN = re.compile(r"^([-+]) (?=[\d.$])")
 UNKNOWN = re.compile(r"(?<![^\W\d_])[a-zA-Z](?![^\W\d_])|\d[a-zA-Z](?![a-zA-Z])|[\\^_]")
@@ -105,6 +109,8 @@ def read_number(text: str) -> Fraction | None:
     plain, formula = bare
     if plain.endswith(("?", "!", "..", "…")) or is_time_or_date(plain):
         return None
+    if DOUBTFUL_POINT.search(plain) and POINT_CURRENCY.search(plain):
+        return None
     return _read_equation(plain, formula=formula)
 
 
@@ -113,6 +119,7 @@ def _lay_bare(text: str) -> tuple[str, bool] | None:
     formula = "\\boxed" in text
     for _ in range(4):
         inner = unwrap(text, (*MARKDOWN, *QUOTES), closing=" \t\n,;:。، ").strip()
+        inner = BOLD_START.sub(r"\1", inner)
         inner = inner.removesuffix(".") if not inner.endswith("..") else inner
         inner = unwrap(inner, (*MARKDOWN, *QUOTES))
         maths = latex.unbox(unwrap(inner, FORMULAS))

@@ -41,16 +41,20 @@ def find_object(text: str, start: int, end: int) -> tuple[int, int, dict[str, An
     decoder = json.JSONDecoder(
         parse_int=_Digits, parse_float=_Digits, object_pairs_hook=_make_object
     )
-    for count, found in enumerate(OPENING.finditer(text, start, end)):
+    body = text[start:end]
+    for count, found in enumerate(OPENING.finditer(body)):
         if count == MAX_CANDIDATES:
             break
         try:
-            fields, length = decoder.raw_decode(text[found.start(1) : end])
+            fields, last = decoder.raw_decode(body, found.start(1))
         except (ValueError, RecursionError):
             continue
-        last = found.start(1) + length
-        if isinstance(fields, dict) and not text[last:end].strip(" \t\n`"):
-            return found.start(), last, fields
+        if not isinstance(fields, dict):
+            continue
+        if not body[last:].strip(" \t\n`"):
+            return start + found.start(), start + last, fields
+        if not ANSWER_KEYS.isdisjoint(fields):  # one of several, or not the end
+            return start + found.start(), start + last, {"answer": None}
     return None
 
 

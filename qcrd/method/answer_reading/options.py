@@ -79,10 +79,11 @@ def find_same_labels(labels: tuple[str, ...]) -> tuple[str, str] | None:
 def read_option(text: str, options: tuple[str, ...], *, by_letter: bool) -> str | None:
     """The option that the whole text names. `by_letter`: options are listed as (a), (b), …"""
     index = index_options(options)
-    if (named := _read_text(text, index)) is not None:
-        return named
+    exact = index.by_exact.get(unify(text.strip()))
+    if exact is not None:
+        return exact
     bare = _lay_bare(unify(text))
-    if bare is None:
+    if bare is None or bare.rstrip("*_\"' ").endswith(("?", "？")):
         return None
     without_lead = LEAD.sub("", bare)
     for candidate in dict.fromkeys((bare, without_lead, POLITE_ENDING.sub("", without_lead))):

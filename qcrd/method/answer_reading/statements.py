@@ -63,7 +63,7 @@ SUFFIX = re.compile(
     re.IGNORECASE,
 )
 INTENSIFIER = re.compile(
-    r"(?:therefore|thus|hence|clearly|definitely|certainly|simply|indeed|obviously|so|then)\b,?\s+",
+    r"^(?:therefore|thus|hence|clearly|definitely|certainly|simply|indeed|obviously|so|then)\b,?\s+",
     re.IGNORECASE,
 )
 NUMBER_ENDING = re.compile(r"(?:です|である|だ|입니다|이다)$")
@@ -90,8 +90,22 @@ def read_statement(text: str, reader: Reader) -> Statement:
     sentence = text[:length].strip()
     if sentence.rstrip("*_\"' ").endswith(("?", "？")):
         return Statement(Said.UNREADABLE, None, length)
-    said, answer = _read_sentence(INTENSIFIER.sub("", sentence, count=1), reader)
+    said, answer = _read_sentence(INTENSIFIER.sub("", sentence), reader)
+    if said is Said.ANSWER and not _fits_next(text[length:].strip(), sentence, answer, reader):
+        said, answer = Said.UNREADABLE, None
     return Statement(said, answer, length)
+
+
+def _fits_next(rest: str, sentence: str, answer: str | None, reader: Reader) -> bool:
+    """Whether the rest of the line is not another answer: `A. beach`, `5. 6.`"""
+    if not rest:
+        return True
+    other = reader.read(rest[: find_sentence_end(rest)])
+    if other is not None:
+        return other == answer
+    # `A. a kind of beach` is a letter and its text, `A. It is warm` two sentences.
+    is_letter = re.fullmatch(r"\W*[A-Za-z]\W*", sentence) is not None
+    return not (is_letter and rest[0].islower())
 
 
 def find_sentence_end(text: str) -> int:

@@ -122,6 +122,9 @@ def is_unit(tail: str, *, formula: bool = False) -> bool:
     if len(words) > MAX_WORDS:
         return False
     plain = " ".join(w for w in words if not (any(map(str.isdigit, w)) and FORMULA.match(w)))
+    if plain == "times":
+        return True
+    plain = re.sub(r"(?<=[a-z] )an?(?= [a-z])", "", plain)  # `7 days a week`
     return (
         all(_is_allowed(character) for character in plain)
         and CJK_NUMERAL.search(plain) is None

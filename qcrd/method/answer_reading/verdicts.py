@@ -7,7 +7,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from qcrd.method.answer_reading import texts
+from qcrd.method.answer_reading import latex, texts
+from qcrd.method.answer_reading.numbers import DOUBTFUL_POINT
 from qcrd.method.answer_reading.marks import Mark, Strength, find_marks, find_sentence_start
 from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
 from qcrd.method.answer_reading.statements import (
@@ -40,7 +41,7 @@ SECOND_THOUGHTS = re.compile(
     r"\b(?:wait|oops|scratch that|made an? (?:mistake|error)|my (?:mistake|bad)|on second thought"
     r"|i meant|correction|let me (?:re|double|check|fix|correct|try)\w*|let's (?:re|double|check)\w*"
     r"|that(?:'s| is| was|\u2019s) (?:wrong|incorrect|not right|not correct|off|a mistake)"
-    r"|(?:is|was|am) (?:wrong|incorrect|mistaken)|off by|sorry|apolog\w+|misread|miscounted"
+    r"|(?:i|i'm|answer|it) ?(?:is|was|am)? (?:wrong|incorrect|mistaken)|off by|sorry|apolog\w+|misread|miscounted"
     r"|miscalculated|should (?:have been|actually|rather)|reconsider\w*|recheck\w*|double-check\w*"
     r"|korrektur|corrección|correção|correction|correzione|moment mal|attendez|erreur|perdón"
     r"|извините|исправление|ошиб\w+)\b"
@@ -67,6 +68,8 @@ AFTERWORD = re.compile(
     r"|we|therefore|so)\b",
     re.IGNORECASE,
 )
+# Behind a mark in another language `1.500` may be 1500.
+ENGLISH_MARK = re.compile(r"answer|ans\b|result|####|^\s*(?:so|thus|hence|therefore|then)", re.IGNORECASE)
 BEFORE_BOX = re.compile(r"(?:\b(?:or|and|not|between|from|to)\s*[\s$*_(]*|[-\u2212+/^\d]\s*)$", re.IGNORECASE)
 
 
@@ -113,6 +116,12 @@ def _read_mark(
     if _is_opened_bold(text, mark) and re.search(r"(?<![*_])(?:\*\*|__)[\s.]*$", line):
         line = re.sub(r"(?:\*\*|__)([\s.]*)$", r"\1", line)
     statement = read_statement("not " * mark.denies + line, reader)
+    if (
+        reader.kind is AnswerKind.NUMBER
+        and DOUBTFUL_POINT.search(line)
+        and not ENGLISH_MARK.search(text[mark.start : mark.end])
+    ):
+        statement = Statement(Said.UNREADABLE, None, statement.length)
     if _is_list(text, first, line_end, last, reader, statement, on_next_line=on_next_line):
         statement = Statement(Said.UNREADABLE, None, statement.length)
     return (first, min(first + statement.length, line_end)), statement
@@ -173,7 +182,7 @@ def _read_box(
     span = (mark.end, position)
     before = text[find_sentence_start(text, mark.end, 0) : mark.end]
     before = re.sub(r"\\(?:boxed|fbox)\s*\{$", "", before)
-    if BEFORE_BOX.search(before):
+    if BEFORE_BOX.search(before) or _has_other_box(before, content):
         return span, Statement(Said.UNREADABLE, None, len(content))
     if not tail:
         statement = read_statement(content, reader)
@@ -186,6 +195,12 @@ def _read_box(
         statement = read_statement(f"{inner} {tail}", reader)
         span = (mark.end, position + len(tail))
     return span, statement
+
+
+def _has_other_box(before: str, content: str) -> bool:
+    """Whether the sentence has a box before with something else: `\\boxed{3}, \\boxed{4}`."""
+    other = latex.find_box(before)
+    return other is not None and before[other[1] : other[2]].strip() != content.strip()
 
 
 def _read_text_block(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid
-from qcrd.method.answers import canonical, is_time_or_date
+from qcrd.method.answer_reading.numbers import is_time_or_date
+from qcrd.method.answers import canonical
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, JobSpec, TaskSpec
 from services.api.files.questions import QuestionRow, make_line_error
