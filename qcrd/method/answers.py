@@ -79,6 +79,8 @@ def parse_output(text: str, task: TaskSpec, question: Question) -> ParsedOutput 
         before = text[turn.start : found[0]]
         if objects.is_answer_object(found[2], reader) and "nswer>" not in before:
             return _parse_object(text, turn, objects.read_object(found, reader))
+    elif objects.is_broken_object(text, turn.start, turn.end):
+        return None
     verdict = find_verdict(text, turn.start, turn.end, reader)
     if verdict is None:
         verdict = read_unmarked(text, turn, reader)

@@ -40,6 +40,8 @@ class Mark:
     content_end: int | None = None
     denies: bool = False
     is_heading: bool = False
+    is_loose: bool = False
+    """A word and a colon in prose, which may be none."""
 
 
 ANSWER_WORDS = (
@@ -161,7 +163,8 @@ def _find_all(text: str, start: int, end: int) -> Iterator[Mark]:
         for found in pattern.finditer(text, start, end):
             if not HYPOTHETICAL.search(text[max(start, found.start() - 60) : found.start()]):
                 denies = pattern is PROSE and found["denies"] is not None
-                yield Mark(*found.span(), Strength.PROSE, denies=denies)
+                loose = pattern is MIDDLE
+                yield Mark(*found.span(), Strength.PROSE, denies=denies, is_loose=loose)
     yield from _find_boxes(text, start, end)
     tail = max(start, end - 300)
     for found in CONCLUSION.finditer(text[:end].rstrip(), tail):

@@ -71,6 +71,8 @@ def _read_fraction(text: str, start: int) -> tuple[Fraction, int] | None:
     if found is None or int(found[3]) == 0 or found[0] in NO_FRACTIONS:
         return None
     if found[1] is None:
+        if found[2] == found[3]:
+            return None  # `20/20` is a score
         return Fraction(int(found[2]), int(found[3])), found.end()
     if int(found[2]) >= int(found[3]):
         return None  # `3 5/4` is no mixed number

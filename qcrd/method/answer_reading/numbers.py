@@ -68,6 +68,7 @@ NEGATED = re.compile(
 )
 ARITHMETIC = re.compile(r"[\d\s.,()+\-\u2212*/×÷·^$€£]+")
 BOLD_START = re.compile(r"^(?:\*\*|__)([^*_]+)(?:\*\*|__)(?=\s)")
+DOUBTFUL_GROUP = re.compile(r"(?<![\d.,])[1-9]\d{0,2}[.,]\d{3}(?![\d.,]*\d)")
 # A point between thousands, or a decimal one: the currency is of countries that write the first.
 DOUBTFUL_POINT = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.\d{3}(?![\d.,])")
 POINT_CURRENCY = re.compile(r"[€₺₫]|R\$|\b(?:EUR|BRL|DKK|TRY|kr|zł|Euros?)(?![a-z])", re.IGNORECASE)
@@ -218,7 +219,7 @@ def _read_quantity(text: str, *, formula: bool) -> Quantity | None:
     else:
         return None
     factor, rest = units.read_magnitude(tail, currency=bool(currency))
-    if not units.is_unit(rest, formula=formula):
+    if not units.is_unit(rest, formula=formula or bool(currency)):
         return None
     return Quantity(sign * value * factor, currency, rest.strip())
 

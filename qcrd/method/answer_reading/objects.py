@@ -20,6 +20,11 @@ KEYS_OF_KIND = {
     AnswerKind.NUMBER: frozenset({"result", "value"}),
 }
 OPENING = re.compile(r"^[ \t]*(?:```[a-zA-Z]*[ \t]*\n[ \t]*)?(\{)", re.MULTILINE)
+BROKEN = re.compile(
+    r"^[ \t]*(?:```[a-zA-Z]*\s*)?\{\s*[\"'](?:" + "|".join(sorted(EXPLANATION_KEYS | ANSWER_KEYS)) + r")[\"']\s*:",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""The beginning of an object whose end was cut off, or that is no JSON."""
 MAX_CANDIDATES = 8
 
 
@@ -58,6 +63,11 @@ def find_object(text: str, start: int, end: int) -> tuple[int, int, dict[str, An
     return None
 
 
+def is_broken_object(text: str, start: int, end: int) -> bool:
+    """Whether an object with an answer begins there: what its strings say is no statement."""
+    return BROKEN.search(text[start:end]) is not None
+
+
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key.casefold() for key, _ in pairs}) != len(pairs):
         raise ValueError("a key twice")
@@ -88,11 +98,22 @@ def _get_keys(reader: Reader) -> frozenset[str]:
     return ANSWER_KEYS | KEYS_OF_KIND.get(reader.kind, frozenset())
 
 
+def _dump(value: Any) -> str:
+    """JSON with its numbers as they were written."""
+    if isinstance(value, _Digits):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)}: {_dump(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_dump, value)) + "]"
+    return json.dumps(value)
+
+
 def _read_value(value: Any, reader: Reader) -> str | None:
     if isinstance(value, bool):
         value = "true" if value else "false"
     if isinstance(value, str):
         return reader.read(str(value).strip())
     if reader.kind is AnswerKind.TEXT and isinstance(value, dict | list):
-        return reader.read(json.dumps(value, ensure_ascii=False))
+        return reader.read(_dump(value))
     return None

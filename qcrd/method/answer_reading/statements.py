@@ -47,7 +47,7 @@ DENIAL = re.compile(
 )
 RATHER = re.compile(r"\s*,?\s*\bbut\s+(?:rather\s+|instead\s+)?", re.IGNORECASE)
 DENYING_REMARK = re.compile(
-    r"(?:and\s+)?(?:not|rather than|instead of|as opposed to|nicht|statt|pas|而不是|不是|не)\b\s*",
+    r"(?:and\s+)?(?:(?:not|rather than|instead of|as opposed to|nicht|statt|pas|не)\b|而?不是|并非)\s*",
     re.IGNORECASE,
 )
 DOUBTFUL_REMARK = re.compile(
@@ -100,9 +100,15 @@ def _fits_next(rest: str, sentence: str, answer: str | None, reader: Reader) -> 
     """Whether the rest of the line is not another answer: `A. beach`, `5. 6.`"""
     if not rest:
         return True
-    other = reader.read(rest[: find_sentence_end(rest)])
-    if other is not None:
-        return other == answer
+    position = 0
+    for _ in range(MAX_REMARKS):
+        length = find_sentence_end(rest[position:])
+        other = reader.read(rest[position : position + length].strip())
+        if other is not None and other != answer:
+            return False
+        position += length
+        if position >= len(rest):
+            break
     # `A. a kind of beach` is a letter and its text, `A. It is warm` two sentences.
     is_letter = re.fullmatch(r"\W*[A-Za-z]\W*", sentence) is not None
     return not (is_letter and rest[0].islower())

@@ -11,15 +11,13 @@ from typing import NamedTuple
 # Matches white space from its start only: a megabyte of it is scanned once, not per position.
 NEXT_TURN = re.compile(
     r"(?<!\s)[^\S\n]*+\n\s*+[*_#>]{0,4}[^\S\n]*"
-    r"(?:(?:Q|Question|Next question|New question|Frage|Pregunta|Pergunta|Domanda|Vraag|Вопрос|问题"
+    r"(?:(?:Q|Question|Problem|Example|Next question|New question|Frage|Pregunta|Pergunta|Domanda|Vraag|Вопрос|问题"
     r"|問題|問|质问|質問|질문|문제)\s?\d{0,3}\s?[*_]{0,2}[:：]"
     r"|(?:Human|User|Assistant|System|Instruction|Student|Input)\s?[*_]{0,2}:"
     r"|#{1,4}\s*(?:Instruction|Question|Input|Human|User|Problem)\b)"
 )
 END_TOKEN = re.compile(
-    r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|eom_id|end|endofprompt|user|assistant"
-    r"|system|return|start_header_id|begin_of_text|end_of_turn|eos)\|>|</s>|<eos>|<end_of_turn>"
-    r"|<start_of_turn>|<EOT>|\[/?INST\]|<｜end▁of▁sentence｜>|<\uff5cend\u2581of\u2581sentence\uff5c>|\[EOS\]|<pad>"
+    r"<[|\uff5c][\w\u2581]{1,40}[|\uff5c]>|</?s>|<eos>|<pad>|<(?:end|start)_of_turn>|<EOT>|\[/?INST\]|\[EOS\]"
 )
 LEADING_TOKENS = re.compile(
     r"(?:\s|<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>\s*assistant\b|<\|assistant\|>"

@@ -58,7 +58,7 @@ BLOCKED = frozenset(
     # an operation
     "squared cubed factorial root sqrt power powers modulo mod choose log ln sin cos tan "
     "remainder pi infinity infinite infinitely divided multiplied added "
-    "ths tenths gross score "
+    "ths tenths gross score grand past "
     # times of day, dates, places in a row
     "am pm a.m p.m o'clock oclock noon midnight uhr january february march april may june july "
     "august september october november december jan feb mar apr jun jul aug sep sept oct nov dec "
@@ -66,9 +66,9 @@ BLOCKED = frozenset(
     "wait actually sorry".split()
 )
 MAX_WORDS = 10
-SINGLE_LETTERS = frozenset("mgslLhNJWVAKCFΩ")
+SINGLE_LETTERS = frozenset("mgslLhNJWVACFΩ")
 """Letters that are units; others are unknowns."""
-FORMULA = re.compile(r"[A-Z][A-Za-z]?(?:\d{0,2}[A-Z][a-z]?)*\d{0,2}$")
+FORMULA = re.compile(r"[A-DF-WYZ][A-Za-z]?(?:\d{0,2}[A-Z][a-z]?)*\d{0,2}$")
 """`H2O`, `CO2`: letters with digits that are no second number."""
 UNIT_POWER = re.compile(r"(?<=[A-Za-zµμ])(?:\^[-\u2212]?[1-4]|[23])(?![\d.])")
 WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|[\u0300-\u036f\u0900-\u0dff]|['.-](?=[^\W\d_]))*")

@@ -8,7 +8,8 @@ import re
 from typing import NamedTuple
 
 from qcrd.method.answer_reading import latex, texts
-from qcrd.method.answer_reading.numbers import DOUBTFUL_POINT
+from qcrd.method.answer_reading.characters import unify
+from qcrd.method.answer_reading.numbers import DOUBTFUL_GROUP
 from qcrd.method.answer_reading.marks import Mark, Strength, find_marks, find_sentence_start
 from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
 from qcrd.method.answer_reading.statements import (
@@ -42,7 +43,8 @@ SECOND_THOUGHTS = re.compile(
     r"|i meant|correction|let me (?:re|double|check|fix|correct|try)\w*|let's (?:re|double|check)\w*"
     r"|that(?:'s| is| was|\u2019s) (?:wrong|incorrect|not right|not correct|off|a mistake)"
     r"|(?:i|i'm|answer|it) ?(?:is|was|am)? (?:wrong|incorrect|mistaken)|off by|sorry|apolog\w+|misread|miscounted"
-    r"|miscalculated|should (?:have been|actually|rather)|reconsider\w*|recheck\w*|double-check\w*"
+    r"|(?:it|this|that|answer) (?:can't|cannot|can not|could not) be|not enough information|insufficient"
+    r"|no answer|i (?:don't|do not) know|not sure|miscalculated|should (?:have been|actually|rather)|reconsider\w*|recheck\w*|double-check\w*"
     r"|korrektur|corrección|correção|correction|correzione|moment mal|attendez|erreur|perdón"
     r"|извините|исправление|ошиб\w+)\b"
     r"|(?:^|[.!?;\n\u2013\u2014]|\s-)\s{0,3}(?:(?:no|nope|nein|non|нет)[,.!:\u2014-]|(?:but|or|however"
@@ -69,7 +71,12 @@ AFTERWORD = re.compile(
     re.IGNORECASE,
 )
 # Behind a mark in another language `1.500` may be 1500.
-ENGLISH_MARK = re.compile(r"answer|ans\b|result|####|^\s*(?:so|thus|hence|therefore|then)", re.IGNORECASE)
+POINT_LANGUAGE = re.compile(
+    r"antwort|ergebnis|lösung|r[eé]ponse|r[eé]sultat|respuesta|soluci|resultado|resposta|rispost"
+    r"|risultat|antwoord|odpow|odpov|ответ|відпов|cevap|yanıt|svar|vastaus|válasz|răspuns|απάντηση"
+    r"|jawaban|đáp án|trả lời",
+    re.IGNORECASE,
+)
 BEFORE_BOX = re.compile(r"(?:\b(?:or|and|not|between|from|to)\s*[\s$*_(]*|[-\u2212+/^\d]\s*)$", re.IGNORECASE)
 
 
@@ -118,8 +125,8 @@ def _read_mark(
     statement = read_statement("not " * mark.denies + line, reader)
     if (
         reader.kind is AnswerKind.NUMBER
-        and DOUBTFUL_POINT.search(line)
-        and not ENGLISH_MARK.search(text[mark.start : mark.end])
+        and DOUBTFUL_GROUP.search(line)
+        and POINT_LANGUAGE.search(unify(text[mark.start : mark.end]))
     ):
         statement = Statement(Said.UNREADABLE, None, statement.length)
     if _is_list(text, first, line_end, last, reader, statement, on_next_line=on_next_line):
@@ -212,7 +219,9 @@ def _read_text_block(
         line = block.partition("\n")[0]
         sentence = line[: find_sentence_end(line)]
         head = re.split(r"\s+because\b|,\s+(?:because|since|as)\b", sentence, maxsplit=1)[0]
-        if mark.denies or re.match(r"not\b", head, re.IGNORECASE) or head.endswith("?"):
+        if head.endswith("?"):
+            return (first, first), Statement(Said.UNREADABLE, None, len(head))
+        if mark.denies or re.match(r"not\b", head, re.IGNORECASE):
             return (first, first), Statement(Said.DENIED, reader.read(head[3:]), len(head))
         block = head or sentence
     elif mark.is_heading:
@@ -233,7 +242,7 @@ def _is_no_answer(said: str, mark: Mark, reader: Reader) -> bool:
     if mark.strength is Strength.CONCLUSION:
         return True
     line = said.lstrip()[:400].partition("\n")[0]
-    weak = mark.strength is Strength.PROSE or mark.is_heading
+    weak = mark.is_loose or mark.is_heading
     if not weak or GIVEN_UP.search(line) is not None or not line:
         return False
     return not reader.mention(line[: find_sentence_end(line)])
@@ -246,7 +255,8 @@ def _is_contradicted(
     for index in range(len(earlier) - 1, -1, -1):
         other = earlier[index]
         limit = earlier[index + 1].start if index + 1 < len(earlier) else mark.start
-        if other.strength <= mark.strength:
+        # The last of equal ones counts, but two texts may both be something else.
+        if other.strength < mark.strength + (reader.kind is not AnswerKind.TEXT):
             continue
         if SECOND_THOUGHTS.search(text, other.end, mark.end):
             return False
