@@ -61,6 +61,8 @@ def canonical(answer: str, task: TaskSpec, question: Question) -> str | None:
     reader = Reader.make(task, question)
     if reader.kind is AnswerKind.TEXT:
         return reader.read(answer)
+    if reader.has_options and (option := reader.read(answer)) is not None:
+        return option  # one whose text has lines of its own
     first_line, _, rest = answer.strip().partition("\n")
     if len(first_line) > MAX_ANSWER_CHARS:
         return None
@@ -90,9 +92,7 @@ def parse_output(text: str, task: TaskSpec, question: Question) -> ParsedOutput 
     return ParsedOutput(rationale, verdict.answer, verdict.span) if rationale else None
 
 
-def _parse_object(
-    text: str, turn: Turn, found: objects.ObjectAnswer | None
-) -> ParsedOutput | None:
+def _parse_object(text: str, turn: Turn, found: objects.ObjectAnswer | None) -> ParsedOutput | None:
     if found is None:
         return None
     rationale = (
@@ -119,4 +119,3 @@ def _clean(text: str) -> str:
     """The text without its tags."""
     text = text.strip().removeprefix(EXPLANATION_TAG)
     return EXPLANATION_END.sub("", EXPLANATION_MARK.sub("", text)).strip()
-

@@ -10,8 +10,7 @@ import unicodedata
 from collections.abc import Iterable
 
 SAME_CHARACTER = frozenset(
-    f"<{form}>"
-    for form in "wide narrow small noBreak compat initial medial final isolated".split()
+    f"<{form}>" for form in "wide narrow small noBreak compat initial medial final isolated".split()
 )
 """Unicode's decompositions between forms of one character; `<super>`, `<sub>`, `<fraction>`,
 `<circle>`, `<square>` and `<font>` name other characters."""

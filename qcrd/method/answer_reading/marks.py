@@ -72,9 +72,12 @@ def _in_both_forms(words: str) -> str:
 
 WORDS = _in_both_forms(ANSWER_WORDS)
 # `as a result: 5 boxes` marks no answer.
-SPOKEN_WORDS = _in_both_forms(re.sub(r"\|(?:[\w ]*r[eéi]s[uú]lt\w*|ans|ergebnis|lösung|solución)(?=\|)", "", ANSWER_WORDS))
+SPOKEN_WORDS = _in_both_forms(
+    re.sub(r"\|(?:[\w ]*r[eéi]s[uú]lt\w*|ans|ergebnis|lösung|solución)(?=\|)", "", ANSWER_WORDS)
+)
 TAG = re.compile(
-    r"<\s?(?:final[_ -]?)?answer\s?>\s?:?|\[(?:final )?answer\]\s?:?|\bAnswer\s?>\s?:", re.IGNORECASE
+    r"<\s?(?:final[_ -]?)?answer\s?>\s?:?|\[(?:final )?answer\]\s?:?|\bAnswer\s?>\s?:",
+    re.IGNORECASE,
 )
 LINE = re.compile(
     rf"^[ \t\-*•>#_]*+{WORD_BEFORE}(?:{WORDS}){WORD_AFTER}[ \t]*[*_`]{{0,3}}[ \t]*[:：=][ \t]*[*_]{{0,3}}",
@@ -99,7 +102,8 @@ PROSE = re.compile(
     re.IGNORECASE,
 )
 SPOKEN_PHRASES = (
-    r"\b(?:(?:also|daher|somit|deshalb)\s+)?die\s+(?:(?:richtige|korrekte|endgültige)\s+)?antwort\s+(?:ist|lautet)\b\s?:?",
+    r"\b(?:(?:also|daher|somit|deshalb)\s+)?die\s+(?:(?:richtige|korrekte"
+    r"|endgültige)\s+)?antwort\s+(?:ist|lautet)\b\s?:?",
     r"\b(?:la|donc la)\s+(?:bonne\s+)?réponse\s+(?:(?:finale|correcte)\s+)?est\b\s?:?",
     r"\bla\s+respuesta\s+(?:(?:correcta|final)\s+)?es\b\s?:?",
     r"\ba\s+resposta\s+(?:(?:correta|final)\s+)?é\s?:?",
@@ -121,7 +125,8 @@ MIDDLE = re.compile(
 )
 # `So it is 5.` as the last sentence.
 CONCLUSION = re.compile(
-    r"(?:^|(?<=[.!?\n]))[ \t]*(?:so|thus|hence|therefore|then)\b,?[ \t]+(?:it(?:[ \t]+is|['\u2019]s)"
+    r"(?:^|(?<=[.!?\n]))[ \t]*(?:so|thus|hence|therefore|then)\b,?[ \t]+(?:it(?:[ \t]+is"
+    r"|['\u2019]s)"
     r"|that(?:[ \t]+is|['\u2019]s|[ \t]+makes)|there[ \t]+(?:are|is)|we[ \t]+(?:get|have)"
     r"|(?:what|this)[ \t]+is)[ \t]+(?=[^\n]{1,100}$)",
     re.IGNORECASE,

@@ -22,7 +22,9 @@ COMMANDS = frozenset(
 )
 COMMAND = re.compile(r"\\([A-Za-z]+|.)")
 WORD = re.compile(r"(?<!\\)(?<![A-Za-z])[A-Za-z]{2,}")
-WORDS = frozenset("or and to is by in of sin cos tan log ln max min gcd lcm mod no if at as".split())
+WORDS = frozenset(
+    "or and to is by in of sin cos tan log ln max min gcd lcm mod no if at as".split()
+)
 """Two letters or more that are no product of unknowns, as math-verify would have it."""
 EXPRESSION = re.compile(r"[A-Za-z\d\s+\-*/^_().{}|\\!]+$")
 DECIMAL = re.compile(r"(?<![\d.])(\d{0,40})\.(\d{1,40})(?![\d.])")

@@ -73,6 +73,8 @@ DOUBTFUL_GROUP = re.compile(r"(?<![\d.,])[1-9]\d{0,2}[.,]\d{3}(?![\d.,]*\d)")
 DOUBTFUL_POINT = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.\d{3}(?![\d.,])")
 POINT_CURRENCY = re.compile(r"[€₺₫]|R\$|\b(?:EUR|BRL|DKK|TRY|kr|zł|Euros?)(?![a-z])", re.IGNORECASE)
 SPLIT_DECIMAL = re.compile(r"([-+]?) ?(\d+) ?([.,]) ?(\d+)")
+# In brackets `(8 - 3)` is arithmetic; the brackets say so.
+OPERATOR = re.compile(r"[+=*/×÷]|\s[-\u2212]\s|\d-\d")
 SPLIT_SIGN = re.compile(r"^([-+]) (?=[\d.$])")
 UNKNOWN = re.compile(r"(?<![^\W\d_])[a-zA-Z](?![^\W\d_])|\d[a-zA-Z](?![a-zA-Z])|[\\^_]")
 NUMBER_RELATION = re.compile(r"\b(?:twice|half|double|triple|times|and|or|if|not)\b", re.IGNORECASE)
@@ -125,7 +127,7 @@ def _lay_bare(text: str) -> tuple[str, bool] | None:
         inner = unwrap(inner, (*MARKDOWN, *QUOTES))
         maths = latex.unbox(unwrap(inner, FORMULAS))
         formula = formula or maths != inner
-        inner = unwrap(maths, BRACKETS) if "+" not in maths and "=" not in maths else maths
+        inner = maths if OPERATOR.search(maths) else unwrap(maths, BRACKETS)
         if inner == text:
             break
         text = inner
@@ -192,8 +194,10 @@ def _read_expression(text: str) -> Fraction | None:
     bare = re.sub("[$€£]", "", text).replace("\u2212", "-")
     if ARITHMETIC.fullmatch(text) is None or DATE.search(text) or "**" in text:
         return None
-    if "-" in text and not any(mark in text for mark in "(+*×÷·/^") and (
-        text.count("-") == 1 or " - " not in text
+    if (
+        "-" in text
+        and not any(mark in text for mark in "(+*×÷·/^")
+        and (text.count("-") == 1 or " - " not in text)
     ):
         return None
     if re.search(r"\d ?/ ?\d+ ?/", bare) or re.search(r"\d-\d", text):

@@ -21,7 +21,9 @@ KEYS_OF_KIND = {
 }
 OPENING = re.compile(r"^[ \t]*(?:```[a-zA-Z]*[ \t]*\n[ \t]*)?(\{)", re.MULTILINE)
 BROKEN = re.compile(
-    r"^[ \t]*(?:```[a-zA-Z]*\s*)?\{\s*[\"'](?:" + "|".join(sorted(EXPLANATION_KEYS | ANSWER_KEYS)) + r")[\"']\s*:",
+    r"^[ \t]*(?:```[a-zA-Z]*\s*)?\{\s*[\"'](?:"
+    + "|".join(sorted(EXPLANATION_KEYS | ANSWER_KEYS))
+    + r")[\"']\s*:",
     re.MULTILINE | re.IGNORECASE,
 )
 """The beginning of an object whose end was cut off, or that is no JSON."""
@@ -79,9 +81,7 @@ def is_answer_object(fields: dict[str, Any], reader: Reader) -> bool:
     return any(key in _get_keys(reader) for key in fields)
 
 
-def read_object(
-    found: tuple[int, int, dict[str, Any]], reader: Reader
-) -> ObjectAnswer | None:
+def read_object(found: tuple[int, int, dict[str, Any]], reader: Reader) -> ObjectAnswer | None:
     """Its answer and explanation; None where two keys say different answers, or one says none."""
     start, end, fields = found
     answers = {_read_value(fields[key], reader) for key in fields if key in _get_keys(reader)}

@@ -1,6 +1,6 @@
 """Options: the one that a text names by its text, its letter or its place; None for two or none.
 
-Texts are compared exactly first, then folded (`characters.fold`), so `C`, `C++` and `A*` stay apart.
+Texts are compared exactly first, then folded (`characters.fold`): `C`, `C++` and `A*` stay apart.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ LEAD = re.compile(
 LETTER = r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|【\s*([A-Za-z])\s*】|([A-Za-z]))"
 LETTER_ALONE = re.compile(LETTER + r"\s*[).:,、]?$")
 LETTER_AND_TEXT = re.compile(
-    r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|【\s*([A-Za-z])\s*】|([A-Za-z])\s*(?:[):、]|\.(?=\s)))"
+    r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|【\s*([A-Za-z])\s*】|([A-Za-z])\s*(?:[):、]"
+    r"|\.(?=\s)))"
     r"\s*[-:]?\s*(.+)$"
     r"|([A-Z])\s+[-\u2013\u2014=]\s+(.+)$"
 )

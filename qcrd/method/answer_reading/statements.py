@@ -34,7 +34,8 @@ class Statement:
 
 MAX_REMARKS = 8
 REASON = re.compile(
-    r"\s*[,;:\u2013\u2014(-]*\s*(?:\b(?:because|since|due to|given that|as (?:it|they|he|she|the|this|that"
+    r"\s*[,;:\u2013\u2014(-]*\s*(?:\b(?:because|since|due to|given that|as (?:it|they|he|she|the"
+    r"|this|that"
     r"|we|there|in|shown)|based on|considering|so that|for the reason|weil|denn|da|parce que|car"
     r"|puisque|porque|ya que|pues|perch[eé]|poich[eé]|потому|так как|поскольку|omdat|want|çünkü)\b"
     r"|因为|因為|由于|由於|なぜなら|왜냐하면|لأن|क्योंकि)",
@@ -53,7 +54,8 @@ DENYING_REMARK = re.compile(
 DOUBTFUL_REMARK = re.compile(
     r"\b(?:or|maybe|perhaps|possibly|probably|might|could|may|if|unless|except|but|however"
     r"|at least|at most|about|around|approximately|roughly|more|less|fewer|up to|oder|ou|или|или|o"
-    r"|vielleicht|wrong|incorrect|false|impossible|unsure|not sure|unclear|wait|actually|alternatively"
+    r"|vielleicht|wrong|incorrect|false|impossible|unsure|not sure|unclear|wait|actually"
+    r"|alternatively"
     r"|either|both|and|plus|minus|to|each way|als auch|not)\b|或|还是|または|もしくは|か|또는|\?|？",
     re.IGNORECASE,
 )
@@ -63,7 +65,8 @@ SUFFIX = re.compile(
     re.IGNORECASE,
 )
 INTENSIFIER = re.compile(
-    r"^(?:therefore|thus|hence|clearly|definitely|certainly|simply|indeed|obviously|so|then)\b,?\s+",
+    r"^(?:therefore|thus|hence|clearly|definitely|certainly|simply|indeed|obviously|so"
+    r"|then)\b,?\s+",
     re.IGNORECASE,
 )
 NUMBER_ENDING = re.compile(r"(?:です|である|だ|입니다|이다)$")
@@ -117,9 +120,9 @@ def _fits_next(rest: str, sentence: str, answer: str | None, reader: Reader) -> 
 def find_sentence_end(text: str) -> int:
     """Where the first sentence ends, its closing marks included."""
     for found in SENTENCE_END.finditer(text):
-        if found[0] == "." and ABBREVIATION.search(text[max(0, found.start() - 12) : found.start()]):
-            if not _ends_in_letter_option(text, found.start()):
-                continue
+        is_period = found[0] == "." and not _ends_in_letter_option(text, found.start())
+        if is_period and ABBREVIATION.search(text[max(0, found.start() - 12) : found.start()]):
+            continue
         closing = re.compile(r"[.!?*_\"'\u201d\u2019»)\]]*").match(text, found.end())
         return closing.end() if closing is not None else found.end()
     return len(text)

@@ -11,13 +11,15 @@ from typing import NamedTuple
 # Matches white space from its start only: a megabyte of it is scanned once, not per position.
 NEXT_TURN = re.compile(
     r"(?<!\s)[^\S\n]*+\n\s*+[*_#>]{0,4}[^\S\n]*"
-    r"(?:(?:Q|Question|Problem|Example|Next question|New question|Frage|Pregunta|Pergunta|Domanda|Vraag|Вопрос|问题"
+    r"(?:(?:Q|Question|Problem|Example|Next question|New question|Frage|Pregunta|Pergunta|Domanda"
+    r"|Vraag|Вопрос|问题"
     r"|問題|問|质问|質問|질문|문제)\s?\d{0,3}\s?[*_]{0,2}[:：]"
     r"|(?:Human|User|Assistant|System|Instruction|Student|Input)\s?[*_]{0,2}:"
     r"|#{1,4}\s*(?:Instruction|Question|Input|Human|User|Problem)\b)"
 )
 END_TOKEN = re.compile(
-    r"<[|\uff5c][\w\u2581]{1,40}[|\uff5c]>|</?s>|<eos>|<pad>|<(?:end|start)_of_turn>|<EOT>|\[/?INST\]|\[EOS\]"
+    r"<[|\uff5c][\w\u2581]{1,40}[|\uff5c]>|</?s>|<eos>|<pad>|<(?:end|start)_of_turn>|<EOT>"
+    r"|\[/?INST\]|\[EOS\]"
 )
 LEADING_TOKENS = re.compile(
     r"(?:\s|<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>\s*assistant\b|<\|assistant\|>"

@@ -15,7 +15,9 @@ MAGNITUDES: dict[str, int] = {
     **dict.fromkeys("hundred hundreds hundert".split(), 100),
     **dict.fromkeys("thousand thousands tausend mille mila duizend tusen tysiąc".split(), 10**3),
     **dict.fromkeys("тысяча тысячи тысяч тыс тыс. тис тис. ribu nghìn".split(), 10**3),
-    **dict.fromkeys("million millions millionen mio mio. mln mln. mn millón millones".split(), 10**6),
+    **dict.fromkeys(
+        "million millions millionen mio mio. mln mln. mn millón millones".split(), 10**6
+    ),
     **dict.fromkeys("milhão milhões milione milioni miljoen miljoner milyon".split(), 10**6),
     **dict.fromkeys("миллион миллиона миллионов млн млн. мільйон triệu".split(), 10**6),
     **dict.fromkeys("milliarde milliarden milliard milliards mrd mrd. miliardo".split(), 10**9),
@@ -95,9 +97,9 @@ def _split_word(text: str) -> tuple[str, str]:
         return "", text
     if text[found.end() : found.end() + 1] == "." and f"{found[0]}.".casefold() in MAGNITUDES:
         return found[0], text[found.end() + 1 :]
-    for length in (2, 1):  # `3万人`: no space parts the word from what is counted
-        if found[0][:length] in MAGNITUDES and not found[0].isascii() and len(found[0]) > length:
-            if unicodedata.name(found[0][0], "").startswith(("CJK", "HANGUL")):
+    if unicodedata.name(found[0][0], "").startswith(("CJK", "HANGUL")):
+        for length in (2, 1):  # `3万人`: no space parts the word from what is counted
+            if found[0][:length] in MAGNITUDES:
                 return found[0][:length], text[length:]
     return found[0], text[found.end() :]
 

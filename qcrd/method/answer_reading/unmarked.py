@@ -56,7 +56,10 @@ def _read_letter(found: re.Match[str], sentence: str, reader: Reader) -> str | N
     index = options.index_options(reader.options)
     behind = sentence[found.end() :].strip(" .!*_")
     before = sentence[: found.start()]
-    if re.search(r"\b(?:not|or|nor|neither|never|if|could|might|may|perhaps|maybe|probably|would)\b|n't\b", before + behind):
+    if re.search(
+        r"\b(?:not|or|nor|neither|never|if|could|might|may|perhaps|maybe|probably|would)\b|n't\b",
+        before + behind,
+    ):
         return None
     if index.are_letters:
         own = {option.strip() for option in reader.options}

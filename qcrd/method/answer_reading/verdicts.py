@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from qcrd.method.answer_reading import latex, texts
 from qcrd.method.answer_reading.characters import unify
-from qcrd.method.answer_reading.numbers import DOUBTFUL_GROUP
 from qcrd.method.answer_reading.marks import Mark, Strength, find_marks, find_sentence_start
+from qcrd.method.answer_reading.numbers import DOUBTFUL_GROUP
 from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
 from qcrd.method.answer_reading.statements import (
     CONNECTIVE,
@@ -34,33 +34,41 @@ class Verdict(NamedTuple):
 MAX_TAIL_CHARS = 20_000
 CLOSING_TAG = re.compile(r"<\s?/\s?(?:final[_ ]?)?answer\s?>|\[/answer\]", re.IGNORECASE)
 EXPLANATION = re.compile(
-    r"\s*[*_#<]{0,4}\s?(?:explanation|reasoning|rationale|reason|justification)\s?>?\s?[*_]{0,3}\s?:"
+    r"\s*[*_#<]{0,4}\s?(?:explanation|reasoning|rationale|reason"
+    r"|justification)\s?>?\s?[*_]{0,3}\s?:"
     r"[*_]{0,3}\s*",
     re.IGNORECASE,
 )
 SECOND_THOUGHTS = re.compile(
     r"\b(?:wait|oops|scratch that|made an? (?:mistake|error)|my (?:mistake|bad)|on second thought"
-    r"|i meant|correction|let me (?:re|double|check|fix|correct|try)\w*|let's (?:re|double|check)\w*"
+    r"|i meant|correction|let me (?:re|double|check|fix|correct|try)\w*|let's (?:re|double"
+    r"|check)\w*"
     r"|that(?:'s| is| was|\u2019s) (?:wrong|incorrect|not right|not correct|off|a mistake)"
-    r"|(?:i|i'm|answer|it) ?(?:is|was|am)? (?:wrong|incorrect|mistaken)|off by|sorry|apolog\w+|misread|miscounted"
-    r"|(?:it|this|that|answer) (?:can't|cannot|can not|could not) be|not enough information|insufficient"
-    r"|no answer|i (?:don't|do not) know|not sure|miscalculated|should (?:have been|actually|rather)|reconsider\w*|recheck\w*|double-check\w*"
+    r"|(?:i|i'm|answer|it) ?(?:is|was|am)? (?:wrong|incorrect|mistaken)|off by|sorry|apolog\w+"
+    r"|misread|miscounted"
+    r"|(?:it|this|that|answer) (?:can't|cannot|can not|could not) be|not enough information"
+    r"|insufficient"
+    r"|no answer|i (?:don't|do not) know|not sure|miscalculated|should (?:have been|actually"
+    r"|rather)|reconsider\w*|recheck\w*|double-check\w*"
     r"|korrektur|corrección|correção|correction|correzione|moment mal|attendez|erreur|perdón"
     r"|извините|исправление|ошиб\w+)\b"
-    r"|(?:^|[.!?;\n\u2013\u2014]|\s-)\s{0,3}(?:(?:no|nope|nein|non|нет)[,.!:\u2014-]|(?:but|or|however"
+    r"|(?:^|[.!?;\n\u2013\u2014]|\s-)\s{0,3}(?:(?:no|nope|nein|non|нет)[,.!:\u2014-]|(?:but|or"
+    r"|however"
     r"|actually|hm+|alternatively|rather|hold on|espera|pero|mais|aber|oder|подожди|но|или)\b)"
     r"|不对|不對|等等|等一下|更正|订正|訂正|待って|しかし|아니|잠깐|但是",
     re.IGNORECASE,
 )
 CORRECTED = re.compile(
-    r"(?:\b(?:it|this|that|(?:the\s+)?(?:correct|right|actual|true|real)\s+(?:value|one|number|result"
+    r"(?:\b(?:it|this|that|(?:the\s+)?(?:correct|right|actual|true|real)\s+(?:value|one|number"
+    r"|result"
     r"|total|option|choice|label))(?:\s+(?:is|should\s+be|must\s+be)\b|['\u2019]s\b)"
     r"|\bi\s+meant\b|\bcorrection\s?:|\bmake\s+(?:that|it)\b|\bshould\s+be\b)\s?:?"
     r"(?:\s+(?:actually|really|rather|in fact))?",
     re.IGNORECASE,
 )
 GIVEN_UP = re.compile(
-    r"\b(?:can(?:not|'t|\u2019t| not)|could(?: not|n't)|unknown|undetermined|undefined|not (?:enough"
+    r"\b(?:can(?:not|'t|\u2019t| not)|could(?: not|n't)|unknown|undetermined|undefined"
+    r"|not (?:enough"
     r"|given|possible|sure|clear|known|determined)|impossible|none of|no answer|insufficient"
     r"|unclear|depends|don't know|do not know|indeterminate|n/a)\b",
     re.IGNORECASE,
@@ -77,7 +85,9 @@ POINT_LANGUAGE = re.compile(
     r"|jawaban|đáp án|trả lời",
     re.IGNORECASE,
 )
-BEFORE_BOX = re.compile(r"(?:\b(?:or|and|not|between|from|to)\s*[\s$*_(]*|[-\u2212+/^\d]\s*)$", re.IGNORECASE)
+BEFORE_BOX = re.compile(
+    r"(?:\b(?:or|and|not|between|from|to)\s*[\s$*_(]*|[-\u2212+/^\d]\s*)$", re.IGNORECASE
+)
 
 
 def find_verdict(text: str, start: int, end: int, reader: Reader) -> Verdict | None:

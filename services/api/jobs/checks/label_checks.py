@@ -27,8 +27,8 @@ def check_task_labels(spec: JobSpec) -> None:
         raise _make_label_error(
             spec,
             task.labels.index(same[1]),
-            f"{_shorten(same[0])} and {_shorten(same[1])} are one answer: case, articles, quotes and "
-            "punctuation around an answer do not count",
+            f"{_shorten(same[0])} and {_shorten(same[1])} are one answer: case, articles, quotes "
+            "and punctuation around an answer do not count",
         )
     for index, label in enumerate(task.labels):
         if (problem := _find_problem(label, task)) is not None:
