@@ -48,8 +48,10 @@ ANSWER_WORDS = (
     "answer|ans|result|final result|antwort|endantwort|ergebnis|lösung|réponse|reponse|résultat"
     "|respuesta|solución|resultado|resposta|risposta|risultato|antwoord|odpowiedź|odpověď|odpoveď"
     "|ответ|відповідь|cevap|yanıt|svar|vastaus|válasz|răspuns|απάντηση|jawaban|đáp án|trả lời"
-    "|câu trả lời|答案|答|最终答案|正确答案|最終答案|正確答案|答え|回答|解答|最終的な答え|정답|답|답변"
-    "|최종 답|최종 답변|최종 정답|الإجابة|الجواب|إجابة|الإجابة النهائية|תשובה|उत्तर|जवाब|উত্তর|پاسخ|جواب|คำตอบ"
+    "|câu trả lời|答案|答|最终答案|正确答案|最終答案|正確答案|答え|回答|解答|最終的な答え|정답"
+    "|답|답변"
+    "|최종 답|최종 답변|최종 정답|الإجابة|الجواب|إجابة|الإجابة النهائية|תשובה|उत्तर|जवाब|উত্তর"
+    "|پاسخ|جواب|คำตอบ"
 )
 WORD_BEFORE = (
     r"(?:(?:the|my|our|so|thus|hence|therefore|and|final|correct|right|short|numerical|exact"
@@ -80,7 +82,8 @@ TAG = re.compile(
     re.IGNORECASE,
 )
 LINE = re.compile(
-    rf"^[ \t\-*•>#_]*+{WORD_BEFORE}(?:{WORDS}){WORD_AFTER}[ \t]*[*_`]{{0,3}}[ \t]*[:：=][ \t]*[*_]{{0,3}}",
+    rf"^[ \t\-*•>#_]*+{WORD_BEFORE}(?:{WORDS}){WORD_AFTER}"
+    r"[ \t]*[*_`]{0,3}[ \t]*[:：=][ \t]*[*_]{0,3}",
     re.IGNORECASE | re.MULTILINE,
 )
 HEADING = re.compile(

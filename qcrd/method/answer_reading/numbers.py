@@ -20,7 +20,7 @@ from qcrd.method.answer_reading.characters import (
     QUOTES,
     unwrap,
 )
-from qcrd.method.answer_reading.number_forms import read_unsigned, spell_digits
+from qcrd.method.answer_reading.number_forms import NO_FRACTIONS, read_unsigned, spell_digits
 
 MAX_CHARS = 300
 
@@ -148,7 +148,7 @@ def _read_equation(text: str, *, formula: bool) -> Fraction | None:
         if value is None:
             if index or not _is_left_side(part):
                 return None
-        elif value != result and not _is_rounded(result, value, last):
+        elif value != result:
             return None
     return result
 
@@ -165,12 +165,6 @@ def _is_left_side(text: str) -> bool:
         and NUMBER_RELATION.search(text) is None
         and 0 < len(text.split()) <= 12
     )
-
-
-def _is_rounded(result: Fraction, exact: Fraction, written: str) -> bool:
-    """Whether `33.33` is `100 / 3`, to the digits that are written."""
-    digits = re.search(r"\.(\d+)", written)
-    return digits is not None and round(exact, len(digits[1])) == result
 
 
 def _read_sum(text: str, *, formula: bool) -> Fraction | None:
@@ -192,6 +186,8 @@ def _read_sum(text: str, *, formula: bool) -> Fraction | None:
 def _read_expression(text: str) -> Fraction | None:
     """Arithmetic by value. `8-3` and `8 - 3` alone may as well be a range, so they have none."""
     bare = re.sub("[$€£]", "", text).replace("\u2212", "-")
+    if re.search(r"[-+*/×÷·^(]", bare) is None:
+        return None
     if ARITHMETIC.fullmatch(text) is None or DATE.search(text) or "**" in text:
         return None
     if (
@@ -202,7 +198,8 @@ def _read_expression(text: str) -> Fraction | None:
         return None
     if re.search(r"\d ?/ ?\d+ ?/", bare) or re.search(r"\d-\d", text):
         return None
-    if re.sub(" ", "", bare) in ("24/7", "50/50", "9/11", "7/11"):
+    fraction = bare.replace(" ", "")
+    if fraction in NO_FRACTIONS or re.fullmatch(r"(\d+)/\1", fraction):
         return None
     return arithmetic.evaluate_expression(bare.replace("·", "*"))
 

@@ -48,7 +48,8 @@ DENIAL = re.compile(
 )
 RATHER = re.compile(r"\s*,?\s*\bbut\s+(?:rather\s+|instead\s+)?", re.IGNORECASE)
 DENYING_REMARK = re.compile(
-    r"(?:and\s+)?(?:(?:not|rather than|instead of|as opposed to|nicht|statt|pas|не)\b|而?不是|并非)\s*",
+    r"(?:and\s+)?(?:(?:not|rather than|instead of|as opposed to|nicht|statt|pas|не)\b|而?不是"
+    r"|并非)\s*",
     re.IGNORECASE,
 )
 DOUBTFUL_REMARK = re.compile(
@@ -56,7 +57,8 @@ DOUBTFUL_REMARK = re.compile(
     r"|at least|at most|about|around|approximately|roughly|more|less|fewer|up to|oder|ou|или|или|o"
     r"|vielleicht|wrong|incorrect|false|impossible|unsure|not sure|unclear|wait|actually"
     r"|alternatively"
-    r"|either|both|and|plus|minus|to|each way|als auch|not)\b|或|还是|または|もしくは|か|또는|\?|？",
+    r"|either|both|and|plus|minus|to|each way|als auch|not)\b|或|还是|または|もしくは|か|또는|\?"
+    r"|？",
     re.IGNORECASE,
 )
 SUFFIX = re.compile(
@@ -204,5 +206,5 @@ def _fits(remark: str, answer: str, reader: Reader) -> bool:
         return False
     mentioned = reader.mention(content)
     if reader.kind is AnswerKind.NUMBER:
-        return bracketed and not mentioned and "," not in content
+        return bracketed and not mentioned and "," not in content and len(content) > 2
     return reader.has_options and not mentioned - {answer}

@@ -58,6 +58,7 @@ BLOCKED = frozenset(
     "almost least most up plusminus some so less fewer wrong incorrect false impossible unknown "
     "never cannot can't isn't aren't doesn't don't couldn't won't n't possible depending depends "
     # an operation
+    "off max min maximum minimum ca circa etwa environ "
     "squared cubed factorial root sqrt power powers modulo mod choose log ln sin cos tan "
     "remainder pi infinity infinite infinitely divided multiplied added "
     "ths tenths gross score grand past "
@@ -75,6 +76,10 @@ FORMULA = re.compile(r"[A-DF-WYZ][A-Za-z]?(?:\d{0,2}[A-Z][a-z]?)*\d{0,2}$")
 UNIT_POWER = re.compile(r"(?<=[A-Za-zµμ])(?:\^[-\u2212]?[1-4]|[23])(?![\d.])")
 WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|[\u0300-\u036f\u0900-\u0dff]|['.-](?=[^\W\d_]))*")
 ALLOWED_MARKS = frozenset(" .'/-·°%$€£¥₹₩₽¢²³")
+# `5左右` is about 5, `5以上` at least.
+CJK_BOUND = re.compile(
+    "左右|以上|以下|以内|余|多|超|约|約|上下|程度|ほど|くらい|ぐらい|未満|이상|이하|정도|미만|초과|약"
+)
 MONTH_OR_CLOCK = re.compile("[点點時时시月日年号號分秒]")
 PERCENT = re.compile(r"\s*(?:%|per ?cent\b|percent\b|prozent\b)", re.IGNORECASE)
 
@@ -99,7 +104,7 @@ def _split_word(text: str) -> tuple[str, str]:
         return found[0], text[found.end() + 1 :]
     if unicodedata.name(found[0][0], "").startswith(("CJK", "HANGUL")):
         for length in (2, 1):  # `3万人`: no space parts the word from what is counted
-            if found[0][:length] in MAGNITUDES:
+            if len(found[0]) >= length and found[0][:length] in MAGNITUDES:
                 return found[0][:length], text[length:]
     return found[0], text[found.end() :]
 
@@ -114,6 +119,8 @@ def _get_factor(word: str, *, spaced: bool, currency: bool) -> int | None:
 
 def is_unit(tail: str, *, formula: bool = False) -> bool:
     """Whether the tail only says what is counted. In a `formula`, single letters are unknowns."""
+    if re.match(r"[A-Za-z]+\d", tail) and UNIT_POWER.search(tail) is None:
+        return False  # `5C2`
     tail = PERCENT.sub(" ", tail, count=1).strip()
     if not tail:
         return True
@@ -130,6 +137,7 @@ def is_unit(tail: str, *, formula: bool = False) -> bool:
     return (
         all(_is_allowed(character) for character in plain)
         and CJK_NUMERAL.search(plain) is None
+        and CJK_BOUND.search(plain) is None
         and MONTH_OR_CLOCK.match(plain) is None
         and number_words.ANY.search(_without_rates(plain)) is None
         and all(_is_unit_word(word, formula=formula) for word in WORD.findall(plain))
@@ -143,6 +151,8 @@ def _without_rates(text: str) -> str:
 
 def _is_allowed(character: str) -> bool:
     kind = unicodedata.category(character)
+    if (kind == "Lm" and character not in "ー々") or character in "ªº":
+        return False  # the raised letters of `5ᵗʰ`
     return kind[0] in "LM" or kind == "Sc" or character in ALLOWED_MARKS
 
 

@@ -14,6 +14,7 @@ from qcrd.method.answer_reading.numbers import DOUBTFUL_GROUP
 from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
 from qcrd.method.answer_reading.statements import (
     CONNECTIVE,
+    INTENSIFIER,
     LIST_ITEM,
     Said,
     Statement,
@@ -183,6 +184,7 @@ def _is_list(
     if CONNECTIVE.match(following):
         return True
     next_line = following.partition("\n")[0].strip()
+    next_line = INTENSIFIER.sub("", next_line)
     other = reader.read(next_line) if 0 < len(next_line) <= 200 else None
     return other is not None and other != statement.answer
 
