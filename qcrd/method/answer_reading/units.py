@@ -119,7 +119,7 @@ def _get_factor(word: str, *, spaced: bool, currency: bool) -> int | None:
 
 def is_unit(tail: str, *, formula: bool = False) -> bool:
     """Whether the tail only says what is counted. In a `formula`, single letters are unknowns."""
-    if re.match(r"[A-Za-z]+\d", tail) and UNIT_POWER.search(tail) is None:
+    if re.match(r"[A-Z]\d", tail):
         return False  # `5C2`
     tail = PERCENT.sub(" ", tail, count=1).strip()
     if not tail:
