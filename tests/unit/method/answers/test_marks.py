@@ -1,4 +1,4 @@
-"""Where an answer stands: marks of several languages, several marks, corrections, turns, objects."""
+"""Where an answer stands: marks of several languages, corrections, thoughts, turns, objects."""
 
 from __future__ import annotations
 

@@ -43,7 +43,10 @@ def test_wrapping_changes_no_label(label: str, wrapping: str) -> None:
 
 @given(numbers, numbers, joints)
 def test_two_numbers_are_none(first: str, second: str, joint: str) -> None:
+    """But for one value that is said twice."""
     read = canonical(f"{first}{joint}{second}", NUMBER, Q)
+    if Fraction(first.replace(",", "")) == Fraction(second.replace(",", "")):
+        return
     if joint == " / " and read is not None:  # that is a fraction
         left, right = (Fraction(one.replace(",", "")) for one in (first, second))
         assert Fraction(read) * right == left
