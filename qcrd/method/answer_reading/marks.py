@@ -92,7 +92,7 @@ HEADING = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 HASHES = re.compile(r"^[ \t]*####(?!#)[ \t]*(?=[^\s#])", re.MULTILINE)
-ADJECTIVES = r"(?:(?:correct|final|right|best|only|proper|most \w+)\s+){0,3}"
+ADJECTIVES = r"(?:\b(?:correct|final|right|best|only|proper|most \w+)\s+){0,3}"
 PROSE = re.compile(
     rf"(?:\b(?:so|thus|hence|therefore)\b,?\s{{0,3}})?(?:\b(?:the|my|our|this)\s+)?{ADJECTIVES}"
     r"(?:\banswer|(?<=the )\b(?:choice|option)|(?<=correct )(?:choice|option|label)"
@@ -137,7 +137,9 @@ CONCLUSION = re.compile(
 HYPOTHETICAL = re.compile(
     r"\b(?:if|whether|suppose|supposing|assume|assuming|check|checks|verify|unless|perhaps|maybe"
     r"|might|may|could|thought|guess|guessed|when|doubt|why|wenn|ob|si|als|если|如果|もし)"
-    r"(?:\s+(?:that|think|say|be|you|one|i|we|first|was))*[,\s]*$",
+    r"(?:\s+(?:that|think|say|be|you|one|i|we|first|was))*[,\s]*$"
+    r"|\b(?:wrong|incorrect|previous|earlier|old|initial|first|another|possible|tempting|naive|common"
+    r"|false|no|any|an?)\s*$",
     re.IGNORECASE,
 )
 BETWEEN = re.compile(r"[\s*_$`:=>(\[{\\\-]*(?:[a-zA-Z]\s*=\s*)?[\s$*_\\(\[]*")
@@ -147,7 +149,10 @@ SENTENCE_BREAK = re.compile(r"[.!?。！？](?=\s|$)|\n")
 def find_marks(text: str, start: int, end: int) -> list[Mark]:
     """The marks of `text[start:end]` in order, those of one statement as one."""
     start = max(start, end - MAX_CHARS)
-    found = sorted(_find_all(text, start, end), key=lambda mark: (mark.start, -mark.end))
+    found = sorted(
+        (_take_opening(text, mark, start) for mark in _find_all(text, start, end)),
+        key=lambda mark: (mark.start, -mark.end),
+    )
     apart: list[Mark] = []
     for mark in found:
         if apart and mark.start < apart[-1].end:  # one inside of the other
@@ -159,6 +164,15 @@ def find_marks(text: str, start: int, end: int) -> list[Mark]:
             continue
         apart.append(mark)
     return _join_adjacent(text, apart[-MAX_MARKS:])
+
+
+def _take_opening(text: str, mark: Mark, start: int) -> Mark:
+    """The mark with the emphasis or the formula that opens straight before it."""
+    opening = "*_$" if mark.content_end is not None else "*_"
+    position = mark.start
+    while position > start and text[position - 1] in opening:
+        position -= 1
+    return replace(mark, start=position)
 
 
 def _find_all(text: str, start: int, end: int) -> Iterator[Mark]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import subprocess
 import sys
@@ -22,6 +23,7 @@ class MathProcess:
         self._max_seconds = max_seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._owner = os.getpid()
 
     def spell(self, expression: str) -> str | None:
         """The canonical spelling; None where it has none, or none within the limits."""
@@ -43,6 +45,8 @@ class MathProcess:
             return spelling if isinstance(spelling, str) else None
 
     def _start(self) -> subprocess.Popen[str]:
+        if self._owner != os.getpid():  # forked: two readers of one pipe would take turns
+            self._process, self._owner = None, os.getpid()
         if self._process is None or self._process.poll() is not None:
             self._stop()
             self._process = subprocess.Popen(

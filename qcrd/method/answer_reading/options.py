@@ -23,11 +23,13 @@ from qcrd.method.answer_reading.characters import (
 )
 
 LEAD = re.compile(
-    r"^(?:(?:the|is|an?)\s+)?(?:(?:correct|right|best)\s+)?(?:option|choice|letter|alternative"
+    r"^(?:it is|it's|this is|that is)\s+(?=\S\S)"
+    r"|^(?:(?:the|is|an?)\s+)?(?:(?:correct|right|best)\s+)?(?:option|choice|letter|alternative"
     r"|label|category|class|answer|opción|opcion|opção|opzione|réponse|antwort|вариант|ответ"
     r"|选项|選項|選択肢)\s*(?:is\b|[:：])?\s*(?=\S)",
     re.IGNORECASE,
 )
+BULLET = re.compile(r"^[-*•]\s+(?=\w)")
 LETTER = r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|【\s*([A-Za-z])\s*】|([A-Za-z]))"
 LETTER_ALONE = re.compile(LETTER + r"\s*[).:,、]?$")
 LETTER_AND_TEXT = re.compile(
@@ -106,7 +108,7 @@ def _lay_bare(text: str) -> str | None:
         if inner == text:
             break
         text = inner
-    return re.sub(r"\s+", " ", text)
+    return BULLET.sub("", re.sub(r"\s+", " ", text))
 
 
 def _read_text(text: str, index: OptionIndex) -> str | None:

@@ -46,7 +46,10 @@ DENIAL = re.compile(
     r"\b\s*:?\s*",
     re.IGNORECASE,
 )
-RATHER = re.compile(r"\s*,?\s*\bbut\s+(?:rather\s+|instead\s+)?", re.IGNORECASE)
+RATHER = re.compile(
+    r"\s*,?\s*\bbut\s+(?:rather\s+|instead\s+)?|\s*[,;]\s*(?:it is|it's|it\u2019s|rather)\s+",
+    re.IGNORECASE,
+)
 DENYING_REMARK = re.compile(
     r"(?:and\s+)?(?:(?:not|rather than|instead of|as opposed to|nicht|statt|pas|не)\b|而?不是"
     r"|并非)\s*",

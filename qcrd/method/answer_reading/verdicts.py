@@ -47,6 +47,7 @@ SECOND_THOUGHTS = re.compile(
     r"|that(?:'s| is| was|\u2019s) (?:wrong|incorrect|not right|not correct|off|a mistake)"
     r"|(?:i|i'm|answer|it) ?(?:is|was|am)? (?:wrong|incorrect|mistaken)|off by|sorry|apolog\w+"
     r"|misread|miscounted"
+    r"|edit(?=\s?:)|update(?=\s?:)|revised|amended"
     r"|(?:it|this|that|answer) (?:can't|cannot|can not|could not) be|not enough information"
     r"|insufficient"
     r"|no answer|i (?:don't|do not) know|not sure|miscalculated|should (?:have been|actually"

@@ -78,7 +78,7 @@ def test_what_marks_no_sure_answer_is_none(said: str) -> None:
         ('Two.\n```json\n{"answer": 4}\n```', "Two."),
         ('<think>Three.</think>{"explanation": "Two.", "answer": 4}<|im_end|>', "Two."),
         ("Two. So, the answer is 4.", "Two."),
-        ("Two.\n$$\\boxed{4}$$", "Two.\n$$"),
+        ("Two.\n$$\\boxed{4}$$", "Two."),
     ],
 )
 def test_the_rationale_is_what_goes_before(output: str, rationale: str) -> None:
