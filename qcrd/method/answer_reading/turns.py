@@ -21,6 +21,9 @@ END_TOKEN = re.compile(
     r"<[|\uff5c][\w\u2581]{1,40}[|\uff5c]>|</?s>|<eos>|<pad>|<(?:end|start)_of_turn>|<EOT>"
     r"|\[/?INST\]|\[EOS\]"
 )
+# The documented form from its beginning again: a next answer, whose question was left out.
+NEXT_EXPLANATION = re.compile(r"\n\s*+<\s?Explanation\s?>\s?:", re.IGNORECASE)
+ANSWER_TAG = re.compile(r"<\s?Answer\s?>\s?:", re.IGNORECASE)
 LEADING_TOKENS = re.compile(
     r"(?:\s|<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>\s*assistant\b|<\|assistant\|>"
     r"|<start_of_turn>\s*model\b|Assistant:)++"
@@ -66,4 +69,8 @@ def _find_end(text: str, start: int) -> int:
         found = pattern.search(text, start)
         if found is not None:
             ends.append(found.start())
+    answer = ANSWER_TAG.search(text, start)
+    again = NEXT_EXPLANATION.search(text, answer.end()) if answer is not None else None
+    if again is not None and ANSWER_TAG.search(text, again.end()) is not None:
+        ends.append(again.start())
     return min(ends)

@@ -31,6 +31,7 @@ MARKED = (
     *("<Answer>: 3\nWait, that's wrong. The answer is 4.", "Answer: 3. Actually, it is 4."),
     *("Answer: 3\nCorrection: 4", "Answer: 3\nSorry, I meant 4.", "The answer is not 3 but 4."),
     *("The answer is 4. The answer is not 3.", "Answer: 4\nExplanation: not 5, since 2 + 2."),
+    *("<Answer>: 4\n\n<Explanation>: Six.\n<Answer>: 6",),
     *("Answer: 4<|eot_id|>5", "Answer: 4\n\nHuman: 5", "Answer: 4\n\n**Question:** x\nAnswer: 5"),
     *("Answer: 4\n\nLet me know if you need help with 5 more!", "Answer: 4 (not 5)"),
 )
