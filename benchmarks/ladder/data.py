@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qcrd.errors import NotFound
-from qcrd.method.answers import canonicalize
+from qcrd.method.answers import canonical
 from qcrd.method.evaluation.statistics import flag_leaked
 from qcrd.method.prompts import format_question
 from qcrd.method.training.step_loss import TrainingExample
@@ -125,7 +125,7 @@ def _read_rows(path: Path) -> list[QuestionRow]:
 
 
 def _make_holdout(questions: Sequence[Question], task: TaskSpec) -> LabeledQuestions:
-    golds = [canonicalize(q.label or "", task, q) for q in questions]
+    golds = [canonical(q.label or "", task, q) for q in questions]
     labelled = [(q, gold) for q, gold in zip(questions, golds, strict=True) if gold is not None]
     return LabeledQuestions(
         tuple(q for q, _ in labelled),

@@ -5,11 +5,12 @@ They do not influence training, and their work is not counted as the method's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.ladder.data import LadderData
-from qcrd.method.answers import NUMBER, parse_output
+from qcrd.method.answers import parse_output
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
@@ -18,6 +19,7 @@ from qcrd.method.student.base import Student
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.spec import AnswerKind, JudgeSpec, TaskSpec
 
+NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 MAX_QUESTIONS = 48
 """Questions whose candidates are scored again: enough to estimate a share, in a second or two."""
 

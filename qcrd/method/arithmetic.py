@@ -33,7 +33,7 @@ THOUSANDS_SEPARATOR = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def evaluate_expression(expression: str) -> Fraction | None:
-    """The value; None where it is not complete arithmetic over + - * / and parentheses."""
+    """The value; None where it is not complete arithmetic over + - * / ^ and parentheses."""
     text = (
         THOUSANDS_SEPARATOR.sub("", DECIMAL_POINT.sub(".", expression.strip()))
         .replace("\u00d7", "*")
@@ -41,7 +41,9 @@ def evaluate_expression(expression: str) -> Fraction | None:
     )
     if not text or len(text) > MAX_CHARACTERS:
         return None
-    text = LEADING_ZEROS.sub("", text)
+    if "**" in text:
+        return None
+    text = LEADING_ZEROS.sub("", text).replace("^", "**")
     try:
         result = _evaluate_node(ast.parse(text, mode="eval").body, text)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
@@ -59,9 +61,18 @@ def _evaluate_node(node: ast.expr, text: str) -> Fraction:
             return -_evaluate_node(operand, text)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
             return _evaluate_node(operand, text)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _raise(_evaluate_node(left, text), _evaluate_node(right, text))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
             return OPERATORS[type(op)](_evaluate_node(left, text), _evaluate_node(right, text))
     raise ValueError(f"not arithmetic: {ast.dump(node)[:80]}")
+
+
+def _raise(base: Fraction, exponent: Fraction) -> Fraction:
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if exponent.denominator != 1 or abs(exponent) * bits > MAX_BITS:
+        raise ValueError(f"not a power that is an answer: {exponent}")
+    return base ** int(exponent)
 
 
 def _parse_literal(number: str) -> Fraction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from string import ascii_lowercase
 
-from qcrd.method.answers import ANSWER_TAG, EXPLANATION_TAG
+from qcrd.method.answer_reading.marks import ANSWER_TAG, EXPLANATION_TAG
 from qcrd.method.structured_answers import ANSWER, EXPLANATION, build_grammar, build_schema
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, FewShotExample, TaskSpec

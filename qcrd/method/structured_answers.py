@@ -10,7 +10,7 @@ import re
 from string import ascii_lowercase
 from typing import Any
 
-from qcrd.method.answers import ANSWER_TAG
+from qcrd.method.answer_reading.marks import ANSWER_TAG
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, TaskSpec
 

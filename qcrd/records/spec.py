@@ -31,6 +31,7 @@ class AnswerKind(StrEnum):
     LABEL = "label"
     CHOICE = "choice"
     NUMBER = "number"
+    MATH = "math"
     TEXT = "text"
 
 

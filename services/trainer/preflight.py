@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid
-from qcrd.method.answers import canonicalize
+from qcrd.method.answers import canonical
 from qcrd.method.prompts import EXPLAIN_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.records.rationales import Question
@@ -83,7 +83,7 @@ def _check_representable(
     read_back = str(student.tokenizer.decode(ids, skip_special_tokens=True)).strip()
     if student.tokenizer.unk_token_id in ids:
         problem = "has characters or words that are unknown to it"
-    elif canonicalize(read_back, task, question) != canonicalize(label, task, question):
+    elif canonical(read_back, task, question) != canonical(label, task, question):
         problem = f"reads back as {read_back[:MAX_SHOWN_CHARS]!r}"
     else:
         return

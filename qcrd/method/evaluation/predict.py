@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from qcrd.method.answers import canonicalize
+from qcrd.method.answers import canonical
 from qcrd.method.evaluation.statistics import wilson_interval
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student
@@ -35,7 +35,7 @@ def predict(
     predictions = []
     for question, gold, text in zip(questions, golds, texts, strict=True):
         answer_text = split_joined_output(text)[1] if joined else text
-        answer = canonicalize(answer_text, task, question)
+        answer = canonical(answer_text, task, question)
         predictions.append(
             Prediction(
                 question_id=question.id, text=text, answer=answer, gold=gold, right=answer == gold

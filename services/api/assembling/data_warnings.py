@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qcrd.method.answers import canonicalize, comparison_id
+from qcrd.method.answers import canonical, comparison_id
 from qcrd.records.spec import AnswerKind, MethodSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.api.files.questions import QuestionRow
@@ -42,7 +42,7 @@ def _list_unseen_labels(spec: MethodSpec, training: Sequence[QuestionRow]) -> li
     if spec.task.answer is not AnswerKind.LABEL or spec.label_mode != "gold":
         return []
     seen = {
-        canonicalize(row.question.label, spec.task, row.question)
+        canonical(row.question.label, spec.task, row.question)
         for row in training
         if row.question.label is not None
     }

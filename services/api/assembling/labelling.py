@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from qcrd.method.answers import ParsedOutput, canonicalize, parse_output
+from qcrd.method.answers import ParsedOutput, canonical, parse_output
 from qcrd.method.reasoning import shorten_trace, split_reasoning
 from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.method.structured_answers import unfold_structured_reply
@@ -87,7 +87,7 @@ def drop_zero_counts(counts: RationaleCounts) -> dict[str, Any]:
 
 
 def _canonical_gold_label(question: Question, spec: MethodSpec) -> str | None:
-    return None if question.label is None else canonicalize(question.label, spec.task, question)
+    return None if question.label is None else canonical(question.label, spec.task, question)
 
 
 def _vote_on_outputs(question: Question, outputs: Sequence[str], spec: MethodSpec) -> Vote:

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 
-from qcrd.method.answers import ANSWER_TAG
+from qcrd.method.answer_reading.marks import ANSWER_TAG
 from services.api.rationale_sets.schemas import ItemObject
 
 CHUNK_BYTES = 64 << 10

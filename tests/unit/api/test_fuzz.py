@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qcrd.errors import QcrdError
-from qcrd.method.answers import canonicalize, parse_output
+from qcrd.method.answers import canonical, parse_output
 from qcrd.records.job import Stage
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, TaskSpec
@@ -363,7 +363,7 @@ def test_any_bytes_as_a_form_are_answered(bench: Bench, body: bytes, size: int) 
 def test_any_text_is_an_answer_or_none(text: str, kind: AnswerKind) -> None:
     task = TaskSpec(answer=kind, labels=("yes", "no"))
     asked = Question(id="0" * 24, text="?", choices=("a", "b"))
-    canonicalize(text, task, asked)
+    canonical(text, task, asked)
     parse_output(text, task, asked)
 
 
@@ -377,7 +377,7 @@ def test_a_long_text_is_read_in_time(text: str, kind: AnswerKind) -> None:
     task = TaskSpec(answer=kind, labels=("yes", "no"))
     asked = Question(id="0" * 24, text="?", choices=("a", "b"))
     for long in (text * 100_000, "x" + text * 100_000 + "x", "<Answer>: a" + text * 100_000 + "b"):
-        canonicalize(long, task, asked)
+        canonical(long, task, asked)
         parse_output(long, task, asked)
 
 

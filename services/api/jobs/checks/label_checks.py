@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid
-from qcrd.method.answers import canonicalize, is_time_or_date
+from qcrd.method.answer_reading.characters import fold
+from qcrd.method.answer_reading.numbers import is_time_or_date
+from qcrd.method.answer_reading.options import find_same_labels
+from qcrd.method.answers import canonical
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, JobSpec, TaskSpec
 from services.api.files.questions import QuestionRow, make_line_error
@@ -20,26 +23,29 @@ def check_task_labels(spec: JobSpec) -> None:
     task = spec.settings.task
     if task.answer is not AnswerKind.LABEL:
         return
+    if (same := find_same_labels(task.labels)) is not None:
+        raise _make_label_error(
+            spec,
+            task.labels.index(same[1]),
+            f"{_shorten(same[0])} and {_shorten(same[1])} are one answer: case, articles, quotes "
+            "and punctuation around an answer do not count",
+        )
     for index, label in enumerate(task.labels):
         if (problem := _find_problem(label, task)) is not None:
-            raise Invalid(
-                f"`method.{spec.method}.task.labels`: {problem}; write labels as different words",
-                param=f"method.{spec.method}.task.labels.{index}",
-                code="same_label",
-            )
+            raise _make_label_error(spec, index, problem)
+
+
+def _make_label_error(spec: JobSpec, index: int, problem: str) -> Invalid:
+    return Invalid(
+        f"`method.{spec.method}.task.labels`: {problem}; write labels as different words",
+        param=f"method.{spec.method}.task.labels.{index}",
+        code="same_label",
+    )
 
 
 def _find_problem(label: str, task: TaskSpec) -> str | None:
-    read_back = canonicalize(label, task, NO_QUESTION)
-    if read_back not in (label, None):
-        return (
-            f"{_shorten(read_back)} and {_shorten(label)} are one answer: case, articles, quotes "
-            "and punctuation around an answer do not count"
-        )
-    is_last = label == task.labels[-1]  # so that two of them are named together
-    blank = canonicalize("", task, NO_QUESTION)
-    if read_back is None or (is_last and blank is not None):
-        return f"{_shorten(blank or label)} has nothing that an answer could be told by"
+    if "\n" in label or canonical(label, task, NO_QUESTION) is None or not fold(label):
+        return f"{_shorten(label)} has nothing that an answer could be told by"
     return None
 
 
@@ -53,7 +59,7 @@ def check_row(row: QuestionRow, task: TaskSpec, param: str) -> None:
             param=param,
         )
     label = row.question.label
-    if label is not None and canonicalize(label, task, row.question) is None:
+    if label is not None and canonical(label, task, row.question) is None:
         raise make_line_error(
             row.line_number,
             f"label {_shorten(label)} is not {_describe_expected(label, task, row)} (in `{param}`)",
@@ -78,6 +84,8 @@ def _describe_expected(label: str, task: TaskSpec, row: QuestionRow) -> str:
                 "one of the question's choices: give an option's text or its letter, such as "
                 f'"(a)" for the first of {format_names(row.question.choices)}'
             )
+        case AnswerKind.MATH:
+            return "a mathematical expression, set, interval or point that has a sure reading"
         case AnswerKind.TEXT:
             return "a word: it has only articles, quotes or punctuation"
 

@@ -10,8 +10,8 @@ from tests.unit.api.gateway_client import Here, refused
 @pytest.mark.parametrize(
     ("labels", "named"),
     [
-        (["*", "**", "***"], "'*' and '**' are one answer"),
-        (["A*", "A"], "'A*' and 'A' are one answer"),
+        (["no", "n\u00e9e", "ne\u0301e"], "'n\u00e9e' and 'ne\u0301e' are one answer"),
+        (["**yes**", "yes"], "'**yes**' and 'yes' are one answer"),
         (["yes", "yes."], "'yes' and 'yes.' are one answer"),
         (["the dog", "cat", "dog"], "'the dog' and 'dog' are one answer"),
         (["yes", "?"], "'?' has nothing that an answer could be told by"),
@@ -29,8 +29,8 @@ def test_labels_that_are_one_answer_are_both_named(
 
 
 def test_labels_that_differ_are_taken(here: Here) -> None:
-    labels = ["A", "B", "not the dog", "(a) thing", "+", "-"]
-    training = here.file([{"question": f"Q{i}?", "label": labels[i % 6]} for i in range(12)])
+    labels = ["A", "A*", "not the dog", "(a) thing", "+", "-", "*", "**"]
+    training = here.file([{"question": f"Q{i}?", "label": labels[i % 8]} for i in range(12)])
     task = {"task": {"answer": "label", "labels": labels}}
     assert here.create(training, task).status_code == 200
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.method import arithmetic
-from qcrd.method.answers import canonicalize, parse_output, question_id
+from qcrd.method.answers import canonical, parse_output, question_id
 from qcrd.method.prompts import build_teacher_prompt, format_question
 from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.records.rationales import Question, Rationale
@@ -108,7 +108,7 @@ def test_arithmetic_agrees_with_python(expression: str) -> None:
     ],
 )
 def test_canonical(task: TaskSpec, question: Question, said: str, expected: str | None) -> None:
-    assert canonicalize(said, task, question) == expected
+    assert canonical(said, task, question) == expected
 
 
 def test_an_output_runs_on_into_a_question_of_its_own() -> None:
