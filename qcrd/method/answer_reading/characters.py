@@ -82,6 +82,10 @@ def _is_wrapped(text: str, left: str, right: str) -> bool:
 
 def fold(text: str) -> str:
     """The text without case, quotes, emphasis, closing punctuation and a leading article."""
-    joined = SPLIT_PUNCTUATION.sub(r"\1", unify(text).casefold())
-    bare = unwrap(joined, (*QUOTES, *MARKDOWN), closing=CLOSING, opening=CLOSING)
+    bare = unwrap(unify(text).casefold(), (*QUOTES, *MARKDOWN), closing=CLOSING, opening=CLOSING)
     return " ".join(LEADING_ARTICLE.sub("", bare).split())
+
+
+def fold_option(text: str) -> str:
+    """`fold` of an option, which may be written with spaces around its punctuation."""
+    return fold(SPLIT_PUNCTUATION.sub(r"\1", unify(text)))

@@ -1,6 +1,7 @@
 """Options: the one that a text names by its text, its letter or its place; None for two or none.
 
-Texts are compared exactly first, then folded (`characters.fold`): `C`, `C++` and `A*` stay apart.
+Texts are compared exactly first, then folded (`characters.fold_option`): `C`, `C++` and `A*` stay
+apart.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from qcrd.method.answer_reading.characters import (
     FORMULAS,
     MARKDOWN,
     QUOTES,
-    fold,
+    fold_option,
     unify,
     unwrap,
 )
@@ -59,7 +60,7 @@ def index_options(options: tuple[str, ...]) -> OptionIndex:
     """Once for all answers to a task: it may have thousands of labels."""
     groups: dict[str, set[str]] = {}
     for option in options:
-        groups.setdefault(fold(option), set()).add(option)
+        groups.setdefault(fold_option(option), set()).add(option)
     return OptionIndex(
         options,
         {unify(option.strip()): option for option in options},
@@ -73,7 +74,7 @@ def find_same_labels(labels: tuple[str, ...]) -> tuple[str, str] | None:
     """Two labels that are one answer when case, articles, quotes and punctuation do not count."""
     first: dict[str, str] = {}
     for label in labels:
-        other = first.setdefault(fold(label), label)
+        other = first.setdefault(fold_option(label), label)
         if other != label:
             return other, label
     return None
@@ -115,7 +116,7 @@ def _read_text(text: str, index: OptionIndex) -> str | None:
     if (exact := index.by_exact.get(unify(text.strip()))) is not None:
         return exact
     for candidate in (text, unwrap(text, BRACKETS)):
-        folded = fold(candidate)
+        folded = fold_option(candidate)
         group = index.by_folded.get(folded, frozenset()) if folded else frozenset()
         if len(group) == 1:
             return next(iter(group))
@@ -169,7 +170,7 @@ def mention(text: str, index: OptionIndex) -> set[str]:
     """The options that the text names anywhere: letters in capitals or in brackets."""
     folded, found = unify(text).casefold(), set[str]()
     for option in index.options:
-        name = fold(option)
+        name = fold_option(option)
         if len(name) == 1 and name.isalpha() and name.isascii():
             pattern = rf"(?<!\w){name.upper()}(?![\w'+#*])|\([{name}{name.upper()}]\)"
             if re.search(pattern, text):

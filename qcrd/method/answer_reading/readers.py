@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 
 from qcrd.method import arithmetic
-from qcrd.method.answer_reading import math_answers, number_words, options, texts
-from qcrd.method.answer_reading.numbers import join_split, read_number
+from qcrd.method.answer_reading import options, texts
+from qcrd.method.answer_reading.math.answers import read_math
+from qcrd.method.answer_reading.numbers import spelled
+from qcrd.method.answer_reading.numbers.reading import join_split, read_number
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, TaskSpec
 
@@ -43,7 +45,7 @@ class Reader:
                 by_letter = self.kind is AnswerKind.CHOICE
                 return options.read_option(text, self.options, by_letter=by_letter)
             case AnswerKind.MATH:
-                return math_answers.read_math(text)
+                return read_math(text)
             case AnswerKind.TEXT:
                 return texts.read_text(text)
 
@@ -60,4 +62,4 @@ class Reader:
             if self.kind is AnswerKind.CHOICE and not index.are_letters:
                 named |= options.mention_letters(text, index)
             return named
-        return {*re.findall(r"\d+", text), *number_words.ANY.findall(text)}
+        return {*re.findall(r"\d+", text), *spelled.ANY.findall(text)}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from qcrd.method.answer_reading import latex, texts
 from qcrd.method.answer_reading.characters import unify
 from qcrd.method.answer_reading.marks import Mark, Strength, find_marks, find_sentence_start
-from qcrd.method.answer_reading.numbers import DOUBTFUL_GROUP
+from qcrd.method.answer_reading.numbers.reading import DOUBTFUL_GROUP
 from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
 from qcrd.method.answer_reading.statements import (
     CONNECTIVE,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from qcrd.errors import Invalid
 from qcrd.method.answer_reading.characters import fold
-from qcrd.method.answer_reading.numbers import is_time_or_date
+from qcrd.method.answer_reading.numbers.reading import is_time_or_date
 from qcrd.method.answer_reading.options import find_same_labels
 from qcrd.method.answers import canonical
 from qcrd.records.rationales import Question

@@ -99,7 +99,7 @@ def test_a_thought_alone_is_no_answer(output: str) -> None:
 @pytest.mark.parametrize(
     ("said", "text"),
     [
-        ("The answer is St. Petersburg.", "st.petersburg"),
+        ("The answer is St. Petersburg.", "st. petersburg"),
         ("The answer is Paris. It is in France.", "paris"),
         ("The answer is Paris because it is.", "paris"),
         ("The answer is not Paris.", None),

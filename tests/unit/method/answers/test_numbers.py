@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from qcrd.method.answer_reading.numbers import read_number
+from qcrd.method.answer_reading.numbers.reading import read_number
 
 VALUES: dict[str, dict[str, str]] = {
     "minus": {

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from qcrd.method.answer_reading.math_answers import read_math
-from qcrd.method.answer_reading.math_process import MathProcess
+from qcrd.method.answer_reading.math.answers import read_math
+from qcrd.method.answer_reading.math.process import MathProcess
 from qcrd.method.answer_reading.texts import read_text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from qcrd.method.answer_reading import number_words
+from qcrd.method.answer_reading.numbers import spelled
 
 MAGNITUDES: dict[str, int] = {
     **dict.fromkeys("hundred hundreds hundert".split(), 100),
@@ -139,7 +139,7 @@ def is_unit(tail: str, *, formula: bool = False) -> bool:
         and CJK_NUMERAL.search(plain) is None
         and CJK_BOUND.search(plain) is None
         and MONTH_OR_CLOCK.match(plain) is None
-        and number_words.ANY.search(_without_rates(plain)) is None
+        and spelled.ANY.search(_without_rates(plain)) is None
         and all(_is_unit_word(word, formula=formula) for word in WORD.findall(plain))
     )
 

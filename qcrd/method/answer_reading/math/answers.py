@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 
 from qcrd.method import arithmetic
-from qcrd.method.answer_reading import latex, math_process, texts
+from qcrd.method.answer_reading import latex, texts
 from qcrd.method.answer_reading.characters import FORMULAS, MARKDOWN, unify, unwrap
-from qcrd.method.answer_reading.number_forms import spell_digits
-from qcrd.method.answer_reading.numbers import read_number
+from qcrd.method.answer_reading.math import process
+from qcrd.method.answer_reading.numbers.forms import spell_digits
+from qcrd.method.answer_reading.numbers.reading import read_number
 
 MAX_CHARS = 300
 COMMANDS = frozenset(
@@ -152,7 +153,7 @@ def _read_single(text: str) -> str | None:
     if re.fullmatch(r"[a-zA-Z]", text.strip()):
         return text.strip()
     expression = _prepare(text)
-    return None if expression is None else math_process.spell_expression(expression)
+    return None if expression is None else process.spell_expression(expression)
 
 
 def _prepare(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Asks the process that has sympy (`math_worker`), started when the first expression needs it."""
+"""Asks the process that has sympy (`worker`), started when the first expression needs it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class MathProcess:
 
 @lru_cache(maxsize=1)
 def get_process() -> MathProcess:
-    return MathProcess((sys.executable, "-m", "qcrd.method.answer_reading.math_worker"))
+    return MathProcess((sys.executable, "-m", "qcrd.method.answer_reading.math.worker"))
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from qcrd.method import arithmetic
-from qcrd.method.answer_reading import latex, number_words, units
+from qcrd.method.answer_reading import latex
 from qcrd.method.answer_reading.characters import (
     BRACKETS,
     FORMULAS,
@@ -20,7 +20,8 @@ from qcrd.method.answer_reading.characters import (
     QUOTES,
     unwrap,
 )
-from qcrd.method.answer_reading.number_forms import NO_FRACTIONS, read_unsigned, spell_digits
+from qcrd.method.answer_reading.numbers import spelled, units
+from qcrd.method.answer_reading.numbers.forms import NO_FRACTIONS, read_unsigned, spell_digits
 
 MAX_CHARS = 300
 
@@ -213,7 +214,7 @@ def _read_quantity(text: str, *, formula: bool) -> Quantity | None:
     if (number := read_unsigned(text, position)) is not None:
         value, end = number
         tail = text[end:]
-    elif position == 0 and (words := number_words.read_words(text)) is not None:
+    elif position == 0 and (words := spelled.read_words(text)) is not None:
         value, tail = words
         if re.match(r"\s*(?:of|that|which|who|where|more|thing|way|day|can)\b", tail.casefold()):
             return None  # `one of the boxes`
