@@ -12,6 +12,8 @@ from pydantic import SecretStr
 from qcrd.records.job import Job, JobStatus, Stage
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.settings import TeacherConfig
+from services.teacher.engines.upstream.engine import UpstreamEngine
+from tests.contract.teacher.test_wire import serving
 from tests.fake_providers import BY_NAME, PROMPT_TOKENS, ROWS, FakeProvider, Row, make_error
 from tests.scripted_teacher import ScriptedTeacher
 from tests.unit.api.assembling.assembling_bench import QUICK, Bench, adds
@@ -287,3 +289,18 @@ async def test_the_context_is_what_the_server_states(provide: Provide) -> None:
         assert (await client.fetch_info()).max_total_tokens == 8192
     finally:
         await client.close()
+
+
+def test_a_chat_model_behind_a_teacher_server_is_asked_by_chat(provide: Provide) -> None:
+    """Found out from its refusal of a text, where nobody named a style, and said."""
+    here, provider = provide(BY_NAME["openai"])
+    engine = UpstreamEngine(
+        provider.url, "m", api_key=KEY, max_total_tokens=None, max_input_tokens=None
+    )
+    with serving(engine) as url:
+        here.teachers = {"default": TeacherConfig(url=url, concurrency=6)}
+        job = run(here)
+    assert (job.stage, job.failure) == (Stage.TRAINING, None), told(here, job)
+    assert "asked by chat prompts" in told(here, job)
+    assert here.manifest(job).counts.outputs == SAMPLES * QUESTIONS
+    assert job.usage.teacher_prompt_tokens == provider.prompt_tokens

@@ -118,6 +118,8 @@ def _make_generation_error(label: str, told: str) -> QcrdError:
     """The client knows TGI's error types and hands on of others the message alone."""
     if told.startswith(CONTENT_FILTERED):
         return make_refusal(label, told)
+    if (style := find_other_style(told)) is not None:
+        return StyleUnsupported(f"{label} takes {style} prompts only: {told}", style)
     if told.startswith(UPSTREAM_AWAY):
         away = TeacherUnreachable(f"{label}: its upstream does not answer ({told})")
         away.at_upstream = True

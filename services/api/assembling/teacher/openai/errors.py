@@ -84,6 +84,8 @@ def make_status_error(label: str, error: openai.APIStatusError, told: ServerErro
 
 def make_stream_error(label: str, told: ServerError) -> QcrdError:
     """Of an answer that had begun: its status can say nothing more."""
+    if (style := find_other_style(told.message)) is not None:  # of the server behind a teacher's
+        return StyleUnsupported(f"{label} takes {style} prompts only: {told.message}", style)
     if told.code in ("429", "rate_limit_exceeded", "overloaded_error"):
         return TeacherOverloaded(f"{label} is overloaded")
     if told.code == "content_filter":
