@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-OPEN, CLOSE = "<think>", "</think>"
-CLOSED_BLOCK = re.compile(r"<think>(.*?)</think>", re.DOTALL | re.IGNORECASE)
+from qcrd.method.answer_reading.turns import THOUGHT_END, THOUGHT_START, find_turn
+
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 CHARACTERS_PER_TOKEN = 4
 """Of English under today's tokenizers."""
@@ -14,23 +14,23 @@ CHARACTERS_PER_TOKEN = 4
 def join_reasoning(reasoning: str, reply: str) -> str:
     """One text, as reasoning models write it and as `split_reasoning` reads it."""
     inner = reasoning.strip()
-    return f"{OPEN}{inner}{CLOSE}\n{reply}" if inner else reply
+    return f"<think>{inner}</think>\n{reply}" if inner else reply
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
-    """The trace and the reply of an output; the trace is "" where there is none.
+    """The trace and the reply of an output; the trace is "" where there is none, the reply where
+    the model was cut off before it.
 
-    There may be several blocks; the first may lack its beginning, which some chat templates write
-    into the prompt, and the last its end, where the model was cut off: then there is no reply.
+    The first block may lack its beginning, which some chat templates write into the prompt.
     """
-    traces = CLOSED_BLOCK.findall(text)
-    reply = CLOSED_BLOCK.sub("", text)
-    before, close, after = reply.partition(CLOSE)
-    if close:
-        traces, reply = [before, *traces], after
-    reply, _, unended = reply.partition(OPEN)
-    trace = "\n".join(part.strip() for part in (*traces, unended) if part.strip())
-    return trace, reply.strip()
+    turn = find_turn(text)
+    if turn is None:
+        return _strip_tags(text), ""
+    return _strip_tags(text[turn.thought_start : turn.thought_end]), text[turn.start :].strip()
+
+
+def _strip_tags(thought: str) -> str:
+    return THOUGHT_START.sub("", THOUGHT_END.sub("\n", thought)).strip()
 
 
 def shorten_trace(trace: str, max_tokens: int) -> str:

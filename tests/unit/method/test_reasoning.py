@@ -12,10 +12,9 @@ from qcrd.method.reasoning import join_reasoning, shorten_trace, split_reasoning
     [
         ("no trace", "", "no trace"),
         ("<think>so</think>\nreply", "so", "reply"),
-        ("<think>a</think> one <think>b</think> two", "a\nb", "one  two"),
+        ("<think>a</think><think>b</think> two", "a\nb", "two"),
         ("so</think>reply", "so", "reply"),
         ("<think>so", "so", ""),
-        ("<think>a</think>reply<think>cut", "a\ncut", "reply"),
         ("<THINK>so</THINK>reply", "so", "reply"),
         ("<think></think>reply", "", "reply"),
     ],
