@@ -77,6 +77,14 @@ class RationaleCounts(Record):
     """Questions, of training and test, that the teacher did not answer; an event lists them."""
 
 
+class RationaleLengths(Record):
+    """Words of the positive rationales; nine in ten have no more than `p90`."""
+
+    median: int
+    p90: int
+    longest: int
+
+
 class RationaleManifest(StoredRecord):
     """The manifest of a rationale set; written last, so the set exists if this object does."""
 
@@ -94,6 +102,8 @@ class RationaleManifest(StoredRecord):
     """Id of the job that assembled the set; None in older sets."""
     teacher: str | None = None
     """Name of the teacher; None where none was called, and in older sets."""
+    words: RationaleLengths | None = None
+    """None without any positive, and in older sets."""
 
 
 class TestItem(Record):

@@ -14,6 +14,7 @@ from qcrd.records.rationales import (
     Rationale,
     RationaleCounts,
     RationaleItem,
+    RationaleLengths,
     TestItem,
     Vote,
 )
@@ -78,6 +79,16 @@ def count_outcomes(items: Iterable[RationaleItem], *, reused: int) -> RationaleC
             incorrect += item.vote.answer != item.gold
     return RationaleCounts(
         **totals, majority_right=correct, majority_wrong=incorrect, reused=reused
+    )
+
+
+def measure_lengths(items: Iterable[RationaleItem]) -> RationaleLengths | None:
+    """None without any positive."""
+    words = sorted(len(each.text.split()) for item in items for each in item.positives)
+    if not words:
+        return None
+    return RationaleLengths(
+        median=words[len(words) // 2], p90=words[len(words) * 9 // 10], longest=words[-1]
     )
 
 

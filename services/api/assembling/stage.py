@@ -188,6 +188,7 @@ def _write_set(
         teacher=stage.job.spec.settings.teacher
         if sampling_plan.asks_teacher(stage.job.spec)
         else None,
+        words=labelling.measure_lengths(items),
     )
     write_record(store, keys.rationale_manifest_key(set_id), manifest)
     return set_id
@@ -226,10 +227,13 @@ def _check_any_readable(spec: JobSpec, outputs: TeacherOutputs, counts: Rational
 def _emit_summary(
     stage: StageContext, items: Sequence[RationaleItem], counts: RationaleCounts
 ) -> None:
+    words = labelling.measure_lengths(items)
+    lengths = f"; {words.median} words at the median, {words.longest} at most" if words else ""
     stage.emit(
         f"{counts.outputs} outputs of {counts.questions} questions: {counts.positives} positive "
-        f"and {counts.negatives} negative rationales, {counts.unparseable} unparseable",
+        f"and {counts.negatives} negative rationales, {counts.unparseable} unparseable{lengths}",
         **labelling.drop_zero_counts(counts),
+        words=None if words is None else words.model_dump(),
     )
     if counts.outputs and counts.unparseable > UNPARSEABLE_WARNING_SHARE * counts.outputs:
         _warn(

@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from qcrd.records.rationale_annotations import Polarity, RationaleEdit, RationaleScoreManifest
-from qcrd.records.rationales import RationaleCounts, RationaleManifest, RationaleSource
+from qcrd.records.rationales import (
+    RationaleCounts,
+    RationaleLengths,
+    RationaleManifest,
+    RationaleSource,
+)
 from services.api.http.schemas import ApiObject
 from services.api.rationale_sets.filtering import ItemFilter, RationaleSetView
 
@@ -46,6 +51,7 @@ class RationaleSetSummary(ApiObject):
     teacher: str | None
     training_file: str | None
     counts: RationaleCounts
+    words: RationaleLengths | None = None
     """Counts at assembling, without later edits."""
 
 
@@ -150,6 +156,7 @@ def serialize_set_summary(manifest: RationaleManifest) -> RationaleSetSummary:
         teacher=manifest.teacher,
         training_file=manifest.training_file,
         counts=manifest.counts,
+        words=manifest.words,
     )
 
 

@@ -454,3 +454,13 @@ def test_a_teacher_with_grammars_is_held_to_the_form_of_the_answer(bench: MakeBe
     grammars = {request["parameters"]["grammar"]["value"] for request in here.teacher.requests}
     assert len(grammars) == 1
     assert re.fullmatch(grammars.pop(), " One more than 0.\n<Answer>: 1")
+
+
+def test_the_set_tells_how_long_its_rationales_are(bench: MakeBench) -> None:
+    here = bench(lambda prompt, seed: f" {'so ' * (seed % 4)}it is.\n<Answer>: 1")
+    job = here.run(here.job(here.file([{"question": "What is 0 + 1?", "label": "1"}])))
+    words = here.manifest(job).words
+    texts = [positive.text for item in here.items(job) for positive in item.positives]
+    assert words is not None
+    assert words.longest == max(len(text.split()) for text in texts)
+    assert 2 <= words.median <= words.p90 <= words.longest <= 5
