@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from qcrd.cli.stack.health import make_redis_url
 from qcrd.cli.stack.home import StackHome
@@ -91,7 +92,19 @@ def build_environment(
     overrides.pop("QCRD_S3_PUBLIC_ENDPOINT", None)
     # The teacher would require it, and the gateway has no key to send.
     overrides.pop("API_KEY", None)
+    if "QCRD_TEACHERS" in overrides:
+        overrides["QCRD_TEACHERS"] = _add_own_teacher(overrides["QCRD_TEACHERS"], teacher)
     return {**defaults, **overrides, **addresses}
+
+
+def _add_own_teacher(configured: str, own: Mapping[str, Any]) -> str:
+    """`own` beside the teachers that are `configured`, unless one of them has its name. What is no
+    JSON object is left to the gateway, which says what is wrong with it."""
+    try:
+        teachers = json.loads(configured)
+    except ValueError:
+        return configured
+    return json.dumps({**own, **teachers}) if isinstance(teachers, dict) else configured
 
 
 def _weed_path() -> Path:

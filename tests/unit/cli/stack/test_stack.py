@@ -98,9 +98,10 @@ def test_every_variable_of_the_procfile_is_set_and_nothing_listens_beyond_loopba
 
 
 def test_the_user_s_own_choices_win_and_strangers_are_left_out(home: StackHome) -> None:
-    theirs = {"MODEL_ID": "Qwen/Qwen3-0.6B", "QCRD_TEACHERS": "{}", "API_KEY": "x", "PORT": "1"}
+    teachers = '{"default": {"url": "http://theirs"}}'
+    theirs = {"MODEL_ID": "Qwen/Qwen3-0.6B", "QCRD_TEACHERS": teachers, "API_KEY": "x", "PORT": "1"}
     built = environment.build_environment(home, PORTS, procfile.get_bundled_path(), theirs)
-    assert (built["MODEL_ID"], built["QCRD_TEACHERS"]) == ("Qwen/Qwen3-0.6B", "{}")
+    assert (built["MODEL_ID"], built["QCRD_TEACHERS"]) == ("Qwen/Qwen3-0.6B", teachers)
     assert built["PORT"] == str(PORTS["teacher"])
     assert "API_KEY" not in built
     default = environment.build_environment(home, PORTS, procfile.get_bundled_path(), {})
@@ -201,3 +202,17 @@ def test_the_supervisor_s_configuration_holds_no_secret_and_no_home(home: StackH
     assert str(home.root) not in text
     patience = {supervisord.STOP_TIMEOUT_SECONDS[group] for group in ("servers", "services")}
     assert sum(patience) <= 10
+
+
+def test_configured_teachers_stand_beside_the_stacks_own(tmp_path: Path) -> None:
+    def build(configured: str) -> str:
+        home = StackHome(tmp_path)
+        home.create_folders()
+        inherited = {"QCRD_TEACHERS": configured}
+        path = procfile.get_bundled_path()
+        return environment.build_environment(home, PORTS, path, inherited)["QCRD_TEACHERS"]
+
+    theirs = {"url": "https://api.openai.com/v1", "api": "openai", "model": "m"}
+    assert set(json.loads(build(json.dumps({"gpt": theirs})))) == {"default", "gpt"}
+    assert json.loads(build(json.dumps({"default": theirs}))) == {"default": theirs}
+    assert build("{") == "{"
