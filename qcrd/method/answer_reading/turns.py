@@ -22,7 +22,7 @@ END_TOKEN = re.compile(
     r"|\[/?INST\]|\[EOS\]"
 )
 # The documented form from its beginning again: a next answer, whose question was left out.
-NEXT_EXPLANATION = re.compile(r"\n\s*+<\s?Explanation\s?>\s?:", re.IGNORECASE)
+NEXT_EXPLANATION = re.compile(r"(?<!\s)\s++<\s?Explanation\s?>\s?:", re.IGNORECASE)
 ANSWER_TAG = re.compile(r"<\s?Answer\s?>\s?:", re.IGNORECASE)
 LEADING_TOKENS = re.compile(
     r"(?:\s|<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>\s*assistant\b|<\|assistant\|>"

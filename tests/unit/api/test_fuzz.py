@@ -369,7 +369,28 @@ def test_any_text_is_an_answer_or_none(text: str, kind: AnswerKind) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [" ", "\n", "\t ", '"', "“", "(", "( ", "Q ", "\n Q", "the ", "Answer ", "<", ". ", "1e", "9"],
+    [
+        " ",
+        "\n",
+        "\t ",
+        '"',
+        "“",
+        "(",
+        "( ",
+        "Q ",
+        "\n Q",
+        "the ",
+        "Answer ",
+        "<",
+        ". ",
+        "1e",
+        "9",
+        "<Answer>: 5\n",
+        "\\boxed{5} ",
+        '{"a":',
+        "the answer is not 5. ",
+        "</think>",
+    ],
 )
 @pytest.mark.parametrize("kind", list(AnswerKind))
 def test_a_long_text_is_read_in_time(text: str, kind: AnswerKind) -> None:

@@ -125,7 +125,8 @@ def test_the_published_data(name: str, sizes: tuple[int, int], positives: int) -
     assert max(len(lesson.positives) for lesson in found.lessons) == positives
     if name == "svamp":
         assert sum(found.seen) == 105
-        assert (found.counts.parsed, found.counts.majority_right) == (769, 594)
+        # Two outputs end in `(53 + 17) and (14 - 10)` and its like: two values, so none.
+        assert (found.counts.parsed, found.counts.majority_right) == (767, 594)
 
 
 # --- order, resumption, table -------------------------------------------------------------------
