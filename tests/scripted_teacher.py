@@ -211,8 +211,8 @@ class ScriptedTeacher:
         if mood == "cut_after":
             writer.transport.abort()
             return False
+        self.answered += 1  # before the client can know it
         _chunk(writer, b"")
-        self.answered += 1
         return True
 
 

@@ -16,7 +16,7 @@ from tests.fake_providers import BY_NAME, PROMPT_TOKENS, FakeProvider
 from tests.secrets import found_in
 from tests.survival.processes import Part
 from tests.survival.runs import Data, Run, asked_for, followed
-from tests.survival.system import System, commands, environment
+from tests.survival.system import System, commands, environment, until
 from tests.things import answered
 
 KEY = "sk-of-the-provider-0123456789"
@@ -46,11 +46,13 @@ def hosted(system: System) -> Iterator[Hosted]:
         command, variables = commands(system)[name], environment(system, name) | known
         system.parts[name] = Part(name, command, variables, system.folder)
         system.parts[name].start()
+    until(system.ready, system)
     yield Hosted(providers)
     for name, part in ours.items():
         system.parts[name].stop()
         system.parts[name] = part
         part.start()
+    until(system.ready, system)
     for provider in providers.values():
         provider.close()
 
@@ -62,7 +64,8 @@ def test_a_job_of_a_hosted_teacher_is_trained_and_pays_once(
     room, given = asked_for(data)
     method: dict[str, Any] = given["method"]["qcrd"]
     method["teacher"] = name
-    answer = create_patiently(system, given)
+    response = httpx2.post(f"{system.url()}/v1/fine_tuning/jobs", json=given, timeout=60)
+    answer = response.raise_for_status().json()
     run = Run(system, answer["id"], room, followed(system, answer["id"], rng), answer["created_at"])
     job = run.ended()
     assert job.status is JobStatus.SUCCEEDED, f"{job.failure}\n{system.tails()}"
@@ -73,12 +76,3 @@ def test_a_job_of_a_hosted_teacher_is_trained_and_pays_once(
     log = b"".join(part.log.read_bytes() for part in system.parts.values() if part.starts)
     assert found_in(log, [KEY]) == []
     assert found_in(job.model_dump_json().encode(), [KEY]) == []
-
-
-def create_patiently(system: System, given: dict[str, Any]) -> dict[str, Any]:
-    """The gateway has just been started."""
-    transport = httpx2.HTTPTransport(retries=50)
-    with httpx2.Client(transport=transport, timeout=60) as client:
-        response = client.post(f"{system.url()}/v1/fine_tuning/jobs", json=given)
-        created: dict[str, Any] = response.raise_for_status().json()
-        return created

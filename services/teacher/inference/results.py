@@ -20,6 +20,8 @@ class TokenCounts(NamedTuple):
     completion: int
     cached: int | None = None
     reasoning: int | None = None
+    estimated: bool = False
+    """Whether an upstream left some of them out, and they were counted here."""
 
 
 @dataclass
@@ -109,6 +111,7 @@ def count_tokens(
         count_generated_tokens(last, step_count),
         last.cached_tokens,
         last.reasoning_tokens,
+        last.counts_estimated,
     )
 
 

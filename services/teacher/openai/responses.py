@@ -74,6 +74,8 @@ def build_usage(token_counts: Iterable[TokenCounts]) -> JSON:
         usage["prompt_tokens_details"] = {"cached_tokens": cached}
     if (reasoning := _sum_known(each.reasoning for each in counts)) is not None:
         usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    if any(each.estimated for each in counts):
+        usage["estimated"] = True  # a key of ours, as in TGI's `details`
     return usage
 
 

@@ -90,7 +90,7 @@ def translate_teacher_errors(name: str) -> Iterator[None]:
         cause = error.__cause__
         if isinstance(cause, HfHubHTTPError) and cause.response.status_code != 424:
             raise _make_status_error(label, cause, str(error)) from error
-        raise _make_generation_error(label, str(error)) from error
+        raise make_generation_error(label, str(error)) from error
     except (httpx2.HTTPError, json.JSONDecodeError) as error:
         reason = str(error) or type(error).__name__
         raise _make_unreachable_error(f"{label} does not respond: {reason}", error) from error
@@ -114,8 +114,9 @@ def _make_validation_error(label: str, told: str) -> QcrdError:
     return make_refusal(label, told)
 
 
-def _make_generation_error(label: str, told: str) -> QcrdError:
-    """The client knows TGI's error types and hands on of others the message alone."""
+def make_generation_error(label: str, told: str) -> QcrdError:
+    """Of an answer that had begun, by the message alone: that is what clients hand on of the error
+    types that are not TGI's own."""
     if told.startswith(CONTENT_FILTERED):
         return make_refusal(label, told)
     if (style := find_other_style(told)) is not None:

@@ -16,10 +16,10 @@ from services.api.assembling.teacher.prompt_refused import PromptRefused, make_r
 from services.api.assembling.teacher.teacher_errors import (
     NEVER_SENT,
     StyleUnsupported,
-    TeacherGenerationFailed,
     TeacherOverloaded,
     TeacherUnreachable,
     find_other_style,
+    make_generation_error,
 )
 
 FILTER_PATTERN = re.compile(r"content[_ ](?:filter|management)|safety|moderation", re.IGNORECASE)
@@ -55,6 +55,8 @@ def make_status_error(label: str, error: openai.APIStatusError, told: ServerErro
             f"{label} says that its account has no credit left: {told.message}; what was answered "
             "is kept: resume the job once there is"
         )
+    if status == 424:  # our own teacher server's
+        return make_generation_error(label, told.message)
     if status == 429:
         wait = _get_retry_after(error.response.headers)
         reason = f" ({told.code})" if told.code else ""
@@ -84,15 +86,13 @@ def make_status_error(label: str, error: openai.APIStatusError, told: ServerErro
 
 def make_stream_error(label: str, told: ServerError) -> QcrdError:
     """Of an answer that had begun: its status can say nothing more."""
-    if (style := find_other_style(told.message)) is not None:  # of the server behind a teacher's
-        return StyleUnsupported(f"{label} takes {style} prompts only: {told.message}", style)
     if told.code in ("429", "rate_limit_exceeded", "overloaded_error"):
         return TeacherOverloaded(f"{label} is overloaded")
     if told.code == "content_filter":
         return _make_refusal(label, told)
     if told.code in ("502", "503", "504"):
         return TeacherUnreachable(f"{label} lost its own server: {told.message}")
-    return TeacherGenerationFailed(f"{label} failed to generate: {told.message}")
+    return make_generation_error(label, told.message)
 
 
 def _make_refusal(label: str, told: ServerError) -> PromptRefused:

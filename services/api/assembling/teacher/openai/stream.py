@@ -61,6 +61,8 @@ class StreamedAnswer:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    is_estimated: bool = False
+    """Whether a teacher server of ours counted for a server behind it that did not."""
     is_counted: bool = False
     """Whether a usage came by itself, which is a last one."""
 
@@ -87,6 +89,7 @@ class StreamedAnswer:
             return
         written = max(written, (getattr(usage, "total_tokens", None) or 0) - prompt)
         self.prompt_tokens = prompt
+        self.is_estimated = bool(getattr(usage, "estimated", False))
         details = getattr(usage, "prompt_tokens_details", None)
         self.cached_tokens = min(getattr(details, "cached_tokens", None) or 0, prompt)
         earlier = self.completion_tokens or 0 if self.is_counted and not is_running else 0
@@ -118,6 +121,7 @@ async def build_completions(
         return ()
     prompt_tokens, written = answer.prompt_tokens, answer.completion_tokens
     estimated = prompt_tokens is None or written is None or written < answer.chunks
+    estimated |= answer.is_estimated
     if prompt_tokens is None:
         prompt_tokens = await estimator.count(prompt_text)
     if written is None or written < answer.chunks:
