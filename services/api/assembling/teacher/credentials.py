@@ -20,4 +20,6 @@ def build_query(teacher: TeacherConfig) -> dict[str, str]:
 def list_secrets(teacher: TeacherConfig) -> list[str]:
     """The values that no message may repeat; a word of one character would blank every text."""
     values = [teacher.read_key() or "", *build_headers(teacher).values()]
-    return [value for value in (*values, *build_query(teacher).values()) if len(value) > 7]
+    values += build_query(teacher).values()
+    words = [word for value in values for word in value.split()]  # of `Bearer KEY`, the key
+    return [value for value in (*values, *words) if len(value) > 7]

@@ -38,17 +38,17 @@ def parse_error(error: openai.APIError, secrets: Collection[str] = ()) -> Server
     if isinstance(body, dict):
         body = body.get("error", body)
     if not isinstance(body, dict):
-        return ServerError(_hide(str(body or error.message), secrets))
+        return ServerError(hide_secrets(str(body or error.message), secrets))
     message, param = body.get("message"), body.get("param")
     details = message.get("detail") if isinstance(message, dict) else body.get("detail")
     if isinstance(details, list) and details and isinstance(details[0], dict):
         message, param = details[0].get("msg"), _last_name(details[0].get("loc"))
     code = body.get("code") or body.get("type")
-    text = _hide(str(message or details or error.message), secrets)
+    text = hide_secrets(str(message or details or error.message), secrets)
     return ServerError(text, str(param or ""), str(code or ""))
 
 
-def _hide(text: str, secrets: Collection[str]) -> str:
+def hide_secrets(text: str, secrets: Collection[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     return text[:MAX_MESSAGE_CHARS]

@@ -11,7 +11,7 @@ import openai
 
 from qcrd.errors import NoQuota, QcrdError
 from qcrd.runtime.http.retry_after import MAX_SECONDS, parse_retry_after
-from services.api.assembling.teacher.openai.error_body import ServerError, parse_error
+from services.api.assembling.teacher.openai.error_body import ServerError, hide_secrets, parse_error
 from services.api.assembling.teacher.prompt_refused import PromptRefused, make_refusal
 from services.api.assembling.teacher.teacher_errors import (
     NEVER_SENT,
@@ -38,11 +38,11 @@ def translate_openai_errors(label: str, secrets: Collection[str] = ()) -> Iterat
     except openai.APIStatusError as error:
         raise make_status_error(label, error, parse_error(error, secrets)) from error
     except openai.APIConnectionError as error:
-        raise _make_connection_error(label, error) from error
+        raise _make_connection_error(label, error, secrets) from error
     except openai.APIError as error:  # an event of the stream
         raise make_stream_error(label, parse_error(error, secrets)) from error
     except (httpx2.HTTPError, ValueError) as error:
-        reason = str(error) or type(error).__name__
+        reason = hide_secrets(str(error) or type(error).__name__, secrets)
         raise TeacherUnreachable(
             f"{label} broke off in the middle of an answer: {reason}"
         ) from error
@@ -111,8 +111,13 @@ def _get_retry_after(headers: httpx2.Headers) -> float | None:
     return parse_retry_after(headers.get("retry-after"))
 
 
-def _make_connection_error(label: str, error: openai.APIConnectionError) -> TeacherUnreachable:
+def _make_connection_error(
+    label: str, error: openai.APIConnectionError, secrets: Collection[str]
+) -> TeacherUnreachable:
     reason = str(error.__cause__ or error) or type(error.__cause__).__name__
+    if isinstance(error.__cause__, httpx2.LocalProtocolError):
+        reason = "the key or a header has characters that none may have"
+    reason = hide_secrets(reason, secrets)
     unreachable = TeacherUnreachable(f"{label} does not respond: {reason}")
     unreachable.was_reached = not isinstance(error.__cause__, NEVER_SENT)
     return unreachable

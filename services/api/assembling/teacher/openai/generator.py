@@ -10,7 +10,7 @@ import openai
 
 from qcrd.errors import QcrdError
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
-from services.api.assembling.teacher.openai.error_body import MAX_MESSAGE_CHARS, parse_error
+from services.api.assembling.teacher.openai.error_body import hide_secrets, parse_error
 from services.api.assembling.teacher.openai.errors import translate_openai_errors
 from services.api.assembling.teacher.openai.parameters import ParameterSupport
 from services.api.assembling.teacher.openai.stream import StreamedAnswer, build_completions
@@ -49,9 +49,11 @@ class OpenAIGenerator:
         """One request, sent again without a parameter that the server does not take."""
         with track_cost(progress), translate_openai_errors(self._label, self._secrets):
             while True:
+                progress.is_free = True  # nothing has left, or what left was refused
                 async with self.support.take_turn():
                     request = request.split(self.support.max_choices)[0]
                     fields = self.support.build_fields(request, sampling)
+                    progress.is_free = False
                     try:
                         return await self._stream_answer(request, fields, progress)
                     except openai.APIStatusError as error:
@@ -101,7 +103,7 @@ class OpenAIGenerator:
         if media_type.startswith(STREAM_TYPE):
             return
         if media_type.startswith("application/json"):  # an error under status 200, as xAI has it
-            body = (await response.aread())[:MAX_MESSAGE_CHARS].decode(errors="replace")
+            body = hide_secrets((await response.aread()).decode(errors="replace"), self._secrets)
             raise TeacherGenerationFailed(f"{self._label} failed to generate: {body}")
         raise QcrdError(
             f"{self._label} answers with {media_type or 'nothing'} and not with a stream of "

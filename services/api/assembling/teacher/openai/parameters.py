@@ -52,8 +52,15 @@ class ParameterSupport:
         if self._is_settled:
             yield
             return
-        async with self._lock:
+        await self._lock.acquire()
+        if self._is_settled:  # while this one waited
+            self._lock.release()
             yield
+            return
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def settle(self) -> None:
         """An answer came: what is sent is taken."""
