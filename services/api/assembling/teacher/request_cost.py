@@ -9,6 +9,7 @@ from qcrd.errors import QcrdError
 from services.api.assembling.teacher.teacher_client import StreamProgress
 from services.api.assembling.teacher.teacher_errors import (
     TeacherGenerationFailed,
+    TeacherOverloaded,
     TeacherUnreachable,
 )
 
@@ -19,10 +20,11 @@ def track_cost(progress: StreamProgress) -> Iterator[None]:
     last token costs nothing more than the answer, which is there: it is suppressed."""
     try:
         yield
-    except (TeacherUnreachable, TeacherGenerationFailed) as error:
+    except (TeacherUnreachable, TeacherGenerationFailed, TeacherOverloaded) as error:
         if progress.completions:
             return
-        was_reached = not isinstance(error, TeacherUnreachable) or error.was_reached
+        is_refusal = isinstance(error, TeacherOverloaded)
+        was_reached = not is_refusal and getattr(error, "was_reached", True)
         progress.is_free = not was_reached and not progress.streamed_tokens
         raise
     except QcrdError:

@@ -58,7 +58,9 @@ CHAT_ONLY_PATTERN = re.compile(
     r"is a chat model|not supported in the v1/completions|only.{0,20}chat[/ ]completions",
     re.IGNORECASE,
 )
-NO_CHAT_PATTERN = re.compile(r"not a chat model|no chat[_ ]template|does not support chat", re.I)
+NO_CHAT_PATTERN = re.compile(
+    r"not a chat model|no chat[_ ]template|does not support chat|provide a chat template", re.I
+)
 """OpenAI's two messages, and those of vLLM, TGI and Ollama about models without a template."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -32,19 +33,33 @@ def parse_error(error: openai.APIError, secrets: Collection[str] = ()) -> Server
     OpenAI's object (out of a list at Gemini's), FastAPI's `detail` with its `loc`, the same within
     `message` (Mistral's), or a text.
     """
-    body = error.body
+    return _parse(error.body, error.message, secrets)
+
+
+def parse_body(content: bytes, secrets: Collection[str] = ()) -> ServerError:
+    """The same of a body under status 200."""
+    text = content.decode(errors="replace")
+    try:
+        return _parse(json.loads(text), text, secrets)
+    except ValueError:
+        return ServerError(hide_secrets(text, secrets))
+
+
+def _parse(body: Any, otherwise: str, secrets: Collection[str]) -> ServerError:
     if isinstance(body, list) and body:
         body = body[0]
     if isinstance(body, dict):
-        body = body.get("error", body)
+        outer, body = body, body.get("error", body)
+        if isinstance(body, str):  # xAI's: a sentence as code beside the message
+            return ServerError(hide_secrets(body, secrets), code=str(outer.get("code") or ""))
     if not isinstance(body, dict):
-        return ServerError(hide_secrets(str(body or error.message), secrets))
+        return ServerError(hide_secrets(str(body or otherwise), secrets))
     message, param = body.get("message"), body.get("param")
     details = message.get("detail") if isinstance(message, dict) else body.get("detail")
     if isinstance(details, list) and details and isinstance(details[0], dict):
         message, param = details[0].get("msg"), _last_name(details[0].get("loc"))
-    code = body.get("code") or body.get("type")
-    text = hide_secrets(str(message or details or error.message), secrets)
+    code = body.get("code") or body.get("http_status_code") or body.get("type")
+    text = hide_secrets(str(message or details or otherwise), secrets)
     return ServerError(text, str(param or ""), str(code or ""))
 
 

@@ -12,7 +12,11 @@ import openai
 from qcrd.errors import NoQuota, QcrdError
 from qcrd.runtime.http.retry_after import MAX_SECONDS, parse_retry_after
 from services.api.assembling.teacher.openai.error_body import ServerError, hide_secrets, parse_error
-from services.api.assembling.teacher.prompt_refused import PromptRefused, make_refusal
+from services.api.assembling.teacher.prompt_refused import (
+    TOO_LONG_PATTERN,
+    PromptRefused,
+    make_refusal,
+)
 from services.api.assembling.teacher.teacher_errors import (
     NEVER_SENT,
     StyleUnsupported,
@@ -23,6 +27,8 @@ from services.api.assembling.teacher.teacher_errors import (
 )
 
 FILTER_PATTERN = re.compile(r"content[_ ](?:filter|management)|safety|moderation", re.IGNORECASE)
+UNAVAILABLE = "currently unavailable"
+"""Of xAI's code under status 200 for a server that has no room."""
 KEY_PATTERN = re.compile(
     r"(?:incorrect|invalid).{0,12}api.?key|api.?key.{0,12}(?:not valid|invalid)", re.IGNORECASE
 )
@@ -50,11 +56,8 @@ def translate_openai_errors(label: str, secrets: Collection[str] = ()) -> Iterat
 
 def make_status_error(label: str, error: openai.APIStatusError, told: ServerError) -> QcrdError:
     status = error.status_code
-    if status == 402 or told.code == "insufficient_quota":
-        return NoQuota(
-            f"{label} says that its account has no credit left: {told.message}; what was answered "
-            "is kept: resume the job once there is"
-        )
+    if status == 402 or _has_no_credit(told):
+        return _make_quota_error(label, told)
     if status == 424:  # our own teacher server's
         return make_generation_error(label, told.message)
     if status == 429:
@@ -64,10 +67,12 @@ def make_status_error(label: str, error: openai.APIStatusError, told: ServerErro
     if status in (408, 409) or status >= 500:
         unreachable = TeacherUnreachable(f"{label} responds {status}: {told.message}")
         # 503 is a refusal; another may come from a proxy that gave up on a running generation.
-        unreachable.was_reached = status != 503
+        unreachable.was_reached = status not in (503, 529)
         return unreachable
     if status in (400, 404, 422) and (style := find_other_style(told.message)) is not None:
         return StyleUnsupported(f"{label} takes {style} prompts only: {told.message}", style)
+    if status == 403 and FILTER_PATTERN.search(told.message):  # OpenRouter's, of one prompt
+        return _make_refusal(label, told)
     if status in (401, 403) or (status == 400 and KEY_PATTERN.search(told.message)):
         # Some servers repeat the key in their words.
         return QcrdError(
@@ -86,13 +91,29 @@ def make_status_error(label: str, error: openai.APIStatusError, told: ServerErro
 
 def make_stream_error(label: str, told: ServerError) -> QcrdError:
     """Of an answer that had begun: its status can say nothing more."""
-    if told.code in ("429", "rate_limit_exceeded", "overloaded_error"):
+    if _has_no_credit(told):
+        return _make_quota_error(label, told)
+    is_too_long = told.code == "context_length_exceeded" or TOO_LONG_PATTERN.search(told.message)
+    if is_too_long or told.code in ("400", "413", "422"):
+        return _make_refusal(label, told)
+    if told.code in ("429", "rate_limit_exceeded", "overloaded_error") or UNAVAILABLE in told.code:
         return TeacherOverloaded(f"{label} is overloaded")
     if told.code == "content_filter":
         return _make_refusal(label, told)
     if told.code in ("502", "503", "504"):
         return TeacherUnreachable(f"{label} lost its own server: {told.message}")
     return make_generation_error(label, told.message)
+
+
+def _has_no_credit(told: ServerError) -> bool:
+    return told.code in ("402", "insufficient_quota")
+
+
+def _make_quota_error(label: str, told: ServerError) -> NoQuota:
+    return NoQuota(
+        f"{label} says that its account has no credit left: {told.message}; what was answered "
+        "is kept: resume the job once there is"
+    )
 
 
 def _make_refusal(label: str, told: ServerError) -> PromptRefused:

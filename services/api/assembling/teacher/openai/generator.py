@@ -10,15 +10,14 @@ import openai
 
 from qcrd.errors import QcrdError
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
-from services.api.assembling.teacher.openai.error_body import hide_secrets, parse_error
-from services.api.assembling.teacher.openai.errors import translate_openai_errors
+from services.api.assembling.teacher.openai.error_body import parse_body, parse_error
+from services.api.assembling.teacher.openai.errors import make_stream_error, translate_openai_errors
 from services.api.assembling.teacher.openai.parameters import ParameterSupport
 from services.api.assembling.teacher.openai.stream import StreamedAnswer, build_completions
 from services.api.assembling.teacher.prompt_refused import PromptRefused
 from services.api.assembling.teacher.request_cost import track_cost
 from services.api.assembling.teacher.teacher_client import StreamProgress
 from services.api.assembling.teacher.teacher_errors import (
-    TeacherGenerationFailed,
     TeacherUnreachable,
 )
 from services.api.assembling.tokens.token_counts import TokenEstimator
@@ -73,8 +72,9 @@ class OpenAIGenerator:
                 progress.streamed_tokens = answer.chunks
         finally:
             await stream.close()
-        text = request.prompt.text
-        progress.completions = await build_completions(answer, text, self._estimator)
+            # Also of a stream that broke off: choices that had ended are paid for and whole.
+            text = request.prompt.text
+            progress.completions = await build_completions(answer, text, self._estimator)
         if not progress.completions:
             if answer.is_filtered:
                 raise PromptRefused(f"{self._label} filters its answer to a prompt", "filtered")
@@ -103,8 +103,8 @@ class OpenAIGenerator:
         if media_type.startswith(STREAM_TYPE):
             return
         if media_type.startswith("application/json"):  # an error under status 200, as xAI has it
-            body = hide_secrets((await response.aread()).decode(errors="replace"), self._secrets)
-            raise TeacherGenerationFailed(f"{self._label} failed to generate: {body}")
+            told = parse_body(await response.aread(), self._secrets)
+            raise make_stream_error(self._label, told)
         raise QcrdError(
             f"{self._label} answers with {media_type or 'nothing'} and not with a stream of "
             "events: no OpenAI-compatible server is at `url` in the setting QCRD_TEACHERS, or "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -84,13 +84,14 @@ class ParameterSupport:
             if value is not None and name not in self._left_out
         }
 
-    def learn_refusal(self, status: int, error: ServerError, sent: Collection[str]) -> bool:
+    def learn_refusal(self, status: int, error: ServerError, sent: Mapping[str, Any]) -> bool:
         """Whether the same request without what was refused is worth a try."""
         if status not in REFUSAL_STATUSES or TOO_LONG_PATTERN.search(error.message):
             return False
-        if "n" in sent and (error.param == "n" or CHOICES_PATTERN.search(error.message)):
+        asked = sent.get("n", 1)
+        if asked > 1 and (error.param == "n" or CHOICES_PATTERN.search(error.message)):
             found = LARGEST_CHOICES.search(error.message)
-            self.limit_choices(int(found[1]) if found else 1)
+            self.limit_choices(min(int(found[1]) if found else 1, asked - 1))
             return True
         name = error.param if error.param in sent else _find_name(error.message, sent)
         is_unsupported = error.is_unsupported or UNSUPPORTED_PATTERN.search(error.message)

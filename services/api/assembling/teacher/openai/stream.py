@@ -92,14 +92,15 @@ class StreamedAnswer:
         self.is_estimated = bool(getattr(usage, "estimated", False))
         details = getattr(usage, "prompt_tokens_details", None)
         self.cached_tokens = min(getattr(details, "cached_tokens", None) or 0, prompt)
-        earlier = self.completion_tokens or 0 if self.is_counted and not is_running else 0
+        is_one_of_several = self.is_counted and not is_running and len(self.choices) > 1
+        earlier = (self.completion_tokens or 0) if is_one_of_several else 0
         self.completion_tokens = written + earlier
         self.is_counted = not is_running
 
     def take_finished(self) -> list[StreamedChoice]:
         """In their order. Where the usage came, the answer ended in order, and a server that names
         no reason has finished all of them."""
-        ended = self.prompt_tokens is not None
+        ended = self.is_counted
         return [
             choice
             for _, choice in sorted(self.choices.items())
