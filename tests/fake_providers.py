@@ -73,7 +73,8 @@ class FakeProvider:
 
     `quirk` is what befalls the answers: `gzip`, `split` (a chunk ends within a character),
     `unended` (the last line has no end), `html`, `empty`, `filtered`, `cut` (no finish reason),
-    `redirect`, `late` (an error after the stream has begun). `failures` are the answers to the next
+    `redirect` (to `elsewhere`, if that is another server), `unlisted` (the key may not list
+    models), `late` (an error after the stream has begun). `failures` are the answers to the next
     requests. `requests` and `headers` are what came.
     """
 
@@ -91,6 +92,7 @@ class FakeProvider:
         self.headers: list[dict[str, str]] = []
         self.failures: list[tuple[int, JSON, dict[str, str]]] = []
         self.answered = self.choices_given = 0
+        self.elsewhere = ""
         self.prompt_tokens = self.completion_tokens = 0
         """What it wants paid."""
         self._door = socket.create_server(("127.0.0.1", 0))
@@ -127,6 +129,9 @@ class FakeProvider:
     async def _models(self, request: Request) -> Response:
         if (refused := self._check_access(request)) is not None:
             return refused
+        if self.quirk == "unlisted":
+            told = make_error("You have insufficient permissions: Missing scopes: api.model.read")
+            return JSONResponse(told, 403)
         entry = {"id": "m", "object": "model", **self.row.model_entry}
         return JSONResponse({"object": "list", "data": [entry, {"id": "other"}]})
 
@@ -166,7 +171,8 @@ class FakeProvider:
         if self.quirk == "html":
             return HTMLResponse("<html>Welcome to our proxy</html>")
         if self.quirk == "redirect" and not request.url.path.startswith("/elsewhere"):
-            return RedirectResponse(f"/elsewhere{request.url.path}?{request.url.query}", 307)
+            path = f"/elsewhere{request.url.path}?{request.url.query}"
+            return RedirectResponse(f"{self.elsewhere}{path}", 307)
         events = self._make_events(body, prompt, style)
         if self.quirk == "gzip":
             content = gzip.compress(b"".join(events))

@@ -26,12 +26,14 @@ JSON_FORMAT = (
 )
 MAX_LISTED_LABELS = 100
 """Labels that a chat's instruction spells out; more of them are the task's own to explain."""
+FREE_TEXT = PromptForm()
+"""A text that the teacher continues as it likes."""
 
 
 def build_teacher_prompt(
     task: TaskSpec,
     question: Question,
-    form: PromptForm = PromptForm(),  # noqa: B008 - a tuple
+    form: PromptForm = FREE_TEXT,
     max_new_tokens: int = 256,
 ) -> TeacherPrompt:
     """The question after the task's examples, in the paper's format.

@@ -16,22 +16,31 @@ from qcrd.records.spec import AnswerKind, TaskSpec
 
 MAX_OPTION_CHARS = 200
 """Characters of an answer that is none of given options."""
-CHARACTERS_PER_TOKEN = 3
+BYTES_PER_TOKEN = 3
 """Of an explanation: fewer than English has, so that the answer still fits behind it."""
 MIN_EXPLANATION_CHARS = 20
 MAX_ENUM_VALUES, MAX_ENUM_CHARS, SMALL_ENUM = 1000, 15_000, 250
 """OpenAI's limits on a strict schema: values in all, and their characters where one has more than
 250 values (its guide Structured Outputs, as read 2026-11-28)."""
 EXPLANATION, ANSWER = "explanation", "answer"
+FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.IGNORECASE | re.DOTALL)
+"""What models write that were asked for JSON in words."""
 
 
 def build_grammar(task: TaskSpec, question: Question, max_new_tokens: int) -> str:
     """A regular expression of the text behind `<Explanation>:`: a line, and the tagged answer."""
     answers = "|".join(map(re.escape, _list_options(task, question)))
     longest = max(map(len, _list_options(task, question)), default=MAX_OPTION_CHARS)
-    room = max_new_tokens * CHARACTERS_PER_TOKEN - longest - len(ANSWER_TAG)
+    room = max_new_tokens * BYTES_PER_TOKEN - longest - len(ANSWER_TAG)
+    room //= _measure_bytes_per_character(task, question)
     explanation = rf"[^\n]{{1,{max(MIN_EXPLANATION_CHARS, room)}}}"
     return rf" {explanation}\n{ANSWER_TAG} " + (f"({answers})" if answers else _free(task))
+
+
+def _measure_bytes_per_character(task: TaskSpec, question: Question) -> int:
+    """Of the language that is spoken: tokens go by bytes, a grammar counts characters."""
+    spoken = "".join(example.explanation for example in task.examples) or question.text
+    return round(len(spoken.encode()) / max(1, len(spoken))) or 1
 
 
 def _free(task: TaskSpec) -> str:
@@ -71,6 +80,8 @@ def unfold_structured_reply(reply: str) -> str:
     """The tagged text of a JSON reply with the two fields, any other reply as it is. One that has
     its answer first loses its explanation, which did not lead to it."""
     text = reply.strip()
+    if fenced := FENCED.fullmatch(text):
+        text = fenced[1]
     if not text.startswith("{"):
         return reply
     try:

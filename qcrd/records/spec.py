@@ -67,10 +67,10 @@ class RationaleSpec(Record):
     stop: Annotated[tuple[str, ...], Field(max_length=4)] = DEFAULT_STOP
     prompt: Literal["auto", "completion", "chat"] = "auto"
     """Whether the teacher continues a text or replies in a chat; `auto`: by what it is."""
-    format: Literal["auto", "tags", "json"] = "auto"
+    format: Literal["auto", "tags", "json", "free"] = "auto"
     """How the teacher writes its answer: behind tags, which a grammar enforces where the teacher
     has grammars, or, in a chat, as JSON of a schema. `auto`: JSON where the provider is known to
-    enforce schemas."""
+    enforce schemas. `free`: behind tags, and nothing enforces them."""
     source: Annotated[Literal["auto", "explanation", "reasoning"], Field(alias="from")] = "auto"
     """What of a reasoning teacher's output the student learns: the explanation that it gives, or
     the reasoning before it; `auto`: the explanation, where there is one."""

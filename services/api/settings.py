@@ -34,6 +34,17 @@ class ApiSettings(EnvironmentSettings, env_prefix="QCRD_API_"):
         return self
 
 
+def require_header_text(place: str, text: str) -> str:
+    """`ValueError` for what no HTTP header may have: nothing, a line break, other scripts."""
+    if not text.strip():
+        raise ValueError(f"{place} is empty or not set")
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(
+            f"{place} has a character that no HTTP header may have, such as a line break"
+        )
+    return text
+
+
 class TeacherConfig(BaseModel):
     """A teacher that jobs may name. A job cannot bring an address of its own."""
 
@@ -85,24 +96,25 @@ class TeacherConfig(BaseModel):
         if sum(map(bool, (self.api_key, self.api_key_file, self.api_key_env))) > 1:
             raise ValueError("give one of api_key, api_key_file and api_key_env")
         self.read_key()
+        for kind, values in (("headers", self.headers), ("query", self.query)):
+            for name, value in values.items():
+                require_header_text(f"{kind}.{name}", name + value.get_secret_value())
         return self
 
     def read_key(self) -> str | None:
         """The key as it is now: a mounted file changes when keys are rotated. `ValueError` where it
         is named and cannot be read."""
-        if self.api_key is not None:
-            return self.api_key.get_secret_value()
+        if self.api_key:  # an empty one is none, as templates write it
+            return require_header_text("api_key", self.api_key.get_secret_value())
         if self.api_key_env is not None:
-            if not (key := os.environ.get(self.api_key_env, "").strip()):
-                raise ValueError(f"api_key_env: the variable {self.api_key_env} is not set")
-            return key
+            key = os.environ.get(self.api_key_env, "").strip()
+            return require_header_text(f"api_key_env: the variable {self.api_key_env}", key)
         if self.api_key_file is not None:
+            place = f"api_key_file: {self.api_key_file}"
             try:
-                return self.api_key_file.read_text().strip()
+                return require_header_text(place, self.api_key_file.read_text().strip())
             except OSError as error:
-                raise ValueError(
-                    f"api_key_file: {self.api_key_file} cannot be read ({error.strerror})"
-                ) from error
+                raise ValueError(f"{place} cannot be read ({error.strerror})") from error
         return None
 
     @property

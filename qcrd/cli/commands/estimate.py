@@ -41,7 +41,7 @@ def _show_estimate(result: dict[str, Any]) -> None:
     table = Table(show_header=False)
     outputs = f"{teacher['asked']:,} of {teacher['outputs']:,}; {teacher['reused']:,} reused"
     table.add_row("teacher outputs", outputs)
-    table.add_row("prompt tokens", f"{teacher['prompt_tokens']:,}")
+    table.add_row("prompt tokens", _format_prompt(teacher))
     table.add_row("completion tokens", _format_completion(teacher))
     table.add_row("cost", _format_cost(teacher))
     table.add_row("training steps", f"{result['training_steps']:,}")
@@ -54,6 +54,12 @@ def _show_estimate(result: dict[str, Any]) -> None:
     stdout_console().print(table)
     for line in (*teacher["basis"], *result["basis"]):
         stdout_console().print(f"- {escape(line)}")
+
+
+def _format_prompt(teacher: dict[str, Any]) -> str:
+    expected, most = teacher["prompt_tokens"], teacher.get("prompt_tokens_at_most")
+    known = f"{expected:,}"
+    return known if most in (None, expected) else f"about {known}, at most {most:,}"
 
 
 def _format_completion(teacher: dict[str, Any]) -> str:

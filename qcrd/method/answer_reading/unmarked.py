@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 
 from qcrd.method.answer_reading import options
+from qcrd.method.answer_reading.corrections import SECOND_THOUGHTS
 from qcrd.method.answer_reading.marks import find_marks
 from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
 from qcrd.method.answer_reading.statements import Said, read_statement
 from qcrd.method.answer_reading.turns import Turn
-from qcrd.method.answer_reading.verdicts import SECOND_THOUGHTS, Verdict
+from qcrd.method.answer_reading.verdicts import Verdict
 from qcrd.records.spec import AnswerKind
 
 LAST_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from qcrd.method.answer_reading import latex, texts
 from qcrd.method.answer_reading.characters import unify
+from qcrd.method.answer_reading.corrections import SECOND_THOUGHTS, read_correction
 from qcrd.method.answer_reading.marks import Mark, Strength, find_marks, find_sentence_start
 from qcrd.method.answer_reading.numbers.reading import DOUBTFUL_GROUP
 from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
@@ -38,34 +39,6 @@ EXPLANATION = re.compile(
     r"\s*[*_#<]{0,4}\s?(?:explanation|reasoning|rationale|reason"
     r"|justification)\s?>?\s?[*_]{0,3}\s?:"
     r"[*_]{0,3}\s*",
-    re.IGNORECASE,
-)
-SECOND_THOUGHTS = re.compile(
-    r"\b(?:wait|oops|scratch that|made an? (?:mistake|error)|my (?:mistake|bad)|on second thought"
-    r"|i meant|correction|let me (?:re|double|check|fix|correct|try)\w*|let's (?:re|double"
-    r"|check)\w*"
-    r"|that(?:'s| is| was|\u2019s) (?:wrong|incorrect|not right|not correct|off|a mistake)"
-    r"|(?:i|i'm|answer|it) ?(?:is|was|am)? (?:wrong|incorrect|mistaken)|off by|sorry|apolog\w+"
-    r"|misread|miscounted"
-    r"|edit(?=\s?:)|update(?=\s?:)|revised|amended"
-    r"|(?:it|this|that|answer) (?:can't|cannot|can not|could not) be|not enough information"
-    r"|insufficient"
-    r"|no answer|i (?:don't|do not) know|not sure|miscalculated|should (?:have been|actually"
-    r"|rather)|reconsider\w*|recheck\w*|double-check\w*"
-    r"|korrektur|corrección|correção|correction|correzione|moment mal|attendez|erreur|perdón"
-    r"|извините|исправление|ошиб\w+)\b"
-    r"|(?:^|[.!?;\n\u2013\u2014]|\s-)\s{0,3}(?:(?:no|nope|nein|non|нет)[,.!:\u2014-]|(?:but|or"
-    r"|however"
-    r"|actually|hm+|alternatively|rather|hold on|espera|pero|mais|aber|oder|подожди|но|или)\b)"
-    r"|不对|不對|等等|等一下|更正|订正|訂正|待って|しかし|아니|잠깐|但是",
-    re.IGNORECASE,
-)
-CORRECTED = re.compile(
-    r"(?:\b(?:it|this|that|(?:the\s+)?(?:correct|right|actual|true|real)\s+(?:value|one|number"
-    r"|result"
-    r"|total|option|choice|label))(?:\s+(?:is|should\s+be|must\s+be)\b|['\u2019]s\b)"
-    r"|\bi\s+meant\b|\bcorrection\s?:|\bmake\s+(?:that|it)\b|\bshould\s+be\b)\s?:?"
-    r"(?:\s+(?:actually|really|rather|in fact))?",
     re.IGNORECASE,
 )
 GIVEN_UP = re.compile(
@@ -291,16 +264,9 @@ def _settle(text: str, end: int, verdict: Verdict, reader: Reader, mark: Mark) -
         return verdict
     if (doubt := SECOND_THOUGHTS.search(tail)) is None:
         return verdict
+    corrected = read_correction(tail, doubt.start(), reader)
+    if corrected is None:
+        return None
     offset = min(end, verdict.span[1] + MAX_TAIL_CHARS) - len(tail)
-    *_, last = (None, *CORRECTED.finditer(tail, doubt.start()))
-    if last is None or reader.kind in (AnswerKind.TEXT, AnswerKind.MATH):
-        return None
-    line = tail[last.end() :].partition("\n")[0]
-    statement = read_statement(line, reader)
-    behind = tail[last.end() + statement.length :]
-    if statement.said is not Said.ANSWER or statement.answer is None:
-        return None
-    if SECOND_THOUGHTS.search(behind):
-        return None
-    first = offset + last.end()
-    return Verdict(statement.answer, verdict.start, (first, first + statement.length))
+    answer, (first, last) = corrected
+    return Verdict(answer, verdict.start, (offset + first, offset + last))

@@ -13,11 +13,12 @@ from qcrd.records.spec import Budget, MethodSpec
 from qcrd.records.teacher_prompt import PromptForm
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
+from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.labelling import OutputsByQuestion
 from services.api.assembling.prompt_form import choose_prompt_form, make_prompt_form
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
-from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
+from services.api.assembling.sampler import TeacherSampler
 from services.api.assembling.sampling_plan import (
     SampleRequest,
     SamplingParams,
@@ -196,7 +197,7 @@ async def _run_sampling(
         cache = GenerationCache(
             stage.store, buffer, teacher=fingerprint, sampling=plan.sampling.fingerprint
         )
-        generations = cache.find_many(requests.keys())
+        generations = find_existing(cache, stage.job.id, requests)
         paid = _sum_paid(stage.job, generations.values())
         account = TokenAccount.open(buffer, stage.job, paid, teacher)
         run = SamplingRun(stage, cache, teacher, requests, generations, account)
@@ -233,6 +234,23 @@ async def _run_sampling(
         return run
     finally:
         await client.close()
+
+
+def find_existing(
+    cache: GenerationCache, job_id: str, requests: Mapping[str, SampleRequest]
+) -> dict[str, Generation]:
+    """By the keys of `requests`: the outputs that any job paid for, and those that this one paid
+    for when it began under a release that held no text to a grammar."""
+    free_keys = {
+        request.free_key: key for key, request in requests.items() if request.prompt.grammar
+    }
+    found = cache.find_many({*requests, *free_keys})
+    own = {
+        free_keys[key]: one
+        for key, one in found.items()
+        if key in free_keys and one.job_id == job_id
+    }
+    return own | {key: one for key, one in found.items() if key in requests}
 
 
 def _sum_paid(job: Job, generations: Iterable[Generation]) -> Usage:

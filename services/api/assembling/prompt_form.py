@@ -19,9 +19,22 @@ def choose_prompt_form(
     return make_prompt_form(spec, style, info)
 
 
+def list_prompt_forms(
+    spec: RationaleSpec, teacher: TeacherConfig, info: TeacherInfo | None
+) -> list[PromptForm]:
+    """The form that the teacher is asked in first, and the one that a refusal of it leads to."""
+    first = choose_prompt_form(spec, teacher, info)
+    if {spec.prompt, teacher.prompt} != {"auto"}:
+        return [first]
+    other: PromptStyle = "chat" if first.style == "completion" else "completion"
+    return [first, make_prompt_form(spec, other, info)]
+
+
 def make_prompt_form(
     spec: RationaleSpec, style: PromptStyle, info: TeacherInfo | None
 ) -> PromptForm:
+    if spec.format == "free":
+        return PromptForm(style)
     if style == "completion":
         return PromptForm(style, "grammar" if info is not None and info.has_grammar else "none")
     is_enforced = info is not None and info.enforces_schema

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from qcrd.errors import QcrdError, Transient
-from qcrd.runtime.retrying import compute_backoff
+from services.api.assembling.backoff_policy import BackoffPolicy
+from services.api.assembling.pending_requests import PendingRequests
 from services.api.assembling.refusals import RefusalLog
 from services.api.assembling.sampling_plan import PromptRequest, SampleRequest, SamplingParams
 from services.api.assembling.teacher.concurrency_limit import ConcurrencyLimit
@@ -27,26 +25,6 @@ from services.api.assembling.teacher.teacher_errors import (
 )
 from services.api.assembling.tokens.token_account import NOTHING, Reservation, Tokens
 from services.api.assembling.tokens.token_budget import TokenBudget
-
-
-@dataclass(frozen=True)
-class BackoffPolicy:
-    """All in seconds. After `outage_timeout` without the teacher, or `overload_timeout` without a
-    completion, the stage lets other jobs run and is retried later."""
-
-    poll_interval: float = 0.5
-    initial_delay: float = 0.25
-    max_delay: float = 10.0
-    max_retry_after: float = 60.0
-    """The longest Retry-After that is obeyed; after a longer one the teacher is retried sooner."""
-    outage_timeout: float = 60.0
-    overload_timeout: float = 120.0
-
-    def get_delay(self, attempts: int) -> float:
-        """Doubled each time, with jitter, so that many refused at once do not return at once."""
-        upper_bound = compute_backoff(attempts, self.initial_delay, self.max_delay)
-        return upper_bound * random.uniform(0.5, 1.0)
-
 
 MAX_ATTEMPTS = 4
 """Failures of one request on a reachable teacher after which the job fails."""
@@ -85,7 +63,7 @@ class TeacherSampler:
         self._account_error: QcrdError | None = None
         self._budget_changed = asyncio.Condition()
         self._limit = ConcurrencyLimit(concurrency)
-        self._pending: deque[PromptRequest] = deque()
+        self._pending = PendingRequests(())
         self._probe_lock = asyncio.Lock()
         self._outage_count = 0
         self._outage: str | None = None
@@ -98,18 +76,15 @@ class TeacherSampler:
         when the next request could cost too much, once none is in flight; `QcrdError` when the
         teacher refuses for good.
         """
-        largest = max((len(request.samples) for request in requests), default=1)
-        choices = min(largest, self._client.max_choices)
-        self._limit = ConcurrencyLimit(max(1, self._concurrency // choices))
-        self._pending.extend(part for request in requests for part in request.split(choices))
-        workers = min(self._limit.size, len(self._pending))
+        self._pending = PendingRequests(requests)
+        workers = min(self._concurrency, sum(len(request.samples) for request in requests))
         try:
             async with asyncio.TaskGroup() as group:
-                poll_task = group.create_task(self._poll_loop())
-                await asyncio.gather(
-                    *(group.create_task(self._run_worker()) for _ in range(workers))
-                )
-                poll_task.cancel()
+                tasks = [group.create_task(self._poll_loop())]
+                tasks += [group.create_task(self._run_worker()) for _ in range(workers)]
+                await self._pending.wait_until_done()
+                for task in tasks:
+                    task.cancel()
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from group_error
 
@@ -119,11 +94,11 @@ class TeacherSampler:
             await asyncio.sleep(self._backoff.poll_interval)
 
     async def _run_worker(self) -> None:
-        while self._pending:
-            parts = self._pending.popleft().split(self._client.max_choices)
-            self._pending.extendleft(reversed(parts[1:]))
-            if self._refusals is None or not self._refusals.skips(parts[0].prompt):
-                await self._sample_with_retries(parts[0])
+        while True:
+            request = await self._pending.get(min(self._client.max_choices, self._concurrency))
+            if self._refusals is None or not self._refusals.skips(request.prompt):
+                await self._sample_with_retries(request)
+            self._pending.mark_done()
 
     async def _reserve_budget(self, request: PromptRequest) -> tuple[Reservation, PromptRequest]:
         """Wait until those in flight have cost less than they might have. Of several samples those
@@ -167,7 +142,7 @@ class TeacherSampler:
             try:
                 completed = await self._sample_within_budget(request)
                 if missing := request.samples[completed:]:
-                    self._pending.appendleft(PromptRequest(missing))
+                    self._pending.put(PromptRequest(missing))
                 return
             except PromptRefused as error:
                 if self._refusals is None:
@@ -187,9 +162,15 @@ class TeacherSampler:
                 await asyncio.sleep(self._backoff.get_delay(failures))
 
     async def _sample_within_budget(self, request: PromptRequest) -> int:
-        """One try, within the budget. How many samples came."""
-        async with self._limit.slot() as epoch:
-            reservation, request = await self._reserve_budget(request)
+        """One try, within the budget, for the first samples of `request` or all. How many came."""
+
+        def count_samples() -> int:
+            # Fewer than there were, if an answer has told meanwhile that no more are given.
+            return min(len(request.samples), self._client.max_choices)
+
+        async with self._limit.slot(count_samples) as epoch:
+            first = request.split(count_samples())[0]
+            reservation, request = await self._reserve_budget(first)
             progress = StreamProgress(is_free=True)
             try:
                 await self._write_reservations()
@@ -214,7 +195,7 @@ class TeacherSampler:
         except TeacherOverloaded:
             self._limit.shrink(epoch)
             raise
-        self._limit.grow()
+        self._limit.grow(len(progress.completions))
         self._last_completion_at = asyncio.get_running_loop().time()
 
     def _settle_completed(
@@ -230,7 +211,9 @@ class TeacherSampler:
         """What came is spent, and with it the prompt; the rest may be. Written with what is written
         next: until then all that was reserved is uncertain."""
         reserved = reservation.tokens
-        if progress.is_free:
+        if progress.told is not None:
+            self._budget.account.settle(reservation, spent=progress.told)
+        elif progress.is_free:
             self._budget.account.settle(reservation)
         elif not progress.streamed_tokens:
             self._budget.account.settle(reservation, uncertain=reserved)

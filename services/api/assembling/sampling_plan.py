@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -78,9 +78,16 @@ class SampleRequest:
 
     @property
     def key(self) -> str:
+        return self._digest([each for each in (self.prompt.grammar, self.prompt.schema) if each])
+
+    @property
+    def free_key(self) -> str:
+        """Of the same sample when nothing held it to a form, as before there were grammars."""
+        return self._digest(())
+
+    def _digest(self, held_to: Sequence[str]) -> str:
         prompt = self.prompt
         parts = [part for message in prompt.messages for part in message] or [prompt.text]
-        held_to = [each for each in (prompt.grammar, prompt.schema) if each]
         return digest(*parts, *held_to, str(self.index))
 
     @property

@@ -21,6 +21,7 @@ from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api.assembling import labelling, sampling_plan, shared_set
+from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.data_warnings import (
     count_shared_questions,
     warn_about_unseen_labels,
@@ -29,7 +30,6 @@ from services.api.assembling.generate import generate_outputs
 from services.api.assembling.imported_outputs import match_outputs
 from services.api.assembling.labelling import OutputsByQuestion
 from services.api.assembling.refusals import RowLocation
-from services.api.assembling.sampler import BackoffPolicy
 from services.api.files import service as files
 from services.api.files.questions import QuestionRow
 from services.api.rationale_sets import index

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from qcrd.method.prompts import build_teacher_prompt
@@ -11,7 +11,11 @@ from qcrd.records.spec import JobSpec
 from qcrd.records.teacher_prompt import PromptForm, TeacherPrompt
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
+from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.refusals import RowLocation
+from services.api.assembling.sampling_plan import SamplingParams
+from services.api.assembling.teacher.teacher_client import TeacherInfo
+from services.api.dependencies import Gateway
 from services.api.files import service as files
 
 
@@ -47,3 +51,16 @@ def iter_prompts(store: Store, spec: JobSpec, form: PromptForm) -> Iterator[JobP
         if samples:
             prompt = build_teacher_prompt(spec.settings.task, question, form, max_new_tokens)
             yield JobPrompt(prompt, samples, location)
+
+
+def find_generations(
+    gateway: Gateway, spec: JobSpec, info: TeacherInfo, form: PromptForm, keys: Collection[str]
+) -> dict[str, Generation]:
+    """Outputs with these keys that the teacher has given already, for whichever job."""
+    cache = GenerationCache(
+        gateway.store,
+        gateway.shared.generation_buffer,
+        teacher=info.fingerprint,
+        sampling=SamplingParams.from_spec(spec.settings.rationales, form.style).fingerprint,
+    )
+    return cache.find_many(keys)

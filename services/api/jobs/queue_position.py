@@ -10,8 +10,8 @@ from qcrd.runtime.jobs.state_machine import get_task, is_waiting
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import Counters
 from services.api.http import schemas, serializers
-from services.api.jobs import timings
 from services.api.jobs.checks.spec_limits import shorten_method
+from services.api.jobs.estimating import timings
 
 
 def describe_job(job: Job, jobs: JobStore, counters: Counters) -> schemas.FineTuningJob:

@@ -21,7 +21,7 @@ from services.api.http.query_checks import read_deep_object
 from services.api.jobs import checkpoints, lifecycle
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import create_job
-from services.api.jobs.estimate import JobEstimate, estimate_job
+from services.api.jobs.estimating.estimate import JobEstimate, estimate_job
 from services.api.jobs.queue_position import describe_job, list_jobs
 from services.api.jobs.search import find_jobs
 

@@ -129,7 +129,7 @@ def test_samples_that_are_there_are_taken_off_the_request(provide: Provide) -> N
     assert here.manifest(job).counts.reused == 2 * QUESTIONS
 
 
-@pytest.mark.parametrize("quirk", ["gzip", "split", "unended", "redirect"])
+@pytest.mark.parametrize("quirk", ["gzip", "split", "unended", "redirect", "unlisted"])
 def test_odd_wires_are_read(quirk: str, provide: Provide) -> None:
     here, _ = provide(BY_NAME["openai"], quirk=quirk, answer=say_in_many_scripts)
     job = run(here)
@@ -137,6 +137,21 @@ def test_odd_wires_are_read(quirk: str, provide: Provide) -> None:
         here, job
     )
     assert "naïve 東京 🙂" in here.items(job)[0].positives[0].text
+
+
+@pytest.mark.parametrize("name", ["openai", "azure"])
+def test_a_redirect_to_another_server_does_not_get_the_key(name: str, provide: Provide) -> None:
+    """Neither in `authorization` nor in a header of the configuration."""
+    here, provider = provide(BY_NAME[name], quirk="redirect")
+    other = FakeProvider(replace(BY_NAME[name], wants_query=None), adds)
+    try:
+        provider.elsewhere = f"http://127.0.0.1:{other.port}"
+        job = run(here)
+    finally:
+        other.close()
+    assert (job.stage, job.failure) == (Stage.TRAINING, None), told(here, job)
+    assert other.requests
+    assert KEY not in str(other.headers)
 
 
 def say_in_many_scripts(prompt: str, seed: int) -> str:
@@ -166,10 +181,13 @@ def test_an_error_within_a_stream_is_no_answer(provide: Provide) -> None:
 
 
 def test_a_filtered_question_is_counted_and_left_out(provide: Provide) -> None:
-    here, _ = provide(BY_NAME["openai"], quirk="filtered")
+    here, provider = provide(BY_NAME["openai"], quirk="filtered")
     job = run(here, n=1)
     assert job.status is JobStatus.PAUSED
     assert "questions: filtered" in told(here, job)
+    paid = (provider.prompt_tokens, provider.completion_tokens)
+    assert (job.usage.teacher_prompt_tokens, job.usage.teacher_completion_tokens) == paid
+    assert job.usage.uncertain == 0
 
 
 @pytest.mark.parametrize(
@@ -210,8 +228,7 @@ def test_too_long_a_prompt_is_left_out_and_told(provide: Provide) -> None:
     assert "too_long 1" in told(here, job)
 
 
-def test_a_chat_model_that_is_asked_to_complete_is_asked_by_chat(provide: Provide) -> None:
-    """`auto` of a TGI address behind which a chat model is; a style that is named stays."""
+def test_a_style_that_is_named_stays(provide: Provide) -> None:
     here, _ = provide(BY_NAME["openai"])
     job = run(here, prompt="completion")
     assert job.failure is not None
@@ -304,3 +321,6 @@ def test_a_chat_model_behind_a_teacher_server_is_asked_by_chat(provide: Provide)
     assert "asked by chat prompts" in told(here, job)
     assert here.manifest(job).counts.outputs == SAMPLES * QUESTIONS
     assert job.usage.teacher_prompt_tokens == provider.prompt_tokens
+    assert job.usage.uncertain == 0
+    refused = [body for body in provider.requests if "messages" not in body]
+    assert len(refused) == 1, "the others wait for the answer to the first"

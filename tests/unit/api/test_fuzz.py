@@ -23,7 +23,7 @@ from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from services.api.assembling import stage as assemble
-from services.api.assembling.sampler import BackoffPolicy
+from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.settings import TeacherConfig
 from services.trainer import training_dataset
 from tests.scripted_teacher import ScriptedTeacher

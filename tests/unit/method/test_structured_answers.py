@@ -15,7 +15,7 @@ from qcrd.method.structured_answers import (
     unfold_structured_reply,
 )
 from qcrd.records.rationales import Question
-from qcrd.records.spec import TaskSpec
+from qcrd.records.spec import FewShotExample, TaskSpec
 
 LABELS = TaskSpec.model_validate({"answer": "label", "labels": ["C", "C++", "a (b)"]})
 CHOICES = TaskSpec.model_validate({"answer": "choice"})
@@ -82,3 +82,30 @@ def test_an_answer_before_its_explanation_is_unreasoned() -> None:
 @pytest.mark.parametrize("reply", ["{", "{}", '{"a": 1}', "[1]", "plain", '{"answer": "C"}'])
 def test_other_replies_stay(reply: str) -> None:
     assert unfold_structured_reply(reply) == reply
+
+
+@pytest.mark.parametrize("fence", ["{}", "```json\n{}\n```", "```\n{}\n``` "])
+def test_a_reply_in_a_code_fence_is_read_as_one_without(fence: str) -> None:
+    explained = fence.replace("{}", json.dumps({"explanation": "It ends.", "answer": "C"}))
+    assert unfold_structured_reply(explained) == "It ends.\n<Answer>: C"
+    guessed = fence.replace("{}", json.dumps({"answer": "C", "explanation": "It ends."}))
+    assert unfold_structured_reply(guessed) == "\n<Answer>: C", "a defence is no explanation"
+
+
+@pytest.mark.parametrize(
+    ("explanation", "longest"),
+    [("It ends in one.", 178), ("Оно кончается единицей.", 89), ("它以一结尾。", 59)],
+)
+def test_an_explanation_leaves_room_for_its_answer_in_any_script(
+    explanation: str, longest: int
+) -> None:
+    """64 tokens of 3 bytes, less 5 for the longest label and 9 for the tag, are 178 bytes; of
+    these a character has 1, 2 or 3."""
+    shot = {"question": "?", "explanation": explanation, "answer": "C"}
+    task = LABELS.model_copy(update={"examples": (FewShotExample.model_validate(shot),)})
+    grammar = build_grammar(task, QUESTION, 64)
+    allowed, one_more = (
+        re.fullmatch(grammar, f" {'x' * length}\n<Answer>: C") for length in (longest, longest + 1)
+    )
+    assert allowed
+    assert one_more is None

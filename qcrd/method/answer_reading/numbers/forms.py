@@ -14,8 +14,8 @@ from qcrd.method.answer_reading.characters import unify
 MAX_EXPONENT = 308
 """As in `arithmetic`: more is no answer, and as an exact number it would exhaust memory."""
 
-SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True))
-SUPERSCRIPT = re.compile(f"[{''.join(SUPERSCRIPTS)}]+")
+SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 VULGAR_FRACTION = re.compile("(\\d?)([\u00bc-\u00be\u2150-\u215e])")
 SIGNS = {
     **{ord(mark): "\u2212" for mark in "\u2212\ufe63"},
@@ -49,7 +49,7 @@ def spell_digits(text: str) -> str:
     if text.isascii():
         return text
     text = VULGAR_FRACTION.sub(_spell_fraction, text)
-    text = SUPERSCRIPT.sub(lambda found: "^" + "".join(map(SUPERSCRIPTS.get, found[0])), text)  # type: ignore[arg-type]
+    text = SUPERSCRIPT.sub(lambda found: "^" + found[0].translate(SUPERSCRIPTS), text)
     text = unify(text.translate(SIGNS)).translate(SIGNS)
     return "".join(
         str(unicodedata.decimal(c)) if unicodedata.category(c) == "Nd" else c for c in text

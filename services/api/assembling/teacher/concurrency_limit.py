@@ -1,4 +1,4 @@
-"""The limit of concurrent requests to a teacher: halved when it refuses, raised slowly otherwise.
+"""The limit of samples in flight at a teacher: halved when it refuses, raised slowly otherwise.
 
 Additive increase and multiplicative decrease, as TCP does it (Chiu and Jain, 1989).
 """
@@ -6,12 +6,13 @@ Additive increase and multiplicative decrease, as TCP does it (Chiu and Jain, 19
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
 class ConcurrencyLimit:
-    """At most `size` slots are taken; `size` moves between 1 and `max_size`."""
+    """At most `size` slots are taken; `size` moves between 1 and `max_size`. A request takes one
+    for each of its samples, and may exceed the size alone."""
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
@@ -25,20 +26,25 @@ class ConcurrencyLimit:
         return int(self._size)
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[int]:
-        """Take a slot; yields the ticket that `shrink` needs."""
+    async def slot(self, count_samples: Callable[[], int] = lambda: 1) -> AsyncIterator[int]:
+        """Take so many slots as the request wants when there is room; yields the ticket that
+        `shrink` needs."""
         async with self._condition:
-            await self._condition.wait_for(lambda: self._in_use < self.size)
-            self._in_use += 1
+            await self._condition.wait_for(lambda: self._has_room(count_samples()))
+            samples = count_samples()
+            self._in_use += samples
         try:
             yield self._epoch
         finally:
-            self._in_use -= 1
+            self._in_use -= samples
             await self._notify_waiters()
 
-    def grow(self) -> None:
-        """Count a success: one slot more per `size` successes."""
-        self._size = min(self._max_size, self._size + 1 / self._size)
+    def _has_room(self, samples: int) -> bool:
+        return not self._in_use or self._in_use + samples <= self.size
+
+    def grow(self, samples: int = 1) -> None:
+        """Count samples that came: one slot more per `size` of them."""
+        self._size = min(self._max_size, self._size + samples / self._size)
 
     def shrink(self, epoch: int) -> None:
         """Halve the limit after a refusal. Requests refused at the same time count once."""

@@ -6,6 +6,7 @@ import logging
 
 from services.api.assembling.teacher.openai.client import OpenAIClient
 from services.api.assembling.teacher.teacher_client import Notify, TeacherClient
+from services.api.assembling.teacher.teacher_errors import TeacherUnreachable
 from services.api.assembling.teacher.tgi_client import TgiClient
 from services.api.settings import TeacherConfig
 
@@ -15,10 +16,14 @@ log = logging.getLogger(__name__)
 def make_teacher_client(
     name: str, teacher: TeacherConfig, notify: Notify | None = None
 ) -> TeacherClient:
-    """`notify` hears what is learnt of the teacher while it is asked."""
+    """`notify` hears what is learnt of the teacher while it is asked. `TeacherUnreachable` while
+    the file with its key is away, as it may be when keys are rotated."""
 
     def log_notice(notice: str) -> None:
         log.info("teacher %s: %s", name, notice)
 
     kind = OpenAIClient if teacher.api == "openai" else TgiClient
-    return kind(name, teacher, notify or log_notice)
+    try:
+        return kind(name, teacher, notify or log_notice)
+    except ValueError as error:  # of its key, which could be read when this process began
+        raise TeacherUnreachable(f"teacher {name}: {error}") from error

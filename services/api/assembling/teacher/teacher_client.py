@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
+from services.api.assembling.tokens.token_account import Tokens
 
 Notify = Callable[[str], None]
 """Takes a sentence about what was learnt of a teacher, for the job's events."""
@@ -20,18 +21,22 @@ class StreamProgress:
     is_free: bool = False
     """Whether nothing can have been generated: it was refused, or never left."""
     completions: tuple[Completion, ...] = ()
+    told: Tokens | None = None
+    """What the teacher says that an answer cost which is none, such as one that it filtered."""
 
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """Which model answers, by its digest, its limits in tokens where it states them, and whether
-    it holds a text to a grammar and a chat to a JSON schema."""
+    """Which model answers, by its digest, its limits in tokens where it states them, whether it
+    holds a text to a grammar and a chat to a JSON schema, and how many samples of a prompt a
+    request gets for sure: a client may hope for more."""
 
     fingerprint: str
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None
     has_grammar: bool = False
     enforces_schema: bool = False
+    sure_choices: int = 1
 
 
 @dataclass(frozen=True)

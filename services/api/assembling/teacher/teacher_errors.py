@@ -59,7 +59,9 @@ CHAT_ONLY_PATTERN = re.compile(
     re.IGNORECASE,
 )
 NO_CHAT_PATTERN = re.compile(
-    r"not a chat model|no chat[_ ]template|does not support chat|provide a chat template", re.I
+    r"not a chat model|no chat[_ ]template|does not support chat|provide a chat template"
+    r"|template error",
+    re.IGNORECASE,
 )
 """OpenAI's two messages, and those of vLLM, TGI and Ollama about models without a template."""
 

@@ -15,7 +15,7 @@ from huggingface_hub import TextGenerationInputGrammarType, set_async_client_fac
 from qcrd.errors import QcrdError
 from qcrd.runtime.keys import digest
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
-from services.api.assembling.teacher.client_pool import ClientPool
+from services.api.assembling.teacher.client_pool import READ_TIMEOUT_SECONDS, ClientPool
 from services.api.assembling.teacher.credentials import (
     build_headers,
     build_query,
@@ -24,6 +24,7 @@ from services.api.assembling.teacher.credentials import (
 from services.api.assembling.teacher.openai.connection import make_openai_client
 from services.api.assembling.teacher.openai.generator import OpenAIGenerator
 from services.api.assembling.teacher.openai.parameters import ParameterSupport
+from services.api.assembling.teacher.redirects import drop_credentials
 from services.api.assembling.teacher.request_cost import track_cost
 from services.api.assembling.teacher.teacher_client import (
     Completion,
@@ -49,7 +50,7 @@ def install_http_client_factory() -> None:
 
 
 def _make_http_client() -> httpx2.AsyncClient:
-    hooks = {"response": [_read_error_body]}
+    hooks = {"response": [drop_credentials, _read_error_body]}
     return httpx2.AsyncClient(event_hooks=hooks, follow_redirects=True, timeout=None)
 
 
@@ -77,7 +78,9 @@ class TgiClient:
         self._pool = ClientPool(self._url, {"authorization": None, **self._headers})
         self._token_estimator = TokenEstimator(self.count_tokens)
         self._support = ParameterSupport(notify, max_choices=1)
-        self._openai = make_openai_client(teacher, f"{self._url}/v1")
+        self._openai = make_openai_client(
+            teacher, f"{self._url}/v1", read_timeout=READ_TIMEOUT_SECONDS
+        )
         self._generator = OpenAIGenerator(
             f"teacher {name}",
             self._openai,
@@ -108,7 +111,7 @@ class TgiClient:
                 code="teacher_refused",
             )
         fingerprint = digest(str(info["model_id"]), str(info.get("model_sha")))
-        self._support.max_choices = max(1, int(info.get("max_choices") or 1))
+        self._support.offer_choices(int(info.get("max_choices") or 1))
         total = self._context or info.get("max_total_tokens")
         is_stated = info.get("context_known") is not False
         return TeacherInfo(
@@ -118,6 +121,7 @@ class TgiClient:
             # Our own server says these; a TGI does not.
             has_grammar=info.get("grammar") is True,
             enforces_schema=info.get("chat_schema") is True,
+            sure_choices=self.max_choices,
         )
 
     async def check_upstream(self) -> None:
@@ -160,8 +164,12 @@ class TgiClient:
     ) -> None:
         if request.prompt.messages or len(request.samples) > 1:
             return await self._generator.generate(request, sampling, progress)
-        with track_cost(progress), translate_teacher_errors(self._name):
-            await self._generate_text(request, sampling, progress)
+        with track_cost(progress):
+            progress.is_free = True
+            async with self._support.take_turn():
+                progress.is_free = False
+                with translate_teacher_errors(self._name):
+                    await self._generate_text(request, sampling, progress)
             if not progress.completions:
                 raise TeacherUnreachable(
                     f"teacher {self._name} broke off in the middle of an answer"
@@ -188,6 +196,7 @@ class TgiClient:
             )
             async for event in stream:
                 progress.streamed_tokens += 1
+                self._support.settle()
                 if event.details is not None and event.generated_text is not None:
                     # Read on to the end: a stream left halfway keeps its connection.
                     completion = await self._make_completion(request.prompt.text, event)

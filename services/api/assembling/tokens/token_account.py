@@ -63,8 +63,9 @@ class Reservation:
 
 
 class TokenAccount:
-    """As an attempt finds it that begins now: what is in flight elsewhere is uncertain. Changes are
-    made in memory and written by `flush`, several at once."""
+    """As a run finds it that begins now: what is in flight elsewhere is uncertain. An attempt that
+    runs a second time goes on in its own fields. Changes are made in memory and written by `flush`,
+    several at once."""
 
     def __init__(self, buffer: GenerationBuffer, job: Job) -> None:
         self._buffer = buffer
@@ -72,10 +73,12 @@ class TokenAccount:
         self._lease = job.lease.token
         fields = buffer.read_account(job.id)
         self.is_new = not fields
-        self._earlier_spent, self._earlier_uncertain = _sum_earlier_attempts(fields, job)
-        self._spent = self._uncertain = NOTHING
+        self._spent = Tokens.parse(fields.pop(self._spent_name, NOTHING.dump()))
+        own_uncertain = Tokens.parse(fields.pop(self._uncertain_name, NOTHING.dump()))
+        self._uncertain = NOTHING if _is_released(job, self._lease) else own_uncertain
+        self._earlier_spent, self._earlier_uncertain = _sum_earlier_runs(fields, job)
         self._open: dict[str, Reservation] = {}
-        self._reservation_count = 0
+        self._reservation_count = _find_last_reservation(fields, self._lease)
         self._values: dict[str, str] = {}
         self._removed: list[str] = []
 
@@ -94,6 +97,14 @@ class TokenAccount:
             buffer.update_account(AccountUpdate(job.id, values))
             return cls(buffer, job)
         return account
+
+    @property
+    def _spent_name(self) -> str:
+        return f"spent:{self._lease}"
+
+    @property
+    def _uncertain_name(self) -> str:
+        return f"uncertain:{self._lease}"
 
     @property
     def spent(self) -> Tokens:
@@ -144,10 +155,10 @@ class TokenAccount:
             self._removed.append(reservation.name)
         if spent != NOTHING:
             self._spent += spent
-            self._values[f"spent:{self._lease}"] = self._spent.dump()
+            self._values[self._spent_name] = self._spent.dump()
         if uncertain != NOTHING:
             self._uncertain += uncertain
-            self._values[f"uncertain:{self._lease}"] = self._uncertain.dump()
+            self._values[self._uncertain_name] = self._uncertain.dump()
 
     def flush(self, write: Callable[[AccountUpdate], None] | None = None) -> None:
         """Write all changes since the last time, in one go with what else `write` has to write.
@@ -164,17 +175,27 @@ def delete_account(buffer: GenerationBuffer, job_id: str) -> None:
     buffer.update_account(AccountUpdate(job_id, removed=tuple(buffer.read_account(job_id))))
 
 
-def _sum_earlier_attempts(fields: dict[str, str], job: Job) -> tuple[Tokens, Tokens]:
-    """Spent and uncertain. What an earlier attempt left in flight is uncertain: its worker is gone,
-    and did not say how it ended."""
+def _find_last_reservation(fields: dict[str, str], lease: int) -> int:
+    own = (name.split(":") for name in fields if name.startswith(f"open:{lease}:"))
+    return max((int(number) for *_, number in own), default=0)
+
+
+def _sum_earlier_runs(fields: dict[str, str], job: Job) -> tuple[Tokens, Tokens]:
+    """Spent and uncertain. What an earlier run left in flight is uncertain: its worker is gone, and
+    did not say how it ended."""
     spent = uncertain = NOTHING
     for name, text in fields.items():
         kind, lease = name.split(":")[:2]
         if kind == "spent":
             spent += Tokens.parse(text)
-        elif job.uncertain_released is None or int(lease) > job.uncertain_released:
+        elif not _is_released(job, int(lease)):
             uncertain += Tokens.parse(text)
     return spent, uncertain
+
+
+def _is_released(job: Job, lease: int) -> bool:
+    """Whether a user took what was uncertain of that attempt for not spent."""
+    return job.uncertain_released is not None and lease <= job.uncertain_released
 
 
 def _price_dearly(tokens: int, teacher: TeacherConfig) -> Tokens:

@@ -11,16 +11,15 @@ from qcrd.records.spec import Budget, JobSpec
 from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
-from services.api.assembling.generation_cache import GenerationCache
-from services.api.assembling.prompt_form import choose_prompt_form
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
+from services.api.assembling.prompt_form import choose_prompt_form, list_prompt_forms
+from services.api.assembling.sampling_plan import SampleRequest
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
 from services.api.assembling.teacher.teacher_client import TeacherClient
 from services.api.assembling.tokens.token_account import TokenAccount, Tokens
 from services.api.assembling.tokens.token_budget import covers, describe_limits, describe_request
 from services.api.dependencies import Gateway
-from services.api.jobs.job_prompts import iter_prompts
+from services.api.jobs.job_prompts import find_generations, iter_prompts
 from services.api.settings import TeacherConfig
 
 
@@ -131,19 +130,15 @@ async def _is_anything_missing(
         info = await client.fetch_info()
     except QcrdError:
         return True
-    form = choose_prompt_form(spec.settings.rationales, teacher, info)
-    keys = {
-        SampleRequest(prompt.prompt, index).key
-        for prompt in iter_prompts(gateway.store, spec, form)
-        for index in range(prompt.samples)
-    }
-    cache = GenerationCache(
-        gateway.store,
-        gateway.shared.generation_buffer,
-        teacher=info.fingerprint,
-        sampling=SamplingParams.from_spec(spec.settings.rationales, form.style).fingerprint,
-    )
-    return len(cache.find_many(keys)) < len(keys)
+    for form in list_prompt_forms(spec.settings.rationales, teacher, info):
+        keys = {
+            SampleRequest(prompt.prompt, index).key
+            for prompt in iter_prompts(gateway.store, spec, form)
+            for index in range(prompt.samples)
+        }
+        if len(find_generations(gateway, spec, info, form, keys)) == len(keys):
+            return False
+    return True
 
 
 def _make_too_small_error(spec: JobSpec, teacher: TeacherConfig, tokens: Tokens) -> Invalid:

@@ -14,14 +14,14 @@ from services.api.assembling.prompt_form import choose_prompt_form
 from services.api.assembling.refusals import get_allowed_refusals
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.dependencies import Gateway
-from services.api.jobs.job_prompts import JobPrompt, iter_prompts
-from services.api.jobs.prompt_lengths import (
+from services.api.jobs.estimating.prompt_lengths import (
     LONGEST_PROMPTS,
     LongLine,
     describe_long_lines,
     find_long_lines,
     get_max_prompt_tokens,
 )
+from services.api.jobs.job_prompts import JobPrompt, iter_prompts
 from services.api.settings import TeacherConfig
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
-from services.api.assembling.sampler import BackoffPolicy
+from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.stage import assemble
 from services.api.files import service as files
 from services.api.jobs.create import parse_job_spec

@@ -59,3 +59,22 @@ def test_no_more_slots_are_taken_than_the_size() -> None:
         return most
 
     assert asyncio.run(play()) <= 4
+
+
+@given(st.integers(1, 96), st.lists(st.integers(1, 64), min_size=1, max_size=40))
+def test_samples_in_flight_are_within_the_size_but_for_one_request_alone(
+    most: int, requests: list[int]
+) -> None:
+    async def play() -> None:
+        window, in_flight = ConcurrencyLimit(most), list[int]()
+
+        async def one(samples: int) -> None:
+            async with window.slot(lambda: samples):
+                in_flight.append(samples)
+                assert sum(in_flight) <= most or in_flight == [samples]
+                await asyncio.sleep(0)
+                in_flight.remove(samples)
+
+        await asyncio.gather(*map(one, requests))
+
+    asyncio.run(play())

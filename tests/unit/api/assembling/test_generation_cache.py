@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from qcrd.records.teacher_prompt import TeacherPrompt
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import MemoryStore
+from services.api.assembling.generate import find_existing
 from services.api.assembling.generation_cache import Generation, GenerationCache
+from services.api.assembling.sampling_plan import SampleRequest
 
 
 def generation(key: str) -> Generation:
@@ -41,3 +44,17 @@ def test_an_answer_that_is_sealed_during_the_search_is_found() -> None:
     cache.add([generation("a")])
     assert set(cache.find_many(["a"])) == {"a"}
     assert set(cache.find_many(["a"])) == {"a"}
+
+
+def test_a_job_that_began_before_there_were_grammars_keeps_what_it_paid_for() -> None:
+    """Only what it paid for itself: to others these are outputs of another form."""
+    cache = GenerationCache(MemoryStore(), MemoryGenerationBuffer(), teacher="t", sampling="s")
+    free, held = TeacherPrompt("two and two"), TeacherPrompt("two and two", grammar="four")
+    own, others = SampleRequest(free, 0), SampleRequest(free, 1)
+    foreign = generation(others.key).model_copy(update={"job_id": "ftjob-" + "1" * 24})
+    cache.add([generation(own.key), foreign])
+    requests = {each.key: each for each in (SampleRequest(held, 0), SampleRequest(held, 1))}
+    found = find_existing(cache, "ftjob-" + "0" * 24, requests)
+    assert set(found) == {SampleRequest(held, 0).key}
+    other_text = TeacherPrompt("two and three", grammar="four")
+    assert SampleRequest(other_text, 0).free_key != own.key

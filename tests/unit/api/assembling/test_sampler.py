@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -12,10 +12,17 @@ from qcrd.records.job import Usage
 from qcrd.records.spec import Budget
 from qcrd.records.teacher_prompt import TeacherPrompt
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
-from services.api.assembling.sampler import BackoffPolicy, TeacherSampler
+from services.api.assembling.backoff_policy import BackoffPolicy
+from services.api.assembling.sampler import TeacherSampler
 from services.api.assembling.sampling_plan import PromptRequest, SampleRequest, SamplingParams
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
+from services.api.assembling.teacher.teacher_client import (
+    Completion,
+    StreamProgress,
+    TeacherClient,
+    TeacherInfo,
+)
 from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.assembling.tokens.token_budget import TokenBudget
 from services.api.settings import TeacherConfig
@@ -54,30 +61,103 @@ def ask(
     buffer: Watched | None = None,
 ) -> Watched:
     """The look by the clock is a minute away."""
-    named = TeacherConfig(url=teacher.url)
     buffer = buffer or Watched(teacher, kept)
-    account = TokenAccount.open(buffer, a_job(lease=1), Usage(), named)
 
     async def round_() -> None:
-        client = make_teacher_client("default", named)
-        asking = TeacherSampler(
-            client,
-            SamplingParams(temperature=0.7, top_p=None, max_new_tokens=8, stop=()),
-            teacher_fingerprint=(await client.fetch_info()).fingerprint,
-            concurrency=concurrency,
-            on_completions=lambda samples: kept.extend(wanted for wanted, _ in samples),
-            poll=look,
-            backoff=BackoffPolicy(poll_interval=60.0),
-            budget=TokenBudget(Budget(), named, account),
-            prompt_tokens=PromptTokenCounter(client, asks_teacher=False),
-        )
+        client = make_teacher_client("default", TeacherConfig(url=teacher.url))
         try:
-            await asking.run(QUESTIONS)
+            await sample(client, QUESTIONS, kept, buffer, look=look, concurrency=concurrency)
         finally:
             await client.close()
 
     asyncio.run(round_())
     return buffer
+
+
+async def sample(
+    client: TeacherClient,
+    requests: Sequence[PromptRequest],
+    kept: list[SampleRequest],
+    buffer: MemoryGenerationBuffer,
+    *,
+    look: Callable[[str | None], None] = lambda outage: None,
+    concurrency: int,
+) -> None:
+    config = TeacherConfig(url="http://teacher")
+    account = TokenAccount.open(buffer, a_job(lease=1), Usage(), config)
+    sampler = TeacherSampler(
+        client,
+        SamplingParams(temperature=0.7, top_p=None, max_new_tokens=8, stop=()),
+        teacher_fingerprint=(await client.fetch_info()).fingerprint,
+        concurrency=concurrency,
+        on_completions=lambda samples: kept.extend(wanted for wanted, _ in samples),
+        poll=look,
+        backoff=BackoffPolicy(poll_interval=60.0),
+        budget=TokenBudget(Budget(), config, account),
+        prompt_tokens=PromptTokenCounter(client, asks_teacher=False),
+    )
+    await sampler.run(requests)
+
+
+class CountingClient:
+    """A teacher that gives `given` samples of a prompt per request, and says so when it is asked
+    for more. Counts what it works on at once."""
+
+    def __init__(self, hoped: int, given: int) -> None:
+        self.max_choices, self.given = hoped, given
+        self.working = self.most = self.requests = 0
+
+    async def fetch_info(self) -> TeacherInfo:
+        return TeacherInfo("model")
+
+    async def check_upstream(self) -> None: ...
+
+    async def count_tokens(self, texts: Sequence[str], *, concurrency: int = 1) -> list[int]:
+        return [1 for _ in texts]
+
+    async def generate(
+        self, request: PromptRequest, sampling: SamplingParams, progress: StreamProgress
+    ) -> None:
+        came = request.samples[: self.given]
+        self.requests += 1
+        self.working += len(came)
+        self.most = max(self.most, self.working)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.working -= len(came)
+        self.max_choices = self.given if len(request.samples) > self.given else self.max_choices
+        progress.completions = tuple(Completion("x", "stop", 1, 1) for _ in came)
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("hoped", "given", "samples", "concurrency", "requests"),
+    [
+        (64, 64, 5, 10, 8),
+        (64, 1, 5, 10, 40),
+        (64, 64, 64, 32, 16),
+        (64, 4, 5, 10, 16),
+        (1, 1, 3, 96, 24),
+    ],
+)
+async def test_concurrency_counts_samples_however_many_a_request_gives(
+    hoped: int, given: int, samples: int, concurrency: int, requests: int
+) -> None:
+    """Of eight prompts. What a teacher turns out not to give is asked for at full concurrency."""
+    client, kept = CountingClient(hoped, given), list[SampleRequest]()
+    prompts = [TeacherPrompt(f"prompt {number}") for number in range(8)]
+    wanted = [
+        PromptRequest(tuple(SampleRequest(prompt, n) for n in range(samples))) for prompt in prompts
+    ]
+    await sample(client, wanted, kept, MemoryGenerationBuffer(), concurrency=concurrency)
+    assert sorted(each.key for each in kept) == sorted(
+        each.key for request in wanted for each in request.samples
+    )
+    assert client.requests == requests
+    full = min(concurrency, 8 * samples)
+    assert full - min(given, samples) < client.most <= full
 
 
 def test_no_request_follows_the_look_that_says_stop(teacher: ScriptedTeacher) -> None:

@@ -96,6 +96,15 @@ class Histories(RuleBasedStateMachine):
         self.flying.clear()
         self.end_attempt(releases)
 
+    @rule(tells=st.booleans())
+    def run_again(self, tells: bool) -> None:
+        """The same attempt asks anew, as it does in the other style of prompts."""
+        if tells:
+            self.purse.account.flush()
+        self.unknown |= set(self.flying.values())
+        self.flying.clear()
+        self.claim()
+
     def end_attempt(self, releases: bool) -> None:
         if releases:
             self.job = release_uncertain_tokens(self.job)
@@ -141,6 +150,22 @@ def test_a_write_of_a_worker_that_lost_the_job_changes_nothing_of_its_successor_
     stale.flush()
     after = TokenAccount(buffer, a_job(lease=3))
     assert (after.spent, after.uncertain.total) == (Tokens(10, 8), 0)
+
+
+def test_an_attempt_that_runs_again_forgets_nothing_of_its_first_run() -> None:
+    buffer, job = MemoryGenerationBuffer(), a_job(lease=3)
+    first = TokenAccount.open(buffer, job, Usage(), PRICED)
+    first.settle(first.reserve(Tokens(5, 10)), spent=Tokens(5, 6))
+    first.settle(first.reserve(Tokens(5, 10)), uncertain=Tokens(5, 10))
+    first.reserve(Tokens(7, 10))  # in flight when the run ended
+    first.flush()
+    again = TokenAccount.open(buffer, job, Usage(), PRICED)
+    assert (again.spent, again.uncertain) == (Tokens(5, 6), Tokens(12, 20))
+    again.settle(again.reserve(Tokens(1, 10)), spent=Tokens(1, 2))
+    again.settle(again.reserve(Tokens(1, 10)), uncertain=Tokens(1, 3))
+    again.flush()
+    after = TokenAccount(buffer, a_job(lease=4))
+    assert (after.spent, after.uncertain) == (Tokens(6, 8), Tokens(13, 23))
 
 
 def test_a_job_without_an_account_begins_with_what_it_told() -> None:

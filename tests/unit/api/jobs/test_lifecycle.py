@@ -23,9 +23,9 @@ from qcrd.runtime.storage.store import write_record
 from services.api.assembling.sampling_plan import SampleRequest
 from services.api.dependencies import Gateway, get_service
 from services.api.files import service as files
-from services.api.jobs import estimate
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import parse_job_spec
+from services.api.jobs.estimating import estimate, teacher_demand
 from services.api.jobs.job_prompts import iter_prompts
 from tests.unit.api.gateway_client import Here, refused, sums
 
@@ -207,7 +207,7 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     files_ = {"training_file": here.file(sums(40)), "test_file": here.file(sums(30, start=30))}
     spec = parse_job_spec({"model": "tiny", "method": method, **files_})
     counted = list(iter_prompts(here.store, spec, PromptForm()))
-    found = estimate._sample_prompts(counted)
+    found = teacher_demand.sample_prompts(counted)
     rows = {
         row.question.id: (row.question, samples)
         for file_id, samples in ((files_["test_file"], 7), (files_["training_file"], 5))
@@ -222,9 +222,9 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     assert len(wanted) == 40 * 5 + 20 * 7
     assert {key: length for length, keys in found.prompts for key in keys} == wanted
     assert len(found.prompts) == 60
-    assert len(found.sample) == estimate.MAX_TOKENIZED_PROMPTS
+    assert len(found.sample) == teacher_demand.MAX_TOKENIZED_PROMPTS
     assert set(found.sample) <= {prompt.text for prompt in counted}
-    assert set(estimate._sample_prompts(reversed(counted)).sample) == set(found.sample)
+    assert set(teacher_demand.sample_prompts(reversed(counted)).sample) == set(found.sample)
 
 
 def test_an_estimate_does_not_hold_the_files_it_reads(tmp_path: Path) -> None:

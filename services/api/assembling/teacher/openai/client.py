@@ -26,6 +26,8 @@ from services.api.assembling.tokens.token_counts import TokenEstimator
 from services.api.settings import TeacherConfig
 
 PROBE_TIMEOUT_SECONDS = 10.0
+NO_LIST_STATUSES = (400, 403, 404, 405, 501)
+"""Of servers that have no list of models, and for keys that may generate and not list."""
 MAX_CHOICES = 64
 """Of one request, until the server says that it gives fewer: as many samples as a job may want."""
 
@@ -65,6 +67,7 @@ class OpenAIClient:
             fingerprint,
             max_total_tokens=self._context or find_context(models, self._model),
             enforces_schema=self._provider is not None and self._provider.enforces_schema,
+            sure_choices=1 if self._provider is None else self.max_choices,
         )
 
     async def _fetch_models(self) -> Any:
@@ -74,7 +77,7 @@ class OpenAIClient:
                     timeout=PROBE_TIMEOUT_SECONDS
                 )
             except openai.APIStatusError as error:
-                if error.status_code in (404, 405, 501):
+                if error.status_code in NO_LIST_STATUSES:
                     return {}
                 raise
         try:

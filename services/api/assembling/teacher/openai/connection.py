@@ -7,18 +7,23 @@ from typing import Any
 import httpx2
 import openai
 
-from services.api.assembling.teacher.client_pool import READ_TIMEOUT_SECONDS
 from services.api.assembling.teacher.credentials import build_headers, build_query
+from services.api.assembling.teacher.redirects import drop_credentials
 from services.api.settings import TeacherConfig
 
 CONNECT_SECONDS = 10.0
+READ_TIMEOUT_SECONDS = 600.0
+"""As OpenAI's client has it: a provider may say nothing at all while a request waits for its turn
+or a model reasons."""
 NO_KEY = "none"
 """The client wants a key also for servers that want none."""
 OWN_ACCOUNT_HEADERS = ("OpenAI-Organization", "OpenAI-Project")
 """What the client fills from this machine's own variables."""
 
 
-def make_openai_client(teacher: TeacherConfig, base_url: str) -> openai.AsyncOpenAI:
+def make_openai_client(
+    teacher: TeacherConfig, base_url: str, read_timeout: float = READ_TIMEOUT_SECONDS
+) -> openai.AsyncOpenAI:
     """Without retries, which the sampler does, and without this machine's own OpenAI account."""
     headers: dict[str, Any] = dict.fromkeys(OWN_ACCOUNT_HEADERS, openai.Omit())
     headers |= {name.title(): value for name, value in build_headers(teacher).items()}
@@ -27,11 +32,12 @@ def make_openai_client(teacher: TeacherConfig, base_url: str) -> openai.AsyncOpe
         base_url=base_url,
         default_headers=headers,
         default_query=build_query(teacher),
-        timeout=httpx2.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
+        timeout=httpx2.Timeout(read_timeout, connect=CONNECT_SECONDS),
         max_retries=0,
         # Requests in flight are limited by the sampler.
         http_client=openai.DefaultAsyncHttpx2Client(
-            limits=httpx2.Limits(max_connections=None), event_hooks={"request": [_drop_no_key]}
+            limits=httpx2.Limits(max_connections=None),
+            event_hooks={"request": [_drop_no_key], "response": [drop_credentials]},
         ),
     )
 

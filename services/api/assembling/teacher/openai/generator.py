@@ -46,19 +46,29 @@ class OpenAIGenerator:
         self, request: PromptRequest, sampling: SamplingParams, progress: StreamProgress
     ) -> None:
         """One request, sent again without a parameter that the server does not take."""
-        with track_cost(progress), translate_openai_errors(self._label, self._secrets):
-            while True:
+        is_over = False
+        with track_cost(progress):
+            while not is_over:
                 progress.is_free = True  # nothing has left, or what left was refused
                 async with self.support.take_turn():
-                    request = request.split(self.support.max_choices)[0]
-                    fields = self.support.build_fields(request, sampling)
                     progress.is_free = False
-                    try:
-                        return await self._stream_answer(request, fields, progress)
-                    except openai.APIStatusError as error:
-                        told = parse_error(error, self._secrets)
-                        if not self.support.learn_refusal(error.status_code, told, fields):
-                            raise
+                    with translate_openai_errors(self._label, self._secrets):
+                        is_over = await self._try(request, sampling, progress)
+
+    async def _try(
+        self, request: PromptRequest, sampling: SamplingParams, progress: StreamProgress
+    ) -> bool:
+        """Whether an answer came; False where a refusal told how to ask for one."""
+        request = request.split(self.support.max_choices)[0]
+        fields = self.support.build_fields(request, sampling)
+        try:
+            await self._stream_answer(request, fields, progress)
+        except openai.APIStatusError as error:
+            told = parse_error(error, self._secrets)
+            if not self.support.learn_refusal(error.status_code, told, fields):
+                raise
+            return False
+        return True
 
     async def _stream_answer(
         self, request: PromptRequest, fields: dict[str, Any], progress: StreamProgress
@@ -70,12 +80,15 @@ class OpenAIGenerator:
             async for chunk in stream:
                 answer.add(chunk)
                 progress.streamed_tokens = answer.chunks
+                if len(answer.choices) >= len(request.samples):
+                    self.support.settle()
         finally:
             await stream.close()
             # Also of a stream that broke off: choices that had ended are paid for and whole.
             text = request.prompt.text
             progress.completions = await build_completions(answer, text, self._estimator)
         if not progress.completions:
+            progress.told = answer.told_usage
             if answer.is_filtered:
                 raise PromptRefused(f"{self._label} filters its answer to a prompt", "filtered")
             raise TeacherUnreachable(f"{self._label} broke off in the middle of an answer")

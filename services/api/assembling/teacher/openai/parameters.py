@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from qcrd.errors import QcrdError, Transient
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.teacher.openai.error_body import ServerError
-from services.api.assembling.teacher.prompt_refused import TOO_LONG_PATTERN
+from services.api.assembling.teacher.prompt_refused import TOO_LONG_PATTERN, PromptRefused
 from services.api.assembling.teacher.teacher_client import Notify
 
 OPTIONAL = frozenset({"temperature", "top_p", "seed", "stop", "stream_options", "response_format"})
@@ -39,16 +40,18 @@ class ParameterSupport:
 
     def __init__(self, notify: Notify, *, max_choices: int, left_out: Collection[str] = ()) -> None:
         self.max_choices = max_choices
+        self._learnt_choices: int | None = None
         self._notify = notify
         self._left_out = set(left_out)
         self._limit = "max_tokens"  # every server knows it, but for OpenAI's newer models
         self._is_settled = False
         self._lock = asyncio.Lock()
+        self._refusal: QcrdError | None = None
 
     @asynccontextmanager
     async def take_turn(self) -> AsyncIterator[None]:
         """Requests go one by one until the first has its answer, so that all of a round do not meet
-        the same refusal."""
+        the same refusal. One that asking again cannot help is raised for those that waited too."""
         if self._is_settled:
             yield
             return
@@ -58,13 +61,22 @@ class ParameterSupport:
             yield
             return
         try:
+            if self._refusal is not None:
+                raise self._refusal
             yield
+        except QcrdError as error:
+            if not isinstance(error, Transient | PromptRefused):
+                self._refusal = error
+            raise
         finally:
-            self._lock.release()
+            if not self._is_settled:
+                self._lock.release()
 
     def settle(self) -> None:
-        """An answer came: what is sent is taken."""
-        self._is_settled = True
+        """An answer has begun, so what is sent is taken: those that wait for their turn may go."""
+        if not self._is_settled:
+            self._is_settled = True
+            self._lock.release()  # only the request whose turn it is can come here
 
     def build_fields(self, request: PromptRequest, sampling: SamplingParams) -> dict[str, Any]:
         greedy = sampling.temperature == 0
@@ -112,10 +124,14 @@ class ParameterSupport:
         if came < asked:
             self.limit_choices(1)
 
+    def offer_choices(self, most: int) -> None:
+        """The server says that it gives so many; what its answers told before is believed more."""
+        self.max_choices = max(1, min(most, self._learnt_choices or most))
+
     def limit_choices(self, most: int) -> None:
         most = max(1, min(most, self.max_choices - 1))
         if most < self.max_choices:
-            self.max_choices = most
+            self.max_choices = self._learnt_choices = most
             several = "one sample" if most == 1 else f"{most} samples"
             self._notify(f"it gives {several} of a prompt per request, so the prompt is sent again")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from qcrd.method.reasoning import join_reasoning
 from services.api.assembling.teacher.teacher_client import Completion
+from services.api.assembling.tokens.token_account import Tokens
 from services.api.assembling.tokens.token_counts import TokenEstimator
 
 FAILED_REASONS = frozenset({"content_filter", "error", "insufficient_system_resource"})
@@ -106,6 +107,15 @@ class StreamedAnswer:
             for _, choice in sorted(self.choices.items())
             if choice.finish_reason not in FAILED_REASONS and (choice.finish_reason or ended)
         ]
+
+    @property
+    def told_usage(self) -> Tokens | None:
+        """Of an answer that ended in order, whether or not it is one."""
+        if not self.is_counted or self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return Tokens(
+            self.prompt_tokens, self.completion_tokens, self.is_estimated, self.cached_tokens
+        )
 
     @property
     def is_filtered(self) -> bool:

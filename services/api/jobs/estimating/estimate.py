@@ -6,41 +6,22 @@ Nothing is generated. `basis` explains every figure; a figure is null where noth
 from __future__ import annotations
 
 import asyncio
-import heapq
-import math
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-from qcrd.errors import QcrdError
 from qcrd.records.spec import JobSpec
-from qcrd.runtime.keys import digest
 from services.api.assembling import sampling_plan
-from services.api.assembling.generation_cache import Generation, GenerationCache
-from services.api.assembling.prompt_form import choose_prompt_form
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
-from services.api.assembling.teacher.make_client import make_teacher_client
-from services.api.assembling.teacher.teacher_client import TeacherClient, TeacherInfo
 from services.api.dependencies import Gateway
 from services.api.files import service as files
-from services.api.jobs import timings
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import parse_job_spec
-from services.api.jobs.job_prompts import JobPrompt, iter_prompts
-from services.api.jobs.prompt_lengths import (
-    CHARACTERS_PER_TOKEN,
-    LengthEstimate,
-    estimate_lengths,
-    measure_tokens,
-)
+from services.api.jobs.estimating import timings
+from services.api.jobs.estimating.prompt_lengths import LengthEstimate
+from services.api.jobs.estimating.teacher_demand import measure_demand
 from services.api.jobs.shared_rationales import check_shared_set
 from services.api.settings import TeacherConfig
-
-MAX_TOKENIZED_PROMPTS = 16
-"""Prompts whose tokens are counted by the teacher; the rest are taken to be like them."""
 
 
 class TeacherEstimate(BaseModel):
@@ -51,6 +32,7 @@ class TeacherEstimate(BaseModel):
     reused: int = 0
     asked: int = 0
     prompt_tokens: int = 0
+    prompt_tokens_at_most: int = 0
     completion_tokens: int | None = 0
     completion_tokens_at_most: int = 0
     cost: float | None = None
@@ -80,33 +62,6 @@ class JobEstimate(BaseModel):
     basis: list[str]
 
 
-@dataclass(frozen=True)
-class _PromptSample:
-    """The keys of each prompt's samples with its length in characters, and some whole prompts: a
-    file may have more text than there is memory."""
-
-    prompts: Sequence[tuple[int, Sequence[str]]]
-    sample: Sequence[str]
-
-    @property
-    def keys(self) -> list[str]:
-        return [key for _, keys in self.prompts for key in keys]
-
-
-@dataclass(frozen=True)
-class _SamplingDemand:
-    """How many samples are to be paid for, the characters of all prompts that are sent for them,
-    the cached generations, and the teacher's tokens per character of prompt."""
-
-    requested: int
-    missing: int
-    prompt_characters: int
-    cached: Collection[Generation]
-    tokens_per_character: float
-    basis: list[str]
-    lengths: LengthEstimate
-
-
 def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache) -> JobEstimate:
     """`Invalid` where creating the job would be refused, but for a budget that is too small for any
     request: that is told like one that is too small for all of them."""
@@ -119,7 +74,7 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
         sampling_plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None
     )
     teacher_estimate, lengths = (
-        asyncio.run(_estimate_teacher(gateway, spec, teacher))
+        _estimate_teacher(gateway, spec, teacher)
         if uses_teacher and teacher
         else (TeacherEstimate(), LengthEstimate())
     )
@@ -138,12 +93,11 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
     )
 
 
-async def _estimate_teacher(
+def _estimate_teacher(
     gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
 ) -> tuple[TeacherEstimate, LengthEstimate]:
-    demand = await _measure_demand(gateway, spec, teacher)
+    demand = asyncio.run(measure_demand(gateway, spec, teacher))
     max_completion_tokens = spec.settings.rationales.max_new_tokens * demand.missing
-    prompt_tokens = round(demand.prompt_characters * demand.tokens_per_character)
     lengths = [generation.completion_tokens for generation in demand.cached]
     basis = list(demand.basis)
     completion_tokens = None
@@ -160,96 +114,18 @@ async def _estimate_teacher(
         outputs=demand.requested,
         reused=demand.requested - demand.missing,
         asked=demand.missing,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=demand.prompt_tokens,
+        prompt_tokens_at_most=demand.prompt_tokens_at_most,
         completion_tokens=completion_tokens,
         completion_tokens_at_most=max_completion_tokens,
         cost=None
         if completion_tokens is None
-        else teacher.compute_cost(prompt_tokens, completion_tokens),
-        cost_at_most=teacher.compute_cost(prompt_tokens, max_completion_tokens),
+        else teacher.compute_cost(demand.prompt_tokens, completion_tokens),
+        cost_at_most=teacher.compute_cost(demand.prompt_tokens_at_most, max_completion_tokens),
         currency=teacher.currency if teacher.prices else None,
         basis=basis,
     )
     return estimate, demand.lengths
-
-
-async def _measure_demand(
-    gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
-) -> _SamplingDemand:
-    client = make_teacher_client(spec.settings.teacher, teacher)
-    info: TeacherInfo | None = None
-    try:
-        info = await client.fetch_info()
-        return await _ask_demand(gateway, spec, client, info, teacher)
-    except QcrdError as error:
-        form = choose_prompt_form(spec.settings.rationales, teacher, info)
-        prompts = _sample_prompts(iter_prompts(gateway.store, spec, form))
-        basis = [f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token, nothing reused"]
-        unknown = f"{error.message}: whether every prompt fits cannot be known"
-        return _SamplingDemand(
-            len(prompts.keys),
-            *_sum_missing(prompts, (), client.max_choices),
-            (),
-            1 / CHARACTERS_PER_TOKEN,
-            basis,
-            LengthEstimate(prompts=len(prompts.prompts), message=unknown),
-        )
-    finally:
-        await client.close()
-
-
-async def _ask_demand(
-    gateway: Gateway,
-    spec: JobSpec,
-    client: TeacherClient,
-    info: TeacherInfo,
-    teacher: TeacherConfig,
-) -> _SamplingDemand:
-    form = choose_prompt_form(spec.settings.rationales, teacher, info)
-    prompts = _sample_prompts(iter_prompts(gateway.store, spec, form))
-    cache = GenerationCache(
-        gateway.store,
-        gateway.shared.generation_buffer,
-        teacher=info.fingerprint,
-        sampling=SamplingParams.from_spec(spec.settings.rationales, form.style).fingerprint,
-    )
-    cached = cache.find_many(prompts.keys)
-    missing, characters = _sum_missing(prompts, cached, client.max_choices)
-    probe_prompts = prompts.sample if missing else ()
-    tokens_per_character, basis = await measure_tokens(client, probe_prompts, len(prompts.prompts))
-    fits = await estimate_lengths(
-        client, info, spec, lambda: iter_prompts(gateway.store, spec, form)
-    )
-    wanted = len(prompts.keys)
-    return _SamplingDemand(
-        wanted, missing, characters, cached.values(), tokens_per_character, basis, fits
-    )
-
-
-def _sum_missing(
-    prompts: _PromptSample, cached: Collection[str], max_choices: int
-) -> tuple[int, int]:
-    """How many samples are not there yet, and the characters that are sent for them: a prompt once
-    for every `max_choices` of its samples."""
-    missing = characters = 0
-    for length, keys in prompts.prompts:
-        count = sum(key not in cached for key in keys)
-        missing += count
-        characters += length * math.ceil(count / max_choices)
-    return missing, characters
-
-
-def _sample_prompts(prompts: Iterable[JobPrompt]) -> _PromptSample:
-    """Collect prompt lengths and a sample of prompts by digest: equal files give the same one."""
-    lengths: list[tuple[int, Sequence[str]]] = []
-    heap: list[tuple[int, str]] = []
-    for prompt in prompts:
-        keys = [SampleRequest(prompt.prompt, n).key for n in range(prompt.samples)]
-        lengths.append((len(prompt.text), keys))
-        heapq.heappush(heap, (-int(digest(prompt.text), 16), prompt.text))
-        if len(heap) > MAX_TOKENIZED_PROMPTS:
-            heapq.heappop(heap)
-    return _PromptSample(lengths, [prompt for _, prompt in heap])
 
 
 def _estimate_budget(spec: JobSpec, teacher_estimate: TeacherEstimate) -> BudgetEstimate:
@@ -259,7 +135,7 @@ def _estimate_budget(spec: JobSpec, teacher_estimate: TeacherEstimate) -> Budget
         teacher_estimate.cost,
     )
     most = (
-        teacher_estimate.prompt_tokens + teacher_estimate.completion_tokens_at_most,
+        teacher_estimate.prompt_tokens_at_most + teacher_estimate.completion_tokens_at_most,
         teacher_estimate.cost_at_most,
     )
     unknown = teacher_estimate.completion_tokens is None

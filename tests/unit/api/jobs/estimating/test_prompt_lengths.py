@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from services.api.jobs.prompt_lengths import LONGEST_PROMPTS, SAMPLED_PROMPTS, choose_prompts
+from services.api.jobs.estimating.prompt_lengths import (
+    LONGEST_PROMPTS,
+    SAMPLED_PROMPTS,
+    choose_prompts,
+)
 from services.api.settings import TeacherConfig, TeacherSettings
 from tests.scripted_teacher import ScriptedTeacher
 from tests.unit.api.gateway_client import Here, sums
