@@ -81,10 +81,11 @@ def load_data(
     The test questions are the same for every seed; the seed draws training and validation.
     """
     spec = spec.model_copy(
-        update={"task": dataset.task, "rationales": _make_rationale_spec(dataset)}
+        update={"task": dataset.task, "rationales": RationaleSpec(import_file="train.jsonl")}
     )
+    reading: labelling.AnswerReading = "label" if dataset.every_output_is_right else "parse"
     rows = list(_read_rows(folder / "train.jsonl"))
-    items = [labelling.build_item(row.question, row.outputs, spec) for row in rows]
+    items = [labelling.build_item(row.question, row.outputs, spec, reading) for row in rows]
     usable = [item for item in items if item.gold is not None]
     training, validation = _split(usable, spec.hyperparameters.validation_share, seed)
     all_training, training = training, _sample_at_most(training, train, f"{seed}/train")
@@ -110,11 +111,6 @@ def load_data(
         ),
         counts=labelling.count_outcomes(items, reused=0),
     )
-
-
-def _make_rationale_spec(dataset: Dataset) -> RationaleSpec:
-    imported_answer = "label" if dataset.every_output_is_right else "parsed"
-    return RationaleSpec(import_file="train.jsonl", imported_answer=imported_answer)
 
 
 def _read_rows(path: Path) -> list[QuestionRow]:

@@ -13,6 +13,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from qcrd.method.answer_reading import objects
+from qcrd.method.answer_reading.last_value import find_last_value
 from qcrd.method.answer_reading.marks import EXPLANATION_TAG
 from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
 from qcrd.method.answer_reading.statements import Said, read_statement
@@ -89,6 +90,16 @@ def parse_output(text: str, task: TaskSpec, question: Question) -> ParsedOutput 
     if verdict is None:
         return None
     rationale = _get_rationale(text, turn, verdict)
+    return ParsedOutput(rationale, verdict.answer, verdict.span) if rationale else None
+
+
+def read_last_value(text: str, task: TaskSpec, question: Question) -> ParsedOutput | None:
+    """The whole text as rationale of the last value in it; None if there is none."""
+    turn, reader = find_turn(text), Reader.make(task, question)
+    verdict = None if turn is None else find_last_value(text, turn, reader)
+    if turn is None or verdict is None:
+        return None
+    rationale = _clean(text[turn.start : turn.end])
     return ParsedOutput(rationale, verdict.answer, verdict.span) if rationale else None
 
 

@@ -14,7 +14,18 @@ from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
 
 FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
-    {"rationales": frozenset({"max_failed_share", "prompt", "format", "source"})}
+    {
+        "rationales": frozenset(
+            {
+                "max_failed_share",
+                "prompt",
+                "format",
+                "source",
+                "answers",
+                "max_unreadable_share",
+            }
+        )
+    }
 )
 """Fields of `MethodSpec`'s sections that records of schema version 1.0 do not have."""
 
@@ -77,8 +88,14 @@ class RationaleSpec(Record):
     positive_rule: Literal["majority", "gold", "majority_and_gold"] = "majority"
     import_file: Annotated[str | None, Field(alias="import")] = None
     """Id of a file of existing teacher outputs, which replace generation."""
+    answers: Literal["auto", "label", "parse", "last"] = "auto"
+    """The answer of an imported text. `label`: the line's label, which it explains; `parse`: what
+    it marks as its answer; `last`: the last value in it that is one. `auto`: `label` for texts
+    under `rationales`, `parse` for those under `teacher_output`, `teacher_outputs`, `outputs`."""
     imported_answer: Literal["parsed", "label"] = "parsed"
-    """`label`: the file has only outputs that end in the label, so answers are not parsed."""
+    """The older spelling of `answers`, for records that have it."""
+    max_unreadable_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the outputs without a readable answer above which the job ends before it trains."""
     test_samples: Annotated[int, Field(ge=0, le=64)] = 1
     """Samples per test question for the teacher's own row in the report; 0 leaves it out."""
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05

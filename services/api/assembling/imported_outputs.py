@@ -2,41 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.api.assembling.labelling import OutputsByQuestion
+from qcrd.method.answers import parse_output
+from qcrd.method.run_on import cut_at_mark, cut_at_stop, find_next_question_mark
+from qcrd.records.spec import DEFAULT_STOP, MethodSpec, RationaleSpec
+from services.api.assembling.labelling import AnswerReading, OutputsByQuestion
 from services.api.files.questions import QuestionRow
 
 
 @dataclass(frozen=True)
 class ImportedOutputs:
-    """`unanswered` training questions got no output; `unused` lines belong to no question."""
+    """`unanswered` training questions got no output; `unused` lines belong to no question. The
+    `run_on` outputs were cut where a made-up question begins with the heading `mark`.
+    `readings` says of each question where the answers of its texts are."""
 
     training: OutputsByQuestion
     test: OutputsByQuestion
     unanswered: int
     unused: int
+    readings: Mapping[str, AnswerReading]
+    mark: str | None = None
+    run_on: int = 0
+
+
+def choose_reading(spec: RationaleSpec, *, explains_label: bool) -> AnswerReading:
+    if spec.answers != "auto":
+        return spec.answers
+    return "label" if explains_label or spec.imported_answer == "label" else "parse"
 
 
 def match_outputs(
-    imported: Sequence[QuestionRow], training: Sequence[QuestionRow], test: Sequence[QuestionRow]
+    imported: Sequence[QuestionRow],
+    training: Sequence[QuestionRow],
+    test: Sequence[QuestionRow],
+    spec: MethodSpec,
 ) -> ImportedOutputs:
-    """Outputs of test questions; the test file may contain them itself."""
-    outputs_by_question = {row.question.id: row.outputs for row in imported if row.outputs}
-    own_outputs = {row.question.id: row.outputs for row in test if row.outputs}
+    """Outputs of test questions too, which the test file may contain itself; texts that explain a
+    label tell nothing about the teacher's own answers to those."""
+    imported = _cut_at_stop(imported, spec.rationales)
+    test = _cut_at_stop(test, spec.rationales)
+    readings = {row.question.id: _choose_row_reading(row, spec) for row in (*test, *imported)}
+    mark = _find_mark([*imported, *test], spec)
+    cut = [_cut_row(row, mark, spec) for row in imported]
+    by_question = {row.question.id: row.outputs for row in cut if row.outputs}
     training_ids = {row.question.id for row in training}
-    test_ids = {row.question.id for row in test}
+    asked = {row.question.id for row in test}
+    own_outputs = {
+        row.question.id: _cut_row(row, mark, spec).outputs
+        for row in test
+        if row.outputs and readings[row.question.id] != "label"
+    }
     return ImportedOutputs(
-        training={
-            asked: outputs_by_question[asked]
-            for asked in training_ids
-            if asked in outputs_by_question
-        },
+        training={each: by_question[each] for each in training_ids if each in by_question},
         test={
-            asked: outputs_by_question[asked] for asked in test_ids if asked in outputs_by_question
+            each: by_question[each]
+            for each in asked
+            if each in by_question and readings[each] != "label"
         }
         | own_outputs,
-        unanswered=sum(asked not in outputs_by_question for asked in training_ids),
-        unused=sum(asked not in training_ids | test_ids for asked in outputs_by_question),
+        unanswered=sum(each not in by_question for each in training_ids),
+        unused=sum(each not in training_ids | asked for each in by_question),
+        readings=readings,
+        mark=mark,
+        run_on=sum(
+            before != after
+            for row, cut_row in zip(imported, cut, strict=True)
+            for before, after in zip(row.outputs, cut_row.outputs, strict=True)
+        ),
     )
+
+
+def _cut_at_stop(rows: Sequence[QuestionRow], spec: RationaleSpec) -> list[QuestionRow]:
+    """At the sequences that the spec names; the default ones are for prompts of ours."""
+    if spec.stop == DEFAULT_STOP:
+        return list(rows)
+    return [row.with_outputs(cut_at_stop(each, spec.stop) for each in row.outputs) for row in rows]
+
+
+def _choose_row_reading(row: QuestionRow, spec: MethodSpec) -> AnswerReading:
+    return choose_reading(spec.rationales, explains_label=row.explains_label)
+
+
+def _find_mark(rows: Sequence[QuestionRow], spec: MethodSpec) -> str | None:
+    """Of outputs whose answer is read: those that explain a label are taken as they stand."""
+    read = [row for row in rows if _choose_row_reading(row, spec) != "label"]
+    owners = [(row.question, output) for row in read for output in row.outputs]
+    return find_next_question_mark(
+        [output for _, output in owners],
+        lambda place, text: parse_output(text, spec.task, owners[place][0]) is not None,
+    )
+
+
+def _cut_row(row: QuestionRow, mark: str | None, spec: MethodSpec) -> QuestionRow:
+    if mark is None or _choose_row_reading(row, spec) == "label":
+        return row
+    return row.with_outputs(cut_at_mark(each, mark) for each in row.outputs)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from qcrd.method.answers import ParsedOutput, canonical, parse_output
+from qcrd.method.answers import ParsedOutput, canonical, parse_output, read_last_value
 from qcrd.method.reasoning import shorten_trace, split_reasoning
 from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.method.structured_answers import unfold_structured_reply
@@ -25,9 +25,15 @@ OutputsByQuestion = Mapping[str, tuple[str, ...]]
 """Raw teacher outputs per question id; questions without any may be missing."""
 
 
-def build_item(question: Question, outputs: Sequence[str], spec: MethodSpec) -> RationaleItem:
+AnswerReading = Literal["parse", "label", "last"]
+"""Where the answer of an output is: marked in it, the question's label, or its last value."""
+
+
+def build_item(
+    question: Question, outputs: Sequence[str], spec: MethodSpec, reading: AnswerReading = "parse"
+) -> RationaleItem:
     gold_label = _canonical_gold_label(question, spec)
-    parsed = [_read_output(output, question, gold_label, spec) for output in outputs]
+    parsed = [_read_output(output, question, gold_label, spec, reading) for output in outputs]
     vote_result = majority_vote([one.answer if one else None for one in parsed], salt=question.id)
     rationales = [_make_rationale(question, one) for one in parsed if one]
     positives, negatives = split_rationales(
@@ -107,13 +113,18 @@ def _vote_on_outputs(question: Question, outputs: Sequence[str], spec: MethodSpe
 
 
 def _read_output(
-    output: str, question: Question, gold_label: str | None, spec: MethodSpec
+    output: str,
+    question: Question,
+    gold_label: str | None,
+    spec: MethodSpec,
+    reading: AnswerReading,
 ) -> ParsedOutput | None:
+    if reading == "last":
+        return read_last_value(output, spec.task, question)
     parsed = _parse_with_source(output, question, spec)
-    trusts_label = spec.rationales.import_file and spec.rationales.imported_answer == "label"
-    if not trusts_label or gold_label is None or (parsed and parsed.answer == gold_label):
+    if reading == "parse" or gold_label is None or (parsed and parsed.answer == gold_label):
         return parsed
-    # The source kept only outputs that end in the label, however they word it.
+    # It explains the label, however it words that.
     return ParsedOutput(output.strip(), gold_label) if output.strip() else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qcrd.errors import Invalid
 from qcrd.records.job import Stage
@@ -15,7 +15,6 @@ from qcrd.records.rationales import (
     RationaleManifest,
     TestItem,
 )
-from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
@@ -28,7 +27,8 @@ from services.api.assembling.data_warnings import (
 )
 from services.api.assembling.generate import generate_outputs
 from services.api.assembling.imported_outputs import match_outputs
-from services.api.assembling.labelling import OutputsByQuestion
+from services.api.assembling.labelling import AnswerReading, OutputsByQuestion
+from services.api.assembling.readable_outputs import check_readable
 from services.api.assembling.refusals import RowLocation
 from services.api.files import service as files
 from services.api.files.questions import QuestionRow
@@ -37,8 +37,6 @@ from services.api.settings import TeacherConfig
 
 SHARD_SIZE = 1000
 """Questions per shard: about 1 MB of text with five rationales each."""
-MAX_SHOWN_CHARS = 200
-"""Characters of an output in an error."""
 UNPARSEABLE_WARNING_SHARE = 0.2
 """Share of the outputs above which the prompt, the stop sequence or `max_new_tokens` is suspect."""
 
@@ -51,6 +49,8 @@ class TeacherOutputs:
     test: OutputsByQuestion
     reused: int = 0
     refused: int = 0
+    readings: Mapping[str, AnswerReading] = field(default_factory=dict)
+    """Where the answers of imported texts are; those of a teacher that was asked are marked."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,17 @@ def assemble(
     outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy())
     stage.raise_if_stopping()
     items = [
-        labelling.build_item(row.question, outputs.training.get(row.question.id, ()), spec.settings)
+        labelling.build_item(
+            row.question,
+            outputs.training.get(row.question.id, ()),
+            spec.settings,
+            outputs.readings.get(row.question.id, "parse"),
+        )
         for row in splits.training
     ]
     counts = labelling.count_outcomes(items, reused=outputs.reused)
     counts = counts.model_copy(update={"refused": outputs.refused})
-    _check_any_readable(stage.job.spec, outputs, counts)
+    check_readable(stage.job.spec, splits.training, outputs.training, counts)
     set_id = _write_set(stage, items, _build_holdout_items(stage, splits, outputs), counts)
     _emit_summary(stage, items, counts)
     stage.report_progress(100.0)
@@ -112,6 +117,7 @@ def _collect_outputs(
             param=f"method.{spec.method}.teacher",
             code="unknown_teacher",
         )
+    _warn_about_unused_outputs(stage, splits.training)
     generated = generate_outputs(
         stage,
         buffer,
@@ -125,7 +131,8 @@ def _collect_outputs(
 
 
 def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) -> TeacherOutputs:
-    imported = match_outputs(files.load_rows(stage.store, file_id), splits.training, splits.test)
+    rows = files.load_rows(stage.store, file_id)
+    imported = match_outputs(rows, splits.training, splits.test, stage.job.spec.settings)
     stage.emit(
         f"imported teacher outputs for {len(imported.training)} of {len(splits.training)} training "
         f"and {len(imported.test)} of {len(splits.test)} test questions",
@@ -142,7 +149,14 @@ def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) ->
             unanswered=imported.unanswered,
             unused=imported.unused,
         )
-    return TeacherOutputs(imported.training, imported.test)
+    if imported.mark is not None:
+        stage.emit(
+            f"{imported.run_on} imported outputs run on into a next question that begins "
+            f"`{imported.mark}:` and are cut there",
+            run_on=imported.run_on,
+            mark=imported.mark,
+        )
+    return TeacherOutputs(imported.training, imported.test, readings=imported.readings)
 
 
 def _build_holdout_items(
@@ -208,22 +222,6 @@ def _write_holdout_items(store: Store, key: str, items: Sequence[TestItem]) -> s
     return key
 
 
-def _check_any_readable(spec: JobSpec, outputs: TeacherOutputs, counts: RationaleCounts) -> None:
-    """`Invalid` when the job would be trained on no rationale at all, whatever it is called."""
-    if not counts.outputs or counts.parsed:
-        return
-    first = next(text for texts in outputs.training.values() for text in texts)
-    shown = first if len(first) <= MAX_SHOWN_CHARS else f"{first[:MAX_SHOWN_CHARS]}…"
-    raise Invalid(
-        f"none of the {counts.outputs} teacher outputs has a readable answer, so there is no "
-        f"rationale to train on. The first one: {shown!r}. Have the task's examples and "
-        "instruction ask for a line `Answer: …`, or, for outputs that explain the label, import "
-        "them with `imported_answer: label`. What was paid is kept",
-        param=f"method.{spec.method}.rationales",
-        code="nothing_readable",
-    )
-
-
 def _emit_summary(
     stage: StageContext, items: Sequence[RationaleItem], counts: RationaleCounts
 ) -> None:
@@ -253,6 +251,18 @@ def _warn_about_overlap(stage: StageContext, splits: DatasetSplits) -> None:
         overlap = count_shared_questions(splits.training, split_rows)
         if overlap:
             _warn(stage, f"{overlap} {name} questions are also training questions", shared=overlap)
+
+
+def _warn_about_unused_outputs(stage: StageContext, rows: Sequence[QuestionRow]) -> None:
+    unused = sum(bool(row.outputs) for row in rows)
+    if unused:
+        _warn(
+            stage,
+            f"{unused} lines of the training file have outputs, which are not used: the teacher is "
+            f"asked. `method.{stage.job.spec.method}.rationales.import` with this file's id takes "
+            "them instead",
+            unused=unused,
+        )
 
 
 def _warn(stage: StageContext, message: str, **data: object) -> None:

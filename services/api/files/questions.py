@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from qcrd.errors import Invalid
@@ -75,11 +75,16 @@ FIELDS = ("question", "label", "choices", "teacher_output", *OUTPUT_LIST_FIELDS,
 
 @dataclass(frozen=True)
 class QuestionRow:
-    """One line: its number (from 1), the question, and raw teacher outputs that came with it."""
+    """One line: its number (from 1), the question, and raw teacher outputs that came with it.
+    `explains_label`: they came as rationales, each of which explains the line's label."""
 
     line_number: int
     question: Question
     outputs: tuple[str, ...] = ()
+    explains_label: bool = False
+
+    def with_outputs(self, outputs: Iterable[str]) -> QuestionRow:
+        return replace(self, outputs=tuple(outputs))
 
 
 class RowReader:
@@ -170,7 +175,8 @@ def _parse_row(number: int, text: str) -> QuestionRow:
         label=_get_text(number, fields, "label"),
         choices=choices,
     )
-    return QuestionRow(number, question, _get_outputs(number, fields))
+    outputs = _get_outputs(number, fields)
+    return QuestionRow(number, question, outputs, fields.get("rationales") is not None)
 
 
 def _parse_object(number: int, text: str) -> dict[str, Any]:

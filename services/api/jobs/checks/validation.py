@@ -110,11 +110,14 @@ def _check_consistency(spec: JobSpec) -> None:
             "and label mode `llm` has none: use `majority`",
             param=f"{path}.rationales.positive_rule",
         )
-    if rationales.imported_answer == "label" and spec.settings.label_mode == "llm":
+    if "label" in (rationales.answers, rationales.imported_answer) and (
+        spec.settings.label_mode == "llm"
+    ):
+        field = "answers" if rationales.answers == "label" else "imported_answer"
         raise Invalid(
-            f"`{path}.rationales.imported_answer`: `label` takes answers from gold labels, "
-            "and label mode `llm` has none: use `parsed`",
-            param=f"{path}.rationales.imported_answer",
+            f"`{path}.rationales.{field}`: `label` takes answers from gold labels, and label mode "
+            "`llm` has none: use `answers: parse`",
+            param=f"{path}.rationales.{field}",
         )
     _check_lag_reachable(spec)
     negatives, lora = spec.settings.negatives, spec.settings.student.lora

@@ -238,7 +238,7 @@ def test_unreadable_outputs_are_counted_and_said(bench: MakeBench) -> None:
     here = bench(
         lambda prompt, seed: " One.\n<Answer>: 1" if known in prompt[-60:] else " I do not know."
     )
-    job = here.run(here.job(here.file(rows)))
+    job = here.run(here.job(here.file(rows), rationales={"max_unreadable_share": 0.75}))
     counts = here.manifest(job).counts
     assert (counts.outputs, counts.parsed, counts.unparseable) == (20, 5, 15)
     assert (counts.majority_right, counts.majority_wrong, counts.positives) == (1, 0, 5)
@@ -246,13 +246,30 @@ def test_unreadable_outputs_are_counted_and_said(bench: MakeBench) -> None:
     assert any("no readable answer" in message for message in here.said(job))
 
 
-def test_a_job_whose_outputs_are_all_unreadable_fails_and_shows_one(bench: MakeBench) -> None:
+def test_a_job_whose_outputs_are_mostly_unreadable_ends_before_it_trains(bench: MakeBench) -> None:
+    """Two of four are allowed, three of five are not."""
+    rows = [{"question": f"{kind} {n}?", "label": "1"} for n in "ab" for kind in ("Known", "Dark")]
+    here = bench(
+        lambda prompt, seed: " One.\n<Answer>: 1" if "Known" in prompt[-40:] else " Who knows."
+    )
+    half = here.run(here.job(here.file(rows), rationales={"n": 1}))
+    assert half.failure is None
+    rows.append({"question": "Dark c?", "label": "1"})
+    most = here.run(here.job(here.file(rows), rationales={"n": 1}))
+    assert most.failure is not None
+    assert most.failure.code == "mostly_unreadable"
+    assert "3 of the 5 outputs" in most.failure.message
+    assert most.failure.message.count("Who knows.") == 3
+    assert "`method.qcrd.rationales.max_unreadable_share`" in most.failure.message
+
+
+def test_a_job_whose_outputs_are_all_unreadable_fails_and_shows_some(bench: MakeBench) -> None:
     here = bench(lambda prompt, seed: " I do not know.")
     job = here.run(here.job(here.file(sums(4))))
     assert job.status is JobStatus.FAILED
     assert job.failure is not None
     assert (job.failure.code, job.failure.param) == ("nothing_readable", "method.qcrd.rationales")
-    assert "none of the 20 teacher outputs has a readable answer" in job.failure.message
+    assert "20 of the 20 outputs have no readable answer" in job.failure.message
     assert "I do not know." in job.failure.message
     answered = here.teacher.answered
     here.run(here.job(here.file(sums(4))))
@@ -344,6 +361,80 @@ def test_imported_answers_may_be_taken_from_the_label(bench: MakeBench) -> None:
     assert {r.answer for r in item.positives} == {"bd"}
 
 
+def test_rationales_explain_their_label_and_outputs_are_read(bench: MakeBench) -> None:
+    """Each text as it stands; a test line's rationales are no answers of the teacher's."""
+    here = bench()
+    rows = [
+        {"question": "A?", "label": "4", "rationales": ["Two and two.", "It is 5, no: 4."]},
+        {"question": "B?", "label": "5", "teacher_outputs": ["So five.\nAnswer: 5", "Answer: 6"]},
+    ]
+    test = [{"question": "C?", "label": "7", "rationales": ["Seven."]}]
+    file = here.file(rows)
+    spec = {"import": file, "max_unreadable_share": 1}
+    job = here.run(here.job(file, here.file(test), rationales=spec))
+    first, second = here.items(job)
+    assert [each.text for each in first.positives] == ["Two and two.", "It is 5, no: 4."]
+    assert [each.text for each in second.positives] == ["So five."]
+    assert here.test_items(job)[0].teacher_asked is False
+    parsed = here.run(here.job(file, rationales={**spec, "answers": "parse"}))
+    assert here.manifest(parsed).counts.parsed == 1
+    taken = here.run(here.job(file, rationales={**spec, "answers": "label"}))
+    assert here.manifest(taken).counts.positives == 4
+    last = here.run(here.job(file, rationales={**spec, "answers": "last"}))
+    assert [each.answer for each in here.items(last)[0].positives] == ["4"]
+
+
+def test_imported_outputs_that_run_on_are_cut_at_what_repeats(bench: MakeBench) -> None:
+    """A next question in the form of somebody's own prompt, whose answer is not this one's."""
+    here = bench()
+    rows = [
+        {
+            "question": f"Premise: {number} cats.\nHypothesis: a cat.",
+            "label": "yes",
+            "teacher_output": f"There are {number}. So the answer is yes.\n\n"
+            f"Premise: {number} dogs.\nHypothesis: A cat.\nA: None. So the answer is no.",
+        }
+        for number in range(1, 9)
+    ]
+    file = here.file(rows)
+    task = {"answer": "label", "labels": ["yes", "no"]}
+    job = here.run(here.job(file, task=task, rationales={"import": file}))
+    assert here.manifest(job).counts.majority_right == 8
+    assert [each.text for each in here.items(job)[0].positives] == ["There are 1."]
+    (said,) = [each for each in here.said(job, "info") if "run on" in each]
+    assert said.startswith("8 imported outputs run on")
+    assert "`Premise:`" in said
+
+
+def test_outputs_in_the_training_file_are_not_passed_over_in_silence(bench: MakeBench) -> None:
+    here = bench()
+    rows = [{**row, "teacher_output": "One. Answer: 1"} for row in sums(3)]
+    job = here.run(here.job(here.file(rows), rationales={"n": 1}))
+    assert any("3 lines of the training file" in said for said in here.said(job))
+
+
+def test_imported_outputs_end_at_the_stop_sequences_that_are_named(bench: MakeBench) -> None:
+    here = bench()
+    output = "Two. The answer is 2. ### Three. The answer is 3."
+    file = here.file([{"question": "A?", "label": "2", "teacher_output": output}])
+    job = here.run(here.job(file, rationales={"import": file, "stop": ["###"]}))
+    assert [each.answer for each in here.items(job)[0].positives] == ["2"]
+
+
+def test_the_setting_that_reads_imported_texts_is_named(bench: MakeBench) -> None:
+    here = bench()
+    rows = [
+        {"question": f"{number}?", "label": str(number), "outputs": [f"One by one: {number} now."]}
+        for number in range(4)
+    ]
+    file = here.file(rows)
+    job = here.run(here.job(file, rationales={"import": file}))
+    assert job.failure is not None
+    assert "`method.qcrd.rationales.answers: label` takes 4 of 4" in job.failure.message
+    assert "`method.qcrd.rationales.answers: last`" in job.failure.message
+    assert "which is the label in 4 of 4" in job.failure.message
+
+
 def test_a_test_file_brings_its_own_teacher_outputs(bench: MakeBench) -> None:
     here = bench()
     training = [{**row, "teacher_output": "One. So the answer is 1."} for row in sums(3)]
@@ -368,12 +459,11 @@ def test_a_test_file_brings_its_own_teacher_outputs(bench: MakeBench) -> None:
         ("svamp", {"task": {"answer": "number"}}, (0.73, 0.75)),
         (
             "tracking",
-            {
-                "task": {"answer": "label", "labels": ["A", "B", "C"]},
-                "rationales": {"imported_answer": "label"},
-            },
+            {"task": {"answer": "label", "labels": ["A", "B", "C"]}},
             (1.0, 1.0),
         ),
+        ("svamp_gpt35", {"task": {"answer": "number"}}, (1.0, 1.0)),
+        ("last_letter", {"task": {"answer": "text"}}, (1.0, 1.0)),
     ],
 )
 def test_published_outputs_import_with_the_known_share_right(

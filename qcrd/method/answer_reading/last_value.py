@@ -1,0 +1,54 @@
+"""The last value of a text that is an answer to its task, whether or not anything marks it.
+
+For texts that are known to end in their answer: of others it would be a guess.
+"""
+
+from __future__ import annotations
+
+import re
+
+from qcrd.method.answer_reading.readers import Reader
+from qcrd.method.answer_reading.turns import Turn
+from qcrd.method.answer_reading.verdicts import Verdict
+from qcrd.records.spec import AnswerKind
+
+NUMBER = re.compile(
+    r"(?<![\w.,/])[-+\u2212]?\s?[$\u20ac\u00a3\u00a5]?\s?\d[\d,.\u00a0\u202f]*"
+    r"(?:\s?/\s?\d+)?\s?%?"
+)
+FORMULA = re.compile(r"\$([^$\n]{1,200})\$|\\\((.{1,200}?)\\\)")
+QUOTED = re.compile(r"[\"\u201c\u00ab]([^\"\u201c\u201d\u00ab\u00bb\n]{1,200})[\"\u201d\u00bb]")
+BEHIND_COLON = re.compile(r"[:=]\s*([^\s:=][^:=\n]{0,199})$", re.MULTILINE)
+SENTENCE = re.compile(r"[^.!?\n]+(?:\.(?=\d)[^.!?\n]*)*")
+
+
+def find_last_value(text: str, turn: Turn, reader: Reader) -> Verdict | None:
+    """None where there is none, or where the last sentence that names an option names several."""
+    if reader.has_options:
+        return _find_last_option(text, turn, reader)
+    patterns = {
+        AnswerKind.NUMBER: (NUMBER,),
+        AnswerKind.MATH: (FORMULA, NUMBER),
+        AnswerKind.TEXT: (QUOTED, BEHIND_COLON),
+    }[reader.kind]
+    for pattern in patterns:
+        for found in reversed(list(pattern.finditer(text, turn.start, turn.end))):
+            group = next((n for n, each in enumerate(found.groups(), 1) if each is not None), 0)
+            said = found[group].rstrip(" .,;:\u00a0\u202f")
+            if (answer := reader.read(said.strip())) is not None:
+                return Verdict(
+                    answer, turn.end, (found.start(group), found.start(group) + len(said))
+                )
+    return None
+
+
+def _find_last_option(text: str, turn: Turn, reader: Reader) -> Verdict | None:
+    for sentence in reversed(list(SENTENCE.finditer(text, turn.start, turn.end))):
+        named = reader.mention(sentence[0])
+        if len(named) > 1:
+            return None
+        if named:
+            (option,) = named
+            answer = reader.read(option)
+            return None if answer is None else Verdict(answer, turn.end, sentence.span())
+    return None

@@ -1,0 +1,57 @@
+"""Where outputs that run on are cut, and where they only have parts."""
+
+from __future__ import annotations
+
+import pytest
+
+from qcrd.method.run_on import cut_at_mark, cut_at_stop, find_next_question_mark
+
+
+def find(outputs: list[str]) -> str | None:
+    return find_next_question_mark(outputs, lambda place, text: "answer is" in text.lower())
+
+
+@pytest.mark.parametrize(
+    ("heading", "mark"),
+    [
+        ("Premise", "Premise"),
+        ("Question 7", "Question"),
+        ("**Passage**", "Passage"),
+        ("### Sentence 1", "Sentence"),
+        ("前提", "前提"),
+    ],
+)
+def test_a_heading_that_repeats_behind_answers_is_found_and_cut(heading: str, mark: str) -> None:
+    outputs = [f"Because {n}. The answer is {n}.\n\n{heading}: more {n}." for n in range(10)]
+    assert find(outputs) == mark
+    assert [cut_at_mark(each, mark) for each in outputs] == [
+        f"Because {n}. The answer is {n}." for n in range(10)
+    ]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "First.\n\nStep 2: then {n}.\n\nThe answer is {n}.",
+        "Given {n}.\n\nCase A: one.\n\nCase B: two.\n\nThe answer is {n}.",
+        "The answer is {n}.\n\nExplanation: because {n}.",
+        "The answer is {n}.\n\nReason: because {n}.",
+        "The answer is {n}. Premise: in the same paragraph.",
+        "The answer is {n}.",
+    ],
+)
+def test_an_output_s_own_parts_are_no_next_question(output: str) -> None:
+    assert find([output.replace("{n}", str(n)) for n in range(10)]) is None
+
+
+def test_what_does_not_repeat_is_left() -> None:
+    outputs = [f"The answer is {n}." for n in range(100)]
+    outputs[3] += "\n\nPremise: one."
+    assert find(outputs) is None
+    assert find([]) is None
+    assert cut_at_mark(outputs[5], "Premise") == outputs[5]
+
+
+def test_the_first_of_several_stop_sequences_ends_a_text() -> None:
+    assert cut_at_stop("a ### b END c", ("END", "###")) == "a "
+    assert cut_at_stop("a", ("END",)) == "a"
