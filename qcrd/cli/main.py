@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from qcrd.cli.commands import jobs, keys, models, stack, studies
 from qcrd.cli.commands.doctor import doctor
 from qcrd.cli.commands.estimate import estimate
+from qcrd.cli.commands.init import init
 from qcrd.cli.commands.run import run
 from qcrd.cli.output.terminal import exit_on_errors
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
+app.command()(init)
 app.command()(estimate)
 app.command()(run)
 app.command()(studies.study)

@@ -258,6 +258,12 @@ class StoredFile(StoredRecord):
     """Key of its content; None in older records."""
     owner: str = "anonymous"
     """Name of the API key that uploaded this content first."""
+    format: str = "jsonl"
+    columns: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    """What was done to read it, a sentence each."""
+    is_conversation: bool = False
+    """Whether its questions are conversations of more than one message."""
 
 
 class PublishedModel(StoredRecord):

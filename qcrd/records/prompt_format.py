@@ -25,7 +25,8 @@ TokenCount = Annotated[int, Field(ge=1)]
 class PromptFormat(Record):
     """`predict` and `explain` are prompt prefixes; `explain` is None for a student without that
     task. A `joined` student gives its rationale and then its label under `predict`. `suffix` ends
-    every prompt of a decoder-only student. Models outlive versions, so unknown keys are ignored.
+    every prompt of a decoder-only student. One of a `conversation` is asked the whole chat. Models
+    outlive versions, so unknown keys are ignored.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -38,6 +39,7 @@ class PromptFormat(Record):
     answer: AnswerKind | None = None
     labels: tuple[str, ...] = ()
     joined: bool = False
+    conversation: bool = False
 
     @property
     def can_explain(self) -> bool:

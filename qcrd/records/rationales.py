@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import Field
+
 from qcrd.records.base import Record, StoredRecord
 
 
 class Question(Record):
-    """A question of the task. `id` is a digest of text and choices, so equal across files."""
+    """A question of the task. `id` is a digest of text and choices, so equal across files.
+    `metadata` are its record's other columns, as texts."""
 
     id: str
     text: str
     label: str | None = None
     choices: tuple[str, ...] = ()
+    metadata: dict[str, str] = Field(default_factory=dict)
 
 
 class RationaleSource(StrEnum):

@@ -15,6 +15,7 @@ from qcrd.records.base import Record, parse_record
 
 FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
     {
+        "task": frozenset({"fields", "conversation"}),
         "rationales": frozenset(
             {
                 "max_failed_share",
@@ -24,7 +25,7 @@ FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
                 "answers",
                 "max_unreadable_share",
             }
-        )
+        ),
     }
 )
 """Fields of `MethodSpec`'s sections that records of schema version 1.0 do not have."""
@@ -46,6 +47,12 @@ class AnswerKind(StrEnum):
     TEXT = "text"
 
 
+QuestionField = Literal[
+    "question", "label", "choices", "teacher_output", "teacher_outputs", "outputs", "rationales"
+]
+"""What a record of a data file may have besides columns of its own."""
+
+
 class TaskSpec(Record):
     """The form of answers and the teacher's prompt."""
 
@@ -53,6 +60,12 @@ class TaskSpec(Record):
     labels: tuple[str, ...] = ()
     instruction: str = ""
     examples: tuple[FewShotExample, ...] = ()
+    fields: dict[QuestionField, str | tuple[str, ...]] = Field(default_factory=dict)
+    """Which columns of the job's files are `question`, `label`, `choices` and outputs: a column, a
+    path into one, a template of columns in braces, or several of these for a list."""
+    conversation: bool = False
+    """Whether a question is a whole conversation, so that students are asked the whole chat, not
+    its last message. Set for files of chats with more than one message before the reply."""
 
     @model_validator(mode="after")
     def validate_labels(self) -> Self:
@@ -312,7 +325,9 @@ class JobSpec(Record):
                 field
                 for field in fields
                 if getattr(getattr(self.settings, section), field)
-                == type(getattr(self.settings, section)).model_fields[field].default
+                == type(getattr(self.settings, section))
+                .model_fields[field]
+                .get_default(call_default_factory=True)
             }
             for section, fields in FIELDS_SINCE_1_0.items()
         }

@@ -51,6 +51,7 @@ def make_prompt_format(job: Job, student: Student) -> PromptFormat:
         max_rationale_tokens=settings.hyperparameters.max_rationale_tokens,
         answer=settings.task.answer,
         labels=settings.task.labels,
+        conversation=settings.task.conversation,
         joined=objective.joined,
     )
 

@@ -46,7 +46,10 @@ def match_outputs(
     readings = {row.question.id: _choose_row_reading(row, spec) for row in (*test, *imported)}
     mark = _find_mark([*imported, *test], spec)
     cut = [_cut_row(row, mark, spec) for row in imported]
-    by_question = {row.question.id: row.outputs for row in cut if row.outputs}
+    by_question = dict[str, tuple[str, ...]]()
+    for row in cut:  # one line may have all outputs of a question, or each of them its own
+        if row.outputs:
+            by_question[row.question.id] = by_question.get(row.question.id, ()) + row.outputs
     training_ids = {row.question.id for row in training}
     asked = {row.question.id for row in test}
     own_outputs = {

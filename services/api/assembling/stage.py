@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from qcrd.errors import Invalid
 from qcrd.records.job import Stage
@@ -70,10 +71,11 @@ def assemble(
     spec, store = stage.job.spec, stage.store
     if spec.knowledge_of is not None:
         return shared_set.take_shared_set(stage, spec.knowledge_of)
+    load = partial(files.load_rows, store, fields=spec.settings.task.fields)
     splits = DatasetSplits(
-        training=files.load_rows(store, spec.training_file),
-        validation=files.load_rows(store, spec.validation_file) if spec.validation_file else [],
-        test=files.load_rows(store, spec.test_file) if spec.test_file else [],
+        training=load(spec.training_file),
+        validation=load(spec.validation_file) if spec.validation_file else [],
+        test=load(spec.test_file) if spec.test_file else [],
     )
     warn_about_unseen_labels(stage, splits.training)
     _warn_about_overlap(stage, splits)
@@ -131,7 +133,8 @@ def _collect_outputs(
 
 
 def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) -> TeacherOutputs:
-    rows = files.load_rows(stage.store, file_id)
+    fields = stage.job.spec.settings.task.fields
+    rows = files.load_rows(stage.store, file_id, fields, with_repeats=True)
     imported = match_outputs(rows, splits.training, splits.test, stage.job.spec.settings)
     stage.emit(
         f"imported teacher outputs for {len(imported.training)} of {len(splits.training)} training "

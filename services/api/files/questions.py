@@ -1,278 +1,243 @@
-"""A questions file: JSON lines in UTF-8, checked line by line, errors name the line and the fix."""
+"""Questions of a data file: checked record by record, errors name the line and the fix."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 from qcrd.errors import Invalid
 from qcrd.method.answers import comparison_id, question_id
 from qcrd.records.rationales import Question
+from qcrd.records.spec import QuestionField
+from qcrd.runtime.data_files.detect import read_records
+from qcrd.runtime.data_files.json_lines import JsonLinesReader
+from qcrd.runtime.data_files.records import (
+    MAX_RECORDS,
+    SourceRecord,
+    Unit,
+    make_record_error,
+)
+from services.api.files.conversations import convert_record
 from services.api.files.duplicates import DuplicateIndex
-from services.api.http.strict_json import DECODER
+from services.api.files.field_map import (
+    COLUMN,
+    FieldMap,
+    apply_field_map,
+    make_unmapped_error,
+)
+from services.api.files.file_summary import FileSummary
+from services.api.files.values import (
+    collect_metadata,
+    get_text,
+    get_texts,
+    make_value_error,
+    spell,
+)
 
-MAX_LINE_BYTES = 2 << 20
-"""A question with a hundred long teacher outputs is below 1 MiB, and 2 MiB of JSON can take 50 MB
-once they are parsed."""
-
-
-MAX_LINES = 1_000_000
-"""Bounds the index of duplicates, 16 to 32 bytes per line, to 35 MB."""
-
-
-class LineSplitter:
-    """(number, line) out of chunks; `Invalid` when a line is too long or there are too many."""
-
-    def __init__(self, max_lines: int = MAX_LINES) -> None:
-        self._max_lines = max_lines
-        self._line_number = 0
-        self._partial_line = bytearray()
-
-    def feed(self, chunk: bytes) -> Iterator[tuple[int, bytes]]:
-        *complete_lines, partial_line = chunk.split(b"\n")
-        for line in complete_lines:
-            yield self._finish_line(line)
-        self._append(partial_line)
-
-    def finish(self) -> Iterator[tuple[int, bytes]]:
-        if self._partial_line:
-            yield self._finish_line(b"")
-
-    def _finish_line(self, rest: bytes) -> tuple[int, bytes]:
-        self._append(rest)
-        line = bytes(self._partial_line)
-        self._partial_line.clear()
-        self._line_number += 1
-        if self._line_number > self._max_lines:
-            raise make_line_error(
-                self._line_number, f"a file has at most {self._max_lines} lines: split it"
-            )
-        return self._line_number, line
-
-    def _append(self, piece: bytes) -> None:
-        if len(self._partial_line) + len(piece) > MAX_LINE_BYTES:
-            number = self._line_number + 1
-            raise make_line_error(
-                number, f"longer than {MAX_LINE_BYTES} bytes: one question a line"
-            )
-        self._partial_line += piece
-
-
-def make_line_error(
-    number: int, problem: str, *, code: str = "invalid_line", param: str = "file"
-) -> Invalid:
-    return Invalid(f"line {number}: {problem}", param=param, code=code)
-
-
-CHUNK_BYTES = 1 << 18
-"""Bytes read from the store at a time."""
-
-OUTPUT_LIST_FIELDS = ("teacher_outputs", "outputs", "rationales")
-FIELDS = ("question", "label", "choices", "teacher_output", *OUTPUT_LIST_FIELDS, "id")
+FIELDS: tuple[QuestionField, ...] = get_args(QuestionField)
+OUTPUT_FIELDS: tuple[QuestionField, ...] = (
+    "teacher_output",
+    "teacher_outputs",
+    "outputs",
+    "rationales",
+)
 
 
 @dataclass(frozen=True)
 class QuestionRow:
-    """One line: its number (from 1), the question, and raw teacher outputs that came with it.
-    `explains_label`: they came as rationales, each of which explains the line's label."""
+    """One record: its number (from 1), the question, and raw teacher outputs that came with it.
+    `explains_label`: they came as rationales, each of which explains the record's label.
+    `repeats` is the number of an earlier record with the same question and label."""
 
     line_number: int
     question: Question
     outputs: tuple[str, ...] = ()
     explains_label: bool = False
+    unit: Unit = "line"
+    repeats: int | None = None
 
     def with_outputs(self, outputs: Iterable[str]) -> QuestionRow:
         return replace(self, outputs=tuple(outputs))
 
+    def make_error(self, problem: str, *, code: str, param: str) -> Invalid:
+        return make_record_error(self.line_number, problem, unit=self.unit, code=code, param=param)
 
-class RowReader:
-    """Parses rows from chunks that are cut anywhere; `Invalid` at the first invalid one.
 
-    Keeps one line in memory and each question's line number. Questions that differ in white space,
-    case or the form of characters only are the same.
+class RowBuilder:
+    """Rows out of records. With `allow_unmapped` the records of a file whose columns only a task
+    can name are counted and not read.
+
+    Keeps each question's line number. Questions that differ in white space, case or the form of
+    characters only are the same.
     """
 
-    def __init__(self, max_lines: int = MAX_LINES) -> None:
-        self._line_splitter = LineSplitter(max_lines)
-        self._question_index = DuplicateIndex()
+    def __init__(self, fields: FieldMap | None = None, *, allow_unmapped: bool = False) -> None:
+        self._fields = fields or {}
+        self._allow_unmapped = allow_unmapped
+        self._index = DuplicateIndex()
+        self.summary = FileSummary()
+
+    def build(self, record: SourceRecord) -> Iterator[QuestionRow]:
+        """None for a record that is not read."""
+        self.summary.add_record(record)
+        named, rest = self._name_fields(record)
+        if named.get("question") is None:
+            if "question" in named or not self._is_unmapped(rest):
+                raise make_value_error(
+                    record, '`question` is missing: give its text, "question": "…"'
+                )
+            if not self._allow_unmapped:
+                raise make_unmapped_error(record)
+            self.summary.is_unmapped = True
+            return
+        yield self._mark_repeat(self._make_row(record, named, rest))
+
+    def _is_unmapped(self, rest: Mapping[str, Any]) -> bool:
+        """Whether the file has columns of its own only, in this and in earlier records."""
+        return bool(rest) and (self.summary.is_unmapped or self.summary.records == 1)
+
+    def _name_fields(self, record: SourceRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields by our names, and the other columns."""
+        if self._fields and self._has_mapped_column(record):
+            is_first = self.summary.records == 1
+            named, rest = apply_field_map(record, self._fields, is_first=is_first)
+        else:
+            converted = convert_record(record)
+            self.summary.is_converted |= converted is not None
+            named, rest = {}, dict(converted if converted is not None else record.fields)
+        self.summary.is_conversation |= bool(rest.pop("conversation", False) is True)
+        for name in FIELDS:
+            if name in rest and name not in named:
+                named[name] = rest.pop(name)
+        return named, rest
+
+    def _has_mapped_column(self, record: SourceRecord) -> bool:
+        """A job's other files may have our own names."""
+        sources = [
+            source
+            for each in self._fields.values()
+            for source in ((each,) if isinstance(each, str) else each)
+        ]
+        columns = [name for source in sources for name in COLUMN.findall(source) or [source]]
+        steps = {*columns, *(name.partition(".")[0] for name in columns)}
+        return bool(steps & record.fields.keys()) or "question" not in record.fields
+
+    def _make_row(
+        self, record: SourceRecord, named: Mapping[str, Any], rest: Mapping[str, Any]
+    ) -> QuestionRow:
+        text = get_text(record, "question", named["question"])
+        choices = get_texts(record, "choices", named.get("choices"))
+        if len(choices) == 1:
+            raise make_value_error(
+                record, "`choices` has one option: give at least two or leave it out"
+            )
+        given = named.get("label")
+        label = spell(record, "label", given)
+        self.summary.add_label(record, given, label)
+        question = Question(
+            id=question_id(text, choices),
+            text=text,
+            label=label,
+            choices=choices,
+            metadata=collect_metadata(rest),
+        )
+        self.summary.add_columns(rest)
+        outputs = _get_outputs(record, named)
+        explains_label = named.get("rationales") is not None
+        return QuestionRow(record.number, question, outputs, explains_label, record.unit)
+
+    def _mark_repeat(self, row: QuestionRow) -> QuestionRow:
+        compared = comparison_id(row.question.text, row.question.choices)
+        checksum = zlib.crc32((row.question.label or "").encode())
+        first = self._index.setdefault(compared, row.line_number, checksum)
+        if first == row.line_number:
+            return row
+        if not self._index.has_checksum(compared, checksum):
+            raise row.make_error(
+                f"the same question as {row.unit} {first}, but for white space, case and the form "
+                "of characters, which do not count, with another label: remove one of the two",
+                code="duplicate_question",
+                param="file",
+            )
+        self.summary.add_repeat(row.line_number, first)
+        return replace(row, repeats=first)
+
+
+class RowReader:
+    """Parses rows of JSON lines from chunks that are cut anywhere; `Invalid` at the first invalid
+    one. Keeps one line in memory."""
+
+    def __init__(self, max_lines: int = MAX_RECORDS, *, allow_unmapped: bool = False) -> None:
+        self._records = JsonLinesReader(max_lines)
+        self._builder = RowBuilder(allow_unmapped=allow_unmapped)
 
     @property
-    def count(self) -> int:
-        """Rows so far."""
-        return len(self._question_index)
+    def summary(self) -> FileSummary:
+        return self._builder.summary
 
     def feed(self, chunk: bytes) -> Iterator[QuestionRow]:
-        for number, raw in self._line_splitter.feed(chunk):
-            yield from self._read_row(number, raw)
+        for record in self._records.feed(chunk):
+            yield from self._builder.build(record)
 
     def finish(self) -> Iterator[QuestionRow]:
         """The last row, if any is left; `Invalid` if the file had none."""
-        for number, raw in self._line_splitter.finish():
-            yield from self._read_row(number, raw)
-        if not self.count:
-            raise Invalid(
-                "the file is empty: one JSON object a line is needed, "
-                'such as {"question": "…", "label": "…"}',
-                param="file",
-                code="empty_file",
-            )
-
-    def _read_row(self, number: int, raw: bytes) -> Iterator[QuestionRow]:
-        text = _decode_line(number, raw)
-        if not text.strip():
-            return
-        row = _parse_row(number, text)
-        compared = comparison_id(row.question.text, row.question.choices)
-        if (first := self._question_index.setdefault(compared, number)) != number:
-            raise make_line_error(
-                number,
-                f"the same question as line {first}, but for white space, case and the form of "
-                "characters, which do not count: remove one of the two",
-                code="duplicate_question",
-            )
-        yield row
+        for record in self._records.finish():
+            yield from self._builder.build(record)
+        check_not_empty(self.summary)
 
 
-def read_rows(data: BinaryIO, max_lines: int = MAX_LINES) -> Iterator[QuestionRow]:
-    """Every row of the file; `Invalid` at the first invalid one, or if there is none."""
-    reader = RowReader(max_lines)
-    while chunk := data.read(CHUNK_BYTES):
-        yield from reader.feed(chunk)
-    yield from reader.finish()
-
-
-def _decode_line(number: int, raw: bytes) -> str:
-    """The line's text, without a byte order mark, which files put behind others bring along."""
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise make_line_error(
-            number,
-            f"not UTF-8 (byte {error.start + 1} of the line): save the file as UTF-8",
-            code="not_utf8",
-        ) from error
-
-
-def _parse_row(number: int, text: str) -> QuestionRow:
-    fields = _parse_object(number, text)
-    for name in fields:
-        if name not in FIELDS:
-            raise make_line_error(
-                number,
-                f"unknown key `{_truncate(name)}`: a line has "
-                f"{', '.join(f'`{f}`' for f in FIELDS)}",
-                code="unknown_key",
-            )
-    question_text = _get_text(number, fields, "question")
-    if question_text is None:
-        raise make_line_error(number, '`question` is missing: give its text, "question": "…"')
-    choices = _get_choices(number, fields)
-    question = Question(
-        id=question_id(question_text, choices),
-        text=question_text,
-        label=_get_text(number, fields, "label"),
-        choices=choices,
-    )
-    outputs = _get_outputs(number, fields)
-    return QuestionRow(number, question, outputs, fields.get("rationales") is not None)
-
-
-def _parse_object(number: int, text: str) -> dict[str, Any]:
-    try:
-        value = DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        raise make_line_error(
-            number,
-            f"broken JSON at character {error.colno}: {error.msg}; "
-            "each line must be one complete JSON object",
-            code="broken_json",
-        ) from error
-    except RecursionError as error:
-        raise make_line_error(
-            number, "nested too deep: a line is one flat JSON object", code="broken_json"
-        ) from error
-    except ValueError as error:  # a key twice, 5,000 digits
-        raise make_line_error(
-            number, f"broken JSON: {_truncate(error)}", code="broken_json"
-        ) from error
-    if not isinstance(value, dict):
-        raise make_line_error(
-            number, f'a JSON object is needed, {{"question": "…"}}, not {_describe_type(value)}'
+def check_not_empty(summary: FileSummary) -> None:
+    if not summary.records:
+        raise Invalid(
+            "the file is empty: questions are needed, as JSON lines such as "
+            '{"question": "…", "label": "…"}, a JSON array, CSV, TSV or Parquet',
+            param="file",
+            code="empty_file",
         )
-    return value
 
 
-def _get_text(number: int, fields: dict[str, Any], name: str) -> str | None:
-    """The field's text, None if the field is absent or null."""
-    value = fields.get(name)
-    if value is None:
-        return None
-    return _check_text(number, name, value)
+def read_rows(
+    data: BinaryIO,
+    fields: FieldMap | None = None,
+    *,
+    max_lines: int = MAX_RECORDS,
+    with_repeats: bool = False,
+) -> Iterator[QuestionRow]:
+    """Every row of the file; `Invalid` at the first invalid one, or if there is none. A record
+    whose question and label an earlier one has is left out unless `with_repeats`."""
+    builder = RowBuilder(fields)
+    for record in read_records(data, max_lines):
+        for row in builder.build(record):
+            if row.repeats is None or with_repeats:
+                yield row
+    check_not_empty(builder.summary)
 
 
-def _check_text(number: int, name: str, value: Any, *, allow_empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise make_line_error(
-            number,
-            f"`{name}` must be a string, not {_describe_type(value)}: write it in double quotes",
-        )
-    if not allow_empty and not value.strip():
-        raise make_line_error(number, f"`{name}` is empty: give its text or remove the line")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise make_line_error(
-            number,
-            f"`{name}` holds half of a surrogate pair (\\ud800-\\udfff): write the whole character",
-            code="not_utf8",
-        ) from error
-    return value
+def check_records(data: BinaryIO) -> FileSummary:
+    """What a file of any format has; `Invalid` at the first record that no task could read."""
+    builder = RowBuilder(allow_unmapped=True)
+    for record in read_records(data):
+        for _ in builder.build(record):
+            pass
+    check_not_empty(builder.summary)
+    return builder.summary
 
 
-def _get_texts(
-    number: int, fields: dict[str, Any], name: str, *, allow_empty: bool = False
-) -> tuple[str, ...]:
-    value = fields.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise make_line_error(
-            number, f"`{name}` must be a list of strings, not {_describe_type(value)}"
-        )
-    return tuple(
-        _check_text(number, f"{name}[{index}]", item, allow_empty=allow_empty)
-        for index, item in enumerate(value)
-    )
-
-
-def _get_choices(number: int, fields: dict[str, Any]) -> tuple[str, ...]:
-    choices = _get_texts(number, fields, "choices")
-    if len(choices) == 1:
-        raise make_line_error(number, "`choices` has one option: give at least two or leave it out")
-    return choices
-
-
-def _get_outputs(number: int, fields: dict[str, Any]) -> tuple[str, ...]:
+def _get_outputs(record: SourceRecord, fields: Mapping[str, Any]) -> tuple[str, ...]:
     """The row's outputs. An empty one is kept, and counted as unparseable later."""
-    present = [
-        name for name in ("teacher_output", *OUTPUT_LIST_FIELDS) if fields.get(name) is not None
-    ]
+    present = [name for name in OUTPUT_FIELDS if fields.get(name) is not None]
     if len(present) > 1:
-        raise make_line_error(
-            number, f"both `{present[0]}` and `{present[1]}`: put all outputs into one list"
+        raise make_value_error(
+            record, f"both `{present[0]}` and `{present[1]}`: put all outputs into one list"
         )
     if present == ["teacher_output"]:
-        return (_check_text(number, "teacher_output", fields["teacher_output"], allow_empty=True),)
-    return _get_texts(number, fields, present[0], allow_empty=True) if present else ()
-
-
-def _describe_type(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
-    return names.get(type(value), "null" if value is None else "an object")
-
-
-def _truncate(value: object) -> str:
-    """Short, and without unpaired surrogates, which no response could encode."""
-    return str(value)[:80].encode("utf-8", "replace").decode()
+        output = fields["teacher_output"]
+        return (get_text(record, "teacher_output", output, allow_empty=True),)
+    if not present:
+        return ()
+    value = fields[present[0]]
+    if present == ["rationales"] and isinstance(value, str) and not value.lstrip().startswith("["):
+        value = [value]  # a column of a table has one
+    return get_texts(record, present[0], value, allow_empty=True)

@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
-from qcrd.errors import Conflict, Invalid, NotFound
+from qcrd.errors import Conflict, Invalid, NotFound, QcrdError
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import StoredFile
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
+from qcrd.runtime.data_files.detect import CHUNK_BYTES, FileFormat
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, find_readable_record, read_record, write_record
 from services.api.files.checked_stream import CheckedStream
-from services.api.files.questions import CHUNK_BYTES, QuestionRow, read_rows
+from services.api.files.field_map import FieldMap
+from services.api.files.file_summary import FileSummary
+from services.api.files.questions import QuestionRow, check_records, read_rows
 from services.api.http.access.ownership import check_owner
 from services.api.http.paging import skip_through, take_found
 
@@ -37,7 +40,8 @@ class Blob:
     key: str
     bytes: int
     sha256: str
-    lines: int
+    format: FileFormat
+    summary: FileSummary
 
 
 def check_purpose(purpose: str) -> None:
@@ -50,7 +54,18 @@ def write_blob(store: Store, chunks: Iterable[bytes], *, limit: int) -> Blob:
     key = keys.upload_key(keys.new_id("upload"))
     stream = CheckedStream(chunks, limit)
     store.put(key, cast(BinaryIO, stream))
-    return Blob(key, stream.byte_count, stream.sha256, stream.line_count)
+    assert stream.format is not None  # told when the last byte was read
+    try:
+        summary = stream.summary or _check_stored(store, key)
+    except QcrdError:
+        store.delete(key)
+        raise
+    return Blob(key, stream.byte_count, stream.sha256, stream.format, summary)
+
+
+def _check_stored(store: Store, key: str) -> FileSummary:
+    with store.open(key) as data:
+        return check_records(data)
 
 
 def publish_file(
@@ -80,9 +95,13 @@ def _write_metadata(
         bytes=blob.bytes,
         created_at=created_at,
         sha256=blob.sha256,
-        lines=blob.lines,
+        lines=blob.summary.records,
         blob=blob.key,
         owner=owner,
+        format=blob.format.value,
+        columns=tuple(blob.summary.columns),
+        notices=tuple(blob.summary.describe()),
+        is_conversation=blob.summary.is_conversation,
     )
     store.put(keys.file_time_key(file_id, created_at), b"")
     write_record(store, keys.file_meta_key(file_id), stored)
@@ -131,14 +150,18 @@ def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:
     return sorted(file_ids, key=lambda file_id: (times[file_id], file_id), reverse=newest_first)
 
 
-def load_rows(store: Store, file_id: str) -> list[QuestionRow]:
-    return list(iter_rows(store, file_id))
+def load_rows(
+    store: Store, file_id: str, fields: FieldMap | None = None, *, with_repeats: bool = False
+) -> list[QuestionRow]:
+    return list(iter_rows(store, file_id, fields, with_repeats=with_repeats))
 
 
-def iter_rows(store: Store, file_id: str) -> Iterator[QuestionRow]:
-    """The file's rows, read as they are taken."""
+def iter_rows(
+    store: Store, file_id: str, fields: FieldMap | None = None, *, with_repeats: bool = False
+) -> Iterator[QuestionRow]:
+    """The file's rows, read as they are taken; `fields` are the task's."""
     with open_file(store, get_file(store, file_id)) as data:
-        yield from read_rows(data)
+        yield from read_rows(data, fields, with_repeats=with_repeats)
 
 
 def iter_content(store: Store, stored: StoredFile) -> Iterator[bytes]:

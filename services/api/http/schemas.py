@@ -57,6 +57,10 @@ class FileObject(ApiObject):
     status: Literal["processed"] = "processed"
     sha256: str
     lines: int
+    format: str = "jsonl"
+    columns: list[str] = []
+    notices: list[str] = []
+    """What was done to read it, a sentence each."""
 
 
 class QueuePosition(BaseModel):

@@ -28,6 +28,9 @@ def serialize_file(stored: StoredFile) -> FileObject:
         purpose=stored.purpose,
         sha256=stored.sha256,
         lines=stored.lines,
+        format=stored.format,
+        columns=list(stored.columns),
+        notices=list(stored.notices),
     )
 
 

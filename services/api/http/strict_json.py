@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
-from typing import Any, NoReturn
+from typing import Any
 
 from qcrd.errors import Invalid
+from qcrd.runtime.data_files.json_decoder import DECODER
 
 MAX_CONTAINERS = 100_000
 """Lists and objects in one body: 8 MB of empty ones, where 4 MiB of text could make 300."""
@@ -20,22 +19,6 @@ INTEGER_RANGE = range(-(2**63), 2**64)
 
 JsonPath = tuple["JsonPath", str] | None
 """The path to a value, innermost name last; joined only for an error."""
-
-
-def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; `ValueError` where a key is there twice: readers differ in which one counts."""
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        duplicate = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {duplicate[:80]!r} is there twice")
-    return unique
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=reject_duplicate_keys, parse_constant=_reject_constant)
 
 
 def parse_json(body: bytes) -> Any:

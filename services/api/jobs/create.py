@@ -12,8 +12,9 @@ from qcrd.records.base import parse_record
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.spec import JobSpec, Priority
 from qcrd.runtime import keys, telemetry
-from qcrd.runtime.storage.store import write_record
+from qcrd.runtime.storage.store import Store, write_record
 from services.api.dependencies import Gateway
+from services.api.files import service as files
 from services.api.http.idempotency import derive_id
 from services.api.jobs.checks.budget_checks import check_budget_covers_a_request
 from services.api.jobs.checks.length_checks import find_unreadable_lines
@@ -56,6 +57,7 @@ def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> 
     The same job under an existing id is returned: an earlier attempt created it before its gateway
     died. `Conflict` when the id is another job's.
     """
+    spec = _ask_whole_chats(gateway.store, spec)
     job = Job(
         id=job_id,
         spec=spec,
@@ -80,6 +82,14 @@ def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> 
         gateway.events.append(job.id, "job created", data=data, once="created")
         gateway.queue.send(Stage.ASSEMBLING, job.id)
     return job
+
+
+def _ask_whole_chats(store: Store, spec: JobSpec) -> JobSpec:
+    """`spec`, whose student is asked whole conversations where it learns from such."""
+    if not files.get_file(store, spec.training_file).is_conversation:
+        return spec
+    task = spec.settings.task.model_copy(update={"conversation": True})
+    return spec.model_copy(update={"settings": spec.settings.model_copy(update={"task": task})})
 
 
 def parse_job_spec(body: dict[str, Any]) -> JobSpec:

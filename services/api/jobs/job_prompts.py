@@ -36,10 +36,11 @@ def iter_prompts(store: Store, spec: JobSpec, form: PromptForm) -> Iterator[JobP
     """Each prompt that is asked at all."""
     location = RowLocation("training_file", 0)
     max_new_tokens = spec.settings.rationales.max_new_tokens
+    fields = spec.settings.task.fields
 
     def iter_questions(param: str, file: str | None) -> Iterator[Question]:
         nonlocal location
-        for row in files.iter_rows(store, file) if file else ():
+        for row in files.iter_rows(store, file, fields) if file else ():
             location = RowLocation(param, row.line_number)
             yield row.question
 

@@ -1,7 +1,7 @@
 """Builds a student's prompts from a chat request, in the format it was trained with.
 
-A student knows one question and no conversation: the last message of the user is the question, and
-every other message is ignored.
+Most students know one question and no conversation: the last message of the user is the question,
+and every other message is ignored. One that was trained on conversations is asked the whole of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from qcrd.records.conversation import Turn, render_conversation
 from qcrd.records.prompt_format import PromptFormat
 from services.teacher.errors import InputValidationError, ToolError
 from services.teacher.inference.session import InferenceService
@@ -48,7 +49,7 @@ async def build_choices(
         raise InputValidationError(
             "`explain`: this student learned labels only, it has no rationales to give"
         )
-    question = get_last_question(request.messages)
+    question = get_question(request.messages, prompt_format)
     label = await _build_request(
         request,
         inference,
@@ -65,6 +66,15 @@ async def build_choices(
         )
     choice = ChoiceRequests(prompt_format, label, rationale, explain)
     return [_with_choice_seed(choice, index) for index in range(n)]
+
+
+def get_question(messages: Sequence[Message], prompt_format: PromptFormat) -> str:
+    """The whole chat of a student that was trained on chats, else the user's last message."""
+    last = get_last_question(messages)
+    if not prompt_format.conversation:
+        return last
+    turns = [Turn(each.role, get_message_text(each, strict=False)) for each in messages]
+    return render_conversation([turn for turn in turns if turn.content.strip()])
 
 
 def get_last_question(messages: Sequence[Message]) -> str:

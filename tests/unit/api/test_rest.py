@@ -56,7 +56,11 @@ def test_files_are_listed_in_pages(here: Here) -> None:
     [
         (b"", "empty_file", "the file is empty"),
         (b'{"question": "a"}\n{"question"', "broken_json", "line 2: broken JSON"),
-        (b'{"question": "a"}\n\n{"question": "a"}', "duplicate_question", "as line 1"),
+        (
+            b'{"question": "a"}\n\n{"question": "a", "label": "b"}',
+            "duplicate_question",
+            "as line 1",
+        ),
         ("{'question': 'ä'}".encode("latin-1"), "not_utf8", "line 1: not UTF-8"),
     ],
 )

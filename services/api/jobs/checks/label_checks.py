@@ -11,7 +11,7 @@ from qcrd.method.answer_reading.options import find_same_labels
 from qcrd.method.answers import canonical
 from qcrd.records.rationales import Question
 from qcrd.records.spec import AnswerKind, JobSpec, TaskSpec
-from services.api.files.questions import QuestionRow, make_line_error
+from services.api.files.questions import QuestionRow
 
 MAX_SHOWN_CHARS = 80
 NO_QUESTION = Question(id="", text="")
@@ -52,16 +52,14 @@ def _find_problem(label: str, task: TaskSpec) -> str | None:
 def check_row(row: QuestionRow, task: TaskSpec, param: str) -> None:
     """`Invalid`, with the line, for a row whose choices or label do not fit the task."""
     if task.answer is AnswerKind.CHOICE and not row.question.choices:
-        raise make_line_error(
-            row.line_number,
+        raise row.make_error(
             f'`choices` is missing: answer kind `choice` needs "choices": […] (in `{param}`)',
             code="missing_choices",
             param=param,
         )
     label = row.question.label
     if label is not None and canonical(label, task, row.question) is None:
-        raise make_line_error(
-            row.line_number,
+        raise row.make_error(
             f"label {_shorten(label)} is not {_describe_expected(label, task, row)} (in `{param}`)",
             code="invalid_label",
             param=param,

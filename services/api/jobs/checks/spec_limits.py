@@ -18,6 +18,8 @@ MAX_NAME_CHARS = 256
 """Of a model's name, a file's or job's id, and one label."""
 MAX_LABELS = 2_000
 MAX_EXAMPLES = 64
+MAX_COLUMNS = 32
+"""Of one field of a question that is put together from them."""
 MAX_STOP_CHARS = 256
 MAX_TEXT_CHARS = 16_384
 """Of the instruction, and of each text of a worked example."""
@@ -49,7 +51,7 @@ def shorten_method(method: Mapping[str, Any]) -> dict[str, Any]:
     """`method` as a list shows it: without the task's texts where they are long."""
     kind = method["type"]
     task = method[kind]["task"]
-    texts = {name: task[name] for name in ("instruction", "labels", "examples")}
+    texts = {name: task[name] for name in ("instruction", "labels", "examples", "fields")}
     if len(str(texts).encode()) <= LISTED_TASK_BYTES:
         return dict(method)
     short = {name: value for name, value in task.items() if name not in texts}
@@ -91,6 +93,11 @@ def _measure_task(spec: JobSpec) -> Iterator[tuple[str, str, int, int]]:
     yield f"{path}.labels", "labels", len(task.labels), MAX_LABELS
     for index, label in enumerate(task.labels):
         yield f"{path}.labels.{index}", "characters", len(label), MAX_NAME_CHARS
+    for field, source in task.fields.items():
+        columns = (source,) if isinstance(source, str) else source
+        yield f"{path}.fields.{field}", "columns", len(columns), MAX_COLUMNS
+        for column in columns:
+            yield f"{path}.fields.{field}", "characters", len(column), MAX_TEXT_CHARS
     yield f"{path}.examples", "examples", len(task.examples), MAX_EXAMPLES
     for index, example in enumerate(task.examples):
         for name, text in example.model_dump().items():

@@ -12,7 +12,8 @@ from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway, GatewaySettings
 from services.api.files import service as files
 from services.api.files.duplicates import DuplicateIndex
-from services.api.files.questions import QuestionRow, make_line_error
+from services.api.files.field_map import FieldMap, list_columns
+from services.api.files.questions import QuestionRow
 from services.api.jobs.checks.label_checks import check_row, check_task_labels, format_names
 from services.api.jobs.checks.unsupported_models import check_language_model_head
 from services.api.jobs.checks.validation_cache import ValidationCache
@@ -182,9 +183,12 @@ def _count_valid_questions(spec: JobSpec, param: str, store: Store, cache: Valid
     if file_id is None:
         return 0
     needs_label = spec.settings.label_mode == "gold" or param != "training_file"
-    cache_key = (file_id, param, needs_label, task.answer, task.labels)
+    cache_key = (file_id, param, needs_label, task.answer, task.labels, repr(task.fields))
     return cache.get_or_validate(
-        cache_key, lambda: _validate_rows(files.iter_rows(store, file_id), task, param, needs_label)
+        cache_key,
+        lambda: _validate_rows(
+            files.iter_rows(store, file_id, task.fields), task, param, needs_label
+        ),
     )
 
 
@@ -197,14 +201,21 @@ def _validate_rows(
     for row in rows:
         count += 1
         if needs_label and row.question.label is None:
-            raise make_line_error(
-                row.line_number,
-                f'`label` is missing: give the right answer, "label": "…" (in `{param}`)',
+            raise row.make_error(
+                f'`label` is missing: give the right answer, "label": "…" (in `{param}`)'
+                f"{_list_metadata(row)}",
                 code="missing_label",
                 param=param,
             )
         check_row(row, task, param)
     return count
+
+
+def _list_metadata(row: QuestionRow) -> str:
+    """The columns of which one may be the label."""
+    if not row.question.metadata:
+        return ""
+    return f"; `task.fields.label` may name one of {list_columns(row.question.metadata)}"
 
 
 def _check_enough_questions(count: int, settings: MethodSpec, *, own_validation: bool) -> None:
@@ -225,19 +236,22 @@ def _check_import_file(spec: JobSpec, store: Store, cache: ValidationCache) -> N
     if file_id is None:
         return
     param = f"method.{spec.method}.rationales.import"
-    cache_key = (file_id, param, training)
+    fields = spec.settings.task.fields
+    cache_key = (file_id, param, training, repr(fields))
     cache.get_or_validate(
-        cache_key, lambda: _find_matching_output_line(store, file_id, training, param)
+        cache_key, lambda: _find_matching_output_line(store, file_id, training, param, fields)
     )
 
 
-def _find_matching_output_line(store: Store, file_id: str, training: str, param: str) -> int:
+def _find_matching_output_line(
+    store: Store, file_id: str, training: str, param: str, fields: FieldMap
+) -> int:
     """The line of the file's first output for a training question."""
     training_ids = DuplicateIndex()
-    for row in files.iter_rows(store, training):
+    for row in files.iter_rows(store, training, fields):
         training_ids.setdefault(row.question.id, row.line_number)
     outputs = 0
-    for row in files.iter_rows(store, file_id):
+    for row in files.iter_rows(store, file_id, fields):
         outputs += len(row.outputs)
         if row.outputs and row.question.id in training_ids:
             return row.line_number

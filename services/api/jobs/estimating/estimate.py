@@ -68,7 +68,8 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
     spec = parse_job_spec(body)
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
-    questions = sum(1 for _ in files.iter_rows(gateway.store, spec.training_file))
+    fields = spec.settings.task.fields
+    questions = sum(1 for _ in files.iter_rows(gateway.store, spec.training_file, fields))
     teacher = gateway.settings.teachers.teachers.get(spec.settings.teacher)
     uses_teacher = (
         sampling_plan.asks_teacher(spec) and spec.knowledge_of is None and teacher is not None

@@ -6,10 +6,14 @@ import json
 import re
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from qcrd.cli.main import app
 from qcrd.method.answers import question_id
 from qcrd.records.job import JobStatus, Stage
 from qcrd.records.rationales import TestItem
@@ -554,3 +558,25 @@ def test_the_set_tells_how_long_its_rationales_are(bench: MakeBench) -> None:
     assert words is not None
     assert words.longest == max(len(text.split()) for text in texts)
     assert 2 <= words.median <= words.p90 <= words.longest <= 5
+
+
+@pytest.mark.parametrize("name", ["svamp_gpt35", "last_letter", "tracking"])
+def test_published_rationales_import_whole_by_the_job_that_init_writes(
+    bench: MakeBench, tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / "job.yaml"
+    arguments = ["init", str(data_folder(name)), "--yes", "--output", str(output)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    body = yaml.safe_load(output.read_text())
+    lines = Path(body["training_file"]).read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    here = bench()
+    file = here.file(rows)
+    settings = body["method"]["qcrd"]
+    rationales = {**settings["rationales"], "import": file}
+    counts = here.manifest(
+        here.run(here.job(file, task=settings["task"], rationales=rationales))
+    ).counts
+    assert counts.outputs == sum(len(row["rationales"]) for row in rows)
+    assert counts.positives >= 0.99 * counts.outputs

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.answers import question_id
@@ -239,3 +242,56 @@ def test_a_deletion_leaves_alone_what_is_uploaded_meanwhile(
     assert here.client.delete(f"/v1/files/{file_id}").json()["deleted"] is True
     assert here.client.get(f"/v1/files/{file_id}/content").content == data
     assert [one["id"] for one in here.client.get("/v1/files").json()["data"]] == [file_id]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet", "messages"])
+def test_files_of_other_formats_are_taken_and_trained_on(kind: str, tmp_path: Path) -> None:
+    """Uploaded as they are, described, given back byte for byte, and read by a job."""
+    here = Here(tmp_path / "models")
+    rows = [{"text": f"What is {n} + 1?", "answer": n + 1, "source": "a"} for n in range(6)]
+    chats = [
+        {
+            "messages": [
+                {"role": "system", "content": "Add."},
+                {"role": "user", "content": row["text"]},
+                {"role": "assistant", "content": str(row["answer"])},
+            ]
+        }
+        for row in rows
+    ]
+    table = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+    data = {
+        "csv": "\r\n".join(
+            ["text,answer,source", *(f"{r['text']},{r['answer']},a" for r in rows)]
+        ).encode(),
+        "json": json.dumps(rows, indent=1).encode(),
+        "parquet": table.getvalue(),
+        "messages": rest.lines(chats),
+    }[kind]
+    reply = here.upload(data, name="data.bin")
+    assert reply.status_code == 200, reply.text
+    found = reply.json()
+    assert found["lines"] == 6
+    assert found["format"] == ("jsonl" if kind == "messages" else kind)
+    assert here.client.get(f"/v1/files/{found['id']}/content").content == data
+    task: dict[str, Any] = {"answer": "number"}
+    if kind != "messages":
+        assert found["columns"] == ["text", "answer", "source"]
+        assert "`task.fields`" in found["notices"][0]
+        unmapped = here.create(found["id"], {"task": task})
+        assert unmapped.json()["error"]["code"] == "no_question"
+        task["fields"] = {"question": "text", "label": "answer"}
+    job = here.create(found["id"], {"task": task})
+    assert job.status_code == 200, job.text
+    kept = job.json()["method"]["qcrd"]["task"]
+    assert kept["conversation"] is (kind == "messages")
+
+
+def test_a_broken_table_leaves_nothing_in_the_store(tmp_path: Path) -> None:
+    here = Here(tmp_path / "models")
+    before = set(here.store.list(""))
+    reply = here.upload(b"question,label\n1,2,3\n")
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"].startswith("line 2: it has 3 cells")
+    assert set(here.store.list("")) == before

@@ -63,7 +63,10 @@ def test_a_list_leaves_out_long_texts_which_the_job_shows(here: Here) -> None:
     short = here.create(training, seed=1).json()
     listed = {one["id"]: one for one in here.client.get("/v1/fine_tuning/jobs").json()["data"]}
     assert listed[short["id"]] == short | {"queue": listed[short["id"]]["queue"]}
-    assert listed[job["id"]]["method"]["qcrd"]["task"] == {"answer": "number"}
+    assert listed[job["id"]]["method"]["qcrd"]["task"] == {
+        "answer": "number",
+        "conversation": False,
+    }
     shown = here.client.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
     assert shown["method"]["qcrd"]["task"]["instruction"] == "x" * 3_000
 

@@ -1,0 +1,63 @@
+"""Guess of a task's answers: numbers, options, a few labels, formulas or texts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+NUMBER = re.compile(r"[-+\u2212(]?\s?[$€£]?[\d(][\d\s,.()/*+\u2212%-]*")
+FORMULA = re.compile(r"\\[a-z]+|\$[^$]+\$")
+MAX_LABELS, MAX_LABEL_CHARS = 100, 60
+MIN_PER_LABEL = 3
+"""Records of each label on average, for few different answers to be labels."""
+MAX_CLASS_NUMBERS, MIN_PER_CLASS_NUMBER = 20, 10
+"""Whole numbers that are few and repeat are names of classes."""
+SURE_SHARE = 0.95
+MAX_DISTINCT = 2000
+
+
+class AnswerGuess:
+    """Grows with each record's label."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._values: Counter[str] = Counter()
+        self._numbers = self._formulas = self._whole = 0
+        self.longest = 0
+        """Characters of the longest label."""
+
+    def add(self, label: Any) -> None:
+        if label is None or label == "":
+            return
+        self.count += 1
+        text = str(label).strip()
+        self.longest = max(self.longest, len(text))
+        if len(self._values) < MAX_DISTINCT or text in self._values:
+            self._values[text] += 1
+        self._numbers += NUMBER.fullmatch(text) is not None
+        self._whole += isinstance(label, int)
+        self._formulas += FORMULA.search(text) is not None
+
+    def get_kind(self, *, has_choices: bool) -> str:
+        if has_choices:
+            return "choice"
+        sure = SURE_SHARE * self.count
+        if self._are_labels(MAX_CLASS_NUMBERS, MIN_PER_CLASS_NUMBER) and self._whole >= sure:
+            return "label"
+        if self.count and self._numbers >= sure:
+            return "number"
+        if self._are_labels(MAX_LABELS, MIN_PER_LABEL):
+            return "label"
+        return "math" if self._formulas > 0.2 * self.count else "text"
+
+    def _are_labels(self, most: int, per_label: int) -> bool:
+        return (
+            2 <= len(self._values) <= most
+            and self.count >= per_label * len(self._values)
+            and max(map(len, self._values)) <= MAX_LABEL_CHARS
+        )
+
+    @property
+    def labels(self) -> list[str]:
+        return sorted(self._values)

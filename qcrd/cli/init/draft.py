@@ -1,0 +1,78 @@
+"""The YAML of a first job, with its fields explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from qcrd.cli.init.columns import Source
+
+EXPLAINED = {
+    "label": "one of `labels`, compared by name",
+    "choice": "one of the question's own `choices`: its letter, its number or its text",
+    "number": "a number, compared by value: 1/2 is 0.5",
+    "math": "a formula, compared by value",
+    "text": "a text, compared word for word but for case and white space",
+}
+
+
+@dataclass(frozen=True)
+class JobDraft:
+    model: str
+    training_file: str
+    answer: str
+    labels: list[str] = field(default_factory=list)
+    fields: dict[str, Source] = field(default_factory=dict)
+    validation_file: str | None = None
+    test_file: str | None = None
+    has_outputs: bool = False
+    max_label_tokens: int | None = None
+    """None: the default is enough."""
+
+
+def render(draft: JobDraft) -> str:
+    return "\n".join(_iter_lines(draft)) + "\n"
+
+
+def _iter_lines(draft: JobDraft) -> Iterator[str]:
+    yield "# Follow it with `qcrd run`; `qcrd estimate` says first what it would cost."
+    yield f"model: {_flow(draft.model)}  # the base of the student: a folder or a model of a hub"
+    yield f"training_file: {_flow(draft.training_file)}"
+    if draft.validation_file is not None:
+        yield f"validation_file: {_flow(draft.validation_file)}  # chooses the best iteration"
+    if draft.test_file is not None:
+        yield f"test_file: {_flow(draft.test_file)}  # only for the report's accuracies"
+    yield "seed: 0"
+    yield "method:"
+    yield "  type: qcrd"
+    yield "  qcrd:"
+    yield "    task:"
+    yield f"      answer: {draft.answer}  # {EXPLAINED[draft.answer]}"
+    if draft.answer == "label":
+        yield f"      labels: {_flow(draft.labels)}"
+    if draft.fields:
+        yield "      fields:  # which columns are what; {…} puts columns into a text"
+        for name, source in draft.fields.items():
+            yield f"        {name}: {_flow(source)}"
+    yield '      instruction: ""  # what a teacher is told before each question'
+    yield "    rationales:"
+    if draft.has_outputs:
+        yield f"      import: {_flow(draft.training_file)}  # its outputs: no teacher is asked"
+        yield "      answers: auto  # label: they explain their labels; parse: each has its answer"
+    else:
+        yield "      n: 5  # outputs of the teacher per question, among which the vote decides"
+        yield "      max_new_tokens: 256  # of each output; what reasons first needs more"
+    yield "    hyperparameters:"
+    yield "      iterations: 10  # each ends in a validation; the best one is kept"
+    if draft.max_label_tokens is not None:
+        yield f"      max_label_tokens: {draft.max_label_tokens}  # of the longest label"
+    yield "    baselines: [finetune]  # trained beside it, for the comparison"
+
+
+def _flow(value: Any) -> str:
+    """A value in YAML's flow style, on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()

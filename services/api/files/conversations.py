@@ -1,0 +1,151 @@
+"""Records in the forms of OpenAI's fine-tuning files, and of ShareGPT's, as questions with labels.
+
+The forms: chats (`messages`), `prompt` and `completion`, and preference pairs (OpenAI's guides
+Supervised fine-tuning and Direct preference optimization, as read 2026-11-28).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qcrd.method.reasoning import split_reasoning
+from qcrd.records.conversation import Turn, render_conversation
+from qcrd.runtime.data_files.records import SourceRecord, describe_type, truncate
+from services.api.files.values import get_text, make_value_error
+
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+CHAT_ROLES = frozenset({"system", "developer", "user", "assistant"})
+
+
+def convert_record(record: SourceRecord) -> dict[str, Any] | None:
+    """The fields by our names, with other columns beside them; None for a record in none of the
+    forms. `Invalid` for one that is in a form and cannot be learned from."""
+    fields = record.fields
+    if "question" in fields:
+        return None
+    if "messages" in fields:
+        return _merge(record, ("messages",), _convert_chat(record, fields["messages"], "messages"))
+    if isinstance(fields.get("conversations"), list):
+        turns = [_from_sharegpt(record, each) for each in fields["conversations"]]
+        return _merge(record, ("conversations",), _convert_chat(record, turns, "conversations"))
+    if "prompt" in fields and "completion" in fields:
+        return _merge(record, ("prompt", "completion"), _convert_completion(record))
+    if "preferred_output" in fields:
+        names = ("input", "preferred_output", "non_preferred_output")
+        return _merge(record, names, _convert_preference(record))
+    return None
+
+
+def _merge(record: SourceRecord, names: Sequence[str], made: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.fields.items() if name not in names} | made
+
+
+def _convert_chat(record: SourceRecord, messages: Any, name: str) -> dict[str, Any]:
+    """The last message of the assistant is the label, all before it the question. Its reasoning is
+    a rationale of the label. A chat that ends in the user's message has no label."""
+    if not isinstance(messages, list) or not messages:
+        raise make_value_error(
+            record, f"`{name}` must be a list of messages, not {describe_type(messages)}"
+        )
+    *before, last = messages
+    if _get_role(record, last, name) != "assistant":
+        return {"question": _render(record, messages, name), **_flag(messages)}
+    if not before:
+        raise make_value_error(record, f"`{name}` has no message before the assistant's")
+    if last.get("weight") == 0:
+        raise make_value_error(
+            record, f"`{name}`: the last message has weight 0, so there is nothing to learn"
+        )
+    reply = _get_content(record, last, name)
+    reasoning, reply = _split_reasoning(last, reply)
+    made = {"question": _render(record, before, name), "label": reply, **_flag(before)}
+    return {**made, "rationales": [reasoning]} if reasoning else made
+
+
+def _flag(messages: Sequence[Any]) -> dict[str, Any]:
+    return {"conversation": True} if len(messages) > 1 else {}
+
+
+def _split_reasoning(message: Mapping[str, Any], reply: str) -> tuple[str, str]:
+    told = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(told, str) and told.strip():
+        return told.strip(), reply
+    trace, rest = split_reasoning(reply)
+    return (trace.strip(), rest.strip()) if trace and rest.strip() else ("", reply)
+
+
+def _render(record: SourceRecord, messages: Sequence[Any], name: str) -> str:
+    return render_conversation(
+        [
+            Turn(_get_role(record, message, name), _get_content(record, message, name))
+            for message in messages
+        ]
+    )
+
+
+def _get_role(record: SourceRecord, message: Any, name: str) -> str:
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if role not in CHAT_ROLES:
+        raise make_value_error(
+            record,
+            f"`{name}` has a message of role {truncate(role)!r}: roles are "
+            f"{', '.join(sorted(CHAT_ROLES))}; calls of tools cannot be learned here",
+            code="unsupported_message",
+        )
+    return str(role)
+
+
+def _get_content(record: SourceRecord, message: Mapping[str, Any], name: str) -> str:
+    """The text, also of one in parts."""
+    if message.get("tool_calls") or message.get("function_call"):
+        raise make_value_error(
+            record,
+            f"`{name}` holds a call of a tool, which cannot be learned here: leave the line out",
+            code="unsupported_message",
+        )
+    content = message.get("content")
+    if not isinstance(content, list):
+        return get_text(record, f"{name}.content", content)
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in ("text", "input_text", "output_text"):
+            what = "an image" if kind in ("image_url", "input_image") else f"a part {kind!r}"
+            raise make_value_error(
+                record,
+                f"`{name}` holds {what}: only text can be learned here, leave the line out",
+                code="unsupported_message",
+            )
+        texts.append(get_text(record, f"{name}.content.text", part.get("text"), allow_empty=True))
+    return get_text(record, f"{name}.content", "\n".join(texts))
+
+
+def _from_sharegpt(record: SourceRecord, turn: Any) -> dict[str, Any]:
+    if not isinstance(turn, Mapping):
+        raise make_value_error(
+            record, f"`conversations` must have objects, not {describe_type(turn)}"
+        )
+    speaker = turn.get("from")
+    return {"role": SHAREGPT_ROLES.get(str(speaker), speaker), "content": turn.get("value")}
+
+
+def _convert_completion(record: SourceRecord) -> dict[str, Any]:
+    return {
+        "question": get_text(record, "prompt", record.fields["prompt"]).strip(),
+        "label": get_text(record, "completion", record.fields["completion"]).strip(),
+    }
+
+
+def _convert_preference(record: SourceRecord) -> dict[str, Any]:
+    """The preferred reply is the label; the other one stays among the columns."""
+    given, preferred = record.fields.get("input"), record.fields["preferred_output"]
+    messages = given.get("messages") if isinstance(given, Mapping) else None
+    if not isinstance(messages, list) or not isinstance(preferred, list):
+        raise make_value_error(
+            record,
+            "a preference pair has `input` with `messages`, `preferred_output` and "
+            "`non_preferred_output`, each a list of messages",
+        )
+    made = _convert_chat(record, [*messages, *preferred], "preferred_output")
+    return {**made, "non_preferred_output": record.fields.get("non_preferred_output")}

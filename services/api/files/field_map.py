@@ -1,0 +1,92 @@
+"""Field map of a task: which columns of a file are question, label, choices and outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qcrd.records.spec import QuestionField
+from qcrd.runtime.data_files.records import SourceRecord, truncate
+from services.api.files.values import make_value_error, spell
+
+COLUMN = re.compile(r"\{([^{}]+)\}")
+MISSING = object()
+MAX_LISTED_COLUMNS = 30
+
+FieldMap = Mapping[QuestionField, str | tuple[str, ...]]
+"""For a name of ours a column, a path into one (`answers.text`), a template of columns in braces,
+or several of these for a list."""
+
+
+def apply_field_map(
+    record: SourceRecord, fields: FieldMap, *, is_first: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields by our names, and the columns that are in none of them. `Invalid` for a column
+    that the first record does not have."""
+    used, mapped = set[str](), dict[str, Any]()
+    for name, source in fields.items():
+        sources = (source,) if isinstance(source, str) else source
+        values = [_read(record, name, each, used, is_first=is_first) for each in sources]
+        mapped[name] = values[0] if isinstance(source, str) else [v for v in values if v]
+    rest = {name: value for name, value in record.fields.items() if name not in used}
+    return mapped, rest
+
+
+def _read(record: SourceRecord, name: str, source: str, used: set[str], *, is_first: bool) -> Any:
+    if not COLUMN.search(source):
+        return _find(record, name, source, used, is_first=is_first)
+
+    def fill(found: re.Match[str]) -> str:
+        value = _find(record, name, found[1], used, is_first=is_first)
+        return "" if value == "" else spell(record, found[1], value) or ""
+
+    return COLUMN.sub(fill, source.replace("\\n", "\n")).strip() or None
+
+
+def _find(record: SourceRecord, name: str, path: str, used: set[str], *, is_first: bool) -> Any:
+    value = _walk(record.fields, path)
+    used.add(path if path in record.fields else path.partition(".")[0])
+    if value is MISSING:
+        if is_first:
+            raise make_value_error(
+                record,
+                f"there is no column `{truncate(path)}`, which `task.fields.{name}` names: there "
+                f"are {list_columns(record.fields)}",
+                code="unknown_column",
+            )
+        return None
+    return value
+
+
+def _walk(value: Any, path: str) -> Any:
+    """A column of that name, or else step by step: names of objects, places of lists."""
+    if isinstance(value, Mapping) and path in value:
+        return value[path]
+    step, _, rest = path.partition(".")
+    match value:
+        case Mapping() if step in value:
+            value = value[step]
+        case list() if step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        case _:
+            return MISSING
+    return _walk(value, rest) if rest else value
+
+
+def list_columns(fields: Mapping[str, Any]) -> str:
+    shown = [f"`{truncate(name)}`" for name in list(fields)[:MAX_LISTED_COLUMNS]]
+    return ", ".join(shown) or "none"
+
+
+def make_unmapped_error(record: SourceRecord, param: str = "file") -> Exception:
+    columns = list(record.fields)
+    first, last = (columns[0], columns[-1]) if columns else ("text", "label")
+    return make_value_error(
+        record,
+        f"`question` is missing: the columns are {list_columns(record.fields)}; say in "
+        f"`task.fields` which is which, such as fields: {{question: {truncate(first)}, label: "
+        f"{truncate(last)}}}",
+        code="no_question",
+        param=param,
+    )

@@ -1,0 +1,112 @@
+"""Values of a record's fields, checked, and spelled out where a text is needed."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from qcrd.runtime.data_files.json_decoder import DECODER
+from qcrd.runtime.data_files.records import SourceRecord, describe_type, make_record_error
+
+MAX_METADATA_CHARS = 4000
+"""Of all extra columns of a record together; what is longer is left out of the record."""
+
+
+def get_text(record: SourceRecord, name: str, value: Any, *, allow_empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise make_value_error(
+            record,
+            f"`{name}` must be a string, not {describe_type(value)}: write it in double quotes",
+        )
+    if not allow_empty and not value.strip():
+        raise make_value_error(record, f"`{name}` is empty: give its text or remove the line")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise make_value_error(
+            record,
+            f"`{name}` holds half of a surrogate pair (\\ud800-\\udfff): write the whole character",
+            code="not_utf8",
+        ) from error
+    return value
+
+
+def spell(record: SourceRecord, name: str, value: Any) -> str | None:
+    """The text of a label: `3` for the number, also where a table made it 3.0 of it, `true` and
+    `false`, the entries of a list with commas between them; None for nothing."""
+    if isinstance(value, list | tuple):
+        if not value:
+            return None
+        entries = [spell(record, f"{name}[{index}]", each) for index, each in enumerate(value)]
+        return ", ".join(entry for entry in entries if entry is not None)
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int | float | Decimal):
+        return str(value)
+    if isinstance(value, Mapping):
+        raise make_value_error(
+            record,
+            f"`{name}` is an object, no answer: name the part of it that is one in `task.fields`, "
+            f"such as {name}.text",
+        )
+    return get_text(record, name, value if isinstance(value, str) else str(value))
+
+
+def get_texts(
+    record: SourceRecord, name: str, value: Any, *, allow_empty: bool = False
+) -> tuple[str, ...]:
+    """Of a list, of one that a cell of a table spells, and of an object that has it as `text`."""
+    value = _unfold_list(value)
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise make_value_error(
+            record, f"`{name}` must be a list of strings, not {_describe(value)}"
+        )
+    return tuple(
+        get_text(record, f"{name}[{index}]", item, allow_empty=allow_empty)
+        for index, item in enumerate(value)
+    )
+
+
+def _unfold_list(value: Any) -> Any:
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        return value["text"]
+    if not isinstance(value, str) or not value.strip().startswith("["):
+        return value
+    for parse in (DECODER.decode, ast.literal_eval):
+        try:
+            parsed = parse(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(parsed, list):
+            return parsed
+    return value
+
+
+def _describe(value: Any) -> str:
+    return "a string" if isinstance(value, str) else describe_type(value)
+
+
+def collect_metadata(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The columns that are no part of the question, as texts."""
+    found = {name: _describe_value(value) for name, value in fields.items() if value is not None}
+    return found if sum(map(len, (*found, *found.values()))) <= MAX_METADATA_CHARS else {}
+
+
+def _describe_value(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
+
+
+def make_value_error(
+    record: SourceRecord, problem: str, *, code: str = "invalid_line", param: str = "file"
+) -> Exception:
+    return make_record_error(record.number, problem, unit=record.unit, code=code, param=param)

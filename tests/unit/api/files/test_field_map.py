@@ -1,0 +1,118 @@
+"""Columns by other names, put together by a task's `fields`, and what is kept of the rest."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from qcrd.errors import Invalid
+from services.api.files.field_map import FieldMap
+from services.api.files.questions import QuestionRow, check_records, read_rows
+
+PAIR = {"premise": "Two cats sleep.", "hypothesis": "Cats sleep.", "gold": 0, "uid": "a1"}
+FIELDS: FieldMap = {"question": "{premise}\\n{hypothesis}", "label": "gold"}
+
+
+def encode(*records: dict[str, Any]) -> io.BytesIO:
+    return io.BytesIO("\n".join(map(json.dumps, records)).encode())
+
+
+def read(*records: dict[str, Any], fields: FieldMap | None = None) -> list[QuestionRow]:
+    return list(read_rows(encode(*records), fields))
+
+
+def test_a_template_joins_columns_and_the_rest_is_kept() -> None:
+    (row,) = read(PAIR, fields=FIELDS)
+    assert row.question.text == "Two cats sleep.\nCats sleep."
+    assert row.question.label == "0"
+    assert row.question.metadata == {"uid": "a1"}
+
+
+@pytest.mark.parametrize(
+    ("record", "fields", "found"),
+    [
+        ({"q": "a?", "answers": {"text": ["b", "c"]}}, {"label": "answers.text.0"}, "b"),
+        ({"q": "a?", "answers": {"text": ["b", "c"]}}, {"label": "answers.text"}, "b, c"),
+        ({"q": "a?", "a.b": "c"}, {"label": "a.b"}, "c"),
+        ({"q": "a?", "n": 3.0}, {"label": "n"}, "3"),
+        ({"q": "a?", "n": 2.5}, {"label": "n"}, "2.5"),
+        ({"q": "a?", "n": True}, {"label": "n"}, "true"),
+        ({"q": "a?", "n": None}, {"label": "n"}, None),
+    ],
+)
+def test_labels_are_found_and_spelled_out(
+    record: dict[str, Any], fields: dict[str, str], found: str | None
+) -> None:
+    (row,) = read(record, fields={"question": "q", **fields})
+    assert row.question.label == found
+
+
+@pytest.mark.parametrize(
+    ("record", "source"),
+    [
+        ({"q": "a?", "A": "one", "B": "two"}, ("A", "B")),
+        ({"q": "a?", "choices": {"label": ["A", "B"], "text": ["one", "two"]}}, "choices"),
+        ({"q": "a?", "options": ["one", "two"]}, "options"),
+        ({"q": "a?", "options": '["one", "two"]'}, "options"),
+        ({"q": "a?", "options": "['one', 'two']"}, "options"),
+    ],
+)
+def test_choices_come_as_a_list_an_object_or_columns(
+    record: dict[str, Any], source: str | tuple[str, ...]
+) -> None:
+    (row,) = read(record, fields={"question": "q", "choices": source})
+    assert row.question.choices == ("one", "two")
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(Invalid) as caught:
+        read(PAIR, fields={"question": "{premise} {hypotesis}"})
+    assert caught.value.code == "unknown_column"
+    assert "`hypotesis`, which `task.fields.question` names" in caught.value.message
+    assert "`premise`, `hypothesis`, `gold`, `uid`" in caught.value.message
+
+
+def test_a_file_without_questions_is_kept_until_a_task_says_what_is_what() -> None:
+    summary = check_records(encode(PAIR, {**PAIR, "premise": "One."}))
+    assert (summary.records, summary.is_unmapped) == (2, True)
+    assert "`task.fields`" in summary.describe()[0]
+    with pytest.raises(Invalid) as caught:
+        read(PAIR)
+    assert caught.value.code == "no_question"
+    assert "fields: {question: premise, label: uid}" in caught.value.message
+
+
+def test_a_job_s_other_files_may_have_our_own_names() -> None:
+    (row,) = read({"question": "a?", "label": "b"}, fields=FIELDS)
+    assert (row.question.text, row.question.label) == ("a?", "b")
+
+
+def test_equal_lines_are_used_once_and_counted() -> None:
+    rows = [{"question": "a?", "label": "b"}, {"question": "A?", "label": "b"}]
+    assert len(read(*rows)) == 1
+    assert [row.repeats for row in read_rows(encode(*rows), with_repeats=True)] == [None, 1]
+    assert check_records(encode(*rows)).describe() == [
+        "1 records repeat a question and its label and are used once (first: 2 repeats 1)"
+    ]
+
+
+def test_a_question_with_two_labels_is_refused() -> None:
+    with pytest.raises(Invalid, match="line 2: the same question as line 1") as caught:
+        read({"question": "a?", "label": "b"}, {"question": "A?", "label": "c"})
+    assert caught.value.code == "duplicate_question"
+
+
+def test_what_was_done_is_said_once_with_counts() -> None:
+    rows = [{"question": f"{n}?", "label": n, "source": "x"} for n in range(3)]
+    assert check_records(encode(*rows)).describe() == [
+        "3 labels are no texts and are spelled out (first: line 1: 0 is `0`)",
+        "kept beside the questions as metadata: `source`",
+    ]
+
+
+def test_long_extra_columns_are_not_kept() -> None:
+    (row,) = read({"question": "a?", "page": "x" * 5000})
+    assert row.question.metadata == {}
