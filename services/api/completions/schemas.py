@@ -48,8 +48,15 @@ class ChatMessage(RequestBody):
 
     @field_validator("content", mode="before")
     @classmethod
-    def _replace_null_content(cls, value: object) -> object:
-        """Null in an assistant's turn that only called functions."""
+    def _check_content(cls, value: object) -> object:
+        """Null in an assistant's turn that only called functions; parts that are no text are
+        refused in words."""
+        for part in value if isinstance(value, list) else ():
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind in ("image_url", "input_image"):
+                raise ValueError("holds an image: send text only")
+            if isinstance(kind, str) and kind != "text":
+                raise ValueError(f"holds a part {kind[:40]!r}: send text only")
         return "" if value is None else value
 
 
@@ -71,3 +78,9 @@ class CompletionRequest(CommonCompletionRequest):
     """The prompt goes to the student as it is, without the prefix and suffix of its training."""
 
     prompt: str | Annotated[list[str], Field(min_length=1)]
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    suffix: str | None = None
+    """What the student's server does not do of these, it refuses by name."""

@@ -152,6 +152,9 @@ class EngineInfo:
     pipeline_tag: str | None = "text-generation"
     supports_prompt_logprobs: bool = False
     max_choices: int = DEFAULT_MAX_CHOICES
+    max_output_tokens: int | None = None
+    """What an encoder-decoder can write at most, whatever its prompt; None: what is left of the
+    total."""
     states_context: bool = True
     """Whether the limits are the engine's own; those of an upstream that does not state them are a
     guess, by which no prompt is refused."""

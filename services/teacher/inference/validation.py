@@ -154,6 +154,8 @@ def check_length(
     """The most tokens to generate after `prompt_tokens` prompt tokens (None: unknown here)."""
     known_tokens = prompt_tokens or 0
     available = max(info.max_total_tokens - known_tokens, 0)
+    if info.max_output_tokens is not None:
+        available = min(available, info.max_output_tokens)
     new_tokens = available if max_new_tokens is None else max_new_tokens
     checked = min(new_tokens, LENGTH_CHECK_CHUNK) if strict else new_tokens
     if known_tokens + checked > info.max_total_tokens:

@@ -192,6 +192,8 @@ def normalize_body(data: Any) -> Any:
     body = dict(data)
     if isinstance(body.get("stop"), str):
         body["stop"] = [body["stop"]]
+    if isinstance(body.get("stop"), list):  # an empty string would end every text at once
+        body["stop"] = [sequence for sequence in body["stop"] if sequence != ""]
     if body.get("top_p") in (1, 1.0) and not isinstance(body["top_p"], bool):
         body["top_p"] = None
     if isinstance(body.get("logit_bias"), dict):

@@ -292,3 +292,44 @@ def test_sigterm_answers_what_it_has_begun(site: Site, two_tasks: str, tmp_path:
         assert asked.result().json()["choices"][0]["message"]["content"] == "animal"
     assert process.wait(120) == 0
     assert list(tmp_path.glob("qcrd-student-*")) == []
+
+
+def test_a_completion_without_a_limit_ends_within_the_decoder_s_positions(site: Site) -> None:
+    """An encoder and a decoder with 128 positions each; at this temperature it does not stop by
+    itself."""
+    model = published(site.store, kind="bert")
+    answer = site.client.completions.create(
+        model=model, prompt="what kind", temperature=2, seed=3, extra_body={"top_p": 0.99}
+    )
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.usage is not None
+    assert 1 <= answer.usage.completion_tokens <= 128
+
+
+@pytest.mark.parametrize("stop", ["", [""], ["", "###"]])
+def test_an_empty_stop_sequence_ends_nothing(site: Site, two_tasks: str, stop: Any) -> None:
+    given, free = site.ask(two_tasks, stop=stop), site.ask(two_tasks)
+    assert given.choices[0].message.content == free.choices[0].message.content
+    assert given.usage.completion_tokens == free.usage.completion_tokens
+
+
+@pytest.mark.parametrize("field", ["echo", "logprobs", "best_of", "suffix"])
+def test_what_completions_do_not_do_is_refused_by_name(
+    site: Site, two_tasks: str, field: str
+) -> None:
+    asked: dict[str, Any] = {"echo": True, "logprobs": 1, "best_of": 3, "suffix": "end"}
+    with pytest.raises(openai.BadRequestError, match=f"(?i){field}"):
+        site.client.completions.create(
+            model=two_tasks, prompt="predict: what", extra_body={field: asked[field]}
+        )
+
+
+def test_a_picture_is_refused_in_words(site: Site, two_tasks: str) -> None:
+    parts: list[Any] = [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+        {"type": "text", "text": "What is it?"},
+    ]
+    with pytest.raises(openai.BadRequestError, match="holds an image: send text only"):
+        site.client.chat.completions.create(
+            model=two_tasks, messages=[{"role": "user", "content": parts}]
+        )

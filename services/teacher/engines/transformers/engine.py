@@ -136,7 +136,8 @@ class TransformersEngine:
         torch.set_num_threads(self._threads)
         model = weights.load_model(self._path, precision=self._precision, adapters=self._adapters)
         max_input_tokens, max_total_tokens = self._limits
-        total = max_total_tokens or min(model.max_positions, DEFAULT_CONTEXT)
+        output = model.max_output_positions or 0
+        total = max_total_tokens or min(model.max_positions, DEFAULT_CONTEXT) + output
         limits = BatchLimits(
             self._slots,
             total,
@@ -148,7 +149,7 @@ class TransformersEngine:
         self._info = EngineInfo(
             self._model_id,
             "local",
-            max_input_tokens or total - 1,
+            max_input_tokens or min(model.max_positions, total - 1),
             total,
             supports_grammar=self._worker.grammar_tokenizer is not None,
             adapters=model.adapters,
@@ -157,6 +158,7 @@ class TransformersEngine:
             pipeline_tag="text2text-generation" if model.seq2seq else "text-generation",
             supports_prompt_logprobs=not model.seq2seq,
             max_choices=self._slots,
+            max_output_tokens=model.max_output_positions,
         )
 
     def _tokenize(self, text: str, add_special_tokens: bool) -> list[SimpleToken]:

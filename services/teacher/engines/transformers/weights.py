@@ -19,13 +19,15 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Weights and tokenizer; `positions` is the longest sequence in tokens."""
+    """Weights and tokenizer. `max_positions` is the longest sequence in tokens, of an
+    encoder-decoder its longest input, whose output has `max_output_positions` of its own."""
 
     net: Any
     tokenizer: Any
     seq2seq: bool
     eos_token_ids: frozenset[int]
     max_positions: int
+    max_output_positions: int | None = None
     special_token_ids: frozenset[int] = frozenset()
     adapters: tuple[str, ...] = field(default=())
 
@@ -62,13 +64,18 @@ def load_model(
     configured_eos = net.generation_config.eos_token_id
     eos_ids = configured_eos if isinstance(configured_eos, list) else [configured_eos]
     eos = frozenset(e for e in [*eos_ids, tokenizer.eos_token_id] if e is not None)
-    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
-    positions = next((int(value) for value in limits if value), DEFAULT_MAX_POSITIONS)
+    is_seq2seq = bool(config.is_encoder_decoder)
+    # Put together of two models, it has the limits of each; otherwise both sides have the same.
+    positions = _read_positions(getattr(config, "encoder", None) or config)
+    output = _read_positions(getattr(config, "decoder", None) or config) if is_seq2seq else None
     special = frozenset(tokenizer.all_special_ids)
     names = tuple(adapters or ())
-    return LoadedModel(
-        net, tokenizer, bool(config.is_encoder_decoder), eos, positions, special, names
-    )
+    return LoadedModel(net, tokenizer, is_seq2seq, eos, positions, output, special, names)
+
+
+def _read_positions(config: Any) -> int:
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((int(value) for value in limits if value), DEFAULT_MAX_POSITIONS)
 
 
 def _locate_weights(path: Path) -> tuple[Path, dict[str, Any]]:
