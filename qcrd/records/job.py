@@ -244,6 +244,21 @@ class Event(StoredRecord):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
+class DataSummary(Record):
+    """What the records of a file were found to be. `outputs`: texts of a teacher that came with
+    them; `longest_label` in characters. `is_chat`: in a form of OpenAI's; `is_conversation`: of
+    more than one message before the reply."""
+
+    format: str = "jsonl"
+    columns: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    """What was done to read it, a sentence each."""
+    is_chat: bool = False
+    is_conversation: bool = False
+    outputs: int = 0
+    longest_label: int = 0
+
+
 class StoredFile(StoredRecord):
     """An uploaded and validated file. `sha256` de-duplicates; `lines` counts records."""
 
@@ -258,12 +273,9 @@ class StoredFile(StoredRecord):
     """Key of its content; None in older records."""
     owner: str = "anonymous"
     """Name of the API key that uploaded this content first."""
-    format: str = "jsonl"
-    columns: tuple[str, ...] = ()
-    notices: tuple[str, ...] = ()
-    """What was done to read it, a sentence each."""
-    is_conversation: bool = False
-    """Whether its questions are conversations of more than one message."""
+    data: DataSummary = DataSummary()
+    expires_at: float | None = None
+    """Seconds since the epoch after which it is deleted, unless a job needs it."""
 
 
 class PublishedModel(StoredRecord):

@@ -68,6 +68,15 @@ def file_meta_key(file_id: str) -> str:
     return f"{file_prefix(file_id)}meta.json"
 
 
+def file_expiry_key(file_id: str) -> str:
+    """An empty object beside the description of a file that may expire."""
+    return f"{file_prefix(file_id)}expires"
+
+
+def is_file_expiry_key(key: str) -> bool:
+    return key.endswith("/expires")
+
+
 def file_time_key(file_id: str, created_at: float) -> str:
     """An empty object with the creation time in its key, to sort files without reading them."""
     return f"{file_prefix(file_id)}at-{int(created_at * 1000):015d}"

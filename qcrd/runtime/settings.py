@@ -175,6 +175,9 @@ class ModelSettings(EnvironmentSettings, env_prefix="QCRD_"):
     """Local base models: `<models_dir>/<name>/config.json`."""
 
     models_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path.home() / ".qcrd/models"
+    model_aliases: dict[str, str] = {}
+    """The base that a job trains which names another model, such as one of OpenAI's. The job says
+    the base."""
 
 
 class RecoverySettings(EnvironmentSettings, env_prefix="QCRD_"):

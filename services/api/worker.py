@@ -26,11 +26,15 @@ from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.telemetry import log_exceptions
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher.tgi_client import install_http_client_factory
+from services.api.files.service import delete_expired_files
 from services.api.settings import TeacherSettings
 from services.api.webhooks.sender import deliver_forever
 from services.api.webhooks.signing import WebhookSettings
 
 log = logging.getLogger(__name__)
+
+EXPIRY_PASS_SECONDS = 300.0
+"""Between two looks at the names of all files, for those whose time is over."""
 
 
 def run_assembling(stage: StageContext) -> NextStage:
@@ -47,12 +51,35 @@ def reap_forever(
 ) -> None:
     """Run the reaper: every assembling worker does, under a lock one of them at a time."""
     owner, interval = secrets.token_hex(8), recovery.reap_seconds
+    expiry = PeriodicPass(EXPIRY_PASS_SECONDS)
     while not stop_event.wait(interval):
         with log_exceptions("the reaper's pass failed, the next one follows"):
             with translate_redis_errors():
                 is_leader = redis.set(keys.REAPER_LOCK, owner, nx=True, px=int(interval * 900))
             if is_leader:
                 _reap_once(deps, recovery.resend_seconds)
+                if expiry.is_due():
+                    _delete_expired_files(deps)
+
+
+class PeriodicPass:
+    """Says once in so many seconds that it is due."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
+
+
+def _delete_expired_files(deps: WorkerDeps) -> None:
+    for file_id in delete_expired_files(deps.store, deps.jobs, time.time()):
+        log.info("file deleted: its time was over", extra={"data": {"file_id": file_id}})
 
 
 def _reap_once(deps: WorkerDeps, resend_seconds: float) -> None:

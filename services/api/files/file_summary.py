@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qcrd.records.job import DataSummary
 from qcrd.runtime.data_files.records import SourceRecord, truncate
 
 MAX_COLUMNS = 100
@@ -20,8 +21,10 @@ class FileSummary:
     columns: dict[str, None] = field(default_factory=dict)
     extra: dict[str, None] = field(default_factory=dict)
     is_unmapped: bool = False
-    is_converted: bool = False
+    is_chat: bool = False
     is_conversation: bool = False
+    outputs: int = 0
+    longest_label: int = 0
     spelled_labels: int = 0
     repeats: int = 0
     _first_spelled: str = ""
@@ -35,6 +38,7 @@ class FileSummary:
         _add_names(self.extra, names)
 
     def add_label(self, record: SourceRecord, given: Any, label: str | None) -> None:
+        self.longest_label = max(self.longest_label, len(label or ""))
         if label is None or isinstance(given, str):
             return
         self.spelled_labels += 1
@@ -47,6 +51,17 @@ class FileSummary:
         if not self._first_repeat:
             self._first_repeat = f"{number} repeats {first}"
 
+    def make_record(self, file_format: str) -> DataSummary:
+        return DataSummary(
+            format=file_format,
+            columns=tuple(self.columns),
+            notices=tuple(self.describe()),
+            is_chat=self.is_chat,
+            is_conversation=self.is_conversation,
+            outputs=self.outputs,
+            longest_label=self.longest_label,
+        )
+
     def describe(self) -> list[str]:
         """A sentence for each thing that was done."""
         told = []
@@ -55,7 +70,7 @@ class FileSummary:
                 f"none of the columns is `question`: a job says in `task.fields` which of "
                 f"{_list(self.columns)} is what"
             )
-        if self.is_converted:
+        if self.is_chat:
             kind = "conversations" if self.is_conversation else "messages"
             told.append(f"{kind} are read as questions, the last reply of each as its label")
         if self.spelled_labels:

@@ -105,7 +105,7 @@ class RowBuilder:
             named, rest = apply_field_map(record, self._fields, is_first=is_first)
         else:
             converted = convert_record(record)
-            self.summary.is_converted |= converted is not None
+            self.summary.is_chat |= converted is not None
             named, rest = {}, dict(converted if converted is not None else record.fields)
         self.summary.is_conversation |= bool(rest.pop("conversation", False) is True)
         for name in FIELDS:
@@ -145,6 +145,7 @@ class RowBuilder:
         )
         self.summary.add_columns(rest)
         outputs = _get_outputs(record, named)
+        self.summary.outputs += len(outputs)
         explains_label = named.get("rationales") is not None
         return QuestionRow(record.number, question, outputs, explains_label, record.unit)
 

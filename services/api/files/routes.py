@@ -11,7 +11,11 @@ from qcrd.errors import NotFound
 from services.api.dependencies import CallerDep, GatewayDep, inject
 from services.api.files import multipart
 from services.api.files import service as files
-from services.api.files.upload import UploadService
+from services.api.files.upload import (
+    MAX_LIFETIME_SECONDS,
+    MIN_LIFETIME_SECONDS,
+    UploadService,
+)
 from services.api.http import idempotency, schemas, serializers
 
 UploadServiceDep = Annotated[UploadService, inject(UploadService)]
@@ -24,12 +28,22 @@ class JsonLinesResponse(StreamingResponse):
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
+FILE_DESCRIPTION = (
+    "questions, as JSON lines, a JSON array, CSV, TSV or Parquet; with columns of our names or of "
+    "its own, or in the forms of OpenAI's fine-tuning files"
+)
 UPLOAD_FORM_SCHEMA = {
     "required": ["file", "purpose"],
     "type": "object",
     "properties": {
-        "file": {"type": "string", "format": "binary", "description": "questions, JSON lines"},
-        "purpose": {"type": "string", "enum": [files.PURPOSE]},
+        "file": {"type": "string", "format": "binary", "description": FILE_DESCRIPTION},
+        "purpose": {"type": "string", "enum": list(files.PURPOSES)},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {
+            "type": "integer",
+            "minimum": MIN_LIFETIME_SECONDS,
+            "maximum": MAX_LIFETIME_SECONDS,
+        },
     },
 }
 
@@ -70,10 +84,10 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
 ) -> schemas.Page[schemas.FileObject]:
-    """List files. All have the same purpose, so a filter by another one finds none."""
-    if purpose not in (None, files.PURPOSE):
-        return serializers.build_page([], has_more=False)
-    stored_files, has_more = files.list_files(gateway.store, after=after, limit=limit, order=order)
+    """List files, those of a purpose where it is given."""
+    stored_files, has_more = files.list_files(
+        gateway.store, after=after, limit=limit, order=order, purpose=purpose
+    )
     return serializers.build_page(
         [serializers.serialize_file(stored) for stored in stored_files], has_more=has_more
     )

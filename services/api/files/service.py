@@ -30,7 +30,8 @@ from services.api.files.questions import QuestionRow, check_records, read_rows
 from services.api.http.access.ownership import check_owner
 from services.api.http.paging import skip_through, take_found
 
-PURPOSE = "fine-tune"
+PURPOSES = ("fine-tune", "evals", "user_data")
+"""Of OpenAI's purposes, those that files of questions have."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Blob:
 
 
 def check_purpose(purpose: str) -> None:
-    if purpose != PURPOSE:
-        raise Invalid(f"`purpose` must be `{PURPOSE}`, not {purpose[:40]!r}", param="purpose")
+    if purpose not in PURPOSES:
+        known = ", ".join(f"`{each}`" for each in PURPOSES)
+        raise Invalid(f"`purpose` must be one of {known}, not {purpose[:40]!r}", param="purpose")
 
 
 def write_blob(store: Store, chunks: Iterable[bytes], *, limit: int) -> Blob:
@@ -69,43 +71,51 @@ def _check_stored(store: Store, key: str) -> FileSummary:
 
 
 def publish_file(
-    store: Store, blob: Blob, *, filename: str, owner: str = "anonymous"
+    store: Store,
+    blob: Blob,
+    *,
+    filename: str,
+    owner: str = "anonymous",
+    purpose: str = PURPOSES[0],
+    lifetime: float | None = None,
 ) -> StoredFile:
     """Describe the blob, or drop it where the same content is stored already, which stays the
-    first uploader's."""
+    first uploader's and lives as long as any of its uploads should. `lifetime` in seconds."""
     file_id = f"file-{blob.sha256[:24]}"
+    now = time.time()
+    expires_at = None if lifetime is None else now + lifetime
     try:
         stored = get_file(store, file_id)
     except NotFound:
-        stored = _write_metadata(store, blob, file_id, filename, owner)
+        described = StoredFile(
+            id=file_id,
+            filename=_sanitize_filename(filename),
+            purpose=purpose,
+            bytes=blob.bytes,
+            created_at=now,
+            sha256=blob.sha256,
+            lines=blob.summary.records,
+            blob=blob.key,
+            owner=owner,
+            data=blob.summary.make_record(blob.format.value),
+            expires_at=expires_at,
+        )
+        store.put(keys.file_time_key(file_id, now), b"")
+        stored = _write_metadata(store, described)
+    if stored.expires_at is not None and (expires_at is None or expires_at > stored.expires_at):
+        stored = _write_metadata(store, stored.model_copy(update={"expires_at": expires_at}))
     if stored.blob != blob.key:
         store.delete(blob.key)
     return stored
 
 
-def _write_metadata(
-    store: Store, blob: Blob, file_id: str, filename: str, owner: str
-) -> StoredFile:
-    """Write the description and read it back: of two concurrent writes the last one counts."""
-    created_at = time.time()
-    stored = StoredFile(
-        id=file_id,
-        filename=_sanitize_filename(filename),
-        purpose=PURPOSE,
-        bytes=blob.bytes,
-        created_at=created_at,
-        sha256=blob.sha256,
-        lines=blob.summary.records,
-        blob=blob.key,
-        owner=owner,
-        format=blob.format.value,
-        columns=tuple(blob.summary.columns),
-        notices=tuple(blob.summary.describe()),
-        is_conversation=blob.summary.is_conversation,
-    )
-    store.put(keys.file_time_key(file_id, created_at), b"")
-    write_record(store, keys.file_meta_key(file_id), stored)
-    return get_file(store, file_id)
+def _write_metadata(store: Store, described: StoredFile) -> StoredFile:
+    """Write the description and read it back: of two concurrent writes the last one counts. A mark
+    beside it lets a pass over the names find what may expire."""
+    if described.expires_at is not None:
+        store.put(keys.file_expiry_key(described.id), b"")
+    write_record(store, keys.file_meta_key(described.id), described)
+    return get_file(store, described.id)
 
 
 def get_file(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
@@ -121,15 +131,21 @@ def get_file(store: Store, file_id: str, param: str = "file_id") -> StoredFile:
 
 
 def list_files(
-    store: Store, *, after: str | None, limit: int, order: Literal["asc", "desc"]
+    store: Store,
+    *,
+    after: str | None,
+    limit: int,
+    order: Literal["asc", "desc"],
+    purpose: str | None = None,
 ) -> tuple[list[StoredFile], bool]:
     """At most `limit` files after file `after`, the only ones read, and whether there are more."""
     ids = _list_file_ids(store, newest_first=order == "desc")
-    return take_found(
-        skip_through(ids, after, "file", str),
-        limit,
-        lambda file_id: find_readable_record(store, keys.file_meta_key(file_id), StoredFile),
-    )
+
+    def find(file_id: str) -> StoredFile | None:
+        stored = find_readable_record(store, keys.file_meta_key(file_id), StoredFile)
+        return stored if stored is None or purpose in (None, stored.purpose) else None
+
+    return take_found(skip_through(ids, after, "file", str), limit, find)
 
 
 def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:
@@ -181,17 +197,43 @@ def _get_blob_key(stored: StoredFile) -> str:
 
 
 def delete_file(store: Store, jobs: JobStore, file_id: str, caller: ApiKey) -> None:
-    """Delete the description first, then the bytes. `Conflict` while a job needs the file.
-
-    Only the bytes that it named are deleted: the same content may be uploaded anew meanwhile.
-    """
+    """`Conflict` while a job needs the file."""
     stored = get_file(store, file_id)
     check_owner(f"file {file_id}", stored.owner, caller)
     for job in jobs.iter_active():
         if job.status not in TERMINAL and file_id in get_referenced_files(job.spec).values():
             raise Conflict(f"job {job.id} needs file {file_id}: cancel it or wait for its end")
-    metadata_key = keys.file_meta_key(file_id)
-    blob_keys = {*store.list(keys.file_prefix(file_id)), _get_blob_key(stored)} - {metadata_key}
+    _delete_stored(store, stored)
+
+
+def delete_expired_files(store: Store, jobs: JobStore, now: float) -> list[str]:
+    """The ids of the files whose time is over and that no job needs, which are gone then."""
+    marked = [key for key in store.list(keys.FILES) if keys.is_file_expiry_key(key)]
+    if not marked:
+        return []
+    needed = {
+        file_id
+        for job in jobs.iter_active()
+        if job.status not in TERMINAL
+        for file_id in get_referenced_files(job.spec).values()
+    }
+    deleted = []
+    for key in marked:
+        file_id = key.removeprefix(keys.FILES).partition("/")[0]
+        stored = find_readable_record(store, keys.file_meta_key(file_id), StoredFile)
+        if stored is None or stored.expires_at is None or stored.expires_at > now:
+            continue
+        if file_id not in needed:
+            _delete_stored(store, stored)
+            deleted.append(file_id)
+    return deleted
+
+
+def _delete_stored(store: Store, stored: StoredFile) -> None:
+    """The description first, then the bytes. Only the bytes that it named are deleted: the same
+    content may be uploaded anew meanwhile."""
+    metadata_key = keys.file_meta_key(stored.id)
+    blob_keys = {*store.list(keys.file_prefix(stored.id)), _get_blob_key(stored)} - {metadata_key}
     store.delete(metadata_key)
     for key in blob_keys:
         store.delete(key)

@@ -32,6 +32,8 @@ MAX_CONCURRENT_UPLOADS_PER_KEY = 6
 """Of these, so that a key whose uploads are slow leaves others a way through."""
 WAIT_SECONDS = 15.0
 """How long an upload waits for its turn before its client is told to come again."""
+MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS = 3600, 30 * 24 * 3600
+"""Of `expires_after`, as OpenAI bounds it."""
 MAX_FIELD_BYTES = 1000
 """Limit of a form field other than the file."""
 
@@ -109,10 +111,17 @@ class UploadService:
             undo.callback(upload.delete_blob)
             for part in read_parts(chunks, boundary):
                 upload.add_part(part)
-            blob, filename = upload.get_result()
+            blob, filename, purpose, lifetime = upload.get_result()
             check_digest(blob.sha256)
             with self.publish_lock:
-                stored = files.publish_file(upload.store, blob, filename=filename, owner=owner)
+                stored = files.publish_file(
+                    upload.store,
+                    blob,
+                    filename=filename,
+                    owner=owner,
+                    purpose=purpose,
+                    lifetime=lifetime,
+                )
             undo.pop_all()
             return stored
 
@@ -126,6 +135,7 @@ class _UploadForm:
         self._blob: files.Blob | None = None
         self._filename = ""
         self._purpose: str | None = None
+        self._lifetime: float | None = None
 
     def add_part(self, part: Part) -> None:
         if part.name == "file" and self._blob is None:
@@ -136,29 +146,28 @@ class _UploadForm:
         elif part.name == "purpose" and self._purpose is None:
             self._purpose = _read_text_field(part)
             files.check_purpose(self._purpose)
-        elif part.name.partition("[")[0] == "expires_after":
-            raise Invalid(
-                "`expires_after`: files do not expire here: leave it out, and delete the file with "
-                "DELETE /v1/files/{file_id} when it is no longer needed",
-                param="expires_after",
-                code="unsupported_field",
-            )
+        elif part.name == "expires_after[anchor]":
+            if (anchor := _read_text_field(part)) != "created_at":
+                raise _make_expiry_error(f"`anchor` must be `created_at`, not {anchor[:40]!r}")
+        elif part.name == "expires_after[seconds]":
+            self._lifetime = _read_lifetime(part)
         elif part.name in ("file", "purpose"):
             raise Invalid(f"`{part.name}` is there twice: send it once", param=part.name)
         else:
             name = part.name[:80]
             raise Invalid(
-                f"unknown field `{name}`: an upload has `file` and `purpose`",
+                f"unknown field `{name}`: an upload has `file`, `purpose` and `expires_after`",
                 param=name,
                 code="unknown_key",
             )
 
-    def get_result(self) -> tuple[files.Blob, str]:
+    def get_result(self) -> tuple[files.Blob, str, str, float | None]:
+        """The bytes, the file's name, its purpose, and how many seconds it is kept."""
         if self._blob is None:
             raise Invalid("`file`: Field required", param="file")
         if self._purpose is None:
             raise Invalid("`purpose`: Field required", param="purpose")
-        return self._blob, self._filename
+        return self._blob, self._filename, self._purpose, self._lifetime
 
     def delete_blob(self) -> None:
         """Delete the blob; an unavailable store must not hide why the upload failed."""
@@ -167,6 +176,20 @@ class _UploadForm:
                 self.store.delete(self._blob.key)
             except Transient as error:
                 log.warning("could not delete the incomplete upload %s: %s", self._blob.key, error)
+
+
+def _read_lifetime(part: Part) -> float:
+    text = _read_text_field(part)
+    seconds = int(text) if text.isdecimal() else 0
+    if not MIN_LIFETIME_SECONDS <= seconds <= MAX_LIFETIME_SECONDS:
+        raise _make_expiry_error(
+            f"`seconds` must be {MIN_LIFETIME_SECONDS} to {MAX_LIFETIME_SECONDS}, not {text[:40]!r}"
+        )
+    return float(seconds)
+
+
+def _make_expiry_error(problem: str) -> Invalid:
+    return Invalid(f"`expires_after`: {problem}", param="expires_after")
 
 
 def _read_text_field(part: Part) -> str:

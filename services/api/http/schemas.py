@@ -54,6 +54,7 @@ class FileObject(ApiObject):
     created_at: int
     filename: str
     purpose: str
+    expires_at: int | None = None
     status: Literal["processed"] = "processed"
     sha256: str
     lines: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from qcrd.records.job import Event, Job, PublishedModel, StoredFile
 from qcrd.records.study import Study, StudyStatus
@@ -26,11 +27,12 @@ def serialize_file(stored: StoredFile) -> FileObject:
         created_at=int(stored.created_at),
         filename=stored.filename,
         purpose=stored.purpose,
+        expires_at=None if stored.expires_at is None else int(stored.expires_at),
         sha256=stored.sha256,
         lines=stored.lines,
-        format=stored.format,
-        columns=list(stored.columns),
-        notices=list(stored.notices),
+        format=stored.data.format,
+        columns=list(stored.data.columns),
+        notices=list(stored.data.notices),
     )
 
 
@@ -55,7 +57,7 @@ def serialize_job(
         suffix=spec.suffix,
         metadata=spec.metadata,
         method=method,
-        hyperparameters=method[method["type"]]["hyperparameters"],
+        hyperparameters=_add_openai_names(method[method["type"]]["hyperparameters"]),
         test_file=spec.test_file,
         knowledge_of=spec.knowledge_of,
         priority=spec.priority.value,
@@ -72,6 +74,11 @@ def serialize_job(
         seconds=job.seconds,
         report=job.report,
     )
+
+
+def _add_openai_names(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """With the number of epochs as OpenAI's clients look for it."""
+    return {**hyperparameters, "n_epochs": hyperparameters["iterations"]}
 
 
 def serialize_study(study: Study, status: StudyStatus, rationale_set: str | None) -> StudySummary:

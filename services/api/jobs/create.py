@@ -22,13 +22,14 @@ from services.api.jobs.checks.spec_limits import check_spec_size
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.enqueueing import enqueue_or_leave_to_reaper
+from services.api.jobs.openai_request import translate_request
 from services.api.jobs.shared_rationales import check_shared_set
 
 
 def create_job(
     gateway: Gateway, body: dict[str, Any], caller: ApiKey, cache: ValidationCache
 ) -> Job:
-    spec = parse_job_spec(body)
+    spec = parse_request(gateway, body)
     check_priority(spec, caller)
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
@@ -86,10 +87,16 @@ def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> 
 
 def _ask_whole_chats(store: Store, spec: JobSpec) -> JobSpec:
     """`spec`, whose student is asked whole conversations where it learns from such."""
-    if not files.get_file(store, spec.training_file).is_conversation:
+    if not files.get_file(store, spec.training_file).data.is_conversation:
         return spec
     task = spec.settings.task.model_copy(update={"conversation": True})
     return spec.model_copy(update={"settings": spec.settings.model_copy(update={"task": task})})
+
+
+def parse_request(gateway: Gateway, body: dict[str, Any]) -> JobSpec:
+    """The spec in a client's `body`, which may be one for OpenAI's API; `Invalid`."""
+    aliases = gateway.settings.models.model_aliases
+    return parse_job_spec(translate_request(body, gateway.store, aliases))
 
 
 def parse_job_spec(body: dict[str, Any]) -> JobSpec:

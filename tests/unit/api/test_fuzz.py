@@ -148,6 +148,7 @@ FULL: dict[str, Any] = {
                 "positive_rule": "majority",
                 "import": None,
                 "imported_answer": "parsed",
+                "max_unreadable_share": 1,
                 "test_samples": 1,
             },
             "negatives": {"source": ["student_lag"], "lag": 2, "temperature": 1.5, "n": 1},
@@ -339,7 +340,7 @@ def test_any_file_in_any_pieces_is_taken_or_refused_by_its_line(
         bench.here.client.delete(f"/v1/files/{stored['id']}")
         assert len(bench.here.store.list("uploads/")) == len(blobs) - 1
     elif answer.json()["error"]["code"] not in ("empty_file", "broken_form"):
-        assert re.match(r"line \d+: ", answer.json()["error"]["message"])
+        assert re.match(r"(line|record) \d+: ", answer.json()["error"]["message"])
 
 
 @RELAXED

@@ -16,7 +16,7 @@ from services.api.dependencies import Gateway
 from services.api.files import service as files
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
-from services.api.jobs.create import parse_job_spec
+from services.api.jobs.create import parse_request
 from services.api.jobs.estimating import timings
 from services.api.jobs.estimating.prompt_lengths import LengthEstimate
 from services.api.jobs.estimating.teacher_demand import measure_demand
@@ -65,7 +65,7 @@ class JobEstimate(BaseModel):
 def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache) -> JobEstimate:
     """`Invalid` where creating the job would be refused, but for a budget that is too small for any
     request: that is told like one that is too small for all of them."""
-    spec = parse_job_spec(body)
+    spec = parse_request(gateway, body)
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
     fields = spec.settings.task.fields

@@ -569,8 +569,8 @@ def test_published_rationales_import_whole_by_the_job_that_init_writes(
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     body = yaml.safe_load(output.read_text())
-    lines = Path(body["training_file"]).read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    lines = Path(body["training_file"]).read_text().split("\n")
+    rows = [json.loads(line) for line in lines if line]
     here = bench()
     file = here.file(rows)
     settings = body["method"]["qcrd"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
+from typing import Any
 
 import pytest
 
+from services.api.files.service import delete_expired_files
 from tests.unit.api.gateway_client import ABSENT, Here, lines, refused, sums
 
 OTHERS = "ftjob-abc123"
@@ -89,19 +92,52 @@ def test_a_slash_too_many_is_left_out(here: Here) -> None:
     assert [found["id"] for found in listed.json()["data"]] == [uploaded.json()["id"]]
 
 
-def test_files_that_are_to_expire_are_refused_with_what_to_do(here: Here) -> None:
-    answer = here.client.post(
+def upload(here: Here, **form: str) -> Any:
+    return here.client.post(
         "/v1/files",
-        files={"file": ("a.jsonl", lines(sums(2)))},
-        data={
-            "purpose": "fine-tune",
-            "expires_after[anchor]": "created_at",
-            "expires_after[seconds]": "3600",
-        },
+        files={"file": ("a.jsonl", lines(sums(4)))},
+        data={"purpose": "fine-tune", **form},
     )
-    message = refused(answer, 400, "unsupported_field", "expires_after")
-    assert "files do not expire here" in message
+
+
+def test_a_file_expires_when_its_client_said_unless_a_job_needs_it(here: Here) -> None:
+    """The same content lives as long as any of its uploads should."""
+    hour = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    stored = upload(here, **hour).json()
+    assert 3599 <= stored["expires_at"] - stored["created_at"] <= 3601
+    later = time.time() + 3700
+    assert delete_expired_files(here.store, here.jobs, time.time()) == []
+    job = here.create(stored["id"])
+    assert job.status_code == 200, job.text
+    assert delete_expired_files(here.store, here.jobs, later) == []
+    here.client.post(f"/v1/fine_tuning/jobs/{job.json()['id']}/cancel")
+    assert delete_expired_files(here.store, here.jobs, later) == [stored["id"]]
+    refused(here.client.get(f"/v1/files/{stored['id']}"), 404, "file_not_found", "file_id")
+    assert upload(here, **hour).json()["expires_at"] is not None
+    assert upload(here).json()["expires_at"] is None
+    assert delete_expired_files(here.store, here.jobs, later) == []
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"expires_after[anchor]": "uploaded_at"},
+        {"expires_after[seconds]": "60"},
+        {"expires_after[seconds]": "soon"},
+        {"expires_after[seconds]": "2592001"},
+    ],
+)
+def test_a_lifetime_that_is_none_is_refused(here: Here, form: dict[str, str]) -> None:
+    refused(upload(here, **form), 400, "invalid_value", "expires_after")
     assert here.client.get("/v1/files").json()["data"] == []
+
+
+def test_files_are_listed_by_purpose(here: Here) -> None:
+    evals = upload(here, purpose="evals").json()
+    assert evals["purpose"] == "evals"
+    assert here.client.get("/v1/files?purpose=evals").json()["data"] == [evals]
+    assert here.client.get("/v1/files?purpose=fine-tune").json()["data"] == []
+    refused(upload(here, purpose="vision"), 400, "invalid_value", "purpose")
 
 
 @pytest.mark.parametrize("path", ["/v1/uploads", "/v1/uploads/upload_1/parts"])
