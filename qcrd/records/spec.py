@@ -14,7 +14,7 @@ from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
 
 FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
-    {"rationales": frozenset({"max_failed_share", "prompt", "format", "source"})}
+    {"rationales": frozenset({"max_failed_share", "prompt", "format", "source", "batch"})}
 )
 """Fields of `MethodSpec`'s sections that records of schema version 1.0 do not have."""
 
@@ -81,6 +81,8 @@ class RationaleSpec(Record):
     """`label`: the file has only outputs that end in the label, so answers are not parsed."""
     test_samples: Annotated[int, Field(ge=0, le=64)] = 1
     """Samples per test question for the teacher's own row in the report; 0 leaves it out."""
+    batch: bool | None = None
+    """Whether the teacher is asked by batch; None: as its configuration says."""
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of the questions asked that the teacher may refuse (too long, filtered) before the job
     pauses; two may be in any case."""
