@@ -252,11 +252,16 @@ def _warn_about_overlap(stage: StageContext, splits: DatasetSplits) -> None:
     for name, split_rows in (("validation", splits.validation), ("test", splits.test)):
         overlap = count_shared_questions(splits.training, split_rows)
         if overlap:
-            _warn(stage, f"{overlap} {name} questions are also training questions", shared=overlap)
+            _warn(
+                stage,
+                f"{overlap} {name} questions are also training questions",
+                once=f"overlap-{name}",
+                shared=overlap,
+            )
 
 
-def _warn(stage: StageContext, message: str, **data: object) -> None:
-    stage.events.append(stage.job.id, message, level="warn", data=dict(data))
+def _warn(stage: StageContext, message: str, *, once: str | None = None, **data: object) -> None:
+    stage.events.append(stage.job.id, message, level="warn", data=dict(data), once=once)
 
 
 def _list_questions(rows: Sequence[QuestionRow]) -> list[Question]:

@@ -142,7 +142,7 @@ class BatchRun:
         failure = failures.read_failure(self.client, shard, batch)
         results.has_learnt |= failure.is_learnt
         self._note(**(self._make_notes(shard, results) | self._note_room(shard, failure)))
-        keep_results(self.run, shard, results)
+        keep_results(self.account, self.run.keep, shard, results)
         self.shards.delete(shard.name)
         await self._delete_input(batch)
         for line, error in results.refused:

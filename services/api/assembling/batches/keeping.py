@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from services.api.assembling.batches.results import ShardResults
 from services.api.assembling.batches.shard import Shard
@@ -14,21 +13,19 @@ CHUNK = 2000
 """Outputs in one write, about 2 MB."""
 
 
-class Keeper(Protocol):
-    @property
-    def account(self) -> TokenAccount: ...
-
-    def keep(self, generations: Sequence[Generation]) -> None:
-        """Write them, and with them what has changed in the account."""
-
-
-def keep_results(keeper: Keeper, shard: Shard, results: ShardResults) -> None:
-    """The last write settles the account: until then all of the shard is reserved, and a process
-    that dies before has the same written again by the next one."""
+def keep_results(
+    account: TokenAccount,
+    keep: Callable[[Sequence[Generation]], None],
+    shard: Shard,
+    results: ShardResults,
+) -> None:
+    """`keep` writes outputs, and with them what has changed in the account. The last write settles
+    it: until then all of the shard is reserved, and a process that dies before has the same written
+    again by the next one."""
     generations = results.generations
     starts = range(0, len(generations), CHUNK)
     *first, last = [generations[start : start + CHUNK] for start in starts] or [[]]
     for chunk in first:
-        keeper.keep(chunk)
-    keeper.account.settle_shard(shard.name, spent=results.spent, uncertain=results.uncertain)
-    keeper.keep(last)
+        keep(chunk)
+    account.settle_shard(shard.name, spent=results.spent, uncertain=results.uncertain)
+    keep(last)

@@ -62,6 +62,7 @@ class ShardPlanner:
         return Shard(
             name=make_shard_name(self.job_id, self.budget.account.shard_count, keys),
             job_id=self.job_id,
+            teacher_name=self.client.name,
             teacher=self.client.fingerprint,
             sampling=self.sampling.fingerprint,
             lines=tuple(lines),

@@ -55,6 +55,7 @@ class Shard(StoredRecord):
 
     name: str
     job_id: str
+    teacher_name: str
     teacher: str
     sampling: str
     lines: tuple[ShardLine, ...]

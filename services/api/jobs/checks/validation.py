@@ -13,6 +13,7 @@ from services.api.dependencies import Gateway, GatewaySettings
 from services.api.files import service as files
 from services.api.files.duplicates import DuplicateIndex
 from services.api.files.questions import QuestionRow, make_line_error
+from services.api.jobs.checks.batch_checks import check_batch_routes
 from services.api.jobs.checks.label_checks import check_row, check_task_labels, format_names
 from services.api.jobs.checks.unsupported_models import check_language_model_head
 from services.api.jobs.checks.validation_cache import ValidationCache
@@ -33,6 +34,7 @@ def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -
         _check_file_exists(store, file_id, param)
     _check_files_differ(spec)
     _check_teacher(spec, settings)
+    check_batch_routes(spec, settings.teachers.teachers.get(spec.settings.teacher))
     check_webhook_url(spec.webhook, settings.webhooks)
     _check_consistency(spec)
     check_task_labels(spec)

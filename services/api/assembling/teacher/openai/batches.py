@@ -59,6 +59,7 @@ class BatchClient:
         max_choices: int | None = None,
     ) -> None:
         assert teacher.model is not None  # the configuration is refused without
+        self.name = name
         self.label = f"teacher {name}"
         self.secrets = list_secrets(teacher)
         self._model = teacher.model
