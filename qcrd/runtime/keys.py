@@ -98,6 +98,10 @@ def batch_shard_key(job_id: str, name: str) -> str:
     return f"{batch_prefix(job_id)}{name}.json"
 
 
+def batch_lines_key(job_id: str, name: str) -> str:
+    return f"{batch_prefix(job_id)}{name}.jsonl.zst"
+
+
 def batch_notes_key(job_id: str) -> str:
     return f"{batch_prefix(job_id)}notes.json"
 

@@ -12,6 +12,7 @@ from qcrd.records.job import JobStatus, Stage
 from qcrd.records.spec import Budget
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.storage.store import MemoryStore
+from services.api.settings import TeacherConfig
 from tests.contract.providers.batch_bench import (
     KEY,
     QUESTIONS,
@@ -177,7 +178,7 @@ def test_a_full_queue_five_times_fails_nothing(provide: Provide) -> None:
 
 def test_a_prompt_that_is_refused_is_left_out_and_told(provide: Provide) -> None:
     def refuse(body: dict[str, Any]) -> Any:
-        words = "This model's maximum context length is 40 tokens."
+        words = f"This model's maximum context length is 40 tokens. Key {KEY}"
         if "What is 2 +" in body["messages"][-1]["content"]:
             return 400, make_error(words, code="context_length_exceeded")
         return None
@@ -187,6 +188,7 @@ def test_a_prompt_that_is_refused_is_left_out_and_told(provide: Provide) -> None
     counts = here.manifest(job).counts
     assert (counts.refused, counts.outputs) == (1, SAMPLES * (QUESTIONS - 1))
     assert "too_long 1 (training_file line 3" in told(here, job)
+    assert KEY not in told(here, job)
     assert len(provider.batches) == 1
 
 
@@ -505,6 +507,40 @@ def test_what_is_out_is_taken_when_the_teacher_is_asked_without_batches_again(
     here.teachers = {"default": make_config(provider, batch=False)}
     assert finish(here, job).stage is Stage.TRAINING
     assert provider.choices_given == SAMPLES * QUESTIONS
+
+
+def test_what_is_out_at_a_teacher_that_speaks_tgi_now_is_uncertain(provide: Provide) -> None:
+    here, _ = provide()
+    job = attempt(here, make_job(here))
+    reserved = read_account(here, job).reserved.total
+    other = ScriptedTeacher(adds)
+    here.teachers = {"default": TeacherConfig(url=other.url)}
+    job = attempt(here, job)
+    assert job.status is JobStatus.PAUSED
+    assert "of another teacher server" in (job.paused_because or "")
+    assert read_account(here, job).uncertain.total == reserved
+    transition_job(here.jobs, job.id, JobStatus.QUEUED)
+    assert finish(here, job).stage is Stage.TRAINING
+    other.close()
+
+
+def test_a_refusal_is_remembered_when_the_rest_is_done_again(provide: Provide) -> None:
+    """A worker that dies after the last batch, before the set is written, costs no other batch."""
+
+    def refuse(body: dict[str, Any]) -> Any:
+        is_refused = "What is 2 +" in body["messages"][-1]["content"]
+        return (400, make_error("no such thing")) if is_refused else None
+
+    here, provider = provide(refuse=refuse)
+    here.store = FailingStore()
+    job = make_job(here)
+    here.store.words = b'"shards"'  # of the set's manifest
+    for _ in range(8):
+        job = attempt(here, job)
+    assert "the store is away" in (job.waiting or "")
+    here.store.words = b""
+    assert here.manifest(finish(here, job)).counts.refused == 1
+    assert len(provider.batches) == 1
 
 
 def test_texts_with_odd_line_ends_come_whole(provide: Provide) -> None:

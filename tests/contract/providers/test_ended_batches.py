@@ -124,7 +124,17 @@ def test_a_job_that_goes_on_keeps_its_batch(
     transition_job(here.jobs, job.id, status)
     sweep(here)
     assert provider.batches[0].status == "validating"
-    assert len(here.store.list("batches/")) == 2
+    assert len(here.store.list("batches/")) == 3
+
+
+def test_what_a_round_noted_goes_with_its_job(here: Bench, provider: FakeBatches) -> None:
+    provider.stands, provider.end = False, lambda batch: Ending()
+    job = finish(here, make_job(here))
+    sweep(here)
+    assert here.store.list("batches/") == [f"batches/{job.id}/notes.json"]
+    transition_job(here.jobs, job.id, JobStatus.FAILED)
+    sweep(here)
+    assert here.store.list("batches/") == []
 
 
 def test_a_teacher_that_is_away_is_asked_again_later(here: Bench, provider: FakeBatches) -> None:
@@ -143,5 +153,5 @@ def test_a_teacher_that_is_not_configured_any_more_leaves_the_record(
     job = attempt(here, make_job(here))
     cancel(here, job)
     BatchSweeper(here.jobs, here.store, here.ledger, {}).sweep()
-    assert len(here.store.list("batches/")) == 2
+    assert len(here.store.list("batches/")) == 3
     assert read_account(here, job).reserved.total > 0

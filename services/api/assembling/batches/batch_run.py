@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from openai.types import Batch
 
 from qcrd.errors import Interrupted, LeaseLost, QcrdError, Transient
-from qcrd.records.teacher_prompt import PromptStyle
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.api.assembling.batches import failures
 from services.api.assembling.batches.keeping import keep_results
 from services.api.assembling.batches.planning import ShardPlanner
 from services.api.assembling.batches.results import ENDED, ResultReader, ShardResults
-from services.api.assembling.batches.shard import BatchNotes, RefusedLine, Shard, ShardStore
+from services.api.assembling.batches.round_notes import RoundNotes
+from services.api.assembling.batches.shard import Shard, ShardStore
 from services.api.assembling.batches.waiting import (
     make_lookup_error,
     make_room_error,
@@ -37,13 +37,11 @@ log = logging.getLogger(__name__)
 
 MAX_FRUITLESS = 3
 """Batches in a row of which nothing came, after which the job fails."""
-MIN_LINES = 10
-"""Of a batch, however little room the provider has: each of them may take a day."""
 
 
 @dataclass
 class BatchRun:
-    """`requests` are all samples that the job wants, by their keys, in prompts of `style`."""
+    """`requests` are all samples that the job wants, by their keys."""
 
     stage: StageContext
     client: BatchClient
@@ -52,10 +50,9 @@ class BatchRun:
     run: SamplingRun
     refusals: RefusalLog
     requests: Mapping[str, SampleRequest]
-    style: PromptStyle
+    notebook: RoundNotes
     lookup_seconds: float
     """After a request for a batch that was not answered, until the list surely has the batch."""
-    notes: BatchNotes = field(default_factory=BatchNotes)
     no_room: str | None = None
     """What the provider says of the room that it has for batches, when it has none now."""
     out: dict[str, tuple[Shard, Batch]] = field(default_factory=dict)
@@ -83,27 +80,18 @@ class BatchRun:
         except (Transient, Interrupted, LeaseLost):
             raise
         except QcrdError:
-            # Whoever goes on from here wants everything to be tried again.
-            self._note(refused=(), fruitless=())
+            self.notebook.forget_failures()
             raise
-        self.shards.delete_notes()
+        if self.refusals.is_too_many:  # the job pauses
+            self.notebook.forget_failures()
 
     def _recall_refusals(self) -> None:
-        for line in self.notes.refused:
+        for line in self.notebook.notes.refused:
             self._log_refusal(line.keys, PromptRefused(line.message, line.reason))
 
     def _log_refusal(self, keys: Sequence[str], error: PromptRefused) -> None:
         if samples := tuple(self.requests[key] for key in keys if key in self.requests):
             self.refusals.add(PromptRequest(samples), error)
-
-    def _note(self, **changes: object) -> None:
-        """Write what has changed."""
-        support = self.client.support
-        learnt = {"left_out": tuple(support.left_out), "max_choices": support.max_choices}
-        notes = self.notes.model_copy(update={**learnt, "style": self.style, **changes})
-        if notes != self.notes:
-            self.notes = notes
-            self.shards.write_notes(notes)
 
     # --- what is out ---------------------------------------------------------------------------
 
@@ -141,7 +129,9 @@ class BatchRun:
         results = await ResultReader(self.client, shard).read(batch)
         failure = failures.read_failure(self.client, shard, batch)
         results.has_learnt |= failure.is_learnt
-        self._note(**(self._make_notes(shard, results) | self._note_room(shard, failure)))
+        is_alone = len(self.account.open_shards) == 1
+        self.notebook.note_results(shard, results, failure, is_alone=is_alone)
+        self.no_room = failure.no_room or self.no_room
         keep_results(self.account, self.run.keep, shard, results)
         self.shards.delete(shard.name)
         await self._delete_input(batch)
@@ -151,36 +141,12 @@ class BatchRun:
             if (request := self.requests.get(line.samples[0].key)) is not None:
                 self.planner.prompt_tokens.learn(request.prompt.text, tokens)
         self._tell_end(shard, batch, results)
-        self.run.check_anything_said(results.generations)
+        if results.generations:
+            self.run.check_anything_said(results.generations)
         if (fatal := results.fatal or failure.make_error()) is not None:
             raise fatal
-        if len(self.notes.fruitless) >= MAX_FRUITLESS:
+        if len(self.notebook.notes.fruitless) >= MAX_FRUITLESS:
             raise failures.make_fruitless_error(self.client.label, batch, MAX_FRUITLESS)
-
-    def _make_notes(self, shard: Shard, results: ShardResults) -> dict[str, object]:
-        """The same again for a shard that was read before, and not settled."""
-        refused = {line.keys: line for line in self.notes.refused}
-        for line, error in results.refused:
-            keys = tuple(sample.key for sample in line.samples)
-            refused[keys] = RefusedLine(keys=keys, reason=error.reason, message=error.message)
-        earlier = [name for name in self.notes.fruitless if name != shard.name]
-        return {
-            "refused": tuple(refused.values()),
-            "fruitless": (*earlier, shard.name) if results.is_fruitless else (),
-            "asked_under": None,
-        }
-
-    def _note_room(self, shard: Shard, failure: failures.BatchFailure) -> dict[str, object]:
-        """Of a batch that the provider had no room for not nothing came: the next one waits for the
-        others, or is smaller. It grows again where there was room."""
-        most = self.notes.max_lines
-        if failure.no_room is None:
-            return {} if most is None else {"max_lines": max(most, 2 * len(shard.lines))}
-        self.no_room = failure.no_room
-        rest = {"fruitless": self.notes.fruitless}
-        if len(self.account.open_shards) > 1:
-            return {**rest, "one_at_a_time": True}
-        return {**rest, "max_lines": max(MIN_LINES, len(shard.lines) // 2)}
 
     async def _delete_input(self, batch: Batch) -> None:
         with suppress(QcrdError):  # it is only in the way
@@ -201,6 +167,7 @@ class BatchRun:
 
     def _give_up(self, name: str, shard: Shard | None, why: str) -> QcrdError:
         """A batch whose answers nobody can fetch: what it may have cost is uncertain."""
+        self.stage.raise_if_stopping()  # or who has the job now has taken it
         lost = self.account.get_shard(name)
         self.account.settle_shard(name, uncertain=lost)
         self.account.flush()
@@ -210,11 +177,11 @@ class BatchRun:
     # --- what is missing -----------------------------------------------------------------------
 
     async def _ask(self) -> None:
-        while self.no_room is None and not (self.notes.one_at_a_time and self.out):
+        while self.no_room is None and not (self.notebook.notes.one_at_a_time and self.out):
             missing = group_by_prompt(self._iter_missing())
             if not missing:
                 break
-            shard = await self.planner.plan(missing, self.notes.max_lines)
+            shard = await self.planner.plan(missing, self.notebook.notes.max_lines)
             if shard is not None:
                 await self._post(self._write_down(shard))
                 continue
@@ -223,11 +190,11 @@ class BatchRun:
             smallest = await self.planner.count_smallest(missing[0])
             raise self.planner.budget.make_over_budget_error(smallest)
         if self.out:
-            self._note(asked_under=self.stage.job.budget)
+            self.notebook.note_all_asked(self.stage.job.budget)
 
     def _iter_missing(self) -> Iterator[SampleRequest]:
         asked = {key for shard, _ in self.out.values() for key in shard.keys}
-        asked |= {key for line in self.notes.refused for key in line.keys}
+        asked |= {key for line in self.notebook.notes.refused for key in line.keys}
         for key, request in self.requests.items():
             is_there = key in self.run.generations or key in asked
             if not is_there and not self.refusals.skips(request.prompt):
@@ -236,8 +203,8 @@ class BatchRun:
     def _write_down(self, shard: Shard) -> Shard:
         """First which samples it is for, then what it can cost at most: it is sent after both."""
         shard = shard.model_copy(update=self._list_parameters(shard))
-        self._note()
-        self.shards.write(shard)
+        self.notebook.write()
+        self.shards.write_new(shard)
         self.account.reserve_shard(shard.name, shard.reserved)
         self.account.flush()
         return shard

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
+from pydantic import Field
+
+from qcrd.errors import NotFound
 from qcrd.records.base import Record, StoredRecord
 from qcrd.records.spec import Budget
 from qcrd.records.teacher_prompt import PromptStyle
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, find_record, write_record
+from qcrd.runtime.storage.store import (
+    Store,
+    find_record,
+    read_lines,
+    write_lines,
+    write_record,
+)
 from services.api.assembling.sampling_plan import SampleRequest
 from services.api.assembling.teacher.prompt_refused import RefusalReason
 from services.api.assembling.tokens.token_account import NOTHING, SHARD_PREFIX, Tokens
 
-NAME_IN_KEY = re.compile(rf"/({SHARD_PREFIX}[0-9a-f]+)\.json$")
+NAME_IN_KEY = re.compile(rf"/({SHARD_PREFIX}[0-9a-f]+)\.json")
 
 
 class SampleRef(Record):
@@ -51,17 +61,17 @@ class Shard(StoredRecord):
     """`teacher` and `sampling` are the fingerprints under which its generations are kept;
     `parameters` the names that its requests have besides the prompt. `sent_at` is when the batch
     was last asked for, in seconds since the epoch; without `batch_id` it is not known whether there
-    is one."""
+    is one. The lines are an object of their own, which is written once."""
 
     name: str
     job_id: str
     teacher_name: str
     teacher: str
     sampling: str
-    lines: tuple[ShardLine, ...]
     sent_at: float
     parameters: tuple[str, ...] = ()
     batch_id: str | None = None
+    lines: Annotated[tuple[ShardLine, ...], Field(exclude=True)] = ()
 
     @property
     def reserved(self) -> Tokens:
@@ -117,17 +127,34 @@ class ShardStore:
         self._store = store
         self._job_id = job_id
 
+    def write_new(self, shard: Shard) -> None:
+        """With its lines."""
+        write_lines(self._store, keys.batch_lines_key(self._job_id, shard.name), shard.lines)
+        self.write(shard)
+
     def write(self, shard: Shard) -> None:
         write_record(self._store, keys.batch_shard_key(self._job_id, shard.name), shard)
 
-    def find(self, name: str) -> Shard | None:
+    def find_without_lines(self, name: str) -> Shard | None:
         return find_record(self._store, keys.batch_shard_key(self._job_id, name), Shard)
+
+    def find(self, name: str) -> Shard | None:
+        """None also for one whose lines are gone."""
+        if (shard := self.find_without_lines(name)) is None:
+            return None
+        key = keys.batch_lines_key(self._job_id, name)
+        try:
+            lines = tuple(read_lines(self._store, key, ShardLine))
+        except NotFound:
+            return None
+        return shard.model_copy(update={"lines": lines})
 
     def list_names(self) -> list[str]:
         listed = self._store.list(keys.batch_prefix(self._job_id))
-        return [found[1] for key in listed if (found := NAME_IN_KEY.search(key))]
+        return sorted({found[1] for key in listed if (found := NAME_IN_KEY.search(key))})
 
     def delete(self, name: str) -> None:
+        self._store.delete(keys.batch_lines_key(self._job_id, name))
         self._store.delete(keys.batch_shard_key(self._job_id, name))
 
     def read_notes(self) -> BatchNotes:

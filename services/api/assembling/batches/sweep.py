@@ -58,7 +58,9 @@ class BatchSweeper:
             return
         shards = ShardStore(self.store, job_id)
         for name in shards.list_names():
-            if (shard := shards.find(name)) is not None:
+            if (shard := shards.find(name)) is None:
+                shards.delete(name)  # nobody can tell what it was
+            else:
                 asyncio.run(self._sweep_shard(job, shard, shards))
         if not shards.list_names():
             shards.delete_notes()
