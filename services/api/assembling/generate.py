@@ -17,7 +17,6 @@ from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.batches.choose import asks_by_batch
 from services.api.assembling.batches.round import BatchPlan, finish_batches
 from services.api.assembling.batches.shard import BatchNotes, ShardStore
-from services.api.assembling.batches.waiting import check_still_out
 from services.api.assembling.generation_cache import (
     Generation,
     GenerationCache,
@@ -119,7 +118,6 @@ def generate_outputs(
 
     by_batch = asks_by_batch(stage.job.spec, teacher)
     with raise_dated(stage):
-        asyncio.run(check_still_out(stage.job, stage.store, buffer, teacher))
         info = asyncio.run(_fetch_info(spec.teacher, teacher))
     form = choose_prompt_form(spec.rationales, teacher, info)
     notes = ShardStore(stage.store, stage.job.id).read_notes() if by_batch else BatchNotes()
@@ -220,6 +218,8 @@ async def _run_sampling(
         run.report_earlier_attempts()
         missing = [sample for key, sample in requests.items() if key not in run.generations]
         by_batch = asks_by_batch(stage.job.spec, teacher)
+        if by_batch:  # an attempt that only looks after batches tells no numbers again
+            run.emitted_done = len(generations)
         stage.emit(
             f"asking teacher {name} for {len(missing)} outputs; "
             f"{len(requests) - len(missing)} are there already",

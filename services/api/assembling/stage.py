@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api.assembling import labelling, sampling_plan, shared_set
 from services.api.assembling.backoff_policy import BackoffPolicy
+from services.api.assembling.batches.waiting import check_still_out
 from services.api.assembling.data_warnings import (
     count_shared_questions,
     warn_about_unseen_labels,
@@ -30,6 +32,7 @@ from services.api.assembling.generate import generate_outputs
 from services.api.assembling.imported_outputs import match_outputs
 from services.api.assembling.labelling import OutputsByQuestion
 from services.api.assembling.refusals import RowLocation
+from services.api.assembling.teacher.outages import raise_dated
 from services.api.files import service as files
 from services.api.files.questions import QuestionRow
 from services.api.rationale_sets import index
@@ -70,6 +73,9 @@ def assemble(
     spec, store = stage.job.spec, stage.store
     if spec.knowledge_of is not None:
         return shared_set.take_shared_set(stage, spec.knowledge_of)
+    if (teacher := teachers.get(spec.settings.teacher)) is not None:
+        with raise_dated(stage):  # before files are read, which may be large
+            asyncio.run(check_still_out(stage.job, stage.store, buffer, teacher))
     splits = DatasetSplits(
         training=files.load_rows(store, spec.training_file),
         validation=files.load_rows(store, spec.validation_file) if spec.validation_file else [],

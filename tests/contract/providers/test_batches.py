@@ -551,6 +551,16 @@ def test_texts_with_odd_line_ends_come_whole(provide: Provide) -> None:
     assert "東京" in here.items(job)[0].positives[0].text
 
 
+def test_a_file_that_is_larger_than_what_is_kept_in_memory_is_sent_whole(
+    provide: Provide,
+) -> None:
+    here, provider = provide()
+    padded = [{**row, "question": f"{'x ' * 500_000}{row['question']}"} for row in rows(12)]
+    job = here.job(here.file(padded), rationales={"n": 1})
+    assert finish(here, job).stage is Stage.TRAINING
+    assert [len(batch.lines) for batch in provider.batches] == [12]
+
+
 def test_rows_are_asked_in_the_order_of_the_file(provide: Provide) -> None:
     here, provider = provide()
     finish(here, make_job(here, 5))

@@ -11,7 +11,6 @@ from services.api.assembling.batches.shard import (
     SampleRef,
     Shard,
     ShardLine,
-    make_custom_id,
     make_shard_name,
 )
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
@@ -50,10 +49,9 @@ class ShardPlanner:
         room = _Room(min(MAX_LINES, max_lines or MAX_LINES))
         lines, reserved = list[ShardLine](), NOTHING
         for request in self._split(requests):
-            fitting = await self._fit(request, reserved)
-            if fitting is None or not room.take(self._measure(fitting)):
+            line = await self._fit(request, reserved)
+            if line is None or not room.take(self._measure(request, line)):
                 break
-            line = await self._make_line(fitting)
             lines.append(line)
             reserved += line.reserved
         if not lines:
@@ -77,18 +75,17 @@ class ShardPlanner:
         for request in requests:
             yield from request.split(self.client.support.max_choices)
 
-    async def _fit(self, request: PromptRequest, reserved: Tokens) -> PromptRequest | None:
-        """As many of its samples as the budget covers."""
+    async def _fit(self, request: PromptRequest, reserved: Tokens) -> ShardLine | None:
+        """For as many of its samples as the budget covers."""
         for count in range(len(request.samples), 0, -1):
-            part = request.split(count)[0]
-            line = await self._make_line(part)
+            line = await self._make_line(request.split(count)[0])
             if self.budget.has_room(reserved + line.reserved):
-                return part
+                return line
         return None
 
-    def _measure(self, request: PromptRequest) -> int:
-        custom_id = make_custom_id(request.samples)
-        return len(self.client.build_line(custom_id, request, self.sampling))
+    def _measure(self, request: PromptRequest, line: ShardLine) -> int:
+        sent = request.split(len(line.samples))[0]
+        return len(self.client.build_line(line.custom_id, sent, self.sampling))
 
     async def _make_line(self, request: PromptRequest) -> ShardLine:
         prompt = await self.prompt_tokens.count(request.prompt.text)
