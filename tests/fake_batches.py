@@ -92,7 +92,7 @@ class FakeBatches:
     A batch comes one state further each time that it is retrieved, unless it `stands`. `paid` are
     the tokens that are to be paid, `ran` how often each line ran. `answers_lost` batches are made
     and the request for them answered by a proxy that gave up; while `held` is there and not set, it
-    is not answered at all.
+    is not answered at all. `on_upload` is called with each file, before that is answered.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class FakeBatches:
         self.answers_lost = 0
         self.refuses_creation: tuple[int, JSON] | None = None
         self.held: threading.Event | None = None
+        self.on_upload: Callable[[bytes], None] = lambda file: None
         self.files: dict[str, bytes] = {}
         self.deleted: list[str] = []
         self.lost_files: set[str] = set()
@@ -185,6 +186,7 @@ class FakeBatches:
             return JSONResponse(make_error(told), 400)
         content, file_id = await file.read(), f"file-{len(self.files) + 1}"
         self.files[file_id] = content
+        await anyio.to_thread.run_sync(self.on_upload, content)
         return JSONResponse(
             {
                 "id": file_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from qcrd.errors import Transient
 from qcrd.records.job import JobStatus, Stage
 from qcrd.records.spec import Budget
 from qcrd.runtime.jobs.commands import transition_job
+from qcrd.runtime.jobs.lease import POLL_SECONDS
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.settings import TeacherConfig
 from tests.contract.providers.batch_bench import (
@@ -566,3 +568,25 @@ def test_rows_are_asked_in_the_order_of_the_file(provide: Provide) -> None:
     finish(here, make_job(here, 5))
     asked = [body["messages"][-1]["content"] for body in provider.bodies]
     assert asked == [row["question"] for row in rows(5)]
+
+
+def test_a_job_that_is_paused_while_its_file_is_sent_pays_nothing(provide: Provide) -> None:
+    """And sends the same when it is resumed."""
+    here, provider = provide()
+    job = make_job(here)
+
+    def pause(file: bytes) -> None:
+        transition_job(here.jobs, job.id, JobStatus.PAUSED)
+        # The worker reads the job once a second.
+        deadline = time.monotonic() + POLL_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    provider.on_upload = pause
+    job = attempt(here, job)
+    assert (job.status, provider.batches) == (JobStatus.PAUSED, [])
+    provider.on_upload = lambda file: None
+    transition_job(here.jobs, job.id, JobStatus.QUEUED)
+    job = finish(here, job)
+    assert (job.stage, len(provider.batches)) == (Stage.TRAINING, 1)
+    assert job.usage.uncertain == 0

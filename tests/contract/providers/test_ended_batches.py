@@ -137,6 +137,18 @@ def test_what_a_round_noted_goes_with_its_job(here: Bench, provider: FakeBatches
     assert here.store.list("batches/") == []
 
 
+def test_one_that_is_being_written_down_is_left_to_its_worker(
+    here: Bench, provider: FakeBatches
+) -> None:
+    """Which may not know yet that the job has ended, and reserves and sends it a moment later."""
+    job = attempt(here, make_job(here))
+    delete_account(here.ledger, job.id)
+    cancel(here, job)
+    sweep(here)
+    assert len(here.store.list("batches/")) == 3
+    assert provider.batches[0].status == "validating"
+
+
 def test_a_teacher_that_is_away_is_asked_again_later(here: Bench, provider: FakeBatches) -> None:
     job = attempt(here, make_job(here))
     cancel(here, job)

@@ -232,6 +232,7 @@ class BatchRun:
             self._settle_unsent(shard)
 
     def _settle_unsent(self, shard: Shard) -> None:
+        self.stage.raise_if_stopping()  # or who has the job now may have sent it
         self.account.settle_shard(shard.name)
         self.account.flush()
         self.shards.delete(shard.name)
@@ -241,16 +242,17 @@ class BatchRun:
         attempt looks for it."""
         shard = shard.model_copy(update={"sent_at": time.time()})
         self.shards.write(shard)
-        # A process that stood still may find the job gone, and has to pay for nothing then.
-        self.stage.raise_if_stopping()
         requests = self._iter_requests(shard)
         lines = (
             self.client.build_line(line.custom_id, request, self.planner.sampling)
             for line, request in zip(shard.lines, requests, strict=True)
         )
+        first = next(self._iter_requests(shard))
+        # A process that stood still may find the job gone, and has to pay for nothing then.
+        check = self.stage.raise_if_stopping
         try:
-            batch = await self.client.create(shard.name, lines, next(self._iter_requests(shard)))
-        except Transient:
+            batch = await self.client.create(shard.name, lines, first, check)
+        except (Transient, Interrupted, LeaseLost):
             raise
         except QcrdError:
             self._settle_unsent(shard)

@@ -22,10 +22,13 @@ def keep_results(
     """`keep` writes outputs, and with them what has changed in the account. The last write settles
     it: until then all of the shard is reserved, and a process that dies before has the same written
     again by the next one."""
-    generations = results.generations
-    starts = range(0, len(generations), CHUNK)
-    *first, last = [generations[start : start + CHUNK] for start in starts] or [[]]
+    *first, last = split_generations(results.generations) or [[]]
     for chunk in first:
         keep(chunk)
     account.settle_shard(shard.name, spent=results.spent, uncertain=results.uncertain)
     keep(last)
+
+
+def split_generations(generations: Sequence[Generation]) -> list[Sequence[Generation]]:
+    """Into what is written at once."""
+    return [generations[start : start + CHUNK] for start in range(0, len(generations), CHUNK)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from openai.types import Batch
 
-from qcrd.errors import NoQuota, QcrdError, Transient
+from qcrd.errors import QcrdError, Transient
 from services.api.assembling.batches.answers import LineRefusal, read_line
 from services.api.assembling.batches.shard import Shard, ShardLine
 from services.api.assembling.generation_cache import Generation
@@ -115,7 +115,7 @@ class ResultReader:
         error = make_status_error(self._client.label, refusal.status, refusal.told, {})
         if isinstance(error, PromptRefused):
             self._results.refused.append((line, error))
-        elif isinstance(error, NoQuota) or not isinstance(error, Transient):
+        elif not isinstance(error, Transient):
             self._results.fatal = self._results.fatal or error
 
     def _estimate_lost(self, batch: Batch) -> Tokens:

@@ -22,7 +22,7 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.storage.store import Store
 from qcrd.runtime.telemetry import log_exceptions
-from services.api.assembling.batches.keeping import keep_results
+from services.api.assembling.batches.keeping import keep_results, split_generations
 from services.api.assembling.batches.results import ENDED, ResultReader, ShardResults
 from services.api.assembling.batches.shard import Shard, ShardStore, list_jobs_with_batches
 from services.api.assembling.generation_cache import Generation, GenerationCache
@@ -58,10 +58,10 @@ class BatchSweeper:
             return
         shards = ShardStore(self.store, job_id)
         for name in shards.list_names():
-            if (shard := shards.find(name)) is None:
-                shards.delete(name)  # nobody can tell what it was
-            else:
+            if (shard := shards.find(name)) is not None:
                 asyncio.run(self._sweep_shard(job, shard, shards))
+            else:  # it was being written down, or its lines are gone
+                _delete_when_old(shards, name, shards.find_without_lines(name), UNSENT_SECONDS)
         if not shards.list_names():
             shards.delete_notes()
 
@@ -74,16 +74,17 @@ class BatchSweeper:
     async def _sweep_shard(self, job: Job | None, shard: Shard, shards: ShardStore) -> None:
         account = None if job is None else TokenAccount(self.buffer, job)
         if account is not None and shard.name not in account.open_shards:
-            shards.delete(shard.name)  # it was settled, or never came to be sent
+            # It was settled, or its worker does not know yet that the job has ended.
+            _delete_when_old(shards, shard.name, shard, UNSENT_SECONDS)
             return
         teacher = self.teachers.get(shard.teacher_name)
         if teacher is None or teacher.api != "openai":
-            self._forget_when_old(shard, shards)
+            _delete_when_old(shards, shard.name, shard, FORGET_SECONDS)
             return
         client = make_batch_client(shard.teacher_name, teacher, log.info)
         try:
             if client.fingerprint != shard.teacher:
-                self._forget_when_old(shard, shards)
+                _delete_when_old(shards, shard.name, shard, FORGET_SECONDS)
                 return
             keeper = _Keeper(self._open_cache(shard), account)
             if await _end_batch(client, shard, keeper):
@@ -93,10 +94,6 @@ class BatchSweeper:
             await client.close()
         if job is not None and account is not None:
             self._tell_usage(job, account, teacher)
-
-    def _forget_when_old(self, shard: Shard, shards: ShardStore) -> None:
-        if time.time() - shard.sent_at > FORGET_SECONDS:
-            shards.delete(shard.name)
 
     def _open_cache(self, shard: Shard) -> GenerationCache:
         return GenerationCache(
@@ -112,6 +109,11 @@ class BatchSweeper:
             self.jobs.update(job.id, change)
 
 
+def _delete_when_old(shards: ShardStore, name: str, shard: Shard | None, seconds: float) -> None:
+    if shard is None or time.time() - shard.sent_at > seconds:
+        shards.delete(name)
+
+
 @dataclass(frozen=True)
 class _Keeper:
     """`account` None: the job is deleted, and its account with it."""
@@ -121,8 +123,8 @@ class _Keeper:
 
     def keep_all(self, shard: Shard, results: ShardResults) -> None:
         if self.account is None:
-            if results.generations:
-                self.cache.add(results.generations)
+            for chunk in split_generations(results.generations):
+                self.cache.add(chunk)
         else:
             keep_results(self.account, self.keep, shard, results)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
@@ -12,10 +12,13 @@ import openai
 from openai.types import Batch
 
 from qcrd.errors import QcrdError
-from qcrd.runtime.keys import digest
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.teacher.credentials import list_secrets
-from services.api.assembling.teacher.openai.client import MAX_CHOICES, make_base_url
+from services.api.assembling.teacher.openai.client import (
+    MAX_CHOICES,
+    make_base_url,
+    make_fingerprint,
+)
 from services.api.assembling.teacher.openai.connection import make_openai_client
 from services.api.assembling.teacher.openai.error_body import hide_secrets
 from services.api.assembling.teacher.openai.errors import translate_openai_errors
@@ -64,7 +67,7 @@ class BatchClient:
         self.secrets = list_secrets(teacher)
         self._model = teacher.model
         base_url = make_base_url(teacher.url)
-        self.fingerprint = digest("openai", base_url, teacher.model)
+        self.fingerprint = make_fingerprint(base_url, teacher.model)
         self._client = make_openai_client(teacher, base_url)
         provider = find_provider(base_url)
         most = MAX_CHOICES if provider is None else provider.max_choices
@@ -101,15 +104,23 @@ class BatchClient:
     def list_parameters(self, request: PromptRequest, sampling: SamplingParams) -> list[str]:
         return sorted(self.support.build_fields(request, sampling))
 
-    async def create(self, name: str, lines: Iterable[bytes], first: PromptRequest) -> Batch:
+    async def create(
+        self,
+        name: str,
+        lines: Iterable[bytes],
+        first: PromptRequest,
+        check: Callable[[], None],
+    ) -> Batch:
         """Upload the lines and make a batch of them, which has `name` in its metadata. All of them
-        are of the kind of `first`."""
+        are of the kind of `first`. `check` may raise in between, where nothing is to be paid yet.
+        """
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool, self._translate():
             spool.writelines(lines)
             spool.seek(0)
             file = await self._client.files.create(
                 file=(f"{name}.jsonl", cast(Any, spool)), purpose="batch"
             )
+            check()
             created = await self._client.batches.create(
                 input_file_id=file.id,
                 endpoint=cast(Any, _get_route(first)),
