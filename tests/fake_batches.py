@@ -87,7 +87,8 @@ def never_refuse(body: JSON) -> tuple[int, JSON] | None:
 
 class FakeBatches:
     """`answer(prompt, number)` is the text of choice `number` of all so far; `end` says how each
-    batch ends, `refuse` which of its requests are refused, `choices` how many `n` gives.
+    batch ends, `refuse` which of its requests are refused, `choices` how many `n` gives; `reasons`
+    is the trace of each.
 
     A batch comes one state further each time that it is retrieved, unless it `stands`. `paid` are
     the tokens that are to be paid, `ran` how often each line ran. `answers_lost` batches are made
@@ -105,11 +106,13 @@ class FakeBatches:
         finish_reason: Callable[[int], str] = lambda number: "stop",
         choices: int = 128,
         cached: int = 0,
+        reasons: str = "",
+        has_usage: bool = True,
         has_routes: bool = True,
     ) -> None:
         self.answer, self.key, self.end, self.refuse = answer, key, end, refuse
         self.finish_reason, self.choices, self.cached = finish_reason, choices, cached
-        self.has_routes = has_routes
+        self.reasons, self.has_usage, self.has_routes = reasons, has_usage, has_routes
         self.stands = False
         self.answers_lost = 0
         self.refuses_creation: tuple[int, JSON] | None = None
@@ -342,23 +345,26 @@ class FakeBatches:
             written += len(text.split(" "))
             content: JSON = {"text": text}
             if chat:
-                content = {"message": {"role": "assistant", "content": text, "refusal": None}}
+                message = {"role": "assistant", "content": text, "refusal": None}
+                reasoning = {"reasoning_content": self.reasons} if self.reasons else {}
+                content = {"message": message | reasoning}
             reason = self.finish_reason(self.choices_given)
             choices.append({"index": index, "finish_reason": reason, "logprobs": None, **content})
         self.prompt_tokens += PROMPT_TOKENS
         self.completion_tokens += written
+        usage = {
+            "prompt_tokens": PROMPT_TOKENS,
+            "completion_tokens": written,
+            "total_tokens": PROMPT_TOKENS + written,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+        }
         return {
             "id": f"chatcmpl-{self.choices_given}",
             "object": "chat.completion" if chat else "text_completion",
             "created": 1_800_000_000,
             "model": "m-2026-11-28",
             "choices": choices,
-            "usage": {
-                "prompt_tokens": PROMPT_TOKENS,
-                "completion_tokens": written,
-                "total_tokens": PROMPT_TOKENS + written,
-                "prompt_tokens_details": {"cached_tokens": self.cached},
-            },
+            **({"usage": usage} if self.has_usage else {}),
         }
 
     def _publish(self, batch: FakeBatch) -> None:

@@ -590,3 +590,18 @@ def test_a_job_that_is_paused_while_its_file_is_sent_pays_nothing(provide: Provi
     job = finish(here, job)
     assert (job.stage, len(provider.batches)) == (Stage.TRAINING, 1)
     assert job.usage.uncertain == 0
+
+
+def test_tokens_that_are_not_told_are_estimated(provide: Provide) -> None:
+    here, _ = provide(has_usage=False)
+    job = finish(here, make_job(here))
+    assert here.manifest(job).counts.outputs == SAMPLES * QUESTIONS
+    assert job.usage.estimated
+    assert job.usage.teacher_prompt_tokens > 0
+    assert job.usage.teacher_completion_tokens > 0
+
+
+def test_reasoning_is_kept_with_the_output(provide: Provide) -> None:
+    here, _ = provide(reasons="First I add one.")
+    job = finish(here, make_job(here, **{"from": "reasoning"}))
+    assert here.items(job)[0].positives[0].text.startswith("First I add one.")
