@@ -50,6 +50,7 @@ def test_a_worker_killed_between_a_batch_and_its_record_has_it_paid_once(
 ) -> None:
     """The provider has made the batch and says nothing until the worker is gone."""
     provider.held = threading.Event()
+    provider.ran.clear()
     before, paid = len(provider.batches), (provider.prompt_tokens, provider.completion_tokens)
     run = create(system, data, rng)
     until(lambda: len(provider.batches) > before, system)
