@@ -605,3 +605,32 @@ def test_reasoning_is_kept_with_the_output(provide: Provide) -> None:
     here, _ = provide(reasons="First I add one.")
     job = finish(here, make_job(here, **{"from": "reasoning"}))
     assert here.items(job)[0].positives[0].text.startswith("First I add one.")
+
+
+def test_what_a_batch_can_cost_is_written_down_before_it_is_sent(provide: Provide) -> None:
+    """With the shard's record, as a killed worker would leave them."""
+    here, provider = provide()
+    job, seen = make_job(here), list[tuple[int, int]]()
+
+    def look(file: bytes) -> None:
+        records = [key for key in here.store.list("batches/") if "/shard-" in key]
+        seen.append((len(records), read_account(here, job).reserved.total))
+
+    provider.on_upload = look
+    after = read_account(here, attempt(here, job))
+    ((records, reserved),) = seen
+    assert records == 2, "the record and its lines"
+    assert reserved == after.reserved.total >= SAMPLES * QUESTIONS * NEW_TOKENS
+
+
+def test_samples_that_are_filtered_are_asked_once_beside_those_that_are_there(
+    provide: Provide,
+) -> None:
+    """Such a question is not refused: it has an output."""
+    here, provider = provide()
+    finish(here, make_job(here, n=1))
+    provider.finish_reason = lambda number: "content_filter"
+    job = finish(here, make_job(here))
+    assert job.stage is Stage.TRAINING
+    assert here.manifest(job).counts.outputs == QUESTIONS
+    assert len(provider.batches) == 2
