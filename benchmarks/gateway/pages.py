@@ -26,7 +26,7 @@ from qcrd.records.spec import MethodSpec, TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_record, write_lines, write_record
-from services.api.assembling import labelling
+from services.api.assembling.outputs import labelling
 from services.api.assembling.stage import SHARD_SIZE
 from services.api.rationale_sets import index
 

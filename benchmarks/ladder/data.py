@@ -19,7 +19,7 @@ from qcrd.method.prompts import format_question
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.rationales import Question, RationaleCounts, RationaleItem
 from qcrd.records.spec import AnswerKind, MethodSpec, RationaleSpec, TaskSpec
-from services.api.assembling import labelling
+from services.api.assembling.outputs import labelling
 from services.api.files.questions import QuestionRow, read_rows
 from services.trainer.training_dataset import LabeledQuestions, make_example
 

@@ -47,6 +47,7 @@ def digest(*parts: str | bytes) -> str:
 
 # --- object store ----------------------------------------------------------------------------
 
+BATCHES = "batches/"
 FILES = "files/"
 JUDGES = "judges/"
 MODELS = "models/"
@@ -94,6 +95,24 @@ def generation_prefix(teacher: str, sampling: str) -> str:
 
 def generation_shard_key(teacher: str, sampling: str, content: str) -> str:
     return f"{generation_prefix(teacher, sampling)}shard-{content}.jsonl.zst"
+
+
+def batch_prefix(job_id: str) -> str:
+    """Of what a job has with its teacher by batch, while it has; apart from what is deleted with
+    the job, as a batch costs until it is cancelled."""
+    return f"{BATCHES}{job_id}/"
+
+
+def batch_shard_key(job_id: str, name: str) -> str:
+    return f"{batch_prefix(job_id)}{name}.json"
+
+
+def batch_lines_key(job_id: str, name: str) -> str:
+    return f"{batch_prefix(job_id)}{name}.jsonl.zst"
+
+
+def batch_notes_key(job_id: str) -> str:
+    return f"{batch_prefix(job_id)}notes.json"
 
 
 def rationale_prefix(set_id: str) -> str:
@@ -211,6 +230,8 @@ UNREADABLE_JOBS = "qcrd:jobs:unreadable"
 """Hash of why a job's record cannot be read, by job id."""
 REAPER_LOCK = "qcrd:reaper"
 """Lock of the worker that looks for abandoned jobs."""
+BATCH_SWEEPER_LOCK = "qcrd:batches:sweeper"
+"""Lock of the worker that cancels what ended jobs have with their teachers by batch."""
 COUNTERS = "qcrd:tally"
 """Hash of the workers' counters."""
 BASE_MODEL_REPORTS = "qcrd:base-models"

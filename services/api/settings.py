@@ -75,6 +75,16 @@ class TeacherConfig(BaseModel):
     cached_prompt_price: Annotated[float | None, Field(ge=0)] = None
     """Of prompt tokens that the provider had read before; None: `prompt_price`."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    batch: bool = False
+    """Whether jobs ask it by OpenAI's `/batches`, which takes up to a day, unless they say."""
+    batch_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of the prices, for tokens that come by batch; OpenAI's."""
+
+    @model_validator(mode="after")
+    def require_openai_for_batches(self) -> Self:
+        if self.batch and self.api != "openai":
+            raise ValueError("a teacher with `batch` needs `api` openai: TGI has no batches")
+        return self
 
     @model_validator(mode="after")
     def require_both_prices(self) -> Self:

@@ -1,5 +1,5 @@
-"""The gateway's Celery worker: assembles rationale sets, reaps jobs whose lease expired, delivers
-webhooks.
+"""The gateway's Celery worker: assembles rationale sets, reaps jobs whose lease expired, ends the
+batches of jobs that have ended, delivers webhooks.
 
 Run by `celery -A services.api.worker worker -Q assemble -c 1 --pool=threads`.
 """
@@ -24,6 +24,7 @@ from qcrd.runtime.redis.connection import translate_redis_errors
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.telemetry import log_exceptions
+from services.api.assembling.batches.sweep import BatchSweeper
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher.tgi_client import install_http_client_factory
 from services.api.files.service import delete_expired_files
@@ -50,13 +51,11 @@ def reap_forever(
     redis: Redis, deps: WorkerDeps, recovery: RecoverySettings, stop_event: threading.Event
 ) -> None:
     """Run the reaper: every assembling worker does, under a lock one of them at a time."""
-    owner, interval = secrets.token_hex(8), recovery.reap_seconds
+    interval = recovery.reap_seconds
     expiry = PeriodicPass(EXPIRY_PASS_SECONDS)
     while not stop_event.wait(interval):
         with log_exceptions("the reaper's pass failed, the next one follows"):
-            with translate_redis_errors():
-                is_leader = redis.set(keys.REAPER_LOCK, owner, nx=True, px=int(interval * 900))
-            if is_leader:
+            if _take_lock(redis, keys.REAPER_LOCK, interval):
                 _reap_once(deps, recovery.resend_seconds)
                 if expiry.is_due():
                     _delete_expired_files(deps)
@@ -82,6 +81,23 @@ def _delete_expired_files(deps: WorkerDeps) -> None:
         log.info("file deleted: its time was over", extra={"data": {"file_id": file_id}})
 
 
+def sweep_batches_forever(
+    redis: Redis, sweeper: BatchSweeper, interval: float, stop_event: threading.Event
+) -> None:
+    """End the batches of jobs that have ended; in the same way, in a thread of its own, as it waits
+    for teachers."""
+    while not stop_event.wait(interval):
+        with log_exceptions("the pass over batches failed, the next one follows"):
+            if _take_lock(redis, keys.BATCH_SWEEPER_LOCK, interval):
+                sweeper.sweep()
+
+
+def _take_lock(redis: Redis, key: str, interval: float) -> bool:
+    """Whether nobody else has it for the next pass."""
+    with translate_redis_errors():
+        return bool(redis.set(key, secrets.token_hex(8), nx=True, px=int(interval * 900)))
+
+
 def _reap_once(deps: WorkerDeps, resend_seconds: float) -> None:
     for reaped in reap_jobs(deps.jobs, deps.queue, time.time(), resend_after=resend_seconds):
         log.warning("job re-enqueued: %s", reaped.reason, extra={"data": {"job_id": reaped.job_id}})
@@ -95,12 +111,26 @@ def _reap_once(deps: WorkerDeps, resend_seconds: float) -> None:
 
 
 def start_background_threads() -> None:
-    """Start the reaper and, where webhooks may be sent, their delivery."""
+    """Start the reaper, what ends batches and, where webhooks may be sent, their delivery."""
     install_http_client_factory()
     arguments = (worker.redis, worker.deps, RecoverySettings(), worker.stop_event)
     threading.Thread(target=reap_forever, args=arguments, name="reaper", daemon=True).start()
+    start_batch_sweeper(RecoverySettings().reap_seconds)
     if WebhookSettings().hosts:
         threading.Thread(target=deliver_webhooks, name="webhooks", daemon=True).start()
+
+
+def start_batch_sweeper(interval: float) -> None:
+    """Where a teacher may have batches."""
+    teachers = TeacherSettings().teachers
+    if not any(teacher.api == "openai" for teacher in teachers.values()):
+        return
+    buffer, deps = RedisGenerationBuffer(worker.redis), worker.deps
+    sweeper = BatchSweeper(deps.jobs, deps.store, buffer, teachers)
+    arguments = (worker.redis, sweeper, interval, worker.stop_event)
+    threading.Thread(
+        target=sweep_batches_forever, args=arguments, name="batches", daemon=True
+    ).start()
 
 
 def deliver_webhooks() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ import pytest
 from qcrd.records.job import JobStatus
 from tests.fake_providers import BY_NAME, PROMPT_TOKENS, FakeProvider
 from tests.secrets import found_in
-from tests.survival.processes import Part
+from tests.survival.hosted import knowing
 from tests.survival.runs import Data, Run, asked_for, followed
-from tests.survival.system import System, commands, environment, until
+from tests.survival.system import System
 from tests.things import answered
 
 KEY = "sk-of-the-provider-0123456789"
-SWAPPED = ("gateway", "assembler")
 PROVIDERS = ("openai-reasoning", "deepseek")
 
 
@@ -35,24 +33,12 @@ class Hosted:
 def hosted(system: System) -> Iterator[Hosted]:
     """The gateway and its worker know these teachers, until the tests end."""
     providers = {name: FakeProvider(BY_NAME[name], answered, key=KEY) for name in PROVIDERS}
-    teachers = json.loads(environment(system, "gateway")["QCRD_TEACHERS"]) | {
+    known = {
         name: {"url": each.url, "api": "openai", "model": "m", "api_key_env": "PROVIDER_KEY"}
         for name, each in providers.items()
     }
-    known = {"QCRD_TEACHERS": json.dumps(teachers), "PROVIDER_KEY": KEY}
-    ours = {name: system.parts[name] for name in SWAPPED}
-    for name, part in ours.items():
-        part.stop()
-        command, variables = commands(system)[name], environment(system, name) | known
-        system.parts[name] = Part(name, command, variables, system.folder)
-        system.parts[name].start()
-    until(system.ready, system)
-    yield Hosted(providers)
-    for name, part in ours.items():
-        system.parts[name].stop()
-        system.parts[name] = part
-        part.start()
-    until(system.ready, system)
+    with knowing(system, known, {"PROVIDER_KEY": KEY}):
+        yield Hosted(providers)
     for provider in providers.values():
         provider.close()
 

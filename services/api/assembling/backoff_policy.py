@@ -20,6 +20,9 @@ class BackoffPolicy:
     """The longest Retry-After that is obeyed; after a longer one the teacher is retried sooner."""
     outage_timeout: float = 60.0
     overload_timeout: float = 120.0
+    batch_lookup: float = 30.0
+    """After a request for a batch that was not answered, until the teacher's list has the batch if
+    there is one; then it is asked for again."""
 
     def get_delay(self, attempts: int) -> float:
         """Doubled each time, with jitter, so that many refused at once do not return at once."""

@@ -10,12 +10,19 @@ from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
 from qcrd.records.spec import Budget, MethodSpec
-from qcrd.records.teacher_prompt import PromptForm
+from qcrd.records.teacher_prompt import PromptForm, PromptStyle
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from services.api.assembling.backoff_policy import BackoffPolicy
-from services.api.assembling.generation_cache import Generation, GenerationCache
-from services.api.assembling.labelling import OutputsByQuestion
+from services.api.assembling.batches.choose import asks_by_batch
+from services.api.assembling.batches.round import BatchPlan, finish_batches
+from services.api.assembling.batches.shard import BatchNotes, ShardStore
+from services.api.assembling.generation_cache import (
+    Generation,
+    GenerationCache,
+    find_existing,
+)
+from services.api.assembling.outputs.labelling import OutputsByQuestion
 from services.api.assembling.prompt_form import choose_prompt_form, make_prompt_form
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampler import TeacherSampler
@@ -55,6 +62,7 @@ class SamplingPlan:
     by_question: Mapping[str, Sequence[SampleRequest]]
     requests: Mapping[str, SampleRequest]
     refusals: RefusalLog
+    style: PromptStyle
 
     @classmethod
     def make(
@@ -82,6 +90,7 @@ class SamplingPlan:
             by_question=by_question,
             requests={each.key: each for samples in by_question.values() for each in samples},
             refusals=RefusalLog(asked, spec.rationales.max_failed_share),
+            style=form.style,
         )
 
 
@@ -107,9 +116,13 @@ def generate_outputs(
         _report_refusals(stage, plan.refusals)
         return plan, run
 
+    by_batch = asks_by_batch(stage.job.spec, teacher)
     with raise_dated(stage):
         info = asyncio.run(_fetch_info(spec.teacher, teacher))
     form = choose_prompt_form(spec.rationales, teacher, info)
+    notes = ShardStore(stage.store, stage.job.id).read_notes() if by_batch else BatchNotes()
+    if notes.style is not None:  # what is out is asked in it
+        form = make_prompt_form(spec.rationales, notes.style, info)
     try:
         plan, run = sample(form)
     except StyleUnsupported as error:
@@ -204,53 +217,46 @@ async def _run_sampling(
         run.reported_done = len(generations)
         run.report_earlier_attempts()
         missing = [sample for key, sample in requests.items() if key not in run.generations]
+        by_batch = asks_by_batch(stage.job.spec, teacher)
+        if by_batch:  # an attempt that only looks after batches tells no numbers again
+            run.emitted_done = len(generations)
         stage.emit(
             f"asking teacher {name} for {len(missing)} outputs; "
             f"{len(requests) - len(missing)} are there already",
             asked=len(missing),
             found=len(requests) - len(missing),
+            once="asking-by-batch" if by_batch else None,
         )
         prompt_tokens = PromptTokenCounter(client, asks_teacher=stage.job.budget != Budget())
         for key, generation in generations.items():
             # The others of an answer have none: the prompt was paid for once.
             if generation.prompt_tokens and not generation.estimated:
                 prompt_tokens.learn(requests[key].prompt.text, generation.prompt_tokens)
-        sampler = TeacherSampler(
-            client,
-            plan.sampling,
-            teacher_fingerprint=fingerprint,
-            concurrency=teacher.concurrency,
-            on_completions=run.add_completions,
-            poll=run.poll,
-            backoff=backoff,
-            budget=TokenBudget(stage.job.budget, teacher, account),
-            prompt_tokens=prompt_tokens,
-            refusals=plan.refusals,
-        )
+        budget = TokenBudget(stage.job.budget, teacher, account)
         try:
-            await sampler.run(group_by_prompt(missing))
+            if by_batch or account.open_shards:
+                asked = BatchPlan(plan.sampling, plan.requests, plan.refusals, plan.style)
+                await finish_batches(run, asked, budget, prompt_tokens, backoff, asks=by_batch)
+            if not by_batch:
+                missing = [each for each in missing if each.key not in run.generations]
+                sampler = TeacherSampler(
+                    client,
+                    plan.sampling,
+                    teacher_fingerprint=fingerprint,
+                    concurrency=teacher.concurrency,
+                    on_completions=run.add_completions,
+                    poll=run.poll,
+                    backoff=backoff,
+                    budget=budget,
+                    prompt_tokens=prompt_tokens,
+                    refusals=plan.refusals,
+                )
+                await sampler.run(group_by_prompt(missing))
         finally:
             run.close()
         return run
     finally:
         await client.close()
-
-
-def find_existing(
-    cache: GenerationCache, job_id: str, requests: Mapping[str, SampleRequest]
-) -> dict[str, Generation]:
-    """By the keys of `requests`: the outputs that any job paid for, and those that this one paid
-    for when it began under a release that held no text to a grammar."""
-    free_keys = {
-        request.free_key: key for key, request in requests.items() if request.prompt.grammar
-    }
-    found = cache.find_many({*requests, *free_keys})
-    own = {
-        free_keys[key]: one
-        for key, one in found.items()
-        if key in free_keys and one.job_id == job_id
-    }
-    return own | {key: one for key, one in found.items() if key in requests}
 
 
 def _sum_paid(job: Job, generations: Iterable[Generation]) -> Usage:

@@ -6,13 +6,14 @@ name is a digest of its content. Both are shared by all jobs with the same teach
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from qcrd.errors import UnreadableRecord
 from qcrd.records.base import Record, parse_stored_record
 from qcrd.runtime import keys
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
 from qcrd.runtime.storage.store import Store, read_lines, write_lines
+from services.api.assembling.sampling_plan import SampleRequest
 
 
 class Generation(Record):
@@ -79,3 +80,20 @@ class GenerationCache:
         parsed = (self._parse_pending(key, pending[key]) for key in sorted(pending))
         write_lines(self._store, shard, (one for one in parsed if one is not None))
         self._buffer.remove(self._buffer_name, pending)
+
+
+def find_existing(
+    cache: GenerationCache, job_id: str, requests: Mapping[str, SampleRequest]
+) -> dict[str, Generation]:
+    """By the keys of `requests`: the outputs that any job paid for, and those that this one paid
+    for when it began under a release that held no text to a grammar."""
+    free_keys = {
+        request.free_key: key for key, request in requests.items() if request.prompt.grammar
+    }
+    found = cache.find_many({*requests, *free_keys})
+    own = {
+        free_keys[key]: one
+        for key, one in found.items()
+        if key in free_keys and one.job_id == job_id
+    }
+    return own | {key: one for key, one in found.items() if key in requests}

@@ -51,12 +51,23 @@ class SamplingRun:
     def add_completions(self, completions: Sequence[tuple[SampleRequest, Completion]]) -> None:
         """Keep the samples of one answer, and what it cost, in one write."""
         generations = [self._make_generation(*each) for each in completions]
-        self.has_text = self.has_text or any(each.text.strip() for each in generations)
-        self.account.flush(lambda update: self.cache.add(generations, update))
+        self.keep(generations)
+        self.check_anything_said(generations)
+
+    def keep(self, generations: Sequence[Generation]) -> None:
+        """With what is settled in the account, in one write."""
+        if generations:
+            self.account.flush(lambda update: self.cache.add(generations, update))
+        else:
+            self.account.flush()
         self.generations |= {generation.key: generation for generation in generations}
         self.unflushed += len(generations)
         if self.unflushed >= FLUSH_EVERY:
             self.flush()
+
+    def check_anything_said(self, generations: Sequence[Generation]) -> None:
+        """`NothingSaid` when these and all before are empty, and they are many."""
+        self.has_text = self.has_text or any(each.text.strip() for each in generations)
         self.empty_answers += len(generations)
         if not self.has_text and self.empty_answers >= MAX_EMPTY_ANSWERS:
             raise self._make_nothing_said_error(generations[-1])

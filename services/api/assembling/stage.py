@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,17 +21,20 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.storage.store import Store, write_lines, write_record
-from services.api.assembling import labelling, sampling_plan, shared_set
+from services.api.assembling import sampling_plan, shared_set
 from services.api.assembling.backoff_policy import BackoffPolicy
+from services.api.assembling.batches.waiting import check_still_out
 from services.api.assembling.data_warnings import (
     count_shared_questions,
     warn_about_unseen_labels,
 )
 from services.api.assembling.generate import generate_outputs
-from services.api.assembling.imported_outputs import match_outputs
-from services.api.assembling.labelling import AnswerReading, OutputsByQuestion
-from services.api.assembling.readable_outputs import check_readable
+from services.api.assembling.outputs import labelling
+from services.api.assembling.outputs.imported_outputs import match_outputs
+from services.api.assembling.outputs.labelling import AnswerReading, OutputsByQuestion
+from services.api.assembling.outputs.readable_outputs import check_readable
 from services.api.assembling.refusals import RowLocation
+from services.api.assembling.teacher.outages import raise_dated
 from services.api.files import service as files
 from services.api.files.questions import QuestionRow
 from services.api.rationale_sets import index
@@ -71,6 +75,9 @@ def assemble(
     spec, store = stage.job.spec, stage.store
     if spec.knowledge_of is not None:
         return shared_set.take_shared_set(stage, spec.knowledge_of)
+    if (teacher := teachers.get(spec.settings.teacher)) is not None:
+        with raise_dated(stage):  # before files are read, which may be large
+            asyncio.run(check_still_out(stage.job, stage.store, buffer, teacher))
     load = partial(files.load_rows, store, fields=spec.settings.task.fields)
     splits = DatasetSplits(
         training=load(spec.training_file),
@@ -253,7 +260,12 @@ def _warn_about_overlap(stage: StageContext, splits: DatasetSplits) -> None:
     for name, split_rows in (("validation", splits.validation), ("test", splits.test)):
         overlap = count_shared_questions(splits.training, split_rows)
         if overlap:
-            _warn(stage, f"{overlap} {name} questions are also training questions", shared=overlap)
+            _warn(
+                stage,
+                f"{overlap} {name} questions are also training questions",
+                once=f"overlap-{name}",
+                shared=overlap,
+            )
 
 
 def _warn_about_unused_outputs(stage: StageContext, rows: Sequence[QuestionRow]) -> None:
@@ -268,8 +280,8 @@ def _warn_about_unused_outputs(stage: StageContext, rows: Sequence[QuestionRow])
         )
 
 
-def _warn(stage: StageContext, message: str, **data: object) -> None:
-    stage.events.append(stage.job.id, message, level="warn", data=dict(data))
+def _warn(stage: StageContext, message: str, *, once: str | None = None, **data: object) -> None:
+    stage.events.append(stage.job.id, message, level="warn", data=dict(data), once=once)
 
 
 def _list_questions(rows: Sequence[QuestionRow]) -> list[Question]:

@@ -14,7 +14,7 @@ from qcrd.runtime.jobs.dispatch import wake_next_job
 from qcrd.runtime.jobs.finalize import finalize
 from qcrd.runtime.jobs.state_machine import TERMINAL, transition, with_changes
 from qcrd.runtime.jobs.store import JobStore
-from services.api.assembling.tokens.token_account import delete_account
+from services.api.assembling.tokens.token_account import TokenAccount, delete_account
 from services.api.dependencies import Gateway
 from services.api.http.access.ownership import check_owner
 from services.api.http.idempotency import get_event_dedup_key, is_retry
@@ -56,6 +56,8 @@ def resume_job(
     if budget is not None:
         check_budget(job.spec, budget, gateway.settings)
     now, update_usage = time.time(), make_usage_update(gateway, job)
+    teacher = gateway.settings.teachers.teachers.get(job.spec.settings.teacher)
+    reserved = TokenAccount(gateway.shared.generation_buffer, job).reserved_by_batch
     uncertain: list[int] = []
 
     def requeue(current: Job) -> Job:
@@ -66,7 +68,7 @@ def resume_job(
         if release_uncertain:
             changed = release_uncertain_tokens(changed)
         if budget is not None:
-            check_covers_usage(budget, changed.usage)
+            check_covers_usage(budget, changed.usage, reserved, teacher)
             changed = with_changes(changed, budget=budget)
         return transition(changed, JobStatus.QUEUED, now, {"sent_at": now})
 

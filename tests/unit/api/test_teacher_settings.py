@@ -78,3 +78,15 @@ def test_a_key_file_that_is_away_later_is_waited_for(api: str, tmp_path: Path) -
 def test_an_empty_key_is_none() -> None:
     """As templates write it whose variable is not set."""
     assert TeacherConfig(url="http://t", api_key="").read_key() is None
+
+
+def test_batches_are_openai_s() -> None:
+    with pytest.raises(ValidationError, match="`batch` needs `api` openai"):
+        TeacherConfig(url="http://t", batch=True)
+    assert TeacherConfig(url="http://t", api="openai", model="m", batch=True).batch_factor == 0.5
+
+
+@pytest.mark.parametrize("factor", [0, -1, 1.5])
+def test_a_batch_is_never_dearer_nor_free(factor: float) -> None:
+    with pytest.raises(ValidationError, match="batch_factor"):
+        TeacherConfig(url="http://t", batch_factor=factor)

@@ -46,3 +46,27 @@ def test_the_reaper_outlives_what_nobody_foresaw() -> None:
     stop_event.set()
     thread.join()
     assert queue.drain()[0] == (Stage.ASSEMBLING, ID)
+
+
+class Sweeper:
+    """Fails once, as when a store is away."""
+
+    passes = 0
+
+    def sweep(self) -> None:
+        self.passes += 1
+        if self.passes == 1:
+            raise RuntimeError("nobody foresaw this")
+
+
+def test_what_ends_batches_outlives_what_nobody_foresaw() -> None:
+    stop_event, sweeper = threading.Event(), Sweeper()
+    arguments = (Lock(), sweeper, 0.01, stop_event)
+    thread = threading.Thread(target=worker.sweep_batches_forever, args=arguments)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while sweeper.passes < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stop_event.set()
+    thread.join()
+    assert sweeper.passes >= 3

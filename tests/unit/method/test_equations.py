@@ -28,7 +28,7 @@ from qcrd.records.spec import (
     RationaleSpec,
     TaskSpec,
 )
-from services.api.assembling.labelling import build_item
+from services.api.assembling.outputs.labelling import build_item
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 

@@ -4,13 +4,17 @@ It is written before a request leaves, so that the cost of a request whose worke
 still known: at most what was reserved for it. Each attempt (a lease of the job) writes fields of
 its own, as absolute values: a write that is sent twice, or by a worker that lost its lease, changes
 nothing of another attempt's. Fields: `spent:<lease>`, `uncertain:<lease>`, `open:<lease>:<number>`.
+
+A batch outlives attempts, so its fields have the name of its shard: `open:0:<shard>` is reserved
+until whichever attempt takes its results writes `spent:<shard>` in its place. A worker that lost
+its lease writes the same value there.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from qcrd.records.job import Job, Usage
@@ -21,12 +25,14 @@ from services.api.settings import TeacherConfig
 @dataclass(frozen=True)
 class Tokens:
     """Prompt and completion tokens, whose prices differ. `estimated`: the teacher did not count
-    all of them. `cached`: those of the prompt that the provider had read before."""
+    all of them. `cached`: those of the prompt that the provider had read before. `batched`: prompt,
+    completion and cached tokens among these that come by batch, at the price of batches."""
 
     prompt: int = 0
     completion: int = 0
     estimated: bool = False
     cached: int = 0
+    batched: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def total(self) -> int:
@@ -38,20 +44,46 @@ class Tokens:
             self.completion + other.completion,
             self.estimated or other.estimated,
             self.cached + other.cached,
+            _add_batched(self.batched, other.batched),
         )
 
+    def by_batch(self) -> Self:
+        """The same, all of them by batch."""
+        return replace(self, batched=(self.prompt, self.completion, self.cached))
+
+    def compute_cost(self, teacher: TeacherConfig) -> float | None:
+        """None where no price is known."""
+        full = teacher.compute_cost(self.prompt, self.completion, self.cached)
+        batched = teacher.compute_cost(*self.batched)
+        if full is None or batched is None:
+            return None
+        return full - (1 - teacher.batch_factor) * batched
+
     def dump(self) -> str:
-        """Without `cached` where there is none, as earlier releases read it."""
-        cached = [self.cached] if self.cached else []
-        return json.dumps([self.prompt, self.completion, int(self.estimated), *cached])
+        """Without what there is none of, as earlier releases read it."""
+        batched = self.batched if any(self.batched) else ()
+        cached = [self.cached] if self.cached or batched else []
+        return json.dumps([self.prompt, self.completion, int(self.estimated), *cached, *batched])
 
     @classmethod
     def parse(cls, text: str) -> Self:
         prompt, completion, estimated, *more = json.loads(text)
-        return cls(prompt, completion, bool(estimated), more[0] if more else 0)
+        cached, *batched = more or [0]
+        return cls(prompt, completion, bool(estimated), cached, _read_batched(batched))
+
+
+def _add_batched(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
+
+
+def _read_batched(values: list[int]) -> tuple[int, int, int]:
+    prompt, completion, cached = values or (0, 0, 0)
+    return prompt, completion, cached
 
 
 NOTHING = Tokens()
+SHARD_PREFIX = "shard-"
+"""Of the names of batches' shards, by which their fields are told from those of leases."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +105,11 @@ class TokenAccount:
         self._lease = job.lease.token
         fields = buffer.read_account(job.id)
         self.is_new = not fields
+        self._shards = _take_open_shards(fields)
+        self.shard_count = len(self._shards) + sum(
+            name.startswith(f"spent:{SHARD_PREFIX}") for name in fields
+        )
+        """Of all shards that the job ever wrote down."""
         self._spent = Tokens.parse(fields.pop(self._spent_name, NOTHING.dump()))
         own_uncertain = Tokens.parse(fields.pop(self._uncertain_name, NOTHING.dump()))
         self._uncertain = NOTHING if _is_released(job, self._lease) else own_uncertain
@@ -116,7 +153,16 @@ class TokenAccount:
 
     @property
     def reserved(self) -> Tokens:
-        return sum((one.tokens for one in self._open.values()), NOTHING)
+        return self.reserved_by_batch + sum((one.tokens for one in self._open.values()), NOTHING)
+
+    @property
+    def reserved_by_batch(self) -> Tokens:
+        return sum(self._shards.values(), NOTHING)
+
+    @property
+    def open_shards(self) -> list[str]:
+        """Names of the shards whose results nobody has taken yet."""
+        return list(self._shards)
 
     @property
     def in_flight(self) -> int:
@@ -125,7 +171,7 @@ class TokenAccount:
     def fill_usage(self, usage: Usage, teacher: TeacherConfig) -> Usage:
         """`usage` with what the account says of the teacher."""
         spent, uncertain = self.spent, self.uncertain
-        cost = teacher.compute_cost(spent.prompt, spent.completion, spent.cached)
+        cost = spent.compute_cost(teacher)
         return usage.model_copy(
             update={
                 "teacher_prompt_tokens": spent.prompt,
@@ -134,7 +180,7 @@ class TokenAccount:
                 "cost": cost,
                 "currency": None if cost is None else teacher.currency,
                 "uncertain": uncertain.total,
-                "uncertain_cost": teacher.compute_cost(uncertain.prompt, uncertain.completion),
+                "uncertain_cost": uncertain.compute_cost(teacher),
                 "estimated": spent.estimated or uncertain.estimated,
             }
         )
@@ -160,6 +206,29 @@ class TokenAccount:
             self._uncertain += uncertain
             self._values[self._uncertain_name] = self._uncertain.dump()
 
+    def get_shard(self, name: str) -> Tokens:
+        """What is reserved for it."""
+        return self._shards[name]
+
+    def reserve_shard(self, name: str, tokens: Tokens) -> None:
+        """Set aside what a batch can cost at most, for all attempts until one takes its results."""
+        self._shards[name] = tokens
+        self.shard_count += 1
+        self._values[_get_open_name(name)] = tokens.dump()
+
+    def settle_shard(
+        self, name: str, *, spent: Tokens = NOTHING, uncertain: Tokens = NOTHING
+    ) -> None:
+        """What the batch of that shard cost in all. Done twice, it is spent once."""
+        del self._shards[name]
+        self._values.pop(_get_open_name(name), None)
+        self._removed.append(_get_open_name(name))
+        self._earlier_spent += spent
+        self._values[f"spent:{name}"] = spent.dump()
+        if uncertain != NOTHING:
+            self._uncertain += uncertain
+            self._values[self._uncertain_name] = self._uncertain.dump()
+
     def flush(self, write: Callable[[AccountUpdate], None] | None = None) -> None:
         """Write all changes since the last time, in one go with what else `write` has to write.
         What could not be written is still there for the next time."""
@@ -173,6 +242,18 @@ class TokenAccount:
 
 def delete_account(buffer: GenerationBuffer, job_id: str) -> None:
     buffer.update_account(AccountUpdate(job_id, removed=tuple(buffer.read_account(job_id))))
+
+
+def _get_open_name(shard: str) -> str:
+    """Of no lease, whose tokens begin with 1. Earlier releases read it as uncertain."""
+    return f"open:0:{shard}"
+
+
+def _take_open_shards(fields: dict[str, str]) -> dict[str, Tokens]:
+    """Take them out of `fields`; the others are of leases."""
+    names = [name for name in fields if name.startswith(_get_open_name(SHARD_PREFIX))]
+    prefix = _get_open_name("")
+    return {name.removeprefix(prefix): Tokens.parse(fields.pop(name)) for name in names}
 
 
 def _find_last_reservation(fields: dict[str, str], lease: int) -> int:

@@ -24,9 +24,13 @@ class TokenBudget:
 
     def reserve(self, tokens: Tokens) -> Reservation | None:
         """`tokens` set aside for one request, or None when the budget does not cover them too."""
+        return self.account.reserve(tokens) if self.has_room(tokens) else None
+
+    def has_room(self, tokens: Tokens) -> bool:
+        """Whether the budget covers them too."""
         account = self.account
         most = account.spent + account.uncertain + account.reserved + tokens
-        return account.reserve(tokens) if covers(self._budget, self._teacher, most) else None
+        return covers(self._budget, self._teacher, most)
 
     def make_over_budget_error(self, tokens: Tokens) -> OverBudget:
         """Says what is spent, what one more request takes, and how to go on."""
@@ -45,7 +49,7 @@ class TokenBudget:
 
     def _describe(self, tokens: Tokens) -> str:
         text = f"{tokens.total:,} teacher tokens"
-        cost = self._teacher.compute_cost(tokens.prompt, tokens.completion, tokens.cached)
+        cost = tokens.compute_cost(self._teacher)
         if self._budget.cost is None or cost is None:
             return text
         return f"{text} ({cost:.4f} {self._teacher.currency})"
@@ -54,7 +58,7 @@ class TokenBudget:
 def covers(budget: Budget, teacher: TeacherConfig, tokens: Tokens) -> bool:
     if budget.teacher_tokens is not None and tokens.total > budget.teacher_tokens:
         return False
-    cost = teacher.compute_cost(tokens.prompt, tokens.completion, tokens.cached)
+    cost = tokens.compute_cost(teacher)
     return budget.cost is None or (cost is not None and cost <= budget.cost)
 
 

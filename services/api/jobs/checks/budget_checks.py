@@ -11,6 +11,7 @@ from qcrd.records.spec import Budget, JobSpec
 from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
+from services.api.assembling.batches.choose import asks_by_batch
 from services.api.assembling.prompt_form import choose_prompt_form, list_prompt_forms
 from services.api.assembling.sampling_plan import SampleRequest
 from services.api.assembling.teacher.make_client import make_teacher_client
@@ -36,22 +37,26 @@ def check_budget_covers_a_request(gateway: Gateway, spec: JobSpec) -> None:
         asyncio.run(_check_request(gateway, spec, teacher, shortest))
 
 
-def check_covers_usage(budget: Budget, usage: Usage) -> None:
-    """`Invalid` for a budget that is exceeded already."""
-    taken = usage.teacher_tokens + usage.uncertain
+def check_covers_usage(
+    budget: Budget, usage: Usage, reserved: Tokens, teacher: TeacherConfig | None
+) -> None:
+    """`Invalid` for a budget that is exceeded already; `reserved` is what batches may cost that
+    are out."""
+    taken = usage.teacher_tokens + usage.uncertain + reserved.total
     if budget.teacher_tokens is not None and taken > budget.teacher_tokens:
         raise _make_exceeded_error(
             "budget.teacher_tokens",
             f"{usage.teacher_tokens:,} teacher tokens",
-            f"{usage.uncertain:,}" if usage.uncertain else "",
+            f"{usage.uncertain + reserved.total:,}" if taken > usage.teacher_tokens else "",
             f"{budget.teacher_tokens:,}",
         )
-    cost = (usage.cost or 0.0) + (usage.uncertain_cost or 0.0)
-    if budget.cost is not None and cost > budget.cost:
+    by_batch = 0.0 if teacher is None else reserved.compute_cost(teacher) or 0.0
+    uncertain = (usage.uncertain_cost or 0.0) + by_batch
+    if budget.cost is not None and (usage.cost or 0.0) + uncertain > budget.cost:
         raise _make_exceeded_error(
             "budget.cost",
             f"{usage.cost or 0.0:.4f} {usage.currency}",
-            f"{usage.uncertain_cost:.4f} {usage.currency}" if usage.uncertain_cost else "",
+            f"{uncertain:.4f} {usage.currency}" if uncertain else "",
             f"{budget.cost:g} {usage.currency}",
         )
 
@@ -96,15 +101,16 @@ def _find_shortest_prompt(store: Store, spec: JobSpec, teacher: TeacherConfig) -
     form = choose_prompt_form(spec.settings.rationales, teacher, None)
     for prompt in iter_prompts(store, spec, form):
         size = len(prompt.text.encode())
-        if covers(spec.budget, teacher, _tokens_of_request(spec, Tokens(prompt=size))):
+        if covers(spec.budget, teacher, _tokens_of_request(spec, teacher, Tokens(prompt=size))):
             return None
         if shortest is None or size < len(shortest.encode()):
             shortest = prompt.text
     return shortest
 
 
-def _tokens_of_request(spec: JobSpec, prompt: Tokens) -> Tokens:
-    return prompt + Tokens(completion=spec.settings.rationales.max_new_tokens)
+def _tokens_of_request(spec: JobSpec, teacher: TeacherConfig, prompt: Tokens) -> Tokens:
+    tokens = prompt + Tokens(completion=spec.settings.rationales.max_new_tokens)
+    return tokens.by_batch() if asks_by_batch(spec, teacher) else tokens
 
 
 async def _check_request(
@@ -113,7 +119,7 @@ async def _check_request(
     client = make_teacher_client(spec.settings.teacher, teacher)
     try:
         counter = PromptTokenCounter(client, asks_teacher=True)
-        tokens = _tokens_of_request(spec, await counter.count(prompt))
+        tokens = _tokens_of_request(spec, teacher, await counter.count(prompt))
         if not covers(spec.budget, teacher, tokens) and await _is_anything_missing(
             gateway, spec, teacher, client
         ):
@@ -143,7 +149,7 @@ async def _is_anything_missing(
 
 def _make_too_small_error(spec: JobSpec, teacher: TeacherConfig, tokens: Tokens) -> Invalid:
     field = "cost" if spec.budget.teacher_tokens is None else "teacher_tokens"
-    cost = teacher.compute_cost(tokens.prompt, tokens.completion)
+    cost = tokens.compute_cost(teacher)
     price = "" if spec.budget.cost is None or cost is None else f" ({cost:g} {teacher.currency})"
     return Invalid(
         f"`budget.{field}`: one request to the teacher can take {describe_request(tokens)}{price}, "

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from qcrd.records.spec import JobSpec
 from services.api.assembling import sampling_plan
+from services.api.assembling.batches.choose import asks_by_batch
 from services.api.dependencies import Gateway
 from services.api.files import service as files
 from services.api.jobs.checks.validation import validate_job_spec
@@ -83,6 +84,8 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
     held_out = 0 if spec.validation_file else hyperparameters.get_holdout_size(questions)
     steps = hyperparameters.iterations * hyperparameters.get_iteration_steps(questions - held_out)
     assembling, training, basis = _estimate_seconds(gateway, spec, teacher_estimate, steps)
+    if teacher_estimate.asked and teacher is not None and asks_by_batch(spec, teacher):
+        assembling = None  # nobody can say when a batch ends
     return JobEstimate(
         teacher=teacher_estimate,
         budget=_estimate_budget(spec, teacher_estimate),
@@ -111,6 +114,10 @@ def _estimate_teacher(
         basis.append("no answer of this teacher under this sampling is known: only the most is")
     if teacher.prices is not None:
         basis.append(f"prices of {teacher.prices.source}")
+    price_factor = 1.0
+    if demand.missing and asks_by_batch(spec, teacher):
+        price_factor = teacher.batch_factor
+        basis.append(f"by batch: at {price_factor:g} of the price, within a day")
     estimate = TeacherEstimate(
         outputs=demand.requested,
         reused=demand.requested - demand.missing,
@@ -121,12 +128,21 @@ def _estimate_teacher(
         completion_tokens_at_most=max_completion_tokens,
         cost=None
         if completion_tokens is None
-        else teacher.compute_cost(demand.prompt_tokens, completion_tokens),
-        cost_at_most=teacher.compute_cost(demand.prompt_tokens_at_most, max_completion_tokens),
+        else _compute_cost(teacher, demand.prompt_tokens, completion_tokens, price_factor),
+        cost_at_most=_compute_cost(
+            teacher, demand.prompt_tokens_at_most, max_completion_tokens, price_factor
+        ),
         currency=teacher.currency if teacher.prices else None,
         basis=basis,
     )
     return estimate, demand.lengths
+
+
+def _compute_cost(
+    teacher: TeacherConfig, prompt: int, completion: int, factor: float
+) -> float | None:
+    cost = teacher.compute_cost(prompt, completion)
+    return None if cost is None else factor * cost
 
 
 def _estimate_budget(spec: JobSpec, teacher_estimate: TeacherEstimate) -> BudgetEstimate:

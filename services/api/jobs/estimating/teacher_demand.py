@@ -11,6 +11,7 @@ from qcrd.errors import QcrdError
 from qcrd.records.spec import JobSpec
 from qcrd.records.teacher_prompt import PromptForm
 from qcrd.runtime.keys import digest
+from services.api.assembling.batches.choose import asks_by_batch
 from services.api.assembling.generation_cache import Generation
 from services.api.assembling.prompt_form import list_prompt_forms
 from services.api.assembling.sampling_plan import SampleRequest
@@ -82,7 +83,7 @@ async def measure_demand(gateway: Gateway, spec: JobSpec, teacher: TeacherConfig
         return _sum_up(
             prompts,
             {},
-            _limit_choices(teacher, client.max_choices, 1),
+            _limit_choices(spec, teacher, client.max_choices, 1),
             1 / CHARACTERS_PER_TOKEN,
             [f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token, nothing reused"],
             LengthEstimate(prompts=len(prompts.prompts), message=unknown),
@@ -116,12 +117,16 @@ async def _ask_demand(
     fits = await estimate_lengths(
         client, info, spec, lambda: iter_prompts(gateway.store, spec, form)
     )
-    choices = _limit_choices(teacher, client.max_choices, info.sure_choices)
+    choices = _limit_choices(spec, teacher, client.max_choices, info.sure_choices)
     return _sum_up(prompts, cached, choices, tokens_per_character, basis, fits)
 
 
-def _limit_choices(teacher: TeacherConfig, expected: int, sure: int) -> tuple[int, int]:
-    """Of one request, which has no more samples than may be in flight."""
+def _limit_choices(
+    spec: JobSpec, teacher: TeacherConfig, expected: int, sure: int
+) -> tuple[int, int]:
+    """Of one request, which has no more samples than may be in flight, but in a batch."""
+    if asks_by_batch(spec, teacher):
+        return expected, sure
     return min(expected, teacher.concurrency), min(sure, teacher.concurrency)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -36,6 +37,7 @@ class Histories(RuleBasedStateMachine):
         self.flying: dict[Reservation, int] = {}
         self.bills: dict[int, Tokens] = {}
         self.unknown: set[int] = set()
+        self.shards: dict[str, int] = {}
         self.claim()
 
     def claim(self) -> None:
@@ -87,6 +89,27 @@ class Histories(RuleBasedStateMachine):
         self.bills[number] = Tokens()
         self.purse.account.settle(reservation)
 
+    @rule(prompt=st.integers(1, 9), generated=st.integers(0, MAX_NEW_TOKENS))
+    def send_batch(self, prompt: int, generated: int) -> None:
+        most = Tokens(prompt, MAX_NEW_TOKENS).by_batch()
+        if not self.purse.has_room(most):
+            return
+        number = len(self.bills)
+        name = f"shard-{number:x}"
+        self.purse.account.reserve_shard(name, most)
+        self.purse.account.flush()
+        self.bills[number] = Tokens(prompt, generated).by_batch()
+        self.shards[name] = number
+
+    @precondition(lambda self: self.purse.account.open_shards)
+    @rule(data=st.data(), is_written=st.booleans())
+    def take_batch(self, data: st.DataObject, is_written: bool) -> None:
+        """One that is not written is there again after a kill."""
+        name = data.draw(st.sampled_from(self.purse.account.open_shards))
+        self.purse.account.settle_shard(name, spent=self.bills[self.shards[name]])
+        if is_written:
+            self.purse.account.flush(lambda update: self.buffer.add("set", {"key": "x"}, update))
+
     @rule(releases=st.booleans(), tells=st.booleans())
     def kill_or_pause(self, releases: bool, tells: bool) -> None:
         """The next attempt has the same budget."""
@@ -122,14 +145,15 @@ class Histories(RuleBasedStateMachine):
     def so_are_they_for_who_comes_after_a_kill_now(self) -> None:
         lease = self.job.lease.model_copy(update={"token": self.job.lease.token + 1})
         after = TokenAccount(self.buffer, self.job.model_copy(update={"lease": lease}))
-        check_within(after.spent + after.uncertain)
+        most = after.spent + after.uncertain + after.reserved
+        check_within(most)
         charged = sum((bill.total for bill in self.bills.values()), 0)
-        assert charged <= (after.spent + after.uncertain).total
+        assert charged <= most.total
 
 
 def check_within(tokens: Tokens) -> None:
     assert tokens.total <= (LIMIT.teacher_tokens or 0)
-    assert (PRICED.compute_cost(tokens.prompt, tokens.completion) or 0.0) <= (LIMIT.cost or 0.0)
+    assert (tokens.compute_cost(PRICED) or 0.0) <= (LIMIT.cost or 0.0)
 
 
 TestHistories = Histories.TestCase
@@ -150,6 +174,37 @@ def test_a_write_of_a_worker_that_lost_the_job_changes_nothing_of_its_successor_
     stale.flush()
     after = TokenAccount(buffer, a_job(lease=3))
     assert (after.spent, after.uncertain.total) == (Tokens(10, 8), 0)
+
+
+def test_a_batch_is_spent_once_whoever_takes_it() -> None:
+    """A worker that lost the job while it took the results, and the one after it."""
+    buffer = MemoryGenerationBuffer()
+    most, cost = Tokens(5, 10).by_batch(), Tokens(5, 6, cached=2).by_batch()
+    stale = TokenAccount.open(buffer, a_job(lease=1), Usage(), PRICED)
+    stale.reserve_shard("shard-a", most)
+    stale.flush()
+    new = TokenAccount(buffer, a_job(lease=2))
+    assert (new.reserved, new.uncertain.total, new.open_shards) == (most, 0, ["shard-a"])
+    for account in (new, stale):
+        account.settle_shard("shard-a", spent=cost)
+        account.flush()
+    after = TokenAccount(buffer, a_job(lease=3))
+    assert (after.spent, after.uncertain.total, after.open_shards) == (cost, 0, [])
+    assert after.shard_count == 1, "the next shard of the same samples has another name"
+
+
+def test_tokens_by_batch_have_their_own_price() -> None:
+    """(10 · 1 + 20 · 2) + half of (4 · 1 + 6 · 2) = 58 millionths."""
+    tokens = Tokens(10, 20) + Tokens(4, 6).by_batch()
+    assert tokens.compute_cost(PRICED) == pytest.approx(58 / 1e6)
+    assert Tokens.parse(tokens.dump()) == tokens
+    assert tokens.compute_cost(TeacherConfig(url="http://t")) is None
+
+
+def test_what_earlier_releases_wrote_is_read() -> None:
+    assert Tokens.parse("[1, 2, 0]") == Tokens(1, 2)
+    assert Tokens.parse("[3, 2, 1, 2]") == Tokens(3, 2, estimated=True, cached=2)
+    assert Tokens(3, 2, estimated=True, cached=2).dump() == "[3, 2, 1, 2]"
 
 
 def test_an_attempt_that_runs_again_forgets_nothing_of_its_first_run() -> None:

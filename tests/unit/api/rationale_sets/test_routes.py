@@ -36,7 +36,7 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
 from services.api.app import create_app
-from services.api.assembling import labelling
+from services.api.assembling.outputs import labelling
 from services.api.dependencies import GatewaySettings
 from services.api.files import questions
 from services.api.rationale_sets import service as rationale_sets

@@ -61,7 +61,7 @@ class OpenAIClient:
 
     async def fetch_info(self) -> TeacherInfo:
         """From `/models`, which not every server has: one without it is asked all the same."""
-        fingerprint = digest("openai", self._base_url, self._model)
+        fingerprint = make_fingerprint(self._base_url, self._model)
         models = await self._fetch_models()
         return TeacherInfo(
             fingerprint,
@@ -137,3 +137,8 @@ def make_base_url(url: str) -> str:
     """The address below which `/chat/completions` is: a URL without a path gets OpenAI's own."""
     url = url.rstrip("/")
     return url if urlsplit(url).path else f"{url}/v1"
+
+
+def make_fingerprint(base_url: str, model: str) -> str:
+    """Which model answers, of a server that tells no digest of it."""
+    return digest("openai", base_url, model)

@@ -36,6 +36,11 @@ def parse_error(error: openai.APIError, secrets: Collection[str] = ()) -> Server
     return _parse(error.body, error.message, secrets)
 
 
+def parse_object(body: Any, secrets: Collection[str] = ()) -> ServerError:
+    """The same of a body that is read already."""
+    return _parse(body, "it says nothing more", secrets)
+
+
 def parse_body(content: bytes, secrets: Collection[str] = ()) -> ServerError:
     """The same of a body under status 200."""
     text = content.decode(errors="replace")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import httpx2
@@ -42,7 +42,8 @@ def translate_openai_errors(label: str, secrets: Collection[str] = ()) -> Iterat
     try:
         yield
     except openai.APIStatusError as error:
-        raise make_status_error(label, error, parse_error(error, secrets)) from error
+        told, headers = parse_error(error, secrets), error.response.headers
+        raise make_status_error(label, error.status_code, told, headers) from error
     except openai.APIConnectionError as error:
         raise _make_connection_error(label, error, secrets) from error
     except openai.APIError as error:  # an event of the stream
@@ -54,14 +55,15 @@ def translate_openai_errors(label: str, secrets: Collection[str] = ()) -> Iterat
         ) from error
 
 
-def make_status_error(label: str, error: openai.APIStatusError, told: ServerError) -> QcrdError:
-    status = error.status_code
+def make_status_error(
+    label: str, status: int, told: ServerError, headers: Mapping[str, str]
+) -> QcrdError:
     if status == 402 or _has_no_credit(told):
         return _make_quota_error(label, told)
     if status == 424:  # our own teacher server's
         return make_generation_error(label, told.message)
     if status == 429:
-        wait = _get_retry_after(error.response.headers)
+        wait = _get_retry_after(headers)
         reason = f" ({told.code})" if told.code else ""
         return TeacherOverloaded(f"{label} is overloaded{reason}", retry_after=wait)
     if status in (408, 409) or status >= 500:
@@ -124,7 +126,7 @@ def _make_refusal(label: str, told: ServerError) -> PromptRefused:
     return make_refusal(label, told.message)
 
 
-def _get_retry_after(headers: httpx2.Headers) -> float | None:
+def _get_retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds; OpenAI's own header counts milliseconds."""
     milliseconds = headers.get("retry-after-ms", "")
     if milliseconds.isdecimal():

@@ -9,6 +9,7 @@ import httpx2
 import openai
 
 from qcrd.errors import QcrdError
+from qcrd.records.teacher_prompt import TeacherPrompt
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.teacher.openai.error_body import parse_body, parse_error
 from services.api.assembling.teacher.openai.errors import make_stream_error, translate_openai_errors
@@ -23,6 +24,17 @@ from services.api.assembling.teacher.teacher_errors import (
 from services.api.assembling.tokens.token_counts import TokenEstimator
 
 STREAM_TYPE = "text/event-stream"
+
+
+def build_body(model: str, prompt: TeacherPrompt) -> dict[str, Any]:
+    """Of a request, without the parameters of sampling."""
+    if prompt.messages:
+        return {"model": model, "messages": [message.to_dict() for message in prompt.messages]}
+    body: dict[str, Any] = {"model": model, "prompt": prompt.text}
+    if prompt.grammar:
+        # A field of our own teacher server; other servers are given no grammar.
+        body["grammar"] = {"type": "regex", "value": prompt.grammar}
+    return body
 
 
 class OpenAIGenerator:
@@ -96,20 +108,12 @@ class OpenAIGenerator:
         self.support.settle()
 
     async def _open_stream(self, request: PromptRequest, fields: dict[str, Any]) -> Any:
+        body = build_body(self._model, request.prompt) | fields
+        grammar = body.pop("grammar", None)
         if request.prompt.messages:
-            messages: Any = [message.to_dict() for message in request.prompt.messages]
-            return await self._client.chat.completions.create(
-                model=self._model, messages=messages, stream=True, **fields
-            )
-        # A field of our own teacher server; other servers are given no grammar.
-        grammar = {"grammar": {"type": "regex", "value": request.prompt.grammar}}
-        return await self._client.completions.create(
-            model=self._model,
-            prompt=request.prompt.text,
-            stream=True,
-            extra_body=grammar if request.prompt.grammar else None,
-            **fields,
-        )
+            return await self._client.chat.completions.create(stream=True, **body)
+        extra = None if grammar is None else {"grammar": grammar}
+        return await self._client.completions.create(stream=True, extra_body=extra, **body)
 
     async def _check_media_type(self, response: httpx2.Response) -> None:
         media_type = response.headers.get("content-type", "")

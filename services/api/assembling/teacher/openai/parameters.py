@@ -43,7 +43,8 @@ class ParameterSupport:
         self._learnt_choices: int | None = None
         self._notify = notify
         self._left_out = set(left_out)
-        self._limit = "max_tokens"  # every server knows it, but for OpenAI's newer models
+        # Every server knows it, but for OpenAI's newer models.
+        self._limit = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
         self._is_settled = False
         self._lock = asyncio.Lock()
         self._refusal: QcrdError | None = None
@@ -71,6 +72,11 @@ class ParameterSupport:
         finally:
             if not self._is_settled:
                 self._lock.release()
+
+    @property
+    def left_out(self) -> list[str]:
+        """What another one of this class is made with to know as much."""
+        return sorted(self._left_out)
 
     def settle(self) -> None:
         """An answer has begun, so what is sent is taken: those that wait for their turn may go."""
@@ -101,6 +107,8 @@ class ParameterSupport:
         if status not in REFUSAL_STATUSES or TOO_LONG_PATTERN.search(error.message):
             return False
         asked = sent.get("n", 1)
+        if asked > self.max_choices:
+            return True  # another request of as many met the refusal before
         if asked > 1 and (error.param == "n" or CHOICES_PATTERN.search(error.message)):
             found = LARGEST_CHOICES.search(error.message)
             self.limit_choices(min(int(found[1]) if found else 1, asked - 1))
@@ -109,7 +117,10 @@ class ParameterSupport:
         is_unsupported = error.is_unsupported or UNSUPPORTED_PATTERN.search(error.message)
         if name is None or status == 500 or not is_unsupported:
             return False
+        if name in self._left_out:
+            return True
         if name == "max_tokens":
+            self._left_out.add(name)
             self._limit = "max_completion_tokens"
             self._notify("it takes `max_completion_tokens` in place of `max_tokens`")
             return True

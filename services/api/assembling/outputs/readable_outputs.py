@@ -9,7 +9,7 @@ from qcrd.errors import Invalid
 from qcrd.method.answers import ParsedOutput, parse_output, read_last_value
 from qcrd.records.rationales import Question, RationaleCounts
 from qcrd.records.spec import JobSpec, TaskSpec
-from services.api.assembling.labelling import OutputsByQuestion
+from services.api.assembling.outputs.labelling import OutputsByQuestion
 from services.api.files.questions import QuestionRow
 
 SHOWN_OUTPUTS = 3
