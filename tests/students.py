@@ -15,14 +15,9 @@ from qcrd.method.student.loading import load_student
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.job import Job, JobStatus, ModelRef, Report, Usage
 from qcrd.records.rationales import RationaleCounts
-from qcrd.records.spec import (
-    Hyperparameters,
-    JobSpec,
-    MethodName,
-    MethodSpec,
-    StudentSpec,
-    TaskSpec,
-)
+from qcrd.records.spec import JobSpec, MethodName, MethodSpec
+from qcrd.records.task import TaskSpec
+from qcrd.records.training_spec import Hyperparameters, StudentSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store
 from services.trainer import publish

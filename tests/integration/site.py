@@ -22,16 +22,9 @@ from qcrd.records.rationales import (
     TestItem,
     Vote,
 )
-from qcrd.records.spec import (
-    Baseline,
-    Hyperparameters,
-    JobSpec,
-    JudgeSpec,
-    MethodSpec,
-    NegativeSpec,
-    StudentSpec,
-    TaskSpec,
-)
+from qcrd.records.spec import Baseline, JobSpec, MethodSpec
+from qcrd.records.task import TaskSpec
+from qcrd.records.training_spec import Hyperparameters, JudgeSpec, NegativeSpec, StudentSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage

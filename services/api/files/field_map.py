@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from qcrd.records.spec import QuestionField
+from qcrd.records.task import QuestionField
 from qcrd.runtime.data_files.records import SourceRecord, truncate
 from services.api.files.values import make_value_error, spell
 

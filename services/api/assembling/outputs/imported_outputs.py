@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from qcrd.method.answers import parse_output
 from qcrd.method.run_on import cut_at_mark, cut_at_stop, find_next_question_mark
-from qcrd.records.spec import DEFAULT_STOP, MethodSpec, RationaleSpec
+from qcrd.records.rationale_spec import DEFAULT_STOP, RationaleSpec
+from qcrd.records.spec import MethodSpec
 from services.api.assembling.outputs.labelling import AnswerReading, OutputsByQuestion
 from services.api.files.questions import QuestionRow
 

@@ -20,6 +20,7 @@ from qcrd.method.self_consistency import majority_vote
 from qcrd.records.api_keys import hash_api_key
 from qcrd.records.job import Job
 from qcrd.records.rationale_annotations import Polarity, RationaleScore, RationaleScoreManifest
+from qcrd.records.rationale_spec import RationaleSpec
 from qcrd.records.rationales import (
     Question,
     Rationale,
@@ -27,7 +28,8 @@ from qcrd.records.rationales import (
     RationaleManifest,
     RationaleSource,
 )
-from qcrd.records.spec import JobSpec, MethodSpec, RationaleSpec, TaskSpec
+from qcrd.records.spec import JobSpec, MethodSpec
+from qcrd.records.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue

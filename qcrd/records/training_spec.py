@@ -1,0 +1,114 @@
+"""How a job trains: negatives, judge, loss, student and hyperparameters."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from qcrd.records.base import Record
+
+
+class NegativeSource(StrEnum):
+    STUDENT_LAG = "student_lag"
+    TEACHER_MINORITY = "teacher_minority"
+    FIXED = "fixed"
+
+
+class NegativeSpec(Record):
+    source: tuple[NegativeSource, ...] = (NegativeSource.STUDENT_LAG,)
+    lag: Annotated[int, Field(ge=1, le=100)] = 5
+    temperature: Annotated[float, Field(gt=0, le=5)] = 1.5
+    n: Annotated[int, Field(ge=1, le=16)] = 1
+    checkpoint: str | None = None
+    """For `fixed`: a finished model of the student's architecture. None: the untrained student."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def wrap_single_source(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("source"), str):
+            return {**data, "source": (data["source"],)}
+        return data
+
+
+class JudgeSpec(Record):
+    """The quality judge D. `encoder` None means the student's own base model."""
+
+    encoder: str | None = None
+    hidden: Annotated[int, Field(ge=1, le=8192)] = 256
+    loss: Literal["paper", "bce", "infonce"] = "paper"
+    pretrain_steps: Annotated[int, Field(ge=0, le=500)] = 500
+    update_steps: Annotated[int, Field(ge=1, le=500)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
+
+
+class ManyToOneScheme(StrEnum):
+    MIN_MAX = "min_max"
+    MAX_MIN = "max_min"
+    SAMPLING = "sampling"
+    MEAN = "mean"
+    WEIGHTED_MEAN = "weighted_mean"
+
+
+class LossSpec(Record):
+    """Weights of eqs 3 and 8, margin of eq. 7, many-to-one scheme of Table 5."""
+
+    alpha: tuple[
+        Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]
+    ] = (0.5, 0.5, 0.5)
+    alpha3_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    beta: Annotated[float, Field(ge=0)] = 0.2
+    delta: Annotated[float, Field(gt=0)] = 3.0
+    scheme: ManyToOneScheme = ManyToOneScheme.MIN_MAX
+
+
+class LoraSpec(Record):
+    """Low-rank adapters (Hu et al. 2021) on every linear layer but the output head; the rest is
+    frozen. They are merged into the published student."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    alpha: Annotated[int, Field(ge=1)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class StudentSpec(Record):
+    """How a base checkpoint becomes a student. `decoder_layers` and `freeze` are only read for
+    encoder-only bases (BERT-like), around which an encoder-decoder with a new decoder is built."""
+
+    lora: LoraSpec | None = None
+    """For seq2seq and decoder-only bases; None trains all weights."""
+    decoder_layers: Annotated[int, Field(ge=1, le=48)] = 2
+    freeze: Literal["nothing", "embeddings", "encoder"] = "embeddings"
+    """`embeddings` saves the gradient of the largest matrix; `encoder` freezes both."""
+
+
+class Hyperparameters(Record):
+    iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
+    iteration_steps: Annotated[int | None, Field(ge=1)] = None
+    """Optimizer steps per iteration; None is one pass over the training questions."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+    encoder_learning_rate: Annotated[float | None, Field(gt=0, le=1)] = None
+    """For a pretrained encoder under a new decoder, which needs a higher rate; None: the same."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_question_tokens: Annotated[int, Field(ge=8)] = 1024
+    max_rationale_tokens: Annotated[int, Field(ge=2)] = 256
+    max_label_tokens: Annotated[int, Field(ge=2)] = 32
+    validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of training's matrix products; weights and losses stay fp32. `auto`: bf16 on a GPU that has
+    it, fp32 on a CPU."""
+
+    def get_holdout_size(self, questions: int) -> int:
+        """How many of `questions` training questions are kept for validation."""
+        return max(1, round(self.validation_share * questions))
+
+    def get_iteration_steps(self, questions: int) -> int:
+        """Steps of an iteration on `questions` training questions: an epoch, unless it is set."""
+        return self.iteration_steps or math.ceil(questions / self.batch_size)
