@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from qcrd.cli.commands import jobs, keys, models, stack, studies
+from qcrd.cli.commands import jobs, keys, models, specs, stack, studies
 from qcrd.cli.commands.doctor import doctor
 from qcrd.cli.commands.estimate import estimate
 from qcrd.cli.commands.init import init
@@ -37,5 +37,6 @@ app.command()(studies.study)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(studies.app, name="studies")
 app.add_typer(models.app, name="models")
+app.add_typer(specs.app, name="spec")
 app.add_typer(keys.app, name="keys")
 app.command()(doctor)

@@ -19,7 +19,11 @@ class Record(BaseModel):
     # A field that this release does not know is kept and written back: a later one stored it.
     # `parse_record` refuses it. Errors show the path of a value, which may be a secret, alone.
     model_config = ConfigDict(
-        frozen=True, extra="allow", populate_by_name=True, hide_input_in_errors=True
+        frozen=True,
+        extra="allow",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
 

@@ -15,11 +15,15 @@ ends by itself."""
 
 class RationaleSpec(Record):
     n: Annotated[int, Field(ge=1, le=64)] = 5
+    """Outputs per training question, among which the vote decides (section 3.2 of the paper)."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
+    """Of the teacher's sampling; 0 is greedy, and all outputs of a question are equal."""
     top_p: Annotated[float | None, Field(gt=0, lt=1)] = None
     """Nucleus sampling; None: the whole distribution, as in the paper."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+    """Of an output; a teacher that reasons first needs more."""
     stop: Annotated[tuple[str, ...], Field(max_length=4)] = DEFAULT_STOP
+    """Where an output ends; of imported outputs where they are cut, unless it is the default."""
     prompt: Literal["auto", "completion", "chat"] = "auto"
     """Whether the teacher continues a text or replies in a chat; `auto`: by what it is."""
     format: Literal["auto", "tags", "json", "free"] = "auto"
@@ -30,6 +34,8 @@ class RationaleSpec(Record):
     """What of a reasoning teacher's output the student learns: the explanation that it gives, or
     the reasoning before it; `auto`: the explanation, where there is one."""
     positive_rule: Literal["majority", "gold", "majority_and_gold"] = "majority"
+    """Which rationales are positives: those whose answer is the majority's, the gold label's, or
+    both; the others are the teacher's negatives."""
     import_file: Annotated[str | None, Field(alias="import")] = None
     """Id of a file of existing teacher outputs, which replace generation."""
     answers: Literal["auto", "label", "parse", "last"] = "auto"

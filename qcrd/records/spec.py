@@ -68,15 +68,25 @@ class MethodSpec(Record):
     """The body of `method.<type>`; deployment details are in the services' settings."""
 
     teacher: str = "default"
+    """Name of a teacher in the server's configuration."""
     task: TaskSpec = TaskSpec()
+    """What is asked and answered."""
     label_mode: Literal["gold", "llm"] = "gold"
+    """What the student learns to predict: the gold label, or the teacher's vote (`llm`)."""
     rationales: RationaleSpec = RationaleSpec()
+    """How the rationales come about."""
     negatives: NegativeSpec = NegativeSpec()
+    """How the negative rationales come about."""
     discriminator: JudgeSpec = JudgeSpec()
+    """The judge of rationales."""
     loss: LossSpec = LossSpec()
+    """The objective."""
     student: StudentSpec = StudentSpec()
+    """How the base becomes a student."""
     hyperparameters: Hyperparameters = Hyperparameters()
+    """Of the training."""
     baselines: tuple[Baseline, ...] = ()
+    """Methods that are trained beside it, for the report's comparison."""
 
 
 class Budget(Record):
@@ -103,14 +113,24 @@ class JobSpec(Record):
     """
 
     model: Annotated[str, Field(min_length=1)]
+    """Base of the student: a folder of the server's models, a model of the hub, or a published
+    one."""
     training_file: str
+    """Id of a file; on the command line a path."""
     validation_file: str | None = None
+    """Chooses the best iteration; without it a share of the training questions does."""
     test_file: str | None = None
+    """Held out: the report's accuracies are on it."""
     suffix: Annotated[str | None, Field(max_length=64)] = None
+    """Part of the model's card."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of everything that is drawn."""
     metadata: dict[str, str] = Field(default_factory=dict)
+    """Pairs of your own, by which jobs can be listed."""
     priority: Priority = Priority.NORMAL
+    """Who goes first among waiting jobs."""
     budget: Budget = Budget()
+    """Limits for the teacher."""
     method: MethodName = MethodName.QCRD
     settings: MethodSpec = MethodSpec()
     knowledge_of: str | None = None

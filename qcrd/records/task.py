@@ -14,8 +14,11 @@ class FewShotExample(Record):
     """A worked example in the few-shot prompt."""
 
     question: str
+    """As the teacher is shown it."""
     explanation: str
+    """The reasoning that is asked for."""
     answer: str
+    """What it ends in."""
 
 
 class AnswerKind(StrEnum):
@@ -36,9 +39,14 @@ class TaskSpec(Record):
     """The form of answers and the teacher's prompt."""
 
     answer: AnswerKind = AnswerKind.TEXT
+    """What an answer is, and so how two are compared: `label` one of `labels`, `choice` one of the
+    question's own, `number` and `math` by value, `text` word for word."""
     labels: tuple[str, ...] = ()
+    """The answers that `answer: label` has."""
     instruction: str = ""
+    """What the teacher is told before the examples and the question."""
     examples: tuple[FewShotExample, ...] = ()
+    """Worked examples in the teacher's prompt, as turns where it chats."""
     fields: dict[QuestionField, str | tuple[str, ...]] = Field(default_factory=dict)
     """Which columns of the job's files are `question`, `label`, `choices` and outputs: a column, a
     path into one, a template of columns in braces, or several of these for a list."""

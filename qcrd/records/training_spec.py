@@ -19,9 +19,14 @@ class NegativeSource(StrEnum):
 
 class NegativeSpec(Record):
     source: tuple[NegativeSource, ...] = (NegativeSource.STUDENT_LAG,)
+    """Where negatives come from: samples of the student as it was `lag` iterations ago, the
+    teacher's minority, or one given checkpoint."""
     lag: Annotated[int, Field(ge=1, le=100)] = 5
+    """Iterations between the student that is trained and the one that samples negatives."""
     temperature: Annotated[float, Field(gt=0, le=5)] = 1.5
+    """τ of that sampling."""
     n: Annotated[int, Field(ge=1, le=16)] = 1
+    """Negatives per question and step."""
     checkpoint: str | None = None
     """For `fixed`: a finished model of the student's architecture. None: the untrained student."""
 
@@ -37,13 +42,21 @@ class JudgeSpec(Record):
     """The quality judge D. `encoder` None means the student's own base model."""
 
     encoder: str | None = None
+    """Base of the judge's encoder."""
     hidden: Annotated[int, Field(ge=1, le=8192)] = 256
+    """Width of the layer on top of it."""
     loss: Literal["paper", "bce", "infonce"] = "paper"
+    """`paper` is eq. 2; `bce` and `infonce` are other objectives on the same pairs."""
     pretrain_steps: Annotated[int, Field(ge=0, le=500)] = 500
+    """Optimizer steps on the teacher's positives and negatives before training begins."""
     update_steps: Annotated[int, Field(ge=1, le=500)] = 8
+    """Optimizer steps after each iteration, on the student's newest samples."""
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Pairs per step."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """Of the judge's own optimizer."""
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
+    """Of question and rationale together, as the judge reads them."""
 
 
 class ManyToOneScheme(StrEnum):
@@ -60,10 +73,15 @@ class LossSpec(Record):
     alpha: tuple[
         Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]
     ] = (0.5, 0.5, 0.5)
+    """α1, α2, α3: weights of the label, the contrast and the judge (eq. 8)."""
     alpha3_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Factor of α3 per iteration."""
     beta: Annotated[float, Field(ge=0)] = 0.2
+    """β: weight of the negative term (eq. 3)."""
     delta: Annotated[float, Field(gt=0)] = 3.0
+    """δ: the cross entropy, in nats per token, from which on a negative no longer acts (eq. 7)."""
     scheme: ManyToOneScheme = ManyToOneScheme.MIN_MAX
+    """How several rationales of a question become one term (Table 5); `min_max` is eqs 6 and 7."""
 
 
 class LoraSpec(Record):
@@ -71,8 +89,11 @@ class LoraSpec(Record):
     frozen. They are merged into the published student."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Of the two factors."""
     alpha: Annotated[int, Field(ge=1)] = 32
+    """Scale of their product, divided by the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On the adapters' input."""
 
 
 class StudentSpec(Record):
@@ -82,25 +103,36 @@ class StudentSpec(Record):
     lora: LoraSpec | None = None
     """For seq2seq and decoder-only bases; None trains all weights."""
     decoder_layers: Annotated[int, Field(ge=1, le=48)] = 2
+    """Of the new decoder."""
     freeze: Literal["nothing", "embeddings", "encoder"] = "embeddings"
     """`embeddings` saves the gradient of the largest matrix; `encoder` freezes both."""
 
 
 class Hyperparameters(Record):
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Rounds, each of which ends in a validation; the best one is kept."""
     iteration_steps: Annotated[int | None, Field(ge=1)] = None
     """Optimizer steps per iteration; None is one pass over the training questions."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Questions per optimizer step."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+    """Of AdamW, after the warm-up."""
     encoder_learning_rate: Annotated[float | None, Field(gt=0, le=1)] = None
     """For a pretrained encoder under a new decoder, which needs a higher rate; None: the same."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the learning rate rises to its value."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
     max_question_tokens: Annotated[int, Field(ge=8)] = 1024
+    """Of a question; a longer one is cut between its beginning and its options."""
     max_rationale_tokens: Annotated[int, Field(ge=2)] = 256
+    """Of a rationale, learned and generated."""
     max_label_tokens: Annotated[int, Field(ge=2)] = 32
+    """Of a label, learned and generated."""
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    """Of the training questions, where there is no validation file."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of training's matrix products; weights and losses stay fp32. `auto`: bf16 on a GPU that has
     it, fp32 on a CPU."""

@@ -1,4 +1,5 @@
-"""Probes: `/health` checks only the process, `/ready` Redis and the store too."""
+"""What needs no key: `/health` checks only the process, `/ready` Redis and the store too, and the
+schema of specs."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from qcrd.errors import QcrdError
+from qcrd.records.spec_schema import read_spec_schema
 from services.api.dependencies import Gateway, GatewayDep
 
 router = APIRouter(tags=["health"])
@@ -39,6 +41,12 @@ def check_readiness(gateway: GatewayDep) -> JSONResponse:
     if unreadable := _list_unreadable(gateway):
         detail["unreadable"] = unreadable
     return JSONResponse(detail, 200 if is_ready else 503)
+
+
+@router.get("/v1/spec.schema.json", response_class=JSONResponse)
+async def get_spec_schema() -> Response:
+    """The JSON Schema of a job's spec, for editors; needs no key."""
+    return Response(read_spec_schema(), media_type="application/schema+json")
 
 
 @router.head("/health", include_in_schema=False)

@@ -10,6 +10,8 @@ import yaml
 
 from qcrd.cli.init.columns import Source
 
+SCHEMA_URL = "http://127.0.0.1:8000/v1/spec.schema.json"
+"""For editors, which then complete and check fields while `qcrd up` runs."""
 EXPLAINED = {
     "label": "one of `labels`, compared by name",
     "choice": "one of the question's own `choices`: its letter, its number or its text",
@@ -38,6 +40,7 @@ def render(draft: JobDraft) -> str:
 
 
 def _iter_lines(draft: JobDraft) -> Iterator[str]:
+    yield f"# yaml-language-server: $schema={SCHEMA_URL}"
     yield "# Follow it with `qcrd run`; `qcrd estimate` says first what it would cost."
     yield f"model: {_flow(draft.model)}  # the base of the student: a folder or a model of a hub"
     yield f"training_file: {_flow(draft.training_file)}"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 import yaml
 from pydantic_settings import BaseSettings
@@ -16,6 +17,12 @@ from pydantic_settings import BaseSettings
 from qcrd.cli.settings import CliSettings
 from qcrd.records.base import parse_record
 from qcrd.records.spec import JobSpec
+from qcrd.records.spec_schema import (
+    build_spec_schema,
+    dump_spec_schema,
+    read_spec_schema,
+    render_reference,
+)
 from qcrd.records.study import StudySpec
 from qcrd.runtime.settings import (
     LogSettings,
@@ -127,3 +134,29 @@ def test_a_service_needs_nothing_that_its_image_lacks(
     asked = f"import sys, {service}; print([m for m in {absent!r} if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True)
     assert shown.stdout.strip().splitlines()[-1:] == ["[]"], shown.stderr[-2000:]
+
+
+def test_the_page_and_the_schema_of_specs_are_what_the_records_say() -> None:
+    """`qcrd spec reference > docs/spec.md; qcrd spec schema > qcrd/records/spec.schema.json`"""
+    assert (ROOT / "docs/spec.md").read_text() == render_reference()
+    assert read_spec_schema() == dump_spec_schema()
+
+
+def test_every_field_of_a_spec_says_what_it_is() -> None:
+    schema = build_spec_schema()
+    for name in ("task", "rationales", "negatives", "discriminator", "loss", "hyperparameters"):
+        section = schema["$defs"]["MethodSpec"]["properties"][name]["$ref"].rpartition("/")[2]
+        for field, described in schema["$defs"][section]["properties"].items():
+            assert described.get("description"), f"{name}.{field}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_schema_takes_the_examples_and_refuses_what_the_server_does(path: Path) -> None:
+    body = yaml.safe_load(path.read_text())
+    body = body.get("job", body)
+    checker = jsonschema_rs.validator_for(json.loads(read_spec_schema()))
+    assert checker.is_valid(body)
+    assert not checker.is_valid({**body, "modle": "x"})
+    assert not checker.is_valid({**body, "method": {"type": "qcrd", "qcrd": {"tsk": {}}}})
+    assert not checker.is_valid({**body, "method": {"type": "qcdr"}})
+    assert not checker.is_valid({**body, "seed": -1})

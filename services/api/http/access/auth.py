@@ -13,6 +13,8 @@ from qcrd.runtime.http.error_responses import build_error_response
 from services.api.http.access.api_keys import ANONYMOUS_KEY, ApiKeyStore
 from services.api.http.access.rate_limit import RateLimiter, RateLimitStatus
 
+PUBLIC_PATHS = frozenset({"/v1/spec.schema.json"})
+"""What editors read, which send no key: it is in the package too."""
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -25,7 +27,8 @@ class AuthMiddleware:
         self._rate_limiter = rate_limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        is_public = scope["type"] != "http" or scope["path"] in PUBLIC_PATHS
+        if is_public or not scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
             return
         try:

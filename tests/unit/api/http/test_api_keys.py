@@ -25,7 +25,7 @@ from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.http.access.api_keys import ApiKeyStore, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
-from tests.unit.api.gateway_client import TASK, lines, refused, sums
+from tests.unit.api.gateway_client import TASK, Here, lines, refused, sums
 
 pytestmark = pytest.mark.usefixtures("without_a_hub")
 
@@ -293,3 +293,14 @@ def test_a_study_is_ended_as_a_whole_or_not_at_all(site: Site) -> None:
     jobs = site.as_("w").get(url).json()["jobs"]
     assert [job["status"] for job in jobs] == ["queued", "queued"]
     assert site.as_("a").post(f"{url}/cancel").json()["status"] == "failed"
+
+
+def test_the_schema_of_specs_needs_no_key(tmp_path: Path) -> None:
+    """Editors send none."""
+    here = Here(tmp_path / "models", keys=("secret",))
+    bare = TestClient(here.app, base_url="http://127.0.0.1")
+    answer = bare.get("/v1/spec.schema.json")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/schema+json"
+    assert answer.json()["title"] == "qcrd job"
+    refused(bare.get("/v1/files"), 401, "invalid_api_key")
