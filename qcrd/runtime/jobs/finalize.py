@@ -15,6 +15,7 @@ from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.records.job import Event, Job, JobStatus
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
+from qcrd.runtime.jobs.result_file import delete_result_file, write_result_file
 from qcrd.runtime.jobs.state_machine import TERMINAL, with_changes
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.event_log import EventLevel, EventLog
@@ -119,6 +120,7 @@ def _archive_and_mark(deps: FinalizeDeps, job: Job) -> None:
         deps.events.delete(job.id)
         for key in _archive_keys(job):
             deps.store.delete(key)
+        delete_result_file(deps.store, job.id)
 
 
 def _archive_keys(job: Job) -> tuple[str, ...]:
@@ -131,6 +133,8 @@ def _write_archive(events: EventLog, store: Store, job: Job) -> None:
     if job.report is not None:
         write_record(store, report_key, job.report)
     write_lines(store, events_key, _iter_events(events, job.id))
+    if job.status is JobStatus.SUCCEEDED:
+        write_result_file(store, job, _iter_events(events, job.id))
 
 
 def _iter_events(events: EventLog, job_id: str) -> Iterator[Event]:

@@ -25,6 +25,15 @@ class JsonLinesResponse(StreamingResponse):
     media_type = "application/jsonl"
 
 
+MEDIA_TYPES = {
+    "jsonl": JsonLinesResponse.media_type,
+    "json": "application/json",
+    "csv": "text/csv",
+    "tsv": "text/tab-separated-values",
+    "parquet": "application/vnd.apache.parquet",
+}
+
+
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
@@ -102,17 +111,22 @@ def retrieve_file(gateway: GatewayDep, file_id: str) -> schemas.FileObject:
     "/{file_id}/content",
     response_model=None,
     responses={
-        200: {"content": {JsonLinesResponse.media_type: {}}, "description": "The file as it came"}
+        200: {
+            "content": {media_type: {} for media_type in MEDIA_TYPES.values()},
+            "description": "The file as it came",
+        }
     },
 )
 def download_file(gateway: GatewayDep, file_id: str) -> JsonLinesResponse:
     stored = files.get_file(gateway.store, file_id)
     headers = {
         "Content-Length": str(stored.bytes),
-        "Content-Disposition": 'attachment; filename="data.jsonl"',
+        "Content-Disposition": f'attachment; filename="data.{stored.data.format}"',
         "X-Content-Type-Options": "nosniff",
     }
-    return JsonLinesResponse(files.iter_content(gateway.store, stored), headers=headers)
+    media_type = MEDIA_TYPES.get(stored.data.format)
+    content = files.iter_content(gateway.store, stored)
+    return JsonLinesResponse(content, headers=headers, media_type=media_type)
 
 
 @router.delete("/{file_id}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qcrd.records.job import Event, Job, PublishedModel, StoredFile
+from qcrd.records.job import Event, Job, JobStatus, PublishedModel, StoredFile
 from qcrd.records.study import Study, StudyStatus
+from qcrd.runtime.jobs.result_file import get_result_file_id
 from services.api.http.schemas import (
     FileObject,
     FineTuningJob,
@@ -58,6 +59,7 @@ def serialize_job(
         metadata=spec.metadata,
         method=method,
         hyperparameters=_add_openai_names(method[method["type"]]["hyperparameters"]),
+        result_files=_list_result_files(job),
         test_file=spec.test_file,
         knowledge_of=spec.knowledge_of,
         priority=spec.priority.value,
@@ -74,6 +76,12 @@ def serialize_job(
         seconds=job.seconds,
         report=job.report,
     )
+
+
+def _list_result_files(job: Job) -> list[str]:
+    """Of a job that has been archived, with which they are written."""
+    is_there = job.concluded and job.status is JobStatus.SUCCEEDED
+    return [get_result_file_id(job.id)] if is_there else []
 
 
 def _add_openai_names(hyperparameters: dict[str, Any]) -> dict[str, Any]:

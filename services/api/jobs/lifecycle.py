@@ -12,6 +12,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as jobs
 from qcrd.runtime.jobs.dispatch import wake_next_job
 from qcrd.runtime.jobs.finalize import finalize
+from qcrd.runtime.jobs.result_file import delete_result_file
 from qcrd.runtime.jobs.state_machine import TERMINAL, transition, with_changes
 from qcrd.runtime.jobs.store import JobStore
 from services.api.assembling.tokens.token_account import TokenAccount, delete_account
@@ -116,6 +117,7 @@ def delete_job(gateway: Gateway, job: Job, caller: ApiKey) -> None:
     for prefix in (keys.job_prefix(job.id), keys.judge_prefix(job.id)):
         for key in gateway.store.list(prefix):
             gateway.store.delete(key)
+    delete_result_file(gateway.store, job.id)
     gateway.events.delete(job.id)
     delete_account(gateway.shared.generation_buffer, job.id)
     gateway.jobs.delete(job.id)

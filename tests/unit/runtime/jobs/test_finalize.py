@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from qcrd.errors import QcrdError, Transient
-from qcrd.records.job import Event, Job, JobFailure, JobStatus
+from qcrd.records.job import Event, Job, JobFailure, JobStatus, StoredFile
 from qcrd.records.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import finalize as finalize_module
@@ -18,9 +18,11 @@ from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.finalize import finalize, finalize_pending
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.result_file import delete_result_file, get_result_file_id
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.redis.event_log import MemoryEventLog
-from qcrd.runtime.storage.store import MemoryStore, Store, read_lines
+from qcrd.runtime.storage.store import MemoryStore, Store, read_lines, read_record
+from services.api.http.serializers import serialize_job
 
 
 class FailingStore(MemoryStore):
@@ -51,7 +53,8 @@ def deps(store: FailingStore) -> WorkerDeps:
 def ended(deps: WorkerDeps, status: JobStatus = JobStatus.CANCELLED, number: int = 0) -> Job:
     """A job that was moved to its end by somebody who then died."""
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
-    job = Job(id=f"ftjob-{number:024x}", spec=spec, status=JobStatus.QUEUED, created_at=time.time())
+    before = JobStatus.RUNNING if status is JobStatus.SUCCEEDED else JobStatus.QUEUED
+    job = Job(id=f"ftjob-{number:024x}", spec=spec, status=before, created_at=time.time())
     deps.jobs.create(job)
     failure = JobFailure(message="no room", code="full") if status is JobStatus.FAILED else None
     return transition_job(deps.jobs, job.id, status, failure=failure)
@@ -170,3 +173,40 @@ def test_a_long_history_is_archived_page_by_page(
     finalize(deps, job)
     assert [event.message for event in written] == [*map(str, range(25)), "The job was cancelled"]
     assert before == [0, 10, 20, 26]
+
+
+def test_a_succeeded_job_leaves_its_steps_as_a_file(deps: WorkerDeps) -> None:
+    """In the order of its events; a step that was done again is there once, as it was then."""
+    job = ended(deps, JobStatus.SUCCEEDED)
+    steps = [("finetune", 1, 0.9), ("finetune", 2, 0.8), ("finetune", 2, 0.7), ("qcrd", 1, 0.5)]
+    for method, step, loss in steps:
+        data = {"method": method, "step": step, "iteration": 1, "loss": loss, "other": 1}
+        deps.events.append(job.id, "step", type="metrics", data=data)
+    told = {"method": "qcrd", "iteration": 1, "validation": 0.25}
+    deps.events.append(job.id, "iteration", data=told)
+    finalize(deps, job)
+    file_id = get_result_file_id(job.id)
+    stored = read_record(deps.store, keys.file_meta_key(file_id), StoredFile)
+    assert (stored.purpose, stored.lines, stored.data.format) == ("fine-tune-results", 4, "csv")
+    assert stored.blob is not None
+    with deps.store.open(stored.blob) as data:
+        assert data.read().decode().splitlines() == [
+            "method,step,iteration,loss,learning_rate,validation_accuracy",
+            "finetune,1,1,0.9,,",
+            "finetune,2,1,0.7,,",
+            "qcrd,1,1,0.5,,",
+            "qcrd,,1,,,0.25",
+        ]
+    assert serialize_job(deps.jobs.get(job.id)).result_files == [file_id]
+    delete_result_file(deps.store, job.id)
+    assert list(deps.store.list(keys.file_prefix(file_id))) == []
+
+
+@pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.SUCCEEDED])
+def test_a_job_without_steps_or_success_leaves_none(deps: WorkerDeps, status: JobStatus) -> None:
+    job = ended(deps, status)
+    if status is not JobStatus.SUCCEEDED:
+        data = {"method": "qcrd", "step": 1, "loss": 1.0}
+        deps.events.append(job.id, "step", type="metrics", data=data)
+    finalize(deps, job)
+    assert list(deps.store.list(keys.FILES)) == []
