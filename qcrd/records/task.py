@@ -49,7 +49,8 @@ class TaskSpec(Record):
     """Worked examples in the teacher's prompt, as turns where it chats."""
     fields: dict[QuestionField, str | tuple[str, ...]] = Field(default_factory=dict)
     """Which columns of the job's files are `question`, `label`, `choices` and outputs: a column, a
-    path into one, a template of columns in braces, or several of these for a list."""
+    path into one, what stands before (`<<`) or behind (`>>`) a mark in one, a template of columns
+    in braces, or several of these for a list."""
     conversation: bool = False
     """Whether a question is a whole conversation, so that students are asked the whole chat, not
     its last message. Set for files of chats with more than one message before the reply."""

@@ -19,6 +19,8 @@ SPLITS = {
     "validation_file": ("validation", "valid", "val", "dev"),
     "test_file": ("test", "eval"),
 }
+SOLUTION_MARK = "####"
+"""Between solution and answer, as GSM8K has it."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -70,6 +72,7 @@ def look(path: Path, given: Mapping[str, Source]) -> DataLook:
     if first is None:
         raise Invalid(f"{path}: the file is empty")
     guess = guess_columns(first, given)
+    _split_solution(guess, first)
     answers, count, outputs = AnswerGuess(), 0, 0
     columns = dict.fromkeys(first)
     for fields in chain([first], records):
@@ -78,6 +81,17 @@ def look(path: Path, given: Mapping[str, Source]) -> DataLook:
         answers.add(_get_label(fields, guess))
         outputs += _count_outputs(fields, guess)
     return DataLook(count, list(columns), guess, answers, first, outputs)
+
+
+def _split_solution(guess: ColumnGuess, first: Mapping[str, Any]) -> None:
+    """A label that is a solution with its answer behind a mark is both."""
+    column = guess.fields.get("label", "label")
+    value = first.get(column) if isinstance(column, str) else None
+    if not isinstance(value, str) or guess.has_outputs or guess.form is not None:
+        return
+    if SOLUTION_MARK in value.strip()[1:]:
+        guess.fields["label"] = f"{column} >> {SOLUTION_MARK}"
+        guess.fields["rationales"] = f"{column} << {SOLUTION_MARK}"
 
 
 def _iter_fields(path: Path) -> Iterator[dict[str, Any]]:
@@ -92,7 +106,7 @@ def _iter_fields(path: Path) -> Iterator[dict[str, Any]]:
 def _get_label(fields: Mapping[str, Any], guess: ColumnGuess) -> Any:
     if guess.form is None:
         source = guess.fields.get("label", "label")
-        return fields.get(source) if isinstance(source, str) else None
+        return _read_column(fields, source) if isinstance(source, str) else None
     if "completion" in fields:
         return fields["completion"]
     turns = fields.get("preferred_output") or fields.get("messages") or fields.get("conversations")
@@ -105,11 +119,21 @@ def _get_label(fields: Mapping[str, Any], guess: ColumnGuess) -> Any:
     return last.get("content", last.get("value"))
 
 
+def _read_column(fields: Mapping[str, Any], source: str) -> Any:
+    for side in (" << ", " >> "):
+        column, found, mark = source.partition(side)
+        value = fields.get(column)
+        if found and isinstance(value, str):
+            before, _, behind = value.rpartition(mark)
+            return (before if side == " << " else behind).strip()
+    return fields.get(source)
+
+
 def _count_outputs(fields: Mapping[str, Any], guess: ColumnGuess) -> int:
     if guess.form is not None:
         return _has_reasoning(fields)
     for name in ("teacher_output", "teacher_outputs", "outputs", "rationales"):
-        value = fields.get(str(guess.fields.get(name, name)))
+        value = _read_column(fields, str(guess.fields.get(name, name)))
         if value:
             return len(value) if isinstance(value, list) else 1
     return 0

@@ -11,12 +11,14 @@ from qcrd.runtime.data_files.records import SourceRecord, truncate
 from services.api.files.values import make_value_error, spell
 
 COLUMN = re.compile(r"\{([^{}]+)\}")
+PART = re.compile(r"(.+?) (<<|>>) (\S+)")
+"""What stands before a mark in a column, or behind it: `answer >> ####`."""
 MISSING = object()
 MAX_LISTED_COLUMNS = 30
 
 FieldMap = Mapping[QuestionField, str | tuple[str, ...]]
-"""For a name of ours a column, a path into one (`answers.text`), a template of columns in braces,
-or several of these for a list."""
+"""For a name of ours a column, a path into one (`answers.text`), a part of one (`answer >> ####`),
+a template of columns in braces, or several of these for a list."""
 
 
 def apply_field_map(
@@ -34,6 +36,9 @@ def apply_field_map(
 
 
 def _read(record: SourceRecord, name: str, source: str, used: set[str], *, is_first: bool) -> Any:
+    if part := PART.fullmatch(source):
+        value = _find(record, name, part[1], used, is_first=is_first)
+        return _take_part(value, part[2], part[3])
     if not COLUMN.search(source):
         return _find(record, name, source, used, is_first=is_first)
 
@@ -42,6 +47,14 @@ def _read(record: SourceRecord, name: str, source: str, used: set[str], *, is_fi
         return "" if value == "" else spell(record, found[1], value) or ""
 
     return COLUMN.sub(fill, source.replace("\\n", "\n")).strip() or None
+
+
+def _take_part(value: Any, side: str, mark: str) -> Any:
+    """None where the mark is not there."""
+    if not isinstance(value, str) or mark not in value:
+        return None
+    before, _, behind = value.rpartition(mark)
+    return (before if side == "<<" else behind).strip() or None
 
 
 def _find(record: SourceRecord, name: str, path: str, used: set[str], *, is_first: bool) -> Any:
@@ -72,6 +85,13 @@ def _walk(value: Any, path: str) -> Any:
         case _:
             return MISSING
     return _walk(value, rest) if rest else value
+
+
+def list_source_columns(source: str) -> list[str]:
+    """The columns, or paths into them, that a source of a field map reads."""
+    if part := PART.fullmatch(source):
+        return [part[1]]
+    return COLUMN.findall(source) or [source]
 
 
 def list_columns(fields: Mapping[str, Any]) -> str:

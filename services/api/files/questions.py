@@ -22,9 +22,9 @@ from qcrd.runtime.data_files.records import (
 from services.api.files.conversations import convert_record
 from services.api.files.duplicates import DuplicateIndex
 from services.api.files.field_map import (
-    COLUMN,
     FieldMap,
     apply_field_map,
+    list_source_columns,
     make_unmapped_error,
 )
 from services.api.files.file_summary import FileSummary
@@ -120,7 +120,7 @@ class RowBuilder:
             for each in self._fields.values()
             for source in ((each,) if isinstance(each, str) else each)
         ]
-        columns = [name for source in sources for name in COLUMN.findall(source) or [source]]
+        columns = [name for source in sources for name in list_source_columns(source)]
         steps = {*columns, *(name.partition(".")[0] for name in columns)}
         return bool(steps & record.fields.keys()) or "question" not in record.fields
 

@@ -141,6 +141,19 @@ def test_outputs_that_are_there_are_imported(tmp_path: Path, column: str, name: 
     assert (row.outputs, row.explains_label) == (("It is 1.",), name == "rationales")
 
 
+def test_a_solution_with_its_answer_behind_a_mark_is_both(tmp_path: Path) -> None:
+    """As GSM8K has them."""
+    data = write(
+        tmp_path, lambda n: {"question": f"{n}?", "answer": f"It is <<{n}>>{n}.\n#### {n},000"}
+    )
+    _, body = init(data)
+    assert body["method"]["qcrd"]["task"]["answer"] == "number"
+    assert body["method"]["qcrd"]["rationales"]["import"] == "train.jsonl"
+    row = read(data, body)[1]
+    assert (row.question.label, row.outputs) == ("1,000", ("It is <<1>>1.",))
+    assert row.explains_label
+
+
 def test_reasoning_of_chats_is_imported(tmp_path: Path) -> None:
     data = write(
         tmp_path,
