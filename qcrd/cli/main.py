@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from qcrd.cli.commands import jobs, keys, models, specs, stack, studies
+from qcrd.cli.commands import jobs, keys, migrate, models, specs, stack, studies
 from qcrd.cli.commands.doctor import doctor
 from qcrd.cli.commands.estimate import estimate
 from qcrd.cli.commands.init import init
@@ -38,5 +38,6 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(studies.app, name="studies")
 app.add_typer(models.app, name="models")
 app.add_typer(specs.app, name="spec")
+app.add_typer(migrate.app, name="migrate")
 app.add_typer(keys.app, name="keys")
 app.command()(doctor)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
@@ -226,6 +228,87 @@ def test_a_study_of_two_methods_and_two_seeds_asks_the_teacher_nothing_new(
         extra = client.fine_tuning.jobs.retrieve(job["id"]).model_extra
         assert extra is not None
         assert tokens(extra["usage"]) == 0
+
+
+def test_openai_s_own_file_and_body_make_a_student_that_chats(site: Site) -> None:
+    """By the stock client alone: chats with a system's message and reasoning, `supervised`, the
+    steps as a file, and a student that is asked the whole chat."""
+    client = openai.OpenAI(base_url=f"{site.api}/v1", api_key="none")
+    system: dict[str, Any] = {"role": "system", "content": "Name the kind of thing."}
+    rows = [json.loads(line) for line in (HERE / "small_train.jsonl").open()]
+    chats = [
+        {
+            "messages": [
+                system,
+                {"role": "user", "content": row["question"]},
+                {
+                    "role": "assistant",
+                    "content": row["label"],
+                    "reasoning_content": f"This is a kind of {row['label']}.",
+                },
+            ]
+        }
+        for row in rows
+    ]
+    content = "".join(json.dumps(chat) + "\n" for chat in chats).encode()
+    file = client.files.create(file=("chats.jsonl", content), purpose="fine-tune")
+    hyperparameters: dict[str, Any] = {"n_epochs": 2, "batch_size": "auto"}
+    job = client.fine_tuning.jobs.create(
+        model="all-MiniLM-L6-v2",
+        training_file=file.id,
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+    )
+    for _ in client.fine_tuning.jobs.list_events(job.id, extra_query={"stream": "true"}):
+        pass
+    job = wait_for(client, job.id)
+    assert (job.status, job.hyperparameters.n_epochs) == ("succeeded", 2), job.error
+    (result,) = job.result_files
+    steps = client.files.content(result).text.splitlines()
+    assert steps[0].startswith("method,step,iteration,loss")
+    assert len(steps) > 2
+    assert job.fine_tuned_model is not None
+    asked: dict[str, Any] = {
+        "model": job.fine_tuned_model,
+        "messages": [system, chats[0]["messages"][1]],
+    }
+    answer = client.chat.completions.create(**asked, extra_body={"explain": True})
+    assert answer.choices[0].message.content
+    without = client.chat.completions.create(**{**asked, "messages": asked["messages"][1:]})
+    assert answer.usage is not None
+    assert without.usage is not None
+    assert answer.usage.prompt_tokens > without.usage.prompt_tokens, "the whole chat is read"
+
+
+def wait_for(client: openai.OpenAI, job_id: str) -> Any:
+    """The job once it has ended and is archived."""
+    while True:
+        job = client.fine_tuning.jobs.retrieve(job_id)
+        if job.status in ("failed", "cancelled") or job.result_files:
+            return job
+        time.sleep(0.5)
+
+
+def test_a_table_becomes_a_job_by_init_alone(site: Site, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (HERE / "small_train.jsonl").open()]
+    with (tmp_path / "train.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sentence", "category", "explanation", "source"])
+        for row in rows:
+            label = row["label"]
+            writer.writerow([row["question"], label, f"It is a kind of {label}.", "ours"])
+    job = tmp_path / "job.yaml"
+    said = site.qcrd("init", str(tmp_path / "train.csv"), "--yes", "--output", str(job))
+    assert f"{len(rows)} outputs are imported" in said
+    site.qcrd("spec", "validate", str(job))
+    body = yaml.safe_load(job.read_text())
+    settings = body["method"].pop("qcrd")
+    settings["hyperparameters"] = {"iterations": 1}
+    body["method"] = {"type": "dss", "dss": {**settings, "baselines": []}}
+    job.write_text(yaml.safe_dump(body))
+    path = tmp_path / "report.json"
+    site.qcrd("run", str(job), "--report", str(path))
+    counts = json.loads(path.read_text())["rationales"]
+    assert (counts["questions"], counts["positives"]) == (len(rows), len(rows))
 
 
 def test_a_second_up_says_that_it_runs(site: Site) -> None:

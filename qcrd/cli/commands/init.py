@@ -46,7 +46,7 @@ def init(
         found = _name_missing(splits["training_file"], found, given, asks=asks)
     if model is None:
         model = typer.prompt("Base of the student", DEFAULT_MODEL, err=True) if asks else None
-    job = _make_draft(splits, found, model or DEFAULT_MODEL, output)
+    job = make_draft(splits, found, model or DEFAULT_MODEL, output)
     output.write_text(draft.render(job), encoding="utf-8")
     _tell(found, job, output)
 
@@ -64,9 +64,10 @@ def _name_missing(path: Path, found: DataLook, given: dict[str, Source], *, asks
     return look(path, given)
 
 
-def _make_draft(
+def make_draft(
     splits: dict[str, Path], found: DataLook, model: str, output: Path
 ) -> draft.JobDraft:
+    """The job of a file that was looked at, whose paths are told from `output`'s folder."""
     kind = found.answers.get_kind(has_choices=found.guess.has_choices)
     folder = output.absolute().parent
     files = {name: _shorten_path(path, folder) for name, path in splits.items()}

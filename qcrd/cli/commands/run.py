@@ -87,6 +87,8 @@ def upload_files(gateway: GatewayClient, draft: spec.SpecDraft) -> dict[Path, st
             print_note(
                 f"uploaded {spec_file.path.name}: {stored['lines']:,} lines as {stored['id']}"
             )
+            for notice in stored.get("notices") or ():
+                print_note(f"  {notice}")
         ids[spec_file.path] = ids_by_digest[digest]
     return ids
 

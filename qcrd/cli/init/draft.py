@@ -35,11 +35,11 @@ class JobDraft:
     """None: the default is enough."""
 
 
-def render(draft: JobDraft) -> str:
-    return "\n".join(_iter_lines(draft)) + "\n"
+def render(draft: JobDraft, method: str = "qcrd") -> str:
+    return "\n".join(_iter_lines(draft, method)) + "\n"
 
 
-def _iter_lines(draft: JobDraft) -> Iterator[str]:
+def _iter_lines(draft: JobDraft, method: str) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={SCHEMA_URL}"
     yield "# Follow it with `qcrd run`; `qcrd estimate` says first what it would cost."
     yield f"model: {_flow(draft.model)}  # the base of the student: a folder or a model of a hub"
@@ -50,8 +50,8 @@ def _iter_lines(draft: JobDraft) -> Iterator[str]:
         yield f"test_file: {_flow(draft.test_file)}  # only for the report's accuracies"
     yield "seed: 0"
     yield "method:"
-    yield "  type: qcrd"
-    yield "  qcrd:"
+    yield f"  type: {method}"
+    yield f"  {method}:"
     yield "    task:"
     yield f"      answer: {draft.answer}  # {EXPLAINED[draft.answer]}"
     if draft.answer == "label":
@@ -72,7 +72,8 @@ def _iter_lines(draft: JobDraft) -> Iterator[str]:
     yield "      iterations: 10  # each ends in a validation; the best one is kept"
     if draft.max_label_tokens is not None:
         yield f"      max_label_tokens: {draft.max_label_tokens}  # of the longest label"
-    yield "    baselines: [finetune]  # trained beside it, for the comparison"
+    if method != "finetune":
+        yield "    baselines: [finetune]  # trained beside it, for the comparison"
 
 
 def _flow(value: Any) -> str:

@@ -453,6 +453,18 @@ def test_a_test_file_brings_its_own_teacher_outputs(bench: MakeBench) -> None:
     assert (second.teacher_asked, second.teacher_answer) == (False, None)
 
 
+def test_a_method_of_labels_only_compares_with_a_test_file_s_answers_too(bench: MakeBench) -> None:
+    here = bench()
+    test = [
+        {"question": "A?", "label": "4", "teacher_output": "Two and two. The answer is 4."},
+        {"question": "B?", "label": "5"},
+    ]
+    job = here.run(here.job(here.file(sums(3)), here.file(test), "finetune"))
+    first, second = here.test_items(job)
+    assert (first.teacher_asked, first.teacher_answer) == (True, "4")
+    assert second.teacher_asked is False
+
+
 # --- real data ---------------------------------------------------------------------------------
 
 
