@@ -7,7 +7,7 @@ Supervised fine-tuning and Direct preference optimization, as read 2026-11-28).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from qcrd.method.reasoning import split_reasoning
 from qcrd.records.conversation import Turn, render_conversation
@@ -18,9 +18,17 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 CHAT_ROLES = frozenset({"system", "developer", "user", "assistant"})
 
 
-def convert_record(record: SourceRecord) -> dict[str, Any] | None:
-    """The fields by our names, with other columns beside them; None for a record in none of the
-    forms. `Invalid` for one that is in a form and cannot be learned from."""
+class Converted(NamedTuple):
+    """The fields by our names, with other columns beside them. `is_conversation`: of more than one
+    message before the reply."""
+
+    fields: dict[str, Any]
+    is_conversation: bool = False
+
+
+def convert_record(record: SourceRecord) -> Converted | None:
+    """None for a record in none of the forms. `Invalid` for one that is in a form and cannot be
+    learned from."""
     fields = record.fields
     if "question" in fields:
         return None
@@ -37,11 +45,12 @@ def convert_record(record: SourceRecord) -> dict[str, Any] | None:
     return None
 
 
-def _merge(record: SourceRecord, names: Sequence[str], made: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.fields.items() if name not in names} | made
+def _merge(record: SourceRecord, names: Sequence[str], made: Converted) -> Converted:
+    rest = {name: value for name, value in record.fields.items() if name not in names}
+    return Converted(rest | made.fields, made.is_conversation)
 
 
-def _convert_chat(record: SourceRecord, messages: Any, name: str) -> dict[str, Any]:
+def _convert_chat(record: SourceRecord, messages: Any, name: str) -> Converted:
     """The last message of the assistant is the label, all before it the question. Its reasoning is
     a rationale of the label. A chat that ends in the user's message has no label."""
     if not isinstance(messages, list) or not messages:
@@ -50,7 +59,7 @@ def _convert_chat(record: SourceRecord, messages: Any, name: str) -> dict[str, A
         )
     *before, last = messages
     if _get_role(record, last, name) != "assistant":
-        return {"question": _render(record, messages, name), **_flag(messages)}
+        return Converted({"question": _render(record, messages, name)}, len(messages) > 1)
     if not before:
         raise make_value_error(record, f"`{name}` has no message before the assistant's")
     if last.get("weight") == 0:
@@ -59,12 +68,10 @@ def _convert_chat(record: SourceRecord, messages: Any, name: str) -> dict[str, A
         )
     reply = _get_content(record, last, name)
     reasoning, reply = _split_reasoning(last, reply)
-    made = {"question": _render(record, before, name), "label": reply, **_flag(before)}
-    return {**made, "rationales": [reasoning]} if reasoning else made
-
-
-def _flag(messages: Sequence[Any]) -> dict[str, Any]:
-    return {"conversation": True} if len(messages) > 1 else {}
+    made: dict[str, Any] = {"question": _render(record, before, name), "label": reply}
+    if reasoning:
+        made["rationales"] = [reasoning]
+    return Converted(made, len(before) > 1)
 
 
 def _split_reasoning(message: Mapping[str, Any], reply: str) -> tuple[str, str]:
@@ -130,14 +137,16 @@ def _from_sharegpt(record: SourceRecord, turn: Any) -> dict[str, Any]:
     return {"role": SHAREGPT_ROLES.get(str(speaker), speaker), "content": turn.get("value")}
 
 
-def _convert_completion(record: SourceRecord) -> dict[str, Any]:
-    return {
-        "question": get_text(record, "prompt", record.fields["prompt"]).strip(),
-        "label": get_text(record, "completion", record.fields["completion"]).strip(),
-    }
+def _convert_completion(record: SourceRecord) -> Converted:
+    return Converted(
+        {
+            "question": get_text(record, "prompt", record.fields["prompt"]).strip(),
+            "label": get_text(record, "completion", record.fields["completion"]).strip(),
+        }
+    )
 
 
-def _convert_preference(record: SourceRecord) -> dict[str, Any]:
+def _convert_preference(record: SourceRecord) -> Converted:
     """The preferred reply is the label; the other one stays among the columns."""
     given, preferred = record.fields.get("input"), record.fields["preferred_output"]
     messages = given.get("messages") if isinstance(given, Mapping) else None
@@ -148,4 +157,5 @@ def _convert_preference(record: SourceRecord) -> dict[str, Any]:
             "`non_preferred_output`, each a list of messages",
         )
     made = _convert_chat(record, [*messages, *preferred], "preferred_output")
-    return {**made, "non_preferred_output": record.fields.get("non_preferred_output")}
+    kept = {"non_preferred_output": record.fields.get("non_preferred_output")}
+    return Converted(made.fields | kept, made.is_conversation)

@@ -30,7 +30,9 @@ def apply_field_map(
     for name, source in fields.items():
         sources = (source,) if isinstance(source, str) else source
         values = [_read(record, name, each, used, is_first=is_first) for each in sources]
-        mapped[name] = values[0] if isinstance(source, str) else [v for v in values if v]
+        mapped[name] = (
+            values[0] if isinstance(source, str) else [v for v in values if v not in (None, "")]
+        )
     rest = {name: value for name, value in record.fields.items() if name not in used}
     return mapped, rest
 

@@ -80,7 +80,7 @@ class RowBuilder:
         self.summary = FileSummary()
 
     def build(self, record: SourceRecord) -> Iterator[QuestionRow]:
-        """None for a record that is not read."""
+        """Nothing for a record that is not read."""
         self.summary.add_record(record)
         named, rest = self._name_fields(record)
         if named.get("question") is None:
@@ -105,9 +105,10 @@ class RowBuilder:
             named, rest = apply_field_map(record, self._fields, is_first=is_first)
         else:
             converted = convert_record(record)
-            self.summary.is_chat |= converted is not None
-            named, rest = {}, dict(converted if converted is not None else record.fields)
-        self.summary.is_conversation |= bool(rest.pop("conversation", False) is True)
+            if converted is not None:
+                self.summary.is_chat = True
+                self.summary.is_conversation |= converted.is_conversation
+            named, rest = {}, dict(record.fields if converted is None else converted.fields)
         for name in FIELDS:
             if name in rest and name not in named:
                 named[name] = rest.pop(name)
