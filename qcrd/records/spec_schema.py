@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib.resources import files
-from typing import Any
+from typing import Any, get_args
 
 from qcrd.records.spec import JobSpec, MethodName, MethodSpec
+from qcrd.records.task import QuestionField
 
 JSON = dict[str, Any]
 SCHEMA_FILE = "spec.schema.json"
@@ -61,6 +62,8 @@ def build_spec_schema() -> JSON:
     source = definitions["NegativeSpec"]["properties"]["source"]
     listed = {name: source.pop(name) for name in ("type", "items")}
     source["anyOf"] = [listed, dict(listed["items"])]  # one may stand without a list
+    fields = definitions["TaskSpec"]["properties"]["fields"]
+    fields["propertyNames"] = {"enum": list(get_args(QuestionField))}
     schema["$defs"] = dict(sorted(definitions.items()))
     _close(schema)
     return {"$schema": SCHEMA_ID, "title": "qcrd job", **_drop_titles(schema)}

@@ -47,7 +47,7 @@ class TaskSpec(Record):
     """What the teacher is told before the examples and the question."""
     examples: tuple[FewShotExample, ...] = ()
     """Worked examples in the teacher's prompt, as turns where it chats."""
-    fields: dict[QuestionField, str | tuple[str, ...]] = Field(default_factory=dict)
+    fields: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """Which columns of the job's files are `question`, `label`, `choices` and outputs: a column, a
     path into one, what stands before (`<<`) or behind (`>>`) a mark in one, a template of columns
     in braces, or several of these for a list."""

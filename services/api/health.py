@@ -43,7 +43,8 @@ def check_readiness(gateway: GatewayDep) -> JSONResponse:
     return JSONResponse(detail, 200 if is_ready else 503)
 
 
-@router.get("/v1/spec.schema.json", response_class=JSONResponse)
+# A document about the API, as /openapi.json is, and so no part of the latter.
+@router.get("/v1/spec.schema.json", include_in_schema=False)
 async def get_spec_schema() -> Response:
     """The JSON Schema of a job's spec, for editors; needs no key."""
     return Response(read_spec_schema(), media_type="application/schema+json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,5 +79,7 @@ def _iter_lines(draft: JobDraft, method: str) -> Iterator[str]:
 
 def _flow(value: Any) -> str:
     """A value in YAML's flow style, on one line."""
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)  # on one line, as YAML reads it too
     text = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True)
     return text.removesuffix("...\n").strip()

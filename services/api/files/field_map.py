@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from qcrd.records.task import QuestionField
 from qcrd.runtime.data_files.records import SourceRecord, truncate
 from services.api.files.values import make_value_error, spell
 
@@ -16,7 +15,7 @@ PART = re.compile(r"(.+?) (<<|>>) (\S+)")
 MISSING = object()
 MAX_LISTED_COLUMNS = 30
 
-FieldMap = Mapping[QuestionField, str | tuple[str, ...]]
+FieldMap = Mapping[str, str | tuple[str, ...]]
 """For a name of ours a column, a path into one (`answers.text`), a part of one (`answer >> ####`),
 a template of columns in braces, or several of these for a list."""
 

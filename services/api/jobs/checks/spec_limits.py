@@ -5,10 +5,11 @@ are."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from qcrd.errors import Invalid
 from qcrd.records.spec import JobSpec
+from qcrd.records.task import QuestionField
 
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY_CHARS = 64
@@ -32,6 +33,7 @@ LISTED_TASK_BYTES = 2_048
 def check_spec_size(spec: JobSpec, param_prefix: str = "") -> None:
     """`Invalid` at the first field that is larger than jobs may have; `param_prefix` is put before
     its path."""
+    _check_field_names(spec, param_prefix)
     for param, what, size, limit in _measure(spec):
         if size > limit:
             path = param_prefix + param
@@ -45,6 +47,19 @@ def check_spec_size(spec: JobSpec, param_prefix: str = "") -> None:
             "`labels` or `examples`; texts of data belong into its files",
             code="too_large",
         )
+
+
+def _check_field_names(spec: JobSpec, param_prefix: str) -> None:
+    """Here and not in the record, which reads what a later release may store."""
+    known = get_args(QuestionField)
+    for name in spec.settings.task.fields:
+        if name not in known:
+            path = f"{param_prefix}method.{spec.method}.task.fields.{name[:80]}"
+            raise Invalid(
+                f"unknown key `{path}`: a question has {', '.join(f'`{k}`' for k in known)}",
+                param=path,
+                code="unknown_key",
+            )
 
 
 def shorten_method(method: Mapping[str, Any]) -> dict[str, Any]:

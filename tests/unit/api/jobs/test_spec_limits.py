@@ -80,3 +80,10 @@ def test_a_study_has_the_same_bounds(here: Here) -> None:
     }
     body = {"job": job, "methods": ["finetune", "dss"], "seeds": [0], "baseline": "finetune"}
     refused(here.client.post("/v1/studies", json=body), 400, "too_large", "job.metadata.k")
+
+
+def test_a_field_that_no_question_has_is_refused_by_name(here: Here) -> None:
+    task = {"answer": "number", "fields": {"questoin": "text"}}
+    reply = here.create(here.file(sums(4)), {"task": task})
+    message = refused(reply, 400, "unknown_key", "method.qcrd.task.fields.questoin")
+    assert "`question`, `label`, `choices`" in message
