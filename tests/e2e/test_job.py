@@ -258,8 +258,6 @@ def test_openai_s_own_file_and_body_make_a_student_that_chats(site: Site) -> Non
         training_file=file.id,
         method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
     )
-    for _ in client.fine_tuning.jobs.list_events(job.id, extra_query={"stream": "true"}):
-        pass
     job = wait_for(client, job.id)
     assert (job.status, job.hyperparameters.n_epochs) == ("succeeded", 2), job.error
     (result,) = job.result_files

@@ -23,7 +23,7 @@ class AnswerGuess:
     def __init__(self) -> None:
         self.count = 0
         self._values: Counter[str] = Counter()
-        self._numbers = self._formulas = self._whole = 0
+        self._numbers = self._formulas = self._whole = self._places = 0
         self.longest = 0
         """Characters of the longest label."""
 
@@ -31,12 +31,13 @@ class AnswerGuess:
         if label is None or label == "":
             return
         self.count += 1
-        text = str(label).strip()
+        text = _spell(label)
         self.longest = max(self.longest, len(text))
         if len(self._values) < MAX_DISTINCT or text in self._values:
             self._values[text] += 1
         self._numbers += NUMBER.fullmatch(text) is not None
-        self._whole += isinstance(label, int)
+        self._whole += isinstance(label, int) and not isinstance(label, bool)
+        self._places += text.isdecimal()
         self._formulas += FORMULA.search(text) is not None
 
     def get_kind(self, *, has_choices: bool) -> str:
@@ -51,6 +52,11 @@ class AnswerGuess:
             return "label"
         return "math" if self._formulas > 0.2 * self.count else "text"
 
+    @property
+    def are_places(self) -> bool:
+        """Whether they are texts of places from 0, which a reader would count from 1."""
+        return self._places == self.count > self._whole and "0" in self._values
+
     def _are_labels(self, most: int, per_label: int) -> bool:
         return (
             2 <= len(self._values) <= most
@@ -61,3 +67,14 @@ class AnswerGuess:
     @property
     def labels(self) -> list[str]:
         return sorted(self._values)
+
+
+def _spell(label: Any) -> str:
+    """As the server spells labels that are no texts."""
+    if isinstance(label, bool):
+        return "true" if label else "false"
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    if isinstance(label, list):
+        return ", ".join(map(_spell, label))
+    return str(label).strip()

@@ -75,6 +75,7 @@ def guess_columns(
     taken: set[str] = set()
     _guess(guess, "question", _find_question(names), taken)
     _guess(guess, "label", _find_first(names, LABEL_NAMES, taken), taken)
+    _step_into_answers(guess, first)
     guess.has_choices = _guess_choices(guess, names, taken)
     guess.has_outputs = _guess_outputs(guess, names, taken)
     guess.missing = [name for name in ("question", "label") if guess.fields.get(name) is None]
@@ -82,6 +83,14 @@ def guess_columns(
         name: source for name, source in guess.fields.items() if source and source != name
     }
     return guess
+
+
+def _step_into_answers(guess: ColumnGuess, first: Mapping[str, Any]) -> None:
+    """SQuAD's answers are an object with several texts, of which the first counts."""
+    column = guess.fields.get("label")
+    value = first.get(column) if isinstance(column, str) else None
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        guess.fields["label"] = f"{column}.text.0"
 
 
 def find_form(first: Mapping[str, Any]) -> str | None:

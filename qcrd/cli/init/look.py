@@ -80,6 +80,9 @@ def look(path: Path, given: Mapping[str, Source]) -> DataLook:
         columns |= dict.fromkeys(fields)
         answers.add(_get_label(fields, guess))
         outputs += _count_outputs(fields, guess)
+    column = guess.fields.get("label", "label")
+    if guess.has_choices and answers.are_places and isinstance(column, str):
+        guess.fields["label"] = f"choices[{column}]"
     return DataLook(count, list(columns), guess, answers, first, outputs)
 
 
@@ -126,6 +129,10 @@ def _read_column(fields: Mapping[str, Any], source: str) -> Any:
         if found and isinstance(value, str):
             before, _, behind = value.rpartition(mark)
             return (before if side == " << " else behind).strip()
+    if source.endswith(".text.0"):
+        value = fields.get(source.removesuffix(".text.0"))
+        texts = value.get("text") if isinstance(value, Mapping) else None
+        return texts[0] if isinstance(texts, list) and texts else None
     return fields.get(source)
 
 

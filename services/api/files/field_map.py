@@ -12,12 +12,14 @@ from services.api.files.values import make_value_error, spell
 COLUMN = re.compile(r"\{([^{}]+)\}")
 PART = re.compile(r"(.+?) (<<|>>) (\S+)")
 """What stands before a mark in a column, or behind it: `answer >> ####`."""
+PLACE = re.compile(r"choices\[(.+)\]")
+"""The choice at the place, from 0, that a column has."""
 MISSING = object()
 MAX_LISTED_COLUMNS = 30
 
 FieldMap = Mapping[str, str | tuple[str, ...]]
 """For a name of ours a column, a path into one (`answers.text`), a part of one (`answer >> ####`),
-a template of columns in braces, or several of these for a list."""
+the choice at a place (`choices[label]`), a template of columns in braces, or several for a list."""
 
 
 def apply_field_map(
@@ -40,6 +42,8 @@ def _read(record: SourceRecord, name: str, source: str, used: set[str], *, is_fi
     if part := PART.fullmatch(source):
         value = _find(record, name, part[1], used, is_first=is_first)
         return _take_part(value, part[2], part[3])
+    if place := PLACE.fullmatch(source):
+        return _to_place(record, _find(record, name, place[1], used, is_first=is_first))
     if not COLUMN.search(source):
         return _find(record, name, source, used, is_first=is_first)
 
@@ -48,6 +52,15 @@ def _read(record: SourceRecord, name: str, source: str, used: set[str], *, is_fi
         return "" if value == "" else spell(record, found[1], value) or ""
 
     return COLUMN.sub(fill, source.replace("\\n", "\n")).strip() or None
+
+
+def _to_place(record: SourceRecord, value: Any) -> int | None:
+    text = spell(record, "label", value)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise make_value_error(record, f"`label` is {truncate(text)!r}, no place among `choices`")
+    return int(text)
 
 
 def _take_part(value: Any, side: str, mark: str) -> Any:
@@ -90,7 +103,7 @@ def _walk(value: Any, path: str) -> Any:
 
 def list_source_columns(source: str) -> list[str]:
     """The columns, or paths into them, that a source of a field map reads."""
-    if part := PART.fullmatch(source):
+    if part := PART.fullmatch(source) or PLACE.fullmatch(source):
         return [part[1]]
     return COLUMN.findall(source) or [source]
 

@@ -30,10 +30,10 @@ from services.api.files.field_map import (
 from services.api.files.file_summary import FileSummary
 from services.api.files.values import (
     collect_metadata,
+    get_label,
     get_text,
     get_texts,
     make_value_error,
-    spell,
 )
 
 FIELDS: tuple[QuestionField, ...] = get_args(QuestionField)
@@ -135,7 +135,7 @@ class RowBuilder:
                 record, "`choices` has one option: give at least two or leave it out"
             )
         given = named.get("label")
-        label = spell(record, "label", given)
+        label = get_label(record, given, choices)
         self.summary.add_label(record, given, label)
         question = Question(
             id=question_id(text, choices),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -57,6 +57,22 @@ def spell(record: SourceRecord, name: str, value: Any) -> str | None:
             f"such as {name}.text",
         )
     return get_text(record, name, value if isinstance(value, str) else str(value))
+
+
+def get_label(record: SourceRecord, value: Any, choices: Sequence[str]) -> str | None:
+    """A whole number is a choice's place from 0, as datasets name classes, unless it is one of the
+    choices itself; anything else is spelled out."""
+    label = spell(record, "label", value)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not choices or not is_whole or label in choices:
+        return label
+    if not 0 <= value < len(choices):
+        raise make_value_error(
+            record,
+            f"`label` {value} is no place among {len(choices)} choices, counted from 0: write the "
+            "choice itself or its letter",
+        )
+    return str(choices[value])
 
 
 def get_texts(

@@ -70,6 +70,38 @@ def test_choices_come_as_a_list_an_object_or_columns(
     assert row.question.choices == ("one", "two")
 
 
+@pytest.mark.parametrize(
+    ("label", "fields", "found"),
+    [
+        (0, None, "one"),
+        (1, None, "two"),
+        ("1", None, "1"),
+        ("b", None, "b"),
+        ("0", {"label": "choices[label]"}, "one"),
+        (1.0, {"label": "choices[label]"}, "two"),
+        (None, {"label": "choices[label]"}, None),
+    ],
+)
+def test_a_whole_number_beside_choices_is_a_place_from_0(
+    label: Any, fields: FieldMap | None, found: str | None
+) -> None:
+    """As datasets name classes. What a text says is left to the reader of answers."""
+    (row,) = read({"question": "a?", "choices": ["one", "two"], "label": label}, fields=fields)
+    assert row.question.label == found
+
+
+def test_a_whole_number_that_is_a_choice_is_that_choice() -> None:
+    (row,) = read({"question": "a?", "choices": ["3", "1"], "label": 1})
+    assert row.question.label == "1"
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_a_place_that_no_choice_has_is_refused(label: int) -> None:
+    """Places counted from 1 end so, and are not shifted in silence."""
+    with pytest.raises(Invalid, match=r"line 1: `label` -?\d is no place among 2 choices"):
+        read({"question": "a?", "choices": ["one", "two"], "label": label})
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(Invalid) as caught:
         read(PAIR, fields={"question": "{premise} {hypotesis}"})

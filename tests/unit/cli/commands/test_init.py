@@ -81,6 +81,25 @@ def write(folder: Path, make: Any, count: int = 60, name: str = "train.jsonl") -
             "A",
         ),
         (
+            lambda n: {"goal": f"{n}?", "sol1": "x", "sol2": "y", "label": n % 2},
+            "choice",
+            "1?",
+            "y",
+        ),
+        (
+            lambda n: {"sentence": f"{n}?", "option1": "x", "option2": "y", "answer": str(n % 2)},
+            "choice",
+            "1?",
+            "y",
+        ),
+        (
+            lambda n: {"context": f"c{n}", "question": "?", "answers": {"text": [f"a{n}", "b"]}},
+            "text",
+            "c1\n\n?",
+            "a1",
+        ),
+        (lambda n: {"question": f"{n}?", "answer": n % 2 == 1}, "label", "1?", "true"),
+        (
             lambda n: {"problem": f"{n}?", "answer": f"$\\frac{{{n}}}{{2}}$"},
             "math",
             "1?",
