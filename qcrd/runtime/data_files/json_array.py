@@ -30,6 +30,7 @@ def read_json_array(data: BinaryIO, max_records: int = MAX_RECORDS) -> Iterator[
     text.expect("[", 1)
     number = 0
     if text.peek() == "]":
+        text.expect_end(number)
         return
     while True:
         number += 1
@@ -37,6 +38,7 @@ def read_json_array(data: BinaryIO, max_records: int = MAX_RECORDS) -> Iterator[
         fields = check_object(number, text.take_value(number), "record")
         yield SourceRecord(number, fields, "record")
         if text.peek() == "]":
+            text.expect_end(number)
             return
         text.expect(",", number)
 
@@ -69,6 +71,16 @@ class _Text:
                 code="broken_json",
             )
         self._at += 1
+
+    def expect_end(self, number: int) -> None:
+        self.expect("]", number)
+        if self.peek():
+            raise make_record_error(
+                max(1, number),
+                "broken JSON: there is more behind the array's end",
+                unit="record",
+                code="broken_json",
+            )
 
     def take_value(self, number: int) -> Any:
         self._number = number

@@ -44,7 +44,8 @@ def read_parquet(data: BinaryIO, max_records: int = MAX_RECORDS) -> Iterator[Sou
                 for fields in batch.to_pylist():
                     number += 1
                     yield SourceRecord(number, fields, "record")
-        except (pyarrow.ArrowException, OSError) as error:
+        # Values that Python has no type for, such as the year 300,000, raise the latter two.
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             raise _make_error(number + 1, error) from error
 
 

@@ -49,4 +49,9 @@ def describe_type(value: Any) -> str:
 
 def truncate(value: object) -> str:
     """Short, and without unpaired surrogates, which no response could encode."""
-    return str(value)[:80].encode("utf-8", "replace").decode()
+    return clean_text(str(value)[:80])
+
+
+def clean_text(text: str) -> str:
+    """With a question mark for each unpaired surrogate."""
+    return text.encode("utf-8", "replace").decode()

@@ -6,6 +6,7 @@ Supervised fine-tuning and Direct preference optimization, as read 2026-11-28).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from qcrd.records.conversation import Turn, render_conversation
 from qcrd.runtime.data_files.records import SourceRecord, describe_type, truncate
 from services.api.files.values import get_text, make_value_error
 
+THOUGHT = re.compile(r"</?think>", re.IGNORECASE)
+EMPTY_THOUGHT = re.compile(r"\A\s*<think>\s*</think>", re.IGNORECASE)
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 CHAT_ROLES = frozenset({"system", "developer", "user", "assistant"})
 
@@ -53,10 +56,12 @@ def _merge(record: SourceRecord, names: Sequence[str], made: Converted) -> Conve
 def _convert_chat(record: SourceRecord, messages: Any, name: str) -> Converted:
     """The last message of the assistant is the label, all before it the question. Its reasoning is
     a rationale of the label. A chat that ends in the user's message has no label."""
-    if not isinstance(messages, list) or not messages:
+    if not isinstance(messages, list):
         raise make_value_error(
             record, f"`{name}` must be a list of messages, not {describe_type(messages)}"
         )
+    if not messages:
+        raise make_value_error(record, f"`{name}` has no message: leave the line out")
     *before, last = messages
     if _get_role(record, last, name) != "assistant":
         return Converted({"question": _render(record, messages, name)}, len(messages) > 1)
@@ -68,6 +73,10 @@ def _convert_chat(record: SourceRecord, messages: Any, name: str) -> Converted:
         )
     reply = _get_content(record, last, name)
     reasoning, reply = _split_reasoning(last, reply)
+    if not reply or THOUGHT.search(reply):
+        raise make_value_error(
+            record, f"`{name}`: the last reply is nothing but a thought, so there is no label in it"
+        )
     made: dict[str, Any] = {"question": _render(record, before, name), "label": reply}
     if reasoning:
         made["rationales"] = [reasoning]
@@ -75,25 +84,33 @@ def _convert_chat(record: SourceRecord, messages: Any, name: str) -> Converted:
 
 
 def _split_reasoning(message: Mapping[str, Any], reply: str) -> tuple[str, str]:
+    """What stands apart from the reply, else the block before it, which is no part of the reply in
+    any case."""
     told = message.get("reasoning_content") or message.get("reasoning")
-    if isinstance(told, str) and told.strip():
-        return told.strip(), reply
-    trace, rest = split_reasoning(reply)
-    return (trace.strip(), rest.strip()) if trace and rest.strip() else ("", reply)
+    trace, rest = split_reasoning(EMPTY_THOUGHT.sub("", reply))
+    return (told if isinstance(told, str) and told.strip() else trace).strip(), rest.strip()
 
 
 def _render(record: SourceRecord, messages: Sequence[Any], name: str) -> str:
     return render_conversation(
         [
-            Turn(_get_role(record, message, name), _get_content(record, message, name))
+            Turn(_get_role(record, message, name), _get_said(record, message, name))
             for message in messages
         ]
     )
 
 
+def _get_said(record: SourceRecord, message: Mapping[str, Any], name: str) -> str:
+    """Without what the assistant thought before an earlier reply, which chats do not send back."""
+    content = _get_content(record, message, name)
+    if message.get("role") != "assistant":
+        return content
+    return _split_reasoning({}, content)[1] or content
+
+
 def _get_role(record: SourceRecord, message: Any, name: str) -> str:
     role = message.get("role") if isinstance(message, Mapping) else None
-    if role not in CHAT_ROLES:
+    if not isinstance(role, str) or role not in CHAT_ROLES:
         raise make_value_error(
             record,
             f"`{name}` has a message of role {truncate(role)!r}: roles are "
@@ -133,6 +150,8 @@ def _from_sharegpt(record: SourceRecord, turn: Any) -> dict[str, Any]:
         raise make_value_error(
             record, f"`conversations` must have objects, not {describe_type(turn)}"
         )
+    if "role" in turn:
+        return dict(turn)
     speaker = turn.get("from")
     return {"role": SHAREGPT_ROLES.get(str(speaker), speaker), "content": turn.get("value")}
 
@@ -156,6 +175,8 @@ def _convert_preference(record: SourceRecord) -> Converted:
             "a preference pair has `input` with `messages`, `preferred_output` and "
             "`non_preferred_output`, each a list of messages",
         )
+    if not preferred or _get_role(record, preferred[-1], "preferred_output") != "assistant":
+        raise make_value_error(record, "`preferred_output` must end in a message of the assistant")
     made = _convert_chat(record, [*messages, *preferred], "preferred_output")
     kept = {"non_preferred_output": record.fields.get("non_preferred_output")}
     return Converted(made.fields | kept, made.is_conversation)

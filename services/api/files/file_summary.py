@@ -91,7 +91,7 @@ class FileSummary:
 def _add_names(names: dict[str, None], fields: Mapping[str, Any]) -> None:
     for name in fields:
         if len(names) < MAX_COLUMNS:
-            names.setdefault(name)
+            names.setdefault(truncate(name))
 
 
 def _list(names: Mapping[str, None]) -> str:

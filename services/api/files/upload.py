@@ -136,6 +136,7 @@ class _UploadForm:
         self._filename = ""
         self._purpose: str | None = None
         self._lifetime: float | None = None
+        self._has_anchor = False
 
     def add_part(self, part: Part) -> None:
         if part.name == "file" and self._blob is None:
@@ -147,6 +148,7 @@ class _UploadForm:
             self._purpose = _read_text_field(part)
             files.check_purpose(self._purpose)
         elif part.name == "expires_after[anchor]":
+            self._has_anchor = True
             if (anchor := _read_text_field(part)) != "created_at":
                 raise _make_expiry_error(f"`anchor` must be `created_at`, not {anchor[:40]!r}")
         elif part.name == "expires_after[seconds]":
@@ -156,7 +158,8 @@ class _UploadForm:
         else:
             name = part.name[:80]
             raise Invalid(
-                f"unknown field `{name}`: an upload has `file`, `purpose` and `expires_after`",
+                f"unknown field `{name}`: an upload has `file`, `purpose`, "
+                "`expires_after[anchor]` and `expires_after[seconds]`",
                 param=name,
                 code="unknown_key",
             )
@@ -167,6 +170,8 @@ class _UploadForm:
             raise Invalid("`file`: Field required", param="file")
         if self._purpose is None:
             raise Invalid("`purpose`: Field required", param="purpose")
+        if self._has_anchor and self._lifetime is None:
+            raise _make_expiry_error("`seconds` is missing beside `anchor`")
         return self._blob, self._filename, self._purpose, self._lifetime
 
     def delete_blob(self) -> None:
@@ -180,7 +185,7 @@ class _UploadForm:
 
 def _read_lifetime(part: Part) -> float:
     text = _read_text_field(part)
-    seconds = int(text) if text.isdecimal() else 0
+    seconds = int(text) if text.isascii() and text.isdecimal() else 0
     if not MIN_LIFETIME_SECONDS <= seconds <= MAX_LIFETIME_SECONDS:
         raise _make_expiry_error(
             f"`seconds` must be {MIN_LIFETIME_SECONDS} to {MAX_LIFETIME_SECONDS}, not {text[:40]!r}"

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from qcrd.runtime.data_files.json_decoder import DECODER
-from qcrd.runtime.data_files.records import SourceRecord, describe_type, make_record_error
+from qcrd.runtime.data_files.records import (
+    SourceRecord,
+    clean_text,
+    describe_type,
+    make_record_error,
+)
 
 MAX_METADATA_CHARS = 4000
 """Of all extra columns of a record together; what is longer is left out of the record."""
@@ -46,10 +52,16 @@ def spell(record: SourceRecord, name: str, value: Any) -> str | None:
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        if math.isnan(value):  # how tables write nothing
+            return None
+        raise make_value_error(record, f"`{name}` is no finite number: write the answer")
+    if isinstance(value, float | Decimal) and value == int(value):
         return str(int(value))
     if isinstance(value, int | float | Decimal):
         return str(value)
+    if isinstance(value, bytes):
+        raise make_value_error(record, f"`{name}` is binary, not a text: store it as a string")
     if isinstance(value, Mapping):
         raise make_value_error(
             record,
@@ -113,13 +125,17 @@ def _describe(value: Any) -> str:
 
 def collect_metadata(fields: Mapping[str, Any]) -> dict[str, str]:
     """The columns that are no part of the question, as texts."""
-    found = {name: _describe_value(value) for name, value in fields.items() if value is not None}
+    found = {
+        clean_text(name): _describe_value(value)
+        for name, value in fields.items()
+        if value is not None
+    }
     return found if sum(map(len, (*found, *found.values()))) <= MAX_METADATA_CHARS else {}
 
 
 def _describe_value(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    return text.encode("utf-8", "replace").decode()
+    return clean_text(text)
 
 
 def make_value_error(

@@ -87,6 +87,30 @@ def test_reasoning_is_a_rationale_of_the_label(reply: dict[str, Any]) -> None:
     assert (row.question.label, row.outputs, row.explains_label) == ("fish", ("It swims.",), True)
 
 
+def test_thoughts_are_no_part_of_replies() -> None:
+    """Neither an empty block, nor one beside reasoning that stands apart, nor an earlier turn's."""
+    (empty,) = read({"messages": [USER, {**REPLY, "content": "<think>\n\n</think>\n\nfish"}]})
+    assert (empty.question.label, empty.outputs) == ("fish", ())
+    thought = {**REPLY, "content": "<think>t</think>fish", "reasoning_content": "r"}
+    (row,) = read({"messages": [USER, thought, {"role": "user", "content": "Sure?"}, thought]})
+    assert "<think>" not in row.question.text
+    assert (row.question.label, row.outputs) == ("fish", ("r",))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"input": {"messages": [USER]}, "preferred_output": []},
+        {"input": {"messages": [USER]}, "preferred_output": [USER]},
+        {"input": {"messages": [USER, REPLY]}, "preferred_output": []},
+        {"preferred_output": [REPLY]},
+    ],
+)
+def test_a_pair_without_a_preferred_reply_is_refused(pair: dict[str, Any]) -> None:
+    with pytest.raises(Invalid, match="preferred_output"):
+        read(pair)
+
+
 def test_other_columns_stay_beside_the_question() -> None:
     (row,) = read({"messages": [USER, REPLY], "parallel_tool_calls": False, "source": "a"})
     assert row.question.metadata == {"parallel_tool_calls": "false", "source": "a"}
@@ -95,7 +119,11 @@ def test_other_columns_stay_beside_the_question() -> None:
 @pytest.mark.parametrize(
     ("messages", "told"),
     [
-        ([], "`messages` must be a list of messages"),
+        ([], "`messages` has no message"),
+        ([{"role": ["user"], "content": "a"}, REPLY], "has a message of role"),
+        ([{"role": {}, "content": "a"}, REPLY], "has a message of role"),
+        ([USER, {**REPLY, "content": "<think>It swims."}], "nothing but a thought"),
+        ([USER, {**REPLY, "content": "<think>It swims.</think>"}], "nothing but a thought"),
         ("hello", "`messages` must be a list of messages"),
         ([REPLY], "no message before the assistant's"),
         ([USER, {**REPLY, "weight": 0}], "weight 0"),

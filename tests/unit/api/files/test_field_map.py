@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from qcrd.errors import Invalid
+from qcrd.runtime.data_files.records import SourceRecord
 from services.api.files.field_map import FieldMap
-from services.api.files.questions import QuestionRow, check_records, read_rows
+from services.api.files.questions import QuestionRow, RowBuilder, check_records, read_rows
 
 PAIR = {"premise": "Two cats sleep.", "hypothesis": "Cats sleep.", "gold": 0, "uid": "a1"}
 FIELDS: FieldMap = {"question": "{premise}\\n{hypothesis}", "label": "gold"}
@@ -151,3 +153,25 @@ def test_what_was_done_is_said_once_with_counts() -> None:
 def test_long_extra_columns_are_not_kept() -> None:
     (row,) = read({"question": "a?", "page": "x" * 5000})
     assert row.question.metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [(float("nan"), None), (Decimal("3.00"), "3"), (Decimal("2.50"), "2.50"), ([], None)],
+)
+def test_values_of_tables_are_spelled_out(label: Any, found: str | None) -> None:
+    record = SourceRecord(1, {"question": "a?", "label": label}, "record")
+    (row,) = RowBuilder().build(record)
+    assert row.question.label == found
+
+
+@pytest.mark.parametrize("label", [float("inf"), b"abc", Decimal("-Infinity")])
+def test_values_that_are_no_answers_are_refused(label: Any) -> None:
+    record = SourceRecord(1, {"question": "a?", "label": label}, "record")
+    with pytest.raises(Invalid, match="record 1: `label` is"):
+        list(RowBuilder().build(record))
+
+
+def test_names_that_no_response_could_encode_are_told_with_marks() -> None:
+    data = io.BytesIO(b'{"question": "a?", "\\ud800": "b"}')
+    assert check_records(data).make_record("jsonl").columns == ("question", "?")

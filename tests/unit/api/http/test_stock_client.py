@@ -122,7 +122,9 @@ def test_a_file_expires_when_its_client_said_unless_a_job_needs_it(here: Here) -
     "form",
     [
         {"expires_after[anchor]": "uploaded_at"},
+        {"expires_after[anchor]": "created_at"},
         {"expires_after[seconds]": "60"},
+        {"expires_after[seconds]": "\uff14\uff10\uff10\uff10"},
         {"expires_after[seconds]": "soon"},
         {"expires_after[seconds]": "2592001"},
     ],

@@ -110,6 +110,8 @@ def test_lines_of_a_table_are_those_of_the_file() -> None:
         (b"[1]", "invalid_line", "record 1: a JSON object is needed"),
         (b'[{"a": 1} {"a": 2}]', "broken_json", "record 1: broken JSON: `,` is needed"),
         (b'[{"a": 1}, ', "broken_json", "record 2: broken JSON"),
+        (b'[{"a": 1}] x', "broken_json", "record 1: broken JSON: there is more behind"),
+        (b"[] []", "broken_json", "record 1: broken JSON: there is more behind"),
         (b'[{"a": 1}', "broken_json", "record 1: broken JSON"),
         (b'[{"a": 1, "a": 2}]', "broken_json", "record 1: broken JSON: key 'a' is there twice"),
         (b'[{"a": "\xff"}]', "not_utf8", "record 1: not UTF-8"),
@@ -135,3 +137,11 @@ def test_more_records_than_a_file_may_have_are_refused() -> None:
     for data in (b'[{"a": 1}, {"a": 2}, {"a": 3}]', b"a,b\n1,2\n3,4\n5,6\n", as_parquet(ROWS)):
         with pytest.raises(Invalid, match="at most 2"):
             list(read_records(io.BytesIO(data), 2))
+
+
+def test_a_date_that_python_has_not_is_a_broken_file() -> None:
+    far = pyarrow.array([2**53], type=pyarrow.int64()).cast(pyarrow.timestamp("ms"))
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.table({"question": ["a"], "when": far}), out)
+    with pytest.raises(Invalid, match="the Parquet file cannot be read"):
+        read(out.getvalue())
