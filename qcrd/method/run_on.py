@@ -5,8 +5,9 @@ the form of the prompt that it was given.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 MIN_SHARE, MIN_OUTPUTS = 0.05, 3
 """Of the outputs, that have a mark at the beginning of a paragraph for it to count as repeated."""
@@ -25,28 +26,61 @@ OWN_PARTS = re.compile(
 """Headings of an output's own parts, of which the one behind the answer may explain it."""
 
 
+class Reading(NamedTuple):
+    """Whether a text has an answer, and whether that is the label; None without a label."""
+
+    has_answer: bool
+    is_right: bool | None = None
+
+
+@dataclass
+class _Evidence:
+    count: int = 0
+    answered: int = 0
+    labelled: int = 0
+    right_before: int = 0
+    right_whole: int = 0
+    in_question: int = 0
+
+    def is_next_question(self, examined: int) -> bool:
+        """Where the answers before the mark are right more often than those of the whole outputs. A
+        part of an output, such as its second attempt, has the better answer behind it."""
+        is_repeated = self.count >= max(MIN_OUTPUTS, MIN_SHARE * examined)
+        if not is_repeated or self.answered < MIN_ANSWERED_SHARE * self.count:
+            return False
+        if self.labelled:
+            return self.right_before > self.right_whole
+        return 2 * self.in_question > self.count
+
+
 def find_next_question_mark(
-    outputs: Sequence[str], has_answer: Callable[[int, str], bool]
+    outputs: Sequence[tuple[str, str]], read: Callable[[int, str], Reading]
 ) -> str | None:
     """The heading that a made-up next question begins with, such as `Premise`; None where none
-    repeats. `has_answer` tells whether a text, the beginning of the output at that place, has one.
+    repeats. `outputs` are pairs of question and output; `read` reads a text as the one at a place.
+    Without labels the heading has to be one of the questions' own.
     """
-    examined = outputs[:: max(1, len(outputs) // MAX_EXAMINED)]
     step = max(1, len(outputs) // MAX_EXAMINED)
-    marks = Counter[str]()
-    answered = Counter[str]()
-    for place, output in enumerate(examined):
+    places = range(0, len(outputs), step)
+    marks = dict[str, _Evidence]()
+    for place in places:
+        question, output = outputs[place]
         # Of several the first: the others belong to the question that was made up.
         found = PARAGRAPH_MARK.search(output)
         if found is None or OWN_PARTS.match(found[1]):
             continue
-        marks[found[1]] += 1
-        answered[found[1]] += has_answer(place * step, output[: found.start()])
-    for mark, count in marks.most_common(1):
-        is_repeated = count >= max(MIN_OUTPUTS, MIN_SHARE * len(examined))
-        if is_repeated and answered[mark] >= MIN_ANSWERED_SHARE * count:
-            return mark
-    return None
+        evidence = marks.setdefault(found[1], _Evidence())
+        before, whole = read(place, output[: found.start()]), read(place, output)
+        evidence.count += 1
+        evidence.answered += before.has_answer
+        evidence.labelled += before.is_right is not None
+        evidence.right_before += bool(before.is_right)
+        evidence.right_whole += bool(whole.is_right)
+        evidence.in_question += f"{found[1]}:" in question
+    if not marks:
+        return None
+    mark, evidence = max(marks.items(), key=lambda each: each[1].count)
+    return mark if evidence.is_next_question(len(places)) else None
 
 
 def cut_at_mark(output: str, mark: str) -> str:

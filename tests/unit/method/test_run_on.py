@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from qcrd.method.run_on import cut_at_mark, cut_at_stop, find_next_question_mark
+from qcrd.method.run_on import Reading, cut_at_mark, cut_at_stop, find_next_question_mark
 
 
-def find(outputs: list[str]) -> str | None:
-    return find_next_question_mark(outputs, lambda place, text: "answer is" in text.lower())
+def find(outputs: list[str], question: str = "?", right: str | None = None) -> str | None:
+    """An answer is what follows the last `answer is`; `right` is every question's label."""
+
+    def read(place: int, text: str) -> Reading:
+        _, found, answer = text.lower().rpartition("answer is ")
+        if right is None:
+            return Reading(bool(found))
+        return Reading(bool(found), answer.partition(".")[0] == right)
+
+    return find_next_question_mark([(question, output) for output in outputs], read)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +31,8 @@ def find(outputs: list[str]) -> str | None:
 )
 def test_a_heading_that_repeats_behind_answers_is_found_and_cut(heading: str, mark: str) -> None:
     outputs = [f"Because {n}. The answer is {n}.\n\n{heading}: more {n}." for n in range(10)]
-    assert find(outputs) == mark
+    assert find(outputs, f"{mark}: one.") == mark
+    assert find(outputs) is None, "without labels the heading has to be a question's own"
     assert [cut_at_mark(each, mark) for each in outputs] == [
         f"Because {n}. The answer is {n}." for n in range(10)
     ]
@@ -42,6 +51,19 @@ def test_a_heading_that_repeats_behind_answers_is_found_and_cut(heading: str, ma
 )
 def test_an_output_s_own_parts_are_no_next_question(output: str) -> None:
     assert find([output.replace("{n}", str(n)) for n in range(10)]) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "mark"),
+    [("5", "7", "Critique"), ("7", "5", None), ("5", "5", None), ("7", "7", None)],
+)
+def test_labels_tell_a_next_question_from_a_second_attempt(
+    before: str, behind: str, mark: str | None
+) -> None:
+    """What stands before a made-up question is right more often than what it makes of it; a better
+    answer behind a heading is the output's own."""
+    outputs = [f"So the answer is {before}.\n\nCritique: the answer is {behind}."] * 10
+    assert find(outputs, right="5") == mark
 
 
 def test_what_does_not_repeat_is_left() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qcrd.method.answers import parse_output
-from qcrd.method.run_on import cut_at_mark, cut_at_stop, find_next_question_mark
+from qcrd.method.answers import canonical, parse_output
+from qcrd.method.run_on import Reading, cut_at_mark, cut_at_stop, find_next_question_mark
 from qcrd.records.rationale_spec import DEFAULT_STOP, RationaleSpec
 from qcrd.records.spec import MethodSpec
 from services.api.assembling.outputs.labelling import AnswerReading, OutputsByQuestion
@@ -93,9 +93,17 @@ def _find_mark(rows: Sequence[QuestionRow], spec: MethodSpec) -> str | None:
     """Of outputs whose answer is read: those that explain a label are taken as they stand."""
     read = [row for row in rows if _choose_row_reading(row, spec) != "label"]
     owners = [(row.question, output) for row in read for output in row.outputs]
+
+    def read_output(place: int, text: str) -> Reading:
+        question = owners[place][0]
+        parsed = parse_output(text, spec.task, question)
+        if question.label is None:
+            return Reading(parsed is not None)
+        label = canonical(question.label, spec.task, question)
+        return Reading(parsed is not None, parsed is not None and parsed.answer == label)
+
     return find_next_question_mark(
-        [output for _, output in owners],
-        lambda place, text: parse_output(text, spec.task, owners[place][0]) is not None,
+        [(question.text, output) for question, output in owners], read_output
     )
 
 
