@@ -66,7 +66,11 @@ class AnswerGuess:
 
     @property
     def labels(self) -> list[str]:
-        return sorted(self._values)
+        """Each once: spellings that differ in case only are one label, the commonest of them."""
+        folded = dict[str, str]()
+        for text, _ in self._values.most_common():
+            folded.setdefault(text.casefold(), text)
+        return sorted(folded.values())
 
 
 def _spell(label: Any) -> str:

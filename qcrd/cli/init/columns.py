@@ -21,12 +21,12 @@ QUESTION_TEMPLATES: Sequence[tuple[Sequence[str], str]] = (
 )
 QUESTION_NAMES = (
     "question query problem prompt instruction inputs input text sentence utterance goal review"
-    " content question_text question_stem source title"
+    " content question_text question_stem ctx source title"
 ).split()
 LABEL_NAMES = (
-    "label gold_label answer answerkey target gold class category intent sentiment label_text"
-    " final_answer correct_answer correct_option is_duplicate completion output response reply"
-    " answers equation labels summary"
+    "label gold_label answer answerkey target gold final_answer correct_answer correct_option"
+    " correct cop completion output response reply class category intent sentiment coarse_label"
+    " label_text is_duplicate answers equation labels summary"
 ).split()
 CHOICE_NAMES = "choices options endings answer_choices candidates".split()
 CHOICE_COLUMNS: Sequence[Sequence[str]] = (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import math
+import tokenize
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -109,14 +111,25 @@ def _unfold_list(value: Any) -> Any:
         return value["text"]
     if not isinstance(value, str) or not value.strip().startswith("["):
         return value
-    for parse in (DECODER.decode, ast.literal_eval):
+    for parse in (DECODER.decode, _parse_python_list):
         try:
             parsed = parse(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             continue
         if isinstance(parsed, list):
             return parsed
     return value
+
+
+def _parse_python_list(text: str) -> Any:
+    """As tables are written from Python, which may be an array of numpy's: `['a' 'b']`, two strings
+    that Python itself would join."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    strings = [token.string for token in tokens if token.type == tokenize.STRING]
+    parsed = ast.literal_eval(text)
+    if isinstance(parsed, list) and len(strings) > len(parsed):
+        return [ast.literal_eval(string) for string in strings]
+    return parsed
 
 
 def _describe(value: Any) -> str:

@@ -63,6 +63,8 @@ def test_labels_are_found_and_spelled_out(
         ({"q": "a?", "options": ["one", "two"]}, "options"),
         ({"q": "a?", "options": '["one", "two"]'}, "options"),
         ({"q": "a?", "options": "['one', 'two']"}, "options"),
+        ({"q": "a?", "options": "['one' 'two']"}, "options"),
+        ({"q": "a?", "options": "['one'\n 'two']"}, "options"),
     ],
 )
 def test_choices_come_as_a_list_an_object_or_columns(

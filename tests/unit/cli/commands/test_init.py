@@ -100,6 +100,18 @@ def write(folder: Path, make: Any, count: int = 60, name: str = "train.jsonl") -
         ),
         (lambda n: {"question": f"{n}?", "answer": n % 2 == 1}, "label", "1?", "true"),
         (
+            lambda n: {"question": f"{n}?", "answer": ("Yes", "no", "yes")[n % 3]},
+            "label",
+            "1?",
+            "no",
+        ),
+        (
+            lambda n: {"instruction": f"{n}!", "response": f"r{n} it is", "category": "qa"},
+            "text",
+            "1!",
+            "r1 it is",
+        ),
+        (
             lambda n: {"problem": f"{n}?", "answer": f"$\\frac{{{n}}}{{2}}$"},
             "math",
             "1?",
