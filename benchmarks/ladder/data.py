@@ -87,7 +87,10 @@ def load_data(
     )
     reading: labelling.AnswerReading = "label" if dataset.every_output_is_right else "parse"
     rows = list(_read_rows(folder / "train.jsonl"))
-    items = [labelling.build_item(row.question, row.outputs, spec, reading) for row in rows]
+    items = [
+        labelling.build_item(row.question, row.outputs, spec, [reading] * len(row.outputs))
+        for row in rows
+    ]
     usable = [item for item in items if item.gold is not None]
     training, validation = _split(usable, spec.hyperparameters.validation_share, seed)
     all_training, training = training, _sample_at_most(training, train, f"{seed}/train")

@@ -16,7 +16,10 @@ MIN_ANSWERED_SHARE = 0.8
 MAX_EXAMINED = 2000
 """Outputs looked at: enough to see what repeats."""
 PARAGRAPH, MARK_END = r"\n[^\S\n]*\n\s*[*_#>]{0,4}\s?", r"\s?\d{0,3}[*_]{0,2}[:\uff1a]"
-PARAGRAPH_MARK = re.compile(rf"{PARAGRAPH}([^\W\d_][^:\n]{{0,39}}?){MARK_END}")
+LINE = r"\n\s*[*_#>]{0,4}\s?"
+HEADING = r"([^\W\d_][^:\n]{0,39}?)"
+MARKS = [re.compile(f"{beginning}{HEADING}{MARK_END}") for beginning in (PARAGRAPH, LINE)]
+"""Of a paragraph or, where none repeats, of a line."""
 OWN_PARTS = re.compile(
     r"(?:final |the |my |correct )*(?:answer|explanation|reasoning|rationale|reason|justification"
     r"|solution|result|conclusion|note|check|verification|summary|therefore|thus|so|hence|step"
@@ -60,13 +63,22 @@ def find_next_question_mark(
     repeats. `outputs` are pairs of question and output; `read` reads a text as the one at a place.
     Without labels the heading has to be one of the questions' own.
     """
+    found = (_find_mark(outputs, read, pattern) for pattern in MARKS)
+    return next((mark for mark in found if mark is not None), None)
+
+
+def _find_mark(
+    outputs: Sequence[tuple[str, str]],
+    read: Callable[[int, str], Reading],
+    pattern: re.Pattern[str],
+) -> str | None:
     step = max(1, len(outputs) // MAX_EXAMINED)
     places = range(0, len(outputs), step)
     marks = dict[str, _Evidence]()
     for place in places:
         question, output = outputs[place]
         # Of several the first: the others belong to the question that was made up.
-        found = PARAGRAPH_MARK.search(output)
+        found = pattern.search(output)
         if found is None or OWN_PARTS.match(found[1]):
             continue
         evidence = marks.setdefault(found[1], _Evidence())
@@ -84,8 +96,8 @@ def find_next_question_mark(
 
 
 def cut_at_mark(output: str, mark: str) -> str:
-    """What comes before the first paragraph that begins with the heading."""
-    found = re.search(f"{PARAGRAPH}{re.escape(mark)}{MARK_END}", output)
+    """What comes before the first line that begins with the heading."""
+    found = re.search(f"{LINE}{re.escape(mark)}{MARK_END}", output)
     return output if found is None else output[: found.start()]
 
 

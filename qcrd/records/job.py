@@ -246,7 +246,7 @@ class Event(StoredRecord):
 
 class DataSummary(Record):
     """What the records of a file were found to be. `outputs`: texts of a teacher that came with
-    them; `longest_label` in characters. `is_chat`: in a form of OpenAI's; `is_conversation`: of
+    them; `longest_label` in bytes. `is_chat`: in a form of OpenAI's; `is_conversation`: of
     more than one message before the reply."""
 
     format: str = "jsonl"

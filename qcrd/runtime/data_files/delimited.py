@@ -70,11 +70,13 @@ def read_delimited(
 def _check_header(cells: list[str], number: int) -> list[str]:
     """The names; a column without one, as a table's index is written, is left out."""
     names = [cell.strip() for cell in cells]
-    for name in names:
-        if name and names.count(name) > 1:
+    seen = set[str]()
+    for name in filter(None, names):
+        if name in seen:
             raise make_record_error(
                 number, f"the column `{truncate(name)}` is there twice: rename one", code="twice"
             )
+        seen.add(name)
     return names
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from qcrd.errors import Invalid
 from qcrd.runtime.data_files.records import (
+    MAX_RECORD_BYTES,
     MAX_RECORDS,
     SourceRecord,
     check_count,
@@ -43,10 +44,21 @@ def read_parquet(data: BinaryIO, max_records: int = MAX_RECORDS) -> Iterator[Sou
             for batch in table.iter_batches(batch_size=BATCH_ROWS):
                 for fields in batch.to_pylist():
                     number += 1
+                    _check_size(number, fields)
                     yield SourceRecord(number, fields, "record")
         # Values that Python has no type for, such as the year 300,000, raise the latter two.
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             raise _make_error(number + 1, error) from error
+
+
+def _check_size(number: int, fields: dict[str, Any]) -> None:
+    size = sum(len(value) for value in fields.values() if isinstance(value, str | bytes))
+    if size > MAX_RECORD_BYTES:
+        raise make_record_error(
+            number,
+            f"longer than {MAX_RECORD_BYTES} characters: one question a record",
+            unit="record",
+        )
 
 
 def _make_error(number: int, error: Exception) -> Invalid:

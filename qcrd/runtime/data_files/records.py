@@ -43,7 +43,13 @@ def check_count(number: int, most: int, unit: Unit = "line") -> None:
 
 
 def describe_type(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    names = {
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+    }
     return names.get(type(value), "null" if value is None else "an object")
 
 

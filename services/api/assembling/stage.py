@@ -54,7 +54,7 @@ class TeacherOutputs:
     test: OutputsByQuestion
     reused: int = 0
     refused: int = 0
-    readings: Mapping[str, AnswerReading] = field(default_factory=dict)
+    readings: Mapping[str, tuple[AnswerReading, ...]] = field(default_factory=dict)
     """Where the answers of imported texts are; those of a teacher that was asked are marked."""
 
 
@@ -93,7 +93,7 @@ def assemble(
             row.question,
             outputs.training.get(row.question.id, ()),
             spec.settings,
-            outputs.readings.get(row.question.id, "parse"),
+            outputs.readings.get(row.question.id, ()),
         )
         for row in splits.training
     ]

@@ -31,11 +31,19 @@ def apply_field_map(
     for name, source in fields.items():
         sources = (source,) if isinstance(source, str) else source
         values = [_read(record, name, each, used, is_first=is_first) for each in sources]
-        mapped[name] = (
-            values[0] if isinstance(source, str) else [v for v in values if v not in (None, "")]
-        )
+        mapped[name] = values[0] if isinstance(source, str) else _trim(record, name, values)
     rest = {name: value for name, value in record.fields.items() if name not in used}
     return mapped, rest
+
+
+def _trim(record: SourceRecord, name: str, values: list[Any]) -> list[Any]:
+    """Without empty ones; a choice between others is needed, as letters and places count it."""
+    present = [value for value in values if value not in (None, "")]
+    if name == "choices" and values[: len(present)] != present:
+        raise make_value_error(
+            record, "`choices` has an empty option before another, which would shift their letters"
+        )
+    return present
 
 
 def _read(record: SourceRecord, name: str, source: str, used: set[str], *, is_first: bool) -> Any:

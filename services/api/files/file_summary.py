@@ -38,7 +38,7 @@ class FileSummary:
         _add_names(self.extra, names)
 
     def add_label(self, record: SourceRecord, given: Any, label: str | None) -> None:
-        self.longest_label = max(self.longest_label, len(label or ""))
+        self.longest_label = max(self.longest_label, len((label or "").encode()))
         if label is None or isinstance(given, str):
             return
         self.spelled_labels += 1

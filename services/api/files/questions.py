@@ -135,7 +135,9 @@ class RowBuilder:
                 record, "`choices` has one option: give at least two or leave it out"
             )
         given = named.get("label")
-        label = get_label(record, given, choices)
+        options = named.get("choices")
+        keys = options.get("label") if isinstance(options, Mapping) else None
+        label = get_label(record, given, choices, keys)
         self.summary.add_label(record, given, label)
         question = Question(
             id=question_id(text, choices),

@@ -73,12 +73,26 @@ def spell(record: SourceRecord, name: str, value: Any) -> str | None:
     return get_text(record, name, value if isinstance(value, str) else str(value))
 
 
-def get_label(record: SourceRecord, value: Any, choices: Sequence[str]) -> str | None:
-    """A whole number is a choice's place from 0, as datasets name classes, unless it is one of the
-    choices itself; anything else is spelled out."""
+def get_label(
+    record: SourceRecord, value: Any, choices: Sequence[str], keys: Any = None
+) -> str | None:
+    """One of the choices' `keys` (ARC's `choices.label`) is that choice. A whole number is a
+    choice's place from 0, as datasets name classes; anything else is spelled out. `Invalid` for a
+    number that is a place and another choice's text."""
     label = spell(record, "label", value)
+    names = [str(key) for key in keys] if isinstance(keys, list) else []
+    if label is not None and len(names) == len(choices) and label in names:
+        return choices[names.index(label)]
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not choices or not is_whole or label in choices:
+    if not choices or not is_whole:
+        return label
+    if label in choices:
+        if 0 <= value < len(choices) and choices[value] != label:
+            raise make_value_error(
+                record,
+                f"`label` {value} is a choice's text and another's place: write it as a string, or "
+                "name the place by `task.fields`: {label: choices[label]}",
+            )
         return label
     if not 0 <= value < len(choices):
         raise make_value_error(

@@ -51,9 +51,17 @@ def translate_request(
     if kind == "supervised":
         assert isinstance(method, Mapping)
         own, path = _get_supervised(method)
-        changes = _read(own, path) | _read(given, "hyperparameters")
+        changes, more = _read(own, path), _read(given, "hyperparameters")
+        for name in changes.keys() & more.keys():
+            if changes[name] != more[name]:
+                raise Invalid(
+                    f"`hyperparameters` and `{path}` differ: give one of the two",
+                    param="hyperparameters",
+                    code="conflicting_fields",
+                )
+        changes |= more
         return body | {"method": _make_supervised(body, changes, store)}
-    if method is None and (given is not None or _describe(body, store).is_chat):
+    if method is None and (given or _describe(body, store).is_chat):
         return body | {"method": _make_supervised(body, _read(given, "hyperparameters"), store)}
     return _merge(body, _read(given, "hyperparameters"))
 

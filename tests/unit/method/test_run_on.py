@@ -45,7 +45,7 @@ def test_a_heading_that_repeats_behind_answers_is_found_and_cut(heading: str, ma
         "Given {n}.\n\nCase A: one.\n\nCase B: two.\n\nThe answer is {n}.",
         "The answer is {n}.\n\nExplanation: because {n}.",
         "The answer is {n}.\n\nReason: because {n}.",
-        "The answer is {n}. Premise: in the same paragraph.",
+        "The answer is {n}. Premise: in the same line.",
         "The answer is {n}.",
     ],
 )
@@ -64,6 +64,12 @@ def test_labels_tell_a_next_question_from_a_second_attempt(
     answer behind a heading is the output's own."""
     outputs = [f"So the answer is {before}.\n\nCritique: the answer is {behind}."] * 10
     assert find(outputs, right="5") == mark
+
+
+def test_a_next_question_may_begin_on_the_next_line() -> None:
+    outputs = [f"So the answer is 5.\nPremise: {n}.\nThe answer is 7." for n in range(10)]
+    assert find(outputs, right="5") == "Premise"
+    assert cut_at_mark(outputs[0], "Premise") == "So the answer is 5."
 
 
 def test_what_does_not_repeat_is_left() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qcrd.method.answers import canonical, parse_output
+from qcrd.method.answers import canonical, parse_output, read_last_value
 from qcrd.method.run_on import Reading, cut_at_mark, cut_at_stop, find_next_question_mark
 from qcrd.records.rationale_spec import DEFAULT_STOP, RationaleSpec
 from qcrd.records.spec import MethodSpec
@@ -17,13 +17,13 @@ from services.api.files.questions import QuestionRow
 class ImportedOutputs:
     """`unanswered` training questions got no output; `unused` lines belong to no question. The
     `run_on` outputs were cut where a made-up question begins with the heading `mark`.
-    `readings` says of each question where the answers of its texts are."""
+    `readings` says of each question's texts where their answers are."""
 
     training: OutputsByQuestion
     test: OutputsByQuestion
     unanswered: int
     unused: int
-    readings: Mapping[str, AnswerReading]
+    readings: Mapping[str, tuple[AnswerReading, ...]]
     mark: str | None = None
     run_on: int = 0
 
@@ -44,26 +44,28 @@ def match_outputs(
     label tell nothing about the teacher's own answers to those."""
     imported = _cut_at_stop(imported, spec.rationales)
     test = _cut_at_stop(test, spec.rationales)
-    readings = {row.question.id: _choose_row_reading(row, spec) for row in (*test, *imported)}
     mark = _find_mark([*imported, *test], spec)
     cut = [_cut_row(row, mark, spec) for row in imported]
     by_question = dict[str, tuple[str, ...]]()
+    readings = dict[str, tuple[AnswerReading, ...]]()
     for row in cut:  # one line may have all outputs of a question, or each of them its own
         if row.outputs:
-            by_question[row.question.id] = by_question.get(row.question.id, ()) + row.outputs
+            key, reading = row.question.id, _choose_row_reading(row, spec)
+            by_question[key] = by_question.get(key, ()) + row.outputs
+            readings[key] = readings.get(key, ()) + (reading,) * len(row.outputs)
     training_ids = {row.question.id for row in training}
     asked = {row.question.id for row in test}
     own_outputs = {
         row.question.id: _cut_row(row, mark, spec).outputs
         for row in test
-        if row.outputs and readings[row.question.id] != "label"
+        if row.outputs and _choose_row_reading(row, spec) != "label"
     }
     return ImportedOutputs(
         training={each: by_question[each] for each in training_ids if each in by_question},
         test={
             each: by_question[each]
             for each in asked
-            if each in by_question and readings[each] != "label"
+            if each in by_question and "label" not in readings[each]
         }
         | own_outputs,
         unanswered=sum(each not in by_question for each in training_ids),
@@ -96,7 +98,8 @@ def _find_mark(rows: Sequence[QuestionRow], spec: MethodSpec) -> str | None:
 
     def read_output(place: int, text: str) -> Reading:
         question = owners[place][0]
-        parsed = parse_output(text, spec.task, question)
+        is_last = spec.rationales.answers == "last"
+        parsed = (read_last_value if is_last else parse_output)(text, spec.task, question)
         if question.label is None:
             return Reading(parsed is not None)
         label = canonical(question.label, spec.task, question)

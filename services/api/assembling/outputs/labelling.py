@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Literal
 
 from qcrd.method.answers import ParsedOutput, canonical, parse_output, read_last_value
@@ -27,13 +28,21 @@ OutputsByQuestion = Mapping[str, tuple[str, ...]]
 
 AnswerReading = Literal["parse", "label", "last"]
 """Where the answer of an output is: marked in it, the question's label, or its last value."""
+PARSED: AnswerReading = "parse"
 
 
 def build_item(
-    question: Question, outputs: Sequence[str], spec: MethodSpec, reading: AnswerReading = "parse"
+    question: Question,
+    outputs: Sequence[str],
+    spec: MethodSpec,
+    readings: Sequence[AnswerReading] = (),
 ) -> RationaleItem:
+    """`readings` are those of the outputs; without them all are parsed."""
     gold_label = _canonical_gold_label(question, spec)
-    parsed = [_read_output(output, question, gold_label, spec, reading) for output in outputs]
+    parsed = [
+        _read_output(output, question, gold_label, spec, reading)
+        for output, reading in zip(outputs, readings or repeat(PARSED), strict=False)
+    ]
     vote_result = majority_vote([one.answer if one else None for one in parsed], salt=question.id)
     rationales = [_make_rationale(question, one) for one in parsed if one]
     positives, negatives = split_rationales(

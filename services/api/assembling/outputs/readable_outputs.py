@@ -27,6 +27,14 @@ def check_readable(
 ) -> None:
     """`Invalid` when more of the outputs than `rationales.max_unreadable_share` have no readable
     answer, with some of them and the setting that would read them."""
+    if not counts.outputs and spec.settings.rationales.import_file is not None:
+        path = f"method.{spec.method}.rationales.import"
+        raise Invalid(
+            f"`{path}`: the file has no output for any training question, so there is no rationale "
+            "to train on: lines are matched by the text of `question` and `choices`",
+            param=path,
+            code="nothing_imported",
+        )
     allowed = spec.settings.rationales.max_unreadable_share * counts.outputs
     if not counts.outputs or (counts.parsed and counts.unparseable <= allowed):
         return

@@ -410,6 +410,30 @@ def test_imported_outputs_that_run_on_are_cut_at_what_repeats(bench: MakeBench) 
     assert "`Premise:`" in said
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_each_text_of_a_question_is_read_as_its_own_line_says(bench: MakeBench, order: int) -> None:
+    here = bench()
+    question = {"question": "2+3?", "label": "5"}
+    rows = [
+        {**question, "teacher_output": "wrong. The answer is 6."},
+        {**question, "rationales": ["two and three make five"]},
+        {"question": "1+1?", "label": "2", "teacher_output": "Two. The answer is 2."},
+    ]
+    file = here.file(rows[::order] if order == 1 else [*rows[1::-1], rows[2]])
+    job = here.run(here.job(file, rationales={"import": file, "positive_rule": "gold"}))
+    item = next(each for each in here.items(job) if each.question.text == "2+3?")
+    assert [each.text for each in item.positives] == ["two and three make five"]
+    assert [each.answer for each in item.negatives] == ["6"]
+
+
+def test_an_import_that_answers_nothing_ends_before_it_trains(bench: MakeBench) -> None:
+    here = bench()
+    file, other = here.file(sums(3)), here.file([{"question": "x?", "teacher_output": "a"}])
+    job = here.run(here.job(file, rationales={"import": other}))
+    assert job.failure is not None
+    assert job.failure.code == "nothing_imported"
+
+
 def test_outputs_in_the_training_file_are_not_passed_over_in_silence(bench: MakeBench) -> None:
     here = bench()
     rows = [{**row, "teacher_output": "One. Answer: 1"} for row in sums(3)]

@@ -94,9 +94,29 @@ def test_a_whole_number_beside_choices_is_a_place_from_0(
     assert row.question.label == found
 
 
-def test_a_whole_number_that_is_a_choice_is_that_choice() -> None:
-    (row,) = read({"question": "a?", "choices": ["3", "1"], "label": 1})
-    assert row.question.label == "1"
+def test_a_whole_number_that_may_be_a_choice_or_a_place_is_refused() -> None:
+    """Unless both are the same choice, or the text says which is meant."""
+    with pytest.raises(Invalid, match="a choice's text and another's place"):
+        read({"question": "a?", "choices": ["1", "3"], "label": 1})
+    (same,) = read({"question": "a?", "choices": ["3", "1"], "label": 1})
+    assert same.question.label == "1"
+    (text,) = read({"question": "a?", "choices": ["1", "3"], "label": "1"})
+    assert text.question.label == "1"
+
+
+def test_a_label_that_is_a_key_of_the_choices_is_that_choice() -> None:
+    """As ARC has them, whose keys may be numbers beside numbers."""
+    choices = {"text": ["5", "3", "1", "2"], "label": ["1", "2", "3", "4"]}
+    (row,) = read({"question": "a?", "choices": choices, "label": "1"})
+    assert row.question.label == "5"
+
+
+def test_an_empty_option_shifts_no_letters() -> None:
+    fields: FieldMap = {"question": "q", "choices": ("a", "b", "c")}
+    (row,) = read({"q": "?", "a": "x", "b": "y", "c": None}, fields=fields)
+    assert row.question.choices == ("x", "y")
+    with pytest.raises(Invalid, match="an empty option before another"):
+        read({"q": "?", "a": "x", "b": None, "c": "z"}, fields=fields)
 
 
 @pytest.mark.parametrize("label", [2, -1])
