@@ -129,7 +129,9 @@ def _read_output(
     reading: AnswerReading,
 ) -> ParsedOutput | None:
     if reading == "last":
-        return read_last_value(output, spec.task, question)
+        # What the text marks as its answer says more than where it stands.
+        marked = _parse_with_source(output, question, spec)
+        return marked or read_last_value(output, spec.task, question)
     parsed = _parse_with_source(output, question, spec)
     if reading == "parse" or gold_label is None or (parsed and parsed.answer == gold_label):
         return parsed
