@@ -27,7 +27,7 @@ from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
 from qcrd.method.training import weight_history
-from qcrd.records.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 
 NEW_TOKENS, LOOP_BATCH, TEMPERATURE = 48, 8, 1.5
 

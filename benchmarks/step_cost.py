@@ -38,8 +38,8 @@ from qcrd.method.training.progress import IterationFinished
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
 from qcrd.method.training.trainer import Trainer
-from qcrd.records.spec import MethodSpec
-from qcrd.records.training_spec import Hyperparameters, LossSpec, NegativeSpec
+from qcrd.records.specs.spec import MethodSpec
+from qcrd.records.specs.training_spec import Hyperparameters, LossSpec, NegativeSpec
 
 ITERATION_BATCHES = 4
 """Batches of one whole iteration."""

@@ -17,7 +17,7 @@ from qcrd.method.student.loading import load_student
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.rationales import Rationale
-from qcrd.records.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 
 BATCH, POSITIVES, SEED = 8, 5, 0
 WORDS = (

@@ -15,9 +15,9 @@ from qcrd.method.student.loading import load_student
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.job import Job, JobStatus, ModelRef, Report, Usage
 from qcrd.records.rationales import RationaleCounts
-from qcrd.records.spec import JobSpec, MethodName, MethodSpec
-from qcrd.records.task import TaskSpec
-from qcrd.records.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.specs.spec import JobSpec, MethodName, MethodSpec
+from qcrd.records.specs.task import TaskSpec
+from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store
 from services.trainer import publish

@@ -17,7 +17,7 @@ from benchmarks.gateway.monitor import (
 )
 from benchmarks.gateway.system import BASE_MODEL, BenchmarkSystem, GatewayProcess
 from qcrd.records.job import Job
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.event_log import RedisEventLog

@@ -22,8 +22,8 @@ from qcrd.records.rationales import (
     RationaleManifest,
     RationaleSource,
 )
-from qcrd.records.spec import MethodSpec
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.spec import MethodSpec
+from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_record, write_lines, write_record

@@ -17,8 +17,8 @@ from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.training.step_loss import TrainingExample
-from qcrd.records.task import AnswerKind, TaskSpec
-from qcrd.records.training_spec import JudgeSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
+from qcrd.records.specs.training_spec import JudgeSpec
 
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 MAX_QUESTIONS = 48

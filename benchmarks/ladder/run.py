@@ -25,8 +25,8 @@ from qcrd.method.training.progress import IterationFinished, StepFinished
 from qcrd.method.training.schedule import TrainingSchedule, make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Prediction
-from qcrd.records.spec import MethodSpec
-from qcrd.records.training_spec import Hyperparameters, JudgeSpec, NegativeSpec, StudentSpec
+from qcrd.records.specs.spec import MethodSpec
+from qcrd.records.specs.training_spec import Hyperparameters, JudgeSpec, NegativeSpec, StudentSpec
 from services.trainer.student_run import compute_validation_score
 from services.trainer.training_dataset import LabeledQuestions
 

@@ -11,7 +11,7 @@ from typing import Any
 from qcrd.cli.yaml_source import YamlSource, read_yaml
 from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.records.study import StudySpec
 
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")

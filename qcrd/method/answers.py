@@ -21,7 +21,7 @@ from qcrd.method.answer_reading.turns import Turn, find_turn
 from qcrd.method.answer_reading.unmarked import read_unmarked
 from qcrd.method.answer_reading.verdicts import EXPLANATION, Verdict, find_verdict
 from qcrd.records.rationales import Question
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 
 EXPLANATION_MARK = re.compile(r"\A(?:\s*<\s?/?Explanation\s?>\s?:?)+", re.IGNORECASE)
 EXPLANATION_END = re.compile(r"<\s?/\s?Explanation\s?>\s*\Z", re.IGNORECASE)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qcrd.records.training_spec import ManyToOneScheme
+from qcrd.records.specs.training_spec import ManyToOneScheme
 
 IGNORE_INDEX = -100
 """Label of positions that are padding (the value `F.cross_entropy` ignores by default)."""

@@ -8,7 +8,7 @@ from string import ascii_lowercase
 from qcrd.method.answer_reading.marks import ANSWER_TAG, EXPLANATION_TAG
 from qcrd.method.structured_answers import ANSWER, EXPLANATION, build_grammar, build_schema
 from qcrd.records.rationales import Question
-from qcrd.records.task import AnswerKind, FewShotExample, TaskSpec
+from qcrd.records.specs.task import AnswerKind, FewShotExample, TaskSpec
 from qcrd.records.teacher_prompt import ChatMessage, PromptForm, TeacherPrompt
 
 # Distilling step-by-step's multi-task prefixes: label under one, rationale under the other.

@@ -12,7 +12,7 @@ from typing import Any
 
 from qcrd.method.answer_reading.marks import ANSWER_TAG
 from qcrd.records.rationales import Question
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 
 MAX_OPTION_CHARS = 200
 """Characters of an answer that is none of given options."""

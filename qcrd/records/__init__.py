@@ -7,4 +7,4 @@ Every record rejects unknown keys, so a misspelt key in a job's spec is reported
 # What a caller of `qcrd.method.answers.parse_output` from outside this repository needs; inside it,
 # names are imported from the modules that define them.
 from qcrd.records.rationales import Question as Question
-from qcrd.records.task import TaskSpec as TaskSpec
+from qcrd.records.specs.task import TaskSpec as TaskSpec

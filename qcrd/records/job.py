@@ -9,7 +9,7 @@ from pydantic import Field
 
 from qcrd.records.base import Record, StoredRecord
 from qcrd.records.rationales import RationaleCounts
-from qcrd.records.spec import Budget, JobSpec
+from qcrd.records.specs.spec import Budget, JobSpec
 
 
 class JobStatus(StrEnum):

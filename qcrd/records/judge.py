@@ -6,7 +6,7 @@ from pydantic import Field
 
 from qcrd.records.base import Record, StoredRecord
 from qcrd.records.job import JudgeHistograms
-from qcrd.records.training_spec import JudgeSpec
+from qcrd.records.specs.training_spec import JudgeSpec
 
 LEASE_TOKEN_HEADER = "X-QCRD-Lease-Token"
 """With every call of a trainer to the discriminator: the token of its lease on the job."""

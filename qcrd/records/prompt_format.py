@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from qcrd.records.base import Record
-from qcrd.records.task import AnswerKind
+from qcrd.records.specs.task import AnswerKind
 
 PROMPT_FORMAT_FILE = "qcrd.json"
 """The file in the model's folder that holds its `PromptFormat`."""

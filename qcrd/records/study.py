@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from qcrd.errors import Invalid
 from qcrd.records.base import Record, StoredRecord, parse_record
 from qcrd.records.job import Accuracy, JobStatus
-from qcrd.records.spec import Baseline, JobSpec
+from qcrd.records.specs.spec import Baseline, JobSpec
 
 LABEL_ONLY_METHODS = frozenset({Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE})
 """The methods that use labels only."""

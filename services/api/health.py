@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from qcrd.errors import QcrdError
-from qcrd.records.spec_schema import read_spec_schema
+from qcrd.records.specs.spec_schema import read_spec_schema
 from services.api.dependencies import Gateway, GatewayDep
 
 router = APIRouter(tags=["health"])

@@ -36,8 +36,8 @@ from qcrd.records.job import (
     Report,
     Stage,
 )
-from qcrd.records.spec import Baseline
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.spec import Baseline
+from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.storage.store import write_lines

@@ -11,7 +11,7 @@ from qcrd.errors import Conflict, Diverged, LeaseLost, QcrdError, Transient
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.judge import LEASE_TOKEN_HEADER
-from qcrd.records.training_spec import JudgeSpec
+from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime.http.error_body import parse_error_body
 from qcrd.runtime.retrying import call_with_retries
 

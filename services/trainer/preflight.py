@@ -12,8 +12,8 @@ from qcrd.method.answers import canonical
 from qcrd.method.prompts import EXPLAIN_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.records.rationales import Question
-from qcrd.records.spec import JobSpec
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.spec import JobSpec
+from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer.training_dataset import TrainingDataset
 

@@ -16,7 +16,7 @@ from qcrd.records.rationale_annotations import (
     Revision,
 )
 from qcrd.records.rationales import Rationale, RationaleItem, RationaleManifest, RationaleSource
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record

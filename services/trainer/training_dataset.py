@@ -11,8 +11,8 @@ from qcrd.method.prompts import format_question
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.rationale_annotations import Revision
 from qcrd.records.rationales import Question, RationaleItem, RationaleManifest, TestItem
-from qcrd.records.spec import JobSpec
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.spec import JobSpec
+from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_lines, read_record

@@ -8,7 +8,7 @@ from qcrd.method.judge.health import has_collapsed
 from qcrd.method.training.progress import IterationFinished, JudgePretrained, StepFinished
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.records.job import Accuracy
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer.checkpoint_store import StudentResult
 

@@ -22,9 +22,9 @@ from qcrd.records.rationales import (
     TestItem,
     Vote,
 )
-from qcrd.records.spec import Baseline, JobSpec, MethodSpec
-from qcrd.records.task import TaskSpec
-from qcrd.records.training_spec import Hyperparameters, JudgeSpec, NegativeSpec, StudentSpec
+from qcrd.records.specs.spec import Baseline, JobSpec, MethodSpec
+from qcrd.records.specs.task import TaskSpec
+from qcrd.records.specs.training_spec import Hyperparameters, JudgeSpec, NegativeSpec, StudentSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from qcrd.errors import Diverged, LeaseLost
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.records.judge import CreateJudgeRequest
-from qcrd.records.training_spec import JudgeSpec
+from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, Store, read_object
 from services.discriminator.main import build_app

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qcrd.records.job import Job, JobStatus, Stage
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps

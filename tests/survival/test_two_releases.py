@@ -29,7 +29,7 @@ CHANGES = {
             "RecordT = TypeVar(",
         ),
     ),
-    "qcrd/records/spec.py": (
+    "qcrd/records/specs/spec.py": (
         (
             "class JobSpec(Record):",
             'class _OfTomorrow(Record):\n    of_tomorrow: str = "kept"\n\n\n'

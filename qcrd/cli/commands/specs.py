@@ -10,7 +10,7 @@ import typer
 from qcrd.cli.output.terminal import print_note
 from qcrd.cli.spec import read_job_spec, read_study_spec
 from qcrd.cli.yaml_source import read_yaml
-from qcrd.records.spec_schema import dump_spec_schema, render_reference
+from qcrd.records.specs.spec_schema import dump_spec_schema, render_reference
 
 app = typer.Typer(no_args_is_help=True, help="Check and describe specs.")
 

@@ -6,7 +6,7 @@ import re
 
 from qcrd.method.answer_reading.readers import Reader
 from qcrd.method.answer_reading.statements import Said, read_statement
-from qcrd.records.task import AnswerKind
+from qcrd.records.specs.task import AnswerKind
 
 SECOND_THOUGHTS = re.compile(
     r"\b(?:wait|oops|scratch that|made an? (?:mistake|error)|my (?:mistake|bad)|on second thought"

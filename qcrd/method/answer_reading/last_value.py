@@ -10,7 +10,7 @@ import re
 from qcrd.method.answer_reading.readers import Reader
 from qcrd.method.answer_reading.turns import Turn
 from qcrd.method.answer_reading.verdicts import Verdict
-from qcrd.records.task import AnswerKind
+from qcrd.records.specs.task import AnswerKind
 
 NUMBER = re.compile(
     r"(?<![\w.,/])[-+\u2212]?\s?[$\u20ac\u00a3\u00a5]?\s?\d[\d,.\u00a0\u202f]*"

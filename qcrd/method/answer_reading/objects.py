@@ -7,7 +7,7 @@ import re
 from typing import Any, NamedTuple
 
 from qcrd.method.answer_reading.readers import Reader
-from qcrd.records.task import AnswerKind
+from qcrd.records.specs.task import AnswerKind
 
 EXPLANATION_KEYS = frozenset(
     "explanation reasoning rationale thought thoughts reason analysis steps explain justification "

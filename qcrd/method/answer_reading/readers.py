@@ -11,7 +11,7 @@ from qcrd.method.answer_reading.math.answers import read_math
 from qcrd.method.answer_reading.numbers import spelled
 from qcrd.method.answer_reading.numbers.reading import join_split, read_number
 from qcrd.records.rationales import Question
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 
 MAX_ANSWER_CHARS = 2000
 """Characters of an answer that is no text: longer ones are something else."""

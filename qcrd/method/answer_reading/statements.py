@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from qcrd.method.answer_reading.readers import Reader
-from qcrd.records.task import AnswerKind
+from qcrd.records.specs.task import AnswerKind
 
 
 class Said(Enum):

@@ -11,7 +11,7 @@ from qcrd.method.answer_reading.readers import MAX_ANSWER_CHARS, Reader
 from qcrd.method.answer_reading.statements import Said, read_statement
 from qcrd.method.answer_reading.turns import Turn
 from qcrd.method.answer_reading.verdicts import Verdict
-from qcrd.records.task import AnswerKind
+from qcrd.records.specs.task import AnswerKind
 
 LAST_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)")

@@ -22,7 +22,7 @@ from qcrd.method.answer_reading.statements import (
     find_sentence_end,
     read_statement,
 )
-from qcrd.records.task import AnswerKind
+from qcrd.records.specs.task import AnswerKind
 
 
 class Verdict(NamedTuple):

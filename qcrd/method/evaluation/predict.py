@@ -12,7 +12,7 @@ from qcrd.method.student.base import Student
 from qcrd.records.job import Accuracy
 from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import Prediction, Question
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.task import TaskSpec
 
 
 def predict(

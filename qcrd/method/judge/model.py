@@ -26,7 +26,7 @@ from qcrd.method.judge.training_pairs import (
 )
 from qcrd.method.losses import JUDGE_LOSSES
 from qcrd.records.job import JudgeHistograms
-from qcrd.records.training_spec import JudgeSpec
+from qcrd.records.specs.training_spec import JudgeSpec
 
 
 class Judge(nn.Module):

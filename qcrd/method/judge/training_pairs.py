@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qcrd.records.rationales import Rationale, RationaleSource
-from qcrd.records.training_spec import NegativeSource
+from qcrd.records.specs.training_spec import NegativeSource
 
 QuestionRationale = tuple[str, str]
 """(question, rationale)."""

@@ -31,7 +31,7 @@ from qcrd.errors import Invalid
 from qcrd.method.student.base import Student, Weights, has_bf16
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
-from qcrd.records.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xmod", "mpnet"}
 """Architectures whose first token has the position behind that of the padding token."""

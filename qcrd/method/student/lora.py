@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from qcrd.records.training_spec import StudentSpec
+from qcrd.records.specs.training_spec import StudentSpec
 
 
 def inject_adapters(model: Any, spec: StudentSpec, *, seed: int) -> None:

@@ -16,7 +16,7 @@ from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory
 from qcrd.records.rationales import Rationale, RationaleSource
-from qcrd.records.training_spec import NegativeSource
+from qcrd.records.specs.training_spec import NegativeSource
 
 
 def make_sample_requests(

@@ -18,7 +18,7 @@ from qcrd.method.training.step_loss import (
     compute_step_loss,
     count_step,
 )
-from qcrd.records.training_spec import Hyperparameters, LossSpec
+from qcrd.records.specs.training_spec import Hyperparameters, LossSpec
 
 MAX_PROCESSES = 64
 """Processes that train together have seeds beside each other; parts of a step are further apart."""

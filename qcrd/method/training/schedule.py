@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qcrd.method.training.objectives import OBJECTIVES, Objective
-from qcrd.records.spec import MethodSpec
+from qcrd.records.specs.spec import MethodSpec
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from qcrd.method.training.candidates import Candidates
 from qcrd.method.training.objectives import Objective
 from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
 from qcrd.records.rationales import Rationale
-from qcrd.records.training_spec import LossSpec
+from qcrd.records.specs.training_spec import LossSpec
 
 JudgeScores = Mapping[str, float]
 """Rationale id -> the judge's score."""

@@ -36,7 +36,7 @@ from qcrd.method.training.step_loss import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.judge import get_judge_version
-from qcrd.records.training_spec import NegativeSource
+from qcrd.records.specs.training_spec import NegativeSource
 
 ValidationScore = tuple[float, float]
 """(validation accuracy, minus the label's mean cross entropy): higher is better, in this order."""

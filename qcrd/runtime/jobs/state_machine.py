@@ -12,7 +12,7 @@ from typing import Any
 
 from qcrd.errors import Conflict, LeaseLost
 from qcrd.records.job import Job, JobFailure, JobStatus, Lease, Stage
-from qcrd.records.spec import Priority
+from qcrd.records.specs.spec import Priority
 from qcrd.runtime import keys
 
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcrd.method.answers import canonical, comparison_id
-from qcrd.records.spec import MethodSpec
-from qcrd.records.task import AnswerKind
+from qcrd.records.specs.spec import MethodSpec
+from qcrd.records.specs.task import AnswerKind
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.api.files.questions import QuestionRow
 

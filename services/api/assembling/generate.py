@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
-from qcrd.records.spec import Budget, MethodSpec
+from qcrd.records.specs.spec import Budget, MethodSpec
 from qcrd.records.teacher_prompt import PromptForm, PromptStyle
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer

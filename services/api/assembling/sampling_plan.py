@@ -8,9 +8,9 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Self
 
-from qcrd.records.rationale_spec import DEFAULT_STOP, RationaleSpec
 from qcrd.records.rationales import Question
-from qcrd.records.spec import Baseline, JobSpec, MethodName
+from qcrd.records.specs.rationale_spec import DEFAULT_STOP, RationaleSpec
+from qcrd.records.specs.spec import Baseline, JobSpec, MethodName
 from qcrd.records.teacher_prompt import PromptStyle, TeacherPrompt
 from qcrd.runtime.keys import digest
 

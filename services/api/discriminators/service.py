@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from qcrd.errors import NotFound
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
-from qcrd.records.training_spec import JudgeSpec
+from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_readable_record, read_record
 from services.api.http.paging import skip_through, take_found

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, get_args
 from qcrd.errors import Invalid
 from qcrd.method.answers import comparison_id, question_id
 from qcrd.records.rationales import Question
-from qcrd.records.task import QuestionField
+from qcrd.records.specs.task import QuestionField
 from qcrd.runtime.data_files.detect import read_records
 from qcrd.runtime.data_files.json_lines import JsonLinesReader
 from qcrd.runtime.data_files.records import (

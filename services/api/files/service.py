@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal, cast
 from qcrd.errors import Conflict, Invalid, NotFound, QcrdError
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import StoredFile
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.data_files.detect import CHUNK_BYTES, FileFormat
 from qcrd.runtime.jobs.state_machine import TERMINAL

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from qcrd.records.spec import JobSpec, MethodName
+from qcrd.records.specs.spec import JobSpec, MethodName
 from qcrd.records.study import StudySpec
 from services.api.http import schemas as wire
 

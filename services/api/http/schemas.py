@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 from qcrd.records.job import JobFailure, Progress, Report, Usage
-from qcrd.records.spec import Budget as JobBudget
+from qcrd.records.specs.spec import Budget as JobBudget
 from qcrd.records.study import StudyJob, StudyStatus, StudyTable
 
 

@@ -10,7 +10,7 @@ from qcrd.errors import Conflict, Forbidden, Transient
 from qcrd.records.api_keys import ApiKey, ApiKeyScope
 from qcrd.records.base import parse_record
 from qcrd.records.job import Job, JobStatus, Stage
-from qcrd.records.spec import JobSpec, Priority
+from qcrd.records.specs.spec import JobSpec, Priority
 from qcrd.runtime import keys, telemetry
 from qcrd.runtime.storage.store import Store, write_record
 from services.api.dependencies import Gateway

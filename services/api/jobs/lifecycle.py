@@ -7,7 +7,7 @@ import time
 from qcrd.errors import Conflict
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import Job, JobStatus, Stage
-from qcrd.records.spec import Budget
+from qcrd.records.specs.spec import Budget
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as jobs
 from qcrd.runtime.jobs.dispatch import wake_next_job

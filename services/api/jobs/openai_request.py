@@ -10,8 +10,8 @@ from typing import Any
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.records.job import DataSummary
-from qcrd.records.spec import MethodName
-from qcrd.records.training_spec import Hyperparameters
+from qcrd.records.specs.spec import MethodName
+from qcrd.records.specs.training_spec import Hyperparameters
 from qcrd.runtime.data_files.records import describe_type
 from qcrd.runtime.storage.store import Store
 from services.api.files import service as files

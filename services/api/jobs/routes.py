@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from starlette.responses import Response
 
 from qcrd.records.job import Job
-from qcrd.records.spec import Budget
+from qcrd.records.specs.spec import Budget
 from qcrd.runtime.keys import require_id, validate_id
 from services.api.dependencies import CallerDep, Gateway, GatewayDep, inject
 from services.api.events import sse

@@ -11,7 +11,7 @@ from typing import Any
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.records.job import Job
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import JobStore
 from services.api.assembling import sampling_plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import PublishedModel
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore

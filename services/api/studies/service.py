@@ -14,7 +14,7 @@ from qcrd.errors import Conflict, Invalid, NotFound
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.base import parse_record
 from qcrd.records.job import Job, JobStatus
-from qcrd.records.spec import Baseline, JobSpec, MethodName
+from qcrd.records.specs.spec import Baseline, JobSpec, MethodName
 from qcrd.records.study import Study, StudyCell, StudyJob, StudySpec, StudyStatus, prefix_error_path
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from qcrd.records.training_spec import Hyperparameters
+from qcrd.records.specs.training_spec import Hyperparameters
 
 OUT_OF_MEMORY = "out_of_memory"
 RETRY_PARTS = 4

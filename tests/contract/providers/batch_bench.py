@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from qcrd.records.job import Job, JobStatus, Stage
-from qcrd.records.spec import Budget
+from qcrd.records.specs.spec import Budget
 from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.settings import TeacherConfig
 from tests.fake_batches import FakeBatches

@@ -10,7 +10,7 @@ import pytest
 
 from qcrd.errors import Transient
 from qcrd.records.job import JobStatus, Stage
-from qcrd.records.spec import Budget
+from qcrd.records.specs.spec import Budget
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.lease import POLL_SECONDS
 from qcrd.runtime.storage.store import MemoryStore

@@ -10,8 +10,8 @@ import pytest
 
 from qcrd.errors import Conflict, LeaseLost, NotFound
 from qcrd.records.job import Job, JobFailure, JobStatus, Progress, Stage
-from qcrd.records.rationale_spec import RationaleSpec
-from qcrd.records.spec import JobSpec, Priority
+from qcrd.records.specs.rationale_spec import RationaleSpec
+from qcrd.records.specs.spec import JobSpec, Priority
 from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, update_job
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue

@@ -20,7 +20,7 @@ import openai
 import psutil
 import pytest
 
-from qcrd.records.spec import MethodName
+from qcrd.records.specs.spec import MethodName
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue

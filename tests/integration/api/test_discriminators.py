@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qcrd.method.judge.training_pairs import TrainingPair
-from qcrd.records.training_spec import JudgeSpec
+from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.redis.event_log import MemoryEventLog

@@ -15,7 +15,7 @@ import pytest
 
 from qcrd.errors import Invalid
 from qcrd.records.job import Job, JobStatus
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.store import JobStore, RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from qcrd.records.job import Job
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis

@@ -21,7 +21,7 @@ import pytest
 from pydantic import SecretStr
 
 from qcrd.records.job import Job, JobStatus
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job

@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.rationales import RationaleItem
-from qcrd.records.spec import Baseline, MethodName
+from qcrd.records.specs.spec import Baseline, MethodName
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.storage.store import read_lines, read_object, write_lines

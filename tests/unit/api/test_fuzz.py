@@ -18,7 +18,7 @@ from qcrd.errors import QcrdError
 from qcrd.method.answers import canonical, parse_output
 from qcrd.records.job import Stage
 from qcrd.records.rationales import Question
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer

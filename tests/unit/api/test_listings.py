@@ -9,7 +9,7 @@ import pytest
 
 from qcrd.errors import NotFound
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
-from qcrd.records.training_spec import JudgeSpec
+from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from tests.unit.api.gateway_client import Here, published, sums

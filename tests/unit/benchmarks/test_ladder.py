@@ -18,7 +18,7 @@ from benchmarks.ladder import run as ladder_run
 from benchmarks.ladder.data import DATASETS
 from benchmarks.ladder.run import Conditions
 from qcrd.errors import NotFound
-from qcrd.records.spec import MethodSpec
+from qcrd.records.specs.spec import MethodSpec
 from tests.conftest import data_folder, unavailable
 
 SMALL = Conditions(

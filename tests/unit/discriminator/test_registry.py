@@ -12,7 +12,7 @@ import pytest
 
 from qcrd.errors import NotFound, UnreadableRecord
 from qcrd.records.judge import CreateJudgeRequest
-from qcrd.records.training_spec import JudgeSpec
+from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, Store, read_object
 from services.discriminator.registry import JudgeRegistry

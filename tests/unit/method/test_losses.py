@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.method import losses
-from qcrd.records.training_spec import ManyToOneScheme
+from qcrd.records.specs.training_spec import ManyToOneScheme
 
 CE = torch.tensor([[1.0, 2.0, 4.0], [3.0, 5.0, 0.0]])
 MASK = torch.tensor([[True, True, True], [True, True, False]])

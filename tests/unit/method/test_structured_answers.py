@@ -15,7 +15,7 @@ from qcrd.method.structured_answers import (
     unfold_structured_reply,
 )
 from qcrd.records.rationales import Question
-from qcrd.records.task import FewShotExample, TaskSpec
+from qcrd.records.specs.task import FewShotExample, TaskSpec
 
 LABELS = TaskSpec.model_validate({"answer": "label", "labels": ["C", "C++", "a (b)"]})
 CHOICES = TaskSpec.model_validate({"answer": "choice"})

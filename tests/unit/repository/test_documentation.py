@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings
 
 from qcrd.cli.settings import CliSettings
 from qcrd.records.base import parse_record
-from qcrd.records.spec import JobSpec
-from qcrd.records.spec_schema import (
+from qcrd.records.specs.spec import JobSpec
+from qcrd.records.specs.spec_schema import (
     build_spec_schema,
     dump_spec_schema,
     read_spec_schema,
@@ -137,7 +137,7 @@ def test_a_service_needs_nothing_that_its_image_lacks(
 
 
 def test_the_page_and_the_schema_of_specs_are_what_the_records_say() -> None:
-    """`qcrd spec reference > docs/spec.md; qcrd spec schema > qcrd/records/spec.schema.json`"""
+    """Written by `qcrd spec reference` and `qcrd spec schema`."""
     assert (ROOT / "docs/spec.md").read_text() == render_reference()
     assert read_spec_schema() == dump_spec_schema()
 

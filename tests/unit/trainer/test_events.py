@@ -18,7 +18,7 @@ from qcrd.records.rationales import (
     RationaleManifest,
     Vote,
 )
-from qcrd.records.spec import JobSpec, MethodSpec
+from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.runtime.jobs.commands import claim_job
 from qcrd.runtime.jobs.lease import LeaseHeartbeat
 from qcrd.runtime.jobs.memory_store import MemoryJobStore

@@ -17,9 +17,9 @@ from qcrd.records.rationales import (
     RationaleManifest,
     Vote,
 )
-from qcrd.records.spec import JobSpec, MethodSpec
-from qcrd.records.task import AnswerKind, TaskSpec
-from qcrd.records.training_spec import Hyperparameters
+from qcrd.records.specs.spec import JobSpec, MethodSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
+from qcrd.records.specs.training_spec import Hyperparameters
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_lines, write_record
 from services.trainer import training_dataset

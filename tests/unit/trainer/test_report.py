@@ -23,8 +23,8 @@ from qcrd.records.rationales import (
     RationaleManifest,
     TestItem,
 )
-from qcrd.records.spec import JobSpec, MethodSpec
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.spec import JobSpec, MethodSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 from services.trainer.checkpoint_store import StudentResult
 from services.trainer.distillation import build_report
 from services.trainer.publish import render_model_card

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcrd.errors import Invalid
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from services.api.settings import TeacherConfig
 
 

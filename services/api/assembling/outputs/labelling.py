@@ -19,7 +19,7 @@ from qcrd.records.rationales import (
     TestItem,
     Vote,
 )
-from qcrd.records.spec import MethodSpec
+from qcrd.records.specs.spec import MethodSpec
 from qcrd.runtime.keys import digest
 
 OutputsByQuestion = Mapping[str, tuple[str, ...]]

@@ -8,8 +8,8 @@ from typing import Any
 from qcrd.errors import Invalid
 from qcrd.method.answers import ParsedOutput, parse_output, read_last_value
 from qcrd.records.rationales import Question, RationaleCounts
-from qcrd.records.spec import JobSpec
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.spec import JobSpec
+from qcrd.records.specs.task import TaskSpec
 from services.api.assembling.outputs.labelling import OutputsByQuestion
 from services.api.files.questions import QuestionRow
 

@@ -7,7 +7,7 @@ one can cost are within the budget together: its prompt, and an answer at full l
 from __future__ import annotations
 
 from qcrd.errors import OverBudget
-from qcrd.records.spec import Budget
+from qcrd.records.specs.spec import Budget
 from services.api.assembling.tokens.token_account import Reservation, TokenAccount, Tokens
 from services.api.settings import TeacherConfig
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from qcrd.errors import Invalid, QcrdError
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from services.api.assembling import sampling_plan
 from services.api.assembling.batches.choose import asks_by_batch
 from services.api.assembling.teacher.openai.batches import NoBatches, make_batch_client

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from qcrd.errors import Invalid, QcrdError
 from qcrd.records.job import Job, Usage
-from qcrd.records.spec import Budget, JobSpec
+from qcrd.records.specs.spec import Budget, JobSpec
 from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan

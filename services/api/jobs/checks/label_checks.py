@@ -10,8 +10,8 @@ from qcrd.method.answer_reading.numbers.reading import is_time_or_date
 from qcrd.method.answer_reading.options import find_same_labels
 from qcrd.method.answers import canonical
 from qcrd.records.rationales import Question
-from qcrd.records.spec import JobSpec
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.spec import JobSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 from services.api.files.questions import QuestionRow
 
 MAX_SHOWN_CHARS = 80

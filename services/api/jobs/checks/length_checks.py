@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid, QcrdError
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from services.api.assembling import sampling_plan
 from services.api.assembling.prompt_form import choose_prompt_form
 from services.api.assembling.refusals import get_allowed_refusals

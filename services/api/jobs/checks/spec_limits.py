@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from qcrd.errors import Invalid
-from qcrd.records.spec import JobSpec
-from qcrd.records.task import QuestionField
+from qcrd.records.specs.spec import JobSpec
+from qcrd.records.specs.task import QuestionField
 
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY_CHARS = 64

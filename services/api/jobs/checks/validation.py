@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.records.spec import Budget, JobSpec, MethodSpec
-from qcrd.records.task import TaskSpec
-from qcrd.records.training_spec import NegativeSource
+from qcrd.records.specs.spec import Budget, JobSpec, MethodSpec
+from qcrd.records.specs.task import TaskSpec
+from qcrd.records.specs.training_spec import NegativeSource
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway, GatewaySettings

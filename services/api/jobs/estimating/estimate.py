@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from services.api.assembling import sampling_plan
 from services.api.assembling.batches.choose import asks_by_batch
 from services.api.dependencies import Gateway

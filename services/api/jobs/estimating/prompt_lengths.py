@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.keys import digest
 from services.api.assembling.teacher.teacher_client import TeacherClient, TeacherInfo
 from services.api.assembling.teacher.teacher_errors import NoTokenizer

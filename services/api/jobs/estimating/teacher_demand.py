@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from qcrd.errors import QcrdError
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.records.teacher_prompt import PromptForm
 from qcrd.runtime.keys import digest
 from services.api.assembling.batches.choose import asks_by_batch

@@ -9,7 +9,7 @@ from typing import Any
 
 from qcrd.records.job import Job, JobStatus, Lease, Stage
 from qcrd.records.rationales import RationaleItem, RationaleManifest, TestItem
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue

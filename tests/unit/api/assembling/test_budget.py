@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from qcrd.records.job import Job, JobStatus, Stage, Usage
-from qcrd.records.spec import Budget
+from qcrd.records.specs.spec import Budget
 from qcrd.runtime.jobs.state_machine import release_lease, transition, with_changes
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
 from services.api.assembling.teacher.prompt_tokens import estimate_prompt_tokens

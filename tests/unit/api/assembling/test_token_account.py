@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from qcrd.records.job import Usage
-from qcrd.records.spec import Budget
+from qcrd.records.specs.spec import Budget
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from services.api.assembling.tokens.token_account import (
     Reservation,

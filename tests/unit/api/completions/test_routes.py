@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from qcrd.records.job import Job, JobStatus, PublishedModel
-from qcrd.records.spec import JobSpec, MethodSpec
+from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue

@@ -20,7 +20,6 @@ from qcrd.method.self_consistency import majority_vote
 from qcrd.records.api_keys import hash_api_key
 from qcrd.records.job import Job
 from qcrd.records.rationale_annotations import Polarity, RationaleScore, RationaleScoreManifest
-from qcrd.records.rationale_spec import RationaleSpec
 from qcrd.records.rationales import (
     Question,
     Rationale,
@@ -28,8 +27,9 @@ from qcrd.records.rationales import (
     RationaleManifest,
     RationaleSource,
 )
-from qcrd.records.spec import JobSpec, MethodSpec
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.rationale_spec import RationaleSpec
+from qcrd.records.specs.spec import JobSpec, MethodSpec
+from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue

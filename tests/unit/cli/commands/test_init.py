@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from qcrd.cli.main import app
 from qcrd.records.base import parse_record
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from services.api.files.questions import QuestionRow, read_rows
 
 WORDS = ("cat", "dog", "trout", "lynx", "rook", "newt", "mole", "swan")

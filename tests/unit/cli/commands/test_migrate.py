@@ -14,8 +14,8 @@ from qcrd.cli.main import app
 from qcrd.method.answers import parse_output
 from qcrd.records.base import parse_record
 from qcrd.records.rationales import Question
-from qcrd.records.spec import JobSpec
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.spec import JobSpec
+from qcrd.records.specs.task import TaskSpec
 from services.api.files.questions import read_rows
 
 SYSTEM = {"role": "system", "content": "Sort it."}

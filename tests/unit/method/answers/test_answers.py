@@ -14,7 +14,7 @@ from qcrd.method.answers import canonical, parse_output, question_id
 from qcrd.method.prompts import build_teacher_prompt, format_question
 from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.records.rationales import Question, Rationale
-from qcrd.records.task import AnswerKind, FewShotExample, TaskSpec
+from qcrd.records.specs.task import AnswerKind, FewShotExample, TaskSpec
 
 NUMBER = TaskSpec(answer=AnswerKind.NUMBER)
 KIND = TaskSpec(answer=AnswerKind.LABEL, labels=("animal", "musical instrument", "t-shirt"))

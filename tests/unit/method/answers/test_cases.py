@@ -17,7 +17,7 @@ from qcrd.errors import QcrdError
 from qcrd.method.answer_reading.options import find_same_labels
 from qcrd.method.answers import parse_output
 from qcrd.records.rationales import Question
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 
 CASES = Path(__file__).parent / "cases.jsonl"
 TAGGED = "It follows from what is given.\n<Answer>: {}"

@@ -8,7 +8,7 @@ import pytest
 
 from qcrd.method.answers import read_last_value
 from qcrd.records.rationales import Question
-from qcrd.records.task import TaskSpec
+from qcrd.records.specs.task import TaskSpec
 
 LABELS = {"answer": "label", "labels": ["entailment", "neutral", "contradiction"]}
 ABC = {"answer": "label", "labels": ["A", "B", "C"]}

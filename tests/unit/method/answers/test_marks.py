@@ -6,7 +6,7 @@ import pytest
 
 from qcrd.method.answers import ParsedOutput, parse_output
 from qcrd.records.rationales import Question
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 
 NUMBER, TEXT = TaskSpec(answer=AnswerKind.NUMBER), TaskSpec()
 

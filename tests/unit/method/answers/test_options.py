@@ -7,7 +7,7 @@ import pytest
 from qcrd.method.answer_reading.options import find_same_labels, read_option
 from qcrd.method.answers import parse_output
 from qcrd.records.rationales import Question
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 
 CHOICES = ("bus depot", "bridge", "beach", "harbour", "tunnel")
 KINDS, LETTERS, LANGUAGES = ("animal", "fruit", "tool"), ("A", "B", "C"), ("C", "C++", "C#")

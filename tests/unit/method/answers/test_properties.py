@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qcrd.method.answers import canonical, parse_output
 from qcrd.records.rationales import Question
-from qcrd.records.task import AnswerKind, TaskSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 
 NUMBER = TaskSpec(answer=AnswerKind.NUMBER)
 LABEL = TaskSpec(answer=AnswerKind.LABEL, labels=("animal", "fruit", "not spam", "C++"))

@@ -32,7 +32,7 @@ from qcrd.method.student.loading import load_encoder, load_student
 from qcrd.method.training.progress import StepFinished
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
-from qcrd.records.training_spec import Hyperparameters, JudgeSpec, StudentSpec
+from qcrd.records.specs.training_spec import Hyperparameters, JudgeSpec, StudentSpec
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 

@@ -19,7 +19,7 @@ from transformers import (
 from qcrd.method.student.base import Student
 from qcrd.method.student.control_tokens import ControlTokenSplitter
 from qcrd.method.student.loading import load_student
-from qcrd.records.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 from tests import tiny
 
 POSITIONS = 32

@@ -15,7 +15,7 @@ from qcrd.method.training.progress import StepFinished
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import copy_trainable_weights
-from qcrd.records.training_spec import Hyperparameters, LoraSpec, StudentSpec
+from qcrd.records.specs.training_spec import Hyperparameters, LoraSpec, StudentSpec
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, validate
 

@@ -24,7 +24,12 @@ from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import copy_trainable_weights
 from qcrd.records.rationales import RationaleSource
-from qcrd.records.training_spec import Hyperparameters, NegativeSource, NegativeSpec, StudentSpec
+from qcrd.records.specs.training_spec import (
+    Hyperparameters,
+    NegativeSource,
+    NegativeSpec,
+    StudentSpec,
+)
 from tests.unit.method.training.test_trainer import lessons, spec, student, validate
 
 

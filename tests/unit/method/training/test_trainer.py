@@ -28,8 +28,8 @@ from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.rationales import Rationale
-from qcrd.records.spec import MethodSpec
-from qcrd.records.training_spec import Hyperparameters, JudgeSpec, LossSpec, NegativeSpec
+from qcrd.records.specs.spec import MethodSpec
+from qcrd.records.specs.training_spec import Hyperparameters, JudgeSpec, LossSpec, NegativeSpec
 from tests import tiny
 
 PAIRS = [

@@ -9,7 +9,7 @@ import pytest
 
 from qcrd.errors import LeaseLost
 from qcrd.records.job import Job, JobStatus, Stage
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job
 from qcrd.runtime.jobs.lease import POLL_SECONDS, LeaseHeartbeat
 from qcrd.runtime.jobs.memory_store import MemoryJobStore

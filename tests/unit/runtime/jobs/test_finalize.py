@@ -11,7 +11,7 @@ import pytest
 
 from qcrd.errors import QcrdError, Transient
 from qcrd.records.job import Event, Job, JobFailure, JobStatus, StoredFile
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import finalize as finalize_module
 from qcrd.runtime.jobs.commands import transition_job

@@ -12,7 +12,7 @@ import pytest
 from qcrd.errors import Diverged, Interrupted, Invalid, OverBudget, Transient
 from qcrd.records.job import Job, JobStatus, ModelRef, Report, Stage, Usage
 from qcrd.records.rationales import RationaleCounts
-from qcrd.records.spec import JobSpec, Priority
+from qcrd.records.specs.spec import JobSpec, Priority
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import stage_runner
 from qcrd.runtime.jobs.commands import claim_job, transition_job, update_job

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 
 from qcrd.errors import Conflict, LeaseLost
 from qcrd.records.job import Job, JobStatus, Lease, Progress, Stage
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, update_job
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.state_machine import (

@@ -24,7 +24,7 @@ from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.prompt_format import PromptFormat
 from qcrd.records.rationale_annotations import RationaleScoreManifest, Revision
 from qcrd.records.rationales import RationaleManifest
-from qcrd.records.spec import JobSpec
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.redis.event_log import make_event
 from services.api.assembling.generation_cache import Generation
 from services.trainer.checkpoint_store import StudentResult

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from qcrd.records.job import Usage
-from qcrd.records.spec import Budget
+from qcrd.records.specs.spec import Budget
 from qcrd.records.teacher_prompt import ChatMessage, TeacherPrompt
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from services.api.assembling.batches.planning import ShardPlanner

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 
 from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
-from qcrd.records.rationale_spec import RationaleSpec
-from qcrd.records.task import TaskSpec
-from qcrd.records.training_spec import (
+from qcrd.records.specs.rationale_spec import RationaleSpec
+from qcrd.records.specs.task import TaskSpec
+from qcrd.records.specs.training_spec import (
     Hyperparameters,
     JudgeSpec,
     LossSpec,

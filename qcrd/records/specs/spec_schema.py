@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any, get_args
 
-from qcrd.records.spec import JobSpec, MethodName, MethodSpec
-from qcrd.records.task import QuestionField
+from qcrd.records.specs.spec import JobSpec, MethodName, MethodSpec
+from qcrd.records.specs.task import QuestionField
 
 JSON = dict[str, Any]
 SCHEMA_FILE = "spec.schema.json"
