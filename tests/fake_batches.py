@@ -9,7 +9,6 @@ batch that was cancelled before they ran are taken to be as those of one that ex
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.fake_providers import PROMPT_TOKENS, make_error
+from tests.serving import BackgroundServer
 
 JSON = dict[str, Any]
 MAX_TASKS = 50_000
@@ -126,14 +125,8 @@ class FakeBatches:
         self.choices_given = self.prompt_tokens = self.completion_tokens = 0
         self.seen: list[str] = []
         """What was asked for, as `GET /v1/batches`."""
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self.port = self._door.getsockname()[1]
-        config = uvicorn.Config(self._app(), log_level="critical", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._door]}, daemon=True
-        )
-        self._thread.start()
+        self._server = BackgroundServer(self._app())
+        self.port = self._server.port
 
     @property
     def url(self) -> str:
@@ -147,9 +140,7 @@ class FakeBatches:
     def close(self) -> None:
         if self.held is not None:
             self.held.set()
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join(10)
-        self._door.close()
+        self._server.close()
 
     def _app(self) -> Starlette:
         routes = [Route(f"{PATH}/models", self._list_models)]

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import (
@@ -26,6 +23,8 @@ from starlette.responses import (
     StreamingResponse,
 )
 from starlette.routing import Route
+
+from tests.serving import BackgroundServer
 
 JSON = dict[str, Any]
 Refusal = tuple[int, JSON]
@@ -95,23 +94,15 @@ class FakeProvider:
         self.elsewhere = ""
         self.prompt_tokens = self.completion_tokens = 0
         """What it wants paid."""
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self.port = self._door.getsockname()[1]
-        config = uvicorn.Config(self._app(), log_level="critical", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._door]}, daemon=True
-        )
-        self._thread.start()
+        self._server = BackgroundServer(self._app())
+        self.port = self._server.port
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}{self.row.path}"
 
     def close(self) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join(10)
-        self._door.close()
+        self._server.close()
 
     def _app(self) -> Starlette:
         path, root = self.row.path, self.row.path.removesuffix("/v1")

@@ -6,7 +6,7 @@ import codecs
 import io
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from qcrd.runtime.data_files.delimited import choose_delimiter, read_delimited
 from qcrd.runtime.data_files.json_array import read_json_array
@@ -85,7 +85,7 @@ class _Readable(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any, /) -> int:
         chunk = self._data.read(len(buffer))
         buffer[: len(chunk)] = chunk
         return len(chunk)

@@ -21,7 +21,7 @@ from qcrd.runtime.data_files.records import (
 )
 
 CHUNK_BYTES = 1 << 18
-SPACE = re.compile(r"[ \t\r\n]*")
+NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
 def read_json_array(data: BinaryIO, max_records: int = MAX_RECORDS) -> Iterator[SourceRecord]:
@@ -57,7 +57,8 @@ class _Text:
     def peek(self) -> str:
         """The next character that is no white space; "" at the end."""
         while True:
-            self._at = SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            found = NO_SPACE.search(self._text, self._at)
+            self._at = len(self._text) if found is None else found.start()
             if self._at < len(self._text) or not self._read_more():
                 return self._text[self._at : self._at + 1]
 

@@ -7,6 +7,7 @@ name is a digest of its content. Both are shared by all jobs with the same teach
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Self
 
 from qcrd.errors import UnreadableRecord
 from qcrd.records.base import Record, parse_stored_record
@@ -14,6 +15,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
 from qcrd.runtime.storage.store import Store, read_lines, write_lines
 from services.api.assembling.sampling_plan import SampleRequest
+from services.api.assembling.teacher.teacher_client import Completion
 
 
 class Generation(Record):
@@ -29,6 +31,19 @@ class Generation(Record):
     """Whether the counts are ours, because the teacher did not tell them."""
     job_id: str
     """The job that paid for it; a job's usage is summed over its attempts from these."""
+
+    @classmethod
+    def make(cls, key: str, index: int, completion: Completion, job_id: str) -> Self:
+        return cls(
+            key=key,
+            index=index,
+            text=completion.text,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+            estimated=completion.estimated,
+            job_id=job_id,
+        )
 
 
 class GenerationCache:

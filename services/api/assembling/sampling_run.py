@@ -50,7 +50,10 @@ class SamplingRun:
 
     def add_completions(self, completions: Sequence[tuple[SampleRequest, Completion]]) -> None:
         """Keep the samples of one answer, and what it cost, in one write."""
-        generations = [self._make_generation(*each) for each in completions]
+        generations = [
+            Generation.make(sample.key, sample.index, each, self.stage.job.id)
+            for sample, each in completions
+        ]
         self.keep(generations)
         self.check_anything_said(generations)
 
@@ -84,18 +87,6 @@ class SamplingRun:
             f"the first {self.empty_answers} answers of the teacher are all empty (finish reason "
             f"{last.finish_reason}): {advice}; then resume the job or create it anew",
             param=method,
-        )
-
-    def _make_generation(self, request: SampleRequest, completion: Completion) -> Generation:
-        return Generation(
-            key=request.key,
-            index=request.index,
-            text=completion.text,
-            finish_reason=completion.finish_reason,
-            prompt_tokens=completion.prompt_tokens,
-            completion_tokens=completion.completion_tokens,
-            estimated=completion.estimated,
-            job_id=self.stage.job.id,
         )
 
     def flush(self) -> None:

@@ -86,6 +86,7 @@ def assemble(
     )
     warn_about_unseen_labels(stage, splits.training)
     _warn_about_overlap(stage, splits)
+    _warn_about_half_questions(stage, splits)
     outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy())
     stage.raise_if_stopping()
     items = [
@@ -267,6 +268,19 @@ def _warn_about_overlap(stage: StageContext, splits: DatasetSplits) -> None:
                 once=f"overlap-{name}",
                 shared=overlap,
             )
+
+
+def _warn_about_half_questions(stage: StageContext, splits: DatasetSplits) -> None:
+    rows = [*splits.training, *splits.validation, *splits.test]
+    if lacking := [row for row in rows if row.lacks]:
+        first = lacking[0]
+        _warn(
+            stage,
+            f"{len(lacking)} questions lack a column of `task.fields.question` and are asked "
+            f"without it (first: {first.unit} {first.line_number}, `{first.lacks[0]}`)",
+            once="half-questions",
+            lacking=len(lacking),
+        )
 
 
 def _warn_about_unused_outputs(stage: StageContext, rows: Sequence[QuestionRow]) -> None:

@@ -55,11 +55,22 @@ def _read(record: SourceRecord, name: str, source: str, used: set[str], *, is_fi
     if not COLUMN.search(source):
         return _find(record, name, source, used, is_first=is_first)
 
-    def fill(found: re.Match[str]) -> str:
-        value = _find(record, name, found[1], used, is_first=is_first)
-        return "" if value == "" else spell(record, found[1], value) or ""
+    values = dict[str, str]()
+    for column in COLUMN.findall(source):
+        value = _find(record, name, column, used, is_first=is_first)
+        values[column] = "" if value == "" else spell(record, column, value) or ""
+    if not any(values.values()):
+        return None
+    text = source.replace("\\n", "\n")
+    return COLUMN.sub(lambda found: values[found[1]], text).strip() or None
 
-    return COLUMN.sub(fill, source.replace("\\n", "\n")).strip() or None
+
+def list_empty_columns(record: SourceRecord, source: str | tuple[str, ...]) -> list[str]:
+    """Columns of a template that the record has nothing in."""
+    if not isinstance(source, str):
+        return []
+    columns = COLUMN.findall(source)
+    return [each for each in columns if _walk(record.fields, each) in (MISSING, None, "")]
 
 
 def _to_place(record: SourceRecord, value: Any) -> int | None:

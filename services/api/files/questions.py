@@ -24,6 +24,7 @@ from services.api.files.duplicates import DuplicateIndex
 from services.api.files.field_map import (
     FieldMap,
     apply_field_map,
+    list_empty_columns,
     list_source_columns,
     make_unmapped_error,
 )
@@ -57,6 +58,8 @@ class QuestionRow:
     explains_label: bool = False
     unit: Unit = "line"
     repeats: int | None = None
+    lacks: tuple[str, ...] = ()
+    """Columns of the question's template that the record has nothing in."""
 
     def with_outputs(self, outputs: Iterable[str]) -> QuestionRow:
         return replace(self, outputs=tuple(outputs))
@@ -150,7 +153,10 @@ class RowBuilder:
         outputs = _get_outputs(record, named)
         self.summary.outputs += len(outputs)
         explains_label = named.get("rationales") is not None
-        return QuestionRow(record.number, question, outputs, explains_label, record.unit)
+        lacks = tuple(list_empty_columns(record, self._fields.get("question", "")))
+        return QuestionRow(
+            record.number, question, outputs, explains_label, record.unit, lacks=lacks
+        )
 
     def _mark_repeat(self, row: QuestionRow) -> QuestionRow:
         compared = comparison_id(row.question.text, row.question.choices)

@@ -59,6 +59,8 @@ def _spell(value: Any) -> str | None:
         elif simple.is_Rational is False and simple.is_rational:
             simple = sympy.nsimplify(simple, rational=True)
         spelling = str(sympy.sstr(simple, order="lex"))
+    # What sympy raises on what it cannot simplify; anything else ends the process, which is one of
+    # many and started anew.
     except (ValueError, TypeError, ArithmeticError, NotImplementedError, RecursionError):
         return None
     except sympy.PolynomialError:

@@ -92,16 +92,7 @@ class ResultReader:
                 each.prompt_tokens, each.completion_tokens, each.estimated, each.cached_tokens
             ).by_batch()
         self._results.generations += [
-            Generation(
-                key=sample.key,
-                index=sample.index,
-                text=each.text,
-                finish_reason=each.finish_reason,
-                prompt_tokens=each.prompt_tokens,
-                completion_tokens=each.completion_tokens,
-                estimated=each.estimated,
-                job_id=self._shard.job_id,
-            )
+            Generation.make(sample.key, sample.index, each, self._shard.job_id)
             for sample, each in zip(line.samples, completions, strict=False)
         ]
 

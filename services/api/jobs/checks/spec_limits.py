@@ -92,6 +92,11 @@ def _measure(spec: JobSpec) -> Iterator[tuple[str, str, int, int]]:
     yield from _measure_task(spec)
     for index, text in enumerate(spec.settings.rationales.stop):
         param = f"method.{spec.method}.rationales.stop.{index}"
+        if not text:
+            raise Invalid(
+                f"`{param}` is empty, and would end every output before it begins: leave it out",
+                param=param,
+            )
         yield param, "characters", len(text), MAX_STOP_CHARS
 
 

@@ -426,6 +426,17 @@ def test_each_text_of_a_question_is_read_as_its_own_line_says(bench: MakeBench, 
     assert [each.answer for each in item.negatives] == ["6"]
 
 
+def test_questions_that_lack_a_column_of_their_template_are_told(bench: MakeBench) -> None:
+    here = bench()
+    rows = [{"a": f"What is {n} plus 1?", "b": "Say." if n else None, "n": n + 1} for n in range(4)]
+    task = {"answer": "number", "fields": {"question": "{b}\\n{a}", "label": "n"}}
+    job = here.run(here.job(here.file(rows), task=task, rationales={"n": 1}))
+    assert here.items(job)[0].question.text == "What is 0 plus 1?"
+    (said,) = [each for each in here.said(job) if "lack a column" in each]
+    assert said.startswith("1 questions lack")
+    assert "line 1, `b`" in said
+
+
 def test_an_import_that_answers_nothing_ends_before_it_trains(bench: MakeBench) -> None:
     here = bench()
     file, other = here.file(sums(3)), here.file([{"question": "x?", "teacher_output": "a"}])

@@ -33,6 +33,11 @@ def test_a_template_joins_columns_and_the_rest_is_kept() -> None:
     assert row.question.metadata == {"uid": "a1"}
 
 
+def test_a_template_of_columns_that_have_nothing_is_no_question() -> None:
+    with pytest.raises(Invalid, match="`question` is missing"):
+        read(PAIR, {"premise": None, "hypothesis": ""}, fields={"question": "P: {premise}"})
+
+
 @pytest.mark.parametrize(
     ("record", "fields", "found"),
     [

@@ -87,3 +87,10 @@ def test_a_field_that_no_question_has_is_refused_by_name(here: Here) -> None:
     reply = here.create(here.file(sums(4)), {"task": task})
     message = refused(reply, 400, "unknown_key", "method.qcrd.task.fields.questoin")
     assert "`question`, `label`, `choices`" in message
+
+
+def test_an_empty_stop_sequence_is_refused(here: Here) -> None:
+    reply = here.create(here.file(sums(4)), {"rationales": {"stop": ["##", ""]}})
+    assert "would end every output" in refused(
+        reply, 400, "invalid_value", "method.qcrd.rationales.stop.1"
+    )
