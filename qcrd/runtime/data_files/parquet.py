@@ -25,7 +25,7 @@ MAX_MEMORY_BYTES = 32 << 20
 
 def read_parquet(data: BinaryIO, max_records: int = MAX_RECORDS) -> Iterator[SourceRecord]:
     """`Invalid` for a file that is none."""
-    # Loaded when it is needed: it takes half a second and 50 MB, and the command line is light.
+    # Loaded when it is needed: it takes 50 MB, and the command line is light.
     try:
         import pyarrow
         from pyarrow import parquet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from qcrd.method.answers import canonical, comparison_id
 from qcrd.records.specs.spec import MethodSpec
@@ -26,6 +26,51 @@ def warn_about_unseen_labels(stage: StageContext, training: Sequence[QuestionRow
     )
     data = {"unseen_labels": unseen[:MAX_SHOWN_LABELS], "unseen": len(unseen)}
     stage.events.append(stage.job.id, message, level="warn", data=data, once="unseen-labels")
+
+
+def warn_about_overlap(
+    stage: StageContext,
+    training: Sequence[QuestionRow],
+    held_out: Mapping[str, Sequence[QuestionRow]],
+) -> None:
+    for name, rows in held_out.items():
+        if overlap := count_shared_questions(training, rows):
+            warn(
+                stage,
+                f"{overlap} {name} questions are also training questions",
+                once=f"overlap-{name}",
+                shared=overlap,
+            )
+
+
+def warn_about_half_questions(stage: StageContext, rows: Sequence[QuestionRow]) -> None:
+    """Warn of questions whose template has a column that their record has nothing in."""
+    if lacking := [row for row in rows if row.lacks]:
+        first = lacking[0]
+        warn(
+            stage,
+            f"{len(lacking)} questions lack a column of `task.fields.question` and are asked "
+            f"without it (first: {first.unit} {first.line_number}, `{first.lacks[0]}`)",
+            once="half-questions",
+            lacking=len(lacking),
+        )
+
+
+def warn_about_unused_outputs(stage: StageContext, rows: Sequence[QuestionRow]) -> None:
+    """Warn of outputs in the training file of a job that asks its teacher all the same."""
+    if unused := sum(bool(row.outputs) for row in rows):
+        warn(
+            stage,
+            f"{unused} lines of the training file have outputs, which are not used: the teacher is "
+            f"asked. `method.{stage.job.spec.method}.rationales.import` with this file's id takes "
+            "them instead",
+            once="unused-outputs",
+            unused=unused,
+        )
+
+
+def warn(stage: StageContext, message: str, *, once: str | None = None, **data: object) -> None:
+    stage.events.append(stage.job.id, message, level="warn", data=dict(data), once=once)
 
 
 def count_shared_questions(training: Sequence[QuestionRow], held_out: Sequence[QuestionRow]) -> int:

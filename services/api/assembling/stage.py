@@ -25,8 +25,11 @@ from services.api.assembling import sampling_plan, shared_set
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.batches.waiting import check_still_out
 from services.api.assembling.data_warnings import (
-    count_shared_questions,
+    warn,
+    warn_about_half_questions,
+    warn_about_overlap,
     warn_about_unseen_labels,
+    warn_about_unused_outputs,
 )
 from services.api.assembling.generate import generate_outputs
 from services.api.assembling.outputs import labelling
@@ -85,8 +88,9 @@ def assemble(
         test=load(spec.test_file) if spec.test_file else [],
     )
     warn_about_unseen_labels(stage, splits.training)
-    _warn_about_overlap(stage, splits)
-    _warn_about_half_questions(stage, splits)
+    held_out = {"validation": splits.validation, "test": splits.test}
+    warn_about_overlap(stage, splits.training, held_out)
+    warn_about_half_questions(stage, [*splits.training, *splits.validation, *splits.test])
     outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy())
     stage.raise_if_stopping()
     items = [
@@ -128,7 +132,7 @@ def _collect_outputs(
             param=f"method.{spec.method}.teacher",
             code="unknown_teacher",
         )
-    _warn_about_unused_outputs(stage, splits.training)
+    warn_about_unused_outputs(stage, splits.training)
     generated = generate_outputs(
         stage,
         buffer,
@@ -154,7 +158,7 @@ def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) ->
         unused=imported.unused,
     )
     if imported.unanswered or imported.unused:
-        _warn(
+        warn(
             stage,
             f"{imported.unanswered} training questions have no imported output, and "
             f"{imported.unused} imported lines belong to no question",
@@ -246,7 +250,7 @@ def _emit_summary(
         words=None if words is None else words.model_dump(),
     )
     if counts.outputs and counts.unparseable > UNPARSEABLE_WARNING_SHARE * counts.outputs:
-        _warn(
+        warn(
             stage,
             f"{counts.unparseable} of {counts.outputs} outputs have no readable answer: compare "
             "some of them with the task's examples, `stop` and `max_new_tokens`",
@@ -255,48 +259,7 @@ def _emit_summary(
         )
     unlabelled = sum(item.label is None for item in items)
     if unlabelled:
-        _warn(stage, f"{unlabelled} questions have no label: nothing to train on there")
-
-
-def _warn_about_overlap(stage: StageContext, splits: DatasetSplits) -> None:
-    for name, split_rows in (("validation", splits.validation), ("test", splits.test)):
-        overlap = count_shared_questions(splits.training, split_rows)
-        if overlap:
-            _warn(
-                stage,
-                f"{overlap} {name} questions are also training questions",
-                once=f"overlap-{name}",
-                shared=overlap,
-            )
-
-
-def _warn_about_half_questions(stage: StageContext, splits: DatasetSplits) -> None:
-    rows = [*splits.training, *splits.validation, *splits.test]
-    if lacking := [row for row in rows if row.lacks]:
-        first = lacking[0]
-        _warn(
-            stage,
-            f"{len(lacking)} questions lack a column of `task.fields.question` and are asked "
-            f"without it (first: {first.unit} {first.line_number}, `{first.lacks[0]}`)",
-            once="half-questions",
-            lacking=len(lacking),
-        )
-
-
-def _warn_about_unused_outputs(stage: StageContext, rows: Sequence[QuestionRow]) -> None:
-    unused = sum(bool(row.outputs) for row in rows)
-    if unused:
-        _warn(
-            stage,
-            f"{unused} lines of the training file have outputs, which are not used: the teacher is "
-            f"asked. `method.{stage.job.spec.method}.rationales.import` with this file's id takes "
-            "them instead",
-            unused=unused,
-        )
-
-
-def _warn(stage: StageContext, message: str, *, once: str | None = None, **data: object) -> None:
-    stage.events.append(stage.job.id, message, level="warn", data=dict(data), once=once)
+        warn(stage, f"{unlabelled} questions have no label: nothing to train on there")
 
 
 def _list_questions(rows: Sequence[QuestionRow]) -> list[Question]:
