@@ -175,7 +175,9 @@ class GatewayClient:
         return response.text
 
     def list_models(self) -> list[dict[str, Any]]:
-        return self._list_pages("/v1/models", 100)
+        """All of them: the route has no pages, as OpenAI's has none."""
+        models: list[dict[str, Any]] = self._request("GET", "/v1/models")["data"]
+        return models
 
     def get_model(self, model_id: str) -> dict[str, Any]:
         return self._request("GET", f"/v1/models/{model_id}")

@@ -79,6 +79,7 @@ def make_draft(
         fields=found.guess.fields,
         has_outputs=found.outputs > 0,
         max_label_tokens=longest if longest > DEFAULT_LABEL_TOKENS else None,
+        has_new_decoder=model == DEFAULT_MODEL,
         **files,
     )
 

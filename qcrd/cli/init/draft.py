@@ -34,6 +34,8 @@ class JobDraft:
     has_outputs: bool = False
     max_label_tokens: int | None = None
     """None: the default is enough."""
+    has_new_decoder: bool = False
+    """Whether the base is an encoder, to which a decoder is added."""
 
 
 def render(draft: JobDraft, method: str = "qcrd") -> str:
@@ -71,6 +73,10 @@ def _iter_lines(draft: JobDraft, method: str) -> Iterator[str]:
         yield "      max_new_tokens: 256  # of each output; what reasons first needs more"
     yield "    hyperparameters:"
     yield "      iterations: 10  # each ends in a validation; the best one is kept"
+    if draft.has_new_decoder:
+        yield "      learning_rate: 1.0e-3  # of the new decoder, which begins from nothing"
+        yield "      encoder_learning_rate: 1.0e-4  # of the base; others are trained at 5e-5"
+        yield "      warmup_steps: 5"
     if draft.max_label_tokens is not None:
         yield f"      max_label_tokens: {draft.max_label_tokens}  # of the longest label"
     if method != "finetune":

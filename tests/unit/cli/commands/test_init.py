@@ -209,6 +209,15 @@ def test_the_other_files_of_a_folder_are_found(tmp_path: Path) -> None:
     assert body["test_file"] == "set/test-00000.jsonl"
 
 
+def test_a_new_decoder_learns_faster_than_a_base_that_has_one(tmp_path: Path) -> None:
+    """At the rate of a finetuning it would not learn a thing in a first job."""
+    data = write(tmp_path, lambda n: {"question": f"{n}?", "label": str(n)})
+    _, body = init(data)
+    assert body["method"]["qcrd"]["hyperparameters"]["learning_rate"] == 1e-3
+    _, other = init(data, "--model", "google/flan-t5-small", "--force")
+    assert other["method"]["qcrd"]["hyperparameters"] == {"iterations": 10}
+
+
 def test_long_labels_get_the_room_they_need(tmp_path: Path) -> None:
     data = write(tmp_path, lambda n: {"question": f"{n}?", "answer": f"{n} " + "word " * 60})
     assert init(data)[1]["method"]["qcrd"]["hyperparameters"]["max_label_tokens"] > 100
