@@ -32,11 +32,12 @@ from qcrd.method import losses
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import has_bf16
+from qcrd.method.student.targets import Target
 from qcrd.method.training.negative_sampler import InlineNegativeSampler, ProcessNegativeSampler
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.progress import IterationFinished
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
+from qcrd.method.training.step_loss import StepModule, TrainingExample
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.training_spec import Hyperparameters, LossSpec, NegativeSpec
@@ -50,14 +51,8 @@ SAMPLED_TOKENS = 64
 def run_step(case: StepFixture, method: str, batch: Sequence[TrainingExample]) -> None:
     """Forward and backward; the optimizer's step, the same for all, is left out."""
     case.student.model.train()
-    terms = compute_step_loss(
-        case.student,
-        batch,
-        OBJECTIVES[method],
-        LossSpec(delta=50.0),
-        case.scores,
-        torch.Generator(),
-    )
+    step = StepModule(case.student, OBJECTIVES[method], LossSpec(delta=50.0))
+    terms = step(batch, case.scores, torch.Generator())
     terms.total.backward()
     case.student.model.zero_grad(set_to_none=True)
 
@@ -68,9 +63,10 @@ def run_naive_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
     student.model.train()
 
     def ce(prefix: str, targets: Sequence[tuple[TrainingExample, str]]) -> torch.Tensor:
-        reading = student.encode([prefix + item.text for item, _ in targets])
         total, count = student.cross_entropy(
-            reading, range(len(targets)), [text for _, text in targets]
+            [prefix + item.text for item, _ in targets],
+            range(len(targets)),
+            [Target(text) for _, text in targets],
         )
         return total / count
 

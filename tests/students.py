@@ -12,6 +12,7 @@ import torch
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
+from qcrd.method.student.targets import Target
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.job import Job, JobStatus, ModelRef, Report, Usage
 from qcrd.records.rationales import RationaleCounts
@@ -85,9 +86,10 @@ def taught(kind: str, method: MethodName) -> Student:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more cost such a small model several times as long
     for _ in range(STEPS):
-        reading = student.encode([prompt for prompt, _ in pairs])
         total, count = student.cross_entropy(
-            reading, range(len(pairs)), [target for _, target in pairs]
+            [prompt for prompt, _ in pairs],
+            range(len(pairs)),
+            [Target(target) for _, target in pairs],
         )
         learner.zero_grad()
         (total.sum() / count.sum()).backward()

@@ -13,6 +13,7 @@ from benchmarks.ladder.run import Conditions
 from benchmarks.ladder.table import ResultLine, format_cell, format_row, group_by
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.loading import load_student
+from qcrd.method.student.targets import Target
 from qcrd.method.training import weight_history
 from qcrd.method.training.objectives import OBJECTIVES
 
@@ -139,11 +140,12 @@ def sample_temperatures(
             seed=0,
             tag=str(temperature),
         )
-        pairs = [(lesson.text, r.text) for lesson in loaded.lessons for r in samples[lesson.id]]
-        reading = student.encode([EXPLAIN_PREFIX + text for text, _ in pairs])
+        pairs = [(lesson.text, r) for lesson in loaded.lessons for r in samples[lesson.id]]
         ce = sorted(
             student.mean_cross_entropy(
-                reading, range(len(pairs)), [text for _, text in pairs]
+                [EXPLAIN_PREFIX + text for text, _ in pairs],
+                range(len(pairs)),
+                [Target(r.text, is_cut=r.is_cut) for _, r in pairs],
             ).tolist()
         )
         below_margin = sum(value < spec.loss.delta for value in ce)

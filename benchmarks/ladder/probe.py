@@ -16,6 +16,7 @@ from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student
+from qcrd.method.student.targets import Target
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import JudgeSpec
@@ -117,8 +118,10 @@ def measure_picks(student: Student, lessons: Sequence[TrainingExample]) -> dict[
     margin = lowest = 0.0
     for lesson in examples:
         texts = [r.text for r in lesson.positives]
-        reading = student.encode([EXPLAIN_PREFIX + lesson.text])
-        ce = student.mean_cross_entropy(reading, [0] * len(texts), texts).tolist()
+        targets = [Target(text) for text in texts]
+        ce = student.mean_cross_entropy(
+            [EXPLAIN_PREFIX + lesson.text], [0] * len(texts), targets
+        ).tolist()
         index = ce.index(min(ce))
         first += index == 0
         shortest += len(texts[index]) == min(map(len, texts))

@@ -36,6 +36,11 @@ class Rationale(Record):
     text: str
     answer: str | None = None
     source: RationaleSource = RationaleSource.TEACHER
+    is_cut: bool = False
+    """It reached the limit of its generation before its end."""
+    entropy: float | None = None
+    """Of a sample of the student: nats per token of the distributions it was drawn from, as they
+    are at temperature 1."""
 
 
 class Vote(Record):

@@ -11,6 +11,7 @@ from qcrd.errors import Invalid
 from qcrd.method.answers import canonical
 from qcrd.method.prompts import EXPLAIN_PREFIX, format_question
 from qcrd.method.student.base import Student
+from qcrd.method.student.targets import Target
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import JobSpec
 from qcrd.records.specs.task import TaskSpec
@@ -27,7 +28,7 @@ def check_labels(student: Student, labels: Iterable[tuple[str, Question]], spec:
     `labels` are those trained on, as written, each with its question.
     """
     settings = spec.settings
-    max_tokens = min(settings.hyperparameters.max_label_tokens, student.max_target_tokens)
+    max_tokens = min(settings.hyperparameters.max_label_tokens, student.max_answer_tokens)
     # Equal labels of questions with equal options need one check.
     distinct = {(label, question.choices): question for label, question in labels}
     for (label, _), asked in distinct.items():
@@ -71,7 +72,7 @@ def warn_about_cut_questions(
 
 def _label_token_ids(student: Student, label: str) -> list[int]:
     """The label's tokens without the one that ends it."""
-    ids = student.tokenize_target(label)
+    ids = student.tokenize_target(Target(answer=label))
     tokenizer = student.tokenizer
     end_token_ids = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
     return ids[:-1] if ids and ids[-1] in end_token_ids else ids

@@ -12,6 +12,7 @@ from qcrd.method.evaluation import predict
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student, Weights
+from qcrd.method.student.targets import Target
 from qcrd.method.training.checkpoint import TrainerState, capture_state, restore_state
 from qcrd.method.training.distributed import DataParallelGroup
 from qcrd.method.training.negative_sampler import (
@@ -149,9 +150,8 @@ def compute_validation_score(
     total = 0.0
     for start in range(0, len(texts), 64):
         rows = slice(start, start + 64)
-        encoded = student.encode(texts[rows])
-        prompt_index = range(len(texts[rows]))
-        ce = student.mean_cross_entropy(encoded, prompt_index, labeled.labels[rows])
+        targets = [Target(answer=label) for label in labeled.labels[rows]]
+        ce = student.mean_cross_entropy(texts[rows], range(len(targets)), targets)
         total += float(ce.sum())
     return accuracy, -total / len(texts)
 

@@ -1,29 +1,45 @@
-"""A decoder-only student: the question is a prefix whose key-value cache its targets share."""
+"""A decoder-only student: a question and its targets are packed into one sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qcrd.method.student.base import EncodedPrompts, Student
+from qcrd.method.batching import group_by_length, restore_order
+from qcrd.method.losses import token_cross_entropy
+from qcrd.method.student import packing
+from qcrd.method.student.base import Student
+from qcrd.method.student.packing import PackedRows, Row
 
 
 class CausalStudent(Student):
-    """SmolLM2, Qwen, Llama and their like: prompt and output in one sequence."""
+    """SmolLM2, Qwen, Llama and their like: prompt and output in one sequence.
+
+    `packed`: a prompt shares its sequence with all of its targets, under a mask. Models that carry
+    a state along the sequence, or count places in ways of their own, get one sequence per target.
+    """
 
     suffix = "\nAnswer:"
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **limits: int
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        packed: bool = True,
+        **limits: int,
     ) -> None:
         tokenizer.padding_side = "left"
         tokenizer.truncation_side = "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         super().__init__(model, tokenizer, **limits)
+        self.max_row_tokens = packing.MAX_ROW_TOKENS
+        self._windows = packing.attention_windows(model.config) if packed else None
 
     def _count_parameters(self) -> tuple[int, int]:
         total = sum(p.numel() for p in self.model.parameters())
@@ -32,42 +48,76 @@ class CausalStudent(Student):
         per_token = total if tied else total - embedding.numel()
         return per_token, per_token
 
-    def _encode(self, ids: Tensor, mask: Tensor) -> EncodedPrompts:
-        """The cache of all tokens but the last, from which the first output token is predicted."""
-        prefix, prefix_mask = ids[:, :-1], mask[:, :-1]
-        output = self.model(
-            input_ids=prefix,
-            attention_mask=prefix_mask,
-            position_ids=(prefix_mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
+    def _cross_entropy(
+        self,
+        prompts: Sequence[list[int]],
+        prompt_index: Sequence[int],
+        targets: Sequence[list[int]],
+    ) -> tuple[Tensor, Tensor]:
+        rows = packing.plan_rows(
+            [len(prompt) for prompt in prompts],
+            prompt_index,
+            [len(target) for target in targets],
+            max_tokens=0 if self._windows is None else self.max_row_tokens,
         )
-        layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
-        return EncodedPrompts(tuple(t for pair in layers for t in pair), prefix_mask, ids[:, -1])
+        groups = group_by_length(
+            [row.n_tokens for row in rows],
+            max_tokens=self.max_batch_target_tokens,
+            similar=self.length_groups,
+        )
+        parts = [
+            self._rows_cross_entropy([rows[i] for i in group], prompts, targets) for group in groups
+        ]
+        order = [target for group in groups for i in group for target in rows[i].targets]
+        return restore_order(parts, order)
 
-    def _compute_logits(self, encoded: EncodedPrompts, targets: Tensor, mask: Tensor) -> Tensor:
-        assert encoded.last_token is not None
-        first_token = encoded.last_token[:, None]
-        key_values = list(zip(encoded.states[::2], encoded.states[1::2], strict=True))
-        positions = encoded.mask.sum(1, keepdim=True) + torch.arange(
-            targets.shape[1], device=targets.device
-        )
-        output = self.model(
-            input_ids=torch.cat((first_token, targets[:, :-1]), 1),
-            attention_mask=torch.cat((encoded.mask, torch.ones_like(first_token), mask[:, :-1]), 1),
-            position_ids=positions,
-            past_key_values=DynamicCache(key_values, config=self.model.config),
-            use_cache=True,
-        )
-        logits: Tensor = output.logits
-        return logits
+    def _rows_cross_entropy(
+        self, rows: Sequence[Row], prompts: Sequence[list[int]], targets: Sequence[list[int]]
+    ) -> tuple[Tensor, Tensor]:
+        pad_token_id = self.tokenizer.pad_token_id
+        packed = packing.pack_rows(rows, prompts, targets, pad_token_id=pad_token_id)
+        self._add_flops(self._decoder_parameter_count, packed.n_tokens)
+        packed = packed.to(self.device)
+        with self._autocast(), self._select_places(packed.predictors), self._block_attention():
+            output = self.model(
+                input_ids=packed.ids, use_cache=False, **self._attention_arguments(packed)
+            )
+        return token_cross_entropy(output.logits, packed.targets)
 
-    def _tokenize_target(self, text: str) -> list[int]:
+    def _attention_arguments(self, packed: PackedRows) -> dict[str, Any]:
+        if self._windows is None:
+            return {"attention_mask": (packed.segments != packing.PADDING).long()}
+        implementation = self.model.config._attn_implementation
+        mask = packing.build_attention_mask(packed, self._windows, implementation, self.model.dtype)
+        return {"attention_mask": mask, "position_ids": packed.positions}
+
+    @contextmanager
+    def _block_attention(self) -> Iterator[None]:
+        """On a GPU, attention that computes what the mask lets through and no more. Generation,
+        which has another shape at each token, stays with what the model was loaded with."""
+        config = self.model.config
+        loaded = config._attn_implementation
+        if self._windows is not None and self.device.type == "cuda" and _has_blocks(self.model):
+            config._attn_implementation = "flex_attention"
+        try:
+            yield
+        finally:
+            config._attn_implementation = loaded
+
+    def _tokenize_text(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(" " + text, add_special_tokens=False).input_ids
-        return [*ids, self.tokenizer.eos_token_id]
+        return ids
 
-    def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _target_frame(self) -> tuple[list[int], list[int]]:
+        return [], [self.tokenizer.eos_token_id]
+
+    def _tokenize_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         return super()._tokenize_prompts([prompt + self.suffix for prompt in prompts])
 
     def _completion_start(self, ids: Tensor) -> int:
         return ids.shape[1]
+
+
+def _has_blocks(model: Any) -> bool:
+    """Whether the model's attention can be FlexAttention."""
+    return bool(getattr(model, "_supports_flex_attn", False))

@@ -30,8 +30,10 @@ from transformers.models.auto.modeling_auto import (
 from qcrd.errors import Invalid
 from qcrd.method.student.base import Student, Weights, has_bf16
 from qcrd.method.student.causal import CausalStudent
+from qcrd.method.student.packing import has_attention_alone
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.student_families import Reading, load_student_families
 
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xmod", "mpnet"}
 """Architectures whose first token has the position behind that of the padding token."""
@@ -78,7 +80,8 @@ def _build_student(
 ) -> Student:
     limits = {
         "max_question_tokens": hyper.max_question_tokens,
-        "max_target_tokens": max(hyper.max_rationale_tokens, hyper.max_label_tokens),
+        "max_target_tokens": hyper.max_rationale_tokens,
+        "max_answer_tokens": hyper.max_label_tokens,
     }
     # Here, because judges load this module too, and peft is in the trainer's image alone.
     from qcrd.method.student.lora import inject_adapters
@@ -86,6 +89,7 @@ def _build_student(
     config = _load_config(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if config.is_encoder_decoder:
+        choose_reading(config)
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
         inject_adapters(model, spec, seed=seed)
         limits = _fit_encoder_decoder(config, limits)
@@ -101,14 +105,40 @@ def _build_student(
         model = build_encoder_decoder(folder, tokenizer, spec, seed=seed)
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        reading = choose_reading(config)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         inject_adapters(model, spec, seed=seed)
-        return CausalStudent(model.to(device), tokenizer, **_fit_window(config, limits))
+        return CausalStudent(
+            model.to(device),
+            tokenizer,
+            packed=reading == "packed",
+            **_fit_window(config, limits),
+        )
     raise Invalid(
         f"`model`: architecture {config.model_type!r} has no language-model head to train; "
         "use a seq2seq, decoder-only or BERT-like base",
         param="model",
     )
+
+
+def choose_reading(config: Any) -> Reading:
+    """How a model of this `config` is read exactly; `Invalid` names one that was not found to be.
+
+    A type that is read packed has members with layers that carry a state; those are read by pairs.
+    """
+    families = load_student_families()
+    reading = families.find_reading(config.model_type)
+    if reading is None:
+        reason = families.refused.get(config.model_type, "it was not tried with this release")
+        raise Invalid(
+            f"`model`: students of type {config.model_type!r} are not trained, because their loss "
+            f"was not found to be exact ({reason}); docs/students.md lists the types that are",
+            param="model",
+            code="inexact_student",
+        )
+    if reading == "packed" and not has_attention_alone(config):
+        return "pairs"
+    return reading
 
 
 def build_encoder_decoder(
@@ -200,25 +230,33 @@ def _is_encoder_only(config: Any) -> bool:
 
 def _fit_encoder_decoder(config: Any, limits: Mapping[str, int]) -> dict[str, int]:
     """The limits within the positions of encoder and decoder, where those are absolute."""
-    questions, targets = limits["max_question_tokens"], limits["max_target_tokens"]
     encoder, decoder = getattr(config, "encoder", config), getattr(config, "decoder", config)
+    questions = limits["max_question_tokens"]
     return {
         "max_question_tokens": min(questions, _count_positions(encoder) or questions),
-        "max_target_tokens": min(targets, _count_positions(decoder) or targets),
+        **_fit_output(limits, _count_positions(decoder)),
     }
 
 
 def _fit_window(config: Any, limits: Mapping[str, int]) -> dict[str, int]:
-    """The limits of a decoder-only model, whose window holds question and answer: the answer gets
+    """The limits of a decoder-only model, whose window holds question and output: the output gets
     what it asks for, at most half of the window, and the question the rest."""
-    questions, targets = limits["max_question_tokens"], limits["max_target_tokens"]
     window = _count_positions(config)
     if window is None:
-        return dict(limits)
-    targets = min(targets, window // 2)
+        return {**limits, **_fit_output(limits, None)}
+    output = _fit_output(limits, window // 2)
+    rest = window - output["max_output_tokens"]
+    return {"max_question_tokens": min(limits["max_question_tokens"], rest), **output}
+
+
+def _fit_output(limits: Mapping[str, int], positions: int | None) -> dict[str, int]:
+    """The limits of a rationale, of an answer, and of both in one output."""
+    target, answer = limits["max_target_tokens"], limits["max_answer_tokens"]
+    positions = positions or target + answer
     return {
-        "max_question_tokens": min(questions, window - targets),
-        "max_target_tokens": targets,
+        "max_target_tokens": min(target, positions),
+        "max_answer_tokens": min(answer, positions),
+        "max_output_tokens": min(target + answer, positions),
     }
 
 

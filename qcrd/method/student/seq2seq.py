@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from qcrd.method.student.base import EncodedPrompts, Student
+from qcrd.method.batching import group_by_length, restore_order
+from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
+from qcrd.method.student.base import Student
+from qcrd.method.student.packing import pad_targets
 
 
 class Seq2SeqStudent(Student):
@@ -31,27 +36,70 @@ class Seq2SeqStudent(Student):
     def encoder_parameters(self) -> list[torch.nn.Parameter]:
         return list(self.model.get_encoder().parameters())
 
-    def _encode(self, ids: Tensor, mask: Tensor) -> EncodedPrompts:
-        encoder: Any = self.model.get_encoder()
-        encoded = encoder(input_ids=ids, attention_mask=mask)
-        return EncodedPrompts((encoded.last_hidden_state,), mask)
-
-    def _compute_logits(self, encoded: EncodedPrompts, targets: Tensor, mask: Tensor) -> Tensor:
-        start = torch.full_like(targets[:, :1], self._decoder_start_token_id)
-        output = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states[0]),
-            attention_mask=encoded.mask,
-            decoder_input_ids=torch.cat((start, targets[:, :-1]), 1),
-            decoder_attention_mask=torch.cat((torch.ones_like(start), mask[:, :-1]), 1),
-            use_cache=False,
+    def _cross_entropy(
+        self,
+        prompts: Sequence[list[int]],
+        prompt_index: Sequence[int],
+        targets: Sequence[list[int]],
+    ) -> tuple[Tensor, Tensor]:
+        states, mask = self._encode(prompts)
+        groups = group_by_length(
+            [len(target) for target in targets],
+            max_tokens=self.max_batch_target_tokens,
+            similar=self.length_groups,
         )
-        logits: Tensor = output.logits
-        return logits
+        parts = []
+        for group in groups:
+            index = torch.tensor([prompt_index[i] for i in group], device=self.device)
+            parts.append(
+                self._decode(states[index], mask[index], pad_targets([targets[i] for i in group]))
+            )
+        return restore_order(parts, [i for group in groups for i in group])
 
-    def _tokenize_target(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text_target=text).input_ids
+    def _encode(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """The encoder's states [N, S, D] of the prompts, and their mask [N, S]."""
+        ids, mask = self._pad_prompts(prompts)
+        is_frozen = not any(p.requires_grad for p in self.encoder_parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen), self._autocast():
+            self._add_flops(self._encoder_parameter_count, sum(map(len, prompts)))
+            encoder: Any = self.model.get_encoder()
+            return encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+
+    def _decode(self, states: Tensor, mask: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        is_target = targets != IGNORE_INDEX
+        self._add_flops(self._decoder_parameter_count, int(is_target.sum()))
+        places = is_target.flatten().nonzero().squeeze(1).to(self.device)
+        targets, is_target = targets.to(self.device), is_target.to(self.device)
+        read = targets[:, :-1].clamp(min=0)
+        start = torch.full_like(targets[:, :1], self._decoder_start_token_id)
+        with self._autocast(), self._select_places(places):
+            output = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=mask,
+                decoder_input_ids=torch.cat((start, read), 1),
+                decoder_attention_mask=torch.cat(
+                    (torch.ones_like(start), is_target[:, :-1].long()), 1
+                ),
+                use_cache=False,
+            )
+        return token_cross_entropy(output.logits, targets)
+
+    def _tokenize_text(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text_target=text, add_special_tokens=False).input_ids
+        return ids
+
+    def _target_frame(self) -> tuple[list[int], list[int]]:
+        return self._frame
+
+    @cached_property
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts around a text of one token."""
+        framed: list[int] = self.tokenizer(text_target="a").input_ids
+        bare = self._tokenize_text("a")
+        place = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+        begin, end = framed[:place], framed[place + len(bare) :]
         # BERT-like tokenizers open with the token the decoder starts from anyway.
-        return ids[1:] if ids and ids[0] == self._decoder_start_token_id else ids
+        return begin[begin[:1] == [self._decoder_start_token_id] :], end
 
     @property
     def _decoder_start_token_id(self) -> int:

@@ -9,16 +9,15 @@ from functools import partial
 import torch
 
 from qcrd.method.student.base import Student
-from qcrd.method.training.objectives import Objective
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.step_loss import (
     JudgeScores,
     StepLoss,
+    StepModule,
     TrainingExample,
-    compute_step_loss,
     count_step,
 )
-from qcrd.records.specs.training_spec import Hyperparameters, LossSpec
+from qcrd.records.specs.training_spec import Hyperparameters
 
 MAX_PROCESSES = 64
 """Processes that train together have seeds beside each other; parts of a step are further apart."""
@@ -29,8 +28,7 @@ class OptimizerStep:
 
     def __init__(self, student: Student, schedule: TrainingSchedule) -> None:
         self.student = student
-        self.objective: Objective = schedule.objective
-        self.loss_spec: LossSpec = schedule.spec.loss
+        self.module = StepModule(student, schedule.objective, schedule.spec.loss)
         self.micro_batches = schedule.micro_batches
         self.clip_norm = schedule.spec.hyperparameters.clip_norm
         self.optimizer = _make_optimizer(student, schedule.spec.hyperparameters)
@@ -50,15 +48,8 @@ class OptimizerStep:
         torch.manual_seed(seed)
         self.student.model.train()
         generator = torch.Generator().manual_seed(seed)
-        return compute_step_loss(
-            self.student,
-            batch,
-            self.objective,
-            self.loss_spec,
-            scores,
-            generator,
-            reduce_sum=reduce_sum,
-        )
+        loss: StepLoss = self.module(batch, scores, generator, reduce_sum)
+        return loss
 
     def backward(
         self,
@@ -73,7 +64,8 @@ class OptimizerStep:
         self.optimizer.zero_grad(set_to_none=True)
         if self.micro_batches == 1:
             return self._backward_part(batch, scores, seed, reduce_sum)
-        counts = [reduce_sum(count) for count in count_step(self.student, batch, self.objective)]
+        own_counts = count_step(self.student, batch, self.module.objective, self.module.spec)
+        counts = [reduce_sum(count) for count in own_counts]
         losses: Counter[str] = Counter()
         for number in range(self.micro_batches):
             # Every part is divided by the whole step's counts, which it asks for in this order.

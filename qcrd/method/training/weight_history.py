@@ -65,7 +65,7 @@ def sample_rationales(
     batches; what it raises ends the sampling.
     """
     prompts = [(key, text) for key, text in questions for _ in range(n)]
-    texts = sampler.generate(
+    outputs = sampler.sample(
         [EXPLAIN_PREFIX + text for _, text in prompts],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -73,13 +73,15 @@ def sample_rationales(
         check=check,
     )
     rationales: dict[str, tuple[Rationale, ...]] = {key: () for key, _ in questions}
-    for index, ((key, _), text) in enumerate(zip(prompts, texts, strict=True)):
-        if text:
+    for index, ((key, _), output) in enumerate(zip(prompts, outputs, strict=True)):
+        if output.text:
             rationale = Rationale(
                 id=f"{key}/{tag}/{index % n}",
                 question_id=key,
-                text=text,
+                text=output.text,
                 source=source,
+                is_cut=output.is_cut,
+                entropy=output.entropy,
             )
             rationales[key] = (*rationales[key], rationale)
     return rationales

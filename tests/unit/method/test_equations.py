@@ -15,9 +15,10 @@ from qcrd.method import losses
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.self_consistency import majority_vote, split_rationales
+from qcrd.method.student.targets import Target
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
+from qcrd.method.training.step_loss import StepModule, TrainingExample
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Question, Rationale
 from qcrd.records.specs.rationale_spec import RationaleSpec
@@ -235,20 +236,18 @@ class Told:
     """A student whose cross entropies are given."""
 
     device = torch.device("cpu")
-
-    def encode(self, prompts: Sequence[str]) -> Sequence[str]:
-        return prompts
+    model = None
 
     def cross_entropy(
-        self, reading: Any, owner: Sequence[int], targets: Sequence[str]
+        self, prompts: Sequence[str], owner: Sequence[int], targets: Sequence[Target]
     ) -> tuple[Tensor, Tensor]:
-        pairs = [COSTS[target] for target in targets]
+        pairs = [COSTS[f"{target.text} {target.answer}".strip()] for target in targets]
         return torch.tensor([s for s, _ in pairs]), torch.tensor([float(n) for _, n in pairs])
 
     def mean_cross_entropy(
-        self, reading: Any, owner: Sequence[int], targets: Sequence[str], **_: Any
+        self, prompts: Sequence[str], owner: Sequence[int], targets: Sequence[Target]
     ) -> Tensor:
-        total, count = self.cross_entropy(reading, owner, targets)
+        total, count = self.cross_entropy(prompts, owner, targets)
         return total / count
 
 
@@ -286,6 +285,6 @@ BATCH = [
 def test_eq8_per_method(method: str, scores: dict[str, float], alpha: Any, expected: float) -> None:
     spec = LossSpec(alpha=alpha, beta=0.2, delta=3.0)
     told: Any = Told()
-    terms = compute_step_loss(told, BATCH, OBJECTIVES[method], spec, scores, torch.Generator())
+    terms = StepModule(told, OBJECTIVES[method], spec)(BATCH, scores, torch.Generator())
     assert terms.total.item() == pytest.approx(expected)
     assert terms.losses["loss"] == pytest.approx(expected)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -29,11 +28,13 @@ from transformers import (
 from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_encoder, load_student
+from qcrd.method.student.targets import Target
 from qcrd.method.training.progress import StepFinished
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.specs.training_spec import Hyperparameters, JudgeSpec, StudentSpec
 from tests import tiny
+from tests.families import plain_loss
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -99,17 +100,6 @@ def load(folder: Path) -> Student:
     return loaded
 
 
-def plain_loss(student: Student, question: str, target: list[int]) -> torch.Tensor:
-    """The model's own cross entropy of one target, with nothing shared and nothing padded."""
-    asked = student.tokenizer(question + student.suffix, return_tensors="pt").input_ids
-    said = torch.tensor([target])
-    if student.model.config.is_encoder_decoder:
-        found: torch.Tensor = student.model(input_ids=asked, labels=said).loss
-        return found
-    logits = student.model(input_ids=torch.cat((asked, said), 1)).logits
-    return F.cross_entropy(logits[0, asked.shape[1] - 1 : -1], said[0])
-
-
 def test_the_loss_is_the_models_own(folder: Path) -> None:
     loaded = load(folder)
     loaded.model.eval()
@@ -117,10 +107,10 @@ def test_the_loss_is_the_models_own(folder: Path) -> None:
     targets = ["it swims in water .", "animal", "so it plays music"]
     owner = [0, 0, 1]
     with torch.no_grad():
-        total, count = loaded.cross_entropy(loaded.encode(questions), owner, targets)
+        total, _ = loaded.cross_entropy(questions, owner, [Target(target) for target in targets])
         for i, target in enumerate(targets):
-            own = plain_loss(loaded, questions[owner[i]], loaded.tokenize_target(target))
-            assert float(total[i] / count[i]) == pytest.approx(float(own), abs=1e-5)
+            own = plain_loss(loaded, questions[owner[i]], target)
+            assert float(total[i]) == pytest.approx(float(own), abs=1e-4)
 
 
 def test_the_whole_method_trains_it_and_it_is_the_same_when_loaded_again(folder: Path) -> None:

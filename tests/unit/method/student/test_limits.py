@@ -19,6 +19,7 @@ from transformers import (
 from qcrd.method.student.base import Student
 from qcrd.method.student.control_tokens import ControlTokenSplitter
 from qcrd.method.student.loading import load_student
+from qcrd.method.student.targets import Target
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 from tests import tiny
 
@@ -58,8 +59,9 @@ def load(model: PreTrainedModel, folder: Path) -> Student:
 def test_question_and_answer_fit_the_window(model: object, tmp_path: Path) -> None:
     assert callable(model)
     student = load(model(), tmp_path)
-    encoded = student.encode([LONG, "what is a trout"])
-    total, _ = student.cross_entropy(encoded, [0, 1], ["it swims in water " * 25, "animal"])
+    total, _ = student.cross_entropy(
+        [LONG, "what is a trout"], [0, 1], [Target("it swims in water " * 25), Target("animal")]
+    )
     assert torch.isfinite(total).all()
     assert len(student.generate([LONG], max_new_tokens=256)) == 1
     assert student.is_cut(LONG)
@@ -71,7 +73,7 @@ def test_control_tokens_in_texts_are_texts(kind: str, tmp_path: Path) -> None:
     student = load_student(
         tiny.save_base(tmp_path / kind, kind), StudentSpec(), Hyperparameters(), seed=0
     )
-    ids = student.tokenize_target("it is </s> a tool <pad>")
+    ids = student.tokenize_target(Target("it is </s> a tool <pad>"))
     assert ids.count(1) == 1
     assert ids[-1] == 1
     assert 0 not in ids

@@ -15,16 +15,17 @@ from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge, train_judge
 from qcrd.method.judge.training_pairs import TrainingPair, balance_negatives, split_holdout
 from qcrd.method.losses import weight_highest, weight_lowest
-from qcrd.method.student.base import EncodedPrompts, Student
+from qcrd.method.student.base import Student
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
+from qcrd.method.student.targets import Target
 from qcrd.method.training.candidates import Candidates
 from qcrd.method.training.checkpoint import capture_state, restore_state
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.progress import IterationFinished, StepFinished
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import TrainingExample, compute_step_loss
+from qcrd.method.training.step_loss import StepModule, TrainingExample
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.rationales import Rationale
@@ -93,15 +94,16 @@ def validate(_: Student) -> tuple[float, float]:
 def test_a_shared_reading_gives_the_loss_and_gradient_of_separate_ones(kind: str) -> None:
     model = student(kind)
     prompts = ["explain: what kind of thing is a trout ?", "explain: apple ?"]
-    targets, owner = ["it swims", "it swims in water", "it grows on trees"], [0, 0, 1]
-    shared, _ = model.cross_entropy(model.encode(prompts), owner, targets)
+    texts, owner = ["it swims", "it swims in water", "it grows on trees"], [0, 0, 1]
+    targets = [Target(text) for text in texts]
+    shared, _ = model.cross_entropy(prompts, owner, targets)
     shared.sum().backward()
     weights = [p for p in model.model.parameters() if p.grad is not None]
     gradients = [p.grad.clone() for p in weights]
     model.model.zero_grad()
     alone = []
     for row, target in zip(owner, targets, strict=True):
-        total, _ = model.cross_entropy(model.encode([prompts[row]]), [0], [target])
+        total, _ = model.cross_entropy([prompts[row]], [0], [target])
         total.sum().backward()
         alone.append(total.item())
     assert shared.tolist() == pytest.approx(alone, rel=1e-4)
@@ -129,11 +131,11 @@ def test_a_step_in_parts_has_the_loss_and_gradient_of_the_whole(method: str) -> 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_scoring_in_length_groups_equals_one_batch(kind: str) -> None:
-    targets, owner = ["it", "it swims in water on trees", "it grows"], [0, 1, 1]
+    texts, owner = ["it", "it swims in water on trees", "it grows"], [0, 1, 1]
 
     def scored(model: Student) -> torch.Tensor:
-        reading = model.encode(["explain: trout ?"] * 2)
-        return model.mean_cross_entropy(reading, owner, targets)
+        targets = [Target(text) for text in texts]
+        return model.mean_cross_entropy(["explain: trout ?"] * 2, owner, targets)
 
     grouped, whole = student(kind, max_batch_target_tokens=4), student(kind)
     torch.testing.assert_close(scored(grouped), scored(whole), rtol=1e-2, atol=1e-2)
@@ -165,25 +167,25 @@ def test_min_max_picks_by_value_and_drops_negatives_past_the_margin() -> None:
     """The positive with the lower CE is chosen; no negative is with delta under its CE."""
     model = student()
     batch = lessons()[:2]
-    reading = model.encode([item.text for item in batch])
+    prompts = [item.text for item in batch]
     slate = Candidates([item.positives for item in batch], {}, default_score=1.0)
     generator = torch.Generator()
-    owners, texts = [0, 0, 1, 1], [r.text for item in batch for r in item.positives]
-    values = model.mean_cross_entropy(reading, owners, texts)
+    targets = [Target(r.text) for item in batch for r in item.positives]
+    values = model.mean_cross_entropy(prompts, [0, 0, 1, 1], targets)
     picks = slate.select(values, weight_lowest, generator, quality=lambda s: s)
     low = values.view(2, 2).argmin(1).tolist()
     assert [r.id[-1] for _, r in picks.selected] == [str(i) for i in low]
     wrong = Candidates([item.negatives for item in batch], {}, default_score=0.0)
-    values = model.mean_cross_entropy(reading, [0, 1], [item.negatives[0].text for item in batch])
+    targets = [Target(item.negatives[0].text) for item in batch]
+    values = model.mean_cross_entropy(prompts, [0, 1], targets)
     far = wrong.select(values, weight_highest, generator, quality=lambda s: 1 - s, max_ce=0.1)
     assert far.selected == []
 
 
 @torch.no_grad()
-def exact(
-    model: Student, reading: EncodedPrompts, owner: list[int], texts: list[str]
-) -> torch.Tensor:
-    total, count = model.cross_entropy(reading, owner, texts)
+def exact(model: Student, prompt: str, texts: list[str]) -> torch.Tensor:
+    targets = [Target(text) for text in texts]
+    total, count = model.cross_entropy([prompt], [0] * len(texts), targets)
     return total / count
 
 
@@ -192,13 +194,11 @@ def test_step_terms_by_hand() -> None:
     model = student()
     item = lessons()[0]
     scores = {item.positives[0].id: 0.9, item.positives[1].id: 0.7, item.negatives[0].id: 0.2}
-    terms = compute_step_loss(
-        model, [item], OBJECTIVES["qcrd"], LossSpec(delta=9.0), scores, torch.Generator()
-    )
-    reading = model.encode(["explain: " + item.text])
-    ces = exact(model, reading, [0, 0], [r.text for r in item.positives])
-    negative = exact(model, reading, [0], [item.negatives[0].text]).item()
-    label = exact(model, model.encode(["predict: " + item.text]), [0], [item.label])
+    step = StepModule(model, OBJECTIVES["qcrd"], LossSpec(delta=9.0))
+    terms = step([item], scores, torch.Generator())
+    ces = exact(model, "explain: " + item.text, [r.text for r in item.positives])
+    negative = exact(model, "explain: " + item.text, [item.negatives[0].text]).item()
+    label = exact(model, "predict: " + item.text, [item.label])
     low = int(ces.argmin())
     expected = 0.5 * label.item() + 0.5 * (
         (0.9, 0.7)[low] * ces[low].item() - 0.2 * (1 - 0.2) * min(negative - 9.0, 0)

@@ -1,0 +1,26 @@
+"""Targets: what a student learns to say, and which part of it a limit may cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """An output to learn: `text`, cut where the student's limit is, and then `answer`, which is
+    never cut. `is_cut`: the text broke off when it was made, so that no end is learned."""
+
+    text: str = ""
+    answer: str = ""
+    is_cut: bool = False
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """An output of a student. `is_cut`: it reached the limit before its end. `entropy`: mean over
+    its tokens, in nats, of the distributions that it was drawn from, as they are at temperature 1;
+    None where it was not measured."""
+
+    text: str
+    is_cut: bool
+    entropy: float | None = None
