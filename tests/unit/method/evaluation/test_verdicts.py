@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -68,10 +68,11 @@ def test_holm_by_hand() -> None:
     assert holm_correction([]) == []
 
 
-@settings(max_examples=10)  # a call of statsmodels' takes a tenth of a second
 @given(st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=8), st.integers(0, 4))
 def test_holm_is_statsmodels_own(ps: list[float], left_out: int) -> None:
-    expected = multipletests(ps + [1.0] * left_out, method="holm")[1][: len(ps)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gc.collect", lambda: 0)  # a tenth of a second, at every call of theirs
+        expected = multipletests(ps + [1.0] * left_out, method="holm")[1][: len(ps)]
     assert holm_correction(ps, len(ps) + left_out) == pytest.approx(list(expected))
 
 
@@ -190,7 +191,7 @@ def test_few_seeds_are_told_how_many_it_takes() -> None:
 
 def test_one_seed_in_words() -> None:
     assert describe_one_seed([27, None, 30]) == (
-        "cannot tell: another seed would train other students. A study of at least 5 seeds can, "
-        "about 30 for a difference of 1.5 points"
+        "cannot tell: another seed would train other students. A study of at least 5 seeds can; "
+        "about 30 would find a difference of 1.5 points with 80 % power"
     )
     assert describe_one_seed([None]).endswith("A study of at least 5 seeds can")
