@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 MIN_SEEDS = 5
-"""Fewest seeds for a verdict on methods. With fewer, a bootstrap over seeds has too few of them to
-draw from, and a t test needs differences far above their scatter (3 seeds: 2.5 times their sd)."""
+"""Fewest seeds for a verdict on methods: with them a t test finds differences of 1.2 times their sd
+over seeds, with three of 2.5 times (docs/decisions/0019-verdicts.md)."""
 EQUIVALENCE_MARGIN = 0.015
 """Differences below it are taken for none, as a share: 1.5 points of accuracy."""
 MAX_SEEDS_NEEDED = 1000
@@ -40,10 +40,14 @@ def describe_one_seed(seeds_needed: Iterable[int | None]) -> str:
 
     `seeds_needed` are those of its comparisons; the largest is told.
     """
-    known = [seeds for seeds in seeds_needed if seeds is not None]
-    needed = f", {format_seeds_needed(max(known))}" if known else ""
-    points = f" for a difference of {100 * EQUIVALENCE_MARGIN:g} points" if known else ""
-    return (
+    told = (
         f"{Verdict.CANNOT_TELL}: another seed would train other students. A study of at least "
-        f"{MIN_SEEDS} seeds can{needed}{points}"
+        f"{MIN_SEEDS} seeds can"
+    )
+    known = [seeds for seeds in seeds_needed if seeds is not None]
+    if not known:
+        return told
+    return (
+        f"{told}; {format_seeds_needed(max(known))} would find a difference of "
+        f"{100 * EQUIVALENCE_MARGIN:g} points with 80 % power"
     )

@@ -147,7 +147,7 @@ def test_the_command_line_says_one_line_for_each() -> None:
     (methods,) = [line for line in text.splitlines() if line.startswith("Methods")]
     needed = max(one.seeds_needed or 0 for one in made().comparisons)
     assert methods.startswith("Methods     cannot tell: another seed would")
-    assert methods.endswith(f"at least 5 seeds can, about {needed} for a difference of 1.5 points")
+    assert f"at least 5 seeds can; about {needed} would find a difference of 1.5 points" in methods
     assert "Leak        2 of 10 test questions repeat a training story" in text
 
 
