@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import data_files, negatives, step_cost, teacher
+from benchmarks import data_files, negatives, step_cost, teacher, verdicts
 from benchmarks.gateway import __main__ as gateway
 
 BENCHMARKS = {
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "negatives": negatives,
     "teacher": teacher,
     "data_files": data_files,
+    "verdicts": verdicts,
     "gateway": gateway,
 }
 LADDER_NOTE = """\

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qcrd.method.evaluation.statistics import Interval, t_interval
+from qcrd.method.evaluation.verdicts import Decision, decide
+from qcrd.records.verdicts import format_seeds_needed
 
 ResultLine = dict[str, Any]
 BASELINE = "finetune_equal_compute"
@@ -65,6 +67,7 @@ COLUMNS = (
     "s",
     "gain on finetuning: over seeds (95 % t interval)",
     "over test questions (95 % bootstrap)",
+    "verdict (seeds needed)",
 )
 
 
@@ -72,7 +75,8 @@ def render_markdown(results: Sequence[ResultLine]) -> str:
     """Per data set: each row's mean over seeds, and its paired gain over label finetuning.
 
     The t interval holds what another seed changes (training order, split, sampling), the
-    bootstrap interval what other test questions would, with these trained students.
+    bootstrap interval what other test questions would, with these trained students. The verdict is
+    that of a study, on the rows of a data set.
     """
     return "\n\n".join(
         _render_section(dataset, runs) for dataset, runs in group_by(results, "dataset").items()
@@ -86,6 +90,7 @@ def _render_section(dataset: str, runs: Sequence[ResultLine]) -> str:
         return "\n".join([f"### {dataset}", *failed])
     question_counts = finished[0]["questions"]
     rows = group_by(finished, "method")
+    decisions = _decide_rows(rows)
     return "\n".join(
         [
             f"### {dataset}\n",
@@ -94,18 +99,36 @@ def _render_section(dataset: str, runs: Sequence[ResultLine]) -> str:
             f"{question_counts['test']} test questions per seed.\n",
             format_row(COLUMNS),
             format_row(["---"] * len(COLUMNS)),
-            *(_render_row(method, own, rows.get(BASELINE, [])) for method, own in rows.items()),
+            *(
+                _render_row(method, own, rows.get(BASELINE, []), decisions.get(method))
+                for method, own in rows.items()
+            ),
             *failed,
         ]
     )
 
 
+def _decide_rows(rows: Mapping[str, Sequence[ResultLine]]) -> dict[str, Decision]:
+    means = {
+        method: _mean_gains(compute_gains(runs, rows.get(BASELINE, [])))
+        for method, runs in rows.items()
+        if method != BASELINE
+    }
+    return dict(zip(means, decide(list(means.values())), strict=True))
+
+
+def _mean_gains(seed_gains: Sequence[dict[str, int]]) -> list[float]:
+    return [sum(gain.values()) / len(gain) for gain in seed_gains]
+
+
 def _render_row(
-    method: str, method_runs: Sequence[ResultLine], baseline: Sequence[ResultLine]
+    method: str,
+    method_runs: Sequence[ResultLine],
+    baseline: Sequence[ResultLine],
+    decision: Decision | None,
 ) -> str:
     same_as = method_runs[0].get("same_as")
     seed_gains = compute_gains(method_runs, baseline) if method != BASELINE else []
-    means = [sum(gain.values()) / len(gain) for gain in seed_gains]
     return format_row(
         [
             f"{method} (the same run as {same_as})" if same_as else method,
@@ -118,10 +141,16 @@ def _render_row(
             format_cell(mean_of(method_runs, "steps"), ".1f"),
             format_cell((mean_of(method_runs, "flops") or 0) / 1e12, ".2f"),
             format_cell(mean_of(method_runs, "seconds"), ".0f"),
-            _format_interval(t_interval(means), "+") if seed_gains else "",
+            _format_interval(t_interval(_mean_gains(seed_gains)), "+") if seed_gains else "",
             _format_interval(bootstrap_mean(seed_gains, seed=0), "+") if seed_gains else "",
+            _format_decision(decision) if decision else "",
         ]
     )
+
+
+def _format_decision(decision: Decision) -> str:
+    needed = format_seeds_needed(decision.seeds_needed)
+    return f"{decision.verdict} ({needed})" if needed else str(decision.verdict)
 
 
 def compute_gains(

@@ -92,10 +92,11 @@ class LeakReport(Record):
 
 
 class Comparison(Record):
-    """The job's method against another student, question by question on the same `n` of the test.
+    """The job's student against another one, question by question on the same `n` of the test.
 
     `difference` is the method's accuracy less the baseline's; `low` and `high` bound its 95 %
     percentile interval over `draws` paired bootstrap samples; `p` is McNemar's, exact, two-sided.
+    All of it is about these two students: of the methods one run of each tells nothing.
     """
 
     method: str
@@ -110,13 +111,18 @@ class Comparison(Record):
     p: float
     seed: int
     draws: int
+    seeds_needed: int | None = None
+    """Seeds that would find a difference of the methods by 1.5 points with 80 % power, about. One
+    more than `MAX_SEEDS_NEEDED` for any larger number, None in reports of before it was told."""
 
     @property
-    def verdict(self) -> str:
-        """The result in words; an interval that contains 0 shows no difference."""
-        if self.low <= 0 <= self.high:
-            return "no difference shown"
-        return "better" if self.difference > 0 else "worse"
+    def statement(self) -> str:
+        """Which student answers more questions right: what was counted, whatever p is."""
+        more = self.only_method - self.only_baseline
+        test = f"McNemar p = {self.p:.2g}"
+        if not more:
+            return f"both students answer as many questions right ({test})"
+        return f"this student answers {'more' if more > 0 else 'fewer'} questions right ({test})"
 
 
 class ReliabilityBin(Record):

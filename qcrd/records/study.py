@@ -12,6 +12,7 @@ from qcrd.errors import Invalid
 from qcrd.records.base import Record, StoredRecord, parse_record
 from qcrd.records.job import Accuracy, JobStatus
 from qcrd.records.specs.spec import Baseline, JobSpec
+from qcrd.records.verdicts import EQUIVALENCE_MARGIN, Verdict
 
 LABEL_ONLY_METHODS = frozenset({Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE})
 """The methods that use labels only."""
@@ -30,6 +31,9 @@ class StudySpec(Record):
     methods: tuple[Baseline, ...]
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
     baseline: Baseline = Baseline.FINETUNE_EQUAL_COMPUTE
+    equivalence_margin: float = Field(default=EQUIVALENCE_MARGIN, gt=0, le=0.5)
+    """Differences of accuracy below it are taken for none, as a share. Set it before any result is
+    known."""
 
     @field_validator("job", mode="before")
     @classmethod
@@ -168,12 +172,30 @@ class SeedTest(Record):
     p_holm: float
 
 
+class SeedsTest(Record):
+    """The paired t test over seeds of a method's differences to the baseline, which decides.
+
+    `low` and `high` bound the mean's 95 % t interval. `p` is two-sided, of no difference;
+    `equivalence_p` of a difference of the study's margin or more (two one-sided tests). Each is
+    corrected for the comparisons of the study in `…_holm`; with too few seeds for a verdict that
+    is 1.
+    """
+
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    equivalence_p: float
+    equivalence_p_holm: float
+
+
 class StudyComparison(Record):
     """A method against the baseline, question by question, averaged over the seeds of both.
 
-    `difference` is the method's accuracy less the baseline's; `low` and `high` bound its 95 %
-    percentile interval over `draws` bootstrap samples of the `n` test questions; `p` is two-sided,
-    from the same samples, and `p_holm` corrected for the number of methods tested.
+    `difference` is the method's accuracy less the baseline's. The verdict rests on `over_seeds`
+    alone. Beside it, deciding nothing: `low` and `high` bound the 95 % percentile interval over
+    `draws` bootstrap samples of the seeds and the `n` test questions, `p` is two-sided, from the
+    same samples, and `p_holm` corrected for the study's comparisons; `by_seed` are McNemar's tests.
     """
 
     seeds: tuple[int, ...]
@@ -185,15 +207,12 @@ class StudyComparison(Record):
     p_holm: float
     draws: int
     by_seed: tuple[SeedTest, ...]
-
-    @property
-    def verdict(self) -> str:
-        """The result in words; an interval that contains 0 shows no difference."""
-        if self.low <= 0 <= self.high:
-            return "no difference shown"
-        if self.p_holm > 0.05:
-            return "no difference shown after Holm's correction"
-        return "better" if self.difference > 0 else "worse"
+    over_seeds: SeedsTest | None = None
+    """None below two seeds, and where the difference is the same under all of them."""
+    verdict: Verdict = Verdict.CANNOT_TELL
+    seeds_needed: int | None = None
+    """Of "cannot tell": seeds that would find a difference of the margin with 80 % power, about.
+    One more than `MAX_SEEDS_NEEDED` for any larger number, None where the scatter is not known."""
 
 
 class StudyRow(Record):
@@ -227,5 +246,6 @@ class StudyTable(Record):
     questions: int | None
     baseline: str
     rows: tuple[StudyRow, ...]
+    equivalence_margin: float = EQUIVALENCE_MARGIN
     references: dict[str, Accuracy] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()

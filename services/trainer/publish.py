@@ -13,6 +13,7 @@ from qcrd.method.student.lora import merge_adapters
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.job import Comparison, Job, PublishedModel, Report
 from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
+from qcrd.records.verdicts import describe_one_seed
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, write_record
 
@@ -130,13 +131,14 @@ def _render_comparisons(report: Report) -> list[str]:
         lines += [
             "## Compared on the same test questions",
             "",
-            "| method | baseline | difference | 95 % interval | McNemar p | n | |",
-            "|---|---|---|---|---|---|---|",
+            "| method | baseline | difference | 95 % interval | n | only this | only baseline | |",
+            "|---|---|---|---|---|---|---|---|",
             *map(_render_comparison_row, report.comparisons),
             "",
             f"Intervals are those of {report.comparisons[0].draws:,} paired bootstrap samples "
-            f"(percentiles, seed {report.comparisons[0].seed}); p is exact and two-sided. They "
-            "hold for this one run: another seed would train another student.",
+            f"(percentiles, seed {report.comparisons[0].seed}); McNemar's p is exact and "
+            "two-sided. All of it is about these students, on these questions. The methods: "
+            f"{describe_one_seed(one.seeds_needed for one in report.comparisons)}.",
             "",
         ]
     if report.leak is not None:
@@ -152,8 +154,9 @@ def _render_comparisons(report: Report) -> list[str]:
 def _render_comparison_row(comparison: Comparison) -> str:
     interval = f"{comparison.low:+.3f} to {comparison.high:+.3f}"
     names = f"| {comparison.method} | {comparison.baseline}"
-    numbers = f"{comparison.difference:+.3f} | {interval} | {comparison.p:.3g} | {comparison.n}"
-    return f"{names} | {numbers} | {comparison.verdict} |"
+    numbers = f"{comparison.difference:+.3f} | {interval} | {comparison.n}"
+    counts = f"{comparison.only_method} | {comparison.only_baseline}"
+    return f"{names} | {numbers} | {counts} | {comparison.statement} |"
 
 
 def _render_accuracy_table(report: Report) -> list[str]:

@@ -31,6 +31,7 @@ from qcrd.cli.output.terminal import (
 )
 from qcrd.records.job import JobStatus
 from qcrd.records.study import StudyStatus
+from qcrd.records.verdicts import MIN_SEEDS, Verdict
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel studies.")
 
@@ -60,6 +61,11 @@ def study(
     gateway = connect_gateway(api)
     created = gateway.create_study(draft.with_file_ids(upload_files(gateway, draft)))
     print_note(f"study {created['id']} of {len(created['jobs'])} jobs created; following it")
+    if len(created["seeds"]) < MIN_SEEDS:
+        print_note(
+            f"{len(created['seeds'])} of the {MIN_SEEDS} seeds that it takes to tell which method "
+            f"is better: the verdict will be {Verdict.CANNOT_TELL.value!r}"
+        )
     finished = _follow_on_terminal(gateway, created["id"])
     _show_result(gateway, finished, report_file, plot_file)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qcrd.records.job import Comparison
+from qcrd.records.verdicts import describe_one_seed
 
 METHOD_TITLES = {
     "teacher": "teacher",
@@ -37,8 +38,12 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
         console.print(make_accuracy_table("Test accuracy", report["test"]))
     elif report.get("validation"):
         console.print(make_accuracy_table("Validation accuracy", report["validation"]))
-    for line in format_comparisons(report.get("comparisons") or ()):
-        console.print(f"[bold]Compared[/]    {escape(line)}")
+    comparisons = [Comparison.model_validate(row) for row in report.get("comparisons") or ()]
+    for one in comparisons:
+        console.print(f"[bold]Compared[/]    {escape(format_comparison(one))}")
+    if comparisons:
+        told = describe_one_seed(one.seeds_needed for one in comparisons)
+        console.print(f"[bold]Methods[/]     {escape(told)}")
     if leak := report.get("leak"):
         console.print(f"[bold]Leak[/]        {escape(format_leaks(leak))}")
     console.print(_make_rationale_table(report["rationales"]))
@@ -51,16 +56,14 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"[bold]Note[/]        {escape(note)}")
 
 
-def format_comparisons(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line per other student: the difference, its interval, the test, the verdict."""
-    parsed = [Comparison.model_validate(row) for row in rows]
-    return [
-        f"{METHOD_TITLES.get(c.method, c.method)} against "
-        f"{METHOD_TITLES.get(c.baseline, c.baseline)}: "
-        f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], McNemar p {c.p:.2g}, n {c.n:,}: "
-        f"{c.verdict}"
-        for c in parsed
-    ]
+def format_comparison(comparison: Comparison) -> str:
+    """Two students: the difference, its interval over questions, who answers more right."""
+    return (
+        f"{METHOD_TITLES.get(comparison.method, comparison.method)} against "
+        f"{METHOD_TITLES.get(comparison.baseline, comparison.baseline)}: "
+        f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}] on "
+        f"{comparison.n:,} questions: {comparison.statement}"
+    )
 
 
 def format_leaks(leak: Mapping[str, int]) -> str:

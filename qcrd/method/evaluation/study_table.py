@@ -1,8 +1,8 @@
-"""A study's table from its runs' results: means over seeds, and paired tests.
+"""A study's table from its runs' results: means over seeds, verdicts, and what is told beside them.
 
-Two uncertainties are kept apart. A method's own interval is over seeds (how another run would come
-out); the interval of a difference is over test questions (whether other questions would show it),
-with the seeds that were run taken as they are.
+Intervals of a method and of its difference to the baseline are over seeds (how other runs would
+come out, on the same test questions), and the verdict rests on them. The crossed bootstrap, which
+draws other questions too, and McNemar's test of each seed are told beside it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcrd.method.evaluation.statistics import BOOTSTRAP_DRAWS, mcnemar_test, t_interval
+from qcrd.method.evaluation.statistics import (
+    BOOTSTRAP_DRAWS,
+    crossed_bootstrap,
+    mcnemar_test,
+    t_interval,
+)
+from qcrd.method.evaluation.verdicts import Decision, decide, guess_scatter, holm_correction
 from qcrd.records.job import Accuracy
-from qcrd.records.study import SeedAccuracy, SeedTest, StudyComparison, StudyRow, StudyTable
+from qcrd.records.study import (
+    SeedAccuracy,
+    SeedsTest,
+    SeedTest,
+    StudyComparison,
+    StudyRow,
+    StudyTable,
+)
+from qcrd.records.verdicts import EQUIVALENCE_MARGIN, MIN_SEEDS
 
 BOOTSTRAP_SEED = 0
 """A fixed seed, so that the same runs always give the same table."""
@@ -43,18 +57,19 @@ def build_study_table(
     runs: Sequence[StudyRun],
     *,
     has_test_file: bool,
+    margin: float = EQUIVALENCE_MARGIN,
     references: Mapping[str, Accuracy] | None = None,
     draws: int = BOOTSTRAP_DRAWS,
 ) -> StudyTable:
-    """One row for each of `methods`, those without any run included. `tested`: there is a test
-    file, so accuracies are on it; otherwise they are on validation and nothing is compared."""
+    """One row for each of `methods`, those without any run included. Without a test file accuracies
+    are on validation and nothing is compared."""
     runs_by_method = {
         m: {r.seed: r for r in runs if r.method == m and r.seed in seeds} for m in methods
     }
     pairs = {
         m: _pair_runs(runs_by_method[m], runs_by_method[baseline]) for m in methods if m != baseline
     }
-    comparisons = _compare_with_baseline({m: p for m, p in pairs.items() if p}, draws)
+    comparisons = _compare_with_baseline(pairs, margin, draws)
     counts = {len(run.questions) for run in runs if run.questions}
     return StudyTable(
         measured="test" if has_test_file else "validation",
@@ -66,52 +81,13 @@ def build_study_table(
             )
             for m in methods
         ),
+        equivalence_margin=margin,
         references=dict(references or {}),
-        notes=tuple(_build_notes(runs_by_method, pairs, len(seeds), baseline, has_test_file)),
+        notes=(
+            *_build_notes(runs_by_method, pairs, len(seeds), baseline, has_test_file),
+            *_note_equal_differences(comparisons, baseline),
+        ),
     )
-
-
-def holm_correction(p_values: Sequence[float]) -> list[float]:
-    """`p_values` corrected for their number, in the same order (Holm 1979).
-
-    The smallest is multiplied by how many there are, the next by one less, and so on; none becomes
-    smaller than the one before it, nor larger than 1.
-    """
-    corrected, running_max = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        running_max = max(running_max, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = running_max
-    return corrected
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The difference of two accuracies, with its 95 % interval and two-sided p."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-
-
-def bootstrap_difference(
-    gains: np.ndarray, *, seed: int, draws: int = BOOTSTRAP_DRAWS
-) -> Difference:
-    """Paired bootstrap over test questions of a difference that is averaged over seeds.
-
-    `gains` [seeds, questions] is 1 where only the method was right, -1 where only the baseline was,
-    0 where they agree. All seeds of a question are drawn together: they share its difficulty. A
-    question's sum over seeds is a whole number, so a resample is a draw of their counts. `p` is
-    twice the smaller share of resamples on either side of 0, each counted with one more, so that
-    it is never 0 (Davison and Hinkley 1997, eq. 4.11).
-    """
-    seeds, n = gains.shape
-    sums, counts = np.unique(gains.sum(axis=0), return_counts=True)
-    resampled = np.random.default_rng(seed).multinomial(n, counts / n, size=draws) @ sums
-    low, high = np.quantile(resampled, [0.025, 0.975]) / (n * seeds)
-    side = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
-    p = min(1.0, 2 * (side + 1) / (draws + 1))
-    return Difference(float(gains.sum()) / (n * seeds), float(low), float(high), p)
 
 
 RunPair = tuple[StudyRun, StudyRun]
@@ -126,32 +102,64 @@ def _pair_runs(method: Mapping[int, StudyRun], baseline: Mapping[int, StudyRun])
 
 
 def _compare_with_baseline(
-    pairs: Mapping[str, Sequence[RunPair]], draws: int
+    pairs: Mapping[str, Sequence[RunPair]], margin: float, draws: int
 ) -> dict[str, StudyComparison]:
-    """Per method; the corrections run over the methods."""
+    """Per method that can be compared; the corrections run over all methods of the study."""
     gains = {
-        m: np.array([_correctness_gains(a, b) for a, b in differences])
-        for m, differences in pairs.items()
+        m: np.array([_correctness_gains(a, b) for a, b in method_pairs])
+        for m, method_pairs in pairs.items()
+        if method_pairs
     }
-    found = {
-        m: bootstrap_difference(gain, seed=BOOTSTRAP_SEED, draws=draws) for m, gain in gains.items()
-    }
-    corrected = dict(zip(found, holm_correction([d.p for d in found.values()]), strict=True))
-    tests = _run_seed_tests(pairs)
+    decisions = decide(
+        [gain.mean(axis=1).tolist() for gain in gains.values()],
+        comparisons=len(pairs),
+        margin=margin,
+        scatter=[_guess_scatter(gain) for gain in gains.values()],
+    )
+    bootstraps = [
+        crossed_bootstrap(gain, seed=BOOTSTRAP_SEED, draws=draws) for gain in gains.values()
+    ]
+    corrected = holm_correction([found.p for found in bootstraps], len(pairs))
+    tests = _run_seed_tests({m: pairs[m] for m in gains})
     return {
         m: StudyComparison(
             seeds=tuple(a.seed for a, _ in pairs[m]),
-            n=gains[m].shape[1],
-            difference=d.value,
-            low=d.low,
-            high=d.high,
-            p=d.p,
-            p_holm=corrected[m],
+            n=gain.shape[1],
+            difference=found.value,
+            low=found.low,
+            high=found.high,
+            p=found.p,
+            p_holm=p_holm,
             draws=draws,
             by_seed=tuple(tests[m]),
+            over_seeds=_make_seeds_test(decision),
+            verdict=decision.verdict,
+            seeds_needed=decision.seeds_needed,
         )
-        for m, d in found.items()
+        for (m, gain), decision, found, p_holm in zip(
+            gains.items(), decisions, bootstraps, corrected, strict=True
+        )
     }
+
+
+def _guess_scatter(gains: np.ndarray) -> float:
+    """From the first seed."""
+    first = gains[0]
+    return guess_scatter(int((first == 1).sum()), int((first == -1).sum()), len(first))
+
+
+def _make_seeds_test(decision: Decision) -> SeedsTest | None:
+    test = decision.test
+    if test is None:
+        return None
+    return SeedsTest(
+        low=test.low,
+        high=test.high,
+        p=test.p,
+        p_holm=decision.p_holm,
+        equivalence_p=test.equivalence_p,
+        equivalence_p_holm=decision.equivalence_p_holm,
+    )
 
 
 def _correctness_gains(method: StudyRun, baseline: StudyRun) -> list[int]:
@@ -249,7 +257,10 @@ def _build_notes(
         f"{m} {len(runs)} of {n_seeds}" for m, runs in runs_by_method.items() if len(runs) < n_seeds
     ]
     if incomplete:
-        notes.append(f"not all seeds have succeeded: {', '.join(incomplete)}")
+        notes.append(
+            f"not all seeds have succeeded: {', '.join(incomplete)}. Verdicts rest on those that a "
+            "method and the baseline both have; until all have ended they may still change"
+        )
     uncompared = [
         m
         for m, method_pairs in pairs.items()
@@ -261,3 +272,15 @@ def _build_notes(
             f"questions: {', '.join(uncompared)}"
         )
     return notes
+
+
+def _note_equal_differences(comparisons: Mapping[str, StudyComparison], baseline: str) -> list[str]:
+    equal = [
+        m for m, c in comparisons.items() if c.over_seeds is None and len(c.seeds) >= MIN_SEEDS
+    ]
+    if not equal:
+        return []
+    return [
+        f"the difference to {baseline} is the same under every seed, so there is no scatter to "
+        f"judge it by: {', '.join(equal)}. Do seeds change anything there?"
+    ]

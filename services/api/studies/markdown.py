@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qcrd.records.study import StudyComparison, StudyRow, StudyTable
+from qcrd.records.verdicts import MIN_SEEDS, format_seeds_needed
 
 
 def render_markdown(table: StudyTable) -> str:
-    """Two tables and the notes. Accuracies are shares in [0, 1], with 95 % intervals."""
+    """The accuracies, the verdicts, what stands beside them, and the notes.
+
+    Accuracies are shares in [0, 1], with 95 % intervals.
+    """
     question_count = f", {table.questions:,} questions" if table.questions else ""
     parts = [
         f"Accuracy on {table.measured}{question_count}; mean over seeds, 95 % interval",
@@ -17,11 +21,13 @@ def render_markdown(table: StudyTable) -> str:
     comparisons = [(row.method, row.comparison) for row in table.rows if row.comparison]
     if comparisons:
         parts += [
-            f"Against {table.baseline}: mean difference over the seeds, 95 % interval over "
-            "questions, p of the paired bootstrap, corrected for their number (Holm)",
-            _render_differences(comparisons),
-            "McNemar's exact test per seed: questions that only the method, and only the "
-            "baseline, got right",
+            _explain_verdicts(table),
+            _render_verdicts(comparisons, _format_margin(table)),
+            "Beside it, deciding nothing: a bootstrap that draws both seeds and questions anew, "
+            "95 % interval and p",
+            _render_bootstraps(comparisons),
+            "and McNemar's exact test of each seed's two students: questions that only the "
+            "method's, and only the baseline's, answered right",
             _render_mcnemar_tests(comparisons),
         ]
     parts += [f"- {note}" for note in table.notes]
@@ -61,20 +67,53 @@ def _format_accuracy_cells(row: StudyRow, reference_flops: float | None) -> list
     ]
 
 
-def _render_differences(comparisons: Sequence[tuple[str, StudyComparison]]) -> str:
+def _explain_verdicts(table: StudyTable) -> str:
+    margin = _format_margin(table)
+    count = sum(row.method != table.baseline for row in table.rows)
+    corrected = f", corrected for the {count} methods (Holm)" if count > 1 else ""
+    return (
+        f"Verdicts on the methods against {table.baseline}, on these questions, by the paired t "
+        f"test over seeds (5 %{corrected}):\n\n"
+        "- better, worse: it finds a difference\n"
+        f"- no difference: it finds less than {margin} of one\n"
+        f"- cannot tell: it finds neither, or there are fewer than {MIN_SEEDS} seeds. As many as "
+        f"are needed find a true difference of {margin} in 80 % of studies"
+    )
+
+
+def _format_margin(table: StudyTable) -> str:
+    return f"{100 * table.equivalence_margin:g} points"
+
+
+def _render_verdicts(comparisons: Sequence[tuple[str, StudyComparison]], margin: str) -> str:
+    headers = [
+        *("method", "seeds", "difference", "95 % over seeds", "p", "p (Holm)"),
+        *(f"p of {margin} or more (Holm)", "verdict", "seeds needed"),
+    ]
+    return _render_table(headers, [_format_verdict_cells(*one) for one in comparisons])
+
+
+def _format_verdict_cells(method: str, comparison: StudyComparison) -> list[str]:
+    test, is_tested = comparison.over_seeds, len(comparison.seeds) >= MIN_SEEDS
+    return [
+        method,
+        str(len(comparison.seeds)),
+        f"{comparison.difference:+.3f}",
+        f"{test.low:+.3f} to {test.high:+.3f}" if test else "",
+        f"{test.p:.2g}" if test else "",
+        f"{test.p_holm:.2g}" if test and is_tested else "",
+        f"{test.equivalence_p_holm:.2g}" if test and is_tested else "",
+        comparison.verdict,
+        format_seeds_needed(comparison.seeds_needed),
+    ]
+
+
+def _render_bootstraps(comparisons: Sequence[tuple[str, StudyComparison]]) -> str:
     rows = [
-        [
-            method,
-            str(len(one.seeds)),
-            f"{one.difference:+.3f}",
-            f"{one.low:+.3f} to {one.high:+.3f}",
-            f"{one.p:.2g}",
-            f"{one.p_holm:.2g}",
-            one.verdict,
-        ]
+        [method, f"{one.low:+.3f} to {one.high:+.3f}", f"{one.p:.2g}", f"{one.p_holm:.2g}"]
         for method, one in comparisons
     ]
-    return _render_table("method,seeds,difference,interval,p,p (Holm),shown".split(","), rows)
+    return _render_table(["method", "interval", "p", "p (Holm)"], rows)
 
 
 def _render_mcnemar_tests(comparisons: Sequence[tuple[str, StudyComparison]]) -> str:

@@ -17,7 +17,7 @@ REFERENCE_METHODS = ("teacher", "majority_class")
 
 
 def build_table(study: Study, jobs: Mapping[str, Job | None], store: Store) -> StudyTable:
-    """`found` are the study's jobs by id; only those that have succeeded count."""
+    """`jobs` are the study's by id; only those that have succeeded count."""
     spec = study.spec
     return build_study_table(
         [method.value for method in spec.methods],
@@ -25,6 +25,7 @@ def build_table(study: Study, jobs: Mapping[str, Job | None], store: Store) -> S
         spec.baseline.value,
         list(_iter_runs(study, jobs, store)),
         has_test_file=spec.job.test_file is not None,
+        margin=spec.equivalence_margin,
         references=_get_reference_accuracies(jobs),
     )
 

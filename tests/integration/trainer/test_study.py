@@ -130,8 +130,11 @@ def test_a_study_of_two_trainings_and_two_seeds_ends_with_a_table(
         assert shown[job["seed"]] == report.test[job["method"]].accuracy
     # what the predictions say is what the accuracies say
     assert qcrd["comparison"]["difference"] == pytest.approx(qcrd["accuracy"] - equal["accuracy"])
+    # two seeds tell nothing of the methods, whatever they show
+    assert (table["equivalence_margin"], qcrd["comparison"]["verdict"]) == (0.015, "cannot tell")
     text = client.get(f"/v1/studies/{study['id']}/table?format=markdown").text
     assert "| qcrd " in text
+    assert "| cannot tell |" in text
 
 
 def test_a_leader_that_fails_takes_the_study_with_it_and_is_named(

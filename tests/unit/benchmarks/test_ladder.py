@@ -218,6 +218,7 @@ def test_the_table_by_hand() -> None:
     text = table.render_markdown(runs)
     assert "| qcrd | 2 | 0.625 (" in text
     assert "+0.250 (+0.250 to +0.250)" in text
+    assert text.splitlines()[-1].endswith("| cannot tell |"), "two seeds, and no scatter over them"
     assert "Majority class 0.250; 6 training" in text
 
 

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from qcrd.cli.output.report import (
-    format_comparisons,
+    format_comparison,
     format_judge_health,
     format_leaks,
     show_report,
 )
-from qcrd.method.evaluation.statistics import mcnemar_test, wilson_interval
+from qcrd.method.evaluation.statistics import compare_methods, mcnemar_test, wilson_interval
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.job import Comparison, Job, Report
 from qcrd.records.rationales import (
@@ -84,19 +84,19 @@ def made(tested: list[str] = TESTED) -> Report:
 
 
 def test_every_other_student_is_compared_with_the_method_on_the_same_questions() -> None:
-    """Against finetune 5 questions to 0: + .5, p = 2 / 32. Against dss 1 to 1: no difference."""
+    """Against finetune 5 questions to 0: + .5, p = 2 / 32. Against dss 1 to 1."""
     finetune, dss = made().comparisons
     assert (finetune.method, finetune.baseline, finetune.n) == ("qcrd", "finetune", 10)
     assert (finetune.only_method, finetune.only_baseline) == (5, 0)
     assert finetune.difference == pytest.approx(0.5)
     assert finetune.p == pytest.approx(2 / 32)
     assert finetune.low > 0
-    assert finetune.verdict == "better"
+    assert finetune.statement == "this student answers more questions right (McNemar p = 0.062)"
     assert (finetune.seed, finetune.draws) == (5, 10_000)
     assert (dss.only_method, dss.only_baseline, dss.difference) == (1, 1, 0)
     assert dss.p == mcnemar_test([True, False], [False, True]) == 1
     assert dss.low < 0 < dss.high
-    assert dss.verdict == "no difference shown"
+    assert dss.statement == "both students answer as many questions right (McNemar p = 1)"
 
 
 def test_leaks_are_counted_by_story_and_by_word() -> None:
@@ -119,38 +119,60 @@ def test_a_report_from_before_comparisons_is_still_read() -> None:
     assert Report.model_validate(old).comparisons == ()
 
 
-def test_the_command_line_says_one_line_for_each() -> None:
+def test_a_comparison_from_before_seeds_were_counted_is_still_read_and_told() -> None:
+    old = made().comparisons[0].model_dump(mode="json", exclude={"seeds_needed"})
+    read = Comparison.model_validate(old)
+    assert read.seeds_needed is None
+    assert read.statement == made().comparisons[0].statement
+    report = made().model_dump(mode="json") | {"comparisons": [old]}
+    assert "at least 5 seeds can\n" in show(report)
+
+
+def show(report: dict[str, Any]) -> str:
     console = Console(record=True, width=200)
-    show_report(console, made().model_dump(mode="json"))
-    text = console.export_text()
-    (better,) = [line for line in text.splitlines() if "against finetuning, equal steps" in line]
-    assert better.startswith("Compared    QCRD against")
-    assert "+0.500 [+0." in better
-    assert better.rstrip().endswith("McNemar p 0.062, n 10: better")
+    show_report(console, report)
+    return "".join(line.rstrip() + "\n" for line in console.export_text().splitlines())
+
+
+def test_the_command_line_says_one_line_for_each() -> None:
+    text = show(made().model_dump(mode="json"))
+    (more,) = [line for line in text.splitlines() if "against finetuning, equal steps" in line]
+    assert more.startswith("Compared    QCRD against")
+    assert "+0.500 [+0." in more
+    assert more.endswith(
+        "on 10 questions: this student answers more questions right (McNemar p = 0.062)"
+    )
     (same,) = [line for line in text.splitlines() if "against distilling step-by-step" in line]
-    assert same.rstrip().endswith("McNemar p 1, n 10: no difference shown")
+    assert same.endswith("both students answer as many questions right (McNemar p = 1)")
+    (methods,) = [line for line in text.splitlines() if line.startswith("Methods")]
+    needed = max(one.seeds_needed or 0 for one in made().comparisons)
+    assert methods.startswith("Methods     cannot tell: another seed would")
+    assert f"at least 5 seeds can; about {needed} would find a difference of 1.5 points" in methods
     assert "Leak        2 of 10 test questions repeat a training story" in text
 
 
 @pytest.mark.parametrize(
-    ("low", "difference", "high", "verdict"),
+    ("only_method", "only_baseline", "said"),
     [
-        (-0.02, 0.04, 0.1, "no difference shown"),
-        (0.0, 0.05, 0.1, "no difference shown"),
-        (-0.1, -0.05, 0.0, "no difference shown"),
-        (0.01, 0.05, 0.1, "better"),
-        (-0.1, -0.05, -0.01, "worse"),
+        (5, 0, "this student answers more questions right"),
+        (9, 2, "this student answers more questions right"),
+        (60, 0, "this student answers more questions right"),
+        (0, 5, "this student answers fewer questions right"),
+        (4, 4, "both students answer as many questions right"),
+        (0, 0, "both students answer as many questions right"),
     ],
 )
-def test_the_interval_decides_what_is_said(
-    low: float, difference: float, high: float, verdict: str
+def test_one_pair_of_students_is_never_a_verdict_on_methods(
+    only_method: int, only_baseline: int, said: str
 ) -> None:
-    row: dict[str, Any] = {"method": "qcrd", "baseline": "dss", "n": 9, "seed": 0, "draws": 9}
-    row |= {"only_method": 0, "only_baseline": 0, "p": 0.5}
-    row |= {"low": low, "high": high, "difference": difference}
-    assert Comparison.model_validate(row).verdict == verdict
-    (line,) = format_comparisons([row])
-    assert line.endswith(f": {verdict}")
+    """Not of 5 to 0 of 200, whose interval is above 0 and whose p .062, nor of 60 to 0."""
+    agreed = [True] * (200 - only_method - only_baseline)
+    first = [True] * only_method + [False] * only_baseline + agreed
+    second = [False] * only_method + [True] * only_baseline + agreed
+    found = compare_methods(("qcrd", first), ("dss", second), seed=0)
+    line = format_comparison(found)
+    assert line.endswith(f"on 200 questions: {said} (McNemar p = {found.p:.2g})")
+    assert not any(word in line for word in ("better", "worse", "no difference"))
 
 
 def test_leaks_in_words() -> None:
@@ -163,8 +185,10 @@ def test_the_card_carries_the_same() -> None:
     found = made()
     told = render_model_card(JOB, found)
     first = found.comparisons[0]
-    assert f"| qcrd | finetune | +0.500 | {first.low:+.3f} to {first.high:+.3f} | 0.0625 |" in told
-    assert "| 10 | no difference shown |" in told
+    interval = f"{first.low:+.3f} to {first.high:+.3f}"
+    assert f"| qcrd | finetune | +0.500 | {interval} | 10 | 5 | 0 | this student answers" in told
+    assert "| both students answer as many questions right (McNemar p = 1) |" in told
+    assert "The methods: cannot tell: another seed would train other students." in told
     assert "10,000 paired bootstrap samples (percentiles, seed 5)" in told
     assert "Of 10 test questions 2 have a story" in told
     assert "## Compared" not in render_model_card(JOB, made([]))

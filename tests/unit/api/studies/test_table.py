@@ -2,77 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from qcrd.errors import Invalid
 from qcrd.method.evaluation.statistics import wilson_interval
 from qcrd.method.evaluation.study_table import (
     StudyRun,
-    bootstrap_difference,
     build_study_table,
-    holm_correction,
 )
+from qcrd.method.evaluation.verdicts import seeds_needed_by_a_pair
 from qcrd.records.base import parse_record
-from qcrd.records.study import StudySpec, StudyTable
+from qcrd.records.study import StudyComparison, StudySpec, StudyTable
+from qcrd.records.verdicts import Verdict
 from services.api.studies.markdown import render_markdown
 from services.api.studies.svg import render_svg
 
 JOB = {"model": "tiny", "training_file": "file-" + "0" * 24}
-
-
-def test_holm_by_hand() -> None:
-    """Sorted .01 .03 .04, times 3, 2, 1: .03 .06 .04, and the last may not fall below .06."""
-    assert holm_correction([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert holm_correction([0.6, 0.7]) == [1.0, 1.0]
-    assert holm_correction([]) == []
-
-
-@given(st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=8))
-def test_holm_is_statsmodels_own(ps: list[float]) -> None:
-    assert holm_correction(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]))
-
-
-def test_the_bootstrap_of_three_questions_is_that_of_all_27_resamples() -> None:
-    """Two seeds; sums over seeds 2, 1, -1, so the difference is 2 / (3 * 2).
-
-    All 27 resamples are as likely. With 20,000 draws the two sides' shares are known to about 0.01.
-    """
-    gains = np.array([[1, 1, -1], [1, 0, 0]])
-    every = [sum(draw) for draw in itertools.product((2, 1, -1), repeat=3)]
-    below = sum(one <= 0 for one in every) / 27
-    found = bootstrap_difference(gains, seed=0, draws=20_000)
-    assert found.value == pytest.approx(2 / 6)
-    assert found.p == pytest.approx(2 * below, abs=0.02)
-    assert found.low == pytest.approx(-3 / 6)
-    assert found.high == pytest.approx(6 / 6)
-
-
-def test_the_bootstrap_agrees_with_scipy() -> None:
-    rng = np.random.default_rng(1)
-    gains = rng.choice([-1, 0, 1], p=[0.1, 0.7, 0.2], size=(3, 200))
-    ours = bootstrap_difference(gains, seed=0)
-    theirs = stats.bootstrap(
-        (gains.mean(axis=0),), np.mean, n_resamples=10_000, method="percentile", rng=2
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.005)
-
-
-def test_a_difference_of_nothing_is_not_significant_and_one_of_everything_is() -> None:
-    same = bootstrap_difference(np.zeros((2, 10), dtype=int), seed=0)
-    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
-    always = bootstrap_difference(np.ones((2, 10), dtype=int), seed=0, draws=999)
-    assert (always.value, always.p) == (1.0, 2 / 1000)
 
 
 def run(
@@ -113,25 +64,114 @@ def test_a_complete_table() -> None:
     assert found is not None
     assert (found.seeds, found.n, found.difference) == ((0, 1), 4, 0.25)
     assert [(t.only_method, t.only_baseline, t.p) for t in found.by_seed] == [(1, 0, 1.0)] * 2
-    assert found.p_holm == found.p
-    assert found.verdict == "no difference shown"
+    # The same difference under both seeds has no scatter, and two seeds are too few.
+    assert (found.over_seeds, found.verdict) == (None, Verdict.CANNOT_TELL)
+    assert found.seeds_needed == seeds_needed_by_a_pair(1, 0, 4)
     assert (
         build_study_table(["qcrd", "finetune"], [0, 1], "finetune", runs, has_test_file=True)
         == table
     )
 
 
-def test_corrections_run_over_the_methods_and_the_verdict_reads_them() -> None:
-    better, base = [1] * 30 + [0] * 10, [0] * 30 + [0] * 10
-    runs = [run("a", 0, better), run("b", 0, better), run("base", 0, base)]
-    table = build_study_table(["a", "b", "base"], [0], "base", runs, has_test_file=True)
-    one, other, _ = (row.comparison for row in table.rows)
-    assert one is not None
-    assert other is not None
-    assert one.p_holm == other.p_holm == pytest.approx(2 * one.p)
-    assert one.by_seed[0].p == pytest.approx(2 * 0.5**30)
-    assert one.by_seed[0].p_holm == pytest.approx(4 * 0.5**30)
-    assert one.verdict == "better"
+def make_runs(method: str, right: Sequence[int], questions: int = 200) -> list[StudyRun]:
+    """One run for each seed, of which so many answers are right."""
+    return [
+        run(method, seed, [1] * count + [0] * (questions - count))
+        for seed, count in enumerate(right)
+    ]
+
+
+def find_comparison(table: StudyTable, method: str) -> StudyComparison:
+    (found,) = (row.comparison for row in table.rows if row.method == method)
+    assert found is not None
+    return found
+
+
+def test_five_seeds_have_a_verdict_that_is_the_t_test_s() -> None:
+    """Of 200: 10, 14, 12, 9 and 11 more (5.6 points, t 12), 1, 0, -1, 1, -1 (below 1.5), and
+    20, -18, 15, -12, 4."""
+    base = [100, 102, 98, 101, 99]
+    gains = {
+        "better": [10, 14, 12, 9, 11],
+        "worse": [-10, -14, -12, -9, -11],
+        "same": [1, 0, -1, 1, -1],
+        "loose": [20, -18, 15, -12, 4],
+    }
+    runs = make_runs("base", base)
+    for method, gain in gains.items():
+        runs += make_runs(method, [a + b for a, b in zip(base, gain, strict=True)])
+    methods = [*gains, "base"]
+    table = build_study_table(methods, range(5), "base", runs, has_test_file=True, draws=200)
+    found = {method: find_comparison(table, method) for method in gains}
+    assert {method: str(one.verdict) for method, one in found.items()} == {
+        "better": "better",
+        "worse": "worse",
+        "same": "no difference",
+        "loose": "cannot tell",
+    }
+    test = found["better"].over_seeds
+    assert test is not None
+    expected = stats.ttest_1samp([gain / 200 for gain in gains["better"]], 0)
+    assert test.p == pytest.approx(expected.pvalue, rel=1e-6)
+    assert test.p_holm == pytest.approx(4 * test.p)
+    interval = expected.confidence_interval()
+    assert (test.low, test.high) == pytest.approx((interval.low, interval.high))
+    assert [found[method].seeds_needed is None for method in gains] == [True, True, True, False]
+    narrow = build_study_table(
+        methods, range(5), "base", runs, has_test_file=True, margin=0.002, draws=200
+    )
+    assert find_comparison(narrow, "same").verdict == Verdict.CANNOT_TELL
+    text = render_markdown(table)
+    assert "corrected for the 4 methods (Holm)" in text
+    assert "- no difference: it finds less than 1.5 points of one" in text
+    assert "finds less than 0.2 points" in render_markdown(narrow)
+
+
+def test_what_is_plain_under_four_seeds_is_not_told() -> None:
+    """30 of 40 more each time: by McNemar p is 2 / 2^30 for each, of the methods nothing."""
+    runs = [*make_runs("a", [30, 31, 30, 32], 40), *make_runs("base", [0, 0, 0, 0], 40)]
+    table = build_study_table(["a", "base"], range(4), "base", runs, has_test_file=True)
+    found = find_comparison(table, "a")
+    assert found.by_seed[0].p == pytest.approx(2 * 0.5**30)
+    assert found.low > 0
+    assert found.p_holm == found.p < 0.001
+    assert (found.verdict, found.seeds_needed) == (Verdict.CANNOT_TELL, 22)
+    (line,) = [x for x in render_markdown(table).splitlines() if "cannot tell |" in x]
+    assert line.endswith("| cannot tell |     about 22 |")
+
+
+def test_seeds_that_one_of_both_lacks_do_not_count() -> None:
+    runs = [*make_runs("a", [110, 112, 114, 111, 113]), *make_runs("base", [100] * 5)]
+    methods = ["a", "failed", "base"]
+    whole = build_study_table(methods, range(5), "base", runs, has_test_file=True, draws=200)
+    test = find_comparison(whole, "a").over_seeds
+    assert test is not None
+    assert test.p_holm == pytest.approx(2 * test.p), "the row that failed is one of the study's"
+    assert find_comparison(whole, "a").verdict == Verdict.BETTER
+    fewer = build_study_table(methods, range(5), "base", runs[:-1], has_test_file=True, draws=200)
+    assert find_comparison(fewer, "a").seeds == (0, 1, 2, 3)
+    assert find_comparison(fewer, "a").verdict == Verdict.CANNOT_TELL
+    assert any("they may still change" in note for note in fewer.notes)
+
+
+def test_seeds_that_change_nothing_are_told() -> None:
+    runs = [*make_runs("a", [110] * 5), *make_runs("base", [100] * 5)]
+    table = build_study_table(["a", "base"], range(5), "base", runs, has_test_file=True, draws=99)
+    found = find_comparison(table, "a")
+    assert (found.verdict, found.seeds_needed) == (Verdict.CANNOT_TELL, None)
+    assert any("the same under every seed" in note for note in table.notes)
+    assert "cannot tell" in render_markdown(table)
+
+
+def test_a_table_of_before_is_still_read() -> None:
+    runs = [*make_runs("a", [110] * 5), *make_runs("base", [100] * 5)]
+    table = build_study_table(["a", "base"], range(5), "base", runs, has_test_file=True, draws=99)
+    stored = table.model_dump(mode="json")
+    del stored["equivalence_margin"]
+    for name in ("over_seeds", "verdict", "seeds_needed"):
+        del stored["rows"][0]["comparison"][name]
+    read = StudyTable.model_validate(stored)
+    assert find_comparison(read, "a").verdict == Verdict.CANNOT_TELL
 
 
 def test_n_of_k_when_some_runs_are_missing() -> None:
@@ -195,6 +235,8 @@ def test_no_run_at_all_is_a_table_too() -> None:
         ({"seeds": [-1]}, "seeds.0"),
         ({"seeds": list(range(200))}, "seeds"),
         ({"baseline": "dss"}, "baseline"),
+        ({"equivalence_margin": 0}, "equivalence_margin"),
+        ({"equivalence_margin": 1.5}, "equivalence_margin"),
         ({"methods": ["finetune_equal_compute", "finetune"]}, "methods"),
         ({"colour": 1}, "colour"),
         ({"job": {**JOB, "colour": 1}}, "job.colour"),

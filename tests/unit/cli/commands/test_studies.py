@@ -47,6 +47,7 @@ def test_a_study_from_its_yaml_to_its_table(gateway: ScriptedGateway, folder: Pa
     assert plot.read_text() == "<svg/>"
     assert result.stdout == "| qcrd [1] |\n"
     assert "1 of 2 running, 1 of 2 queued; qcrd, seed 0: training 50 %" in result.stderr
+    assert "1 of the 5 seeds that it takes to tell which method is better" in result.stderr
     (body,) = gateway.bodies
     assert (body["methods"], body["baseline"]) == (["qcrd", "finetune"], "finetune")
     job = body["job"]
