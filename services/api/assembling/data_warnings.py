@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from qcrd.method.answers import canonical, comparison_id
+from qcrd.questions.rows import QuestionRow
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind
 from qcrd.runtime.jobs.stage_context import StageContext
-from services.api.files.questions import QuestionRow
 
 MAX_SHOWN_LABELS = 20
 

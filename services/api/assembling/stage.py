@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from qcrd.errors import Invalid
+from qcrd.questions import labelling
+from qcrd.questions.imported_outputs import match_outputs
+from qcrd.questions.labelling import AnswerReading, OutputsByQuestion
+from qcrd.questions.readable_outputs import check_readable
+from qcrd.questions.rows import QuestionRow
 from qcrd.records.job import Stage
 from qcrd.records.rationales import (
     Question,
@@ -32,14 +37,9 @@ from services.api.assembling.data_warnings import (
     warn_about_unused_outputs,
 )
 from services.api.assembling.generate import generate_outputs
-from services.api.assembling.outputs import labelling
-from services.api.assembling.outputs.imported_outputs import match_outputs
-from services.api.assembling.outputs.labelling import AnswerReading, OutputsByQuestion
-from services.api.assembling.outputs.readable_outputs import check_readable
 from services.api.assembling.refusals import RowLocation
 from services.api.assembling.teacher.outages import raise_dated
 from services.api.files import service as files
-from services.api.files.questions import QuestionRow
 from services.api.rationale_sets import index
 from services.api.settings import TeacherConfig
 

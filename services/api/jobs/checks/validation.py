@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.training.objectives import OBJECTIVES
+from qcrd.questions.duplicates import DuplicateIndex
+from qcrd.questions.field_map import FieldMap, list_columns
+from qcrd.questions.label_checks import check_row, check_task_labels, format_names
+from qcrd.questions.rows import QuestionRow
 from qcrd.records.specs.spec import Budget, JobSpec, MethodSpec
 from qcrd.records.specs.task import TaskSpec
 from qcrd.records.specs.training_spec import NegativeSource
@@ -13,11 +17,7 @@ from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway, GatewaySettings
 from services.api.files import service as files
-from services.api.files.duplicates import DuplicateIndex
-from services.api.files.field_map import FieldMap, list_columns
-from services.api.files.questions import QuestionRow
 from services.api.jobs.checks.batch_checks import check_batch_routes
-from services.api.jobs.checks.label_checks import check_row, check_task_labels, format_names
 from services.api.jobs.checks.unsupported_models import check_language_model_head
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.models.base_models import BaseModelCatalog

@@ -11,9 +11,9 @@ import yaml
 from typer.testing import CliRunner
 
 from qcrd.cli.main import app
+from qcrd.questions.rows import QuestionRow, read_rows
 from qcrd.records.base import parse_record
 from qcrd.records.specs.spec import JobSpec
-from services.api.files.questions import QuestionRow, read_rows
 
 WORDS = ("cat", "dog", "trout", "lynx", "rook", "newt", "mole", "swan")
 

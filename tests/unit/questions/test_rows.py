@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
 from qcrd.method.answers import comparison_id
+from qcrd.questions.rows import QuestionRow, read_rows
 from qcrd.runtime.data_files.records import MAX_RECORD_BYTES
-from services.api.files.questions import QuestionRow, read_rows
 
 GOOD = {"question": "What is 1 + 1?", "label": "2"}
 

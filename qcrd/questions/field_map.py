@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from qcrd.questions.values import make_value_error, spell
 from qcrd.runtime.data_files.records import SourceRecord, truncate
-from services.api.files.values import make_value_error, spell
 
 COLUMN = re.compile(r"\{([^{}]+)\}")
 PART = re.compile(r"(.+?) (<<|>>) (\S+)")

@@ -9,6 +9,23 @@ from typing import Any, BinaryIO, get_args
 
 from qcrd.errors import Invalid
 from qcrd.method.answers import comparison_id, question_id
+from qcrd.questions.conversations import convert_record
+from qcrd.questions.duplicates import DuplicateIndex
+from qcrd.questions.field_map import (
+    FieldMap,
+    apply_field_map,
+    list_empty_columns,
+    list_source_columns,
+    make_unmapped_error,
+)
+from qcrd.questions.file_summary import FileSummary
+from qcrd.questions.values import (
+    collect_metadata,
+    get_label,
+    get_text,
+    get_texts,
+    make_value_error,
+)
 from qcrd.records.rationales import Question
 from qcrd.records.specs.task import QuestionField
 from qcrd.runtime.data_files.detect import read_records
@@ -18,23 +35,6 @@ from qcrd.runtime.data_files.records import (
     SourceRecord,
     Unit,
     make_record_error,
-)
-from services.api.files.conversations import convert_record
-from services.api.files.duplicates import DuplicateIndex
-from services.api.files.field_map import (
-    FieldMap,
-    apply_field_map,
-    list_empty_columns,
-    list_source_columns,
-    make_unmapped_error,
-)
-from services.api.files.file_summary import FileSummary
-from services.api.files.values import (
-    collect_metadata,
-    get_label,
-    get_text,
-    get_texts,
-    make_value_error,
 )
 
 FIELDS: tuple[QuestionField, ...] = get_args(QuestionField)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Invalid
+from qcrd.questions.field_map import FieldMap
+from qcrd.questions.rows import QuestionRow, RowBuilder, check_records, read_rows
 from qcrd.runtime.data_files.records import SourceRecord
-from services.api.files.field_map import FieldMap
-from services.api.files.questions import QuestionRow, RowBuilder, check_records, read_rows
 
 PAIR = {"premise": "Two cats sleep.", "hypothesis": "Cats sleep.", "gold": 0, "uid": "a1"}
 FIELDS: FieldMap = {"question": "{premise}\\n{hypothesis}", "label": "gold"}
