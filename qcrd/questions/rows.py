@@ -12,6 +12,7 @@ from qcrd.method.answers import comparison_id, question_id
 from qcrd.questions.conversations import convert_record
 from qcrd.questions.duplicates import DuplicateIndex
 from qcrd.questions.field_map import (
+    LEFT_OUT,
     FieldMap,
     apply_field_map,
     list_empty_columns,
@@ -25,6 +26,7 @@ from qcrd.questions.values import (
     get_text,
     get_texts,
     make_value_error,
+    unfold_choices,
 )
 from qcrd.records.rationales import Question
 from qcrd.records.specs.task import QuestionField
@@ -85,7 +87,10 @@ class RowBuilder:
     def build(self, record: SourceRecord) -> Iterator[QuestionRow]:
         """Nothing for a record that is not read."""
         self.summary.add_record(record)
-        named, rest = self._name_fields(record)
+        named, rest = self.name_fields(record)
+        if named.get("label") is LEFT_OUT:
+            self.summary.add_left_out(record)
+            return
         if named.get("question") is None:
             if "question" in named or not self._is_unmapped(rest):
                 raise make_value_error(
@@ -101,7 +106,7 @@ class RowBuilder:
         """Whether the file has columns of its own only, in this and in earlier records."""
         return bool(rest) and (self.summary.is_unmapped or self.summary.records == 1)
 
-    def _name_fields(self, record: SourceRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    def name_fields(self, record: SourceRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields by our names, and the other columns."""
         if self._fields and self._has_mapped_column(record):
             is_first = self.summary.records == 1
@@ -132,14 +137,13 @@ class RowBuilder:
         self, record: SourceRecord, named: Mapping[str, Any], rest: Mapping[str, Any]
     ) -> QuestionRow:
         text = get_text(record, "question", named["question"])
-        choices = get_texts(record, "choices", named.get("choices"))
+        options, keys = unfold_choices(named.get("choices"))
+        choices = get_texts(record, "choices", options)
         if len(choices) == 1:
             raise make_value_error(
                 record, "`choices` has one option: give at least two or leave it out"
             )
         given = named.get("label")
-        options = named.get("choices")
-        keys = options.get("label") if isinstance(options, Mapping) else None
         label = get_label(record, given, choices, keys)
         self.summary.add_label(record, given, label)
         question = Question(
