@@ -5,7 +5,7 @@ As its API has them (reference Fine-tuning, as read 2026-11-28), in both places 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qcrd.errors import Invalid, NotFound
@@ -13,9 +13,9 @@ from qcrd.records.job import DataSummary
 from qcrd.records.specs.spec import MethodName
 from qcrd.records.specs.training_spec import Hyperparameters
 from qcrd.runtime.data_files.records import describe_type
-from qcrd.runtime.storage.store import Store
-from services.api.files import service as files
 
+Describe = Callable[[str], DataSummary]
+"""What the file of a name has; `NotFound` or `Invalid` where there is none."""
 AUTO = "auto"
 NAMES = ("n_epochs", "batch_size", "learning_rate_multiplier")
 OTHER_METHODS = ("dpo", "reinforcement")
@@ -25,7 +25,7 @@ BYTES_PER_TOKEN, MAX_LABEL_TOKENS = 3, 2048
 
 
 def translate_request(
-    body: Mapping[str, Any], store: Store, aliases: Mapping[str, str]
+    body: Mapping[str, Any], describe: Describe, aliases: Mapping[str, str]
 ) -> dict[str, Any]:
     """`body`, of which nothing is OpenAI's alone. `Invalid` for what is not offered here."""
     body = {name: value for name, value in body.items() if value is not None}
@@ -60,9 +60,9 @@ def translate_request(
                     code="conflicting_fields",
                 )
         changes |= more
-        return body | {"method": _make_supervised(body, changes, store)}
-    if method is None and (given or _describe(body, store).is_chat):
-        return body | {"method": _make_supervised(body, _read(given, "hyperparameters"), store)}
+        return body | {"method": _make_supervised(body, changes, describe)}
+    if method is None and (given or _describe(body, describe).is_chat):
+        return body | {"method": _make_supervised(body, _read(given, "hyperparameters"), describe)}
     return _merge(body, _read(given, "hyperparameters"))
 
 
@@ -121,11 +121,11 @@ def _read(given: Any, path: str) -> dict[str, Any]:
 
 
 def _make_supervised(
-    body: Mapping[str, Any], changes: dict[str, Any], store: Store
+    body: Mapping[str, Any], changes: dict[str, Any], describe: Describe
 ) -> dict[str, Any]:
     """Labels are learned, and where the file has rationales of theirs, these too: without
     negatives and a judge, which nobody asked for."""
-    data = _describe(body, store)
+    data = _describe(body, describe)
     tokens = min(MAX_LABEL_TOKENS, -(-data.longest_label // BYTES_PER_TOKEN))
     hyperparameters = {
         "max_label_tokens": max(DEFAULTS["max_label_tokens"], tokens),
@@ -138,11 +138,11 @@ def _make_supervised(
     return {"type": "dss", "dss": settings}
 
 
-def _describe(body: Mapping[str, Any], store: Store) -> DataSummary:
+def _describe(body: Mapping[str, Any], describe: Describe) -> DataSummary:
     """An unknown file is refused later, by the name of its field."""
     file_id = body.get("training_file")
     try:
-        return files.get_file(store, file_id).data if isinstance(file_id, str) else DataSummary()
+        return describe(file_id) if isinstance(file_id, str) else DataSummary()
     except (Invalid, NotFound):
         return DataSummary()
 
