@@ -35,8 +35,8 @@ class SpecDraft:
 
     body: dict[str, Any]
     files: tuple[SpecFile, ...]
-    is_openai: bool = False
-    """Whether the file holds a request of OpenAI's, which `body` is made of."""
+    translated: dict[str, Any] | None = None
+    """The job that a gateway would make of `body`, where that is a request of OpenAI's."""
 
     def with_file_ids(self, ids: Mapping[Path, str]) -> dict[str, Any]:
         """The request body, with each path replaced by its file's id."""
@@ -60,8 +60,8 @@ def read_job_spec(spec: Path, data: Path | None, *, training: Path | None = None
         parse_record(JobSpec, body)
     else:
         _check_record(JobSpec, source)
-        body = given
-    return SpecDraft(body, _find_files(spec, data, _iter_file_fields(body)), is_openai)
+    found = _find_files(spec, data, _iter_file_fields(given))
+    return SpecDraft(given, found, body if is_openai else None)
 
 
 def _replace_training(

@@ -11,7 +11,7 @@ from typing import Any
 from qcrd.errors import Invalid, NotFound
 from qcrd.records.job import DataSummary
 from qcrd.records.specs.spec import MethodName
-from qcrd.records.specs.training_spec import Hyperparameters
+from qcrd.records.specs.training_spec import NEW_DECODER_RATES, Hyperparameters
 from qcrd.runtime.data_files.records import describe_type
 
 Describe = Callable[[str], DataSummary]
@@ -25,9 +25,13 @@ BYTES_PER_TOKEN, MAX_LABEL_TOKENS = 3, 2048
 
 
 def translate_request(
-    body: Mapping[str, Any], describe: Describe, aliases: Mapping[str, str]
+    body: Mapping[str, Any],
+    describe: Describe,
+    aliases: Mapping[str, str],
+    gets_new_decoder: Callable[[str], bool] = lambda model: False,
 ) -> dict[str, Any]:
-    """`body`, of which nothing is OpenAI's alone. `Invalid` for what is not offered here."""
+    """`body`, of which nothing is OpenAI's alone. `Invalid` for what is not offered here. A base
+    that `gets_new_decoder` has other learning rates to multiply."""
     body = {name: value for name, value in body.items() if value is not None}
     if body.pop("integrations", None):
         raise Invalid(
@@ -39,6 +43,10 @@ def translate_request(
     if isinstance(body.get("model"), str):
         body["model"] = aliases.get(body["model"], body["model"])
     given = body.pop("hyperparameters", None)
+
+    def read(own: Any, path: str) -> dict[str, Any]:
+        return _read(own, path, lambda: gets_new_decoder(str(body.get("model"))))
+
     method = body.get("method")
     kind = method.get("type") if isinstance(method, Mapping) else None
     if kind in OTHER_METHODS:
@@ -51,7 +59,7 @@ def translate_request(
     if kind == "supervised":
         assert isinstance(method, Mapping)
         own, path = _get_supervised(method)
-        changes, more = _read(own, path), _read(given, "hyperparameters")
+        changes, more = read(own, path), read(given, "hyperparameters")
         for name in changes.keys() & more.keys():
             if changes[name] != more[name]:
                 raise Invalid(
@@ -62,8 +70,8 @@ def translate_request(
         changes |= more
         return body | {"method": _make_supervised(body, changes, describe)}
     if method is None and (given or _describe(body, describe).is_chat):
-        return body | {"method": _make_supervised(body, _read(given, "hyperparameters"), describe)}
-    return _merge(body, _read(given, "hyperparameters"))
+        return body | {"method": _make_supervised(body, read(given, "hyperparameters"), describe)}
+    return _merge(body, read(given, "hyperparameters"))
 
 
 def _get_supervised(method: Mapping[str, Any]) -> tuple[Any, str]:
@@ -87,7 +95,7 @@ def _get_supervised(method: Mapping[str, Any]) -> tuple[Any, str]:
     return supervised.get("hyperparameters"), f"{path}.hyperparameters"
 
 
-def _read(given: Any, path: str) -> dict[str, Any]:
+def _read(given: Any, path: str, has_new_decoder: Callable[[], bool]) -> dict[str, Any]:
     """Our hyperparameters for OpenAI's; what is `auto` is left to the default."""
     if given is None:
         return {}
@@ -116,8 +124,16 @@ def _read(given: Any, path: str) -> dict[str, Any]:
             case "batch_size":
                 changes["batch_size"] = value
             case _:
-                changes["learning_rate"] = DEFAULTS["learning_rate"] * value
+                changes |= _multiply_rates(value, NEW_DECODER_RATES if has_new_decoder() else {})
     return changes
+
+
+def _multiply_rates(factor: float, rates: Mapping[str, float]) -> dict[str, float]:
+    """The default rate, or those of a base that has others with their warm-up."""
+    return {
+        name: rate * factor if name.endswith("learning_rate") else rate
+        for name, rate in (rates or {"learning_rate": DEFAULTS["learning_rate"]}).items()
+    }
 
 
 def _make_supervised(

@@ -44,8 +44,8 @@ def validate(
         draft = _read_without_files(spec, data, is_study=is_study)
     else:
         draft = (read_study_spec if is_study else read_job_spec)(spec, data)
-    if draft.is_openai:
-        _tell_translation(draft.body)
+    if draft.translated is not None:
+        _tell_translation(draft.translated)
     if read:
         _preview(draft, is_study=is_study)
     kind, files = "study" if is_study else "job", ", ".join(str(each.path) for each in draft.files)
@@ -69,7 +69,7 @@ def _tell_translation(body: dict[str, Any]) -> None:
 
 def _preview(draft: SpecDraft, *, is_study: bool) -> None:
     """Files that are on the server already cannot be read from here."""
-    body = draft.body["job"] if is_study else draft.body
+    body = draft.body["job"] if is_study else draft.translated or draft.body
     prefix = "job." if is_study else ""
     paths = {each.field.removeprefix(prefix): each.path for each in draft.files}
     if "training_file" not in paths:
