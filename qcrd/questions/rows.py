@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, get_args
 
 from qcrd.errors import Invalid
-from qcrd.method.answers import comparison_id, question_id
+from qcrd.method.answers import question_id, repeat_id
 from qcrd.questions.conversations import convert_record
 from qcrd.questions.duplicates import DuplicateIndex
 from qcrd.questions.field_map import (
@@ -74,8 +74,8 @@ class RowBuilder:
     """Rows out of records. With `allow_unmapped` the records of a file whose columns only a task
     can name are counted and not read.
 
-    Keeps each question's line number. Questions that differ in white space, case or the form of
-    characters only are the same.
+    Keeps each question's line number. Questions that differ in the form of characters and in
+    white space around them only are the same: case and signs tell code and formulas apart.
     """
 
     def __init__(self, fields: FieldMap | None = None, *, allow_unmapped: bool = False) -> None:
@@ -163,15 +163,15 @@ class RowBuilder:
         )
 
     def _mark_repeat(self, row: QuestionRow) -> QuestionRow:
-        compared = comparison_id(row.question.text, row.question.choices)
+        compared = repeat_id(row.question.text, row.question.choices)
         checksum = zlib.crc32((row.question.label or "").encode())
         first = self._index.setdefault(compared, row.line_number, checksum)
         if first == row.line_number:
             return row
         if not self._index.has_checksum(compared, checksum):
             raise row.make_error(
-                f"the same question as {row.unit} {first}, but for white space, case and the form "
-                "of characters, which do not count, with another label: remove one of the two",
+                f"the same question as {row.unit} {first} with another label: remove one of the "
+                "two, or ask for what tells them apart",
                 code="duplicate_question",
                 param="file",
             )

@@ -155,7 +155,7 @@ def test_a_job_s_other_files_may_have_our_own_names() -> None:
 
 
 def test_equal_lines_are_used_once_and_counted() -> None:
-    rows = [{"question": "a?", "label": "b"}, {"question": "A?", "label": "b"}]
+    rows = [{"question": "a?", "label": "b"}, {"question": " a? ", "label": "b"}]
     assert len(read(*rows)) == 1
     assert [row.repeats for row in read_rows(encode(*rows), with_repeats=True)] == [None, 1]
     assert check_records(encode(*rows)).describe() == [
@@ -165,7 +165,7 @@ def test_equal_lines_are_used_once_and_counted() -> None:
 
 def test_a_question_with_two_labels_is_refused() -> None:
     with pytest.raises(Invalid, match="line 2: the same question as line 1") as caught:
-        read({"question": "a?", "label": "b"}, {"question": "A?", "label": "c"})
+        read({"question": "a?", "label": "b"}, {"question": "a?\n", "label": "c"})
     assert caught.value.code == "duplicate_question"
 
 
