@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from qcrd.errors import Invalid
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX, format_question
 from qcrd.questions import labelling
 from qcrd.questions.data_warnings import (
@@ -26,8 +25,10 @@ from qcrd.records.rationales import RationaleCounts, RationaleItem
 from qcrd.records.specs.spec import JobSpec, MethodName
 from qcrd.runtime.data_files.detect import read_records
 
-MAX_READ_ROWS = 20_000
-"""Questions whose outputs are read; rows are checked to the end of their file."""
+MAX_READ_ROWS = 5_000
+"""Questions whose outputs are read, at some 5 ms each; all rows of a file are checked."""
+MAX_KEPT_ROWS = 200_000
+"""Questions of a file that are compared with others: of larger files nothing is warned."""
 
 OpenFile = Callable[[str], AbstractContextManager[BinaryIO]]
 """Opens a file by the name that the spec has for it."""
@@ -72,7 +73,9 @@ def preview_job(spec: JobSpec, open_file: OpenFile) -> Preview:
         for param, each in files.items()
         if param != "training_file"
     }
-    warnings = list(iter_file_warnings(spec.settings, training.rows, held_out))
+    warnings: list[DataWarning] = []
+    if all(each.questions <= MAX_KEPT_ROWS for each in files.values()):
+        warnings += iter_file_warnings(spec.settings, training.rows, held_out)
     items, counts, contradicting = _read_outputs(spec, training, open_file, warnings)
     return Preview(
         files=files,
@@ -103,7 +106,7 @@ def _read_file(spec: JobSpec, param: str, name: str, open_file: OpenFile) -> Fil
         for row in check_rows(rows, task, param, needs_label=needs_labels(spec.settings, param)):
             questions += 1
             labelled += row.question.label is not None
-            if len(kept) < MAX_READ_ROWS:
+            if len(kept) < MAX_KEPT_ROWS:
                 kept.append(row)
     check_not_empty(builder.summary)
     told = tuple(builder.summary.describe())
@@ -120,9 +123,10 @@ def _read_outputs(
     if name is None:
         warnings += find_unused_outputs(training.rows, spec.method)
         return [], None, 0
+    rows = training.rows[:MAX_READ_ROWS]
     with open_file(name) as data:
-        imported = _take_imported(spec, data)
-    matched = match_outputs(imported, training.rows, (), spec.settings)
+        imported = list(_iter_imported(spec, data, {row.question.id for row in rows}))
+    matched = match_outputs(imported, rows, (), spec.settings)
     contradictions: list[labelling.Contradiction] = []
     items = [
         labelling.build_item(
@@ -132,25 +136,21 @@ def _read_outputs(
             matched.readings.get(row.question.id, ()),
             contradictions,
         )
-        for row in training.rows
+        for row in rows
     ]
     counts = labelling.count_outcomes(items, reused=0)
-    check_readable(spec, training.rows, matched.training, counts)
-    warnings += find_contradictions(training.rows, contradictions)
+    check_readable(spec, rows, matched.training, counts)
+    warnings += find_contradictions(rows, contradictions)
     return items, counts, len(contradictions)
 
 
-def _take_imported(spec: JobSpec, data: BinaryIO) -> list[QuestionRow]:
+def _iter_imported(spec: JobSpec, data: BinaryIO, wanted: set[str]) -> Iterator[QuestionRow]:
+    """The rows of the wanted questions, in whatever order the file has them."""
     builder = RowBuilder(spec.settings.task.fields)
-    taken: list[QuestionRow] = []
     for record in read_records(data):
-        taken += builder.build(record)
-        if len(taken) >= MAX_READ_ROWS:
-            break
-    if not taken:
-        path = f"method.{spec.method}.rationales.import"
-        raise Invalid(f"`{path}`: the file has no question", param=path)
-    return taken
+        for row in builder.build(record):
+            if row.question.id in wanted:
+                yield row
 
 
 def _show_first(
