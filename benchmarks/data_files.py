@@ -24,8 +24,8 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from services.api.files.field_map import FieldMap
-from services.api.files.questions import read_rows
+from qcrd.questions.field_map import FieldMap
+from qcrd.questions.rows import read_rows
 
 Rows = list[dict[str, Any]]
 FIELDS: FieldMap = {"question": "{premise}\n{hypothesis}", "label": "gold"}

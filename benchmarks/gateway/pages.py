@@ -14,6 +14,7 @@ from benchmarks.gateway.monitor import median_ms, percentile_99_ms
 from benchmarks.gateway.system import BenchmarkSystem
 from qcrd.errors import NotFound
 from qcrd.method.answers import question_id
+from qcrd.questions import labelling
 from qcrd.records.rationale_annotations import RationaleScore, RationaleScoreManifest
 from qcrd.records.rationales import (
     Question,
@@ -27,7 +28,6 @@ from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_record, write_lines, write_record
-from services.api.assembling.outputs import labelling
 from services.api.assembling.stage import SHARD_SIZE
 from services.api.rationale_sets import index
 

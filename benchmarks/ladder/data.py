@@ -17,12 +17,12 @@ from qcrd.method.answers import canonical
 from qcrd.method.evaluation.statistics import flag_leaked
 from qcrd.method.prompts import format_question
 from qcrd.method.training.step_loss import TrainingExample
+from qcrd.questions import labelling
+from qcrd.questions.rows import QuestionRow, read_rows
 from qcrd.records.rationales import Question, RationaleCounts, RationaleItem
 from qcrd.records.specs.rationale_spec import RationaleSpec
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
-from services.api.assembling.outputs import labelling
-from services.api.files.questions import QuestionRow, read_rows
 from services.trainer.training_dataset import LabeledQuestions, make_example
 
 T = TypeVar("T")

@@ -10,7 +10,10 @@ from typing import Any
 
 from qcrd.cli.yaml_source import YamlSource, read_yaml
 from qcrd.errors import Invalid
+from qcrd.questions.openai_request import translate_request
+from qcrd.questions.rows import check_records
 from qcrd.records.base import Record, parse_record
+from qcrd.records.job import DataSummary
 from qcrd.records.specs.spec import JobSpec
 from qcrd.records.study import StudySpec
 
@@ -32,6 +35,8 @@ class SpecDraft:
 
     body: dict[str, Any]
     files: tuple[SpecFile, ...]
+    translated: dict[str, Any] | None = None
+    """The job that a gateway would make of `body`, where that is a request of OpenAI's."""
 
     def with_file_ids(self, ids: Mapping[Path, str]) -> dict[str, Any]:
         """The request body, with each path replaced by its file's id."""
@@ -41,11 +46,44 @@ class SpecDraft:
         return body
 
 
-def read_job_spec(spec: Path, data: Path | None) -> SpecDraft:
-    """`Invalid`, with the field and the fix, for an error in the spec or a missing file."""
-    source, body = _read_spec(spec)
-    _check_record(JobSpec, source)
-    return SpecDraft(body, _find_files(spec, data, _iter_file_fields(body)))
+def read_job_spec(spec: Path, data: Path | None, *, training: Path | None = None) -> SpecDraft:
+    """`Invalid`, with the field and the fix, for an error in the spec or a missing file. A request
+    of OpenAI's becomes the job that the gateway would make of it. `training` stands in for the
+    training file, and for outputs that are imported from it."""
+    source, given = _read_spec(spec)
+    if training is not None:
+        source, given = _replace_training(source, given, training.name)
+    folder = _choose_folder(spec, data)
+    body = translate_request(given, lambda name: _describe_file(folder, name), {})
+    is_openai = given.get("method") != body.get("method") or "integrations" in given
+    if is_openai:
+        parse_record(JobSpec, body)
+    else:
+        _check_record(JobSpec, source)
+    found = _find_files(spec, data, _iter_file_fields(given))
+    return SpecDraft(given, found, body if is_openai else None)
+
+
+def _replace_training(
+    source: YamlSource, body: dict[str, Any], name: str
+) -> tuple[YamlSource, dict[str, Any]]:
+    """Only the training file is left of the files that are held out."""
+    before = body.get("training_file")
+    for field, value in [*_iter_file_fields(body)]:
+        if field in FILE_FIELDS or value == before:
+            body = _replace_at(body, field.split("."), name if value == before else None)
+    body = {**body, "training_file": name}
+    return YamlSource(body, source.root), body
+
+
+def _describe_file(folder: Path, name: str) -> DataSummary:
+    """What the gateway would find when the file is uploaded; of one that is there already the
+    command line knows nothing."""
+    path = folder / Path(name).expanduser()
+    if FILE_ID.fullmatch(name) or not path.is_file():
+        return DataSummary()
+    with path.open("rb") as data:
+        return check_records(data).make_record("")
 
 
 def read_study_spec(spec: Path, data: Path | None) -> SpecDraft:
@@ -61,12 +99,16 @@ def read_study_spec(spec: Path, data: Path | None) -> SpecDraft:
 def _find_files(
     spec: Path, data: Path | None, fields: Iterable[tuple[str, str]]
 ) -> tuple[SpecFile, ...]:
-    folder = spec.absolute().parent if data is None else _check_data_folder(data)
+    folder = _choose_folder(spec, data)
     return tuple(
         SpecFile(field, _find_file(field, value, folder, data_given=data is not None))
         for field, value in fields
         if not FILE_ID.fullmatch(value)
     )
+
+
+def _choose_folder(spec: Path, data: Path | None) -> Path:
+    return spec.absolute().parent if data is None else _check_data_folder(data)
 
 
 def _read_spec(spec: Path) -> tuple[YamlSource, dict[str, Any]]:
@@ -121,6 +163,6 @@ def _find_file(field: str, value: str, folder: Path, *, data_given: bool) -> Pat
     raise Invalid(f"`{field}`: there is no file {path}: {fix}", param=field, code="file_not_found")
 
 
-def _replace_at(body: dict[str, Any], path: list[str], value: str) -> dict[str, Any]:
+def _replace_at(body: dict[str, Any], path: list[str], value: str | None) -> dict[str, Any]:
     key, *rest = path
     return {**body, key: _replace_at(body[key], rest, value) if rest else value}

@@ -47,9 +47,20 @@ def question_id(text: str, choices: tuple[str, ...] = ()) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()[:24]
 
 
+def repeat_id(text: str, choices: tuple[str, ...] = ()) -> str:
+    """The `question_id` of the text in one form of its characters: equal for questions that are
+    one. Case, white space inside and `x²` for `x2` tell two apart, as they do in code and in
+    formulas."""
+    return question_id(_normalize(text), tuple(_normalize(choice) for choice in choices))
+
+
+def _normalize(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
 def comparison_id(text: str, choices: tuple[str, ...] = ()) -> str:
     """The `question_id` of what an uncased reader sees: equal where only white space, the form of
-    characters and case differ."""
+    characters and case differ. For warnings: two such questions may be two."""
     return question_id(_fold(text), tuple(_fold(choice) for choice in choices))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -28,3 +29,23 @@ class BaseModelReport(StoredRecord):
     models: dict[str, BaseModelInfo]
     reaches_hub: bool
     reported_at: float
+
+
+ENCODER_MODEL_TYPES = frozenset(
+    """
+    albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra
+    ernie esm eurobert flaubert fnet funnel gte ibert layoutlm longformer luke megatron-bert
+    mobilebert modernbert mpnet mra nomic_bert nystromformer rembert roberta roberta-prelayernorm
+    roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod yoso
+    """.split()
+)
+"""`model_type` of bases that get a new decoder, unless they come with a head that generates."""
+
+
+def gets_new_decoder(config: Mapping[str, Any]) -> bool:
+    """Whether a student of the base with this config.json has a decoder that begins from nothing;
+    False where the config says too little."""
+    named = config.get("architectures")
+    heads = named if isinstance(named, list) else []
+    generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in heads)
+    return config.get("model_type") in ENCODER_MODEL_TYPES and not generates

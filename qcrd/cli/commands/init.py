@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from qcrd.cli.init import draft
 from qcrd.cli.init.columns import Source
-from qcrd.cli.init.look import DataLook, find_splits, look
+from qcrd.cli.init.drafting import DEFAULT_MODEL, make_draft, settle
+from qcrd.cli.init.look import DataLook, look
+from qcrd.cli.init.splits import find_splits
+from qcrd.cli.output.preview import print_preview
 from qcrd.cli.output.terminal import print_note
 from qcrd.errors import Invalid
-
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
-"""Comes with the stack of `qcrd up`, so that a first job needs no download."""
-BYTES_PER_TOKEN, DEFAULT_LABEL_TOKENS, MOST_LABEL_TOKENS = 3, 32, 512
-MAX_SHOWN_CHARS = 300
+from qcrd.records.specs.task import QuestionField
 
 
 def init(
@@ -30,25 +29,52 @@ def init(
         str | None, typer.Option(help="Column of the question, or a template: '{a} {b}'.")
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column of the right answer.")] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COLUMN", help="Another of `task.fields`, such as choices=options."
+        ),
+    ] = None,
+    answers: Annotated[
+        str | None, typer.Option(help="Where outputs have their answers: label, parse or last.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace OUTPUT.")] = False,
 ) -> None:
-    """Look at a data file and write the job that distils it. Asks at most three things."""
+    """Look at a data file and write the job that distils it. Asks at most three things. The job
+    that is written reads the file: it was read through it, by the code of the server."""
     if output.exists() and not force:
         raise Invalid(f"--output: {output} is there already: name another, or use --force")
     splits = find_splits(data)
-    given: dict[str, Source] = {
-        name: source for name, source in (("question", question), ("label", label)) if source
-    }
+    given = _read_given(question, label, field or [])
     asks = not yes and sys.stdin.isatty()
     found = look(splits["training_file"], given)
     if found.guess.missing:
         found = _name_missing(splits["training_file"], found, given, asks=asks)
     if model is None:
         model = typer.prompt("Base of the student", DEFAULT_MODEL, err=True) if asks else None
-    job = make_draft(splits, found, model or DEFAULT_MODEL, output)
-    output.write_text(draft.render(job), encoding="utf-8")
-    _tell(found, job, output)
+    wanted = make_draft(splits, found, model or DEFAULT_MODEL, output, answers)
+    settled = settle(wanted, found, output)
+    output.write_text(draft.render(settled.job), encoding="utf-8")
+    _tell(found, settled.job)
+    for note in settled.notes:
+        print_note(note)
+    print_preview(settled.preview)
+    print_note(f"wrote {output}: look at it, then `qcrd run {output}`")
+
+
+def _read_given(question: str | None, label: str | None, fields: list[str]) -> dict[str, Source]:
+    given: dict[str, Source] = {
+        name: source for name, source in (("question", question), ("label", label)) if source
+    }
+    for each in fields:
+        name, found, column = each.partition("=")
+        if not found or name not in get_args(QuestionField):
+            known = ", ".join(get_args(QuestionField))
+            raise Invalid(f"--field: {each!r} is no NAME=COLUMN with a NAME of {known}")
+        columns = column.split(",") if "," in column and "{" not in column else column
+        given[name] = columns
+    return given
 
 
 def _name_missing(path: Path, found: DataLook, given: dict[str, Source], *, asks: bool) -> DataLook:
@@ -64,33 +90,7 @@ def _name_missing(path: Path, found: DataLook, given: dict[str, Source], *, asks
     return look(path, given)
 
 
-def make_draft(
-    splits: dict[str, Path], found: DataLook, model: str, output: Path
-) -> draft.JobDraft:
-    """The job of a file that was looked at, whose paths are told from `output`'s folder."""
-    kind = found.answers.get_kind(has_choices=found.guess.has_choices)
-    folder = output.absolute().parent
-    files = {name: _shorten_path(path, folder) for name, path in splits.items()}
-    longest = min(MOST_LABEL_TOKENS, -(-found.answers.longest // BYTES_PER_TOKEN))
-    return draft.JobDraft(
-        model=model,
-        answer=kind,
-        labels=found.answers.labels if kind == "label" else [],
-        fields=found.guess.fields,
-        has_outputs=found.outputs > 0,
-        max_label_tokens=longest if longest > DEFAULT_LABEL_TOKENS else None,
-        has_new_decoder=model == DEFAULT_MODEL,
-        **files,
-    )
-
-
-def _shorten_path(path: Path, folder: Path) -> str:
-    """As the YAML names it: from its own folder where the file is below it."""
-    full = path.absolute()
-    return str(full.relative_to(folder)) if full.is_relative_to(folder) else str(full)
-
-
-def _tell(found: DataLook, job: draft.JobDraft, output: Path) -> None:
+def _tell(found: DataLook, job: draft.JobDraft) -> None:
     print_note(
         f"{job.training_file}: {found.records:,} records, columns {', '.join(found.columns)}"
     )
@@ -100,10 +100,7 @@ def _tell(found: DataLook, job: draft.JobDraft, output: Path) -> None:
         print_note(f"{name}: {source!r}")
     kinds = f"the answers are of kind {job.answer}: {draft.EXPLAINED[job.answer]}"
     print_note(f"{kinds}" + (f" ({len(job.labels)} labels)" if job.labels else ""))
-    if found.outputs:
-        print_note(f"{found.outputs:,} outputs are imported in place of asking a teacher")
-    if not found.answers.count:
-        print_note("no record has a label: `label_mode: llm` learns the vote of the teacher")
-    first = str(dict(found.first))
-    print_note(f"the first record: {first[:MAX_SHOWN_CHARS]}{'…' * (len(first) > MAX_SHOWN_CHARS)}")
-    print_note(f"wrote {output}: look at it, then `qcrd run {output}`")
+    if job.has_outputs:
+        print_note(f"outputs of {found.outputs:,} records are imported: no teacher is asked")
+    if job.label_mode != "gold":
+        print_note("no record has a label: the student learns the vote of the teacher")

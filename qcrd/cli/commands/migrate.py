@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from qcrd.cli.client import ApiOption
-from qcrd.cli.commands.init import DEFAULT_MODEL, make_draft
 from qcrd.cli.commands.run import run
 from qcrd.cli.init import draft
+from qcrd.cli.init.drafting import DEFAULT_MODEL, make_draft, settle
 from qcrd.cli.init.look import look
 from qcrd.cli.init.migration import join_recorded, read_chats, write_lines
+from qcrd.cli.output.preview import print_preview
 from qcrd.cli.output.terminal import print_note
 from qcrd.errors import Invalid
 
@@ -56,7 +57,10 @@ def openai(
         raise Invalid(f"{training}: no file of OpenAI's: for other data there is `qcrd init`")
     job = make_draft(splits, found, model, output / "job.yaml")
     path = output / "job.yaml"
-    path.write_text(draft.render(job, method="dss" if job.has_outputs else "finetune"), "utf-8")
+    method = "dss" if job.has_outputs else "finetune"
+    settled = settle(job, found, path, method)
+    path.write_text(draft.render(settled.job, method), "utf-8")
+    print_preview(settled.preview)
     print_note(f"wrote {path}: {found.records:,} chats to learn from")
     if start:
         run(path, None, output / "report.json", api)

@@ -15,6 +15,8 @@ MAX_CLASS_NUMBERS, MIN_PER_CLASS_NUMBER = 20, 10
 """Whole numbers that are few and repeat are names of classes."""
 SURE_SHARE = 0.95
 MAX_DISTINCT = 2000
+CLASS_OF_NONE, WORD_OF_NONE, MAX_NONE_SHARE = "-1", "-", 0.05
+"""What stands in place of a label that nobody agreed on, of classes and in SNLI's own files."""
 
 
 class AnswerGuess:
@@ -51,6 +53,26 @@ class AnswerGuess:
         if self._are_labels(MAX_LABELS, MIN_PER_LABEL):
             return "label"
         return "math" if self._formulas > 0.2 * self.count else "text"
+
+    def take_unlabelled(self) -> str | None:
+        """The value that says that a record has no label, which is then none of the labels: a
+        rare -1 beside whole numbers that name classes, a hyphen beside words."""
+        others = [value for value in self._values if value not in (CLASS_OF_NONE, WORD_OF_NONE)]
+        if not 2 <= len(others) <= MAX_CLASS_NUMBERS:
+            return None
+        if all(other.isdecimal() for other in others):
+            found = self._values[CLASS_OF_NONE]
+            if not 0 < found <= MAX_NONE_SHARE * self.count:  # three classes may be -1, 0 and 1
+                return None
+            self._numbers -= found
+            self._whole = max(0, self._whole - found)
+            value = CLASS_OF_NONE
+        elif self._values[WORD_OF_NONE]:
+            value = WORD_OF_NONE
+        else:
+            return None
+        self.count -= self._values.pop(value)
+        return value
 
     @property
     def are_places(self) -> bool:

@@ -32,6 +32,9 @@ class JobDraft:
     validation_file: str | None = None
     test_file: str | None = None
     has_outputs: bool = False
+    answers: str = "auto"
+    """`rationales.answers`, where outputs are imported."""
+    label_mode: str = "gold"
     max_label_tokens: int | None = None
     """None: the default is enough."""
     has_new_decoder: bool = False
@@ -64,10 +67,13 @@ def _iter_lines(draft: JobDraft, method: str) -> Iterator[str]:
         for name, source in draft.fields.items():
             yield f"        {name}: {_flow(source)}"
     yield '      instruction: ""  # what a teacher is told before each question'
+    if draft.label_mode != "gold":
+        yield f"    label_mode: {draft.label_mode}  # no record has a label: the teacher's vote is"
     yield "    rationales:"
     if draft.has_outputs:
         yield f"      import: {_flow(draft.training_file)}  # its outputs: no teacher is asked"
-        yield "      answers: auto  # label: they explain their labels; parse: each has its answer"
+        explained = "label: they explain their labels; parse: each marks its answer"
+        yield f"      answers: {draft.answers}  # {explained}"
     else:
         yield "      n: 5  # outputs of the teacher per question, among which the vote decides"
         yield "      max_new_tokens: 256  # of each output; what reasons first needs more"

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from qcrd.cli.init.answers import AnswerGuess
 from qcrd.cli.init.columns import ColumnGuess, Source, guess_columns
+from qcrd.cli.init.marks import find_mark
 from qcrd.errors import Invalid
+from qcrd.questions.field_map import LEFT_OUT, FieldMap
+from qcrd.questions.rows import OUTPUT_FIELDS, RowBuilder
 from qcrd.runtime.data_files.detect import read_records
+from qcrd.runtime.data_files.records import SourceRecord
 
-SPLITS = {
-    "training_file": ("train", "training"),
-    "validation_file": ("validation", "valid", "val", "dev"),
-    "test_file": ("test", "eval"),
-}
-SOLUTION_MARK = "####"
-"""Between solution and answer, as GSM8K has it."""
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SAMPLED_RECORDS = 400
+"""Records by which columns are told: the first half of them, and others up to the file's end."""
 
 
 @dataclass(frozen=True)
 class DataLook:
+    """`outputs` counts records that have some."""
+
     records: int
     columns: list[str]
     guess: ColumnGuess
@@ -34,123 +32,91 @@ class DataLook:
     outputs: int = 0
 
 
-def find_splits(data: Path) -> dict[str, Path]:
-    """The files of a folder, or those beside a file, by what they are to a job."""
-    if not data.exists():
-        raise Invalid(f"DATA: there is no file or folder {data}")
-    if data.is_file():
-        named = _find_named(data.parent)
-        if named.get("training_file") == data:
-            return named
-        return {"training_file": data}
-    named = _find_named(data)
-    files = [path for path in sorted(data.iterdir()) if path.suffix.lower() in SUFFIXES]
-    if "training_file" not in named and len(files) == 1:
-        named["training_file"] = files[0]
-    if "training_file" not in named:
-        raise Invalid(
-            f"DATA: no file in {data} is called `train` (with {', '.join(SUFFIXES)}): name the "
-            "training file itself"
-        )
-    return named
-
-
-def _find_named(folder: Path) -> dict[str, Path]:
-    found = dict[str, Path]()
-    for path in sorted(folder.iterdir()):
-        stem = re.split(r"[-_.]", path.name.lower())
-        for name, words in SPLITS.items():
-            if path.suffix.lower() in SUFFIXES and not set(words).isdisjoint(stem):
-                found.setdefault(name, path)
-    return found
-
-
 def look(path: Path, given: Mapping[str, Source]) -> DataLook:
-    """Reads the file once. `Invalid` for one that cannot be read."""
-    records = _iter_fields(path)
-    first = next(records, None)
-    if first is None:
-        raise Invalid(f"{path}: the file is empty")
-    guess = guess_columns(first, given)
-    _split_solution(guess, first)
-    answers, count, outputs = AnswerGuess(), 0, 0
-    columns = dict.fromkeys(first)
-    for fields in chain([first], records):
-        count += 1
-        columns |= dict.fromkeys(fields)
-        answers.add(_get_label(fields, guess))
-        outputs += _count_outputs(fields, guess)
+    """Reads the file twice: a sample for its columns, then every record's label. `Invalid` for one
+    that cannot be read."""
+    sample, columns, count = _take_sample(path)
+    guess = guess_columns(sample, given)
+    if not guess.missing:
+        _split_solutions(guess, sample)
+    answers, outputs = AnswerGuess(), 0
+    for label, has_outputs in _iter_named(path, guess.fields):
+        answers.add(label)
+        outputs += has_outputs
+    _leave_out_unlabelled(guess, answers)
     column = guess.fields.get("label", "label")
     if guess.has_choices and answers.are_places and isinstance(column, str):
         guess.fields["label"] = f"choices[{column}]"
-    return DataLook(count, list(columns), guess, answers, first, outputs)
+    return DataLook(count, columns, guess, answers, sample[0], outputs)
 
 
-def _split_solution(guess: ColumnGuess, first: Mapping[str, Any]) -> None:
-    """A label that is a solution with its answer behind a mark is both."""
-    column = guess.fields.get("label", "label")
-    value = first.get(column) if isinstance(column, str) else None
-    if not isinstance(value, str) or guess.has_outputs or guess.form is not None:
-        return
-    if SOLUTION_MARK in value.strip()[1:]:
-        guess.fields["label"] = f"{column} >> {SOLUTION_MARK}"
-        guess.fields["rationales"] = f"{column} << {SOLUTION_MARK}"
+def _take_sample(path: Path) -> tuple[list[dict[str, Any]], list[str], int]:
+    """Records of the beginning and of all the file, the columns of all, and how many there are."""
+    first: list[dict[str, Any]] = []
+    spread: list[dict[str, Any]] = []
+    columns, count, stride = dict[str, None](), 0, 1
+    half = SAMPLED_RECORDS // 2
+    for record in _iter_records(path):
+        columns |= dict.fromkeys(record.fields)
+        if count < half:
+            first.append(record.fields)
+        elif (count - half) % stride == 0:
+            spread.append(record.fields)
+            if len(spread) > half:
+                spread, stride = spread[::2], stride * 2
+        count += 1
+    if not first:
+        raise Invalid(f"{path}: the file is empty")
+    return first + spread, list(columns), count
 
 
-def _iter_fields(path: Path) -> Iterator[dict[str, Any]]:
+def _iter_records(path: Path) -> Iterator[SourceRecord]:
     try:
         with path.open("rb") as data:
-            for record in read_records(data):
-                yield record.fields
+            yield from read_records(data)
     except Invalid as error:
         raise Invalid(f"{path}: {error.message}", code=error.code) from error
 
 
-def _get_label(fields: Mapping[str, Any], guess: ColumnGuess) -> Any:
-    if guess.form is None:
-        source = guess.fields.get("label", "label")
-        return _read_column(fields, source) if isinstance(source, str) else None
-    if "completion" in fields:
-        return fields["completion"]
-    turns = fields.get("preferred_output") or fields.get("messages") or fields.get("conversations")
-    last = turns[-1] if isinstance(turns, list) and turns else None
-    if not isinstance(last, Mapping) or last.get("role", last.get("from")) not in (
-        "assistant",
-        "gpt",
-    ):
-        return None
-    return last.get("content", last.get("value"))
+def _iter_named(path: Path, fields: Mapping[str, Source]) -> Iterator[tuple[Any, bool]]:
+    """Each record's label as it stands there, and whether it has outputs. What cannot be read is
+    left to the preview, which tells it."""
+    builder = RowBuilder(freeze(fields))
+    for record in _iter_records(path):
+        builder.summary.add_record(record)
+        try:
+            named, _ = builder.name_fields(record)
+        except Invalid:
+            continue
+        label = named.get("label")
+        if label is not LEFT_OUT:
+            yield label, any(named.get(name) for name in OUTPUT_FIELDS)
 
 
-def _read_column(fields: Mapping[str, Any], source: str) -> Any:
-    for side in (" << ", " >> "):
-        column, found, mark = source.partition(side)
-        value = fields.get(column)
-        if found and isinstance(value, str):
-            before, _, behind = value.rpartition(mark)
-            return (before if side == " << " else behind).strip()
-    if source.endswith(".text.0"):
-        value = fields.get(source.removesuffix(".text.0"))
-        texts = value.get("text") if isinstance(value, Mapping) else None
-        return texts[0] if isinstance(texts, list) and texts else None
-    return fields.get(source)
+def freeze(fields: Mapping[str, Source]) -> FieldMap:
+    return {
+        name: source if isinstance(source, str) else tuple(source)
+        for name, source in fields.items()
+    }
 
 
-def _count_outputs(fields: Mapping[str, Any], guess: ColumnGuess) -> int:
-    if guess.form is not None:
-        return _has_reasoning(fields)
-    for name in ("teacher_output", "teacher_outputs", "outputs", "rationales"):
-        value = _read_column(fields, str(guess.fields.get(name, name)))
-        if value:
-            return len(value) if isinstance(value, list) else 1
-    return 0
+def _split_solutions(guess: ColumnGuess, sample: Sequence[Mapping[str, Any]]) -> None:
+    """Labels that are solutions with their answers behind a mark are both."""
+    column = guess.fields.get("label", "label")
+    if not isinstance(column, str) or guess.form is not None:
+        return
+    mark = find_mark([record.get(column) for record in sample])
+    if mark is not None:
+        guess.fields["label"] = f"{column} >> {mark}"
+        if not guess.has_outputs:
+            guess.fields["rationales"] = f"{column} << {mark}"
+            guess.has_outputs = True
 
 
-def _has_reasoning(fields: Mapping[str, Any]) -> int:
-    turns = fields.get("messages")
-    last = turns[-1] if isinstance(turns, list) and turns else None
-    if not isinstance(last, Mapping):
-        return 0
-    content = last.get("content")
-    is_thought = isinstance(content, str) and "</think>" in content
-    return int(bool(last.get("reasoning_content") or last.get("reasoning") or is_thought))
+def _leave_out_unlabelled(guess: ColumnGuess, answers: AnswerGuess) -> None:
+    """SNLI's -1 and `-` say that nobody agreed on a label."""
+    column = guess.fields.get("label", "label")
+    if guess.form is None and isinstance(column, str) and " >> " not in column:
+        value = answers.take_unlabelled()
+        if value is not None:
+            guess.fields["label"] = f"{column} != {value}"

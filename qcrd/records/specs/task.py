@@ -50,7 +50,8 @@ class TaskSpec(Record):
     fields: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """Which columns of the job's files are `question`, `label`, `choices` and outputs: a column, a
     path into one, what stands before (`<<`) or behind (`>>`) a mark in one, a template of columns
-    in braces, or several of these for a list."""
+    in braces, or several of these for a list. `label: gold != -1` leaves out records whose label
+    is that value."""
     conversation: bool = False
     """Whether a question is a whole conversation, so that students are asked the whole chat, not
     its last message. Set for files of chats with more than one message before the reply."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -111,6 +113,13 @@ class StudentSpec(Record):
     """`embeddings` saves the gradient of the largest matrix; `encoder` freezes both."""
 
 
+NEW_DECODER_RATES: Mapping[str, float] = MappingProxyType(
+    {"learning_rate": 1e-3, "encoder_learning_rate": 1e-4, "warmup_steps": 5}
+)
+"""Of a job that names no rate and whose base has no decoder: at the rate of a finetuning the new
+one does not learn a thing in ten iterations."""
+
+
 class Hyperparameters(Record):
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Rounds, each of which ends in a validation; the best one is kept."""
@@ -119,7 +128,8 @@ class Hyperparameters(Record):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     """Questions per optimizer step."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
-    """Of AdamW, after the warm-up."""
+    """Of AdamW, after the warm-up. A job that names none and whose base has no decoder is created
+    with 0.001, `encoder_learning_rate` 0.0001 and `warmup_steps` 5."""
     encoder_learning_rate: Annotated[float | None, Field(gt=0, le=1)] = None
     """For a pretrained encoder under a new decoder, which needs a higher rate; None: the same."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -17,6 +18,9 @@ from qcrd.runtime.data_files.records import (
 )
 
 DELIMITERS = "\t,;|"
+COMMENT = re.compile(r"\s*(#\s|//|--\s)")
+RULE = re.compile(r"\s*(:?-+:?)?\s*")
+"""A cell between the header of a Markdown table and its rows."""
 csv.field_size_limit(MAX_RECORD_BYTES)  # of the whole process: there is one reader of CSV here
 
 
@@ -49,13 +53,19 @@ def read_delimited(
             ) from error
         if cells is None:
             return
-        if not any(cells):
+        if not any(cells) or (header is None and cells == ["sep=", ""]):
             continue
         if header is None:
             header = _check_header(cells, number)
             continue
         count += 1
         check_count(count, max_records)
+        if count == 1 and delimiter == "|" and all(RULE.fullmatch(cell) for cell in cells):
+            raise make_record_error(
+                number,
+                "a Markdown table: save it as CSV, with a header line and no line of hyphens",
+                code="broken_csv",
+            )
         if len(cells) > len(header):
             raise make_record_error(
                 number,
@@ -69,6 +79,13 @@ def read_delimited(
 
 def _check_header(cells: list[str], number: int) -> list[str]:
     """The names; a column without one, as a table's index is written, is left out."""
+    if COMMENT.match(cells[0]):
+        raise make_record_error(
+            number,
+            f"it begins with {truncate(cells[0])!r}, a comment: take the comments out, so that the "
+            "names of the columns are first",
+            code="broken_csv",
+        )
     names = [cell.strip() for cell in cells]
     seen = set[str]()
     for name in filter(None, names):

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, BinaryIO
 
-from qcrd.runtime.data_files.delimited import choose_delimiter, read_delimited
+from qcrd.runtime.data_files.delimited import DELIMITERS, choose_delimiter, read_delimited
 from qcrd.runtime.data_files.json_array import read_json_array
 from qcrd.runtime.data_files.json_lines import JsonLinesReader
 from qcrd.runtime.data_files.parquet import MAGIC, read_parquet
 from qcrd.runtime.data_files.records import MAX_RECORDS, SourceRecord, make_record_error
+
+SEPARATOR = re.compile(rb"sep=(.)\r?\n", re.IGNORECASE)
+"""How spreadsheets say which delimiter a CSV has, in a line before its header."""
+NOT_TEXT = {
+    b"PK\x03\x04": "a ZIP file, as Excel workbooks (.xlsx) are too: unpack it, or save the sheet "
+    "as CSV in UTF-8",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook (.xls): save the sheet as CSV in UTF-8",
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard: unpack it",
+    b"%PDF": "a PDF: a table or JSON lines are needed",
+    codecs.BOM_UTF16_LE: "UTF-16, not UTF-8: save the file as UTF-8",
+    codecs.BOM_UTF16_BE: "UTF-16, not UTF-8: save the file as UTF-8",
+}
+"""What files begin with that are brought in place of data."""
 
 CHUNK_BYTES = 1 << 18
 """Bytes read from the store at a time."""
@@ -27,7 +42,13 @@ class FileFormat(StrEnum):
 
 
 def detect_format(head: bytes) -> FileFormat:
-    """By the first bytes, at least its first line: names of files lie more often."""
+    """By the first bytes, at least its first line: names of files lie more often. `Invalid` for
+    what is no data file."""
+    for magic, problem in NOT_TEXT.items():
+        if head.startswith(magic):
+            raise make_record_error(
+                1, problem, code="not_utf8" if problem.startswith("UTF") else "not_data"
+            )
     if head.startswith(MAGIC):
         return FileFormat.PARQUET
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
@@ -44,6 +65,8 @@ def detect_format(head: bytes) -> FileFormat:
 
 
 def _choose_delimiter(text: bytes) -> str | None:
+    if (said := SEPARATOR.match(text)) is not None and said[1] in DELIMITERS.encode():
+        return said[1].decode()
     first_line = text.splitlines()[0] if text else b""
     try:
         return choose_delimiter(first_line.decode())
@@ -55,8 +78,6 @@ def read_records(data: BinaryIO, max_records: int = MAX_RECORDS) -> Iterator[Sou
     """Every record; `Invalid` at the first broken one."""
     buffered = io.BufferedReader(_Readable(data), CHUNK_BYTES)
     head = buffered.peek(CHUNK_BYTES)
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise make_record_error(1, "UTF-16, not UTF-8: save the file as UTF-8", code="not_utf8")
     match detect_format(head):
         case FileFormat.PARQUET:
             yield from read_parquet(buffered, max_records)

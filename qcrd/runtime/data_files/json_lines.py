@@ -93,8 +93,7 @@ def parse_object(number: int, text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise make_record_error(
             number,
-            f"broken JSON at character {error.colno}: {error.msg}; "
-            "each line must be one complete JSON object",
+            f"broken JSON at character {error.colno}: {error.msg}; {_advise(text)}",
             code="broken_json",
         ) from error
     except RecursionError as error:
@@ -104,6 +103,17 @@ def parse_object(number: int, text: str) -> dict[str, Any]:
             number, f"broken JSON: {truncate(error)}", code="broken_json"
         ) from error
     return check_object(number, value)
+
+
+def _advise(text: str) -> str:
+    if text.lstrip().startswith(("#", "//")):
+        return "a comment is no data: take the comments out"
+    if text.lstrip().startswith(("{", "[")):
+        return "each line must be one complete JSON object"
+    return (
+        "each line must be one complete JSON object; a table begins with the names of at least two "
+        "columns, such as `question,label`"
+    )
 
 
 def make_nesting_error(number: int, unit: Unit = "line") -> Exception:

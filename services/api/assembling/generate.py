@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qcrd.method.prompts import build_teacher_prompt
+from qcrd.questions.labelling import OutputsByQuestion
 from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import Budget, MethodSpec
@@ -22,7 +23,6 @@ from services.api.assembling.generation_cache import (
     GenerationCache,
     find_existing,
 )
-from services.api.assembling.outputs.labelling import OutputsByQuestion
 from services.api.assembling.prompt_form import choose_prompt_form, make_prompt_form
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampler import TeacherSampler

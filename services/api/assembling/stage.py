@@ -9,6 +9,17 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from qcrd.errors import Invalid
+from qcrd.questions import labelling
+from qcrd.questions.data_warnings import (
+    DataWarning,
+    find_contradictions,
+    find_unused_outputs,
+    iter_file_warnings,
+)
+from qcrd.questions.imported_outputs import match_outputs
+from qcrd.questions.labelling import AnswerReading, OutputsByQuestion
+from qcrd.questions.readable_outputs import check_readable
+from qcrd.questions.rows import QuestionRow
 from qcrd.records.job import Stage
 from qcrd.records.rationales import (
     Question,
@@ -24,22 +35,10 @@ from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api.assembling import sampling_plan, shared_set
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.batches.waiting import check_still_out
-from services.api.assembling.data_warnings import (
-    warn,
-    warn_about_half_questions,
-    warn_about_overlap,
-    warn_about_unseen_labels,
-    warn_about_unused_outputs,
-)
 from services.api.assembling.generate import generate_outputs
-from services.api.assembling.outputs import labelling
-from services.api.assembling.outputs.imported_outputs import match_outputs
-from services.api.assembling.outputs.labelling import AnswerReading, OutputsByQuestion
-from services.api.assembling.outputs.readable_outputs import check_readable
 from services.api.assembling.refusals import RowLocation
 from services.api.assembling.teacher.outages import raise_dated
 from services.api.files import service as files
-from services.api.files.questions import QuestionRow
 from services.api.rationale_sets import index
 from services.api.settings import TeacherConfig
 
@@ -87,24 +86,25 @@ def assemble(
         validation=load(spec.validation_file) if spec.validation_file else [],
         test=load(spec.test_file) if spec.test_file else [],
     )
-    warn_about_unseen_labels(stage, splits.training)
     held_out = {"validation": splits.validation, "test": splits.test}
-    warn_about_overlap(stage, splits.training, held_out)
-    warn_about_half_questions(stage, [*splits.training, *splits.validation, *splits.test])
+    _warn_of_data(stage, iter_file_warnings(spec.settings, splits.training, held_out))
     outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy())
     stage.raise_if_stopping()
+    contradictions: list[labelling.Contradiction] = []
     items = [
         labelling.build_item(
             row.question,
             outputs.training.get(row.question.id, ()),
             spec.settings,
             outputs.readings.get(row.question.id, ()),
+            contradictions,
         )
         for row in splits.training
     ]
     counts = labelling.count_outcomes(items, reused=outputs.reused)
     counts = counts.model_copy(update={"refused": outputs.refused})
     check_readable(stage.job.spec, splits.training, outputs.training, counts)
+    _warn_of_data(stage, find_contradictions(splits.training, contradictions))
     set_id = _write_set(stage, items, _build_holdout_items(stage, splits, outputs), counts)
     _emit_summary(stage, items, counts)
     stage.report_progress(100.0)
@@ -132,7 +132,7 @@ def _collect_outputs(
             param=f"method.{spec.method}.teacher",
             code="unknown_teacher",
         )
-    warn_about_unused_outputs(stage, splits.training)
+    _warn_of_data(stage, find_unused_outputs(splits.training, spec.method))
     generated = generate_outputs(
         stage,
         buffer,
@@ -158,7 +158,7 @@ def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) ->
         unused=imported.unused,
     )
     if imported.unanswered or imported.unused:
-        warn(
+        _warn(
             stage,
             f"{imported.unanswered} training questions have no imported output, and "
             f"{imported.unused} imported lines belong to no question",
@@ -250,7 +250,7 @@ def _emit_summary(
         words=None if words is None else words.model_dump(),
     )
     if counts.outputs and counts.unparseable > UNPARSEABLE_WARNING_SHARE * counts.outputs:
-        warn(
+        _warn(
             stage,
             f"{counts.unparseable} of {counts.outputs} outputs have no readable answer: compare "
             "some of them with the task's examples, `stop` and `max_new_tokens`",
@@ -259,7 +259,16 @@ def _emit_summary(
         )
     unlabelled = sum(item.label is None for item in items)
     if unlabelled:
-        warn(stage, f"{unlabelled} questions have no label: nothing to train on there")
+        _warn(stage, f"{unlabelled} questions have no label: nothing to train on there")
+
+
+def _warn_of_data(stage: StageContext, warnings: Iterable[DataWarning]) -> None:
+    for each in warnings:
+        _warn(stage, each.message, once=each.key, **each.data)
+
+
+def _warn(stage: StageContext, message: str, *, once: str | None = None, **data: object) -> None:
+    stage.events.append(stage.job.id, message, level="warn", data=dict(data), once=once)
 
 
 def _list_questions(rows: Sequence[QuestionRow]) -> list[Question]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+from qcrd.questions.file_summary import FileSummary
+from qcrd.questions.rows import RowReader
 from qcrd.runtime.data_files.detect import FileFormat, detect_format
-from services.api.files.file_summary import FileSummary
-from services.api.files.questions import RowReader
 from services.api.http.errors import PayloadTooLarge
 
 HEAD_BYTES = 1 << 16

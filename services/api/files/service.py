@@ -15,6 +15,9 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 from qcrd.errors import Conflict, Invalid, NotFound, QcrdError
+from qcrd.questions.field_map import FieldMap
+from qcrd.questions.file_summary import FileSummary
+from qcrd.questions.rows import QuestionRow, check_records, read_rows
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import StoredFile
 from qcrd.records.specs.spec import JobSpec
@@ -24,9 +27,6 @@ from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, find_readable_record, read_record, write_record
 from services.api.files.checked_stream import CheckedStream
-from services.api.files.field_map import FieldMap
-from services.api.files.file_summary import FileSummary
-from services.api.files.questions import QuestionRow, check_records, read_rows
 from services.api.http.access.ownership import check_owner
 from services.api.http.paging import skip_through, take_found
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from qcrd.errors import Conflict, Forbidden, Transient
+from qcrd.questions.openai_request import translate_request
 from qcrd.records.api_keys import ApiKey, ApiKeyScope
 from qcrd.records.base import parse_record
 from qcrd.records.job import Job, JobStatus, Stage
@@ -22,7 +23,7 @@ from services.api.jobs.checks.spec_limits import check_spec_size
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.enqueueing import enqueue_or_leave_to_reaper
-from services.api.jobs.openai_request import translate_request
+from services.api.jobs.learning_rates import choose_rates, is_for_new_decoder
 from services.api.jobs.shared_rationales import check_shared_set
 
 
@@ -35,9 +36,12 @@ def create_job(
     check_shared_set(spec, gateway.jobs)
     check_budget_covers_a_request(gateway, spec)
     warning = find_unreadable_lines(gateway, spec)
+    spec, rates = choose_rates(gateway, spec)
     job = submit_job(gateway, derive_id("ftjob"), spec, caller)
-    if warning is not None:
-        with suppress(Transient):  # the job is there: an error would have it created again
+    with suppress(Transient):  # the job is there: an error would have it created again
+        if rates is not None:
+            gateway.events.append(job.id, rates, once="learning-rates")
+        if warning is not None:
             gateway.events.append(job.id, warning, level="warn", once="long-lines")
     return job
 
@@ -96,7 +100,14 @@ def _ask_whole_chats(store: Store, spec: JobSpec) -> JobSpec:
 def parse_request(gateway: Gateway, body: dict[str, Any]) -> JobSpec:
     """The spec in a client's `body`, which may be one for OpenAI's API; `Invalid`."""
     aliases = gateway.settings.models.model_aliases
-    return parse_job_spec(translate_request(body, gateway.store, aliases))
+    return parse_job_spec(
+        translate_request(
+            body,
+            lambda each: files.get_file(gateway.store, each).data,
+            aliases,
+            lambda model: is_for_new_decoder(gateway, model),
+        )
+    )
 
 
 def parse_job_spec(body: dict[str, Any]) -> JobSpec:

@@ -31,6 +31,7 @@ from services.api.jobs.checks.spec_limits import check_spec_size
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import check_priority, submit_job
+from services.api.jobs.learning_rates import choose_rates
 from services.api.jobs.shared_rationales import check_shared_set
 
 
@@ -42,6 +43,8 @@ def create_study(
     check_spec_size(spec.job, "job.")
     check_priority(spec.job, caller, "job.priority")
     _validate_study_spec(gateway, spec, cache)
+    job, _ = choose_rates(gateway, spec.job)
+    spec = spec.model_copy(update={"job": job})
     study = plan_study(spec, derive_id("study"), caller.name)
     write_record(gateway.store, keys.study_key(study.id), study)
     resume_study(gateway, study, caller)

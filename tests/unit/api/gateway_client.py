@@ -38,6 +38,7 @@ class Here:
         file_bytes: int = 1 << 20,
         teachers: TeacherSettings | None = None,
     ) -> None:
+        self.models = models
         (models / "tiny").mkdir(parents=True)
         (models / "tiny/config.json").write_text("{}")
         self.store, self.jobs = MemoryStore(), MemoryJobStore()

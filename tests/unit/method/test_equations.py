@@ -20,12 +20,12 @@ from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.step_loss import StepModule, TrainingExample
 from qcrd.method.training.trainer import Trainer
+from qcrd.questions.labelling import build_item
 from qcrd.records.rationales import Question, Rationale
 from qcrd.records.specs.rationale_spec import RationaleSpec
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import LossSpec, ManyToOneScheme
-from services.api.assembling.outputs.labelling import build_item
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 

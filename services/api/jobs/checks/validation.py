@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.records.specs.spec import Budget, JobSpec, MethodSpec
-from qcrd.records.specs.task import TaskSpec
+from qcrd.questions.duplicates import DuplicateIndex
+from qcrd.questions.field_map import FieldMap
+from qcrd.questions.label_checks import check_task_labels, format_names
+from qcrd.questions.row_checks import check_enough_questions, check_rows, needs_labels
+from qcrd.records.specs.spec import Budget, JobSpec
 from qcrd.records.specs.training_spec import NegativeSource
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway, GatewaySettings
 from services.api.files import service as files
-from services.api.files.duplicates import DuplicateIndex
-from services.api.files.field_map import FieldMap, list_columns
-from services.api.files.questions import QuestionRow
 from services.api.jobs.checks.batch_checks import check_batch_routes
-from services.api.jobs.checks.label_checks import check_row, check_task_labels, format_names
 from services.api.jobs.checks.unsupported_models import check_language_model_head
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.models.base_models import BaseModelCatalog
 from services.api.webhooks.signing import check_webhook_url
-
-MIN_TRAINING_QUESTIONS = 2
-"""Questions that must be left to train on: with one, a batch has nothing to contrast."""
 
 
 def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -> None:
@@ -43,7 +37,7 @@ def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -
     check_task_labels(spec)
     _check_base_models(spec, gateway)
     questions = _count_valid_questions(spec, "training_file", store, cache)
-    _check_enough_questions(
+    check_enough_questions(
         questions, spec.settings, own_validation=spec.validation_file is not None
     )
     for param in ("validation_file", "test_file"):
@@ -186,53 +180,17 @@ def _count_valid_questions(spec: JobSpec, param: str, store: Store, cache: Valid
     file_id, task = getattr(spec, param), spec.settings.task
     if file_id is None:
         return 0
-    needs_label = spec.settings.label_mode == "gold" or param != "training_file"
+    needs_label = needs_labels(spec.settings, param)
     cache_key = (file_id, param, needs_label, task.answer, task.labels, repr(task.fields))
     return cache.get_or_validate(
         cache_key,
-        lambda: _validate_rows(
-            files.iter_rows(store, file_id, task.fields), task, param, needs_label
+        lambda: sum(
+            1
+            for _ in check_rows(
+                files.iter_rows(store, file_id, task.fields), task, param, needs_label=needs_label
+            )
         ),
     )
-
-
-def _validate_rows(
-    rows: Iterable[QuestionRow], task: TaskSpec, param: str, needs_label: bool
-) -> int:
-    """Count the rows. `Invalid` for a label that no answer to this task can have, and with
-    `needs_label` for a missing one."""
-    count = 0
-    for row in rows:
-        count += 1
-        if needs_label and row.question.label is None:
-            raise row.make_error(
-                f'`label` is missing: give the right answer, "label": "…" (in `{param}`)'
-                f"{_list_metadata(row)}",
-                code="missing_label",
-                param=param,
-            )
-        check_row(row, task, param)
-    return count
-
-
-def _list_metadata(row: QuestionRow) -> str:
-    """The columns of which one may be the label."""
-    if not row.question.metadata:
-        return ""
-    return f"; `task.fields.label` may name one of {list_columns(row.question.metadata)}"
-
-
-def _check_enough_questions(count: int, settings: MethodSpec, *, own_validation: bool) -> None:
-    held_out = 0 if own_validation else settings.hyperparameters.get_holdout_size(count)
-    if count - held_out < MIN_TRAINING_QUESTIONS:
-        held_out_note = "" if own_validation else f" besides the {held_out} held out for validation"
-        raise Invalid(
-            f"`training_file` has {count} question(s): at least {MIN_TRAINING_QUESTIONS} are "
-            "needed to "
-            f"train on{held_out_note}; add questions",
-            param="training_file",
-            code="too_few_questions",
-        )
 
 
 def _check_import_file(spec: JobSpec, store: Store, cache: ValidationCache) -> None:

@@ -388,6 +388,21 @@ def test_rationales_explain_their_label_and_outputs_are_read(bench: MakeBench) -
     assert [each.answer for each in here.items(last)[0].positives] == ["4"]
 
 
+def test_rationales_that_end_in_another_answer_are_told(bench: MakeBench) -> None:
+    """The label decides: they are its positives all the same."""
+    here = bench()
+    rows = [
+        {"question": f"{n} + 1?", "label": str(n + 1), "rationales": [f"Add.\nAnswer: {said}"]}
+        for n, said in ((1, 2), (2, 9), (3, 8))
+    ]
+    file = here.file(rows)
+    job = here.run(here.job(file, rationales={"import": file}))
+    assert [len(item.positives) for item in here.items(job)] == [1, 1, 1]
+    (told,) = [one for one in here.said(job) if "another answer than the label" in one]
+    assert told.startswith("2 rationales end in another answer")
+    assert "(first: line 2: 'Add.\\nAnswer: 9' answers '9', the label is '3')" in told
+
+
 def test_imported_outputs_that_run_on_are_cut_at_what_repeats(bench: MakeBench) -> None:
     """A next question in the form of somebody's own prompt, whose answer is not this one's."""
     here = bench()

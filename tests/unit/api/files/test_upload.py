@@ -17,12 +17,12 @@ from pyarrow import parquet
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.answers import question_id
+from qcrd.questions.duplicates import DuplicateIndex
+from qcrd.questions.rows import RowReader, read_rows
 from qcrd.records.job import StoredFile
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.files import service as files
-from services.api.files.duplicates import DuplicateIndex
-from services.api.files.questions import RowReader, read_rows
 from services.api.jobs.checks.validation_cache import ValidationCache
 from tests.unit.api import gateway_client as rest
 from tests.unit.api.gateway_client import Here, refused, sums

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from qcrd.questions.openai_request import translate_request
+from qcrd.records.job import DataSummary
 from qcrd.runtime.settings import ModelSettings
-from services.api.jobs.openai_request import translate_request
 from tests.unit.api.gateway_client import Here, refused, sums
 
 
@@ -143,7 +144,7 @@ def test_what_is_not_offered_is_refused_by_name(
 def test_an_alias_says_the_base(here: Here) -> None:
     body = {"model": "gpt-4o-mini-2024-07-18", "training_file": here.file(chats())}
     aliases = {"gpt-4o-mini-2024-07-18": "tiny"}
-    assert translate_request(body, here.store, aliases)["model"] == "tiny"
+    assert translate_request(body, lambda _: DataSummary(), aliases)["model"] == "tiny"
     refused(here.client.post("/v1/fine_tuning/jobs", json=body), 400, "model_not_found", "model")
 
 

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from qcrd.method.answers import question_id
 from qcrd.method.self_consistency import majority_vote
+from qcrd.questions import labelling
 from qcrd.records.api_keys import hash_api_key
 from qcrd.records.job import Job
 from qcrd.records.rationale_annotations import Polarity, RationaleScore, RationaleScoreManifest
@@ -38,7 +39,6 @@ from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
 from services.api.app import create_app
-from services.api.assembling.outputs import labelling
 from services.api.dependencies import GatewaySettings
 from services.api.files import questions
 from services.api.rationale_sets import service as rationale_sets

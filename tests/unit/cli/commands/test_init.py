@@ -11,9 +11,9 @@ import yaml
 from typer.testing import CliRunner
 
 from qcrd.cli.main import app
+from qcrd.questions.rows import QuestionRow, read_rows
 from qcrd.records.base import parse_record
 from qcrd.records.specs.spec import JobSpec
-from services.api.files.questions import QuestionRow, read_rows
 
 WORDS = ("cat", "dog", "trout", "lynx", "rook", "newt", "mole", "swan")
 
@@ -43,7 +43,7 @@ def write(folder: Path, make: Any, count: int = 60, name: str = "train.jsonl") -
     ("make", "answer", "question", "label"),
     [
         (lambda n: {"question": f"{n}?", "label": WORDS[n % 2]}, "label", "1?", "dog"),
-        (lambda n: {"question": f"{n}?", "answer": f"{n} / 2"}, "number", "1?", "1 / 2"),
+        (lambda n: {"question": f"{n}?", "answer": f"{n}.5"}, "number", "1?", "1.5"),
         (lambda n: {"text": f"t{n}", "label": n % 3}, "label", "t1", "1"),
         (lambda n: {"Question": f"{n}?", "Answer": n * 7}, "number", "1?", "7"),
         (
@@ -75,7 +75,7 @@ def write(folder: Path, make: Any, count: int = 60, name: str = "train.jsonl") -
             "B",
         ),
         (
-            lambda n: {"question": f"{n}?", "A": "x", "B": "y", "answer": "A"},
+            lambda n: {"question": f"{n}?", "A": "oar", "B": "net", "answer": "A"},
             "choice",
             "1?",
             "A",
@@ -167,7 +167,7 @@ def test_outputs_that_are_there_are_imported(tmp_path: Path, column: str, name: 
     settings = body["method"]["qcrd"]
     assert settings["rationales"]["import"] == "train.jsonl"
     assert settings["task"]["fields"] == {name: column}
-    assert "60 outputs are imported" in said
+    assert "outputs of 60 records are imported" in said
     row = read(data, body)[1]
     assert (row.outputs, row.explains_label) == (("It is 1.",), name == "rationales")
 
@@ -175,13 +175,13 @@ def test_outputs_that_are_there_are_imported(tmp_path: Path, column: str, name: 
 def test_a_solution_with_its_answer_behind_a_mark_is_both(tmp_path: Path) -> None:
     """As GSM8K has them."""
     data = write(
-        tmp_path, lambda n: {"question": f"{n}?", "answer": f"It is <<{n}>>{n}.\n#### {n},000"}
+        tmp_path, lambda n: {"question": f"{n}?", "answer": f"It is <<{n}>>{n}.\n#### {n + 1},000"}
     )
     _, body = init(data)
     assert body["method"]["qcrd"]["task"]["answer"] == "number"
     assert body["method"]["qcrd"]["rationales"]["import"] == "train.jsonl"
     row = read(data, body)[1]
-    assert (row.question.label, row.outputs) == ("1,000", ("It is <<1>>1.",))
+    assert (row.question.label, row.outputs) == ("2,000", ("It is <<1>>1.",))
     assert row.explains_label
 
 

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from qcrd.cli.main import app
 from qcrd.method.answers import parse_output
+from qcrd.questions.rows import read_rows
 from qcrd.records.base import parse_record
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import JobSpec
 from qcrd.records.specs.task import TaskSpec
-from services.api.files.questions import read_rows
 
 SYSTEM = {"role": "system", "content": "Sort it."}
 KINDS = ("bird", "fish")

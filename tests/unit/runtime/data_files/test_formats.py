@@ -119,6 +119,13 @@ def test_lines_of_a_table_are_those_of_the_file() -> None:
         (b"PAR1 and no more", "broken_parquet", "record 1: the Parquet file cannot be read"),
         ("question".encode("utf-16"), "not_utf8", "line 1: UTF-16, not UTF-8"),
         (b"just words", "broken_json", "line 1: broken JSON"),
+        (b"question\nWhat?\n", "broken_json", "the names of at least two columns"),
+        (b"# of mine\nquestion,label\na,b\n", "broken_json", "a comment is no data"),
+        (b"# of mine, 2026\nquestion,label\na,b\n", "broken_csv", "begins with '# of mine', a co"),
+        (b"| question | label |\n|---|:-:|\n| a | b |\n", "broken_csv", "line 2: a Markdown table"),
+        (b"question | label\n--- | ---\na | b\n", "broken_csv", "line 2: a Markdown table"),
+        (b"PK\x03\x04\x14\0", "not_data", "a ZIP file, as Excel workbooks (.xlsx) are too"),
+        (b"\x1f\x8b\x08\0", "not_data", "compressed by gzip"),
     ],
 )
 def test_a_broken_file_is_told_where_and_why(data: bytes, code: str, told: str) -> None:
@@ -126,6 +133,23 @@ def test_a_broken_file_is_told_where_and_why(data: bytes, code: str, told: str) 
         read(data)
     assert told in caught.value.message
     assert caught.value.code == code
+
+
+def test_a_line_that_names_the_delimiter_is_no_header() -> None:
+    """As Excel writes and reads it."""
+    expected = [{"question": "one, two", "label": "b"}]
+    for ends in (b"\r\n", b"\n"):
+        for mark in (b"", b"\xef\xbb\xbf"):
+            data = mark + ends.join([b"sep=;", b"question;label", b"one, two;b", b""])
+            assert detect_format(data) is FileFormat.CSV
+            assert read(data) == expected
+    assert read(b"sep=\t\nquestion\tlabel\none, two\tb\n") == expected
+    with pytest.raises(Invalid, match=r"^line 3: it has 3 cells"):
+        read(b"sep=;\nquestion;label\na;b;c\n")
+
+
+def test_a_column_may_begin_with_a_hash() -> None:
+    assert read(b"#id,question\n1,a\n") == [{"#id": "1", "question": "a"}]
 
 
 def test_columns_without_a_name_are_left_out() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Invalid
+from qcrd.questions.field_map import FieldMap
+from qcrd.questions.rows import QuestionRow, RowBuilder, check_records, read_rows
 from qcrd.runtime.data_files.records import SourceRecord
-from services.api.files.field_map import FieldMap
-from services.api.files.questions import QuestionRow, RowBuilder, check_records, read_rows
 
 PAIR = {"premise": "Two cats sleep.", "hypothesis": "Cats sleep.", "gold": 0, "uid": "a1"}
 FIELDS: FieldMap = {"question": "{premise}\\n{hypothesis}", "label": "gold"}
@@ -155,7 +155,7 @@ def test_a_job_s_other_files_may_have_our_own_names() -> None:
 
 
 def test_equal_lines_are_used_once_and_counted() -> None:
-    rows = [{"question": "a?", "label": "b"}, {"question": "A?", "label": "b"}]
+    rows = [{"question": "a?", "label": "b"}, {"question": " a? ", "label": "b"}]
     assert len(read(*rows)) == 1
     assert [row.repeats for row in read_rows(encode(*rows), with_repeats=True)] == [None, 1]
     assert check_records(encode(*rows)).describe() == [
@@ -165,7 +165,7 @@ def test_equal_lines_are_used_once_and_counted() -> None:
 
 def test_a_question_with_two_labels_is_refused() -> None:
     with pytest.raises(Invalid, match="line 2: the same question as line 1") as caught:
-        read({"question": "a?", "label": "b"}, {"question": "A?", "label": "c"})
+        read({"question": "a?", "label": "b"}, {"question": "a?\n", "label": "c"})
     assert caught.value.code == "duplicate_question"
 
 

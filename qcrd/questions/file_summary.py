@@ -27,6 +27,9 @@ class FileSummary:
     longest_label: int = 0
     spelled_labels: int = 0
     repeats: int = 0
+    left_out: int = 0
+    """Records whose label `task.fields.label` says is none: `label != -1`."""
+    _first_left_out: str = ""
     _first_spelled: str = ""
     _first_repeat: str = ""
 
@@ -45,6 +48,10 @@ class FileSummary:
         if not self._first_spelled:
             place = f"{record.unit} {record.number}"
             self._first_spelled = f"{place}: {truncate(given)!s} is `{truncate(label)}`"
+
+    def add_left_out(self, record: SourceRecord) -> None:
+        self.left_out += 1
+        self._first_left_out = self._first_left_out or f"{record.unit} {record.number}"
 
     def add_repeat(self, number: int, first: int) -> None:
         self.repeats += 1
@@ -77,6 +84,11 @@ class FileSummary:
             told.append(
                 f"{self.spelled_labels} labels are no texts and are spelled out (first: "
                 f"{self._first_spelled})"
+            )
+        if self.left_out:
+            told.append(
+                f"{self.left_out} records are left out, as `task.fields.label` says of their label "
+                f"(first: {self._first_left_out})"
             )
         if self.repeats:
             told.append(

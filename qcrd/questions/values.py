@@ -9,6 +9,7 @@ import math
 import tokenize
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from qcrd.runtime.data_files.json_decoder import DECODER
@@ -74,15 +75,14 @@ def spell(record: SourceRecord, name: str, value: Any) -> str | None:
 
 
 def get_label(
-    record: SourceRecord, value: Any, choices: Sequence[str], keys: Any = None
+    record: SourceRecord, value: Any, choices: Sequence[str], keys: Sequence[str] = ()
 ) -> str | None:
     """One of the choices' `keys` (ARC's `choices.label`) is that choice. A whole number is a
     choice's place from 0, as datasets name classes; anything else is spelled out. `Invalid` for a
     number that is a place and another choice's text."""
     label = spell(record, "label", value)
-    names = [str(key) for key in keys] if isinstance(keys, list) else []
-    if label is not None and len(names) == len(choices) and label in names:
-        return choices[names.index(label)]
+    if label is not None and len(keys) == len(choices) and label in keys:
+        return choices[keys.index(label)]
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not choices or not is_whole:
         return label
@@ -118,6 +118,26 @@ def get_texts(
         get_text(record, f"{name}[{index}]", item, allow_empty=allow_empty)
         for index, item in enumerate(value)
     )
+
+
+def unfold_choices(value: Any) -> tuple[Any, list[str]]:
+    """A list of options, and the keys that labels name them by where they have such: an object of
+    two lists (ARC's `{"text": […], "label": […]}`), a list of objects with the two, or an object
+    whose keys are the letters or numbers of its options."""
+    if isinstance(value, Mapping):
+        texts, keys = value.get("text"), value.get("label")
+        if isinstance(texts, list):
+            return texts, [str(key) for key in keys] if isinstance(keys, list) else []
+        names = [str(name) for name in value]
+        if names in ([*ascii_uppercase[: len(names)]], [*ascii_lowercase[: len(names)]]):
+            return list(value.values()), names
+    if not isinstance(value, list) or not value:
+        return value, []
+    if not all(isinstance(each, Mapping) and "text" in each for each in value):
+        return value, []
+    keys = [each.get("label", each.get("key")) for each in value]
+    has_keys = all(key is not None for key in keys)
+    return [each["text"] for each in value], list(map(str, keys)) if has_keys else []
 
 
 def _unfold_list(value: Any) -> Any:

@@ -8,7 +8,26 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, get_args
 
 from qcrd.errors import Invalid
-from qcrd.method.answers import comparison_id, question_id
+from qcrd.method.answers import question_id, repeat_id
+from qcrd.questions.conversations import convert_record
+from qcrd.questions.duplicates import DuplicateIndex
+from qcrd.questions.field_map import (
+    LEFT_OUT,
+    FieldMap,
+    apply_field_map,
+    list_empty_columns,
+    list_source_columns,
+    make_unmapped_error,
+)
+from qcrd.questions.file_summary import FileSummary
+from qcrd.questions.values import (
+    collect_metadata,
+    get_label,
+    get_text,
+    get_texts,
+    make_value_error,
+    unfold_choices,
+)
 from qcrd.records.rationales import Question
 from qcrd.records.specs.task import QuestionField
 from qcrd.runtime.data_files.detect import read_records
@@ -18,23 +37,6 @@ from qcrd.runtime.data_files.records import (
     SourceRecord,
     Unit,
     make_record_error,
-)
-from services.api.files.conversations import convert_record
-from services.api.files.duplicates import DuplicateIndex
-from services.api.files.field_map import (
-    FieldMap,
-    apply_field_map,
-    list_empty_columns,
-    list_source_columns,
-    make_unmapped_error,
-)
-from services.api.files.file_summary import FileSummary
-from services.api.files.values import (
-    collect_metadata,
-    get_label,
-    get_text,
-    get_texts,
-    make_value_error,
 )
 
 FIELDS: tuple[QuestionField, ...] = get_args(QuestionField)
@@ -72,8 +74,8 @@ class RowBuilder:
     """Rows out of records. With `allow_unmapped` the records of a file whose columns only a task
     can name are counted and not read.
 
-    Keeps each question's line number. Questions that differ in white space, case or the form of
-    characters only are the same.
+    Keeps each question's line number. Questions that differ in the form of characters and in
+    white space around them only are the same: case and signs tell code and formulas apart.
     """
 
     def __init__(self, fields: FieldMap | None = None, *, allow_unmapped: bool = False) -> None:
@@ -85,7 +87,10 @@ class RowBuilder:
     def build(self, record: SourceRecord) -> Iterator[QuestionRow]:
         """Nothing for a record that is not read."""
         self.summary.add_record(record)
-        named, rest = self._name_fields(record)
+        named, rest = self.name_fields(record)
+        if named.get("label") is LEFT_OUT:
+            self.summary.add_left_out(record)
+            return
         if named.get("question") is None:
             if "question" in named or not self._is_unmapped(rest):
                 raise make_value_error(
@@ -101,7 +106,7 @@ class RowBuilder:
         """Whether the file has columns of its own only, in this and in earlier records."""
         return bool(rest) and (self.summary.is_unmapped or self.summary.records == 1)
 
-    def _name_fields(self, record: SourceRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    def name_fields(self, record: SourceRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields by our names, and the other columns."""
         if self._fields and self._has_mapped_column(record):
             is_first = self.summary.records == 1
@@ -132,14 +137,13 @@ class RowBuilder:
         self, record: SourceRecord, named: Mapping[str, Any], rest: Mapping[str, Any]
     ) -> QuestionRow:
         text = get_text(record, "question", named["question"])
-        choices = get_texts(record, "choices", named.get("choices"))
+        options, keys = unfold_choices(named.get("choices"))
+        choices = get_texts(record, "choices", options)
         if len(choices) == 1:
             raise make_value_error(
                 record, "`choices` has one option: give at least two or leave it out"
             )
         given = named.get("label")
-        options = named.get("choices")
-        keys = options.get("label") if isinstance(options, Mapping) else None
         label = get_label(record, given, choices, keys)
         self.summary.add_label(record, given, label)
         question = Question(
@@ -159,15 +163,15 @@ class RowBuilder:
         )
 
     def _mark_repeat(self, row: QuestionRow) -> QuestionRow:
-        compared = comparison_id(row.question.text, row.question.choices)
+        compared = repeat_id(row.question.text, row.question.choices)
         checksum = zlib.crc32((row.question.label or "").encode())
         first = self._index.setdefault(compared, row.line_number, checksum)
         if first == row.line_number:
             return row
         if not self._index.has_checksum(compared, checksum):
             raise row.make_error(
-                f"the same question as {row.unit} {first}, but for white space, case and the form "
-                "of characters, which do not count, with another label: remove one of the two",
+                f"the same question as {row.unit} {first} with another label: remove one of the "
+                "two, or ask for what tells them apart",
                 code="duplicate_question",
                 param="file",
             )

@@ -7,11 +7,11 @@ from typing import Any
 
 from qcrd.errors import Invalid
 from qcrd.method.answers import ParsedOutput, parse_output, read_last_value
+from qcrd.questions.labelling import OutputsByQuestion
+from qcrd.questions.rows import QuestionRow
 from qcrd.records.rationales import Question, RationaleCounts
 from qcrd.records.specs.spec import JobSpec
 from qcrd.records.specs.task import TaskSpec
-from services.api.assembling.outputs.labelling import OutputsByQuestion
-from services.api.files.questions import QuestionRow
 
 SHOWN_OUTPUTS = 3
 MAX_SHOWN_CHARS = 200

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qcrd.method.reasoning import split_reasoning
+from qcrd.questions.values import get_text, make_value_error
 from qcrd.records.conversation import Turn, render_conversation
 from qcrd.runtime.data_files.records import SourceRecord, describe_type, truncate
-from services.api.files.values import get_text, make_value_error
 
 THOUGHT = re.compile(r"</?think>", re.IGNORECASE)
 EMPTY_THOUGHT = re.compile(r"\A\s*<think>\s*</think>", re.IGNORECASE)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Invalid
+from qcrd.questions.rows import QuestionRow, check_records, read_rows
 from qcrd.records.conversation import Turn, render_conversation
-from services.api.files.questions import QuestionRow, check_records, read_rows
 
 SYSTEM = {"role": "system", "content": "Answer in one word."}
 USER = {"role": "user", "content": "What is a trout?"}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from qcrd.method.answers import canonical, parse_output, read_last_value
 from qcrd.method.run_on import Reading, cut_at_mark, cut_at_stop, find_next_question_mark
+from qcrd.questions.labelling import AnswerReading, OutputsByQuestion
+from qcrd.questions.rows import QuestionRow
 from qcrd.records.specs.rationale_spec import DEFAULT_STOP, RationaleSpec
 from qcrd.records.specs.spec import MethodSpec
-from services.api.assembling.outputs.labelling import AnswerReading, OutputsByQuestion
-from services.api.files.questions import QuestionRow
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,17 @@ As its API has them (reference Fine-tuning, as read 2026-11-28), in both places 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.records.job import DataSummary
 from qcrd.records.specs.spec import MethodName
-from qcrd.records.specs.training_spec import Hyperparameters
+from qcrd.records.specs.training_spec import NEW_DECODER_RATES, Hyperparameters
 from qcrd.runtime.data_files.records import describe_type
-from qcrd.runtime.storage.store import Store
-from services.api.files import service as files
 
+Describe = Callable[[str], DataSummary]
+"""What the file of a name has; `NotFound` or `Invalid` where there is none."""
 AUTO = "auto"
 NAMES = ("n_epochs", "batch_size", "learning_rate_multiplier")
 OTHER_METHODS = ("dpo", "reinforcement")
@@ -25,9 +25,13 @@ BYTES_PER_TOKEN, MAX_LABEL_TOKENS = 3, 2048
 
 
 def translate_request(
-    body: Mapping[str, Any], store: Store, aliases: Mapping[str, str]
+    body: Mapping[str, Any],
+    describe: Describe,
+    aliases: Mapping[str, str],
+    gets_new_decoder: Callable[[str], bool] = lambda model: False,
 ) -> dict[str, Any]:
-    """`body`, of which nothing is OpenAI's alone. `Invalid` for what is not offered here."""
+    """`body`, of which nothing is OpenAI's alone. `Invalid` for what is not offered here. A base
+    that `gets_new_decoder` has other learning rates to multiply."""
     body = {name: value for name, value in body.items() if value is not None}
     if body.pop("integrations", None):
         raise Invalid(
@@ -39,6 +43,10 @@ def translate_request(
     if isinstance(body.get("model"), str):
         body["model"] = aliases.get(body["model"], body["model"])
     given = body.pop("hyperparameters", None)
+
+    def read(own: Any, path: str) -> dict[str, Any]:
+        return _read(own, path, lambda: gets_new_decoder(str(body.get("model"))))
+
     method = body.get("method")
     kind = method.get("type") if isinstance(method, Mapping) else None
     if kind in OTHER_METHODS:
@@ -51,7 +59,7 @@ def translate_request(
     if kind == "supervised":
         assert isinstance(method, Mapping)
         own, path = _get_supervised(method)
-        changes, more = _read(own, path), _read(given, "hyperparameters")
+        changes, more = read(own, path), read(given, "hyperparameters")
         for name in changes.keys() & more.keys():
             if changes[name] != more[name]:
                 raise Invalid(
@@ -60,10 +68,10 @@ def translate_request(
                     code="conflicting_fields",
                 )
         changes |= more
-        return body | {"method": _make_supervised(body, changes, store)}
-    if method is None and (given or _describe(body, store).is_chat):
-        return body | {"method": _make_supervised(body, _read(given, "hyperparameters"), store)}
-    return _merge(body, _read(given, "hyperparameters"))
+        return body | {"method": _make_supervised(body, changes, describe)}
+    if method is None and (given or _describe(body, describe).is_chat):
+        return body | {"method": _make_supervised(body, read(given, "hyperparameters"), describe)}
+    return _merge(body, read(given, "hyperparameters"))
 
 
 def _get_supervised(method: Mapping[str, Any]) -> tuple[Any, str]:
@@ -87,7 +95,7 @@ def _get_supervised(method: Mapping[str, Any]) -> tuple[Any, str]:
     return supervised.get("hyperparameters"), f"{path}.hyperparameters"
 
 
-def _read(given: Any, path: str) -> dict[str, Any]:
+def _read(given: Any, path: str, has_new_decoder: Callable[[], bool]) -> dict[str, Any]:
     """Our hyperparameters for OpenAI's; what is `auto` is left to the default."""
     if given is None:
         return {}
@@ -116,16 +124,24 @@ def _read(given: Any, path: str) -> dict[str, Any]:
             case "batch_size":
                 changes["batch_size"] = value
             case _:
-                changes["learning_rate"] = DEFAULTS["learning_rate"] * value
+                changes |= _multiply_rates(value, NEW_DECODER_RATES if has_new_decoder() else {})
     return changes
 
 
+def _multiply_rates(factor: float, rates: Mapping[str, float]) -> dict[str, float]:
+    """The default rate, or those of a base that has others with their warm-up."""
+    return {
+        name: rate * factor if name.endswith("learning_rate") else rate
+        for name, rate in (rates or {"learning_rate": DEFAULTS["learning_rate"]}).items()
+    }
+
+
 def _make_supervised(
-    body: Mapping[str, Any], changes: dict[str, Any], store: Store
+    body: Mapping[str, Any], changes: dict[str, Any], describe: Describe
 ) -> dict[str, Any]:
     """Labels are learned, and where the file has rationales of theirs, these too: without
     negatives and a judge, which nobody asked for."""
-    data = _describe(body, store)
+    data = _describe(body, describe)
     tokens = min(MAX_LABEL_TOKENS, -(-data.longest_label // BYTES_PER_TOKEN))
     hyperparameters = {
         "max_label_tokens": max(DEFAULTS["max_label_tokens"], tokens),
@@ -138,11 +154,11 @@ def _make_supervised(
     return {"type": "dss", "dss": settings}
 
 
-def _describe(body: Mapping[str, Any], store: Store) -> DataSummary:
+def _describe(body: Mapping[str, Any], describe: Describe) -> DataSummary:
     """An unknown file is refused later, by the name of its field."""
     file_id = body.get("training_file")
     try:
-        return files.get_file(store, file_id).data if isinstance(file_id, str) else DataSummary()
+        return describe(file_id) if isinstance(file_id, str) else DataSummary()
     except (Invalid, NotFound):
         return DataSummary()
 

@@ -6,20 +6,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from qcrd.questions.values import make_value_error, spell
 from qcrd.runtime.data_files.records import SourceRecord, truncate
-from services.api.files.values import make_value_error, spell
 
 COLUMN = re.compile(r"\{([^{}]+)\}")
-PART = re.compile(r"(.+?) (<<|>>) (\S+)")
-"""What stands before a mark in a column, or behind it: `answer >> ####`."""
+PART = re.compile(r"(.+?) (<<|>>|!=) (\S(?:.*\S)?)")
+"""What stands before a mark in a column, or behind it: `answer >> ####`; or the column, of which
+one value says that the record is to be left out: `label != -1`."""
 PLACE = re.compile(r"choices\[(.+)\]")
 """The choice at the place, from 0, that a column has."""
 MISSING = object()
+LEFT_OUT = object()
+"""The label of a record that the map leaves out."""
 MAX_LISTED_COLUMNS = 30
 
 FieldMap = Mapping[str, str | tuple[str, ...]]
 """For a name of ours a column, a path into one (`answers.text`), a part of one (`answer >> ####`),
-the choice at a place (`choices[label]`), a template of columns in braces, or several for a list."""
+a label without the value that stands for none (`label != -1`), the choice at a place
+(`choices[label]`), a template of columns in braces, or several for a list."""
 
 
 def apply_field_map(
@@ -29,11 +33,21 @@ def apply_field_map(
     that the first record does not have."""
     used, mapped = set[str](), dict[str, Any]()
     for name, source in fields.items():
-        sources = (source,) if isinstance(source, str) else source
-        values = [_read(record, name, each, used, is_first=is_first) for each in sources]
-        mapped[name] = values[0] if isinstance(source, str) else _trim(record, name, values)
+        if isinstance(source, str):
+            mapped[name] = _read(record, name, source, used, is_first=is_first)
+            continue
+        # Of several, records may lack some: the fifth option, the second explanation.
+        lacks_all = not any(_has_column(record, each) for each in source)
+        values = [
+            _read(record, name, each, used, is_first=is_first and lacks_all) for each in source
+        ]
+        mapped[name] = _trim(record, name, values)
     rest = {name: value for name, value in record.fields.items() if name not in used}
     return mapped, rest
+
+
+def _has_column(record: SourceRecord, source: str) -> bool:
+    return any(_walk(record.fields, each) is not MISSING for each in list_source_columns(source))
 
 
 def _trim(record: SourceRecord, name: str, values: list[Any]) -> list[Any]:
@@ -47,8 +61,10 @@ def _trim(record: SourceRecord, name: str, values: list[Any]) -> list[Any]:
 
 
 def _read(record: SourceRecord, name: str, source: str, used: set[str], *, is_first: bool) -> Any:
-    if part := PART.fullmatch(source):
+    if part := _match_part(source):
         value = _find(record, name, part[1], used, is_first=is_first)
+        if part[2] == "!=":
+            return LEFT_OUT if spell(record, part[1], value) == part[3] else value
         return _take_part(value, part[2], part[3])
     if place := PLACE.fullmatch(source):
         return _to_place(record, _find(record, name, place[1], used, is_first=is_first))
@@ -63,6 +79,11 @@ def _read(record: SourceRecord, name: str, source: str, used: set[str], *, is_fi
         return None
     text = source.replace("\\n", "\n")
     return COLUMN.sub(lambda found: values[found[1]], text).strip() or None
+
+
+def _match_part(source: str) -> re.Match[str] | None:
+    """None for a template, which may have such signs between its columns."""
+    return None if COLUMN.search(source) else PART.fullmatch(source)
 
 
 def list_empty_columns(record: SourceRecord, source: str | tuple[str, ...]) -> list[str]:
@@ -122,7 +143,7 @@ def _walk(value: Any, path: str) -> Any:
 
 def list_source_columns(source: str) -> list[str]:
     """The columns, or paths into them, that a source of a field map reads."""
-    if part := PART.fullmatch(source) or PLACE.fullmatch(source):
+    if part := _match_part(source) or PLACE.fullmatch(source):
         return [part[1]]
     return COLUMN.findall(source) or [source]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Literal
 
@@ -22,6 +23,17 @@ from qcrd.records.rationales import (
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.runtime.keys import digest
 
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A text that explains its line's `label` and ends in another `answer`, both canonical."""
+
+    question_id: str
+    output: str
+    answer: str
+    label: str
+
+
 OutputsByQuestion = Mapping[str, tuple[str, ...]]
 """Raw teacher outputs per question id; questions without any may be missing."""
 
@@ -36,13 +48,20 @@ def build_item(
     outputs: Sequence[str],
     spec: MethodSpec,
     readings: Sequence[AnswerReading] = (),
+    contradictions: list[Contradiction] | None = None,
 ) -> RationaleItem:
-    """`readings` are those of the outputs; without them all are parsed."""
+    """`readings` are those of the outputs; without them all are parsed. Texts that explain the
+    label and end in another answer are positives of the label, and told in `contradictions`."""
     gold_label = _canonical_gold_label(question, spec)
-    parsed = [
-        _read_output(output, question, gold_label, spec, reading)
-        for output, reading in zip(outputs, readings or repeat(PARSED), strict=False)
-    ]
+    parsed = []
+    for output, reading in zip(outputs, readings or repeat(PARSED), strict=False):
+        if reading == "label" and gold_label is not None:
+            one, other = _read_explanation(output, question, gold_label, spec)
+            parsed.append(one)
+            if other is not None and contradictions is not None:
+                contradictions.append(Contradiction(question.id, output, other, gold_label))
+        else:
+            parsed.append(_read_output(output, question, spec, reading))
     vote_result = majority_vote([one.answer if one else None for one in parsed], salt=question.id)
     rationales = [_make_rationale(question, one) for one in parsed if one]
     positives, negatives = split_rationales(
@@ -122,21 +141,25 @@ def _vote_on_outputs(question: Question, outputs: Sequence[str], spec: MethodSpe
 
 
 def _read_output(
-    output: str,
-    question: Question,
-    gold_label: str | None,
-    spec: MethodSpec,
-    reading: AnswerReading,
+    output: str, question: Question, spec: MethodSpec, reading: AnswerReading
 ) -> ParsedOutput | None:
-    if reading == "last":
-        # What the text marks as its answer says more than where it stands.
-        marked = _parse_with_source(output, question, spec)
-        return marked or read_last_value(output, spec.task, question)
+    # What the text marks as its answer says more than where it stands.
+    marked = _parse_with_source(output, question, spec)
+    if marked is None and reading == "last":
+        return read_last_value(output, spec.task, question)
+    return marked
+
+
+def _read_explanation(
+    output: str, question: Question, gold_label: str, spec: MethodSpec
+) -> tuple[ParsedOutput | None, str | None]:
+    """The text as an explanation of the label, however it words that, and the other answer that it
+    ends in, where it does."""
     parsed = _parse_with_source(output, question, spec)
-    if reading == "parse" or gold_label is None or (parsed and parsed.answer == gold_label):
-        return parsed
-    # It explains the label, however it words that.
-    return ParsedOutput(output.strip(), gold_label) if output.strip() else None
+    if parsed is not None and parsed.answer == gold_label:
+        return parsed, None
+    explained = ParsedOutput(output.strip(), gold_label) if output.strip() else None
+    return explained, None if parsed is None else parsed.answer
 
 
 def _parse_with_source(output: str, question: Question, spec: MethodSpec) -> ParsedOutput | None:

@@ -9,10 +9,10 @@ from qcrd.method.answer_reading.characters import fold
 from qcrd.method.answer_reading.numbers.reading import is_time_or_date
 from qcrd.method.answer_reading.options import find_same_labels
 from qcrd.method.answers import canonical
+from qcrd.questions.rows import QuestionRow
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import JobSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
-from services.api.files.questions import QuestionRow
 
 MAX_SHOWN_CHARS = 80
 NO_QUESTION = Question(id="", text="")

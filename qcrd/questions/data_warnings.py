@@ -1,0 +1,122 @@
+"""Warnings about a job's data, sent before anything is generated, and by `qcrd init` before a job
+is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from qcrd.method.answers import canonical, comparison_id
+from qcrd.questions.labelling import Contradiction
+from qcrd.questions.rows import QuestionRow
+from qcrd.records.specs.spec import MethodSpec
+from qcrd.records.specs.task import AnswerKind
+
+MAX_SHOWN_LABELS = 20
+MAX_SHOWN_CHARS = 200
+
+
+class DataWarning(NamedTuple):
+    """`key` names the kind: a job is told each once. `data` are the figures."""
+
+    message: str
+    key: str
+    data: dict[str, Any]
+
+
+def iter_file_warnings(
+    spec: MethodSpec,
+    training: Sequence[QuestionRow],
+    held_out: Mapping[str, Sequence[QuestionRow]],
+) -> Iterator[DataWarning]:
+    """Of labels that no training question has, of questions that are both trained on and held out,
+    and of templates that lack a column."""
+    yield from _find_unseen_labels(spec, training)
+    for name, rows in held_out.items():
+        if overlap := count_shared_questions(training, rows):
+            message = f"{overlap} {name} questions are also training questions"
+            yield DataWarning(message, f"overlap-{name}", {"shared": overlap})
+    yield from _find_half_questions([*training, *chain.from_iterable(held_out.values())])
+
+
+def _find_unseen_labels(spec: MethodSpec, training: Sequence[QuestionRow]) -> Iterator[DataWarning]:
+    """The student never learns them."""
+    unseen = _list_unseen_labels(spec, training)
+    if not unseen:
+        return
+    shown = ", ".join(repr(label) for label in unseen[:MAX_SHOWN_LABELS])
+    rest = ", …" if len(unseen) > MAX_SHOWN_LABELS else ""
+    yield DataWarning(
+        f"no training question has the label {shown}{rest}: the student never sees "
+        f"{'it' if len(unseen) == 1 else 'them'}; add questions, or take the label out of the task",
+        "unseen-labels",
+        {"unseen_labels": unseen[:MAX_SHOWN_LABELS], "unseen": len(unseen)},
+    )
+
+
+def _find_half_questions(rows: Sequence[QuestionRow]) -> Iterator[DataWarning]:
+    if lacking := [row for row in rows if row.lacks]:
+        first = lacking[0]
+        yield DataWarning(
+            f"{len(lacking)} questions lack a column of `task.fields.question` and are asked "
+            f"without it (first: {first.unit} {first.line_number}, `{first.lacks[0]}`)",
+            "half-questions",
+            {"lacking": len(lacking)},
+        )
+
+
+def find_unused_outputs(rows: Sequence[QuestionRow], method: str) -> Iterator[DataWarning]:
+    """Of outputs in the training file of a job that asks its teacher all the same."""
+    if unused := sum(bool(row.outputs) for row in rows):
+        yield DataWarning(
+            f"{unused} lines of the training file have outputs, which are not used: the teacher is "
+            f"asked. `method.{method}.rationales.import` with this file's id takes them instead",
+            "unused-outputs",
+            {"unused": unused},
+        )
+
+
+def find_contradictions(
+    rows: Sequence[QuestionRow], found: Sequence[Contradiction]
+) -> Iterator[DataWarning]:
+    """Of rationales that end in another answer than the label that they were written to explain."""
+    if not found:
+        return
+    first = found[0]
+    row = next((row for row in rows if row.question.id == first.question_id), None)
+    place = "" if row is None else f"{row.unit} {row.line_number}: "
+    yield DataWarning(
+        f"{len(found)} rationales end in another answer than the label of their line, and are "
+        f"positives of the label all the same (first: {place}{_shorten(first.output)!r} answers "
+        f"{first.answer!r}, the label is {first.label!r}): correct them, or leave them out",
+        "contradicting-rationales",
+        {"contradicting": len(found)},
+    )
+
+
+def _shorten(text: str) -> str:
+    """The end, where the answer is."""
+    return text if len(text) <= MAX_SHOWN_CHARS else f"…{text[-MAX_SHOWN_CHARS:]}"
+
+
+def count_shared_questions(training: Sequence[QuestionRow], held_out: Sequence[QuestionRow]) -> int:
+    """How many of `held_out` are training questions too, but for white space, case and the form of
+    characters; paraphrases are not counted."""
+    training_ids = {_get_comparison_id(row) for row in training}
+    return sum(_get_comparison_id(row) in training_ids for row in held_out)
+
+
+def _get_comparison_id(row: QuestionRow) -> str:
+    return comparison_id(row.question.text, row.question.choices)
+
+
+def _list_unseen_labels(spec: MethodSpec, training: Sequence[QuestionRow]) -> list[str]:
+    if spec.task.answer is not AnswerKind.LABEL or spec.label_mode != "gold":
+        return []
+    seen = {
+        canonical(row.question.label, spec.task, row.question)
+        for row in training
+        if row.question.label is not None
+    }
+    return [label for label in spec.task.labels if label not in seen]
