@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -12,24 +13,22 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def iteration_batches(
-    items: Sequence[T], *, batch_size: int, steps: int, seed: int, iteration: int
+def iterate_batches(
+    items: Sequence[T], *, batch_size: int, first_step: int, steps: int, seed: int
 ) -> Iterator[list[T]]:
-    """`steps` batches for one iteration, drawn without replacement pass by pass.
+    """The batches of `steps` steps from `first_step` on, drawn without replacement pass by pass.
 
-    A function of (seed, iteration) alone: every method sees the same order, and a resumed run
-    continues it without having stored it. The last batch of a pass may be smaller.
+    A function of (seed, step) alone: every method sees the same order, however long its iterations
+    are, and a resumed run continues it without having stored it. The last batch of a pass may be
+    smaller.
     """
-    yielded, epoch = 0, 0
-    while yielded < steps:
-        order = list(range(len(items)))
-        random.Random(f"{seed}/{iteration}/{epoch}").shuffle(order)
-        for start in range(0, len(order), batch_size):
-            if yielded == steps:
-                return
-            yield [items[i] for i in order[start : start + batch_size]]
-            yielded += 1
-        epoch += 1
+    pass_steps, epoch, order = math.ceil(len(items) / batch_size), -1, list(range(len(items)))
+    for step in range(first_step, first_step + steps):
+        if step // pass_steps != epoch:
+            epoch, order = step // pass_steps, list(range(len(items)))
+            random.Random(f"{seed}/{epoch}").shuffle(order)
+        start = step % pass_steps * batch_size
+        yield [items[i] for i in order[start : start + batch_size]]
 
 
 MAX_LENGTH_RATIO, MIN_GROUP_ROWS = 1.25, 8

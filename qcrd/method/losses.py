@@ -88,7 +88,7 @@ def positive_term(ce: Tensor, weights: Tensor, s: Tensor) -> Tensor:
     return (weights * s.detach() * ce).sum()
 
 
-def negative_term(ce: Tensor, weights: Tensor, s: Tensor, delta: float) -> Tensor:
+def negative_term(ce: Tensor, weights: Tensor, s: Tensor, delta: float | Tensor) -> Tensor:
     """Eq. 7, summed over questions: (1 - s) · Σ_r w · min(ce - δ, 0). All arguments [N, R].
 
     max over r of min(ce - δ, 0) is min(max ce - δ, 0), so the pick may look at ce alone.
@@ -99,15 +99,6 @@ def negative_term(ce: Tensor, weights: Tensor, s: Tensor, delta: float) -> Tenso
 def contrastive_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
     """Eq. 3 before its division by N: L_pos - β · L_neg."""
     return positive - beta * negative
-
-
-def loss_lower_bound(alpha2: float, beta: float, delta: float) -> float:
-    """Lower bound of eq. 8: L_pred and L_pos are at least 0, L_neg at least -δ.
-
-    The negative term enters as -β · L_neg, so it only adds; the bound is 0 less rounding. A value
-    under -α2 · β · δ means that the margin is not in force.
-    """
-    return -alpha2 * beta * delta
 
 
 # --- the judge's loss --------------------------------------------------------------------------

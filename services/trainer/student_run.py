@@ -15,6 +15,7 @@ from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.targets import Target
 from qcrd.method.training.checkpoint import TrainerState, capture_state, restore_state
 from qcrd.method.training.distributed import DataParallelGroup
+from qcrd.method.training.iteration_data import ValidationScore
 from qcrd.method.training.negative_sampler import (
     InlineNegativeSampler,
     NegativeSampler,
@@ -27,7 +28,7 @@ from qcrd.method.training.progress import (
     StepFinished,
 )
 from qcrd.method.training.schedule import TrainingSchedule
-from qcrd.method.training.trainer import Trainer, ValidationScore
+from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Prediction
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer import rationale_scores, training_events
@@ -76,6 +77,9 @@ def train_student(
         # It may have been saved by a process that died before it emitted the event.
         training_events.emit_result(stage, method, existing_result, settings.task)
         return existing_result
+    training_events.emit_untrained_share(
+        stage, student_run.schedule, len(student_run.dataset.examples)
+    )
     student = student_run.make_student()
     trainer = Trainer(
         student,
@@ -216,6 +220,7 @@ def _run_trainer(
     last_save = started
     last_emitted_step = training_events.find_last_emitted_step(stage, method)
     judge_metrics: dict[str, float] = {}
+    is_inert = False
 
     def elapsed_seconds() -> float:
         return prior_seconds + time.monotonic() - started
@@ -258,6 +263,11 @@ def _run_trainer(
             case IterationFinished():
                 judge_metrics = record.judge_metrics or judge_metrics
                 training_events.emit_iteration(stage, method, record)
+                if (negative_metrics := record.negative_metrics) and negative_metrics["negatives"]:
+                    share = negative_metrics["in_force_share"]
+                    was_inert, is_inert = is_inert, share < training_events.INERT_SHARE
+                    if was_inert and is_inert:
+                        training_events.warn_about_inert_negatives(stage, method, negative_metrics)
         if time.monotonic() - last_save >= checkpoints.interval_seconds:
             save_state(capture_state(trainer))
             last_save = time.monotonic()

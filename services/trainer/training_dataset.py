@@ -109,6 +109,7 @@ def make_example(item: RationaleItem, task: TaskSpec) -> TrainingExample:
         gold=_gold_or_vote(item) or "",
         positives=item.positives,
         negatives=item.negatives,
+        choices=item.question.choices,
     )
 
 

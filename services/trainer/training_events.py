@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from qcrd.method.judge.health import has_collapsed
+from qcrd.method.training.negatives import MIN_SHARE_IN_FORCE
 from qcrd.method.training.progress import IterationFinished, JudgePretrained, StepFinished
-from qcrd.method.training.schedule import TrainingSchedule
+from qcrd.method.training.schedule import TrainingSchedule, compute_untrained_share
 from qcrd.records.job import Accuracy
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer.checkpoint_store import StudentResult
 
+INERT_SHARE = 0.01
+"""Share of the negatives in force under which they do nothing."""
 EVENT_LOOKBACK = 1000
 """Events that a resumed run reads to know what has been told."""
 
@@ -21,6 +25,20 @@ def find_last_emitted_step(stage: StageContext, method: str) -> int:
     events = stage.events.read(stage.job.id, None, EVENT_LOOKBACK, newest_first=True)
     steps = [e.data["step"] for e in events if e.data.get("method") == method and "loss" in e.data]
     return max(steps, default=0)
+
+
+def emit_untrained_share(stage: StageContext, schedule: TrainingSchedule, n_examples: int) -> None:
+    """How much of a method's training will learn from negatives of the untrained student."""
+    share = compute_untrained_share(schedule.method, schedule.spec, n_examples)
+    if share is not None:
+        stage.emit(
+            f"{schedule.method}: iterations of {schedule.iteration_steps} steps, "
+            f"{schedule.steps} steps in all; {share:.0%} of the training, weighted by its learning "
+            "rate, learns from negatives of the untrained student",
+            once=f"{schedule.method}-untrained-share",
+            method=schedule.method,
+            untrained_share=share,
+        )
 
 
 def emit_step(
@@ -42,21 +60,63 @@ def emit_step(
 
 
 def emit_iteration(stage: StageContext, method: str, record: IterationFinished) -> None:
-    data = {
-        "method": method,
-        "iteration": record.iteration,
-        "validation": record.validation_accuracy,
-    }
+    accuracy = record.validation_accuracy
     best_suffix = ", the best so far" if record.is_best else ""
+    validated = "" if accuracy is None else f", validation {accuracy:.3f}{best_suffix}"
     stage.emit(
-        f"{method}: iteration {record.iteration}, validation "
-        f"{record.validation_accuracy:.3f}{best_suffix}",
+        f"{method}: iteration {record.iteration}{validated}",
         once=f"{method}-round-{record.iteration}",
-        **data,
+        method=method,
+        iteration=record.iteration,
+        **({} if accuracy is None else {"validation": accuracy}),
         judge=record.judge_metrics,
     )
+    if record.negative_metrics:
+        emit_negatives(stage, method, record)
     if record.judge_metrics:
         emit_judge_health(stage, method, record.iteration, record)
+
+
+def emit_negatives(stage: StageContext, method: str, record: IterationFinished) -> None:
+    """What the negatives of an iteration were, and how many of them acted."""
+    metrics = record.negative_metrics
+    temperature = f" at temperature {metrics['temperature']:g}" if "temperature" in metrics else ""
+    stage.emit_metrics(
+        f"{method}: {metrics['negatives']:.0f} negatives of {metrics['samples']:.0f} samples"
+        f"{temperature}, {metrics['in_force_share']:.0%} of them in force; "
+        f"{metrics['right_share']:.0%} of the samples right, {metrics['wrong_share']:.0%} wrong, "
+        f"{metrics['unread_share']:.0%} without an answer, {metrics['cut_share']:.0%} cut",
+        once=f"{method}-negatives-{record.iteration}",
+        method=method,
+        iteration=record.iteration,
+        negatives=metrics,
+    )
+    if metrics.get("temperature_share", 1.0) < MIN_SHARE_IN_FORCE:
+        stage.events.append(
+            stage.job.id,
+            f"{method}: at no temperature are half of the usable samples below the margin "
+            f"({metrics['temperature_share']:.0%} at the lowest, which is taken); raise "
+            "`loss.delta`, or set it relative to the positive: `{over_positive: 2}`",
+            level="warn",
+            data={"negatives": metrics},
+            once=f"{method}-no-temperature-{record.iteration}",
+        )
+
+
+def warn_about_inert_negatives(
+    stage: StageContext, method: str, metrics: Mapping[str, float]
+) -> None:
+    """Once per method: its negatives cost their sampling and change nothing."""
+    stage.events.append(
+        stage.job.id,
+        f"{method}: less than {INERT_SHARE:.0%} of the negatives were in force for two iterations "
+        f"(median cross entropy {metrics.get('ce_median', float('nan')):.1f} nats per token): they "
+        "are paid for and change nothing. `negatives.temperature: auto` finds one at which they "
+        "act; `loss.delta: {over_positive: 2}` sets the margin by the positive",
+        level="warn",
+        data={"negatives": dict(metrics)},
+        once=f"{method}-inert",
+    )
 
 
 def emit_judge_health(

@@ -55,21 +55,21 @@ class Candidates:
         generator: torch.Generator,
         *,
         quality: Callable[[Tensor], Tensor],
-        max_ce: float | None = None,
+        margins: Tensor | None = None,
     ) -> SelectedCandidates:
         """Weigh every candidate by its cross entropy `ce` [candidates], which needs no gradient;
         keep those that will have one.
 
-        `max_ce`: a candidate whose cross entropy is at or above it is left out (past the margin
-        its gradient is 0).
+        `margins` [N]: a candidate whose cross entropy is at or above its row's is left out, because
+        its gradient is 0.
         """
         if not self.flat_candidates:
             return SelectedCandidates([], torch.zeros(0), torch.zeros(0))
         weights = weight_fn(
             self._to_grid(ce), self.mask, self._to_grid(quality(self.scores)), generator
         )[self.mask].float()
-        if max_ce is not None:
-            weights = weights * (ce < max_ce)
+        if margins is not None:
+            weights = weights * (ce < margins[[row for row, _ in self.flat_candidates]])
         kept_indices = weights.nonzero().flatten().tolist()
         return SelectedCandidates(
             [self.flat_candidates[i] for i in kept_indices],

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from qcrd.method.training import weight_history
-from qcrd.method.training.trainer import BestStudent, IterationData, Trainer
+from qcrd.method.training.iteration_data import BestStudent, IterationData
+from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import copy_trainable_weights
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.rationales import Rationale
@@ -46,11 +47,7 @@ def capture_state(trainer: Trainer) -> TrainerState:
     }
     if trainer.step_in_iteration:
         tensors[LIVE_WEIGHTS] = copy_trainable_weights(trainer.student)
-    tensors[OPTIMIZER_MOMENTS] = {
-        f"{index}.{name}": tensor
-        for index, moment in trainer.optimizer_step.optimizer.state_dict()["state"].items()
-        for name, tensor in moment.items()
-    }
+    tensors[OPTIMIZER_MOMENTS] = trainer.optimizer_step.get_moments()
     numbers = {
         "begun": trainer.started,
         "iteration": trainer.iteration,
@@ -63,6 +60,7 @@ def capture_state(trainer: Trainer) -> TrainerState:
         "sampler_flops": trainer.negative_sampler.flops,
         "judge_flops": 0.0 if trainer.judge is None else trainer.judge.flops,
         "judge_version": trainer.judge_version,
+        "temperature": trainer.negative_supply.temperature,
     }
     return TrainerState(tensors, numbers, _serialize_iteration_data(trainer.iteration_data))
 
@@ -79,17 +77,12 @@ def restore_state(trainer: Trainer, state: TrainerState) -> None:
     weight_history.load_weights(
         trainer.student, tensors[LIVE_WEIGHTS] if trainer.step_in_iteration else newest_weights
     )
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors[OPTIMIZER_MOMENTS].items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = tensor
-    trainer.optimizer_step.optimizer.load_state_dict(
-        {**trainer.optimizer_step.optimizer.state_dict(), "state": moments}
-    )
+    trainer.optimizer_step.load_moments(tensors[OPTIMIZER_MOMENTS])
     trainer.student.flops = numbers["student_flops"]
     trainer.negative_sampler.flops = numbers["sampler_flops"]
     if trainer.judge is not None:
         trainer.judge.flops = numbers["judge_flops"]
+    trainer.negative_supply.temperature = numbers.get("temperature")
     trainer.pretrain_metrics = numbers["pretrained"]
     if numbers["best"] is not None:
         iteration, accuracy, minus_ce = numbers["best"]
@@ -108,6 +101,7 @@ def _serialize_iteration_data(iteration_data: IterationData | None) -> dict[str,
         },
         "scores": iteration_data.scores,
         "health": iteration_data.judge_metrics,
+        "negatives": iteration_data.negative_metrics,
         "histograms": iteration_data.histograms
         and iteration_data.histograms.model_dump(mode="json"),
     }
@@ -121,4 +115,5 @@ def _deserialize_iteration_data(data: Mapping[str, Any] | None) -> IterationData
         for key, said in data["sampled"].items()
     }
     histograms = data["histograms"] and JudgeHistograms.model_validate(data["histograms"])
-    return IterationData(samples, data["scores"], data["health"], histograms)
+    negative_metrics = data.get("negatives", {})
+    return IterationData(samples, data["scores"], data["health"], histograms, negative_metrics)

@@ -22,14 +22,12 @@ from safetensors.torch import save as pack
 from qcrd.errors import Transient
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import weight_history
-from qcrd.records.rationales import Rationale, RationaleSource
+from qcrd.method.training.sample_filter import SampledRationales
+from qcrd.records.rationales import RationaleSource
 
 POLL_SECONDS = 0.5
 """Seconds between two checks whether the work is still needed."""
 JOIN_TIMEOUT_SECONDS = 5.0
-
-SampledRationales = dict[str, tuple[Rationale, ...]]
-"""Question id -> the earlier student's rationales."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class NegativeSamplingParams:
     questions: tuple[tuple[str, str], ...]
     n: int
     temperature: float
+    top_p: float
     max_new_tokens: int
     seed: int
     tag: str

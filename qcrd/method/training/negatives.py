@@ -1,85 +1,238 @@
-"""Negatives of an iteration: what is asked of the student's earlier selves, and what is used."""
+"""Negatives of an iteration: what is asked of the student's earlier selves, what is used, and how
+much of it acts."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from qcrd.method.student.base import Weights
+from qcrd.method.prompts import EXPLAIN_PREFIX
+from qcrd.method.student.base import Student, Weights
+from qcrd.method.student.targets import Target
 from qcrd.method.training.negative_sampler import (
+    NegativeSampler,
     NegativeSampleRequest,
     NegativeSamplingParams,
+)
+from qcrd.method.training.sample_filter import (
     SampledRationales,
+    SampleFilter,
+    SampleKind,
+    keep_examples,
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory
 from qcrd.records.rationales import Rationale, RationaleSource
-from qcrd.records.specs.training_spec import NegativeSource
+from qcrd.records.specs.training_spec import NegativeSource, OverPositive
+
+TEMPERATURES = (1.5, 1.2, 1.0, 0.85, 0.7, 0.5)
+"""What `negatives.temperature: auto` chooses from, the highest first."""
+MIN_SHARE_IN_FORCE = 0.5
+"""Of the usable samples, at the temperature that is chosen."""
+TEMPERATURE_ITERATIONS = 5
+"""Iterations between two measurements of the temperature."""
+PROBED_QUESTIONS = 128
+"""Questions on which a temperature, or the share of samples in force, is measured."""
 
 
-def make_sample_requests(
-    schedule: TrainingSchedule,
-    examples: Sequence[TrainingExample],
-    iteration: int,
-    weight_history: WeightHistory,
-    fixed_weights: Weights | None,
-) -> list[NegativeSampleRequest]:
-    """By lag, then the fixed; `fixed_weights` None: the student before it was trained."""
-    sources = schedule.spec.negatives.source
-    if not schedule.objective.uses_negatives:
-        return []
-    requests: list[NegativeSampleRequest] = []
-    if NegativeSource.STUDENT_LAG in sources:
-        params = _make_sampling_params(schedule, examples, iteration, RationaleSource.STUDENT)
-        requests.append((weight_history.get_lagged(iteration), params))
-    if NegativeSource.FIXED in sources:
-        weights = weight_history.by_iteration[0] if fixed_weights is None else fixed_weights
-        params = _make_sampling_params(schedule, examples, iteration, RationaleSource.FIXED)
-        requests.append((weights, params))
-    return requests
+@dataclass(frozen=True)
+class IterationNegatives:
+    """The negatives of an iteration by question, the temperature that they were sampled at, and
+    what was measured of them."""
+
+    samples: SampledRationales = field(default_factory=dict)
+    temperature: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
-def _make_sampling_params(
-    schedule: TrainingSchedule,
-    examples: Sequence[TrainingExample],
-    iteration: int,
-    source: RationaleSource,
-) -> NegativeSamplingParams:
-    spec = schedule.spec.negatives
-    salt = f"{schedule.seed}/sample/{source.value}/{iteration}"
-    return NegativeSamplingParams(
-        questions=tuple((x.id, x.text) for x in examples if x.positives),
-        n=spec.n,
-        temperature=spec.temperature,
-        max_new_tokens=schedule.spec.hyperparameters.max_rationale_tokens,
-        seed=random.Random(salt).getrandbits(31),
-        tag=f"{source.value[0]}{iteration}",
-        source=source,
-    )
+class NegativeSupply:
+    """Samples each iteration's negatives for one training. `temperature` is the last one chosen."""
 
+    def __init__(
+        self,
+        student: Student,
+        schedule: TrainingSchedule,
+        examples: Sequence[TrainingExample],
+        sampler: NegativeSampler,
+        weight_history: WeightHistory,
+        fixed_weights: Weights | None,
+    ) -> None:
+        self.sampler = sampler
+        self.temperature: float | None = None
+        self._student = student
+        self._schedule = schedule
+        self._spec = schedule.spec.negatives
+        self._weight_history = weight_history
+        self._fixed_weights = fixed_weights
+        self._filter = SampleFilter(schedule.spec, examples)
 
-def attach_negatives(
-    schedule: TrainingSchedule, examples: Sequence[TrainingExample], samples: SampledRationales
-) -> Sequence[TrainingExample]:
-    """The examples with the negatives of the spec's sources, where the method uses any."""
-    if not schedule.objective.uses_negatives:
-        return examples
-    uses_minority = NegativeSource.TEACHER_MINORITY in schedule.spec.negatives.source
-    return [
-        replace(
-            example,
-            negatives=(example.negatives if uses_minority else ())
-            + _select_samples(example, samples.get(example.id, ())),
+    def prepare(self, iteration: int, examples: Sequence[TrainingExample]) -> IterationNegatives:
+        """Negatives for the `examples` of `iteration`."""
+        if not self._schedule.objective.uses_negatives:
+            return IterationNegatives()
+        metrics: dict[str, float] = {}
+        if self._is_measured_in(iteration):
+            self.temperature, share = self._choose_temperature(iteration, examples)
+            metrics["temperature_share"] = share
+        requests = self.make_requests(iteration, examples)
+        if not requests:
+            return IterationNegatives()
+        sampled = self.sampler.sample(requests)
+        filtered = self._filter.apply(examples, sampled)
+        metrics |= self._measure(examples, sampled, filtered.counts, filtered.kept)
+        return IterationNegatives(filtered.kept, self.temperature, metrics)
+
+    def prefetch(self, iteration: int, examples: Sequence[TrainingExample]) -> None:
+        """Announce an iteration's samples, unless its temperature is yet to be measured."""
+        if self._is_measured_in(iteration):
+            return
+        if requests := self.make_requests(iteration, examples):
+            self.sampler.prefetch(requests)
+
+    def attach(
+        self, examples: Sequence[TrainingExample], samples: SampledRationales
+    ) -> Sequence[TrainingExample]:
+        """The examples with the negatives of the spec's sources, where the method uses any."""
+        if not self._schedule.objective.uses_negatives:
+            return examples
+        keeps_own = NegativeSource.TEACHER_MINORITY in self._spec.source
+        return keep_examples(examples, samples, keeps_own=keeps_own)
+
+    def make_requests(
+        self, iteration: int, examples: Sequence[TrainingExample]
+    ) -> list[NegativeSampleRequest]:
+        """By lag, then the fixed; without given weights that is the student before training."""
+        if not self._schedule.objective.uses_negatives:
+            return []
+        temperature = self.temperature or self._spec.temperature
+        assert temperature != "auto", "it is measured before the first iteration"
+        requests: list[NegativeSampleRequest] = []
+        if NegativeSource.STUDENT_LAG in self._spec.source:
+            weights = self._weight_history.get_lagged(iteration)
+            requests.append((weights, self._make_params(iteration, examples, temperature, STUDENT)))
+        if NegativeSource.FIXED in self._spec.source:
+            weights = self._fixed_weights or self._weight_history.by_iteration[0]
+            requests.append((weights, self._make_params(iteration, examples, temperature, FIXED)))
+        return requests
+
+    def _make_params(
+        self,
+        iteration: int,
+        examples: Sequence[TrainingExample],
+        temperature: float,
+        source: RationaleSource,
+    ) -> NegativeSamplingParams:
+        salt = f"{self._schedule.seed}/sample/{source.value}/{iteration}"
+        return NegativeSamplingParams(
+            questions=tuple((x.id, x.text) for x in examples),
+            n=self._spec.n,
+            temperature=temperature,
+            top_p=self._spec.top_p,
+            max_new_tokens=self._schedule.spec.hyperparameters.max_rationale_tokens,
+            seed=random.Random(salt).getrandbits(31),
+            tag=f"{source.value[0]}{iteration}",
+            source=source,
         )
-        for example in examples
-    ]
+
+    # --- the temperature --------------------------------------------------------------------------
+
+    def _is_measured_in(self, iteration: int) -> bool:
+        samples_any = {NegativeSource.STUDENT_LAG, NegativeSource.FIXED} & set(self._spec.source)
+        is_due = self.temperature is None or iteration % TEMPERATURE_ITERATIONS == 0
+        return self._spec.temperature == "auto" and bool(samples_any) and is_due
+
+    def _choose_temperature(
+        self, iteration: int, examples: Sequence[TrainingExample]
+    ) -> tuple[float, float]:
+        """The highest temperature with enough usable samples in force, and their share; the lowest
+        where none has. Its cost counts as the sampling's and the student's."""
+        probed = _draw(examples, f"{self._schedule.seed}/temperature/{iteration}")
+        share = 0.0
+        for temperature in TEMPERATURES:
+            self.temperature = temperature
+            sampled = self.sampler.sample(self.make_requests(iteration, probed))
+            kept = self._filter.apply(probed, sampled).kept
+            usable = [(e, s) for e in probed for s in kept[e.id] if self._filter.is_usable(s)]
+            in_force = [ce < margin for ce, margin in self._score(usable)]
+            share = statistics.fmean(in_force) if in_force else 0.0
+            if share >= MIN_SHARE_IN_FORCE:
+                break
+        return temperature, share
+
+    # --- what is told of an iteration's negatives -------------------------------------------------
+
+    def _measure(
+        self,
+        examples: Sequence[TrainingExample],
+        sampled: Mapping[str, Sequence[Rationale]],
+        counts: Mapping[SampleKind, int],
+        kept: SampledRationales,
+    ) -> dict[str, float]:
+        """Shares of the samples by what they are; of the negatives, the share in force and the
+        quartiles of their cross entropy under the student as it is now. Not a part of the method's
+        compute."""
+        n_asked = len(examples) * self._spec.n * len(self.make_requests(0, examples[:1]))
+        n_sampled = sum(counts.values())
+        entropies = [s.entropy for own in sampled.values() for s in own if s.entropy is not None]
+        probed = _draw([e for e in examples if kept[e.id]], f"{self._schedule.seed}/in-force")
+        flops = self._student.flops
+        scored = self._score([(e, s) for e in probed for s in kept[e.id]])
+        self._student.flops = flops
+        metrics = {
+            "samples": float(n_sampled),
+            "negatives": float(sum(map(len, kept.values()))),
+            "blank_share": 1 - n_sampled / max(1, n_asked),
+            **{f"{kind}_share": counts[kind] / max(1, n_sampled) for kind in SampleKind},
+            "in_force_share": sum(ce < margin for ce, margin in scored) / max(1, len(scored)),
+        }
+        if isinstance(temperature := self.temperature or self._spec.temperature, float):
+            metrics["temperature"] = temperature
+        if entropies:
+            metrics["entropy"] = statistics.fmean(entropies)
+        if len(scored) > 1:
+            quartiles = statistics.quantiles([ce for ce, _ in scored], n=4, method="inclusive")
+            metrics |= zip(("ce_q1", "ce_median", "ce_q3"), quartiles, strict=True)
+        return metrics
+
+    def _score(
+        self, pairs: Sequence[tuple[TrainingExample, Rationale]]
+    ) -> list[tuple[float, float]]:
+        """Cross entropy of each sample under the student as it is now, and the margin under which
+        it acts."""
+        if not pairs:
+            return []
+        index, prompts = range(len(pairs)), [EXPLAIN_PREFIX + e.text for e, _ in pairs]
+        targets = [Target(s.text, is_cut=s.is_cut) for _, s in pairs]
+        ce = self._student.mean_cross_entropy(prompts, index, targets).tolist()
+        delta = self._schedule.spec.loss.delta
+        if not isinstance(delta, OverPositive):
+            return [(value, delta) for value in ce]
+        # The lowest positive stands for the picked one: a margin is told here, and not trained on.
+        margins = []
+        for (example, _), prompt in zip(pairs, prompts, strict=True):
+            positives = [Target(r.text, is_cut=r.is_cut) for r in example.positives]
+            lowest = (
+                float(
+                    self._student.mean_cross_entropy(
+                        [prompt], [0] * len(positives), positives
+                    ).min()
+                )
+                + delta.over_positive
+                if positives
+                else 0.0
+            )
+            margins.append(lowest)
+        return list(zip(ce, margins, strict=True))
 
 
-def _select_samples(
-    example: TrainingExample, sampled: Sequence[Rationale]
-) -> tuple[Rationale, ...]:
-    """A sample equal to a positive is right, and so no negative."""
-    positive_texts = {rationale.text for rationale in example.positives}
-    return tuple(rationale for rationale in sampled if rationale.text not in positive_texts)
+STUDENT, FIXED = RationaleSource.STUDENT, RationaleSource.FIXED
+
+
+def _draw(examples: Sequence[TrainingExample], salt: str) -> list[TrainingExample]:
+    """At most `PROBED_QUESTIONS` of them, in their order."""
+    size = min(PROBED_QUESTIONS, len(examples))
+    indices = sorted(random.Random(salt).sample(range(len(examples)), size))
+    return [examples[i] for i in indices]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from qcrd.method.student.base import Student
 from qcrd.method.training.schedule import TrainingSchedule
@@ -31,7 +32,9 @@ class OptimizerStep:
         self.module = StepModule(student, schedule.objective, schedule.spec.loss)
         self.micro_batches = schedule.micro_batches
         self.clip_norm = schedule.spec.hyperparameters.clip_norm
-        self.optimizer = _make_optimizer(student, schedule.spec.hyperparameters)
+        encoder, rest = _split_parameters(student)
+        self._parameters = [*encoder, *rest]
+        self.optimizer = _make_optimizer(encoder, rest, schedule.spec.hyperparameters)
 
     def compute_loss(
         self,
@@ -58,12 +61,17 @@ class OptimizerStep:
         seed: int,
         *,
         reduce_sum: Callable[[float], float] = float,
+        measure: bool = False,
     ) -> dict[str, float]:
         """The gradients of `batch`, and the terms of its loss. In several parts they are the same
-        sums, in less memory; dropout and luck differ."""
+        sums, in less memory; dropout and luck differ.
+
+        `measure`: with the norms of the gradients of the positive and the negative term, of the
+        first part, where a negative is in force.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         if self.micro_batches == 1:
-            return self._backward_part(batch, scores, seed, reduce_sum)
+            return self._backward_part(batch, scores, seed, reduce_sum, measure)
         own_counts = count_step(self.student, batch, self.module.objective, self.module.spec)
         counts = [reduce_sum(count) for count in own_counts]
         losses: Counter[str] = Counter()
@@ -74,6 +82,7 @@ class OptimizerStep:
                 scores,
                 seed + MAX_PROCESSES * number,
                 partial(_take_next, iter(counts)),
+                measure and number == 0,
             )
             losses.update(part_losses)
         return dict(losses)
@@ -84,11 +93,31 @@ class OptimizerStep:
         scores: JudgeScores,
         seed: int,
         reduce_sum: Callable[[float], float],
+        measure: bool,
     ) -> dict[str, float]:
-        step_loss = self.compute_loss(batch, scores, seed, reduce_sum=reduce_sum)
-        if step_loss.total.requires_grad:
-            step_loss.total.backward()
-        return step_loss.losses
+        loss = self.compute_loss(batch, scores, seed, reduce_sum=reduce_sum)
+        norms = self._measure_terms(loss) if measure else {}
+        if loss.total.requires_grad:
+            loss.total.backward()
+        return {**loss.losses, **norms}
+
+    def _measure_terms(self, loss: StepLoss) -> dict[str, float]:
+        """Norms of the gradients of the contrast's two terms, as they enter the loss."""
+        if loss.positive is None or loss.negative is None or not loss.losses["negative"]:
+            return {}
+        return {
+            f"{name}_gradient": self._gradient_norm(term)
+            for name, term in (("positive", loss.positive), ("negative", loss.negative))
+        }
+
+    def _gradient_norm(self, term: Tensor) -> float:
+        if not term.requires_grad:
+            return 0.0
+        gradients = torch.autograd.grad(
+            term, self.parameters(), retain_graph=True, allow_unused=True
+        )
+        norms = [gradient.norm() for gradient in gradients if gradient is not None]
+        return float(torch.stack(norms).norm()) if norms else 0.0
 
     def clip_gradients(self) -> float:
         """The gradient's norm before it is clipped to the plan's."""
@@ -102,27 +131,68 @@ class OptimizerStep:
         self.optimizer.step()
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        """What is trained: the encoder's parameters, then the rest."""
+        return self._parameters
+
+    # A parameter is named by its place among all of them, however they are grouped: checkpoints
+    # outlive groups.
+
+    def get_moments(self) -> dict[str, Tensor]:
+        """The optimizer's state by `<place of the parameter>.<name of the moment>`."""
+        return {
+            f"{place}.{name}": tensor
+            for place, parameter in enumerate(self._parameters)
+            for name, tensor in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """Take up the state that `get_moments` gave."""
+        places = {id(p): place for place, p in enumerate(self._parameters)}
+        grouped = [p for group in self.optimizer.param_groups for p in group["params"]]
+        by_place: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for key, tensor in moments.items():
+            place, name = key.split(".", 1)
+            by_place[int(place)][name] = tensor
+        state = {
+            index: by_place[places[id(p)]]
+            for index, p in enumerate(grouped)
+            if places[id(p)] in by_place
+        }
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
-def _make_optimizer(student: Student, hyper: Hyperparameters) -> torch.optim.Optimizer:
-    """AdamW over what is not frozen. A group's `share` scales the schedule's rate."""
+def _split_parameters(
+    student: Student,
+) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """The encoder's trained parameters, and the others."""
     encoder_ids = {id(p) for p in student.encoder_parameters()}
-    encoder: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
-    for parameter in student.model.parameters():
-        if parameter.requires_grad:
-            (encoder if id(parameter) in encoder_ids else rest).append(parameter)
+    trained = [p for p in student.model.parameters() if p.requires_grad]
+    return (
+        [p for p in trained if id(p) in encoder_ids],
+        [p for p in trained if id(p) not in encoder_ids],
+    )
+
+
+def _make_optimizer(
+    encoder: Sequence[torch.nn.Parameter],
+    rest: Sequence[torch.nn.Parameter],
+    hyper: Hyperparameters,
+) -> torch.optim.Optimizer:
+    """AdamW. A group's `share` scales the schedule's rate; norms and biases do not decay."""
     encoder_share = (hyper.encoder_learning_rate or hyper.learning_rate) / hyper.learning_rate
     # A decoder-only student has the same parameters for prompt and output.
-    groups = [
-        {"params": encoder, "share": encoder_share if rest else 1.0},
-        {"params": rest, "share": 1.0},
-    ]
+    groups = [(encoder, encoder_share if rest else 1.0), (rest, 1.0)]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {"params": params, "share": share, "weight_decay": decay}
+            for all_params, share in groups
+            for params, decay in (
+                ([p for p in all_params if p.dim() > 1], hyper.weight_decay),
+                ([p for p in all_params if p.dim() <= 1], 0.0),
+            )
+            if params
+        ],
         lr=hyper.learning_rate,
-        weight_decay=hyper.weight_decay,
     )
 
 

@@ -22,14 +22,16 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class IterationFinished:
-    """One finished iteration. `is_best`: its weights are the best on validation so far."""
+    """One finished iteration. `is_best`: its weights are the best on validation so far; no accuracy
+    where no validation was due."""
 
     iteration: int
-    validation_accuracy: float
+    validation_accuracy: float | None
     is_best: bool
     judge_metrics: dict[str, float] = field(default_factory=dict)
     flops: float = 0.0
     histograms: JudgeHistograms | None = None
+    negative_metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from qcrd.method import losses
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target
-from qcrd.method.training.candidates import Candidates
+from qcrd.method.training.candidates import Candidates, SelectedCandidates
 from qcrd.method.training.objectives import Objective
 from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
 from qcrd.records.rationales import Rationale
-from qcrd.records.specs.training_spec import LossSpec
+from qcrd.records.specs.training_spec import LossSpec, OverPositive
 
 JudgeScores = Mapping[str, float]
 """Rationale id -> the judge's score."""
@@ -33,13 +33,17 @@ class TrainingExample:
     gold: str
     positives: tuple[Rationale, ...] = ()
     negatives: tuple[Rationale, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 class StepLoss(NamedTuple):
-    """The step's loss and its parts, as plain numbers for the record."""
+    """The step's loss and its parts, as plain numbers for the record. `positive` and `negative` are
+    the terms of eqs 6 and 7 as they enter the loss, where the step has them."""
 
     total: Tensor
     losses: dict[str, float]
+    positive: Tensor | None = None
+    negative: Tensor | None = None
 
 
 class StepModule(nn.Module):
@@ -73,12 +77,26 @@ class StepModule(nn.Module):
         label_loss = self._label_loss(batch, reduce_sum)
         if objective.joined:
             return StepLoss(label_loss, {"loss": label_loss.item()})
-        losses = {"label": label_loss.item()}
+        label = {"label": label_loss.item()}
         if objective.max_positives == 0:
-            return StepLoss(label_loss, {"loss": label_loss.item(), **losses})
-        contrastive_loss, parts = self._contrastive_loss(batch, scores, generator, reduce_sum)
-        total = spec.alpha[0] * label_loss + spec.alpha[1] * contrastive_loss
-        return StepLoss(total, {"loss": total.item(), **losses, **parts})
+            return StepLoss(label_loss, {"loss": label_loss.item(), **label})
+        count = reduce_sum(_count_contrasted(batch, spec))
+        terms = self._contrastive_terms(batch, scores, generator)
+        if terms is None or count == 0:
+            total = spec.alpha[0] * label_loss
+            parts = {"positive": 0.0, "negative": 0.0}
+            return StepLoss(total, {"loss": total.item(), **label, **parts})
+        positive, negative = terms
+        parts = {"positive": positive.item() / count, "negative": negative.item() / count}
+        weight = spec.alpha[1] / count
+        contrastive_loss = weight * losses.contrastive_loss(positive, negative, spec.beta)
+        total = spec.alpha[0] * label_loss + contrastive_loss
+        return StepLoss(
+            total,
+            {"loss": total.item(), **label, **parts},
+            weight * positive,
+            -weight * spec.beta * negative,
+        )
 
     def _label_loss(
         self, batch: Sequence[TrainingExample], reduce_sum: Callable[[float], float]
@@ -94,18 +112,16 @@ class StepModule(nn.Module):
         )
         return total.sum() / reduce_sum(count.sum().item())
 
-    def _contrastive_loss(
+    def _contrastive_terms(
         self,
         batch: Sequence[TrainingExample],
         scores: JudgeScores,
         generator: torch.Generator,
-        reduce_sum: Callable[[float], float],
-    ) -> tuple[Tensor, dict[str, float]]:
-        """L_cl of eq. 3: the terms of the batch's questions, divided by their number."""
-        count = reduce_sum(_count_contrasted(batch, self.spec))
+    ) -> tuple[Tensor, Tensor] | None:
+        """Eqs 6 and 7 summed over the batch's questions; None where no rationale acts."""
         rows = [example for example in batch if _has_rationales(example, self.objective)]
         if not rows:
-            return torch.zeros((), device=self.student.device), {"positive": 0.0, "negative": 0.0}
+            return None
         prompts = [EXPLAIN_PREFIX + example.text for example in rows]
         pos_weight_fn, neg_weight_fn = losses.SCHEMES[self.spec.scheme]
         pos_candidates = Candidates(
@@ -119,24 +135,41 @@ class StepModule(nn.Module):
             default_score=0.0,
         )
         pos_ce, neg_ce = self._score_candidates(prompts, pos_candidates, neg_candidates)
-        pos_selected = pos_candidates.select(pos_ce, pos_weight_fn, generator, quality=lambda s: s)
-        neg_selected = neg_candidates.select(
-            neg_ce, neg_weight_fn, generator, quality=lambda s: 1 - s, max_ce=self.spec.delta
+        pos = pos_candidates.select(pos_ce, pos_weight_fn, generator, quality=lambda s: s)
+        margins = self._margins(len(rows), pos, pos_ce, pos_candidates)
+        neg = neg_candidates.select(
+            neg_ce, neg_weight_fn, generator, quality=lambda s: 1 - s, margins=margins
         )
-        selected = [*pos_selected.selected, *neg_selected.selected]
+        selected = [*pos.selected, *neg.selected]
         if not selected:
-            return torch.zeros((), device=self.student.device), {"positive": 0.0, "negative": 0.0}
+            return None
         ce_sum, n_tokens = self.student.cross_entropy(prompts, *_index_targets(selected))
-        ce = ce_sum / n_tokens
-        n_positives = len(pos_selected.selected)
-        columns = (
-            pos_selected.weights, pos_selected.scores, neg_selected.weights, neg_selected.scores,
-        )  # fmt: skip
+        ce, n_positives = ce_sum / n_tokens, len(pos.selected)
+        columns = (pos.weights, pos.scores, neg.weights, neg.scores)
         w_pos, s_pos, w_neg, s_neg = (column.to(ce.device) for column in columns)
-        positive = losses.positive_term(ce[:n_positives], w_pos, s_pos)
-        negative = losses.negative_term(ce[n_positives:], w_neg, s_neg, self.spec.delta)
-        total = losses.contrastive_loss(positive, negative, self.spec.beta) / count
-        return total, {"positive": positive.item() / count, "negative": negative.item() / count}
+        neg_margins = margins[[row for row, _ in neg.selected]].to(ce.device)
+        return (
+            losses.positive_term(ce[:n_positives], w_pos, s_pos),
+            losses.negative_term(ce[n_positives:], w_neg, s_neg, neg_margins),
+        )
+
+    def _margins(
+        self, n_rows: int, pos: SelectedCandidates, pos_ce: Tensor, pos_candidates: Candidates
+    ) -> Tensor:
+        """δ of each row. A row without a positive has nothing to be relative to: 0, so that its
+        negatives are out of force."""
+        delta = self.spec.delta
+        if not isinstance(delta, OverPositive):
+            return torch.full((n_rows,), float(delta))
+        ce_by_id = {
+            r.id: ce
+            for (_, r), ce in zip(pos_candidates.flat_candidates, pos_ce.tolist(), strict=True)
+        }
+        margins = torch.zeros(n_rows)
+        for (row, rationale), weight in zip(pos.selected, pos.weights.tolist(), strict=True):
+            margins[row] += weight * ce_by_id[rationale.id]
+        has_positive = torch.tensor([row in {r for r, _ in pos.selected} for row in range(n_rows)])
+        return torch.where(has_positive, margins + delta.over_positive, margins)
 
     def _score_candidates(
         self,
@@ -146,10 +179,14 @@ class StepModule(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Cross entropy of every candidate without gradients, in one call for both sides.
 
-        Positives without a choice need none; negatives do, to be left out past the margin.
+        Positives without a choice need none, unless a margin is relative to them; negatives do, to
+        be left out past the margin.
         """
         n_positives = len(pos_candidates.flat_candidates)
-        scored_positives = [] if pos_candidates.has_no_choice else pos_candidates.flat_candidates
+        needs_positives = not pos_candidates.has_no_choice or (
+            isinstance(self.spec.delta, OverPositive) and bool(neg_candidates.flat_candidates)
+        )
+        scored_positives = pos_candidates.flat_candidates if needs_positives else []
         to_score = [*scored_positives, *neg_candidates.flat_candidates]
         if not to_score:
             return torch.zeros(n_positives), torch.zeros(0)

@@ -10,20 +10,19 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
-from qcrd.method.batching import iteration_batches
+from qcrd.method.batching import iterate_batches
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.judge.training_pairs import TrainingPair, make_training_pair
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.training import divergence, negatives, weight_history
+from qcrd.method.training import divergence, weight_history
 from qcrd.method.training.distributed import DataParallelGroup
+from qcrd.method.training.iteration_data import BestStudent, IterationData, ValidationScore
 from qcrd.method.training.negative_sampler import (
     InlineNegativeSampler,
     NegativeSampler,
-    NegativeSampleRequest,
-    SampledRationales,
 )
+from qcrd.method.training.negatives import NegativeSupply
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.progress import (
     IterationFinished,
@@ -31,35 +30,12 @@ from qcrd.method.training.progress import (
     PhaseStarted,
     StepFinished,
 )
+from qcrd.method.training.sample_filter import SampledRationales
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
-from qcrd.records.job import JudgeHistograms
 from qcrd.records.judge import get_judge_version
 from qcrd.records.specs.training_spec import NegativeSource
-
-ValidationScore = tuple[float, float]
-"""(validation accuracy, minus the label's mean cross entropy): higher is better, in this order."""
-
-
-@dataclass(frozen=True)
-class IterationData:
-    """The input of an iteration: the student's earlier samples by question, the judge's
-    score of every rationale by its id, and the judge's health."""
-
-    samples: SampledRationales = field(default_factory=dict)
-    scores: dict[str, float] = field(default_factory=dict)
-    judge_metrics: dict[str, float] = field(default_factory=dict)
-    histograms: JudgeHistograms | None = None
-
-
-@dataclass(frozen=True)
-class BestStudent:
-    """The iteration with the best validation score so far."""
-
-    score: ValidationScore
-    iteration: int
-    weights: Weights
 
 
 class Trainer:
@@ -86,16 +62,28 @@ class Trainer:
         self.schedule = schedule
         self.validate = validate
         self.judge = judge if schedule.objective.uses_judge else None
-        self.negative_sampler = negative_sampler or InlineNegativeSampler(student)
         self.optimizer_step = OptimizerStep(student, schedule)
         self.process_group = process_group
         self._replicas_ready = False
-        self.fixed_weights = fixed_weights
         # Where no checkpoint is given the fixed source is the student before it was trained.
         pinned = NegativeSource.FIXED in schedule.spec.negatives.source and fixed_weights is None
-        # A method without sampled negatives needs no earlier weights.
-        lag = schedule.spec.negatives.lag if schedule.objective.uses_negatives else 0
+        # Earlier weights are kept only as long as negatives are sampled from them.
+        looks_back = (
+            schedule.objective.uses_negatives
+            and NegativeSource.STUDENT_LAG in schedule.spec.negatives.source
+        )
+        lag = schedule.spec.negatives.lag if looks_back else 0
         self.weight_history = WeightHistory(lag, pinned=frozenset({0} if pinned else ()))
+        self.negative_supply = NegativeSupply(
+            student,
+            schedule,
+            examples,
+            negative_sampler or InlineNegativeSampler(student),
+            self.weight_history,
+            fixed_weights,
+        )
+        self.negative_sampler = self.negative_supply.sampler
+        self._collapse_check = divergence.CollapseCheck(len(student.tokenizer))
         self.started = False
         self.iteration = 0
         self.step = 0
@@ -136,8 +124,9 @@ class Trainer:
                 if self.schedule.objective.uses_negatives:
                     yield PhaseStarted(f"negatives for iteration {self.iteration + 1}")
                 self.iteration_data = self._prepare_iteration()
+            first_step = self.first_step
             yield from self._train_iteration(self.iteration_data)
-            yield self._finish_iteration(self.iteration_data)
+            yield self._finish_iteration(self.iteration_data, first_step)
 
     def restore_best(self) -> None:
         """Give the student the weights that were best on validation."""
@@ -149,14 +138,20 @@ class Trainer:
 
     # --- one iteration -------------------------------------------------------------------------
 
+    @property
+    def first_step(self) -> int:
+        """Number of the current iteration's first step."""
+        return self.step - self.step_in_iteration
+
     def _prepare_iteration(self) -> IterationData:
         """Fresh negatives, an updated judge and fresh scores for this iteration."""
         if not self.schedule.objective.uses_negatives:
             return IterationData()
-        samples = self._sample_negatives()
+        used = self.select_examples(self.first_step)
+        found = self.negative_supply.prepare(self.iteration, used)
         if self.judge is None:
-            return IterationData(samples)
-        examples = negatives.attach_negatives(self.schedule, self.examples, samples)
+            return IterationData(found.samples, negative_metrics=found.metrics)
+        examples = self.negative_supply.attach(used, found.samples)
         alpha3 = (
             self.schedule.spec.loss.alpha[2] * self.schedule.spec.loss.alpha3_decay**self.iteration
         )
@@ -164,24 +159,48 @@ class Trainer:
             self.iteration, self._make_training_pairs(examples), weight=alpha3
         )
         return IterationData(
-            samples, self._score_rationales(examples), judge_metrics, self.judge.histograms
+            found.samples,
+            self._score_rationales(examples),
+            judge_metrics,
+            self.judge.histograms,
+            found.metrics,
         )
 
     def _train_iteration(self, iteration_data: IterationData) -> Iterator[StepFinished]:
         self._prefetch_negatives()
-        batches = iteration_batches(
-            negatives.attach_negatives(self.schedule, self.examples, iteration_data.samples),
-            batch_size=self.schedule.spec.hyperparameters.batch_size,
-            steps=self.schedule.iteration_steps,
-            seed=self.schedule.seed,
-            iteration=self.iteration,
+        batches = self._iterate_batches(
+            self.negative_supply.attach(self.examples, iteration_data.samples), self.first_step
         )
         for batch in itertools.islice(batches, self.step_in_iteration, None):
             if self._is_finished():
                 return
             yield self._train_step(batch, iteration_data.scores)
 
-    def _finish_iteration(self, iteration_data: IterationData) -> IterationFinished:
+    def _iterate_batches(
+        self, examples: Sequence[TrainingExample], first_step: int
+    ) -> Iterator[list[TrainingExample]]:
+        """The batches of the iteration that begins with `first_step`."""
+        schedule, steps = self.schedule, self.schedule.iteration_steps
+        if schedule.flops is None:
+            steps = min(steps, schedule.steps - first_step)
+        return iterate_batches(
+            examples,
+            batch_size=schedule.spec.hyperparameters.batch_size,
+            first_step=first_step,
+            steps=steps,
+            seed=schedule.seed,
+        )
+
+    def select_examples(self, first_step: int) -> list[TrainingExample]:
+        """The questions of the iteration that begins with `first_step`: no others are sampled for,
+        or judged."""
+        used = {e.id for batch in self._iterate_batches(self.examples, first_step) for e in batch}
+        return [example for example in self.examples if example.id in used]
+
+    def _finish_iteration(
+        self, iteration_data: IterationData, first_step: int
+    ) -> IterationFinished:
+        self._collapse_check.finish(self.schedule, self.step, self.iteration)
         self.iteration += 1
         self.step_in_iteration, self.iteration_data, self.last_samples = (
             0,
@@ -189,28 +208,36 @@ class Trainer:
             iteration_data.samples,
         )
         self.weight_history.push(self.iteration, copy_trainable_weights(self.student))
+        score, is_best = None, False
+        if self._is_finished() or self.schedule.is_validated(first_step, self.step):
+            score, is_best = self._validate()
+        return IterationFinished(
+            self.iteration,
+            None if score is None else score[0],
+            is_best,
+            iteration_data.judge_metrics,
+            self.flops,
+            iteration_data.histograms,
+            iteration_data.negative_metrics,
+        )
+
+    def _validate(self) -> tuple[ValidationScore, bool]:
+        """The score of the student as it is, and whether it is the best so far."""
         training_flops = self.student.flops
         score = self.validate(self.student)
         self.student.flops = training_flops  # measuring is no part of a method's compute
         is_best = self.best is None or score > self.best.score
         if is_best:
-            self.best = BestStudent(
-                score, self.iteration, self.weight_history.by_iteration[self.iteration]
-            )
-        return IterationFinished(
-            self.iteration,
-            score[0],
-            is_best,
-            iteration_data.judge_metrics,
-            self.flops,
-            iteration_data.histograms,
-        )
+            weights = self.weight_history.by_iteration[self.iteration]
+            self.best = BestStudent(score, self.iteration, weights)
+        return score, is_best
 
     def _train_step(
         self, batch: Sequence[TrainingExample], scores: dict[str, float]
     ) -> StepFinished:
         seed = random.Random(f"{self.schedule.seed}/step/{self.step}").getrandbits(62)
         losses = self._backward(batch, scores, seed)
+        self._collapse_check.add(losses)
         gradient_norm = self.optimizer_step.clip_gradients()
         divergence.check_gradient_norm(self.schedule, self.step, gradient_norm)
         learning_rate = self.schedule.learning_rate(self.step, self.flops)
@@ -236,31 +263,21 @@ class Trainer:
             losses = self.process_group.backward(self.optimizer_step, batch, scores, seed)
             divergence.check_losses(self.schedule, self.step, losses)
             return losses
-        losses = self.optimizer_step.backward(batch, scores, seed)
+        # Once per iteration: it takes two more passes backward.
+        measure = self.step_in_iteration == 0 and self.schedule.objective.uses_negatives
+        losses = self.optimizer_step.backward(batch, scores, seed, measure=measure)
         divergence.check_losses(self.schedule, self.step, losses)
         return losses
 
     # --- negatives and scores ------------------------------------------------------------------
 
-    def _sample_negatives(self) -> SampledRationales:
-        requests = self.make_sample_requests(self.iteration)
-        return self.negative_sampler.sample(requests) if requests else {}
-
     def _prefetch_negatives(self) -> None:
         """Announce the next iteration's samples: with a lag of at least 1 its weights exist."""
-        next_iteration = self.iteration + 1
-        is_last = (
-            self.schedule.flops is None
-            and next_iteration * self.schedule.iteration_steps >= self.schedule.steps
-        )
-        if not is_last and (requests := self.make_sample_requests(next_iteration)):
-            self.negative_sampler.prefetch(requests)
-
-    def make_sample_requests(self, iteration: int) -> list[NegativeSampleRequest]:
-        """What the student's earlier selves are asked for `iteration`."""
-        return negatives.make_sample_requests(
-            self.schedule, self.examples, iteration, self.weight_history, self.fixed_weights
-        )
+        first_step = self.first_step + self.schedule.iteration_steps
+        if self.schedule.flops is None and first_step >= self.schedule.steps:
+            return  # this iteration is the last
+        if self.schedule.objective.uses_negatives:
+            self.negative_supply.prefetch(self.iteration + 1, self.select_examples(first_step))
 
     def _make_training_pairs(self, examples: Sequence[TrainingExample]) -> list[TrainingPair]:
         return [make_training_pair(x.text, x.positives, x.negatives) for x in examples]
@@ -272,4 +289,6 @@ class Trainer:
             (example, r) for example in examples for r in (*example.positives, *example.negatives)
         ]
         scores = self.judge.score([(example.text, r.text) for example, r in to_score])
-        return {r.id: score for (_, r), score in zip(to_score, scores, strict=True)}
+        scores_by_id = {r.id: score for (_, r), score in zip(to_score, scores, strict=True)}
+        divergence.check_scores(scores_by_id)
+        return scores_by_id

@@ -53,6 +53,7 @@ def sample_rationales(
     *,
     n: int,
     temperature: float,
+    top_p: float = 1.0,
     max_new_tokens: int,
     seed: int,
     tag: str,
@@ -69,6 +70,7 @@ def sample_rationales(
         [EXPLAIN_PREFIX + text for _, text in prompts],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        top_p=top_p,
         seed=seed,
         check=check,
     )

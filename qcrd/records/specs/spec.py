@@ -24,6 +24,8 @@ from qcrd.records.specs.training_spec import (
 FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "task": frozenset({"fields", "conversation"}),
+        "negatives": frozenset({"top_p", "filter"}),
+        "loss": frozenset({"contrast_normaliser"}),
         "rationales": frozenset(
             {
                 "max_failed_share",
@@ -64,9 +66,48 @@ class Baseline(StrEnum):
     QCRD = "qcrd"
 
 
+PAPER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "rationales": {"positive_rule": "majority"},
+        "negatives": {
+            "source": "student_lag", "lag": 5, "temperature": 1.5, "n": 1, "top_p": 1.0,
+            "filter": "none",
+        },
+        "discriminator": {"loss": "paper"},
+        "loss": {
+            "alpha": [0.5, 0.5, 0.5], "alpha3_decay": 0.9, "beta": 0.2, "delta": 3.0,
+            "scheme": "min_max", "contrast_normaliser": "all",
+        },
+    }
+)  # fmt: skip
+"""Wang et al. 2025, sections 3 and 4.1, where they say what they did."""
+
+
+def apply_paper_preset(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of `data` with the paper's values. `Invalid` where one says otherwise."""
+    sections: dict[str, Any] = {}
+    for section, fields in PAPER.items():
+        own = data.get(section, {})
+        if not isinstance(own, dict):
+            continue  # told by the section's own check
+        for field, value in fields.items():
+            if field in own and own[field] not in (value, [value]):
+                raise Invalid(
+                    f"`preset: paper` sets `{section}.{field}` to {value}, and the spec says "
+                    f"{str(own[field])[:80]}: leave one of the two out",
+                    param=f"{section}.{field}",
+                    code="preset_contradicted",
+                )
+        sections[section] = {**own, **fields}
+    return sections
+
+
 class MethodSpec(Record):
     """The body of `method.<type>`; deployment details are in the services' settings."""
 
+    preset: Annotated[Literal["paper"] | None, Field(exclude=True)] = None
+    """`paper`: the setting of the paper, whatever our defaults are; it stands in the stored spec
+    field by field, and a field that says otherwise is refused."""
     teacher: str = "default"
     """Name of a teacher in the server's configuration."""
     task: TaskSpec = TaskSpec()
@@ -87,6 +128,13 @@ class MethodSpec(Record):
     """Of the training."""
     baselines: tuple[Baseline, ...] = ()
     """Methods that are trained beside it, for the report's comparison."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def expand_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("preset") != "paper":
+            return data
+        return {**data, **apply_paper_preset(data)}
 
 
 class Budget(Record):

@@ -25,8 +25,15 @@ class NegativeSpec(Record):
     teacher's minority, or one given checkpoint."""
     lag: Annotated[int, Field(ge=1, le=100)] = 5
     """Iterations between the student that is trained and the one that samples negatives."""
-    temperature: Annotated[float, Field(gt=0, le=5)] = 1.5
-    """τ of that sampling."""
+    temperature: Annotated[float, Field(gt=0, le=5)] | Literal["auto"] = 1.5
+    """τ of that sampling. `auto`: the highest of .5, .7, .85, 1, 1.2 and 1.5 at which at least half
+    of the usable samples are below δ, measured on 128 questions every five iterations."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the probability that is drawn from; 1 is the whole distribution."""
+    filter: Literal["none", "wrong_only"] = "none"
+    """`wrong_only` keeps the samples whose answer is another than the label, or the vote where
+    there is none; what breaks off or has no answer is dropped and counted. A right chain of thought
+    is no negative."""
     n: Annotated[int, Field(ge=1, le=16)] = 1
     """Negatives per question and step."""
     checkpoint: str | None = None
@@ -69,6 +76,13 @@ class ManyToOneScheme(StrEnum):
     WEIGHTED_MEAN = "weighted_mean"
 
 
+class OverPositive(Record):
+    """A margin that travels between tokenizers: relative to what the student gives a positive."""
+
+    over_positive: Annotated[float, Field(gt=0)]
+    """Nats per token."""
+
+
 class LossSpec(Record):
     """Weights of eqs 3 and 8, margin of eq. 7, many-to-one scheme of Table 5."""
 
@@ -80,8 +94,9 @@ class LossSpec(Record):
     """Factor of α3 per iteration."""
     beta: Annotated[float, Field(ge=0)] = 0.2
     """β: weight of the negative term (eq. 3)."""
-    delta: Annotated[float, Field(gt=0)] = 3.0
-    """δ: the cross entropy, in nats per token, from which on a negative no longer acts (eq. 7)."""
+    delta: Annotated[float, Field(gt=0)] | OverPositive = 3.0
+    """δ: the cross entropy, in nats per token, from which on a negative no longer acts (eq. 7);
+    `{over_positive: c}` is c above that of the positive which was picked for the question."""
     scheme: ManyToOneScheme = ManyToOneScheme.MIN_MAX
     """How several rationales of a question become one term (Table 5); `min_max` is eqs 6 and 7."""
     contrast_normaliser: Literal["all", "with_positives"] = "with_positives"
@@ -122,9 +137,12 @@ one does not learn a thing in ten iterations."""
 
 class Hyperparameters(Record):
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Rounds, each of which ends in a validation; the best one is kept."""
+    """Passes over the training questions, each of which ends in a validation; the best is kept.
+    With `iteration_steps`, rounds of that many steps."""
     iteration_steps: Annotated[int | None, Field(ge=1)] = None
-    """Optimizer steps per iteration; None is one pass over the training questions."""
+    """Optimizer steps of an iteration, the unit of `lag` and of the judge's updates. None: a pass,
+    and with sampled negatives so few that at most a quarter of the training, weighted by its
+    learning rate, learns from samples of the untrained student."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     """Questions per optimizer step."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
@@ -154,6 +172,10 @@ class Hyperparameters(Record):
         """How many of `questions` training questions are kept for validation."""
         return max(1, round(self.validation_share * questions))
 
-    def get_iteration_steps(self, questions: int) -> int:
-        """Steps of an iteration on `questions` training questions: an epoch, unless it is set."""
-        return self.iteration_steps or math.ceil(questions / self.batch_size)
+    def get_pass_steps(self, questions: int) -> int:
+        """Steps of one pass over `questions` training questions."""
+        return math.ceil(questions / self.batch_size)
+
+    def get_total_steps(self, questions: int) -> int:
+        """Steps of the whole training."""
+        return self.iterations * (self.iteration_steps or self.get_pass_steps(questions))

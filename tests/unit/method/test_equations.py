@@ -208,11 +208,6 @@ def test_eqs_6_7_by_sampling() -> None:
     assert seen[1] == {round(a + b, 4) for a in (-2.5, -0.8, -1.6) for b in (-0.3, -0.4)}
 
 
-def test_the_bound_under_eq8() -> None:
-    """-α2 · β · δ = -.5 · .2 · 3."""
-    assert losses.loss_lower_bound(0.5, 0.2, 3.0) == pytest.approx(-0.3)
-
-
 # --- eq. 8 per method -----------------------------------------------------------------------------
 
 COSTS = {
@@ -226,6 +221,7 @@ COSTS = {
     "n1": (2.0, 2),  # mean 1
     "n2": (5.0, 2),  # mean 2.5
     "n3": (8.0, 2),  # mean 4
+    "": (0.0, 0),
     "p2 answer: la": (6.0, 4),
     "p3 answer: lb": (8.0, 3),
 }
@@ -288,3 +284,29 @@ def test_eq8_per_method(method: str, scores: dict[str, float], alpha: Any, expec
     terms = StepModule(told, OBJECTIVES[method], spec)(BATCH, scores, torch.Generator())
     assert terms.total.item() == pytest.approx(expected)
     assert terms.losses["loss"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        # N counts the question without positives too: (1 + 3) / 3 instead of / 2
+        ({"contrast_normaliser": "all"}, 0.5 * 2.5 + 0.5 * (4 + 0.2 * (0.5 + 2.0)) / 3),
+        ({"contrast_normaliser": "with_positives"}, 0.5 * 2.5 + 0.5 * (4 + 0.2 * 2.5) / 2),
+        # δ is 2 over the positive that was picked: 1 + 2 for a, 3 + 2 for b, and nothing for c,
+        # which has none; in force are n2 with 2.5 - 3 and n3 with 4 - 5
+        ({"delta": {"over_positive": 2.0}}, 0.5 * 2.5 + 0.5 * (4 + 0.2 * (0.5 + 1.0)) / 2),
+    ],
+)
+def test_eq3_with_a_question_that_has_negatives_only(change: Any, expected: float) -> None:
+    """c has one negative of mean 1, so 1 - 3 = -2; its label weighs nothing here."""
+    only = TrainingExample("c", "c?", "", "c", (), rationales("n1"))
+    spec = LossSpec.model_validate({"alpha": (0.5, 0.5, 0.5), "beta": 0.2, **change})
+    told: Any = Told()
+    method = OBJECTIVES["dss+positives+negatives"]
+    terms = StepModule(told, method, spec)([*BATCH, only], {}, torch.Generator())
+    assert terms.total.item() == pytest.approx(expected)
+    assert terms.positive is not None
+    assert terms.negative is not None
+    label = 0.5 * 2.5
+    parts = label + terms.positive.item() + terms.negative.item()
+    assert terms.total.item() == pytest.approx(parts)

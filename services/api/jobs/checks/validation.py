@@ -138,6 +138,8 @@ def _check_lag_reachable(spec: JobSpec) -> None:
     """`Invalid` for an unreachable lag: all negatives would be the untrained student's."""
     settings, path = spec.settings, f"method.{spec.method}"
     lag, iterations = settings.negatives.lag, settings.hyperparameters.iterations
+    if settings.hyperparameters.iteration_steps is None:
+        return  # iterations are then as short as the lag needs
     methods = (spec.method.value, *(row.value for row in settings.baselines))
     uses_negatives = any(OBJECTIVES[row].uses_negatives for row in methods)
     if (

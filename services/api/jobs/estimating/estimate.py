@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from qcrd.method.training.schedule import compute_untrained_share
 from qcrd.records.specs.spec import JobSpec
 from services.api.assembling import sampling_plan
 from services.api.assembling.batches.choose import asks_by_batch
@@ -56,6 +57,9 @@ class JobEstimate(BaseModel):
     teacher: TeacherEstimate
     budget: BudgetEstimate
     training_steps: int
+    untrained_share: float | None = None
+    """Share of the training, weighted by its learning rate, whose negatives are samples of the
+    untrained student; None where none are sampled."""
     assembling_seconds: float | None
     training_seconds: float | None
     lengths: LengthEstimate = LengthEstimate()
@@ -82,7 +86,8 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
     )
     hyperparameters = spec.settings.hyperparameters
     held_out = 0 if spec.validation_file else hyperparameters.get_holdout_size(questions)
-    steps = hyperparameters.iterations * hyperparameters.get_iteration_steps(questions - held_out)
+    n_examples = max(1, questions - held_out)
+    steps = hyperparameters.get_total_steps(n_examples)
     assembling, training, basis = _estimate_seconds(gateway, spec, teacher_estimate, steps)
     if teacher_estimate.asked and teacher is not None and asks_by_batch(spec, teacher):
         assembling = None  # nobody can say when a batch ends
@@ -90,6 +95,7 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
         teacher=teacher_estimate,
         budget=_estimate_budget(spec, teacher_estimate),
         training_steps=steps,
+        untrained_share=compute_untrained_share(spec.method.value, spec.settings, n_examples),
         assembling_seconds=assembling,
         training_seconds=training,
         lengths=lengths,

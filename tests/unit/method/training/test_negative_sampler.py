@@ -38,6 +38,7 @@ def order(model: Student, **changes: object) -> NegativeSampleRequest:
         "questions": (("a", "what kind of thing is a trout ?"), ("b", "what is an apple ?")),
         "n": 2,
         "temperature": 1.5,
+        "top_p": 1.0,
         "max_new_tokens": 6,
         "seed": 3,
         "tag": "s1",
@@ -125,10 +126,11 @@ def test_each_source_gives_its_own_samples() -> None:
     asked = []
     for record in trainer.run():
         if isinstance(record, PhaseStarted):
-            asked.append(trainer.make_sample_requests(trainer.iteration))
+            used = trainer.select_examples(trainer.first_step)
+            asked.append(trainer.negative_supply.make_requests(trainer.iteration, used))
         if isinstance(record, StepFinished) and trainer.iteration_data is not None:
-            sources = [r.source for r in trainer.iteration_data.samples[lessons()[0].id]]
-            assert set(sources) == {RationaleSource.STUDENT, RationaleSource.FIXED}
+            sampled = [r for own in trainer.iteration_data.samples.values() for r in own]
+            assert {r.source for r in sampled} == {RationaleSource.STUDENT, RationaleSource.FIXED}
     (lagged, fixed) = asked[2]
     assert any(not torch.equal(lagged[0][name], weight) for name, weight in fixed[0].items())
     untrained = copy_trainable_weights(student())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from qcrd.errors import Diverged
-from qcrd.method.batching import group_by_length, iteration_batches
+from qcrd.method.batching import group_by_length, iterate_batches
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge, train_judge
 from qcrd.method.judge.training_pairs import TrainingPair, balance_negatives, split_holdout
@@ -79,7 +79,10 @@ def judge(seed: int = 0) -> LocalJudge:
 
 
 def spec(**hyper: object) -> MethodSpec:
-    settings = {"batch_size": 4, "iterations": 3, "learning_rate": 1e-3, "max_rationale_tokens": 8}
+    settings = {
+        "batch_size": 4, "iterations": 3, "iteration_steps": 2, "learning_rate": 1e-3,
+        "max_rationale_tokens": 8,
+    }  # fmt: skip
     return MethodSpec(
         hyperparameters=Hyperparameters.model_validate({**settings, **hyper}),
         negatives=NegativeSpec(lag=1),
@@ -178,7 +181,13 @@ def test_min_max_picks_by_value_and_drops_negatives_past_the_margin() -> None:
     wrong = Candidates([item.negatives for item in batch], {}, default_score=0.0)
     targets = [Target(item.negatives[0].text) for item in batch]
     values = model.mean_cross_entropy(prompts, [0, 1], targets)
-    far = wrong.select(values, weight_highest, generator, quality=lambda s: 1 - s, max_ce=0.1)
+    far = wrong.select(
+        values,
+        weight_highest,
+        generator,
+        quality=lambda s: 1 - s,
+        margins=torch.full((2,), 0.1),
+    )
     assert far.selected == []
 
 
@@ -264,16 +273,19 @@ def test_the_ring_gives_the_checkpoint_of_lag_iterations_ago() -> None:
     assert len(ring.by_iteration) == 3
 
 
-def test_batches_cover_a_pass_and_depend_on_seed_and_iteration_alone() -> None:
-    def batches(seed: int, iteration: int) -> list[list[int]]:
+def test_batches_cover_a_pass_and_depend_on_seed_and_step_alone() -> None:
+    def batches(seed: int, first_step: int, steps: int = 6) -> list[list[int]]:
         return list(
-            iteration_batches(range(10), batch_size=4, steps=6, seed=seed, iteration=iteration)
+            iterate_batches(range(10), batch_size=4, first_step=first_step, steps=steps, seed=seed)
         )
 
-    first = batches(0, 1)
-    assert sorted(i for batch in first[:3] for i in batch) == list(range(10))
-    assert first == batches(0, 1) != batches(0, 2)
+    first = batches(0, 0)
+    for one_pass in (first[:3], first[3:]):
+        assert sorted(i for batch in one_pass for i in batch) == list(range(10))
+    assert first == batches(0, 0) != batches(1, 0)
     assert [len(batch) for batch in first] == [4, 4, 2, 4, 4, 2]
+    # However long iterations are, they go on in the same shuffle.
+    assert [batches(0, step, 1)[0] for step in range(6)] == first
 
 
 def test_length_groups_hold_every_row_once_within_the_bound() -> None:

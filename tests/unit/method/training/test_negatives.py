@@ -1,0 +1,136 @@
+"""Which samples are negatives, at which temperature they are drawn, and what is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qcrd.method.training.checkpoint import capture_state, restore_state
+from qcrd.method.training.negative_sampler import NegativeSampler, NegativeSampleRequest
+from qcrd.method.training.progress import IterationFinished, StepFinished
+from qcrd.method.training.sample_filter import SampledRationales, SampleFilter, SampleKind
+from qcrd.method.training.schedule import make_schedule
+from qcrd.method.training.trainer import Trainer
+from qcrd.records.rationales import Rationale
+from qcrd.records.specs.spec import MethodSpec
+from tests.unit.method.training.test_trainer import lessons, spec, student, validate
+
+TASK = {"answer": "label", "labels": ["animal", "fruit", "tool", "instrument"]}
+SAID = {
+    "right": "it swims . So the answer is animal.",
+    "wrong": "it grows . So the answer is fruit.",
+    "unread": "it swims so it is a thing",
+    "cut": "it swims in water on trees in",
+}
+
+
+def rationale(text: str, **more: Any) -> Rationale:
+    return Rationale(id=text, question_id="q", text=text, **more)
+
+
+def make_spec(**negatives: Any) -> MethodSpec:
+    given = MethodSpec.model_validate({"task": TASK, "negatives": {"lag": 1, **negatives}})
+    update = {"task": given.task, "negatives": given.negatives}
+    return spec(iterations=6, iteration_steps=1).model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("setting", "kept"),
+    [("none", ["right", "wrong", "unread", "cut"]), ("wrong_only", ["wrong"])],
+)
+def test_samples_are_sorted_by_their_answers(setting: str, kept: list[str]) -> None:
+    example = replace(lessons()[0], id="q", gold="animal")
+    samples = [rationale(text, is_cut=name == "cut") for name, text in SAID.items()]
+    repeated = example.positives[0].model_copy(update={"id": "again"})
+    found = SampleFilter(make_spec(filter=setting), [example]).apply(
+        [example], {"q": [*samples, repeated]}
+    )
+    assert [r.text for r in found.kept["q"]] == [SAID[name] for name in kept]
+    assert found.counts == dict.fromkeys(SampleKind, 1)
+
+
+class ScriptedSampler(NegativeSampler):
+    """Says what it is told for each temperature, and notes what it was asked."""
+
+    def __init__(self, texts: dict[float, str]) -> None:
+        self.texts = texts
+        self.flops = 0.0
+        self.asked: list[tuple[float, float, int]] = []
+
+    def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
+        ((_, params),) = requests
+        self.asked.append((params.temperature, params.top_p, len(params.questions)))
+        self.flops += len(params.questions)
+        text = self.texts.get(params.temperature, "it " * 8)
+        return {key: (rationale(text, entropy=0.5),) for key, _ in params.questions}
+
+
+def train(sampler: ScriptedSampler, given: MethodSpec) -> list[IterationFinished]:
+    made = make_schedule("dss+positives+negatives", given, n_examples=8, seed=0)
+    trainer = Trainer(student(), lessons(), made, validate, negative_sampler=sampler)
+    records = list(trainer.run())
+    return [r for r in records if isinstance(r, IterationFinished)]
+
+
+def margin_between(low: float) -> MethodSpec:
+    given = make_spec(temperature="auto", top_p=0.9)
+    return given.model_copy(update={"loss": given.loss.model_copy(update={"delta": low})})
+
+
+def test_the_highest_temperature_whose_samples_act_is_taken() -> None:
+    """With a margin that everything is under, that is the first of them; with one that nothing
+    is under, the last, and its share says so."""
+    acting, inert = ScriptedSampler({}), ScriptedSampler({})
+    ends = train(acting, margin_between(99.0))
+    assert [t for t, _, _ in acting.asked] == [1.5] * 8  # six iterations, and measured twice
+    assert ends[0].negative_metrics["temperature"] == 1.5
+    assert ends[0].negative_metrics["in_force_share"] == 1.0
+    ends = train(inert, margin_between(1e-9))
+    assert [t for t, _, _ in inert.asked[:6]] == [1.5, 1.2, 1.0, 0.85, 0.7, 0.5]
+    assert ends[0].negative_metrics["temperature"] == 0.5
+    assert ends[0].negative_metrics["temperature_share"] == 0.0
+    assert {top_p for _, top_p, _ in inert.asked} == {0.9}
+    # Measured anew in the sixth iteration.
+    assert [t for t, _, _ in inert.asked[6:]].count(1.5) == 1
+    assert ends[-1].flops > inert.flops > 0
+
+
+def test_what_was_measured_is_told_with_every_iteration() -> None:
+    first, *_ = train(ScriptedSampler({}), make_spec())
+    told = first.negative_metrics
+    assert told["entropy"] == 0.5
+    assert told["samples"] == told["negatives"] == 4
+    assert told["unread_share"] == 1.0
+    assert told["ce_q1"] <= told["ce_median"] <= told["ce_q3"]
+
+
+def test_the_norms_of_both_gradients_are_told_where_a_negative_acts() -> None:
+    given = make_spec()
+    acting = given.model_copy(update={"loss": given.loss.model_copy(update={"delta": 99.0})})
+    made = make_schedule("dss+positives+negatives", acting, n_examples=8, seed=0)
+    trainer = Trainer(student(), lessons(), made, validate, negative_sampler=ScriptedSampler({}))
+    steps = [r for r in trainer.run() if isinstance(r, StepFinished)]
+    assert all(r.losses["negative_gradient"] > 0 for r in steps)
+    assert all(r.losses["positive_gradient"] > 0 for r in steps)
+
+
+def test_only_the_questions_of_an_iteration_are_sampled_for() -> None:
+    sampler = ScriptedSampler({})
+    train(sampler, make_spec())
+    assert {n for _, _, n in sampler.asked} == {4}  # one step of four questions
+
+
+def test_the_temperature_outlives_a_restart() -> None:
+    made = make_schedule("dss+positives+negatives", margin_between(1e-9), n_examples=8, seed=0)
+    first = Trainer(student(), lessons(), made, validate, negative_sampler=ScriptedSampler({}))
+    for record in first.run():
+        if isinstance(record, IterationFinished):
+            break
+    sampler = ScriptedSampler({})
+    second = Trainer(student(), lessons(), made, validate, negative_sampler=sampler)
+    restore_state(second, capture_state(first))
+    next(r for r in second.run() if isinstance(r, IterationFinished))
+    assert [t for t, _, _ in sampler.asked] == [0.5]
