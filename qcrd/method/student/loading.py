@@ -132,7 +132,7 @@ def choose_reading(config: Any) -> Reading:
         reason = families.refused.get(config.model_type, "it was not tried with this release")
         raise Invalid(
             f"`model`: students of type {config.model_type!r} are not trained, because their loss "
-            f"was not found to be exact ({reason}); docs/students.md lists the types that are",
+            f"was not found to be exact ({reason}); docs/students.md says which are",
             param="model",
             code="inexact_student",
         )

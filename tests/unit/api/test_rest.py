@@ -149,7 +149,11 @@ def test_jobs_are_listed_newest_first_in_pages(here: Here) -> None:
         ({"loss": {"detla": 3}}, "unknown_key", "method.qcrd.loss.detla"),
         ({"loss": {"scheme": "nonsense"}}, "invalid_value", "method.qcrd.loss.scheme"),
         ({"negatives": {"source": "none"}}, "invalid_value", "method.qcrd.negatives.source.0"),
-        ({"negatives": {"lag": 10}}, "lag_not_reached", "method.qcrd.negatives.lag"),
+        (
+            {"negatives": {"lag": 10}, "hyperparameters": {"iteration_steps": 9}},
+            "lag_not_reached",
+            "method.qcrd.negatives.lag",
+        ),
         ({"teacher": "gpt"}, "unknown_teacher", "method.qcrd.teacher"),
         (
             {"discriminator": {"encoder": "brt"}},
@@ -172,12 +176,13 @@ def test_a_wrong_method_is_refused_by_path(
 
 
 def test_a_lag_that_no_iteration_reaches_is_refused_with_both_fields(here: Here) -> None:
-    training, short = here.file(sums(4)), {"hyperparameters": {"iterations": 5}}
+    training = here.file(sums(4))
+    short = {"hyperparameters": {"iterations": 5, "iteration_steps": 2}}
     message = refused(here.create(training, short), 400, "lag_not_reached", LAG)
     assert "`method.qcrd.negatives.lag` is 5" in message
     assert "`method.qcrd.hyperparameters.iterations` is only 5" in message
     assert "at most 4" in message
-    one = {"hyperparameters": {"iterations": 1}, "negatives": {"lag": 1}}
+    one = {"hyperparameters": {"iterations": 1, "iteration_steps": 2}, "negatives": {"lag": 1}}
     message = refused(here.create(training, one), 400, "lag_not_reached", LAG)
     assert "at most" not in message
     assert "at least 2" in message
@@ -200,7 +205,7 @@ def test_a_lag_within_reach_or_without_use_is_none_to_refuse(
 
 def test_a_lag_matters_where_some_row_samples_negatives(here: Here) -> None:
     training = here.file(sums(4))
-    body = {**TASK, "hyperparameters": {"iterations": 2}}
+    body = {**TASK, "hyperparameters": {"iterations": 2, "iteration_steps": 9}}
 
     def create(**more: Any) -> Any:
         method = {"type": "dss", "dss": {**body, **more}}
@@ -236,6 +241,15 @@ def test_a_base_without_a_language_model_head_is_refused(
     assert "take a seq2seq, decoder-only or BERT-like base" in message
     # As the judge's encoder it is another question, which the discriminator answers.
     assert here.create(training, {"discriminator": {"encoder": "other"}}).status_code == 200
+
+
+def test_a_base_whose_loss_was_not_found_exact_is_refused_with_the_reason(
+    here: Here, tmp_path: Path
+) -> None:
+    training = here.file(sums(4))
+    write_config(tmp_path, json.dumps({"model_type": "xlnet"}))
+    message = refused(here.create(training, model="other"), 400, "inexact_student", "model")
+    assert "another than that of one sequence per pair" in message
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,41 @@ def test_questions_that_are_cut_are_counted_in_one_event(
     assert event.level == "warn"
     assert event.data == {"cut_questions": 2, "max_question_tokens": 32}
     assert event.message.startswith("2 of 4 questions are longer than the 32 tokens")
+
+
+NEGATIVES = {
+    "samples": 40.0, "negatives": 30.0, "in_force_share": 0.0, "right_share": 0.25,
+    "wrong_share": 0.5, "unread_share": 0.25, "cut_share": 0.0, "ce_median": 7.2,
+    "temperature": 1.5,
+}  # fmt: skip
+
+
+def test_what_the_negatives_were_is_told_with_their_iteration(
+    stage: StageContext, events: Mortal
+) -> None:
+    low = {**NEGATIVES, "temperature": 0.5, "temperature_share": 0.1}
+    training_events.emit_iteration(
+        stage, "qcrd", IterationFinished(1, None, False, negative_metrics=NEGATIVES)
+    )
+    training_events.emit_iteration(
+        stage, "qcrd", IterationFinished(2, 0.5, True, negative_metrics=low)
+    )
+    first, negatives, second, _, warning = events.read(ID)
+    assert first.message == "qcrd: iteration 1"
+    assert "validation" not in first.data
+    assert negatives.message == (
+        "qcrd: 30 negatives of 40 samples at temperature 1.5, 0% of them in force; 25% of the "
+        "samples right, 50% wrong, 25% without an answer, 0% cut"
+    )
+    assert second.data["validation"] == 0.5
+    assert warning.level == "warn"
+    assert "over_positive" in warning.message
+
+
+def test_negatives_that_do_nothing_are_warned_of_once(stage: StageContext, events: Mortal) -> None:
+    for _ in range(2):
+        training_events.warn_about_inert_negatives(stage, "qcrd", NEGATIVES)
+    (warning,) = events.read(ID)
+    assert warning.level == "warn"
+    assert "negatives.temperature: auto" in warning.message
+    assert "7.2 nats" in warning.message

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qcrd.errors import Invalid
+from qcrd.records.student_families import load_student_families
 
 VISION_MODEL_TYPES = """
 beit bit clip clip_vision_model convnext convnextv2 cvt data2vec-vision deit detr dinov2
@@ -35,9 +36,19 @@ UNSUPPORTED_MODEL_TYPES: Mapping[str, str] = {
 
 
 def check_language_model_head(name: str, config: Mapping[str, Any], param: str) -> None:
-    """`Invalid` when a model of this `config` (its config.json, or {}) cannot generate text."""
+    """`Invalid` when a model of this `config` (its config.json, or {}) cannot generate text, or
+    cannot be trained exactly."""
     model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in UNSUPPORTED_MODEL_TYPES:
+    if not isinstance(model_type, str):
+        return
+    if (reason := load_student_families().refused.get(model_type)) is not None:
+        raise Invalid(
+            f"`{param}`: {name!r} is a {model_type} model; students of that type are not trained, "
+            f"because their loss was not found to be exact ({reason})",
+            param=param,
+            code="inexact_student",
+        )
+    if model_type not in UNSUPPORTED_MODEL_TYPES:
         return
     architectures = config.get("architectures")
     architecture = (
