@@ -166,6 +166,9 @@ class Report(Record):
     notes: tuple[str, ...] = ()
     leak: LeakReport | None = None
     """None without a test file."""
+    untrained_share: float | None = None
+    """Share of the method's training, weighted by its learning rate, whose negatives were samples
+    of the untrained student; None where none were sampled, and in older reports."""
     comparisons: tuple[Comparison, ...] = ()
     rationale_revision: str | None = None
     """Id of the `Revision` of the rationale set that it was trained with."""

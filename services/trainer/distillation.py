@@ -25,7 +25,7 @@ from qcrd.method.training.negative_sampler import (
     never_interrupt,
 )
 from qcrd.method.training.objectives import OBJECTIVES
-from qcrd.method.training.schedule import make_schedule
+from qcrd.method.training.schedule import compute_untrained_share, make_schedule
 from qcrd.records.job import (
     Accuracy,
     Comparison,
@@ -195,6 +195,9 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
         judge=main_result.judge,
         notes=tuple(notes),
         leak=_make_leak_report(is_repeated, is_leaked) if golds else None,
+        untrained_share=compute_untrained_share(
+            job.spec.method.value, job.spec.settings, len(dataset.examples)
+        ),
         comparisons=_compare_with_baselines(job, results),
         rationale_revision=dataset.revision.id,
     )

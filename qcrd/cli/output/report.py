@@ -44,6 +44,11 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
     if comparisons:
         told = describe_one_seed(one.seeds_needed for one in comparisons)
         console.print(f"[bold]Methods[/]     {escape(told)}")
+    if (share := report.get("untrained_share")) is not None:
+        console.print(
+            f"[bold]Negatives[/]   {share:.0%} of the training, weighted by its learning rate, "
+            "learned from samples of the untrained student"
+        )
     if leak := report.get("leak"):
         console.print(f"[bold]Leak[/]        {escape(format_leaks(leak))}")
     console.print(_make_rationale_table(report["rationales"]))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.modeling_outputs import BaseModelOutput
 
 from qcrd.method.batching import group_by_length, restore_order
@@ -58,6 +59,20 @@ class Seq2SeqStudent(Student):
 
     def _encode(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """The encoder's states [N, S, D] of the prompts, and their mask [N, S]."""
+        groups = group_by_length(
+            [len(prompt) for prompt in prompts],
+            max_tokens=self.max_batch_target_tokens,
+            similar=self.length_groups,
+        )
+        parts = [self._encode_group([prompts[i] for i in group]) for group in groups]
+        width = max(mask.shape[1] for _, mask in parts)
+        padded = [
+            (pad(states, (0, 0, 0, width - mask.shape[1])), pad(mask, (0, width - mask.shape[1])))
+            for states, mask in parts
+        ]
+        return restore_order(padded, [i for group in groups for i in group])
+
+    def _encode_group(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         ids, mask = self._pad_prompts(prompts)
         is_frozen = not any(p.requires_grad for p in self.encoder_parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen), self._autocast():

@@ -19,7 +19,12 @@ def curve(method: str, kind: str, out: Path, others: distributed.DataParallelGro
     made = make_schedule(method, spec(batch_size=7), n_examples=len(lessons()), seed=5)
     trainer = Trainer(student(kind), lessons(), made, validate, judge(), process_group=others)
     steps = [record for record in trainer.run() if isinstance(record, StepFinished)]
-    parts = [{**step.losses, "norm": step.gradient_norm} for step in steps]
+    # The norms of single terms are measured in one process only.
+    parts = [
+        {name: value for name, value in step.losses.items() if not name.endswith("_gradient")}
+        | {"norm": step.gradient_norm}
+        for step in steps
+    ]
     torch.save((parts, copy_trainable_weights(trainer.student), trainer.flops), out)
 
 
