@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -301,6 +302,24 @@ def test_the_judge_learns_to_tell_right_from_wrong(loss: str) -> None:
     wrong = local.score([(c.question, c.negatives[0]) for c in contrasts()])
     assert auc(right, wrong) == 1.0
     assert all(0 < score < 1 for score in (*right, *wrong))
+
+
+@pytest.mark.parametrize("bias", [50.0, -50.0])
+@pytest.mark.parametrize("loss", ["paper", "bce", "infonce"])
+def test_a_judge_that_is_sure_of_everything_still_trains(loss: str, bias: float) -> None:
+    """All logits are near `bias`, where single precision has no score but 1 (and nearly 0)."""
+    local = judge()
+    with torch.no_grad():
+        local.model.second.bias.fill_(bias)
+    training = JudgeSpec(loss=loss, batch_size=8)  # type: ignore[arg-type]
+    steps = list(
+        train_judge(local.model, contrasts(), training, steps=9, learning_rate=3e-3, seed=0)
+    )
+    assert all(map(math.isfinite, steps))
+    gradients = [p.grad for p in local.model.second.parameters() if p.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    if loss == "bce":  # the side that is wrong pulls with all its weight
+        assert steps[-1] < steps[0]
 
 
 def test_padding_takes_no_part_in_the_pooling() -> None:
