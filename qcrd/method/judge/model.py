@@ -25,6 +25,7 @@ from qcrd.method.judge.training_pairs import (
     split_holdout,
 )
 from qcrd.method.losses import JUDGE_LOSSES
+from qcrd.method.weight_decay import make_decay_groups
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.specs.training_spec import JudgeSpec
 
@@ -113,9 +114,8 @@ def train_judge(
     seed), so a restarted service repeats it exactly from the weights alone.
     """
     loss_fn = JUDGE_LOSSES[spec.loss]
-    optimizer = torch.optim.AdamW(
-        (p for p in judge.parameters() if p.requires_grad), lr=learning_rate
-    )
+    groups = make_decay_groups(judge.named_parameters(), spec.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
     rng = random.Random(seed)
     usable = [c for c in training_pairs if c.positives and c.negatives]
     if not usable:
