@@ -22,6 +22,7 @@ from qcrd.method.judge.training_pairs import (
     QuestionRationale,
     TrainingPair,
     balance_negatives,
+    count_real_negatives,
     split_holdout,
 )
 from qcrd.method.losses import JUDGE_LOSSES
@@ -199,11 +200,13 @@ class LocalJudge:
         self.model.flops = value
 
     def pretrain(self, training_pairs: Sequence[TrainingPair]) -> dict[str, float]:
+        """The metrics say how many questions it could learn right from wrong from."""
         train, holdout = split_holdout(training_pairs)
         balanced_pairs = balance_negatives(train, seed=self.seed)
-        return self._train_and_evaluate(
+        metrics = self._train_and_evaluate(
             balanced_pairs, holdout, self.spec.pretrain_steps, self.spec.learning_rate, -1
         )
+        return {**metrics, **count_real_negatives(train)} if self.spec.pretrain_steps else metrics
 
     def update(
         self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float

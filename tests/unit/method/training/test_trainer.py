@@ -338,6 +338,23 @@ def test_real_negatives_first_corruption_only_fills_up() -> None:
     assert not set(filled.negatives) & set(filled.positives)
 
 
+def test_pretraining_says_how_many_questions_had_a_real_negative() -> None:
+    """Corrupted texts are no such thing, held-out questions do not count, and an update and a judge
+    that is not pretrained say nothing."""
+    many = [TrainingPair(f"q{i}", ("it swims",), ("a thing",) if i % 2 else ()) for i in range(40)]
+    train, _ = split_holdout(many)
+    local = judge()
+    health = local.pretrain(many)
+    assert health["questions"] == len(train)
+    assert health["questions_with_real_negatives"] == sum(bool(c.negatives) for c in train)
+    none = local.pretrain([replace(c, negatives=()) for c in many])
+    assert none["questions_with_real_negatives"] == 0
+    assert "loss" in none
+    assert "questions" not in local.update(0, many, weight=0.5)
+    untrained = LocalJudge(local.model, JudgeSpec(pretrain_steps=0), seed=0)
+    assert "questions" not in untrained.pretrain(many)
+
+
 def test_held_back_is_decided_by_the_question_alone() -> None:
     many = [TrainingPair(f"q{i}", ("a",), ("b",)) for i in range(400)]
     trained, kept = split_holdout(many)
