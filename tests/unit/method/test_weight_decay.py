@@ -34,7 +34,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
 
 
 def test_the_judges_decay_is_its_specs() -> None:
-    """`paper` at logits of 100 has no gradient, so that a step is decay alone: at rate .1 and decay
+    """`paper` at logits of 200 has no gradient, so that a step is decay alone: at rate .1 and decay
     .5 a matrix is 1 - .1 · .5 = .95 of itself, and norms and biases are as they were."""
     torch.manual_seed(0)
     judge = Judge(tiny.bert(), tiny.tokenizer(), hidden=4, max_tokens=16)
