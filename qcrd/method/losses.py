@@ -2,7 +2,7 @@
 
 Symbols are the paper's. N questions, R rationales each (padded; `mask` marks real ones), `ce` the
 mean token cross entropy of a rationale under the explain task, `s` the judge's score in (0, 1).
-Scores never carry a gradient here: the student's loss would otherwise drive them to 0.
+In the student's loss scores never carry a gradient: it would otherwise drive them to 0.
 """
 
 from __future__ import annotations
@@ -102,30 +102,40 @@ def contrastive_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
 
 
 # --- the judge's loss --------------------------------------------------------------------------
+# Of logits z with s = sigmoid(z): from logit 17 on an fp32 score is 1, and with it the logarithm of
+# 1 - s is infinite and the gradient of s is 0.
 
 
 def paper_judge_loss(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
     """Eq. 2, summed over questions: -log(Σ_j exp s_j^pos / Σ_j exp s_j^neg).
 
-    Scores [N, R] in (0, 1): that alone bounds the loss. Questions that lack a side count 0.
+    Logits [N, R] of scores in (0, 1): that alone bounds the loss. Questions that lack a side
+    count 0.
     """
     both = pos_mask.any(1) & neg_mask.any(1)
-    return (_log_sum_exp(neg, neg_mask) - _log_sum_exp(pos, pos_mask))[both].sum()
+    return (_log_sum_exp(_score(neg), neg_mask) - _log_sum_exp(_score(pos), pos_mask))[both].sum()
 
 
 def infonce_judge_loss(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
-    """Eq. 2 with the positives in the denominator too; never below 0."""
+    """Eq. 2 with the positives in the denominator too; never below 0. Logits [N, R]."""
     both = pos_mask.any(1) & neg_mask.any(1)
-    log_sum_all = _log_sum_exp(torch.cat((pos, neg), 1), torch.cat((pos_mask, neg_mask), 1))
-    return (log_sum_all - _log_sum_exp(pos, pos_mask))[both].sum()
+    s_pos, s_neg = _score(pos), _score(neg)
+    log_sum_all = _log_sum_exp(torch.cat((s_pos, s_neg), 1), torch.cat((pos_mask, neg_mask), 1))
+    return (log_sum_all - _log_sum_exp(s_pos, pos_mask))[both].sum()
 
 
 def bce_judge_loss(pos: Tensor, pos_mask: Tensor, neg: Tensor, neg_mask: Tensor) -> Tensor:
-    """Binary cross entropy, the mean over each question's rationales, summed over questions."""
-    positive_loss = -(pos.log().masked_fill(~pos_mask, 0).sum(1))
-    negative_loss = -((1 - neg).log().masked_fill(~neg_mask, 0).sum(1))
+    """Binary cross entropy, the mean over each question's rationales, summed over questions.
+    Logits [N, R]; 1 - sigmoid(z) is sigmoid(-z)."""
+    positive_loss = -(F.logsigmoid(pos).masked_fill(~pos_mask, 0).sum(1))
+    negative_loss = -(F.logsigmoid(-neg).masked_fill(~neg_mask, 0).sum(1))
     count = pos_mask.sum(1) + neg_mask.sum(1)
     return ((positive_loss + negative_loss) / count.clamp(min=1)).sum()
+
+
+def _score(logits: Tensor) -> Tensor:
+    """sigmoid(z), whose gradient s · (1 - s) is exact also where s rounds to 1."""
+    return F.logsigmoid(logits).exp()
 
 
 def _log_sum_exp(s: Tensor, mask: Tensor) -> Tensor:

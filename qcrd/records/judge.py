@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, field_serializer
 
 from qcrd.records.base import Record, StoredRecord
 from qcrd.records.job import JudgeHistograms
+from qcrd.records.specs.spec import list_added_defaults
 from qcrd.records.specs.training_spec import JudgeSpec
 
 LEASE_TOKEN_HEADER = "X-QCRD-Lease-Token"
@@ -19,11 +22,20 @@ def get_judge_version(iteration: int) -> int:
 
 
 class CreateJudgeRequest(Record):
-    """`base` is the encoder's model name; `seed` fixes the new layers and every draw."""
+    """`base` is the encoder's model name; `seed` fixes the new layers and every draw.
+
+    It is sent and stored without the defaults of fields that an earlier release lacks: that one
+    compares requests with stored ones, and would find another spec.
+    """
 
     base: str
     spec: JudgeSpec
     seed: int
+
+    @field_serializer("spec")
+    def leave_out_added_defaults(self, spec: JudgeSpec) -> dict[str, Any]:
+        added = list_added_defaults("discriminator", spec)
+        return spec.model_dump(mode="json", exclude=added)
 
 
 class JudgeVersion(StoredRecord):

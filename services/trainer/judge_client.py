@@ -10,7 +10,7 @@ import httpx2
 from qcrd.errors import Conflict, Diverged, LeaseLost, QcrdError, Transient
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.records.job import JudgeHistograms
-from qcrd.records.judge import LEASE_TOKEN_HEADER
+from qcrd.records.judge import LEASE_TOKEN_HEADER, CreateJudgeRequest
 from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime.http.error_body import parse_error_body
 from qcrd.runtime.retrying import call_with_retries
@@ -50,8 +50,8 @@ class RemoteJudge:
         self._version: int | None = None
         """The version to continue with. A restarted service has the newest one it saved, which is
         too new when training itself resumed from an earlier checkpoint."""
-        spec_body = {"base": base, "spec": spec.model_dump(mode="json"), "seed": seed}
-        self._request("PUT", "", spec_body)
+        request = CreateJudgeRequest(base=base, spec=spec, seed=seed)
+        self._request("PUT", "", request.model_dump(mode="json"))
 
     def pretrain(self, training_pairs: Sequence[TrainingPair]) -> dict[str, float]:
         return self._post_training(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qcrd.method.judge.health import has_collapsed
+from qcrd.method.judge.health import has_collapsed, saw_no_real_negative
 from qcrd.method.training.negatives import MIN_SHARE_IN_FORCE
 from qcrd.method.training.progress import IterationFinished, JudgePretrained, StepFinished
 from qcrd.method.training.schedule import TrainingSchedule, compute_untrained_share
@@ -146,6 +146,28 @@ def emit_judge_health(
             data={"judge": record.judge_metrics},
             once=f"{method}-collapsed-{iteration}",
         )
+    if saw_no_real_negative(record.judge_metrics):
+        stage.events.append(
+            stage.job.id,
+            _describe_missing_negatives(record.judge_metrics),
+            level="warn",
+            data={"judge": record.judge_metrics},
+            once=f"{method}-no-real-negatives",
+        )
+
+
+def _describe_missing_negatives(metrics: Mapping[str, float]) -> str:
+    message = (
+        "the judge had no wrong teacher output to learn from: it tells corrupted texts from whole "
+        "ones, and not right from wrong; more samples per question (`rationales.n`), or "
+        "`rationales.positive_rule: gold` with several of them, give it some"
+    )
+    if alone := metrics.get("questions_without_positives"):
+        message += (
+            f". {alone:.0f} questions have wrong outputs and no right one beside them, which it "
+            "could not use"
+        )
+    return message
 
 
 def emit_result(stage: StageContext, method: str, result: StudentResult, task: TaskSpec) -> None:

@@ -69,7 +69,8 @@ def test_health_is_told_by_source_and_kept_with_the_version(
     ]  # fmt: skip
     url = start(serve, MemoryStore(), models)
     judge = remote(url)
-    judge.pretrain(named)
+    pretrained = judge.pretrain(named)
+    assert pretrained["questions"] == pretrained["questions_with_real_negatives"] > 0
     measured = judge.update(0, named, weight=0.5)
     assert measured["n_student_lag"] == measured["n_teacher_minority"] == measured["positives"] > 0
     assert measured["negatives"] == 2 * measured["positives"]

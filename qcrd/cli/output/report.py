@@ -92,9 +92,9 @@ def format_judge_health(health: Mapping[str, float]) -> str:
                 f"({health[f'{prefix}positives']:.0f} positives, "
                 f"{by_source or _format_count(health[f'{prefix}negatives'], negatives)})"
             )
-    if not scores:
-        return "no held-out negatives to measure it on"
-    parts = [", ".join(scores)]
+    parts = [", ".join(scores) or "no held-out negatives to measure it on"]
+    if health.get("pretrained_questions_with_real_negatives") == 0:
+        parts.append("pretrained without any wrong teacher output, on corrupted texts alone")
     if "brier" in health:
         parts.append(f"Brier score {health['brier']:.2f}, calibration error {health['ece']:.2f}")
     if health.get("alarm_negatives") == 0 and "auc" in health:

@@ -134,6 +134,12 @@ def has_collapsed(metrics: Mapping[str, float]) -> bool:
     )
 
 
+def saw_no_real_negative(metrics: Mapping[str, float]) -> bool:
+    """Whether the judge was pretrained on corrupted texts alone. Never where it was not counted: by
+    an update, or by an earlier release of the discriminator."""
+    return metrics.get("questions_with_real_negatives") == 0
+
+
 def _calibration_metrics(pos: Sequence[float], neg: Sequence[float]) -> dict[str, float]:
     if not pos or not neg:
         return {}

@@ -22,9 +22,11 @@ from qcrd.method.judge.training_pairs import (
     QuestionRationale,
     TrainingPair,
     balance_negatives,
+    count_real_negatives,
     split_holdout,
 )
 from qcrd.method.losses import JUDGE_LOSSES
+from qcrd.method.weight_decay import make_decay_groups
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.specs.training_spec import JudgeSpec
 
@@ -50,14 +52,17 @@ class Judge(nn.Module):
         return self.first.weight.device
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Scores [B] of token ids [B, T]; padding (mask 0) takes no part in the pooling."""
+        """Logits [B] of the scores of token ids [B, T]; padding (mask 0) takes no part in the
+        pooling."""
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         pooled = states.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
         self.flops += count_flops(self._parameters_per_token, ids.numel())
-        return torch.sigmoid(self.second(torch.relu(self.first(pooled)))).squeeze(1)
+        logits: Tensor = self.second(torch.relu(self.first(pooled))).squeeze(1)
+        return logits
 
-    def score(self, pairs: Sequence[QuestionRationale]) -> Tensor:
-        """Scores [len(pairs)], with gradients where they are enabled; batched by length."""
+    def compute_logits(self, pairs: Sequence[QuestionRationale]) -> Tensor:
+        """Logits [len(pairs)], with gradients where they are enabled; batched by length. Losses are
+        made of them: a score near 1 has lost the digits that its distance from 1 is in."""
         batch = self.tokenizer(
             [question for question, _ in pairs],
             [rationale for _, rationale in pairs],
@@ -81,7 +86,7 @@ class Judge(nn.Module):
         if not pairs:
             return []
         self.eval()
-        values: list[float] = self.score(pairs).tolist()
+        values: list[float] = torch.sigmoid(self.compute_logits(pairs)).tolist()
         if not all(map(math.isfinite, values)):
             raise _make_divergence_error("a score", math.nan)
         return values
@@ -110,9 +115,8 @@ def train_judge(
     seed), so a restarted service repeats it exactly from the weights alone.
     """
     loss_fn = JUDGE_LOSSES[spec.loss]
-    optimizer = torch.optim.AdamW(
-        (p for p in judge.parameters() if p.requires_grad), lr=learning_rate
-    )
+    groups = make_decay_groups(judge.named_parameters(), spec.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
     rng = random.Random(seed)
     usable = [c for c in training_pairs if c.positives and c.negatives]
     if not usable:
@@ -122,7 +126,7 @@ def train_judge(
         for _ in range(steps):
             batch = rng.sample(usable, min(spec.batch_size, len(usable)))
             judge.train()
-            loss = loss_fn(*score_padded(judge, batch)) / len(batch)
+            loss = loss_fn(*compute_padded_logits(judge, batch)) / len(batch)
             optimizer.zero_grad()
             loss.backward()
             gradient_norm = nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
@@ -133,29 +137,28 @@ def train_judge(
             yield loss.item()
 
 
-def score_padded(
+def compute_padded_logits(
     judge: Judge, batch: Sequence[TrainingPair]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(s_pos, mask, s_neg, mask), each [N, R] over the batch's training pairs."""
+    """(positives, mask, negatives, mask), each [N, R] over the batch's training pairs."""
     pairs = [(c.question, r) for c in batch for r in (*c.positives, *c.negatives)]
-    score_groups = iter(
-        torch.split(judge.score(pairs), [n for c in batch for n in _count_sides(c)])
+    groups = iter(
+        torch.split(judge.compute_logits(pairs), [n for c in batch for n in _count_sides(c)])
     )
-    columns = [(next(score_groups), next(score_groups)) for _ in batch]
+    columns = [(next(groups), next(groups)) for _ in batch]
     pos, neg = zip(*columns, strict=True)
-    return (*_pad_scores(pos), *_pad_scores(neg))
+    return (*_pad_logits(pos), *_pad_logits(neg))
 
 
 def _count_sides(pair: TrainingPair) -> tuple[int, int]:
     return len(pair.positives), len(pair.negatives)
 
 
-def _pad_scores(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    # 0.5 stays inside (0, 1), so a masked cell's logarithm is finite and its gradient is no NaN.
-    scores = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=0.5)
-    lengths = torch.tensor([len(row) for row in rows], device=scores.device)
-    mask = torch.arange(scores.shape[1], device=scores.device)[None] < lengths[:, None]
-    return scores, mask
+def _pad_logits(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    logits = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=logits.device)
+    mask = torch.arange(logits.shape[1], device=logits.device)[None] < lengths[:, None]
+    return logits, mask
 
 
 class JudgeBackend(Protocol):
@@ -197,11 +200,13 @@ class LocalJudge:
         self.model.flops = value
 
     def pretrain(self, training_pairs: Sequence[TrainingPair]) -> dict[str, float]:
+        """The metrics say how many questions it could learn right from wrong from."""
         train, holdout = split_holdout(training_pairs)
         balanced_pairs = balance_negatives(train, seed=self.seed)
-        return self._train_and_evaluate(
+        metrics = self._train_and_evaluate(
             balanced_pairs, holdout, self.spec.pretrain_steps, self.spec.learning_rate, -1
         )
+        return {**metrics, **count_real_negatives(train)} if self.spec.pretrain_steps else metrics
 
     def update(
         self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float

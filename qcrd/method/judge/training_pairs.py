@@ -93,6 +93,18 @@ def balance_negatives(training_pairs: Sequence[TrainingPair], *, seed: int) -> l
     return balanced_pairs
 
 
+def count_real_negatives(training_pairs: Sequence[TrainingPair]) -> dict[str, float]:
+    """Metrics of pairs before they are balanced: `questions` with a positive, those of them that
+    have a negative too (`questions_with_real_negatives`), and `questions_without_positives`, whose
+    negatives teach nothing: eq. 2 sets a question's positives against its own negatives."""
+    sides = [(bool(pair.positives), bool(pair.negatives)) for pair in training_pairs]
+    return {
+        "questions": sides.count((True, True)) + sides.count((True, False)),
+        "questions_with_real_negatives": sides.count((True, True)),
+        "questions_without_positives": sides.count((False, True)),
+    }
+
+
 def _replace_negatives(
     pair: TrainingPair, sourced_negatives: Sequence[tuple[str, str]]
 ) -> TrainingPair:

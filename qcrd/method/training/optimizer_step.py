@@ -18,6 +18,7 @@ from qcrd.method.training.step_loss import (
     TrainingExample,
     count_step,
 )
+from qcrd.method.weight_decay import make_decay_groups
 from qcrd.records.specs.training_spec import Hyperparameters
 
 MAX_PROCESSES = 64
@@ -33,7 +34,7 @@ class OptimizerStep:
         self.micro_batches = schedule.micro_batches
         self.clip_norm = schedule.spec.hyperparameters.clip_norm
         encoder, rest = _split_parameters(student)
-        self._parameters = [*encoder, *rest]
+        self._parameters = [p for _, p in (*encoder, *rest)]
         self.optimizer = _make_optimizer(encoder, rest, schedule.spec.hyperparameters)
 
     def compute_loss(
@@ -161,39 +162,32 @@ class OptimizerStep:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
-def _split_parameters(
-    student: Student,
-) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+NamedParameters = list[tuple[str, torch.nn.Parameter]]
+
+
+def _split_parameters(student: Student) -> tuple[NamedParameters, NamedParameters]:
     """The encoder's trained parameters, and the others."""
     encoder_ids = {id(p) for p in student.encoder_parameters()}
-    trained = [p for p in student.model.parameters() if p.requires_grad]
+    trained = [(n, p) for n, p in student.model.named_parameters() if p.requires_grad]
     return (
-        [p for p in trained if id(p) in encoder_ids],
-        [p for p in trained if id(p) not in encoder_ids],
+        [(n, p) for n, p in trained if id(p) in encoder_ids],
+        [(n, p) for n, p in trained if id(p) not in encoder_ids],
     )
 
 
 def _make_optimizer(
-    encoder: Sequence[torch.nn.Parameter],
-    rest: Sequence[torch.nn.Parameter],
-    hyper: Hyperparameters,
+    encoder: NamedParameters, rest: NamedParameters, hyper: Hyperparameters
 ) -> torch.optim.Optimizer:
-    """AdamW. A group's `share` scales the schedule's rate; norms and biases do not decay."""
+    """AdamW. A group's `share` scales the schedule's rate."""
     encoder_share = (hyper.encoder_learning_rate or hyper.learning_rate) / hyper.learning_rate
     # A decoder-only student has the same parameters for prompt and output.
-    groups = [(encoder, encoder_share if rest else 1.0), (rest, 1.0)]
-    return torch.optim.AdamW(
-        [
-            {"params": params, "share": share, "weight_decay": decay}
-            for all_params, share in groups
-            for params, decay in (
-                ([p for p in all_params if p.dim() > 1], hyper.weight_decay),
-                ([p for p in all_params if p.dim() <= 1], 0.0),
-            )
-            if params
-        ],
-        lr=hyper.learning_rate,
-    )
+    shares = [(encoder, encoder_share if rest else 1.0), (rest, 1.0)]
+    groups = [
+        {**group, "share": share}
+        for named, share in shares
+        for group in make_decay_groups(named, hyper.weight_decay)
+    ]
+    return torch.optim.AdamW(groups, lr=hyper.learning_rate)
 
 
 def _take_next(counts: Iterator[float], _: float) -> float:

@@ -37,9 +37,21 @@ FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
                 "batch",
             }
         ),
+        "discriminator": frozenset({"weight_decay"}),
     }
 )
 """Fields of `MethodSpec`'s sections that records of schema version 1.0 do not have."""
+
+
+def list_added_defaults(section: str, settings: Record) -> set[str]:
+    """Fields of `section` that came with a later release and have their default in `settings`:
+    what is compared with records of an earlier release leaves them out."""
+    fields = type(settings).model_fields
+    return {
+        name
+        for name in FIELDS_SINCE_1_0.get(section, ())
+        if getattr(settings, name) == fields[name].get_default(call_default_factory=True)
+    }
 
 
 class MethodName(StrEnum):
@@ -210,15 +222,8 @@ class JobSpec(Record):
         """The spec as JSON for digests that name what was computed from it. A field that came with
         a later release is left out while it has its default: a job that began before goes on."""
         added = {
-            section: {
-                field
-                for field in fields
-                if getattr(getattr(self.settings, section), field)
-                == type(getattr(self.settings, section))
-                .model_fields[field]
-                .get_default(call_default_factory=True)
-            }
-            for section, fields in FIELDS_SINCE_1_0.items()
+            section: list_added_defaults(section, getattr(self.settings, section))
+            for section in FIELDS_SINCE_1_0
         }
         return self.model_dump_json(exclude={"settings": added})
 

@@ -64,6 +64,8 @@ class JudgeSpec(Record):
     """Pairs per step."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     """Of the judge's own optimizer."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Of the judge's AdamW, on its matrices: norms and biases have none."""
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
     """Of question and rationale together, as the judge reads them."""
 

@@ -54,6 +54,15 @@ def make_registry(
     return JudgeRegistry(store, find_base, max_resident=max_resident, device="cpu")
 
 
+def test_a_request_with_defaults_is_that_of_an_earlier_release() -> None:
+    """Which compares it, field by field, with the one that it stored."""
+    written = REQUEST.model_dump(mode="json")
+    assert "weight_decay" not in written["spec"]
+    assert CreateJudgeRequest.model_validate(written) == REQUEST
+    other = REQUEST.model_copy(update={"spec": SPEC.model_copy(update={"weight_decay": 0.0})})
+    assert CreateJudgeRequest.model_validate_json(other.model_dump_json()) == other != REQUEST
+
+
 def test_a_judge_that_trains_is_trained_once_however_many_others_come(base_dir: Path) -> None:
     """One place. While the first judge trains, three others are made and its call is repeated."""
     store = SlowStore()

@@ -120,15 +120,17 @@ class Table(nn.Module):
 
 def test_the_judges_score() -> None:
     """Tokens (1, -2) and (3, -1); the padding's (9, 9) is masked. Their maximum is (3, -1); the
-    first layer is the identity, so ReLU leaves (3, 0); the second gives .5 · 3 + 1 · 0 - 1 = .5;
-    sigmoid(.5) = 1 / (1 + e^-.5) = .622459."""
+    first layer is the identity, so ReLU leaves (3, 0); the second gives the logit
+    .5 · 3 + 1 · 0 - 1 = .5; sigmoid(.5) = 1 / (1 + e^-.5) = .622459."""
     made = Judge(Table(), tiny.tokenizer(), hidden=2, max_tokens=8)
     with torch.no_grad():
         made.first.weight.copy_(torch.eye(2))
         made.first.bias.zero_()
         made.second.weight.copy_(torch.tensor([[0.5, 1.0]]))
         made.second.bias.fill_(-1.0)
-    score = made(torch.tensor([[1, 2, 0]]), torch.tensor([[1, 1, 0]]))
+    logit = made(torch.tensor([[1, 2, 0]]), torch.tensor([[1, 1, 0]]))
+    assert logit.item() == pytest.approx(0.5)
+    score = torch.sigmoid(logit)
     assert score.item() == pytest.approx(1 / (1 + math.exp(-0.5)))
     assert score.item() == pytest.approx(0.622459, abs=1e-6)
 

@@ -89,7 +89,7 @@ def test_scores_receive_no_gradient() -> None:
 def test_eq2_by_hand() -> None:
     """One question, positives .9 and .8, negative .1:
     -ln((e^.9 + e^.8) / e^.1) = .1 - ln(e^.9 + e^.8) = -1.444397."""
-    pos, neg = torch.tensor([[0.9, 0.8]]), torch.tensor([[0.1, 0.5]])
+    pos, neg = torch.tensor([[0.9, 0.8]]).logit(), torch.tensor([[0.1, 0.5]]).logit()
     pos_mask, neg_mask = torch.tensor([[True, True]]), torch.tensor([[True, False]])
     expected = 0.1 - math.log(math.exp(0.9) + math.exp(0.8))
     assert losses.paper_judge_loss(pos, pos_mask, neg, neg_mask).item() == pytest.approx(expected)
@@ -115,7 +115,8 @@ def test_eq2_by_hand() -> None:
 )
 def test_judge_losses_sum_over_questions(name: str, expected: float) -> None:
     """Positives .9 .8 against .1, and .25 against none; 0.5 fills what the masks leave out."""
-    pos, neg = torch.tensor([[0.9, 0.8], [0.25, 0.5]]), torch.tensor([[0.1], [0.5]])
+    pos = torch.tensor([[0.9, 0.8], [0.25, 0.5]]).logit()
+    neg = torch.tensor([[0.1], [0.5]]).logit()
     pos_mask = torch.tensor([[True, True], [True, False]])
     neg_mask = torch.tensor([[True], [False]])
     found = losses.JUDGE_LOSSES[name](pos, pos_mask, neg, neg_mask)
@@ -124,15 +125,86 @@ def test_judge_losses_sum_over_questions(name: str, expected: float) -> None:
 
 @pytest.mark.parametrize("name", list(losses.JUDGE_LOSSES))
 def test_a_judge_loss_without_negatives_is_finite_and_so_is_its_gradient(name: str) -> None:
-    pos = torch.full((2, 1), 0.5, requires_grad=True)
-    neg = torch.full((2, 1), 0.5, requires_grad=True)
+    pos = torch.zeros((2, 1), requires_grad=True)
+    neg = torch.zeros((2, 1), requires_grad=True)
     loss = losses.JUDGE_LOSSES[name](
         pos, torch.ones(2, 1).bool(), neg, torch.tensor([[True], [False]])
     )
     loss.backward()
     assert torch.isfinite(loss)
-    assert pos.grad is not None
-    assert torch.isfinite(pos.grad).all()
+    for gradient in (pos.grad, neg.grad):
+        assert gradient is not None
+        assert torch.isfinite(gradient).all()
+
+
+def paper_of_scores(pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
+    return -(pos.exp().sum() / neg.exp().sum()).log()
+
+
+def infonce_of_scores(pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
+    return -(pos.exp().sum() / (pos.exp().sum() + neg.exp().sum())).log()
+
+
+def bce_of_scores(pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
+    return -(pos.log().sum() + (1 - neg).log().sum()) / (len(pos) + len(neg))
+
+
+OF_SCORES = {"paper": paper_of_scores, "infonce": infonce_of_scores, "bce": bce_of_scores}
+"""The losses of one question as the paper and the textbook write them: of scores, not logits."""
+
+logits = st.lists(st.floats(-6, 6), min_size=1, max_size=4)
+
+
+@given(logits, logits)
+def test_a_judge_loss_of_logits_is_that_of_their_scores_and_so_is_its_gradient(
+    right: list[float], wrong: list[float]
+) -> None:
+    """In double precision, where a score of logit 6 is still far from 1."""
+    assert set(OF_SCORES) == set(losses.JUDGE_LOSSES)
+    for name, of_scores in OF_SCORES.items():
+        pos = torch.tensor([right], dtype=torch.double, requires_grad=True)
+        neg = torch.tensor([wrong], dtype=torch.double, requires_grad=True)
+        masks = torch.ones_like(pos).bool(), torch.ones_like(neg).bool()
+        found = losses.JUDGE_LOSSES[name](pos, masks[0], neg, masks[1])
+        expected = of_scores(pos.sigmoid()[0], neg.sigmoid()[0])
+        torch.testing.assert_close(found, expected)
+        for got, wanted in zip(
+            torch.autograd.grad(found, (pos, neg)),
+            torch.autograd.grad(expected, (pos, neg)),
+            strict=True,
+        ):
+            torch.testing.assert_close(got, wanted)
+
+
+E50 = math.exp(-50)
+
+
+@pytest.mark.parametrize(
+    ("name", "sign", "value", "right_gradient", "wrong_gradient"),
+    [
+        # one right and one wrong text, told apart (z = 50, -50): s = 1 and 0, s · (1 - s) = e^-50
+        ("paper", 1, -1.0, -E50, E50),  # 0 - 1
+        # ln(1 + e^-1); its derivatives by the scores are -+ sigmoid(-1) = .2689
+        ("infonce", 1, math.log1p(math.exp(-1)), -0.26894142 * E50, 0.26894142 * E50),
+        ("bce", 1, E50, -E50 / 2, E50 / 2),  # both -ln sigmoid(50) = e^-50; their mean
+        # the wrong way round (z = -50, 50): s = 0 and 1
+        ("paper", -1, 1.0, -E50, E50),
+        ("infonce", -1, math.log1p(math.e), -0.73105858 * E50, 0.73105858 * E50),
+        ("bce", -1, 50.0, -0.5, 0.5),
+    ],
+)
+def test_judge_losses_hold_where_a_score_rounds_to_1(
+    name: str, sign: int, value: float, right_gradient: float, wrong_gradient: float
+) -> None:
+    """In single precision; of scores `bce` is infinite here and every gradient 0 or no number."""
+    pos = torch.tensor([[50.0 * sign]], requires_grad=True)
+    neg = torch.tensor([[-50.0 * sign]], requires_grad=True)
+    mask = torch.ones(1, 1).bool()
+    loss = losses.JUDGE_LOSSES[name](pos, mask, neg, mask)
+    assert loss.item() == pytest.approx(value, rel=1e-5)
+    right, wrong = torch.autograd.grad(loss, (pos, neg))
+    assert right.item() == pytest.approx(right_gradient, rel=1e-5)
+    assert wrong.item() == pytest.approx(wrong_gradient, rel=1e-5)
 
 
 values = st.floats(0, 10, width=32)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from qcrd.method.student.seq2seq import Seq2SeqStudent
-from qcrd.method.training.progress import IterationFinished
+from qcrd.method.training.progress import IterationFinished, JudgePretrained
 from qcrd.method.training.schedule import make_schedule
 from qcrd.records.job import Accuracy, Event, Job, JobStatus, Stage
 from qcrd.records.rationales import (
@@ -89,6 +89,36 @@ def test_a_round_that_is_done_again_is_told_once_and_so_is_its_judge(
         "qcrd: iteration 2, validation 0.750, the best so far",
         "qcrd: judge of iteration 2, AUC 0.900",
     ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        (
+            {"questions": 9, "questions_with_real_negatives": 0, "questions_without_positives": 0},
+            ["give it some"],
+        ),
+        (
+            {"questions": 9, "questions_with_real_negatives": 0, "questions_without_positives": 4},
+            ["could not use"],
+        ),
+        ({"questions": 9, "questions_with_real_negatives": 1}, []),
+        # an earlier release of the discriminator counts none
+        ({"positives": 9, "negatives": 0}, []),
+    ],
+)
+def test_a_judge_without_wrong_outputs_is_warned_about_once(
+    stage: StageContext, events: Mortal, metrics: dict[str, float], told: list[str]
+) -> None:
+    for _ in range(2):
+        training_events.emit_judge_health(stage, "qcrd", 0, JudgePretrained(metrics, None))
+    warnings = [event for event in events.read(ID) if event.level == "warn"]
+    assert [event.message[-len(end) :] for event, end in zip(warnings, told, strict=True)] == told
+    for event in warnings:
+        assert event.message.startswith("the judge had no wrong teacher output to learn from")
+        assert "`rationales.positive_rule: gold`" in event.message
+        assert event.data == {"judge": metrics}
+        assert ("4 questions have wrong outputs" in event.message) == (told == ["could not use"])
 
 
 def test_a_result_that_was_kept_but_not_told_is_told_by_the_next_attempt(

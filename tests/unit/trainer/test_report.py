@@ -231,6 +231,22 @@ def test_a_judge_that_could_not_be_measured_is_told_as_such() -> None:
     )
 
 
+@pytest.mark.parametrize(("with_real", "is_told"), [(0, True), (3, False), (None, False)])
+def test_a_judge_that_saw_no_wrong_output_is_told_as_such(
+    with_real: int | None, is_told: bool
+) -> None:
+    """An earlier release did not count them."""
+    health = {"positives": 3.0, "negatives": 0.0}
+    if with_real is not None:
+        health["pretrained_questions_with_real_negatives"] = with_real
+    said = format_judge_health(health)
+    assert said.startswith("no held-out negatives to measure it on")
+    assert (
+        said.endswith("; pretrained without any wrong teacher output, on corrupted texts alone")
+        == is_told
+    )
+
+
 def test_the_card_keeps_the_receivers_address_to_itself() -> None:
     spec = SPEC.model_copy(update={"webhook": "https://hooks.example/T0/secret-path"})
     told = render_model_card(JOB.model_copy(update={"spec": spec}), made())

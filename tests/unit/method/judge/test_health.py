@@ -17,6 +17,7 @@ from qcrd.method.judge.health import (
     make_histograms,
     measure_health,
     reliability_bins,
+    saw_no_real_negative,
 )
 from qcrd.method.judge.training_pairs import (
     CORRUPTED_SOURCE,
@@ -24,6 +25,7 @@ from qcrd.method.judge.training_pairs import (
     QuestionRationale,
     TrainingPair,
     balance_negatives,
+    count_real_negatives,
     make_training_pair,
 )
 from qcrd.records.rationales import Rationale, RationaleSource
@@ -169,3 +171,23 @@ def test_corruption_is_named_as_such() -> None:
     (filled,) = balance_negatives([TrainingPair("q", ("a b", "c d"), ("x",), ("fixed",))], seed=0)
     assert filled.sources == ("fixed", CORRUPTED_SOURCE)
     assert filled.negatives[0] == "x"
+
+
+def test_real_negatives_are_counted_by_question_and_corruption_is_none() -> None:
+    """Two questions have positives, one of them a wrong output too; a third has a wrong one alone,
+    a fourth nothing."""
+    pairs = [
+        TrainingPair("both", ("a b",), ("x",)),
+        TrainingPair("right", ("a b",), ()),
+        TrainingPair("wrong", (), ("x",)),
+        TrainingPair("none", (), ()),
+    ]
+    counts = count_real_negatives(pairs)
+    assert counts == {
+        "questions": 2,
+        "questions_with_real_negatives": 1,
+        "questions_without_positives": 1,
+    }
+    assert not saw_no_real_negative(counts)
+    assert saw_no_real_negative(count_real_negatives(pairs[1:]))
+    assert not saw_no_real_negative({})

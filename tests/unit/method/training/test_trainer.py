@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -315,6 +316,24 @@ def test_the_judge_learns_to_tell_right_from_wrong(loss: str) -> None:
     assert all(0 < score < 1 for score in (*right, *wrong))
 
 
+@pytest.mark.parametrize("bias", [50.0, -50.0])
+@pytest.mark.parametrize("loss", ["paper", "bce", "infonce"])
+def test_a_judge_that_is_sure_of_everything_still_trains(loss: str, bias: float) -> None:
+    """All logits are near `bias`, where single precision has no score but 1 (and nearly 0)."""
+    local = judge()
+    with torch.no_grad():
+        local.model.second.bias.fill_(bias)
+    training = JudgeSpec(loss=loss, batch_size=8)  # type: ignore[arg-type]
+    steps = list(
+        train_judge(local.model, contrasts(), training, steps=9, learning_rate=3e-3, seed=0)
+    )
+    assert all(map(math.isfinite, steps))
+    gradients = [p.grad for p in local.model.second.parameters() if p.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    if loss == "bce":  # the side that is wrong pulls with all its weight
+        assert steps[-1] < steps[0]
+
+
 def test_padding_takes_no_part_in_the_pooling() -> None:
     local = judge()
     pair = ("trout ?", "it swims")
@@ -329,6 +348,23 @@ def test_real_negatives_first_corruption_only_fills_up() -> None:
     assert same == full
     assert len(filled.negatives) == 2
     assert not set(filled.negatives) & set(filled.positives)
+
+
+def test_pretraining_says_how_many_questions_had_a_real_negative() -> None:
+    """Corrupted texts are no such thing, held-out questions do not count, and an update and a judge
+    that is not pretrained say nothing."""
+    many = [TrainingPair(f"q{i}", ("it swims",), ("a thing",) if i % 2 else ()) for i in range(40)]
+    train, _ = split_holdout(many)
+    local = judge()
+    health = local.pretrain(many)
+    assert health["questions"] == len(train)
+    assert health["questions_with_real_negatives"] == sum(bool(c.negatives) for c in train)
+    none = local.pretrain([replace(c, negatives=()) for c in many])
+    assert none["questions_with_real_negatives"] == 0
+    assert "loss" in none
+    assert "questions" not in local.update(0, many, weight=0.5)
+    untrained = LocalJudge(local.model, JudgeSpec(pretrain_steps=0), seed=0)
+    assert "questions" not in untrained.pretrain(many)
 
 
 def test_held_back_is_decided_by_the_question_alone() -> None:
