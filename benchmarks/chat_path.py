@@ -80,23 +80,24 @@ def make_chats(case: Case, number: int, seed: int) -> list[dict[str, Any]]:
 
 async def send_chats(
     url: str, bodies: Sequence[dict[str, Any]], at_once: int, key: str = ""
-) -> float:
-    """Tokens per second of all `bodies`, as the answers' usage counts them."""
+) -> load.LoadResult:
+    """The tokens of all `bodies`, as the answers' usage counts them, and the seconds they took."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     limits = httpx2.Limits(max_connections=at_once)
-    waiting, tokens = list(reversed(bodies)), 0
+    waiting, result = list(reversed(bodies)), load.LoadResult()
     async with httpx2.AsyncClient(
         timeout=600, limits=limits, trust_env=False, headers=headers
     ) as client:
 
         async def send_next() -> None:
-            nonlocal tokens
             while waiting:
-                tokens += await _count_tokens(client, f"{url}/v1/chat/completions", waiting.pop())
+                written = await _count_tokens(client, f"{url}/v1/chat/completions", waiting.pop())
+                result.tokens += written
 
         started = time.perf_counter()
         await asyncio.gather(*(send_next() for _ in range(at_once)))
-        return tokens / (time.perf_counter() - started)
+        result.seconds = time.perf_counter() - started
+    return result
 
 
 async def _count_tokens(client: httpx2.AsyncClient, url: str, body: dict[str, Any]) -> int:
@@ -123,8 +124,8 @@ def measure_case(case: Case, pairs: int, seed: int) -> dict[str, Any]:
             for place, way in enumerate(rng.sample(list(ways), 2)):
                 chats = make_chats(case, 2 * pair + place, seed)
                 url, own_key = ways[way]
-                rate = asyncio.run(send_chats(url, chats, case.at_once, own_key))
-                rates[way].append(rate)
+                sent = asyncio.run(send_chats(url, chats, case.at_once, own_key))
+                rates[way].append(sent.rate)
     return summarize_rates(rates["direct"][1:], rates["through"][1:])
 
 
