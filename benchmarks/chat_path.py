@@ -47,13 +47,15 @@ class Case:
 
 CASES = (
     Case("paced", "fake", load.PACED, requests=128, at_once=32, samples=1, tokens=(60, 140)),
+    Case("paced_8", "fake", load.PACED, requests=32, at_once=8, samples=1, tokens=(60, 140)),
     Case("paced_5", "fake", load.PACED, requests=24, at_once=6, samples=5, tokens=(60, 140)),
     Case("llama_cpp", "llama.cpp", "m", requests=16, at_once=8, samples=1, tokens=(32, 64)),
     Case("fast", "fake", "fake", requests=32, at_once=32, samples=1, tokens=(960, 960)),
 )
-"""Streams of a hosted model's pace, one sample a request and five as a job asks for them; the real
-server of llama.cpp; and, to see the end of it, as many tokens as a core can write."""
-BOUND_CASES = ("paced", "paced_5", "llama_cpp")
+"""Streams of a hosted model's pace: 32 and 8 of one sample, and five to a request as a job asks
+for them; the real server of llama.cpp; and, to see the end of it, as many tokens as a core can
+write."""
+BOUND_CASES = ("paced", "paced_8", "paced_5", "llama_cpp")
 """Those for which `MIN_RATIO` has to hold. At 10,000 tokens/s upstream, teacher and client need
 more than two cores, and the ratio is what the scheduler makes of them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 from qcrd.records.base import StoredRecord
@@ -28,3 +29,10 @@ class TeacherCheck(StoredRecord):
     message: str
     since: float
     checked_at: float
+
+    @property
+    def summary(self) -> str:
+        if self.state == "ok":
+            return "ok"
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since))
+        return f"{self.message}, since {began} UTC"

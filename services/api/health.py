@@ -70,7 +70,7 @@ def _list_teachers(gateway: Gateway) -> dict[str, str]:
         for name, teacher in gateway.settings.teachers.teachers.items():
             check = gateway.shared.teacher_notes.read_check(teacher.identify(name))
             if check is not None:
-                found[name] = "ok" if check.state == "ok" else check.message
+                found[name] = check.summary
     except QcrdError:
         pass
     return found

@@ -101,6 +101,7 @@ def test_one_that_is_away_is_told_in_the_jobs_events(make_site: Callable[..., Si
     assert "does not respond" in said
     assert said.endswith("; the job waits for it")
     assert "does not respond" in site.ready()["default"]
+    assert ", since 20" in site.ready()["default"]
 
 
 def test_a_model_that_is_not_listed_is_told_and_may_be_there(
