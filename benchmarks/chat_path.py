@@ -85,7 +85,8 @@ async def send_chats(
 ) -> load.LoadResult:
     """The tokens of all `bodies`, as the answers' usage counts them, and the seconds they took."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    limits = httpx2.Limits(max_connections=at_once)
+    # As a job's client has them: of plain HTTP it keeps no connection.
+    limits = httpx2.Limits(max_connections=at_once, max_keepalive_connections=0)
     waiting, result = list(reversed(bodies)), load.LoadResult()
     async with httpx2.AsyncClient(
         timeout=600, limits=limits, trust_env=False, headers=headers

@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,15 +53,15 @@ LIMITS = (
 )
 
 
-def measure(parts: Sequence[str], questions: int, pairs: int, seed: int) -> dict[str, Any]:
-    """Figures by part."""
-    found: dict[str, Any] = {}
+def measure(
+    parts: Sequence[str], questions: int, pairs: int, seed: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each part with its figures."""
     if COST in parts:
-        found[COST] = rationale_cost.measure(questions)
+        yield COST, rationale_cost.measure(questions)
     for case in chat_path.CASES:
         if case.name in parts:
-            found[case.name] = chat_path.measure_case(case, pairs, seed)
-    return found
+            yield case.name, chat_path.measure_case(case, pairs, seed)
 
 
 def judge(found: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
@@ -93,11 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args(arguments)
-    found = measure(given.only, given.questions, given.pairs, given.seed)
-    limits, conditions = judge(found), describe_conditions(given.seed)
-    for part, figures in found.items():
+    found: dict[str, Any] = {}
+    for part, figures in measure(given.only, given.questions, given.pairs, given.seed):
+        found[part] = figures
         for name, value in figures.items():
-            print(f"{part:10} {name:32} {value}")
+            print(f"{part:10} {name:32} {value}", flush=True)
+    limits, conditions = judge(found), describe_conditions(given.seed)
     for name, holds in limits.items():
         print(f"{name}: {'holds' if holds else 'DOES NOT HOLD'}")
     print("conditions:", json.dumps(conditions))

@@ -137,6 +137,7 @@ def test_a_job_of_the_real_llama_cpp_is_trained_and_says_what_was_generated(
     paid = (job.usage.teacher_prompt_tokens, job.usage.teacher_completion_tokens)
     assert paid == (after[0] - before[0], after[1] - before[1])
     assert not job.usage.estimated
+    assert job.usage.uncertain == 0, "no connection broke"
     assert (found["counts"]["questions"], found["counts"]["outputs"]) == (8, 24)
     positives = [item for item in found["rationales"] if item["polarity"] == "positive"]
     assert len(positives) == found["counts"]["positives"] >= 8

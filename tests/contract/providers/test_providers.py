@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from qcrd.records.job import Job, JobStatus, Stage
 from services.api.assembling.teacher.make_client import make_teacher_client
+from services.api.assembling.teacher.openai.connection import make_openai_client
 from services.api.settings import TeacherConfig
 from services.teacher.engines.upstream.engine import UpstreamEngine
 from tests.contract.teacher.test_wire import serving
@@ -173,6 +174,18 @@ def test_odd_wires_are_read(quirk: str, provide: Provide) -> None:
         here, job
     )
     assert "naïve 東京 🙂" in here.items(job)[0].positives[0].text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("url", "kept"), [("https://x/v1", True), ("http://x/v1", False)])
+async def test_connections_are_kept_where_a_handshake_costs(url: str, kept: bool) -> None:
+    """llama.cpp's server breaks some that are used again."""
+    client = make_openai_client(TeacherConfig(url=url, api="openai", model="m"), url)
+    try:
+        pool = client._client._transport._pool  # type: ignore[attr-defined]
+        assert (pool._max_keepalive_connections > 0) == kept
+    finally:
+        await client.close()
 
 
 @pytest.mark.parametrize("name", ["openai", "azure"])
