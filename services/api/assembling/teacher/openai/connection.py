@@ -27,8 +27,8 @@ def make_openai_client(
     """Without retries, which the sampler does, and without this machine's own OpenAI account.
 
     Connections are kept for `https` only, where a handshake costs something: llama.cpp's server
-    was seen to close one that it had promised to keep while the next request was on its way (20 to
-    30 % of requests one after the other, 2026-11-28), and what that has cost nobody knows.
+    was seen to break one that it had promised to keep when the next request came (2 of 6 chats one
+    after the other, 2026-11-28), and what such a request has cost nobody knows.
     """
     headers: dict[str, Any] = dict.fromkeys(OWN_ACCOUNT_HEADERS, openai.Omit())
     kept = None if base_url.startswith("https:") else 0
