@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import data_files, negatives, step_cost, teacher, verdicts
+from benchmarks import data_files, negatives, step_cost, teacher, teachers, verdicts
 from benchmarks.gateway import __main__ as gateway
 
 BENCHMARKS = {
     "step_cost": step_cost,
     "negatives": negatives,
     "teacher": teacher,
+    "teachers": teachers,
     "data_files": data_files,
     "verdicts": verdicts,
     "gateway": gateway,

@@ -1,7 +1,5 @@
 """What a rationale costs: the demo's questions asked of its teacher, as billed.
 
-    python -m benchmarks.rationale_cost [--questions 156] [--json FILE]
-
 The stage `assembling` of `examples/demo.yaml` against a teacher server of its own, with everything
 but the teacher in memory. Prompt tokens are those that the teacher counts and a hosted one would
 bill; accepted rationales are the set's positives; an output is unparseable as the set counts it.
@@ -9,13 +7,8 @@ bill; accepted rationales are the set's positives; an output is unparseable as t
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +34,7 @@ from services.api.settings import TeacherConfig
 DEMO = Path(__file__).parent.parent / "examples/demo.yaml"
 MAX_PROMPT_TOKENS_PER_RATIONALE = 160
 MAX_UNPARSEABLE_SHARE = 0.02
+"""The issue's."""
 
 
 def run_assembling(url: str, questions: int) -> tuple[Job, RationaleManifest, float]:
@@ -87,31 +81,3 @@ def measure(questions: int) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "completion_tokens_per_second": round(usage.teacher_completion_tokens / seconds, 1),
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--questions", type=int, default=156)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    given = parser.parse_args(arguments)
-    figures = measure(given.questions)
-    conditions = {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
-        "seed": "of the requests, a digest of prompt and number",
-    }
-    found = {"figures": figures, "conditions": conditions}
-    for name, value in figures.items():
-        print(f"{name:30} {value}")
-    print(
-        f"bounds: {MAX_PROMPT_TOKENS_PER_RATIONALE} prompt tokens per rationale, "
-        f"{MAX_UNPARSEABLE_SHARE:.0%} unparseable; load {conditions['load']} "
-        f"on {conditions['cores']} cores"
-    )
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -24,6 +24,10 @@ UPSTREAM_RATE, UPSTREAM_TOKENS = 10_000, 960
 """Tokens per second of the fake upstream over all its streams, and tokens of each stream: many,
 because at this speed connecting would otherwise be most of what is measured.
 """
+STREAM_RATE = 100
+"""Tokens per second of each of its streams where the model is `PACED`: what hosted chat models
+write is of this order, and their streams do not wait for each other."""
+PACED = "paced"
 
 
 @dataclass
@@ -72,6 +76,16 @@ async def send_burst(url: str, bodies: list[dict[str, Any]]) -> LoadResult:
     return result
 
 
+def read_usage(stream: bytes) -> int:
+    """The completion tokens that the end of a stream of events tells."""
+    for line in reversed(stream.splitlines()):
+        if b'"usage"' in line and line.startswith(b"data:"):
+            usage = json.loads(line.removeprefix(b"data:"))["usage"]
+            if usage:
+                return int(usage["completion_tokens"])
+    raise RuntimeError(f"an answer without a usage: {stream[-400:]!r}")
+
+
 async def _send_request(
     client: httpx2.AsyncClient, url: str, body: dict[str, Any], result: LoadResult
 ) -> None:
@@ -100,7 +114,7 @@ def run_teacher(**environment: str) -> Iterator[str]:
     """Run a teacher process; yields its URL once the model is loaded."""
     port = find_free_port()
     settings = {"PORT": str(port), "QCRD_LOG_LEVEL": "WARNING", **environment}
-    with _run_process([sys.executable, "-m", "services.teacher.main"], settings, port) as url:
+    with run_process([sys.executable, "-m", "services.teacher.main"], settings, port) as url:
         yield url
 
 
@@ -109,12 +123,12 @@ def run_fake_upstream() -> Iterator[str]:
     """Run an OpenAI-compatible server of `UPSTREAM_RATE` tokens per second in its own process."""
     port = find_free_port()
     command = [sys.executable, "-m", "benchmarks.teacher_load", str(port)]
-    with _run_process(command, {}, port) as url:
+    with run_process(command, {}, port) as url:
         yield url
 
 
 @contextmanager
-def _run_process(command: list[str], environment: dict[str, str], port: int) -> Iterator[str]:
+def run_process(command: list[str], environment: dict[str, str], port: int) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(command, env={**os.environ, **environment})
     try:
@@ -136,27 +150,36 @@ def _is_healthy(url: str) -> bool:
         return False
 
 
+STYLES = {"/v1/completions": "text", "/v1/chat/completions": "chat"}
+
+
 async def fake_upstream_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """The fake upstream's ASGI app, paced over all its open streams."""
+    """The fake upstream's ASGI app, paced over all its open streams, or each of them by itself."""
     if scope["type"] != "http":
         return
-    if scope["path"] != "/v1/completions":
-        models = {"object": "list", "data": [{"id": "fake", "object": "model"}]}
+    style = STYLES.get(scope["path"])
+    if style is None:
+        listed = [{"id": name, "object": "model"} for name in ("fake", PACED)]
         known = scope["path"] in ("/health", "/v1/models")
-        await _send_response(send, 200 if known else 404, [json.dumps(models).encode()])
+        models = json.dumps({"object": "list", "data": listed}).encode()
+        await _send_response(send, 200 if known else 404, [models])
         return
     request = json.loads((await receive())["body"])
-    chunks = _stream_tokens(request["max_tokens"])
+    tokens = request["max_tokens"]
+    pace = _pace_each(tokens) if request["model"] == PACED else _pace_all(tokens)
     await send(_response_start(200, b"text/event-stream"))
-    async for chunk in chunks:
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+    async for index in pace:
+        for choice in range(request.get("n") or 1):
+            chunk = _make_chunk(style, choice, "length" if index == tokens - 1 else None)
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    usage = _make_usage(request, tokens)
+    await send({"type": "http.response.body", "body": usage + b"data: [DONE]\n\n"})
 
 
 _next_slot = [0.0]
 
 
-async def _stream_tokens(count: int) -> AsyncIterator[bytes]:
+async def _pace_all(count: int) -> AsyncIterator[int]:
     """Each token takes the next of `UPSTREAM_RATE` slots per second, shared by all streams."""
     for index in range(count):
         now = time.monotonic()
@@ -164,10 +187,34 @@ async def _stream_tokens(count: int) -> AsyncIterator[bytes]:
         # An event loop's timers are no finer than a millisecond; shorter waits add up in
         # `_next_slot`.
         await asyncio.sleep(wait if (wait := _next_slot[0] - now) > 0.001 else 0)
-        reason = "length" if index == count - 1 else None
-        choice = {"index": 0, "text": " word", "logprobs": None, "finish_reason": reason}
-        body = {"id": "cmpl-0", "object": "text_completion", "model": "fake", "choices": [choice]}
-        yield f"data: {json.dumps(body)}\n\n".encode()
+        yield index
+
+
+async def _pace_each(count: int) -> AsyncIterator[int]:
+    """A token late is not a token lost: the next ones come at their own times."""
+    started = time.monotonic()
+    for index in range(count):
+        await asyncio.sleep(max(0.0, started + (index + 1) / STREAM_RATE - time.monotonic()))
+        yield index
+
+
+def _make_chunk(style: str, index: int, reason: str | None) -> bytes:
+    said: dict[str, Any] = {"text": " word"} if style == "text" else {"delta": {"content": " word"}}
+    choice = {"index": index, **said, "logprobs": None, "finish_reason": reason}
+    return _encode({"id": "c-0", "object": style, "model": "fake", "choices": [choice]})
+
+
+def _make_usage(request: dict[str, Any], tokens: int) -> bytes:
+    """Nothing unless it is asked for, as OpenAI has it."""
+    if not (request.get("stream_options") or {}).get("include_usage"):
+        return b""
+    written = tokens * (request.get("n") or 1)
+    usage = {"prompt_tokens": 20, "completion_tokens": written, "total_tokens": 20 + written}
+    return _encode({"id": "c-0", "model": "fake", "choices": [], "usage": usage})
+
+
+def _encode(event: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(event)}\n\n".encode()
 
 
 def _response_start(status: int, kind: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Findings of `qcrd doctor` from a running gateway's `/metrics`."""
+"""Findings of `qcrd doctor` from a running gateway's `/metrics` and `/ready`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,28 @@ def check_gateway(url: str) -> Iterator[Finding]:
     try:
         with httpx2.Client(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
             response = client.get(f"{address}/metrics").raise_for_status()
+            teachers = _read_teachers(client.get(f"{address}/ready"))
         samples = parse_metrics(response.text)
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         # ValueError: the response is not Prometheus text, so another server listens there.
         yield Finding("metrics", "advice", f"cannot read {address}/metrics: {error}")
         return
     yield from check_samples(samples)
+    for name, found in teachers.items():
+        if found == "ok":
+            yield Finding(f"teacher {name}", "ok", "it answered when it was looked at last")
+        else:
+            yield Finding(f"teacher {name}", "advice", found, "it is looked at again by itself")
+
+
+def _read_teachers(ready: httpx2.Response) -> Mapping[str, str]:
+    """As a worker of the gateway found them; none of a gateway that does not tell."""
+    try:
+        told = ready.json()
+    except ValueError:
+        return {}
+    teachers = told.get("teachers") if isinstance(told, dict) else None
+    return teachers if isinstance(teachers, dict) else {}
 
 
 def parse_metrics(text: str) -> Samples:

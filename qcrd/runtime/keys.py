@@ -238,6 +238,20 @@ BASE_MODEL_REPORTS = "qcrd:base-models"
 """Hash of the trainers' reports of their base models, by host."""
 
 
+TEACHER_CHECK_LOCK = "qcrd:teachers:checker"
+"""Lock of the worker that looks how the teachers are."""
+
+
+def learnt_parameters_key(teacher: str) -> str:
+    """What a teacher's server was found not to take, by the digest of its configuration."""
+    return f"qcrd:teacher:learnt:{teacher}"
+
+
+def teacher_check_key(teacher: str) -> str:
+    """What its last check found, by the same."""
+    return f"qcrd:teacher:check:{teacher}"
+
+
 def jobs_by_status_key(status: str) -> str:
     """Sorted set of the ids of the jobs in this status, by creation time."""
     return f"qcrd:jobs:status:{status}"

@@ -13,6 +13,7 @@ from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.counters import RedisCounters
 from qcrd.runtime.redis.event_log import EventLog, RedisEventLog
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
+from qcrd.runtime.redis.teacher_notes import RedisTeacherNotes
 from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.hub import ModelHub
@@ -121,6 +122,7 @@ def create_app_from_settings(settings: GatewaySettings) -> FastAPI:
             rate_limiter=RateLimiter(RedisSettings().url),
             webhook_queue=RedisWebhookQueue(redis),
             base_model_reports=RedisBaseModelReports(redis),
+            teacher_notes=RedisTeacherNotes(redis),
         ),
     )
 

@@ -14,6 +14,7 @@ from qcrd.runtime.redis.base_model_reports import BaseModelReports, MemoryBaseMo
 from qcrd.runtime.redis.counters import Counters, MemoryCounters
 from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer, MemoryGenerationBuffer
+from qcrd.runtime.redis.teacher_notes import MemoryTeacherNotes, TeacherNotes
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.hub import ModelHub
@@ -57,6 +58,7 @@ class SharedState:
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
     webhook_queue: WebhookQueue = field(default_factory=MemoryWebhookQueue)
     base_model_reports: BaseModelReports = field(default_factory=MemoryBaseModelReports)
+    teacher_notes: TeacherNotes = field(default_factory=MemoryTeacherNotes)
 
 
 @dataclass(frozen=True)

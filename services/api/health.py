@@ -1,5 +1,5 @@
-"""What needs no key: `/health` checks only the process, `/ready` Redis and the store too, and the
-schema of specs."""
+"""What needs no key: `/health` checks only the process, `/ready` Redis and the store too and tells
+how the teachers are, and the schema of specs."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ def check_readiness(gateway: GatewayDep) -> JSONResponse:
             state[name] = error.message
     is_ready = set(state.values()) == {"ok"}
     detail: dict[str, Any] = {"status": "ok" if is_ready else "unavailable", **state}
+    if teachers := _list_teachers(gateway):
+        detail["teachers"] = teachers
     if unreadable := _list_unreadable(gateway):
         detail["unreadable"] = unreadable
     return JSONResponse(detail, 200 if is_ready else 503)
@@ -59,6 +61,19 @@ async def probe_health() -> Response:
 @router.head("/ready", include_in_schema=False)
 def probe_readiness(gateway: GatewayDep) -> Response:
     return Response(status_code=check_readiness(gateway).status_code)
+
+
+def _list_teachers(gateway: Gateway) -> dict[str, str]:
+    """As a worker found them last; one that is away keeps nobody else from working."""
+    found: dict[str, str] = {}
+    try:
+        for name, teacher in gateway.settings.teachers.teachers.items():
+            check = gateway.shared.teacher_notes.read_check(teacher.identify(name))
+            if check is not None:
+                found[name] = check.summary
+    except QcrdError:
+        pass
+    return found
 
 
 def _list_unreadable(gateway: Gateway) -> dict[str, str]:

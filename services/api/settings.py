@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
+from qcrd.runtime.keys import digest
 from qcrd.runtime.settings import CommaSeparated, EnvironmentSettings, HttpUrl, Port
 from services.api.teacher_prices import TokenPrices, find_prices
 
@@ -126,6 +127,20 @@ class TeacherConfig(BaseModel):
             except OSError as error:
                 raise ValueError(f"{place} cannot be read ({error.strerror})") from error
         return None
+
+    def identify(self, name: str) -> str:
+        """A digest of what decides how its server answers; a new key or price changes nothing."""
+        return digest(name, self.api, self.url, self.model or "")
+
+    @property
+    def key_place(self) -> str:
+        """Where its key stands, for messages; "" where none is given."""
+        if self.api_key_file is not None:
+            return f"`api_key_file` {self.api_key_file}"
+        if self.api_key_env is not None:
+            return f"`api_key_env` {self.api_key_env}"
+        names = ", ".join(f"`headers.{name}`" for name in self.headers)
+        return "`api_key`" if self.api_key else names
 
     @property
     def prices(self) -> TokenPrices | None:

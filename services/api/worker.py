@@ -1,5 +1,5 @@
 """The gateway's Celery worker: assembles rationale sets, reaps jobs whose lease expired, ends the
-batches of jobs that have ended, delivers webhooks.
+batches of jobs that have ended, looks how the teachers are, delivers webhooks.
 
 Run by `celery -A services.api.worker worker -Q assemble -c 1 --pool=threads`.
 """
@@ -22,10 +22,12 @@ from qcrd.runtime.jobs.reaper import alarm_unreadable, reap_jobs
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.redis.connection import translate_redis_errors
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
+from qcrd.runtime.redis.teacher_notes import RedisTeacherNotes
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.telemetry import log_exceptions
 from services.api.assembling.batches.sweep import BatchSweeper
 from services.api.assembling.stage import assemble
+from services.api.assembling.teacher.teacher_check import TeacherChecker
 from services.api.assembling.teacher.tgi_client import install_http_client_factory
 from services.api.files.service import delete_expired_files
 from services.api.settings import TeacherSettings
@@ -34,12 +36,19 @@ from services.api.webhooks.signing import WebhookSettings
 
 log = logging.getLogger(__name__)
 
+TEACHER_CHECK_SECONDS, RECHECK_SECONDS = 60.0, 10.0
+"""Between two looks at the teachers, and while one of them is away or refuses."""
 EXPIRY_PASS_SECONDS = 300.0
 """Between two looks at the names of all files, for those whose time is over."""
 
 
 def run_assembling(stage: StageContext) -> NextStage:
-    return assemble(stage, RedisGenerationBuffer(worker.redis), TeacherSettings().teachers)
+    return assemble(
+        stage,
+        RedisGenerationBuffer(worker.redis),
+        TeacherSettings().teachers,
+        notes=RedisTeacherNotes(worker.redis),
+    )
 
 
 def check_settings() -> None:
@@ -92,6 +101,20 @@ def sweep_batches_forever(
                 sweeper.sweep()
 
 
+def check_teachers_forever(
+    redis: Redis, checker: TeacherChecker, stop_event: threading.Event
+) -> None:
+    """Look how the teachers are: every worker when it starts, then one of them at a time, and
+    sooner while one of the teachers is not well."""
+    is_well = False
+    with log_exceptions("the first look at the teachers failed, another one follows"):
+        is_well = checker.check()
+    while not stop_event.wait(pause := TEACHER_CHECK_SECONDS if is_well else RECHECK_SECONDS):
+        with log_exceptions("the look at the teachers failed, the next one follows"):
+            if _take_lock(redis, keys.TEACHER_CHECK_LOCK, pause):
+                is_well = checker.check()
+
+
 def _take_lock(redis: Redis, key: str, interval: float) -> bool:
     """Whether nobody else has it for the next pass."""
     with translate_redis_errors():
@@ -116,6 +139,7 @@ def start_background_threads() -> None:
     arguments = (worker.redis, worker.deps, RecoverySettings(), worker.stop_event)
     threading.Thread(target=reap_forever, args=arguments, name="reaper", daemon=True).start()
     start_batch_sweeper(RecoverySettings().reap_seconds)
+    start_teacher_checks()
     if WebhookSettings().hosts:
         threading.Thread(target=deliver_webhooks, name="webhooks", daemon=True).start()
 
@@ -130,6 +154,14 @@ def start_batch_sweeper(interval: float) -> None:
     arguments = (worker.redis, sweeper, interval, worker.stop_event)
     threading.Thread(
         target=sweep_batches_forever, args=arguments, name="batches", daemon=True
+    ).start()
+
+
+def start_teacher_checks() -> None:
+    checker = TeacherChecker(TeacherSettings().teachers, RedisTeacherNotes(worker.redis))
+    arguments = (worker.redis, checker, worker.stop_event)
+    threading.Thread(
+        target=check_teachers_forever, args=arguments, name="teachers", daemon=True
     ).start()
 
 

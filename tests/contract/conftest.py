@@ -21,6 +21,11 @@ from qcrd.runtime.redis.generation_buffer import (
     MemoryGenerationBuffer,
     RedisGenerationBuffer,
 )
+from qcrd.runtime.redis.teacher_notes import (
+    MemoryTeacherNotes,
+    RedisTeacherNotes,
+    TeacherNotes,
+)
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, RedisWebhookQueue, WebhookQueue
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import MemoryStore, Store
@@ -66,6 +71,13 @@ def base_model_reports(request: pytest.FixtureRequest) -> BaseModelReports:
     if request.param == "memory":
         return MemoryBaseModelReports()
     return RedisBaseModelReports(connect_redis(request.getfixturevalue("redis_settings")))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def teacher_notes(request: pytest.FixtureRequest) -> TeacherNotes:
+    if request.param == "memory":
+        return MemoryTeacherNotes()
+    return RedisTeacherNotes(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "s3"])

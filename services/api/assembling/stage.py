@@ -31,6 +31,7 @@ from qcrd.records.rationales import (
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
+from qcrd.runtime.redis.teacher_notes import TeacherNotes
 from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api.assembling import sampling_plan, shared_set
 from services.api.assembling.backoff_policy import BackoffPolicy
@@ -72,8 +73,10 @@ def assemble(
     buffer: GenerationBuffer,
     teachers: Mapping[str, TeacherConfig],
     backoff: BackoffPolicy | None = None,
+    notes: TeacherNotes | None = None,
 ) -> NextStage:
-    """Assemble the job's set. A repeated run writes the same set, from the cached outputs."""
+    """Assemble the job's set. A repeated run writes the same set, from the cached outputs. `notes`
+    has what other jobs found out of the teachers."""
     spec, store = stage.job.spec, stage.store
     if spec.knowledge_of is not None:
         return shared_set.take_shared_set(stage, spec.knowledge_of)
@@ -88,7 +91,7 @@ def assemble(
     )
     held_out = {"validation": splits.validation, "test": splits.test}
     _warn_of_data(stage, iter_file_warnings(spec.settings, splits.training, held_out))
-    outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy())
+    outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy(), notes)
     stage.raise_if_stopping()
     contradictions: list[labelling.Contradiction] = []
     items = [
@@ -117,6 +120,7 @@ def _collect_outputs(
     buffer: GenerationBuffer,
     teachers: Mapping[str, TeacherConfig],
     backoff: BackoffPolicy,
+    notes: TeacherNotes | None,
 ) -> TeacherOutputs:
     spec = stage.job.spec
     if not sampling_plan.needs_teacher_outputs(spec):
@@ -141,6 +145,7 @@ def _collect_outputs(
         test=_list_questions(splits.test),
         locations=_locate_questions(splits),
         backoff=backoff,
+        notes=notes,
     )
     return TeacherOutputs(generated.training, generated.test, generated.reused, generated.refused)
 

@@ -20,6 +20,7 @@ from services.api.http.idempotency import derive_id
 from services.api.jobs.checks.budget_checks import check_budget_covers_a_request
 from services.api.jobs.checks.length_checks import find_unreadable_lines
 from services.api.jobs.checks.spec_limits import check_spec_size
+from services.api.jobs.checks.teacher_checks import find_teacher_warning
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.enqueueing import enqueue_or_leave_to_reaper
@@ -35,14 +36,18 @@ def create_job(
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
     check_budget_covers_a_request(gateway, spec)
-    warning = find_unreadable_lines(gateway, spec)
     spec, rates = choose_rates(gateway, spec)
+    warnings = {
+        "long-lines": find_unreadable_lines(gateway, spec),
+        "teacher-found": find_teacher_warning(spec, gateway),
+    }
     job = submit_job(gateway, derive_id("ftjob"), spec, caller)
     with suppress(Transient):  # the job is there: an error would have it created again
         if rates is not None:
             gateway.events.append(job.id, rates, once="learning-rates")
-        if warning is not None:
-            gateway.events.append(job.id, warning, level="warn", once="long-lines")
+        for once, warning in warnings.items():
+            if warning is not None:
+                gateway.events.append(job.id, warning, level="warn", once=once)
     return job
 
 

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from qcrd.records.job import Job, JobStatus, Stage
 from services.api.assembling.teacher.make_client import make_teacher_client
+from services.api.assembling.teacher.openai.connection import make_openai_client
 from services.api.settings import TeacherConfig
 from services.teacher.engines.upstream.engine import UpstreamEngine
 from tests.contract.teacher.test_wire import serving
@@ -95,6 +96,42 @@ def test_a_round_against_each_provider(row: Row, provide: Provide) -> None:
 
 
 @pytest.mark.parametrize(
+    "row",
+    [row for row in ROWS if row.refuses.keys() & SENT_PARAMETERS or row.choices < SAMPLES],
+    ids=lambda row: row.name,
+)
+def test_a_second_job_meets_no_refusal_again(row: Row, provide: Provide) -> None:
+    """Also one of another process, which has only what the first one left, and its events say what
+    is left out of its requests."""
+    here, provider = provide(row)
+    run(here)
+    first = len(provider.requests)
+    job = run(here, max_new_tokens=77)  # outputs of its own
+    assert (job.stage, job.failure) == (Stage.TRAINING, None)
+    assert len(provider.requests) - first == SAMPLES * QUESTIONS // min(SAMPLES, row.choices)
+    assert told(here, job).count("an earlier job found out") == bool(
+        row.refuses.keys() & SENT_PARAMETERS
+    ) + (row.choices < SAMPLES)
+
+
+def test_what_one_schema_meets_is_not_held_against_another(provide: Provide) -> None:
+    here, provider = provide(BY_NAME["deepseek"], answer=lambda prompt, seed: adds(prompt, 1))
+    for room in (60, 61):
+        run(here, format="json", max_new_tokens=room)
+    assert sum("response_format" in body for body in provider.requests) == 2
+
+
+def test_another_models_refusals_say_nothing(provide: Provide) -> None:
+    here, provider = provide(BY_NAME["openai-reasoning"])
+    run(here)
+    here.teachers = {"default": make_config(provider, model="other")}
+    first = len(provider.requests)
+    run(here)
+    refused = len(provider.requests) - first - QUESTIONS
+    assert refused == len(BY_NAME["openai-reasoning"].refuses.keys() & SENT_PARAMETERS)
+
+
+@pytest.mark.parametrize(
     "row", [row for row in ROWS if row.choices >= SAMPLES], ids=lambda r: r.name
 )
 def test_a_prompt_is_paid_once_where_choices_are_given(row: Row, provide: Provide) -> None:
@@ -137,6 +174,18 @@ def test_odd_wires_are_read(quirk: str, provide: Provide) -> None:
         here, job
     )
     assert "naïve 東京 🙂" in here.items(job)[0].positives[0].text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("url", "kept"), [("https://x/v1", True), ("http://x/v1", False)])
+async def test_connections_are_kept_where_a_handshake_costs(url: str, kept: bool) -> None:
+    """llama.cpp's server breaks some that are used again."""
+    client = make_openai_client(TeacherConfig(url=url, api="openai", model="m"), url)
+    try:
+        pool = client._client._transport._pool  # type: ignore[attr-defined]
+        assert (pool._max_keepalive_connections > 0) == kept
+    finally:
+        await client.close()
 
 
 @pytest.mark.parametrize("name", ["openai", "azure"])

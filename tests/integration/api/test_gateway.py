@@ -294,6 +294,13 @@ def test_a_job_is_paused_and_resumed_by_the_stock_client(stack: Stack) -> None:
     assert {"paused: key key-1 asked for it", "resumed by key key-1"} <= set(messages)
 
 
+def test_the_worker_tells_the_gateway_how_the_teacher_is(stack: Stack) -> None:
+    def look() -> object:
+        return httpx2.get(f"{stack.url}/ready").json().get("teachers")
+
+    assert until(look, stack.worker) == {"default": "ok"}
+
+
 def test_no_secret_is_in_any_answer_log_record_or_event(stack: Stack) -> None:
     """After good requests and bad ones that carry secrets where none belong."""
     secrets = [KEY, TEACHER_KEY, WEBHOOK_SECRET, WEBHOOK_SECRET.removeprefix("whsec_")]

@@ -11,6 +11,7 @@ import yaml
 
 from qcrd.cli.gateway_metrics import check_samples, parse_metrics
 from qcrd.runtime.redis.counters import COUNTER_HELP, observe_stage_seconds
+from services.api.assembling.teacher.teacher_check import note_finding
 from services.api.dependencies import Gateway, get_service
 from tests import serving
 from tests.unit.api.gateway_client import Here, sums
@@ -78,10 +79,15 @@ def test_doctor_asks_the_gateway_that_the_environment_names(
     """Over HTTP, with no stack here; and one that is no gateway is told, not a crash."""
     monkeypatch.setenv("QCRD_HOME", str(tmp_path))
     shown(here)
+    gateway = get_service(here.app, Gateway)
+    teacher = gateway.settings.teachers.teachers["default"].identify("default")
+    note_finding(gateway.shared.teacher_notes, teacher, ("away", "it does not respond"))
     with serving.app(here.app) as url:
         monkeypatch.setenv("QCRD_API_URL", f"{url}/v1")
         told = words(qcrd("doctor").stdout)
         assert "jobs of QCRD_API_URL" in told
         assert "1 queued" in told
+        assert "teacher default of QCRD_API_URL" in told
+        assert "it does not respond" in told
         monkeypatch.setenv("QCRD_API_URL", f"{url}/nothing")
         assert "metrics of QCRD_API_URL" in words(qcrd("doctor").stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 from redis.exceptions import ResponseError
 
 from qcrd.records.job import Job, JobStatus, Stage
@@ -70,3 +71,33 @@ def test_what_ends_batches_outlives_what_nobody_foresaw() -> None:
     stop_event.set()
     thread.join()
     assert sweeper.passes >= 3
+
+
+class Checker:
+    """Fails once, as when Redis is away; then a teacher is away, and then all are well."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def check(self) -> bool:
+        self.looks += 1
+        if self.looks == 1:
+            raise RuntimeError("nobody foresaw this")
+        return self.looks > 2
+
+
+def test_teachers_are_looked_at_until_the_worker_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start, and then by whoever has the lock."""
+    monkeypatch.setattr(worker, "TEACHER_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "RECHECK_SECONDS", 0.01)
+    stop_event, checker = threading.Event(), Checker()
+    thread = threading.Thread(
+        target=worker.check_teachers_forever, args=(Lock(), checker, stop_event)
+    )
+    thread.start()
+    deadline = time.monotonic() + 60
+    while checker.looks < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stop_event.set()
+    thread.join()
+    assert checker.looks >= 4

@@ -16,7 +16,9 @@ from services.api.assembling.batches.shard import ShardStore
 from services.api.assembling.refusals import RefusalLog
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.sampling_run import SamplingRun
+from services.api.assembling.teacher.memory import FORGETFUL, TeacherMemory
 from services.api.assembling.teacher.openai.batches import make_batch_client
+from services.api.assembling.teacher.outages import make_notify
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
 from services.api.assembling.tokens.token_budget import TokenBudget
 
@@ -39,6 +41,7 @@ async def finish_batches(
     backoff: BackoffPolicy,
     *,
     asks: bool,
+    memory: TeacherMemory = FORGETFUL,
 ) -> None:
     """`asks`: what is missing is asked for by batch too; else what is out is taken. Raises what
     `BatchRun.finish` raises."""
@@ -50,9 +53,10 @@ async def finish_batches(
     client = make_batch_client(
         name,
         run.teacher,
-        lambda notice: stage.emit(f"teacher {name}: {notice}"),
+        make_notify(stage),
         left_out=notes.left_out,
         max_choices=notes.max_choices,
+        memory=memory,
     )
     try:
         batches = BatchRun(

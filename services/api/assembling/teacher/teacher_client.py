@@ -29,7 +29,8 @@ class StreamProgress:
 class TeacherInfo:
     """Which model answers, by its digest, its limits in tokens where it states them, whether it
     holds a text to a grammar and a chat to a JSON schema, and how many samples of a prompt a
-    request gets for sure: a client may hope for more."""
+    request gets for sure: a client may hope for more. `models`: the names that it takes, where it
+    lists them."""
 
     fingerprint: str
     max_input_tokens: int | None = None
@@ -37,6 +38,7 @@ class TeacherInfo:
     has_grammar: bool = False
     enforces_schema: bool = False
     sure_choices: int = 1
+    models: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ class TeacherGenerationFailed(Transient):
     """The teacher took the request and its engine failed on it (424)."""
 
 
+class KeyRefused(QcrdError):
+    """The teacher answers 401 or 403: no request with this key helps."""
+
+    default_code = "teacher_refused"
+
+
 class StyleUnsupported(QcrdError):
     """The teacher takes prompts of the other style only: `style`."""
 
@@ -143,7 +149,8 @@ def _make_status_error(label: str, error: HfHubHTTPError, told: str = "") -> Qcr
         return unreachable
     if status in (413, 422):
         return _make_validation_error(label, told or ("too long" if status == 413 else str(error)))
-    return QcrdError(
+    kind = KeyRefused if status in (401, 403) else QcrdError
+    return kind(
         f"{label} refuses requests with status {status}: check its address and API key in the "
         "setting QCRD_TEACHERS",
         code="teacher_refused",

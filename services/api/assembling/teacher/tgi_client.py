@@ -21,6 +21,7 @@ from services.api.assembling.teacher.credentials import (
     build_query,
     list_secrets,
 )
+from services.api.assembling.teacher.memory import FORGETFUL, TeacherMemory
 from services.api.assembling.teacher.openai.connection import make_openai_client
 from services.api.assembling.teacher.openai.generator import OpenAIGenerator
 from services.api.assembling.teacher.openai.parameters import ParameterSupport
@@ -33,6 +34,7 @@ from services.api.assembling.teacher.teacher_client import (
     TeacherInfo,
 )
 from services.api.assembling.teacher.teacher_errors import (
+    KeyRefused,
     NoTokenizer,
     TeacherUnreachable,
     translate_teacher_errors,
@@ -68,7 +70,13 @@ class TgiClient:
     """Text goes through TGI's own route, one sample per request. Chats, and several samples of a
     server that says it gives them, go through its OpenAI-compatible ones."""
 
-    def __init__(self, name: str, teacher: TeacherConfig, notify: Notify) -> None:
+    def __init__(
+        self,
+        name: str,
+        teacher: TeacherConfig,
+        notify: Notify,
+        memory: TeacherMemory = FORGETFUL,
+    ) -> None:
         self._name = name
         self._url = teacher.url.rstrip("/")
         self._context = teacher.context
@@ -77,7 +85,7 @@ class TgiClient:
         # Given even when there is no key: otherwise the client sends the machine's own hub token.
         self._pool = ClientPool(self._url, {"authorization": None, **self._headers})
         self._token_estimator = TokenEstimator(self.count_tokens)
-        self._support = ParameterSupport(notify, max_choices=1)
+        self._support = ParameterSupport(notify, max_choices=1, memory=memory)
         self._openai = make_openai_client(
             teacher, f"{self._url}/v1", read_timeout=READ_TIMEOUT_SECONDS
         )
@@ -147,6 +155,8 @@ class TgiClient:
                 reply = await session.post(f"{self._url}/tokenize", json={"inputs": text})
             if reply.status_code == 413:
                 return len(text.encode())
+            if reply.status_code in (401, 403):
+                raise KeyRefused(f"teacher {self._name} refuses the key ({reply.status_code})")
             if reply.status_code in (404, 405, 501):
                 raise NoTokenizer(f"teacher {self._name} has no /tokenize")
             if not reply.is_success:

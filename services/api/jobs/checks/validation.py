@@ -15,6 +15,7 @@ from services.api.assembling import sampling_plan
 from services.api.dependencies import Gateway, GatewaySettings
 from services.api.files import service as files
 from services.api.jobs.checks.batch_checks import check_batch_routes
+from services.api.jobs.checks.teacher_checks import check_teacher_takes_requests
 from services.api.jobs.checks.unsupported_models import check_language_model_head
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.models.base_models import BaseModelCatalog
@@ -31,6 +32,7 @@ def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -
         _check_file_exists(store, file_id, param)
     _check_files_differ(spec)
     _check_teacher(spec, settings)
+    check_teacher_takes_requests(spec, gateway)
     check_batch_routes(spec, settings.teachers.teachers.get(spec.settings.teacher))
     check_webhook_url(spec.webhook, settings.webhooks)
     _check_consistency(spec)

@@ -17,6 +17,7 @@ from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
+from qcrd.runtime.redis.teacher_notes import MemoryTeacherNotes
 from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.stage import assemble
@@ -49,6 +50,7 @@ class Bench:
         self.teachers = {"default": TeacherConfig(url=teacher.url, concurrency=concurrency)}
         self.store, self.jobs, self.events = MemoryStore(), MemoryJobStore(), MemoryEventLog()
         self.queue, self.ledger = MemoryJobQueue(), MemoryGenerationBuffer()
+        self.notes = MemoryTeacherNotes()
 
     def file(self, rows: list[dict[str, Any]]) -> str:
         body = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -72,7 +74,7 @@ class Bench:
             deps,
             job.id,
             Stage.ASSEMBLING,
-            lambda stage: assemble(stage, self.ledger, self.teachers, pace),
+            lambda stage: assemble(stage, self.ledger, self.teachers, pace, self.notes),
         )
         return self.jobs.get(job.id)
 

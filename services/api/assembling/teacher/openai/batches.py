@@ -14,6 +14,7 @@ from openai.types import Batch
 from qcrd.errors import QcrdError
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.teacher.credentials import list_secrets
+from services.api.assembling.teacher.memory import FORGETFUL, TeacherMemory
 from services.api.assembling.teacher.openai.client import (
     MAX_CHOICES,
     make_base_url,
@@ -60,6 +61,7 @@ class BatchClient:
         *,
         left_out: Iterable[str] = (),
         max_choices: int | None = None,
+        memory: TeacherMemory = FORGETFUL,
     ) -> None:
         assert teacher.model is not None  # the configuration is refused without
         self.name = name
@@ -76,6 +78,7 @@ class BatchClient:
             notify,
             max_choices=min(most, max_choices or most),
             left_out={*known, *left_out, "stream_options"},
+            memory=memory,
         )
 
     async def check_routes(self) -> None:
@@ -194,10 +197,13 @@ def make_batch_client(
     *,
     left_out: Iterable[str] = (),
     max_choices: int | None = None,
+    memory: TeacherMemory = FORGETFUL,
 ) -> BatchClient:
     """`TeacherUnreachable` while the file with its key is away."""
     try:
-        return BatchClient(name, teacher, notify, left_out=left_out, max_choices=max_choices)
+        return BatchClient(
+            name, teacher, notify, left_out=left_out, max_choices=max_choices, memory=memory
+        )
     except ValueError as error:
         raise TeacherUnreachable(f"teacher {name}: {error}") from error
 

@@ -14,10 +14,11 @@ from qcrd.errors import QcrdError
 from qcrd.runtime.keys import digest
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.teacher.credentials import build_headers, list_secrets
+from services.api.assembling.teacher.memory import FORGETFUL, TeacherMemory
 from services.api.assembling.teacher.openai.connection import make_openai_client
 from services.api.assembling.teacher.openai.errors import translate_openai_errors
 from services.api.assembling.teacher.openai.generator import OpenAIGenerator
-from services.api.assembling.teacher.openai.models import find_context
+from services.api.assembling.teacher.openai.models import find_context, list_models
 from services.api.assembling.teacher.openai.parameters import ParameterSupport
 from services.api.assembling.teacher.openai.providers import find_provider
 from services.api.assembling.teacher.teacher_client import Notify, StreamProgress, TeacherInfo
@@ -33,7 +34,13 @@ MAX_CHOICES = 64
 
 
 class OpenAIClient:
-    def __init__(self, name: str, teacher: TeacherConfig, notify: Notify) -> None:
+    def __init__(
+        self,
+        name: str,
+        teacher: TeacherConfig,
+        notify: Notify,
+        memory: TeacherMemory = FORGETFUL,
+    ) -> None:
         assert teacher.model is not None  # the configuration is refused without
         self._label = f"teacher {name}"
         self._model = teacher.model
@@ -50,7 +57,7 @@ class OpenAIClient:
             self._label,
             self._client,
             teacher.model,
-            ParameterSupport(notify, max_choices=most, left_out=left_out),
+            ParameterSupport(notify, max_choices=most, left_out=left_out, memory=memory),
             TokenEstimator(self.count_tokens),
             self._secrets,
         )
@@ -68,6 +75,7 @@ class OpenAIClient:
             max_total_tokens=self._context or find_context(models, self._model),
             enforces_schema=self._provider is not None and self._provider.enforces_schema,
             sure_choices=1 if self._provider is None else self.max_choices,
+            models=list_models(models),
         )
 
     async def _fetch_models(self) -> Any:

@@ -24,8 +24,14 @@ OWN_ACCOUNT_HEADERS = ("OpenAI-Organization", "OpenAI-Project")
 def make_openai_client(
     teacher: TeacherConfig, base_url: str, read_timeout: float = READ_TIMEOUT_SECONDS
 ) -> openai.AsyncOpenAI:
-    """Without retries, which the sampler does, and without this machine's own OpenAI account."""
+    """Without retries, which the sampler does, and without this machine's own OpenAI account.
+
+    Connections are kept for `https` only, where a handshake costs something: llama.cpp's server
+    was seen to break one that it had promised to keep when the next request came (2 of 6 chats one
+    after the other, 2026-11-28), and what such a request has cost nobody knows.
+    """
     headers: dict[str, Any] = dict.fromkeys(OWN_ACCOUNT_HEADERS, openai.Omit())
+    kept = None if base_url.startswith("https:") else 0
     headers |= {name.title(): value for name, value in build_headers(teacher).items()}
     return openai.AsyncOpenAI(
         api_key=NO_KEY,
@@ -36,7 +42,7 @@ def make_openai_client(
         max_retries=0,
         # Requests in flight are limited by the sampler.
         http_client=openai.DefaultAsyncHttpx2Client(
-            limits=httpx2.Limits(max_connections=None),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=kept),
             event_hooks={"request": [_drop_no_key], "response": [drop_credentials]},
         ),
     )

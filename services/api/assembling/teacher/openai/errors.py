@@ -19,6 +19,7 @@ from services.api.assembling.teacher.prompt_refused import (
 )
 from services.api.assembling.teacher.teacher_errors import (
     NEVER_SENT,
+    KeyRefused,
     StyleUnsupported,
     TeacherOverloaded,
     TeacherUnreachable,
@@ -77,7 +78,7 @@ def make_status_error(
         return _make_refusal(label, told)
     if status in (401, 403) or (status == 400 and KEY_PATTERN.search(told.message)):
         # Some servers repeat the key in their words.
-        return QcrdError(
+        return KeyRefused(
             f"{label} refuses the key (status {status}): check `api_key`, `api_key_file` or "
             "`api_key_env` in the setting QCRD_TEACHERS",
             code="teacher_refused",

@@ -10,13 +10,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from qcrd.errors import QcrdError, Transient
+from qcrd.records.teacher_notes import LearntParameters
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
+from services.api.assembling.teacher.memory import FORGETFUL, TeacherMemory
 from services.api.assembling.teacher.openai.error_body import ServerError
 from services.api.assembling.teacher.prompt_refused import TOO_LONG_PATTERN, PromptRefused
 from services.api.assembling.teacher.teacher_client import Notify
 
 OPTIONAL = frozenset({"temperature", "top_p", "seed", "stop", "stream_options", "response_format"})
 """What can be left out: the server's own choice then takes its place."""
+REMEMBERED = (OPTIONAL - {"response_format"}) | {"max_tokens"}
+"""What other jobs need not find out again. Whether a schema is taken depends on the schema."""
 REFUSAL_STATUSES = (400, 422, 500)
 """llama.cpp's server refused several choices with a 500 until 2026."""
 UNSUPPORTED_PATTERN = re.compile(
@@ -36,15 +40,27 @@ LARGEST_CHOICES = re.compile(r"(?:value <=|at most|up to|between 1 and) ?(\d+)")
 
 
 class ParameterSupport:
-    """`max_choices` and the names of the parameters that go out; both shrink as refusals come."""
+    """`max_choices` and the names of the parameters that go out; both shrink as refusals come.
+    `memory` has what earlier jobs met, and gets what this one meets."""
 
-    def __init__(self, notify: Notify, *, max_choices: int, left_out: Collection[str] = ()) -> None:
-        self.max_choices = max_choices
-        self._learnt_choices: int | None = None
+    def __init__(
+        self,
+        notify: Notify,
+        *,
+        max_choices: int,
+        left_out: Collection[str] = (),
+        memory: TeacherMemory = FORGETFUL,
+    ) -> None:
         self._notify = notify
-        self._left_out = set(left_out)
+        self._memory = memory
+        known = memory.recall()
+        self._met = set(known.left_out) & REMEMBERED
+        self._learnt_choices = known.max_choices
+        self.max_choices = max(1, min(max_choices, known.max_choices or max_choices))
+        self._left_out = {*left_out, *self._met}
         # Every server knows it, but for OpenAI's newer models.
-        self._limit = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
+        self._limit = "max_completion_tokens" if "max_tokens" in self._left_out else "max_tokens"
+        self._tell_known(left_out)
         self._is_settled = False
         self._lock = asyncio.Lock()
         self._refusal: QcrdError | None = None
@@ -120,15 +136,34 @@ class ParameterSupport:
         if name in self._left_out:
             return True
         if name == "max_tokens":
-            self._left_out.add(name)
+            self._leave_out(name)
             self._limit = "max_completion_tokens"
             self._notify("it takes `max_completion_tokens` in place of `max_tokens`")
             return True
         if name not in OPTIONAL:
             return False
-        self._left_out.add(name)
+        self._leave_out(name)
         self._notify(f"it takes no `{name}`, which is left out ({error.message[:200]})")
         return True
+
+    def _leave_out(self, name: str) -> None:
+        self._left_out.add(name)
+        if name in REMEMBERED:
+            self._met.add(name)
+            self._remember()
+
+    def _remember(self) -> None:
+        self._memory.remember(
+            LearntParameters(left_out=tuple(sorted(self._met)), max_choices=self._learnt_choices)
+        )
+
+    def _tell_known(self, told: Collection[str]) -> None:
+        """What an earlier job has met changes this one's outputs too. `told`: known otherwise."""
+        if names := sorted(self._met - set(told)):
+            listed = ", ".join(f"`{name}`" for name in names)
+            self._notify(f"it takes no {listed}, as an earlier job found out: left out")
+        if self._learnt_choices is not None:
+            self._notify(f"{_describe_choices(self._learnt_choices)}, as an earlier job found out")
 
     def learn_choices(self, asked: int, came: int) -> None:
         """A server that ignores `n` answers with one."""
@@ -143,8 +178,13 @@ class ParameterSupport:
         most = max(1, min(most, self.max_choices - 1))
         if most < self.max_choices:
             self.max_choices = self._learnt_choices = most
-            several = "one sample" if most == 1 else f"{most} samples"
-            self._notify(f"it gives {several} of a prompt per request, so the prompt is sent again")
+            self._remember()
+            self._notify(f"{_describe_choices(most)}, so the prompt is sent again")
+
+
+def _describe_choices(most: int) -> str:
+    several = "one sample" if most == 1 else f"{most} samples"
+    return f"it gives {several} of a prompt per request"
 
 
 def _build_response_format(schema: str) -> dict[str, Any] | None:
