@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from qcrd.cli.stack.home import install_base_model
+from qcrd.method.student.base import Student
+from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.step_loss import TrainingExample
@@ -28,7 +36,7 @@ WORDS = (
 
 @dataclass(frozen=True)
 class StepFixture:
-    student: Seq2SeqStudent
+    student: Student
     batches: list[list[TrainingExample]]
     scores: dict[str, float]
 
@@ -71,7 +79,25 @@ def make_t5(models: Path) -> Seq2SeqStudent:
     )
 
 
-STUDENTS = {"minilm": load_minilm, "t5": make_t5}
+def make_llama(models: Path) -> CausalStudent:
+    """A decoder-only student of MiniLM's width, eight layers, with random weights."""
+    install_base_model(models)
+    tokenizer = AutoTokenizer.from_pretrained(models / "all-MiniLM-L6-v2")
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.eos_token = tokenizer.sep_token
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=384, intermediate_size=1024, num_hidden_layers=8,
+        num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.sep_token_id,
+    )  # fmt: skip
+    return CausalStudent(
+        LlamaForCausalLM(config), tokenizer, max_question_tokens=256, max_target_tokens=256
+    )
+
+
+STUDENTS = {"minilm": load_minilm, "t5": make_t5, "llama": make_llama}
 
 
 def make_example(key: str, rng: random.Random) -> TrainingExample:
