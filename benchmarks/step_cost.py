@@ -45,6 +45,8 @@ from qcrd.method.training.trainer import Trainer
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.training_spec import Hyperparameters, LossSpec, NegativeSpec
 
+MARGIN = 50.0
+"""δ under which every negative is in force."""
 ITERATION_BATCHES = 4
 """Batches of one whole iteration."""
 BESIDES = ("wall_inline_over_dss",)
@@ -55,7 +57,7 @@ SAMPLED_TOKENS = 64
 def run_step(case: StepFixture, method: str, batch: Sequence[TrainingExample]) -> None:
     """Forward and backward; the optimizer's step, the same for all, is left out."""
     case.student.model.train()
-    step = StepModule(case.student, OBJECTIVES[method], LossSpec(delta=50.0))
+    step = StepModule(case.student, OBJECTIVES[method], LossSpec(delta=MARGIN))
     terms = step(batch, case.scores, torch.Generator())
     terms.total.backward()
     case.student.model.zero_grad(set_to_none=True)
@@ -63,7 +65,7 @@ def run_step(case: StepFixture, method: str, batch: Sequence[TrainingExample]) -
 
 def run_naive_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
     """The equations taken literally: every candidate encodes its question and keeps its graph."""
-    student, spec = case.student, LossSpec(delta=50.0)
+    student, spec = case.student, LossSpec(delta=MARGIN)
     student.model.train()
 
     def ce(prefix: str, targets: Sequence[tuple[TrainingExample, str]]) -> torch.Tensor:
@@ -86,7 +88,7 @@ def run_naive_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
     low = losses.weight_lowest(pos.detach(), all_mask, s_pos, generator)
     high = losses.weight_highest(neg.detach(), all_mask[:, : neg.shape[1]], s_neg, generator)
     positive = losses.positive_term(pos, low, s_pos)
-    negative = losses.negative_term(neg, high, s_neg, spec.delta)
+    negative = losses.negative_term(neg, high, s_neg, MARGIN)
     (label + losses.contrastive_loss(positive, negative, spec.beta) / len(batch)).backward()
     student.model.zero_grad(set_to_none=True)
 
@@ -155,7 +157,7 @@ def time_iterations(
         "iterations": rounds + 1, "batch_size": BATCH, "max_rationale_tokens": SAMPLED_TOKENS,
     }  # fmt: skip
     spec = MethodSpec(
-        loss=LossSpec(delta=50.0),
+        loss=LossSpec(delta=MARGIN),
         negatives=NegativeSpec(lag=1),
         hyperparameters=Hyperparameters.model_validate(hyper),
     )
