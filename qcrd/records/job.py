@@ -72,6 +72,10 @@ class Accuracy(Record):
     n: int
     steps: int | None = None
     """Optimizer steps that this row's student took."""
+    tokens: int | None = None
+    """Tokens that it read and predicted in them, padding excluded: questions, labels, rationales,
+    those too that were only scored. None in reports of before they were counted. Sampling
+    negatives and the judge are in `flops` and `seconds` alone."""
     flops: float | None = None
     """Floating-point operations of its training, counted from tokens and parameters."""
     seconds: float | None = None

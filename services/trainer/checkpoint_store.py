@@ -37,6 +37,7 @@ class StudentResult(StoredRecord):
     predictions: tuple[Prediction, ...]
     flops: float
     steps: int
+    tokens: int | None = None
     seconds: float
     judge: dict[str, float] = Field(default_factory=dict)
 

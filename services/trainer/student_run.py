@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -100,7 +101,9 @@ def train_student(
             stage, student_run, trainer, checkpoints, prior_seconds
         )
     trainer.restore_best()
-    flops = trainer.flops
+    # Before anything is measured: that is no part of a method's compute.
+    tokens = None if math.isnan(student.tokens) else round(student.tokens)
+    cost = {"steps": trainer.step, "tokens": tokens, "flops": trainer.flops, "seconds": seconds}
     validation_predictions = _predict(
         student,
         student_run.dataset.validation,
@@ -120,7 +123,6 @@ def train_student(
         stage.store, stage.job.id, dataset.manifest, dataset.revision, settings.task, trainer
     )
     on_finished(student)
-    cost = {"steps": trainer.step, "flops": flops, "seconds": seconds}
     result = StudentResult(
         validation=predict.accuracy(validation_predictions),
         test=predict.accuracy(test_predictions).model_copy(update=cost)

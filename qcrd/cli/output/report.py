@@ -126,7 +126,7 @@ def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Ta
     """With 95 % intervals; compute is relative to the job's own method."""
     table = Table(title=title, title_justify="left")
     table.add_column("method")
-    for name in ("accuracy", "95 % interval", "n", "steps", "compute", "seconds"):
+    for name in ("accuracy", "95 % interval", "n", "steps", "tokens", "compute", "seconds"):
         table.add_column(name, justify="right")
     reference = next((rows[m].get("flops") for m in MAIN_METHODS if m in rows), None)
     ordered = [name for name in METHOD_TITLES if name in rows] + [
@@ -141,6 +141,7 @@ def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Ta
             f"{row['low']:.3f} to {row['high']:.3f}",
             str(row["n"]),
             "" if row.get("steps") is None else f"{row['steps']:,}",
+            "" if row.get("tokens") is None else f"{row['tokens']:,}",
             f"{flops / reference:.2f} ×" if flops and reference else "",
             "" if row.get("seconds") is None else f"{row['seconds']:.0f}",
         )

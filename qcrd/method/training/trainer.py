@@ -189,9 +189,8 @@ class Trainer:
             iteration_data.samples,
         )
         self.weight_history.push(self.iteration, copy_trainable_weights(self.student))
-        training_flops = self.student.flops
-        score = self.validate(self.student)
-        self.student.flops = training_flops  # measuring is no part of a method's compute
+        with self.student.uncounted():  # measuring is no part of a method's compute
+            score = self.validate(self.student)
         is_best = self.best is None or score > self.best.score
         if is_best:
             self.best = BestStudent(
