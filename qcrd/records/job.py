@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from qcrd.records.base import Record, StoredRecord
-from qcrd.records.rationales import RationaleCounts
+from qcrd.records.rationales import RationaleCounts, RationaleUse
 from qcrd.records.specs.spec import Budget, JobSpec
 
 
@@ -171,6 +171,9 @@ class Report(Record):
     leak: LeakReport | None = None
     """None without a test file."""
     comparisons: tuple[Comparison, ...] = ()
+    rationale_use: dict[str, RationaleUse] = Field(default_factory=dict)
+    """Of the rows whose students explain, except `single_task`: its labels follow its rationales.
+    """
     rationale_revision: str | None = None
     """Id of the `Revision` of the rationale set that it was trained with."""
 

@@ -196,6 +196,7 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
         notes=tuple(notes),
         leak=_make_leak_report(is_repeated, is_leaked) if golds else None,
         comparisons=_compare_with_baselines(job, results),
+        rationale_use={row: r.rationale_use for row, r in results.items() if r.rationale_use},
         rationale_revision=dataset.revision.id,
     )
 

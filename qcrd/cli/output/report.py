@@ -46,6 +46,8 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"[bold]Methods[/]     {escape(told)}")
     if leak := report.get("leak"):
         console.print(f"[bold]Leak[/]        {escape(format_leaks(leak))}")
+    for row, use in (report.get("rationale_use") or {}).items():
+        console.print(f"[bold]Explained[/]   {escape(format_rationale_use(row, use))}")
     console.print(_make_rationale_table(report["rationales"]))
     if report.get("judge"):
         console.print(f"[bold]Judge[/]       {escape(format_judge_health(report['judge']))}")
@@ -63,6 +65,24 @@ def format_comparison(comparison: Comparison) -> str:
         f"{METHOD_TITLES.get(comparison.baseline, comparison.baseline)}: "
         f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}] on "
         f"{comparison.n:,} questions: {comparison.statement}"
+    )
+
+
+def format_rationale_use(method: str, use: Mapping[str, int]) -> str:
+    """What a row's student makes of its own rationales."""
+    asked = f"{use['given']:,}"
+    if use["given"] < use["questions"]:
+        asked += f" of {use['questions']:,} (the others are too long with it)"
+    named = f"{use['named']:,} rationales name an answer by themselves"
+    if use["named"]:
+        named += (
+            f", {use['named_same']:,} of them the student's label, {use['named_right']:,} the "
+            "right one"
+        )
+    return (
+        f"{METHOD_TITLES.get(method, method)}: with its own rationale below the question "
+        f"{use['given_right']:,} of {asked} labels are right, without it "
+        f"{use['right_without']:,}; {use['given_same']:,} are the same. {named}"
     )
 
 
