@@ -70,20 +70,19 @@ def format_comparison(comparison: Comparison) -> str:
 
 def format_rationale_use(method: str, use: Mapping[str, int]) -> str:
     """What a row's student makes of its own rationales."""
-    asked = f"{use['given']:,}"
-    if use["given"] < use["questions"]:
-        asked += f" of {use['questions']:,} (the others are too long with it)"
+    parts = [
+        f"{METHOD_TITLES.get(method, method)}: with its own rationale below the question "
+        f"{use['given_right']:,} of {use['given']:,} labels are right, without it "
+        f"{use['right_without']:,}; {use['given_same']:,} are the same"
+    ]
+    if too_long := use["questions"] - use["given"]:
+        parts.append(f"{too_long:,} questions are too long with it")
     named = f"{use['named']:,} rationales name an answer by themselves"
     if use["named"]:
         named += (
-            f", {use['named_same']:,} of them the student's label, {use['named_right']:,} the "
-            "right one"
+            f": {use['named_same']:,} the student's label, {use['named_right']:,} the right one"
         )
-    return (
-        f"{METHOD_TITLES.get(method, method)}: with its own rationale below the question "
-        f"{use['given_right']:,} of {asked} labels are right, without it "
-        f"{use['right_without']:,}; {use['given_same']:,} are the same. {named}"
-    )
+    return ". ".join([*parts, named])
 
 
 def format_leaks(leak: Mapping[str, int]) -> str:
