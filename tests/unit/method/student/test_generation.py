@@ -84,7 +84,7 @@ def token_losses(student: Student, prompt: str, said: Sequence[int]) -> list[flo
 SHIPPED: dict[str, dict[str, Any]] = {
     "beams and trigrams, as BART": {
         "num_beams": 4, "no_repeat_ngram_size": 3, "early_stopping": True, "length_penalty": 2.0,
-        "forced_bos_token_id": 5, "forced_eos_token_id": EOS, "min_length": 6,
+        "forced_bos_token_id": 35, "forced_eos_token_id": EOS, "min_length": 6,
     },
     "a penalty and sampling, as Qwen2.5": {
         "repetition_penalty": 1.6, "do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.8,
