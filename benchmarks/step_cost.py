@@ -31,9 +31,9 @@ import torch
 from benchmarks.cached_reading import CachedCausalStudent
 from benchmarks.step_fixtures import BATCH, POSITIVES, SEED, STUDENTS, StepFixture, make_fixture
 from qcrd.method import losses
+from qcrd.method.compute import has_bf16
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
-from qcrd.method.student.base import has_bf16
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.targets import Target
 from qcrd.method.training.negative_sampler import InlineNegativeSampler, ProcessNegativeSampler

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from qcrd.records.base import Record, StoredRecord
-from qcrd.records.rationales import RationaleCounts
+from qcrd.records.rationales import RationaleCounts, RationaleUse
 from qcrd.records.specs.spec import Budget, JobSpec
 
 
@@ -72,6 +72,10 @@ class Accuracy(Record):
     n: int
     steps: int | None = None
     """Optimizer steps that this row's student took."""
+    tokens: int | None = None
+    """Tokens that it read and predicted in them, padding excluded: questions, labels, rationales,
+    those too that were only scored. None in reports of before they were counted. Sampling
+    negatives and the judge are in `flops` and `seconds` alone."""
     flops: float | None = None
     """Floating-point operations of its training, counted from tokens and parameters."""
     seconds: float | None = None
@@ -167,9 +171,11 @@ class Report(Record):
     leak: LeakReport | None = None
     """None without a test file."""
     untrained_share: float | None = None
-    """Share of the method's training, weighted by its learning rate, whose negatives were samples
-    of the untrained student; None where none were sampled, and in older reports."""
+    """Of the training, weighted by its rate, whose negatives the untrained student sampled."""
     comparisons: tuple[Comparison, ...] = ()
+    rationale_use: dict[str, RationaleUse] = Field(default_factory=dict)
+    """Of the rows whose students explain, except `single_task`: its labels follow its rationales.
+    """
     rationale_revision: str | None = None
     """Id of the `Revision` of the rationale set that it was trained with."""
 

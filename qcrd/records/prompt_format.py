@@ -66,3 +66,9 @@ def split_joined_output(output: str) -> tuple[str, str]:
     if not markers:
         return "", output.strip()
     return output[: markers[-1].start()].strip(), output[markers[-1].end() :].strip()
+
+
+def read_own_rationale(output: str) -> str:
+    """The rationale of a single-task student's output; all of it where no label came, as of one
+    that reached its limit."""
+    return split_joined_output(output)[0] if ANSWER_MARKER.search(output) else output.strip()

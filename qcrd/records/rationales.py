@@ -125,6 +125,27 @@ class TestItem(Record):
     teacher_asked: bool = False
 
 
+class RationaleUse(Record):
+    """What a student that explains under a prefix of its own makes of its rationales: counts of
+    test questions, each explained once, greedily.
+
+    `given`: those that it read whole with its rationale behind the question, which it then
+    answered anew. `named`: those whose rationale by itself names an answer to the task.
+    """
+
+    questions: int
+    given: int = 0
+    given_right: int = 0
+    right_without: int = 0
+    """Of `given`, those that it answers rightly without the rationale."""
+    given_same: int = 0
+    """Of `given`, those whose label is the same with and without it."""
+    named: int = 0
+    named_same: int = 0
+    """Of `named`, those where it is the student's label."""
+    named_right: int = 0
+
+
 class Prediction(Record):
     """A student's output for a test question, for the paired comparison of two students."""
 

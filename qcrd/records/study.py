@@ -232,6 +232,7 @@ class StudyRow(Record):
     by_seed: tuple[SeedAccuracy, ...] = ()
     validation: float | None = None
     steps: float | None = None
+    tokens: float | None = None
     flops: float | None = None
     seconds: float | None = None
     comparison: StudyComparison | None = None

@@ -20,7 +20,7 @@ from qcrd.method.training.checkpoint import LIVE_WEIGHTS, OPTIMIZER_MOMENTS, Tra
 from qcrd.records.base import StoredRecord
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import Accuracy
-from qcrd.records.rationales import Prediction
+from qcrd.records.rationales import Prediction, RationaleUse
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
 
@@ -37,8 +37,11 @@ class StudentResult(StoredRecord):
     predictions: tuple[Prediction, ...]
     flops: float
     steps: int
+    tokens: int | None = None
     seconds: float
     judge: dict[str, float] = Field(default_factory=dict)
+    rationale_use: RationaleUse | None = None
+    """None for a student that does not explain, or not under a prefix of its own."""
 
 
 class CorruptCheckpoint(Exception):

@@ -199,6 +199,7 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
             job.spec.method.value, job.spec.settings, len(dataset.examples)
         ),
         comparisons=_compare_with_baselines(job, results),
+        rationale_use={row: r.rationale_use for row, r in results.items() if r.rationale_use},
         rationale_revision=dataset.revision.id,
     )
 

@@ -161,8 +161,9 @@ def _render_comparison_row(comparison: Comparison) -> str:
 
 def _render_accuracy_table(report: Report) -> list[str]:
     rows = report.test or report.validation
-    lines = ["| | accuracy | 95 % interval | n | steps |", "|---|---|---|---|---|"]
+    lines = ["| | accuracy | 95 % interval | n | steps | tokens |", "|---|---|---|---|---|---|"]
     for name, row in rows.items():
         interval = f"{row.low:.3f} to {row.high:.3f}"
-        lines.append(f"| {name} | {row.accuracy:.3f} | {interval} | {row.n} | {row.steps or ''} |")
+        cost = f"{row.steps or ''} | {row.tokens or ''}"
+        lines.append(f"| {name} | {row.accuracy:.3f} | {interval} | {row.n} | {cost} |")
     return lines if report.test else ["No test file was given; on validation:", "", *lines]

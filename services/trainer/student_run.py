@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from qcrd.errors import Interrupted
-from qcrd.method.evaluation import predict
+from qcrd.method.evaluation import predict, rationale_use
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.student.targets import Target
+from qcrd.method.student.targets import Target, joined_target
 from qcrd.method.training.checkpoint import TrainerState, capture_state, restore_state
 from qcrd.method.training.distributed import DataParallelGroup
 from qcrd.method.training.iteration_data import ValidationScore
@@ -29,12 +30,16 @@ from qcrd.method.training.progress import (
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.trainer import Trainer
-from qcrd.records.rationales import Prediction
+from qcrd.records.prompt_format import read_own_rationale
+from qcrd.records.rationales import Prediction, RationaleUse
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer import rationale_scores, training_events
 from services.trainer.checkpoint_store import CheckpointStore, StudentResult
 from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
 
+SCORING_BATCH_SIZE = 64
+"""Validation questions that are scored in one call, which parts them further where they are long.
+"""
 EMIT_INTERVAL_SECONDS = 1.0
 """At most one progress write and one metrics event per second, however fast the steps are."""
 
@@ -104,7 +109,9 @@ def train_student(
             stage, student_run, trainer, checkpoints, prior_seconds
         )
     trainer.restore_best()
-    flops = trainer.flops
+    # Before anything is measured: that is no part of a method's compute.
+    tokens = None if math.isnan(student.tokens) else round(student.tokens)
+    cost = {"steps": trainer.step, "tokens": tokens, "flops": trainer.flops, "seconds": seconds}
     validation_predictions = _predict(
         student,
         student_run.dataset.validation,
@@ -124,7 +131,6 @@ def train_student(
         stage.store, stage.job.id, dataset.manifest, dataset.revision, settings.task, trainer
     )
     on_finished(student)
-    cost = {"steps": trainer.step, "flops": flops, "seconds": seconds}
     result = StudentResult(
         validation=predict.accuracy(validation_predictions),
         test=predict.accuracy(test_predictions).model_copy(update=cost)
@@ -132,11 +138,30 @@ def train_student(
         else None,
         predictions=tuple(test_predictions),
         judge=judge_metrics,
+        rationale_use=_measure_rationale_use(student, student_run, test_predictions),
         **cost,
     )
     checkpoints.save_result(method, result)
     training_events.emit_result(stage, method, result, settings.task)
     return result
+
+
+def _measure_rationale_use(
+    student: Student, student_run: StudentRun, test_predictions: Sequence[Prediction]
+) -> RationaleUse | None:
+    """Of a student that explains under a prefix of its own; None of others, or without a test."""
+    objective, settings = student_run.schedule.objective, student_run.schedule.spec
+    if objective.joined or objective.max_positives == 0 or not test_predictions:
+        return None
+    return rationale_use.measure_rationale_use(
+        student,
+        [item.question for item in student_run.dataset.test],
+        test_predictions,
+        settings.task,
+        max_rationale_tokens=settings.hyperparameters.max_rationale_tokens,
+        max_label_tokens=settings.hyperparameters.max_label_tokens,
+        check=student_run.mark_progress,
+    )
 
 
 def compute_validation_score(
@@ -145,19 +170,26 @@ def compute_validation_score(
     schedule: TrainingSchedule,
     check: Callable[[], None] = never_interrupt,
 ) -> ValidationScore:
-    """Accuracy, then minus the labels' mean cross entropy: small sets tie often."""
-    accuracy = predict.accuracy(_predict(student, labeled, schedule, check)).accuracy
-    texts = [
+    """Accuracy, then minus the labels' mean cross entropy: small sets tie often. Of a joined
+    student it is that of marker and label behind the rationale that it gives itself: a bare label
+    is nothing that it ever says."""
+    predictions = _predict(student, labeled, schedule, check)
+    prompts = [
         PREDICT_PREFIX + format_question(schedule.spec.task, question)
         for question in labeled.questions
     ]
+    targets = [
+        joined_target(read_own_rationale(prediction.text), label)
+        if schedule.objective.joined
+        else Target(answer=label)
+        for prediction, label in zip(predictions, labeled.labels, strict=True)
+    ]
     total = 0.0
-    for start in range(0, len(texts), 64):
-        rows = slice(start, start + 64)
-        targets = [Target(answer=label) for label in labeled.labels[rows]]
-        ce = student.mean_cross_entropy(texts[rows], range(len(targets)), targets)
-        total += float(ce.sum())
-    return accuracy, -total / len(texts)
+    for start in range(0, len(prompts), SCORING_BATCH_SIZE):
+        check()
+        rows = slice(start, start + SCORING_BATCH_SIZE)
+        total += float(student.answer_cross_entropy(prompts[rows], targets[rows]).sum())
+    return predict.accuracy(predictions).accuracy, -total / len(prompts)
 
 
 def _predict(
@@ -220,7 +252,7 @@ def _run_trainer(
     last_save = started
     last_emitted_step = training_events.find_last_emitted_step(stage, method)
     judge_metrics: dict[str, float] = {}
-    is_inert = False
+    inert_negatives = training_events.InertNegatives(stage, method)
 
     def elapsed_seconds() -> float:
         return prior_seconds + time.monotonic() - started
@@ -263,11 +295,7 @@ def _run_trainer(
             case IterationFinished():
                 judge_metrics = record.judge_metrics or judge_metrics
                 training_events.emit_iteration(stage, method, record)
-                if (negative_metrics := record.negative_metrics) and negative_metrics["negatives"]:
-                    share = negative_metrics["in_force_share"]
-                    was_inert, is_inert = is_inert, share < training_events.INERT_SHARE
-                    if was_inert and is_inert:
-                        training_events.warn_about_inert_negatives(stage, method, negative_metrics)
+                inert_negatives.watch(record.negative_metrics)
         if time.monotonic() - last_save >= checkpoints.interval_seconds:
             save_state(capture_state(trainer))
             last_save = time.monotonic()

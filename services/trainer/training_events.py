@@ -103,20 +103,33 @@ def emit_negatives(stage: StageContext, method: str, record: IterationFinished) 
         )
 
 
-def warn_about_inert_negatives(
-    stage: StageContext, method: str, metrics: Mapping[str, float]
-) -> None:
-    """Once per method: its negatives cost their sampling and change nothing."""
-    stage.events.append(
-        stage.job.id,
-        f"{method}: less than {INERT_SHARE:.0%} of the negatives were in force for two iterations "
-        f"(median cross entropy {metrics.get('ce_median', float('nan')):.1f} nats per token): they "
-        "are paid for and change nothing. `negatives.temperature: auto` finds one at which they "
-        "act; `loss.delta: {over_positive: 2}` sets the margin by the positive",
-        level="warn",
-        data={"negatives": dict(metrics)},
-        once=f"{method}-inert",
-    )
+class InertNegatives:
+    """Warns once per method when its negatives cost their sampling and change nothing: hardly any
+    in force in two iterations after each other."""
+
+    def __init__(self, stage: StageContext, method: str) -> None:
+        self._stage = stage
+        self._method = method
+        self._was_inert = False
+
+    def watch(self, metrics: Mapping[str, float]) -> None:
+        """Take note of an iteration's negatives, if it had any."""
+        if not metrics.get("negatives"):
+            return
+        was_inert, self._was_inert = self._was_inert, metrics["in_force_share"] < INERT_SHARE
+        if not (was_inert and self._was_inert):
+            return
+        self._stage.events.append(
+            self._stage.job.id,
+            f"{self._method}: less than {INERT_SHARE:.0%} of the negatives were in force for two "
+            f"iterations (median cross entropy {metrics.get('ce_median', float('nan')):.1f} nats "
+            "per token): they are paid for and change nothing. `negatives.temperature: auto` finds "
+            "one at which they act; `loss.delta: {over_positive: 2}` sets the margin by the "
+            "positive",
+            level="warn",
+            data={"negatives": dict(metrics)},
+            once=f"{self._method}-inert",
+        )
 
 
 def emit_judge_health(

@@ -51,6 +51,8 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
         )
     if leak := report.get("leak"):
         console.print(f"[bold]Leak[/]        {escape(format_leaks(leak))}")
+    for row, use in (report.get("rationale_use") or {}).items():
+        console.print(f"[bold]Explained[/]   {escape(format_rationale_use(row, use))}")
     console.print(_make_rationale_table(report["rationales"]))
     if report.get("judge"):
         console.print(f"[bold]Judge[/]       {escape(format_judge_health(report['judge']))}")
@@ -69,6 +71,23 @@ def format_comparison(comparison: Comparison) -> str:
         f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}] on "
         f"{comparison.n:,} questions: {comparison.statement}"
     )
+
+
+def format_rationale_use(method: str, use: Mapping[str, int]) -> str:
+    """What a row's student makes of its own rationales."""
+    parts = [
+        f"{METHOD_TITLES.get(method, method)}: with its own rationale below the question "
+        f"{use['given_right']:,} of {use['given']:,} labels are right, without it "
+        f"{use['right_without']:,}; {use['given_same']:,} are the same"
+    ]
+    if too_long := use["questions"] - use["given"]:
+        parts.append(f"{too_long:,} questions are too long with it")
+    named = f"{use['named']:,} rationales name an answer by themselves"
+    if use["named"]:
+        named += (
+            f": {use['named_same']:,} the student's label, {use['named_right']:,} the right one"
+        )
+    return ". ".join([*parts, named])
 
 
 def format_leaks(leak: Mapping[str, int]) -> str:
@@ -131,7 +150,7 @@ def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Ta
     """With 95 % intervals; compute is relative to the job's own method."""
     table = Table(title=title, title_justify="left")
     table.add_column("method")
-    for name in ("accuracy", "95 % interval", "n", "steps", "compute", "seconds"):
+    for name in ("accuracy", "95 % interval", "n", "steps", "tokens", "compute", "seconds"):
         table.add_column(name, justify="right")
     reference = next((rows[m].get("flops") for m in MAIN_METHODS if m in rows), None)
     ordered = [name for name in METHOD_TITLES if name in rows] + [
@@ -146,6 +165,7 @@ def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Ta
             f"{row['low']:.3f} to {row['high']:.3f}",
             str(row["n"]),
             "" if row.get("steps") is None else f"{row['steps']:,}",
+            "" if row.get("tokens") is None else f"{row['tokens']:,}",
             f"{flops / reference:.2f} ×" if flops and reference else "",
             "" if row.get("seconds") is None else f"{row['seconds']:.0f}",
         )

@@ -221,6 +221,7 @@ def _build_row(
             ),
             "validation": _mean([r.validation for r in runs], lambda a: a.accuracy),
             "steps": _mean(measured, lambda a: a.steps),
+            "tokens": _mean(measured, lambda a: a.tokens),
             "flops": _mean(measured, lambda a: a.flops),
             "seconds": _mean(measured, lambda a: a.seconds),
         }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qcrd.method.compute import count_flops
+from qcrd.method.compute import count_flops, has_bf16
 from qcrd.method.student import generation
 from qcrd.method.student.control_tokens import ControlTokenSplitter
 from qcrd.method.student.targets import GeneratedText, Target
@@ -31,8 +31,9 @@ MAX_ADDED_TOKENS = 4
 
 
 class Student(ABC):
-    """A causal or seq2seq model with its tokenizer. `flops` counts the work done so far; `bf16`
-    says whether matrix products are done in that precision (weights and losses are fp32);
+    """A causal or seq2seq model with its tokenizer. `flops` counts the work done so far, `tokens`
+    what was read and predicted for it, without padding; `bf16` says whether matrix products are
+    done in that precision (weights and losses are fp32);
     `length_groups`, whether a call of the model is parted where lengths differ much, which saves
     padding on a CPU and launches on a GPU where it is not. A target's text has at most
     `max_target_tokens`, an answer `max_answer_tokens`, and both together `max_output_tokens`."""
@@ -61,6 +62,7 @@ class Student(ABC):
         self._control_tokens = ControlTokenSplitter(tokenizer.all_special_tokens)
         self.max_batch_target_tokens = max_batch_target_tokens
         self.flops = 0.0
+        self.tokens = 0.0
         self.bf16 = False
         self.length_groups = self.device.type == "cpu"
         generation.reset_generation_config(model)
@@ -95,6 +97,11 @@ class Student(ABC):
     def tokenize_target(self, target: Target) -> list[int]:
         """The tokens of `target` and, where it is whole, of its end; a control token in a text is
         text. The limits hold an output's frame too; they cut a `text`, and never an `answer`."""
+        before, answer = self._tokenize_parts(target)
+        return before + answer
+
+    def _tokenize_parts(self, target: Target) -> tuple[list[int], list[int]]:
+        """The tokens before a target's answer, and from there to its end."""
         begin, end = self._target_frame()
         text = self._tokenize_text(self._control_tokens.split(target.text)) if target.text else []
         answer = (
@@ -103,11 +110,11 @@ class Student(ABC):
         frame = len(begin) + len(end)
         room = min(self.max_target_tokens, self.max_output_tokens - len(answer)) - frame
         if answer:
-            return [*begin, *text[: max(0, room)], *answer, *end]
+            return [*begin, *text[: max(0, room)]], [*answer, *end]
         # Whatever is cut has no end: nothing is learned of where it would have been.
         if target.is_cut or len(text) > room:
-            return [*begin, *text][: self.max_target_tokens]
-        return [*begin, *text, *end]
+            return [*begin, *text][: self.max_target_tokens], []
+        return [*begin, *text], [*end]
 
     def cross_entropy(
         self, prompts: Sequence[str], prompt_index: Sequence[int], targets: Sequence[Target]
@@ -143,21 +150,52 @@ class Student(ABC):
         finally:
             hook.remove()
 
-    @torch.no_grad()
+    @contextmanager
+    def _evaluating(self, *, bf16: bool) -> Iterator[None]:
+        """Without gradients and without dropout, matrix products in the precision asked for."""
+        was_training, was_bf16 = self.model.training, self.bf16
+        self.model.eval()
+        self.bf16 = bf16
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.bf16 = was_bf16
+            self.model.train(was_training)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is done meanwhile is in neither `flops` nor `tokens`."""
+        flops, tokens = self.flops, self.tokens
+        try:
+            yield
+        finally:
+            self.flops, self.tokens = flops, tokens
+
     def mean_cross_entropy(
         self, prompts: Sequence[str], prompt_index: Sequence[int], targets: Sequence[Target]
     ) -> Tensor:
         """Mean token cross entropy of each target [M], without gradients and without dropout."""
-        was_training, was_bf16 = self.model.training, self.bf16
-        self.model.eval()
         # Scores only rank candidates: bf16 is exact enough where it is faster.
-        self.bf16 = was_bf16 or has_bf16(self.device)
-        try:
+        with self._evaluating(bf16=self.bf16 or has_bf16(self.device)):
             total, count = self.cross_entropy(prompts, prompt_index, targets)
-        finally:
-            self.bf16 = was_bf16
-            self.model.train(was_training)
         return total / count
+
+    def answer_cross_entropy(self, prompts: Sequence[str], targets: Sequence[Target]) -> Tensor:
+        """Mean token cross entropy of each target's answer and end, given its prompt and its text:
+        [N], without gradients and without dropout. Target i follows prompt i."""
+        parts = [self._tokenize_parts(target) for target in targets]
+        with_text = [i for i, (before, _) in enumerate(parts) if before]
+        # A difference of two sums, which rounding to bf16 would blur.
+        with self._evaluating(bf16=False):
+            total, _ = self._cross_entropy(
+                self._tokenize_prompts(prompts),
+                [*range(len(parts)), *with_text],
+                [*(before + answer for before, answer in parts), *(parts[i][0] for i in with_text)],
+            )
+        ce = total[: len(parts)].clone()
+        ce[with_text] -= total[len(parts) :]
+        return ce / torch.tensor([len(answer) for _, answer in parts], device=ce.device)
 
     def generate(
         self,
@@ -178,7 +216,6 @@ class Student(ABC):
         )
         return [output.text for output in outputs]
 
-    @torch.no_grad()
     def sample(
         self,
         prompts: Sequence[str],
@@ -196,21 +233,18 @@ class Student(ABC):
         Batches go by length; the result is in the order of the prompts and a function of the seed.
         `check` runs before each of them.
         """
-        was_training = self.model.training
-        self.model.eval()
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         outputs: dict[int, GeneratedText] = {}
         settings = generation.make_settings(
             min(max_new_tokens, self.max_output_tokens), temperature, top_p
         )
-        with torch.random.fork_rng():
+        with self._evaluating(bf16=self.bf16), torch.random.fork_rng():
             torch.manual_seed(seed)
             for start in range(0, len(order), batch_size):
                 check()
                 group = order[start : start + batch_size]
                 batch = self._generate_batch([prompts[i] for i in group], settings)
                 outputs |= zip(group, batch, strict=True)
-        self.model.train(was_training)
         return [outputs[i] for i in range(len(prompts))]
 
     def _generate_batch(
@@ -220,8 +254,8 @@ class Student(ABC):
         completions, entropies = generation.generate(self.model, ids, mask, settings)
         completions = completions[:, self._completion_start(ids) :]
         rows = generation.trim(completions, self.model.generation_config)
-        self._add_flops(self._encoder_parameter_count, int(mask.sum()))
-        self._add_flops(self._decoder_parameter_count, sum(len(row) for row, _ in rows))
+        self._count_work(self._encoder_parameter_count, int(mask.sum()))
+        self._count_work(self._decoder_parameter_count, sum(len(row) for row, _ in rows))
         texts = self.tokenizer.batch_decode([row for row, _ in rows], skip_special_tokens=True)
         return [
             GeneratedText(text.strip(), is_cut, sum(own[: len(row)]) / len(row) if own else None)
@@ -257,12 +291,6 @@ class Student(ABC):
             return False
         return len(self.tokenizer(text).input_ids) > self.max_question_tokens
 
-    def _add_flops(self, parameters: int, tokens: int) -> None:
+    def _count_work(self, parameters: int, tokens: int) -> None:
         self.flops += count_flops(parameters, tokens)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bf16 matrices natively, and so faster than fp32 ones."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        self.tokens += tokens

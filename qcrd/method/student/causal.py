@@ -76,7 +76,7 @@ class CausalStudent(Student):
     ) -> tuple[Tensor, Tensor]:
         pad_token_id = self.tokenizer.pad_token_id
         packed = packing.pack_rows(rows, prompts, targets, pad_token_id=pad_token_id)
-        self._add_flops(self._decoder_parameter_count, packed.n_tokens)
+        self._count_work(self._decoder_parameter_count, packed.n_tokens)
         packed = packed.to(self.device)
         with self._autocast(), self._select_places(packed.predictors), self._block_attention():
             output = self.model(

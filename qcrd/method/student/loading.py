@@ -28,7 +28,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from qcrd.errors import Invalid
-from qcrd.method.student.base import Student, Weights, has_bf16
+from qcrd.method.compute import has_bf16
+from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.packing import has_attention_alone
 from qcrd.method.student.seq2seq import Seq2SeqStudent

@@ -76,13 +76,13 @@ class Seq2SeqStudent(Student):
         ids, mask = self._pad_prompts(prompts)
         is_frozen = not any(p.requires_grad for p in self.encoder_parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen), self._autocast():
-            self._add_flops(self._encoder_parameter_count, sum(map(len, prompts)))
+            self._count_work(self._encoder_parameter_count, sum(map(len, prompts)))
             encoder: Any = self.model.get_encoder()
             return encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 
     def _decode(self, states: Tensor, mask: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         is_target = targets != IGNORE_INDEX
-        self._add_flops(self._decoder_parameter_count, int(is_target.sum()))
+        self._count_work(self._decoder_parameter_count, int(is_target.sum()))
         places = is_target.flatten().nonzero().squeeze(1).to(self.device)
         targets, is_target = targets.to(self.device), is_target.to(self.device)
         read = targets[:, :-1].clamp(min=0)

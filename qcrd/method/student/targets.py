@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
+
 
 @dataclass(frozen=True)
 class Target:
@@ -13,6 +15,11 @@ class Target:
     text: str = ""
     answer: str = ""
     is_cut: bool = False
+
+
+def joined_target(rationale: str, label: str) -> Target:
+    """What a single-task student says: its rationale, the marker and its label."""
+    return Target(rationale, answer=f"{JOINED_ANSWER_PREFIX} {label}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ the step numbers determine the state of each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,7 @@ def capture_state(trainer: Trainer) -> TrainerState:
         "pretrained": trainer.pretrain_metrics,
         "best": None if best is None else [best.iteration, *best.score],
         "student_flops": trainer.student.flops,
+        "student_tokens": None if math.isnan(trainer.student.tokens) else trainer.student.tokens,
         "sampler_flops": trainer.negative_sampler.flops,
         "judge_flops": 0.0 if trainer.judge is None else trainer.judge.flops,
         "judge_version": trainer.judge_version,
@@ -79,6 +81,9 @@ def restore_state(trainer: Trainer, state: TrainerState) -> None:
     )
     trainer.optimizer_step.load_moments(tensors[OPTIMIZER_MOMENTS])
     trainer.student.flops = numbers["student_flops"]
+    # A run that began before tokens were counted never knows how many they were.
+    tokens = numbers.get("student_tokens")
+    trainer.student.tokens = math.nan if tokens is None else tokens
     trainer.negative_sampler.flops = numbers["sampler_flops"]
     if trainer.judge is not None:
         trainer.judge.flops = numbers["judge_flops"]

@@ -134,7 +134,7 @@ def _receive_broadcast() -> Any:
 
 def _backward(optimizer_step: OptimizerStep, message: BackwardMessage) -> dict[str, float]:
     student = optimizer_step.student
-    flops_before = student.flops
+    flops_before, tokens_before = student.flops, student.tokens
     losses = optimizer_step.backward(
         message.batch, message.scores, message.seed, reduce_sum=_all_reduce_sum
     )
@@ -146,9 +146,11 @@ def _backward(optimizer_step: OptimizerStep, message: BackwardMessage) -> dict[s
     for work in pending:
         work.wait()
     names = sorted(losses)
-    sums = torch.tensor([*(losses[n] for n in names), student.flops - flops_before]).double()
+    costs = [student.flops - flops_before, student.tokens - tokens_before]
+    sums = torch.tensor([*(losses[name] for name in names), *costs], dtype=torch.float64)
     dist.all_reduce(sums)
-    student.flops = flops_before + float(sums[-1])
+    student.flops = flops_before + float(sums[-2])
+    student.tokens = tokens_before + float(sums[-1])
     return dict(zip(names, sums.tolist(), strict=False))
 
 

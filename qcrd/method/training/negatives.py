@@ -178,9 +178,8 @@ class NegativeSupply:
         n_sampled = sum(counts.values())
         entropies = [s.entropy for own in sampled.values() for s in own if s.entropy is not None]
         probed = _draw([e for e in examples if kept[e.id]], f"{self._schedule.seed}/in-force")
-        flops = self._student.flops
-        scored = self._score([(e, s) for e in probed for s in kept[e.id]])
-        self._student.flops = flops
+        with self._student.uncounted():
+            scored = self._score([(e, s) for e in probed for s in kept[e.id]])
         metrics = {
             "samples": float(n_sampled),
             "negatives": float(sum(map(len, kept.values()))),

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from qcrd.method import losses
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
-from qcrd.method.student.targets import Target
+from qcrd.method.student.targets import Target, joined_target
 from qcrd.method.training.candidates import Candidates, SelectedCandidates
 from qcrd.method.training.objectives import Objective
-from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
 from qcrd.records.rationales import Rationale
 from qcrd.records.specs.training_spec import LossSpec, OverPositive
 
@@ -220,7 +219,7 @@ def _label_target(example: TrainingExample, objective: Objective) -> Target:
     if not objective.joined:
         return Target(answer=example.label)
     text = example.positives[0].text if example.positives else ""
-    return Target(text, answer=f"{JOINED_ANSWER_PREFIX} {example.label}")
+    return joined_target(text, example.label)
 
 
 def _index_targets(

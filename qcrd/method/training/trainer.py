@@ -223,9 +223,8 @@ class Trainer:
 
     def _validate(self) -> tuple[ValidationScore, bool]:
         """The score of the student as it is, and whether it is the best so far."""
-        training_flops = self.student.flops
-        score = self.validate(self.student)
-        self.student.flops = training_flops  # measuring is no part of a method's compute
+        with self.student.uncounted():  # measuring is no part of a method's compute
+            score = self.validate(self.student)
         is_best = self.best is None or score > self.best.score
         if is_best:
             weights = self.weight_history.by_iteration[self.iteration]

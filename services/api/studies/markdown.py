@@ -38,10 +38,13 @@ def _render_accuracies(table: StudyTable) -> str:
     reference_flops = _get_reference_flops(table)
     rows = [_format_accuracy_cells(row, reference_flops) for row in table.rows]
     rows += [
-        [name, "", f"{one.accuracy:.3f}", f"{one.low:.3f} to {one.high:.3f}", "", "", "", "", ""]
+        [name, "", f"{one.accuracy:.3f}", f"{one.low:.3f} to {one.high:.3f}", *[""] * 6]
         for name, one in table.references.items()
     ]
-    headers = "method,seeds,accuracy,interval,by seed,validation,steps,compute,seconds".split(",")
+    headers = [
+        *("method", "seeds", "accuracy", "interval", "by seed", "validation"),
+        *("steps", "tokens", "compute", "seconds"),
+    ]
     return _render_table(headers, rows)
 
 
@@ -62,6 +65,7 @@ def _format_accuracy_cells(row: StudyRow, reference_flops: float | None) -> list
         ", ".join(f"{one.seed}: {one.accuracy:.3f}" for one in row.by_seed),
         "" if row.validation is None else f"{row.validation:.3f}",
         "" if row.steps is None else f"{row.steps:,.0f}",
+        "" if row.tokens is None else f"{row.tokens:,.0f}",
         f"{row.flops / reference_flops:.2f} ×" if row.flops and reference_flops else "",
         "" if row.seconds is None else f"{row.seconds:,.0f}",
     ]

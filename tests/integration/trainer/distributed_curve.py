@@ -25,7 +25,8 @@ def curve(method: str, kind: str, out: Path, others: distributed.DataParallelGro
         | {"norm": step.gradient_norm}
         for step in steps
     ]
-    torch.save((parts, copy_trainable_weights(trainer.student), trainer.flops), out)
+    work = {"flops": trainer.flops, "tokens": trainer.student.tokens}
+    torch.save((parts, copy_trainable_weights(trainer.student), work), out)
 
 
 def main() -> None:

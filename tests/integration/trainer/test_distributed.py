@@ -29,14 +29,17 @@ def test_two_processes_have_the_loss_curve_of_one(method: str, kind: str, tmp_pa
     module = ["-m", "tests.integration.trainer.distributed_curve", method, kind]
     command = [sys.executable, *TORCHRUN, *module, str(tmp_path / "2.pt")]
     subprocess.run(command, check=True, timeout=240)
-    alone, weights, _ = torch.load(tmp_path / "1.pt", weights_only=False)
-    shared, others, _ = torch.load(tmp_path / "2.pt", weights_only=False)
+    alone, weights, work = torch.load(tmp_path / "1.pt", weights_only=False)
+    shared, others, shared_work = torch.load(tmp_path / "2.pt", weights_only=False)
     assert len(alone) == len(shared) == 6
     for step, (one, two) in enumerate(zip(alone, shared, strict=True)):
         assert one.keys() == two.keys()
         assert two == pytest.approx(one, abs=1e-4), f"step {step + 1}"
     for name, weight in weights.items():
         assert torch.allclose(weight, others[name], atol=1e-4), name
+    assert work["tokens"] > 0
+    assert shared_work["tokens"] == work["tokens"]
+    assert shared_work["flops"] == pytest.approx(work["flops"])
 
 
 def test_a_job_is_trained_by_two_processes_and_survives_the_loss_of_one(site: Site) -> None:

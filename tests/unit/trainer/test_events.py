@@ -205,8 +205,13 @@ def test_what_the_negatives_were_is_told_with_their_iteration(
 
 
 def test_negatives_that_do_nothing_are_warned_of_once(stage: StageContext, events: Mortal) -> None:
-    for _ in range(2):
-        training_events.warn_about_inert_negatives(stage, "qcrd", NEGATIVES)
+    inert, acting = NEGATIVES, {**NEGATIVES, "in_force_share": 0.5}
+    watching = training_events.InertNegatives(stage, "qcrd")
+    for metrics in (inert, acting, {}, inert):
+        watching.watch(metrics)
+    assert not events.read(ID)
+    watching.watch(inert)
+    watching.watch(inert)
     (warning,) = events.read(ID)
     assert warning.level == "warn"
     assert "negatives.temperature: auto" in warning.message

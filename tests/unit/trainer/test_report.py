@@ -21,6 +21,7 @@ from qcrd.records.rationales import (
     Question,
     RationaleCounts,
     RationaleManifest,
+    RationaleUse,
     TestItem,
 )
 from qcrd.records.specs.spec import JobSpec, MethodSpec
@@ -173,6 +174,36 @@ def test_one_pair_of_students_is_never_a_verdict_on_methods(
     line = format_comparison(found)
     assert line.endswith(f"on 200 questions: {said} (McNemar p = {found.p:.2g})")
     assert not any(word in line for word in ("better", "worse", "no difference"))
+
+
+def test_rows_say_what_their_own_rationales_do() -> None:
+    use = RationaleUse(
+        questions=10, given=8, given_right=7, right_without=6, given_same=5, named=3, named_same=2,
+        named_right=1,
+    )  # fmt: skip
+    results = {name: result(name, TESTED) for name in RIGHT}
+    results["qcrd"] = results["qcrd"].model_copy(update={"rationale_use": use})
+    report = build_report(JOB, known(TESTED), results)
+    assert report.rationale_use == {"qcrd": use}
+    text = show(report.model_dump(mode="json"))
+    assert (
+        "Explained   QCRD: with its own rationale below the question 7 of 8 labels are right, "
+        "without it 6; 5 are the same. 2 questions are too long with it. 3 rationales name an "
+        "answer by themselves: 2 the student's label, 1 the right one"
+    ) in text.replace("\n", " ")
+    old = report.model_dump(mode="json", exclude={"rationale_use"})
+    assert Report.model_validate(old).rationale_use == {}
+    assert "Explained" not in show(old)
+
+
+def test_a_row_states_its_tokens_and_one_of_before_leaves_them_out() -> None:
+    report = made().model_dump(mode="json")
+    report["test"]["qcrd"] |= {"tokens": 1_234_567}
+    rows = {line.split()[1]: line for line in show(report).splitlines() if "│" in line}
+    assert "1,234,567" in rows["QCRD"]
+    assert "1,234,567" not in rows["finetuning,"]
+    del report["test"]["dss"]["tokens"]
+    assert Report.model_validate(report).test["dss"].tokens is None
 
 
 def test_leaks_in_words() -> None:

@@ -31,7 +31,7 @@ def run(
 ) -> StudyRun:
     answers = tuple(map(bool, right))
     measured = wilson_interval(sum(answers), len(answers)) if answers else None
-    cost = {"steps": 10, "flops": 2e9, "seconds": 4.0}
+    cost = {"steps": 10, "tokens": 12_345, "flops": 2e9, "seconds": 4.0}
     return StudyRun(
         method=method,
         seed=seed,
@@ -58,7 +58,10 @@ def test_a_complete_table() -> None:
     assert stats.t.ppf(0.975, 1) * 0.125 == pytest.approx(1.588, abs=1e-3)
     assert (qcrd.low, qcrd.high) == (0.0, 1.0)
     assert [(one.seed, one.accuracy) for one in qcrd.by_seed] == [(0, 0.75), (1, 0.5)]
-    assert (qcrd.steps, qcrd.flops, qcrd.seconds, qcrd.validation) == (10, 2e9, 4.0, 0.5)
+    assert (qcrd.steps, qcrd.tokens, qcrd.flops) == (10, 12_345, 2e9)
+    assert (qcrd.seconds, qcrd.validation) == (4.0, 0.5)
+    assert "| steps | tokens | compute | seconds |" in render_markdown(table)
+    assert "|    10 | 12,345 |" in render_markdown(table)
     assert finetune.comparison is None
     found = qcrd.comparison
     assert found is not None

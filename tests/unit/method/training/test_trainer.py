@@ -255,6 +255,34 @@ def test_a_trainer_restored_between_any_two_steps_ends_with_the_same_weights(met
         for name, weight in copy_trainable_weights(whole.student).items():
             assert torch.equal(weight, copy_trainable_weights(second.student)[name]), (stop, name)
         assert second.flops == whole.flops
+        assert second.student.tokens == whole.student.tokens > 0
+
+
+def test_a_state_of_before_tokens_were_counted_is_resumed_and_never_knows_them() -> None:
+    made = make_schedule("dss", spec(iterations=1), n_examples=8, seed=1)
+    first = Trainer(student(), lessons(), made, validate)
+    list(itertools.islice(first.run(), 1))
+    state = capture_state(first)
+    old = {k: v for k, v in state.numbers.items() if k != "student_tokens"}
+    second = Trainer(student(seed=9), lessons(), made, validate)
+    restore_state(second, replace(state, numbers=old))
+    assert list(second.run())
+    assert capture_state(second).numbers["student_tokens"] is None
+
+
+def test_measuring_is_in_neither_flops_nor_tokens() -> None:
+    def measure(tested: Student) -> tuple[float, float]:
+        tested.generate(["predict: trout ?"], max_new_tokens=4)
+        return (0.5, 0.0)
+
+    made = make_schedule("dss", spec(), n_examples=8, seed=0)
+    measured, unmeasured = (
+        Trainer(student(), lessons(), made, validation) for validation in (measure, validate)
+    )
+    for trainer in (measured, unmeasured):
+        list(trainer.run())
+    assert measured.student.tokens == unmeasured.student.tokens
+    assert measured.flops == unmeasured.flops
 
 
 def test_a_loss_that_is_not_finite_is_a_failure_with_advice() -> None:
