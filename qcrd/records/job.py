@@ -174,8 +174,7 @@ class Report(Record):
     """Of the training, weighted by its rate, whose negatives the untrained student sampled."""
     comparisons: tuple[Comparison, ...] = ()
     rationale_use: dict[str, RationaleUse] = Field(default_factory=dict)
-    """Of the rows whose students explain, except `single_task`: its labels follow its rationales.
-    """
+    """Of the rows whose students explain, except `single_task`, whose labels follow rationales."""
     rationale_revision: str | None = None
     """Id of the `Revision` of the rationale set that it was trained with."""
 

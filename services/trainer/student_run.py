@@ -72,23 +72,19 @@ def train_student(
     on_finished: Callable[[Student], None],
 ) -> StudentResult:
     """Train, keep the best on validation, predict the test set once; `on_finished` gets that
-    student.
-
-    An existing result is returned as it is.
-    """
+    student. An existing result is returned as it is."""
     method = student_run.schedule.method
     settings = student_run.schedule.spec
     if (existing_result := checkpoints.load_result(method)) is not None:
         # It may have been saved by a process that died before it emitted the event.
         training_events.emit_result(stage, method, existing_result, settings.task)
         return existing_result
-    training_events.emit_untrained_share(
-        stage, student_run.schedule, len(student_run.dataset.examples)
-    )
+    examples = student_run.dataset.examples
+    training_events.emit_untrained_share(stage, student_run.schedule, len(examples))
     student = student_run.make_student()
     trainer = Trainer(
         student,
-        student_run.dataset.examples,
+        examples,
         student_run.schedule,
         lambda tested: compute_validation_score(
             tested,
