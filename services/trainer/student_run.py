@@ -80,8 +80,8 @@ def train_student(
         training_events.emit_result(stage, method, existing_result, settings.task)
         return existing_result
     examples = student_run.dataset.examples
-    training_events.emit_untrained_share(stage, student_run.schedule, len(examples))
     student = student_run.make_student()
+    training_events.emit_untrained_share(stage, student_run.schedule, len(examples))
     trainer = Trainer(
         student,
         examples,

@@ -90,6 +90,7 @@ def spec(*, baselines: tuple[Baseline, ...] = (), **hyper: object) -> JobSpec:
     another training."""
     settings = {
         "iterations": 3,
+        "iteration_steps": 4,
         "batch_size": 8,
         "learning_rate": 3e-3,
         "max_rationale_tokens": 8,

@@ -248,6 +248,7 @@ def body(training: str, test: str, room: int) -> dict[str, Any]:
         "student": {"decoder_layers": 1},
         "hyperparameters": {
             "iterations": 4,
+            "iteration_steps": 3,
             "batch_size": 8,
             "learning_rate": 3e-3,
             "max_rationale_tokens": 8,

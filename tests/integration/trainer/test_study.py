@@ -65,6 +65,7 @@ def create(client: TestClient, rationales: dict[str, Any]) -> dict[str, Any]:
         "student": {"decoder_layers": 1},
         "hyperparameters": {
             "iterations": 2,
+            "iteration_steps": 4,
             "batch_size": 8,
             "learning_rate": 3e-3,
             "max_rationale_tokens": 8,
