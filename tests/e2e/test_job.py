@@ -296,7 +296,7 @@ def test_a_table_becomes_a_job_by_init_alone(site: Site, tmp_path: Path) -> None
             writer.writerow([row["question"], label, f"It is a kind of {label}.", "ours"])
     job = tmp_path / "job.yaml"
     said = site.qcrd("init", str(tmp_path / "train.csv"), "--yes", "--output", str(job))
-    assert f"{len(rows)} outputs are imported" in said
+    assert f"outputs of {len(rows)} records are imported" in said
     site.qcrd("spec", "validate", str(job))
     body = yaml.safe_load(job.read_text())
     settings = body["method"].pop("qcrd")

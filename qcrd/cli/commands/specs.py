@@ -48,7 +48,8 @@ def validate(
         _tell_translation(draft.translated)
     if read:
         _preview(draft, is_study=is_study)
-    kind, files = "study" if is_study else "job", ", ".join(str(each.path) for each in draft.files)
+    kind = "study" if is_study else "job"
+    files = ", ".join(dict.fromkeys(str(each.path) for each in draft.files))
     print_note(f"{spec} is a {kind} that a server can take; files: {files or 'on the server'}")
 
 
