@@ -323,7 +323,7 @@ def test_what_a_crash_left_out_is_shown_and_created_on_request(here: Here) -> No
         ({"seeds": []}, "invalid_value", "seeds"),
         ({"sedes": [1]}, "unknown_key", "sedes"),
         (
-            {"method": {"negatives": {"lag": 10}}},
+            {"method": {"negatives": {"lag": 10}, "hyperparameters": {"iteration_steps": 9}}},
             "lag_not_reached",
             "job.method.qcrd.negatives.lag",
         ),
