@@ -9,7 +9,7 @@ from qcrd.method.answer_reading.marks import ANSWER_TAG, EXPLANATION_TAG
 from qcrd.method.structured_answers import ANSWER, EXPLANATION, build_grammar, build_schema
 from qcrd.records.rationales import Question
 from qcrd.records.specs.task import AnswerKind, FewShotExample, TaskSpec
-from qcrd.records.teacher_prompt import ChatMessage, PromptForm, TeacherPrompt
+from qcrd.records.teachers.prompt import ChatMessage, PromptForm, TeacherPrompt
 
 # Distilling step-by-step's multi-task prefixes: label under one, rationale under the other.
 PREDICT_PREFIX, EXPLAIN_PREFIX = "predict: ", "explain: "

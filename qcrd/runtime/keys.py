@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from typing import Literal
 
 from qcrd.errors import Invalid, NotFound
 
@@ -242,14 +243,10 @@ TEACHER_CHECK_LOCK = "qcrd:teachers:checker"
 """Lock of the worker that looks how the teachers are."""
 
 
-def learnt_parameters_key(teacher: str) -> str:
-    """What a teacher's server was found not to take, by the digest of its configuration."""
-    return f"qcrd:teacher:learnt:{teacher}"
-
-
-def teacher_check_key(teacher: str) -> str:
-    """What its last check found, by the same."""
-    return f"qcrd:teacher:check:{teacher}"
+def teacher_note_key(kind: Literal["learnt", "check"], teacher: str) -> str:
+    """What a teacher's server was found not to take, or what its last check found, by the digest
+    of its configuration."""
+    return f"qcrd:teacher:{kind}:{teacher}"
 
 
 def jobs_by_status_key(status: str) -> str:

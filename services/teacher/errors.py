@@ -23,7 +23,7 @@ QcrdError
 from __future__ import annotations
 
 from qcrd.errors import QcrdError
-from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
+from qcrd.records.teachers.protocol import CONTENT_FILTERED, UPSTREAM_AWAY
 
 
 class TeacherError(QcrdError):

@@ -11,7 +11,7 @@ from qcrd.questions.labelling import OutputsByQuestion
 from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import Budget, MethodSpec
-from qcrd.records.teacher_prompt import PromptForm, PromptStyle
+from qcrd.records.teachers.prompt import PromptForm, PromptStyle
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.redis.teacher_notes import TeacherNotes

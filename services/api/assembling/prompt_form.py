@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcrd.records.specs.rationale_spec import RationaleSpec
-from qcrd.records.teacher_prompt import PromptForm, PromptStyle
+from qcrd.records.teachers.prompt import PromptForm, PromptStyle
 from services.api.assembling.teacher.teacher_client import TeacherInfo
 from services.api.settings import TeacherConfig
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qcrd.errors import TooManyRefused
-from qcrd.records.teacher_prompt import TeacherPrompt
+from qcrd.records.teachers.prompt import TeacherPrompt
 from services.api.assembling.sampling_plan import PromptRequest
 from services.api.assembling.teacher.prompt_refused import PromptRefused, RefusalReason
 

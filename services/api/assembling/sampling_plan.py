@@ -11,7 +11,7 @@ from typing import Self
 from qcrd.records.rationales import Question
 from qcrd.records.specs.rationale_spec import DEFAULT_STOP, RationaleSpec
 from qcrd.records.specs.spec import Baseline, JobSpec, MethodName
-from qcrd.records.teacher_prompt import PromptStyle, TeacherPrompt
+from qcrd.records.teachers.prompt import PromptStyle, TeacherPrompt
 from qcrd.runtime.keys import digest
 
 

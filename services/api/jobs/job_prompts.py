@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import JobSpec
-from qcrd.records.teacher_prompt import PromptForm, TeacherPrompt
+from qcrd.records.teachers.prompt import PromptForm, TeacherPrompt
 from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 from services.api.assembling.generation_cache import Generation, GenerationCache

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qcrd.errors import QcrdError
-from qcrd.records.teacher_prompt import PromptStyle
+from qcrd.records.teachers.prompt import PromptStyle
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.batches.batch_run import BatchRun
 from services.api.assembling.batches.failures import make_lost_error

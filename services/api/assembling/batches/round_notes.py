@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qcrd.records.specs.spec import Budget
-from qcrd.records.teacher_prompt import PromptStyle
+from qcrd.records.teachers.prompt import PromptStyle
 from services.api.assembling.batches.failures import BatchFailure
 from services.api.assembling.batches.results import ShardResults
 from services.api.assembling.batches.shard import BatchNotes, RefusedLine, Shard, ShardStore

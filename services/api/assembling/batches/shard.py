@@ -15,7 +15,7 @@ from pydantic import Field
 from qcrd.errors import NotFound
 from qcrd.records.base import Record, StoredRecord
 from qcrd.records.specs.spec import Budget
-from qcrd.records.teacher_prompt import PromptStyle
+from qcrd.records.teachers.prompt import PromptStyle
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import (
     Store,

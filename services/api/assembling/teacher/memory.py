@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from qcrd.errors import Transient
-from qcrd.records.teacher_notes import LearntParameters
+from qcrd.records.teachers.notes import LearntParameters
 from qcrd.runtime.redis.teacher_notes import TeacherNotes
 from services.api.settings import TeacherConfig
 

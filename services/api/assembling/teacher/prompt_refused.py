@@ -6,7 +6,7 @@ import re
 from typing import Literal
 
 from qcrd.errors import Invalid
-from qcrd.records.teacher_protocol import CONTENT_FILTERED
+from qcrd.records.teachers.protocol import CONTENT_FILTERED
 
 RefusalReason = Literal["too_long", "filtered", "refused"]
 TOO_LONG_PATTERN = re.compile(

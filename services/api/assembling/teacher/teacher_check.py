@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from qcrd.errors import QcrdError, Transient
-from qcrd.records.teacher_notes import TeacherCheck, TeacherState
+from qcrd.records.teachers.notes import TeacherCheck, TeacherState
 from qcrd.runtime.redis.teacher_notes import TeacherNotes
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.openai.models import is_listed

@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
 )
 
 from qcrd.errors import QcrdError, Transient
-from qcrd.records.teacher_prompt import PromptStyle
-from qcrd.records.teacher_protocol import CONTENT_FILTERED, UPSTREAM_AWAY
+from qcrd.records.teachers.prompt import PromptStyle
+from qcrd.records.teachers.protocol import CONTENT_FILTERED, UPSTREAM_AWAY
 from qcrd.runtime.http import retry_after
 from services.api.assembling.teacher.prompt_refused import make_refusal
 

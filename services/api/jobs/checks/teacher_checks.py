@@ -6,7 +6,7 @@ import asyncio
 
 from qcrd.errors import Invalid, Transient
 from qcrd.records.specs.spec import JobSpec
-from qcrd.records.teacher_notes import TeacherCheck
+from qcrd.records.teachers.notes import TeacherCheck
 from services.api.assembling import sampling_plan
 from services.api.assembling.teacher.outages import describe_outage
 from services.api.assembling.teacher.teacher_check import check_teacher, note_finding

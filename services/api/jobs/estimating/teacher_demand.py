@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from qcrd.errors import QcrdError
 from qcrd.records.specs.spec import JobSpec
-from qcrd.records.teacher_prompt import PromptForm
+from qcrd.records.teachers.prompt import PromptForm
 from qcrd.runtime.keys import digest
 from services.api.assembling.batches.choose import asks_by_batch
 from services.api.assembling.generation_cache import Generation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcrd.records.teacher_prompt import TeacherPrompt
+from qcrd.records.teachers.prompt import TeacherPrompt
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.assembling.generation_cache import Generation, GenerationCache, find_existing

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from qcrd.records.teacher_prompt import TeacherPrompt
+from qcrd.records.teachers.prompt import TeacherPrompt
 from services.api.assembling.pending_requests import PendingRequests
 from services.api.assembling.sampling_plan import PromptRequest, SampleRequest
 

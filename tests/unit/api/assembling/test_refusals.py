@@ -10,7 +10,7 @@ import pytest
 
 from qcrd.errors import TooManyRefused
 from qcrd.records.job import JobStatus, Stage
-from qcrd.records.teacher_prompt import TeacherPrompt
+from qcrd.records.teachers.prompt import TeacherPrompt
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampling_plan import PromptRequest, SampleRequest
 from services.api.assembling.teacher.prompt_refused import PromptRefused, make_refusal

@@ -10,7 +10,7 @@ import pytest
 from qcrd.errors import Interrupted, Transient
 from qcrd.records.job import Usage
 from qcrd.records.specs.spec import Budget
-from qcrd.records.teacher_prompt import TeacherPrompt
+from qcrd.records.teachers.prompt import TeacherPrompt
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.sampler import TeacherSampler

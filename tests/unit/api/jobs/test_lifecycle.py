@@ -14,7 +14,7 @@ import pytest
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import JobStatus, PublishedModel, Stage
-from qcrd.records.teacher_prompt import PromptForm
+from qcrd.records.teachers.prompt import PromptForm
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.state_machine import release_lease, with_changes

@@ -9,7 +9,7 @@ import httpx2
 import openai
 
 from qcrd.errors import QcrdError
-from qcrd.records.teacher_prompt import TeacherPrompt
+from qcrd.records.teachers.prompt import TeacherPrompt
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.teacher.openai.error_body import parse_body, parse_error
 from services.api.assembling.teacher.openai.errors import make_stream_error, translate_openai_errors

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from qcrd.errors import QcrdError, Transient
-from qcrd.records.teacher_notes import LearntParameters
+from qcrd.records.teachers.notes import LearntParameters
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.teacher.memory import FORGETFUL, TeacherMemory
 from services.api.assembling.teacher.openai.error_body import ServerError

@@ -8,7 +8,7 @@ import pytest
 
 from qcrd.records.job import Usage
 from qcrd.records.specs.spec import Budget
-from qcrd.records.teacher_prompt import ChatMessage, TeacherPrompt
+from qcrd.records.teachers.prompt import ChatMessage, TeacherPrompt
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from services.api.assembling.batches.planning import ShardPlanner
 from services.api.assembling.batches.shard import SampleRef, Shard, make_custom_id

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qcrd.records.teacher_prompt import PromptForm
+from qcrd.records.teachers.prompt import PromptForm
 from qcrd.runtime.keys import digest
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
