@@ -58,12 +58,14 @@ survive: $(INSTALLED)
 test-compose: $(INSTALLED)
 	QCRD=$(CURDIR)/$(BIN)/qcrd tests/e2e/compose.sh
 
+# The last one finds, within a minute, a test that imports what has moved.
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.duplicate_definitions
+	$(BIN)/python -m pytest --collect-only -qq > /dev/null || { $(BIN)/python -m pytest --collect-only -qq | tail -n 40; exit 1; }
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from qcrd.method.answers import question_id
 from qcrd.method.self_consistency import majority_vote
-from qcrd.questions import labelling
+from qcrd.questions import labelling, rows
 from qcrd.records.api_keys import hash_api_key
 from qcrd.records.job import Job
 from qcrd.records.rationale_annotations import Polarity, RationaleScore, RationaleScoreManifest
@@ -40,7 +40,6 @@ from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
-from services.api.files import questions
 from services.api.rationale_sets import service as rationale_sets
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from tests.unit.api.gateway_client import refused
@@ -568,9 +567,9 @@ def test_an_exported_questions_file_imports_as_the_same_knowledge(client: TestCl
     name, *_ = everything()[0]
     client.patch(path("items", name), json={"excluded": True})
     body = client.get(path("export"), params={"format": "questions"}).content
-    rows = list(questions.read_rows(io.BytesIO(body)))
+    read = list(rows.read_rows(io.BytesIO(body)))
     spec = SPEC.model_copy(update={"rationales": RationaleSpec(import_file="file-b")})
-    again = {row.question.id: labelling.build_item(row.question, row.outputs, spec) for row in rows}
+    again = {row.question.id: labelling.build_item(row.question, row.outputs, spec) for row in read}
     before = {one.question.id: one for one in map(item, range(60)) if one.positives}
     assert again.keys() == before.keys()
     first = item(1)
