@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from qcrd.method.batching import group_by_length
 from qcrd.method.compute import count_flops, has_bf16
+from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.student import generation
 from qcrd.method.student.control_tokens import ControlTokenSplitter
 from qcrd.method.student.targets import GeneratedText, Target
@@ -35,7 +37,9 @@ class Student(ABC):
     what was read and predicted for it, without padding; `bf16` says whether matrix products are
     done in that precision (weights and losses are fp32);
     `length_groups`, whether a call of the model is parted where lengths differ much, which saves
-    padding on a CPU and launches on a GPU where it is not. A target's text has at most
+    padding on a CPU and launches on a GPU where it is not. `one_call`: losses are always one call
+    of the model, whatever there is, as ranks that shard it must do; `ranks` share what is
+    sampled. A target's text has at most
     `max_target_tokens`, an answer `max_answer_tokens`, and both together `max_output_tokens`."""
 
     suffix = ""
@@ -65,6 +69,8 @@ class Student(ABC):
         self.tokens = 0.0
         self.bf16 = False
         self.length_groups = self.device.type == "cpu"
+        self.one_call = False
+        self.ranks: Ranks = SingleRank()
         generation.reset_generation_config(model)
         self._encoder_parameter_count, self._decoder_parameter_count = self._count_parameters()
 
@@ -124,11 +130,28 @@ class Student(ABC):
         Target m follows `prompts[prompt_index[m]]`. One call of the model, or as many as the
         limit of `max_batch_target_tokens` and groups of like length make of it.
         """
+        if self.one_call and not targets:
+            with self.uncounted():  # one token, which enters no sum
+                total, count = self._cross_entropy([[self._filler]], [0], [[self._filler]])
+            return total[:0], count[:0]
         return self._cross_entropy(
             self._tokenize_prompts(prompts),
             prompt_index,
             [self.tokenize_target(target) for target in targets],
         )
+
+    def _group(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of rows that share a call of the model."""
+        if self.one_call:
+            return [list(range(len(lengths)))]
+        return group_by_length(
+            lengths, max_tokens=self.max_batch_target_tokens, similar=self.length_groups
+        )
+
+    @property
+    def _filler(self) -> int:
+        """A token for a row that stands for none."""
+        return int(self.tokenizer.eos_token_id or 0)
 
     def _autocast(self) -> torch.autocast:
         """Matrix products in bf16 where this student trains, or scores, in it."""
@@ -230,21 +253,34 @@ class Student(ABC):
         """One output per prompt; greedy at temperature 0, else drawn from the smallest set of
         tokens with `top_p` of the probability, by default all of them.
 
-        Batches go by length; the result is in the order of the prompts and a function of the seed.
-        `check` runs before each of them.
+        Batches go by length, and each rank draws every `ranks.size`-th; the result is in the order
+        of the prompts and a function of the seed, whatever their number. `check` runs before each
+        of them.
         """
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        outputs: dict[int, GeneratedText] = {}
+        groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         settings = generation.make_settings(
             min(max_new_tokens, self.max_output_tokens), temperature, top_p
         )
-        with self._evaluating(bf16=self.bf16), torch.random.fork_rng():
-            torch.manual_seed(seed)
-            for start in range(0, len(order), batch_size):
-                check()
-                group = order[start : start + batch_size]
-                batch = self._generate_batch([prompts[i] for i in group], settings)
-                outputs |= zip(group, batch, strict=True)
+        flops, tokens = self.flops, self.tokens
+
+        def draw_own() -> list[Any]:
+            outputs: list[Any] = []
+            with self._evaluating(bf16=self.bf16), torch.random.fork_rng():
+                for number in self.ranks.select_own(range(len(groups))):
+                    check()
+                    torch.manual_seed(seed + number)
+                    batch = self._generate_batch([prompts[i] for i in groups[number]], settings)
+                    outputs += [[one.text, one.is_cut, one.entropy] for one in batch]
+            return [outputs, self.flops - flops, self.tokens - tokens]
+
+        parts = self.ranks.gather(draw_own)
+        self.flops = flops + sum(own_flops for _, own_flops, _ in parts)
+        self.tokens = tokens + sum(own_tokens for _, _, own_tokens in parts)
+        outputs: dict[int, GeneratedText] = {}
+        for rank, (own, _, _) in enumerate(parts):
+            places = [i for group in groups[rank :: len(parts)] for i in group]
+            outputs |= zip(places, (GeneratedText(*output) for output in own), strict=True)
         return [outputs[i] for i in range(len(prompts))]
 
     def _generate_batch(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qcrd.method.batching import group_by_length, restore_order
+from qcrd.method.batching import restore_order
 from qcrd.method.losses import token_cross_entropy
 from qcrd.method.student import packing
 from qcrd.method.student.base import Student
@@ -60,11 +60,7 @@ class CausalStudent(Student):
             [len(target) for target in targets],
             max_tokens=0 if self._windows is None else self.max_row_tokens,
         )
-        groups = group_by_length(
-            [row.n_tokens for row in rows],
-            max_tokens=self.max_batch_target_tokens,
-            similar=self.length_groups,
-        )
+        groups = self._group([row.n_tokens for row in rows])
         parts = [
             self._rows_cross_entropy([rows[i] for i in group], prompts, targets) for group in groups
         ]

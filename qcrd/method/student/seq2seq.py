@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.modeling_outputs import BaseModelOutput
 
-from qcrd.method.batching import group_by_length, restore_order
+from qcrd.method.batching import restore_order
 from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
 from qcrd.method.student.base import Student
 from qcrd.method.student.packing import pad_targets
@@ -44,11 +44,7 @@ class Seq2SeqStudent(Student):
         targets: Sequence[list[int]],
     ) -> tuple[Tensor, Tensor]:
         states, mask = self._encode(prompts)
-        groups = group_by_length(
-            [len(target) for target in targets],
-            max_tokens=self.max_batch_target_tokens,
-            similar=self.length_groups,
-        )
+        groups = self._group([len(target) for target in targets])
         parts = []
         for group in groups:
             index = torch.tensor([prompt_index[i] for i in group], device=self.device)
@@ -59,11 +55,7 @@ class Seq2SeqStudent(Student):
 
     def _encode(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """The encoder's states [N, S, D] of the prompts, and their mask [N, S]."""
-        groups = group_by_length(
-            [len(prompt) for prompt in prompts],
-            max_tokens=self.max_batch_target_tokens,
-            similar=self.length_groups,
-        )
+        groups = self._group([len(prompt) for prompt in prompts])
         parts = [self._encode_group([prompts[i] for i in group]) for group in groups]
         width = max(mask.shape[1] for _, mask in parts)
         padded = [

@@ -65,32 +65,42 @@ class NegativeSampler(ABC):
         """Release its resources; it cannot be used again."""
 
 
+def copy_student(student: Student) -> Student:
+    """A student with a model of its own, equal to `student`'s."""
+    replica = copy.copy(student)
+    replica.model = copy.deepcopy(student.model)
+    return replica
+
+
 def never_interrupt() -> None:
     """A `check` for callers that are never interrupted."""
 
 
 class InlineNegativeSampler(NegativeSampler):
     """A second student in this process, made when first needed, so that sampling never disturbs
-    training. `check` runs between batches; what it raises ends the sampling."""
+    training. `check` runs between batches; what it raises ends the sampling. `is_copy`: the given
+    student is that second one."""
 
-    def __init__(self, student: Student, check: Callable[[], None] = never_interrupt) -> None:
+    def __init__(
+        self,
+        student: Student,
+        check: Callable[[], None] = never_interrupt,
+        *,
+        is_copy: bool = False,
+    ) -> None:
         self._student = student
         self._check = check
-        self._replica: Student | None = None
+        self._replica = student if is_copy else None
         self.flops = 0.0
 
     def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
-        replica = self.get_replica()
+        if self._replica is None:
+            self._replica = copy_student(self._student)
+        replica = self._replica
         replica.flops = 0.0
         samples = _sample_requests(replica, requests, self._check)
         self.flops += replica.flops
         return samples
-
-    def get_replica(self) -> Student:
-        if self._replica is None:
-            self._replica = copy.copy(self._student)
-            self._replica.model = copy.deepcopy(self._student.model)
-        return self._replica
 
 
 class ProcessNegativeSampler(NegativeSampler):

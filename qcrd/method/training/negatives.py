@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student, Weights
@@ -49,11 +50,12 @@ class IterationNegatives:
 
 
 class NegativeSupply:
-    """Samples each iteration's negatives for one training. `temperature` is the last one chosen."""
+    """Samples each iteration's negatives for one training. `get_student` gives the student as it
+    is, to measure them; `temperature` is the last one chosen."""
 
     def __init__(
         self,
-        student: Student,
+        get_student: Callable[[], Student],
         schedule: TrainingSchedule,
         examples: Sequence[TrainingExample],
         sampler: NegativeSampler,
@@ -62,7 +64,7 @@ class NegativeSupply:
     ) -> None:
         self.sampler = sampler
         self.temperature: float | None = None
-        self._student = student
+        self._get_student = get_student
         self._schedule = schedule
         self._spec = schedule.spec.negatives
         self._weight_history = weight_history
@@ -148,7 +150,7 @@ class NegativeSupply:
         self, iteration: int, examples: Sequence[TrainingExample]
     ) -> tuple[float, float]:
         """The highest temperature with enough usable samples in force, and their share; the lowest
-        where none has. Its cost counts as the sampling's and the student's."""
+        where none has. Its cost counts as the sampling's."""
         probed = _draw(examples, f"{self._schedule.seed}/temperature/{iteration}")
         share = 0.0
         for temperature in TEMPERATURES:
@@ -156,7 +158,9 @@ class NegativeSupply:
             sampled = self.sampler.sample(self.make_requests(iteration, probed))
             kept = self._filter.apply(probed, sampled).kept
             usable = [(e, s) for e in probed for s in kept[e.id] if self._filter.is_usable(s)]
-            in_force = [ce < margin for ce, margin in self._score(usable)]
+            scored, work = self._score(usable)
+            self.sampler.flops += work
+            in_force = [ce < margin for ce, margin in scored]
             share = statistics.fmean(in_force) if in_force else 0.0
             if share >= MIN_SHARE_IN_FORCE:
                 break
@@ -178,8 +182,7 @@ class NegativeSupply:
         n_sampled = sum(counts.values())
         entropies = [s.entropy for own in sampled.values() for s in own if s.entropy is not None]
         probed = _draw([e for e in examples if kept[e.id]], f"{self._schedule.seed}/in-force")
-        with self._student.uncounted():
-            scored = self._score([(e, s) for e in probed for s in kept[e.id]])
+        scored, _ = self._score([(e, s) for e in probed for s in kept[e.id]])
         metrics = {
             "samples": float(n_sampled),
             "negatives": float(sum(map(len, kept.values()))),
@@ -198,33 +201,44 @@ class NegativeSupply:
 
     def _score(
         self, pairs: Sequence[tuple[TrainingExample, Rationale]]
-    ) -> list[tuple[float, float]]:
+    ) -> tuple[list[tuple[float, float]], float]:
         """Cross entropy of each sample under the student as it is now, and the margin under which
-        it acts."""
-        if not pairs:
-            return []
-        index, prompts = range(len(pairs)), [EXPLAIN_PREFIX + e.text for e, _ in pairs]
-        targets = [Target(s.text, is_cut=s.is_cut) for _, s in pairs]
-        ce = self._student.mean_cross_entropy(prompts, index, targets).tolist()
-        delta = self._schedule.spec.loss.delta
-        if not isinstance(delta, OverPositive):
-            return [(value, delta) for value in ce]
-        # The lowest positive stands for the picked one: a margin is told here, and not trained on.
-        margins = []
-        for (example, _), prompt in zip(pairs, prompts, strict=True):
-            positives = [Target(r.text, is_cut=r.is_cut) for r in example.positives]
-            lowest = (
-                float(
-                    self._student.mean_cross_entropy(
-                        [prompt], [0] * len(positives), positives
-                    ).min()
-                )
-                + delta.over_positive
-                if positives
-                else 0.0
-            )
-            margins.append(lowest)
-        return list(zip(ce, margins, strict=True))
+        it acts; and the work of it."""
+        student = self._get_student()
+
+        def score() -> list[Any]:
+            flops = student.flops
+            with student.uncounted():
+                scored = _score_pairs(student, pairs, self._schedule.spec.loss.delta)
+                return [scored, student.flops - flops]
+
+        # On one rank: what follows from the scores must be the same on all.
+        scored, work = student.ranks.run_on_main(score)
+        return [(ce, margin) for ce, margin in scored], work
+
+
+def _score_pairs(
+    student: Student,
+    pairs: Sequence[tuple[TrainingExample, Rationale]],
+    delta: float | OverPositive,
+) -> list[tuple[float, float]]:
+    if not pairs:
+        return []
+    index, prompts = range(len(pairs)), [EXPLAIN_PREFIX + e.text for e, _ in pairs]
+    targets = [Target(s.text, is_cut=s.is_cut) for _, s in pairs]
+    ce = student.mean_cross_entropy(prompts, index, targets).tolist()
+    if not isinstance(delta, OverPositive):
+        return [(value, delta) for value in ce]
+    # The lowest positive stands for the picked one: a margin is told here, and not trained on.
+    margins = []
+    for (example, _), prompt in zip(pairs, prompts, strict=True):
+        positives = [Target(r.text, is_cut=r.is_cut) for r in example.positives]
+        if not positives:
+            margins.append(0.0)
+            continue
+        positive_ce = student.mean_cross_entropy([prompt], [0] * len(positives), positives)
+        margins.append(float(positive_ce.min()) + delta.over_positive)
+    return list(zip(ce, margins, strict=True))
 
 
 STUDENT, FIXED = RationaleSource.STUDENT, RationaleSource.FIXED

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
+from qcrd.method.distributed import sharding
+from qcrd.method.distributed.ranks import split_by_size
 from qcrd.method.student.base import Student
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.step_loss import (
     JudgeScores,
+    StepCounts,
     StepLoss,
     StepModule,
     TrainingExample,
@@ -21,16 +25,23 @@ from qcrd.method.training.step_loss import (
 from qcrd.method.weight_decay import make_decay_groups
 from qcrd.records.specs.training_spec import Hyperparameters
 
-MAX_PROCESSES = 64
-"""Processes that train together have seeds beside each other; parts of a step are further apart."""
+MAX_RANKS = 1024
+"""Ranks have seeds beside each other; the parts of a rank's step are further apart."""
 
 
 class OptimizerStep:
-    """A student with its optimizer and the settings of its steps. It can be pickled whole."""
+    """A student with its optimizer and the settings of its steps; each rank computes its share of a
+    step. With a `mesh` the student is sharded over it, and called one way from then on."""
 
-    def __init__(self, student: Student, schedule: TrainingSchedule) -> None:
+    def __init__(
+        self, student: Student, schedule: TrainingSchedule, mesh: DeviceMesh | None = None
+    ) -> None:
         self.student = student
+        self.ranks = student.ranks
         self.module = StepModule(student, schedule.objective, schedule.spec.loss)
+        if mesh is not None:
+            student.one_call = True
+            sharding.shard_module(self.module, mesh, bf16=student.bf16)
         self.micro_batches = schedule.micro_batches
         self.clip_norm = schedule.spec.hyperparameters.clip_norm
         encoder, rest = _split_parameters(student)
@@ -42,87 +53,85 @@ class OptimizerStep:
         batch: Sequence[TrainingExample],
         scores: JudgeScores,
         seed: int,
-        *,
-        reduce_sum: Callable[[float], float] = float,
+        counts: StepCounts | None = None,
     ) -> StepLoss:
         """The loss of `batch`, dropout and luck a function of `seed`; gradients are left alone.
 
-        Where `batch` is a share of a larger one, `reduce_sum` gives a count's sum over all shares.
+        Where `batch` is a share of a step's, `counts` are the whole step's.
         """
         torch.manual_seed(seed)
         self.student.model.train()
         generator = torch.Generator().manual_seed(seed)
-        loss: StepLoss = self.module(batch, scores, generator, reduce_sum)
+        loss: StepLoss = self.module(batch, scores, generator, counts)
         return loss
 
     def backward(
-        self,
-        batch: Sequence[TrainingExample],
-        scores: JudgeScores,
-        seed: int,
-        *,
-        reduce_sum: Callable[[float], float] = float,
-        measure: bool = False,
+        self, batch: Sequence[TrainingExample], scores: JudgeScores, seed: int
     ) -> dict[str, float]:
-        """The gradients of `batch`, and the terms of its loss. In several parts they are the same
-        sums, in less memory; dropout and luck differ.
+        """The gradients of `batch`, from all ranks, and the terms of its loss.
 
-        `measure`: with the norms of the gradients of the positive and the negative term, of the
-        first part, where a negative is in force.
+        In several parts, of ranks or one after the other, they are the same sums, in less memory;
+        dropout and luck differ.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.micro_batches == 1:
-            return self._backward_part(batch, scores, seed, reduce_sum, measure)
-        own_counts = count_step(self.student, batch, self.module.objective, self.module.spec)
-        counts = [reduce_sum(count) for count in own_counts]
-        losses: Counter[str] = Counter()
-        for number in range(self.micro_batches):
-            # Every part is divided by the whole step's counts, which it asks for in this order.
-            part_losses = self._backward_part(
-                batch[number :: self.micro_batches],
-                scores,
-                seed + MAX_PROCESSES * number,
-                partial(_take_next, iter(counts)),
-                measure and number == 0,
-            )
-            losses.update(part_losses)
-        return dict(losses)
+        flops, tokens = self.student.flops, self.student.tokens
+        losses = self._accumulate(batch, scores, seed, lambda loss: loss.total)
+        names = sorted(losses)
+        costs = [self.student.flops - flops, self.student.tokens - tokens]
+        *sums, all_flops, all_tokens = self.ranks.sum([*(losses[n] for n in names), *costs])
+        self.student.flops, self.student.tokens = flops + all_flops, tokens + all_tokens
+        return dict(zip(names, sums, strict=True))
 
-    def _backward_part(
+    def measure_terms(
+        self, batch: Sequence[TrainingExample], scores: JudgeScores, seed: int
+    ) -> dict[str, float]:
+        """Norms of the gradients of the contrast's two terms, as they enter the loss; none where no
+        negative is in force. No part of a method's compute."""
+        norms: dict[str, float] = {}
+        with self.student.uncounted():
+            for name in ("negative", "positive"):
+                losses = self._accumulate(batch, scores, seed, attrgetter(name))
+                (in_force,) = self.ranks.sum([losses.get("negative", 0.0)])
+                if not in_force:
+                    return {}
+                norms[f"{name}_gradient"] = self._gradient_norm()
+        return norms
+
+    def _accumulate(
         self,
         batch: Sequence[TrainingExample],
         scores: JudgeScores,
         seed: int,
-        reduce_sum: Callable[[float], float],
-        measure: bool,
-    ) -> dict[str, float]:
-        loss = self.compute_loss(batch, scores, seed, reduce_sum=reduce_sum)
-        norms = self._measure_terms(loss) if measure else {}
-        if loss.total.requires_grad:
-            loss.total.backward()
-        return {**loss.losses, **norms}
+        get_term: Callable[[StepLoss], Tensor | None],
+    ) -> Counter[str]:
+        """The gradients of a term of the loss, and this rank's share of all terms."""
+        self.optimizer.zero_grad(set_to_none=True)
+        counts = count_step(self.student, batch, self.module.objective, self.module.spec)
+        losses: Counter[str] = Counter()
+        for number, part in enumerate(self._split(batch)):
+            part_seed = seed + self.ranks.rank + MAX_RANKS * number
+            loss = self.compute_loss(part, scores, part_seed, counts)
+            term = get_term(loss)
+            if term is not None and term.requires_grad:
+                term.backward()
+            losses.update(loss.losses)
+        return losses
 
-    def _measure_terms(self, loss: StepLoss) -> dict[str, float]:
-        """Norms of the gradients of the contrast's two terms, as they enter the loss."""
-        if loss.positive is None or loss.negative is None or not loss.losses["negative"]:
-            return {}
-        return {
-            f"{name}_gradient": self._gradient_norm(term)
-            for name, term in (("positive", loss.positive), ("negative", loss.negative))
-        }
-
-    def _gradient_norm(self, term: Tensor) -> float:
-        if not term.requires_grad:
-            return 0.0
-        gradients = torch.autograd.grad(
-            term, self.parameters(), retain_graph=True, allow_unused=True
+    def _split(self, batch: Sequence[TrainingExample]) -> list[list[TrainingExample]]:
+        """This rank's parts of `batch`, of nearly equal work; every rank has as many, and some may
+        be empty."""
+        parts = split_by_size(
+            [_estimate_size(example) for example in batch], self.ranks.size * self.micro_batches
         )
-        norms = [gradient.norm() for gradient in gradients if gradient is not None]
-        return float(torch.stack(norms).norm()) if norms else 0.0
+        return [[batch[i] for i in part] for part in self.ranks.select_own(parts)]
+
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        return float(sharding.to_plain(torch.nn.utils.get_total_norm(gradients)))
 
     def clip_gradients(self) -> float:
         """The gradient's norm before it is clipped to the plan's."""
-        return float(torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm)
+        return float(sharding.to_plain(norm))
 
     def apply(self, learning_rate: float) -> None:
         """The optimizer's step at learning rate `learning_rate`, of which a group takes its
@@ -190,6 +199,7 @@ def _make_optimizer(
     return torch.optim.AdamW(groups, lr=hyper.learning_rate)
 
 
-def _take_next(counts: Iterator[float], _: float) -> float:
-    """The next of the whole step's counts, in the place of a part's own."""
-    return next(counts)
+def _estimate_size(example: TrainingExample) -> int:
+    """Characters that a step reads of it."""
+    rationales = (*example.positives, *example.negatives)
+    return 2 * len(example.text) + sum(len(rationale.text) for rationale in rationales)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +35,13 @@ class TrainingExample:
     choices: tuple[str, ...] = ()
 
 
+class StepCounts(NamedTuple):
+    """What a step divides by: tokens of the labels, and N of eq. 3."""
+
+    label_tokens: int
+    contrasted: int
+
+
 class StepLoss(NamedTuple):
     """The step's loss and its parts, as plain numbers for the record. `positive` and `negative` are
     the terms of eqs 6 and 7 as they enter the loss, where the step has them."""
@@ -65,23 +72,24 @@ class StepModule(nn.Module):
         batch: Sequence[TrainingExample],
         scores: JudgeScores,
         generator: torch.Generator,
-        reduce_sum: Callable[[float], float] = float,
+        counts: StepCounts | None = None,
     ) -> StepLoss:
         """Eq. 8 without its judge term: scores are constants here, the judge has its own update.
 
-        Where `batch` is a share of a step's, `reduce_sum` gives a count's sum over all shares; the
-        terms then add up to those of the whole.
+        Where `batch` is a share of a step's, `counts` are the whole step's; the terms of all shares
+        then add up to its.
         """
         objective, spec = self.objective, self.spec
-        label_loss = self._label_loss(batch, reduce_sum)
+        counts = counts or count_step(self.student, batch, objective, spec)
+        label_loss = self._label_loss(batch, counts.label_tokens)
         if objective.joined:
             return StepLoss(label_loss, {"loss": label_loss.item()})
         label = {"label": label_loss.item()}
         if objective.max_positives == 0:
             return StepLoss(label_loss, {"loss": label_loss.item(), **label})
-        count = reduce_sum(_count_contrasted(batch, spec))
-        terms = self._contrastive_terms(batch, scores, generator)
-        if terms is None or count == 0:
+        count = counts.contrasted
+        terms = self._contrastive_terms(batch, scores, generator) if count else None
+        if terms is None:
             total = spec.alpha[0] * label_loss
             parts = {"positive": 0.0, "negative": 0.0}
             return StepLoss(total, {"loss": total.item(), **label, **parts})
@@ -97,19 +105,14 @@ class StepModule(nn.Module):
             -weight * spec.beta * negative,
         )
 
-    def _label_loss(
-        self, batch: Sequence[TrainingExample], reduce_sum: Callable[[float], float]
-    ) -> Tensor:
+    def _label_loss(self, batch: Sequence[TrainingExample], n_tokens: int) -> Tensor:
         """L_pred: token cross entropy of the labels, divided once by the step's token count."""
-        if not batch:
-            reduce_sum(0)
-            return torch.zeros((), device=self.student.device)
-        total, count = self.student.cross_entropy(
+        total, _ = self.student.cross_entropy(
             [PREDICT_PREFIX + example.text for example in batch],
             range(len(batch)),
             [_label_target(example, self.objective) for example in batch],
         )
-        return total.sum() / reduce_sum(count.sum().item())
+        return total.sum() / n_tokens
 
     def _contrastive_terms(
         self,
@@ -118,8 +121,9 @@ class StepModule(nn.Module):
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor] | None:
         """Eqs 6 and 7 summed over the batch's questions; None where no rationale acts."""
+        always = self.student.one_call  # every rank calls the model as often as the others
         rows = [example for example in batch if _has_rationales(example, self.objective)]
-        if not rows:
+        if not (rows or always):
             return None
         prompts = [EXPLAIN_PREFIX + example.text for example in rows]
         pos_weight_fn, neg_weight_fn = losses.SCHEMES[self.spec.scheme]
@@ -140,7 +144,7 @@ class StepModule(nn.Module):
             neg_ce, neg_weight_fn, generator, quality=lambda s: 1 - s, margins=margins
         )
         selected = [*pos.selected, *neg.selected]
-        if not selected:
+        if not (selected or always):
             return None
         ce_sum, n_tokens = self.student.cross_entropy(prompts, *_index_targets(selected))
         ce, n_positives = ce_sum / n_tokens, len(pos.selected)
@@ -167,7 +171,10 @@ class StepModule(nn.Module):
         margins = torch.zeros(n_rows)
         for (row, rationale), weight in zip(pos.selected, pos.weights.tolist(), strict=True):
             margins[row] += weight * ce_by_id[rationale.id]
-        has_positive = torch.tensor([row in {r for r, _ in pos.selected} for row in range(n_rows)])
+        with_positive = {row for row, _ in pos.selected}
+        has_positive = torch.tensor(
+            [row in with_positive for row in range(n_rows)], dtype=torch.bool
+        )
         return torch.where(has_positive, margins + delta.over_positive, margins)
 
     def _score_candidates(
@@ -187,7 +194,7 @@ class StepModule(nn.Module):
         )
         scored_positives = pos_candidates.flat_candidates if needs_positives else []
         to_score = [*scored_positives, *neg_candidates.flat_candidates]
-        if not to_score:
+        if not (to_score or self.student.one_call):
             return torch.zeros(n_positives), torch.zeros(0)
         ce = self.student.mean_cross_entropy(prompts, *_index_targets(to_score)).cpu()
         n_scored = len(scored_positives)
@@ -196,11 +203,10 @@ class StepModule(nn.Module):
 
 def count_step(
     student: Student, batch: Sequence[TrainingExample], objective: Objective, spec: LossSpec
-) -> tuple[int, int]:
-    """What a step divides by, in the order in which it asks: tokens of the targets, and questions
-    of the contrast."""
+) -> StepCounts:
+    """The counts of a whole step, which may be computed in shares."""
     targets = [student.tokenize_target(_label_target(e, objective)) for e in batch]
-    return sum(map(len, targets)), _count_contrasted(batch, spec)
+    return StepCounts(sum(map(len, targets)), _count_contrasted(batch, spec))
 
 
 def _count_contrasted(batch: Sequence[TrainingExample], spec: LossSpec) -> int:

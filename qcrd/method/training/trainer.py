@@ -11,12 +11,13 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from torch.distributed.device_mesh import DeviceMesh
+
 from qcrd.method.batching import iterate_batches
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.judge.training_pairs import TrainingPair, make_training_pair
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import divergence, weight_history
-from qcrd.method.training.distributed import DataParallelGroup
 from qcrd.method.training.iteration_data import BestStudent, IterationData, ValidationScore
 from qcrd.method.training.negative_sampler import (
     InlineNegativeSampler,
@@ -42,8 +43,9 @@ class Trainer:
     """Trains `student` by `schedule`; `validate` measures it, `judge` scores if the plan asks.
 
     `negative_sampler` samples the negatives, by default in this process; `fixed_weights` are the
-    weights of the negative source of that name; `process_group` are the processes that share the
-    steps, None this one.
+    weights of the negative source of that name. With a `mesh` the student is sharded over its
+    ranks, every one of which runs a trainer like this; `whole_student` is then a whole copy of it,
+    which is measured and sampled from.
     """
 
     def __init__(
@@ -55,16 +57,16 @@ class Trainer:
         judge: JudgeBackend | None = None,
         negative_sampler: NegativeSampler | None = None,
         fixed_weights: Weights | None = None,
-        process_group: DataParallelGroup | None = None,
+        mesh: DeviceMesh | None = None,
+        whole_student: Student | None = None,
     ) -> None:
         self.student = student
+        self.whole_student = whole_student or student
         self.examples = examples
         self.schedule = schedule
         self.validate = validate
         self.judge = judge if schedule.objective.uses_judge else None
-        self.optimizer_step = OptimizerStep(student, schedule)
-        self.process_group = process_group
-        self._replicas_ready = False
+        self.optimizer_step = OptimizerStep(student, schedule, mesh)
         # Where no checkpoint is given the fixed source is the student before it was trained.
         pinned = NegativeSource.FIXED in schedule.spec.negatives.source and fixed_weights is None
         # Earlier weights are kept only as long as negatives are sampled from them.
@@ -75,10 +77,11 @@ class Trainer:
         lag = schedule.spec.negatives.lag if looks_back else 0
         self.weight_history = WeightHistory(lag, pinned=frozenset({0} if pinned else ()))
         self.negative_supply = NegativeSupply(
-            student,
+            self.load_whole_student,
             schedule,
             examples,
-            negative_sampler or InlineNegativeSampler(student),
+            negative_sampler
+            or InlineNegativeSampler(self.whole_student, is_copy=whole_student is not None),
             self.weight_history,
             fixed_weights,
         )
@@ -128,10 +131,20 @@ class Trainer:
             yield from self._train_iteration(self.iteration_data)
             yield self._finish_iteration(self.iteration_data, first_step)
 
-    def restore_best(self) -> None:
-        """Give the student the weights that were best on validation."""
-        if self.best is not None:
-            weight_history.load_weights(self.student, self.best.weights)
+    def load_whole_student(self) -> Student:
+        """The student as it is now, whole, to be measured."""
+        if self.whole_student is not self.student:
+            weight_history.load_weights(
+                self.whole_student, weight_history.get_trainable_weights(self.student)
+            )
+        return self.whole_student
+
+    def restore_best(self) -> Student:
+        """The student, whole, with the weights that were best on validation."""
+        if self.best is None:
+            return self.load_whole_student()
+        weight_history.load_weights(self.whole_student, self.best.weights)
+        return self.whole_student
 
     def _is_finished(self) -> bool:
         return self.schedule.completed_fraction(self.step, self.flops) >= 1
@@ -223,8 +236,9 @@ class Trainer:
 
     def _validate(self) -> tuple[ValidationScore, bool]:
         """The score of the student as it is, and whether it is the best so far."""
-        with self.student.uncounted():  # measuring is no part of a method's compute
-            score = self.validate(self.student)
+        student = self.load_whole_student()
+        with student.uncounted():  # measuring is no part of a method's compute
+            score = self.validate(student)
         is_best = self.best is None or score > self.best.score
         if is_best:
             weights = self.weight_history.by_iteration[self.iteration]
@@ -235,38 +249,22 @@ class Trainer:
         self, batch: Sequence[TrainingExample], scores: dict[str, float]
     ) -> StepFinished:
         seed = random.Random(f"{self.schedule.seed}/step/{self.step}").getrandbits(62)
-        losses = self._backward(batch, scores, seed)
+        # Once per iteration: it costs as much as two more steps.
+        measure = self.step_in_iteration == 0 and self.schedule.objective.uses_negatives
+        norms = self.optimizer_step.measure_terms(batch, scores, seed) if measure else {}
+        losses = self.optimizer_step.backward(batch, scores, seed) | norms
+        divergence.check_losses(self.schedule, self.step, losses)
         self._collapse_check.add(losses)
         gradient_norm = self.optimizer_step.clip_gradients()
         divergence.check_gradient_norm(self.schedule, self.step, gradient_norm)
         learning_rate = self.schedule.learning_rate(self.step, self.flops)
-        if self.process_group is None:
-            self.optimizer_step.apply(learning_rate)
-        else:
-            self.process_group.apply(self.optimizer_step, learning_rate)
+        self.optimizer_step.apply(learning_rate)
         self.step += 1
         self.step_in_iteration += 1
         completed_fraction = self.schedule.completed_fraction(self.step, self.flops)
         return StepFinished(
             self.step, completed_fraction, self.iteration, losses, gradient_norm, learning_rate
         )
-
-    def _backward(
-        self, batch: Sequence[TrainingExample], scores: dict[str, float], seed: int
-    ) -> dict[str, float]:
-        """Gradients of the whole batch, from this process or from all of them."""
-        if self.process_group is not None:
-            if not self._replicas_ready:
-                self.process_group.broadcast_replica(self.optimizer_step)
-                self._replicas_ready = True
-            losses = self.process_group.backward(self.optimizer_step, batch, scores, seed)
-            divergence.check_losses(self.schedule, self.step, losses)
-            return losses
-        # Once per iteration: it takes two more passes backward.
-        measure = self.step_in_iteration == 0 and self.schedule.objective.uses_negatives
-        losses = self.optimizer_step.backward(batch, scores, seed, measure=measure)
-        divergence.check_losses(self.schedule, self.step, losses)
-        return losses
 
     # --- negatives and scores ------------------------------------------------------------------
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from qcrd.method.distributed import sharding
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student, Weights
 from qcrd.records.rationales import Rationale, RationaleSource
@@ -35,16 +38,32 @@ class WeightHistory:
 
 
 def copy_trainable_weights(student: Student) -> dict[str, Tensor]:
-    """A copy of the weights that training changes, on the CPU."""
+    """A copy of the weights that training changes, on the CPU; of a sharded student this rank's
+    shards."""
     return {
-        name: parameter.detach().to("cpu", copy=True)
+        name: weight.to("cpu", copy=True) for name, weight in get_trainable_weights(student).items()
+    }
+
+
+def get_trainable_weights(student: Student) -> dict[str, Tensor]:
+    """The weights that training changes, as they are; of a sharded student this rank's shards."""
+    return {
+        name: parameter.detach()
         for name, parameter in student.model.named_parameters()
         if parameter.requires_grad
     }
 
 
 def load_weights(student: Student, weights: Weights) -> None:
-    student.model.load_state_dict(dict(weights), strict=False)
+    """Give the student `weights`, which may be shards: of a sharded student they stay it, for a
+    whole one all ranks gather them."""
+    is_sharded = any(isinstance(p, DTensor) for p in student.model.parameters())
+    if not is_sharded:
+        weights = sharding.gather_whole(weights, student.device)
+    parameters = dict(student.model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[name].copy_(weight.to(parameters[name].device))
 
 
 def sample_rationales(

@@ -1,43 +1,65 @@
-"""One training, alone or as one of several under torchrun: its loss curve and weights as a file."""
+"""One training, alone or on each of several ranks: its loss curve and weights as a file."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
-from qcrd.method.training import distributed
+from qcrd.method.distributed import sharding
+from qcrd.method.distributed.process_ranks import ProcessRanks
+from qcrd.method.distributed.ranks import Ranks, SingleRank
+from qcrd.method.judge.shared import SharedJudge
+from qcrd.method.training.negative_sampler import copy_student
 from qcrd.method.training.progress import StepFinished
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import copy_trainable_weights
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
+Curve = tuple[list[dict[str, float]], dict[str, torch.Tensor], dict[str, float]]
 
-def curve(method: str, kind: str, out: Path, others: distributed.DataParallelGroup | None) -> None:
-    made = make_schedule(method, spec(batch_size=7), n_examples=len(lessons()), seed=5)
-    trainer = Trainer(student(kind), lessons(), made, validate, judge(), process_group=others)
+
+def make_trainer(method: str, kind: str, ranks: Ranks, mesh: DeviceMesh | None) -> Trainer:
+    schedule = make_schedule(method, spec(batch_size=7), n_examples=len(lessons()), seed=5)
+    trained = student(kind)
+    trained.ranks = ranks
+    whole = None if mesh is None else copy_student(trained)
+    own_judge = judge() if ranks.is_main else None
+    shared = SharedJudge(own_judge, ranks)
+    return Trainer(
+        trained, lessons(), schedule, validate, shared, mesh=mesh, whole_student=whole
+    )
+
+
+def curve(method: str, kind: str, ranks: Ranks, mesh: DeviceMesh | None) -> Curve:
+    trainer = make_trainer(method, kind, ranks, mesh)
     steps = [record for record in trainer.run() if isinstance(record, StepFinished)]
-    # The norms of single terms are measured in one process only.
-    parts = [
-        {name: value for name, value in step.losses.items() if not name.endswith("_gradient")}
-        | {"norm": step.gradient_norm}
-        for step in steps
-    ]
+    parts = [step.losses | {"norm": step.gradient_norm} for step in steps]
     work = {"flops": trainer.flops, "tokens": trainer.student.tokens}
-    torch.save((parts, copy_trainable_weights(trainer.student), work), out)
+    weights = sharding.gather_whole(
+        copy_trainable_weights(trainer.student), trainer.student.device
+    )
+    return parts, weights, work
+
+
+def run_cases(cases: Sequence[Sequence[str]], ranks: Ranks, mesh: DeviceMesh | None) -> list[Any]:
+    return [curve(method, kind, ranks, mesh) for method, kind in cases]
 
 
 def main() -> None:
-    method, kind, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    if not distributed.is_distributed():
-        curve(method, kind, out, None)
-    elif distributed.is_main_process():
-        with distributed.DataParallelGroup() as others:
-            curve(method, kind, out, others)
-    else:
-        distributed.run_replica("cpu")
+    """`shards CASE... OUT`: all cases in one start; a case is METHOD:KIND."""
+    shards, *cases, out = sys.argv[1:]
+    torch.set_num_threads(1)
+    with ProcessRanks() as ranks:
+        mesh = sharding.make_mesh("cpu", replicas=ranks.size // int(shards), shards=int(shards))
+        result = run_cases([case.split(":") for case in cases], ranks, mesh)
+        if ranks.is_main:
+            torch.save(result, Path(out))
 
 
 if __name__ == "__main__":
