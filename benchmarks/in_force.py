@@ -52,7 +52,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         negatives = plain.negatives.model_copy(update={"temperature": temperature})
         spec = plain.model_copy(update={"negatives": negatives})
         schedule = make_schedule(METHOD, spec, n_examples=len(loaded.lessons), seed=SEED)
-        supply = NegativeSupply(student, schedule, loaded.lessons, sampler, history, None)
+        supply = NegativeSupply(lambda: student, schedule, loaded.lessons, sampler, history, None)
         started = time.monotonic()
         metrics = supply.prepare(0, loaded.lessons).metrics
         rows[str(temperature)] = {**metrics, "seconds": time.monotonic() - started}

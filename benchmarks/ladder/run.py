@@ -27,7 +27,7 @@ from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Prediction
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.training_spec import Hyperparameters, JudgeSpec, NegativeSpec, StudentSpec
-from services.trainer.student_run import compute_validation_score
+from services.trainer.measuring import compute_validation_score
 from services.trainer.training_dataset import LabeledQuestions
 
 

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import torch
 from pydantic import Field
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from qcrd.errors import NotFound, QcrdError
+from qcrd.method.distributed import shard_files
+from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.training.checkpoint import LIVE_WEIGHTS, OPTIMIZER_MOMENTS, TrainerState
 from qcrd.records.base import StoredRecord
 from qcrd.records.checkpoint import CheckpointManifest
@@ -27,6 +34,8 @@ from qcrd.runtime.storage.store import Store, read_object, read_record, write_re
 MAX_KEPT_STATES = 2
 """Newest states that are kept: one to resume from, and one more in case it is damaged."""
 ITERATION_DATA = "prepared"
+SHARD_MARK = "@"
+"""Between a part's name and the rank whose shards of it a blob holds."""
 
 
 class StudentResult(StoredRecord):
@@ -48,50 +57,63 @@ class CorruptCheckpoint(Exception):
     """A state that cannot be resumed from, and why."""
 
 
+ReadTensors = Callable[[str, str, torch.Size, torch.dtype], Tensor]
+"""Makes the tensor to read (part, name, size, type) into."""
+
+
+def make_plain(part: str, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+    """A tensor of its own for what is not sharded."""
+    return torch.empty(size, dtype=dtype)
+
+
 class CheckpointStore:
     """Checkpoints of one job. `run` identifies what it trains: states of other runs are refused.
 
-    `seconds` of training between two states, the most that a kill loses.
+    `seconds` of training between two states, the most that a kill loses. Every one of `ranks` puts
+    its shards, and takes part in each call; the main one writes the manifest when all are there.
     """
 
     def __init__(
-        self, store: Store, job_id: str, *, run_digest: str, interval_seconds: float
+        self,
+        store: Store,
+        job_id: str,
+        *,
+        run_digest: str,
+        interval_seconds: float,
+        ranks: Ranks | None = None,
     ) -> None:
         self.interval_seconds = interval_seconds
+        self.ranks = ranks or SingleRank()
         self._store = store
         self._run_digest = run_digest
         self._prefix = keys.checkpoint_prefix(job_id)
-        self._known_hashes: dict[str, str] = {}
-        """Key prefix and name of tensors that never change -> their SHA-256, once known."""
+        self._known_blobs: dict[str, dict[str, str]] = {}
+        """Key prefix and name of tensors that never change -> their blobs, once known."""
 
     def save(self, method: str, state: TrainerState) -> int:
         """Write `state` and delete all but the newest `MAX_KEPT_STATES`. Returns the oldest version
         of the judge that a kept state needs."""
         folder = self._folder(method)
-        existing = set(self._store.list(f"{folder}blobs/"))
-        blobs = {
-            name: self._put_tensors(folder, name, part, existing)
-            for name, part in state.tensors.items()
-        }
-        if state.iteration_data is not None:
-            data = json.dumps(state.iteration_data).encode()
-            blobs[ITERATION_DATA] = self._put_blob(folder, data, existing)
-        manifest = CheckpointManifest(
-            run=self._run_digest, numbers=dict(state.numbers), blobs=blobs, saved_at=time.time()
-        )
-        manifest = manifest.model_copy(update={"check": manifest.digest})
-        write_record(self._store, f"{folder}states/{state.numbers['step']:08d}.json", manifest)
-        return self._prune(folder, existing)
+        existing = set(self._run_on_main(lambda: self._store.list(f"{folder}blobs/")))
+        blobs: dict[str, str] = {}
+        for name, part in state.tensors.items():
+            blobs |= self._put_tensors(folder, name, part, existing)
+        return int(self._run_on_main(lambda: self._write_manifest(folder, state, blobs, existing)))
 
-    def load(self, method: str) -> tuple[TrainerState | None, Sequence[str]]:
+    def load(
+        self, method: str, make_tensor: ReadTensors = make_plain
+    ) -> tuple[TrainerState | None, Sequence[str]]:
         """The newest intact state, and why each newer one is not."""
         folder = self._folder(method)
+        found: list[str] = self.ranks.run_on_main(lambda: self._store.list(f"{folder}states/"))
         rejected: list[str] = []
-        for key in sorted(self._store.list(f"{folder}states/"), reverse=True):
-            try:
-                return self._read_state(folder, key), rejected
-            except CorruptCheckpoint as error:
-                rejected.append(f"{key.rsplit('/', 1)[1]}: {error}")
+        for key in sorted(found, reverse=True):
+            with tempfile.TemporaryDirectory(prefix="qcrd-state-") as files:
+                reasons = self.ranks.gather(partial(self._fetch, folder, key, Path(files)))
+                if reason := next(filter(None, reasons), None):
+                    rejected.append(f"{key.rsplit('/', 1)[1]}: {reason}")
+                    continue
+                return self._read_state(key, Path(files), make_tensor), rejected
         return None, rejected
 
     def save_result(self, method: str, result: StudentResult) -> None:
@@ -101,6 +123,16 @@ class CheckpointStore:
         for key in sorted(self._store.list(self._folder(method)), reverse=True):
             if key != self._result_key(method):
                 self._store.delete(key)
+
+    def find_result(self, method: str) -> StudentResult | None:
+        """The result, if there is one: the same for all ranks."""
+
+        def read() -> Any:
+            result = self.load_result(method)
+            return result and result.model_dump(mode="json")
+
+        found = self.ranks.run_on_main(read)
+        return found and StudentResult.model_validate(found)
 
     def load_result(self, method: str) -> StudentResult | None:
         try:
@@ -114,16 +146,53 @@ class CheckpointStore:
     def _result_key(self, method: str) -> str:
         return f"{self._folder(method)}result.json"
 
+    def _write_manifest(
+        self, folder: str, state: TrainerState, blobs: Mapping[str, str], existing: set[str]
+    ) -> int:
+        named = dict(blobs)
+        if state.iteration_data is not None:
+            data = json.dumps(state.iteration_data).encode()
+            named[ITERATION_DATA] = self._put_blob(folder, data, existing)
+        manifest = CheckpointManifest(
+            run=self._run_digest, numbers=dict(state.numbers), blobs=named, saved_at=time.time()
+        )
+        manifest = manifest.model_copy(update={"check": manifest.digest})
+        write_record(self._store, f"{folder}states/{state.numbers['step']:08d}.json", manifest)
+        return self._prune(folder, existing | {_blob_key(folder, sha) for sha in named.values()})
+
     def _put_tensors(
         self, folder: str, name: str, tensors: Mapping[str, Tensor], existing: set[str]
-    ) -> str:
-        known_sha = self._known_hashes.get(folder + name)
-        if known_sha is not None and _blob_key(folder, known_sha) in existing:
-            return known_sha
-        sha = self._put_blob(folder, save(dict(tensors)), existing)
+    ) -> dict[str, str]:
+        """The blobs of a part, of all ranks, by their names in the manifest."""
+        known = self._known_blobs.get(folder + name)
+        if known and existing.issuperset(_blob_key(folder, sha) for sha in known.values()):
+            return known
+        put_own = partial(self._put_own_shards, folder, name, tensors, existing)
+        blobs = {
+            blob: sha
+            for own in self.ranks.gather_in_background(put_own)
+            for blob, sha in own.items()
+        }
         if name not in (LIVE_WEIGHTS, OPTIMIZER_MOMENTS):
-            self._known_hashes[folder + name] = sha
-        return sha
+            self._known_blobs[folder + name] = blobs
+        return blobs
+
+    def _put_own_shards(
+        self, folder: str, name: str, tensors: Mapping[str, Tensor], existing: set[str]
+    ) -> dict[str, str]:
+        group = self.ranks.background_group
+        if group is None:
+            return {name: self._put_blob(folder, save(dict(tensors)), existing)}
+        with tempfile.TemporaryDirectory(prefix="qcrd-state-") as files:
+            return {
+                f"{name}{SHARD_MARK}{self.ranks.rank}": self._put_blob(
+                    folder, file.read_bytes(), existing
+                )
+                for file in shard_files.write_shards(tensors, Path(files), group)
+            }
+
+    def _run_on_main(self, work: Callable[[], Any]) -> Any:
+        return self.ranks.gather_in_background(lambda: work() if self.ranks.is_main else None)[0]
 
     def _put_blob(self, folder: str, data: bytes, existing: set[str]) -> str:
         sha = _sha256(data)
@@ -148,17 +217,33 @@ class CheckpointStore:
             self._store.delete(key)
         return min(int(manifest.numbers["judge_version"]) for manifest in kept)
 
-    def _read_state(self, folder: str, key: str) -> TrainerState:
+    def _fetch(self, folder: str, key: str, files: Path) -> str | None:
+        """Bring the blobs of a state to `files`, one folder per part; why it cannot be used."""
+        try:
+            manifest = self._read_manifest(key)
+            if manifest.run != self._run_digest:
+                raise CorruptCheckpoint("it belongs to a run with another spec")
+            for name, sha in manifest.blobs.items():
+                part, _, rank = name.partition(SHARD_MARK)
+                path = files / part / f"{rank or 0}.safetensors"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self._read_blob(folder, name, sha))
+        except CorruptCheckpoint as error:
+            return str(error)
+        return None
+
+    def _read_state(self, key: str, files: Path, make_tensor: ReadTensors) -> TrainerState:
         manifest = self._read_manifest(key)
-        if manifest.run != self._run_digest:
-            raise CorruptCheckpoint("it belongs to a run with another spec")
         tensors, iteration_data = {}, None
-        for name, sha in manifest.blobs.items():
-            data = self._read_blob(folder, name, sha)
-            if name == ITERATION_DATA:
-                iteration_data = json.loads(data)
-            else:
-                tensors[name] = load(data)
+        for part in sorted({name.partition(SHARD_MARK)[0] for name in manifest.blobs}):
+            if part == ITERATION_DATA:
+                iteration_data = json.loads((files / part / "0.safetensors").read_bytes())
+                continue
+            layout = shard_files.read_layout(files / part)
+            tensors[part] = {
+                name: make_tensor(part, name, size, dtype) for name, (size, dtype) in layout.items()
+            }
+            shard_files.read_shards(tensors[part], files / part, self.ranks.background_group)
         return TrainerState(tensors, manifest.numbers, iteration_data)
 
     def _read_manifest(self, key: str) -> CheckpointManifest:

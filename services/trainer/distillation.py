@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch.distributed.device_mesh import DeviceMesh
+
 from qcrd.errors import QcrdError
+from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.evaluation import predict
 from qcrd.method.evaluation.statistics import (
     compare_methods,
@@ -18,7 +21,6 @@ from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.loading import load_matching_weights, load_student
-from qcrd.method.training.distributed import DataParallelGroup
 from qcrd.method.training.negative_sampler import (
     InlineNegativeSampler,
     NegativeSampler,
@@ -40,6 +42,7 @@ from qcrd.records.specs.spec import Baseline
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
+from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import write_lines
 from services.trainer import preflight, publish, training_dataset
 from services.trainer.checkpoint_store import CheckpointStore, StudentResult
@@ -57,8 +60,8 @@ only divide the progress bar."""
 class TrainingResources:
     """The inputs of training besides the rationale set. A `fixed` base is where the negative source
     of that name takes its weights from; `make_sampler` makes the sampler of negatives;
-    `process_group` are the other processes that train, None where there are none; `mark_progress`
-    is called at each step and each batch."""
+    the processes of `ranks` train together, on the `mesh` if there is one; `mark_progress` is
+    called at each step and each batch."""
 
     base_dir: Path
     make_judge: Callable[[], JudgeBackend]
@@ -66,7 +69,8 @@ class TrainingResources:
     make_sampler: Callable[[Student], NegativeSampler] = InlineNegativeSampler
     device: str = "cpu"
     checkpoint_seconds: float = 30.0
-    process_group: DataParallelGroup | None = None
+    ranks: Ranks = field(default_factory=SingleRank)
+    mesh: DeviceMesh | None = None
     mark_progress: Callable[[], None] = never_interrupt
 
 
@@ -76,7 +80,10 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
     spec, settings = job.spec, job.spec.settings
     if job.rationale_set is None:
         raise QcrdError(f"job {job.id} reached training without a rationale set")
-    revision = pin_revision(stage, job.rationale_set)
+    set_id, ranks = job.rationale_set, resources.ranks
+    # The first rank to look would pin it, and the others might see later edits.
+    revision_id = ranks.run_on_main(lambda: pin_revision(stage, set_id).id)
+    revision = rationale_edits.load_revision(stage.store, set_id, revision_id)
     dataset = training_dataset.load_dataset(stage.store, job.rationale_set, spec, revision)
     stage.emit(
         f"{len(dataset.examples)} questions to train on, {len(dataset.validation.questions)} to "
@@ -86,7 +93,11 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
     edit_ids = [revision.id] if revision.edits else []
     run_digest = keys.digest(spec.dump_identity(), job.rationale_set, *edit_ids)
     checkpoints = CheckpointStore(
-        stage.store, job.id, run_digest=run_digest, interval_seconds=resources.checkpoint_seconds
+        stage.store,
+        job.id,
+        run_digest=run_digest,
+        interval_seconds=resources.checkpoint_seconds,
+        ranks=resources.ranks,
     )
 
     def make_student() -> Student:
@@ -94,6 +105,7 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
         student = load_student(
             resources.base_dir, settings.student, hyper, seed=spec.seed, device=resources.device
         )
+        student.ranks = resources.ranks
         preflight.check_labels(student, dataset.labels, spec)
         preflight.warn_about_cut_questions(stage, student, dataset)
         return student
@@ -123,7 +135,7 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
             make_student=make_student,
             judge=resources.make_judge() if OBJECTIVES[method].uses_judge else None,
             make_sampler=resources.make_sampler,
-            process_group=resources.process_group,
+            mesh=resources.mesh,
             mark_progress=resources.mark_progress,
             load_fixed_weights=load_fixed_weights if OBJECTIVES[method].uses_negatives else None,
             progress_start=sum(progress_shares[:index]),

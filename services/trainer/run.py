@@ -1,7 +1,7 @@
 """The training process of one job: `python -m services.trainer.run JOB TOKEN --outcome FILE`.
 
-It writes under the worker's lease token, trains, publishes, and writes its outcome to FILE. Of
-several under torchrun the first does that, and the others compute their share of its steps.
+It writes under the worker's lease token, trains, publishes, and writes its outcome to FILE. Under
+torchrun several of them train together, and rank 0 speaks for all.
 """
 
 from __future__ import annotations
@@ -12,16 +12,24 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 import transformers
 
 from qcrd.errors import Interrupted, LeaseLost, QcrdError
+from qcrd.method.distributed import sharding
+from qcrd.method.distributed.process_ranks import (
+    ProcessRanks,
+    RankLost,
+    is_connection_error,
+    is_distributed,
+    is_main_process,
+)
+from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.judge.model import JudgeBackend
+from qcrd.method.judge.shared import SharedJudge
 from qcrd.method.student.base import Student
-from qcrd.method.training import distributed
 from qcrd.method.training.negative_sampler import (
     InlineNegativeSampler,
     NegativeSampler,
@@ -41,6 +49,7 @@ from qcrd.runtime.settings import (
     load_settings,
 )
 from qcrd.runtime.storage.base_models import find_base_model
+from services.trainer import follower
 from services.trainer.distillation import TrainingResources, run_distillation
 from services.trainer.judge_client import RemoteJudge
 from services.trainer.settings import TrainerSettings
@@ -62,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run_job(
-    job_id: str, token: int, stopping: threading.Event, mark_progress: ProgressMark
+    job_id: str, token: int, stopping: threading.Event, mark_progress: ProgressMark, ranks: Ranks
 ) -> Outcome:
     # This process enqueues nothing: its worker does.
     deps = make_worker_deps(connect_redis(RedisSettings()), MemoryJobQueue(), stopping)
@@ -71,25 +80,40 @@ def run_job(
         raise LeaseLost(f"job {job_id} has gone to another worker")
     lease_heartbeat = LeaseHeartbeat(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
     with telemetry.log_context(request_id=job.request_id), lease_heartbeat:
-        return _run_training(StageContext(deps, job, lease_heartbeat), deps, mark_progress)
+        stage_deps = deps if ranks.is_main else follower.make_follower_deps(deps, job)
+        stage = StageContext(stage_deps, job, lease_heartbeat)
+        return _run_training(stage, deps, mark_progress, ranks)
 
 
-def _run_training(stage: StageContext, deps: WorkerDeps, mark_progress: ProgressMark) -> Outcome:
+def _run_training(
+    stage: StageContext, deps: WorkerDeps, mark_progress: ProgressMark, ranks: Ranks
+) -> Outcome:
     settings, models = load_settings(TrainerSettings), load_settings(ModelSettings)
     stage.update_job(gpus=_count_gpus(settings))
     spec = stage.job.spec
     device = _resolve_device(settings)
     log.info("training %s by %s on %s", spec.model, spec.method, device)
-    base = find_base_model(spec.model, models, deps.store)
     checkpoint = spec.settings.negatives.checkpoint
     param = f"method.{spec.method}.negatives.checkpoint"
+
+    def find_models() -> list[Path]:
+        base = find_base_model(spec.model, models, deps.store)
+        if not checkpoint:
+            return [base]
+        return [base, find_base_model(checkpoint, models, deps.store, param=param)]
+
+    # One fetches what a machine does not have yet; the others of that machine find it there.
+    ranks.run_on_main(lambda: list(map(str, find_models())))
+    base, *fixed = find_models()
 
     def check() -> None:
         mark_progress()
         stage.raise_if_stopping()
 
     def make_judge() -> JudgeBackend:
-        return RemoteJudge(
+        if not ranks.is_main:
+            return SharedJudge(None, ranks)
+        judge = RemoteJudge(
             settings.discriminator_url,
             stage.job.id,
             base=spec.settings.discriminator.encoder or spec.model,
@@ -98,23 +122,31 @@ def _run_training(stage: StageContext, deps: WorkerDeps, mark_progress: Progress
             check=check,
             token=stage.token,
         )
+        return SharedJudge(judge, ranks) if ranks.size > 1 else judge
 
-    resources = TrainingResources(
-        base_dir=base,
-        make_judge=make_judge,
-        fixed_checkpoint=find_base_model(checkpoint, models, deps.store, param=param)
-        if checkpoint
-        else None,
-        make_sampler=_make_sampler_factory(settings, stage.raise_if_stopping, mark_progress),
-        mark_progress=mark_progress,
-        device=device,
-        checkpoint_seconds=settings.checkpoint_seconds,
+    is_several = ranks.size > 1
+    report, model = run_distillation(
+        stage,
+        TrainingResources(
+            base_dir=base,
+            make_judge=make_judge,
+            fixed_checkpoint=fixed[0] if fixed else None,
+            make_sampler=_make_sampler_factory(
+                settings, stage.raise_if_stopping, mark_progress, is_copy=is_several
+            ),
+            mark_progress=mark_progress,
+            device=device,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            ranks=ranks,
+            mesh=sharding.make_mesh(
+                torch.device(device).type,
+                replicas=ranks.size // settings.shards,
+                shards=settings.shards,
+            )
+            if is_several
+            else None,
+        ),
     )
-    if not distributed.is_distributed():
-        report, model = run_distillation(stage, resources)
-    else:
-        with distributed.DataParallelGroup() as process_group:
-            report, model = run_distillation(stage, replace(resources, process_group=process_group))
     return Outcome(kind="done", report=report, model=model)
 
 
@@ -133,21 +165,56 @@ def _count_gpus(settings: TrainerSettings) -> int:
 
 
 def _make_sampler_factory(
-    settings: TrainerSettings, check: Callable[[], None], mark_progress: ProgressMark
+    settings: TrainerSettings,
+    check: Callable[[], None],
+    mark_progress: ProgressMark,
+    *,
+    is_copy: bool,
 ) -> Callable[[Student], NegativeSampler]:
-    """The sampler of the settings; a separate process uses a GPU that training leaves free."""
+    """The sampler of the settings; a separate process uses a GPU that training leaves free. Several
+    ranks sample a share each, from the whole copies that they have."""
     gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
     spare = gpus > settings.processes
-    if settings.sampler == "inline" or (settings.sampler == "auto" and not spare):
+    if is_copy or settings.sampler == "inline" or (settings.sampler == "auto" and not spare):
 
         def check_and_mark() -> None:
             mark_progress()
             check()
 
-        return lambda student: InlineNegativeSampler(student, check_and_mark)
+        return lambda student: InlineNegativeSampler(student, check_and_mark, is_copy=is_copy)
     device = f"cuda:{settings.processes if spare else 0}" if gpus else "cpu"
     # Waiting for that process is no progress: its batches are.
     return lambda student: ProcessNegativeSampler(student, device, check, mark_progress)
+
+
+def run_to_outcome(args: argparse.Namespace, stopping: threading.Event, ranks: Ranks) -> Outcome:
+    """The outcome of this rank, whatever it is."""
+    try:
+        return run_job(args.job, args.token, stopping, ProgressMark(args.progress), ranks)
+    except (Interrupted, LeaseLost) as error:
+        log.info("training interrupted: %s", error)
+        return Outcome(kind="stopped")
+    except QcrdError as error:
+        log.warning("%s", error)
+        return process_outcome.make_error_outcome(error)
+    except Exception as error:  # the process boundary: unexpected exceptions, with their reason
+        if ranks.size > 1 and is_connection_error(error):
+            error = RankLost(f"another of the {ranks.size} ranks is gone: {error}")
+        log.exception("training crashed")
+        return process_outcome.make_crash_outcome(error)
+
+
+def run_rank(args: argparse.Namespace, stopping: threading.Event) -> Outcome:
+    """One of several ranks. What ends one of them is the outcome of all."""
+    with ProcessRanks() as ranks:
+        outcome = run_to_outcome(args, stopping, ranks)
+        if outcome.kind == "done":
+            ranks.finish()
+        elif (failure := ranks.find_failure()) is not None:
+            return Outcome.model_validate(failure.failure)
+        elif outcome.kind != "stopped":
+            ranks.report_failure(outcome.model_dump(mode="json"))
+        return outcome
 
 
 def main() -> None:
@@ -155,25 +222,15 @@ def main() -> None:
     die_with_parent(args.parent, signal.SIGKILL)
     telemetry.configure_logging("training", load_settings(LogSettings).level)
     transformers.utils.logging.disable_progress_bar()
-    if not distributed.is_main_process():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process ends the others
-        distributed.run_replica(_resolve_device(TrainerSettings()))
-        return
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with telemetry.log_context(job_id=args.job):
-        try:
-            result = run_job(args.job, args.token, stopping, ProgressMark(args.progress))
-        except (Interrupted, LeaseLost) as error:
-            log.info("training interrupted: %s", error)
-            result = Outcome(kind="stopped")
-        except QcrdError as error:
-            log.warning("%s", error)
-            result = process_outcome.make_error_outcome(error)
-        except Exception as error:  # the process boundary: unexpected exceptions, with their reason
-            log.exception("training crashed")
-            result = process_outcome.make_crash_outcome(error)
-        process_outcome.write_outcome(args.outcome, result)
+        if not is_distributed():
+            outcome = run_to_outcome(args, stopping, SingleRank())
+        else:
+            outcome = run_rank(args, stopping)
+    if is_main_process():
+        process_outcome.write_outcome(args.outcome, outcome)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+
+from torch.distributed.device_mesh import DeviceMesh
 
 from qcrd.errors import Interrupted
-from qcrd.method.evaluation import predict, rationale_use
+from qcrd.method.evaluation import predict
 from qcrd.method.judge.model import JudgeBackend
-from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.student.targets import Target, joined_target
-from qcrd.method.training.checkpoint import TrainerState, capture_state, restore_state
-from qcrd.method.training.distributed import DataParallelGroup
-from qcrd.method.training.iteration_data import ValidationScore
+from qcrd.method.training.checkpoint import (
+    TrainerState,
+    capture_state,
+    make_empty_tensor,
+    restore_state,
+)
 from qcrd.method.training.negative_sampler import (
     InlineNegativeSampler,
     NegativeSampler,
+    copy_student,
     never_interrupt,
 )
 from qcrd.method.training.progress import (
@@ -30,16 +35,12 @@ from qcrd.method.training.progress import (
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.trainer import Trainer
-from qcrd.records.prompt_format import read_own_rationale
-from qcrd.records.rationales import Prediction, RationaleUse
 from qcrd.runtime.jobs.stage_context import StageContext
-from services.trainer import rationale_scores, training_events
+from services.trainer import measuring, rationale_scores, training_events
 from services.trainer.checkpoint_store import CheckpointStore, StudentResult
+from services.trainer.checkpoint_writer import CheckpointWriter
 from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
 
-SCORING_BATCH_SIZE = 64
-"""Validation questions that are scored in one call, which parts them further where they are long.
-"""
 EMIT_INTERVAL_SECONDS = 1.0
 """At most one progress write and one metrics event per second, however fast the steps are."""
 
@@ -55,7 +56,7 @@ class StudentRun:
     judge: JudgeBackend | None
     make_sampler: Callable[[Student], NegativeSampler] = InlineNegativeSampler
     load_fixed_weights: Callable[[Student], Weights] | None = None
-    process_group: DataParallelGroup | None = None
+    mesh: DeviceMesh | None = None
     mark_progress: Callable[[], None] = never_interrupt
     progress_start: float = 0.0
     progress_share: float = 1.0
@@ -75,47 +76,51 @@ def train_student(
     student. An existing result is returned as it is."""
     method = student_run.schedule.method
     settings = student_run.schedule.spec
-    if (existing_result := checkpoints.load_result(method)) is not None:
+    if (existing_result := checkpoints.find_result(method)) is not None:
         # It may have been saved by a process that died before it emitted the event.
         training_events.emit_result(stage, method, existing_result, settings.task)
         return existing_result
     examples = student_run.dataset.examples
     student = student_run.make_student()
+    # Before it is sharded: what is measured and sampled from is whole.
+    whole_student = copy_student(student) if student_run.mesh is not None else student
     training_events.emit_untrained_share(stage, student_run.schedule, len(examples))
     trainer = Trainer(
         student,
         examples,
         student_run.schedule,
-        lambda tested: compute_validation_score(
+        lambda tested: measuring.compute_validation_score(
             tested,
             student_run.dataset.validation,
             student_run.schedule,
             student_run.mark_progress,
         ),
         student_run.judge,
-        student_run.make_sampler(student)
+        student_run.make_sampler(whole_student)
         if student_run.schedule.objective.uses_negatives
         else None,
         student_run.load_fixed_weights(student) if student_run.load_fixed_weights else None,
-        student_run.process_group,
+        student_run.mesh,
+        whole_student if student_run.mesh is not None else None,
     )
     with contextlib.closing(trainer.negative_sampler):
         prior_seconds = _resume(stage, method, trainer, checkpoints)
         seconds, judge_metrics = _run_trainer(
             stage, student_run, trainer, checkpoints, prior_seconds
         )
-    trainer.restore_best()
+    student = trainer.restore_best()
     # Before anything is measured: that is no part of a method's compute.
-    tokens = None if math.isnan(student.tokens) else round(student.tokens)
+    trained_tokens = trainer.student.tokens
+    tokens = None if math.isnan(trained_tokens) else round(trained_tokens)
     cost = {"steps": trainer.step, "tokens": tokens, "flops": trainer.flops, "seconds": seconds}
-    validation_predictions = _predict(
+    validation_predictions = measuring.predict_labeled(
         student,
         student_run.dataset.validation,
         student_run.schedule,
         student_run.mark_progress,
     )
     test = student_run.dataset.test
-    test_predictions = _predict(
+    test_predictions = measuring.predict_labeled(
         student,
         LabeledQuestions(tuple(t.question for t in test), tuple(t.gold for t in test), ()),
         student_run.schedule,
@@ -134,7 +139,13 @@ def train_student(
         else None,
         predictions=tuple(test_predictions),
         judge=judge_metrics,
-        rationale_use=_measure_rationale_use(student, student_run, test_predictions),
+        rationale_use=measuring.measure_rationale_use(
+            student,
+            student_run.dataset,
+            test_predictions,
+            student_run.schedule,
+            student_run.mark_progress,
+        ),
         **cost,
     )
     checkpoints.save_result(method, result)
@@ -142,77 +153,11 @@ def train_student(
     return result
 
 
-def _measure_rationale_use(
-    student: Student, student_run: StudentRun, test_predictions: Sequence[Prediction]
-) -> RationaleUse | None:
-    """Of a student that explains under a prefix of its own; None of others, or without a test."""
-    objective, settings = student_run.schedule.objective, student_run.schedule.spec
-    if objective.joined or objective.max_positives == 0 or not test_predictions:
-        return None
-    return rationale_use.measure_rationale_use(
-        student,
-        [item.question for item in student_run.dataset.test],
-        test_predictions,
-        settings.task,
-        max_rationale_tokens=settings.hyperparameters.max_rationale_tokens,
-        max_label_tokens=settings.hyperparameters.max_label_tokens,
-        check=student_run.mark_progress,
-    )
-
-
-def compute_validation_score(
-    student: Student,
-    labeled: LabeledQuestions,
-    schedule: TrainingSchedule,
-    check: Callable[[], None] = never_interrupt,
-) -> ValidationScore:
-    """Accuracy, then minus the labels' mean cross entropy: small sets tie often. Of a joined
-    student it is that of marker and label behind the rationale that it gives itself: a bare label
-    is nothing that it ever says."""
-    predictions = _predict(student, labeled, schedule, check)
-    prompts = [
-        PREDICT_PREFIX + format_question(schedule.spec.task, question)
-        for question in labeled.questions
-    ]
-    targets = [
-        joined_target(read_own_rationale(prediction.text), label)
-        if schedule.objective.joined
-        else Target(answer=label)
-        for prediction, label in zip(predictions, labeled.labels, strict=True)
-    ]
-    total = 0.0
-    for start in range(0, len(prompts), SCORING_BATCH_SIZE):
-        check()
-        rows = slice(start, start + SCORING_BATCH_SIZE)
-        total += float(student.answer_cross_entropy(prompts[rows], targets[rows]).sum())
-    return predict.accuracy(predictions).accuracy, -total / len(prompts)
-
-
-def _predict(
-    student: Student,
-    labeled: LabeledQuestions,
-    schedule: TrainingSchedule,
-    check: Callable[[], None],
-) -> list[Prediction]:
-    hyper = schedule.spec.hyperparameters
-    joined = schedule.objective.joined
-    max_new_tokens = hyper.max_rationale_tokens * joined + hyper.max_label_tokens
-    return predict.predict(
-        student,
-        labeled.questions,
-        labeled.golds,
-        schedule.spec.task,
-        max_new_tokens=max_new_tokens,
-        joined=joined,
-        check=check,
-    )
-
-
 def _resume(
     stage: StageContext, method: str, trainer: Trainer, checkpoints: CheckpointStore
 ) -> float:
     """Resume from the newest intact state, if any; the seconds that were spent up to it."""
-    state, rejected = checkpoints.load(method)
+    state, rejected = checkpoints.load(method, partial(make_empty_tensor, trainer))
     for reason in rejected:
         stage.events.append(
             stage.job.id,
@@ -245,19 +190,22 @@ def _run_trainer(
     every other event has a name under which it is appended once.
     """
     method, started, last_emit = student_run.schedule.method, time.monotonic(), 0.0
-    last_save = started
     last_emitted_step = training_events.find_last_emitted_step(stage, method)
     judge_metrics: dict[str, float] = {}
     inert_negatives = training_events.InertNegatives(stage, method)
+    ranks = checkpoints.ranks
 
     def elapsed_seconds() -> float:
         return prior_seconds + time.monotonic() - started
 
-    def save_state(state: TrainerState) -> None:
-        numbers = {**state.numbers, "seconds": elapsed_seconds()}
-        oldest_version = checkpoints.save(method, replace(state, numbers=numbers))
+    def keep_judge(oldest_version: int) -> None:
         if trainer.judge is not None:
             trainer.judge.oldest_version = oldest_version
+
+    writer = CheckpointWriter(checkpoints, method, keep_judge)
+
+    def save_state(state: TrainerState) -> None:
+        writer.save(replace(state, numbers={**state.numbers, "seconds": elapsed_seconds()}))
 
     # A phase may be interrupted; nothing that `phase_state` refers to changes during it.
     phase_state: TrainerState | None = None
@@ -268,13 +216,18 @@ def _run_trainer(
         except Interrupted:
             if phase_state is not None:
                 save_state(phase_state)
+                writer.wait()
             raise
         student_run.mark_progress()
         if record is None:
             break
-        if stage.should_stop():
+        # Any rank may be told to stop; when to save is the main one's to say.
+        is_due = ranks.is_main and writer.is_due()
+        stopping, saving = ranks.sum([stage.should_stop(), is_due])
+        if stopping:
             save_state(capture_state(trainer))
-            stage.raise_if_stopping()
+            writer.wait()
+            raise Interrupted(f"job {stage.job.id} was asked to stop")
         phase_state = capture_state(trainer) if isinstance(record, PhaseStarted) else None
         match record:
             case PhaseStarted():
@@ -292,7 +245,7 @@ def _run_trainer(
                 judge_metrics = record.judge_metrics or judge_metrics
                 training_events.emit_iteration(stage, method, record)
                 inert_negatives.watch(record.negative_metrics)
-        if time.monotonic() - last_save >= checkpoints.interval_seconds:
+        if saving:
             save_state(capture_state(trainer))
-            last_save = time.monotonic()
+    writer.wait()
     return elapsed_seconds(), {**trainer.pretrain_metrics, **judge_metrics}

@@ -26,6 +26,8 @@ from qcrd.method.distributed.ranks import Json, Ranks
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=5)
 """Of a step's collectives: no rank keeps the others waiting for longer than a step takes."""
+BACKGROUND_TIMEOUT = timedelta(hours=1)
+"""Of the collectives of a checkpoint, which wait for every rank's upload."""
 BEAT_SECONDS = 2.0
 LOST_SECONDS = 60.0
 """Time without a beat after which a rank is lost: its process, or its machine."""
@@ -39,6 +41,14 @@ class RankLost(Transient):
     default_code = "rank_lost"
 
 
+def is_connection_error(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone, and not for what this one did."""
+    told = str(error)
+    return isinstance(error, dist.DistBackendError | dist.DistNetworkError) or (
+        isinstance(error, RuntimeError) and ("gloo" in told or "NCCL" in told)
+    )
+
+
 class RankFailed(QcrdError):
     """Another rank failed and said why: `failure` is what it told."""
 
@@ -50,6 +60,10 @@ class RankFailed(QcrdError):
 def is_distributed() -> bool:
     """Whether this process was started as one of several, or as one that may become so."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+def is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 class ProcessRanks(Ranks):
@@ -88,6 +102,7 @@ class ProcessRanks(Ranks):
             world_size=self.size,
             timeout=self._timeout,
         )
+        self.background_group = dist.new_group(backend="gloo", timeout=BACKGROUND_TIMEOUT)
         return self
 
     def __exit__(
@@ -97,9 +112,11 @@ class ProcessRanks(Ranks):
         trace: TracebackType | None,
     ) -> None:
         self._closed.set()
-        # After an error the others may be gone: a group that is torn down waits for them.
-        if error is None:
-            dist.destroy_process_group()
+
+    def finish(self) -> None:
+        """Take the group down, together with all others. Not after an error: they may be gone, and
+        it would wait for them."""
+        dist.destroy_process_group()
 
     def sum(self, values: Sequence[float]) -> list[float]:
         total = torch.tensor(list(values), dtype=torch.float64)
@@ -118,6 +135,13 @@ class ProcessRanks(Ranks):
         outcomes = self._exchange(outcome)
         _raise_first(outcomes[:1], self.rank, error)
         return outcomes[0]["result"]
+
+    def gather_in_background(self, work: Callable[[], Json]) -> list[Json]:
+        outcome, error = _try(work)
+        parts = _all_gather_bytes(json.dumps(outcome).encode(), self.background_group)
+        outcomes = [json.loads(part) for part in parts]
+        _raise_first(outcomes, self.rank, error)
+        return [one["result"] for one in outcomes]
 
     def report_failure(self, failure: Json) -> None:
         """Tell the other ranks that this one ends, and why. The first that fails is heard."""
@@ -196,16 +220,16 @@ def _find_error_class(name: str) -> type[QcrdError]:
     return QcrdError
 
 
-def _all_gather_bytes(message: bytes) -> list[bytes]:
+def _all_gather_bytes(message: bytes, group: dist.ProcessGroup | None = None) -> list[bytes]:
     """Every rank's message. Bytes that only JSON made: nothing is unpickled."""
     size = dist.get_world_size()
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
-    dist.all_gather(lengths, torch.tensor([len(message)]))
+    dist.all_gather(lengths, torch.tensor([len(message)]), group=group)
     width = max(int(length) for length in lengths)
     padded = torch.zeros(width, dtype=torch.uint8)
     padded[: len(message)] = torch.frombuffer(bytearray(message or b"\0"), dtype=torch.uint8)[
         : len(message)
     ]
     parts = [torch.zeros(width, dtype=torch.uint8) for _ in range(size)]
-    dist.all_gather(parts, padded)
+    dist.all_gather(parts, padded, group=group)
     return [bytes(part[: int(n)].numpy()) for part, n in zip(parts, lengths, strict=True)]

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from torch.distributed import ProcessGroup
+
 T = TypeVar("T")
 
 Json = Any
@@ -23,6 +25,8 @@ class Ranks(ABC):
 
     rank: int
     size: int
+    background_group: ProcessGroup | None = None
+    """The group of `gather_in_background`; None for a single process without any."""
 
     @property
     def is_main(self) -> bool:
@@ -45,6 +49,10 @@ class Ranks(ABC):
     def run_on_main(self, work: Callable[[], Json]) -> Json:
         """What `work` returned on the main rank, however long it took."""
 
+    @abstractmethod
+    def gather_in_background(self, work: Callable[[], Json]) -> list[Json]:
+        """As `gather`, for one thread beside the training, by a group of its own."""
+
     def gather_lists(self, work: Callable[[], Sequence[Json]]) -> list[Json]:
         """The results for all items, where `work` gives those for `select_own(items)`."""
         return interleave(self.gather(lambda: list(work())))
@@ -63,6 +71,9 @@ class SingleRank(Ranks):
 
     def run_on_main(self, work: Callable[[], Json]) -> Json:
         return work()
+
+    def gather_in_background(self, work: Callable[[], Json]) -> list[Json]:
+        return [work()]
 
 
 def interleave(parts: Sequence[Sequence[T]]) -> list[T]:

@@ -130,7 +130,9 @@ class Student(ABC):
         Target m follows `prompts[prompt_index[m]]`. One call of the model, or as many as the
         limit of `max_batch_target_tokens` and groups of like length make of it.
         """
-        if self.one_call and not targets:
+        if not targets:
+            if not self.one_call:
+                return torch.zeros(0, device=self.device), torch.zeros(0, device=self.device)
             with self.uncounted():  # one token, which enters no sum
                 total, count = self._cross_entropy([[self._filler]], [0], [[self._filler]])
             return total[:0], count[:0]

@@ -35,7 +35,8 @@ class Candidates:
         self.flat_candidates = [
             (row, r) for row, rationales in enumerate(candidates) for r in rationales
         ]
-        width = max((len(own) for own in candidates), default=0)
+        self._counts = [len(own) for own in candidates]
+        width = max(self._counts, default=0)
         self.mask = torch.zeros(len(candidates), width, dtype=torch.bool)
         for row, own in enumerate(candidates):
             self.mask[row, : len(own)] = True
@@ -43,10 +44,9 @@ class Candidates:
             [scores.get(r.id, default_score) for _, r in self.flat_candidates]
         )
 
-    @property
-    def has_no_choice(self) -> bool:
-        """Whether every question has at most one candidate, so that the schemes need no loss."""
-        return bool((self.mask.sum(1) <= 1).all())
+    def has_choice(self, row: int) -> bool:
+        """Whether a question has several candidates: the schemes need no loss of a single one."""
+        return self._counts[row] > 1
 
     def select(
         self,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from qcrd.method.training import weight_history
@@ -65,6 +66,26 @@ def capture_state(trainer: Trainer) -> TrainerState:
         "temperature": trainer.negative_supply.temperature,
     }
     return TrainerState(tensors, numbers, _serialize_iteration_data(trainer.iteration_data))
+
+
+def make_empty_tensor(
+    trainer: Trainer, part: str, name: str, size: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    """A tensor to read `name` of `part` into: of a sharded student, this rank's shard of it."""
+    if part == OPTIMIZER_MOMENTS:
+        template = trainer.optimizer_step.parameters()[int(name.split(".", 1)[0])].detach()
+    else:
+        template = weight_history.get_trainable_weights(trainer.student)[name]
+    if template.shape != size:  # a number of the optimizer's
+        return torch.empty(size, dtype=dtype)
+    return torch.empty_like(template, dtype=dtype).to("cpu")
+
+
+def copy_moments(state: TrainerState) -> TrainerState:
+    """`state`, whatever becomes of the training that it was captured from."""
+    moments = state.tensors.get(OPTIMIZER_MOMENTS, {})
+    copied = {name: tensor.to("cpu", copy=True) for name, tensor in moments.items()}
+    return replace(state, tensors={**state.tensors, OPTIMIZER_MOMENTS: copied})
 
 
 def restore_state(trainer: Trainer, state: TrainerState) -> None:

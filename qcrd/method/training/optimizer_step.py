@@ -107,7 +107,7 @@ class OptimizerStep:
         self.optimizer.zero_grad(set_to_none=True)
         counts = count_step(self.student, batch, self.module.objective, self.module.spec)
         losses: Counter[str] = Counter()
-        for number, part in enumerate(self._split(batch)):
+        for number, part in enumerate(self.split(batch)):
             part_seed = seed + self.ranks.rank + MAX_RANKS * number
             loss = self.compute_loss(part, scores, part_seed, counts)
             term = get_term(loss)
@@ -116,7 +116,7 @@ class OptimizerStep:
             losses.update(loss.losses)
         return losses
 
-    def _split(self, batch: Sequence[TrainingExample]) -> list[list[TrainingExample]]:
+    def split(self, batch: Sequence[TrainingExample]) -> list[list[TrainingExample]]:
         """This rank's parts of `batch`, of nearly equal work; every rank has as many, and some may
         be empty."""
         parts = split_by_size(

@@ -80,14 +80,13 @@ class StepModule(nn.Module):
         then add up to its.
         """
         objective, spec = self.objective, self.spec
-        counts = counts or count_step(self.student, batch, objective, spec)
-        label_loss = self._label_loss(batch, counts.label_tokens)
+        label_loss = self._label_loss(batch, counts)
         if objective.joined:
             return StepLoss(label_loss, {"loss": label_loss.item()})
         label = {"label": label_loss.item()}
         if objective.max_positives == 0:
             return StepLoss(label_loss, {"loss": label_loss.item(), **label})
-        count = counts.contrasted
+        count = counts.contrasted if counts else _count_contrasted(batch, objective, spec)
         terms = self._contrastive_terms(batch, scores, generator) if count else None
         if terms is None:
             total = spec.alpha[0] * label_loss
@@ -105,14 +104,14 @@ class StepModule(nn.Module):
             -weight * spec.beta * negative,
         )
 
-    def _label_loss(self, batch: Sequence[TrainingExample], n_tokens: int) -> Tensor:
+    def _label_loss(self, batch: Sequence[TrainingExample], counts: StepCounts | None) -> Tensor:
         """L_pred: token cross entropy of the labels, divided once by the step's token count."""
-        total, _ = self.student.cross_entropy(
+        total, n_tokens = self.student.cross_entropy(
             [PREDICT_PREFIX + example.text for example in batch],
             range(len(batch)),
             [_label_target(example, self.objective) for example in batch],
         )
-        return total.sum() / n_tokens
+        return total.sum() / (counts.label_tokens if counts else n_tokens.sum())
 
     def _contrastive_terms(
         self,
@@ -188,17 +187,22 @@ class StepModule(nn.Module):
         Positives without a choice need none, unless a margin is relative to them; negatives do, to
         be left out past the margin.
         """
-        n_positives = len(pos_candidates.flat_candidates)
-        needs_positives = not pos_candidates.has_no_choice or (
-            isinstance(self.spec.delta, OverPositive) and bool(neg_candidates.flat_candidates)
-        )
-        scored_positives = pos_candidates.flat_candidates if needs_positives else []
-        to_score = [*scored_positives, *neg_candidates.flat_candidates]
+        rows_with_negatives = {row for row, _ in neg_candidates.flat_candidates}
+        is_relative = isinstance(self.spec.delta, OverPositive)
+        # Question by question: what is scored must not depend on what shares a step or a part.
+        scored = [
+            index
+            for index, (row, _) in enumerate(pos_candidates.flat_candidates)
+            if pos_candidates.has_choice(row) or (is_relative and row in rows_with_negatives)
+        ]
+        pos_ce = torch.zeros(len(pos_candidates.flat_candidates))
+        to_score = [pos_candidates.flat_candidates[i] for i in scored]
+        to_score += neg_candidates.flat_candidates
         if not (to_score or self.student.one_call):
-            return torch.zeros(n_positives), torch.zeros(0)
+            return pos_ce, torch.zeros(0)
         ce = self.student.mean_cross_entropy(prompts, *_index_targets(to_score)).cpu()
-        n_scored = len(scored_positives)
-        return (ce[:n_scored] if n_scored else torch.zeros(n_positives)), ce[n_scored:]
+        pos_ce[scored] = ce[: len(scored)]
+        return pos_ce, ce[len(scored) :]
 
 
 def count_step(
@@ -206,14 +210,16 @@ def count_step(
 ) -> StepCounts:
     """The counts of a whole step, which may be computed in shares."""
     targets = [student.tokenize_target(_label_target(e, objective)) for e in batch]
-    return StepCounts(sum(map(len, targets)), _count_contrasted(batch, spec))
+    return StepCounts(sum(map(len, targets)), _count_contrasted(batch, objective, spec))
 
 
-def _count_contrasted(batch: Sequence[TrainingExample], spec: LossSpec) -> int:
+def _count_contrasted(
+    batch: Sequence[TrainingExample], objective: Objective, spec: LossSpec
+) -> int:
     """N of eq. 3."""
     if spec.contrast_normaliser == "all":
         return len(batch)
-    return sum(bool(example.positives) for example in batch)
+    return sum(_has_rationales(example, objective) for example in batch)
 
 
 def _has_rationales(example: TrainingExample, objective: Objective) -> bool:

@@ -102,8 +102,8 @@ class LossSpec(Record):
     scheme: ManyToOneScheme = ManyToOneScheme.MIN_MAX
     """How several rationales of a question become one term (Table 5); `min_max` is eqs 6 and 7."""
     contrast_normaliser: Literal["all", "with_positives"] = "with_positives"
-    """N of eq. 3: all questions of a step, as in the paper, or those that have a positive, so that
-    a few of them weigh no less beside many without."""
+    """N of eq. 3: all questions of a step, as in the paper, or those that have a rationale of
+    either side, so that a few of them weigh no less beside many without."""
 
 
 class LoraSpec(Record):

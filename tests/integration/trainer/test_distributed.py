@@ -1,4 +1,4 @@
-"""Several processes train one student as one process would, and are lost as one."""
+"""Ranks train one student as one process would, whatever they shard, and are lost as one."""
 
 from __future__ import annotations
 
@@ -6,62 +6,141 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
-from qcrd.records.job import JobStatus
+from qcrd.records.job import Job, JobStatus
 from qcrd.runtime.jobs.commands import transition_job
 from tests.integration.site import Site, spec, training_processes, when
-from tests.integration.trainer.distributed_curve import curve
+from tests.integration.trainer.rank_scenarios import WITHOUT_JUDGE, run_alone
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+START_SECONDS = 300
 
 
-@pytest.mark.parametrize(
-    ("method", "kind"), [("qcrd", "t5"), ("qcrd", "llama"), ("single_task", "t5")]
-)
-def test_two_processes_have_the_loss_curve_of_one(method: str, kind: str, tmp_path: Path) -> None:
-    """Eight questions in batches of seven: every second batch leaves one process without any."""
+def start_ranks(
+    size: int, shards: int, out: Path, *commands: str, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+    module = ["-m", "tests.integration.trainer.rank_scenarios", str(shards), str(out)]
+    return subprocess.run(
+        [sys.executable, *torchrun, *module, *commands],
+        check=check,
+        timeout=START_SECONDS,
+        capture_output=not check,
+        text=True,
+    )
 
-    curve(method, kind, tmp_path / "1.pt", None)
-    module = ["-m", "tests.integration.trainer.distributed_curve", method, kind]
-    command = [sys.executable, *TORCHRUN, *module, str(tmp_path / "2.pt")]
-    subprocess.run(command, check=True, timeout=240)
-    alone, weights, work = torch.load(tmp_path / "1.pt", weights_only=False)
-    shared, others, shared_work = torch.load(tmp_path / "2.pt", weights_only=False)
-    assert len(alone) == len(shared) == 6
-    for step, (one, two) in enumerate(zip(alone, shared, strict=True)):
-        assert one.keys() == two.keys()
-        assert two == pytest.approx(one, abs=1e-4), f"step {step + 1}"
+
+def run_ranks(size: int, shards: int, out: Path, *commands: str) -> list[Any]:
+    start_ranks(size, shards, out, *commands)
+    results: list[Any] = torch.load(out, weights_only=False)
+    return results
+
+
+def same_curve(one: Any, other: Any) -> None:
+    """Loss, norms and every term per step, the weights at the end, and the work."""
+    (losses, weights, work), (other_losses, other_weights, other_work) = one, other
+    assert len(losses) == len(other_losses) == 6
+    for step, (left, right) in enumerate(zip(losses, other_losses, strict=True)):
+        assert left.keys() == right.keys()
+        assert right == pytest.approx(left, abs=1e-4), f"step {step + 1}"
     for name, weight in weights.items():
-        assert torch.allclose(weight, others[name], atol=1e-4), name
+        assert torch.allclose(weight, other_weights[name], atol=1e-4), name
     assert work["tokens"] > 0
-    assert shared_work["tokens"] == work["tokens"]
-    assert shared_work["flops"] == pytest.approx(work["flops"])
+    assert other_work == pytest.approx(work)
 
 
-def test_a_job_is_trained_by_two_processes_and_survives_the_loss_of_one(site: Site) -> None:
+# Eight questions in batches of seven: every second batch leaves all ranks but one without any.
+CURVES = ("curve:qcrd:llama", "curve:qcrd:t5", "curve:single_task:t5")
+
+
+@pytest.mark.parametrize(("size", "shards"), [(2, 2), (2, 1), (3, 3)])
+def test_ranks_have_the_loss_curve_of_one_process(size: int, shards: int, tmp_path: Path) -> None:
+    alone = run_alone(CURVES)
+    together = run_ranks(size, shards, tmp_path / "out.pt", *CURVES)
+    for one, other in zip(alone, together, strict=True):
+        same_curve(one, other)
+
+
+def test_uneven_shares_parts_and_errors(tmp_path: Path) -> None:
+    commands = ("uneven:llama", "uneven:t5", "curve:qcrd:llama:2")
+    alone = run_alone(commands)
+    *together, errors = run_ranks(2, 2, tmp_path / "out.pt", *commands, "errors")
+    for (_, losses, norm), (shares, other_losses, other_norm) in zip(
+        alone[:2], together[:2], strict=True
+    ):
+        assert sorted(shares) == [1, 7]
+        assert other_losses == pytest.approx(losses, abs=1e-4)
+        assert other_norm == pytest.approx(norm, rel=1e-4)
+    same_curve(alone[2], together[2])
+    expected = [f"rank {rank} refuses, training_file" for rank in (1, 0, 0)]
+    assert errors == [expected, expected]
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_what_two_ranks_saved_one_two_and_three_go_on_from(kind: str, tmp_path: Path) -> None:
+    """On the same number of ranks with the same bits."""
+    saved, again = tmp_path / "saved", f"resume:{tmp_path / 'saved'}:{kind}"
+    unbroken = run_ranks(
+        2,
+        2,
+        tmp_path / "2.pt",
+        f"curve:{WITHOUT_JUDGE}:{kind}",
+        f"save:{saved}:{kind}:3",
+        again,
+    )
+    (losses, weights, _), _, (rest, resumed) = unbroken
+    assert len(rest) == 3
+    assert all(torch.equal(weight, resumed[name]) for name, weight in weights.items())
+    for size in (1, 3):
+        ((other, others_weights),) = (
+            run_alone([again]) if size == 1 else run_ranks(3, 3, tmp_path / "3.pt", again)
+        )
+        for left, right in zip(losses[3:], other, strict=True):
+            assert right == pytest.approx({name: left[name] for name in right}, abs=1e-4)
+        for name, weight in weights.items():
+            assert torch.allclose(weight, others_weights[name], atol=1e-4), name
+
+
+def test_a_rank_that_is_killed_ends_all_of_them(tmp_path: Path) -> None:
+    ended = start_ranks(2, 2, tmp_path / "out.pt", "die", check=False)
+    assert ended.returncode
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_a_job_of_two_ranks_survives_the_loss_and_the_interruption_of_one(site: Site) -> None:
+    """The second is killed, then asked to end, which is a checkpoint of both."""
     job_id = site.submit(spec())
     running: list[int] = []
 
-    def lose() -> None:
+    def send(signal_number: int) -> None:
         found = training_processes()
         running.append(len(found))
         second = next(p for p in found if p.environ().get("RANK") == "1")
-        second.send_signal(signal.SIGKILL)
+        second.send_signal(signal_number)
 
-    loser = when(lambda: any("iteration 1, validation" in m for m in site.messages(job_id)), lose)
-    job = site.work(job_id, processes=2)
-    loser.join()
-    assert running == [2]
+    def disturb(number: int, message: str) -> Job:
+        disturber = when(
+            lambda: any(message in m for m in site.messages(job_id)), lambda: send(number)
+        )
+        job = site.work(job_id, processes=2)
+        disturber.join()
+        assert not training_processes()
+        return job
+
+    job = disturb(signal.SIGKILL, "iteration 1, validation")
     assert job.status is JobStatus.RUNNING
     assert job.attempt == 1
-    assert not training_processes()
+    job = disturb(signal.SIGTERM, "resumed after step")
+    assert job.status in {JobStatus.RUNNING, JobStatus.QUEUED}
+    assert job.attempt == 1
+    assert running == [2, 2]
     job = site.work(job_id, processes=2)
     assert job.status is JobStatus.SUCCEEDED
-    assert any("resumed after step" in message for message in site.messages(job_id))
+    assert sum("resumed after step" in message for message in site.messages(job_id)) == 2
 
 
 def test_a_cancelled_job_leaves_none_of_its_processes(site: Site) -> None:

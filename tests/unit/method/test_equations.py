@@ -235,6 +235,7 @@ class Told:
 
     device = torch.device("cpu")
     model = None
+    one_call = False
 
     def cross_entropy(
         self, prompts: Sequence[str], owner: Sequence[int], targets: Sequence[Target]
@@ -291,12 +292,12 @@ def test_eq8_per_method(method: str, scores: dict[str, float], alpha: Any, expec
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        # N counts the question without positives too: (1 + 3) / 3 instead of / 2
+        # N counts the question that has negatives only: it takes part
         ({"contrast_normaliser": "all"}, 0.5 * 2.5 + 0.5 * (4 + 0.2 * (0.5 + 2.0)) / 3),
-        ({"contrast_normaliser": "with_positives"}, 0.5 * 2.5 + 0.5 * (4 + 0.2 * 2.5) / 2),
+        ({"contrast_normaliser": "with_positives"}, 0.5 * 2.5 + 0.5 * (4 + 0.2 * 2.5) / 3),
         # δ is 2 over the positive that was picked: 1 + 2 for a, 3 + 2 for b, and nothing for c,
         # which has none; in force are n2 with 2.5 - 3 and n3 with 4 - 5
-        ({"delta": {"over_positive": 2.0}}, 0.5 * 2.5 + 0.5 * (4 + 0.2 * (0.5 + 1.0)) / 2),
+        ({"delta": {"over_positive": 2.0}}, 0.5 * 2.5 + 0.5 * (4 + 0.2 * (0.5 + 1.0)) / 3),
     ],
 )
 def test_eq3_with_a_question_that_has_negatives_only(change: Any, expected: float) -> None:

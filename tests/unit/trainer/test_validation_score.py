@@ -19,7 +19,7 @@ from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters
-from services.trainer.student_run import compute_validation_score
+from services.trainer.measuring import compute_validation_score
 from services.trainer.training_dataset import LabeledQuestions
 from tests.students import REASONS, question
 from tests.unit.method.student.test_generation import token_losses

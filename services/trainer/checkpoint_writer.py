@@ -1,0 +1,65 @@
+"""Writes checkpoints beside the training, one at a time."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+
+from qcrd.method.training.checkpoint import TrainerState, copy_moments
+from services.trainer.checkpoint_store import CheckpointStore
+
+MAX_COST_SHARE = 0.05
+"""Share of the training's time that it may stand still for checkpoints; they are rarer where it
+would be more."""
+
+
+class CheckpointWriter:
+    """Saves states of one student; `on_saved` gets what `CheckpointStore.save` returned.
+
+    A state is copied at once and written by a thread; what goes wrong there is raised at the next
+    call. As a context manager it ends with its last state written.
+    """
+
+    def __init__(
+        self, checkpoints: CheckpointStore, method: str, on_saved: Callable[[int], None]
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._method = method
+        self._on_saved = on_saved
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._saved_at, self._stood_still = time.monotonic(), 0.0
+
+    def is_due(self) -> bool:
+        """Whether the last state is old enough for another; never while one is being written."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        interval = max(self._checkpoints.interval_seconds, self._stood_still / MAX_COST_SHARE)
+        return time.monotonic() - self._saved_at >= interval
+
+    def save(self, state: TrainerState) -> None:
+        self.wait()
+        started = time.monotonic()
+        copied = copy_moments(state)
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._write, copied), daemon=True)
+        self._thread.start()
+        self._saved_at = time.monotonic()
+        self._stood_still = self._saved_at - started
+
+    def wait(self) -> None:
+        """Until the last state is written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if (error := self._error) is not None:
+            self._error = None
+            raise error
+
+    def _write(self, state: TrainerState) -> None:
+        try:
+            self._on_saved(self._checkpoints.save(self._method, state))
+        except BaseException as error:  # raised where the training sees it
+            self._error = error

@@ -1,0 +1,96 @@
+"""What is measured of a student, each of its ranks doing a share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from qcrd.method.evaluation import predict, rationale_use
+from qcrd.method.prompts import PREDICT_PREFIX, format_question
+from qcrd.method.student.base import Student
+from qcrd.method.student.targets import Target, joined_target
+from qcrd.method.training.iteration_data import ValidationScore
+from qcrd.method.training.negative_sampler import never_interrupt
+from qcrd.method.training.schedule import TrainingSchedule
+from qcrd.records.prompt_format import read_own_rationale
+from qcrd.records.rationales import Prediction, RationaleUse
+from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
+
+SCORING_BATCH_SIZE = 64
+"""Validation questions that are scored in one call, which parts them further where they are long.
+"""
+
+
+def measure_rationale_use(
+    student: Student,
+    dataset: TrainingDataset,
+    test_predictions: Sequence[Prediction],
+    schedule: TrainingSchedule,
+    check: Callable[[], None] = never_interrupt,
+) -> RationaleUse | None:
+    """Of a student that explains under a prefix of its own; None of others, or without a test."""
+    objective, settings = schedule.objective, schedule.spec
+    if objective.joined or objective.max_positives == 0 or not test_predictions:
+        return None
+    return rationale_use.measure_rationale_use(
+        student,
+        [item.question for item in dataset.test],
+        test_predictions,
+        settings.task,
+        max_rationale_tokens=settings.hyperparameters.max_rationale_tokens,
+        max_label_tokens=settings.hyperparameters.max_label_tokens,
+        check=check,
+    )
+
+
+def compute_validation_score(
+    student: Student,
+    labeled: LabeledQuestions,
+    schedule: TrainingSchedule,
+    check: Callable[[], None] = never_interrupt,
+) -> ValidationScore:
+    """Accuracy, then minus the labels' mean cross entropy: small sets tie often. Of a joined
+    student it is that of marker and label behind the rationale that it gives itself: a bare label
+    is nothing that it ever says."""
+    predictions = predict_labeled(student, labeled, schedule, check)
+    prompts = [
+        PREDICT_PREFIX + format_question(schedule.spec.task, question)
+        for question in labeled.questions
+    ]
+    targets = [
+        joined_target(read_own_rationale(prediction.text), label)
+        if schedule.objective.joined
+        else Target(answer=label)
+        for prediction, label in zip(predictions, labeled.labels, strict=True)
+    ]
+    starts = range(0, len(prompts), SCORING_BATCH_SIZE)
+
+    def score_own() -> list[float]:
+        sums = []
+        for start in student.ranks.select_own(starts):
+            check()
+            rows = slice(start, start + SCORING_BATCH_SIZE)
+            sums.append(float(student.answer_cross_entropy(prompts[rows], targets[rows]).sum()))
+        return sums
+
+    total = sum(student.ranks.gather_lists(score_own))
+    return predict.accuracy(predictions).accuracy, -total / len(prompts)
+
+
+def predict_labeled(
+    student: Student,
+    labeled: LabeledQuestions,
+    schedule: TrainingSchedule,
+    check: Callable[[], None],
+) -> list[Prediction]:
+    hyper = schedule.spec.hyperparameters
+    joined = schedule.objective.joined
+    max_new_tokens = hyper.max_rationale_tokens * joined + hyper.max_label_tokens
+    return predict.predict(
+        student,
+        labeled.questions,
+        labeled.golds,
+        schedule.spec.task,
+        max_new_tokens=max_new_tokens,
+        joined=joined,
+        check=check,
+    )
