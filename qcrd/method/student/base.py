@@ -29,6 +29,10 @@ MAX_BATCH_TARGET_TOKENS = 8192
 """Padded target positions per forward pass; bounds its memory, not its result."""
 
 
+SAMPLING_ROWS = {"cuda": 256}
+"""Outputs that are drawn at once, by kind of device, elsewhere 64: on a GPU what a token costs is
+the launch of every kernel."""
+
 MAX_KNOWN_TEXTS = 1 << 16
 """Prompts, and targets, whose tokens are kept: a text is asked for again in every pass."""
 
@@ -262,7 +266,7 @@ class Student(ABC):
         temperature: float,
         top_p: float = 1.0,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> list[GeneratedText]:
         """One output per prompt; greedy at temperature 0, else drawn from the smallest set of
@@ -272,6 +276,7 @@ class Student(ABC):
         of the prompts and a function of the seed, whatever their number. `check` runs before each
         of them.
         """
+        batch_size = batch_size or SAMPLING_ROWS.get(self.device.type, 64)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         settings = generation.make_settings(
