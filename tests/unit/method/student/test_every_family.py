@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_mask
 from transformers import (
+    FalconConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -28,6 +29,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from qcrd.errors import Invalid
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.loading import choose_reading
 from qcrd.method.student.packing import Row, build_attention_mask, pack_rows
@@ -110,6 +112,22 @@ def test_windows_and_states_are_read_exactly(name: str) -> None:
     model = families.sharpen(make().eval())
     assert choose_reading(model.config) == reading
     assert not families.find_difference(families.make_student(model, reading))
+
+
+@pytest.mark.parametrize(
+    ("config", "setting"),
+    [
+        (FalconConfig(alibi=True), "alibi"),
+        (Gemma3TextConfig(use_bidirectional_attention=True), "use_bidirectional_attention"),
+    ],
+)
+def test_a_setting_that_is_not_read_exactly_is_refused_by_its_name(
+    config: Any, setting: str
+) -> None:
+    with pytest.raises(Invalid, match=setting) as refused:
+        choose_reading(config)
+    assert refused.value.code == "inexact_student"
+    assert choose_reading(type(config)()) == "packed"
 
 
 def test_a_packed_row_that_grows_too_long_is_split_by_its_targets() -> None:
