@@ -11,9 +11,9 @@ import torch
 
 from qcrd.errors import Diverged, Invalid
 from qcrd.method.training import divergence
-from qcrd.method.training.checkpoint import capture_state
+from qcrd.method.training.checkpoint import capture_state, restore_state
 from qcrd.method.training.optimizer_step import OptimizerStep
-from qcrd.method.training.progress import IterationFinished
+from qcrd.method.training.progress import IterationFinished, StepFinished
 from qcrd.method.training.schedule import (
     compute_untrained_share,
     get_iteration_steps,
@@ -105,16 +105,58 @@ def test_moments_go_back_to_their_parameters_however_those_are_grouped() -> None
 # --- what stops -----------------------------------------------------------------------------------
 
 
-def test_a_student_that_got_worse_than_guessing_is_told_by_the_term() -> None:
-    schedule = make_schedule("qcrd", spec(), n_examples=8, seed=0)
+WORSE_THAN_GUESSING = math.log(100) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "losses", "term"),
+    [
+        ("qcrd", {"loss": 9.0, "label": 1.0, "positive": WORSE_THAN_GUESSING}, "positive"),
+        ("finetune", {"loss": 9.0, "label": WORSE_THAN_GUESSING}, "label"),
+        ("single_task", {"loss": WORSE_THAN_GUESSING}, "loss"),
+    ],
+)
+def test_a_student_that_got_worse_than_guessing_is_told_by_the_term(
+    method: str, losses: dict[str, float], term: str
+) -> None:
+    """Whatever the length of its iterations, here 2; a new decoder begins there, so that the first
+    ten steps of twenty are not held against it."""
+    schedule = make_schedule(method, spec(iterations=20), n_examples=8, seed=0)
     check = divergence.CollapseCheck(vocabulary=100)
-    for iteration in range(2):
-        for _ in range(divergence.MIN_STEPS):
-            check.add({"loss": 9.0, "label": 1.0, "positive": math.log(100) + 0.1})
-        if iteration == 0:
-            check.finish(schedule, 10, iteration)  # a new decoder begins there
-    with pytest.raises(Diverged, match=r"step 20 of qcrd: the mean of `positive`.*4\.71 nats"):
-        check.finish(schedule, 20, 1)
+    for step in range(19):
+        check.add(schedule, step, losses)
+    with pytest.raises(Diverged, match=rf"step 20 of {method}: the mean of `{term}`.*4\.71 nats"):
+        check.add(schedule, 19, losses)
+
+
+def test_a_warm_up_and_steps_that_are_validated_together_are_not_held_against_a_student() -> None:
+    schedule = make_schedule("dss", spec(warmup_steps=30), n_examples=8, seed=0)
+    check = divergence.CollapseCheck(vocabulary=100)
+    for step in range(39):
+        check.add(schedule, step, {"label": WORSE_THAN_GUESSING})
+    with pytest.raises(Diverged, match="step 40 of dss"):
+        check.add(schedule, 39, {"label": WORSE_THAN_GUESSING})
+
+
+def test_the_last_losses_outlive_a_restart() -> None:
+    schedule = make_schedule("qcrd", spec(), n_examples=8, seed=0)
+    first = Trainer(student(), lessons(), schedule, validate, judge())
+    *_, third = itertools.islice(
+        (record for record in first.run() if isinstance(record, StepFinished)), 3
+    )
+    second = Trainer(student(), lessons(), schedule, validate, judge())
+    restore_state(second, capture_state(first))
+    assert second.collapse_check.recent == first.collapse_check.recent
+    assert second.collapse_check.recent["label"][2:] == [third.losses["label"]]
+
+
+def test_the_part_that_is_not_finite_is_named_before_the_total() -> None:
+    schedule = make_schedule("qcrd", spec(), n_examples=8, seed=0)
+    losses = {"loss": math.nan, "label": 1.0, "positive": math.nan, "negative": 0.0}
+    with pytest.raises(Diverged, match="the term `positive`"):
+        divergence.check_losses(schedule, 0, losses)
+    with pytest.raises(Diverged, match="the term `loss`"):
+        divergence.check_losses(schedule, 0, {"loss": math.nan})
 
 
 def test_a_rate_that_is_far_too_high_ends_as_diverged() -> None:
