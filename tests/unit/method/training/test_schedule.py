@@ -59,6 +59,29 @@ def test_at_most_a_quarter_learns_from_the_untrained_student(questions: int) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "checkpoint", "iterations", "share"),
+    [
+        (("fixed",), None, 10, 1.0),
+        (("teacher_minority", "fixed"), None, 10, 1.0),
+        (("fixed",), "model-1", 10, None),
+        (("teacher_minority",), None, 10, None),
+        (("student_lag",), None, 3, 1.0),
+    ],
+)
+def test_the_untrained_student_may_be_all_that_is_learned_from(
+    source: tuple[str, ...], checkpoint: str | None, iterations: int, share: float | None
+) -> None:
+    """Three iterations never look back at the first of them over a lag of 5."""
+    given = MethodSpec.model_validate(
+        {
+            "negatives": {"source": source, "checkpoint": checkpoint},
+            "hyperparameters": {"iterations": iterations, "iteration_steps": 5},
+        }
+    )
+    assert compute_untrained_share("qcrd", given, 80) == share
+
+
 def test_short_iterations_are_validated_once_a_pass() -> None:
     given = spec(iterations=10, iteration_steps=None)
     made = make_schedule("qcrd", given, n_examples=8, seed=0)
