@@ -70,15 +70,23 @@ SMALL = {
     **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok"), 2),
     **dict.fromkeys(("n_shared_experts", "n_group", "topk_group", "n_groups"), 1),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), 128),
-    "sliding_window": 6,
+    **dict.fromkeys(
+        (
+            "sliding_window", "sliding_window_size", "window_size", "attention_window_size",
+            "keep_window_size", "attention_chunk_size", "local_attention", "index_topk",
+        ),
+        6,
+    ),
+    **dict.fromkeys(("index_topk_blocks", "index_local_blocks"), 1),
+    "index_block_size": 2,
     "time_step_rank": 4,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 1,
     "decoder_start_token_id": 0,
 }  # fmt: skip
-"""What makes a config small, wherever it has such a setting. A window of 6 is shorter than every
-prompt of the tests."""
+"""What makes a config small, wherever it has such a setting. Whatever bounds how far a layer sees
+is 6, which is shorter than every prompt of the tests."""
 
 OWN: Mapping[str, Mapping[str, Any]] = {
     **{name: {"head_dim": 8} for name in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},

@@ -65,6 +65,7 @@ ESTIMATE: dict[str, Any] = {
     },
     "budget": {"teacher_tokens": 10, "cost": None, "fits": False, "message": "would pause"},
     "training_steps": 40,
+    "untrained_share": 0.25,
     "assembling_seconds": None,
     "training_seconds": 12.0,
     "basis": [],

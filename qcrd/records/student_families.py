@@ -7,9 +7,10 @@ gradient, with one plain sequence per question and output.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,6 +38,18 @@ class StudentFamilies(BaseModel):
         if model_type in self.pairs:
             return "pairs"
         return "seq2seq" if model_type in self.seq2seq else None
+
+
+def find_inexact_setting(config: Mapping[str, Any]) -> str | None:
+    """The setting of a config.json with which a type that is read exactly is not, and why; the
+    table has each type as it is by default."""
+    parts = [config, *(part for part in [config.get("text_config")] if isinstance(part, Mapping))]
+    if any(part.get("model_type") == "falcon" and part.get("alibi") for part in parts):
+        return "`alibi: true`: its bias counts places of the row"
+    # `vision` is about the places of images alone.
+    if any(part.get("use_bidirectional_attention") in (True, "all") for part in parts):
+        return "`use_bidirectional_attention`: a token sees those behind it, and with them itself"
+    return None
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from qcrd.errors import Invalid
 from qcrd.method.prompts import format_question
@@ -84,7 +85,8 @@ def load_dataset(
             f"{len(validation.questions)} to validate on; give it more lines with labels",
             param="training_file",
         )
-    examples = tuple(make_example(item, spec.settings.task) for item in usable)
+    settings = spec.settings
+    examples = tuple(make_example(item, settings.task, settings.label_mode) for item in usable)
     questions = tuple(item.question for item in usable)
     return TrainingDataset(manifest, examples, questions, validation, test, revision)
 
@@ -101,12 +103,16 @@ def _check_training_file(manifest: RationaleManifest, spec: JobSpec) -> None:
         )
 
 
-def make_example(item: RationaleItem, task: TaskSpec) -> TrainingExample:
+def make_example(
+    item: RationaleItem, task: TaskSpec, label_mode: Literal["gold", "llm"] = "gold"
+) -> TrainingExample:
+    """What training may know of `item`: where the vote is the label, no gold label."""
+    right = item.vote.answer if label_mode == "llm" else _gold_or_vote(item)
     return TrainingExample(
         id=item.question.id,
         text=format_question(task, item.question),
         label=item.label or "",
-        gold=_gold_or_vote(item) or "",
+        gold=right or "",
         positives=item.positives,
         negatives=item.negatives,
         choices=item.question.choices,

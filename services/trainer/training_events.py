@@ -8,7 +8,11 @@ from typing import Any
 from qcrd.method.judge.health import has_collapsed, saw_no_real_negative
 from qcrd.method.training.negatives import MIN_SHARE_IN_FORCE
 from qcrd.method.training.progress import IterationFinished, JudgePretrained, StepFinished
-from qcrd.method.training.schedule import TrainingSchedule, compute_untrained_share
+from qcrd.method.training.schedule import (
+    UNTRAINED_ONLY_ADVICE,
+    TrainingSchedule,
+    compute_untrained_share,
+)
 from qcrd.records.job import Accuracy
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
@@ -30,15 +34,19 @@ def find_last_emitted_step(stage: StageContext, method: str) -> int:
 def emit_untrained_share(stage: StageContext, schedule: TrainingSchedule, n_examples: int) -> None:
     """How much of a method's training will learn from negatives of the untrained student."""
     share = compute_untrained_share(schedule.method, schedule.spec, n_examples)
-    if share is not None:
-        stage.emit(
-            f"{schedule.method}: iterations of {schedule.iteration_steps} steps, "
-            f"{schedule.steps} steps in all; {share:.0%} of the training, weighted by its learning "
-            "rate, learns from negatives of the untrained student",
-            once=f"{schedule.method}-untrained-share",
-            method=schedule.method,
-            untrained_share=share,
-        )
+    if share is None:
+        return
+    is_all = share == 1.0
+    stage.events.append(
+        stage.job.id,
+        f"{schedule.method}: iterations of {schedule.iteration_steps} steps, "
+        f"{schedule.steps} steps in all; {share:.0%} of the training, weighted by its learning "
+        "rate, learns from negatives of the untrained student"
+        + (f": {UNTRAINED_ONLY_ADVICE}" if is_all else ""),
+        level="warn" if is_all else "info",
+        data={"method": schedule.method, "untrained_share": share},
+        once=f"{schedule.method}-untrained-share",
+    )
 
 
 def emit_step(

@@ -48,6 +48,8 @@ def _show_estimate(result: dict[str, Any]) -> None:
     for stage in ("assembling", "training"):
         seconds = result[f"{stage}_seconds"]
         table.add_row(stage, "not known yet" if seconds is None else f"about {seconds:,.0f} s")
+    if (share := result.get("untrained_share")) is not None:
+        table.add_row("untrained student", f"negatives of {share:.0%} of the training are its")
     if "lengths" in result:
         table.add_row("prompts", result["lengths"]["message"])
     table.add_row("budget", result["budget"]["message"])

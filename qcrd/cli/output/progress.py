@@ -94,7 +94,7 @@ class ProgressBars:
         now = job["progress"]
         total = now["total_steps"] or 100
         done = now["step"] if now["total_steps"] else now["percent"]
-        note = f"waiting: {job['waiting']}" if job.get("waiting") else ""
+        note = describe_wait(job)
         self._progress.update(bar, total=total, completed=done, note=escape(note))
 
     def _finish(self) -> None:
@@ -145,17 +145,30 @@ class TimedLines:
         self._console.print(clock + markup, soft_wrap=True)
 
 
+def describe_wait(job: dict[str, Any]) -> str:
+    """What the job waits for; empty while it is worked on. Between two stages, and behind other
+    jobs, it has a place in a queue of the stage's."""
+    if job.get("waiting"):
+        return f"waiting: {job['waiting']}"
+    if job["status"] != JobStatus.RUNNING or not job.get("queue_position") or not job["stage"]:
+        return ""
+    worker = "a worker" if job["stage"] == Stage.ASSEMBLING else "a trainer"
+    return f"waiting for {worker}, number {job['queue_position']} in the queue"
+
+
 def format_state(job: dict[str, Any]) -> str:
     """The job's state in one line."""
     stage = STAGE_TITLES[Stage(job["stage"])] if job["stage"] else job["status"]
     if job["status"] != JobStatus.RUNNING:
         stage = job["status"]
-    now = job["progress"]
+    now, wait = job["progress"], describe_wait(job)
     parts = [stage]
-    if job["status"] == JobStatus.RUNNING:
+    # Nothing of a stage is done while it waits for its first worker.
+    has_begun = not job.get("queue_position") or now["percent"] > 0
+    if job["status"] == JobStatus.RUNNING and has_begun:
         parts.append(f"{now['percent']:.0f} %")
         if now["total_steps"]:
             parts.append(f"{now['step']}/{now['total_steps']}")
-    if job.get("waiting"):
-        parts.append(f"waiting: {job['waiting']}")
+    if wait:
+        parts.append(wait)
     return "  ".join(parts)

@@ -83,7 +83,7 @@ class Student(ABC):
         self.length_groups = self.device.type == "cpu"
         self.one_call = False
         self.ranks: Ranks = SingleRank()
-        generation.reset_generation_config(model)
+        generation.reset_generation_config(model, tokenizer.eos_token_id)
         self._encoder_parameter_count, self._decoder_parameter_count = self._count_parameters()
 
     @property

@@ -12,13 +12,20 @@ from transformers import GenerationConfig, LogitsProcessor
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
-def reset_generation_config(model: Any) -> None:
+def reset_generation_config(model: Any, end_token_id: int | None = None) -> None:
     """Leave nothing but the token ids of `model`'s generation config: bases ship beams, penalties
     and forced tokens, under which no greedy answer is greedy. It is published so, and a student is
-    served as it was measured."""
+    served as it was measured. `end_token_id`, with which the student learns to end, ends what it
+    says also where the base names another end, or none."""
     shipped = model.generation_config or GenerationConfig()
     own = {name: getattr(shipped, name, None) for name in TOKEN_IDS}
+    if end_token_id is not None and end_token_id not in (ends := _list_ends(own["eos_token_id"])):
+        own["eos_token_id"] = [*ends, end_token_id] if ends else end_token_id
     model.generation_config = GenerationConfig(**{k: v for k, v in own.items() if v is not None})
+
+
+def _list_ends(ends: int | list[int] | None) -> list[int]:
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def make_settings(max_new_tokens: int, temperature: float, top_p: float) -> dict[str, Any]:
@@ -62,8 +69,7 @@ def generate(
 
 def trim(completions: Tensor, config: GenerationConfig) -> list[tuple[list[int], bool]]:
     """Each row's tokens up to its end, which is among them, and whether it has none: it was cut."""
-    ends = config.eos_token_id
-    end_ids = set(ends if isinstance(ends, list) else [ends])
+    end_ids = set(_list_ends(config.eos_token_id))
     rows = []
     for row in completions.tolist():
         end = next((i for i, token in enumerate(row) if token in end_ids), None)

@@ -34,7 +34,11 @@ from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.packing import has_attention_alone
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
-from qcrd.records.student_families import Reading, load_student_families
+from qcrd.records.student_families import (
+    Reading,
+    find_inexact_setting,
+    load_student_families,
+)
 
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xmod", "mpnet"}
 """Architectures whose first token has the position behind that of the padding token."""
@@ -155,6 +159,13 @@ def choose_reading(config: Any) -> Reading:
         raise Invalid(
             f"`model`: students of type {config.model_type!r} are not trained, because their loss "
             f"was not found to be exact ({reason}); docs/students.md says which are",
+            param="model",
+            code="inexact_student",
+        )
+    if (setting := find_inexact_setting(config.to_dict())) is not None:
+        raise Invalid(
+            f"`model`: type {config.model_type!r} with {setting}; students with that setting are "
+            "not trained, because their loss is not exact; take another base",
             param="model",
             code="inexact_student",
         )

@@ -220,7 +220,8 @@ def _build_block_mask(packed: PackedRows, window: int | None) -> Any:
         is_own = (segments[batch, key] == PROMPT) | (segments[batch, key] == segments[batch, query])
         visible = (query >= key) & is_own
         if window is not None:
-            visible &= positions[batch, query] - positions[batch, key] < window
+            # Out of place: what FlexAttention compiles may not change a tensor.
+            visible = visible & (positions[batch, query] - positions[batch, key] < window)
         return visible | (query == key)
 
     rows, width = packed.ids.shape

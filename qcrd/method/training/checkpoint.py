@@ -64,6 +64,9 @@ def capture_state(trainer: Trainer) -> TrainerState:
         "judge_flops": 0.0 if trainer.judge is None else trainer.judge.flops,
         "judge_version": trainer.judge_version,
         "temperature": trainer.negative_supply.temperature,
+        "recent_losses": {
+            name: list(values) for name, values in trainer.collapse_check.recent.items()
+        },
     }
     return TrainerState(tensors, numbers, _serialize_iteration_data(trainer.iteration_data))
 
@@ -109,6 +112,7 @@ def restore_state(trainer: Trainer, state: TrainerState) -> None:
     if trainer.judge is not None:
         trainer.judge.flops = numbers["judge_flops"]
     trainer.negative_supply.temperature = numbers.get("temperature")
+    trainer.collapse_check.recent = {**numbers.get("recent_losses", {})}
     trainer.pretrain_metrics = numbers["pretrained"]
     if numbers["best"] is not None:
         iteration, accuracy, minus_ce = numbers["best"]

@@ -13,6 +13,12 @@ MAX_UNTRAINED_SHARE = 0.25
 """Share of the training, weighted by its learning rate, that may learn from negatives of the
 untrained student, where the length of an iteration is ours to choose."""
 
+UNTRAINED_ONLY_ADVICE = (
+    "it never looks back at what it has learned; `negatives.source: student_lag` with a lower "
+    "`negatives.lag`, or shorter `hyperparameters.iteration_steps`, makes it do so"
+)
+"""Where that share is all of the training."""
+
 
 @dataclass(frozen=True)
 class TrainingSchedule:
@@ -88,15 +94,23 @@ def get_iteration_steps(method: str, spec: MethodSpec, n_examples: int) -> int:
 
 def compute_untrained_share(method: str, spec: MethodSpec, n_examples: int) -> float | None:
     """Share of the training, weighted by its learning rate, whose negatives are the untrained
-    student's; None for a method that samples none of its earlier selves."""
+    student's; None for a method that samples neither that one nor its earlier selves."""
+    if _samples_untrained_throughout(method, spec):
+        return 1.0
     if not _samples_earlier_selves(method, spec):
         return None
     schedule = make_schedule(method, spec, n_examples=n_examples, seed=0)
     rates = [schedule.learning_rate(step, 0.0) for step in range(schedule.steps)]
     first = (spec.negatives.lag + 1) * schedule.iteration_steps
-    return sum(rates[:first]) / (sum(rates) or 1.0)
+    return 1.0 if first >= schedule.steps else sum(rates[:first]) / (sum(rates) or 1.0)
 
 
 def _samples_earlier_selves(method: str, spec: MethodSpec) -> bool:
     is_source = NegativeSource.STUDENT_LAG in spec.negatives.source
+    return is_source and OBJECTIVES[method].uses_negatives
+
+
+def _samples_untrained_throughout(method: str, spec: MethodSpec) -> bool:
+    """Without a checkpoint the fixed source is the student before its training."""
+    is_source = NegativeSource.FIXED in spec.negatives.source and spec.negatives.checkpoint is None
     return is_source and OBJECTIVES[method].uses_negatives

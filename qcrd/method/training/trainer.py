@@ -86,7 +86,7 @@ class Trainer:
             fixed_weights,
         )
         self.negative_sampler = self.negative_supply.sampler
-        self._collapse_check = divergence.CollapseCheck(len(student.tokenizer))
+        self.collapse_check = divergence.CollapseCheck(len(student.tokenizer))
         self.started = False
         self.iteration = 0
         self.step = 0
@@ -213,7 +213,6 @@ class Trainer:
     def _finish_iteration(
         self, iteration_data: IterationData, first_step: int
     ) -> IterationFinished:
-        self._collapse_check.finish(self.schedule, self.step, self.iteration)
         self.iteration += 1
         self.step_in_iteration, self.iteration_data, self.last_samples = (
             0,
@@ -254,7 +253,7 @@ class Trainer:
         norms = self.optimizer_step.measure_terms(batch, scores, seed) if measure else {}
         losses = self.optimizer_step.backward(batch, scores, seed) | norms
         divergence.check_losses(self.schedule, self.step, losses)
-        self._collapse_check.add(losses)
+        self.collapse_check.add(self.schedule, self.step, losses)
         gradient_norm = self.optimizer_step.clip_gradients()
         divergence.check_gradient_norm(self.schedule, self.step, gradient_norm)
         learning_rate = self.schedule.learning_rate(self.step, self.flops)

@@ -81,19 +81,22 @@ class Baseline(StrEnum):
 
 PAPER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "rationales": {"positive_rule": "majority"},
+        "rationales": {
+            "n": 5, "temperature": 0.7, "top_p": None, "positive_rule": "majority",
+        },
         "negatives": {
             "source": "student_lag", "lag": 5, "temperature": 1.5, "n": 1, "top_p": 1.0,
             "filter": "none",
         },
-        "discriminator": {"loss": "paper"},
+        "discriminator": {"loss": "paper", "pretrain_steps": 500},
         "loss": {
             "alpha": [0.5, 0.5, 0.5], "alpha3_decay": 0.9, "beta": 0.2, "delta": 3.0,
             "scheme": "min_max", "contrast_normaliser": "all",
         },
     }
 )  # fmt: skip
-"""Wang et al. 2025, sections 3 and 4.1, where they say what they did."""
+"""Wang et al. 2025, sections 3 and 4.1, where they say what they did. They do not say how long an
+iteration is, and train with gold labels and without."""
 
 
 def apply_paper_preset(data: Mapping[str, Any]) -> dict[str, Any]:

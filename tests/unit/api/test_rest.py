@@ -253,6 +253,25 @@ def test_a_base_whose_loss_was_not_found_exact_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize(
+    ("config", "setting"),
+    [
+        ({"model_type": "falcon", "alibi": True}, "`alibi: true`"),
+        (
+            {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+            "`use_bidirectional_attention`",
+        ),
+    ],
+)
+def test_a_base_that_one_setting_makes_inexact_is_refused_by_its_name(
+    here: Here, tmp_path: Path, config: dict[str, Any], setting: str
+) -> None:
+    training = here.file(sums(4))
+    write_config(tmp_path, json.dumps(config))
+    message = refused(here.create(training, model="other"), 400, "inexact_student", "model")
+    assert setting in message
+
+
+@pytest.mark.parametrize(
     "config",
     [
         {"model_type": "bert", "architectures": ["BertForSequenceClassification"]},

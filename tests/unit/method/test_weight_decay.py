@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import CohereConfig, CohereForCausalLM
 
 from qcrd.method.judge.model import Judge, train_judge
 from qcrd.method.judge.training_pairs import TrainingPair
@@ -22,6 +23,20 @@ def test_norms_biases_and_relative_position_biases_are_free_of_decay() -> None:
     assert all("layer_norm" in name or "relative_attention_bias" in name for name in free_names)
     assert sum("relative_attention_bias" in name for name in free_names) == 2
     assert len(free["params"]) + len(decayed["params"]) == len(names)
+
+
+def test_a_norm_with_a_scale_for_each_head_is_free_of_decay() -> None:
+    config = CohereConfig(
+        vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, use_qk_norm=True,
+    )  # fmt: skip
+    model = CohereForCausalLM(config)
+    decayed, free = make_decay_groups(model.named_parameters(), 0.1)
+    attention = model.model.layers[0].self_attn
+    assert attention.q_norm.weight.ndim == 2
+    free_ids = {id(parameter) for parameter in free["params"]}
+    assert {id(attention.q_norm.weight), id(attention.k_norm.weight)} <= free_ids
+    assert id(attention.q_proj.weight) in {id(parameter) for parameter in decayed["params"]}
 
 
 def test_frozen_parameters_and_empty_groups_are_left_out() -> None:

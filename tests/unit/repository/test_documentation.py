@@ -15,6 +15,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from qcrd.cli.settings import CliSettings
+from qcrd.method.training.schedule import compute_untrained_share
 from qcrd.records.base import parse_record
 from qcrd.records.specs.spec import JobSpec
 from qcrd.records.specs.spec_schema import (
@@ -80,11 +81,23 @@ def test_every_setting_is_in_the_table(settings: type[BaseSettings]) -> None:
 SPECS = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "tests/e2e/small.yaml"]
 
 
+def read_job(path: Path) -> JobSpec:
+    body = yaml.safe_load(path.read_text())
+    return parse_record(StudySpec, body).job if "job" in body else parse_record(JobSpec, body)
+
+
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
 def test_every_example_is_a_valid_spec(path: Path) -> None:
-    body = yaml.safe_load(path.read_text())
-    job = parse_record(StudySpec, body).job if "job" in body else parse_record(JobSpec, body)
-    assert job.training_file.endswith(".jsonl")
+    assert read_job(path).training_file.endswith(".jsonl")
+
+
+@pytest.mark.parametrize("path", SPECS[:-1], ids=lambda path: path.name)
+@pytest.mark.parametrize("questions", [140, 720])
+def test_the_examples_learn_from_negatives_of_a_trained_student(path: Path, questions: int) -> None:
+    """So many questions they train on."""
+    share = compute_untrained_share("qcrd", read_job(path).settings, questions)
+    assert share is not None
+    assert share < 0.35
 
 
 def test_the_demo_questions_are_what_the_script_writes() -> None:

@@ -175,6 +175,21 @@ def test_questions_that_are_cut_are_counted_in_one_event(
     assert event.message.startswith("2 of 4 questions are longer than the 32 tokens")
 
 
+@pytest.mark.parametrize(
+    ("source", "level"), [("student_lag", "info"), ("fixed", "warn"), ("teacher_minority", None)]
+)
+def test_a_training_on_the_untrained_students_negatives_alone_is_warned_of(
+    stage: StageContext, events: Mortal, source: str, level: str | None
+) -> None:
+    spec = MethodSpec.model_validate({"negatives": {"source": source}})
+    schedule = make_schedule("qcrd", spec, n_examples=800, seed=0)
+    for _ in range(2):
+        training_events.emit_untrained_share(stage, schedule, 800)
+    told = events.read(ID)
+    assert [event.level for event in told] == ([] if level is None else [level])
+    assert all(("negatives.lag" in event.message) == (level == "warn") for event in told)
+
+
 NEGATIVES = {
     "samples": 40.0, "negatives": 30.0, "in_force_share": 0.0, "right_share": 0.25,
     "wrong_share": 0.5, "unread_share": 0.25, "cut_share": 0.0, "ce_median": 7.2,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qcrd.errors import Invalid
-from qcrd.records.student_families import load_student_families
+from qcrd.records.student_families import find_inexact_setting, load_student_families
 
 VISION_MODEL_TYPES = """
 beit bit clip clip_vision_model convnext convnextv2 cvt data2vec-vision deit detr dinov2
@@ -45,6 +45,13 @@ def check_language_model_head(name: str, config: Mapping[str, Any], param: str) 
         raise Invalid(
             f"`{param}`: {name!r} is a {model_type} model; students of that type are not trained, "
             f"because their loss was not found to be exact ({reason})",
+            param=param,
+            code="inexact_student",
+        )
+    if (setting := find_inexact_setting(config)) is not None:
+        raise Invalid(
+            f"`{param}`: {name!r} is a {model_type} model with {setting}; students with that "
+            "setting are not trained, because their loss is not exact; take another base",
             param=param,
             code="inexact_student",
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from qcrd.method.training.schedule import compute_untrained_share
+from qcrd.method.training.schedule import UNTRAINED_ONLY_ADVICE, compute_untrained_share
 from qcrd.records.specs.spec import JobSpec
 from services.api.assembling import sampling_plan
 from services.api.assembling.batches.choose import asks_by_batch
@@ -91,11 +91,17 @@ def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache)
     assembling, training, basis = _estimate_seconds(gateway, spec, teacher_estimate, steps)
     if teacher_estimate.asked and teacher is not None and asks_by_batch(spec, teacher):
         assembling = None  # nobody can say when a batch ends
+    untrained_share = compute_untrained_share(spec.method.value, spec.settings, n_examples)
+    if untrained_share == 1.0:
+        basis.append(
+            "all of the training learns from negatives of the untrained student: "
+            f"{UNTRAINED_ONLY_ADVICE}"
+        )
     return JobEstimate(
         teacher=teacher_estimate,
         budget=_estimate_budget(spec, teacher_estimate),
         training_steps=steps,
-        untrained_share=compute_untrained_share(spec.method.value, spec.settings, n_examples),
+        untrained_share=untrained_share,
         assembling_seconds=assembling,
         training_seconds=training,
         lengths=lengths,

@@ -194,6 +194,18 @@ def test_a_job_s_state_in_one_line() -> None:
     assert progress.format_state(ScriptedGateway.job("queued", stage=None)) == "queued"
 
 
+def test_a_job_behind_others_waits_and_is_at_no_percentage() -> None:
+    nothing = {"percent": 0.0, "step": 0, "total_steps": 0, "eta_seconds": None}
+    queued = ScriptedGateway.job("running", queue_position=2, progress=nothing)
+    told = "waiting for a trainer, number 2 in the queue"
+    assert progress.format_state(queued) == f"training  {told}"
+    # One whose trainer died has been at work already.
+    half_done = ScriptedGateway.job("running", queue_position=2)
+    assert progress.format_state(half_done) == f"training  50 %  3/6  {told}"
+    begun = ScriptedGateway.job("running", queue_position=None, progress=nothing)
+    assert progress.format_state(begun) == "training  0 %"
+
+
 def test_the_report_shows_any_method_it_is_given(gateway: ScriptedGateway) -> None:
     rows = {"something_new": REPORT["test"]["teacher"]}
     gateway.looks = [gateway.job("succeeded", report=REPORT | {"test": rows})]

@@ -98,7 +98,14 @@ def test_an_estimate_creates_no_job_and_fails_over_the_budget(
 ) -> None:
     shown = qcrd("estimate", folder / "spec.yaml")
     assert shown.exit_code == 1
-    for text in ("20 of 30", "at most 5,120", "at most 0.0123 EUR", "not known yet", "tokenized"):
+    for text in (
+        "20 of 30",
+        "at most 5,120",
+        "at most 0.0123 EUR",
+        "not known yet",
+        "tokenized",
+        "25% of the training",
+    ):
         assert text in shown.stdout
     assert gateway.bodies == []
     as_json = qcrd("estimate", folder / "spec.yaml", "--json")

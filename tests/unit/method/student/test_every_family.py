@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_mask
 from transformers import (
+    FalconConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -28,6 +29,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from qcrd.errors import Invalid
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.loading import choose_reading
 from qcrd.method.student.packing import Row, build_attention_mask, pack_rows
@@ -112,6 +114,22 @@ def test_windows_and_states_are_read_exactly(name: str) -> None:
     assert not families.find_difference(families.make_student(model, reading))
 
 
+@pytest.mark.parametrize(
+    ("config", "setting"),
+    [
+        (FalconConfig(alibi=True), "alibi"),
+        (Gemma3TextConfig(use_bidirectional_attention=True), "use_bidirectional_attention"),
+    ],
+)
+def test_a_setting_that_is_not_read_exactly_is_refused_by_its_name(
+    config: Any, setting: str
+) -> None:
+    with pytest.raises(Invalid, match=setting) as refused:
+        choose_reading(config)
+    assert refused.value.code == "inexact_student"
+    assert choose_reading(type(config)()) == "packed"
+
+
 def test_a_packed_row_that_grows_too_long_is_split_by_its_targets() -> None:
     student = families.make_student(tiny.llama(), "packed")
     assert isinstance(student, CausalStudent)
@@ -140,9 +158,19 @@ def test_each_way_to_attend_has_the_same_losses() -> None:
     torch.testing.assert_close(losses["eager"], losses["sdpa"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mistral", "gemma3"])
+def test_a_block_mask_compiles_with_a_window(name: str) -> None:
+    """FlexAttention compiles for a CPU too, forward alone: gemma3 has a mask of each kind."""
+    torch.manual_seed(0)
+    model = families.sharpen(HAND_MADE[name][1]().eval())
+    dense = families.losses_without_gradient(families.make_student(model, "packed"))
+    model.set_attn_implementation("flex_attention")
+    blocks = families.losses_without_gradient(families.make_student(model, "packed"))
+    torch.testing.assert_close(blocks, dense, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("window", [None, 3])
 def test_block_masks_let_through_what_dense_ones_do(window: int | None) -> None:
-    """Those are for FlexAttention on a GPU, whose kernels are compiled there."""
     rows = [Row(0, (0, 1), 9), Row(1, (2,), 6)]
     prompts, targets = [[5, 6, 7, 8], [5, 6, 7]], [[1, 2, 3, 9], [4, 5, 9], [3, 2, 1, 9]]
     packed = pack_rows(rows, prompts, targets, pad_token_id=0)

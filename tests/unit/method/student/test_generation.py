@@ -132,6 +132,21 @@ def test_a_loaded_student_is_published_with_token_ids_alone(kind: str, tmp_path:
     assert published.get("decoder_start_token_id") == own.get("decoder_start_token_id")
 
 
+@pytest.mark.parametrize(("shipped", "ends"), [(None, EOS), (7, [7, EOS]), ([7, EOS], [7, EOS])])
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_what_a_student_learns_to_end_with_ends_what_it_says(
+    kind: str, shipped: int | list[int] | None, ends: int | list[int]
+) -> None:
+    """Bases without an end in their generation config, or with another than their tokenizer's."""
+    torch.manual_seed(0)
+    model: Any = {"t5": tiny.t5, "llama": tiny.llama}[kind]()
+    model.generation_config.eos_token_id = shipped
+    made = (CausalStudent if kind == "llama" else Seq2SeqStudent)(model, tiny.tokenizer(), **LIMITS)
+    assert made.model.generation_config.eos_token_id == ends
+    samples = made.sample(PROMPTS * 8, max_new_tokens=6, temperature=1.5)
+    assert {sample.is_cut for sample in samples} == {False, True}
+
+
 # --- no end that was never said (A7) --------------------------------------------------------------
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import pytest
 import torch
 
 from qcrd.errors import Diverged, Invalid
 from qcrd.method.training import divergence
-from qcrd.method.training.checkpoint import capture_state
+from qcrd.method.training.checkpoint import capture_state, restore_state
 from qcrd.method.training.optimizer_step import OptimizerStep
-from qcrd.method.training.progress import IterationFinished
+from qcrd.method.training.progress import IterationFinished, StepFinished
 from qcrd.method.training.schedule import (
     compute_untrained_share,
     get_iteration_steps,
@@ -58,6 +57,29 @@ def test_at_most_a_quarter_learns_from_the_untrained_student(questions: int) -> 
     assert make_schedule("qcrd", given, n_examples=questions, seed=0).steps == 10 * math.ceil(
         questions / 16
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "checkpoint", "iterations", "share"),
+    [
+        (("fixed",), None, 10, 1.0),
+        (("teacher_minority", "fixed"), None, 10, 1.0),
+        (("fixed",), "model-1", 10, None),
+        (("teacher_minority",), None, 10, None),
+        (("student_lag",), None, 3, 1.0),
+    ],
+)
+def test_the_untrained_student_may_be_all_that_is_learned_from(
+    source: tuple[str, ...], checkpoint: str | None, iterations: int, share: float | None
+) -> None:
+    """Three iterations never look back at the first of them over a lag of 5."""
+    given = MethodSpec.model_validate(
+        {
+            "negatives": {"source": source, "checkpoint": checkpoint},
+            "hyperparameters": {"iterations": iterations, "iteration_steps": 5},
+        }
+    )
+    assert compute_untrained_share("qcrd", given, 80) == share
 
 
 def test_short_iterations_are_validated_once_a_pass() -> None:
@@ -105,16 +127,58 @@ def test_moments_go_back_to_their_parameters_however_those_are_grouped() -> None
 # --- what stops -----------------------------------------------------------------------------------
 
 
-def test_a_student_that_got_worse_than_guessing_is_told_by_the_term() -> None:
-    schedule = make_schedule("qcrd", spec(), n_examples=8, seed=0)
+WORSE_THAN_GUESSING = math.log(100) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "losses", "term"),
+    [
+        ("qcrd", {"loss": 9.0, "label": 1.0, "positive": WORSE_THAN_GUESSING}, "positive"),
+        ("finetune", {"loss": 9.0, "label": WORSE_THAN_GUESSING}, "label"),
+        ("single_task", {"loss": WORSE_THAN_GUESSING}, "loss"),
+    ],
+)
+def test_a_student_that_got_worse_than_guessing_is_told_by_the_term(
+    method: str, losses: dict[str, float], term: str
+) -> None:
+    """Whatever the length of its iterations, here 2; a new decoder begins there, so that the first
+    ten steps of twenty are not held against it."""
+    schedule = make_schedule(method, spec(iterations=20), n_examples=8, seed=0)
     check = divergence.CollapseCheck(vocabulary=100)
-    for iteration in range(2):
-        for _ in range(divergence.MIN_STEPS):
-            check.add({"loss": 9.0, "label": 1.0, "positive": math.log(100) + 0.1})
-        if iteration == 0:
-            check.finish(schedule, 10, iteration)  # a new decoder begins there
-    with pytest.raises(Diverged, match=r"step 20 of qcrd: the mean of `positive`.*4\.71 nats"):
-        check.finish(schedule, 20, 1)
+    for step in range(19):
+        check.add(schedule, step, losses)
+    with pytest.raises(Diverged, match=rf"step 20 of {method}: the mean of `{term}`.*4\.71 nats"):
+        check.add(schedule, 19, losses)
+
+
+def test_a_warm_up_and_steps_that_are_validated_together_are_not_held_against_a_student() -> None:
+    schedule = make_schedule("dss", spec(warmup_steps=30), n_examples=8, seed=0)
+    check = divergence.CollapseCheck(vocabulary=100)
+    for step in range(39):
+        check.add(schedule, step, {"label": WORSE_THAN_GUESSING})
+    with pytest.raises(Diverged, match="step 40 of dss"):
+        check.add(schedule, 39, {"label": WORSE_THAN_GUESSING})
+
+
+def test_the_last_losses_outlive_a_restart() -> None:
+    schedule = make_schedule("qcrd", spec(), n_examples=8, seed=0)
+    first = Trainer(student(), lessons(), schedule, validate, judge())
+    *_, third = itertools.islice(
+        (record for record in first.run() if isinstance(record, StepFinished)), 3
+    )
+    second = Trainer(student(), lessons(), schedule, validate, judge())
+    restore_state(second, capture_state(first))
+    assert second.collapse_check.recent == first.collapse_check.recent
+    assert second.collapse_check.recent["label"][2:] == [third.losses["label"]]
+
+
+def test_the_part_that_is_not_finite_is_named_before_the_total() -> None:
+    schedule = make_schedule("qcrd", spec(), n_examples=8, seed=0)
+    losses = {"loss": math.nan, "label": 1.0, "positive": math.nan, "negative": 0.0}
+    with pytest.raises(Diverged, match="the term `positive`"):
+        divergence.check_losses(schedule, 0, losses)
+    with pytest.raises(Diverged, match="the term `loss`"):
+        divergence.check_losses(schedule, 0, {"loss": math.nan})
 
 
 def test_a_rate_that_is_far_too_high_ends_as_diverged() -> None:
@@ -140,12 +204,20 @@ def test_the_papers_setting_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{"negatives": {"temperature": "auto"}}, {"loss": {"contrast_normaliser": "all"}}]
+    ("section", "field", "other"),
+    [
+        ("rationales", "n", 1),
+        ("rationales", "temperature", 0),
+        ("rationales", "top_p", 0.9),
+        ("negatives", "temperature", "auto"),
+        ("discriminator", "pretrain_steps", 0),
+    ],
 )
-def test_a_field_that_contradicts_the_preset_is_refused(body: dict[str, Any]) -> None:
-    given = {"preset": "paper", **body}
-    if "loss" in body:
-        MethodSpec.model_validate(given)  # it says the same
-        return
-    with pytest.raises(Invalid, match=r"sets `negatives\.temperature` to 1\.5"):
-        MethodSpec.model_validate(given)
+def test_a_field_that_contradicts_the_preset_is_refused(
+    section: str, field: str, other: float | str
+) -> None:
+    with pytest.raises(Invalid, match=rf"sets `{section}\.{field}` to ") as refused:
+        MethodSpec.model_validate({"preset": "paper", section: {field: other}})
+    assert refused.value.param == f"{section}.{field}"
+    same = MethodSpec.model_validate({"preset": "paper"}).model_dump()[section][field]
+    MethodSpec.model_validate({"preset": "paper", section: {field: same}})
