@@ -42,9 +42,9 @@ class MemoryJobStore:
         with self._lock:
             before = self.get(job_id)
             after = change(before)
-            check_running_limit(
-                before, after, len(self._list_index(keys.running_jobs_key(after.owner)))
-            )
+            if after.running_limit is not None:  # to count them reads all jobs
+                running = len(self._list_index(keys.running_jobs_key(after.owner)))
+                check_running_limit(before, after, running)
             self._records[job_id] = after.model_dump_json()
             return after
 

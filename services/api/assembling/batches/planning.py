@@ -25,7 +25,7 @@ class _Room:
     """What is left in a batch's file."""
 
     lines: int
-    bytes: int = MAX_FILE_BYTES
+    bytes: int
 
     def take(self, size: int) -> bool:
         if self.lines < 1 or self.bytes < size:
@@ -42,11 +42,13 @@ class ShardPlanner:
     budget: TokenBudget
     prompt_tokens: PromptTokenCounter
     job_id: str
+    max_lines: int = MAX_LINES
+    max_bytes: int = MAX_FILE_BYTES
 
     async def plan(self, requests: Sequence[PromptRequest], max_lines: int | None) -> Shard | None:
         """The first of `requests`, in their order. None when the budget covers not even one sample
         of the first."""
-        room = _Room(min(MAX_LINES, max_lines or MAX_LINES))
+        room = _Room(min(self.max_lines, max_lines or self.max_lines), self.max_bytes)
         lines, reserved = list[ShardLine](), NOTHING
         for request in self._split(requests):
             line = await self._fit(request, reserved)

@@ -14,7 +14,7 @@ from services.api.assembling.batches.planning import ShardPlanner
 from services.api.assembling.batches.shard import SampleRef, Shard, make_custom_id
 from services.api.assembling.sampling_plan import PromptRequest, SampleRequest, SamplingParams
 from services.api.assembling.teacher.make_client import make_teacher_client
-from services.api.assembling.teacher.openai.batches import MAX_LINES, make_batch_client
+from services.api.assembling.teacher.openai.batches import make_batch_client
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
 from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.assembling.tokens.token_budget import TokenBudget
@@ -30,33 +30,42 @@ def make_request(text: str, samples: int = 1) -> PromptRequest:
     return PromptRequest(tuple(SampleRequest(prompt, index) for index in range(samples)))
 
 
-def make_planner(budget: Budget = Budget()) -> tuple[ShardPlanner, TokenAccount]:  # noqa: B008
+def make_planner(
+    budget: Budget = Budget(),  # noqa: B008
+    **limits: int,
+) -> tuple[ShardPlanner, TokenAccount]:
     account = TokenAccount.open(MemoryGenerationBuffer(), a_job(lease=1), Usage(), TEACHER)
     counter = PromptTokenCounter(make_teacher_client("t", TEACHER), asks_teacher=False)
     purse = TokenBudget(budget, TEACHER, account)
     client = make_batch_client("t", TEACHER, print)
-    return ShardPlanner(client, SAMPLING, purse, counter, a_job(lease=1).id), account
+    planner = ShardPlanner(client, SAMPLING, purse, counter, a_job(lease=1).id, **limits)
+    return planner, account
 
 
-async def plan(requests: Iterable[PromptRequest], budget: Budget | None = None) -> Shard | None:
-    planner, _ = make_planner(budget or Budget())
+async def plan(
+    requests: Iterable[PromptRequest], budget: Budget | None = None, **limits: int
+) -> Shard | None:
+    planner, _ = make_planner(budget or Budget(), **limits)
     return await planner.plan(list(requests), None)
 
 
 @pytest.mark.anyio
 async def test_no_more_lines_than_a_batch_may_have() -> None:
-    shard = await plan(make_request(f"q{number}") for number in range(MAX_LINES + 1))
+    shard = await plan((make_request(f"q{number}") for number in range(51)), max_lines=50)
     assert shard is not None
-    assert len(shard.lines) == MAX_LINES
-    assert len({line.custom_id for line in shard.lines}) == MAX_LINES
+    assert len(shard.lines) == 50
+    assert len({line.custom_id for line in shard.lines}) == 50
+    assert make_planner()[0].max_lines == 50_000
 
 
 @pytest.mark.anyio
 async def test_no_more_bytes_than_a_file_may_have() -> None:
-    """Of lines with 70 MB two fit into 200 MB."""
-    shard = await plan(make_request(f"{number}{'x' * 70_000_000}") for number in range(3))
+    """Of lines with 70 kB two fit into 200 kB."""
+    requests = [make_request(f"{number}{'x' * 70_000}") for number in range(3)]
+    shard = await plan(requests, max_bytes=200_000)
     assert shard is not None
     assert len(shard.lines) == 2
+    assert make_planner()[0].max_bytes == 200_000_000
 
 
 @pytest.mark.anyio
