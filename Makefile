@@ -46,9 +46,10 @@ up: $(INSTALLED)
 down: $(INSTALLED)
 	@$(BIN)/qcrd down
 
-# By files, because what a file starts is shared by its tests; a worker has servers of its own.
+# By files, because what a file starts is shared by its tests; a worker has servers of its own. In
+# the order of `tests/conftest.py`, the longest first, and not by the number of their tests.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 # An hour on two cores. What failed can be run again alone with the same seed.
 survive: $(INSTALLED)

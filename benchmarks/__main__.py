@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import data_files, negatives, step_cost, teacher, teachers, verdicts
+from benchmarks import data_files, negatives, step_cost, teacher, teachers, throughput, verdicts
 from benchmarks.gateway import __main__ as gateway
 
 BENCHMARKS = {
     "step_cost": step_cost,
+    "throughput": throughput,
     "negatives": negatives,
     "teacher": teacher,
     "teachers": teachers,

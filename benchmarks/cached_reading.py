@@ -73,4 +73,6 @@ class CachedCausalStudent(CausalStudent):
                 past_key_values=DynamicCache(layers, config=self.model.config),
                 use_cache=True,
             ).logits
-        return token_cross_entropy(logits, targets)
+        token_ce = token_cross_entropy(logits, targets[is_target])
+        grid = token_ce.new_zeros(targets.shape).masked_scatter(is_target, token_ce)
+        return grid.sum(1), is_target.sum(1)

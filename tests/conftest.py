@@ -22,12 +22,16 @@ from qcrd.errors import Transient
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 
+HERE = Path(__file__).parent
 WEED_PORTS = ("master", "filer", "volume", "s3", "admin")
 """Each of SeaweedFS's parts listens on `-<part>.port` and `-<part>.port.grpc`."""
 
 # Before torch is imported, and inherited by every process that a test starts: threads that wait
 # for each other on two busy cores cost these small models up to fifty times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No authorities: no test speaks TLS, and to read the real ones takes each HTTP client 40 ms.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(HERE)
 # A test without keys for a store asks no cloud's metadata service for some.
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
@@ -42,6 +46,21 @@ _databases = itertools.count(1)
 
 DATA = Path(os.environ.get("QCRD_BENCHMARK_DATA") or Path(__file__).parents[2] / "shared" / "data")
 """Published data sets with teacher outputs; never part of the repository."""
+
+
+LONGEST_FIRST = ("contract/api/test_schema.py", "survival", "e2e", "integration", "contract")
+"""Folders and files under `tests`: begun last, one of them would run alone for minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank_file(item.path))
+
+
+def rank_file(path: Path) -> int:
+    return next(
+        (n for n, name in enumerate(LONGEST_FIRST) if path.is_relative_to(HERE / name)),
+        len(LONGEST_FIRST),
+    )
 
 
 def data_folder(name: str) -> Path:

@@ -57,11 +57,12 @@ SMALL = {
         (
             "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
             "decoder_attention_heads", "num_encoder_attention_heads",
-            "num_decoder_attention_heads", "mamba_n_heads",
+            "num_decoder_attention_heads", "mamba_n_heads", "linear_num_heads",
         ),
         4,
     ),
     **dict.fromkeys(("head_dim", "d_kv", "rotary_dim", "mamba_d_state", "state_size"), 8),
+    "linear_head_dim": 8,
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "moe_intermediate_size"), 16),
     **dict.fromkeys(("shared_expert_intermediate_size", "mamba_d_head"), 16),

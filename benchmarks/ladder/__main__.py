@@ -16,6 +16,7 @@ table of a stopped ladder is balanced.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -37,13 +38,18 @@ METHODS = (
 )
 
 
-def run_ladder(options: argparse.Namespace, conditions: Conditions) -> None:
+def run_ladder(
+    options: argparse.Namespace,
+    conditions: Conditions,
+    *,
+    run: Callable[..., dict[str, Any]] = run_condition,
+) -> None:
     finished = {table.result_key(line) for line in table.read_results(options.out)}
     for seed, dataset, method in product(options.seeds, options.datasets, options.methods):
         if (dataset, method, seed) in finished:
             continue
         try:
-            line = _find_identical_run(options.out, dataset, method, seed) or run_condition(
+            line = _find_identical_run(options.out, dataset, method, seed) or run(
                 options.data, options.models, dataset, method, seed, conditions
             )
         except QcrdError as error:  # a diverged run is a result, too

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,10 +35,24 @@ UPLOAD_TIMEOUT_SECONDS = 600.0
 """The gateway validates every line of an upload before it responds."""
 STREAM_IDLE_SECONDS = 45.0
 """The gateway sends a keep-alive comment every 15 s; after three missed ones the stream is dead."""
-CREATE_RETRY_DELAYS = (0.5, 2.0, 4.0, 8.0)
-"""Delays in seconds between attempts to create an object: a gateway restarts within them, and one
-that was killed holds the idempotency key for ten seconds."""
 ERROR_BY_STATUS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Seconds between two requests."""
+
+    poll_job: float = 1.0
+    poll_study: float = 2.0
+    reconnect: float = 2.0
+    """Before a broken stream of events is continued."""
+    create_retries: tuple[float, ...] = (0.5, 2.0, 4.0, 8.0)
+    """Between attempts to create an object: a gateway restarts within them, and one that was killed
+    holds the idempotency key for ten seconds."""
+
+
+INTERVALS = ContextVar("INTERVALS", default=Intervals())  # noqa: B039 (it is frozen)
+"""Those of the commands that run in this context."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +87,12 @@ def connect_gateway(api: str | None) -> GatewayClient:
     if not url.startswith(("http://", "https://")):
         raise Invalid(f"--api: {url!r} is not an address: it starts with http:// or https://")
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    return GatewayClient(url, key)
+    return GatewayClient(url, key, INTERVALS.get())
 
 
 class GatewayClient:
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, intervals: Intervals) -> None:
+        self.intervals = intervals
         self.url = url.rstrip("/")
         host = httpx2.URL(self.url).host
         self._http = httpx2.Client(
@@ -186,7 +202,8 @@ class GatewayClient:
         """Retry a lost response under one idempotency key, so that nothing is created twice."""
         key = {"Idempotency-Key": str(uuid.uuid4())}
         return call_with_retries(
-            lambda: self._request("POST", path, json=body, headers=key), CREATE_RETRY_DELAYS
+            lambda: self._request("POST", path, json=body, headers=key),
+            self.intervals.create_retries,
         )
 
     def _list_pages(self, path: str, limit: int) -> list[dict[str, Any]]:

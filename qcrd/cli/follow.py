@@ -13,9 +13,6 @@ from qcrd.errors import QcrdError, Transient
 from qcrd.records.job import JobStatus
 from qcrd.runtime.jobs.state_machine import TERMINAL
 
-POLL_SECONDS = 1.0
-"""Between two requests for a job's progress."""
-RETRY_SECONDS = 2.0
 FINAL_EVENTS_SECONDS = 5.0
 """How long to wait for the last events of a finished job."""
 
@@ -43,7 +40,7 @@ def follow_job(api: GatewayClient, job_id: str, display: JobDisplay) -> dict[str
     states = poll_through_outages(lambda: api.get_job(job_id), display.show_outage)
     stream_open = True
     while True:
-        deadline = time.monotonic() + POLL_SECONDS
+        deadline = time.monotonic() + api.intervals.poll_job
         stream_open &= _show_events(events, display, deadline)
         job = next(states)
         if job is None:
@@ -101,9 +98,7 @@ def _read_events(api: GatewayClient, job_id: str, events: queue.Queue[JobEvent |
         events.put(None)
 
 
-def stream_with_reconnect(
-    api: GatewayClient, job_id: str, *, retry: float = RETRY_SECONDS
-) -> Iterator[JobEvent]:
+def stream_with_reconnect(api: GatewayClient, job_id: str) -> Iterator[JobEvent]:
     """Every event of the job once, reconnecting as needed."""
     last_event_id: str | None = None
     while True:
@@ -116,4 +111,4 @@ def stream_with_reconnect(
         except Transient:
             # The connection broke; the next one continues after `last_event_id`.
             pass
-        time.sleep(retry)
+        time.sleep(api.intervals.reconnect)

@@ -22,18 +22,12 @@ LOGITS_CHUNK_SIZE = 64
 """Positions whose logits are compared at once where no gradient will be asked for."""
 
 
-def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross entropy and token count of each sequence: [P, V], [M, T] -> [M], [M].
-
-    `logits` are those of the P positions of `targets` that are not `IGNORE_INDEX`, row by row.
-    """
-    is_target = targets != IGNORE_INDEX
+def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of each token: [P, V], [P] -> [P], in fp32."""
     # Without gradients nothing of a piece is kept: it is reduced while in the CPU's cache.
-    size = len(logits) if logits.requires_grad else LOGITS_CHUNK_SIZE
-    chunks = zip(torch.split(logits, size), torch.split(targets[is_target], size), strict=True)
-    token_ce = torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in chunks])
-    padded_ce = token_ce.new_zeros(targets.shape).masked_scatter(is_target, token_ce)
-    return padded_ce.sum(1), is_target.sum(1)
+    size = len(logits) if logits.requires_grad or logits.is_cuda else LOGITS_CHUNK_SIZE
+    chunks = zip(torch.split(logits, size), torch.split(labels, size), strict=True)
+    return torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in chunks])
 
 
 # --- many-to-one: which of a question's rationales count, and how much (Table 5) --------------

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from qcrd.method.answers import canonical, comparison_id
-from qcrd.questions.labelling import Contradiction
+from qcrd.questions.labelling import Contradiction, OutputsByQuestion, is_cut_trace
 from qcrd.questions.rows import QuestionRow
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind
@@ -93,6 +93,24 @@ def find_contradictions(
         "contradicting-rationales",
         {"contradicting": len(found)},
     )
+
+
+def find_cut_traces(
+    rows: Sequence[QuestionRow], outputs: OutputsByQuestion, spec: MethodSpec
+) -> Iterator[DataWarning]:
+    """Of reasoning traces that are longer than a student's rationale."""
+    given = [(row.question, text) for row in rows for text in outputs.get(row.question.id, ())]
+    cut = sum(is_cut_trace(text, question, spec) for question, text in given)
+    if cut:
+        limit = spec.hyperparameters.max_rationale_tokens
+        yield DataWarning(
+            f"{cut} of {len(given)} outputs are reasoning longer than a rationale of {limit} "
+            "tokens and are cut to their last whole sentences: raise "
+            "`hyperparameters.max_rationale_tokens`, or take the reply's own explanation "
+            "(`rationales: {from: explanation}`)",
+            "cut-traces",
+            {"cut_traces": cut, "outputs": len(given)},
+        )
 
 
 def _shorten(text: str) -> str:

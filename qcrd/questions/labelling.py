@@ -178,6 +178,15 @@ def _parse_with_source(output: str, question: Question, spec: MethodSpec) -> Par
     return ParsedOutput(shorten_trace(trace, room), answered.answer) if answered else None
 
 
+def is_cut_trace(output: str, question: Question, spec: MethodSpec) -> bool:
+    """Whether the rationale of `output` is its trace, and not all of it."""
+    trace, _ = split_reasoning(output)
+    if trace == shorten_trace(trace, spec.hyperparameters.max_rationale_tokens):
+        return False  # nothing is parsed for most outputs
+    parsed = _parse_with_source(output, question, spec)
+    return parsed is not None and trace.endswith(parsed.rationale)
+
+
 def _make_rationale(question: Question, parsed: ParsedOutput) -> Rationale:
     """A rationale's id. Equal texts share it, and so the judge's score."""
     return Rationale(

@@ -3,7 +3,7 @@ before anything is spent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -58,7 +58,9 @@ class Preview:
     warnings: tuple[str, ...]
 
 
-def preview_job(spec: JobSpec, open_file: OpenFile) -> Preview:
+def preview_job(
+    spec: JobSpec, open_file: OpenFile, *, max_read_rows: int = MAX_READ_ROWS
+) -> Preview:
     """`Invalid` for what a gateway refuses at creation, or a job as soon as it reads outputs."""
     check_task_labels(spec)
     files = {
@@ -76,7 +78,9 @@ def preview_job(spec: JobSpec, open_file: OpenFile) -> Preview:
     warnings: list[DataWarning] = []
     if all(each.questions <= MAX_KEPT_ROWS for each in files.values()):
         warnings += iter_file_warnings(spec.settings, training.rows, held_out)
-    items, counts, contradicting = _read_outputs(spec, training, open_file, warnings)
+    items, counts, contradicting = _read_outputs(
+        spec, training, training.rows[:max_read_rows], open_file, warnings
+    )
     return Preview(
         files=files,
         counts=counts,
@@ -114,16 +118,20 @@ def _read_file(spec: JobSpec, param: str, name: str, open_file: OpenFile) -> Fil
 
 
 def _read_outputs(
-    spec: JobSpec, training: FileReading, open_file: OpenFile, warnings: list[DataWarning]
+    spec: JobSpec,
+    training: FileReading,
+    rows: Sequence[QuestionRow],
+    open_file: OpenFile,
+    warnings: list[DataWarning],
 ) -> tuple[list[RationaleItem], RationaleCounts | None, int]:
-    """The rationales that the job would make of imported outputs; `warnings` grows by theirs."""
+    """The rationales that the job would make of the imported outputs of `rows`; `warnings` grows by
+    theirs."""
     name = spec.settings.rationales.import_file
     if spec.method is MethodName.FINETUNE and not spec.settings.baselines:
         return [], None, 0
     if name is None:
         warnings += find_unused_outputs(training.rows, spec.method)
         return [], None, 0
-    rows = training.rows[:MAX_READ_ROWS]
     with open_file(name) as data:
         imported = list(_iter_imported(spec, data, {row.question.id for row in rows}))
     matched = match_outputs(imported, rows, (), spec.settings)

@@ -102,14 +102,19 @@ def sweep_batches_forever(
 
 
 def check_teachers_forever(
-    redis: Redis, checker: TeacherChecker, stop_event: threading.Event
+    redis: Redis,
+    checker: TeacherChecker,
+    stop_event: threading.Event,
+    *,
+    seconds: float = TEACHER_CHECK_SECONDS,
+    recheck_seconds: float = RECHECK_SECONDS,
 ) -> None:
     """Look how the teachers are: every worker when it starts, then one of them at a time, and
     sooner while one of the teachers is not well."""
     is_well = False
     with log_exceptions("the first look at the teachers failed, another one follows"):
         is_well = checker.check()
-    while not stop_event.wait(pause := TEACHER_CHECK_SECONDS if is_well else RECHECK_SECONDS):
+    while not stop_event.wait(pause := seconds if is_well else recheck_seconds):
         with log_exceptions("the look at the teachers failed, the next one follows"):
             if _take_lock(redis, keys.TEACHER_CHECK_LOCK, pause):
                 is_well = checker.check()

@@ -76,10 +76,9 @@ class Part:
 
     def freeze(self) -> list[psutil.Process]:
         """SIGSTOP to the whole family, which `thaw` undoes."""
-        frozen = self.family()
-        for process in frozen:
-            process.send_signal(signal.SIGSTOP)
-        return frozen
+        family = self.family()
+        freeze(family)
+        return family
 
     def length(self) -> int:
         """Of what it has written to its log, in bytes."""
@@ -110,6 +109,12 @@ class Part:
             self._process.wait()
             self._unwanted.wait(RESTART_SECONDS)
             self._start()
+
+
+def freeze(processes: Sequence[psutil.Process]) -> None:
+    """SIGSTOP to each, which `thaw` undoes."""
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
 
 
 def thaw(frozen: Sequence[psutil.Process]) -> None:

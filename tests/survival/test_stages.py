@@ -8,12 +8,14 @@ import time
 import pytest
 
 from qcrd.records.job import Stage
-from tests.survival.processes import thaw
+from tests.survival.processes import freeze, thaw
 from tests.survival.runs import Calm, Data, Run, begin, check
 from tests.survival.system import System, until
 
 TRIES = 8
 """Evaluating and publishing take milliseconds here, so a try may come too late for them."""
+POLL_SECONDS = 0.002
+"""Between two looks at a job's stage: without them the looks take a core of their own."""
 
 
 @pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.EVALUATING, Stage.PUBLISHING])
@@ -34,8 +36,10 @@ def kill_in(run: Run, stage: Stage, calm: Calm, rng: random.Random) -> Stage | N
     """The stage that the job was really in. While the store is held still, no stage that has
     something to write to it ends."""
     system, trainer = run.system, run.system.parts["trainer"]
-    until(lambda: reached(run, stage), system, pause=0.0)
-    store = [] if stage is Stage.TRAINING else system.parts["store"].freeze()
+    # Found before they are needed: that takes longer than evaluating does.
+    store = [] if stage is Stage.TRAINING else system.parts["store"].family()
+    until(lambda: reached(run, stage), system, pause=POLL_SECONDS)
+    freeze(store)
     try:
         length = calm.begins[Stage.EVALUATING] - calm.begins[Stage.TRAINING]
         time.sleep(rng.uniform(0.0, length if stage is Stage.TRAINING else 0.5))

@@ -36,8 +36,6 @@ from qcrd.records.verdicts import MIN_SEEDS, Verdict
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel studies.")
 
 StudyId = Annotated[str, typer.Argument(metavar="STUDY")]
-POLL_SECONDS = 2.0
-"""Between two requests for a study's state."""
 
 
 def study(
@@ -90,7 +88,7 @@ def follow_study(gateway: GatewayClient, study_id: str, display: StudyDisplay) -
             display.show_study(current)
             if current["status"] != StudyStatus.RUNNING:
                 return current
-        time.sleep(POLL_SECONDS)
+        time.sleep(gateway.intervals.poll_study)
 
 
 def _show_result(

@@ -5,9 +5,8 @@ Per source of negative, because a judge can recognise one kind and not another.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-
-from scipy.stats import mannwhitneyu
 
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.records.job import JudgeHistograms, ReliabilityBin
@@ -82,11 +81,15 @@ def make_histograms(holdout_scores: HoldoutScores) -> JudgeHistograms:
 
 
 def auc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
-    """Chance that a positive scores above a negative (ties count half); None without both."""
+    """Chance that a positive scores above a negative (ties count half); None without both.
+
+    Written out and tested against scipy, whose import is a seventh of a training process's start.
+    """
     if not positives or not negatives:
         return None
-    u = mannwhitneyu(positives, negatives).statistic
-    return float(u) / (len(positives) * len(negatives))
+    ranked = sorted(negatives)
+    doubled = sum(bisect_left(ranked, s) + bisect_right(ranked, s) for s in positives)
+    return doubled / (2 * len(positives) * len(negatives))
 
 
 def reliability_bins(

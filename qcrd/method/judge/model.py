@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qcrd.errors import Diverged
 from qcrd.method.batching import group_by_length
-from qcrd.method.compute import count_flops
+from qcrd.method.compute import count_flops, has_bf16
 from qcrd.method.judge.health import measure_health
 from qcrd.method.judge.training_pairs import (
     QuestionRationale,
@@ -54,8 +54,11 @@ class Judge(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits [B] of the scores of token ids [B, T]; padding (mask 0) takes no part in the
         pooling."""
-        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        pooled = states.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
+        # On a GPU in bf16, but for the head: a score near 1 needs its digits.
+        is_fast = self.device.type == "cuda" and has_bf16(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_fast):
+            states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        pooled = states.float().masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
         self.flops += count_flops(self._parameters_per_token, ids.numel())
         logits: Tensor = self.second(torch.relu(self.first(pooled))).squeeze(1)
         return logits

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +28,13 @@ Weights = Mapping[str, Tensor]
 MAX_BATCH_TARGET_TOKENS = 8192
 """Padded target positions per forward pass; bounds its memory, not its result."""
 
+
+SAMPLING_ROWS = {"cuda": 256}
+"""Outputs that are drawn at once, by kind of device, elsewhere 64: on a GPU what a token costs is
+the launch of every kernel."""
+
+MAX_KNOWN_TEXTS = 1 << 16
+"""Prompts, and targets, whose tokens are kept: a text is asked for again in every pass."""
 
 MAX_ADDED_TOKENS = 4
 """Control tokens that a tokenizer puts around a text, and a piece for its leading space."""
@@ -65,6 +73,10 @@ class Student(ABC):
         self.max_output_tokens = max_output_tokens or max_target_tokens + max_answer_tokens
         self._control_tokens = ControlTokenSplitter(tokenizer.all_special_tokens)
         self.max_batch_target_tokens = max_batch_target_tokens
+        self._known_prompts: LRUCache[str, list[int]] = LRUCache(MAX_KNOWN_TEXTS)
+        self._known_targets: LRUCache[Target, tuple[list[int], list[int]]] = LRUCache(
+            MAX_KNOWN_TEXTS
+        )
         self.flops = 0.0
         self.tokens = 0.0
         self.bf16 = False
@@ -107,7 +119,12 @@ class Student(ABC):
         return before + answer
 
     def _tokenize_parts(self, target: Target) -> tuple[list[int], list[int]]:
-        """The tokens before a target's answer, and from there to its end."""
+        """The tokens before a target's answer, and from there to its end, found once per target."""
+        if (parts := self._known_targets.get(target)) is None:
+            parts = self._known_targets[target] = self._tokenize_new_target(target)
+        return parts
+
+    def _tokenize_new_target(self, target: Target) -> tuple[list[int], list[int]]:
         begin, end = self._target_frame()
         text = self._tokenize_text(self._control_tokens.split(target.text)) if target.text else []
         answer = (
@@ -155,7 +172,7 @@ class Student(ABC):
         """A token for a row that stands for none."""
         return int(self.tokenizer.eos_token_id or 0)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """Matrix products in bf16 where this student trains, or scores, in it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
@@ -249,7 +266,7 @@ class Student(ABC):
         temperature: float,
         top_p: float = 1.0,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> list[GeneratedText]:
         """One output per prompt; greedy at temperature 0, else drawn from the smallest set of
@@ -259,6 +276,7 @@ class Student(ABC):
         of the prompts and a function of the seed, whatever their number. `check` runs before each
         of them.
         """
+        batch_size = batch_size or SAMPLING_ROWS.get(self.device.type, 64)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         settings = generation.make_settings(
@@ -308,8 +326,17 @@ class Student(ABC):
         return list(self.model.parameters())
 
     def _tokenize_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Tokens of each prompt, which is tokenised once however often it is asked for."""
+        known = {prompt: self._known_prompts.get(prompt) for prompt in prompts}
+        if new := [prompt for prompt, ids in known.items() if ids is None]:
+            found = dict(zip(new, self._tokenize_new_prompts(new), strict=True))
+            self._known_prompts.update(found)
+            known |= found
+        return [known[prompt] or [] for prompt in prompts]
+
+    def _tokenize_new_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(
-            [self._control_tokens.split(prompt) for prompt in prompts],
+            [self._control_tokens.split(prompt + self.suffix) for prompt in prompts],
             truncation=True,
             max_length=self.max_question_tokens,
         ).input_ids

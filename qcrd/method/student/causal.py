@@ -74,11 +74,12 @@ class CausalStudent(Student):
         packed = packing.pack_rows(rows, prompts, targets, pad_token_id=pad_token_id)
         self._count_work(self._decoder_parameter_count, packed.n_tokens)
         packed = packed.to(self.device)
-        with self._autocast(), self._select_places(packed.predictors), self._block_attention():
+        with self.autocast(), self._select_places(packed.predictors), self._block_attention():
             output = self.model(
                 input_ids=packed.ids, use_cache=False, **self._attention_arguments(packed)
             )
-        return token_cross_entropy(output.logits, packed.targets)
+        token_ce = token_cross_entropy(output.logits, packed.targets.labels)
+        return packed.targets.sum_by_target(token_ce), packed.targets.counts
 
     def _attention_arguments(self, packed: PackedRows) -> dict[str, Any]:
         if self._windows is None:
@@ -106,9 +107,6 @@ class CausalStudent(Student):
 
     def _target_frame(self) -> tuple[list[int], list[int]]:
         return [], [self.tokenizer.eos_token_id]
-
-    def _tokenize_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        return super()._tokenize_prompts([prompt + self.suffix for prompt in prompts])
 
     def _completion_start(self, ids: Tensor) -> int:
         return ids.shape[1]

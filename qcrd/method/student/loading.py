@@ -48,12 +48,27 @@ def load_student(
     folder: Path, spec: StudentSpec, hyper: Hyperparameters, *, seed: int, device: str = "cpu"
 ) -> Student:
     """The student of iteration 0. New weights (an added decoder) are a function of `seed`."""
-    student = _build_student(folder, spec, hyper, seed=seed, device=device)
-    precision = hyper.precision
-    student.bf16 = precision == "bf16" or (
-        precision == "auto" and device != "cpu" and has_bf16(student.device)
+    bf16 = hyper.precision == "bf16" or (
+        hyper.precision == "auto" and device != "cpu" and has_bf16(torch.device(device))
     )
+    # What adapters leave frozen needs no more digits than it is computed with.
+    dtype = torch.bfloat16 if bf16 and spec.lora is not None else torch.float32
+    student = _build_student(folder, spec, hyper, seed=seed, device=device, dtype=dtype)
+    student.bf16 = bf16
+    if spec.gradient_checkpointing:
+        _checkpoint_gradients(student.model)
     return student
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise Invalid(
+            f"`student.gradient_checkpointing`: models of type {model.config.model_type!r} do not "
+            "support it; leave it out and lower `hyperparameters.batch_size`",
+            param="student.gradient_checkpointing",
+        )
+    # The name that transformers 5.17 has; later ones call it activation checkpointing.
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def load_matching_weights(student: Student, checkpoint: Path) -> Weights:
@@ -81,7 +96,13 @@ def load_matching_weights(student: Student, checkpoint: Path) -> Weights:
 
 
 def _build_student(
-    folder: Path, spec: StudentSpec, hyper: Hyperparameters, *, seed: int, device: str
+    folder: Path,
+    spec: StudentSpec,
+    hyper: Hyperparameters,
+    *,
+    seed: int,
+    device: str,
+    dtype: torch.dtype,
 ) -> Student:
     limits = {
         "max_question_tokens": hyper.max_question_tokens,
@@ -95,7 +116,7 @@ def _build_student(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if config.is_encoder_decoder:
         choose_reading(config)
-        model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+        model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype)
         inject_adapters(model, spec, seed=seed)
         limits = _fit_encoder_decoder(config, limits)
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
@@ -111,7 +132,7 @@ def _build_student(
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         reading = choose_reading(config)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         inject_adapters(model, spec, seed=seed)
         return CausalStudent(
             model.to(device),

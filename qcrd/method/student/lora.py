@@ -28,6 +28,9 @@ def inject_adapters(model: Any, spec: StudentSpec, *, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # trained in fp32, whatever the frozen weights are in
+            parameter.data = parameter.data.float()
 
 
 def merge_adapters(model: Any) -> Any:

@@ -7,7 +7,7 @@ so the logits are those of one sequence per pair while a prompt is read once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,25 +32,56 @@ class Row:
 
 
 @dataclass(frozen=True)
+class TargetTokens:
+    """The P tokens of M targets, one after the other: `labels` [P], their `cells` [P] in a grid
+    [M, T], and `counts` [M]. Made on the CPU, so that a GPU is asked for no place or count."""
+
+    labels: Tensor
+    cells: Tensor
+    counts: Tensor
+    width: int
+
+    def to(self, device: torch.device) -> TargetTokens:
+        return TargetTokens(
+            self.labels.to(device), self.cells.to(device), self.counts.to(device), self.width
+        )
+
+    def sum_by_target(self, values: Tensor) -> Tensor:
+        """[P] -> [M], in an order that is always the same."""
+        grid = values.new_zeros(len(self.counts) * self.width)
+        return grid.index_copy(0, self.cells, values).view(-1, self.width).sum(1)
+
+
+def join_targets(targets: Sequence[Sequence[int]]) -> TargetTokens:
+    """The tokens of targets, none of them empty."""
+    width = max(map(len, targets))
+    cells = [m * width + t for m, target in enumerate(targets) for t in range(len(target))]
+    return TargetTokens(
+        torch.tensor([token for target in targets for token in target]),
+        torch.tensor(cells),
+        torch.tensor([len(target) for target in targets]),
+        width,
+    )
+
+
+@dataclass(frozen=True)
 class PackedRows:
     """B rows of L places: token `ids`, `positions` and `segments`, all [B, L].
 
-    `targets` [M, T] are the rows' targets in their order, padded with `IGNORE_INDEX`;
-    `predictors` [P] are the places in [B * L] whose logits predict their P tokens.
+    `targets` are those of the rows, in their order; `predictors` [P] are the places in [B * L]
+    whose logits predict their P tokens, `n_tokens` the places that are not padding.
     """
 
     ids: Tensor
     positions: Tensor
     segments: Tensor
-    targets: Tensor
+    targets: TargetTokens
     predictors: Tensor
-
-    @property
-    def n_tokens(self) -> int:
-        return int((self.segments != PADDING).sum())
+    n_tokens: int
 
     def to(self, device: torch.device) -> PackedRows:
-        return PackedRows(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        names = ("ids", "positions", "segments", "targets", "predictors")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def plan_rows(
@@ -109,7 +140,14 @@ def pack_rows(
         positions[number, : row.n_tokens] = torch.tensor(row_positions)
         segments[number, : row.n_tokens] = torch.tensor(row_segments)
     packed = [targets[target] for row in rows for target in row.targets]
-    return PackedRows(ids, positions, segments, pad_targets(packed), torch.tensor(predictors))
+    return PackedRows(
+        ids,
+        positions,
+        segments,
+        join_targets(packed),
+        torch.tensor(predictors),
+        sum(row.n_tokens for row in rows),
+    )
 
 
 def pad_targets(targets: Sequence[Sequence[int]]) -> Tensor:

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from qcrd.method.batching import restore_order
 from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
 from qcrd.method.student.base import Student
-from qcrd.method.student.packing import pad_targets
+from qcrd.method.student.packing import join_targets, pad_targets
 
 
 class Seq2SeqStudent(Student):
@@ -48,9 +48,7 @@ class Seq2SeqStudent(Student):
         parts = []
         for group in groups:
             index = torch.tensor([prompt_index[i] for i in group], device=self.device)
-            parts.append(
-                self._decode(states[index], mask[index], pad_targets([targets[i] for i in group]))
-            )
+            parts.append(self._decode(states[index], mask[index], [targets[i] for i in group]))
         return restore_order(parts, [i for group in groups for i in group])
 
     def _encode(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
@@ -67,29 +65,32 @@ class Seq2SeqStudent(Student):
     def _encode_group(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         ids, mask = self._pad_prompts(prompts)
         is_frozen = not any(p.requires_grad for p in self.encoder_parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen), self._autocast():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen), self.autocast():
             self._count_work(self._encoder_parameter_count, sum(map(len, prompts)))
             encoder: Any = self.model.get_encoder()
             return encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 
-    def _decode(self, states: Tensor, mask: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        is_target = targets != IGNORE_INDEX
-        self._count_work(self._decoder_parameter_count, int(is_target.sum()))
-        places = is_target.flatten().nonzero().squeeze(1).to(self.device)
-        targets, is_target = targets.to(self.device), is_target.to(self.device)
-        read = targets[:, :-1].clamp(min=0)
-        start = torch.full_like(targets[:, :1], self._decoder_start_token_id)
-        with self._autocast(), self._select_places(places):
+    def _decode(
+        self, states: Tensor, mask: Tensor, targets: Sequence[list[int]]
+    ) -> tuple[Tensor, Tensor]:
+        grid = pad_targets(targets)
+        is_target = grid != IGNORE_INDEX
+        self._count_work(self._decoder_parameter_count, sum(map(len, targets)))
+        start = torch.full_like(grid[:, :1], self._decoder_start_token_id)
+        read = torch.cat((start, grid[:, :-1].clamp(min=0)), 1).to(self.device)
+        is_read = torch.cat((torch.ones_like(start), is_target[:, :-1].long()), 1).to(self.device)
+        tokens = join_targets(targets).to(self.device)
+        # A target's cells are the places that predict it: its tokens are read shifted by one.
+        with self.autocast(), self._select_places(tokens.cells):
             output = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=mask,
-                decoder_input_ids=torch.cat((start, read), 1),
-                decoder_attention_mask=torch.cat(
-                    (torch.ones_like(start), is_target[:, :-1].long()), 1
-                ),
+                decoder_input_ids=read,
+                decoder_attention_mask=is_read,
                 use_cache=False,
             )
-        return token_cross_entropy(output.logits, targets)
+        token_ce = token_cross_entropy(output.logits, tokens.labels)
+        return tokens.sum_by_target(token_ce), tokens.counts
 
     def _tokenize_text(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text_target=text, add_special_tokens=False).input_ids

@@ -66,9 +66,10 @@ class NegativeSampler(ABC):
 
 
 def copy_student(student: Student) -> Student:
-    """A student with a model of its own, equal to `student`'s."""
+    """A student with a model of its own, equal to `student`'s; what is never trained they share."""
     replica = copy.copy(student)
-    replica.model = copy.deepcopy(student.model)
+    frozen = [p for p in student.model.parameters() if not p.requires_grad]
+    replica.model = copy.deepcopy(student.model, {id(p): p for p in frozen})
     return replica
 
 

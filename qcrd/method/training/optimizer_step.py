@@ -196,7 +196,9 @@ def _make_optimizer(
         for named, share in shares
         for group in make_decay_groups(named, hyper.weight_decay)
     ]
-    return torch.optim.AdamW(groups, lr=hyper.learning_rate)
+    # One kernel for all parameters, where there is one.
+    is_on_gpu = any(p.is_cuda for _, p in (*encoder, *rest))
+    return torch.optim.AdamW(groups, lr=hyper.learning_rate, fused=is_on_gpu or None)
 
 
 def _estimate_size(example: TrainingExample) -> int:

@@ -79,30 +79,30 @@ class StepModule(nn.Module):
         Where `batch` is a share of a step's, `counts` are the whole step's; the terms of all shares
         then add up to its.
         """
-        objective, spec = self.objective, self.spec
-        label_loss = self._label_loss(batch, counts)
-        if objective.joined:
-            return StepLoss(label_loss, {"loss": label_loss.item()})
-        label = {"label": label_loss.item()}
-        if objective.max_positives == 0:
-            return StepLoss(label_loss, {"loss": label_loss.item(), **label})
-        count = counts.contrasted if counts else _count_contrasted(batch, objective, spec)
-        terms = self._contrastive_terms(batch, scores, generator) if count else None
+        # One region: each weight is cast once for all three calls, and with a gradient, because the
+        # first of them has one.
+        with self.student.autocast():
+            label_loss = self._label_loss(batch, counts)
+            if self.objective.joined or self.objective.max_positives == 0:
+                return _read_losses(
+                    label_loss, {} if self.objective.joined else {"label": label_loss}
+                )
+            count = (
+                counts.contrasted if counts else _count_contrasted(batch, self.objective, self.spec)
+            )
+            terms = self._contrastive_terms(batch, scores, generator) if count else None
+        spec, label = self.spec, {"label": label_loss}
         if terms is None:
-            total = spec.alpha[0] * label_loss
-            parts = {"positive": 0.0, "negative": 0.0}
-            return StepLoss(total, {"loss": total.item(), **label, **parts})
+            nothing = torch.zeros_like(label_loss)
+            parts = {"positive": nothing, "negative": nothing}
+            return _read_losses(spec.alpha[0] * label_loss, label | parts)
         positive, negative = terms
-        parts = {"positive": positive.item() / count, "negative": negative.item() / count}
+        parts = {"positive": positive / count, "negative": negative / count}
         weight = spec.alpha[1] / count
-        contrastive_loss = weight * losses.contrastive_loss(positive, negative, spec.beta)
-        total = spec.alpha[0] * label_loss + contrastive_loss
-        return StepLoss(
-            total,
-            {"loss": total.item(), **label, **parts},
-            weight * positive,
-            -weight * spec.beta * negative,
+        total = spec.alpha[0] * label_loss + weight * losses.contrastive_loss(
+            positive, negative, spec.beta
         )
+        return _read_losses(total, label | parts, weight * positive, -weight * spec.beta * negative)
 
     def _label_loss(self, batch: Sequence[TrainingExample], counts: StepCounts | None) -> Tensor:
         """L_pred: token cross entropy of the labels, divided once by the step's token count."""
@@ -147,12 +147,12 @@ class StepModule(nn.Module):
             return None
         ce_sum, n_tokens = self.student.cross_entropy(prompts, *_index_targets(selected))
         ce, n_positives = ce_sum / n_tokens, len(pos.selected)
-        columns = (pos.weights, pos.scores, neg.weights, neg.scores)
-        w_pos, s_pos, w_neg, s_neg = (column.to(ce.device) for column in columns)
-        neg_margins = margins[[row for row, _ in neg.selected]].to(ce.device)
+        neg_margins = margins[[row for row, _ in neg.selected]]
+        w_pos, s_pos = torch.stack((pos.weights, pos.scores)).to(ce.device)
+        w_neg, s_neg, delta = torch.stack((neg.weights, neg.scores, neg_margins)).to(ce.device)
         return (
             losses.positive_term(ce[:n_positives], w_pos, s_pos),
-            losses.negative_term(ce[n_positives:], w_neg, s_neg, neg_margins),
+            losses.negative_term(ce[n_positives:], w_neg, s_neg, delta),
         )
 
     def _margins(
@@ -203,6 +203,18 @@ class StepModule(nn.Module):
         ce = self.student.mean_cross_entropy(prompts, *_index_targets(to_score)).cpu()
         pos_ce[scored] = ce[: len(scored)]
         return pos_ce, ce[len(scored) :]
+
+
+def _read_losses(
+    total: Tensor,
+    parts: dict[str, Tensor],
+    positive: Tensor | None = None,
+    negative: Tensor | None = None,
+) -> StepLoss:
+    """The step's loss with its parts as numbers, which are copied from the device at once."""
+    named = {"loss": total, **parts}
+    values = torch.stack([part.detach().float() for part in named.values()]).tolist()
+    return StepLoss(total, dict(zip(named, values, strict=True)), positive, negative)
 
 
 def count_step(

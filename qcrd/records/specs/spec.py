@@ -26,6 +26,7 @@ FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
         "task": frozenset({"fields", "conversation"}),
         "negatives": frozenset({"top_p", "filter"}),
         "loss": frozenset({"contrast_normaliser"}),
+        "student": frozenset({"gradient_checkpointing"}),
         "rationales": frozenset(
             {
                 "max_failed_share",

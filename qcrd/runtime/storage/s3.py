@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import BinaryIO, cast
@@ -86,7 +86,7 @@ def _find_advice(code: str, status: int, bucket: str) -> str:
     return ""
 
 
-def _make_client(settings: StoreSettings, endpoint: str, credentials: Provider) -> Minio:
+def make_client(settings: StoreSettings, endpoint: str, credentials: Provider) -> Minio:
     retries = urllib3.Retry(
         total=3,
         backoff_factor=0.2,
@@ -111,15 +111,18 @@ def _make_client(settings: StoreSettings, endpoint: str, credentials: Provider) 
 class S3Store:
     """Connects on first use, and creates the bucket if it is missing."""
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(
+        self,
+        settings: StoreSettings,
+        *,
+        connect: Callable[[StoreSettings, str, Provider], Minio] = make_client,
+    ) -> None:
         self.unreadable = UnreadableObjects()
         self._bucket = settings.bucket
         credentials = make_credential_provider(settings)
-        self._client = _make_client(settings, settings.endpoint, credentials)
+        self._client = connect(settings, settings.endpoint, credentials)
         public = settings.public_endpoint
-        self._public_client = (
-            _make_client(settings, public, credentials) if public else self._client
-        )
+        self._public_client = connect(settings, public, credentials) if public else self._client
         self._bucket_ready = False
 
     def _translate_errors(self, key: str) -> AbstractContextManager[None]:

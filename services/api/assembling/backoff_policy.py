@@ -28,3 +28,7 @@ class BackoffPolicy:
         """Doubled each time, with jitter, so that many refused at once do not return at once."""
         upper_bound = compute_backoff(attempts, self.initial_delay, self.max_delay)
         return upper_bound * random.uniform(0.5, 1.0)
+
+    def get_overload_delay(self, attempts: int, retry_after: float | None) -> float:
+        """That delay, and not before the teacher wants to be asked again."""
+        return max(min(retry_after or 0.0, self.max_retry_after), self.get_delay(attempts))

@@ -151,8 +151,7 @@ class TeacherSampler:
             except TeacherOverloaded as error:
                 overloads += 1
                 self._check_overload_timeout(error)
-                retry_after = min(error.retry_after or 0.0, self._backoff.max_retry_after)
-                await asyncio.sleep(max(retry_after, self._backoff.get_delay(overloads)))
+                await asyncio.sleep(self._backoff.get_overload_delay(overloads, error.retry_after))
             except (TeacherUnreachable, TeacherGenerationFailed) as error:
                 failures += 1
                 if isinstance(error, TeacherUnreachable):

@@ -13,6 +13,7 @@ from qcrd.questions import labelling
 from qcrd.questions.data_warnings import (
     DataWarning,
     find_contradictions,
+    find_cut_traces,
     find_unused_outputs,
     iter_file_warnings,
 )
@@ -108,6 +109,7 @@ def assemble(
     counts = counts.model_copy(update={"refused": outputs.refused})
     check_readable(stage.job.spec, splits.training, outputs.training, counts)
     _warn_of_data(stage, find_contradictions(splits.training, contradictions))
+    _warn_of_data(stage, find_cut_traces(splits.training, outputs.training, spec.settings))
     set_id = _write_set(stage, items, _build_holdout_items(stage, splits, outputs), counts)
     _emit_summary(stage, items, counts)
     stage.report_progress(100.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -37,18 +38,30 @@ def create_job(
     check_shared_set(spec, gateway.jobs)
     check_budget_covers_a_request(gateway, spec)
     spec, rates = choose_rates(gateway, spec)
+    warnings = find_creation_warnings(gateway, spec)
+    job = submit_job(gateway, derive_id("ftjob"), spec, caller)
+    emit_creation_events(gateway, job.id, rates, warnings)
+    return job
+
+
+def find_creation_warnings(gateway: Gateway, spec: JobSpec) -> dict[str, str]:
+    """What its owner should know of a job that is about to be created, by the kind of warning."""
     warnings = {
         "long-lines": find_unreadable_lines(gateway, spec),
         "teacher-found": find_teacher_warning(spec, gateway),
     }
-    job = submit_job(gateway, derive_id("ftjob"), spec, caller)
-    with suppress(Transient):  # the job is there: an error would have it created again
+    return {once: warning for once, warning in warnings.items() if warning is not None}
+
+
+def emit_creation_events(
+    gateway: Gateway, job_id: str, rates: str | None, warnings: Mapping[str, str]
+) -> None:
+    """Tell it in the events of the job, which is there: an error would have it created again."""
+    with suppress(Transient):
         if rates is not None:
-            gateway.events.append(job.id, rates, once="learning-rates")
+            gateway.events.append(job_id, rates, once="learning-rates")
         for once, warning in warnings.items():
-            if warning is not None:
-                gateway.events.append(job.id, warning, level="warn", once=once)
-    return job
+            gateway.events.append(job_id, warning, level="warn", once=once)
 
 
 def check_priority(spec: JobSpec, caller: ApiKey, param: str = "priority") -> None:

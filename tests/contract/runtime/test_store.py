@@ -8,12 +8,13 @@ from typing import BinaryIO, cast
 
 import pytest
 from minio import Minio
+from minio.credentials.providers import Provider
 
 from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.records.rationales import Question
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.credentials import STORE_REFUSES
-from qcrd.runtime.storage.s3 import S3Store
+from qcrd.runtime.storage.s3 import S3Store, make_client
 from qcrd.runtime.storage.store import (
     Store,
     read_lines,
@@ -133,19 +134,24 @@ def test_a_store_that_is_away_is_transient() -> None:
         read_object(store, "a")
 
 
-def test_nobody_waits_for_another_one_s_answer_about_the_bucket(
-    s3_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_waits_for_another_one_s_answer_about_the_bucket(s3_settings: StoreSettings) -> None:
     """Two meet in the question itself, and both make the bucket that is not there."""
-    store = S3Store(s3_settings.model_copy(update={"bucket": "test-asked-at-once"}))
-    meeting, asked = threading.Barrier(2), store._client.bucket_exists
+    meeting = threading.Barrier(2)
 
-    def ask(bucket: str) -> bool:
-        there = asked(bucket)
-        meeting.wait(60)
-        return there
+    def connect(settings: StoreSettings, endpoint: str, credentials: Provider) -> Minio:
+        client = make_client(settings, endpoint, credentials)
+        asked = client.bucket_exists
 
-    monkeypatch.setattr(store._client, "bucket_exists", ask)
+        def ask(bucket: str) -> bool:
+            there = asked(bucket)
+            meeting.wait(60)
+            return there
+
+        client.bucket_exists = ask
+        return client
+
+    settings = s3_settings.model_copy(update={"bucket": "test-asked-at-once"})
+    store = S3Store(settings, connect=connect)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda key: store.put(key, b"x"), "ab"))
     assert store.list("") == ["a", "b"]

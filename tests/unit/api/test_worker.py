@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 
-import pytest
 from redis.exceptions import ResponseError
 
 from qcrd.records.job import Job, JobStatus, Stage
@@ -86,13 +85,13 @@ class Checker:
         return self.looks > 2
 
 
-def test_teachers_are_looked_at_until_the_worker_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teachers_are_looked_at_until_the_worker_stops() -> None:
     """At the start, and then by whoever has the lock."""
-    monkeypatch.setattr(worker, "TEACHER_CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(worker, "RECHECK_SECONDS", 0.01)
     stop_event, checker = threading.Event(), Checker()
     thread = threading.Thread(
-        target=worker.check_teachers_forever, args=(Lock(), checker, stop_event)
+        target=worker.check_teachers_forever,
+        args=(Lock(), checker, stop_event),
+        kwargs={"seconds": 0.01, "recheck_seconds": 0.01},
     )
     thread.start()
     deadline = time.monotonic() + 60

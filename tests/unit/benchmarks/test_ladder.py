@@ -166,18 +166,15 @@ def given(out: Path, **more: Any) -> argparse.Namespace:
     return argparse.Namespace(out=out, data=out.parent, models=out.parent, **(asked | more))
 
 
-def test_seeds_come_first_and_what_is_there_is_not_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seeds_come_first_and_what_is_there_is_not_run_again(tmp_path: Path) -> None:
     out, ran = tmp_path / "out.jsonl", []
 
     def run(_: Path, __: Path, dataset: str, method: str, seed: int, ___: Conditions) -> Any:
         ran.append((seed, dataset, method))
         return line(method, seed, "10") | {"dataset": dataset}
 
-    monkeypatch.setattr(ladder, "run_condition", run)
     out.write_text(json.dumps(line("dss", 0, "10")) + '\n{"dataset": "svamp", "met')
-    ladder.run_ladder(given(out), SMALL)
+    ladder.run_ladder(given(out), SMALL, run=run)
     everything = [
         (seed, dataset, method)
         for seed in (0, 1)
@@ -185,18 +182,17 @@ def test_seeds_come_first_and_what_is_there_is_not_run_again(
         for method in ("dss", "qcrd")
     ]
     assert ran == everything[1:]
-    ladder.run_ladder(given(out), SMALL)
+    ladder.run_ladder(given(out), SMALL, run=run)
     assert len(ran) == 7
     assert len(table.read_results(out)) == 8
 
 
-def test_many_to_one_of_one_rationale_is_not_run_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_to_one_of_one_rationale_is_not_run_twice(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    monkeypatch.setattr(ladder, "run_condition", lambda *asked: line(asked[3], asked[4], "10"))
     ladder.run_ladder(
-        given(out, datasets=["svamp"], methods=["dss", "dss+positives"], seeds=[0]), SMALL
+        given(out, datasets=["svamp"], methods=["dss", "dss+positives"], seeds=[0]),
+        SMALL,
+        run=lambda *asked: line(asked[3], asked[4], "10"),
     )
     assert [found.get("same_as") for found in table.read_results(out)] == [None, "dss"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -236,6 +237,7 @@ class Told:
     device = torch.device("cpu")
     model = None
     one_call = False
+    autocast = nullcontext
 
     def cross_entropy(
         self, prompts: Sequence[str], owner: Sequence[int], targets: Sequence[Target]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.method import losses
+from qcrd.method.student.packing import join_targets
 from qcrd.records.specs.training_spec import ManyToOneScheme
 
 CE = torch.tensor([[1.0, 2.0, 4.0], [3.0, 5.0, 0.0]])
@@ -18,13 +19,14 @@ S = torch.tensor([[0.5, 0.8, 0.2], [0.9, 0.6, 0.0]])
 LUCK = torch.Generator().manual_seed(0)
 
 
-def test_token_cross_entropy_counts_only_real_tokens() -> None:
-    """Uniform over 4 tokens: each costs ln 4; two real tokens and one padding: 2 ln 4 and 2."""
-    total, count = losses.token_cross_entropy(
-        torch.zeros(2, 4), torch.tensor([[1, 2, losses.IGNORE_INDEX]])
-    )
-    assert total.item() == pytest.approx(2 * math.log(4))
-    assert count.tolist() == [2]
+def test_a_target_costs_the_sum_of_its_own_tokens() -> None:
+    """Uniform over 4 tokens: each costs ln 4."""
+    targets = join_targets([[1, 2], [3], [0, 0, 1]])
+    token_ce = losses.token_cross_entropy(torch.zeros(6, 4), targets.labels)
+    assert token_ce.tolist() == pytest.approx([math.log(4)] * 6)
+    sums = targets.sum_by_target(token_ce)
+    assert sums.tolist() == pytest.approx([n * math.log(4) for n in (2, 1, 3)])
+    assert targets.counts.tolist() == [2, 1, 3]
 
 
 @pytest.mark.parametrize(

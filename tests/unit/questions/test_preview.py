@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from qcrd.errors import Invalid
-from qcrd.questions import preview
 from qcrd.questions.preview import Preview, preview_job
 from qcrd.records.base import parse_record
 from qcrd.records.specs.spec import JobSpec
@@ -21,14 +20,18 @@ def sums(count: int, start: int = 0, **more: Any) -> list[dict[str, Any]]:
     ]
 
 
-def look(files: dict[str, list[dict[str, Any]]], **settings: Any) -> Preview:
+def look(
+    files: dict[str, list[dict[str, Any]]], *, max_read_rows: int = 5_000, **settings: Any
+) -> Preview:
     body: dict[str, Any] = {name: name for name in files if name.endswith("_file")}
     method = {"task": {"answer": "number"}, **settings}
     spec = parse_record(
         JobSpec, {"model": "tiny", **body, "method": {"type": "qcrd", "qcrd": method}}
     )
     return preview_job(
-        spec, lambda name: io.BytesIO("\n".join(map(json.dumps, files[name])).encode())
+        spec,
+        lambda name: io.BytesIO("\n".join(map(json.dumps, files[name])).encode()),
+        max_read_rows=max_read_rows,
     )
 
 
@@ -58,16 +61,14 @@ def test_outputs_that_nobody_takes_are_told() -> None:
     assert "6 lines of the training file have outputs, which are not used" in found.warnings[0]
 
 
-def test_of_many_questions_the_first_are_read_in_whatever_order_outputs_come(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(preview, "MAX_READ_ROWS", 4)
+def test_of_many_questions_the_first_are_read_in_whatever_order_outputs_come() -> None:
     outputs = [
         {"question": f"{n} + 1?", "teacher_output": f"One more.\nAnswer: {n + 1}"}
         for n in reversed(range(20))
     ]
     found = look(
         {"training_file": sums(20), "paid": outputs},
+        max_read_rows=4,
         rationales={"import": "paid"},
     )
     assert found.files["training_file"].questions == 20

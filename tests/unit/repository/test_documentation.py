@@ -136,7 +136,7 @@ def test_readme_commands_are_targets_of_the_makefile() -> None:
     [
         ("services.api.main", ("torch", "transformers", "scipy")),
         ("services.api.worker", ("torch", "transformers", "scipy")),
-        ("services.discriminator.main", ("peft", "fastapi.testclient", "xllamacpp")),
+        ("services.discriminator.main", ("peft", "scipy.stats", "fastapi.testclient", "xllamacpp")),
         ("services.trainer.worker", ("torch", "fastapi")),
     ],
 )

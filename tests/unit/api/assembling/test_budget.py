@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import pytest
 
@@ -11,6 +12,7 @@ from qcrd.records.job import Job, JobStatus, Stage, Usage
 from qcrd.records.specs.spec import Budget
 from qcrd.runtime.jobs.state_machine import release_lease, transition, with_changes
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
+from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.teacher.prompt_tokens import estimate_prompt_tokens
 from services.api.assembling.tokens.token_account import TokenAccount, Tokens
 from services.api.assembling.tokens.token_budget import TokenBudget
@@ -281,9 +283,16 @@ def test_what_tokens_cost_is_in_the_usage(bench: MakeBench) -> None:
 
 
 def test_a_teacher_that_says_when_to_come_back_is_left_alone_until_then(bench: MakeBench) -> None:
-    here = bench(mood=lambda number: "busy" if number == 0 else "ok", retry_after=1)
-    began = time.monotonic()
-    job = here.run(here.job(here.file(sums(2)), rationales={"n": 1}), QUICK)
+    waits: list[float] = []
+
+    class Noted(BackoffPolicy):
+        def get_overload_delay(self, attempts: int, retry_after: float | None) -> float:
+            waits.append(super().get_overload_delay(attempts, retry_after))
+            return 0.0
+
+    here = bench(mood=lambda number: "busy" if number == 0 else "ok", retry_after=7)
+    pace = Noted(**asdict(QUICK))
+    job = here.run(here.job(here.file(sums(2)), rationales={"n": 1}), pace)
     assert job.stage is Stage.TRAINING
-    assert time.monotonic() - began >= 1.0
+    assert waits == [7.0]
     assert job.usage.uncertain == 0

@@ -15,6 +15,7 @@ from services.api.settings import TeacherConfig, TeacherSettings
 from tests.fake_providers import BY_NAME, FakeProvider
 from tests.unit.api.assembling.assembling_bench import adds
 from tests.unit.api.gateway_client import Here, refused, sums
+from tests.unit.api.studies.test_routes import study_body
 
 KEY, WRONG = "sk-of-the-team-0123456789", "sk-of-somebody-else-0123456789"
 TEACHER = "method.qcrd.teacher"
@@ -120,3 +121,18 @@ def test_what_was_found_of_another_address_says_nothing(make_site: Callable[...,
     other = teacher.model_copy(update={"url": "http://elsewhere"})
     assert teacher.identify("default") != other.identify("default")
     assert asyncio.run(check_teacher("default", teacher))[0] == "ok"
+
+
+def test_a_study_is_told_the_same_in_the_events_of_its_leader(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site()
+    site.provider.close()
+    site.checker.check()
+    answer = site.here.client.post("/v1/studies", json=study_body(site.here))
+    assert answer.status_code == 200, answer.text
+    (said,) = [each for each in site.said(answer.json()["leader"]) if "teacher" in each]
+    assert "does not respond" in said
+    others = [job["id"] for job in answer.json()["jobs"] if job["id"] != answer.json()["leader"]]
+    assert others
+    assert not any("teacher" in each for job_id in others for each in site.said(job_id))

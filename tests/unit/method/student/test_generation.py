@@ -207,15 +207,15 @@ def test_entropy_is_that_of_the_distributions_at_temperature_1(
 ) -> None:
     """Whatever temperature and nucleus the tokens were drawn with."""
     made, drawn = student(kind), []
-    generate = generation.generate
+    generate = made.model.generate
 
-    def watch(model: Any, ids: Tensor, *rest: Any) -> Any:
-        output = generate(model, ids, *rest)
-        completions = output[0][:, made._completion_start(ids) :]
-        drawn.extend(row for row, _ in generation.trim(completions, model.generation_config))
+    def watch(input_ids: Tensor, **rest: Any) -> Any:
+        output = generate(input_ids=input_ids, **rest)
+        completions = output[:, 1 if kind == "t5" else input_ids.shape[1] :]
+        drawn.extend(row for row, _ in generation.trim(completions, made.model.generation_config))
         return output
 
-    monkeypatch.setattr(generation, "generate", watch)
+    monkeypatch.setattr(made.model, "generate", watch)
     # In this order, which is that of their lengths, they are asked in one batch.
     prompts = sorted(PROMPTS * 4, key=len)
     samples = made.sample(prompts, max_new_tokens=6, temperature=1.5, top_p=0.9, seed=3)

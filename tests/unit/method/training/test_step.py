@@ -85,3 +85,20 @@ def test_tokens_by_hand() -> None:
     step = OptimizerStep(made, make_schedule("finetune", spec(), n_examples=8, seed=0))
     step.backward([item], {}, seed=0)
     assert made.tokens == 7
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_a_step_in_bf16_has_the_gradient_of_all_its_terms(kind: str) -> None:
+    """Weights that are cast once for all calls of a step keep their gradient: of the label, and of
+    the rationales that were picked by a call without any."""
+    norms = {}
+    for bf16 in (False, True):
+        for method in ("finetune", "qcrd"):
+            learner = student(kind)
+            learner.bf16 = bf16
+            step = OptimizerStep(learner, make_schedule(method, spec(), n_examples=8, seed=0))
+            step.backward(lessons(), {}, seed=0)
+            norms[method, bf16] = step.clip_gradients()
+    for method in ("finetune", "qcrd"):
+        assert norms[method, True] == pytest.approx(norms[method, False], rel=0.05)
+    assert norms["qcrd", False] != pytest.approx(norms["finetune", False], rel=0.1)

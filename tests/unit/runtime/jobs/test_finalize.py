@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -13,7 +14,6 @@ from qcrd.errors import QcrdError, Transient
 from qcrd.records.job import Event, Job, JobFailure, JobStatus, StoredFile
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs import finalize as finalize_module
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.finalize import finalize, finalize_pending
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
@@ -21,7 +21,7 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.result_file import delete_result_file, get_result_file_id
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.redis.event_log import MemoryEventLog
-from qcrd.runtime.storage.store import MemoryStore, Store, read_lines, read_record
+from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
 from services.api.http.serializers import serialize_job
 
 
@@ -152,27 +152,23 @@ def test_a_job_deleted_while_it_is_concluded_leaves_nothing_behind(deps: WorkerD
 def test_a_long_history_is_archived_page_by_page(
     deps: WorkerDeps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each page is read when the lines of the one before are written."""
-    monkeypatch.setattr(finalize_module, "ARCHIVE_PAGE", 10)
+    """When a page is read, no more than the one before it is still held."""
     job = ended(deps)
-    for number in range(25):
+    for number in range(2_500):
         deps.events.append(job.id, str(number))
-    written: list[Event] = []
-    before: list[int] = []
-    read = deps.events.read
+    read, pages = deps.events.read, list[list[weakref.ref[Event]]]()
 
     def read_page(job_id: str, after: str | None, limit: int) -> list[Event]:
-        before.append(len(written))
-        return read(job_id, after, limit)
-
-    def write(store: Store, key: str, records: Iterable[Event]) -> None:
-        written.extend(records)
+        assert [ref for page in pages[:-1] for ref in page if ref() is not None] == []
+        page = [event.model_copy() for event in read(job_id, after, limit)]
+        pages.append([weakref.ref(event) for event in page])
+        return page
 
     monkeypatch.setattr(deps.events, "read", read_page)
-    monkeypatch.setattr(finalize_module, "write_lines", write)
     finalize(deps, job)
-    assert [event.message for event in written] == [*map(str, range(25)), "The job was cancelled"]
-    assert before == [0, 10, 20, 26]
+    assert [len(page) for page in pages] == [1000, 1000, 501, 0]
+    told = [event.message for event in archived(deps, job)]
+    assert told == [*map(str, range(2_500)), "The job was cancelled"]
 
 
 def test_a_succeeded_job_leaves_its_steps_as_a_file(deps: WorkerDeps) -> None:
