@@ -103,6 +103,8 @@ def train_student(
         student_run.mesh,
         whole_student if student_run.mesh is not None else None,
     )
+    if trainer.negative_supply.drops_all_samples:
+        training_events.warn_about_dropped_samples(stage, method)
     with contextlib.closing(trainer.negative_sampler):
         prior_seconds = _resume(stage, method, trainer, checkpoints)
         seconds, judge_metrics = _run_trainer(

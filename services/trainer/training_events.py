@@ -88,12 +88,8 @@ def emit_iteration(stage: StageContext, method: str, record: IterationFinished) 
 def emit_negatives(stage: StageContext, method: str, record: IterationFinished) -> None:
     """What the negatives of an iteration were, and how many of them acted."""
     metrics = record.negative_metrics
-    temperature = f" at temperature {metrics['temperature']:g}" if "temperature" in metrics else ""
     stage.emit_metrics(
-        f"{method}: {metrics['negatives']:.0f} negatives of {metrics['samples']:.0f} samples"
-        f"{temperature}, {metrics['in_force_share']:.0%} of them in force; "
-        f"{metrics['right_share']:.0%} of the samples right, {metrics['wrong_share']:.0%} wrong, "
-        f"{metrics['unread_share']:.0%} without an answer, {metrics['cut_share']:.0%} cut",
+        f"{method}: {_describe_negatives(metrics)}",
         once=f"{method}-negatives-{record.iteration}",
         method=method,
         iteration=record.iteration,
@@ -102,18 +98,69 @@ def emit_negatives(stage: StageContext, method: str, record: IterationFinished) 
     if metrics.get("temperature_share", 1.0) < MIN_SHARE_IN_FORCE:
         stage.events.append(
             stage.job.id,
-            f"{method}: at no temperature are half of the usable samples below the margin "
-            f"({metrics['temperature_share']:.0%} at the lowest, which is taken); raise "
-            "`loss.delta`, or set it relative to the positive: `{over_positive: 2}`",
+            f"{method}: {_describe_temperature_share(metrics)}",
             level="warn",
             data={"negatives": metrics},
             once=f"{method}-no-temperature-{record.iteration}",
         )
 
 
+def _describe_negatives(metrics: Mapping[str, float]) -> str:
+    parts = [f"{metrics['negatives']:.0f} negatives"]
+    if minority := metrics.get("teacher_negatives"):
+        parts.append(f" ({minority:.0f} of the teacher's minority)")
+    if "samples" in metrics:
+        parts.append(f" of {metrics['samples']:.0f} samples")
+    if "temperature" in metrics:
+        parts.append(f" at temperature {metrics['temperature']:g}")
+    parts.append(f", in force in {metrics['in_force_share']:.0%} of the questions")
+    if "samples" in metrics:
+        parts.append(f"; {_describe_samples(metrics)}")
+    if positive := metrics.get("positive_gradient"):
+        share = metrics["negative_gradient"] / positive
+        parts.append(f"; their gradient's norm is {share:.0%} of the positives'")
+    return "".join(parts)
+
+
+def _describe_samples(metrics: Mapping[str, float]) -> str:
+    return (
+        f"{metrics['right_share']:.0%} of the samples right, {metrics['wrong_share']:.0%} wrong, "
+        f"{metrics['unread_share']:.0%} without an answer, {metrics['cut_share']:.0%} cut"
+    )
+
+
+def _describe_temperature_share(metrics: Mapping[str, float]) -> str:
+    if metrics.get("temperature_usable") == 0:
+        return (
+            "`negatives.temperature: auto` found no usable sample at any temperature: none was "
+            "whole, kept by `negatives.filter`, and with an answer where the positives have one "
+            f"({_describe_samples(metrics)}); raise `hyperparameters.max_rationale_tokens` where "
+            "they are cut, or set `negatives.filter: none` where they have no answer"
+        )
+    return (
+        "at no temperature are half of the usable samples below the margin "
+        f"({metrics['temperature_share']:.0%} at the lowest, which is taken); raise "
+        "`loss.delta`, or set it relative to the positive: `{over_positive: 2}`"
+    )
+
+
+def warn_about_dropped_samples(stage: StageContext, method: str) -> None:
+    """One event before a training whose filter goes by answers where there are none."""
+    stage.events.append(
+        stage.job.id,
+        f"{method}: `negatives.filter: wrong_only` keeps samples by their answers, and most "
+        "rationales that the student learns end in none that can be read: hardly a sample will be "
+        "kept. Set `negatives.filter: none`, or take rationales that end in their answer, such as "
+        "`So the answer is (a)`",
+        level="warn",
+        data={"method": method},
+        once=f"{method}-filter-drops-all",
+    )
+
+
 class InertNegatives:
-    """Warns once per method when its negatives cost their sampling and change nothing: hardly any
-    in force in two iterations after each other."""
+    """Warns once per method when its negatives cost their sampling and change nothing: none, or
+    hardly any in force, in two iterations after each other."""
 
     def __init__(self, stage: StageContext, method: str) -> None:
         self._stage = stage
@@ -121,23 +168,43 @@ class InertNegatives:
         self._was_inert = False
 
     def watch(self, metrics: Mapping[str, float]) -> None:
-        """Take note of an iteration's negatives, if it had any."""
-        if not metrics.get("negatives"):
+        """Take note of an iteration's negatives, if its method uses any."""
+        if "negatives" not in metrics:
             return
-        was_inert, self._was_inert = self._was_inert, metrics["in_force_share"] < INERT_SHARE
+        none, is_inert = not metrics["negatives"], metrics["in_force_share"] < INERT_SHARE
+        was_inert, self._was_inert = self._was_inert, none or is_inert
         if not (was_inert and self._was_inert):
             return
         self._stage.events.append(
             self._stage.job.id,
-            f"{self._method}: less than {INERT_SHARE:.0%} of the negatives were in force for two "
-            f"iterations (median cross entropy {metrics.get('ce_median', float('nan')):.1f} nats "
-            "per token): they are paid for and change nothing. `negatives.temperature: auto` finds "
-            "one at which they act; `loss.delta: {over_positive: 2}` sets the margin by the "
-            "positive",
+            f"{self._method}: {_describe_none(metrics) if none else _describe_inert(metrics)}",
             level="warn",
             data={"negatives": dict(metrics)},
-            once=f"{self._method}-inert",
+            once=f"{self._method}-{'no-negatives' if none else 'inert'}",
         )
+
+
+def _describe_inert(metrics: Mapping[str, float]) -> str:
+    return (
+        f"less than {INERT_SHARE:.0%} of the negatives were in force for two "
+        f"iterations (median cross entropy {metrics.get('ce_median', float('nan')):.1f} nats "
+        "per token): they are paid for and change nothing. `negatives.temperature: auto` finds "
+        "one at which they act; `loss.delta: {over_positive: 2}` sets the margin by the "
+        "positive"
+    )
+
+
+def _describe_none(metrics: Mapping[str, float]) -> str:
+    if "samples" not in metrics:
+        return (
+            "no question has a negative: the teacher's minority left none. More samples per "
+            "question (`rationales.n`), or `negatives.source: student_lag`, give some"
+        )
+    return (
+        f"none of {metrics['samples']:.0f} samples was left as a negative for two iterations "
+        f"({_describe_samples(metrics)}): they are paid for and change nothing. "
+        "`negatives.filter: none` keeps what has no answer"
+    )
 
 
 def emit_judge_health(

@@ -3,12 +3,17 @@ much of it acts."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
+from qcrd.method import losses
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.targets import Target
@@ -21,7 +26,6 @@ from qcrd.method.training.sample_filter import (
     SampledRationales,
     SampleFilter,
     SampleKind,
-    keep_examples,
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.step_loss import TrainingExample
@@ -70,6 +74,15 @@ class NegativeSupply:
         self._weight_history = weight_history
         self._fixed_weights = fixed_weights
         self._filter = SampleFilter(schedule.spec, examples)
+        self._samples_any = schedule.objective.uses_negatives and bool(
+            {NegativeSource.STUDENT_LAG, NegativeSource.FIXED} & set(self._spec.source)
+        )
+
+    @property
+    def drops_all_samples(self) -> bool:
+        """Whether the filter is bound to drop whatever is sampled: it goes by answers, in which the
+        positives do not end."""
+        return self._samples_any and self._filter.drops_all
 
     def prepare(self, iteration: int, examples: Sequence[TrainingExample]) -> IterationNegatives:
         """Negatives for the `examples` of `iteration`."""
@@ -77,14 +90,13 @@ class NegativeSupply:
             return IterationNegatives()
         metrics: dict[str, float] = {}
         if self._is_measured_in(iteration):
-            self.temperature, share = self._choose_temperature(iteration, examples)
-            metrics["temperature_share"] = share
+            self.temperature = self._choose_temperature(iteration, examples, metrics)
         requests = self.make_requests(iteration, examples)
-        if not requests:
-            return IterationNegatives()
-        sampled = self.sampler.sample(requests)
+        sampled = self.sampler.sample(requests) if requests else {}
         filtered = self._filter.apply(examples, sampled)
-        metrics |= self._measure(examples, sampled, filtered.counts, filtered.kept)
+        n_asked = sum(len(params.questions) * params.n for _, params in requests)
+        metrics |= _describe_samples(sampled, filtered.counts, n_asked)
+        metrics |= self._measure(self.attach(examples, filtered.kept))
         return IterationNegatives(filtered.kept, self.temperature, metrics)
 
     def prefetch(self, iteration: int, examples: Sequence[TrainingExample]) -> None:
@@ -101,13 +113,20 @@ class NegativeSupply:
         if not self._schedule.objective.uses_negatives:
             return examples
         keeps_own = NegativeSource.TEACHER_MINORITY in self._spec.source
-        return keep_examples(examples, samples, keeps_own=keeps_own)
+        return [
+            replace(
+                example,
+                negatives=(self._filter.keep_own(example) if keeps_own else ())
+                + samples.get(example.id, ()),
+            )
+            for example in examples
+        ]
 
     def make_requests(
         self, iteration: int, examples: Sequence[TrainingExample]
     ) -> list[NegativeSampleRequest]:
         """By lag, then the fixed; without given weights that is the student before training."""
-        if not self._schedule.objective.uses_negatives:
+        if not self._samples_any:
             return []
         temperature = self.temperature or self._spec.temperature
         assert temperature != "auto", "it is measured before the first iteration"
@@ -142,17 +161,17 @@ class NegativeSupply:
     # --- the temperature --------------------------------------------------------------------------
 
     def _is_measured_in(self, iteration: int) -> bool:
-        samples_any = {NegativeSource.STUDENT_LAG, NegativeSource.FIXED} & set(self._spec.source)
         is_due = self.temperature is None or iteration % TEMPERATURE_ITERATIONS == 0
-        return self._spec.temperature == "auto" and bool(samples_any) and is_due
+        return self._spec.temperature == "auto" and self._samples_any and is_due
 
     def _choose_temperature(
-        self, iteration: int, examples: Sequence[TrainingExample]
-    ) -> tuple[float, float]:
-        """The highest temperature with enough usable samples in force, and their share; the lowest
-        where none has. Its cost counts as the sampling's."""
+        self, iteration: int, examples: Sequence[TrainingExample], metrics: dict[str, float]
+    ) -> float:
+        """The highest temperature with enough usable samples in force; the lowest where none has.
+        Their share, and how many were usable at any, go into `metrics`. Its cost counts as the
+        sampling's."""
         probed = _draw(examples, f"{self._schedule.seed}/temperature/{iteration}")
-        share = 0.0
+        share, n_usable = 0.0, 0
         for temperature in TEMPERATURES:
             self.temperature = temperature
             sampled = self.sampler.sample(self.make_requests(iteration, probed))
@@ -160,44 +179,51 @@ class NegativeSupply:
             usable = [(e, s) for e in probed for s in kept[e.id] if self._filter.is_usable(s)]
             scored, work = self._score(usable)
             self.sampler.flops += work
+            n_usable += len(usable)
             in_force = [ce < margin for ce, margin in scored]
             share = statistics.fmean(in_force) if in_force else 0.0
             if share >= MIN_SHARE_IN_FORCE:
                 break
-        return temperature, share
+        metrics |= {"temperature_share": share, "temperature_usable": float(n_usable)}
+        return temperature
 
     # --- what is told of an iteration's negatives -------------------------------------------------
 
-    def _measure(
-        self,
-        examples: Sequence[TrainingExample],
-        sampled: Mapping[str, Sequence[Rationale]],
-        counts: Mapping[SampleKind, int],
-        kept: SampledRationales,
-    ) -> dict[str, float]:
-        """Shares of the samples by what they are; of the negatives, the share in force and the
-        quartiles of their cross entropy under the student as it is now. Not a part of the method's
-        compute."""
-        n_asked = len(examples) * self._spec.n * len(self.make_requests(0, examples[:1]))
-        n_sampled = sum(counts.values())
-        entropies = [s.entropy for own in sampled.values() for s in own if s.entropy is not None]
-        probed = _draw([e for e in examples if kept[e.id]], f"{self._schedule.seed}/in-force")
-        scored, _ = self._score([(e, s) for e in probed for s in kept[e.id]])
+    def _measure(self, examples: Sequence[TrainingExample]) -> dict[str, float]:
+        """Of the negatives, whatever their source: the share of the questions in which the one that
+        eq. 7 picks is in force, and the quartiles of their cross entropy under the student as it is
+        now. Not a part of the method's compute."""
+        with_any = [example for example in examples if example.negatives]
+        probed = _draw(with_any, f"{self._schedule.seed}/in-force")
+        scored, _ = self._score([(e, s) for e in probed for s in e.negatives])
+        by_question = iter(scored)
+        shares = [
+            self._share_in_force(list(itertools.islice(by_question, len(example.negatives))))
+            for example in probed
+        ]
         metrics = {
-            "samples": float(n_sampled),
-            "negatives": float(sum(map(len, kept.values()))),
-            "blank_share": 1 - n_sampled / max(1, n_asked),
-            **{f"{kind}_share": counts[kind] / max(1, n_sampled) for kind in SampleKind},
-            "in_force_share": sum(ce < margin for ce, margin in scored) / max(1, len(scored)),
+            "negatives": float(sum(len(e.negatives) for e in with_any)),
+            "teacher_negatives": float(
+                sum(r.source is RationaleSource.TEACHER for e in with_any for r in e.negatives)
+            ),
+            "in_force_share": math.fsum(shares) / max(1, len(shares)),
         }
-        if isinstance(temperature := self.temperature or self._spec.temperature, float):
+        temperature = self.temperature or self._spec.temperature
+        if self._samples_any and isinstance(temperature, float):
             metrics["temperature"] = temperature
-        if entropies:
-            metrics["entropy"] = statistics.fmean(entropies)
         if len(scored) > 1:
             quartiles = statistics.quantiles([ce for ce, _ in scored], n=4, method="inclusive")
             metrics |= zip(("ce_q1", "ce_median", "ce_q3"), quartiles, strict=True)
         return metrics
+
+    def _share_in_force(self, scored: Sequence[tuple[float, float]]) -> float:
+        """Of one question's negatives, weighed as the loss does where the judge has no say: 1 or 0
+        where one of them is picked."""
+        ce, margins = torch.tensor(scored).T.unsqueeze(1)
+        _, weight = losses.SCHEMES[self._schedule.spec.loss.scheme]
+        generator = torch.Generator().manual_seed(0)
+        weights = weight(ce, torch.ones_like(ce, dtype=torch.bool), torch.ones_like(ce), generator)
+        return float((weights * (ce < margins)).sum())
 
     def _score(
         self, pairs: Sequence[tuple[TrainingExample, Rationale]]
@@ -215,6 +241,25 @@ class NegativeSupply:
         # On one rank: what follows from the scores must be the same on all.
         scored, work = student.ranks.run_on_main(score)
         return [(ce, margin) for ce, margin in scored], work
+
+
+def _describe_samples(
+    sampled: Mapping[str, Sequence[Rationale]], counts: Mapping[SampleKind, int], n_asked: int
+) -> dict[str, float]:
+    """Shares of the samples by what they are, of those asked for that were blank, and their
+    entropy; nothing where none were asked for."""
+    if not n_asked:
+        return {}
+    n_sampled = sum(counts.values())
+    metrics = {
+        "samples": float(n_sampled),
+        "blank_share": 1 - n_sampled / n_asked,
+        **{f"{kind}_share": counts[kind] / max(1, n_sampled) for kind in SampleKind},
+    }
+    entropies = [s.entropy for own in sampled.values() for s in own if s.entropy is not None]
+    if entropies:
+        metrics["entropy"] = statistics.fmean(entropies)
+    return metrics
 
 
 def _score_pairs(

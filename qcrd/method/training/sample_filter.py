@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from qcrd.method.answers import parse_output
@@ -65,6 +65,18 @@ class SampleFilter:
             kept[example.id] = tuple(own)
         return FilteredSamples(kept, counts)
 
+    @property
+    def drops_all(self) -> bool:
+        """Whether hardly any sample can be kept: a student learns to write what its positives are,
+        and those end in no answer to go by."""
+        return self._wrong_only and not self.answers_expected
+
+    def keep_own(self, example: TrainingExample) -> tuple[Rationale, ...]:
+        """The example's own negatives that are some: a teacher's minority may be right."""
+        if not self._wrong_only:
+            return example.negatives
+        return tuple(r for r in example.negatives if r.answer not in (None, example.gold))
+
     def is_usable(self, sample: Rationale) -> bool:
         """Whether a sample that was kept is what a negative should be: whole, and with an answer
         where those of this task have one."""
@@ -97,13 +109,3 @@ def _find_kind(example: TrainingExample, sample: Rationale, answer: str | None) 
 
 def replace_answer(sample: Rationale, answer: str | None) -> Rationale:
     return sample if answer is None else sample.model_copy(update={"answer": answer})
-
-
-def keep_examples(
-    examples: Sequence[TrainingExample], negatives: SampledRationales, *, keeps_own: bool
-) -> list[TrainingExample]:
-    """The examples with `negatives`, behind their own where those are kept."""
-    return [
-        replace(e, negatives=(e.negatives if keeps_own else ()) + negatives.get(e.id, ()))
-        for e in examples
-    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -251,6 +252,7 @@ class Trainer:
         # Once per iteration: it costs as much as two more steps.
         measure = self.step_in_iteration == 0 and self.schedule.objective.uses_negatives
         norms = self.optimizer_step.measure_terms(batch, scores, seed) if measure else {}
+        self._note_gradients(norms)
         losses = self.optimizer_step.backward(batch, scores, seed) | norms
         divergence.check_losses(self.schedule, self.step, losses)
         self.collapse_check.add(self.schedule, self.step, losses)
@@ -264,6 +266,12 @@ class Trainer:
         return StepFinished(
             self.step, completed_fraction, self.iteration, losses, gradient_norm, learning_rate
         )
+
+    def _note_gradients(self, norms: dict[str, float]) -> None:
+        """Add them to what is told of the iteration's negatives: of its steps not all are told."""
+        if norms and self.iteration_data is not None:
+            metrics = self.iteration_data.negative_metrics | norms
+            self.iteration_data = replace(self.iteration_data, negative_metrics=metrics)
 
     # --- negatives and scores ------------------------------------------------------------------
 

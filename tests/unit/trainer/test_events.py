@@ -211,8 +211,8 @@ def test_what_the_negatives_were_is_told_with_their_iteration(
     assert first.message == "qcrd: iteration 1"
     assert "validation" not in first.data
     assert negatives.message == (
-        "qcrd: 30 negatives of 40 samples at temperature 1.5, 0% of them in force; 25% of the "
-        "samples right, 50% wrong, 25% without an answer, 0% cut"
+        "qcrd: 30 negatives of 40 samples at temperature 1.5, in force in 0% of the questions; 25% "
+        "of the samples right, 50% wrong, 25% without an answer, 0% cut"
     )
     assert second.data["validation"] == 0.5
     assert warning.level == "warn"
@@ -231,3 +231,53 @@ def test_negatives_that_do_nothing_are_warned_of_once(stage: StageContext, event
     assert warning.level == "warn"
     assert "negatives.temperature: auto" in warning.message
     assert "7.2 nats" in warning.message
+
+
+def test_negatives_of_the_minority_are_told_with_the_gradients_of_both_terms(
+    stage: StageContext, events: Mortal
+) -> None:
+    metrics = {
+        "negatives": 3.0, "teacher_negatives": 3.0, "in_force_share": 0.5,
+        "positive_gradient": 2.0, "negative_gradient": 0.5,
+    }  # fmt: skip
+    training_events.emit_iteration(
+        stage, "qcrd", IterationFinished(1, None, False, negative_metrics=metrics)
+    )
+    _, negatives = events.read(ID)
+    assert negatives.message == (
+        "qcrd: 3 negatives (3 of the teacher's minority), in force in 50% of the questions; their "
+        "gradient's norm is 25% of the positives'"
+    )
+    assert negatives.data["negatives"] == metrics
+
+
+@pytest.mark.parametrize(
+    ("metrics", "advice"),
+    [
+        ({**NEGATIVES, "negatives": 0.0, "unread_share": 1.0}, "`negatives.filter: none`"),
+        ({"negatives": 0.0, "in_force_share": 0.0}, "`rationales.n`"),
+    ],
+)
+def test_a_training_without_a_negative_is_warned_of_as_such(
+    stage: StageContext, events: Mortal, metrics: dict[str, float], advice: str
+) -> None:
+    watching = training_events.InertNegatives(stage, "qcrd")
+    for _ in range(3):
+        watching.watch(metrics)
+    (warning,) = events.read(ID)
+    assert warning.level == "warn"
+    assert advice in warning.message
+    assert "nats" not in warning.message
+
+
+def test_no_usable_sample_at_any_temperature_is_not_the_margins_fault(
+    stage: StageContext, events: Mortal
+) -> None:
+    metrics = {**NEGATIVES, "negatives": 0.0, "temperature_share": 0.0, "temperature_usable": 0.0}
+    training_events.emit_iteration(
+        stage, "qcrd", IterationFinished(1, None, False, negative_metrics=metrics)
+    )
+    *_, warning = events.read(ID)
+    assert "no usable sample" in warning.message
+    assert "negatives.filter" in warning.message
+    assert "loss.delta" not in warning.message

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
+from qcrd.method.student.targets import Target
 from qcrd.method.training.checkpoint import capture_state, restore_state
 from qcrd.method.training.negative_sampler import NegativeSampler, NegativeSampleRequest
 from qcrd.method.training.progress import IterationFinished, StepFinished
 from qcrd.method.training.sample_filter import SampledRationales, SampleFilter, SampleKind
 from qcrd.method.training.schedule import make_schedule
+from qcrd.method.training.step_loss import TrainingExample
 from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Rationale
 from qcrd.records.specs.spec import MethodSpec
-from tests.unit.method.training.test_trainer import lessons, spec, student, validate
+from qcrd.records.specs.training_spec import LossSpec
+from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
 TASK = {"answer": "label", "labels": ["animal", "fruit", "tool", "instrument"]}
 SAID = {
@@ -50,6 +53,56 @@ def test_samples_are_sorted_by_their_answers(setting: str, kept: list[str]) -> N
     )
     assert [r.text for r in found.kept["q"]] == [SAID[name] for name in kept]
     assert found.counts == dict.fromkeys(SampleKind, 1)
+
+
+def without_answers(example: TrainingExample) -> TrainingExample:
+    return replace(example, positives=(rationale("it swims in water"),))
+
+
+@pytest.mark.parametrize("setting", ["none", "wrong_only"])
+@pytest.mark.parametrize("source", ["student_lag", "teacher_minority"])
+@pytest.mark.parametrize("has_answers", [True, False])
+def test_a_filter_that_is_bound_to_drop_all_samples_is_known_before_them(
+    setting: str, source: str, has_answers: bool
+) -> None:
+    given = make_spec(filter=setting, source=source)
+    examples = [without_answers(example) for example in lessons()]
+    if has_answers:
+        examples = [replace(e, positives=(rationale(SAID["right"]),)) for e in examples]
+    made = make_schedule("qcrd", given, n_examples=8, seed=0)
+    trainer = Trainer(student(), examples, made, validate, judge())
+    is_bound = setting == "wrong_only" and source == "student_lag" and not has_answers
+    assert trainer.negative_supply.drops_all_samples == is_bound
+
+
+@pytest.mark.parametrize(("setting", "kept"), [("none", 3), ("wrong_only", 1)])
+def test_a_minority_that_is_right_is_a_negative_only_without_a_filter(
+    setting: str, kept: int
+) -> None:
+    """By gold; a vote's minority may be right, and may have no answer."""
+    answers = ("animal", "fruit", None)
+    own = tuple(rationale(f"said {answer}", answer=answer) for answer in answers)
+    example = replace(lessons()[0], gold="animal", negatives=own)
+    given = make_spec(filter=setting, source="teacher_minority")
+    made = make_schedule("qcrd", given, n_examples=1, seed=0)
+    trainer = Trainer(student(), [example], made, validate, judge())
+    (attached,) = trainer.negative_supply.attach([example], {})
+    assert len(attached.negatives) == kept
+    assert "fruit" in {one.answer for one in attached.negatives}
+
+
+@pytest.mark.parametrize("temperature", [1.5, "auto"])
+def test_negatives_of_the_teacher_alone_are_measured_too(temperature: float | str) -> None:
+    given = make_spec(source="teacher_minority", temperature=temperature)
+    for margin, in_force in ((99.0, 1.0), (1e-9, 0.0)):
+        loss = given.loss.model_copy(update={"delta": margin})
+        first, *_ = train(ScriptedSampler({}), given.model_copy(update={"loss": loss}))
+        told = first.negative_metrics
+        assert told["negatives"] == told["teacher_negatives"] == 4
+        assert told["in_force_share"] == in_force
+        assert told["ce_q1"] <= told["ce_median"] <= told["ce_q3"]
+        assert "samples" not in told
+        assert "temperature" not in told
 
 
 class ScriptedSampler(NegativeSampler):
@@ -115,6 +168,46 @@ def test_the_norms_of_both_gradients_are_told_where_a_negative_acts() -> None:
     steps = [r for r in trainer.run() if isinstance(r, StepFinished)]
     assert all(r.losses["negative_gradient"] > 0 for r in steps)
     assert all(r.losses["positive_gradient"] > 0 for r in steps)
+
+
+def test_an_iteration_tells_the_norms_of_its_first_step() -> None:
+    """Of steps not all are told; a run that is taken up again tells them too."""
+    given = make_spec()
+    acting = given.model_copy(update={"loss": given.loss.model_copy(update={"delta": 99.0})})
+    acting = acting.model_copy(
+        update={"hyperparameters": acting.hyperparameters.model_copy(update={"iteration_steps": 2})}
+    )
+    made = make_schedule("dss+positives+negatives", acting, n_examples=8, seed=0)
+    first = Trainer(student(), lessons(), made, validate, negative_sampler=ScriptedSampler({}))
+    step = next(record for record in first.run() if isinstance(record, StepFinished))
+    second = Trainer(student(), lessons(), made, validate, negative_sampler=ScriptedSampler({}))
+    restore_state(second, capture_state(first))
+    end = next(record for record in second.run() if isinstance(record, IterationFinished))
+    for name in ("positive_gradient", "negative_gradient"):
+        assert end.negative_metrics[name] == step.losses[name] > 0
+
+
+@pytest.mark.parametrize(
+    ("scheme", "in_force"), [("min_max", 0.0), ("max_min", 1.0), ("mean", 0.5)]
+)
+def test_in_force_is_what_the_loss_picks_of_a_question(scheme: str, in_force: float) -> None:
+    """Two negatives, one below the margin and one above: eq. 7 picks the highest."""
+    texts = ("it swims", "music nails music nails music nails")
+    negatives = tuple(rationale(text, answer="fruit") for text in texts)
+    example, asked = replace(lessons()[0], negatives=negatives), student()
+    targets = [Target(text) for text in texts]
+    ce = asked.mean_cross_entropy([f"explain: {example.text}"], [0, 0], targets)
+    given = make_spec(source="teacher_minority")
+    loss = LossSpec.model_validate({"scheme": scheme, "delta": float(ce.mean())})
+    made = make_schedule(
+        "dss+positives+negatives", given.model_copy(update={"loss": loss}), n_examples=1, seed=0
+    )
+    first = next(
+        record
+        for record in Trainer(asked, [example], made, validate).run()
+        if isinstance(record, IterationFinished)
+    )
+    assert first.negative_metrics["in_force_share"] == in_force
 
 
 def test_only_the_questions_of_an_iteration_are_sampled_for() -> None:
