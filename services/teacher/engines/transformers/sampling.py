@@ -97,7 +97,7 @@ def _split_into_bins(values: Tensor, padding: float) -> Tensor:
     """[N, V] as [N, bins, BIN_SIZE], with `padding` behind the last."""
     if missing := -values.shape[1] % BIN_SIZE:
         values = F.pad(values, (0, missing), value=padding)
-    return values.unflatten(-1, (-1, BIN_SIZE))
+    return values.view(len(values), -1, BIN_SIZE)
 
 
 def _draw(bins: Tensor, uniforms: Sequence[float]) -> tuple[Tensor, Tensor]:
