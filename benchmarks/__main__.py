@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import data_files, negatives, step_cost, teacher, teachers, throughput, verdicts
+from benchmarks import (
+    data_files,
+    negatives,
+    step_cost,
+    teacher,
+    teacher_sampling,
+    teachers,
+    throughput,
+    verdicts,
+)
 from benchmarks.gateway import __main__ as gateway
 
 BENCHMARKS = {
@@ -15,6 +24,7 @@ BENCHMARKS = {
     "throughput": throughput,
     "negatives": negatives,
     "teacher": teacher,
+    "teacher_sampling": teacher_sampling,
     "teachers": teachers,
     "data_files": data_files,
     "verdicts": verdicts,
@@ -27,7 +37,7 @@ here, as it takes hours: `python -m benchmarks.ladder --help`."""
 
 def _parse_arguments() -> None:
     lines = [
-        f"  {name:<11}{(module.__doc__ or '').splitlines()[0]}"
+        f"  {name:<17}{(module.__doc__ or '').splitlines()[0]}"
         for name, module in BENCHMARKS.items()
     ]
     argparse.ArgumentParser(

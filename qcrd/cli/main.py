@@ -11,6 +11,7 @@ from qcrd.cli.commands import jobs, keys, migrate, models, specs, stack, studies
 from qcrd.cli.commands.doctor import doctor
 from qcrd.cli.commands.estimate import estimate
 from qcrd.cli.commands.init import init
+from qcrd.cli.commands.plan import plan
 from qcrd.cli.commands.run import run
 from qcrd.cli.output.terminal import exit_on_errors
 
@@ -32,6 +33,7 @@ app.command()(stack.down)
 app.command()(stack.status)
 app.command()(init)
 app.command()(estimate)
+app.command()(plan)
 app.command()(run)
 app.command()(studies.study)
 app.add_typer(jobs.app, name="jobs")

@@ -1,4 +1,4 @@
-"""Stop rules, characters that span tokens, token choice, llama.cpp's chunks."""
+"""Stop rules, characters that span tokens, llama.cpp's chunks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
 from services.teacher import sse
-from services.teacher.engines.base import UNKNOWN_TOKEN_ID, SamplingParams, Token
+from services.teacher.engines.base import UNKNOWN_TOKEN_ID, Token
 from services.teacher.engines.factory import build_engine
 from services.teacher.engines.llama_cpp.engine import ChunkDecoder, fold_seed
 from services.teacher.engines.llama_cpp.prefix_sharing import (
@@ -25,12 +24,6 @@ from services.teacher.engines.llama_cpp.prefix_sharing import (
 )
 from services.teacher.engines.llama_cpp.server import locate_tokens
 from services.teacher.engines.transformers.detokenizer import Detokenizer
-from services.teacher.engines.transformers.sampling import (
-    filter_top_k,
-    filter_top_p,
-    filter_typical,
-    sample_token,
-)
 from services.teacher.engines.upstream.openai_choice import cut_at_stop
 from services.teacher.errors import GenerationFailed
 from services.teacher.inference.stopping import StoppingCriteria
@@ -174,36 +167,6 @@ def test_an_upstream_chunk_is_cut_after_the_stop_string(
     text: str, seen: str, expected: str
 ) -> None:
     assert cut_at_stop(text, seen, ("Q:",)) == expected
-
-
-def test_filters_on_a_distribution_worked_by_hand() -> None:
-    """p = .5 .3 .15 .05: top_k 2 and top_p .7 keep the first two (.5 < .7 <= .8). Entropy is
-    .347 + .361 + .285 + .150 = 1.142 nats; surprises .693 1.204 1.897 2.996 lie .449 .062 .755
-    1.854 from it, so typical_p .6 keeps the second, then the first.
-    """
-    scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-
-    def kept(out: torch.Tensor) -> list[int]:
-        return out.isfinite().nonzero().flatten().tolist()
-
-    assert kept(filter_top_k(scores, 2)) == [0, 1]
-    assert kept(filter_top_p(scores, 0.7)) == [0, 1]
-    assert kept(filter_top_p(scores, 0.01)) == [0]
-    assert kept(filter_typical(scores, 0.6)) == [0, 1]
-    assert kept(filter_typical(scores, 0.2)) == [1]
-
-
-def test_penalties_worked_by_hand() -> None:
-    """Token 0 was in the prompt, token 1 twice in the answer. Repetition 2: 2/2 = 1, -1*2 = -2;
-    frequency .5: -2 - 2*.5 = -3. The best is then token 2.
-    """
-    scores = torch.tensor([2.0, -1.0, 1.5])
-    sampling = SamplingParams(repetition_penalty=2.0, frequency_penalty=0.5)
-    chosen, logprobs = sample_token(
-        scores, sampling, prompt=[0], generated=[1, 1], generator=torch.Generator()
-    )
-    assert chosen == 2
-    assert torch.allclose(logprobs, torch.tensor([1.0, -3.0, 1.5]).log_softmax(-1))
 
 
 def test_silence_is_filled_with_comments_and_loses_nothing() -> None:

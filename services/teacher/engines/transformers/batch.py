@@ -17,7 +17,7 @@ from torch import Tensor
 from services.teacher.engines.base import Token
 from services.teacher.engines.transformers.sequence import (
     SequenceState,
-    append_next_token,
+    append_next_tokens,
     bind_adapters,
 )
 from services.teacher.engines.transformers.weights import LoadedModel
@@ -41,10 +41,7 @@ class StaticBatch:
     @torch.inference_mode()
     def step(self) -> list[Token]:
         logits = (self._forward_seq2seq if self._model.seq2seq else self._forward_decoder)()
-        return [
-            append_next_token(self._model, sequence, scores)
-            for sequence, scores in zip(self.sequences, logits, strict=True)
-        ]
+        return append_next_tokens(self._model, self.sequences, logits)
 
     def remove(self, removed: list[int]) -> list[int]:
         """Drop the sequences at `removed` and their cache; the remaining ones' former indices."""
@@ -108,7 +105,7 @@ class StaticBatch:
 
 def _last_logits(out: Any) -> Tensor:
     logits: Tensor = out.logits
-    return logits[:, -1].float().cpu()
+    return logits[:, -1]
 
 
 def _pad(

@@ -19,7 +19,7 @@ from services.teacher.engines.transformers.kv_cache import CacheView, SlotCache
 from services.teacher.engines.transformers.sequence import (
     BASE_ADAPTER,
     SequenceState,
-    append_next_token,
+    append_next_tokens,
     bind_adapters,
 )
 from services.teacher.engines.transformers.weights import LoadedModel
@@ -107,10 +107,7 @@ class ContinuousBatch:
         started = time.perf_counter()
         logits = self._forward()
         forwarded = time.perf_counter()
-        tokens = [
-            append_next_token(self._model, sequence, scores)
-            for sequence, scores in zip(self.sequences, logits, strict=True)
-        ]
+        tokens = append_next_tokens(self._model, self.sequences, logits)
         done = time.perf_counter()
         self._batch_metrics.record_inference(
             "decode", forward=forwarded - started, decode=done - forwarded
@@ -118,7 +115,7 @@ class ContinuousBatch:
         return tokens
 
     def _forward(self) -> Tensor:
-        """Logits [N, V] on the CPU, in float32."""
+        """Logits [N, V], on the model's device."""
         lengths = []
         for sequence, cached in zip(self.sequences, self._cached, strict=False):
             lengths.append(len(cached.tokens))
@@ -137,7 +134,7 @@ class ContinuousBatch:
             use_cache=True,
         )
         logits: Tensor = out.logits[:, -1]
-        return logits.float().cpu()
+        return logits
 
     @torch.inference_mode()
     def remove(self, removed: Sequence[int]) -> list[int]:
@@ -203,11 +200,11 @@ def _matches_reference_logits(
 ) -> bool:
     try:
         batch.add(probe)
-        ours = batch._forward()[0]
+        ours = batch._forward()[0].float()
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
         return False
     finally:
         batch.reset()
     ids = torch.tensor([list(probe.prompt)], device=model.net.device)
-    reference = bind_adapters(model, [probe])(input_ids=ids).logits[0, -1].float().cpu()
+    reference = bind_adapters(model, [probe])(input_ids=ids).logits[0, -1].float()
     return bool((ours - reference).abs().max() <= LOGITS_TOLERANCE * reference.std())

@@ -1,96 +1,281 @@
-"""The choice of the next token, in TGI's order of processors (server/utils/tokens.py 81-98)."""
+"""The choice of the next tokens, all rows of a batch at once on the device of their logits.
+
+The processors stand in TGI's order (server/utils/tokens.py 81-98). A row draws with one uniform
+number, a function of its seed and of how many tokens it has, so that what it says depends on its
+own logits and seed and not on the rows beside it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from services.teacher.engines.base import SamplingParams
 
+BIN_SIZE = 128
+"""Neighbouring tokens that are first drawn from as one. Vocabularies are padded to multiples of it
+(SmolLM2's 49,152, Qwen's 151,936), and others are here."""
+CPU_BLOCK_SIZE = 2**20
+"""Scores worked on at a time on a CPU, so that they stay in its cache; 64 rows of 151,936 take
+three times as long in one piece. An accelerator takes all rows at once."""
+MASS_CANDIDATES = 1024
+"""Tokens among which the mass of a filter is looked for before all are sorted, which takes a
+hundred times as long as all else on a CPU."""
 
-def sample_token(
-    logits: Tensor,
-    sampling: SamplingParams,
-    *,
-    prompt: Sequence[int],
-    generated: Sequence[int],
-    generator: torch.Generator,
-    grammar_mask: Tensor | None = None,
-) -> tuple[int, Tensor]:
-    """The next id and the log-probabilities [V] it was chosen from, given raw `logits` [V].
 
-    `grammar_mask`: mask [V] of the tokens a grammar takes next.
+@dataclass(frozen=True, slots=True)
+class SamplingRow:
+    """One row to choose a token for: its settings and its tokens so far. `grammar_mask` [V] marks
+    the tokens that its grammar takes next; `top_n`: how many of the likeliest to tell."""
+
+    sampling: SamplingParams
+    prompt: Sequence[int] = ()
+    generated: Sequence[int] = ()
+    grammar_mask: Tensor | None = None
+    top_n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """A chosen token with its log-probability, natural, and the row's likeliest tokens with theirs;
+    -inf for what the settings or the grammar rule out."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def sample_tokens(logits: Tensor, rows: Sequence[SamplingRow]) -> list[SampledToken]:
+    """The next token of each row, given the model's `logits` [N, V]."""
+    if logits.device.type != "cpu":
+        return _sample_block(logits, rows)
+    size = max(1, CPU_BLOCK_SIZE // logits.shape[1])
+    return [
+        token
+        for start in range(0, len(rows), size)
+        for token in _sample_block(logits[start : start + size], rows[start : start + size])
+    ]
+
+
+def _sample_block(logits: Tensor, rows: Sequence[SamplingRow]) -> list[SampledToken]:
+    scores = _filter(_apply_grammars(_apply_penalties(logits.float(), rows), rows), rows)
+    bins = _split_into_bins(scores, -math.inf)
+    best, top = _find_best(bins)
+    drawn, totals = _draw(bins.sub(top[..., None]).exp_(), [_draw_uniform(row) for row in rows])
+    is_drawn = torch.tensor([row.sampling.do_sample for row in rows]).to(scores.device)
+    chosen = torch.where(is_drawn, drawn, best)
+    log_totals = top + totals.log()[:, None]
+    logprobs = scores.gather(-1, chosen[:, None]) - log_totals
+    # One copy to the host: ids are whole numbers that a float64 holds.
+    ids, values = torch.stack([chosen.double(), logprobs[:, 0]]).tolist()
+    likeliest = _find_likeliest(scores, log_totals, rows)
+    return [
+        SampledToken(int(i), value, likeliest.get(number, ()))
+        for number, (i, value) in enumerate(zip(ids, values, strict=True))
+    ]
+
+
+# --- the draw -------------------------------------------------------------------------------------
+
+
+def draw_tokens(weights: Tensor, uniforms: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """One id per row [N] in proportion to `weights` [N, V], and the rows' sums [N] in float64.
+
+    The inverse of the cumulative distribution at a uniform number per row.
     """
-    logits = apply_penalties(logits.float(), sampling, prompt, generated)
-    if grammar_mask is not None:
-        logits = logits.masked_fill(~grammar_mask, -math.inf)
-    if not sampling.do_sample:
-        logprobs = logits.log_softmax(-1)
-        return int(logprobs.argmax()), logprobs
-    logits = logits / sampling.temperature
-    if sampling.top_k:
-        logits = filter_top_k(logits, sampling.top_k)
-    if sampling.top_p:
-        logits = filter_top_p(logits, sampling.top_p)
-    if sampling.typical_p:
-        logits = filter_typical(logits, sampling.typical_p)
-    logprobs = logits.log_softmax(-1)
-    return draw_token(logprobs, generator), logprobs
+    return _draw(_split_into_bins(weights, 0.0), uniforms)
 
 
-def draw_token(logprobs: Tensor, generator: torch.Generator) -> int:
-    """One id by one uniform number, where `torch.multinomial` would draw one per id."""
-    cumulative = logprobs.double().exp().cumsum(-1)
-    threshold = torch.rand(1, generator=generator, dtype=torch.float64) * cumulative[-1]
-    return int(torch.searchsorted(cumulative, threshold, right=True).clamp(max=len(cumulative) - 1))
+def _split_into_bins(values: Tensor, padding: float) -> Tensor:
+    """[N, V] as [N, bins, BIN_SIZE], with `padding` behind the last."""
+    if missing := -values.shape[1] % BIN_SIZE:
+        values = F.pad(values, (0, missing), value=padding)
+    return values.view(len(values), -1, BIN_SIZE)
 
 
-def apply_penalties(
-    logits: Tensor, sampling: SamplingParams, prompt: Sequence[int], generated: Sequence[int]
-) -> Tensor:
+def _draw(bins: Tensor, uniforms: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """A draw first among `bins` of weights and then inside one: a running sum over the whole
+    vocabulary costs more than all else."""
+    masses = bins.sum(-1).double()
+    totals = masses.sum(-1)
+    targets = torch.tensor(uniforms, dtype=torch.float64).to(bins.device) * totals
+    place, rest = _find_bin(masses, targets)
+    inside = _select(bins, place).double()
+    return place * BIN_SIZE + _find_bin(inside, rest)[0], totals
+
+
+def _find_best(bins: Tensor) -> tuple[Tensor, Tensor]:
+    """The id of the highest of each row's scores [N], and that score [N, 1]. Over the whole row a
+    CPU looks for it ten times as long."""
+    top, place = bins.amax(-1).max(-1, keepdim=True)
+    return place[:, 0] * BIN_SIZE + _select(bins, place[:, 0]).argmax(-1), top
+
+
+def _select(bins: Tensor, place: Tensor) -> Tensor:
+    """The bin [N, BIN_SIZE] of each row at its `place` [N]."""
+    return bins[torch.arange(len(bins), device=bins.device), place]
+
+
+def _find_bin(masses: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The bin of `masses` [N, K] that `targets` [N] fall into, never an empty one, and what is left
+    of them there."""
+    ends = masses.cumsum(-1)
+    found = torch.searchsorted(ends, targets[:, None], right=True)
+    # Rounding may leave a target at or behind the end of the last bin that has anything.
+    numbers = torch.arange(masses.shape[1], device=masses.device)
+    found = torch.minimum(found, (numbers * (masses > 0)).amax(-1, keepdim=True))
+    rest = targets - (ends - masses).gather(-1, found)[:, 0]
+    return found[:, 0], rest
+
+
+def _draw_uniform(row: SamplingRow) -> float:
+    """A number in [0, 1) with 53 random bits, of the row's seed and the place of its next token."""
+    if not row.sampling.do_sample:
+        return 0.0
+    # Seeds go up to 2^64 - 1, as TGI's do.
+    key = (row.sampling.seed or 0).to_bytes(8, "little") + len(row.generated).to_bytes(8, "little")
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53
+
+
+def _find_likeliest(
+    scores: Tensor, log_totals: Tensor, rows: Sequence[SamplingRow]
+) -> dict[int, tuple[tuple[int, float], ...]]:
+    """The `top_n` likeliest tokens of the rows that ask for them, by row."""
+    asking = [number for number, row in enumerate(rows) if row.top_n]
+    if not asking:
+        return {}
+    index = torch.tensor(asking).to(scores.device)
+    most = min(max(rows[number].top_n for number in asking), scores.shape[1])
+    best = scores[index].topk(most)
+    ids, logprobs = best.indices.tolist(), (best.values - log_totals[index]).tolist()
+    return {
+        number: tuple(zip(ids[place], logprobs[place], strict=True))[: rows[number].top_n]
+        for place, number in enumerate(asking)
+    }
+
+
+# --- penalties and grammars -----------------------------------------------------------------------
+
+
+def _apply_penalties(scores: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     """Repetition penalty over prompt and output (CTRL, Keskar et al. 2019); over the output the
     frequency penalty, subtracted once per occurrence, and the presence penalty, once per token.
     """
-    if sampling.repetition_penalty:
-        seen = torch.tensor(sorted({*prompt, *generated}), dtype=torch.long)
-        seen_logits = logits[seen]
-        penalty = sampling.repetition_penalty
-        logits = logits.scatter(
-            0, seen, torch.where(seen_logits < 0, seen_logits * penalty, seen_logits / penalty)
+    repeated = [
+        (number, token, row.sampling.repetition_penalty)
+        for number, row in enumerate(rows)
+        if row.sampling.repetition_penalty
+        for token in {*row.prompt, *row.generated}
+    ]
+    if repeated:
+        places, penalties = _locate(repeated, scores)
+        seen = scores[places]
+        penalized = torch.where(seen < 0, seen * penalties, seen / penalties)
+        scores = scores.index_put(places, penalized)
+    written = [
+        (
+            number,
+            token,
+            (row.sampling.frequency_penalty or 0.0) * count
+            + (row.sampling.presence_penalty or 0.0),
         )
-    if generated and (sampling.frequency_penalty or sampling.presence_penalty):
-        counts = torch.bincount(torch.tensor(generated), minlength=len(logits))
-        logits = logits - (sampling.frequency_penalty or 0.0) * counts
-        logits = logits - (sampling.presence_penalty or 0.0) * (counts > 0)
-    return logits
+        for number, row in enumerate(rows)
+        if row.sampling.frequency_penalty or row.sampling.presence_penalty
+        for token, count in Counter(row.generated).items()
+    ]
+    if written:
+        places, penalties = _locate(written, scores)
+        scores = scores.index_put(places, -penalties, accumulate=True)
+    return scores
 
 
-def filter_top_k(logits: Tensor, k: int) -> Tensor:
-    threshold = logits.topk(min(k, len(logits))).values[-1]
-    return logits.masked_fill(logits < threshold, -math.inf)
+def _locate(
+    entries: Sequence[tuple[int, int, float]], scores: Tensor
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The places of (row, token, value) in `scores`, and the values."""
+    numbers, tokens, values = zip(*entries, strict=True)
+    index = torch.tensor([numbers, tokens]).to(scores.device)
+    return (index[0], index[1]), torch.tensor(values, dtype=scores.dtype).to(scores.device)
 
 
-def filter_top_p(logits: Tensor, p: float) -> Tensor:
-    """The smallest set of most likely tokens with at least mass `p` (Holtzman et al. 2020)."""
-    sorted_logits, order = logits.sort(descending=True)
-    mass_before = sorted_logits.softmax(-1).cumsum(-1).roll(1)
-    mass_before[0] = 0.0
-    return logits.masked_fill(_scatter_mask(mass_before >= p, order), -math.inf)
+def _apply_grammars(scores: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+    masks = {n: row.grammar_mask for n, row in enumerate(rows) if row.grammar_mask is not None}
+    if not masks:
+        return scores
+    allowed = torch.stack([*masks.values()]).to(scores.device)
+    index = torch.tensor([*masks]).to(scores.device)
+    return scores.index_copy(0, index, scores[index].masked_fill(~allowed, -math.inf))
 
 
-def filter_typical(logits: Tensor, p: float) -> Tensor:
-    """The tokens whose surprise is nearest the entropy, up to mass `p` (Meister et al. 2023)."""
-    logprobs = logits.log_softmax(-1)
-    probs = logprobs.exp()
-    entropy = -(probs * logprobs.clamp(min=-1e4)).sum()
-    order = (-logprobs - entropy).abs().argsort()
-    mass_before = probs[order].cumsum(-1).roll(1)
-    mass_before[0] = 0.0
-    return logits.masked_fill(_scatter_mask(mass_before >= p, order), -math.inf)
+# --- filters --------------------------------------------------------------------------------------
 
 
-def _scatter_mask(mask: Tensor, order: Tensor) -> Tensor:
-    return torch.zeros_like(mask).scatter(0, order, mask)
+def _filter(scores: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+    """Temperature and filters of the rows that draw, each with its own settings."""
+    settings = [row.sampling if row.sampling.do_sample else SamplingParams() for row in rows]
+    temperatures = [setting.temperature for setting in settings]
+    if any(temperature != 1.0 for temperature in temperatures):
+        scores = scores / torch.tensor(temperatures).to(scores.device)[:, None]
+    scores = _filter_rows(scores, [setting.top_k for setting in settings], filter_top_k)
+    scores = _filter_rows(scores, [setting.top_p for setting in settings], filter_top_p)
+    return _filter_rows(scores, [setting.typical_p for setting in settings], filter_typical)
+
+
+def _filter_rows(
+    scores: Tensor,
+    values: Sequence[float | None],
+    keep: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """`scores` with the rows that have a value of this filter filtered by it."""
+    filtered = [number for number, value in enumerate(values) if value]
+    if not filtered:
+        return scores
+    bounds = torch.tensor([values[number] for number in filtered]).to(scores.device)
+    if len(filtered) == len(values):
+        return keep(scores, bounds)
+    index = torch.tensor(filtered).to(scores.device)
+    return scores.index_copy(0, index, keep(scores[index], bounds))
+
+
+def filter_top_k(scores: Tensor, k: Tensor) -> Tensor:
+    """Of each row of `scores` [N, V] the `k` [N] highest, and what equals the last of them."""
+    k = k.clamp(max=scores.shape[1])
+    best = scores.topk(int(k.max())).values
+    return scores.masked_fill(scores < best.gather(-1, k[:, None] - 1), -math.inf)
+
+
+def filter_top_p(scores: Tensor, p: Tensor) -> Tensor:
+    """The smallest set of most likely tokens with at least mass `p` [N] (Holtzman et al. 2020)."""
+    return _keep_mass(scores, scores, p)
+
+
+def filter_typical(scores: Tensor, p: Tensor) -> Tensor:
+    """The tokens whose surprise is nearest the entropy, up to mass `p` [N] (Meister et al.,
+    2023)."""
+    logprobs = scores.log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1, keepdim=True)
+    return _keep_mass(scores, -(-logprobs - entropy).abs(), p)
+
+
+def _keep_mass(scores: Tensor, ranks: Tensor, p: Tensor) -> Tensor:
+    """`scores` [N, V] of the tokens first by `ranks` [N, V], highest first, that just have mass `p`
+    [N]; a device waits for the host once."""
+    probs = scores.softmax(-1)
+    order = ranks.topk(min(MASS_CANDIDATES, ranks.shape[1])).indices
+    masses = probs.gather(-1, order)
+    if bool((masses.sum(-1) < p).any()):
+        order = ranks.argsort(descending=True, stable=True)
+        masses = probs.gather(-1, order)
+    mass_before = masses.cumsum(-1).roll(1, -1)
+    mass_before[:, 0] = 0.0
+    is_kept = torch.zeros_like(scores, dtype=torch.bool)
+    is_kept.scatter_(-1, order, mass_before < p[:, None])
+    return scores.masked_fill(~is_kept, -math.inf)

@@ -1,4 +1,4 @@
-"""The state of one sequence, and the choice of its next token from its logits."""
+"""The state of one sequence, and the token that is appended to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from torch import Tensor
 from services.teacher.engines.base import EngineFinishReason, Token, ValidGenerateRequest
 from services.teacher.engines.transformers.detokenizer import Detokenizer
 from services.teacher.engines.transformers.grammar_mask import GrammarMatcher
-from services.teacher.engines.transformers.sampling import sample_token
+from services.teacher.engines.transformers.sampling import (
+    SampledToken,
+    SamplingRow,
+    sample_tokens,
+)
 from services.teacher.engines.transformers.weights import LoadedModel
 
 BASE_ADAPTER = "__base__"
@@ -27,7 +31,6 @@ class SequenceState:
     request: ValidGenerateRequest
     prompt: Sequence[int]
     detokenizer: Detokenizer
-    generator: torch.Generator
     grammar_matcher: GrammarMatcher | None = None
     adapter: str = BASE_ADAPTER
     generated: list[int] = field(default_factory=list)
@@ -39,33 +42,40 @@ def create_sequence(
     def decode(ids: Sequence[int]) -> str:
         return str(model.tokenizer.decode(ids, skip_special_tokens=True))
 
-    generator = torch.Generator()
-    # torch takes seeds up to 2^64 - 1, as TGI does.
-    generator.manual_seed(request.sampling.seed or 0)
     adapter = request.adapter_id if request.adapter_id in model.adapters else None
     return SequenceState(
         request,
         request.prompt_token_ids or (),
         Detokenizer(decode),
-        generator,
         grammar_matcher,
         adapter or BASE_ADAPTER,
     )
 
 
-def append_next_token(model: LoadedModel, sequence: SequenceState, logits: Tensor) -> Token:
-    """The token chosen from raw `logits` [V], appended to `sequence`."""
-    request = sequence.request
-    chosen, logprobs = sample_token(
-        logits,
-        request.sampling,
-        prompt=sequence.prompt,
-        generated=sequence.generated,
-        generator=sequence.generator,
-        grammar_mask=None
-        if sequence.grammar_matcher is None
-        else sequence.grammar_matcher.compute_mask(len(logits)),
-    )
+def append_next_tokens(
+    model: LoadedModel, sequences: Sequence[SequenceState], logits: Tensor
+) -> list[Token]:
+    """The token of each sequence chosen from the raw `logits` [N, V], appended to it."""
+    rows = [
+        SamplingRow(
+            sequence.request.sampling,
+            sequence.prompt,
+            sequence.generated,
+            None
+            if sequence.grammar_matcher is None
+            else sequence.grammar_matcher.compute_mask(logits.shape[1]),
+            sequence.request.top_n_tokens,
+        )
+        for sequence in sequences
+    ]
+    return [
+        _append_token(model, sequence, sampled)
+        for sequence, sampled in zip(sequences, sample_tokens(logits, rows), strict=True)
+    ]
+
+
+def _append_token(model: LoadedModel, sequence: SequenceState, sampled: SampledToken) -> Token:
+    chosen = sampled.id
     sequence.generated.append(chosen)
     if sequence.grammar_matcher is not None:
         sequence.grammar_matcher.accept_token(chosen)
@@ -74,21 +84,17 @@ def append_next_token(model: LoadedModel, sequence: SequenceState, logits: Tenso
     )
     special = finish_reason is not None or chosen in model.special_token_ids
     text = decode_token(model, chosen) if special else sequence.detokenizer.add(chosen)
-    top_tokens: tuple[Token, ...] = ()
-    if request.top_n_tokens:
-        best = logprobs.topk(request.top_n_tokens)
-        top_tokens = tuple(
-            # A token that sampling or a grammar rules out has no finite log-probability.
-            Token(i, decode_token(model, i), value if math.isfinite(value) else None)
-            for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        )
     return Token(
         chosen,
         text,
-        float(logprobs[chosen]),
+        sampled.logprob,
         special=special,
         finish_reason=finish_reason,
-        top_tokens=top_tokens,
+        top_tokens=tuple(
+            # A token that sampling or a grammar rules out has no finite log-probability.
+            Token(i, decode_token(model, i), value if math.isfinite(value) else None)
+            for i, value in sampled.top
+        ),
     )
 
 
