@@ -61,7 +61,9 @@ def list_versions() -> list[str]:
     """A line for each package, without importing any of them: that takes seconds."""
     lines = [f"python {platform.python_version()}"]
     for module, package in MODULES.items():
-        lines.append(f"{package} {_find_version(package)}" if find_spec(module) else f"no {package}")
+        lines.append(
+            f"{package} {_find_version(package)}" if find_spec(module) else f"no {package}"
+        )
     return lines
 
 
