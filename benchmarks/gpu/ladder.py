@@ -90,7 +90,10 @@ def run(plan: LadderPlan, folders: Sequence[Path], clock: Clock) -> int:
             if clock.left <= 0:
                 break
             time.sleep(POLL_SECONDS)
-        # Leaving the pool ends what still runs: no run is cut in two.
+        if not running:
+            pool.close()
+            pool.join()
+        # Else leaving the pool ends what still runs, of which nothing is kept.
     return _report(plan, folders, failed)
 
 
@@ -141,7 +144,7 @@ def run_one(plan: LadderPlan, key: Key) -> dict[str, Any]:
     return {**line, "loss": line["loss"][::stride], "loss_stride": stride}
 
 
-# --- rehearsal -------------------------------------------------------------------------------------
+# --- rehearsal ---------------------------------------------------------------------------------
 
 
 def make_rehearsal(folder: Path, device: str) -> LadderPlan:

@@ -1,4 +1,4 @@
-"""Parity: what a device computes, beside what the CPU does, for teacher, judge, students, attention.
+"""Parity: what a device computes beside what a CPU does, of teacher, judge, students, attention.
 
 On a CPU both sides are its own, so that a rehearsal goes the same way.
 """
@@ -37,7 +37,7 @@ from services.teacher.engines.transformers.weights import Precision
 FP32_TOLERANCE = 1e-3
 """Of a loss after a few steps of AdamW, in nats: products are summed in another order."""
 BF16_TOLERANCE = 0.1
-"""The same where matrix products are in bf16, with 8 bits of mantissa, and fp32 is the reference."""
+"""The same where matrix products are in bf16, of 8 bits, and fp32 is the reference."""
 LOGPROB_TOLERANCE = 1e-3
 STEPS = 4
 MARGIN = 50.0

@@ -126,7 +126,7 @@ def _free(device: str) -> None:
 
 
 def compute_ratios(found: dict[str, Any]) -> dict[str, float]:
-    """QCRD's step over DSS's in time, DSS's tokens per second over the plain training's."""
+    """QCRD's step over DSS's in time, and the plain training's of the same questions over DSS's."""
 
     def seconds(name: str) -> float | None:
         value: float | None = found[name].get("seconds")
@@ -137,7 +137,7 @@ def compute_ratios(found: dict[str, Any]) -> dict[str, float]:
     if dss and qcrd:
         ratios["qcrd_over_dss"] = qcrd / dss
     if dss and plain:
-        ratios["dss_throughput_over_plain"] = plain / dss
+        ratios["plain_over_dss"] = plain / dss
     return ratios
 
 
@@ -148,7 +148,7 @@ def measure_step(
     peak_flops: float | None,
     max_steps: int,
 ) -> dict[str, Any]:
-    """Seconds, tokens per second, peak memory and utilisation of whole steps, optimizer included."""
+    """Rate, peak memory and utilisation of whole steps, the optimizer included."""
     spec = MethodSpec(
         loss=LossSpec(delta=MARGIN), hyperparameters=Hyperparameters(batch_size=len(batch))
     )
