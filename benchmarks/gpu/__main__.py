@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.gpu import parcels
 from benchmarks.gpu.machine import CPU, Machine, describe, find_missing, list_versions
 from benchmarks.gpu.results import CANNOT, FAILED, WHOLE, Clock, StageResults, run_parts
-from qcrd.errors import QcrdError
+from qcrd.errors import NotFound, QcrdError
 
 STAGES = ("smoke", "speed", "decide", "ladder")
 KEPT = Path("gpu-results")
@@ -136,12 +136,19 @@ def _run_ladder(
     options: argparse.Namespace, machine: Machine, folders: list[Path], clock: Clock
 ) -> int:
     from benchmarks.gpu import ladder
+    from benchmarks.ladder import students
 
     if options.rehearse:
         with tempfile.TemporaryDirectory() as folder:
             return ladder.run(ladder.make_rehearsal(Path(folder), machine.device), folders, clock)
     if options.data is None:
         print("missing: --data, the folder that holds the data sets' folders")
+        return CANNOT
+    try:  # once, before there are processes that would
+        for name in (options.student, "minilm"):
+            print(f"{name}: {students.get_checkpoint(name, options.models)}", flush=True)
+    except NotFound as error:
+        print(f"missing: {error.message}")
         return CANNOT
     plan = ladder.LadderPlan(
         options.data, options.models,

@@ -25,7 +25,6 @@ MODULES: Mapping[str, str] = {
     "minio": "minio",
     "zstandard": "zstandard",
     "prometheus_client": "prometheus-client",
-    "httpx2": "httpx2",
     "llguidance": "llguidance",
 }
 """Modules that the stages import, and the packages that bring them."""
