@@ -26,6 +26,7 @@ MODULES: Mapping[str, str] = {
     "zstandard": "zstandard",
     "prometheus_client": "prometheus-client",
     "llguidance": "llguidance",
+    "cachetools": "cachetools",
 }
 """Modules that the stages import, and the packages that bring them."""
 FLOORS: Mapping[str, tuple[int, int]] = {"torch": (2, 11), "transformers": (5, 17)}
