@@ -8,9 +8,11 @@ SPEC ?= examples/demo.yaml
 REPORT ?= demo-report.json
 TEST_WORKERS ?= 2
 SURVIVAL_SEED ?= 0
+# On a machine without a network there is no environment of ours: its own Python has the torch.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test survive test-compose check bench clean
+.PHONY: help install demo up down test survive test-compose check bench gpu clean
 
 help:
 	@echo "make demo     start everything, distil examples/demo.yaml, print the report, stop everything"
@@ -19,6 +21,8 @@ help:
 	@echo "make survive  every part killed, stalled or filled up ten times, at moments of SURVIVAL_SEED"
 	@echo "make test-compose  the containers, from nothing to a distilled student (needs Docker)"
 	@echo "make bench    the benchmarks"
+	@echo "make gpu STAGE=smoke|speed|decide|ladder  on a machine with a GPU (docs/gpu.md);"
+	@echo "              make gpu REHEARSE=1 goes through all of them on this CPU"
 	@echo "make install  only the environment in $(VENV); make clean removes it"
 
 install: $(INSTALLED)
@@ -70,6 +74,10 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+# GPU_ARGS are the stage's further options: --data, --models, --out, --limit.
+gpu:
+	@$(GPU_PYTHON) -m benchmarks.gpu $(STAGE) $(if $(REHEARSE),--rehearse) $(GPU_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -94,6 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--validate", type=int, help="most validation questions; default all")
     parser.add_argument("--test", type=int, help="most test questions; default all")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--device", default="cpu", help="`cuda`: the GPU")
     parser.add_argument("--lag", type=int, default=1)
     parser.add_argument("--judge-pretrain-steps", type=int, default=10)
     parser.add_argument("--judge-update-steps", type=int, default=2)

@@ -51,6 +51,7 @@ class Conditions:
     judge_batch_size: int
     judge_tokens: int
     rationale_tokens: int | None
+    device: str = "cpu"
 
     def make_method_spec(self, dataset: str) -> MethodSpec:
         shape = DATASETS[dataset]
@@ -92,11 +93,13 @@ def run_condition(
         method, spec, n_examples=len(loaded.lessons), seed=seed, flops=conditions.flops
     )
     base = students.get_checkpoint(conditions.student, models)
-    student = load_student(base, spec.student, spec.hyperparameters, seed=seed)
+    student = load_student(
+        base, spec.student, spec.hyperparameters, seed=seed, device=conditions.device
+    )
     judge = None
     if planned.objective.uses_judge:
         judge = ObservedJudge(
-            _load_judge(models, spec.discriminator, seed),
+            _load_judge(models, spec.discriminator, seed).to(conditions.device),
             spec.discriminator,
             loaded,
             spec.task,

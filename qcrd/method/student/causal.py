@@ -21,6 +21,7 @@ class CausalStudent(Student):
 
     `packed`: a prompt shares its sequence with all of its targets, under a mask. Models that carry
     a state along the sequence, or count places in ways of their own, get one sequence per target.
+    `block_attention`: losses are computed by FlexAttention, on a GPU where the model's can be.
     """
 
     suffix = "\nAnswer:"
@@ -40,6 +41,7 @@ class CausalStudent(Student):
         super().__init__(model, tokenizer, **limits)
         self.max_row_tokens = packing.MAX_ROW_TOKENS
         self._windows = packing.attention_windows(model.config) if packed else None
+        self.block_attention = packed and self.device.type == "cuda" and _has_blocks(model)
 
     def _count_parameters(self) -> tuple[int, int]:
         total = sum(p.numel() for p in self.model.parameters())
@@ -90,11 +92,11 @@ class CausalStudent(Student):
 
     @contextmanager
     def _block_attention(self) -> Iterator[None]:
-        """On a GPU, attention that computes what the mask lets through and no more. Generation,
-        which has another shape at each token, stays with what the model was loaded with."""
+        """Attention that computes what the mask lets through and no more. Generation, which has
+        another shape at each token, stays with what the model was loaded with."""
         config = self.model.config
         loaded = config._attn_implementation
-        if self._windows is not None and self.device.type == "cuda" and _has_blocks(self.model):
+        if self.block_attention:
             config._attn_implementation = "flex_attention"
         try:
             yield

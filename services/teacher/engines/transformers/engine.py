@@ -34,7 +34,8 @@ DEFAULT_CONTEXT = 2048
 
 class TransformersEngine:
     """`max_batch_total_tokens`: tokens of prompt and output that all running requests may reach
-    together. `prefill`: prompt tokens read between two steps of the running requests.
+    together. `prefill`: prompt tokens read between two steps of the running requests. `device`: by
+    default the GPU if there is one.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class TransformersEngine:
         adapters: Mapping[str, str] | None = None,
         max_batch_total_tokens: int | None = None,
         max_batch_prefill_tokens: int = 2048,
+        device: str | None = None,
     ) -> None:
         self._path, self._model_id = path, model_id
         self._threads, self._slots = threads, slots
         self._precision, self._adapters = precision, dict(adapters or {})
+        self._device = device
         self._max_batch_total_tokens, self._max_batch_prefill_tokens = (
             max_batch_total_tokens,
             max_batch_prefill_tokens,
@@ -134,7 +137,9 @@ class TransformersEngine:
         from services.teacher.engines.transformers.worker import BatchLimits, EngineWorker
 
         torch.set_num_threads(self._threads)
-        model = weights.load_model(self._path, precision=self._precision, adapters=self._adapters)
+        model = weights.load_model(
+            self._path, precision=self._precision, adapters=self._adapters, device=self._device
+        )
         max_input_tokens, max_total_tokens = self._limits
         output = model.max_output_positions or 0
         total = max_total_tokens or min(model.max_positions, DEFAULT_CONTEXT) + output

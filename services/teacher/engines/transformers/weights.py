@@ -33,9 +33,13 @@ class LoadedModel:
 
 
 def load_model(
-    path: Path, *, precision: Precision = "float32", adapters: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    precision: Precision = "float32",
+    adapters: Mapping[str, str] | None = None,
+    device: str | None = None,
 ) -> LoadedModel:
-    """The model in `path`, on the GPU if there is one.
+    """The model in `path`, on `device`, by default on the GPU if there is one.
 
     `adapters`: name to folder of a LoRA adapter. Raises `Invalid` for what can never load.
     """
@@ -52,7 +56,7 @@ def load_model(
     except (ValueError, OSError) as error:
         raise _load_error(path, str(error).splitlines()[0]) from error
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _resolve_dtype(precision, device)
     net = kind.from_pretrained(
         folder, dtype=dtype, use_safetensors=None if load_options else True, **load_options
