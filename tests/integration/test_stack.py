@@ -28,7 +28,7 @@ COMMAND = (sys.executable, "-c", "from qcrd.cli.main import app; app()")
 WEB = 'web: python -m http.server --bind 127.0.0.1 --directory "${QCRD_DATA}" ${QCRD_API_PORT}\n'
 IDLE = 'idle: python -c "import time; time.sleep(1000)"\n'
 # A shell: on busy cores Python alone takes longer to start than a part has to stay up to be ready.
-BROKEN = "broken: sh -c \"echo no such luck; exit 3\"\n"
+BROKEN = 'broken: sh -c "echo no such luck; exit 3"\n'
 # Deaf to SIGTERM, like a worker in the middle of a task.
 DEAF = (
     'deaf: python -c "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"\n'
