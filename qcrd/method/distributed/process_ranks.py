@@ -93,7 +93,8 @@ class ProcessRanks(Ranks):
         self._store = PrefixStore("ranks", store)
         # A connection of its own: one that waits for an answer blocks whoever shares it.
         self._beat_store = PrefixStore("ranks", store.clone())
-        threading.Thread(target=self._beat_loop, daemon=True).start()
+        self._beating = threading.Thread(target=self._beat_loop, daemon=True)
+        self._beating.start()
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
             backend,
@@ -112,6 +113,8 @@ class ProcessRanks(Ranks):
         trace: TracebackType | None,
     ) -> None:
         self._closed.set()
+        # A thread that is inside the store when the interpreter ends would abort the process.
+        self._beating.join(self._lost_seconds)
 
     def finish(self) -> None:
         """Take the group down, together with all others. Not after an error: they may be gone, and
