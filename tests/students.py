@@ -21,7 +21,7 @@ from qcrd.records.specs.task import TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store
-from services.trainer import publish
+from services.trainer.results import publish
 from tests import tiny
 
 REASONS = {

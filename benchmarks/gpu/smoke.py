@@ -30,7 +30,7 @@ from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import copy_trainable_weights, get_trainable_weights
 from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime.storage.store import MemoryStore
-from services.trainer.checkpoint_store import CheckpointStore
+from services.trainer.checkpoints.store import CheckpointStore
 
 SECONDS = 180.0
 WITHOUT_JUDGE = "dss+positives+negatives"

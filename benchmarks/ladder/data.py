@@ -23,7 +23,7 @@ from qcrd.records.rationales import Question, RationaleCounts, RationaleItem
 from qcrd.records.specs.rationale_spec import RationaleSpec
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
-from services.trainer.training_dataset import LabeledQuestions, make_example
+from services.trainer.data.training_dataset import LabeledQuestions, make_example
 
 T = TypeVar("T")
 

@@ -27,8 +27,8 @@ from qcrd.method.training.trainer import Trainer
 from qcrd.records.rationales import Prediction
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.training_spec import Hyperparameters, JudgeSpec, NegativeSpec, StudentSpec
-from services.trainer.measuring import compute_validation_score
-from services.trainer.training_dataset import LabeledQuestions
+from services.trainer.data.training_dataset import LabeledQuestions
+from services.trainer.results.measuring import compute_validation_score
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,12 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import write_lines
-from services.trainer import preflight, publish, training_dataset
-from services.trainer.checkpoint_store import CheckpointStore, StudentResult
-from services.trainer.revision import pin_revision
+from services.trainer.checkpoints.store import CheckpointStore, StudentResult
+from services.trainer.data import preflight, training_dataset
+from services.trainer.data.revision import pin_revision
+from services.trainer.data.training_dataset import TrainingDataset
+from services.trainer.results import publish
 from services.trainer.student_run import StudentRun, train_student
-from services.trainer.training_dataset import TrainingDataset
 
 RELATIVE_STEP_COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "dss+positives": 4.0}
 MAX_RELATIVE_STEP_COST = 6.0

@@ -36,10 +36,11 @@ from qcrd.method.training.progress import (
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.runtime.jobs.stage_context import StageContext
-from services.trainer import measuring, rationale_scores, training_events
-from services.trainer.checkpoint_store import CheckpointStore, StudentResult
-from services.trainer.checkpoint_writer import CheckpointWriter
-from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
+from services.trainer import training_events
+from services.trainer.checkpoints.store import CheckpointStore, StudentResult
+from services.trainer.checkpoints.writer import CheckpointWriter
+from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
+from services.trainer.results import measuring, rationale_scores
 
 EMIT_INTERVAL_SECONDS = 1.0
 """At most one progress write and one metrics event per second, however fast the steps are."""

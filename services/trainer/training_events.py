@@ -16,7 +16,7 @@ from qcrd.method.training.schedule import (
 from qcrd.records.job import Accuracy
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
-from services.trainer.checkpoint_store import StudentResult
+from services.trainer.checkpoints.store import StudentResult
 
 INERT_SHARE = 0.01
 """Share of the negatives in force under which they do nothing."""

@@ -31,7 +31,7 @@ from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import copy_trainable_weights
 from qcrd.runtime.storage.unreadable import UnreadableObjects
-from services.trainer.checkpoint_store import CheckpointStore
+from services.trainer.checkpoints.store import CheckpointStore
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
 WITHOUT_JUDGE = "dss+positives+negatives"

@@ -25,7 +25,7 @@ from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from services.api.assembling import stage as assemble
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.settings import TeacherConfig
-from services.trainer import training_dataset
+from services.trainer.data import training_dataset
 from tests.scripted_teacher import ScriptedTeacher
 from tests.unit.api.gateway_client import Here
 

@@ -12,8 +12,8 @@ from qcrd.errors import Transient
 from qcrd.method.training.checkpoint import OPTIMIZER_MOMENTS, TrainerState
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore
-from services.trainer.checkpoint_store import CheckpointStore
-from services.trainer.checkpoint_writer import CheckpointWriter
+from services.trainer.checkpoints.store import CheckpointStore
+from services.trainer.checkpoints.writer import CheckpointWriter
 from services.trainer.follower import FollowerStore
 
 JOB = "ftjob-000000000000000000000001"

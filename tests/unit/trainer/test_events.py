@@ -27,9 +27,9 @@ from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run, training_events
-from services.trainer.checkpoint_store import CheckpointStore, StudentResult
-from services.trainer.preflight import warn_about_cut_questions
-from services.trainer.training_dataset import LabeledQuestions, TrainingDataset, make_example
+from services.trainer.checkpoints.store import CheckpointStore, StudentResult
+from services.trainer.data.preflight import warn_about_cut_questions
+from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset, make_example
 from tests import tiny
 
 ID = "ftjob-" + "0" * 24

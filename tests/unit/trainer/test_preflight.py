@@ -22,8 +22,8 @@ from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import MemoryStore, write_lines, write_record
-from services.trainer import training_dataset
-from services.trainer.preflight import check_labels
+from services.trainer.data import training_dataset
+from services.trainer.data.preflight import check_labels
 from tests import tiny
 
 ASKED = Question(id="q", text="?")

@@ -19,8 +19,8 @@ from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore
-from services.trainer import training_dataset
-from services.trainer.revision import pin_revision
+from services.trainer.data import training_dataset
+from services.trainer.data.revision import pin_revision
 from tests.integration.site import item, spec, write_set
 
 TROUT = item("trout", 0)

@@ -26,10 +26,10 @@ from qcrd.records.rationales import (
 )
 from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
-from services.trainer.checkpoint_store import StudentResult
+from services.trainer.checkpoints.store import StudentResult
+from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 from services.trainer.distillation import build_report
-from services.trainer.publish import render_model_card
-from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
+from services.trainer.results.publish import render_model_card
 
 NAMES = ("questions", "outputs", "parsed", "unparseable", "majority_right")
 NAMES += ("majority_wrong", "ties", "positives", "negatives")

@@ -9,7 +9,7 @@ import pytest
 from qcrd.questions.labelling import build_item
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import MethodSpec
-from services.trainer.training_dataset import make_example
+from services.trainer.data.training_dataset import make_example
 
 
 @pytest.mark.parametrize(("label_mode", "right"), [("gold", "fruit"), ("llm", "animal")])

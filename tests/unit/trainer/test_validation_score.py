@@ -19,8 +19,8 @@ from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters
-from services.trainer.measuring import compute_validation_score
-from services.trainer.training_dataset import LabeledQuestions
+from services.trainer.data.training_dataset import LabeledQuestions
+from services.trainer.results.measuring import compute_validation_score
 from tests.students import REASONS, question
 from tests.unit.method.student.test_generation import token_losses
 from tests.unit.method.training.test_step import t5_with_dropout

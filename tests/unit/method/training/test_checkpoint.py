@@ -9,7 +9,7 @@ import torch
 
 from qcrd.method.training.checkpoint import TrainerState
 from qcrd.runtime.storage.store import MemoryStore, read_object
-from services.trainer.checkpoint_store import CheckpointStore
+from services.trainer.checkpoints.store import CheckpointStore
 
 
 def state(step: int) -> TrainerState:

@@ -27,7 +27,7 @@ from qcrd.records.rationales import RationaleManifest
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.redis.event_log import make_event
 from services.api.assembling.generation_cache import Generation
-from services.trainer.checkpoint_store import StudentResult
+from services.trainer.checkpoints.store import StudentResult
 
 WRITTEN: Mapping[str, Any] = json.loads(
     (Path(__file__).parent / "written_by_7ecc31f.json").read_text()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from qcrd.method.training.checkpoint import TrainerState, copy_moments
-from services.trainer.checkpoint_store import CheckpointStore
+from services.trainer.checkpoints.store import CheckpointStore
 
 MAX_COST_SHARE = 0.05
 """Share of the training's time that it may stand still for checkpoints; they are rarer where it

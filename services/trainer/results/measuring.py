@@ -13,7 +13,7 @@ from qcrd.method.training.negative_sampler import never_interrupt
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.records.prompt_format import read_own_rationale
 from qcrd.records.rationales import Prediction, RationaleUse
-from services.trainer.training_dataset import LabeledQuestions, TrainingDataset
+from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 
 SCORING_BATCH_SIZE = 64
 """Validation questions that are scored in one call, which parts them further where they are long.

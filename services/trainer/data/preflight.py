@@ -16,7 +16,7 @@ from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import JobSpec
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
-from services.trainer.training_dataset import TrainingDataset
+from services.trainer.data.training_dataset import TrainingDataset
 
 MAX_SHOWN_CHARS = 60
 """Characters of a label, or of what became of it, in an error."""
