@@ -70,7 +70,7 @@ class Work:
                 (PREDICT_PREFIX + item.text, Target(answer=item.label)),
                 (EXPLAIN_PREFIX + item.text, explained),
             ):
-                (ids,) = self.student._tokenize_prompts([prompt])
+                (ids,) = self.student.tokenize_prompts([prompt])
                 yield ids + self.student.tokenize_target(target), len(ids)
 
 

@@ -218,7 +218,7 @@ def _losses(student: Student) -> Tensor:
 
 def plain_loss(student: Student, prompt: str, text: str) -> Tensor:
     """The model's own summed cross entropy, with nothing shared and nothing padded."""
-    asked = student._tokenize_prompts([prompt])[0]
+    asked = student.tokenize_prompts([prompt])[0]
     said = student.tokenize_target(Target(text))
     if isinstance(student, Seq2SeqStudent):
         start = student.model.generation_config.decoder_start_token_id

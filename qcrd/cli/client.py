@@ -51,7 +51,8 @@ class Intervals:
     holds the idempotency key for ten seconds."""
 
 
-INTERVALS = ContextVar("INTERVALS", default=Intervals())  # noqa: B039 (it is frozen)
+DEFAULT_INTERVALS = Intervals()
+INTERVALS = ContextVar("INTERVALS", default=DEFAULT_INTERVALS)
 """Those of the commands that run in this context."""
 
 

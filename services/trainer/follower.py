@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -13,7 +12,7 @@ from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.redis.counters import MemoryCounters
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue
-from qcrd.runtime.storage.store import Store
+from qcrd.runtime.storage.store import Store, StoreReads
 
 
 def make_follower_deps(deps: WorkerDeps, job: Job) -> WorkerDeps:
@@ -30,27 +29,17 @@ def make_follower_deps(deps: WorkerDeps, job: Job) -> WorkerDeps:
     )
 
 
-class FollowerStore:
+class FollowerStore(StoreReads):
     """`store` for reading; of what is written, only blobs of the job's checkpoints go there. All
     else is the main rank's, which writes the same."""
 
     def __init__(self, store: Store, job_id: str) -> None:
-        self.unreadable = store.unreadable
-        self._store = store
+        super().__init__(store)
         self._prefix = keys.checkpoint_prefix(job_id)
 
     def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
         if key.startswith(self._prefix) and "/blobs/" in key:
             self._store.put(key, data, length=length)
 
-    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
-        return self._store.open(key)
-
-    def list(self, prefix: str) -> list[str]:
-        return self._store.list(prefix)
-
     def delete(self, key: str) -> None:
         """The main rank deletes."""
-
-    def presign_url(self, key: str, *, seconds: int) -> str:
-        return self._store.presign_url(key, seconds=seconds)

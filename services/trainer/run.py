@@ -187,10 +187,10 @@ def _make_sampler_factory(
     return lambda student: ProcessNegativeSampler(student, device, check, mark_progress)
 
 
-def run_to_outcome(args: argparse.Namespace, stopping: threading.Event, ranks: Ranks) -> Outcome:
-    """The outcome of this rank, whatever it is."""
+def run_to_outcome(work: Callable[[Ranks], Outcome], ranks: Ranks) -> Outcome:
+    """The outcome of this rank's `work`, whatever it is."""
     try:
-        return run_job(args.job, args.token, stopping, ProgressMark(args.progress), ranks)
+        return work(ranks)
     except (Interrupted, LeaseLost) as error:
         log.info("training interrupted: %s", error)
         return Outcome(kind="stopped")
@@ -204,10 +204,10 @@ def run_to_outcome(args: argparse.Namespace, stopping: threading.Event, ranks: R
         return process_outcome.make_crash_outcome(error)
 
 
-def run_rank(args: argparse.Namespace, stopping: threading.Event) -> Outcome:
-    """One of several ranks. What ends one of them is the outcome of all."""
+def run_rank(work: Callable[[Ranks], Outcome]) -> Outcome:
+    """The outcome of `work` on one of several ranks. What ends one of them is that of all."""
     with ProcessRanks() as ranks:
-        outcome = run_to_outcome(args, stopping, ranks)
+        outcome = run_to_outcome(work, ranks)
         if outcome.kind == "done":
             ranks.finish()
         elif (failure := ranks.find_failure()) is not None:
@@ -224,11 +224,13 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    mark_progress = ProgressMark(args.progress)
+
+    def work(ranks: Ranks) -> Outcome:
+        return run_job(args.job, args.token, stopping, mark_progress, ranks)
+
     with telemetry.log_context(job_id=args.job):
-        if not is_distributed():
-            outcome = run_to_outcome(args, stopping, SingleRank())
-        else:
-            outcome = run_rank(args, stopping)
+        outcome = run_rank(work) if is_distributed() else run_to_outcome(work, SingleRank())
     if is_main_process():
         process_outcome.write_outcome(args.outcome, outcome)
 

@@ -107,14 +107,11 @@ def plan(
 
 
 def _parse_size(text: str) -> int:
-    found = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]+)", text.strip())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)", text.strip())
     unit = UNITS.get(found[2].upper()) if found else None
-    try:
-        return round(float(found[1]) * unit)  # type: ignore[index, operator]
-    except (TypeError, ValueError) as error:
-        raise Invalid(
-            f"--gpu-memory: {text[:40]!r} is no size: write it as 80GiB or 80GB"
-        ) from error
+    if found is None or unit is None:
+        raise Invalid(f"--gpu-memory: {text[:40]!r} is no size: write it as 80GiB or 80GB")
+    return round(float(found[1]) * unit)
 
 
 def _measure_questions(draft: spec.SpecDraft, job: JobSpec) -> tuple[int | None, int | None]:

@@ -5,13 +5,12 @@ Losses are asked for by prompt and target; a prompt is read once for all of its 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from cachetools import LRUCache
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,8 +18,8 @@ from qcrd.method.batching import group_by_length
 from qcrd.method.compute import count_flops, has_bf16
 from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.student import generation
-from qcrd.method.student.control_tokens import ControlTokenSplitter
 from qcrd.method.student.targets import GeneratedText, Target
+from qcrd.method.student.texts import StudentTexts
 
 Weights = Mapping[str, Tensor]
 
@@ -33,25 +32,16 @@ SAMPLING_ROWS = {"cuda": 256}
 """Outputs that are drawn at once, by kind of device, elsewhere 64: on a GPU what a token costs is
 the launch of every kernel."""
 
-MAX_KNOWN_TEXTS = 1 << 16
-"""Prompts, and targets, whose tokens are kept: a text is asked for again in every pass."""
 
-MAX_ADDED_TOKENS = 4
-"""Control tokens that a tokenizer puts around a text, and a piece for its leading space."""
-
-
-class Student(ABC):
+class Student(StudentTexts):
     """A causal or seq2seq model with its tokenizer. `flops` counts the work done so far, `tokens`
     what was read and predicted for it, without padding; `bf16` says whether matrix products are
-    done in that precision (weights and losses are fp32);
-    `length_groups`, whether a call of the model is parted where lengths differ much, which saves
-    padding on a CPU and launches on a GPU where it is not. `one_call`: losses are always one call
-    of the model, whatever there is, as ranks that shard it must do; `ranks` share what is
-    sampled. A target's text has at most
-    `max_target_tokens`, an answer `max_answer_tokens`, and both together `max_output_tokens`."""
+    done in that precision (weights and losses are fp32).
 
-    suffix = ""
-    """Text that ends every prompt, so that the output can follow in the same sequence."""
+    `length_groups`: a call of the model is parted where lengths differ much, which saves padding on
+    a CPU and launches on a GPU where it is not. `one_call`: losses are always one call of the
+    model, whatever there is, as ranks that shard it must do; `ranks` share what is sampled.
+    """
 
     def __init__(
         self,
@@ -64,19 +54,16 @@ class Student(ABC):
         max_output_tokens: int | None = None,
         max_batch_target_tokens: int = MAX_BATCH_TARGET_TOKENS,
     ) -> None:
+        super().__init__(
+            tokenizer,
+            max_question_tokens=max_question_tokens,
+            max_target_tokens=max_target_tokens,
+            max_answer_tokens=max_answer_tokens,
+            max_output_tokens=max_output_tokens,
+        )
         # Any: transformers builds most of a model's interface at run time.
         self.model: Any = model
-        self.tokenizer = tokenizer
-        self.max_question_tokens = max_question_tokens
-        self.max_target_tokens = max_target_tokens
-        self.max_answer_tokens = max_answer_tokens or max_target_tokens
-        self.max_output_tokens = max_output_tokens or max_target_tokens + max_answer_tokens
-        self._control_tokens = ControlTokenSplitter(tokenizer.all_special_tokens)
         self.max_batch_target_tokens = max_batch_target_tokens
-        self._known_prompts: LRUCache[str, list[int]] = LRUCache(MAX_KNOWN_TEXTS)
-        self._known_targets: LRUCache[Target, tuple[list[int], list[int]]] = LRUCache(
-            MAX_KNOWN_TEXTS
-        )
         self.flops = 0.0
         self.tokens = 0.0
         self.bf16 = False
@@ -104,41 +91,6 @@ class Student(ABC):
     ) -> tuple[Tensor, Tensor]:
         """`cross_entropy` of token ids; no prompt and no target is empty."""
 
-    @abstractmethod
-    def _tokenize_text(self, text: str) -> list[int]:
-        """Tokens of a part of an output, without what frames an output."""
-
-    @abstractmethod
-    def _target_frame(self) -> tuple[list[int], list[int]]:
-        """The tokens before an output's text, and those that end it."""
-
-    def tokenize_target(self, target: Target) -> list[int]:
-        """The tokens of `target` and, where it is whole, of its end; a control token in a text is
-        text. The limits hold an output's frame too; they cut a `text`, and never an `answer`."""
-        before, answer = self._tokenize_parts(target)
-        return before + answer
-
-    def _tokenize_parts(self, target: Target) -> tuple[list[int], list[int]]:
-        """The tokens before a target's answer, and from there to its end, found once per target."""
-        if (parts := self._known_targets.get(target)) is None:
-            parts = self._known_targets[target] = self._tokenize_new_target(target)
-        return parts
-
-    def _tokenize_new_target(self, target: Target) -> tuple[list[int], list[int]]:
-        begin, end = self._target_frame()
-        text = self._tokenize_text(self._control_tokens.split(target.text)) if target.text else []
-        answer = (
-            self._tokenize_text(self._control_tokens.split(target.answer)) if target.answer else []
-        )
-        frame = len(begin) + len(end)
-        room = min(self.max_target_tokens, self.max_output_tokens - len(answer)) - frame
-        if answer:
-            return [*begin, *text[: max(0, room)]], [*answer, *end]
-        # Whatever is cut has no end: nothing is learned of where it would have been.
-        if target.is_cut or len(text) > room:
-            return [*begin, *text][: self.max_target_tokens], []
-        return [*begin, *text], [*end]
-
     def cross_entropy(
         self, prompts: Sequence[str], prompt_index: Sequence[int], targets: Sequence[Target]
     ) -> tuple[Tensor, Tensor]:
@@ -151,10 +103,10 @@ class Student(ABC):
             if not self.one_call:
                 return torch.zeros(0, device=self.device), torch.zeros(0, device=self.device)
             with self.uncounted():  # one token, which enters no sum
-                total, count = self._cross_entropy([[self._filler]], [0], [[self._filler]])
+                total, count = self._cross_entropy([[self.filler]], [0], [[self.filler]])
             return total[:0], count[:0]
         return self._cross_entropy(
-            self._tokenize_prompts(prompts),
+            self.tokenize_prompts(prompts),
             prompt_index,
             [self.tokenize_target(target) for target in targets],
         )
@@ -166,11 +118,6 @@ class Student(ABC):
         return group_by_length(
             lengths, max_tokens=self.max_batch_target_tokens, similar=self.length_groups
         )
-
-    @property
-    def _filler(self) -> int:
-        """A token for a row that stands for none."""
-        return int(self.tokenizer.eos_token_id or 0)
 
     def autocast(self) -> torch.autocast:
         """Matrix products in bf16 where this student trains, or scores, in it."""
@@ -226,12 +173,12 @@ class Student(ABC):
     def answer_cross_entropy(self, prompts: Sequence[str], targets: Sequence[Target]) -> Tensor:
         """Mean token cross entropy of each target's answer and end, given its prompt and its text:
         [N], without gradients and without dropout. Target i follows prompt i."""
-        parts = [self._tokenize_parts(target) for target in targets]
+        parts = [self.tokenize_parts(target) for target in targets]
         with_text = [i for i, (before, _) in enumerate(parts) if before]
         # A difference of two sums, which rounding to bf16 would blur.
         with self._evaluating(bf16=False):
             total, _ = self._cross_entropy(
-                self._tokenize_prompts(prompts),
+                self.tokenize_prompts(prompts),
                 [*range(len(parts)), *with_text],
                 [*(before + answer for before, answer in parts), *(parts[i][0] for i in with_text)],
             )
@@ -306,7 +253,7 @@ class Student(ABC):
     def _generate_batch(
         self, prompts: list[str], settings: Mapping[str, Any]
     ) -> list[GeneratedText]:
-        ids, mask = self._pad_prompts(self._tokenize_prompts(prompts))
+        ids, mask = self._pad_prompts(self.tokenize_prompts(prompts))
         completions, entropies = generation.generate(self.model, ids, mask, settings)
         completions = completions[:, self._completion_start(ids) :]
         rows = generation.trim(completions, self.model.generation_config)
@@ -325,36 +272,10 @@ class Student(ABC):
         """The parameters that read questions."""
         return list(self.model.parameters())
 
-    def _tokenize_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Tokens of each prompt, which is tokenised once however often it is asked for."""
-        known = {prompt: self._known_prompts.get(prompt) for prompt in prompts}
-        if new := [prompt for prompt, ids in known.items() if ids is None]:
-            found = dict(zip(new, self._tokenize_new_prompts(new), strict=True))
-            self._known_prompts.update(found)
-            known |= found
-        return [known[prompt] or [] for prompt in prompts]
-
-    def _tokenize_new_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(
-            [self._control_tokens.split(prompt + self.suffix) for prompt in prompts],
-            truncation=True,
-            max_length=self.max_question_tokens,
-        ).input_ids
-        return ids
-
     def _pad_prompts(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask [N, S], padded on the tokenizer's side."""
         batch = self.tokenizer.pad({"input_ids": list(prompts)}, return_tensors="pt")
         return batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
-
-    def is_cut(self, prompt: str) -> bool:
-        """Whether the prompt is longer than `max_question_tokens`, so that a part of it is not
-        read."""
-        text = self._control_tokens.split(prompt + self.suffix)
-        # No token is shorter than a byte, and few are added around them.
-        if len(text.encode()) + MAX_ADDED_TOKENS <= self.max_question_tokens:
-            return False
-        return len(self.tokenizer(text).input_ids) > self.max_question_tokens
 
     def _count_work(self, parameters: int, tokens: int) -> None:
         self.flops += count_flops(parameters, tokens)

@@ -7,7 +7,6 @@ transformers, so the finished student loads anywhere without this project's code
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from transformers.models.auto.modeling_auto import (
 
 from qcrd.errors import Invalid
 from qcrd.method.compute import has_bf16
+from qcrd.method.student import length_limits
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.packing import has_attention_alone
@@ -39,9 +39,6 @@ from qcrd.records.student_families import (
     find_inexact_setting,
     load_student_families,
 )
-
-OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xmod", "mpnet"}
-"""Architectures whose first token has the position behind that of the padding token."""
 
 
 def load_student(
@@ -118,7 +115,7 @@ def _build_student(
         choose_reading(config)
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype)
         inject_adapters(model, spec, seed=seed)
-        limits = _fit_encoder_decoder(config, limits)
+        limits = length_limits.fit_encoder_decoder(config, limits)
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if _is_encoder_only(config):
         if spec.lora is not None:
@@ -127,7 +124,7 @@ def _build_student(
                 "leave `lora` out or take a seq2seq or decoder-only base",
                 param="student.lora",
             )
-        limits = _fit_encoder_decoder(config, limits)
+        limits = length_limits.fit_encoder_decoder(config, limits)
         model = build_encoder_decoder(folder, tokenizer, spec, seed=seed)
         return Seq2SeqStudent(model.to(device), tokenizer, **limits)
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -138,7 +135,7 @@ def _build_student(
             model.to(device),
             tokenizer,
             packed=reading == "packed",
-            **_fit_window(config, limits),
+            **length_limits.fit_window(config, limits),
         )
     raise Invalid(
         f"`model`: architecture {config.model_type!r} has no language-model head to train; "
@@ -259,46 +256,6 @@ def _is_encoder_only(config: Any) -> bool:
     architectures = config.architectures or [""]
     has_causal_head = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not has_causal_head
-
-
-def _fit_encoder_decoder(config: Any, limits: Mapping[str, int]) -> dict[str, int]:
-    """The limits within the positions of encoder and decoder, where those are absolute."""
-    encoder, decoder = getattr(config, "encoder", config), getattr(config, "decoder", config)
-    questions = limits["max_question_tokens"]
-    return {
-        "max_question_tokens": min(questions, _count_positions(encoder) or questions),
-        **_fit_output(limits, _count_positions(decoder)),
-    }
-
-
-def _fit_window(config: Any, limits: Mapping[str, int]) -> dict[str, int]:
-    """The limits of a decoder-only model, whose window holds question and output: the output gets
-    what it asks for, at most half of the window, and the question the rest."""
-    window = _count_positions(config)
-    if window is None:
-        return {**limits, **_fit_output(limits, None)}
-    output = _fit_output(limits, window // 2)
-    rest = window - output["max_output_tokens"]
-    return {"max_question_tokens": min(limits["max_question_tokens"], rest), **output}
-
-
-def _fit_output(limits: Mapping[str, int], positions: int | None) -> dict[str, int]:
-    """The limits of a rationale, of an answer, and of both in one output."""
-    target, answer = limits["max_target_tokens"], limits["max_answer_tokens"]
-    positions = positions or target + answer
-    return {
-        "max_target_tokens": min(target, positions),
-        "max_answer_tokens": min(answer, positions),
-        "max_output_tokens": min(target + answer, positions),
-    }
-
-
-def _count_positions(config: Any) -> int | None:
-    """How many tokens the model has positions for; None for relative ones, which have no limit."""
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in OFFSET_POSITIONS:
-        return positions - (config.pad_token_id or 0) - 1
-    return positions
 
 
 def _reset_length_limits(tokenizer: PreTrainedTokenizerBase, max_positions: int) -> None:

@@ -54,14 +54,16 @@ class NegativeSampler(ABC):
 
     flops: float
 
-    def prefetch(self, requests: Sequence[NegativeSampleRequest]) -> None:  # noqa: B027 - most have no use for it
+    @abstractmethod
+    def prefetch(self, requests: Sequence[NegativeSampleRequest]) -> None:
         """Announce the next `sample` call; a sampler may start on it."""
 
     @abstractmethod
     def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
         """The samples of all orders, by question."""
 
-    def close(self) -> None:  # noqa: B027 - most have no resources
+    @abstractmethod
+    def close(self) -> None:
         """Release its resources; it cannot be used again."""
 
 
@@ -94,6 +96,9 @@ class InlineNegativeSampler(NegativeSampler):
         self._replica = student if is_copy else None
         self.flops = 0.0
 
+    def prefetch(self, requests: Sequence[NegativeSampleRequest]) -> None:
+        """Nothing is begun: it would take the training's own time."""
+
     def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
         if self._replica is None:
             self._replica = copy_student(self._student)
@@ -102,6 +107,9 @@ class InlineNegativeSampler(NegativeSampler):
         samples = _sample_requests(replica, requests, self._check)
         self.flops += replica.flops
         return samples
+
+    def close(self) -> None:
+        """The second student goes with its last reference."""
 
 
 class ProcessNegativeSampler(NegativeSampler):

@@ -8,41 +8,30 @@ therefore writes nothing when it resumes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
 from qcrd.records.job import Event
 from qcrd.runtime.redis.event_log import EventLevel, EventLog, EventType
-from qcrd.runtime.storage.store import Store
+from qcrd.runtime.storage.store import Store, StoreReads
 
 LeaseCheck = Callable[[], None]
 """Raises `LeaseLost`."""
 
 
-class FencedStore:
+class FencedStore(StoreReads):
     """`store`, with the lease checked before each write; reads are always allowed."""
 
     def __init__(self, store: Store, check: LeaseCheck) -> None:
-        self.unreadable = store.unreadable
-        self._store = store
+        super().__init__(store)
         self._check = check
 
     def put(self, key: str, data: bytes | BinaryIO, *, length: int = -1) -> None:
         self._check()
         self._store.put(key, data, length=length)
 
-    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
-        return self._store.open(key)
-
-    def list(self, prefix: str) -> list[str]:
-        return self._store.list(prefix)
-
     def delete(self, key: str) -> None:
         self._check()
         self._store.delete(key)
-
-    def presign_url(self, key: str, *, seconds: int) -> str:
-        return self._store.presign_url(key, seconds=seconds)
 
 
 class FencedEventLog:

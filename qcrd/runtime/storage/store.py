@@ -57,6 +57,23 @@ def _object_not_found(key: str) -> NotFound:
     return NotFound(f"there is no object {key}")
 
 
+class StoreReads:
+    """The reading half of a `Store`, from another one: for stores that bound what is written."""
+
+    def __init__(self, store: Store) -> None:
+        self.unreadable = store.unreadable
+        self._store = store
+
+    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
+        return self._store.open(key)
+
+    def list(self, prefix: str) -> list[str]:
+        return self._store.list(prefix)
+
+    def presign_url(self, key: str, *, seconds: int) -> str:
+        return self._store.presign_url(key, seconds=seconds)
+
+
 class MemoryStore:
     def __init__(self) -> None:
         self.unreadable = UnreadableObjects()

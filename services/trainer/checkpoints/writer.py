@@ -29,7 +29,7 @@ class CheckpointWriter:
         self._method = method
         self._on_saved = on_saved
         self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._saved_at, self._stood_still = time.monotonic(), 0.0
 
     def is_due(self) -> bool:
@@ -61,5 +61,6 @@ class CheckpointWriter:
     def _write(self, state: TrainerState) -> None:
         try:
             self._on_saved(self._checkpoints.save(self._method, state))
-        except BaseException as error:  # raised where the training sees it
+        # The boundary of the thread: whatever it is, it is raised where the training sees it.
+        except Exception as error:
             self._error = error

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.distributed import sharding
-from qcrd.method.distributed.process_ranks import ProcessRanks
+from qcrd.method.distributed.process_ranks import ProcessRanks, is_main_process
 from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.judge.shared import SharedJudge
 from qcrd.method.training.checkpoint import capture_state, make_empty_tensor, restore_state
@@ -32,6 +32,8 @@ from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import copy_trainable_weights
 from qcrd.runtime.storage.unreadable import UnreadableObjects
 from services.trainer.checkpoints.store import CheckpointStore
+from services.trainer.run import run_rank
+from services.trainer.supervision.process_outcome import Outcome, write_outcome
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
 WITHOUT_JUDGE = "dss+positives+negatives"
@@ -170,9 +172,22 @@ def run_alone(commands: Sequence[str]) -> list[Any]:
     return [scenarios.run(command) for command in commands]
 
 
+def fail_on_the_last(ranks: Ranks) -> Outcome:
+    """Its memory runs out while the others are in a step's collective with it."""
+    if ranks.rank == ranks.size - 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    ranks.sum([1.0])
+    return Outcome(kind="done")
+
+
 def main() -> None:
     shards, out, *commands = sys.argv[1:]
     torch.set_num_threads(1)
+    if commands == ["fail"]:
+        outcome = run_rank(fail_on_the_last)
+        if is_main_process():
+            write_outcome(Path(out), outcome)
+        return
     with ProcessRanks() as ranks:
         mesh = sharding.make_mesh("cpu", replicas=ranks.size // int(shards), shards=int(shards))
         scenarios = Scenarios(ranks, mesh)

@@ -14,6 +14,7 @@ import torch
 
 from qcrd.records.job import Job, JobStatus
 from qcrd.runtime.jobs.commands import transition_job
+from services.trainer.supervision.process_outcome import read_outcome
 from tests.integration.site import Site, spec, training_processes, when
 from tests.integration.trainer.rank_scenarios import WITHOUT_JUDGE, run_alone
 
@@ -109,6 +110,16 @@ def test_a_rank_that_is_killed_ends_all_of_them(tmp_path: Path) -> None:
     ended = start_ranks(2, 2, tmp_path / "out.pt", "die", check=False)
     assert ended.returncode
     assert not (tmp_path / "out.pt").exists()
+
+
+def test_what_ended_one_rank_is_the_outcome_of_all(tmp_path: Path) -> None:
+    """The main rank sees a connection that breaks, and says why it did."""
+    start_ranks(2, 2, tmp_path / "outcome.json", "fail")
+    outcome = read_outcome(tmp_path / "outcome.json")
+    assert outcome is not None
+    assert outcome.kind == "out_of_memory"
+    assert outcome.failure is not None
+    assert "Tried to allocate 2.00 GiB" in outcome.failure.message
 
 
 def test_a_job_of_two_ranks_survives_the_loss_and_the_interruption_of_one(site: Site) -> None:

@@ -53,7 +53,7 @@ def make(kind: str, *, talks: bool = False) -> Student:
 def next_logits(student: Student, prompt: str, said: Sequence[int]) -> Tensor:
     """Logits [len(said) + 1, V] of each token of `said` and of the one behind it, by one call of
     the model without padding and without a cache."""
-    asked = student._tokenize_prompts([prompt])[0]
+    asked = student.tokenize_prompts([prompt])[0]
     if isinstance(student, CausalStudent):
         ids = torch.tensor([[*asked, *said]])
         logits = student.model(input_ids=ids, use_cache=False).logits[0, len(asked) - 1 :]
@@ -106,7 +106,7 @@ def test_greedy_answers_are_those_of_a_greedy_loop_whatever_the_base_ships(
     assert min(map(len, plain)) > 1
     for name, value in SHIPPED[shipped].items():
         setattr(made.model.generation_config, name, value)
-    ids, mask = made._pad_prompts(made._tokenize_prompts(PROMPTS))
+    ids, mask = made._pad_prompts(made.tokenize_prompts(PROMPTS))
     torch.manual_seed(0)
     swayed = made.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=8)
     start = made._completion_start(ids)

@@ -113,6 +113,12 @@ class ScriptedSampler(NegativeSampler):
         self.flops = 0.0
         self.asked: list[tuple[float, float, int]] = []
 
+    def prefetch(self, requests: Sequence[NegativeSampleRequest]) -> None:
+        """It has its texts already."""
+
+    def close(self) -> None:
+        """It holds nothing."""
+
     def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
         ((_, params),) = requests
         self.asked.append((params.temperature, params.top_p, len(params.questions)))
