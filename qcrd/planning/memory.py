@@ -1,7 +1,7 @@
 """Memory of a training, part by part, from what is known before it starts.
 
 Weights, gradients, moments and their copies are exact; activations and logits are what a step at
-the spec's limits would keep for its backward pass, without gradient checkpointing, and an estimate.
+the spec's limits would keep for its backward pass, and an estimate.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from qcrd.records.specs.training_spec import NegativeSource
 FP32, BF16 = 4, 2
 MOMENTS = 2
 """Of AdamW, in fp32 as the weights are."""
-PRODUCT_CALLS = 3
-"""Calls of the model in a step (decision 23), each of which keeps a bf16 copy of the weights that
-are multiplied: of frozen ones autocast shares none."""
 LOGIT_BYTES = 12
 """Of a logit of a predicted token: as computed, in fp32, and its gradient."""
 RESERVE = 0.1
@@ -70,18 +67,24 @@ def plan_memory(
     """The memory of the main method's training on each of `processes` cards."""
     whole, width = architecture.parameters, BF16 if bf16 else FP32
     adapters = trained if spec.student.lora is not None else 0
-    all_weights = whole + adapters
+    # What adapters leave frozen is kept in the width that it is multiplied in, and so not copied.
+    weights = width * whole + FP32 * adapters if adapters else FP32 * whole
     products = architecture.linear_parameters + architecture.vocabulary * architecture.hidden
-    copies = BF16 * products * (PRODUCT_CALLS if adapters else 1) if bf16 else 0
+    copies = BF16 * (adapters or products) if bf16 else 0
     samples = samples_negatives(spec, method)
+    # Beside a sharded student a rank keeps a whole one; else the copy shares what is frozen.
+    second = weights if processes > 1 else FP32 * trained if samples else 0
+    per_token = count_activations(
+        architecture, width, recomputed=spec.student.gradient_checkpointing
+    )
     card = {
-        "weights": FP32 * all_weights // shards,
+        "weights": weights // shards,
         "gradients": FP32 * trained // shards,
         "moments": MOMENTS * FP32 * trained // shards,
         "bf16 copies of the weights": copies,
-        "activations": count_activations(architecture, width) * -(-tokens.read // processes),
+        "activations": per_token * -(-tokens.read // processes),
         "logits": LOGIT_BYTES * architecture.vocabulary * -(-tokens.predicted // processes),
-        "copy of the student that samples": FP32 * all_weights if samples or shards > 1 else 0,
+        "copy of the student that samples": second,
     }
     kept = (spec.negatives.lag + 1 if samples else 0) + 1
     host = {"weight history and best": kept * FP32 * trained // shards}
@@ -95,8 +98,13 @@ def samples_negatives(spec: MethodSpec, method: MethodName) -> bool:
     return method in (MethodName.QCRD, MethodName.DSS_NEGATIVES) and bool(is_source)
 
 
-def count_activations(architecture: Architecture, width: int) -> int:
+def count_activations(architecture: Architecture, width: int, *, recomputed: bool = False) -> int:
     """Bytes that a token leaves in all layers for the backward pass: input and output of each
-    matrix, once, in `width` bytes, and the residual stream at a layer's two norms in fp32."""
+    matrix, once, in `width` bytes, and the residual stream at a layer's two norms in fp32.
+    `recomputed`: the residual stream before each layer, and all of one layer at a time."""
     ends = sum(x.count * (x.inputs + x.outputs) for x in architecture.linears)
-    return width * ends + 2 * FP32 * architecture.layers * architecture.hidden
+    layers = architecture.layers
+    every_layer = width * ends + 2 * FP32 * layers * architecture.hidden
+    if recomputed:
+        return layers * width * architecture.hidden + every_layer // layers
+    return every_layer

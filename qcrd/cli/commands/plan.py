@@ -209,7 +209,7 @@ def _list_assumptions(job: JobSpec, machine: Machine, lengths: Lengths) -> list[
         "every figure is computed, none is measured",
         f"memory is that of a step at the limits: {hyper.batch_size} questions of "
         f"{hyper.max_question_tokens} tokens, rationales of {hyper.max_rationale_tokens}; "
-        "activations are an estimate, without gradient checkpointing",
+        "activations are an estimate",
         f"tokens and time are those of questions of {lengths.question} tokens, rationales of "
         f"{lengths.rationale} and labels of {lengths.label}",
         speed,

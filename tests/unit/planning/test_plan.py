@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from qcrd.cli.main import app
 from qcrd.method.student.loading import load_student
+from qcrd.method.training.negative_sampler import copy_student
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.step_loss import TrainingExample
@@ -36,18 +37,21 @@ def size(tensors: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("kind", "student"),
     [("llama", {}), ("llama", {"lora": {"rank": 4}}), ("t5", {}), ("bert", {}),
         ("bert", {"freeze": "nothing"})],
 )  # fmt: skip
 def test_a_real_students_state_has_the_planned_bytes(
-    kind: str, student: dict[str, Any], tmp_path: Path
+    kind: str, student: dict[str, Any], precision: str, tmp_path: Path
 ) -> None:
-    """Weights, gradients, moments and one entry of the history, after one step."""
+    """Weights, gradients, moments, one entry of the history and what a copy that samples has of its
+    own, after one step."""
     folder = tiny.save_base(tmp_path, kind)
     config = json.loads((folder / "config.json").read_text())
-    spec = MethodSpec.model_validate({"student": student, "hyperparameters": {"precision": "fp32"}})
+    body = {"student": student, "hyperparameters": {"precision": precision}}
+    spec = MethodSpec.model_validate(body)
     loaded = load_student(folder, spec.student, spec.hyperparameters, seed=0)
     step = OptimizerStep(loaded, make_schedule("finetune", spec, n_examples=1, seed=0))
     step.backward([TrainingExample("a", "what is a trout ?", "animal", "animal")], {}, 0)
@@ -56,21 +60,34 @@ def test_a_real_students_state_has_the_planned_bytes(
     architecture = count_architecture(config, decoder_layers=spec.student.decoder_layers)
     trained = count_trained(architecture, spec, is_encoder=is_encoder)
     planned = plan_memory(
-        architecture, spec, MethodName.FINETUNE, StepTokens(1, 1), trained=trained, bf16=False
+        architecture,
+        spec,
+        MethodName.QCRD,
+        StepTokens(1, 1),
+        trained=trained,
+        bf16=precision == "bf16",
     )
     assert planned.card["weights"] == size(loaded.model.parameters())
     assert planned.card["gradients"] == FP32 * sum(p.numel() for p in step.parameters())
     moments = [t for t in step.get_moments().values() if t.numel() > 1]
     unused = [p for p in step.parameters() if p.grad is None]
     assert planned.card["moments"] == size(moments) + 2 * size(unused)
-    assert planned.host["weight history and best"] == size(copy_trainable_weights(loaded).values())
+    kept = planned.host["weight history and best"] / (spec.negatives.lag + 2)
+    assert kept == size(copy_trainable_weights(loaded).values())
+    shared = {p.data_ptr() for p in loaded.model.parameters()}
+    own = [p for p in copy_student(loaded).model.parameters() if p.data_ptr() not in shared]
+    assert planned.card["copy of the student that samples"] == size(own)
 
 
-def test_activations_are_near_what_a_model_keeps() -> None:
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_activations_are_near_what_a_model_keeps(recomputed: bool) -> None:
     """In fp32, of the saved tensors that are no parameters; the scores of attention, which fused
-    kernels do not keep, and the logits are left out by the length and the head."""
+    kernels do not keep, and the logits are left out by the length and the head. Computed again, a
+    layer's inputs stay behind the forward pass, and one layer's tensors come on top."""
     torch.manual_seed(0)
-    model = tiny.llama()
+    model = tiny.llama().train()
+    if recomputed:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     weights = {p.data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -83,9 +100,14 @@ def test_activations_are_near_what_a_model_keeps() -> None:
     ids = torch.randint(3, 30, (16, 16))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         states = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    planned = ids.numel() * count_activations(count_architecture(model.config.to_dict()), FP32)
     assert states.requires_grad
-    assert 0.6 < planned / sum(kept.values()) < 1.6
+    architecture = count_architecture(model.config.to_dict())
+    planned = ids.numel() * count_activations(architecture, FP32, recomputed=recomputed)
+    if not recomputed:
+        assert 0.6 < planned / sum(kept.values()) < 1.6
+        return
+    one_layer = ids.numel() * count_activations(architecture, FP32) // architecture.layers
+    assert planned - one_layer <= sum(kept.values()) < planned
 
 
 def job(**method: Any) -> JobSpec:

@@ -149,11 +149,13 @@ def _check_lag_reachable(spec: JobSpec) -> None:
         and NegativeSource.STUDENT_LAG in settings.negatives.source
         and lag >= iterations
     ):
-        advice = f"lower the lag to at most {iterations - 1}, " if iterations > 1 else ""
+        # One less than the iterations reaches the untrained student alone, of which there is a
+        # warning.
+        advice = f"lower the lag to at most {iterations - 2}, " if iterations > 2 else ""
         raise Invalid(
             f"`{path}.negatives.lag` is {lag}, but `{path}.hyperparameters.iterations` is only "
             f"{iterations}: no iteration could look that far back; {advice}raise the iterations to "
-            f"at least {lag + 1}, or take `negatives.source: fixed`",
+            f"at least {lag + 2}, or take `negatives.source: fixed`",
             param=f"{path}.negatives.lag",
             code="lag_not_reached",
         )
