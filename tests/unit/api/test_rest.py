@@ -181,11 +181,11 @@ def test_a_lag_that_no_iteration_reaches_is_refused_with_both_fields(here: Here)
     message = refused(here.create(training, short), 400, "lag_not_reached", LAG)
     assert "`method.qcrd.negatives.lag` is 5" in message
     assert "`method.qcrd.hyperparameters.iterations` is only 5" in message
-    assert "at most 4" in message
+    assert "at most 3" in message
     one = {"hyperparameters": {"iterations": 1, "iteration_steps": 2}, "negatives": {"lag": 1}}
     message = refused(here.create(training, one), 400, "lag_not_reached", LAG)
     assert "at most" not in message
-    assert "at least 2" in message
+    assert "at least 3" in message
 
 
 @pytest.mark.parametrize(
