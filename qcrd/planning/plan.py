@@ -166,7 +166,7 @@ def _iter_changes(
         yield words, settings.model_copy(update={"student": adapted}), machine
     if not settings.student.gradient_checkpointing:
         recomputed = settings.student.model_copy(update={"gradient_checkpointing": True})
-        words = "`{path}.student.gradient_checkpointing: true`, about a third slower"
+        words = "`{path}.student.gradient_checkpointing: true`, which takes longer"
         yield words, settings.model_copy(update={"student": recomputed}), machine
     for count in (2, 4, 8):
         if count > machine.processes:

@@ -130,7 +130,7 @@ class StudentSpec(Record):
     """`embeddings` saves the gradient of the largest matrix; `encoder` freezes both."""
     gradient_checkpointing: bool = False
     """Compute a layer's activations again in the backward pass instead of keeping them: less memory
-    for long questions and rationales, about a third more time, and the same result."""
+    for long questions and rationales, more time, and the same result."""
 
 
 NEW_DECODER_RATES: Mapping[str, float] = MappingProxyType(

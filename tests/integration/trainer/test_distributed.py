@@ -82,28 +82,24 @@ def test_uneven_shares_parts_and_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_what_two_ranks_saved_one_two_and_three_go_on_from(kind: str, tmp_path: Path) -> None:
+def test_what_some_ranks_saved_any_number_goes_on_from(kind: str, tmp_path: Path) -> None:
     """On the same number of ranks with the same bits."""
-    saved, again = tmp_path / "saved", f"resume:{tmp_path / 'saved'}:{kind}"
-    unbroken = run_ranks(
-        2,
-        2,
-        tmp_path / "2.pt",
-        f"curve:{WITHOUT_JUDGE}:{kind}",
-        f"save:{saved}:{kind}:3",
-        again,
+    by_two, by_one = (f"{tmp_path / name}:{kind}" for name in ("two", "one"))
+    run_alone([f"save:{by_one}:3"])
+    commands = [f"curve:{WITHOUT_JUDGE}:{kind}", f"save:{by_two}:3", f"resume:{by_two}"]
+    unbroken, _, again, after_one = run_ranks(
+        2, 2, tmp_path / "2.pt", *commands, f"resume:{by_one}"
     )
-    (losses, weights, _), _, (rest, resumed) = unbroken
-    assert len(rest) == 3
-    assert all(torch.equal(weight, resumed[name]) for name, weight in weights.items())
-    for size in (1, 3):
-        ((other, others_weights),) = (
-            run_alone([again]) if size == 1 else run_ranks(3, 3, tmp_path / "3.pt", again)
-        )
-        for left, right in zip(losses[3:], other, strict=True):
+    losses, weights, _ = unbroken
+    assert len(again[0]) == 3
+    assert all(torch.equal(weight, again[1][name]) for name, weight in weights.items())
+    (alone,) = run_alone([f"resume:{by_two}"])
+    (on_three,) = run_ranks(3, 3, tmp_path / "3.pt", f"resume:{by_two}")
+    for other_losses, other_weights in (after_one, alone, on_three):
+        for left, right in zip(losses[3:], other_losses, strict=True):
             assert right == pytest.approx({name: left[name] for name in right}, abs=1e-4)
         for name, weight in weights.items():
-            assert torch.allclose(weight, others_weights[name], atol=1e-4), name
+            assert torch.allclose(weight, other_weights[name], atol=1e-4), name
 
 
 def test_a_rank_that_is_killed_ends_all_of_them(tmp_path: Path) -> None:
