@@ -242,4 +242,6 @@ def _format_size(size: int) -> str:
 
 
 def _format_time(seconds: float) -> str:
+    if seconds < 1:
+        return "under 1 s"
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds:,.0f} s"
