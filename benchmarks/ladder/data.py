@@ -98,12 +98,13 @@ def load_data(
     test_questions = _sample_at_most(
         [row.question for row in _read_rows(folder / "test.jsonl")], test, "test"
     )
+    settings = MethodSpec(task=dataset.task)
     # All training questions count as leaks, whichever were drawn.
     stories = [format_question(dataset.task, item.question) for item in items]
     drawn = {item.question.id for item in training}
     unused = [item for item in all_training if item.question.id not in drawn]
     return LadderData(
-        lessons=tuple(make_example(item, dataset.task) for item in training),
+        lessons=tuple(make_example(item, settings) for item in training),
         questions={item.question.id: item.question for item in training},
         validation=_make_holdout([item.question for item in validation], dataset.task),
         test=_make_holdout(test_questions, dataset.task),
@@ -111,7 +112,7 @@ def load_data(
             flag_leaked(stories, [format_question(dataset.task, q) for q in test_questions])
         ),
         others=tuple(
-            make_example(item, dataset.task)
+            make_example(item, settings)
             for item in _sample_at_most(unused, MAX_UNUSED_EXAMPLES, f"{seed}/others")
         ),
         counts=labelling.count_outcomes(items, reused=0),

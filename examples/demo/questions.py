@@ -1,8 +1,8 @@
 """Write the demo task: name the category of an everyday thing.
 
-    python examples/demo/questions.py [--out DIR] [--seed 0] [--train 12] [--test 12]
+    python examples/demo/questions.py [--out DIR] [--seed 0] [--train 12] [--test 24]
 
-writes DIR/train.jsonl and DIR/test.jsonl, one {"question": ..., "label": ...} a line, from the word
+writes DIR/train.jsonl, one {"question": ...} a line, and DIR/test.jsonl with labels, from the word
 lists of things.yaml. --train and --test count things per category; no thing is in both files.
 """
 
@@ -38,7 +38,8 @@ def phrases(things: str, *, article: bool) -> list[str]:
 
 
 def build(seed: int, n_train: int, n_test: int) -> tuple[list[Row], list[Row]]:
-    """Draw n_train and n_test disjoint things per category and word a question about each."""
+    """Draw n_train and n_test disjoint things per category and word a question about each. What is
+    trained on has no label: the teacher's vote is all that the student learns from."""
     rng = random.Random(seed)
     train: list[Row] = []
     test: list[Row] = []
@@ -53,7 +54,7 @@ def build(seed: int, n_train: int, n_test: int) -> tuple[list[Row], list[Row]]:
             (train if position < n_train else test).append(row)
     rng.shuffle(train)
     rng.shuffle(test)
-    return train, test
+    return [{"question": row["question"]} for row in train], test
 
 
 def main() -> None:
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=12, help="things per category to train on")
-    parser.add_argument("--test", type=int, default=12, help="things per category to test on")
+    parser.add_argument("--test", type=int, default=24, help="things per category to test on")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     made = build(given.seed, given.train, given.test)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qcrd.errors import Invalid
+from qcrd.records.answer_form import AnswerForm
 from qcrd.runtime.storage.prompt_formats import load_prompt_format
 
 
@@ -44,7 +45,12 @@ class LocalStudent:
             raise Invalid(
                 "--explain: this student learned labels only, it has no rationales to give"
             )
-        output = self._generate(prompt_format.predict, question, prompt_format.max_new_tokens)
+        output = self._generate(
+            prompt_format.predict,
+            question,
+            prompt_format.max_new_tokens,
+            prompt_format.answer_form,
+        )
         rationale, label = prompt_format.split_output(output)
         if prompt_format.explain is not None and explain:
             rationale = self._generate(
@@ -52,15 +58,25 @@ class LocalStudent:
             )
         return StudentOutput(label, rationale if explain else None)
 
-    def _generate(self, prefix: str, question: str, max_new_tokens: int) -> str:
+    def _generate(
+        self, prefix: str, question: str, max_new_tokens: int, form: AnswerForm | None = None
+    ) -> str:
         prompt = self.prompt_format.format_prompt(prefix, question)
         ids = self._tokenizer(prompt, return_tensors="pt", truncation=True)
+        start = 1 if self._seq2seq else ids.input_ids.shape[1]
+        others = [] if form is None else sorted(set(range(len(self._tokenizer))) - set(form.ends))
+
+        def list_allowed(_: int, so_far: Any) -> list[int]:
+            assert form is not None
+            return sorted(form.find_allowed(so_far[start:].tolist())) or others
+
         generated = self._model.generate(
             input_ids=ids.input_ids,
             attention_mask=ids.attention_mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            prefix_allowed_tokens_fn=None if form is None else list_allowed,
         )
-        new_tokens = generated[0] if self._seq2seq else generated[0, ids.input_ids.shape[1] :]
+        new_tokens = generated[0] if self._seq2seq else generated[0, start:]
         output: str = self._tokenizer.decode(new_tokens, skip_special_tokens=True)
         return output.strip()

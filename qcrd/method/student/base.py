@@ -18,8 +18,11 @@ from qcrd.method.batching import group_by_length
 from qcrd.method.compute import count_flops, has_bf16
 from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.student import generation
+from qcrd.method.student.answer_enforcement import AnswerEnforcer
+from qcrd.method.student.packing import TargetParts
 from qcrd.method.student.targets import GeneratedText, Target
 from qcrd.method.student.texts import StudentTexts
+from qcrd.records.answer_form import AnswerForm
 
 Weights = Mapping[str, Tensor]
 
@@ -87,28 +90,38 @@ class Student(StudentTexts):
         self,
         prompts: Sequence[list[int]],
         prompt_index: Sequence[int],
-        targets: Sequence[list[int]],
+        targets: Sequence[TargetParts],
     ) -> tuple[Tensor, Tensor]:
-        """`cross_entropy` of token ids; no prompt and no target is empty."""
+        """`part_cross_entropy` of token ids; no prompt and no target is empty."""
 
     def cross_entropy(
         self, prompts: Sequence[str], prompt_index: Sequence[int], targets: Sequence[Target]
     ) -> tuple[Tensor, Tensor]:
-        """Summed cross entropy and token count of each target, both [M].
+        """Summed cross entropy and token count of each target, both [M]; see
+        `part_cross_entropy`."""
+        sums, counts = self.part_cross_entropy(prompts, prompt_index, targets)
+        return sums.sum(1), counts.sum(1)
+
+    def part_cross_entropy(
+        self, prompts: Sequence[str], prompt_index: Sequence[int], targets: Sequence[Target]
+    ) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy and token count of what stands before each target's answer, and of
+        the answer with the end: both [M, 2].
 
         Target m follows `prompts[prompt_index[m]]`. One call of the model, or as many as the
         limit of `max_batch_target_tokens` and groups of like length make of it.
         """
         if not targets:
+            nothing = torch.zeros(0, 2, device=self.device)
             if not self.one_call:
-                return torch.zeros(0, device=self.device), torch.zeros(0, device=self.device)
+                return nothing, nothing
             with self.uncounted():  # one token, which enters no sum
-                total, count = self._cross_entropy([[self.filler]], [0], [[self.filler]])
-            return total[:0], count[:0]
+                sums, counts = self._cross_entropy([[self.filler]], [0], [([self.filler], [])])
+            return sums[:0], counts[:0]
         return self._cross_entropy(
             self.tokenize_prompts(prompts),
             prompt_index,
-            [self.tokenize_target(target) for target in targets],
+            [self.tokenize_parts(target) for target in targets],
         )
 
     def _group(self, lengths: Sequence[int]) -> list[list[int]]:
@@ -173,18 +186,10 @@ class Student(StudentTexts):
     def answer_cross_entropy(self, prompts: Sequence[str], targets: Sequence[Target]) -> Tensor:
         """Mean token cross entropy of each target's answer and end, given its prompt and its text:
         [N], without gradients and without dropout. Target i follows prompt i."""
-        parts = [self.tokenize_parts(target) for target in targets]
-        with_text = [i for i, (before, _) in enumerate(parts) if before]
-        # A difference of two sums, which rounding to bf16 would blur.
+        # Students are compared by it, so in full precision.
         with self._evaluating(bf16=False):
-            total, _ = self._cross_entropy(
-                self.tokenize_prompts(prompts),
-                [*range(len(parts)), *with_text],
-                [*(before + answer for before, answer in parts), *(parts[i][0] for i in with_text)],
-            )
-        ce = total[: len(parts)].clone()
-        ce[with_text] -= total[len(parts) :]
-        return ce / torch.tensor([len(answer) for _, answer in parts], device=ce.device)
+            sums, counts = self.part_cross_entropy(prompts, range(len(prompts)), targets)
+        return sums[:, 1] / counts[:, 1]
 
     def generate(
         self,
@@ -193,6 +198,7 @@ class Student(StudentTexts):
         max_new_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
+        options: Sequence[str] = (),
         check: Callable[[], None] = lambda: None,
     ) -> list[str]:
         """The texts of `sample`, greedy by default."""
@@ -201,6 +207,7 @@ class Student(StudentTexts):
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
+            options=options,
             check=check,
         )
         return [output.text for output in outputs]
@@ -214,10 +221,12 @@ class Student(StudentTexts):
         top_p: float = 1.0,
         seed: int = 0,
         batch_size: int | None = None,
+        options: Sequence[str] = (),
         check: Callable[[], None] = lambda: None,
     ) -> list[GeneratedText]:
         """One output per prompt; greedy at temperature 0, else drawn from the smallest set of
-        tokens with `top_p` of the probability, by default all of them.
+        tokens with `top_p` of the probability, by default all of them. Where `options` are given,
+        each is a rationale, the mark, and one of them.
 
         Batches go by length, and each rank draws every `ranks.size`-th; the result is in the order
         of the prompts and a function of the seed, whatever their number. `check` runs before each
@@ -230,6 +239,7 @@ class Student(StudentTexts):
             min(max_new_tokens, self.max_output_tokens), temperature, top_p
         )
         flops, tokens = self.flops, self.tokens
+        form = self.make_answer_form(options) if options else None
 
         def draw_own() -> list[Any]:
             outputs: list[Any] = []
@@ -237,7 +247,8 @@ class Student(StudentTexts):
                 for number in self.ranks.select_own(range(len(groups))):
                     check()
                     torch.manual_seed(seed + number)
-                    batch = self._generate_batch([prompts[i] for i in groups[number]], settings)
+                    asked = [prompts[i] for i in groups[number]]
+                    batch = self._generate_batch(asked, settings, form)
                     outputs += [[one.text, one.is_cut, one.entropy] for one in batch]
             return [outputs, self.flops - flops, self.tokens - tokens]
 
@@ -251,11 +262,13 @@ class Student(StudentTexts):
         return [outputs[i] for i in range(len(prompts))]
 
     def _generate_batch(
-        self, prompts: list[str], settings: Mapping[str, Any]
+        self, prompts: list[str], settings: Mapping[str, Any], form: AnswerForm | None
     ) -> list[GeneratedText]:
         ids, mask = self._pad_prompts(self.tokenize_prompts(prompts))
-        completions, entropies = generation.generate(self.model, ids, mask, settings)
-        completions = completions[:, self._completion_start(ids) :]
+        start = self._completion_start(ids)
+        enforcers = [] if form is None else [AnswerEnforcer(form, start)]
+        completions, entropies = generation.generate(self.model, ids, mask, settings, enforcers)
+        completions = completions[:, start:]
         rows = generation.trim(completions, self.model.generation_config)
         self._count_work(self._encoder_parameter_count, int(mask.sum()))
         self._count_work(self._decoder_parameter_count, sum(len(row) for row, _ in rows))

@@ -11,9 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qcrd.method.batching import restore_order
 from qcrd.method.losses import token_cross_entropy
-from qcrd.method.student import packing
+from qcrd.method.student import generation, packing
 from qcrd.method.student.base import Student
-from qcrd.method.student.packing import PackedRows, Row
+from qcrd.method.student.chat_form import ChatForm
+from qcrd.method.student.packing import PackedRows, Row, TargetParts
+from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
 
 
 class CausalStudent(Student):
@@ -32,6 +34,7 @@ class CausalStudent(Student):
         tokenizer: PreTrainedTokenizerBase,
         *,
         packed: bool = True,
+        chat: ChatForm | None = None,
         **limits: int,
     ) -> None:
         tokenizer.padding_side = "left"
@@ -39,6 +42,11 @@ class CausalStudent(Student):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         super().__init__(model, tokenizer, **limits)
+        self.chat = chat
+        self._end_token_id = tokenizer.eos_token_id
+        if chat is not None:
+            self._end_token_id = tokenizer.convert_tokens_to_ids(chat.end)
+            generation.reset_generation_config(model, self._end_token_id)
         self.max_row_tokens = packing.MAX_ROW_TOKENS
         self._windows = packing.attention_windows(model.config) if packed else None
         self.block_attention = packed and self.device.type == "cuda" and _has_blocks(model)
@@ -54,12 +62,12 @@ class CausalStudent(Student):
         self,
         prompts: Sequence[list[int]],
         prompt_index: Sequence[int],
-        targets: Sequence[list[int]],
+        targets: Sequence[TargetParts],
     ) -> tuple[Tensor, Tensor]:
         rows = packing.plan_rows(
             [len(prompt) for prompt in prompts],
             prompt_index,
-            [len(target) for target in targets],
+            [len(before) + len(answer) for before, answer in targets],
             max_tokens=0 if self._windows is None else self.max_row_tokens,
         )
         groups = self._group([row.n_tokens for row in rows])
@@ -70,7 +78,7 @@ class CausalStudent(Student):
         return restore_order(parts, order)
 
     def _rows_cross_entropy(
-        self, rows: Sequence[Row], prompts: Sequence[list[int]], targets: Sequence[list[int]]
+        self, rows: Sequence[Row], prompts: Sequence[list[int]], targets: Sequence[TargetParts]
     ) -> tuple[Tensor, Tensor]:
         pad_token_id = self.tokenizer.pad_token_id
         packed = packing.pack_rows(rows, prompts, targets, pad_token_id=pad_token_id)
@@ -81,7 +89,7 @@ class CausalStudent(Student):
                 input_ids=packed.ids, use_cache=False, **self._attention_arguments(packed)
             )
         token_ce = token_cross_entropy(output.logits, packed.targets.labels)
-        return packed.targets.sum_by_target(token_ce), packed.targets.counts
+        return packed.targets.sum_by_part(token_ce), packed.targets.counts
 
     def _attention_arguments(self, packed: PackedRows) -> dict[str, Any]:
         if self._windows is None:
@@ -103,12 +111,19 @@ class CausalStudent(Student):
         finally:
             config._attn_implementation = loaded
 
-    def _tokenize_text(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(" " + text, add_special_tokens=False).input_ids
+    def _tokenize_text(self, text: str, *, is_first: bool = True) -> list[int]:
+        # Behind a chat's header a reply begins without a space.
+        lead = "" if is_first and self.chat is not None else " "
+        ids: list[int] = self.tokenizer(lead + text, add_special_tokens=False).input_ids
+        return ids
+
+    def _tokenize_mark(self) -> list[int]:
+        text = f"\n{JOINED_ANSWER_PREFIX}"
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
     def _target_frame(self) -> tuple[list[int], list[int]]:
-        return [], [self.tokenizer.eos_token_id]
+        return [], [self._end_token_id]
 
     def _completion_start(self, ids: Tensor) -> int:
         return ids.shape[1]

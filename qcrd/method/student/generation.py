@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,13 +55,19 @@ class EntropyRecorder(LogitsProcessor):
 
 
 def generate(
-    model: Any, ids: Tensor, mask: Tensor, settings: Mapping[str, Any]
+    model: Any,
+    ids: Tensor,
+    mask: Tensor,
+    settings: Mapping[str, Any],
+    enforcers: Sequence[LogitsProcessor] = (),
 ) -> tuple[Tensor, list[list[float]]]:
     """Token ids as transformers returns them, and each row's entropies in nats, one per new token;
     none where the answer is greedy."""
     recorder = EntropyRecorder() if settings["do_sample"] else None
-    processors = {} if recorder is None else {"logits_processor": [recorder]}
-    output: Tensor = model.generate(input_ids=ids, attention_mask=mask, **settings, **processors)
+    processors = [*([] if recorder is None else [recorder]), *enforcers]
+    output: Tensor = model.generate(
+        input_ids=ids, attention_mask=mask, logits_processor=processors or None, **settings
+    )
     if recorder is None:
         return output, [[] for _ in ids]
     return output, torch.stack(recorder.steps, 1).tolist()

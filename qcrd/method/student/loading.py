@@ -31,6 +31,7 @@ from qcrd.method.compute import has_bf16
 from qcrd.method.student import length_limits
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.causal import CausalStudent
+from qcrd.method.student.chat_form import ChatForm, read_chat_form
 from qcrd.method.student.packing import has_attention_alone
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
@@ -111,6 +112,12 @@ def _build_student(
 
     config = _load_config(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    if spec.prompt == "chat" and (config.is_encoder_decoder or _is_encoder_only(config)):
+        raise Invalid(
+            "`student.prompt`: only decoder-only bases have a chat to be asked in; leave it out",
+            param="student.prompt",
+            code="no_chat_form",
+        )
     if config.is_encoder_decoder:
         choose_reading(config)
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype)
@@ -135,6 +142,7 @@ def _build_student(
             model.to(device),
             tokenizer,
             packed=reading == "packed",
+            chat=_choose_chat(tokenizer, spec),
             **length_limits.fit_window(config, limits),
         )
     raise Invalid(
@@ -142,6 +150,18 @@ def _build_student(
         "use a seq2seq, decoder-only or BERT-like base",
         param="model",
     )
+
+
+def _choose_chat(tokenizer: PreTrainedTokenizerBase, spec: StudentSpec) -> ChatForm | None:
+    """How a decoder-only base is asked; None: as plain text."""
+    if spec.prompt == "plain":
+        return None
+    try:
+        return read_chat_form(tokenizer)
+    except Invalid:
+        if spec.prompt == "chat":
+            raise
+        return None
 
 
 def choose_reading(config: Any) -> Reading:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from qcrd.records.specs.training_spec import StudentSpec
 
@@ -24,6 +26,7 @@ def inject_adapters(model: Any, spec: StudentSpec, *, seed: int) -> None:
         lora_alpha=spec.lora.alpha,
         lora_dropout=spec.lora.dropout,
         target_modules="all-linear",
+        exclude_modules=_match_lower_layers(model, spec.lora_upper_share),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -31,6 +34,20 @@ def inject_adapters(model: Any, spec: StudentSpec, *, seed: int) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:  # trained in fp32, whatever the frozen weights are in
             parameter.data = parameter.data.float()
+
+
+def _match_lower_layers(model: Any, upper_share: float) -> str | None:
+    """A regular expression of the modules below the upper share of each stack of layers."""
+    stacks: list[str] = []
+    below: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(
+            name.startswith(f"{stack}.") for stack in stacks
+        ):
+            stacks.append(name)
+            n_lower = round(len(module) * (1 - upper_share))
+            below += [f"{name}.{place}" for place in range(n_lower)]
+    return rf"(?:{'|'.join(map(re.escape, below))})\..*" if below else None
 
 
 def merge_adapters(model: Any) -> Any:

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from qcrd.method.losses import IGNORE_INDEX
 
+TargetParts = tuple[Sequence[int], Sequence[int]]
+"""Tokens of a target before its answer, and from there to its end; one of them may be empty."""
+
 MAX_ROW_TOKENS = 2048
 """Tokens of a row with several targets; a prompt with more of them gets several rows."""
 
@@ -34,7 +37,8 @@ class Row:
 @dataclass(frozen=True)
 class TargetTokens:
     """The P tokens of M targets, one after the other: `labels` [P], their `cells` [P] in a grid
-    [M, T], and `counts` [M]. Made on the CPU, so that a GPU is asked for no place or count."""
+    [M, T], and `counts` [M, 2] of what stands before an answer and from there on. Made on the CPU,
+    so that a GPU is asked for no place or count."""
 
     labels: Tensor
     cells: Tensor
@@ -46,20 +50,23 @@ class TargetTokens:
             self.labels.to(device), self.cells.to(device), self.counts.to(device), self.width
         )
 
-    def sum_by_target(self, values: Tensor) -> Tensor:
-        """[P] -> [M], in an order that is always the same."""
+    def sum_by_part(self, values: Tensor) -> Tensor:
+        """[P] -> [M, 2], in an order that is always the same."""
         grid = values.new_zeros(len(self.counts) * self.width)
-        return grid.index_copy(0, self.cells, values).view(-1, self.width).sum(1)
+        grid = grid.index_copy(0, self.cells, values).view(-1, self.width)
+        is_before = torch.arange(self.width, device=grid.device) < self.counts[:, :1]
+        return torch.stack(((grid * is_before).sum(1), (grid * ~is_before).sum(1)), 1)
 
 
-def join_targets(targets: Sequence[Sequence[int]]) -> TargetTokens:
+def join_targets(targets: Sequence[TargetParts]) -> TargetTokens:
     """The tokens of targets, none of them empty."""
-    width = max(map(len, targets))
-    cells = [m * width + t for m, target in enumerate(targets) for t in range(len(target))]
+    width = max(len(before) + len(answer) for before, answer in targets)
+    whole = [[*before, *answer] for before, answer in targets]
+    cells = [m * width + t for m, target in enumerate(whole) for t in range(len(target))]
     return TargetTokens(
-        torch.tensor([token for target in targets for token in target]),
+        torch.tensor([token for target in whole for token in target]),
         torch.tensor(cells),
-        torch.tensor([len(target) for target in targets]),
+        torch.tensor([[len(before), len(answer)] for before, answer in targets]),
         width,
     )
 
@@ -114,11 +121,11 @@ def plan_rows(
 def pack_rows(
     rows: Sequence[Row],
     prompts: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
+    targets: Sequence[TargetParts],
     *,
     pad_token_id: int,
 ) -> PackedRows:
-    """The tensors of `rows`; prompts and targets are token ids, none of them empty."""
+    """The tensors of `rows`; no prompt and no target is empty."""
     width = max(row.n_tokens for row in rows)
     shape = (len(rows), width)
     ids = torch.full(shape, pad_token_id)
@@ -129,7 +136,7 @@ def pack_rows(
         row_ids, row_positions, row_segments = list(prompt), list(range(len(prompt))), []
         row_segments += [PROMPT] * len(prompt)
         for segment, target in enumerate(row.targets, 1):
-            read = targets[target][:-1]
+            read = [*targets[target][0], *targets[target][1]][:-1]
             # The prompt's last place predicts the first token of each of its targets.
             predictors.append(start + len(prompt) - 1)
             predictors += range(start + len(row_ids), start + len(row_ids) + len(read))
@@ -150,11 +157,12 @@ def pack_rows(
     )
 
 
-def pad_targets(targets: Sequence[Sequence[int]]) -> Tensor:
-    """[M, T]: M lists of token ids, padded with `IGNORE_INDEX`."""
-    padded = torch.full((len(targets), max(map(len, targets))), IGNORE_INDEX)
-    for row, target in zip(padded, targets, strict=True):
-        row[: len(target)] = torch.tensor(target)
+def pad_targets(targets: Sequence[TargetParts]) -> Tensor:
+    """[M, T]: the token ids of M targets, padded with `IGNORE_INDEX`."""
+    width = max(len(before) + len(answer) for before, answer in targets)
+    padded = torch.full((len(targets), width), IGNORE_INDEX)
+    for row, (before, answer) in zip(padded, targets, strict=True):
+        row[: len(before) + len(answer)] = torch.tensor([*before, *answer])
     return padded
 
 

@@ -14,7 +14,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from qcrd.method.batching import restore_order
 from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
 from qcrd.method.student.base import Student
-from qcrd.method.student.packing import join_targets, pad_targets
+from qcrd.method.student.packing import TargetParts, join_targets, pad_targets
+from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
 
 
 class Seq2SeqStudent(Student):
@@ -41,10 +42,10 @@ class Seq2SeqStudent(Student):
         self,
         prompts: Sequence[list[int]],
         prompt_index: Sequence[int],
-        targets: Sequence[list[int]],
+        targets: Sequence[TargetParts],
     ) -> tuple[Tensor, Tensor]:
         states, mask = self._encode(prompts)
-        groups = self._group([len(target) for target in targets])
+        groups = self._group([len(before) + len(answer) for before, answer in targets])
         parts = []
         for group in groups:
             index = torch.tensor([prompt_index[i] for i in group], device=self.device)
@@ -71,11 +72,11 @@ class Seq2SeqStudent(Student):
             return encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 
     def _decode(
-        self, states: Tensor, mask: Tensor, targets: Sequence[list[int]]
+        self, states: Tensor, mask: Tensor, targets: Sequence[TargetParts]
     ) -> tuple[Tensor, Tensor]:
         grid = pad_targets(targets)
         is_target = grid != IGNORE_INDEX
-        self._count_work(self._decoder_parameter_count, sum(map(len, targets)))
+        self._count_work(self._decoder_parameter_count, int(is_target.sum()))
         start = torch.full_like(grid[:, :1], self._decoder_start_token_id)
         read = torch.cat((start, grid[:, :-1].clamp(min=0)), 1).to(self.device)
         is_read = torch.cat((torch.ones_like(start), is_target[:, :-1].long()), 1).to(self.device)
@@ -90,11 +91,14 @@ class Seq2SeqStudent(Student):
                 use_cache=False,
             )
         token_ce = token_cross_entropy(output.logits, tokens.labels)
-        return tokens.sum_by_target(token_ce), tokens.counts
+        return tokens.sum_by_part(token_ce), tokens.counts
 
-    def _tokenize_text(self, text: str) -> list[int]:
+    def _tokenize_text(self, text: str, *, is_first: bool = True) -> list[int]:
         ids: list[int] = self.tokenizer(text_target=text, add_special_tokens=False).input_ids
         return ids
+
+    def _tokenize_mark(self) -> list[int]:
+        return self._tokenize_text(JOINED_ANSWER_PREFIX)
 
     def _target_frame(self) -> tuple[list[int], list[int]]:
         return self._frame

@@ -10,11 +10,18 @@ from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
 @dataclass(frozen=True)
 class Target:
     """An output to learn: `text`, cut where the student's limit is, and then `answer`, which is
-    never cut. `is_cut`: the text broke off when it was made, so that no end is learned."""
+    never cut. `is_cut`: the text broke off when it was made, so that no end is learned. `marked`:
+    the answer's mark stands behind the text and belongs to it, with an answer or without."""
 
     text: str = ""
     answer: str = ""
     is_cut: bool = False
+    marked: bool = False
+
+
+def reasoned_target(rationale: str, answer: str = "") -> Target:
+    """What a reasoning student says: a rationale with the answer's mark, and then the answer."""
+    return Target(rationale, answer=answer, marked=True)
 
 
 def joined_target(rationale: str, label: str) -> Target:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from cachetools import LRUCache
 from transformers import PreTrainedTokenizerBase
 
+from qcrd.method.student.chat_form import ChatForm
 from qcrd.method.student.control_tokens import ControlTokenSplitter
 from qcrd.method.student.targets import Target
+from qcrd.records.answer_form import AnswerForm
 
 MAX_KNOWN_TEXTS = 1 << 16
 """Prompts, and targets, whose tokens are kept: a text is asked for again in every pass."""
@@ -23,6 +25,8 @@ class StudentTexts(ABC):
 
     suffix = ""
     """Text that ends every prompt, so that the output can follow in the same sequence."""
+    chat: ChatForm | None = None
+    """What stands around every prompt of a student that is asked as its base's chats are."""
 
     def __init__(
         self,
@@ -45,8 +49,13 @@ class StudentTexts(ABC):
         )
 
     @abstractmethod
-    def _tokenize_text(self, text: str) -> list[int]:
-        """Tokens of a part of an output, without what frames an output."""
+    def _tokenize_text(self, text: str, *, is_first: bool = True) -> list[int]:
+        """Tokens of a part of an output, its first one or one behind others, without what frames an
+        output."""
+
+    @abstractmethod
+    def _tokenize_mark(self) -> list[int]:
+        """Tokens of the mark between a rationale and the answer behind it."""
 
     @abstractmethod
     def _target_frame(self) -> tuple[list[int], list[int]]:
@@ -62,21 +71,50 @@ class StudentTexts(ABC):
         return [known[prompt] or [] for prompt in prompts]
 
     def _tokenize_new_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        framed = [self._frame_prompt(prompt) for prompt in prompts]
+        if self.chat is not None:
+            return [self._cut_question(ids) for ids in self.tokenizer(framed).input_ids]
         ids: list[list[int]] = self.tokenizer(
-            [self._control_tokens.split(prompt + self.suffix) for prompt in prompts],
-            truncation=True,
-            max_length=self.max_question_tokens,
+            framed, truncation=True, max_length=self.max_question_tokens
         ).input_ids
         return ids
+
+    def _cut_question(self, ids: list[int]) -> list[int]:
+        """A chat's tokens within the limit, its turn's beginning among them."""
+        if len(ids) <= self.max_question_tokens or self.chat is None:
+            return ids
+        before: list[int] = self.tokenizer(self.chat.before).input_ids
+        return before + ids[len(ids) - self.max_question_tokens + len(before) :]
+
+    def _frame_prompt(self, prompt: str) -> str:
+        text = self._control_tokens.split(prompt)
+        if self.chat is not None:
+            return self.chat.before + text + self.chat.after
+        return text + self.suffix
 
     def is_cut(self, prompt: str) -> bool:
         """Whether the prompt is longer than `max_question_tokens`, so that a part of it is not
         read."""
-        text = self._control_tokens.split(prompt + self.suffix)
+        text = self._frame_prompt(prompt)
         # No token is shorter than a byte, and few are added around them.
         if len(text.encode()) + MAX_ADDED_TOKENS <= self.max_question_tokens:
             return False
         return len(self.tokenizer(text).input_ids) > self.max_question_tokens
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """What ends an output."""
+        return tuple(self._target_frame()[1])
+
+    def make_answer_form(self, options: Sequence[str]) -> AnswerForm:
+        """What an output may be that answers one of `options` behind its rationale."""
+        marked = [self.tokenize_parts(Target(answer=option, marked=True)) for option in options]
+        return AnswerForm(
+            mark=tuple(self._tokenize_mark()),
+            options=tuple(tuple(answer) for _, answer in marked),
+            ends=self.end_token_ids,
+            max_rationale_tokens=self.max_target_tokens,
+        )
 
     @property
     def filler(self) -> int:
@@ -98,13 +136,16 @@ class StudentTexts(ABC):
     def _tokenize_new_target(self, target: Target) -> tuple[list[int], list[int]]:
         begin, end = self._target_frame()
         text = self._tokenize_text(self._control_tokens.split(target.text)) if target.text else []
-        answer = (
-            self._tokenize_text(self._control_tokens.split(target.answer)) if target.answer else []
-        )
-        frame = len(begin) + len(end)
+        mark = self._tokenize_mark() if target.marked else []
+        answer_text = self._control_tokens.split(target.answer)
+        is_first = not (text or mark)
+        answer = self._tokenize_text(answer_text, is_first=is_first) if answer_text else []
+        frame = len(begin) + len(end) + len(mark)
         room = min(self.max_target_tokens, self.max_output_tokens - len(answer)) - frame
         if answer:
-            return [*begin, *text[: max(0, room)]], [*answer, *end]
+            return [*begin, *text[: max(0, room)], *mark], [*answer, *end]
+        if mark:
+            return [*begin, *text[: max(0, room)], *mark], []
         # Whatever is cut has no end: nothing is learned of where it would have been.
         if target.is_cut or len(text) > room:
             return [*begin, *text][: self.max_target_tokens], []

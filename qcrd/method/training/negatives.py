@@ -16,19 +16,19 @@ import torch
 from qcrd.method import losses
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.student.targets import Target
 from qcrd.method.training.negative_sampler import (
     NegativeSampler,
     NegativeSampleRequest,
     NegativeSamplingParams,
 )
+from qcrd.method.training.objectives import Objective
 from qcrd.method.training.sample_filter import (
     SampledRationales,
     SampleFilter,
     SampleKind,
 )
 from qcrd.method.training.schedule import TrainingSchedule
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.step_loss import TrainingExample, make_rationale_target
 from qcrd.method.training.weight_history import WeightHistory
 from qcrd.records.rationales import Rationale, RationaleSource
 from qcrd.records.specs.training_spec import NegativeSource, OverPositive
@@ -73,7 +73,7 @@ class NegativeSupply:
         self._spec = schedule.spec.negatives
         self._weight_history = weight_history
         self._fixed_weights = fixed_weights
-        self._filter = SampleFilter(schedule.spec, examples)
+        self._filter = SampleFilter(schedule.spec, examples, reasons=schedule.objective.reasons)
         self._samples_any = schedule.objective.uses_negatives and bool(
             {NegativeSource.STUDENT_LAG, NegativeSource.FIXED} & set(self._spec.source)
         )
@@ -109,18 +109,19 @@ class NegativeSupply:
     def attach(
         self, examples: Sequence[TrainingExample], samples: SampledRationales
     ) -> Sequence[TrainingExample]:
-        """The examples with the negatives of the spec's sources, where the method uses any."""
+        """The examples with the negatives of the spec's sources, where the method uses any, and
+        with the positives among the samples that were kept."""
         if not self._schedule.objective.uses_negatives:
             return examples
         keeps_own = NegativeSource.TEACHER_MINORITY in self._spec.source
-        return [
-            replace(
-                example,
-                negatives=(self._filter.keep_own(example) if keeps_own else ())
-                + samples.get(example.id, ()),
+        attached = []
+        for example in examples:
+            right, wrong = self._filter.split(example, samples.get(example.id, ()))
+            own = self._filter.keep_own(example) if keeps_own else ()
+            attached.append(
+                replace(example, positives=example.positives + right, negatives=own + wrong)
             )
-            for example in examples
-        ]
+        return attached
 
     def make_requests(
         self, iteration: int, examples: Sequence[TrainingExample]
@@ -152,11 +153,16 @@ class NegativeSupply:
             n=self._spec.n,
             temperature=temperature,
             top_p=self._spec.top_p,
-            max_new_tokens=self._schedule.spec.hyperparameters.max_rationale_tokens,
+            max_new_tokens=self._count_new_tokens(),
             seed=random.Random(salt).getrandbits(31),
             tag=f"{source.value[0]}{iteration}",
             source=source,
         )
+
+    def _count_new_tokens(self) -> int:
+        """Longest sample: a rationale, and the answer where one follows it."""
+        hyper, reasons = self._schedule.spec.hyperparameters, self._schedule.objective.reasons
+        return hyper.max_rationale_tokens + hyper.max_label_tokens * reasons
 
     # --- the temperature --------------------------------------------------------------------------
 
@@ -235,7 +241,8 @@ class NegativeSupply:
         def score() -> list[Any]:
             flops = student.flops
             with student.uncounted():
-                scored = _score_pairs(student, pairs, self._schedule.spec.loss.delta)
+                delta = self._schedule.spec.loss.delta
+                scored = _score_pairs(student, pairs, delta, self._schedule.objective)
                 return [scored, student.flops - flops]
 
         # On one rank: what follows from the scores must be the same on all.
@@ -266,18 +273,19 @@ def _score_pairs(
     student: Student,
     pairs: Sequence[tuple[TrainingExample, Rationale]],
     delta: float | OverPositive,
+    objective: Objective,
 ) -> list[tuple[float, float]]:
     if not pairs:
         return []
     index, prompts = range(len(pairs)), [EXPLAIN_PREFIX + e.text for e, _ in pairs]
-    targets = [Target(s.text, is_cut=s.is_cut) for _, s in pairs]
+    targets = [make_rationale_target(s, objective) for _, s in pairs]
     ce = student.mean_cross_entropy(prompts, index, targets).tolist()
     if not isinstance(delta, OverPositive):
         return [(value, delta) for value in ce]
     # The lowest positive stands for the picked one: a margin is told here, and not trained on.
     margins = []
     for (example, _), prompt in zip(pairs, prompts, strict=True):
-        positives = [Target(r.text, is_cut=r.is_cut) for r in example.positives]
+        positives = [make_rationale_target(r, objective) for r in example.positives]
         if not positives:
             margins.append(0.0)
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from qcrd.method.training.objectives import OBJECTIVES, Objective
+from qcrd.method.training.objectives import OBJECTIVES, Objective, get_objective
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.training_spec import NegativeSource
 
@@ -38,7 +38,7 @@ class TrainingSchedule:
 
     @property
     def objective(self) -> Objective:
-        return OBJECTIVES[self.method]
+        return get_objective(self.method, self.spec.student.answers)
 
     def completed_fraction(self, step: int, flops: float) -> float:
         """Share of the planned work that is done, 1 at the end."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qcrd.method import losses
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
-from qcrd.method.student.targets import Target, joined_target
+from qcrd.method.student.targets import Target, joined_target, reasoned_target
 from qcrd.method.training.candidates import Candidates, SelectedCandidates
 from qcrd.method.training.objectives import Objective
 from qcrd.records.rationales import Rationale
@@ -24,7 +24,8 @@ JudgeScores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """One question to train the student on. `text` is the question with its options."""
+    """One question to train the student on. `text` is the question with its options; `is_sure`:
+    another answer than `gold` is wrong, which of a vote only a clear one says."""
 
     id: str
     text: str
@@ -33,13 +34,16 @@ class TrainingExample:
     positives: tuple[Rationale, ...] = ()
     negatives: tuple[Rationale, ...] = ()
     choices: tuple[str, ...] = ()
+    is_sure: bool = True
 
 
 class StepCounts(NamedTuple):
-    """What a step divides by: tokens of the labels, and N of eq. 3."""
+    """What a step divides by: tokens of the labels, N of eq. 3, and tokens of the answers behind
+    rationales."""
 
     label_tokens: int
     contrasted: int
+    answer_tokens: int
 
 
 class StepLoss(NamedTuple):
@@ -50,6 +54,15 @@ class StepLoss(NamedTuple):
     losses: dict[str, float]
     positive: Tensor | None = None
     negative: Tensor | None = None
+
+
+class _Terms(NamedTuple):
+    """Eqs 6 and 7, and the cross entropy of the answers behind picked positives, each summed over
+    questions."""
+
+    positive: Tensor
+    negative: Tensor
+    answer: Tensor
 
 
 class StepModule(nn.Module):
@@ -81,44 +94,50 @@ class StepModule(nn.Module):
         """
         # One region: each weight is cast once for all three calls, and with a gradient, because the
         # first of them has one.
+        counts = counts or count_step(self.student, batch, self.objective, self.spec)
+        objective, spec = self.objective, self.spec
         with self.student.autocast():
-            label_loss = self._label_loss(batch, counts)
-            if self.objective.joined or self.objective.max_positives == 0:
-                return _read_losses(
-                    label_loss, {} if self.objective.joined else {"label": label_loss}
-                )
-            count = (
-                counts.contrasted if counts else _count_contrasted(batch, self.objective, self.spec)
-            )
-            terms = self._contrastive_terms(batch, scores, generator) if count else None
-        spec, label = self.spec, {"label": label_loss}
+            label_loss = self._label_loss(batch, counts) if objective.predicts else None
+            if label_loss is not None and objective.max_positives == 0:
+                return _read_losses(label_loss, {} if objective.joined else {"label": label_loss})
+            n = counts.contrasted
+            terms = self._contrastive_terms(batch, scores, generator) if n else None
         if terms is None:
-            nothing = torch.zeros_like(label_loss)
-            parts = {"positive": nothing, "negative": nothing}
-            return _read_losses(spec.alpha[0] * label_loss, label | parts)
-        positive, negative = terms
-        parts = {"positive": positive / count, "negative": negative / count}
-        weight = spec.alpha[1] / count
-        total = spec.alpha[0] * label_loss + weight * losses.contrastive_loss(
-            positive, negative, spec.beta
+            nothing = torch.zeros((), device=self.student.device)
+            terms = _Terms(nothing, nothing, nothing)
+        answer_loss = terms.answer / max(1, counts.answer_tokens)
+        prediction = _join_predictions(objective, label_loss, answer_loss)
+        parts = {
+            "label": answer_loss if label_loss is None else label_loss,
+            **({"answer": answer_loss} if objective.answers == "both" else {}),
+            "positive": terms.positive / max(1, n),
+            "negative": terms.negative / max(1, n),
+        }
+        weight = spec.alpha[1] / max(1, n)
+        contrast = losses.contrastive_loss(terms.positive, terms.negative, spec.beta)
+        return _read_losses(
+            spec.alpha[0] * prediction + weight * contrast,
+            parts,
+            weight * terms.positive,
+            -weight * spec.beta * terms.negative,
         )
-        return _read_losses(total, label | parts, weight * positive, -weight * spec.beta * negative)
 
-    def _label_loss(self, batch: Sequence[TrainingExample], counts: StepCounts | None) -> Tensor:
-        """L_pred: token cross entropy of the labels, divided once by the step's token count."""
-        total, n_tokens = self.student.cross_entropy(
+    def _label_loss(self, batch: Sequence[TrainingExample], counts: StepCounts) -> Tensor:
+        """L_pred of the predict task: token cross entropy of the labels, divided once by the step's
+        token count."""
+        total, _ = self.student.cross_entropy(
             [PREDICT_PREFIX + example.text for example in batch],
             range(len(batch)),
             [_label_target(example, self.objective) for example in batch],
         )
-        return total.sum() / (counts.label_tokens if counts else n_tokens.sum())
+        return total.sum() / max(1, counts.label_tokens)
 
     def _contrastive_terms(
         self,
         batch: Sequence[TrainingExample],
         scores: JudgeScores,
         generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor] | None:
+    ) -> _Terms | None:
         """Eqs 6 and 7 summed over the batch's questions; None where no rationale acts."""
         always = self.student.one_call  # every rank calls the model as often as the others
         rows = [example for example in batch if _has_rationales(example, self.objective)]
@@ -145,14 +164,23 @@ class StepModule(nn.Module):
         selected = [*pos.selected, *neg.selected]
         if not (selected or always):
             return None
-        ce_sum, n_tokens = self.student.cross_entropy(prompts, *_index_targets(selected))
-        ce, n_positives = ce_sum / n_tokens, len(pos.selected)
+        index, targets = self._index_targets(selected)
+        n_positives = len(pos.selected)
+        if self.objective.reasons:  # the answer stands behind what is right, and nothing else
+            for place, (row, rationale) in enumerate(pos.selected):
+                targets[place] = reasoned_target(rationale.text, rows[row].label)
+        sums, n_tokens = self.student.part_cross_entropy(prompts, index, targets)
+        if self.objective.reasons:
+            ce, answer_ce = sums[:, 0] / n_tokens[:, 0], sums[:n_positives, 1]
+        else:
+            ce, answer_ce = sums.sum(1) / n_tokens.sum(1), torch.zeros_like(sums[:n_positives, 1])
         neg_margins = margins[[row for row, _ in neg.selected]]
         w_pos, s_pos = torch.stack((pos.weights, pos.scores)).to(ce.device)
         w_neg, s_neg, delta = torch.stack((neg.weights, neg.scores, neg_margins)).to(ce.device)
-        return (
+        return _Terms(
             losses.positive_term(ce[:n_positives], w_pos, s_pos),
             losses.negative_term(ce[n_positives:], w_neg, s_neg, delta),
+            (w_pos * answer_ce).sum(),
         )
 
     def _margins(
@@ -184,25 +212,50 @@ class StepModule(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Cross entropy of every candidate without gradients, in one call for both sides.
 
-        Positives without a choice need none, unless a margin is relative to them; negatives do, to
-        be left out past the margin.
+        Positives need none without a choice or under a scheme that does not ask for it, unless a
+        margin is relative to them; negatives do, to be left out past the margin.
         """
+        by_loss = self.spec.scheme in losses.SCHEMES_BY_LOSS
         rows_with_negatives = {row for row, _ in neg_candidates.flat_candidates}
         is_relative = isinstance(self.spec.delta, OverPositive)
         # Question by question: what is scored must not depend on what shares a step or a part.
         scored = [
             index
             for index, (row, _) in enumerate(pos_candidates.flat_candidates)
-            if pos_candidates.has_choice(row) or (is_relative and row in rows_with_negatives)
+            if (by_loss and pos_candidates.has_choice(row))
+            or (is_relative and row in rows_with_negatives)
         ]
         pos_ce = torch.zeros(len(pos_candidates.flat_candidates))
         to_score = [pos_candidates.flat_candidates[i] for i in scored]
         to_score += neg_candidates.flat_candidates
         if not (to_score or self.student.one_call):
             return pos_ce, torch.zeros(0)
-        ce = self.student.mean_cross_entropy(prompts, *_index_targets(to_score)).cpu()
+        ce = self.student.mean_cross_entropy(prompts, *self._index_targets(to_score)).cpu()
         pos_ce[scored] = ce[: len(scored)]
         return pos_ce, ce[len(scored) :]
+
+    def _index_targets(
+        self, candidates: Sequence[tuple[int, Rationale]]
+    ) -> tuple[list[int], list[Target]]:
+        """The row and the target of each, without its answer."""
+        return (
+            [row for row, _ in candidates],
+            [make_rationale_target(rationale, self.objective) for _, rationale in candidates],
+        )
+
+
+def _join_predictions(objective: Objective, label: Tensor | None, answer: Tensor) -> Tensor:
+    """L_pred: of the labels, of the answers behind rationales, or half of each."""
+    if label is None:
+        return answer
+    return (label + answer) / 2 if objective.reasons else label
+
+
+def make_rationale_target(rationale: Rationale, objective: Objective) -> Target:
+    """The span that eqs 6 and 7 act on: a rationale, with the mark that an answer would follow."""
+    if objective.reasons:
+        return reasoned_target(rationale.text)
+    return Target(rationale.text, is_cut=rationale.is_cut)
 
 
 def _read_losses(
@@ -221,8 +274,15 @@ def count_step(
     student: Student, batch: Sequence[TrainingExample], objective: Objective, spec: LossSpec
 ) -> StepCounts:
     """The counts of a whole step, which may be computed in shares."""
-    targets = [student.tokenize_target(_label_target(e, objective)) for e in batch]
-    return StepCounts(sum(map(len, targets)), _count_contrasted(batch, objective, spec))
+    labels = [student.tokenize_target(_label_target(e, objective)) for e in batch]
+    n_contrasted = 0 if objective.max_positives == 0 else _count_contrasted(batch, objective, spec)
+    answered = [e for e in batch if e.positives] if objective.reasons else []
+    answers = [student.tokenize_parts(reasoned_target("", e.label))[1] for e in answered]
+    return StepCounts(
+        sum(map(len, labels)) if objective.predicts else 0,
+        n_contrasted,
+        sum(map(len, answers)),
+    )
 
 
 def _count_contrasted(
@@ -244,10 +304,3 @@ def _label_target(example: TrainingExample, objective: Objective) -> Target:
         return Target(answer=example.label)
     text = example.positives[0].text if example.positives else ""
     return joined_target(text, example.label)
-
-
-def _index_targets(
-    candidates: Sequence[tuple[int, Rationale]],
-) -> tuple[list[int], list[Target]]:
-    """The row and the target of each."""
-    return [row for row, _ in candidates], [Target(r.text, is_cut=r.is_cut) for _, r in candidates]

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
 from qcrd.records.specs.rationale_spec import RationaleSpec
-from qcrd.records.specs.task import TaskSpec
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import (
     Hyperparameters,
     JudgeSpec,
@@ -24,9 +24,11 @@ from qcrd.records.specs.training_spec import (
 FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "task": frozenset({"fields", "conversation"}),
-        "negatives": frozenset({"top_p", "filter"}),
+        "negatives": frozenset({"top_p", "filter", "keep_right"}),
         "loss": frozenset({"contrast_normaliser"}),
-        "student": frozenset({"gradient_checkpointing"}),
+        "student": frozenset(
+            {"gradient_checkpointing", "answers", "prompt", "enforce_labels", "lora_upper_share"}
+        ),
         "rationales": frozenset(
             {
                 "max_failed_share",
@@ -93,6 +95,7 @@ PAPER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "alpha": [0.5, 0.5, 0.5], "alpha3_decay": 0.9, "beta": 0.2, "delta": 3.0,
             "scheme": "min_max", "contrast_normaliser": "all",
         },
+        "student": {"answers": "label", "prompt": "plain"},
     }
 )  # fmt: skip
 """Wang et al. 2025, sections 3 and 4.1, where they say what they did. They do not say how long an
@@ -144,6 +147,12 @@ class MethodSpec(Record):
     """Of the training."""
     baselines: tuple[Baseline, ...] = ()
     """Methods that are trained beside it, for the report's comparison."""
+
+    @property
+    def enforced_labels(self) -> tuple[str, ...]:
+        """The labels that an answer behind a rationale is held to; none where any text may be."""
+        is_held = self.student.enforce_labels and self.task.answer is AnswerKind.LABEL
+        return self.task.labels if is_held else ()
 
     @model_validator(mode="before")
     @classmethod

@@ -33,7 +33,11 @@ class NegativeSpec(Record):
     filter: Literal["none", "wrong_only"] = "none"
     """`wrong_only` keeps the samples whose answer is another than the label, or the vote where
     there is none; what breaks off or has no answer is dropped and counted. A right chain of thought
-    is no negative."""
+    is no negative. Of a student that answers behind its rationale it is always so, and a vote must
+    be at least 4 of 5."""
+    keep_right: bool = False
+    """Samples of such a student whose answer is right are further positives of their question, in
+    the iteration that they were sampled for."""
     n: Annotated[int, Field(ge=1, le=16)] = 1
     """Negatives per question and step."""
     checkpoint: str | None = None
@@ -118,10 +122,27 @@ class LoraSpec(Record):
     """On the adapters' input."""
 
 
+StudentAnswers = Literal["label", "reasoned", "both"]
+"""`label`: the label under one prefix, a rationale under another. `reasoned`: the rationale, a
+mark, and the answer, in one output. `both`: the label under the one, all of it under the other."""
+
+
 class StudentSpec(Record):
     """How a base checkpoint becomes a student. `decoder_layers` and `freeze` are only read for
     encoder-only bases (BERT-like), around which an encoder-decoder with a new decoder is built."""
 
+    answers: StudentAnswers = "label"
+    """What a student of a method with rationales says: `label` the label and, when asked for it, a
+    rationale; `reasoned` its rationale first and the answer that follows from it; `both` either. A
+    job that names none and whose base has a decoder is created with `reasoned`."""
+    prompt: Literal["plain", "chat", "auto"] = "plain"
+    """How the student is asked: `plain` text, a turn of its base's own `chat` template, or `auto`,
+    what the base has. A job that names none is created with `auto`."""
+    enforce_labels: bool = True
+    """Whether the answer behind a rationale is held to the task's labels, where it has some."""
+    lora_upper_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the layers, from the top, that get adapters where `lora` is given: what is below is
+    read as the base reads it, without a gradient."""
     lora: LoraSpec | None = None
     """For seq2seq and decoder-only bases; None trains all weights."""
     decoder_layers: Annotated[int, Field(ge=1, le=48)] = 2

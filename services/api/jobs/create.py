@@ -18,6 +18,7 @@ from qcrd.runtime.storage.store import Store, write_record
 from services.api.dependencies import Gateway
 from services.api.files import service as files
 from services.api.http.idempotency import derive_id
+from services.api.jobs.base_defaults import choose_defaults, is_for_new_decoder
 from services.api.jobs.checks.budget_checks import check_budget_covers_a_request
 from services.api.jobs.checks.length_checks import find_unreadable_lines
 from services.api.jobs.checks.spec_limits import check_spec_size
@@ -25,7 +26,6 @@ from services.api.jobs.checks.teacher_checks import find_teacher_warning
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.enqueueing import enqueue_or_leave_to_reaper
-from services.api.jobs.learning_rates import choose_rates, is_for_new_decoder
 from services.api.jobs.shared_rationales import check_shared_set
 
 
@@ -37,10 +37,10 @@ def create_job(
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
     check_budget_covers_a_request(gateway, spec)
-    spec, rates = choose_rates(gateway, spec)
+    spec, defaults = choose_defaults(gateway, spec)
     warnings = find_creation_warnings(gateway, spec)
     job = submit_job(gateway, derive_id("ftjob"), spec, caller)
-    emit_creation_events(gateway, job.id, rates, warnings)
+    emit_creation_events(gateway, job.id, defaults, warnings)
     return job
 
 
@@ -54,12 +54,12 @@ def find_creation_warnings(gateway: Gateway, spec: JobSpec) -> dict[str, str]:
 
 
 def emit_creation_events(
-    gateway: Gateway, job_id: str, rates: str | None, warnings: Mapping[str, str]
+    gateway: Gateway, job_id: str, defaults: Mapping[str, str], warnings: Mapping[str, str]
 ) -> None:
     """Tell it in the events of the job, which is there: an error would have it created again."""
     with suppress(Transient):
-        if rates is not None:
-            gateway.events.append(job_id, rates, once="learning-rates")
+        for once, told in defaults.items():
+            gateway.events.append(job_id, told, once=once)
         for once, warning in warnings.items():
             gateway.events.append(job_id, warning, level="warn", once=once)
 

@@ -26,6 +26,7 @@ from services.api.http.access.ownership import check_owner
 from services.api.http.idempotency import derive_id
 from services.api.http.paging import skip_through
 from services.api.jobs import lifecycle
+from services.api.jobs.base_defaults import choose_defaults
 from services.api.jobs.checks.budget_checks import check_budget_covers_a_request
 from services.api.jobs.checks.spec_limits import check_spec_size
 from services.api.jobs.checks.validation import validate_job_spec
@@ -36,7 +37,6 @@ from services.api.jobs.create import (
     find_creation_warnings,
     submit_job,
 )
-from services.api.jobs.learning_rates import choose_rates
 from services.api.jobs.shared_rationales import check_shared_set
 
 
@@ -48,14 +48,14 @@ def create_study(
     check_spec_size(spec.job, "job.")
     check_priority(spec.job, caller, "job.priority")
     _validate_study_spec(gateway, spec, cache)
-    job, rates = choose_rates(gateway, spec.job)
+    job, defaults = choose_defaults(gateway, spec.job)
     spec = spec.model_copy(update={"job": job})
     study = plan_study(spec, derive_id("study"), caller.name)
     # The leader's data is that of all jobs, and it is the one that asks the teacher.
     warnings = find_creation_warnings(gateway, make_job_specs(study)[study.leader])
     write_record(gateway.store, keys.study_key(study.id), study)
     resume_study(gateway, study, caller)
-    emit_creation_events(gateway, study.leader, rates, warnings)
+    emit_creation_events(gateway, study.leader, defaults, warnings)
     return study
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from qcrd.records.answer_form import AnswerForm
 from services.teacher.metrics.batches import BatchMetrics
 
 EngineFinishReason = Literal["eos_token", "length", "content_filter"]
@@ -113,7 +114,7 @@ class ValidGenerateRequest:
     write; the strings themselves are matched above. An
     `adapter_id` that is not in `EngineInfo.adapters` means the base model, as in TGI.
     `conversation` is set only for an engine whose `apply_chat_template` returned None; `prompt` is
-    then "".
+    then "". `answer_form`: of a published student, whose engine alone reads it.
     """
 
     prompt: str
@@ -125,6 +126,7 @@ class ValidGenerateRequest:
     grammar: Grammar | None = None
     adapter_id: str | None = None
     conversation: Conversation | None = None
+    answer_form: AnswerForm | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qcrd.records.answer_form import AnswerForm
 from services.teacher.engines.base import (
     Conversation,
     Engine,
@@ -47,6 +48,7 @@ class InferenceRequest:
     presence_penalty: float | None = None
     conversation: Conversation | None = None
     add_special_tokens: bool = True
+    answer_form: AnswerForm | None = None
 
 
 def check_before_admission(
@@ -104,6 +106,7 @@ async def validate(
         grammar=await check_grammar(request, engine, settings),
         adapter_id=parameters.adapter_id,
         conversation=request.conversation,
+        answer_form=request.answer_form,
     )
 
 

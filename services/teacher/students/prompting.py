@@ -58,6 +58,8 @@ async def build_choices(
     )
     if request.response_format is not None:
         label = _with_parameters(label, grammar=request.response_format)
+    elif prompt_format.answer_form is not None:
+        label = replace(label, answer_form=prompt_format.answer_form)
     rationale = None
     if explain and prompt_format.explain is not None:
         prompt = prompt_format.format_prompt(prompt_format.explain, question)

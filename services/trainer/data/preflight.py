@@ -73,9 +73,7 @@ def warn_about_cut_questions(
 def _label_token_ids(student: Student, label: str) -> list[int]:
     """The label's tokens without the one that ends it."""
     ids = student.tokenize_target(Target(answer=label))
-    tokenizer = student.tokenizer
-    end_token_ids = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-    return ids[:-1] if ids and ids[-1] in end_token_ids else ids
+    return ids[:-1] if ids and ids[-1] in student.end_token_ids else ids
 
 
 def _check_representable(

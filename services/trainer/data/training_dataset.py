@@ -5,18 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from qcrd.errors import Invalid
 from qcrd.method.prompts import format_question
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.rationale_annotations import Revision
-from qcrd.records.rationales import Question, RationaleItem, RationaleManifest, TestItem
-from qcrd.records.specs.spec import JobSpec
-from qcrd.records.specs.task import TaskSpec
+from qcrd.records.rationales import Question, RationaleItem, RationaleManifest, TestItem, Vote
+from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_lines, read_record
+
+MIN_CLEAR_VOTES, MIN_CLEAR_SHARE = 3, 0.8
+"""Of a vote that says of another answer that it is wrong."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def load_dataset(
             param="training_file",
         )
     settings = spec.settings
-    examples = tuple(make_example(item, settings.task, settings.label_mode) for item in usable)
+    examples = tuple(make_example(item, settings) for item in usable)
     questions = tuple(item.question for item in usable)
     return TrainingDataset(manifest, examples, questions, validation, test, revision)
 
@@ -103,20 +104,31 @@ def _check_training_file(manifest: RationaleManifest, spec: JobSpec) -> None:
         )
 
 
-def make_example(
-    item: RationaleItem, task: TaskSpec, label_mode: Literal["gold", "llm"] = "gold"
-) -> TrainingExample:
-    """What training may know of `item`: where the vote is the label, no gold label."""
-    right = item.vote.answer if label_mode == "llm" else _gold_or_vote(item)
+def make_example(item: RationaleItem, settings: MethodSpec) -> TrainingExample:
+    """What training may know of `item`: where the vote is the label, no gold label. A student that
+    answers behind its rationale learns none that argues for another answer."""
+    is_voted = settings.label_mode == "llm" or item.gold is None
+    right = item.vote.answer if is_voted else item.gold
+    positives = item.positives
+    if settings.student.answers != "label":
+        positives = tuple(r for r in positives if r.answer in (None, right))
     return TrainingExample(
         id=item.question.id,
-        text=format_question(task, item.question),
+        text=format_question(settings.task, item.question),
         label=item.label or "",
         gold=right or "",
-        positives=item.positives,
+        positives=positives,
         negatives=item.negatives,
         choices=item.question.choices,
+        is_sure=not is_voted or _is_clear(item.vote),
     )
+
+
+def _is_clear(vote: Vote) -> bool:
+    """Whether four of five outputs, and at least three, have the vote's answer."""
+    count = vote.counts.get(vote.answer or "", 0)
+    n_outputs = sum(vote.counts.values()) + vote.unparseable
+    return count >= MIN_CLEAR_VOTES and count >= MIN_CLEAR_SHARE * n_outputs
 
 
 def _gold_or_vote(item: RationaleItem) -> str | None:

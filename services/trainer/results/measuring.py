@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from qcrd.method.evaluation import predict, rationale_use
-from qcrd.method.prompts import PREDICT_PREFIX, format_question
+from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student
-from qcrd.method.student.targets import Target, joined_target
+from qcrd.method.student.targets import Target, joined_target, reasoned_target
 from qcrd.method.training.iteration_data import ValidationScore
 from qcrd.method.training.negative_sampler import never_interrupt
+from qcrd.method.training.objectives import Objective
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.records.prompt_format import read_own_rationale
 from qcrd.records.rationales import Prediction, RationaleUse
@@ -29,7 +30,8 @@ def measure_rationale_use(
 ) -> RationaleUse | None:
     """Of a student that explains under a prefix of its own; None of others, or without a test."""
     objective, settings = schedule.objective, schedule.spec
-    if objective.joined or objective.max_positives == 0 or not test_predictions:
+    has_two_tasks = objective.max_positives != 0 and not objective.reasons
+    if not has_two_tasks or not test_predictions:
         return None
     return rationale_use.measure_rationale_use(
         student,
@@ -48,17 +50,18 @@ def compute_validation_score(
     schedule: TrainingSchedule,
     check: Callable[[], None] = never_interrupt,
 ) -> ValidationScore:
-    """Accuracy, then minus the labels' mean cross entropy: small sets tie often. Of a joined
-    student it is that of marker and label behind the rationale that it gives itself: a bare label
-    is nothing that it ever says."""
+    """Accuracy, then minus the labels' mean cross entropy: small sets tie often. Of a student whose
+    output holds both it is that of the label behind the rationale that it gives itself: a bare
+    label is nothing that it ever says."""
     predictions = predict_labeled(student, labeled, schedule, check)
+    objective = schedule.objective
     prompts = [
-        PREDICT_PREFIX + format_question(schedule.spec.task, question)
+        objective.answer_prefix + format_question(schedule.spec.task, question)
         for question in labeled.questions
     ]
     targets = [
-        joined_target(read_own_rationale(prediction.text), label)
-        if schedule.objective.joined
+        _make_target(objective, read_own_rationale(prediction.text), label)
+        if objective.says_both
         else Target(answer=label)
         for prediction, label in zip(predictions, labeled.labels, strict=True)
     ]
@@ -76,14 +79,20 @@ def compute_validation_score(
     return predict.accuracy(predictions).accuracy, -total / len(prompts)
 
 
+def _make_target(objective: Objective, rationale: str, label: str) -> Target:
+    return (
+        joined_target(rationale, label) if objective.joined else reasoned_target(rationale, label)
+    )
+
+
 def predict_labeled(
     student: Student,
     labeled: LabeledQuestions,
     schedule: TrainingSchedule,
     check: Callable[[], None],
 ) -> list[Prediction]:
-    hyper = schedule.spec.hyperparameters
-    joined = schedule.objective.joined
+    hyper, objective = schedule.spec.hyperparameters, schedule.objective
+    joined = objective.says_both
     max_new_tokens = hyper.max_rationale_tokens * joined + hyper.max_label_tokens
     return predict.predict(
         student,
@@ -91,6 +100,8 @@ def predict_labeled(
         labeled.golds,
         schedule.spec.task,
         max_new_tokens=max_new_tokens,
+        prefix=objective.answer_prefix,
         joined=joined,
+        options=() if objective.predicts else schedule.spec.enforced_labels,
         check=check,
     )

@@ -17,16 +17,16 @@ from qcrd.method.judge.model import Judge, LocalJudge
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.method.student.targets import Target
-from qcrd.method.training.objectives import OBJECTIVES
+from qcrd.method.training.objectives import OBJECTIVES, get_objective
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import StepModule, TrainingExample
+from qcrd.method.training.step_loss import StepModule, TrainingExample, count_step
 from qcrd.method.training.trainer import Trainer
 from qcrd.questions.labelling import build_item
 from qcrd.records.rationales import Question, Rationale
 from qcrd.records.specs.rationale_spec import RationaleSpec
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
-from qcrd.records.specs.training_spec import LossSpec, ManyToOneScheme
+from qcrd.records.specs.training_spec import LossSpec, ManyToOneScheme, StudentAnswers
 from tests import tiny
 from tests.unit.method.training.test_trainer import judge, lessons, spec, student, validate
 
@@ -239,17 +239,42 @@ class Told:
     one_call = False
     autocast = nullcontext
 
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def tokenize_parts(self, target: Target) -> tuple[list[int], list[int]]:
+        before, answer = (COSTS[part] for part in split_costs(target))
+        return [0] * before[1], [0] * answer[1]
+
+    def tokenize_target(self, target: Target) -> list[int]:
+        before, answer = self.tokenize_parts(target)
+        return before + answer
+
+    def part_cross_entropy(
+        self, prompts: Sequence[str], owner: Sequence[int], targets: Sequence[Target]
+    ) -> tuple[Tensor, Tensor]:
+        self.asked += prompts
+        pairs = [[COSTS[part] for part in split_costs(target)] for target in targets]
+        sums, counts = ([[cost[i] for cost in pair] for pair in pairs] for i in (0, 1))
+        return torch.tensor(sums), torch.tensor(counts).float()
+
     def cross_entropy(
         self, prompts: Sequence[str], owner: Sequence[int], targets: Sequence[Target]
     ) -> tuple[Tensor, Tensor]:
-        pairs = [COSTS[f"{target.text} {target.answer}".strip()] for target in targets]
-        return torch.tensor([s for s, _ in pairs]), torch.tensor([float(n) for _, n in pairs])
+        sums, counts = self.part_cross_entropy(prompts, owner, targets)
+        return sums.sum(1), counts.sum(1)
 
     def mean_cross_entropy(
         self, prompts: Sequence[str], owner: Sequence[int], targets: Sequence[Target]
     ) -> Tensor:
         total, count = self.cross_entropy(prompts, owner, targets)
         return total / count
+
+
+def split_costs(target: Target) -> tuple[str, str]:
+    """A joined target costs what the whole of it does."""
+    joined = f"{target.text} {target.answer}"
+    return (joined, "") if joined in COSTS else (target.text, target.answer)
 
 
 def rationales(*names: str) -> tuple[Rationale, ...]:
@@ -315,3 +340,44 @@ def test_eq3_with_a_question_that_has_negatives_only(change: Any, expected: floa
     label = 0.5 * 2.5
     parts = label + terms.positive.item() + terms.negative.item()
     assert terms.total.item() == pytest.approx(parts)
+
+
+# --- rationale first: the answer is a term of its own ---------------------------------------------
+
+ONLY_NEGATIVE = TrainingExample("c", "c?", "lb", "lb", (), rationales("n1"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "scores", "expected"),
+    [
+        # p1 and p3 are picked by their rationales' means 1 and 3; behind them stand la and lb:
+        # L_pred = (1 + 9) / (1 + 3) = 2.5, without c, which has nothing to answer behind;
+        # in force are n2 with 2.5 - 3 and n1 with 1 - 3: (4 + .2 · 2.5) / 3 = 1.5
+        ("reasoned", {}, 0.5 * 2.5 + 0.5 * 1.5),
+        # scores weigh rationales, and never an answer:
+        # (3.2 + .2 · ((1 - .4) · .5 + (1 - .2) · 2)) / 3 = 1.19333
+        ("reasoned", JUDGED, 0.5 * 2.5 + 0.5 * 3.58 / 3),
+        # half of that and half of the labels', c's among them: (1 + 9 + 9) / (1 + 3 + 3)
+        ("both", {}, 0.5 * (2.5 + 19 / 7) / 2 + 0.5 * 1.5),
+    ],
+)
+def test_an_answer_behind_a_rationale_has_its_own_term(
+    answers: StudentAnswers, scores: dict[str, float], expected: float
+) -> None:
+    spec, told = LossSpec(alpha=(0.5, 0.5, 0.5), beta=0.2, delta=3.0), Told()
+    any_told: Any = told
+    step = StepModule(any_told, get_objective("qcrd", answers), spec)
+    terms = step([*BATCH, ONLY_NEGATIVE], scores, torch.Generator())
+    assert terms.losses["loss"] == pytest.approx(expected)
+    assert any(prompt.startswith("predict: ") for prompt in told.asked) == (answers == "both")
+
+
+def test_a_step_in_shares_has_the_answers_term_of_the_whole() -> None:
+    told: Any = Told()
+    objective, spec = get_objective("qcrd", "reasoned"), LossSpec()
+    step, batch = StepModule(told, objective, spec), [*BATCH, ONLY_NEGATIVE]
+    whole = step(batch, JUDGED, torch.Generator())
+    counts = count_step(told, batch, objective, spec)
+    shares = [step([one], JUDGED, torch.Generator(), counts).losses for one in batch]
+    for name, value in whole.losses.items():
+        assert sum(share[name] for share in shares) == pytest.approx(value)

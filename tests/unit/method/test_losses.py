@@ -21,12 +21,12 @@ LUCK = torch.Generator().manual_seed(0)
 
 def test_a_target_costs_the_sum_of_its_own_tokens() -> None:
     """Uniform over 4 tokens: each costs ln 4."""
-    targets = join_targets([[1, 2], [3], [0, 0, 1]])
+    targets = join_targets([([1, 2], []), ([], [3]), ([0, 0], [1])])
     token_ce = losses.token_cross_entropy(torch.zeros(6, 4), targets.labels)
     assert token_ce.tolist() == pytest.approx([math.log(4)] * 6)
-    sums = targets.sum_by_target(token_ce)
+    sums = targets.sum_by_part(token_ce).sum(1)
     assert sums.tolist() == pytest.approx([n * math.log(4) for n in (2, 1, 3)])
-    assert targets.counts.tolist() == [2, 1, 3]
+    assert targets.counts.tolist() == [[2, 0], [0, 1], [2, 1]]
 
 
 @pytest.mark.parametrize(

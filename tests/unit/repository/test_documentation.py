@@ -91,7 +91,10 @@ def test_every_example_is_a_valid_spec(path: Path) -> None:
     assert read_job(path).training_file.endswith(".jsonl")
 
 
-@pytest.mark.parametrize("path", SPECS[:-1], ids=lambda path: path.name)
+WITH_NEGATIVES = [path for path in SPECS[:-1] if path.name != "demo.yaml"]
+
+
+@pytest.mark.parametrize("path", WITH_NEGATIVES, ids=lambda path: path.name)
 @pytest.mark.parametrize("questions", [140, 720])
 def test_the_examples_learn_from_negatives_of_a_trained_student(path: Path, questions: int) -> None:
     """So many questions they train on."""
@@ -106,7 +109,7 @@ def test_the_demo_questions_are_what_the_script_writes() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name, rows in zip(("train", "test"), module.build(0, 12, 12), strict=True):
+    for name, rows in zip(("train", "test"), module.build(0, 12, 24), strict=True):
         lines = (ROOT / f"examples/demo/{name}.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in lines] == rows
 

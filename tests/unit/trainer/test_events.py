@@ -159,7 +159,7 @@ def test_questions_that_are_cut_are_counted_in_one_event(
     questions = tuple(item.question for item in items)
     dataset = TrainingDataset(
         MANIFEST,
-        tuple(make_example(item, stage.job.spec.settings.task) for item in items),
+        tuple(make_example(item, stage.job.spec.settings) for item in items),
         questions,
         LabeledQuestions(questions, ("animal",) * 2, ("animal",) * 2),
         (),

@@ -16,6 +16,7 @@ from qcrd.cli.output.report import (
 from qcrd.method.evaluation.statistics import compare_methods, mcnemar_test, wilson_interval
 from qcrd.method.training.step_loss import TrainingExample
 from qcrd.records.job import Comparison, Job, Report
+from qcrd.records.prompt_format import PromptFormat
 from qcrd.records.rationales import (
     Prediction,
     Question,
@@ -29,7 +30,7 @@ from qcrd.records.specs.task import AnswerKind, TaskSpec
 from services.trainer.checkpoints.store import StudentResult
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 from services.trainer.distillation import build_report
-from services.trainer.results.publish import render_model_card
+from services.trainer.results.model_card import render_model_card
 
 NAMES = ("questions", "outputs", "parsed", "unparseable", "majority_right")
 NAMES += ("majority_wrong", "ties", "positives", "negatives")
@@ -42,6 +43,7 @@ SPEC = JobSpec(
     seed=5,
     settings=MethodSpec(task=TaskSpec(answer=AnswerKind.NUMBER)),
 )
+FORMAT = PromptFormat(predict="predict: ", explain="explain: ")
 JOB = Job(id="ftjob-" + "0" * 24, spec=SPEC, created_at=0)
 
 TRAINED = ["Ann has 3 apples.\nHow many?", "Bob has 4 pears.\nHow many?"]
@@ -214,7 +216,7 @@ def test_leaks_in_words() -> None:
 
 def test_the_card_carries_the_same() -> None:
     found = made()
-    told = render_model_card(JOB, found)
+    told = render_model_card(JOB, found, FORMAT)
     first = found.comparisons[0]
     interval = f"{first.low:+.3f} to {first.high:+.3f}"
     assert f"| qcrd | finetune | +0.500 | {interval} | 10 | 5 | 0 | this student answers" in told
@@ -222,7 +224,7 @@ def test_the_card_carries_the_same() -> None:
     assert "The methods: cannot tell: another seed would train other students." in told
     assert "10,000 paired bootstrap samples (percentiles, seed 5)" in told
     assert "Of 10 test questions 2 have a story" in told
-    assert "## Compared" not in render_model_card(JOB, made([]))
+    assert "## Compared" not in render_model_card(JOB, made([]), FORMAT)
 
 
 # --- the judge, in words --------------------------------------------------------------------------
@@ -280,6 +282,6 @@ def test_a_judge_that_saw_no_wrong_output_is_told_as_such(
 
 def test_the_card_keeps_the_receivers_address_to_itself() -> None:
     spec = SPEC.model_copy(update={"webhook": "https://hooks.example/T0/secret-path"})
-    told = render_model_card(JOB.model_copy(update={"spec": spec}), made())
+    told = render_model_card(JOB.model_copy(update={"spec": spec}), made(), FORMAT)
     assert "hooks.example" not in told
     assert '"training_file": "file-a"' in told

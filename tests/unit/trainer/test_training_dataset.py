@@ -22,5 +22,5 @@ def test_where_the_vote_is_the_label_no_gold_label_is_known(
     )
     question = Question(id="q", text="a trout ?", label="fruit")
     item = build_item(question, ["<Explanation>: It swims. <Answer>: animal"] * 3, spec)
-    example = make_example(item, spec.task, spec.label_mode)
+    example = make_example(item, spec)
     assert (example.label, example.gold) == (right, right)

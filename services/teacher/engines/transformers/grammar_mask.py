@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import llguidance
 import llguidance.hf
@@ -10,9 +10,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qcrd.records.answer_form import AnswerForm
 from services.teacher.engines import grammars
 from services.teacher.engines.base import Grammar
 from services.teacher.engines.transformers.weights import LoadedModel
+
+
+class TokenMatcher(Protocol):
+    """What allows or forbids the next token of one output."""
+
+    def compute_mask(self, size: int) -> Tensor:
+        """Mask [size] of the tokens that may come next."""
+
+    def accept_token(self, token_id: int) -> None:
+        """Take note of the token that came."""
+
+
+class AnswerMatcher:
+    """The answer behind a student's rationale, as its evaluation held it."""
+
+    def __init__(self, form: AnswerForm) -> None:
+        self._form = form
+        self._said: list[int] = []
+
+    def compute_mask(self, size: int) -> Tensor:
+        allowed = self._form.find_allowed(self._said)
+        mask = torch.full((size,), not allowed)
+        mask[list(allowed or self._form.ends)] = bool(allowed)
+        return mask
+
+    def accept_token(self, token_id: int) -> None:
+        self._said.append(token_id)
 
 
 class GrammarMatcher:

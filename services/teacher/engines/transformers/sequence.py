@@ -12,7 +12,7 @@ from torch import Tensor
 
 from services.teacher.engines.base import EngineFinishReason, Token, ValidGenerateRequest
 from services.teacher.engines.transformers.detokenizer import Detokenizer
-from services.teacher.engines.transformers.grammar_mask import GrammarMatcher
+from services.teacher.engines.transformers.grammar_mask import TokenMatcher
 from services.teacher.engines.transformers.sampling import (
     SampledToken,
     SamplingRow,
@@ -31,13 +31,13 @@ class SequenceState:
     request: ValidGenerateRequest
     prompt: Sequence[int]
     detokenizer: Detokenizer
-    grammar_matcher: GrammarMatcher | None = None
+    grammar_matcher: TokenMatcher | None = None
     adapter: str = BASE_ADAPTER
     generated: list[int] = field(default_factory=list)
 
 
 def create_sequence(
-    model: LoadedModel, request: ValidGenerateRequest, grammar_matcher: GrammarMatcher | None = None
+    model: LoadedModel, request: ValidGenerateRequest, grammar_matcher: TokenMatcher | None = None
 ) -> SequenceState:
     def decode(ids: Sequence[int]) -> str:
         return str(model.tokenizer.decode(ids, skip_special_tokens=True))

@@ -22,7 +22,9 @@ from services.teacher.engines.transformers.continuous_batching import (
     supports_continuous_batching,
 )
 from services.teacher.engines.transformers.grammar_mask import (
+    AnswerMatcher,
     GrammarMatcher,
+    TokenMatcher,
     build_grammar_tokenizer,
 )
 from services.teacher.engines.transformers.sequence import (
@@ -155,9 +157,12 @@ class EngineWorker:
             request.result.set_exception(GenerationFailed(str(error)))
 
     def _create_sequence(self, stream: RequestStream) -> SequenceState:
-        grammar = stream.request.grammar
-        matcher = None if grammar is None else GrammarMatcher(self.grammar_tokenizer, grammar)
-        return create_sequence(self._model, stream.request, matcher)
+        return create_sequence(self._model, stream.request, self._make_matcher(stream.request))
+
+    def _make_matcher(self, request: ValidGenerateRequest) -> TokenMatcher | None:
+        if request.grammar is not None:
+            return GrammarMatcher(self.grammar_tokenizer, request.grammar)
+        return None if request.answer_form is None else AnswerMatcher(request.answer_form)
 
     def _run_until_idle(self, active: list[RequestStream]) -> None:
         """Step until no request runs or waits. `active`: the streams of the batch's sequences."""

@@ -172,7 +172,8 @@ def test_a_block_mask_compiles_with_a_window(name: str) -> None:
 @pytest.mark.parametrize("window", [None, 3])
 def test_block_masks_let_through_what_dense_ones_do(window: int | None) -> None:
     rows = [Row(0, (0, 1), 9), Row(1, (2,), 6)]
-    prompts, targets = [[5, 6, 7, 8], [5, 6, 7]], [[1, 2, 3, 9], [4, 5, 9], [3, 2, 1, 9]]
+    prompts = [[5, 6, 7, 8], [5, 6, 7]]
+    targets = [([1, 2, 3, 9], []), ([4, 5], [9]), ([], [3, 2, 1, 9])]
     packed = pack_rows(rows, prompts, targets, pad_token_id=0)
     masks = {
         kind: build_attention_mask(packed, {"any": window}, kind, torch.float32)

@@ -52,7 +52,42 @@ def test_samples_are_sorted_by_their_answers(setting: str, kept: list[str]) -> N
         [example], {"q": [*samples, repeated]}
     )
     assert [r.text for r in found.kept["q"]] == [SAID[name] for name in kept]
-    assert found.counts == dict.fromkeys(SampleKind, 1)
+    assert found.counts == dict.fromkeys(set(SampleKind) - {SampleKind.UNSURE}, 1)
+
+
+REASONED = {
+    "right": "it swims answer: animal",
+    "wrong": "it grows answer: fruit",
+    "repeated": "{positive} answer: fruit",
+    "unread": "it swims so it is a thing",
+    "unreasoned": "answer: fruit",
+    "cut": "it hits nails answer: fru",
+}
+
+
+@pytest.mark.parametrize(
+    ("keep_right", "is_sure", "positives", "negatives"),
+    [
+        (False, True, [], ["it grows"]),
+        (True, True, ["it swims"], ["it grows"]),
+        (False, False, [], []),  # a vote of three of five does not say what is wrong
+        (True, False, ["it swims"], []),
+    ],
+)
+def test_what_answers_behind_its_rationale_is_sorted_by_that_answer(
+    keep_right: bool, is_sure: bool, positives: list[str], negatives: list[str]
+) -> None:
+    """And what is left of it is the rationale, which the judge and eq. 7 read without it."""
+    example = replace(lessons()[0], id="q", gold="animal", is_sure=is_sure)
+    texts = {k: t.format(positive=example.positives[0].text) for k, t in REASONED.items()}
+    samples = [rationale(text, is_cut=name == "cut") for name, text in texts.items()]
+    sorter = SampleFilter(make_spec(keep_right=keep_right), [example], reasons=True)
+    found = sorter.apply([example], {"q": samples})
+    right, wrong = sorter.split(example, found.kept["q"])
+    assert [r.text for r in right] == positives
+    assert [(r.text, r.answer) for r in wrong] == [(text, "fruit") for text in negatives]
+    kinds = {SampleKind.RIGHT: 1, SampleKind.UNREAD: 2, SampleKind.CUT: 1, SampleKind.REPEATED: 1}
+    assert found.counts == kinds | {SampleKind.WRONG if is_sure else SampleKind.UNSURE: 1}
 
 
 def without_answers(example: TrainingExample) -> TrainingExample:

@@ -1,0 +1,36 @@
+"""The chat template of a published student: what asks it as it was trained."""
+
+from __future__ import annotations
+
+import json
+
+from qcrd.records.prompt_format import PromptFormat
+
+LAST_QUESTION = """\
+{%- set asked = namespace(text='') -%}
+{%- for message in messages if message['role'] == 'user' -%}
+{%- set asked.text = message['content'] | trim -%}
+{%- endfor -%}
+"""
+"""Most students know one question and no conversation: the user's last message."""
+
+WHOLE_CHAT = """\
+{%- set asked = namespace(text='') -%}
+{%- set turns = messages | selectattr('content') | list -%}
+{%- for turn in turns -%}
+{%- set content = turn['content'] | trim -%}
+{%- if turns | length > 1 and turn['role'] not in ('system', 'developer') -%}
+{%- set content = turn['role'] | capitalize + ': ' + content -%}
+{%- endif -%}
+{%- set asked.text = asked.text + ('' if loop.first else '\\n\\n') + content -%}
+{%- endfor -%}
+"""
+"""`render_conversation` for students of conversations."""
+
+
+def render_chat_template(prompt_format: PromptFormat) -> str:
+    """A Jinja template as transformers and the servers built on it read it."""
+    before = json.dumps(prompt_format.predict, ensure_ascii=False)
+    after = json.dumps(prompt_format.suffix, ensure_ascii=False)
+    question = WHOLE_CHAT if prompt_format.conversation else LAST_QUESTION
+    return f"{question}{{{{- {before} + asked.text + {after} -}}}}"

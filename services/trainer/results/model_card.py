@@ -1,0 +1,120 @@
+"""The model card: data, teacher, spec, and every number with its interval."""
+
+from __future__ import annotations
+
+import json
+
+from qcrd import __version__
+from qcrd.records.job import Comparison, Job, Report
+from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX, PROMPT_FORMAT_FILE, PromptFormat
+from qcrd.records.verdicts import describe_one_seed
+
+
+def render_model_card(job: Job, report: Report, prompt_format: PromptFormat) -> str:
+    """Model card: data, teacher, spec, and every number with its interval."""
+    spec = job.spec
+    counts = report.rationales
+    title = spec.suffix or report.model.id
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags: [qcrd, rationale-distillation]",
+            "---",
+            f"# {title}",
+            "",
+            f"Distilled by qcrd {__version__} with the method `{spec.method.value}` from the "
+            f"teacher `{spec.settings.teacher}` into `{spec.model}`.",
+            "",
+            "## Ask it",
+            "",
+            *_describe_prompts(prompt_format),
+            "",
+            "## Measured on the test set",
+            "",
+            *_render_accuracy_table(report),
+            "",
+            "Intervals are 95 % Wilson score intervals of one run. The student was chosen on "
+            "validation questions, never on the test set.",
+            "",
+            *_render_comparisons(report),
+            "## Data",
+            "",
+            f"- training file `{spec.training_file}`: {counts.questions} questions, "
+            f"{counts.outputs} teacher outputs, {counts.unparseable} unparseable",
+            f"- the vote was right for {counts.majority_right} questions and wrong for "
+            f"{counts.majority_wrong}; {counts.ties} ties",
+            f"- {counts.positives} positive and {counts.negatives} negative teacher rationales",
+            f"- test file `{spec.test_file}`" if spec.test_file else "- no test file",
+            "",
+            "## Spec",
+            "",
+            "```json",
+            # The webhook's URL is private to the job's owner and the gateway.
+            spec.model_dump_json(indent=1, by_alias=True, exclude={"webhook"}),
+            "```",
+            "",
+        ]
+    )
+
+
+def _describe_prompts(prompt_format: PromptFormat) -> list[str]:
+    """How the student is asked, in the words of its prompt format."""
+    asked = json.dumps(prompt_format.format_prompt(prompt_format.predict, "QUESTION"))
+    if prompt_format.joined:
+        said = f"its rationale, `{JOINED_ANSWER_PREFIX}` and its answer"
+    else:
+        said = "the answer"
+    lines = [f"Its prompt is `{asked}`, and it says {said}."]
+    if prompt_format.explain is not None:
+        explained = json.dumps(prompt_format.format_prompt(prompt_format.explain, "QUESTION"))
+        lines.append(f"Under `{explained}` it gives its rationale.")
+    if prompt_format.answer_form is not None:
+        lines.append("Behind the mark one of the labels is the answer, the likeliest of them.")
+    lines.append(f"`{PROMPT_FORMAT_FILE}` holds all of it; a decoder-only student's own chat")
+    return [*lines[:-1], f"{lines[-1]} template asks the same."]
+
+
+def _render_comparisons(report: Report) -> list[str]:
+    """The report's comparisons, and the share of test questions that could be memorised."""
+    lines: list[str] = []
+    if report.comparisons:
+        lines += [
+            "## Compared on the same test questions",
+            "",
+            "| method | baseline | difference | 95 % interval | n | only this | only baseline | |",
+            "|---|---|---|---|---|---|---|---|",
+            *map(_render_comparison_row, report.comparisons),
+            "",
+            f"Intervals are those of {report.comparisons[0].draws:,} paired bootstrap samples "
+            f"(percentiles, seed {report.comparisons[0].seed}); McNemar's p is exact and "
+            "two-sided. All of it is about these students, on these questions. The methods: "
+            f"{describe_one_seed(one.seeds_needed for one in report.comparisons)}.",
+            "",
+        ]
+    if report.leak is not None:
+        leak = report.leak
+        lines += [
+            f"Of {leak.n_test} test questions {leak.n_leaked} have a story that also occurs in "
+            f"training under other numbers, {leak.n_exact} of them word for word.",
+            "",
+        ]
+    return lines
+
+
+def _render_comparison_row(comparison: Comparison) -> str:
+    interval = f"{comparison.low:+.3f} to {comparison.high:+.3f}"
+    names = f"| {comparison.method} | {comparison.baseline}"
+    numbers = f"{comparison.difference:+.3f} | {interval} | {comparison.n}"
+    counts = f"{comparison.only_method} | {comparison.only_baseline}"
+    return f"{names} | {numbers} | {counts} | {comparison.statement} |"
+
+
+def _render_accuracy_table(report: Report) -> list[str]:
+    rows = report.test or report.validation
+    lines = ["| | accuracy | 95 % interval | n | steps | tokens |", "|---|---|---|---|---|---|"]
+    for name, row in rows.items():
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        cost = f"{row.steps or ''} | {row.tokens or ''}"
+        lines.append(f"| {name} | {row.accuracy:.3f} | {interval} | {row.n} | {cost} |")
+    return lines if report.test else ["No test file was given; on validation:", "", *lines]
