@@ -12,7 +12,7 @@ import torch
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
-from qcrd.method.student.targets import Target
+from qcrd.method.student.targets import Target, reasoned_target
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.job import Job, JobStatus, ModelRef, Report, Usage
 from qcrd.records.rationales import RationaleCounts
@@ -31,6 +31,7 @@ REASONS = {
     "violin": ("instrument", "it plays music"),
 }
 STEPS = 120
+STUDENT = StudentSpec(decoder_layers=1)
 HYPER = Hyperparameters(max_label_tokens=4, max_rationale_tokens=8)
 COUNTS = RationaleCounts(
     questions=4,
@@ -49,7 +50,13 @@ def question(thing: str) -> str:
     return f"what kind of thing is a {thing} ?"
 
 
-def published(store: Store, *, kind: str = "t5", method: MethodName = MethodName.DSS) -> str:
+def published(
+    store: Store,
+    *,
+    kind: str = "t5",
+    method: MethodName = MethodName.DSS,
+    student: StudentSpec = STUDENT,
+) -> str:
     """The id of a new model that knows `REASONS` by heart."""
     task = TaskSpec.model_validate(
         {"answer": "label", "labels": [label for label, _ in REASONS.values()]}
@@ -58,10 +65,10 @@ def published(store: Store, *, kind: str = "t5", method: MethodName = MethodName
         model=f"tiny-{kind}",
         training_file=keys.new_id("file"),
         method=method,
-        settings=MethodSpec(task=task, hyperparameters=HYPER),
+        settings=MethodSpec(task=task, hyperparameters=HYPER, student=student),
     )
     job = Job(id=keys.new_id("ftjob"), spec=spec, status=JobStatus.RUNNING, created_at=time.time())
-    publish.upload_model(store, job, taught(kind, method))
+    publish.upload_model(store, job, taught(kind, method, student))
     report = Report(
         job_id=job.id,
         status=JobStatus.SUCCEEDED,
@@ -76,11 +83,19 @@ def published(store: Store, *, kind: str = "t5", method: MethodName = MethodName
 
 
 @cache
-def taught(kind: str, method: MethodName) -> Student:
+def taught(kind: str, method: MethodName, spec: StudentSpec = STUDENT) -> Student:
+    template = tiny.CHAT_TEMPLATE if spec.prompt == "chat" else None
     with tempfile.TemporaryDirectory() as folder:
-        base = tiny.save_base(Path(folder), kind)
-        student = load_student(base, StudentSpec(decoder_layers=1), HYPER, seed=0)
-    pairs = [pair for thing in REASONS for pair in lessons(thing, method)]
+        base = tiny.save_base(Path(folder), kind, chat_template=template)
+        student = load_student(base, spec, HYPER, seed=0)
+    if spec.answers == "reasoned":
+        pairs = [
+            (EXPLAIN_PREFIX + question(thing), reasoned_target(reason, label))
+            for thing, (label, reason) in REASONS.items()
+        ]
+    else:
+        told = [pair for thing in REASONS for pair in lessons(thing, method)]
+        pairs = [(prompt, Target(target)) for prompt, target in told]
     learner = torch.optim.AdamW(student.model.parameters(), lr=5e-3)
     student.model.eval()  # by heart: without dropout
     threads = torch.get_num_threads()
@@ -89,7 +104,7 @@ def taught(kind: str, method: MethodName) -> Student:
         total, count = student.cross_entropy(
             [prompt for prompt, _ in pairs],
             range(len(pairs)),
-            [Target(target) for _, target in pairs],
+            [target for _, target in pairs],
         )
         learner.zero_grad()
         (total.sum() / count.sum()).backward()

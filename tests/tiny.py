@@ -113,7 +113,16 @@ def bert() -> BertModel:
     )
 
 
-def save_base(folder: Path, kind: str = "bert", *, seed: int = 0) -> Path:
+CHAT_TEMPLATE = """{% if messages[0]['role'] != 'system' %}the thing </s>{% endif %}\
+{% for message in messages %}{% if message['role'] == 'user' %}question : {{ message['content'] }} \
+{% else %}so : {{ message['content'] }}</s>{% endif %}{% endfor %}\
+{% if add_generation_prompt %}so :{% endif %}"""
+"""With a system message of its own, as some have."""
+
+
+def save_base(
+    folder: Path, kind: str = "bert", *, seed: int = 0, chat_template: str | None = None
+) -> Path:
     """A base model's folder as a user would put it into the models folder."""
     torch.manual_seed(seed)
     made = {"bert": bert, "t5": t5, "llama": llama}[kind]()
@@ -121,5 +130,6 @@ def save_base(folder: Path, kind: str = "bert", *, seed: int = 0) -> Path:
     words = tokenizer()
     if kind == "bert":
         words.cls_token, words.sep_token = "<unk>", "</s>"
+    words.chat_template = chat_template
     words.save_pretrained(folder)
     return folder

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import httpx2
@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from qcrd.records.specs.spec import MethodName
+from qcrd.records.specs.training_spec import StudentSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
@@ -187,6 +188,23 @@ def test_a_decoder_only_student_answers_after_its_suffix(site: Site) -> None:
     assert made.choices[0].message.model_extra["reasoning_content"] == "it grows on trees"
     assert len(site.loaded()) == 2
     assert site.loaded()[-1] == model
+
+
+@pytest.mark.parametrize("prompt", ["plain", "chat"])
+def test_a_student_that_reasons_first_answers_with_a_label_whatever_it_is_asked(
+    site: Site, prompt: Literal["plain", "chat"]
+) -> None:
+    spec = StudentSpec(answers="reasoned", prompt=prompt)
+    model = published(site.store, kind="llama", student=spec)
+    for thing, (label, reason) in REASONS.items():
+        message = site.ask(model, thing, explain=True).choices[0].message
+        assert message.content == label
+        assert message.model_extra["reasoning_content"] == reason
+    # Unknown things too: what follows the mark is one of the labels, and then the end.
+    for thing in ("music", "question ? on the", "answer : animal answer : water"):
+        made = site.ask(model, thing).choices[0]
+        assert made.message.content in {label for label, _ in REASONS.values()}
+        assert made.finish_reason == "stop"
 
 
 def test_a_student_of_labels_only_has_no_rationale_to_give(site: Site) -> None:

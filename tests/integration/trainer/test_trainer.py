@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from qcrd.records.job import Job, JobStatus
+from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import RationaleItem
 from qcrd.records.specs.spec import Baseline, MethodName
 from qcrd.runtime import keys
@@ -76,6 +77,40 @@ def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> 
     card = (folder / "README.md").read_text()
     assert f"| qcrd | {rows['qcrd'].accuracy:.3f}" in card
     assert json.loads((folder / "qcrd.json").read_text())["predict"] == "predict: "
+
+
+def test_a_student_that_reasons_first_is_trained_and_published(site: Site) -> None:
+    """A decoder with a chat, with negatives and judge, beside one that learns the label alone."""
+    base = tiny.save_base(site.models / "tiny-chat", "llama", chat_template=tiny.CHAT_TEMPLATE)
+    assert base.is_dir()
+    given = spec(iterations=4, baselines=(Baseline.FINETUNE,))
+    settings = given.settings
+    student = settings.student.model_copy(update={"answers": "reasoned", "prompt": "auto"})
+    judge = settings.discriminator.model_copy(update={"encoder": "tiny-bert"})
+    settings = settings.model_copy(update={"student": student, "discriminator": judge})
+    job = site.work(
+        site.submit(given.model_copy(update={"model": "tiny-chat", "settings": settings}))
+    )
+    assert job.status is JobStatus.SUCCEEDED, job.failure
+    assert job.report is not None
+    told = site.predictions(job.id)
+    assert {p.method for p in told} == {"qcrd", "finetune"}
+    # Held to the labels, every output has an answer; a label alone is held to nothing.
+    reasoned = [p for p in told if p.method == "qcrd"]
+    assert all(p.answer in LABELS for p in reasoned)
+    assert all(split_joined_output(p.text)[1] in LABELS for p in reasoned)
+    prefix = keys.model_prefix(job.model or "")
+    published = json.loads(read_object(site.store, f"{prefix}qcrd.json"))
+    assert published["predict"] == "question : explain: "
+    assert published["suffix"] == " so :"
+    assert published["joined"]
+    assert len(published["answer_form"]["options"]) == len(LABELS)
+    template = read_object(site.store, f"{prefix}chat_template.jinja").decode()
+    assert "question : explain: " in template
+    assert (
+        "its rationale, `answer:` and its answer"
+        in read_object(site.store, f"{prefix}README.md").decode()
+    )
 
 
 def test_killed_training_goes_on_and_ends_the_same(site: Site, calm: Job) -> None:

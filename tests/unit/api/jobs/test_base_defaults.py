@@ -1,4 +1,4 @@
-"""Rates that a job does not name: by whether its base has a decoder, and told."""
+"""What a job does not name: rates and answers by whether its base has a decoder, and told."""
 
 from __future__ import annotations
 
@@ -57,6 +57,42 @@ def test_a_new_decoder_gets_its_own_rates(
     said = [each for each in told if "has no decoder of its own" in each]
     assert bool(said) == (expected[0] == 1e-3)
     assert all("learns at 0.001, the encoder at 0.0001" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "student", "expected"),
+    [
+        ({"model_type": "t5"}, "qcrd", {}, ("reasoned", "auto")),
+        ({"model_type": "llama"}, "dss", {}, ("reasoned", "auto")),
+        ({"model_type": "llama"}, "qcrd", {"answers": "both"}, ("both", "auto")),
+        ({"model_type": "llama"}, "qcrd", {"prompt": "plain"}, ("reasoned", "plain")),
+        ({"model_type": "llama"}, "finetune", {}, ("label", "auto")),
+        (BERT, "qcrd", {}, ("label", "plain")),
+        ({}, "qcrd", {}, ("label", "auto")),  # nothing is known of it
+    ],
+)
+def test_a_pretrained_decoder_reasons_before_it_answers(
+    here: Here,
+    config: dict[str, Any],
+    method: str,
+    student: dict[str, str],
+    expected: tuple[str, str],
+) -> None:
+    body = {"type": method, method: {"task": {"answer": "number"}, "student": student}}
+    _, told = create(here, config, method=body)
+    job = here.client.get("/v1/fine_tuning/jobs").json()["data"][0]
+    found = job["method"][method]["student"]
+    assert (found["answers"], found["prompt"]) == expected
+    said = [each for each in told if "gives its rationale first" in each]
+    assert bool(said) == (expected[0] == "reasoned")
+
+
+def test_the_papers_students_answer_apart(here: Here) -> None:
+    body = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}, "preset": "paper"}}
+    create(here, {"model_type": "t5"}, method=body)
+    job = here.client.get("/v1/fine_tuning/jobs").json()["data"][0]
+    found = job["method"]["qcrd"]["student"]
+    assert (found["answers"], found["prompt"]) == ("label", "plain")
 
 
 def test_openais_jobs_get_them_too(here: Here) -> None:
