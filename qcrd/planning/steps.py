@@ -27,7 +27,7 @@ def count_step_tokens(
     spec: MethodSpec, method: MethodName, *, question: int, rationale: int, label: int
 ) -> StepTokens:
     """Of questions, rationales and labels of these lengths: a question is read once per task, and
-    a rationale is a candidate once."""
+    a rationale is a candidate once. A student that only reasons has one task."""
     batch = spec.hyperparameters.batch_size
     if method in (MethodName.FINETUNE, MethodName.SINGLE_TASK):
         joined = rationale if method is MethodName.SINGLE_TASK else 0
@@ -38,7 +38,8 @@ def count_step_tokens(
         if method is not MethodName.DSS_POSITIVES:
             candidates += spec.negatives.n * len(spec.negatives.source)
     predicted = batch * (label + candidates * rationale)
-    return StepTokens(2 * batch * question + predicted, predicted)
+    n_tasks = 1 if spec.student.answers == "reasoned" else 2
+    return StepTokens(n_tasks * batch * question + predicted, predicted)
 
 
 def count_step_flops(architecture: Architecture, tokens: StepTokens, *, lora: bool) -> float:

@@ -36,7 +36,11 @@ def unpack_gguf(path: Path, target: Path) -> None:
         folder = Path(scratch) / target.name
         folder.mkdir()
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        config = {**model.config.to_diff_dict(), "dtype": "float16"}
+        config = {
+            **model.config.to_diff_dict(),
+            "architectures": [type(model).__name__],
+            "dtype": "float16",
+        }
         # It is no longer quantised; and the name is that of a run of its makers.
         for name in ("quantization_config", "_model_name_or_path"):
             config.pop(name, None)

@@ -15,6 +15,7 @@ from qcrd.records.job import Job, PublishedModel, Report
 from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_record, write_record
+from services.trainer.results import older_readers
 from services.trainer.results.chat_template import render_chat_template
 from services.trainer.results.model_card import render_model_card
 
@@ -33,6 +34,7 @@ def upload_model(store: Store, job: Job, student: Student) -> None:
         merge_adapters(student.model).save_pretrained(folder)
         prompt_format = make_prompt_format(job, student)
         _save_tokenizer(student, prompt_format, folder)
+        older_readers.adapt(folder)
         (folder / PROMPT_FORMAT_FILE).write_text(prompt_format.model_dump_json(indent=1))
         for path in sorted(folder.iterdir()):
             with path.open("rb") as source:
