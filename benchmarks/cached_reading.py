@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from qcrd.method.batching import group_by_length, restore_order
 from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
 from qcrd.method.student.causal import CausalStudent
-from qcrd.method.student.packing import pad_targets
+from qcrd.method.student.packing import TargetParts, TargetTokens, join_targets, pad_targets
 
 
 class CachedCausalStudent(CausalStudent):
@@ -23,7 +23,7 @@ class CachedCausalStudent(CausalStudent):
         self,
         prompts: Sequence[list[int]],
         prompt_index: Sequence[int],
-        targets: Sequence[list[int]],
+        targets: Sequence[TargetParts],
     ) -> tuple[Tensor, Tensor]:
         """All tokens of a prompt but its last are read once; each output continues from there."""
         ids, mask = self._pad_prompts(prompts)
@@ -37,18 +37,20 @@ class CachedCausalStudent(CausalStudent):
         )
         layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
         groups = group_by_length(
-            [len(target) for target in targets], max_tokens=self.max_batch_target_tokens
+            [len(before) + len(answer) for before, answer in targets],
+            max_tokens=self.max_batch_target_tokens,
         )
         parts = []
         for group in groups:
             rows = torch.tensor([prompt_index[i] for i in group])
-            padded = pad_targets([targets[i] for i in group])
+            own = [targets[i] for i in group]
             parts.append(
                 self._continue(
                     [(keys[rows], values[rows]) for keys, values in layers],
                     ids[rows, -1:],
                     prefix_mask[rows],
-                    padded,
+                    pad_targets(own),
+                    join_targets(own),
                 )
             )
         return restore_order(parts, [i for group in groups for i in group])
@@ -59,6 +61,7 @@ class CachedCausalStudent(CausalStudent):
         last_token: Tensor,
         prefix_mask: Tensor,
         targets: Tensor,
+        tokens: TargetTokens,
     ) -> tuple[Tensor, Tensor]:
         is_target = targets != IGNORE_INDEX
         read = targets[:, :-1].clamp(min=0)
@@ -74,5 +77,4 @@ class CachedCausalStudent(CausalStudent):
                 use_cache=True,
             ).logits
         token_ce = token_cross_entropy(logits, targets[is_target])
-        grid = token_ce.new_zeros(targets.shape).masked_scatter(is_target, token_ce)
-        return grid.sum(1), is_target.sum(1)
+        return tokens.sum_by_part(token_ce), tokens.counts
