@@ -45,3 +45,5 @@ def _repeat_rope(config: dict[str, Any]) -> None:
 def _name_class(config: dict[str, Any]) -> None:
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = TOKENIZER_CLASS
+        # By default it gives segments too, which decoders refuse.
+        config.setdefault("model_input_names", ["input_ids", "attention_mask"])

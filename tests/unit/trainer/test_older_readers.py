@@ -41,6 +41,7 @@ def test_rope_and_tokenizer_are_said_both_ways(
     assert written["rope_parameters"]["rope_theta"] == rope["rope_theta"]
     tokenizer_config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert tokenizer_config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert tokenizer_config["model_input_names"] == ["input_ids", "attention_mask"]
     # And the newer reader still reads the same model.
     ids = torch.randint(3, 30, (1, 60))
     again: Any = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
