@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from qcrd.records.base import Record
 
@@ -48,7 +48,7 @@ class RationaleSpec(Record):
     """Share of the outputs without a readable answer above which the job ends before it trains."""
     test_samples: Annotated[int, Field(ge=0, le=64)] = 1
     """Samples per test question for the teacher's own row in the report; 0 leaves it out."""
-    batch: bool | None = None
+    batch: StrictBool | None = None
     """Whether the teacher is asked by batch; None: as its configuration says."""
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of the questions asked that the teacher may refuse (too long, filtered) before the job

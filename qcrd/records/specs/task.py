@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from qcrd.records.base import Record
 
@@ -52,7 +52,7 @@ class TaskSpec(Record):
     path into one, what stands before (`<<`) or behind (`>>`) a mark in one, a template of columns
     in braces, or several of these for a list. `label: gold != -1` leaves out records whose label
     is that value."""
-    conversation: bool = False
+    conversation: StrictBool = False
     """Whether a question is a whole conversation, so that students are asked the whole chat, not
     its last message. Set for files of chats with more than one message before the reply."""
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from qcrd.records.base import Record
 
@@ -35,7 +35,7 @@ class NegativeSpec(Record):
     there is none; what breaks off or has no answer is dropped and counted. A right chain of thought
     is no negative. Of a student that answers behind its rationale it is always so, and a vote must
     be at least 4 of 5."""
-    keep_right: bool = False
+    keep_right: StrictBool = False
     """Samples of such a student whose answer is right are further positives of their question, in
     the iteration that they were sampled for."""
     n: Annotated[int, Field(ge=1, le=16)] = 1
@@ -138,7 +138,7 @@ class StudentSpec(Record):
     prompt: Literal["plain", "chat", "auto"] = "plain"
     """How the student is asked: `plain` text, a turn of its base's own `chat` template, or `auto`,
     what the base has. A job that names none is created with `auto`."""
-    enforce_labels: bool = True
+    enforce_labels: StrictBool = True
     """Whether the answer behind a rationale is held to the task's labels, where it has some."""
     lora_upper_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the layers, from the top, that get adapters where `lora` is given: what is below is
@@ -149,7 +149,7 @@ class StudentSpec(Record):
     """Of the new decoder."""
     freeze: Literal["nothing", "embeddings", "encoder"] = "embeddings"
     """`embeddings` saves the gradient of the largest matrix; `encoder` freezes both."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: StrictBool = False
     """Compute a layer's activations again in the backward pass instead of keeping them: less memory
     for long questions and rationales, more time, and the same result."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, StrictBool, field_validator
 from starlette.responses import Response
 
 from qcrd.records.job import Job
@@ -59,7 +59,7 @@ class ResumeRequest(BaseModel):
 
     budget: Budget | None = None
     """Replaces the job's budget."""
-    release_uncertain: bool = False
+    release_uncertain: StrictBool = False
     """Take the tokens of `usage.uncertain` for not spent, so that they may be."""
 
     @field_validator("budget", mode="before")

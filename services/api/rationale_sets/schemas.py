@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from qcrd.records.rationale_annotations import Polarity, RationaleEdit, RationaleScoreManifest
 from qcrd.records.rationales import (
@@ -38,7 +38,7 @@ class EditRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    excluded: bool | None = None
+    excluded: StrictBool | None = None
     text: RationaleText | None = None
     answer: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"\S")] | None = None
     reason: Annotated[str, Field(max_length=4096)] | None = None
