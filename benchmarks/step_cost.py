@@ -40,8 +40,9 @@ from qcrd.method.training.negative_sampler import InlineNegativeSampler, Process
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.progress import IterationFinished
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import StepModule, TrainingExample
+from qcrd.method.training.step_loss import StepModule
 from qcrd.method.training.trainer import Trainer
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.training_spec import Hyperparameters, LossSpec, NegativeSpec
 

@@ -23,7 +23,7 @@ from qcrd.method.student.base import Student
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.seq2seq import Seq2SeqStudent
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.rationales import Rationale
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 

@@ -37,7 +37,7 @@ from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.rationales import Rationale
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.training_spec import Hyperparameters, LossSpec

@@ -12,7 +12,7 @@ from benchmarks.gpu.timing import describe_rate, time_steps
 from qcrd.method.losses import IGNORE_INDEX
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.causal import CausalStudent
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 
 
 def measure_plain(

@@ -24,7 +24,7 @@ from benchmarks.gpu.timing import describe_rate, time_steps
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.training_spec import Hyperparameters, LossSpec
 

@@ -16,7 +16,7 @@ from qcrd.errors import NotFound
 from qcrd.method.answers import canonical
 from qcrd.method.evaluation.statistics import flag_leaked
 from qcrd.method.prompts import format_question
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.questions import labelling
 from qcrd.questions.rows import QuestionRow, read_rows
 from qcrd.records.rationales import Question, RationaleCounts, RationaleItem

@@ -125,7 +125,7 @@ class Comparison(Record):
         more = self.only_method - self.only_baseline
         test = f"McNemar p = {self.p:.2g}"
         if not more:
-            return f"both students answer as many questions right ({test})"
+            return f"both answer as many questions right ({test})"
         return f"this student answers {'more' if more > 0 else 'fewer'} questions right ({test})"
 
 
@@ -173,6 +173,9 @@ class Report(Record):
     untrained_share: float | None = None
     """Of the training, weighted by its rate, whose negatives the untrained student sampled."""
     comparisons: tuple[Comparison, ...] = ()
+    against_teacher: Comparison | None = None
+    """The job's student against the teacher's own answers to the test questions that it was asked;
+    None where it was asked none, and in reports of before it was told."""
     rationale_use: dict[str, RationaleUse] = Field(default_factory=dict)
     """Of the rows whose students explain, except `single_task`, whose labels follow rationales."""
     rationale_revision: str | None = None

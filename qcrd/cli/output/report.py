@@ -19,8 +19,8 @@ METHOD_TITLES = {
     "finetune_equal_compute": "finetuning, equal compute",
     "single_task": "rationales, single task",
     "dss": "distilling step-by-step",
-    "dss+positives": "+ all positives",
-    "dss+positives+negatives": "+ negatives",
+    "dss+positives": "DSS, all positives",
+    "dss+positives+negatives": "DSS, with negatives",
     "qcrd": "QCRD",
 }
 """Titles of the known rows, in their order; other rows follow under their names."""
@@ -38,6 +38,9 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
         console.print(make_accuracy_table("Test accuracy", report["test"]))
     elif report.get("validation"):
         console.print(make_accuracy_table("Validation accuracy", report["validation"]))
+    if teacher := report.get("against_teacher"):
+        told = format_comparison(Comparison.model_validate(teacher))
+        console.print(f"[bold]Compared[/]    {escape(told)}")
     comparisons = [Comparison.model_validate(row) for row in report.get("comparisons") or ()]
     for one in comparisons:
         console.print(f"[bold]Compared[/]    {escape(format_comparison(one))}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from qcrd.errors import Invalid
 
 QUESTION, REPLY = "qcrd-question", "qcrd-reply"
@@ -34,7 +36,7 @@ def read_chat_form(tokenizer: Any) -> ChatForm:
         asked = _render(tokenizer, [question], add_generation_prompt=True)
         told = _render(tokenizer, [question, reply])
         whole = _render(tokenizer, [question, reply, question], add_generation_prompt=True)
-    except Exception as error:  # whatever a template's own code makes jinja raise
+    except (TemplateError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise _make_error(f"its chat template fails: {error}") from error
     # Behind a turn there is no system message; a template that changes a turn by what follows it
     # shows that of the first one only.

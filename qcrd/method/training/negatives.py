@@ -7,31 +7,29 @@ import itertools
 import math
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from qcrd.method import losses
-from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student, Weights
+from qcrd.method.training.negative_metrics import describe_samples, score_pairs
 from qcrd.method.training.negative_sampler import (
     NegativeSampler,
     NegativeSampleRequest,
     NegativeSamplingParams,
 )
-from qcrd.method.training.objectives import Objective
 from qcrd.method.training.sample_filter import (
     SampledRationales,
     SampleFilter,
-    SampleKind,
 )
 from qcrd.method.training.schedule import TrainingSchedule
-from qcrd.method.training.step_loss import TrainingExample, make_rationale_target
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory
 from qcrd.records.rationales import Rationale, RationaleSource
-from qcrd.records.specs.training_spec import NegativeSource, OverPositive
+from qcrd.records.specs.training_spec import NegativeSource
 
 TEMPERATURES = (1.5, 1.2, 1.0, 0.85, 0.7, 0.5)
 """What `negatives.temperature: auto` chooses from, the highest first."""
@@ -95,7 +93,7 @@ class NegativeSupply:
         sampled = self.sampler.sample(requests) if requests else {}
         filtered = self._filter.apply(examples, sampled)
         n_asked = sum(len(params.questions) * params.n for _, params in requests)
-        metrics |= _describe_samples(sampled, filtered.counts, n_asked)
+        metrics |= describe_samples(sampled, filtered.counts, n_asked)
         metrics |= self._measure(self.attach(examples, filtered.kept))
         return IterationNegatives(filtered.kept, self.temperature, metrics)
 
@@ -116,12 +114,18 @@ class NegativeSupply:
         keeps_own = NegativeSource.TEACHER_MINORITY in self._spec.source
         attached = []
         for example in examples:
-            right, wrong = self._filter.split(example, samples.get(example.id, ()))
+            right, wrong = self.split(example, samples)
             own = self._filter.keep_own(example) if keeps_own else ()
             attached.append(
                 replace(example, positives=example.positives + right, negatives=own + wrong)
             )
         return attached
+
+    def split(
+        self, example: TrainingExample, samples: SampledRationales
+    ) -> tuple[tuple[Rationale, ...], tuple[Rationale, ...]]:
+        """The positives and the negatives among a question's samples that were kept."""
+        return self._filter.split(example, samples.get(example.id, ()))
 
     def make_requests(
         self, iteration: int, examples: Sequence[TrainingExample]
@@ -182,7 +186,8 @@ class NegativeSupply:
             self.temperature = temperature
             sampled = self.sampler.sample(self.make_requests(iteration, probed))
             kept = self._filter.apply(probed, sampled).kept
-            usable = [(e, s) for e in probed for s in kept[e.id] if self._filter.is_usable(s)]
+            negatives = [(e, s) for e in probed for s in self.split(e, kept)[1]]
+            usable = [(e, s) for e, s in negatives if self._filter.is_usable(s)]
             scored, work = self._score(usable)
             self.sampler.flops += work
             n_usable += len(usable)
@@ -242,56 +247,12 @@ class NegativeSupply:
             flops = student.flops
             with student.uncounted():
                 delta = self._schedule.spec.loss.delta
-                scored = _score_pairs(student, pairs, delta, self._schedule.objective)
+                scored = score_pairs(student, pairs, delta, self._schedule.objective)
                 return [scored, student.flops - flops]
 
         # On one rank: what follows from the scores must be the same on all.
         scored, work = student.ranks.run_on_main(score)
         return [(ce, margin) for ce, margin in scored], work
-
-
-def _describe_samples(
-    sampled: Mapping[str, Sequence[Rationale]], counts: Mapping[SampleKind, int], n_asked: int
-) -> dict[str, float]:
-    """Shares of the samples by what they are, of those asked for that were blank, and their
-    entropy; nothing where none were asked for."""
-    if not n_asked:
-        return {}
-    n_sampled = sum(counts.values())
-    metrics = {
-        "samples": float(n_sampled),
-        "blank_share": 1 - n_sampled / n_asked,
-        **{f"{kind}_share": counts[kind] / max(1, n_sampled) for kind in SampleKind},
-    }
-    entropies = [s.entropy for own in sampled.values() for s in own if s.entropy is not None]
-    if entropies:
-        metrics["entropy"] = statistics.fmean(entropies)
-    return metrics
-
-
-def _score_pairs(
-    student: Student,
-    pairs: Sequence[tuple[TrainingExample, Rationale]],
-    delta: float | OverPositive,
-    objective: Objective,
-) -> list[tuple[float, float]]:
-    if not pairs:
-        return []
-    index, prompts = range(len(pairs)), [EXPLAIN_PREFIX + e.text for e, _ in pairs]
-    targets = [make_rationale_target(s, objective) for _, s in pairs]
-    ce = student.mean_cross_entropy(prompts, index, targets).tolist()
-    if not isinstance(delta, OverPositive):
-        return [(value, delta) for value in ce]
-    # The lowest positive stands for the picked one: a margin is told here, and not trained on.
-    margins = []
-    for (example, _), prompt in zip(pairs, prompts, strict=True):
-        positives = [make_rationale_target(r, objective) for r in example.positives]
-        if not positives:
-            margins.append(0.0)
-            continue
-        positive_ce = student.mean_cross_entropy([prompt], [0] * len(positives), positives)
-        margins.append(float(positive_ce.min()) + delta.over_positive)
-    return list(zip(ce, margins, strict=True))
 
 
 STUDENT, FIXED = RationaleSource.STUDENT, RationaleSource.FIXED

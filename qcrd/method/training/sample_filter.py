@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from qcrd.method.answers import canonical, parse_output
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import Question, Rationale
 from qcrd.records.specs.spec import MethodSpec

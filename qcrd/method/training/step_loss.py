@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,29 +11,20 @@ from torch import Tensor, nn
 from qcrd.method import losses
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
-from qcrd.method.student.targets import Target, joined_target, reasoned_target
+from qcrd.method.student.targets import Target, reasoned_target
 from qcrd.method.training.candidates import Candidates, SelectedCandidates
 from qcrd.method.training.objectives import Objective
+from qcrd.method.training.training_example import (
+    TrainingExample,
+    has_rationales,
+    make_label_target,
+    make_rationale_target,
+)
 from qcrd.records.rationales import Rationale
 from qcrd.records.specs.training_spec import LossSpec, OverPositive
 
 JudgeScores = Mapping[str, float]
 """Rationale id -> the judge's score."""
-
-
-@dataclass(frozen=True)
-class TrainingExample:
-    """One question to train the student on. `text` is the question with its options; `is_sure`:
-    another answer than `gold` is wrong, which of a vote only a clear one says."""
-
-    id: str
-    text: str
-    label: str
-    gold: str
-    positives: tuple[Rationale, ...] = ()
-    negatives: tuple[Rationale, ...] = ()
-    choices: tuple[str, ...] = ()
-    is_sure: bool = True
 
 
 class StepCounts(NamedTuple):
@@ -128,7 +118,7 @@ class StepModule(nn.Module):
         total, _ = self.student.cross_entropy(
             [PREDICT_PREFIX + example.text for example in batch],
             range(len(batch)),
-            [_label_target(example, self.objective) for example in batch],
+            [make_label_target(example, self.objective) for example in batch],
         )
         return total.sum() / max(1, counts.label_tokens)
 
@@ -140,7 +130,7 @@ class StepModule(nn.Module):
     ) -> _Terms | None:
         """Eqs 6 and 7 summed over the batch's questions; None where no rationale acts."""
         always = self.student.one_call  # every rank calls the model as often as the others
-        rows = [example for example in batch if _has_rationales(example, self.objective)]
+        rows = [example for example in batch if has_rationales(example, self.objective)]
         if not (rows or always):
             return None
         prompts = [EXPLAIN_PREFIX + example.text for example in rows]
@@ -251,13 +241,6 @@ def _join_predictions(objective: Objective, label: Tensor | None, answer: Tensor
     return (label + answer) / 2 if objective.reasons else label
 
 
-def make_rationale_target(rationale: Rationale, objective: Objective) -> Target:
-    """The span that eqs 6 and 7 act on: a rationale, with the mark that an answer would follow."""
-    if objective.reasons:
-        return reasoned_target(rationale.text)
-    return Target(rationale.text, is_cut=rationale.is_cut)
-
-
 def _read_losses(
     total: Tensor,
     parts: dict[str, Tensor],
@@ -274,7 +257,7 @@ def count_step(
     student: Student, batch: Sequence[TrainingExample], objective: Objective, spec: LossSpec
 ) -> StepCounts:
     """The counts of a whole step, which may be computed in shares."""
-    labels = [student.tokenize_target(_label_target(e, objective)) for e in batch]
+    labels = [student.tokenize_target(make_label_target(e, objective)) for e in batch]
     n_contrasted = 0 if objective.max_positives == 0 else _count_contrasted(batch, objective, spec)
     answered = [e for e in batch if e.positives] if objective.reasons else []
     answers = [student.tokenize_parts(reasoned_target("", e.label))[1] for e in answered]
@@ -291,16 +274,4 @@ def _count_contrasted(
     """N of eq. 3."""
     if spec.contrast_normaliser == "all":
         return len(batch)
-    return sum(_has_rationales(example, objective) for example in batch)
-
-
-def _has_rationales(example: TrainingExample, objective: Objective) -> bool:
-    return bool(example.positives or (objective.uses_negatives and example.negatives))
-
-
-def _label_target(example: TrainingExample, objective: Objective) -> Target:
-    """The label; of a joined student, behind its first positive."""
-    if not objective.joined:
-        return Target(answer=example.label)
-    text = example.positives[0].text if example.positives else ""
-    return joined_target(text, example.label)
+    return sum(has_rationales(example, objective) for example in batch)

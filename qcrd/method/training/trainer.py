@@ -34,7 +34,7 @@ from qcrd.method.training.progress import (
 )
 from qcrd.method.training.sample_filter import SampledRationales
 from qcrd.method.training.schedule import TrainingSchedule
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.judge import get_judge_version
 from qcrd.records.specs.training_spec import NegativeSource

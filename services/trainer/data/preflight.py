@@ -70,6 +70,21 @@ def warn_about_cut_questions(
     )
 
 
+def warn_about_chat_template(stage: StageContext, student: Student) -> None:
+    """One event where the base has a chat template that `student.prompt: auto` could not use."""
+    is_auto = stage.job.spec.settings.student.prompt == "auto"
+    is_decoder = not student.model.config.is_encoder_decoder
+    if not (is_auto and is_decoder and student.tokenizer.chat_template) or student.chat is not None:
+        return
+    stage.events.append(
+        stage.job.id,
+        "the base has a chat template, but a question cannot be put into a turn of it as it is: "
+        "the student is asked as plain text; `student.prompt: chat` says why",
+        level="warn",
+        once="chat-template-unused",
+    )
+
+
 def _label_token_ids(student: Student, label: str) -> list[int]:
     """The label's tokens without the one that ends it."""
     ids = student.tokenize_target(Target(answer=label))

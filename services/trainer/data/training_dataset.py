@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from qcrd.errors import Invalid
 from qcrd.method.prompts import format_question
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.rationale_annotations import Revision
 from qcrd.records.rationales import Question, RationaleItem, RationaleManifest, TestItem, Vote
 from qcrd.records.specs.spec import JobSpec, MethodSpec
@@ -40,6 +40,8 @@ class TrainingDataset:
     validation: LabeledQuestions
     test: tuple[TestItem, ...]
     revision: Revision = field(default_factory=lambda: rationale_edits.make_revision({}))
+    contradicting: int = 0
+    """Positives that argue for another answer than the label, and are not taught before it."""
 
     @property
     def labels(self) -> tuple[tuple[str, Question], ...]:
@@ -89,7 +91,10 @@ def load_dataset(
     settings = spec.settings
     examples = tuple(make_example(item, settings) for item in usable)
     questions = tuple(item.question for item in usable)
-    return TrainingDataset(manifest, examples, questions, validation, test, revision)
+    contradicting = sum(len(item.positives) for item in usable) - sum(
+        len(example.positives) for example in examples
+    )
+    return TrainingDataset(manifest, examples, questions, validation, test, revision, contradicting)
 
 
 def _check_training_file(manifest: RationaleManifest, spec: JobSpec) -> None:

@@ -78,20 +78,23 @@ def _describe_prompts(prompt_format: PromptFormat) -> list[str]:
 def _render_comparisons(report: Report) -> list[str]:
     """The report's comparisons, and the share of test questions that could be memorised."""
     lines: list[str] = []
-    if report.comparisons:
+    teacher = () if report.against_teacher is None else (report.against_teacher,)
+    if compared := (*teacher, *report.comparisons):
         lines += [
             "## Compared on the same test questions",
             "",
             "| method | baseline | difference | 95 % interval | n | only this | only baseline | |",
             "|---|---|---|---|---|---|---|---|",
-            *map(_render_comparison_row, report.comparisons),
+            *map(_render_comparison_row, compared),
             "",
-            f"Intervals are those of {report.comparisons[0].draws:,} paired bootstrap samples "
-            f"(percentiles, seed {report.comparisons[0].seed}); McNemar's p is exact and "
-            "two-sided. All of it is about these students, on these questions. The methods: "
-            f"{describe_one_seed(one.seeds_needed for one in report.comparisons)}.",
+            f"Intervals are those of {compared[0].draws:,} paired bootstrap samples "
+            f"(percentiles, seed {compared[0].seed}); McNemar's p is exact and "
+            "two-sided. All of it is about these students, on these questions.",
             "",
         ]
+    if report.comparisons:
+        told = describe_one_seed(one.seeds_needed for one in report.comparisons)
+        lines += [f"The methods: {told}.", ""]
     if report.leak is not None:
         leak = report.leak
         lines += [

@@ -73,10 +73,11 @@ def _iter_set_rationales(
 
 
 def _iter_student_rationales(trainer: Trainer) -> Iterator[RationaleToScore]:
-    texts = {example.id: example.text for example in trainer.examples}
-    for question_id, samples in trainer.last_samples.items():
-        for rationale in samples:
-            yield texts[question_id], Polarity.NEGATIVE, rationale
+    for example in trainer.examples:
+        kept = trainer.negative_supply.split(example, trainer.last_samples)
+        for polarity, samples in zip((Polarity.POSITIVE, Polarity.NEGATIVE), kept, strict=True):
+            for rationale in samples:
+                yield example.text, polarity, rationale
 
 
 def _iter_scores(

@@ -95,6 +95,8 @@ def test_a_student_that_reasons_first_is_trained_and_published(site: Site) -> No
     assert job.report is not None
     told = site.predictions(job.id)
     assert {p.method for p in told} == {"qcrd", "finetune"}
+    assert job.report.against_teacher is not None
+    assert (job.report.against_teacher.baseline, job.report.against_teacher.n) == ("teacher", 8)
     # Held to the labels, every output has an answer; a label alone is held to nothing.
     reasoned = [p for p in told if p.method == "qcrd"]
     assert all(p.answer in LABELS for p in reasoned)

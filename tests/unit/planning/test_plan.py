@@ -15,7 +15,7 @@ from qcrd.method.student.loading import load_student
 from qcrd.method.training.negative_sampler import copy_student
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.method.training.weight_history import copy_trainable_weights
 from qcrd.planning.architectures import count_architecture
 from qcrd.planning.memory import FP32, count_activations, count_trained, plan_memory

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from qcrd.cli.output.report import (
     show_report,
 )
 from qcrd.method.evaluation.statistics import compare_methods, mcnemar_test, wilson_interval
-from qcrd.method.training.step_loss import TrainingExample
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.job import Comparison, Job, Report
 from qcrd.records.prompt_format import PromptFormat
 from qcrd.records.rationales import (
@@ -99,7 +101,34 @@ def test_every_other_student_is_compared_with_the_method_on_the_same_questions()
     assert (dss.only_method, dss.only_baseline, dss.difference) == (1, 1, 0)
     assert dss.p == mcnemar_test([True, False], [False, True]) == 1
     assert dss.low < 0 < dss.high
-    assert dss.statement == "both students answer as many questions right (McNemar p = 1)"
+    assert dss.statement == "both answer as many questions right (McNemar p = 1)"
+
+
+def test_the_student_is_compared_with_its_teacher_where_that_was_asked() -> None:
+    """It was asked seven of the ten; of them the student has all right but the last, the teacher
+    all but two."""
+    asked = known(TESTED)
+    said = ["3", None, "4", "3", "3", "3", *[None] * 3, "3"]
+    was_asked = [True, True, True, True, True, True, False, False, False, True]
+    test = tuple(
+        item.model_copy(update={"teacher_answer": answer, "teacher_asked": is_asked})
+        for item, answer, is_asked in zip(asked.test, said, was_asked, strict=True)
+    )
+    results = {name: result(name, TESTED) for name in RIGHT}
+    report = build_report(JOB, replace(asked, test=test), results)
+    found = report.against_teacher
+    assert found is not None
+    assert (found.method, found.baseline, found.n) == ("qcrd", "teacher", 7)
+    assert (found.only_method, found.only_baseline) == (2, 1)
+    assert report.test["teacher"].n == 7
+    # Of the methods it says nothing.
+    assert "teacher" not in {one.baseline for one in report.comparisons}
+    shown = StringIO()
+    show_report(Console(width=200, file=shown), report.model_dump(mode="json"))
+    assert f"QCRD against teacher: {found.difference:+.3f}" in shown.getvalue()
+    told = render_model_card(JOB, report, FORMAT)
+    assert "| qcrd | teacher | +0.143 |" in told
+    assert made().against_teacher is None
 
 
 def test_leaks_are_counted_by_story_and_by_word() -> None:
@@ -146,7 +175,7 @@ def test_the_command_line_says_one_line_for_each() -> None:
         "on 10 questions: this student answers more questions right (McNemar p = 0.062)"
     )
     (same,) = [line for line in text.splitlines() if "against distilling step-by-step" in line]
-    assert same.endswith("both students answer as many questions right (McNemar p = 1)")
+    assert same.endswith("both answer as many questions right (McNemar p = 1)")
     (methods,) = [line for line in text.splitlines() if line.startswith("Methods")]
     needed = max(one.seeds_needed or 0 for one in made().comparisons)
     assert methods.startswith("Methods     cannot tell: another seed would")
@@ -161,8 +190,8 @@ def test_the_command_line_says_one_line_for_each() -> None:
         (9, 2, "this student answers more questions right"),
         (60, 0, "this student answers more questions right"),
         (0, 5, "this student answers fewer questions right"),
-        (4, 4, "both students answer as many questions right"),
-        (0, 0, "both students answer as many questions right"),
+        (4, 4, "both answer as many questions right"),
+        (0, 0, "both answer as many questions right"),
     ],
 )
 def test_one_pair_of_students_is_never_a_verdict_on_methods(
@@ -220,7 +249,7 @@ def test_the_card_carries_the_same() -> None:
     first = found.comparisons[0]
     interval = f"{first.low:+.3f} to {first.high:+.3f}"
     assert f"| qcrd | finetune | +0.500 | {interval} | 10 | 5 | 0 | this student answers" in told
-    assert "| both students answer as many questions right (McNemar p = 1) |" in told
+    assert "| both answer as many questions right (McNemar p = 1) |" in told
     assert "The methods: cannot tell: another seed would train other students." in told
     assert "10,000 paired bootstrap samples (percentiles, seed 5)" in told
     assert "Of 10 test questions 2 have a story" in told

@@ -14,8 +14,8 @@ from qcrd.method.training.negative_sampler import NegativeSampler, NegativeSampl
 from qcrd.method.training.progress import IterationFinished, StepFinished
 from qcrd.method.training.sample_filter import SampledRationales, SampleFilter, SampleKind
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import TrainingExample
 from qcrd.method.training.trainer import Trainer
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.rationales import Rationale
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.training_spec import LossSpec
@@ -88,6 +88,22 @@ def test_what_answers_behind_its_rationale_is_sorted_by_that_answer(
     assert [(r.text, r.answer) for r in wrong] == [(text, "fruit") for text in negatives]
     kinds = {SampleKind.RIGHT: 1, SampleKind.UNREAD: 2, SampleKind.CUT: 1, SampleKind.REPEATED: 1}
     assert found.counts == kinds | {SampleKind.WRONG if is_sure else SampleKind.UNSURE: 1}
+
+
+def test_a_right_sample_that_is_kept_is_a_positive_of_its_question() -> None:
+    """Wherever samples are used: no temperature, score or negative is measured on it."""
+    example = replace(lessons()[0], id="q", gold="animal")
+    given = make_spec(keep_right=True)
+    student_spec = given.student.model_copy(update={"answers": "reasoned"})
+    given = given.model_copy(update={"student": student_spec})
+    schedule = make_schedule("qcrd", given, n_examples=1, seed=0)
+    supply = Trainer(student(), [example], schedule, validate, judge()).negative_supply
+    right, wrong = rationale("it swims", answer="animal"), rationale("it grows", answer="fruit")
+    kept = {"q": (right, wrong)}
+    assert supply.split(example, kept) == ((right,), (wrong,))
+    (attached,) = supply.attach([example], kept)
+    assert attached.positives == (*example.positives, right)
+    assert attached.negatives == (wrong,)
 
 
 def without_answers(example: TrainingExample) -> TrainingExample:

@@ -26,8 +26,9 @@ from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.progress import IterationFinished, StepFinished
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import StepModule, TrainingExample
+from qcrd.method.training.step_loss import StepModule
 from qcrd.method.training.trainer import Trainer
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.rationales import Rationale
 from qcrd.records.specs.spec import MethodSpec
