@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -82,11 +83,11 @@ class StepModule(nn.Module):
         Where `batch` is a share of a step's, `counts` are the whole step's; the terms of all shares
         then add up to its.
         """
-        # One region: each weight is cast once for all three calls, and with a gradient, because the
-        # first of them has one.
         counts = counts or count_step(self.student, batch, self.objective, self.spec)
         objective, spec = self.objective, self.spec
-        with self.student.autocast():
+        # One region where the first call has a gradient: each weight is then cast once for all
+        # three. Where scores come first, what older torch casts for them would have none.
+        with self.student.autocast() if objective.predicts else nullcontext():
             label_loss = self._label_loss(batch, counts) if objective.predicts else None
             if label_loss is not None and objective.max_positives == 0:
                 return _read_losses(label_loss, {} if objective.joined else {"label": label_loss})

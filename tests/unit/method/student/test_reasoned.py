@@ -14,9 +14,18 @@ from qcrd.errors import Invalid
 from qcrd.method.student.chat_form import ChatForm, read_chat_form
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.targets import reasoned_target
+from qcrd.method.training.objectives import get_objective
+from qcrd.method.training.step_loss import StepModule
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.answer_form import AnswerForm
 from qcrd.records.prompt_format import PromptFormat, split_joined_output
-from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.rationales import Rationale
+from qcrd.records.specs.training_spec import (
+    Hyperparameters,
+    LossSpec,
+    StudentAnswers,
+    StudentSpec,
+)
 from services.trainer.results.chat_template import render_chat_template
 from tests import tiny
 
@@ -89,6 +98,33 @@ def test_an_untrained_student_answers_an_option_too(tmp_path: Path, kind: str) -
             prompts, max_new_tokens=12, options=options, temperature=temperature
         )
         assert all(split_joined_output(text)[1] in options for text in texts)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize("answers", ["label", "reasoned", "both"])
+def test_in_bf16_every_weight_has_the_gradient_of_fp32(
+    tmp_path: Path, kind: str, answers: StudentAnswers
+) -> None:
+    """Candidates are scored without gradients first, and what is cast then must not stay."""
+    rationales = tuple(
+        Rationale(id=text, question_id="q", text=text) for text in ("it swims", "it grows on trees")
+    )
+    wrong = (Rationale(id="n", question_id="q", text="so it plays music"),)
+    batch = [TrainingExample("q", "what is a trout ?", "animal", "animal", rationales, wrong)]
+    gradients = []
+    for bf16 in (False, True):
+        student = make_student(tmp_path, kind)
+        student.bf16 = bf16
+        step = StepModule(student, get_objective("qcrd", answers), LossSpec(delta=20.0))
+        step(batch, {}, torch.Generator().manual_seed(0)).total.backward()
+        gradients.append({n: p.grad for n, p in student.model.named_parameters()})
+    exact, rounded = gradients
+    missing = [name for name, gradient in exact.items() if gradient is not None]
+    missing = [name for name in missing if rounded[name] is None]
+    assert not missing
+    for name, gradient in exact.items():
+        if gradient is not None:
+            torch.testing.assert_close(rounded[name], gradient, rtol=0.1, atol=0.05)
 
 
 # --- the chat of its base -------------------------------------------------------------------------
