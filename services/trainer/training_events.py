@@ -123,9 +123,11 @@ def _describe_negatives(metrics: Mapping[str, float]) -> str:
 
 
 def _describe_samples(metrics: Mapping[str, float]) -> str:
+    unsure = metrics.get("unsure_share", 0.0)
     return (
         f"{metrics['right_share']:.0%} of the samples right, {metrics['wrong_share']:.0%} wrong, "
-        f"{metrics['unread_share']:.0%} without an answer, {metrics['cut_share']:.0%} cut"
+        + (f"{unsure:.0%} against a vote that is not clear, " if unsure else "")
+        + f"{metrics['unread_share']:.0%} without an answer, {metrics['cut_share']:.0%} cut"
     )
 
 

@@ -12,7 +12,8 @@ from qcrd.records.rationales import Rationale
 @dataclass(frozen=True)
 class TrainingExample:
     """One question to train the student on. `text` is the question with its options; `is_sure`:
-    another answer than `gold` is wrong, which of a vote only a clear one says."""
+    another answer than `gold` is wrong, which a vote that is not clear does not say to a student
+    that answers behind its rationale."""
 
     id: str
     text: str

@@ -114,8 +114,8 @@ def make_example(item: RationaleItem, settings: MethodSpec) -> TrainingExample:
     answers behind its rationale learns none that argues for another answer."""
     is_voted = settings.label_mode == "llm" or item.gold is None
     right = item.vote.answer if is_voted else item.gold
-    positives = item.positives
-    if settings.student.answers != "label":
+    positives, answers_apart = item.positives, settings.student.answers == "label"
+    if not answers_apart:
         positives = tuple(r for r in positives if r.answer in (None, right))
     return TrainingExample(
         id=item.question.id,
@@ -125,7 +125,7 @@ def make_example(item: RationaleItem, settings: MethodSpec) -> TrainingExample:
         positives=positives,
         negatives=item.negatives,
         choices=item.question.choices,
-        is_sure=not is_voted or _is_clear(item.vote),
+        is_sure=answers_apart or not is_voted or _is_clear(item.vote),
     )
 
 

@@ -64,7 +64,8 @@ def test_a_rationale_for_another_answer_is_not_taught_before_the_label(
 def test_only_a_label_or_a_clear_vote_says_what_is_wrong(
     counts: dict[str, int], unparseable: int, gold: str | None, is_sure: bool
 ) -> None:
-    spec = MethodSpec.model_validate({"task": {"answer": "label", "labels": ["animal", "fruit"]}})
+    task = {"answer": "label", "labels": ["animal", "fruit"]}
+    spec = MethodSpec.model_validate({"task": task, "student": {"answers": "reasoned"}})
     item = RationaleItem(
         question=Question(id="q", text="a trout ?"),
         label="animal",
@@ -72,3 +73,5 @@ def test_only_a_label_or_a_clear_vote_says_what_is_wrong(
         vote=Vote(answer="animal", margin=0, tie=False, counts=counts, unparseable=unparseable),
     )
     assert make_example(item, spec).is_sure is is_sure
+    # Where label and rationale are apart every vote says so, as it did before.
+    assert make_example(item, MethodSpec.model_validate({"task": task})).is_sure
