@@ -178,7 +178,7 @@ def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Ta
 def _make_rationale_table(counts: Mapping[str, int]) -> Table:
     # Without gold labels nothing says which votes are right.
     of_gold = ("majority_right", "majority_wrong")
-    if not any(counts[name] for name in of_gold):
+    if not any(counts.get(name) for name in of_gold):
         counts = {name: value for name, value in counts.items() if name not in of_gold}
     table = Table(title="Rationales", title_justify="left")
     for name in counts:
