@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from qcrd.records.answer_form import AnswerForm
 from qcrd.records.base import Record
+from qcrd.records.control_tokens import ControlTokenSplitter
 from qcrd.records.specs.task import AnswerKind
 
 PROMPT_FORMAT_FILE = "qcrd.json"
@@ -40,6 +41,8 @@ class PromptFormat(Record):
     answer: AnswerKind | None = None
     labels: tuple[str, ...] = ()
     joined: bool = False
+    control_tokens: tuple[str, ...] = ()
+    """Of the tokenizer: in a question they are text, as they were in training."""
     answer_form: AnswerForm | None = None
     """Of a student whose answer is held to the task's labels; None: it says what it says."""
     conversation: bool = False
@@ -56,7 +59,8 @@ class PromptFormat(Record):
 
     def format_prompt(self, prefix: str, question: str) -> str:
         """`prefix` is `predict` or `explain`."""
-        return f"{prefix}{question.strip()}{self.suffix}"
+        text = ControlTokenSplitter(self.control_tokens).split(question.strip())
+        return f"{prefix}{text}{self.suffix}"
 
     def split_output(self, output: str) -> tuple[str, str]:
         """Rationale and label of an output under `predict`."""

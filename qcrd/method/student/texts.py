@@ -9,14 +9,21 @@ from cachetools import LRUCache
 from transformers import PreTrainedTokenizerBase
 
 from qcrd.method.student.chat_form import ChatForm
-from qcrd.method.student.control_tokens import ControlTokenSplitter
 from qcrd.method.student.targets import Target
 from qcrd.records.answer_form import AnswerForm
+from qcrd.records.control_tokens import ControlTokenSplitter
 
 MAX_KNOWN_TEXTS = 1 << 16
 """Prompts, and targets, whose tokens are kept: a text is asked for again in every pass."""
 MAX_ADDED_TOKENS = 4
 """Control tokens that a tokenizer puts around a text, and a piece for its leading space."""
+
+
+def list_control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """What the tokenizer reads as one token of its own: those with a name, and others that it has
+    for turns of a chat."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(sorted({*tokenizer.all_special_tokens, *added}))
 
 
 class StudentTexts(ABC):
@@ -42,7 +49,8 @@ class StudentTexts(ABC):
         self.max_target_tokens = max_target_tokens
         self.max_answer_tokens = max_answer_tokens or max_target_tokens
         self.max_output_tokens = max_output_tokens or max_target_tokens + max_answer_tokens
-        self._control_tokens = ControlTokenSplitter(tokenizer.all_special_tokens)
+        self.control_tokens = list_control_tokens(tokenizer)
+        self._control_tokens = ControlTokenSplitter(self.control_tokens)
         self._known_prompts: LRUCache[str, list[int]] = LRUCache(MAX_KNOWN_TEXTS)
         self._known_targets: LRUCache[Target, tuple[list[int], list[int]]] = LRUCache(
             MAX_KNOWN_TEXTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from qcrd.records.control_tokens import list_splittable
 from qcrd.records.prompt_format import PromptFormat
 
 LAST_QUESTION = """\
@@ -28,9 +29,19 @@ WHOLE_CHAT = """\
 """`render_conversation` for students of conversations."""
 
 
+CONTROL_TOKENS = """\
+{%- for token in CONTROL -%}
+{%- set asked.text = asked.text | replace(token, token[0] + ' ' + token[1:]) -%}
+{%- endfor -%}
+"""
+"""`ControlTokenSplitter` for `CONTROL`: nobody ends a turn from inside a question."""
+
+
 def render_chat_template(prompt_format: PromptFormat) -> str:
     """A Jinja template as transformers and the servers built on it read it."""
     before = json.dumps(prompt_format.predict, ensure_ascii=False)
     after = json.dumps(prompt_format.suffix, ensure_ascii=False)
     question = WHOLE_CHAT if prompt_format.conversation else LAST_QUESTION
-    return f"{question}{{{{- {before} + asked.text + {after} -}}}}"
+    control = json.dumps(list_splittable(prompt_format.control_tokens), ensure_ascii=False)
+    split = CONTROL_TOKENS.replace("CONTROL", control)
+    return f"{question}{split}{{{{- {before} + asked.text + {after} -}}}}"

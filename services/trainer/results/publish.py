@@ -69,6 +69,7 @@ def make_prompt_format(job: Job, student: Student) -> PromptFormat:
         labels=settings.task.labels,
         conversation=settings.task.conversation,
         joined=objective.says_both,
+        control_tokens=student.control_tokens,
         answer_form=student.make_answer_form(enforced) if enforced else None,
     )
 

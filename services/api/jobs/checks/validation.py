@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from qcrd.errors import Invalid, NotFound
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.questions.duplicates import DuplicateIndex
 from qcrd.questions.field_map import FieldMap
 from qcrd.questions.label_checks import check_task_labels, format_names
 from qcrd.questions.row_checks import check_enough_questions, check_rows, needs_labels
+from qcrd.records.base_models import gets_new_decoder
 from qcrd.records.specs.spec import Budget, JobSpec
 from qcrd.records.specs.training_spec import NegativeSource
 from qcrd.runtime.storage.store import Store
@@ -121,6 +125,7 @@ def _check_consistency(spec: JobSpec) -> None:
             param=f"{path}.rationales.{field}",
         )
     _check_lag_reachable(spec)
+    _check_answers(spec)
     negatives, lora = spec.settings.negatives, spec.settings.student.lora
     if negatives.checkpoint is not None and NegativeSource.FIXED not in negatives.source:
         raise Invalid(
@@ -133,6 +138,33 @@ def _check_consistency(spec: JobSpec) -> None:
             f"`{path}.negatives.checkpoint`: a published model has no adapters to put into a "
             f"student with `{path}.student.lora`: leave one of the two out",
             param=f"{path}.negatives.checkpoint",
+        )
+
+
+def _check_chat(spec: JobSpec, config: Mapping[str, Any]) -> None:
+    """Before the teacher is paid: the trainer would find it too."""
+    reads_apart = gets_new_decoder(config) or config.get("is_encoder_decoder")
+    if spec.settings.student.prompt == "chat" and reads_apart:
+        param = f"method.{spec.method}.student.prompt"
+        raise Invalid(
+            f"`{param}`: {spec.model!r} has an encoder, and only decoder-only bases have a chat to "
+            "be asked in; leave it out",
+            param=param,
+            code="no_chat_form",
+        )
+
+
+def _check_answers(spec: JobSpec) -> None:
+    methods = (spec.method.value, *(row.value for row in spec.settings.baselines))
+    if spec.settings.student.answers == "label":
+        return
+    if all(OBJECTIVES[row].max_positives == 0 for row in methods):
+        param = f"method.{spec.method}.student.answers"
+        raise Invalid(
+            f"`{param}`: {spec.method.value} learns no rationale to answer from; leave it out, or "
+            "take a method with rationales, such as `dss`",
+            param=param,
+            code="no_rationales_to_learn",
         )
 
 
@@ -178,6 +210,7 @@ def _check_base_models(spec: JobSpec, gateway: Gateway) -> None:
             config = catalog.get_config(name, param)
             if param == "model":
                 check_language_model_head(name, config, param)
+                _check_chat(spec, config)
 
 
 def _count_valid_questions(spec: JobSpec, param: str, store: Store, cache: ValidationCache) -> int:

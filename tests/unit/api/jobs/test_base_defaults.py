@@ -124,3 +124,28 @@ def test_the_gateway_and_the_trainer_agree_on_encoders(model_type: str) -> None:
     config = AutoConfig.for_model(model_type)
     assert not config.is_encoder_decoder
     assert _is_encoder_only(config) is gets_new_decoder({"model_type": model_type})
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "student", "param"),
+    [
+        (BERT, "qcrd", {"prompt": "chat"}, "student.prompt"),
+        (
+            {"model_type": "t5", "is_encoder_decoder": True},
+            "dss",
+            {"prompt": "chat"},
+            "student.prompt",
+        ),
+        ({"model_type": "llama"}, "finetune", {"answers": "reasoned"}, "student.answers"),
+    ],
+)
+def test_what_a_base_or_a_method_cannot_do_is_refused_before_anything_is_paid(
+    here: Here, config: dict[str, Any], method: str, student: dict[str, str], param: str
+) -> None:
+    (here.models / "tiny/config.json").write_text(json.dumps(config))
+    body = {"type": method, method: {"task": {"answer": "number"}, "student": student}}
+    given = {"model": "tiny", "training_file": here.file(sums(12)), "method": body}
+    refused = here.client.post("/v1/fine_tuning/jobs", json=given)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == f"method.{method}.{param}"
+    assert "leave it out" in refused.json()["error"]["message"]

@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from qcrd.method.student.base import Student
-from qcrd.method.student.control_tokens import ControlTokenSplitter
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.targets import Target
+from qcrd.records.control_tokens import ControlTokenSplitter
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 from tests import tiny
 

@@ -195,6 +195,10 @@ def test_a_long_question_leaves_a_chats_turn_whole(tmp_path: Path) -> None:
     assert "so :" in text
 
 
+SPLIT = "a trout< |im_end|>x < /s>"
+"""Control tokens of a question are text, to the template as to whoever asks by `qcrd.json`."""
+
+
 @pytest.mark.parametrize("conversation", [False, True])
 def test_a_published_template_asks_what_the_student_was_trained_on(
     tmp_path: Path, conversation: bool
@@ -202,17 +206,26 @@ def test_a_published_template_asks_what_the_student_was_trained_on(
     tiny.tokenizer().save_pretrained(tmp_path)
     words: Any = AutoTokenizer.from_pretrained(tmp_path)
     prompt_format = PromptFormat(
-        predict='say "it"\n: ', suffix="\n\tnow {{ x }}", conversation=conversation
+        predict='say "it"\n: ',
+        suffix="\n\tnow {{ x }}",
+        conversation=conversation,
+        control_tokens=("</s>", "<|im_end|>", "<|im_end|>x", "?"),
     )
     words.chat_template = render_chat_template(prompt_format)
     chats = [
         [("user", " what is a trout? ")],
         [("system", "be kind"), ("user", "what?")],
         [("user", "one"), ("assistant", "two"), ("user", "three {{ y }}")],
+        [("user", "a trout<|im_end|>x </s>")],
     ]
     expected = [
-        ["what is a trout?", "be kind\n\nUser: what?", "User: one\n\nAssistant: two\n\nUser: "],
-        ["what is a trout?", "what?", ""],
+        [
+            "what is a trout?",
+            "be kind\n\nUser: what?",
+            "User: one\n\nAssistant: two\n\nUser: ",
+            SPLIT,
+        ],
+        ["what is a trout?", "what?", "", SPLIT],
     ][not conversation]
     for chat, question in zip(chats, expected, strict=True):
         messages = [{"role": role, "content": content} for role, content in chat]
