@@ -98,7 +98,7 @@ def load_data(
     test_questions = _sample_at_most(
         [row.question for row in _read_rows(folder / "test.jsonl")], test, "test"
     )
-    settings = MethodSpec(task=dataset.task)
+    settings = MethodSpec(task=dataset.task, student=spec.student)
     # All training questions count as leaks, whichever were drawn.
     stories = [format_question(dataset.task, item.question) for item in items]
     drawn = {item.question.id for item in training}

@@ -122,7 +122,7 @@ def run_condition(
         "dataset": dataset,
         "method": method,
         "seed": seed,
-        "conditions": {**asdict(conditions), **_describe_machine()},
+        "conditions": {**asdict(conditions), **describe_machine()},
         "questions": {
             "train": len(loaded.lessons),
             "validation": len(loaded.validation.questions),
@@ -227,7 +227,7 @@ def _flops_by_part(trainer: Trainer) -> dict[str, float]:
     return {name: part.flops for name, part in parts.items() if part is not None}
 
 
-def _describe_machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

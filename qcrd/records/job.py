@@ -7,7 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
+from qcrd.records.accuracy import Accuracy, Comparison
+from qcrd.records.answering import AnsweringReport
 from qcrd.records.base import Record, StoredRecord
+from qcrd.records.doubt import CascadeReport, DoubtReport, ReliabilityBin
 from qcrd.records.rationales import RationaleCounts, RationaleUse
 from qcrd.records.specs.spec import Budget, JobSpec
 
@@ -63,24 +66,6 @@ class Usage(Record):
         return self.teacher_prompt_tokens + self.teacher_completion_tokens
 
 
-class Accuracy(Record):
-    """Share of right answers on `n` test items with its 95 % Wilson interval, all in [0, 1]."""
-
-    accuracy: float
-    low: float
-    high: float
-    n: int
-    steps: int | None = None
-    """Optimizer steps that this row's student took."""
-    tokens: int | None = None
-    """Tokens that it read and predicted in them, padding excluded: questions, labels, rationales,
-    those too that were only scored. None in reports of before they were counted. Sampling
-    negatives and the judge are in `flops` and `seconds` alone."""
-    flops: float | None = None
-    """Floating-point operations of its training, counted from tokens and parameters."""
-    seconds: float | None = None
-
-
 class ModelRef(Record):
     id: str
 
@@ -93,49 +78,6 @@ class LeakReport(Record):
     """Questions that occur in training when numbers, case and spacing are ignored."""
     n_exact: int
     """Those of them that occur in training with the same numbers."""
-
-
-class Comparison(Record):
-    """The job's student against another one, question by question on the same `n` of the test.
-
-    `difference` is the method's accuracy less the baseline's; `low` and `high` bound its 95 %
-    percentile interval over `draws` paired bootstrap samples; `p` is McNemar's, exact, two-sided.
-    All of it is about these two students: of the methods one run of each tells nothing.
-    """
-
-    method: str
-    baseline: str
-    n: int
-    only_method: int
-    """Questions that the method got right and the baseline did not."""
-    only_baseline: int
-    difference: float
-    low: float
-    high: float
-    p: float
-    seed: int
-    draws: int
-    seeds_needed: int | None = None
-    """Seeds that would find a difference of the methods by 1.5 points with 80 % power, about. One
-    more than `MAX_SEEDS_NEEDED` for any larger number, None in reports of before it was told."""
-
-    @property
-    def statement(self) -> str:
-        """Which student answers more questions right: what was counted, whatever p is."""
-        more = self.only_method - self.only_baseline
-        test = f"McNemar p = {self.p:.2g}"
-        if not more:
-            return f"both answer as many questions right ({test})"
-        return f"this student answers {'more' if more > 0 else 'fewer'} questions right ({test})"
-
-
-class ReliabilityBin(Record):
-    """One of ten equal bins of the judge's scores: `n` of them, their mean, and the share of
-    positives among them; both None in an empty bin."""
-
-    n: int
-    score: float | None
-    positive: float | None
 
 
 class JudgeHistograms(Record):
@@ -180,6 +122,12 @@ class Report(Record):
     """Of the rows whose students explain, except `single_task`, whose labels follow rationales."""
     rationale_revision: str | None = None
     """Id of the `Revision` of the rationale set that it was trained with."""
+    answering: AnsweringReport | None = None
+    """Of a student that answers behind its rationale, as the two behind it of the job's own; None
+    in reports of before they were told."""
+    doubt: DoubtReport | None = None
+    cascade: CascadeReport | None = None
+    """None where the spec names no `evaluation.fallback`."""
 
 
 class JobFailure(Record):

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from qcrd.records.answer_form import AnswerForm
 from qcrd.records.base import Record
+from qcrd.records.confidence import Confidence
 from qcrd.records.control_tokens import ControlTokenSplitter
 from qcrd.records.specs.task import AnswerKind
 
@@ -22,6 +23,16 @@ JOINED_ANSWER_PREFIX = "answer:"
 """The marker as it is trained: between rationale and label in the single-task target."""
 
 TokenCount = Annotated[int, Field(ge=1)]
+
+
+class AnswerJudge(Record):
+    """The judge of a student's outputs, at the discriminator. `reason`: why it is not offered."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    version: int
+    reason: str | None = None
 
 
 class PromptFormat(Record):
@@ -46,6 +57,12 @@ class PromptFormat(Record):
     answer_form: AnswerForm | None = None
     """Of a student whose answer is held to the task's labels; None: it says what it says."""
     conversation: bool = False
+    confidence: Confidence | None = None
+    """How sure it is of a greedy answer; None in folders of before it was calibrated."""
+    vote_confidence: Confidence | None = None
+    """And of a vote of several outputs; None where none was measured."""
+    judge: AnswerJudge | None = None
+    """None where no judge of answers was asked for."""
 
     @property
     def can_explain(self) -> bool:

@@ -147,7 +147,12 @@ class RationaleUse(Record):
 
 
 class Prediction(Record):
-    """A student's output for a test question, for the paired comparison of two students."""
+    """A student's output for a question, for the paired comparison of two students.
+
+    `answer_logprob`: natural, of the answer's tokens with their end under the student, whatever it
+    was held to; None where there is no answer, and in results of before it was kept, as `tokens`,
+    those of the output. `confidence`: the chance that the answer is right, where it was calibrated.
+    """
 
     question_id: str
     text: str
@@ -155,3 +160,6 @@ class Prediction(Record):
     gold: str
     right: bool
     method: str | None = None
+    answer_logprob: float | None = None
+    tokens: int | None = None
+    confidence: float | None = None

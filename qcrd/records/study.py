@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from qcrd.errors import Invalid
+from qcrd.records.accuracy import Accuracy
 from qcrd.records.base import Record, StoredRecord, parse_record
-from qcrd.records.job import Accuracy, JobStatus
+from qcrd.records.job import JobStatus
 from qcrd.records.specs.spec import Baseline, JobSpec
 from qcrd.records.verdicts import EQUIVALENCE_MARGIN, Verdict
 

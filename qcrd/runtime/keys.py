@@ -191,6 +191,11 @@ def judge_prefix(judge_id: str) -> str:
     return f"{JUDGES}{judge_id}/"
 
 
+def make_answer_judge_id(job_id: str) -> str:
+    """Id of the judge of a job's finished student, which outlives the job as its model does."""
+    return f"judge-{digest(job_id, 'answers')}"
+
+
 def judge_spec_key(judge_id: str) -> str:
     return f"{judge_prefix(judge_id)}spec.json"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from torch.distributed.device_mesh import DeviceMesh
 
 from qcrd.errors import QcrdError
 from qcrd.method.distributed.ranks import Ranks, SingleRank
-from qcrd.method.evaluation import predict
+from qcrd.method.evaluation import cascade, predict
 from qcrd.method.evaluation.statistics import (
     compare_methods,
     flag_leaked,
@@ -27,16 +28,9 @@ from qcrd.method.training.negative_sampler import (
     never_interrupt,
 )
 from qcrd.method.training.schedule import compute_untrained_share, make_schedule
-from qcrd.records.job import (
-    Accuracy,
-    Comparison,
-    Job,
-    JobStatus,
-    LeakReport,
-    ModelRef,
-    Report,
-    Stage,
-)
+from qcrd.records.accuracy import Accuracy, Comparison
+from qcrd.records.doubt import CascadeReport
+from qcrd.records.job import Job, JobStatus, LeakReport, ModelRef, Report, Stage
 from qcrd.records.specs.spec import Baseline
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
@@ -48,6 +42,8 @@ from services.trainer.data import preflight, training_dataset
 from services.trainer.data.revision import pin_revision
 from services.trainer.data.training_dataset import TrainingDataset
 from services.trainer.results import publish
+from services.trainer.results.answer_judging import AnswerJudge
+from services.trainer.results.answering import StudentAnswers
 from services.trainer.student_run import StudentRun, train_student
 
 RELATIVE_STEP_COST = {"finetune": 1.0, "single_task": 3.0, "dss": 3.0, "dss+positives": 4.0}
@@ -60,13 +56,14 @@ only divide the progress bar."""
 
 @dataclass(frozen=True)
 class TrainingResources:
-    """The inputs of training besides the rationale set. A `fixed` base is where the negative source
-    of that name takes its weights from; `make_sampler` makes the sampler of negatives;
+    """The inputs of training besides the rationale set. `make_judge` makes one by its id; a `fixed`
+    base is where the negative source of that name takes its weights from; `make_sampler` makes the
+    sampler of negatives;
     the processes of `ranks` train together, on the `mesh` if there is one; `mark_progress` is
     called at each step and each batch."""
 
     base_dir: Path
-    make_judge: Callable[[], JudgeBackend]
+    make_judge: Callable[[str], JudgeBackend]
     fixed_checkpoint: Path | None = None
     make_sampler: Callable[[Student], NegativeSampler] = InlineNegativeSampler
     device: str = "cpu"
@@ -126,6 +123,8 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
         if resources.fixed_checkpoint is None
         else _make_weights_loader(resources.fixed_checkpoint)
     )
+    judge_id = keys.make_answer_judge_id(job.id)
+    answer_judge = AnswerJudge(judge_id, partial(resources.make_judge, judge_id))
     results: dict[str, StudentResult] = {}
     for index, method in enumerate(methods):
         is_equal_compute = method == Baseline.FINETUNE_EQUAL_COMPUTE
@@ -141,8 +140,10 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
             schedule=replace(schedule, micro_batches=job.micro_batches),
             dataset=dataset,
             make_student=make_student,
-            judge=resources.make_judge() if objective.uses_judge else None,
+            judge=resources.make_judge(job.id) if objective.uses_judge else None,
             make_sampler=resources.make_sampler,
+            answer_judge=answer_judge,
+            is_published=index == 0,
             mesh=resources.mesh,
             mark_progress=resources.mark_progress,
             load_fixed_weights=load_fixed_weights if objective.uses_negatives else None,
@@ -222,6 +223,9 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
         against_teacher=_compare_with_teacher(job, dataset, main_result),
         rationale_use={row: r.rationale_use for row, r in results.items() if r.rationale_use},
         rationale_revision=dataset.revision.id,
+        answering=main_result.answering,
+        doubt=main_result.doubt,
+        cascade=_confirm_cascade(job, dataset, main_result),
     )
 
 
@@ -265,6 +269,30 @@ def _compare_with_teacher(
     return compare_methods((method, student), (TEACHER_ROW, teacher), seed=job.spec.seed)
 
 
+def _confirm_cascade(
+    job: Job, dataset: TrainingDataset, result: StudentResult
+) -> CascadeReport | None:
+    """On the test questions that the teacher was asked. A question's cost is at most what one cost
+    this job, with all of its outputs and those that were reused left out."""
+    if result.cascade is None:
+        return None
+    asked = [
+        (prediction, item.teacher_answer)
+        for prediction, item in zip(result.predictions, dataset.test, strict=True)
+        if item.teacher_asked
+    ]
+    counts = dataset.manifest.counts
+    bought = counts.questions * (counts.outputs - counts.reused) / max(1, counts.outputs)
+    questions, cost = bought + len(asked), job.usage.cost
+    return cascade.confirm(
+        result.cascade,
+        [prediction for prediction, _ in asked],
+        [answer for _, answer in asked],
+        question_cost=cost / questions if cost and questions else None,
+        currency=job.usage.currency,
+    )
+
+
 def _unseen_accuracy(
     results: dict[str, StudentResult], is_leaked: Sequence[bool]
 ) -> dict[str, Accuracy]:
@@ -297,9 +325,9 @@ def _progress_shares(methods: Sequence[str]) -> list[float]:
     return [cost / sum(costs) for cost in costs]
 
 
-def _make_uploader(stage: StageContext, job: Job) -> Callable[[Student], None]:
-    return lambda student: publish.upload_model(stage.store, job, student)
+def _make_uploader(stage: StageContext, job: Job) -> Callable[[Student, StudentAnswers], None]:
+    return lambda student, answers: publish.upload_model(stage.store, job, student, answers)
 
 
-def _skip_upload(_: Student) -> None:
+def _skip_upload(_: Student, __: StudentAnswers) -> None:
     """A no-op: baselines are evaluated, not published."""

@@ -110,12 +110,12 @@ def _run_training(
         mark_progress()
         stage.raise_if_stopping()
 
-    def make_judge() -> JudgeBackend:
+    def make_judge(judge_id: str) -> JudgeBackend:
         if not ranks.is_main:
             return SharedJudge(None, ranks)
         judge = RemoteJudge(
             settings.discriminator_url,
-            stage.job.id,
+            judge_id,
             base=spec.settings.discriminator.encoder or spec.model,
             spec=spec.settings.discriminator,
             seed=spec.seed,

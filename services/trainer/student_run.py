@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,12 +35,21 @@ from qcrd.method.training.progress import (
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.trainer import Trainer
+from qcrd.records.accuracy import Accuracy
+from qcrd.records.rationales import Prediction
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer import training_events
 from services.trainer.checkpoints.store import CheckpointStore, StudentResult
 from services.trainer.checkpoints.writer import CheckpointWriter
-from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
+from services.trainer.data.training_dataset import TrainingDataset
 from services.trainer.results import measuring, rationale_scores
+from services.trainer.results.answer_judging import AnswerJudge
+from services.trainer.results.answering import (
+    StudentAnswers,
+    compute_answer_tokens,
+    measure_answers,
+)
+from services.trainer.results.measuring import Asker
 
 EMIT_INTERVAL_SECONDS = 1.0
 """At most one progress write and one metrics event per second, however fast the steps are."""
@@ -49,7 +58,7 @@ EMIT_INTERVAL_SECONDS = 1.0
 @dataclass(frozen=True)
 class StudentRun:
     """One student's training within a job; `progress_share` of the job's training, from `start`
-    on."""
+    on. Of a student that is not published, a baseline's, no more than its answers is measured."""
 
     schedule: TrainingSchedule
     dataset: TrainingDataset
@@ -59,6 +68,8 @@ class StudentRun:
     load_fixed_weights: Callable[[Student], Weights] | None = None
     mesh: DeviceMesh | None = None
     mark_progress: Callable[[], None] = never_interrupt
+    answer_judge: AnswerJudge | None = None
+    is_published: bool = True
     progress_start: float = 0.0
     progress_share: float = 1.0
 
@@ -71,7 +82,7 @@ def train_student(
     stage: StageContext,
     student_run: StudentRun,
     checkpoints: CheckpointStore,
-    on_finished: Callable[[Student], None],
+    on_finished: Callable[[Student, StudentAnswers], None],
 ) -> StudentResult:
     """Train, keep the best on validation, predict the test set once; `on_finished` gets that
     student. An existing result is returned as it is."""
@@ -116,44 +127,43 @@ def train_student(
     trained_tokens = trainer.student.tokens
     tokens = None if math.isnan(trained_tokens) else round(trained_tokens)
     cost = {"steps": trainer.step, "tokens": tokens, "flops": trainer.flops, "seconds": seconds}
-    validation_predictions = measuring.predict_labeled(
-        student,
-        student_run.dataset.validation,
-        student_run.schedule,
-        student_run.mark_progress,
-    )
-    test = student_run.dataset.test
-    test_predictions = measuring.predict_labeled(
-        student,
-        LabeledQuestions(tuple(t.question for t in test), tuple(t.gold for t in test), ()),
-        student_run.schedule,
-        student_run.mark_progress,
+    dataset = student_run.dataset
+    answers = measure_answers(
+        Asker(student, student_run.schedule, student_run.mark_progress),
+        dataset,
+        student_run.answer_judge,
+        is_published=student_run.is_published,
     )
     # Before the result is kept: a run that is killed here does this part again.
-    dataset = student_run.dataset
     rationale_scores.write_scores(
         stage.store, stage.job.id, dataset.manifest, dataset.revision, settings.task, trainer
     )
-    on_finished(student)
+    on_finished(student, answers)
     result = StudentResult(
-        validation=predict.accuracy(validation_predictions),
-        test=predict.accuracy(test_predictions).model_copy(update=cost)
-        if test_predictions
-        else None,
-        predictions=tuple(test_predictions),
+        validation=_make_row(answers.validation),
+        test=_make_row(answers.test).model_copy(update=cost) if answers.test else None,
+        predictions=answers.test,
         judge=judge_metrics,
         rationale_use=measuring.measure_rationale_use(
             student,
             student_run.dataset,
-            test_predictions,
+            answers.test,
             student_run.schedule,
             student_run.mark_progress,
         ),
+        answering=answers.report,
+        doubt=answers.doubt,
+        cascade=answers.cascade,
         **cost,
     )
     checkpoints.save_result(method, result)
     training_events.emit_result(stage, method, result, settings.task)
     return result
+
+
+def _make_row(predictions: Sequence[Prediction]) -> Accuracy:
+    row = predict.accuracy(predictions)
+    return row.model_copy(update={"answer_tokens": compute_answer_tokens(predictions)})
 
 
 def _resume(

@@ -13,7 +13,7 @@ from qcrd.method.training.schedule import (
     TrainingSchedule,
     compute_untrained_share,
 )
-from qcrd.records.job import Accuracy
+from qcrd.records.accuracy import Accuracy
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer.checkpoints.store import StudentResult
@@ -140,8 +140,9 @@ def _describe_temperature_share(metrics: Mapping[str, float]) -> str:
             "they are cut, or set `negatives.filter: none` where they have no answer"
         )
     return (
-        "at no temperature are half of the usable samples below the margin "
+        "at no temperature is a quarter of the samples usable and half of them below the margin "
         f"({metrics['temperature_share']:.0%} at the lowest, which is taken); raise "
+        "`hyperparameters.max_rationale_tokens` where samples are cut, else "
         "`loss.delta`, or set it relative to the positive: `{over_positive: 2}`"
     )
 

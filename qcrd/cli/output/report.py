@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qcrd.records.job import Comparison
+from qcrd.records.accuracy import Comparison
 from qcrd.records.verdicts import describe_one_seed
 
 METHOD_TITLES = {

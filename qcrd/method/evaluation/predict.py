@@ -9,7 +9,8 @@ from qcrd.method.answers import canonical
 from qcrd.method.evaluation.statistics import wilson_interval
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student
-from qcrd.records.job import Accuracy
+from qcrd.method.student.targets import Target
+from qcrd.records.accuracy import Accuracy
 from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import Prediction, Question
 from qcrd.records.specs.task import TaskSpec
@@ -25,24 +26,38 @@ def predict(
     prefix: str = PREDICT_PREFIX,
     joined: bool = False,
     options: Sequence[str] = (),
+    beginnings: Sequence[Target] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> list[Prediction]:
-    """Greedy answers under the task of `prefix`. `golds` are canonical; `joined` students explain
-    first, and what follows their last answer mark counts, which is one of the `options` where
-    there are any. `check` runs before each batch."""
-    texts = student.generate(
+    """Answers under the task of `prefix`, greedy by default. `golds` are canonical; `joined`
+    students explain first, and what follows their last answer mark counts, which is one of the
+    `options` where there are any. `beginnings` are what outputs begin with; `check` runs before
+    each batch."""
+    outputs = student.sample(
         [prefix + format_question(task, question) for question in questions],
         max_new_tokens=max_new_tokens,
         options=options,
+        beginnings=beginnings,
+        temperature=temperature,
+        seed=seed,
+        answers="marked" if joined else "all",
         check=check,
     )
     predictions = []
-    for question, gold, text in zip(questions, golds, texts, strict=True):
-        answer_text = split_joined_output(text)[1] if joined else text
+    for question, gold, output in zip(questions, golds, outputs, strict=True):
+        answer_text = split_joined_output(output.text)[1] if joined else output.text
         answer = canonical(answer_text, task, question)
         predictions.append(
             Prediction(
-                question_id=question.id, text=text, answer=answer, gold=gold, right=answer == gold
+                question_id=question.id,
+                text=output.text,
+                answer=answer,
+                gold=gold,
+                right=answer == gold,
+                answer_logprob=output.answer_logprob,
+                tokens=output.n_tokens,
             )
         )
     return predictions

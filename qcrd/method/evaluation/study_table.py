@@ -19,7 +19,7 @@ from qcrd.method.evaluation.statistics import (
     t_interval,
 )
 from qcrd.method.evaluation.verdicts import Decision, decide, guess_scatter, holm_correction
-from qcrd.records.job import Accuracy
+from qcrd.records.accuracy import Accuracy
 from qcrd.records.study import (
     SeedAccuracy,
     SeedsTest,

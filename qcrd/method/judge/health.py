@@ -9,7 +9,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
-from qcrd.records.job import JudgeHistograms, ReliabilityBin
+from qcrd.records.doubt import ReliabilityBin
+from qcrd.records.job import JudgeHistograms
 
 POSITIVES_LABEL = "positives"
 """The positives' name beside the sources of negatives."""

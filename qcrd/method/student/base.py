@@ -8,7 +8,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import astuple, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,11 +19,10 @@ from qcrd.method.batching import group_by_length
 from qcrd.method.compute import count_flops, has_bf16
 from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.student import generation
-from qcrd.method.student.answer_enforcement import AnswerEnforcer
+from qcrd.method.student.generation import OutputForm
 from qcrd.method.student.packing import TargetParts
 from qcrd.method.student.targets import GeneratedText, Target
 from qcrd.method.student.texts import StudentTexts
-from qcrd.records.answer_form import AnswerForm
 
 Weights = Mapping[str, Tensor]
 
@@ -191,25 +191,9 @@ class Student(StudentTexts):
             sums, counts = self.part_cross_entropy(prompts, range(len(prompts)), targets)
         return sums[:, 1] / counts[:, 1]
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-        options: Sequence[str] = (),
-        check: Callable[[], None] = lambda: None,
-    ) -> list[str]:
-        """The texts of `sample`, greedy by default."""
-        outputs = self.sample(
-            prompts,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            options=options,
-            check=check,
-        )
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int, **how: Any) -> list[str]:
+        """The texts of `sample`."""
+        outputs = self.sample(prompts, max_new_tokens=max_new_tokens, **how)
         return [output.text for output in outputs]
 
     def sample(
@@ -217,16 +201,19 @@ class Student(StudentTexts):
         prompts: Sequence[str],
         *,
         max_new_tokens: int,
-        temperature: float,
+        temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
         batch_size: int | None = None,
         options: Sequence[str] = (),
+        beginnings: Sequence[Target] = (),
+        answers: Literal["untold", "all", "marked"] = "untold",
         check: Callable[[], None] = lambda: None,
     ) -> list[GeneratedText]:
         """One output per prompt; greedy at temperature 0, else drawn from the smallest set of
         tokens with `top_p` of the probability, by default all of them. Where `options` are given,
-        each is a rationale, the mark, and one of them.
+        each is a rationale, the mark, and one of them; `beginnings` [N] are what outputs begin
+        with. `answers`: what of an output is its answer, whose log-probability is then told.
 
         Batches go by length, and each rank draws every `ranks.size`-th; the result is in the order
         of the prompts and a function of the seed, whatever their number. `check` runs before each
@@ -239,7 +226,11 @@ class Student(StudentTexts):
             min(max_new_tokens, self.max_output_tokens), temperature, top_p
         )
         flops, tokens = self.flops, self.tokens
-        form = self.make_answer_form(options) if options else None
+        form = OutputForm(
+            answers=self.make_answer_form(options) if options else None,
+            mark=self._tokenize_mark() if answers == "marked" else (),
+            tells_answers=answers != "untold",
+        )
 
         def draw_own() -> list[Any]:
             outputs: list[Any] = []
@@ -248,8 +239,9 @@ class Student(StudentTexts):
                     check()
                     torch.manual_seed(seed + number)
                     asked = [prompts[i] for i in groups[number]]
-                    batch = self._generate_batch(asked, settings, form)
-                    outputs += [[one.text, one.is_cut, one.entropy] for one in batch]
+                    begun = [beginnings[i] for i in groups[number]] if beginnings else []
+                    own_form = replace(form, beginnings=[self.tokenize_parts(b)[0] for b in begun])
+                    outputs += map(astuple, self._generate_batch(asked, settings, own_form))
             return [outputs, self.flops - flops, self.tokens - tokens]
 
         parts = self.ranks.gather(draw_own)
@@ -262,20 +254,19 @@ class Student(StudentTexts):
         return [outputs[i] for i in range(len(prompts))]
 
     def _generate_batch(
-        self, prompts: list[str], settings: Mapping[str, Any], form: AnswerForm | None
+        self, prompts: list[str], settings: Mapping[str, Any], form: OutputForm
     ) -> list[GeneratedText]:
         ids, mask = self._pad_prompts(self.tokenize_prompts(prompts))
         start = self._completion_start(ids)
-        enforcers = [] if form is None else [AnswerEnforcer(form, start)]
-        completions, entropies = generation.generate(self.model, ids, mask, settings, enforcers)
-        completions = completions[:, start:]
-        rows = generation.trim(completions, self.model.generation_config)
+        rows = generation.generate(self.model, ids, mask, settings, start=start, form=form)
         self._count_work(self._encoder_parameter_count, int(mask.sum()))
-        self._count_work(self._decoder_parameter_count, sum(len(row) for row, _ in rows))
-        texts = self.tokenizer.batch_decode([row for row, _ in rows], skip_special_tokens=True)
+        self._count_work(self._decoder_parameter_count, sum(len(row.tokens) for row in rows))
+        texts = self.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
         return [
-            GeneratedText(text.strip(), is_cut, sum(own[: len(row)]) / len(row) if own else None)
-            for text, (row, is_cut), own in zip(texts, rows, entropies, strict=True)
+            GeneratedText(
+                text.strip(), row.is_cut, row.entropy, row.answer_logprob, len(row.tokens)
+            )
+            for text, row in zip(texts, rows, strict=True)
         ]
 
     def _completion_start(self, ids: Tensor) -> int:

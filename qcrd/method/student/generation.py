@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
+
+from qcrd.method.student.enforcement import AnswerEnforcer, BeginningEnforcer
+from qcrd.records.answer_form import AnswerForm
+from qcrd.records.confidence import sum_answer_logprobs
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
@@ -54,23 +59,88 @@ class EntropyRecorder(LogitsProcessor):
         return scores
 
 
+class ChosenRecorder(LogitsProcessor):
+    """The log-probability of every token that was chosen, at temperature 1 and before the output is
+    held to anything. A token is known with the step behind it, the last one with the output."""
+
+    def __init__(self) -> None:
+        self._log_p: Tensor | None = None
+        self._told: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._tell(input_ids)
+        self._log_p = scores.float().log_softmax(-1)
+        return scores
+
+    def finish(self, output: Tensor) -> list[list[float]]:
+        """Of each row's new tokens, the padding behind its end with them."""
+        self._tell(output)
+        rows: list[list[float]] = torch.stack(self._told, 1).tolist()
+        return rows
+
+    def _tell(self, ids: Tensor) -> None:
+        if self._log_p is not None:
+            self._told.append(self._log_p.gather(1, ids[:, -1:])[:, 0])
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """What outputs are held to, and whether the log-probability of their answers is wanted.
+    `beginnings`: the tokens that each row's output begins with."""
+
+    answers: AnswerForm | None = None
+    beginnings: Sequence[Sequence[int]] = ()
+    mark: Sequence[int] = ()
+    """Where their answers begin; empty where an output is all answer."""
+    tells_answers: bool = False
+
+
+@dataclass(frozen=True)
+class GeneratedRow:
+    """A row's tokens with its end; `is_cut`: it has none. See `GeneratedText` for the rest."""
+
+    tokens: list[int]
+    is_cut: bool
+    entropy: float | None
+    answer_logprob: float | None
+
+
 def generate(
     model: Any,
     ids: Tensor,
     mask: Tensor,
     settings: Mapping[str, Any],
-    enforcers: Sequence[LogitsProcessor] = (),
-) -> tuple[Tensor, list[list[float]]]:
-    """Token ids as transformers returns them, and each row's entropies in nats, one per new token;
-    none where the answer is greedy."""
-    recorder = EntropyRecorder() if settings["do_sample"] else None
-    processors = [*([] if recorder is None else [recorder]), *enforcers]
+    *,
+    start: int,
+    form: OutputForm,
+) -> list[GeneratedRow]:
+    """What `model` writes behind each row of `ids` [N, T], from place `start` of its output on."""
+    entropies = EntropyRecorder() if settings["do_sample"] else None
+    chosen = ChosenRecorder() if form.tells_answers else None
+    recorders = [one for one in (entropies, chosen) if one is not None]
+    enforcers: list[LogitsProcessor] = []
+    if form.answers is not None:
+        enforcers.append(AnswerEnforcer(form.answers, start))
+    if form.beginnings:
+        enforcers.append(BeginningEnforcer(form.beginnings, start))
     output: Tensor = model.generate(
-        input_ids=ids, attention_mask=mask, logits_processor=processors or None, **settings
+        input_ids=ids,
+        attention_mask=mask,
+        logits_processor=[*recorders, *enforcers] or None,
+        **settings,
     )
-    if recorder is None:
-        return output, [[] for _ in ids]
-    return output, torch.stack(recorder.steps, 1).tolist()
+    trimmed = trim(output[:, start:], model.generation_config)
+    steps = None if entropies is None else torch.stack(entropies.steps, 1).tolist()
+    logprobs = None if chosen is None else chosen.finish(output)
+    return [
+        GeneratedRow(
+            row,
+            is_cut,
+            None if steps is None else sum(steps[i][: len(row)]) / len(row),
+            None if logprobs is None else sum_answer_logprobs(row, logprobs[i], form.mark),
+        )
+        for i, (row, is_cut) in enumerate(trimmed)
+    ]
 
 
 def trim(completions: Tensor, config: GenerationConfig) -> list[tuple[list[int], bool]]:

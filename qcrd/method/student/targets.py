@@ -33,8 +33,11 @@ def joined_target(rationale: str, label: str) -> Target:
 class GeneratedText:
     """An output of a student. `is_cut`: it reached the limit before its end. `entropy`: mean over
     its tokens, in nats, of the distributions that it was drawn from, as they are at temperature 1;
-    None where it was not measured."""
+    None where it was not measured. `answer_logprob`: of its answer with the end, at temperature 1
+    and free, whatever the output was held to; None where it was not asked for or has no answer."""
 
     text: str
     is_cut: bool
     entropy: float | None = None
+    answer_logprob: float | None = None
+    n_tokens: int = 0

@@ -109,6 +109,10 @@ class StudentTexts(ABC):
             return False
         return len(self.tokenizer(text).input_ids) > self.max_question_tokens
 
+    def make_mark(self) -> tuple[int, ...]:
+        """The tokens between a rationale and the answer behind it."""
+        return tuple(self._tokenize_mark())
+
     @property
     def end_token_ids(self) -> tuple[int, ...]:
         """What ends an output."""

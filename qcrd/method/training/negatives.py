@@ -34,6 +34,9 @@ from qcrd.records.specs.training_spec import NegativeSource
 TEMPERATURES = (1.5, 1.2, 1.0, 0.85, 0.7, 0.5)
 """What `negatives.temperature: auto` chooses from, the highest first."""
 MIN_SHARE_IN_FORCE = 0.5
+MIN_USABLE_SHARE = 0.25
+"""Of the samples that are not right, at a temperature that is taken: at τ = 1.5 a SmolLM2 that was
+not trained breaks off 95 in 100 (docs/results/2026-11-29-in-force.md)."""
 """Of the usable samples, at the temperature that is chosen."""
 TEMPERATURE_ITERATIONS = 5
 """Iterations between two measurements of the temperature."""
@@ -178,21 +181,22 @@ class NegativeSupply:
         self, iteration: int, examples: Sequence[TrainingExample], metrics: dict[str, float]
     ) -> float:
         """The highest temperature with enough usable samples in force; the lowest where none has.
-        Their share, and how many were usable at any, go into `metrics`. Its cost counts as the
+        Where hardly any sample is usable, a few that are in force say nothing. Their share, and how many were usable at any, go into `metrics`. Its cost counts as the
         sampling's."""
         probed = _draw(examples, f"{self._schedule.seed}/temperature/{iteration}")
         share, n_usable = 0.0, 0
         for temperature in TEMPERATURES:
             self.temperature = temperature
             sampled = self.sampler.sample(self.make_requests(iteration, probed))
-            kept = self._filter.apply(probed, sampled).kept
-            negatives = [(e, s) for e in probed for s in self.split(e, kept)[1]]
+            filtered = self._filter.apply(probed, sampled)
+            negatives = [(e, s) for e in probed for s in self.split(e, filtered.kept)[1]]
             usable = [(e, s) for e, s in negatives if self._filter.is_usable(s)]
             scored, work = self._score(usable)
             self.sampler.flops += work
             n_usable += len(usable)
             in_force = [ce < margin for ce, margin in scored]
-            share = statistics.fmean(in_force) if in_force else 0.0
+            is_enough = len(usable) >= MIN_USABLE_SHARE * filtered.count_not_right()
+            share = statistics.fmean(in_force) if in_force and is_enough else 0.0
             if share >= MIN_SHARE_IN_FORCE:
                 break
         metrics |= {"temperature_share": share, "temperature_usable": float(n_usable)}

@@ -39,6 +39,12 @@ class FilteredSamples:
     kept: SampledRationales
     counts: Counter[SampleKind] = field(default_factory=Counter)
 
+    def count_not_right(self) -> int:
+        """Samples that would be negatives if they were whole and had an answer."""
+        return sum(
+            self.counts[kind] for kind in (SampleKind.CUT, SampleKind.UNREAD, SampleKind.WRONG)
+        )
+
 
 class SampleFilter:
     """Sorts samples by `negatives.filter`. `reasons`: a sample is a rationale and its answer, of

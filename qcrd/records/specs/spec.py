@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
+from qcrd.records.specs.evaluation_spec import EvaluationSpec
 from qcrd.records.specs.rationale_spec import RationaleSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import (
@@ -145,6 +146,8 @@ class MethodSpec(Record):
     """How the base becomes a student."""
     hyperparameters: Hyperparameters = Hyperparameters()
     """Of the training."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """Of the finished student."""
     baselines: tuple[Baseline, ...] = ()
     """Methods that are trained beside it, for the report's comparison."""
 
@@ -234,10 +237,12 @@ class JobSpec(Record):
     def dump_identity(self) -> str:
         """The spec as JSON for digests that name what was computed from it. A field that came with
         a later release is left out while it has its default: a job that began before goes on."""
-        added = {
+        added: dict[str, Any] = {
             section: list_added_defaults(section, getattr(self.settings, section))
             for section in FIELDS_SINCE_1_0
         }
+        if self.settings.evaluation == EvaluationSpec():
+            added["evaluation"] = True
         return self.model_dump_json(exclude={"settings": added})
 
     def dump_method(self) -> dict[str, Any]:

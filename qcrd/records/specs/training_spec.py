@@ -26,8 +26,9 @@ class NegativeSpec(Record):
     lag: Annotated[int, Field(ge=1, le=100)] = 5
     """Iterations between the student that is trained and the one that samples negatives."""
     temperature: Annotated[float, Field(gt=0, le=5)] | Literal["auto"] = 1.5
-    """τ of that sampling. `auto`: the highest of .5, .7, .85, 1, 1.2 and 1.5 at which at least half
-    of the usable samples are below δ, measured on 128 questions every five iterations."""
+    """τ of that sampling. `auto`: the highest of .5, .7, .85, 1, 1.2 and 1.5 at which at least a
+    quarter of the samples that are not right are usable, and half of those below δ, measured on 128
+    questions every five iterations."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the probability that is drawn from; 1 is the whole distribution."""
     filter: Literal["none", "wrong_only"] = "none"

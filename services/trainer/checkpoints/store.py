@@ -24,9 +24,11 @@ from qcrd.errors import NotFound, QcrdError
 from qcrd.method.distributed import shard_files
 from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.training.checkpoint import LIVE_WEIGHTS, OPTIMIZER_MOMENTS, TrainerState
+from qcrd.records.accuracy import Accuracy
+from qcrd.records.answering import AnsweringReport
 from qcrd.records.base import StoredRecord
 from qcrd.records.checkpoint import CheckpointManifest
-from qcrd.records.job import Accuracy
+from qcrd.records.doubt import CascadeReport, DoubtReport
 from qcrd.records.rationales import Prediction, RationaleUse
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
@@ -51,6 +53,9 @@ class StudentResult(StoredRecord):
     judge: dict[str, float] = Field(default_factory=dict)
     rationale_use: RationaleUse | None = None
     """None for a student that does not explain, or not under a prefix of its own."""
+    answering: AnsweringReport | None = None
+    doubt: DoubtReport | None = None
+    cascade: CascadeReport | None = None
 
 
 class CorruptCheckpoint(Exception):

@@ -22,11 +22,13 @@ MIN_CLEAR_VOTES, MIN_CLEAR_SHARE = 3, 0.8
 
 @dataclass(frozen=True)
 class LabeledQuestions:
-    """Questions with their canonical gold labels, and their labels as written."""
+    """Questions with their canonical gold labels, and their labels as written. `votes` are the
+    teacher's, None where it has none; empty where nobody needs them."""
 
     questions: tuple[Question, ...]
     golds: tuple[str, ...]
     labels: tuple[str, ...]
+    votes: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def load_dataset(
             tuple(item.question for item in validation_items),
             tuple(item.gold for item in validation_items),
             tuple(item.question.label or item.gold for item in validation_items),
+            tuple(item.teacher_answer for item in validation_items),
         )
     else:
         holdout_size = spec.settings.hyperparameters.get_holdout_size(len(usable))
@@ -81,6 +84,7 @@ def load_dataset(
             tuple(item.question for item in validation_rationales),
             tuple(_gold_or_vote(item) or "" for item in validation_rationales),
             tuple(item.label or "" for item in validation_rationales),
+            tuple(item.vote.answer for item in validation_rationales),
         )
     if not usable or not validation.questions:
         raise Invalid(

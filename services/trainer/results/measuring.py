@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from qcrd.method.evaluation import predict, rationale_use
 from qcrd.method.prompts import format_question
@@ -13,7 +15,7 @@ from qcrd.method.training.negative_sampler import never_interrupt
 from qcrd.method.training.objectives import Objective
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.records.prompt_format import read_own_rationale
-from qcrd.records.rationales import Prediction, RationaleUse
+from qcrd.records.rationales import Prediction, Question, RationaleUse
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 
 SCORING_BATCH_SIZE = 64
@@ -90,7 +92,12 @@ def predict_labeled(
     labeled: LabeledQuestions,
     schedule: TrainingSchedule,
     check: Callable[[], None],
+    *,
+    beginnings: Sequence[Target] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[Prediction]:
+    """Answers by which the student is measured, greedy by default; see `predict.predict`."""
     hyper, objective = schedule.spec.hyperparameters, schedule.objective
     joined = objective.says_both
     max_new_tokens = hyper.max_rationale_tokens * joined + hyper.max_label_tokens
@@ -103,5 +110,50 @@ def predict_labeled(
         prefix=objective.answer_prefix,
         joined=joined,
         options=() if objective.predicts else schedule.spec.enforced_labels,
+        beginnings=beginnings,
+        temperature=temperature,
+        seed=seed,
         check=check,
     )
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks a finished student outside of what its training is counted to have cost. `check` runs
+    before each batch."""
+
+    student: Student
+    schedule: TrainingSchedule
+    check: Callable[[], None] = never_interrupt
+
+    def answer(
+        self, labeled: LabeledQuestions, beginnings: Sequence[Target] = ()
+    ) -> list[Prediction]:
+        """Greedy, each output beginning as told."""
+        with self.student.uncounted():
+            return predict_labeled(
+                self.student, labeled, self.schedule, self.check, beginnings=beginnings
+            )
+
+    def sample(self, labeled: LabeledQuestions, name: str) -> list[list[Prediction]]:
+        """`evaluation.samples` outputs of each question; `name` salts the seed."""
+        settings = self.schedule.spec.evaluation
+        k = settings.samples
+        repeated = LabeledQuestions(
+            tuple(question for question in labeled.questions for _ in range(k)),
+            tuple(gold for gold in labeled.golds for _ in range(k)),
+            (),
+        )
+        with self.student.uncounted():
+            predictions = predict_labeled(
+                self.student,
+                repeated,
+                self.schedule,
+                self.check,
+                temperature=settings.temperature,
+                seed=random.Random(f"{self.schedule.seed}/answers/{name}").getrandbits(31),
+            )
+        return [predictions[start : start + k] for start in range(0, len(predictions), k)]
+
+    def format(self, question: Question) -> str:
+        return format_question(self.schedule.spec.task, question)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from qcrd import __version__
-from qcrd.records.job import Comparison, Job, Report
+from qcrd.records.accuracy import Comparison
+from qcrd.records.job import Job, Report
 from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX, PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.records.verdicts import describe_one_seed
 

@@ -12,10 +12,11 @@ from qcrd.method.student.base import Student
 from qcrd.method.student.lora import merge_adapters
 from qcrd.method.training.objectives import get_objective
 from qcrd.records.job import Job, PublishedModel, Report
-from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
+from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, AnswerJudge, PromptFormat
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.trainer.results import older_readers
+from services.trainer.results.answering import StudentAnswers
 from services.trainer.results.chat_template import render_chat_template
 from services.trainer.results.model_card import render_model_card
 
@@ -27,12 +28,12 @@ def model_id(job_id: str) -> str:
     return f"model-{keys.digest(job_id, 'model')}"
 
 
-def upload_model(store: Store, job: Job, student: Student) -> None:
+def upload_model(store: Store, job: Job, student: Student, answers: StudentAnswers) -> None:
     """Upload weights, tokenizer and prompt format. `publish_model` makes it a model."""
     with tempfile.TemporaryDirectory(prefix="qcrd-model-") as scratch:
         folder = Path(scratch)
         merge_adapters(student.model).save_pretrained(folder)
-        prompt_format = make_prompt_format(job, student)
+        prompt_format = make_prompt_format(job, student, answers)
         _save_tokenizer(student, prompt_format, folder)
         older_readers.adapt(folder)
         (folder / PROMPT_FORMAT_FILE).write_text(prompt_format.model_dump_json(indent=1))
@@ -50,7 +51,7 @@ def _save_tokenizer(student: Student, prompt_format: PromptFormat, folder: Path)
     tokenizer.save_pretrained(folder)
 
 
-def make_prompt_format(job: Job, student: Student) -> PromptFormat:
+def make_prompt_format(job: Job, student: Student, answers: StudentAnswers) -> PromptFormat:
     """The prompt format that the student was trained with, for its clients."""
     settings = job.spec.settings
     objective = get_objective(job.spec.method, settings.student.answers)
@@ -71,7 +72,17 @@ def make_prompt_format(job: Job, student: Student) -> PromptFormat:
         joined=objective.says_both,
         control_tokens=student.control_tokens,
         answer_form=student.make_answer_form(enforced) if enforced else None,
+        confidence=answers.confidence,
+        vote_confidence=answers.vote_confidence,
+        judge=_describe_judge(answers),
     )
+
+
+def _describe_judge(answers: StudentAnswers) -> AnswerJudge | None:
+    judged = None if answers.report is None else answers.report.judged
+    if judged is None:
+        return None
+    return AnswerJudge(id=judged.judge, version=judged.version, reason=judged.reason)
 
 
 def publish_model(store: Store, job: Job, report: Report) -> PublishedModel:

@@ -10,7 +10,8 @@ import pytest
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.progress import IterationFinished, JudgePretrained
 from qcrd.method.training.schedule import make_schedule
-from qcrd.records.job import Accuracy, Event, Job, JobStatus, Stage
+from qcrd.records.accuracy import Accuracy
+from qcrd.records.job import Event, Job, JobStatus, Stage
 from qcrd.records.rationales import (
     Question,
     RationaleCounts,

@@ -17,7 +17,8 @@ from qcrd.cli.output.report import (
 )
 from qcrd.method.evaluation.statistics import compare_methods, mcnemar_test, wilson_interval
 from qcrd.method.training.training_example import TrainingExample
-from qcrd.records.job import Comparison, Job, Report
+from qcrd.records.accuracy import Comparison
+from qcrd.records.job import Job, Report
 from qcrd.records.prompt_format import PromptFormat
 from qcrd.records.rationales import (
     Prediction,

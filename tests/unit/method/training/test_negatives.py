@@ -208,6 +208,27 @@ def test_the_highest_temperature_whose_samples_act_is_taken() -> None:
     assert ends[-1].flops > inert.flops > 0
 
 
+class BreakingSampler(ScriptedSampler):
+    """Breaks off every sample but one of a question in eight, at each temperature above 1."""
+
+    def sample(self, requests: Sequence[NegativeSampleRequest]) -> SampledRationales:
+        ((_, params),) = requests
+        self.asked.append((params.temperature, params.top_p, len(params.questions)))
+        return {
+            key: (rationale("it swims", is_cut=params.temperature > 1 and bool(place % 8)),)
+            for place, (key, _) in enumerate(params.questions)
+        }
+
+
+def test_a_temperature_at_which_hardly_a_sample_is_whole_is_not_taken() -> None:
+    """However many of those few are below the margin."""
+    given = margin_between(99.0)
+    whole = given.hyperparameters.model_copy(update={"iteration_steps": 2})
+    ends = train(BreakingSampler({}), given.model_copy(update={"hyperparameters": whole}))
+    assert ends[0].negative_metrics["temperature"] == 1.0
+    assert ends[0].negative_metrics["temperature_share"] == 1.0
+
+
 def test_what_was_measured_is_told_with_every_iteration() -> None:
     first, *_ = train(ScriptedSampler({}), make_spec())
     told = first.negative_metrics

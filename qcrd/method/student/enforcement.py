@@ -1,6 +1,8 @@
-"""Holds what transformers generates to the form of an answer behind its rationale."""
+"""Holds what transformers generates to a form: an answer behind its rationale, a beginning."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,4 +29,23 @@ class AnswerEnforcer(LogitsProcessor):
                 scores[index, tokens] = kept
             else:
                 scores[index, list(self._form.ends)] = -torch.inf
+        return scores
+
+
+class BeginningEnforcer(LogitsProcessor):
+    """Has each row's output begin with given tokens, which may be none. It goes last: what it asks
+    for is said whatever else is ruled out."""
+
+    def __init__(self, beginnings: Sequence[Sequence[int]], start: int) -> None:
+        self._beginnings = beginnings
+        self._start = start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        place = input_ids.shape[1] - self._start
+        rows = [i for i, tokens in enumerate(self._beginnings) if place < len(tokens)]
+        if not rows:
+            return scores
+        scores = scores.clone()
+        scores[rows] = -torch.inf
+        scores[rows, [self._beginnings[i][place] for i in rows]] = 0.0
         return scores

@@ -1,0 +1,35 @@
+"""What a job measures of its finished student besides its greedy answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StrictBool
+
+from qcrd.records.base import Record
+
+
+class FallbackSpec(Record):
+    """A cascade: the questions that the student is unsure of go to the teacher. Its threshold is
+    the lowest confidence from which on the lower 95 % bound of the student's agreement with the
+    teacher's vote reaches `agreement` on validation."""
+
+    agreement: Annotated[float, Field(gt=0, lt=1)]
+    """What is wanted of the answers that the student keeps."""
+    teacher: str | None = None
+    """Who is asked then: a name in the server's configuration. None: the job's teacher."""
+
+
+class EvaluationSpec(Record):
+    """What is measured of the finished student besides its greedy answers."""
+
+    samples: Annotated[int, Field(ge=0, le=32)] = 0
+    """Outputs drawn of each validation and test question, of a student that answers behind its
+    rationale: the report then has their vote beside the greedy answer. 0 or 2 and more."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
+    """Of that sampling."""
+    judge: StrictBool = False
+    """Whether a judge with the answer in sight is trained on right and wrong outputs of the
+    finished student, to choose among its samples; it is offered only where that helps."""
+    fallback: FallbackSpec | None = None
+    """A teacher that answers what the student is unsure of."""
