@@ -13,9 +13,9 @@ import uvicorn
 
 
 @contextmanager
-def app(served: Any) -> Iterator[str]:
-    """Its URL."""
-    config = uvicorn.Config(served, port=0, log_config=None, timeout_graceful_shutdown=5)
+def app(served: Any, port: int = 0) -> Iterator[str]:
+    """Its URL, on any port where none is named."""
+    config = uvicorn.Config(served, port=port, log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

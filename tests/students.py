@@ -22,6 +22,7 @@ from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store
 from services.trainer.results import publish
+from services.trainer.results.answering import StudentAnswers
 from tests import tiny
 
 REASONS = {
@@ -56,8 +57,9 @@ def published(
     kind: str = "t5",
     method: MethodName = MethodName.DSS,
     student: StudentSpec = STUDENT,
+    answers: StudentAnswers | None = None,
 ) -> str:
-    """The id of a new model that knows `REASONS` by heart."""
+    """The id of a new model that knows `REASONS` by heart; `answers` were measured of it."""
     task = TaskSpec.model_validate(
         {"answer": "label", "labels": [label for label, _ in REASONS.values()]}
     )
@@ -68,7 +70,8 @@ def published(
         settings=MethodSpec(task=task, hyperparameters=HYPER, student=student),
     )
     job = Job(id=keys.new_id("ftjob"), spec=spec, status=JobStatus.RUNNING, created_at=time.time())
-    publish.upload_model(store, job, taught(kind, method, student))
+    made = taught(kind, method, student)
+    publish.upload_model(store, job, made, answers or StudentAnswers((), ()))
     report = Report(
         job_id=job.id,
         status=JobStatus.SUCCEEDED,

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from qcrd.records.base import Record
 
-MAX_LOG_ODDS = 20.0
+MAX_LOG_ODDS, MIN_SCORE = 20.0, 1e-9
 """Of a feature: beyond it a probability is 0 or 1 to nine digits."""
 
 
@@ -57,6 +57,22 @@ def compute_log_odds(logprob: float) -> float:
 def compute_share_log_odds(count: int, total: int) -> float:
     """Of a vote's share, as if each side had half a vote more: no share is certain."""
     return math.log((count + 0.5) / (total - count + 0.5))
+
+
+def compute_vote_features(
+    winners: Sequence[tuple[float | None, float | None]], total: int
+) -> dict[str, float]:
+    """Of the (log-probability, score) of the outputs with the answer, of `total` outputs."""
+    known = [compute_log_odds(logprob) for logprob, _ in winners if logprob is not None]
+    features = {
+        "share": compute_share_log_odds(len(winners), total),
+        "answer": sum(known) / len(known) if known else 0.0,
+    }
+    scored = [score for _, score in winners if score is not None]
+    if scored:
+        odds = [compute_log_odds(math.log(max(score, MIN_SCORE))) for score in scored]
+        features["score"] = sum(odds) / len(odds)
+    return features
 
 
 def sum_answer_logprobs(

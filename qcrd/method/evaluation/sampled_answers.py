@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.self_consistency import majority_vote
 from qcrd.records.accuracy import Accuracy
-from qcrd.records.confidence import compute_log_odds, compute_share_log_odds
+from qcrd.records.confidence import compute_vote_features
 from qcrd.records.rationales import Prediction
 
 SampledAnswers = Sequence[Sequence[Prediction]]
@@ -60,25 +59,6 @@ def list_vote_features(
         )
         for i, (outputs, one) in enumerate(zip(samples, chosen, strict=True))
     ]  # fmt: skip
-
-
-def compute_vote_features(
-    winners: Sequence[tuple[float | None, float | None]], total: int
-) -> dict[str, float]:
-    """Of the (log-probability, score) of the outputs with the answer, of `total` outputs."""
-    known = [compute_log_odds(logprob) for logprob, _ in winners if logprob is not None]
-    features = {
-        "share": compute_share_log_odds(len(winners), total),
-        "answer": sum(known) / len(known) if known else 0.0,
-    }
-    scored = [score for _, score in winners if score is not None]
-    if scored:
-        features["score"] = sum(map(_to_log_odds, scored)) / len(scored)
-    return features
-
-
-def _to_log_odds(score: float) -> float:
-    return compute_log_odds(math.log(max(score, 1e-9)))
 
 
 def _find_voted(outputs: Sequence[Prediction]) -> Prediction:

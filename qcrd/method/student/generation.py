@@ -137,7 +137,9 @@ def generate(
             row,
             is_cut,
             None if steps is None else sum(steps[i][: len(row)]) / len(row),
-            None if logprobs is None else sum_answer_logprobs(row, logprobs[i], form.mark),
+            None
+            if logprobs is None
+            else sum_answer_logprobs(row, logprobs[i][: len(row)], form.mark),
         )
         for i, (row, is_cut) in enumerate(trimmed)
     ]

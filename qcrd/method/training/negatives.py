@@ -181,8 +181,8 @@ class NegativeSupply:
         self, iteration: int, examples: Sequence[TrainingExample], metrics: dict[str, float]
     ) -> float:
         """The highest temperature with enough usable samples in force; the lowest where none has.
-        Where hardly any sample is usable, a few that are in force say nothing. Their share, and how many were usable at any, go into `metrics`. Its cost counts as the
-        sampling's."""
+        Where hardly any sample is usable, a few that are in force say nothing. Their share, and how
+        many were usable at any, go into `metrics`. Its cost counts as the sampling's."""
         probed = _draw(examples, f"{self._schedule.seed}/temperature/{iteration}")
         share, n_usable = 0.0, 0
         for temperature in TEMPERATURES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, model_validator
 
 from qcrd.records.base import Record
 
@@ -33,3 +33,11 @@ class EvaluationSpec(Record):
     finished student, to choose among its samples; it is offered only where that helps."""
     fallback: FallbackSpec | None = None
     """A teacher that answers what the student is unsure of."""
+
+    @model_validator(mode="after")
+    def check_samples(self) -> EvaluationSpec:
+        if self.samples == 1:
+            raise ValueError("`samples`: one output has no vote; 0, or 2 and more")
+        if self.judge and not self.samples:
+            raise ValueError("`judge` chooses among several outputs: give `samples` too, such as 4")
+        return self

@@ -22,6 +22,8 @@ SECTIONS = (
     "StudentSpec",
     "LoraSpec",
     "Hyperparameters",
+    "EvaluationSpec",
+    "FallbackSpec",
     "FewShotExample",
     "Budget",
 )
@@ -120,6 +122,7 @@ def _iter_lines(schema: JSON) -> Iterator[str]:
 def _name_sections(method: JSON, schema: JSON) -> dict[str, str]:
     """Where each section stands in a spec."""
     found = {"FewShotExample": "task.examples", "LoraSpec": "student.lora"}
+    found["FallbackSpec"] = "evaluation.fallback"
     for owner in (method, schema):
         for name, field in owner["properties"].items():
             for reference in _iter_references(field):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+Outputs = Annotated[int, Field(ge=2, le=32)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -62,7 +63,13 @@ class ChatMessage(RequestBody):
 
 class ChatCompletionRequest(CommonCompletionRequest):
     """The last message of the user is the question; students keep no conversation, so the others
-    are ignored. `explain` also asks for the rationale, as `reasoning_content` of the message."""
+    are ignored. `explain` also asks for the rationale, as `reasoning_content` of the message.
+
+    A choice has `confidence`, the chance that its answer is right, where that was calibrated: of a
+    greedy answer, and of a vote like those that were measured. `vote`: the answer is the one that
+    most of so many outputs have. `best_of`: it is that of the output with the best `score` of the
+    student's judge, where the student has one that helps (400 `judge_not_useful`).
+    """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -72,6 +79,8 @@ class ChatCompletionRequest(CommonCompletionRequest):
     response_format: dict[str, JsonValue] | None = None
     tools: list[JsonValue] | None = None
     explain: bool | None = None
+    vote: Outputs | None = None
+    best_of: Outputs | None = None
 
 
 class CompletionRequest(CommonCompletionRequest):

@@ -50,6 +50,8 @@ class Token:
     prompt_tokens: int | None = None
     counts_estimated: bool = False
     is_reasoning: bool = False
+    free_logprob: float | None = None
+    """What the model gave it before penalties, grammars and sampling, where that was asked for."""
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
 
@@ -114,7 +116,8 @@ class ValidGenerateRequest:
     write; the strings themselves are matched above. An
     `adapter_id` that is not in `EngineInfo.adapters` means the base model, as in TGI.
     `conversation` is set only for an engine whose `apply_chat_template` returned None; `prompt` is
-    then "". `answer_form`: of a published student, whose engine alone reads it.
+    then "". `answer_form` and `tells_free_logprobs` are a published student's, whose engine alone
+    reads them.
     """
 
     prompt: str
@@ -127,6 +130,7 @@ class ValidGenerateRequest:
     adapter_id: str | None = None
     conversation: Conversation | None = None
     answer_form: AnswerForm | None = None
+    tells_free_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

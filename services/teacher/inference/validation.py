@@ -49,6 +49,7 @@ class InferenceRequest:
     conversation: Conversation | None = None
     add_special_tokens: bool = True
     answer_form: AnswerForm | None = None
+    tells_free_logprobs: bool = False
 
 
 def check_before_admission(
@@ -107,6 +108,7 @@ async def validate(
         adapter_id=parameters.adapter_id,
         conversation=request.conversation,
         answer_form=request.answer_form,
+        tells_free_logprobs=request.tells_free_logprobs,
     )
 
 

@@ -20,9 +20,10 @@ from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.settings import EngineSettings, ServerSettings
 from services.teacher.students.app import create_students_app
+from services.teacher.students.judge_client import JudgeClient
 from services.teacher.students.loading import LoadedStudent, StudentLoader
 from services.teacher.students.model_cache import ModelCache
-from services.teacher.students.settings import StudentsSettings
+from services.teacher.students.settings import DiscriminatorAddress, StudentsSettings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -41,12 +42,13 @@ def main() -> int:
 
 async def serve(settings: StudentsSettings, server: ServerSettings, threads: int) -> int:
     store = open_store(load_settings(StoreSettings))
-    loader = StudentLoader(store, server, threads=threads, slots=settings.slots)
+    judge = JudgeClient(load_settings(DiscriminatorAddress).url)
+    loader = StudentLoader(store, server, judge, threads=threads, slots=settings.slots)
     cache: ModelCache[LoadedStudent] = ModelCache(
         loader, max_models=settings.loaded, max_waiting=settings.queue
     )
     app = create_students_app(cache, server, lambda: store.list(keys.model_prefix("ready")))
-    app.router.lifespan_context = _make_lifespan(cache)
+    app.router.lifespan_context = _make_lifespan(cache, judge)
     uvicorn_server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -61,13 +63,14 @@ async def serve(settings: StudentsSettings, server: ServerSettings, threads: int
     return int(not uvicorn_server.started)
 
 
-def _make_lifespan(cache: ModelCache[LoadedStudent]) -> Lifespan:
+def _make_lifespan(cache: ModelCache[LoadedStudent], judge: JudgeClient) -> Lifespan:
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
         try:
             yield
         finally:
             await cache.close()
+            await judge.close()
 
     return run
 

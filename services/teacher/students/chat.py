@@ -23,36 +23,51 @@ from services.teacher.openai.responses import (
     build_logprobs,
     build_usage,
 )
+from services.teacher.students.choosing import AnswerChooser, ChosenAnswer
 from services.teacher.students.prompting import ChoiceRequests
 
 
 async def create_chat_completion(
-    inference: InferenceService, request: ChatRequest, choice_requests: Sequence[ChoiceRequests]
+    inference: InferenceService,
+    request: ChatRequest,
+    choice_requests: Sequence[ChoiceRequests],
+    chooser: AnswerChooser,
 ) -> tuple[JSON, list[GenerationResult]]:
     """The response's body and its generation results. Raises `TeacherError`."""
     builder = make_response_builder(request, inference, "chat.completion")
-    choice_results = await gather_results(
-        [_generate_choice(inference, choice) for choice in choice_requests]
+    chosen = await gather_results(
+        [_generate_choice(inference, choice, chooser) for choice in choice_requests]
     )
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", **_build_message(plan, *results)},
-            "logprobs": build_logprobs(results[0].tokens) if request.logprobs else None,
-            "finish_reason": builder.to_finish_reason(results[0].finish_reason),
+            "message": {
+                "role": "assistant",
+                **_build_message(plan, answer.result, answer.rationale),
+            },
+            "logprobs": build_logprobs(answer.result.tokens) if request.logprobs else None,
+            "finish_reason": builder.to_finish_reason(answer.result.finish_reason),
+            **answer.details,
         }
-        for index, (plan, results) in enumerate(zip(choice_requests, choice_results, strict=True))
+        for index, (plan, answer) in enumerate(zip(choice_requests, chosen, strict=True))
     ]
-    all_results = [result for got in choice_results for result in got]
+    all_results = [result for answer in chosen for result in answer.all_results]
     total_usage = build_usage(each.token_counts for each in all_results)
     return builder.build(choices, usage=total_usage), all_results
 
 
 async def _generate_choice(
-    inference: InferenceService, choice: ChoiceRequests
-) -> list[GenerationResult]:
+    inference: InferenceService, choice: ChoiceRequests, chooser: AnswerChooser
+) -> ChosenAnswer:
+    if choice.selection is not None:
+        count = choice.selection.count
+        requests = [choice.with_seed(index).label for index in range(count)]
+        results = await gather_results([inference.generate(request) for request in requests])
+        return await chooser.choose(choice, results)
     requests = [choice.label] if choice.rationale is None else [choice.label, choice.rationale]
-    return await gather_results([inference.generate(request) for request in requests])
+    result, *rationales = await gather_results([inference.generate(each) for each in requests])
+    details = chooser.describe_doubt(choice, result.tokens)
+    return ChosenAnswer(result, details, rationales[0] if rationales else None)
 
 
 def _build_message(
@@ -66,7 +81,10 @@ def _build_message(
 
 
 async def stream_chat_completion(
-    inference: InferenceService, request: ChatRequest, choice_requests: Sequence[ChoiceRequests]
+    inference: InferenceService,
+    request: ChatRequest,
+    choice_requests: Sequence[ChoiceRequests],
+    chooser: AnswerChooser,
 ) -> AsyncGenerator[bytes, None]:
     """One choice after the other, then `[DONE]`, also after an error."""
     builder = make_response_builder(request, inference, "chat.completion.chunk")
@@ -74,7 +92,8 @@ async def stream_chat_completion(
     try:
         for index, choice in enumerate(choice_requests):
             yield _build_chunk(builder, index, {"role": "assistant", "content": ""})
-            async with aclosing(_stream_deltas(inference, choice, token_counts)) as run:
+            said: list[Token] = []
+            async with aclosing(_stream_deltas(inference, choice, token_counts, said)) as run:
                 async for delta, token, finish_reason in run:
                     token_logprobs = build_logprobs([token]) if token and request.logprobs else None
                     yield _build_chunk(
@@ -83,6 +102,7 @@ async def stream_chat_completion(
                         delta,
                         token_logprobs,
                         finish_reason and builder.to_finish_reason(finish_reason),
+                        chooser.describe_doubt(choice, said) if finish_reason else {},
                     )
         if request.stream_options.include_usage:
             yield sse.format_event(builder.build([], usage=build_usage(token_counts)))
@@ -97,12 +117,14 @@ def _build_chunk(
     delta: JSON,
     token_logprobs: JSON | None = None,
     finish_reason: str | None = None,
+    details: JSON | None = None,
 ) -> bytes:
     choice = {
         "index": index,
         "delta": delta,
         "logprobs": token_logprobs,
         "finish_reason": finish_reason,
+        **(details or {}),
     }
     return sse.format_event(builder.build([choice], usage=None))
 
@@ -111,13 +133,18 @@ Delta = tuple[JSON, Token | None, FinishReason | None]
 
 
 async def _stream_deltas(
-    inference: InferenceService, choice: ChoiceRequests, token_counts: list[TokenCounts]
+    inference: InferenceService,
+    choice: ChoiceRequests,
+    token_counts: list[TokenCounts],
+    said: list[Token],
 ) -> AsyncGenerator[Delta, None]:
-    """The rationale where it is shown, then the label; the last chunk has the finish reason."""
+    """The rationale where it is shown, then the label; the last chunk has the finish reason. `said`
+    gets the tokens of the output with the label."""
     if choice.prompt_format.joined:
         # Which mark is the last one, and so where the label begins, is known at the end only.
         result = await inference.generate(choice.label)
         token_counts.append(result.token_counts)
+        said += result.tokens
         for name, text in reversed(_build_message(choice, result).items()):
             yield {name: text}, None, None
         yield {}, None, result.finish_reason
@@ -127,6 +154,8 @@ async def _stream_deltas(
         if request is not None:
             async with aclosing(_stream_text(inference, request, token_counts)) as run:
                 async for text, step in run:
+                    if name == "content":
+                        said.append(step.token)
                     yield {name: text}, step.token if name == "content" else None, None
                     finish_reason = step.finish_reason
     yield {}, None, finish_reason

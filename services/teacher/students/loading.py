@@ -26,6 +26,7 @@ from services.teacher.engines.base import DEFAULT_MAX_POSITIONS, Engine
 from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.settings import ServerSettings
 from services.teacher.students.errors import StoreUnavailable, StudentNotFound, StudentNotLoadable
+from services.teacher.students.judge_client import JudgeClient
 from services.teacher.students.routes import create_router
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,15 @@ class LoadedStudent:
 
 class StudentLoader:
     def __init__(
-        self, store: Store, server_settings: ServerSettings, *, threads: int, slots: int
+        self,
+        store: Store,
+        server_settings: ServerSettings,
+        judge: JudgeClient,
+        *,
+        threads: int,
+        slots: int,
     ) -> None:
-        self._store, self._server_settings = store, server_settings
+        self._store, self._server_settings, self._judge = store, server_settings, judge
         self._threads, self._slots = threads, slots
 
     async def __call__(self, name: str) -> LoadedStudent:
@@ -84,11 +91,8 @@ class StudentLoader:
             raise StudentNotLoadable(
                 f"`model`: {name} cannot be loaded: {reason.replace(scratch.name + '/', '')}"
             ) from error
-        app = create_app(
-            engine,
-            self._server_settings,
-            router_factories=(partial(create_router, prompt_format=prompt_format),),
-        )
+        make_router = partial(create_router, prompt_format=prompt_format, judge=self._judge)
+        app = create_app(engine, self._server_settings, router_factories=(make_router,))
         app.state.inference.mark_ready()
         return LoadedStudent(app, engine, scratch)
 

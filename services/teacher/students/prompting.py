@@ -16,19 +16,41 @@ from services.teacher.inference.session import InferenceService
 from services.teacher.inference.validation import InferenceRequest
 from services.teacher.openai.chat_template import get_message_text
 from services.teacher.openai.requests import ChatRequest, Message
+from services.teacher.students.selection import Selection, check_selection
 
 
 @dataclass(frozen=True)
 class ChoiceRequests:
     """One choice: the request for the label, and that for the rationale where it is separate.
 
-    `explain`: the rationale is shown; a joined student writes it before its label.
+    `explain`: the rationale is shown; a joined student writes it before its label. `selection`: it
+    is chosen among several outputs.
     """
 
     prompt_format: PromptFormat
+    question: str
     label: InferenceRequest
     rationale: InferenceRequest | None
     show_rationale: bool
+    selection: Selection | None = None
+
+    def with_seed(self, index: int) -> ChoiceRequests:
+        """With a seed of its own for each choice, so that the choices of one request differ."""
+        seed = self.label.parameters.seed
+        if seed is None or not index:
+            return self
+        own = (seed + index) % 2**64
+        rationale = self.rationale and _with_parameters(self.rationale, seed=own)
+        return replace(self, label=_with_parameters(self.label, seed=own), rationale=rationale)
+
+    @property
+    def is_as_measured(self) -> bool:
+        """Whether a single output is what the evaluation looked at: greedy, and shaped by nothing
+        but the student's own form."""
+        parameters = self.label.parameters
+        return self.selection is None and not (
+            parameters.do_sample or parameters.grammar or _has_penalty(self.label)
+        )
 
 
 async def build_choices(
@@ -38,8 +60,9 @@ async def build_choices(
     *,
     explain: bool,
     n: int,
+    selection: Selection | None = None,
 ) -> list[ChoiceRequests]:
-    """One plan per choice. Raises `InputValidationError`, `ToolError`."""
+    """One plan per choice. Raises `InputValidationError`, `ToolError`, `JudgeNotUseful`."""
     max_choices = inference.settings.max_client_batch_size
     if not 1 <= n <= max_choices:
         raise InputValidationError(f"`n` must be >= 1 and <= {max_choices}. Given: {n}")
@@ -49,6 +72,9 @@ async def build_choices(
         raise InputValidationError(
             "`explain`: this student learned labels only, it has no rationales to give"
         )
+    if selection is not None:
+        check_selection(selection, prompt_format, stream=bool(request.stream), n=n)
+        request = selection.with_sampling(request, prompt_format)
     question = get_question(request.messages, prompt_format)
     label = await _build_request(
         request,
@@ -66,8 +92,10 @@ async def build_choices(
         rationale = await _build_request(
             request, inference, prompt, prompt_format.max_rationale_tokens
         )
-    choice = ChoiceRequests(prompt_format, label, rationale, explain)
-    return [_with_choice_seed(choice, index) for index in range(n)]
+    tells = prompt_format.confidence is not None
+    label = replace(label, tells_free_logprobs=tells)
+    choice = ChoiceRequests(prompt_format, question, label, rationale, explain, selection)
+    return [choice.with_seed(index) for index in range(n)]
 
 
 def get_question(messages: Sequence[Message], prompt_format: PromptFormat) -> str:
@@ -102,17 +130,10 @@ async def _build_request(
     return _with_parameters(inference_request, max_new_tokens=min(requested, max_tokens, available))
 
 
-def _with_choice_seed(choice: ChoiceRequests, index: int) -> ChoiceRequests:
-    """A seed of its own for each choice, so that the choices of one request differ."""
-    seed = choice.label.parameters.seed
-    if seed is None or not index:
-        return choice
-    rationale = choice.rationale and _with_parameters(choice.rationale, seed=(seed + index) % 2**64)
-    return replace(
-        choice,
-        label=_with_parameters(choice.label, seed=(seed + index) % 2**64),
-        rationale=rationale,
-    )
+def _has_penalty(request: InferenceRequest) -> bool:
+    parameters = request.parameters
+    penalties = (parameters.repetition_penalty, parameters.frequency_penalty)
+    return any((*penalties, request.presence_penalty))
 
 
 def _with_parameters(request: InferenceRequest, **changes: object) -> InferenceRequest:

@@ -20,7 +20,10 @@ from services.teacher.openai.requests import (
 from services.teacher.routes.common import CLIENT_CLOSED_REQUEST, GenerationRoutes
 from services.teacher.routes.openai import handle_completion
 from services.teacher.students import chat
+from services.teacher.students.choosing import AnswerChooser
+from services.teacher.students.judge_client import JudgeClient
 from services.teacher.students.prompting import build_choices
+from services.teacher.students.selection import read_selection
 
 
 class GreedyByDefault(BaseCompletionRequest):
@@ -36,12 +39,17 @@ class StudentCompletionRequest(GreedyByDefault, CompletionRequest):
 
 
 class StudentChatRequest(GreedyByDefault, ChatRequest):
-    """`explain`: with the rationale, as `reasoning_content` of the message."""
+    """`explain`: with the rationale, as `reasoning_content` of the message. `vote`, `best_of`: of
+    so many outputs."""
 
     explain: bool | None = None
+    vote: int | None = None
+    best_of: int | None = None
 
 
-def create_router(routes: GenerationRoutes, *, prompt_format: PromptFormat) -> APIRouter:
+def create_router(
+    routes: GenerationRoutes, *, prompt_format: PromptFormat, judge: JudgeClient
+) -> APIRouter:
     @routes.post("/v1/completions", StudentCompletionRequest)
     async def create_completion(request: Request) -> Response:
         return await handle_completion(
@@ -52,30 +60,31 @@ def create_router(routes: GenerationRoutes, *, prompt_format: PromptFormat) -> A
 
     @routes.post("/v1/chat/completions", StudentChatRequest)
     async def create_chat_completion(request: Request) -> Response:
-        return await _handle_chat_completion(routes, request, prompt_format)
+        return await _handle_chat_completion(routes, request, AnswerChooser(prompt_format, judge))
 
     return routes.router
 
 
 async def _handle_chat_completion(
-    routes: GenerationRoutes, request: Request, prompt_format: PromptFormat
+    routes: GenerationRoutes, request: Request, chooser: AnswerChooser
 ) -> Response:
     body = await routes.parse_body(request, StudentChatRequest, normalize_body)
     inference = routes.inference
     choices = await build_choices(
         body,
         inference,
-        prompt_format,
+        chooser.prompt_format,
         explain=body.explain or False,
         n=1 if body.n is None else body.n,
+        selection=read_selection(body.vote, body.best_of),
     )
     characters = sum(len(choice.label.inputs) for choice in choices)
     if body.stream:
         return routes.build_stream_response(
-            chat.stream_chat_completion(inference, body, choices), characters=characters
+            chat.stream_chat_completion(inference, body, choices, chooser), characters=characters
         )
     outcome = await run_until_disconnect(
-        request.receive, chat.create_chat_completion(inference, body, choices)
+        request.receive, chat.create_chat_completion(inference, body, choices, chooser)
     )
     if outcome is None:
         return CLIENT_CLOSED_REQUEST

@@ -20,8 +20,12 @@ import openai
 import psutil
 import pytest
 
+from qcrd.method.judge.training_pairs import TrainingPair
+from qcrd.method.student.base import Student
+from qcrd.records.answering import AnsweringReport, JudgedAnswers
+from qcrd.records.confidence import Confidence, Fallback, compute_log_odds
 from qcrd.records.specs.spec import MethodName
-from qcrd.records.specs.training_spec import StudentSpec
+from qcrd.records.specs.training_spec import JudgeSpec, StudentSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
@@ -31,9 +35,13 @@ from qcrd.runtime.storage.s3 import S3Store
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, StudentSettings, TeacherSettings
-from tests import serving
+from services.discriminator.main import build_app
+from services.discriminator.settings import DiscriminatorSettings
+from services.trainer.judge_client import RemoteJudge
+from services.trainer.results.answering import StudentAnswers
+from tests import serving, tiny
 from tests.conftest import free_ports
-from tests.students import REASONS, published, question
+from tests.students import REASONS, published, question, taught
 
 IDLE_BYTES = 100 * 2**20
 """What a server that has loaded nothing may take: 61 MB measured; torch alone is over 200 MB."""
@@ -46,9 +54,10 @@ class Site:
     client: openai.OpenAI
     process: subprocess.Popen[bytes]
     direct: str
+    judge_port: int
 
     def ask(self, model: str, thing: str = "trout", **more: Any) -> Any:
-        extra = {"explain": more.pop("explain")} if "explain" in more else None
+        extra = {name: more.pop(name) for name in ("explain", "vote", "best_of") if name in more}
         return self.client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": question(thing)}],
@@ -87,8 +96,9 @@ def site(s3_settings: StoreSettings, tmp_path_factory: pytest.TempPathFactory) -
     settings = s3_settings.model_copy(update={"bucket": f"test-{uuid4().hex[:12]}"})
     store = S3Store(settings)
     store.put("ready", b"")
-    port = free_ports(1)[0]
-    process = started(settings, port, QCRD_STUDENTS_LOADED="2")
+    port, judge_port = free_ports(2)
+    judge_url = f"http://127.0.0.1:{judge_port}"
+    process = started(settings, port, QCRD_STUDENTS_LOADED="2", QCRD_DISCRIMINATOR_URL=judge_url)
     app = create_app(
         store,
         MemoryJobStore(),
@@ -105,7 +115,7 @@ def site(s3_settings: StoreSettings, tmp_path_factory: pytest.TempPathFactory) -
     try:
         with serving.app(app) as url:
             client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-            yield Site(settings, store, client, process, f"http://127.0.0.1:{port}")
+            yield Site(settings, store, client, process, f"http://127.0.0.1:{port}", judge_port)
     finally:
         process.kill()
         process.wait()
@@ -205,6 +215,154 @@ def test_a_student_that_reasons_first_answers_with_a_label_whatever_it_is_asked(
         made = site.ask(model, thing).choices[0]
         assert made.message.content in {label for label, _ in REASONS.values()}
         assert made.finish_reason == "stop"
+
+
+# --- several outputs, and how sure a student is ---------------------------------------------------
+
+REASONED = StudentSpec(answers="reasoned")
+SURE = Confidence(mark=(), weights={"answer": 1.0}, fallback=Fallback(teacher="big", threshold=0.5))
+SURE_VOTE = Confidence(
+    weights={"share": 0.7, "answer": 0.3}, offset=-0.2, samples=4, temperature=1.0
+)
+
+
+def measured_of(student: Student, **more: Any) -> StudentAnswers:
+    mark = student.make_mark()
+    confidence = SURE.model_copy(update={"mark": mark})
+    vote = SURE_VOTE.model_copy(update={"mark": mark})
+    return StudentAnswers((), (), confidence, vote, **more)
+
+
+@pytest.fixture(scope="module")
+def doubting(site: Site) -> str:
+    student = taught("llama", MethodName.DSS, REASONED)
+    return published(site.store, kind="llama", student=REASONED, answers=measured_of(student))
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_an_answer_comes_with_the_confidence_that_the_evaluation_would_give_it(
+    site: Site, doubting: str, explain: bool
+) -> None:
+    """Of a known and of an unknown question, streamed or not; below the threshold the teacher
+    should be asked."""
+    student = taught("llama", MethodName.DSS, REASONED)
+    labels = [label for label, _ in REASONS.values()]
+    confidence = measured_of(student).confidence
+    assert confidence is not None
+    found = []
+    for thing in ("trout", "question ? on the"):
+        (output,) = student.sample(
+            [f"explain: {question(thing)}"], max_new_tokens=12, options=labels, answers="marked"
+        )
+        assert output.answer_logprob is not None
+        expected = confidence.compute({"answer": compute_log_odds(output.answer_logprob)})
+        choice = site.ask(doubting, thing, explain=explain).choices[0]
+        assert choice.confidence == pytest.approx(expected, rel=1e-3)
+        assert choice.escalate is (expected < 0.5)
+        *_, last = site.ask(doubting, thing, explain=explain, stream=True)
+        assert last.choices[0].confidence == choice.confidence
+        found.append(choice.confidence)
+    assert found[0] > max(0.8, found[1])
+
+
+@pytest.mark.parametrize(
+    "shaped", [{"temperature": 1.0, "seed": 3}, {"frequency_penalty": 0.5}, {"top_p": 0.9}]
+)
+def test_what_was_not_measured_has_no_confidence(
+    site: Site, doubting: str, shaped: dict[str, Any]
+) -> None:
+    assert "confidence" not in site.ask(doubting, **shaped).choices[0].model_extra
+
+
+def test_a_vote_says_who_voted_for_what_and_how_sure_that_is(site: Site, doubting: str) -> None:
+    made = site.ask(doubting, "trout", vote=4, explain=True)
+    choice = made.choices[0]
+    assert choice.message.content == "animal"
+    assert choice.message.model_extra["reasoning_content"]
+    assert sum(choice.vote.values()) == 4
+    assert choice.vote["animal"] == max(choice.vote.values())
+    assert 0 < choice.confidence < 1
+    one = site.ask(doubting, "trout")
+    assert made.usage.completion_tokens > 2 * one.usage.completion_tokens
+    assert site.ask(doubting, "trout", vote=4).choices[0].vote == choice.vote
+    # Of another number of outputs than were calibrated the vote alone is told.
+    assert "confidence" not in site.ask(doubting, "trout", vote=3).choices[0].model_extra
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"vote": 4, "stream": True}, "leave out `stream`"),
+        ({"vote": 4, "n": 2}, "leave out `n`"),
+        ({"vote": 4, "best_of": 4}, "give one of them"),
+        ({"vote": 1}, "vote"),
+        ({"best_of": 64}, "best_of"),
+    ],
+)
+def test_a_selection_that_cannot_be_made_is_refused(
+    site: Site, doubting: str, asked: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=told):
+        for _ in site.ask(doubting, **asked):
+            pass
+
+
+def test_a_student_without_reasons_has_nothing_to_vote_on(site: Site, two_tasks: str) -> None:
+    with pytest.raises(openai.BadRequestError, match="does not answer behind a rationale"):
+        site.ask(two_tasks, vote=4)
+
+
+def test_a_judge_that_does_not_help_is_not_offered(site: Site, doubting: str) -> None:
+    student = taught("llama", MethodName.DSS, REASONED)
+    judged = JudgedAnswers(judge="judge-" + "0" * 24, version=1, useful=False, reason="it was told")
+    report = AnsweringReport(judged=judged)
+    useless = published(
+        site.store, kind="llama", student=REASONED, answers=measured_of(student, report=report)
+    )
+    for model, told in ((useless, "does not help: it was told"), (doubting, "no judge of answers")):
+        with pytest.raises(openai.BadRequestError, match=told) as refused:
+            site.ask(model, best_of=4)
+        assert refused.value.code == "judge_not_useful"
+
+
+def test_the_judge_chooses_at_the_discriminator_or_says_that_it_is_away(
+    site: Site, tmp_path: Path
+) -> None:
+    tiny.save_base(tmp_path / "tiny-bert")
+    judge_id = "judge-" + "1" * 24
+    student = taught("llama", MethodName.DSS, REASONED)
+    judged = JudgedAnswers(judge=judge_id, version=1, useful=True)
+    report = AnsweringReport(judged=judged)
+    model = published(
+        site.store, kind="llama", student=REASONED, answers=measured_of(student, report=report)
+    )
+    with pytest.raises(openai.InternalServerError, match="cannot be reached"):
+        site.ask(model, best_of=4)
+    models = ModelSettings(models_dir=tmp_path)
+    served = build_app(DiscriminatorSettings(device="cpu"), site.store, models)
+    with serving.app(served, port=site.judge_port) as url:
+        judge = RemoteJudge(
+            url,
+            judge_id,
+            base="tiny-bert",
+            spec=JudgeSpec(pretrain_steps=2, hidden=8),
+            seed=0,
+            check=lambda: None,
+        )
+        pairs = [
+            TrainingPair(question(thing), (f"{reason} answer: {label}",), ("it is answer: tool",))
+            for thing, (label, reason) in REASONS.items()
+        ]
+        judge.pretrain(pairs)
+        choice = site.ask(model, "trout", best_of=4, temperature=2.0, seed=5).choices[0]
+        outputs = [
+            site.ask(model, "trout", temperature=2.0, seed=5 + i, explain=True).choices[0].message
+            for i in range(4)
+        ]
+        said = [f"{one.model_extra['reasoning_content']} answer: {one.content}" for one in outputs]
+        scores = judge.score([(question("trout"), text) for text in said])
+        assert choice.score == pytest.approx(max(scores), abs=1e-3)
+        assert choice.message.content == outputs[scores.index(max(scores))].content
 
 
 def test_a_student_of_labels_only_has_no_rationale_to_give(site: Site) -> None:

@@ -33,23 +33,27 @@ hundred times as long as all else on a CPU."""
 @dataclass(frozen=True, slots=True)
 class SamplingRow:
     """One row to choose a token for: its settings and its tokens so far. `grammar_mask` [V] marks
-    the tokens that its grammar takes next; `top_n`: how many of the likeliest to tell."""
+    the tokens that its grammar takes next; `top_n`: how many of the likeliest to tell;
+    `tells_free`: whether to tell what the model gave the token before anything shaped its choice.
+    """
 
     sampling: SamplingParams
     prompt: Sequence[int] = ()
     generated: Sequence[int] = ()
     grammar_mask: Tensor | None = None
     top_n: int = 0
+    tells_free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
     """A chosen token with its log-probability, natural, and the row's likeliest tokens with theirs;
-    -inf for what the settings or the grammar rule out."""
+    -inf for what the settings or the grammar rule out. `free_logprob` is the model's own."""
 
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    free_logprob: float | None = None
 
 
 def sample_tokens(logits: Tensor, rows: Sequence[SamplingRow]) -> list[SampledToken]:
@@ -76,8 +80,9 @@ def _sample_block(logits: Tensor, rows: Sequence[SamplingRow]) -> list[SampledTo
     # One copy to the host: ids are whole numbers that a float64 holds.
     ids, values = torch.stack([chosen.double(), logprobs[:, 0]]).tolist()
     likeliest = _find_likeliest(scores, log_totals, rows)
+    free = _find_free_logprobs(logits, chosen, rows)
     return [
-        SampledToken(int(i), value, likeliest.get(number, ()))
+        SampledToken(int(i), value, likeliest.get(number, ()), free.get(number))
         for number, (i, value) in enumerate(zip(ids, values, strict=True))
     ]
 
@@ -160,6 +165,19 @@ def _find_likeliest(
         number: tuple(zip(ids[place], logprobs[place], strict=True))[: rows[number].top_n]
         for place, number in enumerate(asking)
     }
+
+
+def _find_free_logprobs(
+    logits: Tensor, chosen: Tensor, rows: Sequence[SamplingRow]
+) -> dict[int, float]:
+    """Of the rows that ask for it, by row."""
+    asking = [number for number, row in enumerate(rows) if row.tells_free]
+    if not asking:
+        return {}
+    index = torch.tensor(asking).to(logits.device)
+    own = logits[index].float()
+    values = own.gather(-1, chosen[index][:, None])[:, 0] - own.logsumexp(-1)
+    return dict(zip(asking, values.tolist(), strict=True))
 
 
 # --- penalties and grammars -----------------------------------------------------------------------

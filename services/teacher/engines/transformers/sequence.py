@@ -65,6 +65,7 @@ def append_next_tokens(
             if sequence.grammar_matcher is None
             else sequence.grammar_matcher.compute_mask(logits.shape[1]),
             sequence.request.top_n_tokens,
+            sequence.request.tells_free_logprobs,
         )
         for sequence in sequences
     ]
@@ -95,6 +96,7 @@ def _append_token(model: LoadedModel, sequence: SequenceState, sampled: SampledT
             Token(i, decode_token(model, i), value if math.isfinite(value) else None)
             for i, value in sampled.top
         ),
+        free_logprob=sampled.free_logprob,
     )
 
 

@@ -100,6 +100,43 @@ def test_an_untrained_student_answers_an_option_too(tmp_path: Path, kind: str) -
         assert all(split_joined_output(text)[1] in options for text in texts)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("kind", ["llama", "t5", "bert"])
+def test_an_output_begins_as_told_and_tells_what_its_answer_had(
+    tmp_path: Path, kind: str, temperature: float
+) -> None:
+    """The log-probability is the student's own, by a plain forward, though the answer was held to
+    two options and drawn at another temperature; prompts and beginnings differ in length."""
+    student = make_student(tmp_path, kind)
+    prompts = ["explain: what is an apple ?", "explain: trout", "explain: a hammer ?"]
+    begun = ["it grows on trees", "", "it hits nails"]
+    outputs = student.sample(
+        prompts,
+        max_new_tokens=12,
+        temperature=temperature,
+        options=["animal", "fruit"],
+        beginnings=[reasoned_target(text) for text in begun],
+        answers="marked",
+    )
+    student.model.eval()
+    for prompt, text, output in zip(prompts, begun, outputs, strict=True):
+        rationale, answer = split_joined_output(output.text)
+        assert rationale == text
+        target = reasoned_target(text, answer)
+        with torch.no_grad():
+            sums, _ = student.part_cross_entropy([prompt], [0], [target])
+        assert output.answer_logprob == pytest.approx(-float(sums[0, 1]), rel=1e-4)
+        assert output.n_tokens == len(student.tokenize_target(target))
+
+
+def test_an_output_that_is_all_answer_is_told_whole(tmp_path: Path) -> None:
+    student = make_student(tmp_path, "t5")
+    (output,) = student.sample(["predict: trout"], max_new_tokens=6, answers="all")
+    assert not student.sample(["predict: trout"], max_new_tokens=6)[0].answer_logprob
+    assert output.answer_logprob is not None
+    assert output.answer_logprob < 0
+
+
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 @pytest.mark.parametrize("answers", ["label", "reasoned", "both"])
 def test_in_bf16_every_weight_has_the_gradient_of_fp32(
