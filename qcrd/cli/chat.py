@@ -8,13 +8,19 @@ from typing import Any
 
 from qcrd.errors import Invalid
 from qcrd.records.answer_form import AnswerForm
+from qcrd.records.confidence import sum_answer_logprobs
 from qcrd.runtime.storage.prompt_formats import load_prompt_format
 
 
 @dataclass(frozen=True)
 class StudentOutput:
+    """`confidence`: the chance that the label is right, where it was calibrated; `escalate`: it is
+    below what the student's fallback asks for."""
+
     label: str
     rationale: str | None
+    confidence: float | None = None
+    escalate: bool = False
 
 
 class LocalStudent:
@@ -45,7 +51,7 @@ class LocalStudent:
             raise Invalid(
                 "--explain: this student learned labels only, it has no rationales to give"
             )
-        output = self._generate(
+        output, logprob = self._generate(
             prompt_format.predict,
             question,
             prompt_format.max_new_tokens,
@@ -53,14 +59,23 @@ class LocalStudent:
         )
         rationale, label = prompt_format.split_output(output)
         if prompt_format.explain is not None and explain:
-            rationale = self._generate(
+            rationale, _ = self._generate(
                 prompt_format.explain, question, prompt_format.max_rationale_tokens
             )
-        return StudentOutput(label, rationale if explain else None)
+        shown = rationale if explain else None
+        confidence = prompt_format.confidence
+        if confidence is None:
+            return StudentOutput(label, shown)
+        value = confidence.compute_single(logprob)
+        fallback = confidence.fallback
+        return StudentOutput(
+            label, shown, value, fallback is not None and value < fallback.threshold
+        )
 
     def _generate(
         self, prefix: str, question: str, max_new_tokens: int, form: AnswerForm | None = None
-    ) -> str:
+    ) -> tuple[str, float | None]:
+        """The output, and the log-probability of its answer, freely; None where it has none."""
         prompt = self.prompt_format.format_prompt(prefix, question)
         ids = self._tokenizer(prompt, return_tensors="pt", truncation=True)
         start = 1 if self._seq2seq else ids.input_ids.shape[1]
@@ -76,7 +91,15 @@ class LocalStudent:
             max_new_tokens=max_new_tokens,
             do_sample=False,
             prefix_allowed_tokens_fn=None if form is None else list_allowed,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-        new_tokens = generated[0] if self._seq2seq else generated[0, start:]
+        new_tokens = generated.sequences[0, start:]
         output: str = self._tokenizer.decode(new_tokens, skip_special_tokens=True)
-        return output.strip()
+        confidence = self.prompt_format.confidence
+        if confidence is None:
+            return output.strip(), None
+        steps = zip(generated.logits, new_tokens, strict=True)
+        logprobs = [float(logits[0].float().log_softmax(-1)[token]) for logits, token in steps]
+        answer = sum_answer_logprobs(new_tokens.tolist(), logprobs, confidence.mark)
+        return output.strip(), answer

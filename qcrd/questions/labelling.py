@@ -136,7 +136,7 @@ def _canonical_gold_label(question: Question, spec: MethodSpec) -> str | None:
 
 
 def _vote_on_outputs(question: Question, outputs: Sequence[str], spec: MethodSpec) -> Vote:
-    parsed = [_parse_with_source(output, question, spec) for output in outputs]
+    parsed = [parse_teacher_output(output, question, spec) for output in outputs]
     return majority_vote([one.answer if one else None for one in parsed], salt=question.id)
 
 
@@ -144,7 +144,7 @@ def _read_output(
     output: str, question: Question, spec: MethodSpec, reading: AnswerReading
 ) -> ParsedOutput | None:
     # What the text marks as its answer says more than where it stands.
-    marked = _parse_with_source(output, question, spec)
+    marked = parse_teacher_output(output, question, spec)
     if marked is None and reading == "last":
         return read_last_value(output, spec.task, question)
     return marked
@@ -155,14 +155,14 @@ def _read_explanation(
 ) -> tuple[ParsedOutput | None, str | None]:
     """The text as an explanation of the label, however it words that, and the other answer that it
     ends in, where it does."""
-    parsed = _parse_with_source(output, question, spec)
+    parsed = parse_teacher_output(output, question, spec)
     if parsed is not None and parsed.answer == gold_label:
         return parsed, None
     explained = ParsedOutput(output.strip(), gold_label) if output.strip() else None
     return explained, None if parsed is None else parsed.answer
 
 
-def _parse_with_source(output: str, question: Question, spec: MethodSpec) -> ParsedOutput | None:
+def parse_teacher_output(output: str, question: Question, spec: MethodSpec) -> ParsedOutput | None:
     """The answer of the reply, and as rationale what `rationales.from` says. An answer that nothing
     explains is none: a student could only guess it too."""
     trace, reply = split_reasoning(output)
@@ -183,7 +183,7 @@ def is_cut_trace(output: str, question: Question, spec: MethodSpec) -> bool:
     trace, _ = split_reasoning(output)
     if trace == shorten_trace(trace, spec.hyperparameters.max_rationale_tokens):
         return False  # nothing is parsed for most outputs
-    parsed = _parse_with_source(output, question, spec)
+    parsed = parse_teacher_output(output, question, spec)
     return parsed is not None and trace.endswith(parsed.rationale)
 
 

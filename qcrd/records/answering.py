@@ -17,6 +17,14 @@ class RationaleSwap(Record):
     right_without: int
     right_with_other: int
 
+    @property
+    def statement(self) -> str:
+        return (
+            f"of {self.n:,} questions {self.right_with_own:,} are answered rightly behind the "
+            f"student's own rationale, {self.right_without:,} behind none, and "
+            f"{self.right_with_other:,} behind another question's"
+        )
+
 
 class JudgedAnswers(Record):
     """A judge of outputs with their answer in sight, trained on the finished student's own.
@@ -35,6 +43,14 @@ class JudgedAnswers(Record):
     health: dict[str, float] = Field(default_factory=dict)
     """On held-out questions (`qcrd.method.judge.health`)."""
     validation: tuple[Comparison, ...] = ()
+
+    @property
+    def statement(self) -> str:
+        if self.reason is not None:
+            return f"no help: {self.reason}"
+        auc = self.health.get("auc")
+        told = "" if auc is None else f", AUC {auc:.2f} on held-out questions"
+        return f"its best output is above vote and greedy answer on validation{told}"
 
 
 class AnsweringReport(Record):

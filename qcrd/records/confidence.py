@@ -11,18 +11,10 @@ from collections.abc import Sequence
 from pydantic import ConfigDict, Field
 
 from qcrd.records.base import Record
+from qcrd.records.fallback import Fallback
 
 MAX_LOG_ODDS, MIN_SCORE = 20.0, 1e-9
 """Of a feature: beyond it a probability is 0 or 1 to nine digits."""
-
-
-class Fallback(Record):
-    """Below `threshold` the question is the teacher's to answer; at 1 and above all are."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    teacher: str
-    threshold: float
 
 
 class Confidence(Record):
@@ -41,6 +33,12 @@ class Confidence(Record):
     samples: int = 1
     temperature: float = 0.0
     fallback: Fallback | None = None
+
+    def compute_single(self, answer_logprob: float | None) -> float:
+        """Of one greedy output, by the log-probability of its answer; 0 where it has none."""
+        if answer_logprob is None:
+            return 0.0
+        return self.compute({"answer": compute_log_odds(answer_logprob)})
 
     def compute(self, features: dict[str, float]) -> float:
         """In [0, 1], of the log-odds of each feature."""

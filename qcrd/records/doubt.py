@@ -31,6 +31,19 @@ class DoubtReport(Record):
     auroc: float | None
     reliability: tuple[ReliabilityBin, ...]
 
+    @property
+    def statement(self) -> str:
+        ranked = (
+            ""
+            if self.auroc is None
+            else f", and ranks a right answer above a wrong one in {self.auroc:.0%} of pairs"
+        )
+        return (
+            f"Brier score {self.brier:.3f} ({self.brier_constant:.3f} for always saying the share "
+            f"of right answers), calibration error {self.ece:.3f} on {self.n:,} questions"
+            f"{ranked}; calibrated on {self.calibrated_on:,}"
+        )
+
 
 class CascadeReport(Record):
     """A student that hands the questions it is unsure of to its teacher, confirmed on the test set.
@@ -62,3 +75,26 @@ class CascadeReport(Record):
     """Of them, at most: each at what a question cost this job with all of its outputs. None where
     the job paid nothing, or no price is known."""
     currency: str | None = None
+
+    @property
+    def statement(self) -> str:
+        if self.threshold is None:
+            return f"every question goes to {self.teacher}: {self.reason}"
+        told = (
+            f"from a confidence of {self.threshold:.3f} on the student agrees with {self.teacher} "
+            f"on {self.validation_agreeing:,} of {self.validation_kept:,} validation questions, "
+            f"at least {self.validation_low or 0:.3f} with 95 %"
+        )
+        if not self.n:
+            return told
+        cost = (
+            ""
+            if self.cost_per_1000 is None
+            else (f" at {self.cost_per_1000:.4g} {self.currency} at most")
+        )
+        return (
+            f"{told}; of {self.n:,} test questions it keeps {self.kept:,} and agrees on "
+            f"{self.agreeing:,}, and {self.right:,} are answered rightly (the student alone "
+            f"{self.student_right:,}, the teacher {self.teacher_right:,}); of a thousand "
+            f"{self.escalated_per_1000:.0f} go to the teacher{cost}"
+        )

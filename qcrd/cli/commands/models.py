@@ -132,3 +132,7 @@ def _print_prediction(student: chat.LocalStudent, question: str, explain: bool) 
     stdout_console().print(f"[bold]{escape(prediction.label or '(empty answer)')}")
     if prediction.rationale is not None:
         stdout_console().print(escape(prediction.rationale))
+    if prediction.confidence is not None:
+        told = "; its fallback asks for more: this is a question for the teacher"
+        unsure = told if prediction.escalate else ""
+        print_note(f"confidence {prediction.confidence:.2f}{unsure}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from qcrd.records.accuracy import Comparison
+from qcrd.records.answering import AnsweringReport
+from qcrd.records.doubt import CascadeReport, DoubtReport
 from qcrd.records.verdicts import describe_one_seed
 
 METHOD_TITLES = {
@@ -22,8 +24,14 @@ METHOD_TITLES = {
     "dss+positives": "DSS, all positives",
     "dss+positives+negatives": "DSS, with negatives",
     "qcrd": "QCRD",
+    "greedy": "its greedy answer",
+    "vote": "vote of its outputs",
+    "best_of": "best of its outputs, by the judge",
+    "weighted": "its outputs weighted by the judge",
 }
 """Titles of the known rows, in their order; other rows follow under their names."""
+CHOSEN_TITLES = {"vote": "vote", "best_of": "judge's best", "weighted": "weighted vote"}
+"""Rows of one student's outputs, before their number."""
 NEGATIVE_SOURCE_TITLES = {
     "teacher_minority": "of the teacher's minority",
     "student_lag": "of the student's samples",
@@ -34,8 +42,13 @@ MAIN_METHODS = ("qcrd", "dss", "single_task", "finetune")
 
 
 def show_report(console: Console, report: Mapping[str, Any]) -> None:
+    answering = AnsweringReport.model_validate(report.get("answering") or {})
     if report["test"]:
-        console.print(make_accuracy_table("Test accuracy", report["test"]))
+        chosen = {
+            f"{CHOSEN_TITLES.get(name, name)} of {answering.samples}": row.model_dump()
+            for name, row in answering.rows.items()
+        }
+        console.print(make_accuracy_table("Test accuracy", report["test"] | chosen))
     elif report.get("validation"):
         console.print(make_accuracy_table("Validation accuracy", report["validation"]))
     if teacher := report.get("against_teacher"):
@@ -56,6 +69,8 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"[bold]Leak[/]        {escape(format_leaks(leak))}")
     for row, use in (report.get("rationale_use") or {}).items():
         console.print(f"[bold]Explained[/]   {escape(format_rationale_use(row, use))}")
+    for title, told in list_doubts(report, answering):
+        console.print(f"[bold]{title:<12}[/] {escape(told)}")
     console.print(_make_rationale_table(report["rationales"]))
     if report.get("judge"):
         console.print(f"[bold]Judge[/]       {escape(format_judge_health(report['judge']))}")
@@ -64,6 +79,20 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
     console.print(f"[bold]Time[/]        {escape(seconds)}")
     for note in report.get("notes", ()):
         console.print(f"[bold]Note[/]        {escape(note)}")
+
+
+def list_doubts(report: Mapping[str, Any], answering: AnsweringReport) -> Iterator[tuple[str, str]]:
+    """Titles and sentences of what the student's answers rest on."""
+    if answering.swap is not None:
+        yield "Rationales", answering.swap.statement
+    for one in answering.comparisons:
+        yield "Outputs", format_comparison(one)
+    if answering.judged is not None:
+        yield "Judged", answering.judged.statement
+    if doubt := report.get("doubt"):
+        yield "Confidence", DoubtReport.model_validate(doubt).statement
+    if cascade := report.get("cascade"):
+        yield "Cascade", CascadeReport.model_validate(cascade).statement
 
 
 def format_comparison(comparison: Comparison) -> str:
@@ -153,7 +182,8 @@ def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Ta
     """With 95 % intervals; compute is relative to the job's own method."""
     table = Table(title=title, title_justify="left")
     table.add_column("method")
-    for name in ("accuracy", "95 % interval", "n", "steps", "tokens", "compute", "seconds"):
+    columns = ("accuracy", "95 % interval", "n", "steps", "tokens", "compute", "seconds")
+    for name in (*columns, "tokens an answer"):
         table.add_column(name, justify="right")
     reference = next((rows[m].get("flops") for m in MAIN_METHODS if m in rows), None)
     ordered = [name for name in METHOD_TITLES if name in rows] + [
@@ -171,6 +201,7 @@ def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Ta
             "" if row.get("tokens") is None else f"{row['tokens']:,}",
             f"{flops / reference:.2f} ×" if flops and reference else "",
             "" if row.get("seconds") is None else f"{row['seconds']:.0f}",
+            "" if row.get("answer_tokens") is None else f"{row['answer_tokens']:.1f}",
         )
     return table
 

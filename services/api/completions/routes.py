@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from services.api.completions import fallback
 from services.api.completions.schemas import ChatCompletionRequest, CompletionRequest
 from services.api.completions.student_client import StudentClient, forward_request
 from services.api.dependencies import GatewayDep, get_service, inject
@@ -48,7 +49,14 @@ async def create_chat_completion(
     gateway: GatewayDep, students: StudentClientDep, request: Request, body: ChatCompletionRequest
 ) -> Response:
     await run_in_threadpool(models.check_published, gateway.store, body.model)
-    return await forward_request(students, request, "/v1/chat/completions", body)
+    if not body.fallback:
+        return await forward_request(students, request, "/v1/chat/completions", body)
+    found = await fallback.find_fallback(gateway, body)
+    response = await forward_request(students, request, "/v1/chat/completions", body)
+    if response.status_code != 200:
+        return response
+    content = await fallback.hand_on(gateway, found, body, bytes(response.body))
+    return Response(content, media_type="application/json")
 
 
 @router.post("/v1/completions", response_class=Response)

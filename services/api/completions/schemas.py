@@ -68,7 +68,10 @@ class ChatCompletionRequest(CommonCompletionRequest):
     A choice has `confidence`, the chance that its answer is right, where that was calibrated: of a
     greedy answer, and of a vote like those that were measured. `vote`: the answer is the one that
     most of so many outputs have. `best_of`: it is that of the output with the best `score` of the
-    student's judge, where the student has one that helps (400 `judge_not_useful`).
+    student's judge, where the student has one that helps (400 `judge_not_useful`). `escalate` says
+    that the confidence is below the threshold of the student's `evaluation.fallback`; with
+    `fallback` the teacher then answers in its place, which costs its tokens (`fallback_usage`), and
+    `answered_by` says who did.
     """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -81,6 +84,14 @@ class ChatCompletionRequest(CommonCompletionRequest):
     explain: bool | None = None
     vote: Outputs | None = None
     best_of: Outputs | None = None
+    fallback: bool | None = None
+
+    @property
+    def question(self) -> str:
+        """The last message of the user."""
+        said = [message.content for message in self.messages if message.role == "user"]
+        last = said[-1] if said else ""
+        return last if isinstance(last, str) else "".join(part.text for part in last)
 
 
 class CompletionRequest(CommonCompletionRequest):

@@ -9,7 +9,6 @@ from qcrd.method.answers import canonical
 from qcrd.method.self_consistency import majority_vote
 from qcrd.records.confidence import (
     Confidence,
-    compute_log_odds,
     compute_vote_features,
     sum_answer_logprobs,
 )
@@ -55,10 +54,7 @@ class AnswerChooser:
         confidence = self.prompt_format.confidence
         if confidence is None or not choice.is_as_measured:
             return {}
-        logprob = _sum_answer(tokens, confidence)
-        value = (
-            0.0 if logprob is None else confidence.compute({"answer": compute_log_odds(logprob)})
-        )
+        value = confidence.compute_single(_sum_answer(tokens, confidence))
         return _describe(value, confidence)
 
     async def choose(

@@ -10,8 +10,9 @@ from qcrd.method.evaluation import confidence as calibration
 from qcrd.method.evaluation.sampled_answers import SampledAnswers
 from qcrd.method.evaluation.statistics import compare_methods
 from qcrd.records.answering import AnsweringReport
-from qcrd.records.confidence import Confidence, Fallback
+from qcrd.records.confidence import Confidence
 from qcrd.records.doubt import CascadeReport, DoubtReport
+from qcrd.records.fallback import Fallback
 from qcrd.records.rationales import Prediction
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 from services.trainer.results import answer_judging
@@ -82,7 +83,12 @@ def _add_fallback(
         wanted=wanted.agreement,
     )
     threshold = NEVER_SURE if chosen.threshold is None else chosen.threshold
-    fallback = Fallback(teacher=chosen.teacher, threshold=threshold)
+    fallback = Fallback(
+        teacher=chosen.teacher,
+        threshold=threshold,
+        task=settings.task,
+        rationales=settings.rationales,
+    )
     confidence = answers.confidence.model_copy(update={"fallback": fallback})
     return replace(answers, confidence=confidence, cascade=chosen)
 

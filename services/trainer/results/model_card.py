@@ -39,6 +39,7 @@ def render_model_card(job: Job, report: Report, prompt_format: PromptFormat) -> 
             "validation questions, never on the test set.",
             "",
             *_render_comparisons(report),
+            *_render_doubts(report),
             "## Data",
             "",
             f"- training file `{spec.training_file}`: {counts.questions} questions, "
@@ -106,6 +107,28 @@ def _render_comparisons(report: Report) -> list[str]:
     return lines
 
 
+def _render_doubts(report: Report) -> list[str]:
+    """What its answers rest on, and how sure it is of them."""
+    told: list[str] = []
+    if (answering := report.answering) is not None:
+        if answering.swap is not None:
+            told.append(f"{answering.swap.statement}.")
+        for name, row in answering.rows.items():
+            told.append(
+                f"`{name}` of {answering.samples} outputs at temperature {answering.temperature}: "
+                f"{row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}], "
+                f"{row.answer_tokens or 0:.0f} tokens an answer."
+            )
+        if answering.judged is not None:
+            told.append(f"A judge of its outputs: {answering.judged.statement}.")
+    if report.doubt is not None:
+        told.append(f"Confidence: {report.doubt.statement}.")
+    if report.cascade is not None:
+        told.append(f"With its teacher: {report.cascade.statement}.")
+    lines = [f"- {line[0].upper()}{line[1:]}" for line in told]
+    return ["## Its answers", "", *lines, ""] if lines else []
+
+
 def _render_comparison_row(comparison: Comparison) -> str:
     interval = f"{comparison.low:+.3f} to {comparison.high:+.3f}"
     names = f"| {comparison.method} | {comparison.baseline}"
@@ -116,9 +139,13 @@ def _render_comparison_row(comparison: Comparison) -> str:
 
 def _render_accuracy_table(report: Report) -> list[str]:
     rows = report.test or report.validation
-    lines = ["| | accuracy | 95 % interval | n | steps | tokens |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | accuracy | 95 % interval | n | steps | tokens | tokens an answer |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, row in rows.items():
         interval = f"{row.low:.3f} to {row.high:.3f}"
-        cost = f"{row.steps or ''} | {row.tokens or ''}"
+        answer = "" if row.answer_tokens is None else f"{row.answer_tokens:.1f}"
+        cost = f"{row.steps or ''} | {row.tokens or ''} | {answer}"
         lines.append(f"| {name} | {row.accuracy:.3f} | {interval} | {row.n} | {cost} |")
     return lines if report.test else ["No test file was given; on validation:", "", *lines]

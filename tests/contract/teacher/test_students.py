@@ -20,10 +20,12 @@ import openai
 import psutil
 import pytest
 
+from qcrd.cli.chat import LocalStudent
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.student.base import Student
 from qcrd.records.answering import AnsweringReport, JudgedAnswers
-from qcrd.records.confidence import Confidence, Fallback, compute_log_odds
+from qcrd.records.confidence import Confidence, compute_log_odds
+from qcrd.records.fallback import Fallback
 from qcrd.records.specs.spec import MethodName
 from qcrd.records.specs.training_spec import JudgeSpec, StudentSpec
 from qcrd.runtime import keys
@@ -31,6 +33,7 @@ from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings, StoreSettings
+from qcrd.runtime.storage.base_models import download_published_model
 from qcrd.runtime.storage.s3 import S3Store
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
@@ -41,7 +44,7 @@ from services.trainer.judge_client import RemoteJudge
 from services.trainer.results.answering import StudentAnswers
 from tests import serving, tiny
 from tests.conftest import free_ports
-from tests.students import REASONS, published, question, taught
+from tests.students import REASONS, STUDENT, published, question, taught
 
 IDLE_BYTES = 100 * 2**20
 """What a server that has loaded nothing may take: 61 MB measured; torch alone is over 200 MB."""
@@ -263,6 +266,26 @@ def test_an_answer_comes_with_the_confidence_that_the_evaluation_would_give_it(
         assert last.choices[0].confidence == choice.confidence
         found.append(choice.confidence)
     assert found[0] > max(0.8, found[1])
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_the_command_line_is_as_sure_as_the_server(site: Site, tmp_path: Path, kind: str) -> None:
+    """Of the same folder, of a student that reasons first and of one that says a label alone."""
+    reasons = kind == "llama"
+    spec = REASONED if reasons else STUDENT
+    student = taught(kind, MethodName.DSS, spec)
+    answers = measured_of(student)
+    if not reasons:
+        answers = StudentAnswers((), (), SURE)
+    model = published(site.store, kind=kind, student=spec, answers=answers)
+    download_published_model(model, site.store, tmp_path / model, "model")
+    local = LocalStudent(tmp_path / model)
+    for thing in ("trout", "question ? on the"):
+        served = site.ask(model, thing).choices[0]
+        output = local.predict(question(thing), explain=False)
+        assert output.label == served.message.content
+        assert output.confidence == pytest.approx(served.confidence, rel=1e-3)
+        assert output.escalate is served.escalate
 
 
 @pytest.mark.parametrize(

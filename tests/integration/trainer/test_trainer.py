@@ -14,6 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import RationaleItem
+from qcrd.records.specs.evaluation_spec import EvaluationSpec, FallbackSpec
 from qcrd.records.specs.spec import Baseline, MethodName
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job
@@ -87,7 +88,9 @@ def test_a_student_that_reasons_first_is_trained_and_published(site: Site) -> No
     settings = given.settings
     student = settings.student.model_copy(update={"answers": "reasoned", "prompt": "auto"})
     judge = settings.discriminator.model_copy(update={"encoder": "tiny-bert"})
-    settings = settings.model_copy(update={"student": student, "discriminator": judge})
+    evaluation = EvaluationSpec(samples=3, judge=True, fallback=FallbackSpec(agreement=0.5))
+    update = {"student": student, "discriminator": judge, "evaluation": evaluation}
+    settings = settings.model_copy(update=update)
     job = site.work(
         site.submit(given.model_copy(update={"model": "tiny-chat", "settings": settings}))
     )
@@ -97,6 +100,18 @@ def test_a_student_that_reasons_first_is_trained_and_published(site: Site) -> No
     assert {p.method for p in told} == {"qcrd", "finetune"}
     assert job.report.against_teacher is not None
     assert (job.report.against_teacher.baseline, job.report.against_teacher.n) == ("teacher", 8)
+    answering = job.report.answering
+    assert answering is not None
+    assert answering.swap is not None
+    assert answering.swap.n > 0
+    assert answering.rows["vote"].n == 8
+    assert answering.judged is not None
+    assert job.report.doubt is not None
+    assert job.report.doubt.n == 8
+    assert job.report.cascade is not None
+    assert job.report.cascade.threshold is None  # a handful of validation questions
+    assert (job.report.cascade.n, job.report.cascade.escalated_per_1000) == (8, 1000)
+    assert all(p.confidence is not None and p.tokens for p in told)
     # Held to the labels, every output has an answer; a label alone is held to nothing.
     reasoned = [p for p in told if p.method == "qcrd"]
     assert all(p.answer in LABELS for p in reasoned)
@@ -107,6 +122,9 @@ def test_a_student_that_reasons_first_is_trained_and_published(site: Site) -> No
     assert published["suffix"] == " so :"
     assert published["joined"]
     assert len(published["answer_form"]["options"]) == len(LABELS)
+    assert published["confidence"]["fallback"]["threshold"] > 1
+    assert published["vote_confidence"]["samples"] == 3
+    assert published["judge"]["id"] == answering.judged.judge
     template = read_object(site.store, f"{prefix}chat_template.jinja").decode()
     assert "question : explain: " in template
     assert (
