@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX, format_question
+from qcrd.method.training.objectives import get_objective
 from qcrd.questions import labelling
 from qcrd.questions.data_warnings import (
     DataWarning,
@@ -21,6 +22,7 @@ from qcrd.questions.label_checks import check_task_labels
 from qcrd.questions.readable_outputs import check_readable
 from qcrd.questions.row_checks import check_enough_questions, check_rows, needs_labels
 from qcrd.questions.rows import QuestionRow, RowBuilder, check_not_empty
+from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
 from qcrd.records.rationales import RationaleCounts, RationaleItem
 from qcrd.records.specs.spec import JobSpec, MethodName
 from qcrd.runtime.data_files.detect import read_records
@@ -167,6 +169,14 @@ def _show_first(
     """What the student is asked, each with what it learns to say."""
     asked = format_question(spec.settings.task, row.question)
     label = item.label if item is not None else row.question.label
-    yield f"{PREDICT_PREFIX}{asked}", label or "the vote of the teacher"
-    if item is not None and item.positives:
-        yield f"{EXPLAIN_PREFIX}{asked}", item.positives[0].text
+    answer = label or "the vote of the teacher"
+    objective = get_objective(spec.method, spec.settings.student.answers)
+    positives = () if item is None else item.positives
+    rationale = positives[0].text if positives else "an explanation of the teacher"
+    both = f"{rationale} {JOINED_ANSWER_PREFIX} {answer}"
+    if objective.predicts:
+        yield f"{PREDICT_PREFIX}{asked}", both if objective.joined else answer
+    if objective.reasons:
+        yield f"{EXPLAIN_PREFIX}{asked}", both
+    elif positives and objective.max_positives != 0:
+        yield f"{EXPLAIN_PREFIX}{asked}", positives[0].text

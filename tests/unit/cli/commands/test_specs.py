@@ -69,6 +69,11 @@ def test_the_files_are_read_as_the_job_would(tmp_path: Path) -> None:
     assert code == 0, output
     assert "training_file: 6 records read, 6 questions, 6 labelled" in output
     assert "the student is asked 'predict: 0 + 1?' and learns '1'" in output
+    path.write_text(JOB.replace("number}", "number}, student: {answers: reasoned}"))
+    code, output = spec("validate", str(path), "--data", str(other))
+    assert code == 0, output
+    assert "'explain: 0 + 1?' and learns 'an explanation of the teacher answer: 1'" in output
+    assert "predict:" not in output
 
 
 def test_a_file_that_is_uploaded_is_not_read(tmp_path: Path) -> None:
