@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from string import ascii_lowercase
 
 from qcrd.method.answer_reading.marks import ANSWER_TAG, EXPLANATION_TAG
+from qcrd.method.answer_reading.option_marks import make_marks
 from qcrd.method.structured_answers import ANSWER, EXPLANATION, build_grammar, build_schema
 from qcrd.records.rationales import Question
 from qcrd.records.specs.task import AnswerKind, FewShotExample, TaskSpec
@@ -100,6 +100,6 @@ def format_question(task: TaskSpec, question: Question) -> str:
     """The question as teacher and student read it: with its options where it has any."""
     if task.answer is not AnswerKind.CHOICE:
         return question.text.strip()
-    options = zip(ascii_lowercase, question.choices, strict=False)
-    option_lines = "\n".join(f"({letter}) {choice}" for letter, choice in options)
+    options = zip(make_marks(len(question.choices)), question.choices, strict=True)
+    option_lines = "\n".join(f"({mark}) {choice}" for mark, choice in options)
     return f"{question.text.strip()}\nAnswer Choices:\n{option_lines}"

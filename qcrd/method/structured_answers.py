@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from string import ascii_lowercase
 from typing import Any
 
 from qcrd.method.answer_reading.marks import ANSWER_TAG
+from qcrd.method.answer_reading.option_marks import make_marks
 from qcrd.records.rationales import Question
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 
@@ -69,10 +69,8 @@ def _list_options(task: TaskSpec, question: Question) -> list[str]:
     match task.answer:
         case AnswerKind.LABEL:
             return list(task.labels)
-        case AnswerKind.CHOICE if len(question.choices) <= len(ascii_lowercase):
-            return [
-                f"({letter})" for letter, _ in zip(ascii_lowercase, question.choices, strict=False)
-            ]
+        case AnswerKind.CHOICE:
+            return [f"({mark})" for mark in make_marks(len(question.choices))]
     return []
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from qcrd.errors import Invalid
 from qcrd.method.answer_reading.characters import fold
 from qcrd.method.answer_reading.numbers.reading import is_time_or_date
+from qcrd.method.answer_reading.option_marks import MAX_OPTIONS
 from qcrd.method.answer_reading.options import find_same_labels
 from qcrd.method.answers import canonical
 from qcrd.questions.rows import QuestionRow
@@ -52,6 +53,13 @@ def _find_problem(label: str, task: TaskSpec) -> str | None:
 
 def check_row(row: QuestionRow, task: TaskSpec, param: str) -> None:
     """`Invalid`, with the line, for a row whose choices or label do not fit the task."""
+    if task.answer is AnswerKind.CHOICE and len(row.question.choices) > MAX_OPTIONS:
+        raise row.make_error(
+            f"`choices` has {len(row.question.choices):,} options, and marks of one or two letters "
+            f"are enough for {MAX_OPTIONS}: ask in parts (in `{param}`)",
+            code="too_many_choices",
+            param=param,
+        )
     if task.answer is AnswerKind.CHOICE and not row.question.choices:
         raise row.make_error(
             f'`choices` is missing: answer kind `choice` needs "choices": […] (in `{param}`)',

@@ -112,6 +112,7 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
         )
         student.ranks = resources.ranks
         preflight.check_labels(student, dataset.labels, spec)
+        preflight.check_questions_differ(stage, student, dataset)
         preflight.warn_about_cut_questions(stage, student, dataset)
         preflight.warn_about_chat_template(stage, student)
         return student

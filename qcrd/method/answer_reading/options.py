@@ -22,6 +22,7 @@ from qcrd.method.answer_reading.characters import (
     unify,
     unwrap,
 )
+from qcrd.method.answer_reading.option_marks import find_place
 
 LEAD = re.compile(
     r"^(?:it is|it's|this is|that is)\s+(?=\S\S)"
@@ -39,6 +40,7 @@ LETTER_AND_TEXT = re.compile(
     r"\s*[-:]?\s*(.+)$"
     r"|([A-Z])\s+[-\u2013\u2014=]\s+(.+)$"
 )
+DOUBLE = re.compile(r"(?:[(\[【]\s*([A-Za-z]{2})\s*[)\]】]|([A-Za-z]{2})(?=[).:]?$))[).:]?\s*(.*)$")
 PLACE = re.compile(r"#?\s?(\d{1,3})\.?$")
 PLACE_AND_TEXT = re.compile(r"\(?(\d{1,3})[).:]\s+(.+)$")
 POLITE_ENDING = re.compile(r"(?:です|である|だ|입니다|이다|है)$")
@@ -91,7 +93,11 @@ def read_option(text: str, options: tuple[str, ...], *, by_letter: bool) -> str 
         return None
     without_lead = LEAD.sub("", bare)
     for candidate in dict.fromkeys((bare, without_lead, POLITE_ENDING.sub("", without_lead))):
-        named = _read_text(candidate, index) or _read_letter(candidate, index, by_letter=by_letter)
+        named = (
+            _read_text(candidate, index)
+            or _read_letter(candidate, index, by_letter=by_letter)
+            or (_read_double(candidate, index) if by_letter else None)
+        )
         if named is not None:
             return named
     return _read_place(without_lead, index, announced=without_lead != bare) if by_letter else None
@@ -136,6 +142,17 @@ def _read_letter(text: str, index: OptionIndex, *, by_letter: bool) -> str | Non
     if by_rest is None or not by_letter:
         return by_rest
     return by_rest if _get_by_letter(letter, index, by_letter=True) == by_rest else None
+
+
+def _read_double(text: str, index: OptionIndex) -> str | None:
+    """`(ad)`, `ad.`, `(ad) a pier`: of more options than there are letters."""
+    found = DOUBLE.match(text)
+    if found is None or len(index.options) <= len(ascii_lowercase):
+        return None
+    place = find_place(found[1] or found[2])
+    named = index.options[place] if place < len(index.options) else None
+    rest = (found[3] or "").strip()
+    return named if not rest or _read_text(rest, index) == named else None
 
 
 def _get_group(found: re.Match[str]) -> str:
@@ -183,8 +200,11 @@ def mention(text: str, index: OptionIndex) -> set[str]:
 def mention_letters(text: str, index: OptionIndex) -> set[str]:
     """The listed options that the text names by a letter in brackets or a lone capital."""
     letters = re.findall(r"\(([A-Za-z])\)|(?<![\w'])([B-HJ-Z])(?![\w'.+#*])", text)
-    positions = (ascii_lowercase.index((a or b).casefold()) for a, b in letters)
-    return {index.options[place] for place in positions if place < len(index.options)}
+    marks = [a or b for a, b in letters]
+    if len(index.options) > len(ascii_lowercase):
+        marks += re.findall(r"\(([A-Za-z]{2})\)", text)
+    places = map(find_place, marks)
+    return {index.options[place] for place in places if place < len(index.options)}
 
 
 def _stands_alone(name: str, text: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from cachetools import LRUCache
 from transformers import PreTrainedTokenizerBase
 
+from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.chat_form import ChatForm
 from qcrd.method.student.targets import Target
 from qcrd.records.answer_form import AnswerForm
@@ -15,6 +17,7 @@ from qcrd.records.control_tokens import ControlTokenSplitter
 
 MAX_KNOWN_TEXTS = 1 << 16
 """Prompts, and targets, whose tokens are kept: a text is asked for again in every pass."""
+TASK_PREFIXES = (PREDICT_PREFIX, EXPLAIN_PREFIX)
 MAX_ADDED_TOKENS = 4
 """Control tokens that a tokenizer puts around a text, and a piece for its leading space."""
 
@@ -80,19 +83,23 @@ class StudentTexts(ABC):
 
     def _tokenize_new_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         framed = [self._frame_prompt(prompt) for prompt in prompts]
-        if self.chat is not None:
-            return [self._cut_question(ids) for ids in self.tokenizer(framed).input_ids]
-        ids: list[list[int]] = self.tokenizer(
-            framed, truncation=True, max_length=self.max_question_tokens
-        ).input_ids
-        return ids
+        rows: list[list[int]] = self.tokenizer(framed).input_ids
+        return [
+            ids if len(ids) <= self.max_question_tokens else self._cut_question(ids, prompt)
+            for ids, prompt in zip(rows, prompts, strict=True)
+        ]
 
-    def _cut_question(self, ids: list[int]) -> list[int]:
-        """A chat's tokens within the limit, its turn's beginning among them."""
-        if len(ids) <= self.max_question_tokens or self.chat is None:
-            return ids
-        before: list[int] = self.tokenizer(self.chat.before).input_ids
-        return before + ids[len(ids) - self.max_question_tokens + len(before) :]
+    def _cut_question(self, ids: list[int], prompt: str) -> list[int]:
+        """The tokens within the limit: what says what is asked for stays, and the question's end,
+        with its options where it has some; what stands between is cut."""
+        prefix = next((each for each in TASK_PREFIXES if prompt.startswith(each)), "")
+        before = "" if self.chat is None else self.chat.before
+        start = self.tokenizer(before + prefix.rstrip()).input_ids
+        same = (a == b for a, b in zip(ids, start, strict=False))
+        kept = sum(itertools.takewhile(bool, same))
+        # A limit that has no room for more leaves the beginning out.
+        kept = kept if 2 * kept < self.max_question_tokens else 0
+        return ids[:kept] + ids[len(ids) - self.max_question_tokens + kept :]
 
     def _frame_prompt(self, prompt: str) -> str:
         text = self._control_tokens.split(prompt)

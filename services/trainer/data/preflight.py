@@ -1,10 +1,12 @@
-"""Checks before the first step that the student's tokenizer can represent every label.
+"""Checks before the first step of what the student's tokenizer makes of labels and questions.
 
-A label that it cannot would be trained on all the same, and every such answer counted as wrong.
+A label that it cannot represent would be trained on all the same, and every such answer counted as
+wrong; questions that are the same to it have one answer.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from qcrd.errors import Invalid
@@ -18,6 +20,8 @@ from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer.data.training_dataset import TrainingDataset
 
+MIN_UNKNOWN_SHARE = 0.05
+"""Of the questions' tokens, from which on it is told."""
 MAX_SHOWN_CHARS = 60
 """Characters of a label, or of what became of it, in an error."""
 
@@ -68,6 +72,36 @@ def warn_about_cut_questions(
         data={"cut_questions": len(cut), "max_question_tokens": student.max_question_tokens},
         once="questions-cut",
     )
+
+
+def check_questions_differ(stage: StageContext, student: Student, dataset: TrainingDataset) -> None:
+    """`Invalid` where all training questions are the same tokens to the student; one event where
+    some are, or many tokens are unknown to it."""
+    texts = list(dict.fromkeys(example.text for example in dataset.examples))
+    rows = student.tokenize_prompts([EXPLAIN_PREFIX + text for text in texts])
+    asked = Counter(map(tuple, rows))
+    same = sum(count for count in asked.values() if count > 1)
+    tokens = sum(map(len, rows))
+    unknown = sum(row.count(student.tokenizer.unk_token_id) for row in rows) / max(1, tokens)
+    read = (
+        f"{same} of {len(texts)} training questions read the same as another one to "
+        f"{_describe_tokenizer(student)}, which does not know {unknown:.0%} of their tokens: they "
+        "differ in those, or in case, or in what is cut"
+    )
+    if len(texts) > 1 and len(asked) == 1:
+        raise Invalid(
+            f"`model`: {read}; nothing can be learned: take a base that knows their language",
+            param="model",
+            code="indistinct_questions",
+        )
+    if same or unknown >= MIN_UNKNOWN_SHARE:
+        stage.events.append(
+            stage.job.id,
+            f"{read}; a base that knows their language would tell more of them apart",
+            level="warn",
+            data={"indistinct_questions": same, "unknown_share": unknown},
+            once="questions-indistinct",
+        )
 
 
 def warn_about_chat_template(stage: StageContext, student: Student) -> None:

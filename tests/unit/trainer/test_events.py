@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import pytest
 
+from qcrd.errors import Invalid
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.progress import IterationFinished, JudgePretrained
 from qcrd.method.training.schedule import make_schedule
+from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.accuracy import Accuracy
 from qcrd.records.job import Event, Job, JobStatus, Stage
 from qcrd.records.rationales import (
@@ -29,7 +31,7 @@ from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run, training_events
 from services.trainer.checkpoints.store import CheckpointStore, StudentResult
-from services.trainer.data.preflight import warn_about_cut_questions
+from services.trainer.data.preflight import check_questions_differ, warn_about_cut_questions
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset, make_example
 from tests import tiny
 
@@ -139,7 +141,7 @@ def test_a_result_that_was_kept_but_not_told_is_told_by_the_next_attempt(
         judge=None,
     )
     for _ in range(2):
-        student_run.train_student(stage, course, checkpoints, lambda student: None)
+        student_run.train_student(stage, course, checkpoints, lambda student, answers: None)
     assert messages(events) == ["qcrd: test accuracy 1.000 [0.500, 1.000], n = 4"]
 
 
@@ -174,6 +176,38 @@ def test_questions_that_are_cut_are_counted_in_one_event(
     assert event.level == "warn"
     assert event.data == {"cut_questions": 2, "max_question_tokens": 32}
     assert event.message.startswith("2 of 4 questions are longer than the 32 tokens")
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (("what is a trout", "what is a hammer"), None),
+        (("what is a trout", "zebra zebra zebra", "yak yak yak"), "2 of 3"),
+        (("zebra zebra", "yak yak"), "refused"),
+        (("zebra zebra",), "does not know"),
+    ],
+)
+def test_questions_that_are_the_same_to_the_student_are_told(
+    stage: StageContext, events: Mortal, texts: tuple[str, ...], told: str | None
+) -> None:
+    """A tokenizer of whole words, to which those that it does not know are one."""
+    examples = tuple(TrainingExample(text, text, "animal", "animal") for text in texts)
+    none = LabeledQuestions((), (), ())
+    dataset = TrainingDataset(MANIFEST, examples, (), none, ())
+    student = Seq2SeqStudent(
+        tiny.t5(), tiny.tokenizer(), max_question_tokens=32, max_target_tokens=16
+    )
+    if told == "refused":
+        with pytest.raises(Invalid, match="2 of 2 training questions read the same") as caught:
+            check_questions_differ(stage, student, dataset)
+        assert (caught.value.param, caught.value.code) == ("model", "indistinct_questions")
+        return
+    for _ in range(2):  # for each of the job's students
+        check_questions_differ(stage, student, dataset)
+    said = [event for event in events.read(ID) if event.level == "warn"]
+    assert len(said) == (told is not None)
+    assert all((told or "") in event.message for event in said)
+    assert all(event.data["unknown_share"] > 0.2 for event in said)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
+import re
+
 import pytest
 
+from qcrd.errors import Invalid
+from qcrd.method.answer_reading.option_marks import MAX_OPTIONS, find_place, make_marks
 from qcrd.method.answer_reading.options import find_same_labels, read_option
 from qcrd.method.answers import parse_output
+from qcrd.method.prompts import format_question
+from qcrd.method.structured_answers import build_grammar
+from qcrd.questions.label_checks import check_row
+from qcrd.questions.rows import read_rows
 from qcrd.records.rationales import Question
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 
@@ -104,3 +114,45 @@ def _say(kind: AnswerKind, options: tuple[str, ...], said: str) -> str | None:
     task = TaskSpec(answer=kind, labels=options if kind is AnswerKind.LABEL else ())
     parsed = parse_output(f"So it is.\n<Answer>: {said}", task, _ask(options))
     return parsed.answer if parsed else None
+
+
+# --- more options than there are letters ----------------------------------------------------------
+
+MANY = tuple(f"place {'x' * i}" for i in range(1, 31))
+
+
+def test_every_option_is_shown_under_a_mark_of_its_own_and_read_back_by_it() -> None:
+    task, asked = TaskSpec(answer=AnswerKind.CHOICE), Question(id="q", text="Where?", choices=MANY)
+    lines = format_question(task, asked).splitlines()[2:]
+    assert len(lines) == len(MANY)
+    assert lines[25:28] == [f"(z) {MANY[25]}", f"(aa) {MANY[26]}", f"(ab) {MANY[27]}"]
+    for line, option in zip(lines, MANY, strict=True):
+        mark = line.split()[0]
+        for said in (mark, mark.upper(), line, f"The answer is {mark}.", mark.strip("()")):
+            assert _say(AnswerKind.CHOICE, MANY, said) == option, said
+    assert parse_output(" it is there.\n<Answer>: (ad)", task, asked).answer == MANY[29]
+    assert re.fullmatch(build_grammar(task, asked, 48), " it is there\n<Answer>: (ad)")
+
+
+@pytest.mark.parametrize("said", ["(ae)", "(zz)", "(aa) place x", "(aa) or (ab)", "ae"])
+def test_a_mark_of_no_option_or_of_another_one_is_none(said: str) -> None:
+    assert _say(AnswerKind.CHOICE, MANY, said) is None
+
+
+def test_of_few_options_two_letters_are_no_mark() -> None:
+    assert _say(AnswerKind.CHOICE, CHOICES, "(aa)") is None
+
+
+def test_marks_count_through_both_lengths() -> None:
+    marks = make_marks(MAX_OPTIONS)
+    assert [find_place(mark) for mark in marks] == list(range(MAX_OPTIONS))
+    assert len(set(marks)) == MAX_OPTIONS
+
+
+def test_more_options_than_marks_are_refused_by_their_line() -> None:
+    body = json.dumps({"question": "Where?", "choices": [f"p{i}" for i in range(703)]})
+    (row,) = read_rows(io.BytesIO(body.encode()))
+    with pytest.raises(Invalid, match="703 options") as caught:
+        check_row(row, TaskSpec(answer=AnswerKind.CHOICE), "training_file")
+    assert caught.value.code == "too_many_choices"
+    assert "line 1" in caught.value.message

@@ -16,10 +16,13 @@ from transformers import (
     RobertaModel,
 )
 
+from qcrd.method.prompts import EXPLAIN_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.targets import Target
 from qcrd.records.control_tokens import ControlTokenSplitter
+from qcrd.records.rationales import Question
+from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 from tests import tiny
 
@@ -66,6 +69,29 @@ def test_question_and_answer_fit_the_window(model: object, tmp_path: Path) -> No
     assert len(student.generate([LONG], max_new_tokens=256)) == 1
     assert student.is_cut(LONG)
     assert not student.is_cut("what is a trout")
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama", "bert", "chat"])
+def test_of_a_long_question_what_is_asked_and_its_options_stay(kind: str, tmp_path: Path) -> None:
+    """The prefix says which task it is, and the options are what is chosen from."""
+    template = tiny.CHAT_TEMPLATE if kind == "chat" else None
+    base = tiny.save_base(tmp_path, "llama" if kind == "chat" else kind, chat_template=template)
+    spec = StudentSpec(decoder_layers=1, prompt="chat" if template else "plain")
+    hyper = Hyperparameters(max_question_tokens=24, max_rationale_tokens=8, max_label_tokens=4)
+    student = load_student(base, spec, hyper, seed=0)
+    task = TaskSpec(answer=AnswerKind.CHOICE)
+    asked = Question(id="q", text=f"music {LONG}?", choices=("animal", "fruit"))
+    (ids,) = student.tokenize_prompts([EXPLAIN_PREFIX + format_question(task, asked)])
+    (whole,) = student.tokenizer([student._frame_prompt(EXPLAIN_PREFIX + asked.text)]).input_ids
+    assert len(ids) == 24 < len(whole)
+    read = student.tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "")
+    assert "explain:" in read
+    assert read.split("explain:")[1].startswith(("what", "is", "a", "trout", "?"))  # no `music`
+    assert "animal" in read
+    assert "fruit" in read
+    assert ids[-1] == whole[-1]
+    (short,) = student.tokenize_prompts([EXPLAIN_PREFIX + "what is a trout ?"])
+    assert short == student.tokenizer(student._frame_prompt("explain: what is a trout ?")).input_ids
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
