@@ -23,8 +23,8 @@ from benchmarks.ladder import students
 from benchmarks.ladder.data import DATASETS
 from qcrd.method.evaluation.statistics import wilson_interval
 from qcrd.method.student.loading import load_student
-from qcrd.method.training.negative_sampler import InlineNegativeSampler
-from qcrd.method.training.negatives import TEMPERATURES, NegativeSupply
+from qcrd.method.training.negatives.sampler import InlineNegativeSampler
+from qcrd.method.training.negatives.supply import TEMPERATURES, NegativeSupply
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
 from qcrd.records.specs.spec import MethodSpec

@@ -36,7 +36,7 @@ from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.targets import Target
-from qcrd.method.training.negative_sampler import InlineNegativeSampler, ProcessNegativeSampler
+from qcrd.method.training.negatives.sampler import InlineNegativeSampler, ProcessNegativeSampler
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.progress import IterationFinished
 from qcrd.method.training.schedule import make_schedule

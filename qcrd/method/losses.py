@@ -93,6 +93,22 @@ def negative_term(ce: Tensor, weights: Tensor, s: Tensor, delta: float | Tensor)
     return (weights * (1 - s.detach()) * (ce - delta).clamp(max=0)).sum()
 
 
+def token_unlikelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log(1 - p) of each token: [P, V], [P] -> [P] (Welleck et al. 2020, eq. 3). Finite where the
+    token is certain."""
+    log_p = -token_cross_entropy(logits, labels)
+    # 1 - exp(x) for x ≤ 0, without loss of digits on either side.
+    return -torch.log((-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny))
+
+
+def preference_loss(
+    pos: Tensor, neg: Tensor, reference_pos: Tensor, reference_neg: Tensor, beta: float
+) -> Tensor:
+    """DPO's loss of each pair (Rafailov et al. 2023, eq. 7). Log-probabilities of whole rationales
+    under the student, with gradients, and under the reference: all [M]."""
+    return -F.logsigmoid(beta * ((pos - reference_pos) - (neg - reference_neg)))
+
+
 def contrastive_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
     """Eq. 3 before its division by N: L_pos - β · L_neg."""
     return positive - beta * negative

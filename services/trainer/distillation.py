@@ -22,7 +22,7 @@ from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.loading import load_matching_weights, load_student
-from qcrd.method.training.negative_sampler import (
+from qcrd.method.training.negatives.sampler import (
     InlineNegativeSampler,
     NegativeSampler,
     never_interrupt,

@@ -30,7 +30,7 @@ from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.judge.shared import SharedJudge
 from qcrd.method.student.base import Student
-from qcrd.method.training.negative_sampler import (
+from qcrd.method.training.negatives.sampler import (
     InlineNegativeSampler,
     NegativeSampler,
     ProcessNegativeSampler,

@@ -21,7 +21,7 @@ from qcrd.method.training.checkpoint import (
     make_empty_tensor,
     restore_state,
 )
-from qcrd.method.training.negative_sampler import (
+from qcrd.method.training.negatives.sampler import (
     InlineNegativeSampler,
     NegativeSampler,
     copy_student,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qcrd.method.judge.health import has_collapsed, saw_no_real_negative
-from qcrd.method.training.negatives import MIN_SHARE_IN_FORCE
+from qcrd.method.training.negatives.supply import MIN_SHARE_IN_FORCE
 from qcrd.method.training.progress import IterationFinished, JudgePretrained, StepFinished
 from qcrd.method.training.schedule import (
     UNTRAINED_ONLY_ADVICE,

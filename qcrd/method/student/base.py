@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from qcrd.method.batching import group_by_length
 from qcrd.method.compute import count_flops, has_bf16
 from qcrd.method.distributed.ranks import Ranks, SingleRank
+from qcrd.method.losses import token_cross_entropy
 from qcrd.method.student import generation
 from qcrd.method.student.generation import OutputForm
 from qcrd.method.student.packing import TargetParts
@@ -25,6 +26,8 @@ from qcrd.method.student.targets import GeneratedText, Target
 from qcrd.method.student.texts import StudentTexts
 
 Weights = Mapping[str, Tensor]
+TokenLoss = Callable[[Tensor, Tensor], Tensor]
+"""(logits [P, V], labels [P]) -> loss of each token [P]."""
 
 
 MAX_BATCH_TARGET_TOKENS = 8192
@@ -73,6 +76,7 @@ class Student(StudentTexts):
         self.length_groups = self.device.type == "cpu"
         self.one_call = False
         self.ranks: Ranks = SingleRank()
+        self.token_loss: TokenLoss = token_cross_entropy
         generation.reset_generation_config(model, tokenizer.eos_token_id)
         self._encoder_parameter_count, self._decoder_parameter_count = self._count_parameters()
 
@@ -123,6 +127,15 @@ class Student(StudentTexts):
             prompt_index,
             [self.tokenize_parts(target) for target in targets],
         )
+
+    @contextmanager
+    def losing(self, token_loss: TokenLoss) -> Iterator[None]:
+        """What is summed meanwhile is this loss of the tokens, in place of their cross entropy."""
+        before, self.token_loss = self.token_loss, token_loss
+        try:
+            yield
+        finally:
+            self.token_loss = before
 
     def _group(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of rows that share a call of the model."""
@@ -182,6 +195,13 @@ class Student(StudentTexts):
         with self._evaluating(bf16=self.bf16 or has_bf16(self.device)):
             total, count = self.cross_entropy(prompts, prompt_index, targets)
         return total / count
+
+    def score_sums(
+        self, prompts: Sequence[str], prompt_index: Sequence[int], targets: Sequence[Target]
+    ) -> tuple[Tensor, Tensor]:
+        """`cross_entropy` without gradients and without dropout, in full precision."""
+        with self._evaluating(bf16=False):
+            return self.cross_entropy(prompts, prompt_index, targets)
 
     def answer_cross_entropy(self, prompts: Sequence[str], targets: Sequence[Target]) -> Tensor:
         """Mean token cross entropy of each target's answer and end, given its prompt and its text:

@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qcrd.method.batching import restore_order
-from qcrd.method.losses import token_cross_entropy
 from qcrd.method.student import generation, packing
 from qcrd.method.student.base import Student
 from qcrd.method.student.chat_form import ChatForm
@@ -88,7 +87,7 @@ class CausalStudent(Student):
             output = self.model(
                 input_ids=packed.ids, use_cache=False, **self._attention_arguments(packed)
             )
-        token_ce = token_cross_entropy(output.logits, packed.targets.labels)
+        token_ce = self.token_loss(output.logits, packed.targets.labels)
         return packed.targets.sum_by_part(token_ce), packed.targets.counts
 
     def _attention_arguments(self, packed: PackedRows) -> dict[str, Any]:

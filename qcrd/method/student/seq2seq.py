@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from transformers.modeling_outputs import BaseModelOutput
 
 from qcrd.method.batching import restore_order
-from qcrd.method.losses import IGNORE_INDEX, token_cross_entropy
+from qcrd.method.losses import IGNORE_INDEX
 from qcrd.method.student.base import Student
 from qcrd.method.student.packing import TargetParts, join_targets, pad_targets
 from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
@@ -90,7 +90,7 @@ class Seq2SeqStudent(Student):
                 decoder_attention_mask=is_read,
                 use_cache=False,
             )
-        token_ce = token_cross_entropy(output.logits, tokens.labels)
+        token_ce = self.token_loss(output.logits, tokens.labels)
         return tokens.sum_by_part(token_ce), tokens.counts
 
     def _tokenize_text(self, text: str, *, is_first: bool = True) -> list[int]:

@@ -132,6 +132,7 @@ def _serialize_iteration_data(iteration_data: IterationData | None) -> dict[str,
         "scores": iteration_data.scores,
         "health": iteration_data.judge_metrics,
         "negatives": iteration_data.negative_metrics,
+        "reference": iteration_data.reference,
         "histograms": iteration_data.histograms
         and iteration_data.histograms.model_dump(mode="json"),
     }
@@ -145,5 +146,11 @@ def _deserialize_iteration_data(data: Mapping[str, Any] | None) -> IterationData
         for key, said in data["sampled"].items()
     }
     histograms = data["histograms"] and JudgeHistograms.model_validate(data["histograms"])
-    negative_metrics = data.get("negatives", {})
-    return IterationData(samples, data["scores"], data["health"], histograms, negative_metrics)
+    return IterationData(
+        samples,
+        data["scores"],
+        data["health"],
+        histograms,
+        data.get("negatives", {}),
+        data.get("reference", {}),
+    )

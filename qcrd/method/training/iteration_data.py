@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from qcrd.method.student.base import Weights
-from qcrd.method.training.sample_filter import SampledRationales
+from qcrd.method.training.negatives.sample_filter import SampledRationales
 from qcrd.records.job import JudgeHistograms
 
 ValidationScore = tuple[float, float]
@@ -22,6 +22,9 @@ class IterationData:
     judge_metrics: dict[str, float] = field(default_factory=dict)
     histograms: JudgeHistograms | None = None
     negative_metrics: dict[str, float] = field(default_factory=dict)
+    reference: dict[str, float] = field(default_factory=dict)
+    """Log-probability of every rationale under the untrained student, where the loss asks for it.
+    """
 
 
 @dataclass(frozen=True)

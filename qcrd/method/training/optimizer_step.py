@@ -14,7 +14,8 @@ from qcrd.method.distributed import sharding
 from qcrd.method.distributed.ranks import split_by_size
 from qcrd.method.student.base import Student
 from qcrd.method.training.schedule import TrainingSchedule
-from qcrd.method.training.step_loss import JudgeScores, StepCounts, StepLoss, StepModule, count_step
+from qcrd.method.training.step_counts import StepCounts, count_step
+from qcrd.method.training.step_loss import JudgeScores, StepLoss, StepModule
 from qcrd.method.training.training_example import TrainingExample
 from qcrd.method.weight_decay import make_decay_groups
 from qcrd.records.specs.training_spec import Hyperparameters

@@ -15,6 +15,7 @@ from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target, reasoned_target
 from qcrd.method.training.candidates import Candidates, SelectedCandidates
 from qcrd.method.training.objectives import Objective
+from qcrd.method.training.step_counts import StepCounts, count_step
 from qcrd.method.training.training_example import (
     TrainingExample,
     has_rationales,
@@ -26,15 +27,6 @@ from qcrd.records.specs.training_spec import LossSpec, OverPositive
 
 JudgeScores = Mapping[str, float]
 """Rationale id -> the judge's score."""
-
-
-class StepCounts(NamedTuple):
-    """What a step divides by: tokens of the labels, N of eq. 3, and tokens of the answers behind
-    rationales."""
-
-    label_tokens: int
-    contrasted: int
-    answer_tokens: int
 
 
 class StepLoss(NamedTuple):
@@ -70,6 +62,8 @@ class StepModule(nn.Module):
         self.student = student
         self.objective = objective
         self.spec = spec
+        self.reference: Mapping[str, float] = {}
+        """Log-probabilities of rationales under the untrained student, of an iteration with DPO."""
 
     def forward(
         self,
@@ -148,9 +142,14 @@ class StepModule(nn.Module):
         )
         pos_ce, neg_ce = self._score_candidates(prompts, pos_candidates, neg_candidates)
         pos = pos_candidates.select(pos_ce, pos_weight_fn, generator, quality=lambda s: s)
+        has_margin = self.spec.contrast == "margin"
         margins = self._margins(len(rows), pos, pos_ce, pos_candidates)
         neg = neg_candidates.select(
-            neg_ce, neg_weight_fn, generator, quality=lambda s: 1 - s, margins=margins
+            neg_ce,
+            neg_weight_fn,
+            generator,
+            quality=lambda s: 1 - s,
+            margins=margins if has_margin else None,
         )
         selected = [*pos.selected, *neg.selected]
         if not (selected or always):
@@ -168,11 +167,42 @@ class StepModule(nn.Module):
         neg_margins = margins[[row for row, _ in neg.selected]]
         w_pos, s_pos = torch.stack((pos.weights, pos.scores)).to(ce.device)
         w_neg, s_neg, delta = torch.stack((neg.weights, neg.scores, neg_margins)).to(ce.device)
-        return _Terms(
-            losses.positive_term(ce[:n_positives], w_pos, s_pos),
-            losses.negative_term(ce[n_positives:], w_neg, s_neg, delta),
-            (w_pos * answer_ce).sum(),
-        )
+        positive = losses.positive_term(ce[:n_positives], w_pos, s_pos)
+        match self.spec.contrast:
+            case "margin":
+                negative = losses.negative_term(ce[n_positives:], w_neg, s_neg, delta)
+            case "unlikelihood":
+                with self.student.losing(losses.token_unlikelihood):
+                    ul, n_ul = self.student.cross_entropy(
+                        prompts, index[n_positives:], targets[n_positives:]
+                    )
+                negative = -(w_neg * (1 - s_neg) * ul / n_ul).sum()
+            case "dpo":
+                whole = sums[:, 0] if self.objective.reasons else sums.sum(1)
+                negative = -self._preference(pos, neg, whole)
+        return _Terms(positive, negative, (w_pos * answer_ce).sum())
+
+    def _preference(
+        self, pos: SelectedCandidates, neg: SelectedCandidates, ce_sums: Tensor
+    ) -> Tensor:
+        """DPO's loss summed over the pairs of a row's picked rationales, each weighed by both."""
+        pairs = [
+            (i, len(pos.selected) + j)
+            for i, (row, _) in enumerate(pos.selected)
+            for j, (other, _) in enumerate(neg.selected)
+            if row == other
+        ]
+        if not pairs:
+            return ce_sums.sum() * 0
+        picked = [*pos.selected, *neg.selected]
+        weights = torch.cat((pos.weights, neg.weights)).to(ce_sums.device)
+        reference = torch.tensor([self.reference[r.id] for _, r in picked]).to(ce_sums.device)
+        first, second = torch.tensor(pairs).T.to(ce_sums.device)
+        pair_losses = losses.preference_loss(
+            -ce_sums[first], -ce_sums[second], reference[first], reference[second],
+            self.spec.dpo_beta,
+        )  # fmt: skip
+        return (weights[first] * weights[second] * pair_losses).sum()
 
     def _margins(
         self, n_rows: int, pos: SelectedCandidates, pos_ce: Tensor, pos_candidates: Candidates
@@ -252,27 +282,3 @@ def _read_losses(
     named = {"loss": total, **parts}
     values = torch.stack([part.detach().float() for part in named.values()]).tolist()
     return StepLoss(total, dict(zip(named, values, strict=True)), positive, negative)
-
-
-def count_step(
-    student: Student, batch: Sequence[TrainingExample], objective: Objective, spec: LossSpec
-) -> StepCounts:
-    """The counts of a whole step, which may be computed in shares."""
-    labels = [student.tokenize_target(make_label_target(e, objective)) for e in batch]
-    n_contrasted = 0 if objective.max_positives == 0 else _count_contrasted(batch, objective, spec)
-    answered = [e for e in batch if e.positives] if objective.reasons else []
-    answers = [student.tokenize_parts(reasoned_target("", e.label))[1] for e in answered]
-    return StepCounts(
-        sum(map(len, labels)) if objective.predicts else 0,
-        n_contrasted,
-        sum(map(len, answers)),
-    )
-
-
-def _count_contrasted(
-    batch: Sequence[TrainingExample], objective: Objective, spec: LossSpec
-) -> int:
-    """N of eq. 3."""
-    if spec.contrast_normaliser == "all":
-        return len(batch)
-    return sum(has_rationales(example, objective) for example in batch)

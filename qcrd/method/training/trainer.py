@@ -18,13 +18,14 @@ from qcrd.method.batching import iterate_batches
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.judge.training_pairs import TrainingPair, make_training_pair
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.training import divergence, weight_history
+from qcrd.method.training import divergence, scoring, weight_history
 from qcrd.method.training.iteration_data import BestStudent, IterationData, ValidationScore
-from qcrd.method.training.negative_sampler import (
+from qcrd.method.training.negatives.sample_filter import SampledRationales
+from qcrd.method.training.negatives.sampler import (
     InlineNegativeSampler,
     NegativeSampler,
 )
-from qcrd.method.training.negatives import NegativeSupply
+from qcrd.method.training.negatives.supply import NegativeSupply
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.progress import (
     IterationFinished,
@@ -32,7 +33,6 @@ from qcrd.method.training.progress import (
     PhaseStarted,
     StepFinished,
 )
-from qcrd.method.training.sample_filter import SampledRationales
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.training_example import TrainingExample
 from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
@@ -66,10 +66,11 @@ class Trainer:
         self.examples = examples
         self.schedule = schedule
         self.validate = validate
-        self.judge = judge if schedule.objective.uses_judge else None
+        self.judge = scoring.choose_judge(schedule, judge)
         self.optimizer_step = OptimizerStep(student, schedule, mesh)
         # Where no checkpoint is given the fixed source is the student before it was trained.
         pinned = NegativeSource.FIXED in schedule.spec.negatives.source and fixed_weights is None
+        pinned = pinned or self.needs_reference
         # Earlier weights are kept only as long as negatives are sampled from them.
         looks_back = (
             schedule.objective.uses_negatives
@@ -98,6 +99,11 @@ class Trainer:
         """The negatives of the last iteration that ended here; none after a resumption."""
         self.best: BestStudent | None = None
         self.pretrain_metrics: dict[str, float] = {}
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether rationales are scored by the untrained student too."""
+        return self.schedule.objective.uses_negatives and self.schedule.spec.loss.contrast == "dpo"
 
     @property
     def flops(self) -> float:
@@ -163,9 +169,10 @@ class Trainer:
             return IterationData()
         used = self.select_examples(self.first_step)
         found = self.negative_supply.prepare(self.iteration, used)
-        if self.judge is None:
-            return IterationData(found.samples, negative_metrics=found.metrics)
         examples = self.negative_supply.attach(used, found.samples)
+        reference = self._score_reference(examples) if self.needs_reference else {}
+        if self.judge is None:
+            return IterationData(found.samples, negative_metrics=found.metrics, reference=reference)
         alpha3 = (
             self.schedule.spec.loss.alpha[2] * self.schedule.spec.loss.alpha3_decay**self.iteration
         )
@@ -174,14 +181,16 @@ class Trainer:
         )
         return IterationData(
             found.samples,
-            self._score_rationales(examples),
+            scoring.score_rationales(self.judge, self.schedule, self.iteration, examples),
             judge_metrics,
             self.judge.histograms,
             found.metrics,
+            reference,
         )
 
     def _train_iteration(self, iteration_data: IterationData) -> Iterator[StepFinished]:
         self._prefetch_negatives()
+        self.optimizer_step.module.reference = iteration_data.reference
         batches = self._iterate_batches(
             self.negative_supply.attach(self.examples, iteration_data.samples), self.first_step
         )
@@ -283,16 +292,16 @@ class Trainer:
         if self.schedule.objective.uses_negatives:
             self.negative_supply.prefetch(self.iteration + 1, self.select_examples(first_step))
 
+    def _score_reference(self, examples: Sequence[TrainingExample]) -> dict[str, float]:
+        """Of every rationale under the untrained student: part of the method's compute."""
+        live = copy_trainable_weights(self.student)
+        student = self.load_whole_student()
+        weight_history.load_weights(student, self.weight_history.by_iteration[0])
+        try:
+            return scoring.score_texts(student, examples, self.schedule.objective)
+        finally:
+            if student is self.student:
+                weight_history.load_weights(student, live)
+
     def _make_training_pairs(self, examples: Sequence[TrainingExample]) -> list[TrainingPair]:
         return [make_training_pair(x.text, x.positives, x.negatives) for x in examples]
-
-    def _score_rationales(self, examples: Sequence[TrainingExample]) -> dict[str, float]:
-        """One score per rationale and judge version; no step calls the judge again."""
-        assert self.judge is not None
-        to_score = [
-            (example, r) for example in examples for r in (*example.positives, *example.negatives)
-        ]
-        scores = self.judge.score([(example.text, r.text) for example, r in to_score])
-        scores_by_id = {r.id: score for (_, r), score in zip(to_score, scores, strict=True)}
-        divergence.check_scores(scores_by_id)
-        return scores_by_id

@@ -26,7 +26,7 @@ FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "task": frozenset({"fields", "conversation"}),
         "negatives": frozenset({"top_p", "filter", "keep_right"}),
-        "loss": frozenset({"contrast_normaliser"}),
+        "loss": frozenset({"contrast_normaliser", "contrast", "dpo_beta"}),
         "student": frozenset(
             {"gradient_checkpointing", "answers", "prompt", "enforce_labels", "lora_upper_share"}
         ),
@@ -41,7 +41,7 @@ FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
                 "batch",
             }
         ),
-        "discriminator": frozenset({"weight_decay"}),
+        "discriminator": frozenset({"weight_decay", "control"}),
     }
 )
 """Fields of `MethodSpec`'s sections that records of schema version 1.0 do not have."""

@@ -57,6 +57,10 @@ class JudgeSpec(Record):
 
     encoder: str | None = None
     """Base of the judge's encoder."""
+    control: Literal["none", "constant", "shuffled", "gold"] = "none"
+    """What takes the place of its scores, to see what they are worth: .5 for every rationale, its
+    own scores of other rationales, or whether the answer is the label's. The first and the last ask
+    no judge."""
     hidden: Annotated[int, Field(ge=1, le=8192)] = 256
     """Width of the layer on top of it."""
     loss: Literal["paper", "bce", "infonce"] = "paper"
@@ -104,6 +108,13 @@ class LossSpec(Record):
     delta: Annotated[float, Field(gt=0)] | OverPositive = 3.0
     """δ: the cross entropy, in nats per token, from which on a negative no longer acts (eq. 7);
     `{over_positive: c}` is c above that of the positive which was picked for the question."""
+    contrast: Literal["margin", "unlikelihood", "dpo"] = "margin"
+    """What is done with a negative: `margin` is eq. 7; `unlikelihood` lowers the probability of
+    each of its tokens (Welleck et al. 2020), weighed by the judge as in eq. 7 and without a margin;
+    `dpo` prefers the picked positive to it over the untrained student (Rafailov et al. 2023),
+    without the judge's weight. All beside the positive term, weighed by β."""
+    dpo_beta: Annotated[float, Field(gt=0)] = 0.1
+    """Of `dpo`: how far the student may leave the untrained one."""
     scheme: ManyToOneScheme = ManyToOneScheme.MIN_MAX
     """How several rationales of a question become one term (Table 5); `min_max` is eqs 6 and 7."""
     contrast_normaliser: Literal["all", "with_positives"] = "with_positives"

@@ -11,7 +11,7 @@ from qcrd.method.prompts import format_question
 from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target, joined_target, reasoned_target
 from qcrd.method.training.iteration_data import ValidationScore
-from qcrd.method.training.negative_sampler import never_interrupt
+from qcrd.method.training.negatives.sampler import never_interrupt
 from qcrd.method.training.objectives import Objective
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.records.prompt_format import read_own_rationale

@@ -24,7 +24,7 @@ from qcrd.method.distributed.process_ranks import ProcessRanks, is_main_process
 from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.judge.shared import SharedJudge
 from qcrd.method.training.checkpoint import capture_state, make_empty_tensor, restore_state
-from qcrd.method.training.negative_sampler import copy_student
+from qcrd.method.training.negatives.sampler import copy_student
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.progress import StepFinished
 from qcrd.method.training.schedule import make_schedule

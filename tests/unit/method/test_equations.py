@@ -19,7 +19,8 @@ from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.method.student.targets import Target
 from qcrd.method.training.objectives import OBJECTIVES, get_objective
 from qcrd.method.training.schedule import make_schedule
-from qcrd.method.training.step_loss import StepModule, count_step
+from qcrd.method.training.step_counts import count_step
+from qcrd.method.training.step_loss import StepModule
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.training_example import TrainingExample
 from qcrd.questions.labelling import build_item

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from qcrd.cli.main import app
 from qcrd.method.student.loading import load_student
-from qcrd.method.training.negative_sampler import copy_student
+from qcrd.method.training.negatives.sampler import copy_student
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.training_example import TrainingExample

@@ -13,7 +13,7 @@ import torch
 from qcrd.errors import Interrupted, Invalid, Transient
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_matching_weights, load_student
-from qcrd.method.training.negative_sampler import (
+from qcrd.method.training.negatives.sampler import (
     InlineNegativeSampler,
     NegativeSampleRequest,
     NegativeSamplingParams,

@@ -10,9 +10,9 @@ import pytest
 
 from qcrd.method.student.targets import Target
 from qcrd.method.training.checkpoint import capture_state, restore_state
-from qcrd.method.training.negative_sampler import NegativeSampler, NegativeSampleRequest
+from qcrd.method.training.negatives.sample_filter import SampledRationales, SampleFilter, SampleKind
+from qcrd.method.training.negatives.sampler import NegativeSampler, NegativeSampleRequest
 from qcrd.method.training.progress import IterationFinished, StepFinished
-from qcrd.method.training.sample_filter import SampledRationales, SampleFilter, SampleKind
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.training_example import TrainingExample

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student
+from qcrd.method.training.negatives.sample_filter import SampleKind
 from qcrd.method.training.objectives import Objective
-from qcrd.method.training.sample_filter import SampleKind
 from qcrd.method.training.training_example import TrainingExample, make_rationale_target
 from qcrd.records.rationales import Rationale
 from qcrd.records.specs.training_spec import OverPositive

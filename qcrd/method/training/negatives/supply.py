@@ -15,15 +15,15 @@ import torch
 
 from qcrd.method import losses
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.training.negative_metrics import describe_samples, score_pairs
-from qcrd.method.training.negative_sampler import (
+from qcrd.method.training.negatives.metrics import describe_samples, score_pairs
+from qcrd.method.training.negatives.sample_filter import (
+    SampledRationales,
+    SampleFilter,
+)
+from qcrd.method.training.negatives.sampler import (
     NegativeSampler,
     NegativeSampleRequest,
     NegativeSamplingParams,
-)
-from qcrd.method.training.sample_filter import (
-    SampledRationales,
-    SampleFilter,
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.training_example import TrainingExample
@@ -250,7 +250,9 @@ class NegativeSupply:
         def score() -> list[Any]:
             flops = student.flops
             with student.uncounted():
-                delta = self._schedule.spec.loss.delta
+                loss = self._schedule.spec.loss
+                # The other contrasts have no margin past which a negative is left alone.
+                delta = loss.delta if loss.contrast == "margin" else math.inf
                 scored = score_pairs(student, pairs, delta, self._schedule.objective)
                 return [scored, student.flops - flops]
 

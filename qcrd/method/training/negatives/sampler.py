@@ -22,7 +22,7 @@ from safetensors.torch import save as pack
 from qcrd.errors import Transient
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import weight_history
-from qcrd.method.training.sample_filter import SampledRationales
+from qcrd.method.training.negatives.sample_filter import SampledRationales
 from qcrd.records.rationales import RationaleSource
 
 POLL_SECONDS = 0.5
