@@ -6,19 +6,19 @@ Runs are started seed by seed, so that a stopped ladder has whole seeds, and sav
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks import run_pool
 from benchmarks.gpu import models
 from benchmarks.gpu.results import FAILED, UNFINISHED, WHOLE, Clock
 from benchmarks.ladder import table
 from benchmarks.ladder.run import Conditions, run_condition
+from benchmarks.run_pool import Key
 from qcrd.errors import QcrdError
 
 SECONDS = 480.0
@@ -27,10 +27,6 @@ METHODS = ("finetune_equal_compute", "dss", "dss+positives", "dss+positives+nega
 FILE = "ladder.jsonl"
 MAX_LOSSES = 200
 """Steps whose losses a line keeps, evenly spread: there are thousands."""
-POLL_SECONDS = 0.2
-
-Key = tuple[str, str, int]
-"""Data set, method and seed of a run."""
 
 
 @dataclass(frozen=True)
@@ -62,70 +58,20 @@ def make_conditions(device: str, *, student: str, flops: float) -> Conditions:
 
 
 def run(plan: LadderPlan, folders: Sequence[Path], clock: Clock) -> int:
-    """Make the runs that are not in the results yet until the time is up; the exit code.
-
-    A run is begun only where the longest of its kind so far would end in time.
-    """
-    results = _read_all(folders)
-    _write_all(folders, results)
-    done = {table.result_key(line) for line in results if "failed" not in line}
-    pending = [key for key in plan.runs if key not in done]
-    print(f"{len(done)} runs are there, {len(pending)} to go, {plan.processes} at a time")
-    failed = 0
-    with multiprocessing.get_context("spawn").Pool(plan.processes) as pool:
-        running: dict[Key, tuple[float, Any]] = {}
-        longest = 0.0
-        while (pending and clock.left > longest) or running:
-            while pending and len(running) < plan.processes and clock.left > longest:
-                key = pending.pop(0)
-                running[key] = (time.monotonic(), pool.apply_async(run_one, (plan, key)))
-            for key in [key for key, (_, result) in running.items() if result.ready()]:
-                started, result = running.pop(key)
-                line = result.get()
-                longest = max(longest, time.monotonic() - started)
-                failed += "failed" in line
-                for folder in folders:
-                    table.append_result(folder / FILE, line)
-                print(table.format_result(line), flush=True)
-            if clock.left <= 0:
-                break
-            time.sleep(POLL_SECONDS)
-        if not running:
-            pool.close()
-            pool.join()
-        # Else leaving the pool ends what still runs, of which nothing is kept.
-    return _report(plan, folders, failed)
-
-
-def _report(plan: LadderPlan, folders: Sequence[Path], failed: int) -> int:
-    results = _read_all(folders)
-    done = {table.result_key(line) for line in results if "failed" not in line}
-    seeds = find_whole_seeds(plan, results)
+    """Make the runs that are not in the results yet until the time is up; the exit code."""
+    results, failed = run_pool.run_all(
+        plan.runs,
+        partial(run_one, plan),
+        [folder / FILE for folder in folders],
+        processes=plan.processes,
+        clock=clock,
+    )
+    seeds = run_pool.find_whole_seeds(plan.runs, results)
     print(f"{len(seeds)} of {len(plan.seeds)} seeds are whole: {', '.join(map(str, seeds)) or '-'}")
     if failed:
         return FAILED
-    return WHOLE if all(key in done for key in plan.runs) else UNFINISHED
-
-
-def find_whole_seeds(plan: LadderPlan, results: Sequence[dict[str, Any]]) -> list[int]:
-    """Seeds of which every row of every data set is there."""
     done = {table.result_key(line) for line in results if "failed" not in line}
-    return [s for s in plan.seeds if all(key in done for key in plan.runs if key[2] == s)]
-
-
-def _read_all(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The last line of each run in any of the folders."""
-    lines = [line for folder in folders for line in table.read_results(folder / FILE)]
-    return list({table.result_key(line): line for line in lines}.values())
-
-
-def _write_all(folders: Sequence[Path], results: Sequence[dict[str, Any]]) -> None:
-    """All folders have the same runs from then on."""
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f".{FILE}"
-        unfinished.write_text("".join(json.dumps(line) + "\n" for line in results))
-        os.replace(unfinished, folder / FILE)
+    return WHOLE if all(key in done for key in plan.runs) else UNFINISHED
 
 
 def run_one(plan: LadderPlan, key: Key) -> dict[str, Any]:

@@ -47,6 +47,7 @@ DATASETS = {
     "svamp": Dataset(NUMBER_TASK, 96, 64, 20),
     "svamp_gpt35": Dataset(NUMBER_TASK, 96, 96, 8, every_output_is_right=True),
     "last_letter": Dataset(TaskSpec(), 48, 96, 10, every_output_is_right=True),
+    "cqa": Dataset(TaskSpec(answer=AnswerKind.CHOICE), 128, 96, 24),
     "tracking": Dataset(TaskSpec(answer=AnswerKind.LABEL, labels=("A", "B", "C")), 160, 128, 4),
 }
 
@@ -83,7 +84,12 @@ def load_data(
     The test questions are the same for every seed; the seed draws training and validation.
     """
     spec = spec.model_copy(
-        update={"task": dataset.task, "rationales": RationaleSpec(import_file="train.jsonl")}
+        update={
+            "task": dataset.task,
+            "rationales": RationaleSpec(
+                import_file="train.jsonl", positive_rule=spec.rationales.positive_rule
+            ),
+        }
     )
     reading: labelling.AnswerReading = "label" if dataset.every_output_is_right else "parse"
     rows = list(_read_rows(folder / "train.jsonl"))

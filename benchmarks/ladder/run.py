@@ -99,7 +99,7 @@ def run_condition(
     judge = None
     if planned.objective.uses_judge:
         judge = ObservedJudge(
-            _load_judge(models, spec.discriminator, seed).to(conditions.device),
+            load_judge(models, spec.discriminator, seed).to(conditions.device),
             spec.discriminator,
             loaded,
             spec.task,
@@ -210,7 +210,7 @@ def _normalize(text: str) -> str:
     return "".join(text.casefold().split())
 
 
-def _load_judge(models: Path, spec: JudgeSpec, seed: int) -> Judge:
+def load_judge(models: Path, spec: JudgeSpec, seed: int) -> Judge:
     """Build the judge as the discriminator service does."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

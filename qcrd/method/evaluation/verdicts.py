@@ -37,6 +37,10 @@ class PairedT:
     p: float
     equivalence_p: float
 
+    @property
+    def mean(self) -> float:
+        return (self.low + self.high) / 2
+
 
 @dataclass(frozen=True)
 class Decision:

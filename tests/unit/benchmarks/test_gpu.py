@@ -15,6 +15,7 @@ from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.machine import Machine, find_missing
 from benchmarks.gpu.results import CANNOT, FAILED, UNFINISHED, WHOLE, Clock, Part, StageResults
 from benchmarks.gpu.results import run_parts as run
+from benchmarks.run_pool import find_whole_seeds
 from qcrd.errors import Invalid, NotFound
 
 H100 = Machine("NVIDIA H100", "cuda", 79.6, "13.0", "2.11.0", "5.17.0", "3.12.3", 16, "abc")
@@ -155,9 +156,9 @@ def test_a_seed_is_whole_when_all_of_its_rows_are_there(tmp_path: Path) -> None:
     plan = replace(ladder.make_rehearsal(tmp_path, "cpu"), seeds=(0, 1))
     lines = [{"dataset": d, "method": m, "seed": seed} for d, m, seed in plan.runs]
     assert [key[2] for key in plan.runs] == [0] * 6 + [1] * 6
-    assert ladder.find_whole_seeds(plan, lines[:-1]) == [0]
+    assert find_whole_seeds(plan.runs, lines[:-1]) == [0]
     lines[0]["failed"] = "out of memory"
-    assert ladder.find_whole_seeds(plan, lines) == [1]
+    assert find_whole_seeds(plan.runs, lines) == [1]
 
 
 def test_a_page_names_the_card_and_what_failed(tmp_path: Path) -> None:
