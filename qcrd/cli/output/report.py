@@ -70,7 +70,7 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
     for row, use in (report.get("rationale_use") or {}).items():
         console.print(f"[bold]Explained[/]   {escape(format_rationale_use(row, use))}")
     for title, told in list_doubts(report, answering):
-        console.print(f"[bold]{title:<12}[/] {escape(told)}")
+        console.print(f"[bold]{title:<11}[/] {escape(told)}")
     console.print(_make_rationale_table(report["rationales"]))
     if report.get("judge"):
         console.print(f"[bold]Judge[/]       {escape(format_judge_health(report['judge']))}")
@@ -84,7 +84,7 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
 def list_doubts(report: Mapping[str, Any], answering: AnsweringReport) -> Iterator[tuple[str, str]]:
     """Titles and sentences of what the student's answers rest on."""
     if answering.swap is not None:
-        yield "Rationales", answering.swap.statement
+        yield "Reasoning", answering.swap.statement
     for one in answering.comparisons:
         yield "Outputs", format_comparison(one)
     if answering.judged is not None:

@@ -8,6 +8,7 @@ from qcrd import __version__
 from qcrd.records.accuracy import Comparison
 from qcrd.records.job import Job, Report
 from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX, PROMPT_FORMAT_FILE, PromptFormat
+from qcrd.records.rationales import RationaleCounts
 from qcrd.records.verdicts import describe_one_seed
 
 
@@ -44,8 +45,7 @@ def render_model_card(job: Job, report: Report, prompt_format: PromptFormat) -> 
             "",
             f"- training file `{spec.training_file}`: {counts.questions} questions, "
             f"{counts.outputs} teacher outputs, {counts.unparseable} unparseable",
-            f"- the vote was right for {counts.majority_right} questions and wrong for "
-            f"{counts.majority_wrong}; {counts.ties} ties",
+            _describe_votes(counts),
             f"- {counts.positives} positive and {counts.negatives} negative teacher rationales",
             f"- test file `{spec.test_file}`" if spec.test_file else "- no test file",
             "",
@@ -57,6 +57,16 @@ def render_model_card(job: Job, report: Report, prompt_format: PromptFormat) -> 
             "```",
             "",
         ]
+    )
+
+
+def _describe_votes(counts: RationaleCounts) -> str:
+    """Without a label nothing says which votes are right."""
+    if not counts.majority_right + counts.majority_wrong:
+        return f"- {counts.ties} ties of the vote, which there were no labels to check by"
+    return (
+        f"- the vote was right for {counts.majority_right} questions and wrong for "
+        f"{counts.majority_wrong}; {counts.ties} ties"
     )
 
 

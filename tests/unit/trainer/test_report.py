@@ -17,7 +17,9 @@ from qcrd.cli.output.report import (
 )
 from qcrd.method.evaluation.statistics import compare_methods, mcnemar_test, wilson_interval
 from qcrd.method.training.training_example import TrainingExample
-from qcrd.records.accuracy import Comparison
+from qcrd.records.accuracy import Accuracy, Comparison
+from qcrd.records.answering import AnsweringReport, JudgedAnswers, RationaleSwap
+from qcrd.records.doubt import CascadeReport, DoubtReport
 from qcrd.records.job import Job, Report
 from qcrd.records.prompt_format import PromptFormat
 from qcrd.records.rationales import (
@@ -315,3 +317,65 @@ def test_the_card_keeps_the_receivers_address_to_itself() -> None:
     told = render_model_card(JOB.model_copy(update={"spec": spec}), made(), FORMAT)
     assert "hooks.example" not in told
     assert '"training_file": "file-a"' in told
+
+
+# --- what its answers rest on, and how sure it is of them ----------------------------------------
+
+
+def make_answering(*, useful: bool) -> AnsweringReport:
+    judged = JudgedAnswers(
+        judge="judge-1",
+        version=1,
+        useful=useful,
+        reason=None if useful else "on 40 questions its best is not shown to be above their vote",
+        health={"auc": 0.71},
+    )
+    row = Accuracy(accuracy=0.75, low=0.6, high=0.9, n=40, answer_tokens=64.2)
+    return AnsweringReport(
+        swap=RationaleSwap(n=40, right_with_own=30, right_without=20, right_with_other=4),
+        samples=4,
+        temperature=0.7,
+        rows={"vote": row, "best_of": row},
+        judged=judged,
+    )
+
+
+DOUBT = DoubtReport(
+    calibrated_on=16, n=40, brier=0.1, brier_constant=0.1875, ece=0.05, auroc=0.8, reliability=()
+)
+CASCADE = CascadeReport(
+    teacher="big", wanted=0.9, threshold=0.62, validation_kept=150, validation_agreeing=145,
+    validation_low=0.924, n=40, kept=30, agreeing=28, right=36, student_right=30, teacher_right=38,
+    escalated_per_1000=250, cost_per_1000=1.25, currency="USD",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("useful", [True, False])
+def test_report_and_card_say_what_the_answers_rest_on(useful: bool) -> None:
+    update = {"answering": make_answering(useful=useful), "doubt": DOUBT, "cascade": CASCADE}
+    report = made().model_copy(update=update)
+    shown = StringIO()
+    show_report(Console(width=400, file=shown), report.model_dump(mode="json"))
+    card = render_model_card(JOB, report, FORMAT)
+    assert "│ vote of 4" in shown.getvalue()
+    assert "judge's best of 4" in shown.getvalue()
+    assert "64.2" in shown.getvalue()
+    assert "`vote` of 4 outputs at temperature 0.7: 0.750 [0.600, 0.900], 64 tokens" in card
+    told = {
+        "30 are answered rightly behind the student's own rationale, 20 behind none, and 4 behind",
+        "Brier score 0.100 (0.188 for always saying the share of right answers)",
+        "ranks a right answer above a wrong one in 80% of pairs; calibrated on 16",
+        "from a confidence of 0.620 on the student agrees with big on 145 of 150 validation",
+        "of a thousand 250 go to the teacher at 1.25 USD at most",
+        "AUC 0.71 on held-out questions" if useful else "no help: on 40 questions its best is not",
+    }
+    for sentence in told:
+        assert sentence in shown.getvalue()
+        assert sentence in card
+
+
+def test_a_cascade_without_a_threshold_says_why() -> None:
+    cascade = CascadeReport(teacher="big", wanted=0.9, threshold=None, reason="16 questions")
+    report = made().model_copy(update={"cascade": cascade})
+    card = render_model_card(JOB, report, FORMAT)
+    assert "With its teacher: every question goes to big: 16 questions." in card
