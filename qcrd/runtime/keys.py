@@ -51,6 +51,8 @@ def digest(*parts: str | bytes) -> str:
 BATCHES = "batches/"
 FILES = "files/"
 JUDGES = "judges/"
+ANSWER_JUDGE_PREFIX = "judge-"
+"""Of ids: the other judges have their job's."""
 MODELS = "models/"
 RATIONALES = "rationales/"
 STUDIES = "studies/"
@@ -193,7 +195,7 @@ def judge_prefix(judge_id: str) -> str:
 
 def make_answer_judge_id(job_id: str) -> str:
     """Id of the judge of a job's finished student, which outlives the job as its model does."""
-    return f"judge-{digest(job_id, 'answers')}"
+    return f"{ANSWER_JUDGE_PREFIX}{digest(job_id, 'answers')}"
 
 
 def judge_spec_key(judge_id: str) -> str:

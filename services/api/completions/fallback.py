@@ -56,6 +56,11 @@ async def find_fallback(gateway: Gateway, body: ChatCompletionRequest) -> Fallba
         raise Invalid(
             "`fallback` replaces one whole answer: leave out `stream` and `n`", param="fallback"
         )
+    if body.vote or body.best_of:
+        raise Invalid(
+            "`fallback` goes by the confidence of a greedy answer: leave out `vote` and `best_of`",
+            param="fallback",
+        )
     prompt_format = await run_in_threadpool(_read_format, gateway.store, body.model)
     confidence = prompt_format.confidence
     if confidence is None or confidence.fallback is None:

@@ -25,10 +25,11 @@ MAX_VERSIONS = 100
 
 class DiscriminatorSummary(ApiObject):
     """`base` is the encoder's model; `version` the newest: 0 untrained, 1 pretrained, t + 2 updated
-    in iteration t."""
+    in iteration t. `job_id` is None of the judge of a finished student's answers, which `qcrd.json`
+    in the model's folder names."""
 
     object: Literal["discriminator"] = "discriminator"
-    job_id: str
+    job_id: str | None
     base: str
     seed: int
     spec: JudgeSpec
@@ -141,7 +142,7 @@ def _make_summary(
 ) -> DiscriminatorSummary:
     return DiscriminatorSummary(
         id=judge_id,
-        job_id=judge_id,
+        job_id=None if judge_id.startswith(keys.ANSWER_JUDGE_PREFIX) else judge_id,
         base=creation.base,
         seed=creation.seed,
         spec=creation.spec,

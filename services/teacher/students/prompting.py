@@ -49,7 +49,10 @@ class ChoiceRequests:
         but the student's own form."""
         parameters = self.label.parameters
         return self.selection is None and not (
-            parameters.do_sample or parameters.grammar or _has_penalty(self.label)
+            parameters.do_sample
+            or parameters.grammar
+            or parameters.stop
+            or _has_penalty(self.label)
         )
 
 

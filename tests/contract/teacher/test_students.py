@@ -289,7 +289,8 @@ def test_the_command_line_is_as_sure_as_the_server(site: Site, tmp_path: Path, k
 
 
 @pytest.mark.parametrize(
-    "shaped", [{"temperature": 1.0, "seed": 3}, {"frequency_penalty": 0.5}, {"top_p": 0.9}]
+    "shaped",
+    [{"temperature": 1.0, "seed": 3}, {"frequency_penalty": 0.5}, {"top_p": 0.9}, {"stop": "x"}],
 )
 def test_what_was_not_measured_has_no_confidence(
     site: Site, doubting: str, shaped: dict[str, Any]

@@ -153,7 +153,11 @@ def test_an_answer_of_the_teacher_that_says_nothing_replaces_none(site: Site) ->
 
 @pytest.mark.parametrize(
     ("asked", "told"),
-    [({"stream": True}, "leave out `stream`"), ({"n": 2}, "leave out `stream` and `n`")],
+    [
+        ({"stream": True}, "leave out `stream`"),
+        ({"n": 2}, "leave out `stream` and `n`"),
+        ({"vote": 3}, "leave out `vote`"),
+    ],
 )
 def test_one_whole_answer_is_replaced_or_none(site: Site, asked: Any, told: str) -> None:
     answer = site.ask(**asked)
