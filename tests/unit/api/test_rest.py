@@ -166,6 +166,23 @@ def test_jobs_are_listed_newest_first_in_pages(here: Here) -> None:
             "invalid_value",
             "method.qcrd.rationales.positive_rule",
         ),
+        ({"evaluation": {"samples": 1}}, "invalid_value", "method.qcrd.evaluation"),
+        ({"evaluation": {"judge": True}}, "invalid_value", "method.qcrd.evaluation"),
+        (
+            {"evaluation": {"samples": 4}, "student": {"answers": "label"}},
+            "invalid_value",
+            "method.qcrd.evaluation.samples",
+        ),
+        (
+            {"evaluation": {"fallback": {"agreement": 0.9, "teacher": "gpt"}}},
+            "unknown_teacher",
+            "method.qcrd.evaluation.fallback.teacher",
+        ),
+        (
+            {"evaluation": {"fallback": {"agreement": 1.5}}},
+            "invalid_value",
+            "method.qcrd.evaluation.fallback.agreement",
+        ),
     ],
 )
 def test_a_wrong_method_is_refused_by_path(
@@ -173,6 +190,21 @@ def test_a_wrong_method_is_refused_by_path(
 ) -> None:
     assert param in refused(here.create(here.file(sums(4)), body), 400, code, param)
     assert here.queue.drain() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "field"),
+    [
+        ("dss+positives", {"loss": {"contrast": "dpo"}}, "loss.contrast"),
+        ("dss", {"discriminator": {"control": "gold"}}, "discriminator.control"),
+    ],
+)
+def test_a_field_that_no_method_reads_is_refused(
+    here: Here, kind: str, body: dict[str, Any], field: str
+) -> None:
+    method = {"type": kind, kind: {**TASK, **body}}
+    path = f"method.{kind}.{field}"
+    refused(here.create(here.file(sums(4)), method=method), 400, "unread_field", path)
 
 
 def test_a_lag_that_no_iteration_reaches_is_refused_with_both_fields(here: Here) -> None:

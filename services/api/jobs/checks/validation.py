@@ -21,6 +21,7 @@ from services.api.files import service as files
 from services.api.jobs.checks.batch_checks import check_batch_routes
 from services.api.jobs.checks.evaluation_checks import check_evaluation
 from services.api.jobs.checks.teacher_checks import check_teacher_takes_requests
+from services.api.jobs.checks.unread_fields import check_unread_fields
 from services.api.jobs.checks.unsupported_models import check_language_model_head
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.models.base_models import BaseModelCatalog
@@ -42,6 +43,7 @@ def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -
     check_webhook_url(spec.webhook, settings.webhooks)
     _check_consistency(spec)
     check_evaluation(spec, settings.teachers.teachers)
+    check_unread_fields(spec)
     check_task_labels(spec)
     _check_base_models(spec, gateway)
     questions = _count_valid_questions(spec, "training_file", store, cache)
