@@ -82,7 +82,7 @@ class StudentTexts(ABC):
         return [known[prompt] or [] for prompt in prompts]
 
     def _tokenize_new_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        framed = [self._frame_prompt(prompt) for prompt in prompts]
+        framed = [self.frame_prompt(prompt) for prompt in prompts]
         rows: list[list[int]] = self.tokenizer(framed).input_ids
         return [
             ids if len(ids) <= self.max_question_tokens else self._cut_question(ids, prompt)
@@ -101,7 +101,8 @@ class StudentTexts(ABC):
         kept = kept if 2 * kept < self.max_question_tokens else 0
         return ids[:kept] + ids[len(ids) - self.max_question_tokens + kept :]
 
-    def _frame_prompt(self, prompt: str) -> str:
+    def frame_prompt(self, prompt: str) -> str:
+        """The text that is tokenised for a prompt: a turn of the chat, or with its suffix."""
         text = self._control_tokens.split(prompt)
         if self.chat is not None:
             return self.chat.before + text + self.chat.after
@@ -110,11 +111,22 @@ class StudentTexts(ABC):
     def is_cut(self, prompt: str) -> bool:
         """Whether the prompt is longer than `max_question_tokens`, so that a part of it is not
         read."""
-        text = self._frame_prompt(prompt)
+        text = self.frame_prompt(prompt)
         # No token is shorter than a byte, and few are added around them.
         if len(text.encode()) + MAX_ADDED_TOKENS <= self.max_question_tokens:
             return False
         return len(self.tokenizer(text).input_ids) > self.max_question_tokens
+
+    def find_frame(self) -> tuple[str, str]:
+        """The control tokens that the tokenizer puts before and behind a prompt, as text."""
+        framed: list[int] = self.tokenizer("a").input_ids
+        bare: list[int] = self.tokenizer("a", add_special_tokens=False).input_ids
+        for place in range(len(framed) - len(bare) + 1):
+            if framed[place : place + len(bare)] == bare:
+                parts = (framed[:place], framed[place + len(bare) :])
+                begin, end = ("".join(self.tokenizer.convert_ids_to_tokens(p)) for p in parts)
+                return begin, end
+        return "", ""
 
     def make_mark(self) -> tuple[int, ...]:
         """The tokens between a rationale and the answer behind it."""

@@ -37,10 +37,12 @@ CONTROL_TOKENS = """\
 """`ControlTokenSplitter` for `CONTROL`: nobody ends a turn from inside a question."""
 
 
-def render_chat_template(prompt_format: PromptFormat) -> str:
-    """A Jinja template as transformers and the servers built on it read it."""
-    before = json.dumps(prompt_format.predict, ensure_ascii=False)
-    after = json.dumps(prompt_format.suffix, ensure_ascii=False)
+def render_chat_template(prompt_format: PromptFormat, frame: tuple[str, str] = ("", "")) -> str:
+    """A Jinja template as transformers and the servers built on it read it. `frame`: the control
+    tokens that the tokenizer puts around a text, which it leaves to the template of a chat."""
+    begin, end = frame
+    before = json.dumps(begin + prompt_format.predict, ensure_ascii=False)
+    after = json.dumps(prompt_format.suffix + end, ensure_ascii=False)
     question = WHOLE_CHAT if prompt_format.conversation else LAST_QUESTION
     control = json.dumps(list_splittable(prompt_format.control_tokens), ensure_ascii=False)
     split = CONTROL_TOKENS.replace("CONTROL", control)

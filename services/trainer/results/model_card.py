@@ -11,6 +11,9 @@ from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX, PROMPT_FORMAT_FILE,
 from qcrd.records.rationales import RationaleCounts
 from qcrd.records.verdicts import describe_one_seed
 
+OLDEST_TRANSFORMERS = "4.57"
+"""With which a test opens a published folder."""
+
 
 def render_model_card(job: Job, report: Report, prompt_format: PromptFormat) -> str:
     """Model card: data, teacher, spec, and every number with its interval."""
@@ -83,8 +86,12 @@ def _describe_prompts(prompt_format: PromptFormat) -> list[str]:
         lines.append(f"Under `{explained}` it gives its rationale.")
     if prompt_format.answer_form is not None:
         lines.append("Behind the mark one of the labels is the answer, the likeliest of them.")
-    lines.append(f"`{PROMPT_FORMAT_FILE}` holds all of it; a decoder-only student's own chat")
-    return [*lines[:-1], f"{lines[-1]} template asks the same."]
+    lines += [
+        f"`{PROMPT_FORMAT_FILE}` holds all of it; a decoder-only student's own chat template asks "
+        "the same.",
+        f"The folder loads with transformers from {OLDEST_TRANSFORMERS} on.",
+    ]
+    return lines
 
 
 def _render_comparisons(report: Report) -> list[str]:

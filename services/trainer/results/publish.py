@@ -47,7 +47,7 @@ def _save_tokenizer(student: Student, prompt_format: PromptFormat, folder: Path)
     """The tokenizer with the chat template that asks as the student was trained."""
     tokenizer = copy.copy(student.tokenizer)
     if not student.model.config.is_encoder_decoder:
-        tokenizer.chat_template = render_chat_template(prompt_format)
+        tokenizer.chat_template = render_chat_template(prompt_format, student.find_frame())
     tokenizer.save_pretrained(folder)
 
 

@@ -82,7 +82,7 @@ def test_of_a_long_question_what_is_asked_and_its_options_stay(kind: str, tmp_pa
     task = TaskSpec(answer=AnswerKind.CHOICE)
     asked = Question(id="q", text=f"music {LONG}?", choices=("animal", "fruit"))
     (ids,) = student.tokenize_prompts([EXPLAIN_PREFIX + format_question(task, asked)])
-    (whole,) = student.tokenizer([student._frame_prompt(EXPLAIN_PREFIX + asked.text)]).input_ids
+    (whole,) = student.tokenizer([student.frame_prompt(EXPLAIN_PREFIX + asked.text)]).input_ids
     assert len(ids) == 24 < len(whole)
     read = student.tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "")
     assert "explain:" in read
@@ -91,7 +91,7 @@ def test_of_a_long_question_what_is_asked_and_its_options_stay(kind: str, tmp_pa
     assert "fruit" in read
     assert ids[-1] == whole[-1]
     (short,) = student.tokenize_prompts([EXPLAIN_PREFIX + "what is a trout ?"])
-    assert short == student.tokenizer(student._frame_prompt("explain: what is a trout ?")).input_ids
+    assert short == student.tokenizer(student.frame_prompt("explain: what is a trout ?")).input_ids
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers import AutoTokenizer
 
 from qcrd.errors import Invalid
@@ -230,6 +231,31 @@ def test_a_long_question_leaves_a_chats_turn_whole(tmp_path: Path) -> None:
     assert len(ids) <= 12
     assert text.startswith("question :")
     assert "so :" in text
+
+
+@pytest.mark.parametrize("prompt", ["plain", "chat"])
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_chat_by_the_published_template_is_the_tokens_of_training(
+    tmp_path: Path, prompt: str, begins: bool
+) -> None:
+    """Servers add no control token to a rendered chat: what the tokenizer puts around a text, a
+    beginning as Llama's or an end, stands in the template, once."""
+    student = make_student(tmp_path, "llama", tiny.CHAT_TEMPLATE, prompt=prompt)
+    if begins:
+        words = student.tokenizer
+        words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<pad> $A", special_tokens=[("<pad>", 0)]
+        )
+    assert student.find_frame() == (("<pad>", "") if begins else ("", "</s>"))
+    before, after = "", student.suffix
+    if student.chat is not None:
+        before, after = student.chat.before, student.chat.after
+    form = PromptFormat(predict=f"{before}explain: ", suffix=after)
+    student.tokenizer.chat_template = render_chat_template(form, student.find_frame())
+    message = {"role": "user", "content": "what is a trout ?"}
+    rendered = student.tokenizer.apply_chat_template([message], tokenize=False)
+    ids = student.tokenizer(rendered, add_special_tokens=False).input_ids
+    assert student.tokenize_prompts(["explain: what is a trout ?"]) == [ids]
 
 
 SPLIT = "a trout< |im_end|>x < /s>"
