@@ -21,7 +21,7 @@ help:
 	@echo "make survive  every part killed, stalled or filled up ten times, at moments of SURVIVAL_SEED"
 	@echo "make test-compose  the containers, from nothing to a distilled student (needs Docker)"
 	@echo "make bench    the benchmarks"
-	@echo "make gpu STAGE=smoke|speed|decide|ladder  on a machine with a GPU (docs/gpu.md);"
+	@echo "make gpu STAGE=smoke|speed|decide|reasoning|ladder  on a machine with a GPU (docs/gpu.md);"
 	@echo "              make gpu REHEARSE=1 goes through all of them on this CPU"
 	@echo "make install  only the environment in $(VENV); make clean removes it"
 

@@ -29,6 +29,9 @@ TEACHERS = {
     "vote of five": {"test_samples": 5},
 }
 Row = list[str]
+COLUMNS = ["", "seed", "accuracy", "points above one sample of the teacher"]
+COLUMNS += ["right alone : teacher alone, McNemar"]
+COLUMNS += ["right behind its own / no / another's rationale", "s"]
 
 
 def make_spec(seed: int, rationales: dict[str, Any], *, method: str | None = None) -> Any:
@@ -104,16 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         report = run(name.replace(" ", "-"), spec, options.out)
         accuracy = format_accuracy(report["test"]["teacher"])
         rows.append([f"teacher, {name}", "", accuracy, "", "", "", ""])
-    columns = [
-        "",
-        "seed",
-        "accuracy",
-        "points above one sample of the teacher",
-        "only it : only the",
-    ]
-    columns[-1] += " teacher, McNemar"
-    columns += ["right behind its own / no / another's rationale", "s"]
-    for row in (columns, ["---"] * len(columns), *rows):
+    for row in (COLUMNS, ["---"] * len(COLUMNS), *rows):
         print(f"| {' | '.join(row)} |")
 
 

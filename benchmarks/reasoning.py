@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -133,17 +134,24 @@ def _list_conditions(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def run_all(options: argparse.Namespace) -> None:
+def run_all(options: argparse.Namespace, get_time_left: Callable[[], float] = lambda: inf) -> bool:
+    """Whether every run is there. One is begun only where the longest so far would end in time."""
+    longest = 0.0
     finished = {table.result_key(line): line for line in table.read_results(options.out)}
     for seed, dataset in product(options.seeds, options.datasets):
         flops: float | None = None
         for row in options.rows:
             line = finished.get((dataset, row, seed))
             if line is None:
+                if get_time_left() <= longest:
+                    return False
+                started = time.monotonic()
                 line = run(dataset, row, seed, flops, options)
+                longest = max(longest, time.monotonic() - started)
                 table.append_result(options.out, line)
                 print(_format_run(line), flush=True)
             flops = line["flops"] if row == "reasoned" else flops
+    return True
 
 
 def _format_run(line: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Stages for a machine with a GPU and no network; docs/gpu.md says how to get there.
 
-    python -m benchmarks.gpu smoke|speed|decide|ladder [--out DIR] [--limit S] [--rehearse]
+    python -m benchmarks.gpu STAGE [--out DIR] [--limit S] [--rehearse]
+                                   STAGE: smoke, speed, decide, reasoning, ladder
     python -m benchmarks.gpu --rehearse               all stages on this CPU, with tiny models
     python -m benchmarks.gpu page [--out DIR]         the results as a dated page
     python -m benchmarks.gpu cut FILE… --to DIR       large files as parts that can be sent
@@ -22,7 +23,7 @@ from benchmarks.gpu.machine import CPU, Machine, describe, find_missing, list_ve
 from benchmarks.gpu.results import CANNOT, FAILED, WHOLE, Clock, StageResults, run_parts
 from qcrd.errors import NotFound, QcrdError
 
-STAGES = ("smoke", "speed", "decide", "ladder")
+STAGES = ("smoke", "speed", "decide", "reasoning", "ladder")
 KEPT = Path("gpu-results")
 """Where results stay between calls, whatever else `--out` says."""
 PART_MIB = 48.0
@@ -111,17 +112,24 @@ def _look_around(*, rehearsed: bool) -> Machine | None:
 def _run_stage(options: argparse.Namespace, stage: str, machine: Machine, clock: Clock) -> int:
     import transformers
 
-    from benchmarks.gpu import decide, ladder, smoke, speed
+    from benchmarks.gpu import decide, ladder, reasoning, smoke, speed
 
     transformers.utils.logging.disable_progress_bar()
-    seconds = {"smoke": smoke, "speed": speed, "decide": decide, "ladder": ladder}[stage].SECONDS
-    clock.limit = options.limit or seconds
+    stages = {
+        "smoke": smoke, "speed": speed, "decide": decide, "reasoning": reasoning, "ladder": ladder,
+    }  # fmt: skip
+    clock.limit = options.limit or stages[stage].SECONDS
     folders = _list_folders(options)
     print(f"== {stage}: at most {clock.limit:.0f} s, results in {folders[0]}", flush=True)
     if stage == "decide":
         return decide.run(
             folders[0] / "decide",
             device=machine.device, limit=clock.left, rehearsed=options.rehearse,
+            data=options.data, models=options.models,
+        )  # fmt: skip
+    if stage == "reasoning":
+        return reasoning.run(
+            folders[0] / "reasoning", clock, device=machine.device, rehearsed=options.rehearse,
             data=options.data, models=options.models,
         )  # fmt: skip
     if stage == "ladder":

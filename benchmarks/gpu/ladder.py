@@ -120,5 +120,7 @@ def _write_questions(folder: Path) -> None:
             question = f"A box holds {n} pens.\nHow many do two boxes hold?"
             if is_option:
                 question += "\nOptions:\n(A) red\n(B) blue\n(C) seven"
-            rows.append({"question": question, "label": label, "rationales": ["so it is", "more"]})
+            ending = " So the answer is (A)." if is_option else ""
+            said = [f"so it is{ending}", f"more{ending}"]
+            rows.append({"question": question, "label": label, "rationales": said})
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
