@@ -22,10 +22,14 @@ def check_evaluation(spec: JobSpec, teachers: Collection[str]) -> None:
             param=param,
         )
     fallback = evaluation.fallback
-    if fallback is not None and fallback.teacher not in {None, *teachers}:
+    if fallback is None:
+        return
+    # A job that imports its outputs names no teacher that was looked for.
+    teacher = fallback.teacher or spec.settings.teacher
+    if teacher not in teachers:
         param = f"{path}.evaluation.fallback.teacher"
         raise Invalid(
-            f"`{param}`: no teacher is named {fallback.teacher!r}; this server has "
+            f"`{param}`: no teacher is named {teacher!r}; this server has "
             f"{format_names(teachers)} (setting QCRD_TEACHERS)",
             param=param,
             code="unknown_teacher",
