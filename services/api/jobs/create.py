@@ -34,10 +34,11 @@ def create_job(
 ) -> Job:
     spec = parse_request(gateway, body)
     check_priority(spec, caller)
+    # First: what a job may ask for depends on what its base makes of it.
+    spec, defaults = choose_defaults(gateway, spec)
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
     check_budget_covers_a_request(gateway, spec)
-    spec, defaults = choose_defaults(gateway, spec)
     warnings = find_creation_warnings(gateway, spec)
     job = submit_job(gateway, derive_id("ftjob"), spec, caller)
     emit_creation_events(gateway, job.id, defaults, warnings)

@@ -47,9 +47,9 @@ def create_study(
     spec = parse_record(StudySpec, fields)
     check_spec_size(spec.job, "job.")
     check_priority(spec.job, caller, "job.priority")
-    _validate_study_spec(gateway, spec, cache)
     job, defaults = choose_defaults(gateway, spec.job)
     spec = spec.model_copy(update={"job": job})
+    _validate_study_spec(gateway, spec, cache)
     study = plan_study(spec, derive_id("study"), caller.name)
     # The leader's data is that of all jobs, and it is the one that asks the teacher.
     warnings = find_creation_warnings(gateway, make_job_specs(study)[study.leader])

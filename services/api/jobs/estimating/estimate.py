@@ -16,6 +16,7 @@ from services.api.assembling import sampling_plan
 from services.api.assembling.batches.choose import asks_by_batch
 from services.api.dependencies import Gateway
 from services.api.files import service as files
+from services.api.jobs.base_defaults import choose_defaults
 from services.api.jobs.checks.validation import validate_job_spec
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import parse_request
@@ -70,7 +71,7 @@ class JobEstimate(BaseModel):
 def estimate_job(gateway: Gateway, body: dict[str, Any], cache: ValidationCache) -> JobEstimate:
     """`Invalid` where creating the job would be refused, but for a budget that is too small for any
     request: that is told like one that is too small for all of them."""
-    spec = parse_request(gateway, body)
+    spec, _ = choose_defaults(gateway, parse_request(gateway, body))
     validate_job_spec(spec, gateway, cache)
     check_shared_set(spec, gateway.jobs)
     fields = spec.settings.task.fields

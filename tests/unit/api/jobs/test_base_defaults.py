@@ -87,6 +87,18 @@ def test_a_pretrained_decoder_reasons_before_it_answers(
     assert bool(said) == (expected[0] == "reasoned")
 
 
+def test_a_decoder_s_job_may_ask_for_votes_without_naming_how_it_answers(here: Here) -> None:
+    """It reasons first by its base; a new decoder, which does not, has nothing to vote on."""
+    task = {"answer": "number"}
+    method = {"type": "qcrd", "qcrd": {"task": task, "evaluation": {"samples": 4}}}
+    create(here, {"model_type": "llama"}, method=method)
+    (here.models / "tiny/config.json").write_text(json.dumps(BERT))
+    body = {"model": "tiny", "training_file": here.file(sums(12)), "method": method}
+    refused = here.client.post("/v1/fine_tuning/jobs", json=body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "method.qcrd.evaluation.samples"
+
+
 def test_the_papers_students_answer_apart(here: Here) -> None:
     body = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}, "preset": "paper"}}
     create(here, {"model_type": "t5"}, method=body)
