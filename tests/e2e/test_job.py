@@ -136,14 +136,15 @@ def test_the_stock_client_chats_with_the_result(site: Site, report: dict[str, An
     assert model is not None
     question = "What kind of thing is a cat?"
     asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question}]}
-    message = (
-        client.chat.completions.create(**asked, extra_body={"explain": True}).choices[0].message
-    )
+    choice = client.chat.completions.create(**asked, extra_body={"explain": True}).choices[0]
+    message = choice.message
     assert message.model_extra is not None
+    assert choice.model_extra is not None
     label, rationale = message.content, message.model_extra["reasoning_content"]
     command = ("models", "chat", model, "--question", question, "--explain")
     site.qcrd(*command)  # tells of the files that it fetches
-    assert site.qcrd(*command).split() == f"{label} {rationale}".split()
+    told = f"{label} {rationale} confidence {choice.model_extra['confidence']:.2f}"
+    assert site.qcrd(*command).split() == told.split()
     streamed = client.chat.completions.create(**asked, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == label
 
