@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from qcrd.records.accuracy import Comparison
+from qcrd.records.reports.accuracy import Comparison
 
 DEMO = Path("examples/demo.yaml")
 ONE_SAMPLE = {"n": 1}

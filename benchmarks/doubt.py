@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qcrd.method.judge.health import auc
 from qcrd.method.student import generation
 from qcrd.method.student.generation import OutputForm
-from qcrd.records.prompt_format import PromptFormat
+from qcrd.records.students.prompt_format import PromptFormat
 from qcrd.runtime.storage.prompt_formats import load_prompt_format
 
 ROWS, DRAWS = 32, 2000

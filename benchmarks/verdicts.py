@@ -28,7 +28,7 @@ import numpy as np
 
 from qcrd.method.evaluation.statistics import crossed_bootstrap, mcnemar_test, wilson_interval
 from qcrd.method.evaluation.verdicts import LEVEL, decide
-from qcrd.records.verdicts import EQUIVALENCE_MARGIN, MIN_SEEDS, Verdict
+from qcrd.records.reports.verdicts import EQUIVALENCE_MARGIN, MIN_SEEDS, Verdict
 
 SEED = 16
 QUESTIONS, SCATTERS = (200, 1_000, 9_824), (0.005, 0.01, 0.02)

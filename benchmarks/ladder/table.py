@@ -11,7 +11,7 @@ import numpy as np
 
 from qcrd.method.evaluation.statistics import Interval, t_interval
 from qcrd.method.evaluation.verdicts import Decision, decide
-from qcrd.records.verdicts import format_seeds_needed
+from qcrd.records.reports.verdicts import format_seeds_needed
 
 ResultLine = dict[str, Any]
 BASELINE = "finetune_equal_compute"

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.ladder import table
 from qcrd.method.evaluation.statistics import t_interval
 from qcrd.method.evaluation.verdicts import PairedT, paired_t
-from qcrd.records.verdicts import MIN_SEEDS
+from qcrd.records.reports.verdicts import MIN_SEEDS
 
 Line = dict[str, Any]
 COLUMNS = ("row", "seeds", "accuracy: mean (95 % t interval)", "less R0: points (95 % t interval)")

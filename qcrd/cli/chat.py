@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from qcrd.errors import Invalid
-from qcrd.records.answer_form import AnswerForm
-from qcrd.records.confidence import sum_answer_logprobs
+from qcrd.records.students.answer_form import AnswerForm
+from qcrd.records.students.confidence import sum_answer_logprobs
 from qcrd.runtime.storage.prompt_formats import load_prompt_format
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from qcrd.method.reasoning import split_reasoning
 from qcrd.questions.values import get_text, make_value_error
-from qcrd.records.conversation import Turn, render_conversation
+from qcrd.records.students.conversation import Turn, render_conversation
 from qcrd.runtime.data_files.records import SourceRecord, describe_type, truncate
 
 THOUGHT = re.compile(r"</?think>", re.IGNORECASE)

@@ -22,9 +22,9 @@ from qcrd.questions.label_checks import check_task_labels
 from qcrd.questions.readable_outputs import check_readable
 from qcrd.questions.row_checks import check_enough_questions, check_rows, needs_labels
 from qcrd.questions.rows import QuestionRow, RowBuilder, check_not_empty
-from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
 from qcrd.records.rationales import RationaleCounts, RationaleItem
 from qcrd.records.specs.spec import JobSpec, MethodName
+from qcrd.records.students.prompt_format import JOINED_ANSWER_PREFIX
 from qcrd.runtime.data_files.detect import read_records
 
 MAX_READ_ROWS = 5_000

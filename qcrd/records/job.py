@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
-from qcrd.records.accuracy import Accuracy, Comparison
-from qcrd.records.answering import AnsweringReport
 from qcrd.records.base import Record, StoredRecord
-from qcrd.records.doubt import CascadeReport, DoubtReport, ReliabilityBin
 from qcrd.records.rationales import RationaleCounts, RationaleUse
+from qcrd.records.reports.accuracy import Accuracy, Comparison
+from qcrd.records.reports.answering import AnsweringReport
+from qcrd.records.reports.doubt import CascadeReport, DoubtReport, ReliabilityBin
 from qcrd.records.specs.spec import Budget, JobSpec
 
 

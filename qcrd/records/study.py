@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from qcrd.errors import Invalid
-from qcrd.records.accuracy import Accuracy
 from qcrd.records.base import Record, StoredRecord, parse_record
 from qcrd.records.job import JobStatus
+from qcrd.records.reports.accuracy import Accuracy
+from qcrd.records.reports.verdicts import EQUIVALENCE_MARGIN, Verdict
 from qcrd.records.specs.spec import Baseline, JobSpec
-from qcrd.records.verdicts import EQUIVALENCE_MARGIN, Verdict
 
 LABEL_ONLY_METHODS = frozenset({Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE})
 """The methods that use labels only."""

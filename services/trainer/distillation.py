@@ -28,9 +28,9 @@ from qcrd.method.training.negatives.sampler import (
     never_interrupt,
 )
 from qcrd.method.training.schedule import compute_untrained_share, make_schedule
-from qcrd.records.accuracy import Accuracy, Comparison
-from qcrd.records.doubt import CascadeReport
 from qcrd.records.job import Job, JobStatus, LeakReport, ModelRef, Report, Stage
+from qcrd.records.reports.accuracy import Accuracy, Comparison
+from qcrd.records.reports.doubt import CascadeReport
 from qcrd.records.specs.spec import Baseline
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys

@@ -35,8 +35,8 @@ from qcrd.method.training.progress import (
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.trainer import Trainer
-from qcrd.records.accuracy import Accuracy
 from qcrd.records.rationales import Prediction
+from qcrd.records.reports.accuracy import Accuracy
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer import training_events
 from services.trainer.checkpoints.store import CheckpointStore, StudentResult

@@ -13,7 +13,7 @@ from qcrd.method.training.schedule import (
     TrainingSchedule,
     compute_untrained_share,
 )
-from qcrd.records.accuracy import Accuracy
+from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.trainer.checkpoints.store import StudentResult

@@ -18,7 +18,7 @@ from qcrd.cli.output.terminal import print_json, print_note, stderr_console, std
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack.home import StackHome, find_bundled_gguf
 from qcrd.errors import Invalid
-from qcrd.records.prompt_format import PROMPT_FORMAT_FILE
+from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE
 from qcrd.runtime.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")

@@ -30,8 +30,8 @@ from qcrd.cli.output.terminal import (
     stdout_console,
 )
 from qcrd.records.job import JobStatus
+from qcrd.records.reports.verdicts import MIN_SEEDS, Verdict
 from qcrd.records.study import StudyStatus
-from qcrd.records.verdicts import MIN_SEEDS, Verdict
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel studies.")
 

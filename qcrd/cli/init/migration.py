@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qcrd.errors import Invalid
-from qcrd.records.conversation import Turn, render_conversation
+from qcrd.records.students.conversation import Turn, render_conversation
 from qcrd.runtime.data_files.detect import read_records
 
 RECORDED = "The recorded reply of the tuned model.\n<Answer>: {reply}"

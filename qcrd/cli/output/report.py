@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qcrd.records.accuracy import Comparison
-from qcrd.records.answering import AnsweringReport
-from qcrd.records.doubt import CascadeReport, DoubtReport
-from qcrd.records.verdicts import describe_one_seed
+from qcrd.records.reports.accuracy import Comparison
+from qcrd.records.reports.answering import AnsweringReport
+from qcrd.records.reports.doubt import CascadeReport, DoubtReport
+from qcrd.records.reports.verdicts import describe_one_seed
 
 METHOD_TITLES = {
     "teacher": "teacher",

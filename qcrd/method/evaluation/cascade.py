@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcrd.method.evaluation.statistics import wilson_interval
-from qcrd.records.doubt import CascadeReport
 from qcrd.records.rationales import Prediction
+from qcrd.records.reports.doubt import CascadeReport
 
 MIN_KEPT = 100
 """Validation questions above a threshold: fewer say too little of what the student keeps."""

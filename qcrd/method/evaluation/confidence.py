@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qcrd.method.judge.health import auc, brier_score, expected_calibration_error, reliability_bins
-from qcrd.records.confidence import Confidence, compute_log_odds
-from qcrd.records.doubt import DoubtReport
 from qcrd.records.rationales import Prediction
+from qcrd.records.reports.doubt import DoubtReport
+from qcrd.records.students.confidence import Confidence, compute_log_odds
 
 PRIOR_PRECISION, OFFSET_PRECISION = 4.0, 1.0
 """Of the normal priors of weights and offset: so that a handful of questions moves neither far."""

@@ -10,10 +10,10 @@ from qcrd.method.evaluation.statistics import wilson_interval
 from qcrd.method.prompts import PREDICT_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target
-from qcrd.records.accuracy import Accuracy
-from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import Prediction, Question
+from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.specs.task import TaskSpec
+from qcrd.records.students.prompt_format import split_joined_output
 
 
 def predict(

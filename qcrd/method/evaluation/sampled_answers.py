@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.self_consistency import majority_vote
-from qcrd.records.accuracy import Accuracy
-from qcrd.records.confidence import compute_vote_features
 from qcrd.records.rationales import Prediction
+from qcrd.records.reports.accuracy import Accuracy
+from qcrd.records.students.confidence import compute_vote_features
 
 SampledAnswers = Sequence[Sequence[Prediction]]
 """Per question its outputs."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from qcrd.method.evaluation.student_t import t_critical_value
 from qcrd.method.evaluation.verdicts import seeds_needed_by_a_pair
-from qcrd.records.accuracy import Accuracy, Comparison
+from qcrd.records.reports.accuracy import Accuracy, Comparison
 
 BOOTSTRAP_DRAWS = 10_000
 """Bootstrap samples: the bounds' own error is then about a hundredth of the interval."""

@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from qcrd.records.verdicts import MAX_SEEDS_NEEDED, MIN_SEEDS
+from qcrd.records.reports.verdicts import MAX_SEEDS_NEEDED, MIN_SEEDS
 
 POWER = 0.8
 """Probability of finding a difference that is there, for which seeds are counted."""

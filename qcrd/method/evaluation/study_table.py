@@ -19,7 +19,8 @@ from qcrd.method.evaluation.statistics import (
     t_interval,
 )
 from qcrd.method.evaluation.verdicts import Decision, decide, guess_scatter, holm_correction
-from qcrd.records.accuracy import Accuracy
+from qcrd.records.reports.accuracy import Accuracy
+from qcrd.records.reports.verdicts import EQUIVALENCE_MARGIN, MIN_SEEDS
 from qcrd.records.study import (
     SeedAccuracy,
     SeedsTest,
@@ -28,7 +29,6 @@ from qcrd.records.study import (
     StudyRow,
     StudyTable,
 )
-from qcrd.records.verdicts import EQUIVALENCE_MARGIN, MIN_SEEDS
 
 BOOTSTRAP_SEED = 0
 """A fixed seed, so that the same runs always give the same table."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcrd.method.evaluation.student_t import count_seeds_needed, t_critical_value, upper_tail
-from qcrd.records.verdicts import EQUIVALENCE_MARGIN, MIN_SEEDS, SEED_SCATTER, Verdict
+from qcrd.records.reports.verdicts import EQUIVALENCE_MARGIN, MIN_SEEDS, SEED_SCATTER, Verdict
 
 LEVEL = 0.05
 """Most of the studies with a wrong "better" or "worse" in them, and as many with a wrong "no

@@ -9,8 +9,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
 from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
-from qcrd.records.doubt import ReliabilityBin
 from qcrd.records.job import JudgeHistograms
+from qcrd.records.reports.doubt import ReliabilityBin
 
 POSITIVES_LABEL = "positives"
 """The positives' name beside the sources of negatives."""

@@ -14,7 +14,7 @@ from qcrd.method.student import generation, packing
 from qcrd.method.student.base import Student
 from qcrd.method.student.chat_form import ChatForm
 from qcrd.method.student.packing import PackedRows, Row, TargetParts
-from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
+from qcrd.records.students.prompt_format import JOINED_ANSWER_PREFIX
 
 
 class CausalStudent(Student):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from qcrd.records.answer_form import AnswerForm
+from qcrd.records.students.answer_form import AnswerForm
 
 
 class AnswerEnforcer(LogitsProcessor):

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
 from qcrd.method.student.enforcement import AnswerEnforcer, BeginningEnforcer
-from qcrd.records.answer_form import AnswerForm
-from qcrd.records.confidence import sum_answer_logprobs
+from qcrd.records.students.answer_form import AnswerForm
+from qcrd.records.students.confidence import sum_answer_logprobs
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 

@@ -15,7 +15,7 @@ from qcrd.method.batching import restore_order
 from qcrd.method.losses import IGNORE_INDEX
 from qcrd.method.student.base import Student
 from qcrd.method.student.packing import TargetParts, join_targets, pad_targets
-from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
+from qcrd.records.students.prompt_format import JOINED_ANSWER_PREFIX
 
 
 class Seq2SeqStudent(Student):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX
+from qcrd.records.students.prompt_format import JOINED_ANSWER_PREFIX
 
 
 @dataclass(frozen=True)

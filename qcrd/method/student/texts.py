@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.chat_form import ChatForm
 from qcrd.method.student.targets import Target
-from qcrd.records.answer_form import AnswerForm
-from qcrd.records.control_tokens import ControlTokenSplitter
+from qcrd.records.students.answer_form import AnswerForm
+from qcrd.records.students.control_tokens import ControlTokenSplitter
 
 MAX_KNOWN_TEXTS = 1 << 16
 """Prompts, and targets, whose tokens are kept: a text is asked for again in every pass."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qcrd.errors import Invalid
 from qcrd.records.base import parse_record
-from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
+from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 
 
 def load_prompt_format(folder: Path) -> PromptFormat:

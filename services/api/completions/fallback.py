@@ -13,10 +13,10 @@ from qcrd.errors import Invalid, QcrdError, Transient
 from qcrd.method.answers import ParsedOutput
 from qcrd.method.prompts import build_teacher_prompt
 from qcrd.questions.labelling import parse_teacher_output
-from qcrd.records.fallback import Fallback
-from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import MethodSpec
+from qcrd.records.students.fallback import Fallback
+from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_record
 from services.api.assembling.prompt_form import list_prompt_forms

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from qcrd.records.reports.verdicts import MIN_SEEDS, format_seeds_needed
 from qcrd.records.study import StudyComparison, StudyRow, StudyTable
-from qcrd.records.verdicts import MIN_SEEDS, format_seeds_needed
 
 
 def render_markdown(table: StudyTable) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from qcrd.errors import NotFound
 from qcrd.method.evaluation.study_table import StudyRun, build_study_table
-from qcrd.records.accuracy import Accuracy
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.rationales import Prediction
+from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.study import Study, StudyTable
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_lines

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from qcrd.records.answer_form import AnswerForm
+from qcrd.records.students.answer_form import AnswerForm
 from services.teacher.metrics.batches import BatchMetrics
 
 EngineFinishReason = Literal["eos_token", "length", "content_filter"]

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qcrd.records.answer_form import AnswerForm
+from qcrd.records.students.answer_form import AnswerForm
 from services.teacher.engines.base import (
     Conversation,
     Engine,

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from qcrd.method.answers import canonical
 from qcrd.method.self_consistency import majority_vote
-from qcrd.records.confidence import (
+from qcrd.records.rationales import Question
+from qcrd.records.specs.task import TaskSpec
+from qcrd.records.students.confidence import (
     Confidence,
     compute_vote_features,
     sum_answer_logprobs,
 )
-from qcrd.records.prompt_format import AnswerJudge, PromptFormat
-from qcrd.records.rationales import Question
-from qcrd.records.specs.task import TaskSpec
+from qcrd.records.students.prompt_format import AnswerJudge, PromptFormat
 from services.teacher.engines.base import Token
 from services.teacher.inference.results import GenerationResult
 from services.teacher.inference.wire import JSON

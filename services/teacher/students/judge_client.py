@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import httpx2
 
-from qcrd.records.prompt_format import AnswerJudge
+from qcrd.records.students.prompt_format import AnswerJudge
 from qcrd.runtime.http.error_body import parse_error_body
 from services.teacher.students.errors import JudgeUnavailable
 

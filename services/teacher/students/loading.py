@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from qcrd.errors import Invalid, NotFound, Transient
-from qcrd.records.prompt_format import PromptFormat
+from qcrd.records.students.prompt_format import PromptFormat
 from qcrd.runtime import keys
 from qcrd.runtime.storage.base_models import download_published_model
 from qcrd.runtime.storage.prompt_formats import load_prompt_format

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from qcrd.records.conversation import Turn, render_conversation
-from qcrd.records.prompt_format import PromptFormat
+from qcrd.records.students.conversation import Turn, render_conversation
+from qcrd.records.students.prompt_format import PromptFormat
 from services.teacher.errors import InputValidationError, ToolError
 from services.teacher.inference.session import InferenceService
 from services.teacher.inference.validation import InferenceRequest

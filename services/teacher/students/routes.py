@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from qcrd.records.prompt_format import PromptFormat
+from qcrd.records.students.prompt_format import PromptFormat
 from qcrd.runtime.http.asgi import run_until_disconnect
 from services.teacher.inference.wire import GenerateParameters
 from services.teacher.openai.requests import (

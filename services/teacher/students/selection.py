@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from qcrd.records.prompt_format import PromptFormat
+from qcrd.records.students.prompt_format import PromptFormat
 from services.teacher.errors import InputValidationError
 from services.teacher.openai.requests import ChatRequest
 from services.teacher.students.errors import JudgeNotUseful

@@ -24,12 +24,12 @@ from qcrd.errors import NotFound, QcrdError
 from qcrd.method.distributed import shard_files
 from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.training.checkpoint import LIVE_WEIGHTS, OPTIMIZER_MOMENTS, TrainerState
-from qcrd.records.accuracy import Accuracy
-from qcrd.records.answering import AnsweringReport
 from qcrd.records.base import StoredRecord
 from qcrd.records.checkpoint import CheckpointManifest
-from qcrd.records.doubt import CascadeReport, DoubtReport
 from qcrd.records.rationales import Prediction, RationaleUse
+from qcrd.records.reports.accuracy import Accuracy
+from qcrd.records.reports.answering import AnsweringReport
+from qcrd.records.reports.doubt import CascadeReport, DoubtReport
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
 

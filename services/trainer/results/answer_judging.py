@@ -10,9 +10,9 @@ from qcrd.method.evaluation import sampled_answers
 from qcrd.method.evaluation.sampled_answers import SampledAnswers
 from qcrd.method.evaluation.statistics import compare_methods
 from qcrd.method.judge.model import JudgeBackend
-from qcrd.records.accuracy import Comparison
-from qcrd.records.answering import JudgedAnswers
 from qcrd.records.rationales import Prediction, Question
+from qcrd.records.reports.accuracy import Comparison
+from qcrd.records.reports.answering import JudgedAnswers
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 from services.trainer.results.measuring import Asker
 

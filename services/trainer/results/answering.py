@@ -9,11 +9,11 @@ from qcrd.method.evaluation import cascade, predict, sampled_answers
 from qcrd.method.evaluation import confidence as calibration
 from qcrd.method.evaluation.sampled_answers import SampledAnswers
 from qcrd.method.evaluation.statistics import compare_methods
-from qcrd.records.answering import AnsweringReport
-from qcrd.records.confidence import Confidence
-from qcrd.records.doubt import CascadeReport, DoubtReport
-from qcrd.records.fallback import Fallback
 from qcrd.records.rationales import Prediction
+from qcrd.records.reports.answering import AnsweringReport
+from qcrd.records.reports.doubt import CascadeReport, DoubtReport
+from qcrd.records.students.confidence import Confidence
+from qcrd.records.students.fallback import Fallback
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 from services.trainer.results import answer_judging
 from services.trainer.results.answer_judging import AnswerJudge, Scores

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from qcrd.records.control_tokens import list_splittable
-from qcrd.records.prompt_format import PromptFormat
+from qcrd.records.students.control_tokens import list_splittable
+from qcrd.records.students.prompt_format import PromptFormat
 
 LAST_QUESTION = """\
 {%- set asked = namespace(text='') -%}

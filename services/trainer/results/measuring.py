@@ -14,8 +14,8 @@ from qcrd.method.training.iteration_data import ValidationScore
 from qcrd.method.training.negatives.sampler import never_interrupt
 from qcrd.method.training.objectives import Objective
 from qcrd.method.training.schedule import TrainingSchedule
-from qcrd.records.prompt_format import read_own_rationale
 from qcrd.records.rationales import Prediction, Question, RationaleUse
+from qcrd.records.students.prompt_format import read_own_rationale
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 
 SCORING_BATCH_SIZE = 64

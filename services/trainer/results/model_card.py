@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 
 from qcrd import __version__
-from qcrd.records.accuracy import Comparison
 from qcrd.records.job import Job, Report
-from qcrd.records.prompt_format import JOINED_ANSWER_PREFIX, PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.records.rationales import RationaleCounts
-from qcrd.records.verdicts import describe_one_seed
+from qcrd.records.reports.accuracy import Comparison
+from qcrd.records.reports.verdicts import describe_one_seed
+from qcrd.records.students.prompt_format import (
+    JOINED_ANSWER_PREFIX,
+    PROMPT_FORMAT_FILE,
+    PromptFormat,
+)
 
 OLDEST_TRANSFORMERS = "4.57"
 """With which a test opens a published folder."""

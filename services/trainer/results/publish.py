@@ -12,7 +12,7 @@ from qcrd.method.student.base import Student
 from qcrd.method.student.lora import merge_adapters
 from qcrd.method.training.objectives import get_objective
 from qcrd.records.job import Job, PublishedModel, Report
-from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, AnswerJudge, PromptFormat
+from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE, AnswerJudge, PromptFormat
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.trainer.results import older_readers

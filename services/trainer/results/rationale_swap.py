@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 
 from qcrd.method.student.targets import reasoned_target
-from qcrd.records.answering import RationaleSwap
-from qcrd.records.prompt_format import read_own_rationale
 from qcrd.records.rationales import Prediction
+from qcrd.records.reports.answering import RationaleSwap
+from qcrd.records.students.prompt_format import read_own_rationale
 from services.trainer.data.training_dataset import LabeledQuestions
 from services.trainer.results.measuring import Asker
 

@@ -23,11 +23,11 @@ import pytest
 from qcrd.cli.chat import LocalStudent
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.method.student.base import Student
-from qcrd.records.answering import AnsweringReport, JudgedAnswers
-from qcrd.records.confidence import Confidence, compute_log_odds
-from qcrd.records.fallback import Fallback
+from qcrd.records.reports.answering import AnsweringReport, JudgedAnswers
 from qcrd.records.specs.spec import MethodName
 from qcrd.records.specs.training_spec import JudgeSpec, StudentSpec
+from qcrd.records.students.confidence import Confidence, compute_log_odds
+from qcrd.records.students.fallback import Fallback
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from qcrd.records.job import Job, JobStatus
-from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import RationaleItem
 from qcrd.records.specs.evaluation_spec import EvaluationSpec, FallbackSpec
 from qcrd.records.specs.spec import Baseline, MethodName
+from qcrd.records.students.prompt_format import split_joined_output
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.storage.store import read_lines, read_object, write_lines

@@ -10,7 +10,7 @@ from scipy import stats
 
 from benchmarks import verdicts
 from benchmarks.verdicts import CELLS, Condition, count_wrong, draw_studies, judge_studies
-from qcrd.records.verdicts import Verdict
+from qcrd.records.reports.verdicts import Verdict
 
 STUDIES = 200
 

@@ -10,7 +10,7 @@ import pytest
 
 from qcrd.errors import Invalid
 from qcrd.questions.rows import QuestionRow, check_records, read_rows
-from qcrd.records.conversation import Turn, render_conversation
+from qcrd.records.students.conversation import Turn, render_conversation
 
 SYSTEM = {"role": "system", "content": "Answer in one word."}
 USER = {"role": "user", "content": "What is a trout?"}

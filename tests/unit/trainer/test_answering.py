@@ -15,12 +15,12 @@ from qcrd.method.student.targets import reasoned_target
 from qcrd.method.training.schedule import TrainingSchedule, make_schedule
 from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.job import JudgeHistograms
-from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import Question, TestItem
 from qcrd.records.specs.evaluation_spec import EvaluationSpec, FallbackSpec
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.students.prompt_format import split_joined_output
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 from services.trainer.results.answer_judging import AnswerJudge
 from services.trainer.results.answering import StudentAnswers, measure_answers

@@ -12,7 +12,6 @@ from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.progress import IterationFinished, JudgePretrained
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.training_example import TrainingExample
-from qcrd.records.accuracy import Accuracy
 from qcrd.records.job import Event, Job, JobStatus, Stage
 from qcrd.records.rationales import (
     Question,
@@ -21,6 +20,7 @@ from qcrd.records.rationales import (
     RationaleManifest,
     Vote,
 )
+from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.runtime.jobs.commands import claim_job
 from qcrd.runtime.jobs.lease import LeaseHeartbeat

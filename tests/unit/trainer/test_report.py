@@ -17,11 +17,7 @@ from qcrd.cli.output.report import (
 )
 from qcrd.method.evaluation.statistics import compare_methods, mcnemar_test, wilson_interval
 from qcrd.method.training.training_example import TrainingExample
-from qcrd.records.accuracy import Accuracy, Comparison
-from qcrd.records.answering import AnsweringReport, JudgedAnswers, RationaleSwap
-from qcrd.records.doubt import CascadeReport, DoubtReport
 from qcrd.records.job import Job, Report
-from qcrd.records.prompt_format import PromptFormat
 from qcrd.records.rationales import (
     Prediction,
     Question,
@@ -30,8 +26,12 @@ from qcrd.records.rationales import (
     RationaleUse,
     TestItem,
 )
+from qcrd.records.reports.accuracy import Accuracy, Comparison
+from qcrd.records.reports.answering import AnsweringReport, JudgedAnswers, RationaleSwap
+from qcrd.records.reports.doubt import CascadeReport, DoubtReport
 from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
+from qcrd.records.students.prompt_format import PromptFormat
 from services.trainer.checkpoints.store import StudentResult
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 from services.trainer.distillation import build_report

@@ -14,11 +14,11 @@ from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target, joined_target
 from qcrd.method.training.schedule import make_schedule
-from qcrd.records.prompt_format import read_own_rationale
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters
+from qcrd.records.students.prompt_format import read_own_rationale
 from services.trainer.data.training_dataset import LabeledQuestions
 from services.trainer.results.measuring import compute_validation_score
 from tests.students import REASONS, question

@@ -9,10 +9,10 @@ from enum import StrEnum
 
 from qcrd.method.answers import canonical, parse_output
 from qcrd.method.training.training_example import TrainingExample
-from qcrd.records.prompt_format import split_joined_output
 from qcrd.records.rationales import Question, Rationale
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import TaskSpec
+from qcrd.records.students.prompt_format import split_joined_output
 
 SampledRationales = dict[str, tuple[Rationale, ...]]
 """Question id -> the earlier student's rationales."""

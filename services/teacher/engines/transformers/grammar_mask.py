@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qcrd.records.answer_form import AnswerForm
+from qcrd.records.students.answer_form import AnswerForm
 from services.teacher.engines import grammars
 from services.teacher.engines.base import Grammar
 from services.teacher.engines.transformers.weights import LoadedModel

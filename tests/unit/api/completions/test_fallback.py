@@ -14,10 +14,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from qcrd.records.confidence import Confidence
-from qcrd.records.fallback import Fallback
-from qcrd.records.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.records.specs.task import AnswerKind, FewShotExample, TaskSpec
+from qcrd.records.students.confidence import Confidence
+from qcrd.records.students.fallback import Fallback
+from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue

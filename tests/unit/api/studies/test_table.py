@@ -18,8 +18,8 @@ from qcrd.method.evaluation.study_table import (
 )
 from qcrd.method.evaluation.verdicts import seeds_needed_by_a_pair
 from qcrd.records.base import parse_record
+from qcrd.records.reports.verdicts import Verdict
 from qcrd.records.study import StudyComparison, StudySpec, StudyTable
-from qcrd.records.verdicts import Verdict
 from services.api.studies.markdown import render_markdown
 from services.api.studies.svg import render_svg
 

@@ -14,15 +14,15 @@ from qcrd.method.evaluation.confidence import (
     make_confidence,
     measure_doubt,
 )
-from qcrd.records.confidence import (
+from qcrd.records.rationales import Prediction
+from qcrd.records.reports.doubt import CascadeReport
+from qcrd.records.students.confidence import (
     Confidence,
     compute_log_odds,
     compute_share_log_odds,
     compute_vote_features,
     sum_answer_logprobs,
 )
-from qcrd.records.doubt import CascadeReport
-from qcrd.records.rationales import Prediction
 
 
 def prediction(

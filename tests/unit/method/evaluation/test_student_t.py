@@ -15,7 +15,7 @@ from qcrd.method.evaluation.student_t import (
     t_test_power,
     upper_tail,
 )
-from qcrd.records.verdicts import MAX_SEEDS_NEEDED, MIN_SEEDS, format_seeds_needed
+from qcrd.records.reports.verdicts import MAX_SEEDS_NEEDED, MIN_SEEDS, format_seeds_needed
 
 
 def test_student_s_bound_is_scipy_s() -> None:

@@ -21,7 +21,7 @@ from qcrd.method.evaluation.verdicts import (
     paired_t,
     seeds_needed_by_a_pair,
 )
-from qcrd.records.verdicts import Verdict, describe_one_seed
+from qcrd.records.reports.verdicts import Verdict, describe_one_seed
 
 BETTER, WORSE, NO_DIFFERENCE, CANNOT_TELL = Verdict
 

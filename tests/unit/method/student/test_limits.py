@@ -20,10 +20,10 @@ from qcrd.method.prompts import EXPLAIN_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_student
 from qcrd.method.student.targets import Target
-from qcrd.records.control_tokens import ControlTokenSplitter
 from qcrd.records.rationales import Question
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.students.control_tokens import ControlTokenSplitter
 from tests import tiny
 
 POSITIONS = 32

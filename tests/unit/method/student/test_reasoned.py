@@ -18,8 +18,6 @@ from qcrd.method.student.targets import reasoned_target
 from qcrd.method.training.objectives import get_objective
 from qcrd.method.training.step_loss import StepModule
 from qcrd.method.training.training_example import TrainingExample
-from qcrd.records.answer_form import AnswerForm
-from qcrd.records.prompt_format import PromptFormat, split_joined_output
 from qcrd.records.rationales import Rationale
 from qcrd.records.specs.training_spec import (
     Hyperparameters,
@@ -27,6 +25,8 @@ from qcrd.records.specs.training_spec import (
     StudentAnswers,
     StudentSpec,
 )
+from qcrd.records.students.answer_form import AnswerForm
+from qcrd.records.students.prompt_format import PromptFormat, split_joined_output
 from services.trainer.results.chat_template import render_chat_template
 from tests import tiny
 

@@ -21,10 +21,10 @@ from qcrd.records.base import SCHEMA_VERSION, parse_stored_record
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import Event, Job, JobStatus, PublishedModel, Report, Stage, StoredFile
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
-from qcrd.records.prompt_format import PromptFormat
 from qcrd.records.rationale_annotations import RationaleScoreManifest, Revision
 from qcrd.records.rationales import RationaleManifest
 from qcrd.records.specs.spec import JobSpec
+from qcrd.records.students.prompt_format import PromptFormat
 from qcrd.runtime.redis.event_log import make_event
 from services.api.assembling.generation_cache import Generation
 from services.trainer.checkpoints.store import StudentResult

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcrd.errors import Invalid
-from qcrd.records.prompt_format import PromptFormat
+from qcrd.records.students.prompt_format import PromptFormat
 from qcrd.runtime.storage.prompt_formats import load_prompt_format
 from services.teacher.errors import InputValidationError
 from services.teacher.openai.requests import Message

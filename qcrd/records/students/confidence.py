@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pydantic import ConfigDict, Field
 
 from qcrd.records.base import Record
-from qcrd.records.fallback import Fallback
+from qcrd.records.students.fallback import Fallback
 
 MAX_LOG_ODDS, MIN_SCORE = 20.0, 1e-9
 """Of a feature: beyond it a probability is 0 or 1 to nine digits."""

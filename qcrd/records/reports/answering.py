@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from qcrd.records.accuracy import Accuracy, Comparison
 from qcrd.records.base import Record
+from qcrd.records.reports.accuracy import Accuracy, Comparison
 
 
 class RationaleSwap(Record):

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from qcrd.records.answer_form import AnswerForm
 from qcrd.records.base import Record
-from qcrd.records.confidence import Confidence
-from qcrd.records.control_tokens import ControlTokenSplitter
 from qcrd.records.specs.task import AnswerKind
+from qcrd.records.students.answer_form import AnswerForm
+from qcrd.records.students.confidence import Confidence
+from qcrd.records.students.control_tokens import ControlTokenSplitter
 
 PROMPT_FORMAT_FILE = "qcrd.json"
 """The file in the model's folder that holds its `PromptFormat`."""
