@@ -34,8 +34,8 @@ from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.students.prompt_format import PromptFormat
 from services.trainer.checkpoints.store import StudentResult
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
-from services.trainer.distillation import build_report
 from services.trainer.results.model_card import render_model_card
+from services.trainer.results.report import build_report
 
 NAMES = ("questions", "outputs", "parsed", "unparseable", "majority_right")
 NAMES += ("majority_wrong", "ties", "positives", "negatives")
