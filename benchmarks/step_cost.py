@@ -32,7 +32,7 @@ from benchmarks.cached_reading import CachedCausalStudent
 from benchmarks.step_fixtures import BATCH, POSITIVES, SEED, STUDENTS, StepFixture, make_fixture
 from qcrd.method import losses
 from qcrd.method.compute import has_bf16
-from qcrd.method.judge.training_pairs import QuestionRationale, TrainingPair
+from qcrd.method.judge.controls import ConstantJudge
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.targets import Target
@@ -128,23 +128,6 @@ def share_model(student: CausalStudent) -> CachedCausalStudent:
         max_question_tokens=student.max_question_tokens,
         max_target_tokens=student.max_target_tokens,
     )
-
-
-class ConstantJudge:
-    """A judge without cost: the product's judge has its own process or GPU."""
-
-    flops, oldest_version, histograms = 0.0, 0, None
-
-    def pretrain(self, training_pairs: Sequence[TrainingPair]) -> dict[str, float]:
-        return {}
-
-    def update(
-        self, iteration: int, training_pairs: Sequence[TrainingPair], *, weight: float
-    ) -> dict[str, float]:
-        return {}
-
-    def score(self, pairs: Sequence[QuestionRationale]) -> list[float]:
-        return [0.5] * len(pairs)
 
 
 def time_iterations(

@@ -180,6 +180,12 @@ class ModelSettings(EnvironmentSettings, env_prefix="QCRD_"):
     the base."""
 
 
+class DiscriminatorAddress(EnvironmentSettings, env_prefix="QCRD_DISCRIMINATOR_"):
+    """Where the judges are: asked by the trainer, the gateway and the server of students."""
+
+    url: HttpUrl = "http://127.0.0.1:8090"
+
+
 class RecoverySettings(EnvironmentSettings, env_prefix="QCRD_"):
     """How fast a worker's death is noticed. All workers of one installation need the same values.
 

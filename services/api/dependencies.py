@@ -16,7 +16,7 @@ from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer, MemoryGenerationBuffer
 from qcrd.runtime.redis.teacher_notes import MemoryTeacherNotes, TeacherNotes
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
-from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.settings import DiscriminatorAddress, ModelSettings
 from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import Store
 from services.api.http.access.api_keys import RELOAD_CHECK_SECONDS
@@ -25,7 +25,6 @@ from services.api.http.idempotency_store import IdempotencyStore, MemoryIdempote
 from services.api.settings import (
     ApiSettings,
     ConnectionLimitSettings,
-    DiscriminatorClientSettings,
     FileSettings,
     StudentSettings,
     TeacherSettings,
@@ -43,7 +42,7 @@ class GatewaySettings:
     models: ModelSettings
     connection_limits: ConnectionLimitSettings = field(default_factory=ConnectionLimitSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
-    discriminator: DiscriminatorClientSettings = field(default_factory=DiscriminatorClientSettings)
+    discriminator: DiscriminatorAddress = field(default_factory=DiscriminatorAddress)
     students: StudentSettings = field(default_factory=StudentSettings)
     key_reload_check_seconds: float = RELOAD_CHECK_SECONDS
 

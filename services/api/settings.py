@@ -194,12 +194,6 @@ class StudentSettings(EnvironmentSettings, env_prefix="QCRD_STUDENTS_"):
     timeout: Annotated[float, Field(gt=0)] = 300
 
 
-class DiscriminatorClientSettings(EnvironmentSettings, env_prefix="QCRD_DISCRIMINATOR_"):
-    """The discriminator's address; the trainer reads the same variable."""
-
-    url: HttpUrl = "http://127.0.0.1:8090"
-
-
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -30,7 +30,7 @@ from services.trainer.checkpoints.store import CheckpointStore, StudentResult
 from services.trainer.data import preflight, training_dataset
 from services.trainer.data.revision import pin_revision
 from services.trainer.results import publish
-from services.trainer.results.answer_judging import AnswerJudge
+from services.trainer.results.answer_judging import AnswerJudgeTraining
 from services.trainer.results.answering import StudentAnswers
 from services.trainer.results.report import build_report
 from services.trainer.student_run import StudentRun, train_student
@@ -112,7 +112,7 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
         else _make_weights_loader(resources.fixed_checkpoint)
     )
     judge_id = keys.make_answer_judge_id(job.id)
-    answer_judge = AnswerJudge(judge_id, partial(resources.make_judge, judge_id))
+    answer_judge = AnswerJudgeTraining(judge_id, partial(resources.make_judge, judge_id))
     results: dict[str, StudentResult] = {}
     for index, method in enumerate(methods):
         is_equal_compute = method == Baseline.FINETUNE_EQUAL_COMPUTE

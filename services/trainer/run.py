@@ -43,6 +43,7 @@ from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.parent_death import die_with_parent
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import (
+    DiscriminatorAddress,
     LogSettings,
     ModelSettings,
     RedisSettings,
@@ -89,6 +90,7 @@ def _run_training(
     stage: StageContext, deps: WorkerDeps, mark_progress: ProgressMark, ranks: Ranks
 ) -> Outcome:
     settings, models = load_settings(TrainerSettings), load_settings(ModelSettings)
+    discriminator = load_settings(DiscriminatorAddress)
     stage.update_job(gpus=_count_gpus(settings))
     spec = stage.job.spec
     device = _resolve_device(settings)
@@ -114,7 +116,7 @@ def _run_training(
         if not ranks.is_main:
             return SharedJudge(None, ranks)
         judge = RemoteJudge(
-            settings.discriminator_url,
+            discriminator.url,
             judge_id,
             base=spec.settings.discriminator.encoder or spec.model,
             spec=spec.settings.discriminator,

@@ -22,7 +22,6 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     faster where it fits.
     """
 
-    discriminator_url: str = "http://127.0.0.1:8090"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     sampler: Literal["auto", "inline", "process"] = "auto"
     processes: Annotated[int, Field(ge=1, le=64)] = 1

@@ -43,7 +43,7 @@ from services.trainer.checkpoints.store import CheckpointStore, StudentResult
 from services.trainer.checkpoints.writer import CheckpointWriter
 from services.trainer.data.training_dataset import TrainingDataset
 from services.trainer.results import measuring, rationale_scores
-from services.trainer.results.answer_judging import AnswerJudge
+from services.trainer.results.answer_judging import AnswerJudgeTraining
 from services.trainer.results.answering import (
     StudentAnswers,
     compute_answer_tokens,
@@ -68,7 +68,7 @@ class StudentRun:
     load_fixed_weights: Callable[[Student], Weights] | None = None
     mesh: DeviceMesh | None = None
     mark_progress: Callable[[], None] = never_interrupt
-    answer_judge: AnswerJudge | None = None
+    answer_judge: AnswerJudgeTraining | None = None
     is_published: bool = True
     progress_start: float = 0.0
     progress_share: float = 1.0

@@ -9,7 +9,7 @@ from qcrd.records.job import Stage
 from qcrd.runtime.jobs.celery_worker import StageWorker
 from qcrd.runtime.jobs.stage_context import JobDone, StageContext
 from qcrd.runtime.redis.base_model_reports import RedisBaseModelReports
-from qcrd.runtime.settings import ModelSettings, load_settings
+from qcrd.runtime.settings import DiscriminatorAddress, ModelSettings, load_settings
 from qcrd.runtime.storage.hub import ModelHub
 from services.trainer.base_model_reporting import start_reporting
 from services.trainer.settings import TrainerSettings
@@ -35,7 +35,12 @@ def report_base_models() -> None:
     )
 
 
+def read_settings() -> tuple[TrainerSettings, DiscriminatorAddress]:
+    """What the training process will read: a wrong environment ends the worker, and not a job."""
+    return TrainerSettings(), DiscriminatorAddress()
+
+
 worker = StageWorker(
-    "trainer", Stage.TRAINING, train, prepare=TrainerSettings, on_ready=report_base_models
+    "trainer", Stage.TRAINING, train, prepare=read_settings, on_ready=report_base_models
 )
 app = worker.app

@@ -34,6 +34,8 @@ SECRET = "sk-not-to-be-told"
         (ASSEMBLER, "QCRD_LOG_LEVEL", "loud", "QCRD_LOG_LEVEL: Input should be 'DEBUG'"),
         (TRAINER, "QCRD_PROCESSES", "none", "QCRD_PROCESSES: Input should be a valid integer"),
         (TRAINER, "QCRD_HEARTBEAT_SECONDS", "40", "QCRD_LEASE_SECONDS is 45"),
+        (TRAINER, "QCRD_DISCRIMINATOR_URL", SECRET, "QCRD_DISCRIMINATOR_URL: String should match"),
+        (STUDENTS, "QCRD_DISCRIMINATOR_URL", SECRET, "QCRD_DISCRIMINATOR_URL: String should match"),
         (DISCRIMINATOR, "QCRD_DISCRIMINATOR_PORT", SECRET, "QCRD_DISCRIMINATOR_PORT: Input should"),
         (DISCRIMINATOR, "QCRD_DEVICE", SECRET, "QCRD_DEVICE: Input should be 'auto'"),
         (TEACHER, "PORT", SECRET, "PORT: Input should be a valid integer"),

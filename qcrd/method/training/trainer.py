@@ -146,6 +146,13 @@ class Trainer:
             )
         return self.whole_student
 
+    def score_reference(self, examples: Sequence[TrainingExample]) -> dict[str, float]:
+        """Of every rationale under the untrained student: part of the method's compute."""
+        with weight_history.weights_of(
+            self.load_whole_student(), self.weight_history.by_iteration[0]
+        ) as reference:
+            return scoring.score_texts(reference, examples, self.schedule.objective)
+
     def restore_best(self) -> Student:
         """The student, whole, with the weights that were best on validation."""
         if self.best is None:
@@ -170,7 +177,7 @@ class Trainer:
         used = self.select_examples(self.first_step)
         found = self.negative_supply.prepare(self.iteration, used)
         examples = self.negative_supply.attach(used, found.samples)
-        reference = self._score_reference(examples) if self.needs_reference else {}
+        reference = self.score_reference(examples) if self.needs_reference else {}
         if self.judge is None:
             return IterationData(found.samples, negative_metrics=found.metrics, reference=reference)
         alpha3 = (
@@ -291,17 +298,6 @@ class Trainer:
             return  # this iteration is the last
         if self.schedule.objective.uses_negatives:
             self.negative_supply.prefetch(self.iteration + 1, self.select_examples(first_step))
-
-    def _score_reference(self, examples: Sequence[TrainingExample]) -> dict[str, float]:
-        """Of every rationale under the untrained student: part of the method's compute."""
-        live = copy_trainable_weights(self.student)
-        student = self.load_whole_student()
-        weight_history.load_weights(student, self.weight_history.by_iteration[0])
-        try:
-            return scoring.score_texts(student, examples, self.schedule.objective)
-        finally:
-            if student is self.student:
-                weight_history.load_weights(student, live)
 
     def _make_training_pairs(self, examples: Sequence[TrainingExample]) -> list[TrainingPair]:
         return [make_training_pair(x.text, x.positives, x.negatives) for x in examples]

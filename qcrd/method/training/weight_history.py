@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -64,6 +65,17 @@ def load_weights(student: Student, weights: Weights) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight.to(parameters[name].device))
+
+
+@contextmanager
+def weights_of(student: Student, weights: Weights) -> Iterator[Student]:
+    """The student with `weights` for a while, and then with its own again, bit for bit."""
+    own = copy_trainable_weights(student)
+    load_weights(student, weights)
+    try:
+        yield student
+    finally:
+        load_weights(student, own)
 
 
 def sample_rationales(

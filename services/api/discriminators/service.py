@@ -11,11 +11,11 @@ from qcrd.errors import NotFound
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime import keys
+from qcrd.runtime.settings import DiscriminatorAddress
 from qcrd.runtime.storage.store import Store, find_readable_record, read_record
 from services.api.http.paging import skip_through, take_found
 from services.api.http.schemas import ApiObject, Page
 from services.api.http.serializers import build_page
-from services.api.settings import DiscriminatorClientSettings
 
 SERVICE_TIMEOUT = httpx2.Timeout(2.0, connect=0.5)
 """Seconds. The service responds at once or is busy training; the store has the same data."""
@@ -150,5 +150,5 @@ def _make_summary(
     )
 
 
-def make_service_client(settings: DiscriminatorClientSettings) -> httpx2.Client:
+def make_service_client(settings: DiscriminatorAddress) -> httpx2.Client:
     return httpx2.Client(base_url=settings.url, timeout=SERVICE_TIMEOUT)

@@ -15,7 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from qcrd.runtime import keys
-from qcrd.runtime.settings import LogSettings, StoreSettings, load_settings
+from qcrd.runtime.settings import (
+    DiscriminatorAddress,
+    LogSettings,
+    StoreSettings,
+    load_settings,
+)
 from qcrd.runtime.storage.store import open_store
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.settings import EngineSettings, ServerSettings
@@ -23,7 +28,7 @@ from services.teacher.students.app import create_students_app
 from services.teacher.students.judge_client import JudgeClient
 from services.teacher.students.loading import LoadedStudent, StudentLoader
 from services.teacher.students.model_cache import ModelCache
-from services.teacher.students.settings import DiscriminatorAddress, StudentsSettings
+from services.teacher.students.settings import StudentsSettings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 

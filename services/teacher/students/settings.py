@@ -18,8 +18,3 @@ class StudentsSettings(EnvironmentSettings, env_prefix="QCRD_STUDENTS_"):
     """Requests that may wait for students to be loaded; one more gets a 503."""
     slots: Annotated[int, Field(ge=1)] = 8
     """Sequences that one student generates at once."""
-
-
-class DiscriminatorAddress(EnvironmentSettings, env_prefix="QCRD_DISCRIMINATOR_"):
-    url: str = "http://127.0.0.1:8090"
-    """Where the judges of answers are kept."""

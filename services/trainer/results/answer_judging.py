@@ -26,7 +26,7 @@ Scores = list[list[float]]
 
 
 @dataclass(frozen=True)
-class AnswerJudge:
+class AnswerJudgeTraining:
     """The judge's id, and its backend when it is needed."""
 
     id: str

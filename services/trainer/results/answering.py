@@ -16,7 +16,7 @@ from qcrd.records.students.confidence import Confidence
 from qcrd.records.students.fallback import Fallback
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 from services.trainer.results import answer_judging
-from services.trainer.results.answer_judging import AnswerJudge, Scores
+from services.trainer.results.answer_judging import AnswerJudgeTraining, Scores
 from services.trainer.results.measuring import Asker
 from services.trainer.results.rationale_swap import measure_swap
 
@@ -42,7 +42,7 @@ class StudentAnswers:
 def measure_answers(
     asker: Asker,
     dataset: TrainingDataset,
-    judge: AnswerJudge | None = None,
+    judge: AnswerJudgeTraining | None = None,
     *,
     is_published: bool = True,
 ) -> StudentAnswers:
@@ -98,7 +98,7 @@ def _add_samples(
     dataset: TrainingDataset,
     questions: LabeledQuestions,
     answers: StudentAnswers,
-    judge: AnswerJudge | None,
+    judge: AnswerJudgeTraining | None,
 ) -> StudentAnswers:
     """Of a student that answers behind its rationale."""
     settings, seed = asker.schedule.spec.evaluation, asker.schedule.seed

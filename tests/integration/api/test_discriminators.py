@@ -13,11 +13,10 @@ from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.redis.event_log import MemoryEventLog
-from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.settings import DiscriminatorAddress, ModelSettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
-from services.api.discriminators.service import DiscriminatorClientSettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
 from services.discriminator.main import build_app
 from services.discriminator.settings import DiscriminatorSettings
@@ -47,7 +46,7 @@ def gateway(store: MemoryStore, models: ModelSettings, url: str) -> TestClient:
         TeacherSettings(),
         FileSettings(),
         models,
-        discriminator=DiscriminatorClientSettings(url=url),
+        discriminator=DiscriminatorAddress(url=url),
     )
     app = create_app(store, MemoryJobStore(), MemoryEventLog(), MemoryJobQueue(), settings)
     return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)

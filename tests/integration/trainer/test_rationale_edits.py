@@ -13,11 +13,11 @@ from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationale_annotations import RationaleEdit, RationaleScore, RationaleScoreManifest
 from qcrd.records.rationales import RationaleSource
 from qcrd.runtime import keys
+from qcrd.runtime.settings import DiscriminatorAddress
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_lines, read_object, read_record
 from services.api.rationale_sets.schemas import ExportQuery, ItemQuery
 from services.api.rationale_sets.service import RationaleSetService
-from services.trainer.settings import TrainerSettings
 from tests.integration.site import Site, item, spec, training_process, when, write_set
 
 WANTED = spec()
@@ -110,7 +110,7 @@ def test_the_final_judge_scores_the_set_as_it_was_trained_on(site: Site, edited:
     trout = item("trout", 4)
     asked = (format_question(WANTED.settings.task, trout.question), trout.positives[0].text)
     answer = httpx2.post(
-        f"{TrainerSettings().discriminator_url}/v1/judges/{job.id}/score", json={"pairs": [asked]}
+        f"{DiscriminatorAddress().url}/v1/judges/{job.id}/score", json={"pairs": [asked]}
     ).json()
     assert answer["version"] == 4
     assert abs(answer["scores"][0] - found[trout.positives[0].id].score) < 1e-5

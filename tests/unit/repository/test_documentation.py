@@ -26,13 +26,13 @@ from qcrd.records.specs.spec_schema import (
 )
 from qcrd.records.study import StudySpec
 from qcrd.runtime.settings import (
+    DiscriminatorAddress,
     LogSettings,
     ModelSettings,
     RecoverySettings,
     RedisSettings,
     StoreSettings,
 )
-from services.api.discriminators.service import DiscriminatorClientSettings
 from services.api.settings import (
     ApiSettings,
     ConnectionLimitSettings,
@@ -57,7 +57,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     FileSettings,
     ConnectionLimitSettings,
     TeacherSettings,
-    DiscriminatorClientSettings,
+    DiscriminatorAddress,
     WebhookSettings,
     StudentSettings,
     StudentsSettings,

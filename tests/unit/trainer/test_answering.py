@@ -22,7 +22,7 @@ from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
 from qcrd.records.students.prompt_format import split_joined_output
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
-from services.trainer.results.answer_judging import AnswerJudge
+from services.trainer.results.answer_judging import AnswerJudgeTraining
 from services.trainer.results.answering import StudentAnswers, measure_answers
 from services.trainer.results.measuring import Asker
 from tests.students import REASONS, question
@@ -74,7 +74,7 @@ def make_dataset(golds: Sequence[str] = LABELS) -> TrainingDataset:
 
 
 def measure(
-    with_judge: AnswerJudge | None = None,
+    with_judge: AnswerJudgeTraining | None = None,
     dataset: TrainingDataset | None = None,
     **evaluation: object,
 ) -> StudentAnswers:
@@ -171,7 +171,7 @@ class KnowingJudge:
 
 def test_too_few_mixed_questions_train_no_judge() -> None:
     judge = KnowingJudge(LABELS)
-    found = measure(AnswerJudge("judge-1", lambda: judge), samples=4, judge=True)
+    found = measure(AnswerJudgeTraining("judge-1", lambda: judge), samples=4, judge=True)
     assert found.report is not None
     judged = found.report.judged
     assert judged is not None
@@ -199,7 +199,7 @@ def test_a_judge_is_offered_where_its_best_is_above_vote_and_greedy(
     repeated = LabeledQuestions(QUESTIONS * 8, golds * 8, LABELS * 8, LABELS * 8)
     judge = KnowingJudge(golds if knows else LABELS)
     found = measure(
-        AnswerJudge("judge-1", lambda: judge),
+        AnswerJudgeTraining("judge-1", lambda: judge),
         replace(many, validation=repeated),
         samples=16,
         temperature=2.0,

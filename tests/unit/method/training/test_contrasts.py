@@ -158,7 +158,7 @@ def test_the_reference_pass_is_paid_and_leaves_the_student_as_it_was() -> None:
     list(made.run())
     before = {name: p.detach().clone() for name, p in made.student.model.named_parameters()}
     flops = made.flops
-    made._score_reference(lessons())
+    made.score_reference(lessons())
     assert all(torch.equal(p, before[n]) for n, p in made.student.model.named_parameters())
     assert made.flops > flops
 
