@@ -129,7 +129,12 @@ def train_student(
     cost = {"steps": trainer.step, "tokens": tokens, "flops": trainer.flops, "seconds": seconds}
     dataset = student_run.dataset
     answers = measure_answers(
-        Asker(student, student_run.schedule, student_run.mark_progress),
+        Asker(
+            student,
+            student_run.schedule,
+            student_run.mark_progress,
+            partial(training_events.tell_measuring, stage, method),
+        ),
         dataset,
         student_run.answer_judge,
         is_published=student_run.is_published,

@@ -261,6 +261,11 @@ def _describe_missing_negatives(metrics: Mapping[str, float]) -> str:
     return message
 
 
+def tell_measuring(stage: StageContext, method: str, doing: str) -> None:
+    """What the finished student is asked, which may take as long as its training did."""
+    stage.emit(f"{method}: {doing}", once=f"{method}-{doing}", method=method)
+
+
 def emit_result(stage: StageContext, method: str, result: StudentResult, task: TaskSpec) -> None:
     accuracy: Accuracy = result.test or result.validation
     name = "test" if result.test else "validation"

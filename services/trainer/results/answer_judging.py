@@ -43,7 +43,7 @@ class AnswerJudgeTraining:
             tuple(dataset.examples[i].gold for i in chosen),
             (),
         )
-        outputs = asker.sample(asked, "judged")
+        outputs = asker.sample(asked, "training")
         texts = {question.id: asker.format(question) for question in asked.questions}
         pairs = sampled_answers.make_answer_pairs(texts, outputs, seed=asker.schedule.seed)
         result = JudgedAnswers(judge=self.id, version=1, useful=False, trained_on=len(pairs))
@@ -53,6 +53,7 @@ class AnswerJudgeTraining:
                 f"and a judge of answers takes {MIN_QUESTIONS}"
             )
             return result.model_copy(update={"reason": reason}), None
+        asker.tell(f"the judge of answers learns from {len(pairs)} training questions")
         backend = self.make()
         health = backend.pretrain(pairs)
         return result.model_copy(update={"health": health}), Scorer(asker, backend)

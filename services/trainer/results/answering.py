@@ -51,6 +51,10 @@ def measure_answers(
     questions = LabeledQuestions(
         tuple(t.question for t in dataset.test), tuple(t.gold for t in dataset.test), ()
     )
+    asker.tell(
+        f"greedy answers to {len(dataset.validation.questions)} validation and "
+        f"{len(questions.questions)} test questions"
+    )
     validation, test = asker.answer(dataset.validation), asker.answer(questions)
     objective = asker.schedule.objective
     if objective.joined:  # its mark is a part of its answer

@@ -120,11 +120,12 @@ def predict_labeled(
 @dataclass(frozen=True)
 class Asker:
     """Asks a finished student outside of what its training is counted to have cost. `check` runs
-    before each batch."""
+    before each batch; `tell` gets what is about to take long."""
 
     student: Student
     schedule: TrainingSchedule
     check: Callable[[], None] = never_interrupt
+    tell: Callable[[str], None] = lambda _: None
 
     def answer(
         self, labeled: LabeledQuestions, beginnings: Sequence[Target] = ()
@@ -136,9 +137,11 @@ class Asker:
             )
 
     def sample(self, labeled: LabeledQuestions, name: str) -> list[list[Prediction]]:
-        """`evaluation.samples` outputs of each question; `name` salts the seed."""
+        """`evaluation.samples` outputs of each question; `name`, what questions they are, salts
+        the seed."""
         settings = self.schedule.spec.evaluation
         k = settings.samples
+        self.tell(f"{k} outputs for each of {len(labeled.questions)} {name} questions")
         repeated = LabeledQuestions(
             tuple(question for question in labeled.questions for _ in range(k)),
             tuple(gold for gold in labeled.golds for _ in range(k)),

@@ -31,6 +31,7 @@ def measure_swap(
         tuple(labeled.questions[i] for i, _ in pairs), tuple(labeled.golds[i] for i, _ in pairs), ()
     )
     swapped = [reasoned_target(read_own_rationale(predictions[other].text)) for _, other in pairs]
+    asker.tell(f"{len(pairs)} answers behind another question's rationale, and behind none")
     with_other = asker.answer(asked, swapped)
     without = asker.answer(asked, [reasoned_target("")] * len(pairs))
     return RationaleSwap(

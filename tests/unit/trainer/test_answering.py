@@ -94,6 +94,17 @@ def test_the_answer_goes_by_the_rationale_that_stands_before_it() -> None:
     assert found.vote_confidence is None
 
 
+def test_what_takes_long_is_told_before_it_is_done() -> None:
+    told: list[str] = []
+    measure_answers(Asker(taught(), make_run(samples=4), tell=told.append), make_dataset())
+    assert told == [
+        "greedy answers to 4 validation and 4 test questions",
+        "4 answers behind another question's rationale, and behind none",
+        "4 outputs for each of 4 validation questions",
+        "4 outputs for each of 4 test questions",
+    ]
+
+
 def test_a_greedy_answer_has_a_confidence_and_a_count() -> None:
     found = measure()
     assert found.confidence is not None
