@@ -15,7 +15,7 @@ from qcrd.questions.rows import check_records
 from qcrd.records.base import Record, parse_record
 from qcrd.records.job import DataSummary
 from qcrd.records.specs.spec import JobSpec
-from qcrd.records.study import StudySpec
+from qcrd.records.specs.study_spec import StudySpec
 
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 FILE_FIELDS = ("training_file", "validation_file", "test_file")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from qcrd.records.rationales import Rationale, Vote
 
-PositiveRule = Literal["majority", "gold", "majority_and_gold"]
+PositiveRule = Literal["majority", "gold", "majority_and_gold", "all"]
 
 
 def majority_vote(answers: Sequence[str | None], salt: str = "") -> Vote:
@@ -45,6 +45,7 @@ def split_rationales(
             "majority": matches_majority,
             "gold": matches_gold,
             "majority_and_gold": matches_majority and matches_gold,
+            "all": True,
         }[rule]
 
     positives = tuple(r for r in rationales if is_positive(r))

@@ -1,126 +1,41 @@
-"""A study: several methods, each under several seeds, on one rationale set, in one table."""
+"""A study's record and its table: several methods, each under several seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
-from qcrd.errors import Invalid
-from qcrd.records.base import Record, StoredRecord, parse_record
+from qcrd.records.base import Record, StoredRecord
 from qcrd.records.job import JobStatus
 from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.reports.verdicts import EQUIVALENCE_MARGIN, Verdict
-from qcrd.records.specs.spec import Baseline, JobSpec
-
-LABEL_ONLY_METHODS = frozenset({Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE})
-"""The methods that use labels only."""
-MAX_JOBS = 256
-"""Most training runs of a study; a larger number is taken for a mistake."""
-
-
-class StudySpec(Record):
-    """The methods and seeds to compare: `job` under each of them, tested against `baseline`.
-
-    `job.method` has the settings that all methods share; its name and `job.seed` are replaced by
-    those of each cell.
-    """
-
-    job: JobSpec
-    methods: tuple[Baseline, ...]
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
-    baseline: Baseline = Baseline.FINETUNE_EQUAL_COMPUTE
-    equivalence_margin: float = Field(default=EQUIVALENCE_MARGIN, gt=0, le=0.5)
-    """Differences of accuracy below it are taken for none, as a share. Set it before any result is
-    known."""
-
-    @field_validator("job", mode="before")
-    @classmethod
-    def parse_job(cls, data: Any) -> Any:
-        """Parse the body of a job; errors name the field by its path in the study, `job.…`."""
-        if not isinstance(data, dict):
-            return data
-        try:
-            return parse_record(
-                JobSpec, {name: value for name, value in data.items() if value is not None}
-            )
-        except Invalid as error:
-            raise prefix_error_path("job", error) from error
-
-    @model_validator(mode="after")
-    def validate_comparison(self) -> Self:
-        _check_distinct("methods", self.methods)
-        _check_distinct("seeds", self.seeds)
-        if self.baseline not in self.methods:
-            raise Invalid(
-                f"`baseline`: {self.baseline.value!r} is none of the study's methods: add it to "
-                f"`methods`, or name one of {', '.join(self.methods)}",
-                param="baseline",
-            )
-        if len(self.methods) * len(self.seeds) > MAX_JOBS:
-            raise Invalid(
-                f"`seeds`: {len(self.methods)} methods × {len(self.seeds)} seeds are more than "
-                f"{MAX_JOBS} runs: take fewer",
-                param="seeds",
-            )
-        if self.job.settings.baselines:
-            raise Invalid(
-                "`job.method`: a study has no `baselines` besides its methods: list them in "
-                "`methods` instead",
-                param=f"job.method.{self.job.method}.baselines",
-            )
-        if Baseline.FINETUNE_EQUAL_COMPUTE in self.methods and self.compute_reference is None:
-            raise Invalid(
-                "`methods`: finetune_equal_compute spends what another method of the same seed "
-                "spent, and there is none: add one that learns from rationales, such as `qcrd`",
-                param="methods",
-                code="no_reference",
-            )
-        return self
-
-    @property
-    def compute_reference(self) -> Baseline | None:
-        """The method whose compute `finetune_equal_compute` gets: qcrd, else the last one that
-        uses rationales."""
-        if Baseline.QCRD in self.methods:
-            return Baseline.QCRD
-        return next((m for m in reversed(self.methods) if m not in LABEL_ONLY_METHODS), None)
-
-
-def prefix_error_path(root: str, error: Invalid) -> Invalid:
-    """`error` with the path of its field prefixed by `root`."""
-    if error.param is None:
-        return error
-    path = f"{root}.{error.param}"
-    message = error.message.replace(f"`{error.param}`", f"`{path}`")
-    return Invalid(message, param=path, code=error.code)
-
-
-def _check_distinct(param: str, values: Sequence[Any]) -> None:
-    if not values:
-        raise Invalid(f"`{param}` is empty: name at least one", param=param)
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            path = f"{param}.{index}"
-            raise Invalid(f"`{path}`: {value} is there twice", param=path)
+from qcrd.records.specs.spec import Baseline
+from qcrd.records.specs.study_spec import StudySpec
 
 
 class StudyCell(Record):
-    """One method under one seed: row `row` of the report of job `job_id`."""
+    """One row of the table under one seed and trial: row `row` of the report of job `job_id`."""
 
     method: Baseline
     seed: int
     job_id: str
     row: str
+    name: str | None = None
+    """Of the row in the study's table; None where it is the method's."""
+    trial: int = 0
+
+    @property
+    def row_name(self) -> str:
+        return self.name or self.method.value
 
 
 class Study(StoredRecord):
     """A study's record, written once before its jobs are created, with their future ids.
 
-    `leader` is the job that assembles the rationale set for all of them. The study's progress is
-    not stored but read from its jobs.
+    `leader` is the job that assembles the rationale set, for all of them but rows with settings of
+    their own for it. The study's progress is not stored but read from its jobs.
     """
 
     id: str
@@ -146,7 +61,10 @@ class StudyJob(Record):
 
     id: str
     method: str
+    """Name of its row in the table."""
     seed: int
+    trial: int | None = None
+    """None where the study has no trials."""
     status: JobStatus | None
     stage: str | None = None
     percent: float = 0.0
@@ -156,8 +74,11 @@ class StudyJob(Record):
 
 
 class SeedAccuracy(Record):
+    """`trial` is the one that was best on validation, where the study has trials."""
+
     seed: int
     accuracy: float
+    trial: int | None = None
 
 
 class SeedTest(Record):
@@ -236,6 +157,16 @@ class StudyRow(Record):
     tokens: float | None = None
     flops: float | None = None
     seconds: float | None = None
+    teacher_tokens: float | None = None
+    """Of the outputs that its rationales come from, also where they were kept from before; without
+    the teacher's answers to test questions. None where the labels alone are read, or outputs were
+    imported."""
+    given_rationale: float | None = None
+    """Accuracy of the label behind the student's own rationale."""
+    rationale_gap: float | None = None
+    """Cross entropy of held-back wrong rationales less that of right ones, nats per token."""
+    in_force_share: float | None = None
+    """Of the questions with negatives, those where eq. 7 acts, mean over iterations."""
     comparison: StudyComparison | None = None
     """None for the baseline, and without common predictions."""
 

@@ -57,6 +57,7 @@ def capture_state(trainer: Trainer) -> TrainerState:
         "cursor": trainer.step_in_iteration,
         "ring": sorted(trainer.weight_history.by_iteration),
         "pretrained": trainer.pretrain_metrics,
+        "chosen": trainer.chosen,
         "best": None if best is None else [best.iteration, *best.score],
         "student_flops": trainer.student.flops,
         "student_tokens": None if math.isnan(trainer.student.tokens) else trainer.student.tokens,
@@ -114,6 +115,8 @@ def restore_state(trainer: Trainer, state: TrainerState) -> None:
     trainer.negative_supply.temperature = numbers.get("temperature")
     trainer.collapse_check.recent = {**numbers.get("recent_losses", {})}
     trainer.pretrain_metrics = numbers["pretrained"]
+    if (chosen := numbers.get("chosen")) is not None:
+        trainer.teach_only(chosen)
     if numbers["best"] is not None:
         iteration, accuracy, minus_ce = numbers["best"]
         trainer.best = BestStudent(

@@ -11,6 +11,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -18,7 +19,7 @@ from qcrd.method.batching import iterate_batches
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.judge.training_pairs import TrainingPair, make_training_pair
 from qcrd.method.student.base import Student, Weights
-from qcrd.method.training import divergence, scoring, weight_history
+from qcrd.method.training import divergence, scoring, selection, weight_history
 from qcrd.method.training.iteration_data import BestStudent, IterationData, ValidationScore
 from qcrd.method.training.negatives.sample_filter import SampledRationales
 from qcrd.method.training.negatives.sampler import (
@@ -99,6 +100,8 @@ class Trainer:
         """The negatives of the last iteration that ended here; none after a resumption."""
         self.best: BestStudent | None = None
         self.pretrain_metrics: dict[str, float] = {}
+        self.chosen: list[str] | None = None
+        """Ids of the positives that are taught, where the spec has them chosen."""
 
     @property
     def needs_reference(self) -> bool:
@@ -119,6 +122,9 @@ class Trainer:
     def run(self) -> Iterator[PhaseStarted | JudgePretrained | StepFinished | IterationFinished]:
         if not self.started:
             self.weight_history.push(0, copy_trainable_weights(self.student))
+            if self.chooses_positives and self.chosen is None:
+                yield PhaseStarted("choosing the rationales to teach")
+                self.teach_only(self._choose_positives())
             if self.judge is not None:
                 yield PhaseStarted("pretraining the judge")
                 metrics = self.judge.pretrain(self._make_training_pairs(self.examples))
@@ -137,6 +143,35 @@ class Trainer:
             first_step = self.first_step
             yield from self._train_iteration(self.iteration_data)
             yield self._finish_iteration(self.iteration_data, first_step)
+
+    @property
+    def chooses_positives(self) -> bool:
+        """Whether a part of the positives is chosen before the first iteration."""
+        learns_rationales = self.schedule.objective.max_positives != 0
+        return learns_rationales and self.schedule.spec.positives.select == "difficulty"
+
+    def _choose_positives(self) -> list[str]:
+        """By the untrained student; the pass is part of the method's compute."""
+        student = self.load_whole_student()
+
+        def measure() -> list[Any]:
+            flops = student.flops
+            with student.uncounted():
+                difficulty = selection.measure_difficulty(
+                    student, self.examples, self.schedule.objective
+                )
+                return [difficulty, student.flops - flops]
+
+        # On one rank: what is taught must be the same on all.
+        difficulty, work = student.ranks.run_on_main(measure)
+        self.student.flops += work
+        keep = self.schedule.spec.positives.keep
+        return selection.choose_positives(self.examples, difficulty, keep)
+
+    def teach_only(self, chosen: list[str]) -> None:
+        """Leave out every positive but those of these ids."""
+        self.chosen = chosen
+        self.examples = selection.keep_chosen(self.examples, chosen)
 
     def load_whole_student(self) -> Student:
         """The student as it is now, whole, to be measured."""

@@ -33,9 +33,9 @@ class RationaleSpec(Record):
     source: Annotated[Literal["auto", "explanation", "reasoning"], Field(alias="from")] = "auto"
     """What of a reasoning teacher's output the student learns: the explanation that it gives, or
     the reasoning before it; `auto`: the explanation, where there is one."""
-    positive_rule: Literal["majority", "gold", "majority_and_gold"] = "majority"
+    positive_rule: Literal["majority", "gold", "majority_and_gold", "all"] = "majority"
     """Which rationales are positives: those whose answer is the majority's, the gold label's, or
-    both; the others are the teacher's negatives."""
+    both; the others are the teacher's negatives. `all`: every one, whatever its answer."""
     import_file: Annotated[str | None, Field(alias="import")] = None
     """Id of a file of existing teacher outputs, which replace generation."""
     answers: Literal["auto", "label", "parse", "last"] = "auto"

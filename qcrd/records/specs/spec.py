@@ -19,13 +19,14 @@ from qcrd.records.specs.training_spec import (
     JudgeSpec,
     LossSpec,
     NegativeSpec,
+    PositiveSpec,
     StudentSpec,
 )
 
 FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "task": frozenset({"fields", "conversation"}),
-        "negatives": frozenset({"top_p", "filter", "keep_right"}),
+        "negatives": frozenset({"top_p", "filter", "keep_right", "control"}),
         "loss": frozenset({"contrast_normaliser", "contrast", "dpo_beta"}),
         "student": frozenset(
             {"gradient_checkpointing", "answers", "prompt", "enforce_labels", "lora_upper_share"}
@@ -67,6 +68,10 @@ class MethodName(StrEnum):
     DSS_POSITIVES = "dss+positives"
     DSS_NEGATIVES = "dss+positives+negatives"
     QCRD = "qcrd"
+
+
+LOGIT_METHODS = ("gkd", "logit_distillation")
+"""Asked for by name, and refused by name."""
 
 
 class Baseline(StrEnum):
@@ -136,6 +141,8 @@ class MethodSpec(Record):
     """What the student learns to predict: the gold label, or the teacher's vote (`llm`)."""
     rationales: RationaleSpec = RationaleSpec()
     """How the rationales come about."""
+    positives: PositiveSpec = PositiveSpec()
+    """Which of them are taught."""
     negatives: NegativeSpec = NegativeSpec()
     """How the negative rationales come about."""
     discriminator: JudgeSpec = JudgeSpec()
@@ -211,6 +218,9 @@ class JobSpec(Record):
     settings: MethodSpec = MethodSpec()
     knowledge_of: str | None = None
     """Id of the job whose rationale set is trained on; None: the job assembles its own."""
+    after: str | None = None
+    """Id of a job whose rationale set is waited for before the teacher is asked, so that outputs
+    which both ask for are paid once."""
     webhook: Annotated[str | None, Field(max_length=2048)] = None
     """URL that is notified when the job ends, on a host that the server lists."""
 
@@ -222,6 +232,14 @@ class JobSpec(Record):
             return data
         method = dict(data["method"])
         kind = method.pop("type", None)
+        if kind in LOGIT_METHODS:
+            raise Invalid(
+                f"`method.type`: {kind!r} needs the teacher's distribution at every token of the "
+                "student's own samples, which no teacher's server gives: take `dss`, or run "
+                "`python -m benchmarks.logit_distillation` with the teacher's weights",
+                param="method.type",
+                code="no_teacher_logits",
+            )
         if not isinstance(kind, str) or kind not in set(MethodName):
             known = ", ".join(MethodName)
             raise Invalid(
@@ -241,9 +259,13 @@ class JobSpec(Record):
             section: list_added_defaults(section, getattr(self.settings, section))
             for section in FIELDS_SINCE_1_0
         }
-        if self.settings.evaluation == EvaluationSpec():
-            added["evaluation"] = True
-        return self.model_dump_json(exclude={"settings": added})
+        for section, default in (("evaluation", EvaluationSpec()), ("positives", PositiveSpec())):
+            if getattr(self.settings, section) == default:
+                added[section] = True
+        exclude: dict[str, Any] = {"settings": added}
+        if self.after is None:
+            exclude["after"] = True
+        return self.model_dump_json(exclude=exclude)
 
     def dump_method(self) -> dict[str, Any]:
         """The `method` object as the REST API shows it."""

@@ -16,6 +16,7 @@ SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 SECTIONS = (
     "TaskSpec",
     "RationaleSpec",
+    "PositiveSpec",
     "NegativeSpec",
     "JudgeSpec",
     "LossSpec",

@@ -19,6 +19,19 @@ class NegativeSource(StrEnum):
     FIXED = "fixed"
 
 
+class PositiveSpec(Record):
+    """Which rationales are taught."""
+
+    source: Literal["teacher", "student"] = "teacher"
+    """`student`: none of the teacher's, but the student's own samples whose answer is right, which
+    `negatives` asks for and `negatives.keep_right` keeps (STaR, Zelikman et al. 2022)."""
+    select: Literal["all", "difficulty"] = "all"
+    """`difficulty`: of each question those behind which the untrained student gives the label most
+    probably, near repetitions last (after MoRSD, Yan et al. 2025): a pass before the training."""
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share that `difficulty` keeps of each question's, at least one."""
+
+
 class NegativeSpec(Record):
     source: tuple[NegativeSource, ...] = (NegativeSource.STUDENT_LAG,)
     """Where negatives come from: samples of the student as it was `lag` iterations ago, the
@@ -37,8 +50,11 @@ class NegativeSpec(Record):
     is no negative. Of a student that answers behind its rationale it is always so, and a vote must
     be at least 4 of 5."""
     keep_right: StrictBool = False
-    """Samples of such a student whose answer is right are further positives of their question, in
-    the iteration that they were sampled for."""
+    """Samples that are sorted by their answer and have the right one are further positives of their
+    question, in the iteration that they were sampled for."""
+    control: Literal["none", "other_question"] = "none"
+    """What takes the place of a question's negatives, to see what their content is worth: those of
+    other questions, of eight the one that the student finds as likely as what it replaces."""
     n: Annotated[int, Field(ge=1, le=16)] = 1
     """Negatives per question and step."""
     checkpoint: str | None = None

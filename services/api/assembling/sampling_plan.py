@@ -10,19 +10,21 @@ from typing import Self
 
 from qcrd.records.rationales import Question
 from qcrd.records.specs.rationale_spec import DEFAULT_STOP, RationaleSpec
-from qcrd.records.specs.spec import Baseline, JobSpec, MethodName
+from qcrd.records.specs.spec import Baseline, JobSpec, MethodSpec
 from qcrd.records.teachers.prompt import PromptStyle, TeacherPrompt
 from qcrd.runtime.keys import digest
 
 
 def needs_teacher_outputs(spec: JobSpec) -> bool:
-    """Whether any part of the job reads rationales or votes. Plain finetuning does not."""
+    """Whether any part of the job reads rationales or votes."""
+    rows = (spec.method.value, *spec.settings.baselines)
+    return any(reads_outputs(row, spec.settings) for row in rows)
+
+
+def reads_outputs(method: str, settings: MethodSpec) -> bool:
+    """Whether the method reads rationales or votes. Plain finetuning on gold labels does not."""
     label_only = {Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE}
-    return (
-        spec.method is not MethodName.FINETUNE
-        or bool(set(spec.settings.baselines) - label_only)
-        or spec.settings.label_mode == "llm"
-    )
+    return method not in label_only or settings.label_mode == "llm"
 
 
 def asks_teacher(spec: JobSpec) -> bool:

@@ -1,4 +1,4 @@
-"""The wait for the rationale set of another job, to train on it."""
+"""The wait for the rationale set of another job, to train on it, or to ask for nothing twice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ from qcrd.runtime.jobs.state_machine import TERMINAL
 
 POLL_SECONDS = 5.0
 """Seconds between two checks for a set that does not exist yet."""
+
+
+def wait_for_set(stage: StageContext, job_id: str) -> None:
+    """`Transient` while that job may still ask the teacher; one that is gone asks nothing."""
+    try:
+        other = stage.jobs.get(job_id)
+    except NotFound:
+        return
+    if other.rationale_set is None and other.status not in TERMINAL:
+        raise Transient(
+            f"job {job_id} asks the teacher first",
+            code=WAITS_FOR_JOB,
+            retry_after=POLL_SECONDS,
+        )
 
 
 def take_shared_set(stage: StageContext, leader_id: str) -> NextStage:

@@ -81,6 +81,8 @@ def assemble(
     spec, store = stage.job.spec, stage.store
     if spec.knowledge_of is not None:
         return shared_set.take_shared_set(stage, spec.knowledge_of)
+    if spec.after is not None:
+        shared_set.wait_for_set(stage, spec.after)
     if (teacher := teachers.get(spec.settings.teacher)) is not None:
         with raise_dated(stage):  # before files are read, which may be large
             asyncio.run(check_still_out(stage.job, stage.store, buffer, teacher))

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from qcrd.records.specs.spec import JobSpec, MethodName
-from qcrd.records.study import StudySpec
+from qcrd.records.specs.study_spec import StudySpec
 from services.api.http import schemas as wire
 
 SCHEMA_REF = "#/components/schemas/{model}"
@@ -110,7 +110,8 @@ def _build_job_request_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     fields["training_file"] |= {"pattern": FILE_ID_PATTERN}
     for name in ("validation_file", "test_file"):
         fields[name] = _make_nullable({"type": "string", "pattern": FILE_ID_PATTERN})
-    fields["knowledge_of"] = _make_nullable({"type": "string", "pattern": JOB_ID_PATTERN})
+    for name in ("knowledge_of", "after"):
+        fields[name] = _make_nullable({"type": "string", "pattern": JOB_ID_PATTERN})
     for name in fields.keys() - set(schema["required"]):
         fields[name] = _make_nullable(fields[name])
     return {**schema, "title": "JobRequest"}, definitions

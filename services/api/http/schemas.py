@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from qcrd.records.job import JobFailure, Progress, Report, Usage
 from qcrd.records.specs.spec import Budget as JobBudget
+from qcrd.records.specs.study_rows import StudyMethod
 from qcrd.records.study import StudyJob, StudyStatus, StudyTable
 
 
@@ -99,6 +100,7 @@ class FineTuningJob(ApiObject):
     """Name of the API key."""
     test_file: str | None
     knowledge_of: str | None
+    after: str | None = None
     priority: str
     stage: str | None
     progress: Progress
@@ -180,7 +182,11 @@ class StudySummary(ApiObject):
     status: StudyStatus
     job: StudyJobTemplate
     methods: list[str]
+    """Names of the table's rows."""
+    rows: list[StudyMethod]
+    """The same, with what each trains and its own settings."""
     seeds: list[int]
+    trials: list[dict[str, Any]]
     baseline: str
     leader: str
     rationale_set: str | None

@@ -19,10 +19,12 @@ from services.api.assembling import sampling_plan
 
 def check_shared_set(spec: JobSpec, jobs: JobStore) -> None:
     """`Invalid`, naming the field, unless the set of job `spec.knowledge_of` would be the one that
-    this job would have assembled."""
+    this job would have assembled, and for a job to wait for that is none."""
+    if spec.after is not None:
+        _get_job(spec.after, "after", "asks the teacher at once", jobs)
     if spec.knowledge_of is None:
         return
-    leader = _get_leader(spec.knowledge_of, jobs)
+    leader = _get_job(spec.knowledge_of, "knowledge_of", "assembles a rationale set", jobs)
     for (param, ours), (_, theirs) in zip(
         _iter_set_inputs(spec), _iter_set_inputs(leader.spec), strict=True
     ):
@@ -44,15 +46,14 @@ def check_shared_set(spec: JobSpec, jobs: JobStore) -> None:
         )
 
 
-def _get_leader(job_id: str, jobs: JobStore) -> Job:
-    """The leader's record. A missing job in a spec is an invalid value: 400, not 404."""
+def _get_job(job_id: str, param: str, does: str, jobs: JobStore) -> Job:
+    """A missing job in a spec is an invalid value: 400, not 404. `does`: this job without one."""
     try:
-        return jobs.get(keys.validate_id(job_id, "knowledge_of"))
+        return jobs.get(keys.validate_id(job_id, param))
     except NotFound as error:
         raise Invalid(
-            f"`knowledge_of`: there is no job {job_id}: leave it out, and this job assembles a "
-            "rationale set of its own",
-            param="knowledge_of",
+            f"`{param}`: there is no job {job_id}: leave it out, and this job {does}",
+            param=param,
             code="job_not_found",
         ) from error
 

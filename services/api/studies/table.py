@@ -21,9 +21,9 @@ def build_table(study: Study, jobs: Mapping[str, Job | None], store: Store) -> S
     """`jobs` are the study's by id; only those that have succeeded count."""
     spec = study.spec
     return build_study_table(
-        [method.value for method in spec.methods],
+        [row.name for row in spec.rows],
         spec.seeds,
-        spec.baseline.value,
+        spec.baseline,
         list(_iter_runs(study, jobs, store)),
         has_test_file=spec.job.test_file is not None,
         margin=spec.equivalence_margin,
@@ -43,7 +43,7 @@ def _iter_runs(study: Study, jobs: Mapping[str, Job | None], store: Store) -> It
             answer for answer in predictions_by_job[job.id] if answer.method == cell.row
         ]
         yield StudyRun(
-            method=cell.method.value,
+            method=cell.row_name,
             seed=cell.seed,
             test=job.report.test.get(cell.row),
             validation=job.report.validation.get(cell.row),

@@ -24,7 +24,7 @@ from qcrd.records.specs.spec_schema import (
     read_spec_schema,
     render_reference,
 )
-from qcrd.records.study import StudySpec
+from qcrd.records.specs.study_spec import StudySpec
 from qcrd.runtime.settings import (
     DiscriminatorAddress,
     LogSettings,

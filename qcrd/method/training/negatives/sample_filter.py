@@ -57,7 +57,8 @@ class SampleFilter:
         self._task: TaskSpec = spec.task
         self._reasons = reasons
         self._wrong_only = reasons or spec.negatives.filter == "wrong_only"
-        self._keeps_right = reasons and spec.negatives.keep_right
+        self._keeps_right = self._wrong_only and spec.negatives.keep_right
+        self._repeats_count = spec.positives.source == "teacher"
         positives = [(e, r) for e in examples for r in e.positives[:1]][:MAX_PROBED]
         read = sum(self._read(e, r.text)[1] is not None for e, r in positives)
         self.answers_expected = reasons or 2 * read > len(positives)
@@ -72,7 +73,8 @@ class SampleFilter:
             own = []
             for sample in samples.get(example.id, ()):
                 text, answer = self._read(example, sample.text)
-                kind = _find_kind(example, sample, text, answer)
+                known = example.positives if self._repeats_count else ()
+                kind = _find_kind(example, known, sample, text, answer)
                 counts[kind] += 1
                 if self._is_used(kind):
                     own.append(_replace(sample, text, answer))
@@ -129,9 +131,13 @@ MAX_PROBED = 64
 
 
 def _find_kind(
-    example: TrainingExample, sample: Rationale, text: str, answer: str | None
+    example: TrainingExample,
+    positives: Sequence[Rationale],
+    sample: Rationale,
+    text: str,
+    answer: str | None,
 ) -> SampleKind:
-    if text in {positive.text for positive in example.positives}:
+    if text in {positive.text for positive in positives}:
         return SampleKind.REPEATED
     if sample.is_cut:
         return SampleKind.CUT

@@ -15,6 +15,7 @@ import torch
 
 from qcrd.method import losses
 from qcrd.method.student.base import Student, Weights
+from qcrd.method.training.negatives.controls import take_from_other_questions
 from qcrd.method.training.negatives.metrics import describe_samples, score_pairs
 from qcrd.method.training.negatives.sample_filter import (
     SampledRationales,
@@ -34,10 +35,10 @@ from qcrd.records.specs.training_spec import NegativeSource
 TEMPERATURES = (1.5, 1.2, 1.0, 0.85, 0.7, 0.5)
 """What `negatives.temperature: auto` chooses from, the highest first."""
 MIN_SHARE_IN_FORCE = 0.5
+"""Of the usable samples, at the temperature that is chosen."""
 MIN_USABLE_SHARE = 0.25
 """Of the samples that are not right, at a temperature that is taken: at τ = 1.5 a SmolLM2 that was
 not trained breaks off 95 in 100 (docs/results/2026-11-29-in-force.md)."""
-"""Of the usable samples, at the temperature that is chosen."""
 TEMPERATURE_ITERATIONS = 5
 """Iterations between two measurements of the temperature."""
 PROBED_QUESTIONS = 128
@@ -97,8 +98,12 @@ class NegativeSupply:
         filtered = self._filter.apply(examples, sampled)
         n_asked = sum(len(params.questions) * params.n for _, params in requests)
         metrics |= describe_samples(sampled, filtered.counts, n_asked)
-        metrics |= self._measure(self.attach(examples, filtered.kept))
-        return IterationNegatives(filtered.kept, self.temperature, metrics)
+        kept = filtered.kept
+        if self._spec.control == "other_question":
+            salt = f"{self._schedule.seed}/other-question/{iteration}"
+            kept = take_from_other_questions(examples, kept, self._score_for_control, salt)
+        metrics |= self._measure(self.attach(examples, kept))
+        return IterationNegatives(kept, self.temperature, metrics)
 
     def prefetch(self, iteration: int, examples: Sequence[TrainingExample]) -> None:
         """Announce an iteration's samples, unless its temperature is yet to be measured."""
@@ -115,13 +120,13 @@ class NegativeSupply:
         if not self._schedule.objective.uses_negatives:
             return examples
         keeps_own = NegativeSource.TEACHER_MINORITY in self._spec.source
+        is_taught = self._schedule.spec.positives.source == "teacher"
         attached = []
         for example in examples:
             right, wrong = self.split(example, samples)
             own = self._filter.keep_own(example) if keeps_own else ()
-            attached.append(
-                replace(example, positives=example.positives + right, negatives=own + wrong)
-            )
+            taught = example.positives if is_taught else ()
+            attached.append(replace(example, positives=taught + right, negatives=own + wrong))
         return attached
 
     def split(
@@ -170,6 +175,12 @@ class NegativeSupply:
         """Longest sample: a rationale, and the answer where one follows it."""
         hyper, reasons = self._schedule.spec.hyperparameters, self._schedule.objective.reasons
         return hyper.max_rationale_tokens + hyper.max_label_tokens * reasons
+
+    def _score_for_control(self, pairs: Sequence[tuple[TrainingExample, Rationale]]) -> list[float]:
+        """A part of the method's compute: of a control's, but it costs what it costs."""
+        scored, work = self._score(pairs)
+        self.sampler.flops += work
+        return [ce for ce, _ in scored]
 
     # --- the temperature --------------------------------------------------------------------------
 

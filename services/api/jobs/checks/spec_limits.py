@@ -81,6 +81,7 @@ def _measure(spec: JobSpec) -> Iterator[tuple[str, str, int, int]]:
         "validation_file": spec.validation_file,
         "test_file": spec.test_file,
         "knowledge_of": spec.knowledge_of,
+        "after": spec.after,
         f"method.{spec.method}.teacher": spec.settings.teacher,
         f"method.{spec.method}.rationales.import": spec.settings.rationales.import_file,
         f"method.{spec.method}.negatives.checkpoint": spec.settings.negatives.checkpoint,

@@ -113,7 +113,7 @@ def check_budget(spec: JobSpec, budget: Budget, settings: GatewaySettings) -> No
 
 def _check_consistency(spec: JobSpec) -> None:
     rationales, path = spec.settings.rationales, f"method.{spec.method}"
-    if spec.settings.label_mode == "llm" and rationales.positive_rule != "majority":
+    if spec.settings.label_mode == "llm" and "gold" in rationales.positive_rule:
         raise Invalid(
             f"`{path}.rationales.positive_rule`: {rationales.positive_rule} needs gold labels, "
             "and label mode `llm` has none: use `majority`",

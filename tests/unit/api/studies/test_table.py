@@ -19,7 +19,8 @@ from qcrd.method.evaluation.study_table import (
 from qcrd.method.evaluation.verdicts import seeds_needed_by_a_pair
 from qcrd.records.base import parse_record
 from qcrd.records.reports.verdicts import Verdict
-from qcrd.records.study import StudyComparison, StudySpec, StudyTable
+from qcrd.records.specs.study_spec import StudySpec
+from qcrd.records.study import StudyComparison, StudyTable
 from services.api.studies.markdown import render_markdown
 from services.api.studies.svg import render_svg
 

@@ -1,0 +1,78 @@
+"""Choice of the rationales that are taught, before the training: by how much they tell the student.
+
+After MoRSD (Yan et al. 2025, arXiv:2509.23574), which chooses right rationales by the probability
+that the student gives the answer behind them, and different ones. Ours was written from its
+description: it ranks the rationales of each question, so that none loses all of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
+from qcrd.method.student.base import Student
+from qcrd.method.student.targets import Target, reasoned_target
+from qcrd.method.training.objectives import Objective
+from qcrd.method.training.training_example import TrainingExample
+from qcrd.records.rationales import Rationale
+
+EXAMPLES_PER_CALL = 64
+NEAR_REPETITION = 0.8
+"""Share of the words of two rationales that both have, from which on they say the same."""
+
+
+def measure_difficulty(
+    student: Student, examples: Sequence[TrainingExample], objective: Objective
+) -> dict[str, float]:
+    """Mean cross entropy of the label's tokens, in nats, behind each positive of `examples` under
+    `student` as it is: by the rationale's id, low for one that leads it to its answer."""
+    found: dict[str, float] = {}
+    for start in range(0, len(examples), EXAMPLES_PER_CALL):
+        rows = [(e, r) for e in examples[start : start + EXAMPLES_PER_CALL] for r in e.positives]
+        if objective.reasons:
+            prompts = [EXPLAIN_PREFIX + example.text for example, _ in rows]
+            targets = [reasoned_target(r.text, example.label) for example, r in rows]
+        else:
+            # As `qcrd.method.evaluation.rationale_use` asks for a label given a rationale.
+            prompts = [f"{PREDICT_PREFIX}{example.text}\n{r.text}" for example, r in rows]
+            targets = [Target(answer=example.label) for example, _ in rows]
+        if rows:
+            values = student.answer_cross_entropy(prompts, targets).tolist()
+            found |= {r.id: value for (_, r), value in zip(rows, values, strict=True)}
+    return found
+
+
+def choose_positives(
+    examples: Sequence[TrainingExample], difficulty: dict[str, float], keep: float
+) -> list[str]:
+    """Ids of the rationales that are kept: of each question the share `keep`, at least one, the
+    least difficult first and near repetitions of a better one last."""
+    chosen: list[str] = []
+    for example in examples:
+        ranked = sorted(example.positives, key=lambda r: difficulty[r.id])
+        different: list[Rationale] = []
+        repetitions: list[Rationale] = []
+        for rationale in ranked:
+            repeats = any(_share_words(rationale, better) for better in different)
+            (repetitions if repeats else different).append(rationale)
+        size = max(1, math.floor(keep * len(ranked)))
+        chosen += [rationale.id for rationale in (different + repetitions)[:size]]
+    return chosen
+
+
+def keep_chosen(
+    examples: Sequence[TrainingExample], chosen: Sequence[str]
+) -> list[TrainingExample]:
+    """The examples with no positives but the chosen ones."""
+    ids = set(chosen)
+    return [
+        replace(example, positives=tuple(r for r in example.positives if r.id in ids))
+        for example in examples
+    ]
+
+
+def _share_words(first: Rationale, second: Rationale) -> bool:
+    one, other = set(first.text.lower().split()), set(second.text.lower().split())
+    return len(one & other) >= NEAR_REPETITION * len(one | other)
