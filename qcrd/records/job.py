@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from qcrd.records.base import Record, StoredRecord
-from qcrd.records.rationales import RationaleCounts, RationaleUse
+from qcrd.records.rationales import RationaleCounts, RationaleGap, RationaleUse
 from qcrd.records.reports.accuracy import Accuracy, Comparison
 from qcrd.records.reports.answering import AnsweringReport
 from qcrd.records.reports.doubt import CascadeReport, DoubtReport, ReliabilityBin
@@ -120,6 +120,12 @@ class Report(Record):
     None where it was asked none, and in reports of before it was told."""
     rationale_use: dict[str, RationaleUse] = Field(default_factory=dict)
     """Of the rows whose students explain, except `single_task`, whose labels follow rationales."""
+    rationale_gap: dict[str, RationaleGap] = Field(default_factory=dict)
+    """Of the rows whose students learn rationales, where the held-out questions are training ones
+    with right and wrong rationales of the teacher."""
+    in_force_share: dict[str, float] = Field(default_factory=dict)
+    """Of the rows with negatives: share of the questions in which eq. 7 acts, mean over iterations.
+    """
     rationale_revision: str | None = None
     """Id of the `Revision` of the rationale set that it was trained with."""
     answering: AnsweringReport | None = None

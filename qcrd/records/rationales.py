@@ -84,6 +84,9 @@ class RationaleCounts(Record):
     """Cached outputs of earlier jobs."""
     refused: int = 0
     """Questions, of training and test, that the teacher did not answer; an event lists them."""
+    teacher_tokens: int | None = None
+    """Read and written for the outputs, by whichever job they were paid; None where no teacher was
+    asked, and in older sets."""
 
 
 class RationaleLengths(Record):
@@ -144,6 +147,20 @@ class RationaleUse(Record):
     named_same: int = 0
     """Of `named`, those where it is the student's label."""
     named_right: int = 0
+
+
+class RationaleGap(Record):
+    """How much likelier a student finds right rationales than wrong ones, on held-out `questions`
+    that have both: cross entropy in nats per token, of each side the mean over its rationales, then
+    over questions."""
+
+    questions: int
+    right: float
+    wrong: float
+
+    @property
+    def gap(self) -> float:
+        return self.wrong - self.right
 
 
 class Prediction(Record):

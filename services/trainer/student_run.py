@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -156,6 +157,10 @@ def train_student(
             student_run.schedule,
             student_run.mark_progress,
         ),
+        rationale_gap=measuring.measure_rationale_gap(
+            student, dataset.validation, student_run.schedule, student_run.mark_progress
+        ),
+        in_force_share=statistics.fmean(shares) if (shares := trainer.in_force_shares) else None,
         answering=answers.report,
         doubt=answers.doubt,
         cascade=answers.cascade,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -48,6 +49,12 @@ class StudyRun:
     validation: Accuracy | None
     questions: tuple[str, ...] = ()
     right: tuple[bool, ...] = ()
+    trial: int | None = None
+    """The chosen one, of a study with trials."""
+    teacher_tokens: int | None = None
+    given_rationale: float | None = None
+    rationale_gap: float | None = None
+    in_force_share: float | None = None
 
 
 def build_study_table(
@@ -59,6 +66,7 @@ def build_study_table(
     has_test_file: bool,
     margin: float = EQUIVALENCE_MARGIN,
     references: Mapping[str, Accuracy] | None = None,
+    trials: Sequence[str] = (),
     draws: int = BOOTSTRAP_DRAWS,
 ) -> StudyTable:
     """One row for each of `methods`, those without any run included. Without a test file accuracies
@@ -86,10 +94,12 @@ def build_study_table(
         notes=(
             *_build_notes(runs_by_method, pairs, len(seeds), baseline, has_test_file),
             *_note_equal_differences(comparisons, baseline),
+            *_note_trials(trials),
         ),
     )
 
 
+T = TypeVar("T")
 RunPair = tuple[StudyRun, StudyRun]
 """A method's run and the baseline's, of the same seed and on the same test questions."""
 
@@ -206,6 +216,7 @@ def _build_row(
     if not measured_by_seed:
         return row
     measured = list(measured_by_seed.values())
+    trial_by_seed = {run.seed: run.trial for run in runs}
     mean = t_interval([seed_accuracy.accuracy for seed_accuracy in measured])
     single = len(measured) == 1
     return row.model_copy(
@@ -216,7 +227,7 @@ def _build_row(
             "high": measured[0].high if single else min(1.0, mean.high),
             "interval": "wilson" if single else "t",
             "by_seed": tuple(
-                SeedAccuracy(seed=seed, accuracy=one.accuracy)
+                SeedAccuracy(seed=seed, accuracy=one.accuracy, trial=trial_by_seed[seed])
                 for seed, one in measured_by_seed.items()
             ),
             "validation": _mean([r.validation for r in runs], lambda a: a.accuracy),
@@ -224,13 +235,15 @@ def _build_row(
             "tokens": _mean(measured, lambda a: a.tokens),
             "flops": _mean(measured, lambda a: a.flops),
             "seconds": _mean(measured, lambda a: a.seconds),
+            "teacher_tokens": _mean(runs, lambda r: r.teacher_tokens),
+            "given_rationale": _mean(runs, lambda r: r.given_rationale),
+            "rationale_gap": _mean(runs, lambda r: r.rationale_gap),
+            "in_force_share": _mean(runs, lambda r: r.in_force_share),
         }
     )
 
 
-def _mean(
-    rows: Sequence[Accuracy | None], value: Callable[[Accuracy], float | None]
-) -> float | None:
+def _mean(rows: Sequence[T | None], value: Callable[[T], float | None]) -> float | None:
     """The mean of the values there are; None without any."""
     values = [v for row in rows if row is not None and (v := value(row)) is not None]
     return sum(values) / len(values) if values else None
@@ -273,6 +286,17 @@ def _build_notes(
             f"questions: {', '.join(uncompared)}"
         )
     return notes
+
+
+def _note_trials(trials: Sequence[str]) -> list[str]:
+    if not trials:
+        return []
+    listed = "; ".join(f"{number}: {trial}" for number, trial in enumerate(trials))
+    return [
+        f"each row and seed was trained {len(trials)} times ({listed}), and the one that was best "
+        "on validation is shown, with its own steps, compute and seconds; a seed counts once all "
+        "of its trials have ended"
+    ]
 
 
 def _note_equal_differences(comparisons: Mapping[str, StudyComparison], baseline: str) -> list[str]:

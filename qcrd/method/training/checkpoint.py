@@ -58,6 +58,7 @@ def capture_state(trainer: Trainer) -> TrainerState:
         "ring": sorted(trainer.weight_history.by_iteration),
         "pretrained": trainer.pretrain_metrics,
         "chosen": trainer.chosen,
+        "in_force_shares": trainer.in_force_shares,
         "best": None if best is None else [best.iteration, *best.score],
         "student_flops": trainer.student.flops,
         "student_tokens": None if math.isnan(trainer.student.tokens) else trainer.student.tokens,
@@ -115,6 +116,7 @@ def restore_state(trainer: Trainer, state: TrainerState) -> None:
     trainer.negative_supply.temperature = numbers.get("temperature")
     trainer.collapse_check.recent = {**numbers.get("recent_losses", {})}
     trainer.pretrain_metrics = numbers["pretrained"]
+    trainer.in_force_shares = list(numbers.get("in_force_shares", []))
     if (chosen := numbers.get("chosen")) is not None:
         trainer.teach_only(chosen)
     if numbers["best"] is not None:

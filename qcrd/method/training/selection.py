@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
@@ -21,6 +22,22 @@ from qcrd.records.rationales import Rationale
 EXAMPLES_PER_CALL = 64
 NEAR_REPETITION = 0.8
 """Share of the words of two rationales that both have, from which on they say the same."""
+
+
+def choose_positives_by_difficulty(
+    student: Student, examples: Sequence[TrainingExample], objective: Objective, keep: float
+) -> tuple[list[str], float]:
+    """`choose_positives` by what `student` makes of them, and the work that it was."""
+
+    def measure() -> list[Any]:
+        flops = student.flops
+        with student.uncounted():
+            difficulty = measure_difficulty(student, examples, objective)
+            return [difficulty, student.flops - flops]
+
+    # On one rank: what is taught must be the same on all.
+    difficulty, work = student.ranks.run_on_main(measure)
+    return choose_positives(examples, difficulty, keep), work
 
 
 def measure_difficulty(

@@ -11,7 +11,6 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -100,6 +99,8 @@ class Trainer:
         """The negatives of the last iteration that ended here; none after a resumption."""
         self.best: BestStudent | None = None
         self.pretrain_metrics: dict[str, float] = {}
+        self.in_force_shares: list[float] = []
+        """Of each iteration with negatives that has ended."""
         self.chosen: list[str] | None = None
         """Ids of the positives that are taught, where the spec has them chosen."""
 
@@ -152,21 +153,14 @@ class Trainer:
 
     def _choose_positives(self) -> list[str]:
         """By the untrained student; the pass is part of the method's compute."""
-        student = self.load_whole_student()
-
-        def measure() -> list[Any]:
-            flops = student.flops
-            with student.uncounted():
-                difficulty = selection.measure_difficulty(
-                    student, self.examples, self.schedule.objective
-                )
-                return [difficulty, student.flops - flops]
-
-        # On one rank: what is taught must be the same on all.
-        difficulty, work = student.ranks.run_on_main(measure)
+        chosen, work = selection.choose_positives_by_difficulty(
+            self.load_whole_student(),
+            self.examples,
+            self.schedule.objective,
+            self.schedule.spec.positives.keep,
+        )
         self.student.flops += work
-        keep = self.schedule.spec.positives.keep
-        return selection.choose_positives(self.examples, difficulty, keep)
+        return chosen
 
     def teach_only(self, chosen: list[str]) -> None:
         """Leave out every positive but those of these ids."""
@@ -266,6 +260,8 @@ class Trainer:
         self, iteration_data: IterationData, first_step: int
     ) -> IterationFinished:
         self.iteration += 1
+        if iteration_data.negative_metrics.get("negatives"):
+            self.in_force_shares.append(iteration_data.negative_metrics["in_force_share"])
         self.step_in_iteration, self.iteration_data, self.last_samples = (
             0,
             None,

@@ -47,13 +47,14 @@ from services.api.settings import TeacherConfig
 
 @dataclass(frozen=True)
 class SampledOutputs:
-    """Outputs per question, how many of the training outputs another job had paid for, and how
-    many questions the teacher refused."""
+    """Outputs per question, how many of the training outputs another job had paid for, how many
+    questions the teacher refused, and the tokens of the training outputs, whoever paid for them."""
 
     training: OutputsByQuestion
     test: OutputsByQuestion
     reused: int
     refused: int = 0
+    training_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,12 @@ def _collect_outputs(
         )
         for question, samples in requests_by_question.items()
     }
+    bought = [
+        run.generations[sample.key]
+        for question in training
+        for sample in requests_by_question[question.id]
+        if sample.key in run.generations
+    ]
     return SampledOutputs(
         training={question.id: outputs[question.id] for question in training},
         test={
@@ -168,13 +175,9 @@ def _collect_outputs(
             for question in test
             if requests_by_question[question.id]
         },
-        reused=sum(
-            run.generations[sample.key].job_id != job.id
-            for question in training
-            for sample in requests_by_question[question.id]
-            if sample.key in run.generations
-        ),
+        reused=sum(each.job_id != job.id for each in bought),
         refused=len(plan.refusals.rows),
+        training_tokens=sum(each.prompt_tokens + each.completion_tokens for each in bought),
     )
 
 

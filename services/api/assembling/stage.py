@@ -58,6 +58,7 @@ class TeacherOutputs:
     test: OutputsByQuestion
     reused: int = 0
     refused: int = 0
+    training_tokens: int | None = None
     readings: Mapping[str, tuple[AnswerReading, ...]] = field(default_factory=dict)
     """Where the answers of imported texts are; those of a teacher that was asked are marked."""
 
@@ -108,7 +109,9 @@ def assemble(
         for row in splits.training
     ]
     counts = labelling.count_outcomes(items, reused=outputs.reused)
-    counts = counts.model_copy(update={"refused": outputs.refused})
+    counts = counts.model_copy(
+        update={"refused": outputs.refused, "teacher_tokens": outputs.training_tokens}
+    )
     check_readable(stage.job.spec, splits.training, outputs.training, counts)
     _warn_of_data(stage, find_contradictions(splits.training, contradictions))
     _warn_of_data(stage, find_cut_traces(splits.training, outputs.training, spec.settings))
@@ -151,7 +154,13 @@ def _collect_outputs(
         backoff=backoff,
         notes=notes,
     )
-    return TeacherOutputs(generated.training, generated.test, generated.reused, generated.refused)
+    return TeacherOutputs(
+        generated.training,
+        generated.test,
+        generated.reused,
+        generated.refused,
+        generated.training_tokens,
+    )
 
 
 def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) -> TeacherOutputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qcrd.records.reports.verdicts import MIN_SEEDS, format_seeds_needed
-from qcrd.records.study import StudyComparison, StudyRow, StudyTable
+from qcrd.records.study import SeedAccuracy, StudyComparison, StudyRow, StudyTable
 
 
 def render_markdown(table: StudyTable) -> str:
@@ -30,6 +30,13 @@ def render_markdown(table: StudyTable) -> str:
             "method's, and only the baseline's, answered right",
             _render_mcnemar_tests(comparisons),
         ]
+    if measured := [row for row in table.rows if _has_measures(row)]:
+        parts += [
+            "What the students make of rationales, mean over seeds: accuracy of the label behind "
+            "their own; cross entropy of held-back wrong rationales of the teacher less that of "
+            "right ones, nats per token; share of the questions in which eq. 7 acts",
+            _render_rationale_measures(measured),
+        ]
     parts += [f"- {note}" for note in table.notes]
     return "\n\n".join(parts) + "\n"
 
@@ -38,14 +45,32 @@ def _render_accuracies(table: StudyTable) -> str:
     reference_flops = _get_reference_flops(table)
     rows = [_format_accuracy_cells(row, reference_flops) for row in table.rows]
     rows += [
-        [name, "", f"{one.accuracy:.3f}", f"{one.low:.3f} to {one.high:.3f}", *[""] * 6]
+        [name, "", f"{one.accuracy:.3f}", f"{one.low:.3f} to {one.high:.3f}", *[""] * 7]
         for name, one in table.references.items()
     ]
     headers = [
         *("method", "seeds", "accuracy", "interval", "by seed", "validation"),
-        *("steps", "tokens", "compute", "seconds"),
+        *("steps", "tokens", "compute", "seconds", "teacher tokens"),
     ]
     return _render_table(headers, rows)
+
+
+def _render_rationale_measures(rows: Sequence[StudyRow]) -> str:
+    headers = ["method", "given own rationale", "gap of wrong and right", "negatives in force"]
+    return _render_table(headers, [_format_measures(row) for row in rows])
+
+
+def _format_measures(row: StudyRow) -> list[str]:
+    return [
+        row.method,
+        "" if row.given_rationale is None else f"{row.given_rationale:.3f}",
+        "" if row.rationale_gap is None else f"{row.rationale_gap:+.3f}",
+        "" if row.in_force_share is None else f"{row.in_force_share:.2f}",
+    ]
+
+
+def _has_measures(row: StudyRow) -> bool:
+    return any(cell for cell in _format_measures(row)[1:])
 
 
 def _get_reference_flops(table: StudyTable) -> float | None:
@@ -62,13 +87,19 @@ def _format_accuracy_cells(row: StudyRow, reference_flops: float | None) -> list
         f"{row.n} of {row.of}",
         "" if row.accuracy is None else f"{row.accuracy:.3f}",
         interval,
-        ", ".join(f"{one.seed}: {one.accuracy:.3f}" for one in row.by_seed),
+        ", ".join(map(_format_seed, row.by_seed)),
         "" if row.validation is None else f"{row.validation:.3f}",
         "" if row.steps is None else f"{row.steps:,.0f}",
         "" if row.tokens is None else f"{row.tokens:,.0f}",
         f"{row.flops / reference_flops:.2f} ×" if row.flops and reference_flops else "",
         "" if row.seconds is None else f"{row.seconds:,.0f}",
+        "" if row.teacher_tokens is None else f"{row.teacher_tokens:,.0f}",
     ]
+
+
+def _format_seed(one: SeedAccuracy) -> str:
+    trial = "" if one.trial is None else f" (trial {one.trial})"
+    return f"{one.seed}: {one.accuracy:.3f}{trial}"
 
 
 def _explain_verdicts(table: StudyTable) -> str:

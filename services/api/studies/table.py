@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from qcrd.errors import NotFound
 from qcrd.method.evaluation.study_table import StudyRun, build_study_table
-from qcrd.records.job import Job, JobStatus
+from qcrd.records.job import Job, JobStatus, Report
 from qcrd.records.rationales import Prediction
 from qcrd.records.reports.accuracy import Accuracy
-from qcrd.records.study import Study, StudyTable
+from qcrd.records.specs.spec import Baseline
+from qcrd.records.study import Study, StudyCell, StudyTable
 from qcrd.runtime import keys
+from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.storage.store import Store, read_lines
+from services.api.assembling import sampling_plan
 
 REFERENCE_METHODS = ("teacher", "majority_class")
 """Rows of a job's report that are independent of training."""
@@ -28,28 +32,76 @@ def build_table(study: Study, jobs: Mapping[str, Job | None], store: Store) -> S
         has_test_file=spec.job.test_file is not None,
         margin=spec.equivalence_margin,
         references=_get_reference_accuracies(jobs),
+        trials=[_format_trial(trial) for trial in spec.trials],
     )
 
 
 def _iter_runs(study: Study, jobs: Mapping[str, Job | None], store: Store) -> Iterator[StudyRun]:
+    rows = {row.name: row for row in study.spec.rows}
     predictions_by_job: dict[str, list[Prediction]] = {}
-    for cell in study.cells:
-        job = jobs[cell.job_id]
-        if job is None or job.status is not JobStatus.SUCCEEDED or job.report is None:
-            continue
-        if job.id not in predictions_by_job:
-            predictions_by_job[job.id] = _read_predictions(store, job.id)
+    for cell, report in _iter_chosen_cells(study, jobs):
+        if cell.job_id not in predictions_by_job:
+            predictions_by_job[cell.job_id] = _read_predictions(store, cell.job_id)
         cell_predictions = [
-            answer for answer in predictions_by_job[job.id] if answer.method == cell.row
+            answer for answer in predictions_by_job[cell.job_id] if answer.method == cell.row
         ]
+        gap = report.rationale_gap.get(cell.row)
+        settings = study.spec.make_settings(rows[cell.row_name])
+        reads_outputs = sampling_plan.reads_outputs(cell.method.value, settings)
         yield StudyRun(
             method=cell.row_name,
             seed=cell.seed,
-            test=job.report.test.get(cell.row),
-            validation=job.report.validation.get(cell.row),
+            test=report.test.get(cell.row),
+            validation=report.validation.get(cell.row),
             questions=tuple(answer.question_id for answer in cell_predictions),
             right=tuple(answer.right for answer in cell_predictions),
+            trial=cell.trial if study.spec.trials else None,
+            teacher_tokens=report.rationales.teacher_tokens if reads_outputs else None,
+            given_rationale=_get_given_rationale(report, cell),
+            rationale_gap=gap.gap if gap else None,
+            in_force_share=report.in_force_share.get(cell.row),
         )
+
+
+def _iter_chosen_cells(
+    study: Study, jobs: Mapping[str, Job | None]
+) -> Iterator[tuple[StudyCell, Report]]:
+    """Of each row and seed the trial that is best on validation, the first of equal ones, once all
+    of them have ended: of some that are still to come nothing is known."""
+    trials: dict[tuple[str, int], list[StudyCell]] = {}
+    for cell in study.cells:
+        trials.setdefault((cell.row_name, cell.seed), []).append(cell)
+    for cells in trials.values():
+        ended = [job for cell in cells if (job := jobs[cell.job_id]) and job.status in TERMINAL]
+        if len(ended) < len(cells):
+            continue
+        succeeded = [
+            (cell, job.report)
+            for cell, job in zip(cells, ended, strict=True)
+            if job.status is JobStatus.SUCCEEDED and job.report is not None
+        ]
+        if succeeded:
+            yield max(succeeded, key=_get_validation_accuracy)
+
+
+def _get_validation_accuracy(trained: tuple[StudyCell, Report]) -> float:
+    cell, report = trained
+    validation = report.validation.get(cell.row)
+    return -1.0 if validation is None else validation.accuracy
+
+
+def _get_given_rationale(report: Report, cell: StudyCell) -> float | None:
+    """Of the questions that the student read with its own rationale, the share answered rightly."""
+    use = report.rationale_use.get(cell.row)
+    if use is not None and use.given:
+        return use.given_right / use.given
+    is_own = cell.method is not Baseline.FINETUNE_EQUAL_COMPUTE  # that is trained beside another
+    swap = report.answering.swap if report.answering and is_own else None
+    return swap.right_with_own / swap.n if swap and swap.n else None
+
+
+def _format_trial(hyperparameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in hyperparameters.items())
 
 
 def _read_predictions(store: Store, job_id: str) -> list[Prediction]:

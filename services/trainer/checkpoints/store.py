@@ -26,7 +26,7 @@ from qcrd.method.distributed.ranks import Ranks, SingleRank
 from qcrd.method.training.checkpoint import LIVE_WEIGHTS, OPTIMIZER_MOMENTS, TrainerState
 from qcrd.records.base import StoredRecord
 from qcrd.records.checkpoint import CheckpointManifest
-from qcrd.records.rationales import Prediction, RationaleUse
+from qcrd.records.rationales import Prediction, RationaleGap, RationaleUse
 from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.reports.answering import AnsweringReport
 from qcrd.records.reports.doubt import CascadeReport, DoubtReport
@@ -53,6 +53,8 @@ class StudentResult(StoredRecord):
     judge: dict[str, float] = Field(default_factory=dict)
     rationale_use: RationaleUse | None = None
     """None for a student that does not explain, or not under a prefix of its own."""
+    rationale_gap: RationaleGap | None = None
+    in_force_share: float | None = None
     answering: AnsweringReport | None = None
     doubt: DoubtReport | None = None
     cascade: CascadeReport | None = None

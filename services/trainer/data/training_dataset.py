@@ -10,7 +10,14 @@ from qcrd.errors import Invalid
 from qcrd.method.prompts import format_question
 from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.rationale_annotations import Revision
-from qcrd.records.rationales import Question, RationaleItem, RationaleManifest, TestItem, Vote
+from qcrd.records.rationales import (
+    Question,
+    Rationale,
+    RationaleItem,
+    RationaleManifest,
+    TestItem,
+    Vote,
+)
 from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
@@ -29,6 +36,8 @@ class LabeledQuestions:
     golds: tuple[str, ...]
     labels: tuple[str, ...]
     votes: tuple[str | None, ...] = ()
+    rationales: tuple[tuple[Rationale, ...], ...] = ()
+    """The teacher's, of both sides; empty where it was not asked these questions."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ def load_dataset(
             tuple(_gold_or_vote(item) or "" for item in validation_rationales),
             tuple(item.label or "" for item in validation_rationales),
             tuple(item.vote.answer for item in validation_rationales),
+            tuple((*item.positives, *item.negatives) for item in validation_rationales),
         )
     if not usable or not validation.questions:
         raise Invalid(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qcrd.method.evaluation import predict, rationale_use
-from qcrd.method.prompts import format_question
+from qcrd.method.prompts import EXPLAIN_PREFIX, format_question
 from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target, joined_target, reasoned_target
 from qcrd.method.training.iteration_data import ValidationScore
 from qcrd.method.training.negatives.sampler import never_interrupt
 from qcrd.method.training.objectives import Objective
 from qcrd.method.training.schedule import TrainingSchedule
-from qcrd.records.rationales import Prediction, Question, RationaleUse
+from qcrd.method.training.training_example import make_rationale_target
+from qcrd.records.rationales import Prediction, Question, RationaleGap, RationaleUse
 from qcrd.records.students.prompt_format import read_own_rationale
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
 
@@ -43,6 +45,48 @@ def measure_rationale_use(
         max_rationale_tokens=settings.hyperparameters.max_rationale_tokens,
         max_label_tokens=settings.hyperparameters.max_label_tokens,
         check=check,
+    )
+
+
+def measure_rationale_gap(
+    student: Student,
+    labeled: LabeledQuestions,
+    schedule: TrainingSchedule,
+    check: Callable[[], None] = never_interrupt,
+) -> RationaleGap | None:
+    """None for a student that learns no rationales under the explain task, and without a held-out
+    question with right and wrong ones of the teacher."""
+    if schedule.objective.max_positives == 0 or schedule.objective.joined:
+        return None
+    both = [
+        (format_question(schedule.spec.task, question), right, wrong)
+        for question, gold, rationales in zip(
+            labeled.questions, labeled.golds, labeled.rationales, strict=False
+        )
+        if (right := [r for r in rationales if r.answer == gold])
+        and (wrong := [r for r in rationales if r.answer not in (None, gold)])
+    ]
+    if not both:
+        return None
+
+    def score_own() -> list[tuple[float, float]]:
+        scored = []
+        with student.uncounted():
+            for i in student.ranks.select_own(range(len(both))):
+                check()
+                text, right, wrong = both[i]
+                targets = [make_rationale_target(r, schedule.objective) for r in (*right, *wrong)]
+                prompts, places = [EXPLAIN_PREFIX + text], [0] * len(targets)
+                ce = student.mean_cross_entropy(prompts, places, targets).tolist()
+                n = len(right)
+                scored.append((statistics.fmean(ce[:n]), statistics.fmean(ce[n:])))
+        return scored
+
+    means = student.ranks.gather_lists(score_own)
+    return RationaleGap(
+        questions=len(means),
+        right=statistics.fmean(right for right, _ in means),
+        wrong=statistics.fmean(wrong for _, wrong in means),
     )
 
 

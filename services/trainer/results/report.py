@@ -75,6 +75,10 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
         comparisons=_compare_with_baselines(job, results),
         against_teacher=_compare_with_teacher(job, dataset, main_result),
         rationale_use={row: r.rationale_use for row, r in results.items() if r.rationale_use},
+        rationale_gap={row: r.rationale_gap for row, r in results.items() if r.rationale_gap},
+        in_force_share={
+            row: r.in_force_share for row, r in results.items() if r.in_force_share is not None
+        },
         rationale_revision=dataset.revision.id,
         answering=main_result.answering,
         doubt=main_result.doubt,

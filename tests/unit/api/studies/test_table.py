@@ -234,6 +234,25 @@ def test_no_run_at_all_is_a_table_too() -> None:
         ({"methods": []}, "methods"),
         ({"methods": ["qcrd", "qcrd"]}, "methods.1"),
         ({"methods": ["qcrd", "magic"]}, "methods.1"),
+        ({"methods": ["qcrd", {"name": "x", "method": "magic"}]}, "methods.1.method"),
+        ({"methods": ["qcrd", {"name": "x", "method": "dss", "n": 1}]}, "methods.1.n"),
+        ({"methods": ["qcrd", {"name": "dpo", "method": "dss"}, "dpo"]}, "methods.2"),
+        (
+            {"methods": ["qcrd", {"name": "x", "method": "finetune_equal_compute"}]},
+            "methods.1.method",
+        ),
+        (
+            {"methods": ["qcrd", {"name": "x", "method": "dss", "settings": {"task": {}}}]},
+            "methods.1.settings.task",
+        ),
+        (
+            {"methods": [{"name": "x", "method": "dss", "settings": {"loss": {"beta": -1}}}]}
+            | {"baseline": "x"},
+            "methods.0.settings.loss.beta",
+        ),
+        ({"trials": [{"learning_rate": 1e-4}, {"learning_rate": 7}]}, "trials.1.learning_rate"),
+        ({"trials": [{"rate": 1}]}, "trials.0.rate"),
+        ({"seeds": list(range(40)), "trials": [{"iterations": i} for i in (1, 2, 3)]}, "seeds"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [1, 1]}, "seeds.1"),
         ({"seeds": [-1]}, "seeds.0"),
@@ -271,7 +290,7 @@ def test_the_reference_of_equal_compute_is_qcrd_or_else_the_last_that_learns_fro
         found = parse_record(
             StudySpec, {"job": JOB, "methods": methods, "baseline": methods[0]}
         ).compute_reference
-        return found.value if found else None
+        return found.name if found else None
 
     assert reference("finetune") is None
     assert reference("dss", "qcrd", "dss+positives", "finetune_equal_compute") == "qcrd"
