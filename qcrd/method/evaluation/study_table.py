@@ -67,6 +67,7 @@ def build_study_table(
     margin: float = EQUIVALENCE_MARGIN,
     references: Mapping[str, Accuracy] | None = None,
     trials: Sequence[str] = (),
+    failed_trials: Sequence[str] = (),
     draws: int = BOOTSTRAP_DRAWS,
 ) -> StudyTable:
     """One row for each of `methods`, those without any run included. Without a test file accuracies
@@ -94,7 +95,7 @@ def build_study_table(
         notes=(
             *_build_notes(runs_by_method, pairs, len(seeds), baseline, has_test_file),
             *_note_equal_differences(comparisons, baseline),
-            *_note_trials(trials),
+            *_note_trials(trials, failed_trials),
         ),
     )
 
@@ -288,15 +289,16 @@ def _build_notes(
     return notes
 
 
-def _note_trials(trials: Sequence[str]) -> list[str]:
+def _note_trials(trials: Sequence[str], failed: Sequence[str]) -> list[str]:
     if not trials:
         return []
     listed = "; ".join(f"{number}: {trial}" for number, trial in enumerate(trials))
-    return [
+    told = [
         f"each row and seed was trained {len(trials)} times ({listed}), and the one that was best "
         "on validation is shown, with its own steps, compute and seconds; a seed counts once all "
         "of its trials have ended"
     ]
+    return told + ([f"trials that failed: {'; '.join(failed)}"] if failed else [])
 
 
 def _note_equal_differences(comparisons: Mapping[str, StudyComparison], baseline: str) -> list[str]:

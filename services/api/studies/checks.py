@@ -25,6 +25,7 @@ def validate_study_spec(gateway: Gateway, spec: StudySpec, cache: ValidationCach
     for place, row in enumerate(spec.rows):
         if place and not row.settings:
             continue  # the first is checked with all the methods
+        _check_greedy_outputs(spec, place, row)
         for trial in range(max(1, len(spec.trials))):
             method = MethodName(get_trained_row(row, spec).method.value)
             settings = spec.make_settings(row, trial).model_copy(update={"baselines": methods})
@@ -39,6 +40,24 @@ def validate_study_spec(gateway: Gateway, spec: StudySpec, cache: ValidationCach
             )
             with _telling_paths(spec, row, method, own_only=True):
                 check_unread_fields(alone)
+
+
+def _check_greedy_outputs(spec: StudySpec, place: int, row: StudyMethod) -> None:
+    """`Invalid` for a row that samples in its own way where outputs are imported: nobody is asked,
+    and it would be trained on the same outputs as the others under another name."""
+    own = row.settings.get("rationales", {})
+    if "temperature" not in own or "import" in own:
+        return
+    if spec.job.settings.rationales.import_file is None:
+        return
+    raise Invalid(
+        f"`methods.{place}` ({row.name}): the outputs are imported, and not known to be sampled at "
+        f"temperature {own['temperature']}: leave it out, or give the row a file of such outputs, "
+        f"`{{name: {row.name}, method: {row.method}, settings: {{rationales: {{import: file-…, "
+        "positive_rule: all}}}`",
+        param=f"methods.{place}",
+        code="other_outputs",
+    )
 
 
 @contextmanager

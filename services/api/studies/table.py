@@ -33,6 +33,7 @@ def build_table(study: Study, jobs: Mapping[str, Job | None], store: Store) -> S
         margin=spec.equivalence_margin,
         references=_get_reference_accuracies(jobs),
         trials=[_format_trial(trial) for trial in spec.trials],
+        failed_trials=list(_iter_failed_trials(study, jobs)),
     )
 
 
@@ -82,6 +83,13 @@ def _iter_chosen_cells(
         ]
         if succeeded:
             yield max(succeeded, key=_get_validation_accuracy)
+
+
+def _iter_failed_trials(study: Study, jobs: Mapping[str, Job | None]) -> Iterator[str]:
+    for cell in study.cells if study.spec.trials else ():
+        job = jobs[cell.job_id]
+        if job is not None and job.status is JobStatus.FAILED:
+            yield f"{cell.row_name}, seed {cell.seed}, trial {cell.trial}"
 
 
 def _get_validation_accuracy(trained: tuple[StudyCell, Report]) -> float:

@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qcrd.records.job import Job, JobStatus, Stage
+from qcrd.records.specs.study_rows import ROWS, NamedRow
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
@@ -21,6 +22,7 @@ from tests.integration.site import Site, question
 from tests.things import LABELS, THINGS
 
 METHODS = ["finetune", "finetune_equal_compute", "qcrd"]
+GOLD_POSITIVES = {"rationales": {"positive_rule": "gold"}}
 
 
 @pytest.fixture
@@ -53,7 +55,13 @@ def rows(numbers: range, *, answered: bool = False) -> list[dict[str, Any]]:
     return made
 
 
-def create(client: TestClient, rationales: dict[str, Any]) -> dict[str, Any]:
+def create(client: TestClient, rationales: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    answer = ask(client, rationales, **changes)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def ask(client: TestClient, rationales: dict[str, Any], **changes: Any) -> Any:
     training = upload(client, rows(range(8), answered=True))
     if "import" in rationales:
         rationales = {**rationales, "import": training}
@@ -78,9 +86,8 @@ def create(client: TestClient, rationales: dict[str, Any]) -> dict[str, Any]:
         "test_file": upload(client, rows(range(8, 10))),
         "method": {"type": "qcrd", "qcrd": method},
     }
-    answer = client.post("/v1/studies", json={"job": job, "methods": METHODS, "seeds": [0, 1]})
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+    body = {"job": job, "methods": METHODS, "seeds": [0, 1], **changes}
+    return client.post("/v1/studies", json=body)
 
 
 def work_off(site: Site) -> list[Job]:
@@ -136,6 +143,71 @@ def test_a_study_of_two_trainings_and_two_seeds_ends_with_a_table(
     text = client.get(f"/v1/studies/{study['id']}/table?format=markdown").text
     assert "| qcrd " in text
     assert "| cannot tell |" in text
+
+
+def test_every_named_row_is_trained_and_stands_in_the_table(site: Site, client: TestClient) -> None:
+    """One job each, on three rationale sets: the study's, unfiltered outputs, and those with the
+    gold answer."""
+    named = [row.value for row in NamedRow if row is not NamedRow.SEQUENCE_LEVEL]
+    right = {"name": "gold positives", "method": "dss", "settings": GOLD_POSITIVES}
+    methods = ["dss", "qcrd", *named, right]
+    given = {"methods": methods, "baseline": "dss", "seeds": [0]}
+    study = create(client, {"import": "the training file"}, **given)
+    assert [row["method"] for row in study["rows"]] == [
+        *("dss", "qcrd"),
+        *(ROWS[NamedRow(name)][0] for name in named),
+        "dss",
+    ]
+    work_off(site)
+    done = client.get(f"/v1/studies/{study['id']}").json()
+    assert done["status"] == "succeeded", [(j["method"], j["error"]) for j in done["jobs"]]
+    sets = {job["method"]: job["rationale_set"] for job in done["jobs"]}
+    apart = ("dss_unfiltered", "gold positives")
+    assert len({sets[name] for name in (*apart, "dss")}) == 3
+    assert {s for name, s in sets.items() if name not in apart} == {sets["dss"]}
+    rows = {row["method"]: row for row in done["table"]["rows"]}
+    assert list(rows) == ["dss", "qcrd", *named, "gold positives"]
+    assert all(row["n"] == 1 and row["flops"] > 0 for row in rows.values())
+    # What is chosen before the training, and what is sampled and weighs nothing, is paid.
+    assert rows["sampling_paid"]["flops"] > rows["rejection_sampling"]["flops"]
+    assert rows["difficulty"]["flops"] != rows["dss"]["flops"]
+    assert all(rows[name]["rationale_gap"] is not None for name in ("dss", "qcrd", "dpo", "star"))
+    assert all(row["given_rationale"] is not None for row in rows.values())
+    assert rows["qcrd"]["in_force_share"] is not None
+    assert rows["dss"]["in_force_share"] is None
+    assert rows["dss"]["teacher_tokens"] is None  # outputs were imported
+    listed = client.get("/v1/fine_tuning/jobs?limit=50").json()["data"]
+    assert {job["metadata"].get("row") for job in listed} >= {"gold positives", "judge_gold"}
+
+
+def test_a_row_whose_outputs_nobody_can_give_is_refused(client: TestClient) -> None:
+    methods = ["dss", "sequence_level"]
+    given = {"methods": methods, "baseline": "dss", "seeds": [0]}
+    refused = ask(client, {"import": "the training file"}, **given)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (400, "methods.1")
+    assert error["code"] == "other_outputs"
+
+
+def test_a_trial_that_learns_nothing_fails_and_the_other_is_shown(
+    site: Site, client: TestClient
+) -> None:
+    given = {"methods": ["dss"], "baseline": "dss", "seeds": [0]}
+    trials = [{"learning_rate": rate, "iterations": 6} for rate in (1e-9, 3e-3)]
+    study = create(client, {"import": "the training file"}, **given, trials=trials)
+    assert [job["trial"] for job in study["jobs"]] == [0, 1]
+    work_off(site)
+    done = client.get(f"/v1/studies/{study['id']}").json()
+    assert [job["status"] for job in done["jobs"]] == ["failed", "succeeded"]
+    (row,) = done["table"]["rows"]
+    report = site.jobs.get(done["jobs"][1]["id"]).report
+    assert report is not None
+    assert [(one["seed"], one["trial"]) for one in row["by_seed"]] == [(0, 1)]
+    assert row["validation"] == report.validation["dss"].accuracy
+    text = client.get(f"/v1/studies/{study['id']}/table?format=markdown").text
+    assert "trained 2 times (0: learning_rate 1e-09, iterations 6; 1:" in text
+    assert "(trial 1)" in text
+    assert "failed: dss, seed 0, trial 0" in text
 
 
 def test_a_leader_that_fails_takes_the_study_with_it_and_is_named(

@@ -32,7 +32,7 @@ def _check_own_samples(spec: JobSpec, objectives: Sequence[Objective]) -> None:
     negatives = settings.negatives
     if settings.positives.source == "student":
         param = f"{path}.positives.source"
-        if not all(o.uses_negatives for o in objectives if o.max_positives != 0):
+        if not any(o.uses_negatives for o in objectives):
             raise _make_error(param, "samples of the student", "dss+positives+negatives")
         is_sorted = settings.student.answers != "label" or negatives.filter == "wrong_only"
         if not (negatives.keep_right and is_sorted):

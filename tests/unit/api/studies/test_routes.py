@@ -87,8 +87,9 @@ def lead(here: Here, study: dict[str, Any]) -> None:
     here.jobs.update(job_id, lambda job: release_lease(job, time.time()))
 
 
-def succeed(here: Here, job_id: str, right: int) -> None:
-    """A trained job with `right` of its four test questions answered rightly, in each row."""
+def succeed(here: Here, job_id: str, right: int, validated: int = 1) -> None:
+    """A trained job with `right` of its four test questions answered rightly, in each row, and
+    `validated` of two of its validation."""
     job = here.jobs.get(job_id)
     rows = [job.spec.method.value, *(row.value for row in job.spec.settings.baselines)]
     measured = wilson_interval(right, 4).model_copy(
@@ -98,7 +99,7 @@ def succeed(here: Here, job_id: str, right: int) -> None:
         job_id=job_id,
         status=JobStatus.SUCCEEDED,
         test={"teacher": wilson_interval(3, 4), **dict.fromkeys(rows, measured)},
-        validation=dict.fromkeys(rows, wilson_interval(1, 2)),
+        validation=dict.fromkeys(rows, wilson_interval(validated, 2)),
         rationales=COUNTS,
         usage=Usage(),
         model=ModelRef(id="model-" + "0" * 24),
@@ -418,3 +419,126 @@ def test_a_study_can_take_an_older_job_s_set(here: Here, tmp_path: Path) -> None
     study = here.client.post("/v1/studies", json=body).json()
     assert here.jobs.get(study["leader"]).spec.knowledge_of == older
     assert studies.get_study(here.store, study["id"]).leader == study["leader"]
+
+
+def test_rows_with_settings_of_their_own_are_jobs_and_share_a_set_where_it_is_the_same(
+    here: Here,
+) -> None:
+    once = {"name": "one sample", "method": "dss", "settings": {"rationales": {"n": 1}}}
+    again = {"name": "one sample, no contrast", "method": "dss+positives"}
+    again |= {"settings": {"rationales": {"n": 1}, "loss": {"scheme": "mean"}}}
+    methods = ["finetune", "qcrd", "star", once, again]
+    study = create(here, methods=methods, baseline="finetune", seeds=[0])
+    ids = {job["method"]: job["id"] for job in study["jobs"]}
+    assert list(ids) == ["qcrd", "one sample", "finetune", "star", "one sample, no contrast"]
+    specs = {name: here.jobs.get(job_id).spec for name, job_id in ids.items()}
+    assert study["leader"] == ids["qcrd"]
+    knowledge = {name: spec.knowledge_of for name, spec in specs.items()}
+    assert knowledge == {
+        "qcrd": None,
+        "one sample": None,
+        "finetune": ids["qcrd"],
+        "star": ids["qcrd"],
+        "one sample, no contrast": ids["one sample"],
+    }
+    # What two sets ask the teacher for is paid once: the one waits for the other.
+    assert {name: spec.after for name, spec in specs.items() if spec.after} == {
+        "one sample": ids["qcrd"]
+    }
+    star = specs["star"]
+    assert (star.method.value, star.settings.positives.source) == (
+        "dss+positives+negatives",
+        "student",
+    )
+    assert specs["one sample"].settings.rationales.n == 1
+    assert specs["one sample, no contrast"].settings.loss.scheme == "mean"
+    assert specs["qcrd"].settings.rationales.n == 5
+    assert star.metadata == {"study": study["id"], "row": "star"}
+    assert study["rows"][2]["settings"]["negatives"]["keep_right"] is True
+    assert get(here, study["id"]) == study
+
+
+def test_one_waits_for_another_s_outputs_until_that_asks_no_more(here: Here) -> None:
+    once = {"name": "one sample", "method": "dss", "settings": {"rationales": {"n": 1}}}
+    study = create(here, methods=["dss", once], baseline="dss", seeds=[0])
+    leader, second = (job["id"] for job in study["jobs"])
+    deps = WorkerDeps(here.jobs, here.events, here.store, here.queue)
+    here.queue.drain()
+    hold(here, leader)
+
+    def work() -> Job:
+        run_stage(
+            deps,
+            second,
+            Stage.ASSEMBLING,
+            lambda stage: assemble(stage, MemoryGenerationBuffer(), {}),
+        )
+        return here.jobs.get(second)
+
+    assert work().waiting == f"job {leader} asks the teacher first"
+    assert here.queue.drain() == [(Stage.ASSEMBLING, second)]
+    lead(here, study)
+    asked = work()
+    assert asked.failure is not None
+    assert asked.failure.code == "unknown_teacher"  # it goes on, and there is none here
+
+
+def test_of_trials_the_best_on_validation_is_shown_once_all_have_ended(here: Here) -> None:
+    trials = [{"learning_rate": 1e-4}, {"learning_rate": 3e-4}]
+    study = create(here, methods=["dss", "qcrd"], baseline="dss", seeds=[0], trials=trials)
+    ids = {(job["method"], job["trial"]): job["id"] for job in study["jobs"]}
+    rates = {
+        key: here.jobs.get(i).spec.settings.hyperparameters.learning_rate for key, i in ids.items()
+    }
+    assert rates == {(m, t): trials[t]["learning_rate"] for m in ("dss", "qcrd") for t in (0, 1)}
+    succeed(here, ids["dss", 0], 4, validated=1)
+    dss, _ = get(here, study["id"])["table"]["rows"]
+    assert dss["n"] == 0  # of its other trial nothing is known yet
+    succeed(here, ids["dss", 1], 1, validated=2)
+    succeed(here, ids["qcrd", 0], 3, validated=1)
+    succeed(here, ids["qcrd", 1], 2, validated=1)
+    found = get(here, study["id"])
+    dss, qcrd = found["table"]["rows"]
+    # The test does not choose: dss is better there under the other.
+    assert dss["by_seed"] == [{"seed": 0, "accuracy": 0.25, "trial": 1}]
+    assert qcrd["by_seed"] == [{"seed": 0, "accuracy": 0.75, "trial": 0}]
+    assert qcrd["comparison"]["difference"] == 0.5
+    assert "trained 2 times (0: learning_rate 0.0001; 1: learning_rate 0.0003)" in str(
+        found["table"]["notes"]
+    )
+
+
+OTHER_QUESTIONS = {"negatives": {"control": "other_question"}}
+OWN_SAMPLES = {"positives": {"source": "student"}}
+KEPT = {"negatives": {"control": "other_question", "keep_right": True}}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "mode", "param", "code"),
+    [
+        ("dss", {"loss": {"contrast": "dpo"}}, "gold", "loss.contrast", "unread_field"),
+        ("finetune", {"positives": {"select": "difficulty"}}, "gold", "positives.select",
+         "unread_field"),
+        ("dss", OTHER_QUESTIONS, "gold", "negatives.control", "unread_field"),
+        ("dss", OWN_SAMPLES, "gold", "positives.source", "no_own_samples"),
+        ("qcrd", OWN_SAMPLES, "gold", "positives.source", "no_own_samples"),
+        ("qcrd", KEPT, "gold", "negatives.control", "control_contradicted"),
+        ("dss", {"rationales": {"positive_rule": "gold"}}, "llm", "rationales.positive_rule",
+         "invalid_value"),
+    ],
+)  # fmt: skip
+def test_a_row_that_does_not_fit_is_refused_by_its_path(
+    here: Here, method: str, settings: dict[str, Any], mode: str, param: str, code: str
+) -> None:
+    row = {"name": "x", "method": method, "settings": settings}
+    body = study_body(here, method={"label_mode": mode}, methods=["qcrd", "finetune", row])
+    answer = here.client.post("/v1/studies", json=body | {"baseline": "qcrd"})
+    path = f"methods.2.settings.{param}"
+    assert f"`{path}`" in refused(answer, 400, code, path)
+
+
+def test_a_method_that_needs_the_teacher_s_logits_is_refused_by_name(here: Here) -> None:
+    body = study_body(here)["job"] | {"method": {"type": "gkd"}}
+    answer = here.client.post("/v1/fine_tuning/jobs", json=body)
+    told = refused(answer, 400, "no_teacher_logits", "method.type")
+    assert "benchmarks.logit_distillation" in told
