@@ -7,6 +7,7 @@ In the student's loss scores never carry a gradient: it would otherwise drive th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -107,6 +108,28 @@ def preference_loss(
     """DPO's loss of each pair (Rafailov et al. 2023, eq. 7). Log-probabilities of whole rationales
     under the student, with gradients, and under the reference: all [M]."""
     return -F.logsigmoid(beta * ((pos - reference_pos) - (neg - reference_neg)))
+
+
+def generalised_jsd(
+    student_logits: Tensor, teacher_logits: Tensor, beta: float, temperature: float = 1.0
+) -> Tensor:
+    """Generalised Jensen-Shannon divergence of each token (Agarwal et al. 2023, eq. 1): [P, V] of
+    one vocabulary, twice -> [P], in nats. `beta` 0 is KL(teacher || student), 1 KL(student ||
+    teacher); between them beta · KL(teacher || m) + (1 - beta) · KL(student || m) of the mixture
+    m = beta · teacher + (1 - beta) · student."""
+    student = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
+    if beta == 0:
+        return _kl(teacher, student)
+    if beta == 1:
+        return _kl(student, teacher)
+    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+    return beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of log-probabilities: [P, V], [P, V] -> [P]."""
+    return (p.exp() * (p - q)).sum(-1)
 
 
 def contrastive_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:

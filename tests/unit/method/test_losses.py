@@ -252,3 +252,33 @@ def test_a_step_on_a_negative_raises_its_cross_entropy_until_delta(start: float)
             ce -= gradient
     assert start < ce.item() <= 3.0 + 0.2 + 1e-4
     assert ce.item() >= 3.0 - 1e-4
+
+
+# --- logit distillation -------------------------------------------------------------------------
+
+# What TRL 1.16.0's `GKDTrainer.generalized_jsd_loss` says of each of three tokens of these logits.
+STUDENT_LOGITS = [[2.0, 0.0, -1.0, 0.5], [0.0, 0.0, 0.0, 0.0], [10.0, -10.0, 3.0, 1.0]]
+TEACHER_LOGITS = [[1.0, 1.0, -2.0, 0.0], [3.0, 0.0, -3.0, 1.0], [9.0, -8.0, 2.0, 4.0]]
+TRL = {
+    (0, 1.0): [0.3628722, 0.848155, 0.0201613],
+    (0, 2.0): [0.0911728, 0.3718916, 0.0817674],
+    (0.1, 1.0): [0.0308793, 0.0757613, 0.0012344],
+    (0.5, 1.0): [0.0740854, 0.2201901, 0.0020573],
+    (0.5, 2.0): [0.0211213, 0.0967696, 0.0137971],
+    (0.9, 2.0): [0.0072885, 0.040306, 0.0041675],
+    (1, 1.0): [0.2690277, 1.535641, 0.0060929],
+    (1, 2.0): [0.080291, 0.4838875, 0.0446763],
+}
+
+
+@pytest.mark.parametrize(("beta", "temperature"), TRL)
+def test_the_divergence_of_logits_is_trl_s(beta: float, temperature: float) -> None:
+    student = torch.tensor(STUDENT_LOGITS, requires_grad=True)
+    teacher = torch.tensor(TEACHER_LOGITS)
+    found = losses.generalised_jsd(student, teacher, beta, temperature)
+    assert found.tolist() == pytest.approx(TRL[beta, temperature], abs=2e-7)
+    same = losses.generalised_jsd(teacher, teacher, beta, temperature)
+    assert same.tolist() == pytest.approx([0.0] * 3, abs=1e-6)
+    found.sum().backward()
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
