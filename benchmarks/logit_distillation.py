@@ -126,7 +126,7 @@ class Distillation:
             self.student.model.train()
             loss = self._compute_loss([self.prompts[i] for i in places], said)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(self.student.model.parameters(), 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = self.rate * (1 - share)
