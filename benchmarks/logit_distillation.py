@@ -72,9 +72,17 @@ class Counted:
     def __post_init__(self) -> None:
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
-    def read(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def read(self, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        """Logits [P, V] at the P `places` [B, T] that are true: the output head, which is the
+        largest matrix of a small model, sees no others."""
         self.flops += count_flops(self.parameters, int(mask.sum()))
-        logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda _, inputs: (inputs[0][places], *inputs[1:])
+        )
+        try:
+            logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        finally:
+            hook.remove()
         return logits
 
     @torch.no_grad()
@@ -153,11 +161,11 @@ class Distillation:
             ids[row, :end] = torch.tensor([*prompt, *output])
             mask[row, :end] = 1
             learned[row, len(prompt) - 1 : end - 1] = True  # the places that say the output
-        logits = self.student.read(ids, mask)[learned]
+        logits = self.student.read(ids, mask, learned)
         if self.objective == "sequence_level":
             return losses.token_cross_entropy(logits, ids.roll(-1, 1)[learned]).mean()
         with torch.no_grad():
-            wanted = self.teacher.read(ids, mask)[learned]
+            wanted = self.teacher.read(ids, mask, learned)
         beta = BETA if self.objective == "gkd" else 0.0
         return losses.generalised_jsd(logits, wanted, beta).mean()
 

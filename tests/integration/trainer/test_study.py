@@ -145,6 +145,7 @@ def test_a_study_of_two_trainings_and_two_seeds_ends_with_a_table(
     assert "| cannot tell |" in text
 
 
+@pytest.mark.timeout(900)  # fifteen trainings, each a process
 def test_every_named_row_is_trained_and_stands_in_the_table(site: Site, client: TestClient) -> None:
     """One job each, on three rationale sets: the study's, unfiltered outputs, and those with the
     gold answer."""
