@@ -42,12 +42,18 @@ class Dataset:
     every_output_is_right: bool = False
 
 
+KINDS = (
+    *("animal", "bird", "city", "country", "food", "fruit", "instrument", "language", "person"),
+    *("sport", "tool", "tree", "vegetable"),
+)
+"""Of the demo. Its rationales are those that a job of `examples/demo.yaml` assembled."""
 NUMBER_TASK = TaskSpec(answer=AnswerKind.NUMBER)
 DATASETS = {
     "svamp": Dataset(NUMBER_TASK, 96, 64, 20),
     "svamp_gpt35": Dataset(NUMBER_TASK, 96, 96, 8, every_output_is_right=True),
     "last_letter": Dataset(TaskSpec(), 48, 96, 10, every_output_is_right=True),
     "cqa": Dataset(TaskSpec(answer=AnswerKind.CHOICE), 128, 96, 24),
+    "kinds": Dataset(TaskSpec(answer=AnswerKind.LABEL, labels=KINDS), 32, 32, 6),
     "tracking": Dataset(TaskSpec(answer=AnswerKind.LABEL, labels=("A", "B", "C")), 160, 128, 4),
 }
 

@@ -16,6 +16,7 @@ from benchmarks.registered.verdict import list_verdicts, render_page
 REGISTERED = {
     "decide": "ad5e0e99fcfd7660a3a604177eaac3673b2e63306a67ffd5eb4c7aa33390e1bd",
     "decide-cpu": "27f24c0f31e1fc2d893f22b5373d06ccf36e1e4f3b1a8b0de8bc1ec934aaeb59",
+    "decide-kinds": "7c7b87fadbac6c39734a5143eb903bc5d4d23048ce1f7fff21dabb106cf30cd2",
 }
 """Of the files as they were before the first run. A plan that is wrong becomes a new file."""
 
