@@ -155,10 +155,15 @@ def show(study_id: StudyId, as_json: JsonOption = False, api: ApiOption = None) 
     if as_json:
         print_json(current)
         return
-    jobs = terminal.make_table("job", "method", "seed", "state", no_wrap_columns=1)
+    jobs = terminal.make_table("job", "method", "seed", "trial", "state", no_wrap_columns=1)
     for job in current["jobs"]:
+        trial = job.get("trial")
         jobs.add_row(
-            job["id"], escape(job["method"]), str(job["seed"]), escape(format_job_state(job))
+            job["id"],
+            escape(job["method"]),
+            str(job["seed"]),
+            "" if trial is None else str(trial),
+            escape(format_job_state(job)),
         )
     stdout_console().print(jobs)
     stdout_console().print(escape(gateway.get_study_table(study_id, "markdown")), soft_wrap=True)

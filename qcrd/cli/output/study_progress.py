@@ -66,7 +66,8 @@ class _StudyLines:
 
 
 def format_job_name(job: dict[str, Any]) -> str:
-    return f"{job['method']}, seed {job['seed']}"
+    trial = "" if job.get("trial") is None else f", trial {job['trial']}"
+    return f"{job['method']}, seed {job['seed']}{trial}"
 
 
 def format_job_state(job: dict[str, Any]) -> str:

@@ -36,8 +36,8 @@ class StudyMethod(Record):
     rows of that kind share.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$")]
-    """In the table."""
+    name: Annotated[str, Field(max_length=64, pattern=r"^\w([\w .+\-=(),:/%]*[\w)%+])?$")]
+    """In the table: letters, digits, spaces and `._+-=(),:/%`."""
     method: Baseline
     """What is trained."""
     settings: dict[str, Any] = Field(default_factory=dict)

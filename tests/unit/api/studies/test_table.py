@@ -235,6 +235,8 @@ def test_no_run_at_all_is_a_table_too() -> None:
         ({"methods": ["qcrd", "qcrd"]}, "methods.1"),
         ({"methods": ["qcrd", "magic"]}, "methods.1"),
         ({"methods": ["qcrd", {"name": "x", "method": "magic"}]}, "methods.1.method"),
+        ({"methods": ["qcrd", {"name": "a | b", "method": "dss"}]}, "methods.1.name"),
+        ({"methods": ["qcrd", {"name": "", "method": "dss"}]}, "methods.1.name"),
         ({"methods": ["qcrd", {"name": "x", "method": "dss", "n": 1}]}, "methods.1.n"),
         ({"methods": ["qcrd", {"name": "dpo", "method": "dss"}, "dpo"]}, "methods.2"),
         (
