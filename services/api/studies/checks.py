@@ -71,7 +71,7 @@ def _telling_paths(
     except Invalid as error:
         own_path = f"method.{method}."
         field = (error.param or "").removeprefix(own_path)
-        section, _, name = field.partition(".")
+        section, name, *_ = [*field.split("."), "", ""]
         is_own = name in row.settings.get(section, ()) if name else section in row.settings
         if own_only and not is_own:
             return
