@@ -16,7 +16,8 @@ Rows, each the mean over seeds:
   al. 2023, arXiv:2306.13649).
 
 `gkd` trains --steps steps and the others as many as its FLOPs allow, which count the teacher's and
-the student's forward passes, and the sampling.
+the student's passes over a batch, and the student's sampling; the teacher's outputs, which all rows
+share, are left out.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class SpecDraft:
 
     def with_file_ids(self, ids: Mapping[Path, str]) -> dict[str, Any]:
         """The request body, with each path replaced by its file's id."""
-        body = self.body
+        body: dict[str, Any] = self.body
         for item in self.files:
             body = _replace_at(body, item.field.split("."), ids[item.path])
         return body
@@ -87,13 +87,22 @@ def _describe_file(folder: Path, name: str) -> DataSummary:
 
 
 def read_study_spec(spec: Path, data: Path | None) -> SpecDraft:
-    """The same for a study; its files are those of its `job`."""
+    """The same for a study; its files are those of its `job`, and what its rows import."""
     source, body = _read_spec(spec)
     if "job" not in body and "training_file" in body:
         raise Invalid(f"SPEC: {spec} holds a job and no study: follow it with `qcrd run {spec}`")
     _check_record(StudySpec, source)
-    fields = ((f"job.{field}", value) for field, value in _iter_file_fields(body["job"]))
+    fields = [(f"job.{field}", value) for field, value in _iter_file_fields(body["job"])]
+    fields += _iter_row_imports(body["methods"])
     return SpecDraft(body, _find_files(spec, data, fields))
+
+
+def _iter_row_imports(methods: list[Any]) -> Iterator[tuple[str, str]]:
+    for place, row in enumerate(methods):
+        settings = row.get("settings", {}) if isinstance(row, dict) else {}
+        imported = (settings.get("rationales") or {}).get("import")
+        if imported is not None:
+            yield f"methods.{place}.settings.rationales.import", imported
 
 
 def _find_files(
@@ -163,6 +172,10 @@ def _find_file(field: str, value: str, folder: Path, *, data_given: bool) -> Pat
     raise Invalid(f"`{field}`: there is no file {path}: {fix}", param=field, code="file_not_found")
 
 
-def _replace_at(body: dict[str, Any], path: list[str], value: str | None) -> dict[str, Any]:
+def _replace_at(body: Any, path: list[str], value: str | None) -> Any:
+    """`body`, of mappings and lists, with `value` at the path."""
     key, *rest = path
+    if isinstance(body, list):
+        place = int(key)
+        return [*body[:place], _replace_at(body[place], rest, value), *body[place + 1 :]]
     return {**body, key: _replace_at(body[key], rest, value) if rest else value}

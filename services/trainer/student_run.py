@@ -160,7 +160,7 @@ def train_student(
         rationale_gap=measuring.measure_rationale_gap(
             student, dataset.validation, student_run.schedule, student_run.mark_progress
         ),
-        in_force_share=statistics.fmean(shares) if (shares := trainer.in_force_shares) else None,
+        in_force_share=_get_in_force_share(trainer),
         answering=answers.report,
         doubt=answers.doubt,
         cascade=answers.cascade,
@@ -169,6 +169,13 @@ def train_student(
     checkpoints.save_result(method, result)
     training_events.emit_result(stage, method, result, settings.task)
     return result
+
+
+def _get_in_force_share(trainer: Trainer) -> float | None:
+    """None where there is no eq. 7 to act: another contrast, or one that weighs nothing."""
+    loss, shares = trainer.schedule.spec.loss, trainer.in_force_shares
+    is_told = loss.contrast == "margin" and loss.beta > 0 and shares
+    return statistics.fmean(shares) if is_told else None
 
 
 def _make_row(predictions: Sequence[Prediction]) -> Accuracy:

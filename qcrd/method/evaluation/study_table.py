@@ -261,7 +261,7 @@ def _build_notes(
     if not has_test_file:
         notes.append(
             "no test file was given: accuracies are on validation, which also chose the "
-            "checkpoints, and nothing is compared"
+            "checkpoints and trials, and nothing is compared"
         )
     if single := [m for m, runs in runs_by_method.items() if len(runs) == 1]:
         notes.append(
@@ -298,7 +298,7 @@ def _note_trials(trials: Sequence[str], failed: Sequence[str]) -> list[str]:
         "on validation is shown, with its own steps, compute and seconds; a seed counts once all "
         "of its trials have ended"
     ]
-    return told + ([f"trials that failed: {'; '.join(failed)}"] if failed else [])
+    return told + ([f"trials that did not succeed: {'; '.join(failed)}"] if failed else [])
 
 
 def _note_equal_differences(comparisons: Mapping[str, StudyComparison], baseline: str) -> list[str]:

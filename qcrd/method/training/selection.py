@@ -68,7 +68,9 @@ def choose_positives(
     least difficult first and near repetitions of a better one last."""
     chosen: list[str] = []
     for example in examples:
-        ranked = sorted(example.positives, key=lambda r: difficulty[r.id])
+        # Equal texts are one rationale, whatever the number of outputs.
+        unique = {r.id: r for r in example.positives}
+        ranked = sorted(unique.values(), key=lambda r: difficulty[r.id])
         different: list[Rationale] = []
         repetitions: list[Rationale] = []
         for rationale in ranked:
@@ -82,12 +84,14 @@ def choose_positives(
 def keep_chosen(
     examples: Sequence[TrainingExample], chosen: Sequence[str]
 ) -> list[TrainingExample]:
-    """The examples with no positives but the chosen ones."""
-    ids = set(chosen)
-    return [
-        replace(example, positives=tuple(r for r in example.positives if r.id in ids))
-        for example in examples
-    ]
+    """The examples with no positives but the chosen ones, in the order of the choice."""
+    places = {rationale_id: place for place, rationale_id in enumerate(chosen)}
+    kept = []
+    for example in examples:
+        own = {r.id: r for r in example.positives if r.id in places}
+        ordered = sorted(own.values(), key=lambda r: places[r.id])
+        kept.append(replace(example, positives=tuple(ordered)))
+    return kept
 
 
 def _share_words(first: Rationale, second: Rationale) -> bool:

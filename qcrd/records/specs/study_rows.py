@@ -37,7 +37,7 @@ class StudyMethod(Record):
     """
 
     name: Annotated[str, Field(max_length=64, pattern=r"^\w([\w .+\-=(),:/%]*[\w)%+])?$")]
-    """In the table: letters, digits, spaces and `._+-=(),:/%`."""
+    """In the table: letters, digits, spaces within, and `._+-=(),:/%`."""
     method: Baseline
     """What is trained."""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -71,7 +71,10 @@ ROWS: Mapping[NamedRow, tuple[Baseline, Mapping[str, Any]]] = MappingProxyType(
         ),
         NamedRow.SEQUENCE_LEVEL: (
             Baseline.SINGLE_TASK,
-            {"rationales": {"n": 1, "temperature": 0, "positive_rule": "all"}},
+            {
+                "label_mode": "llm",
+                "rationales": {"n": 1, "temperature": 0, "positive_rule": "all"},
+            },
         ),
         NamedRow.REJECTION_SAMPLING: (Baseline.DSS_POSITIVES, {"loss": {"scheme": "mean"}}),
         NamedRow.STAR: (
@@ -80,6 +83,7 @@ ROWS: Mapping[NamedRow, tuple[Baseline, Mapping[str, Any]]] = MappingProxyType(
                 "positives": {"source": "student"},
                 "negatives": {
                     "source": "student_lag",
+                    "lag": 1,
                     "n": 4,
                     "temperature": 0.7,
                     "filter": "wrong_only",
@@ -103,12 +107,13 @@ ROWS: Mapping[NamedRow, tuple[Baseline, Mapping[str, Any]]] = MappingProxyType(
 - `dss_unfiltered`: distilling step by step as it was published, on one sample of the teacher per
   question whatever it answers (Hsieh et al. 2023, arXiv:2305.02301). `dss` is that on the vote's
   first rationale.
-- `sequence_level`: the teacher's greedy output, rationale and answer in one (Kim and Rush 2016,
-  arXiv:1606.07947).
+- `sequence_level`: the teacher's greedy output, rationale and its own answer in one (Kim and Rush
+  2016, arXiv:1606.07947).
 - `rejection_sampling`: every right rationale, their plain mean, no contrast (Yuan et al. 2023,
   arXiv:2308.01825). Right is what the study's `positive_rule` says.
 - `star`: the student's own right samples and none of the teacher's, sampled anew in each iteration
-  (Zelikman et al. 2022, arXiv:2203.14465, without its hints and without beginning anew).
+  from the student of the one before (Zelikman et al. 2022, arXiv:2203.14465, without its hints and
+  without beginning anew).
 - `difficulty`: a choice of the right rationales before the training (Yan et al. 2025,
   arXiv:2509.23574).
 - `unlikelihood` (Welleck et al. 2020, arXiv:1908.04319) and `dpo` (Rafailov et al. 2023,

@@ -18,6 +18,14 @@ LABEL_ONLY_METHODS = frozenset({Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPU
 MAX_JOBS = 256
 """Most training runs of a study; a larger number is taken for a mistake."""
 MAX_TRIALS = 16
+TRIED_RATES = frozenset(
+    {"learning_rate", "encoder_learning_rate", "warmup_steps", "weight_decay", "clip_norm"}
+)
+TRIED = (*sorted(TRIED_RATES), "iterations", "iteration_steps", "batch_size")
+"""Hyperparameters that a trial may set: the others change what is read, or what it is measured on.
+"""
+RESERVED_NAMES = frozenset({*Baseline, *NamedRow, "teacher", "majority_class"})
+"""Of rows that are not written out, and of what stands beside them in a table."""
 
 
 class StudySpec(Record):
@@ -34,7 +42,7 @@ class StudySpec(Record):
     baseline: str = Baseline.FINETUNE_EQUAL_COMPUTE.value
     """Name of the row that the others are tested against."""
     trials: Annotated[tuple[dict[str, Any], ...], Field(max_length=MAX_TRIALS)] = ()
-    """Hyperparameters to try, the same for every row: each row and seed is trained under all of
+    """Rates and lengths to try, the same for every row: each row and seed is trained under all of
     them, and the one that is best on validation stands in the table."""
     equivalence_margin: float = Field(default=EQUIVALENCE_MARGIN, gt=0, le=0.5)
     """Differences of accuracy below it are taken for none, as a share. Set it before any result is
@@ -66,6 +74,7 @@ class StudySpec(Record):
         names = [row.name for row in self.rows]
         _check_distinct("methods", names)
         _check_distinct("seeds", self.seeds)
+        self._check_trials()
         if self.baseline not in names:
             raise Invalid(
                 f"`baseline`: {self.baseline[:80]!r} is none of the study's methods: add it to "
@@ -97,6 +106,19 @@ class StudySpec(Record):
             for trial in range(n_trials):
                 self.make_settings(row, trial)
         return self
+
+    def _check_trials(self) -> None:
+        for index, trial in enumerate(self.trials):
+            for name in trial:
+                if name not in TRIED:
+                    path = f"trials.{index}.{name[:80]}"
+                    raise Invalid(
+                        f"`{path}` is none of what a trial may set: {', '.join(TRIED)}",
+                        param=path,
+                        code="unknown_key",
+                    )
+        if self.trials:
+            _check_distinct("trials", self.trials)
 
     @property
     def rows(self) -> tuple[StudyMethod, ...]:
@@ -143,7 +165,15 @@ def _parse_method(path: str, data: Any) -> Any:
             )
         return Baseline(data) if data in set(Baseline) else NamedRow(data)
     if not isinstance(data, Mapping):
-        return data
+        raise Invalid(
+            f"`{path}` must be the name of a method or row, or `{{name, method, settings}}`",
+            param=path,
+        )
+    if data.get("name") in RESERVED_NAMES:
+        raise Invalid(
+            f"`{path}.name`: {data['name']!r} means something else in a table: take another name",
+            param=f"{path}.name",
+        )
     row = parse_record(StudyMethod, data, root=path)
     if row.method is Baseline.FINETUNE_EQUAL_COMPUTE:
         raise Invalid(

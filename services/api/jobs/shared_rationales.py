@@ -20,6 +20,13 @@ from services.api.assembling import sampling_plan
 def check_shared_set(spec: JobSpec, jobs: JobStore) -> None:
     """`Invalid`, naming the field, unless the set of job `spec.knowledge_of` would be the one that
     this job would have assembled, and for a job to wait for that is none."""
+    if spec.after is not None and spec.knowledge_of is not None:
+        raise Invalid(
+            "`after`: a job that trains on the set of another one (`knowledge_of`) asks no "
+            "teacher, so there is nothing to wait for: leave it out",
+            param="after",
+            code="unread_field",
+        )
     if spec.after is not None:
         _get_job(spec.after, "after", "asks the teacher at once", jobs)
     if spec.knowledge_of is None:

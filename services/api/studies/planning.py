@@ -61,20 +61,20 @@ def make_job_specs(study: Study) -> dict[str, JobSpec]:
     """Each job's spec by its id; that of the leader comes first, those of other sets' next.
 
     Jobs whose settings make the same rationale set share the one that a leader assembles, and the
-    other leaders wait for the study's: what both ask the teacher for is then paid once.
+    leaders wait for one another: what two of them ask the teacher for is then paid once.
     """
     study_spec, specs_by_id = study.spec, {}
     settings = _make_settings(study)
     leaders = _list_leaders(study, settings)
-    own_set = _describe_set(study_spec.job.settings)
+    own_set = describe_set(study_spec.job.settings)
     for cell in iter_trained_cells(study):
         has_equal_compute = any(c.job_id == cell.job_id and c is not cell for c in study.cells)
         baselines = (Baseline.FINETUNE_EQUAL_COMPUTE,) if has_equal_compute else ()
-        kind = _describe_set(settings[cell.job_id])
+        kind = describe_set(settings[cell.job_id])
         leader = leaders[kind]
         is_leader = cell.job_id == leader
         asks_too = sampling_plan.reads_outputs(cell.method.value, settings[cell.job_id])
-        waits = is_leader and asks_too and cell.job_id != study.leader
+        before = _get_leader_before(leaders, leader) if is_leader and asks_too else None
         given_set = study_spec.job.knowledge_of if kind == own_set else None
         specs_by_id[cell.job_id] = study_spec.job.model_copy(
             update={
@@ -83,12 +83,18 @@ def make_job_specs(study: Study) -> dict[str, JobSpec]:
                 "settings": settings[cell.job_id].model_copy(update={"baselines": baselines}),
                 "metadata": {**study_spec.job.metadata, "study": study.id, **_name(study, cell)},
                 "knowledge_of": given_set if is_leader else leader,
-                "after": study.leader if waits else None,
+                "after": before or (study_spec.job.after if cell.job_id == study.leader else None),
             }
         )
     ahead = dict.fromkeys((study.leader, *leaders.values()))
     order = {job_id: place for place, job_id in enumerate(ahead)}
     return dict(sorted(specs_by_id.items(), key=lambda pair: order.get(pair[0], len(order))))
+
+
+def _get_leader_before(leaders: Mapping[str, str], leader: str) -> str | None:
+    order = list(leaders.values())
+    place = order.index(leader)
+    return order[place - 1] if place else None
 
 
 def iter_trained_cells(study: Study) -> Iterator[StudyCell]:
@@ -111,7 +117,7 @@ def _list_leaders(study: Study, settings: Mapping[str, MethodSpec]) -> dict[str,
     leaders: dict[str, str] = {}
     needing: dict[str, str] = {}
     for cell in iter_trained_cells(study):
-        kind = _describe_set(settings[cell.job_id])
+        kind = describe_set(settings[cell.job_id])
         leaders.setdefault(kind, cell.job_id)
         reads_outputs = sampling_plan.reads_outputs(cell.method.value, settings[cell.job_id])
         if reads_outputs:
@@ -119,7 +125,7 @@ def _list_leaders(study: Study, settings: Mapping[str, MethodSpec]) -> dict[str,
     return {**needing, **{kind: job for kind, job in leaders.items() if kind not in needing}}
 
 
-def _describe_set(settings: MethodSpec) -> str:
+def describe_set(settings: MethodSpec) -> str:
     """What of a row's own settings makes its rationale set another one."""
     return f"{settings.label_mode} {settings.rationales.model_dump_json()}"
 

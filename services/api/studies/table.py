@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qcrd.errors import NotFound
@@ -11,6 +11,7 @@ from qcrd.records.job import Job, JobStatus, Report
 from qcrd.records.rationales import Prediction
 from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.specs.spec import Baseline
+from qcrd.records.specs.study_spec import TRIED_RATES
 from qcrd.records.study import Study, StudyCell, StudyTable
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
@@ -49,6 +50,8 @@ def _iter_runs(study: Study, jobs: Mapping[str, Job | None], store: Store) -> It
         gap = report.rationale_gap.get(cell.row)
         settings = study.spec.make_settings(rows[cell.row_name])
         reads_outputs = sampling_plan.reads_outputs(cell.method.value, settings)
+        if settings.positives.source == "student" and settings.label_mode == "gold":
+            reads_outputs = False  # it learns nothing of the teacher's
         yield StudyRun(
             method=cell.row_name,
             seed=cell.seed,
@@ -72,9 +75,15 @@ def _iter_chosen_cells(
     trials: dict[tuple[str, int], list[StudyCell]] = {}
     for cell in study.cells:
         trials.setdefault((cell.row_name, cell.seed), []).append(cell)
-    for cells in trials.values():
+    chosen_trials: dict[tuple[str, int], int] = {}
+    for (name, seed), all_cells in sorted(trials.items(), key=lambda pair: _is_beside(pair[1])):
+        cells = all_cells
+        if _is_beside(all_cells) and (reference := study.spec.compute_reference) is not None:
+            # As much compute as the chosen trial of the other, whatever that was.
+            chosen = chosen_trials.get((reference.name, seed))
+            cells = [c for c in all_cells if _is_as_long(study, c.trial, chosen)]
         ended = [job for cell in cells if (job := jobs[cell.job_id]) and job.status in TERMINAL]
-        if len(ended) < len(cells):
+        if not cells or len(ended) < len(cells):
             continue
         succeeded = [
             (cell, job.report)
@@ -82,14 +91,33 @@ def _iter_chosen_cells(
             if job.status is JobStatus.SUCCEEDED and job.report is not None
         ]
         if succeeded:
-            yield max(succeeded, key=_get_validation_accuracy)
+            best = max(succeeded, key=_get_validation_accuracy)
+            chosen_trials[name, seed] = best[0].trial
+            yield best
+
+
+def _is_beside(cells: Sequence[StudyCell]) -> bool:
+    """Whether a row is trained in the jobs of another one, whose compute it gets."""
+    return cells[0].method is Baseline.FINETUNE_EQUAL_COMPUTE
+
+
+def _is_as_long(study: Study, trial: int, other: int | None) -> bool:
+    """Whether two trials differ in nothing but rates, so that they are as much work."""
+    if other is None:
+        return False
+    tried = study.spec.trials
+    return not tried or _drop_rates(tried[trial]) == _drop_rates(tried[other])
+
+
+def _drop_rates(trial: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in trial.items() if name not in TRIED_RATES}
 
 
 def _iter_failed_trials(study: Study, jobs: Mapping[str, Job | None]) -> Iterator[str]:
     for cell in study.cells if study.spec.trials else ():
         job = jobs[cell.job_id]
-        if job is not None and job.status is JobStatus.FAILED:
-            yield f"{cell.row_name}, seed {cell.seed}, trial {cell.trial}"
+        if job is not None and job.status in TERMINAL and job.status is not JobStatus.SUCCEEDED:
+            yield f"{cell.row_name}, seed {cell.seed}, trial {cell.trial} ({job.status})"
 
 
 def _get_validation_accuracy(trained: tuple[StudyCell, Report]) -> float:
@@ -109,7 +137,7 @@ def _get_given_rationale(report: Report, cell: StudyCell) -> float | None:
 
 
 def _format_trial(hyperparameters: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in hyperparameters.items())
+    return ", ".join(f"{name} {value}" for name, value in hyperparameters.items())
 
 
 def _read_predictions(store: Store, job_id: str) -> list[Prediction]:

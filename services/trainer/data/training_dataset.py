@@ -125,11 +125,12 @@ def _check_training_file(manifest: RationaleManifest, spec: JobSpec) -> None:
 
 def make_example(item: RationaleItem, settings: MethodSpec) -> TrainingExample:
     """What training may know of `item`: where the vote is the label, no gold label. A student that
-    answers behind its rationale learns none that argues for another answer."""
+    answers behind its rationale learns none that argues for another answer, unless it is to learn
+    whatever the teacher said."""
     is_voted = settings.label_mode == "llm" or item.gold is None
     right = item.vote.answer if is_voted else item.gold
     positives, answers_apart = item.positives, settings.student.answers == "label"
-    if not answers_apart:
+    if not answers_apart and settings.rationales.positive_rule != "all":
         positives = tuple(r for r in positives if r.answer in (None, right))
     return TrainingExample(
         id=item.question.id,

@@ -187,6 +187,7 @@ def test_a_row_whose_outputs_nobody_can_give_is_refused(client: TestClient) -> N
     refused = ask(client, {"import": "the training file"}, **given)
     error = refused.json()["error"]
     assert (refused.status_code, error["param"]) == (400, "methods.1")
+    assert "`methods.1` (sequence_level)" in error["message"]
     assert error["code"] == "other_outputs"
 
 

@@ -140,3 +140,16 @@ def test_the_page_has_every_row_and_says_what_was_not_run() -> None:
     assert "| R1 | not run |" in page
     assert "| R4 | 6 | 0.500 (" in page
     assert "failed: R5 seed 0: out of memory" in page
+
+
+def test_rows_that_are_the_same_under_every_seed_are_equivalent_and_show_nothing() -> None:
+    """As R4 and R0 were in decide-cpu, answer by answer: there is no scatter to test by."""
+    registered = read_plan("decide")
+    by_row = {
+        row: {seed: {"test": 0.2 + seed / 100, "in_force_share": 0.0} for seed in range(6)}
+        for row in registered["rows"]
+    }
+    matter, judge, inert = list_verdicts(registered, by_row)
+    assert "not shown, +0.00 points" in matter
+    assert "not shown, +0.00 points" in judge
+    assert "yes, +0.00 points [+0.00, +0.00], equivalence p = 0" in inert

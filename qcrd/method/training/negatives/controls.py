@@ -24,17 +24,18 @@ def take_from_other_questions(
 ) -> SampledRationales:
     """Each sample replaced by another question's: of `CANDIDATES` drawn from all, the one whose
     cross entropy under the own question is nearest to the replaced one's, so that the two differ
-    in what they are about and not in how much eq. 7 makes of them. None where no other question has
-    a sample."""
+    in what they are about more than in how much eq. 7 makes of them; what is left of that is told
+    with the iteration's quartiles of cross entropy. None where no other question has a sample."""
     everything = [(owner, sample) for owner, own in samples.items() for sample in own]
     draws: list[tuple[TrainingExample, list[Rationale]]] = []
     for example in examples:
-        others = [sample for owner, sample in everything if owner != example.id]
-        for place, sample in enumerate(samples.get(example.id, ())):
+        own = samples.get(example.id, ())
+        for place, sample in enumerate(own):
             draw = random.Random(f"{salt}/{example.id}/{place}")
-            found = draw.sample(others, min(CANDIDATES, len(others)))
+            anyone_s = draw.sample(everything, min(CANDIDATES + len(own), len(everything)))
+            found = [other for owner, other in anyone_s if owner != example.id]
             if found:
-                draws.append((example, [sample, *found]))
+                draws.append((example, [sample, *found[:CANDIDATES]]))
     scores = iter(score_pairs([(example, each) for example, drawn in draws for each in drawn]))
     taken: dict[str, tuple[Rationale, ...]] = {example.id: () for example in examples}
     for example, drawn in draws:

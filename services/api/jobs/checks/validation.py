@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qcrd.errors import Invalid, NotFound
@@ -28,8 +28,11 @@ from services.api.models.base_models import BaseModelCatalog
 from services.api.webhooks.signing import check_webhook_url
 
 
-def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -> None:
-    """`Invalid`, naming the field and the fix, at the first thing that is wrong.
+def validate_job_spec(
+    spec: JobSpec, gateway: Gateway, cache: ValidationCache, also_read_by: Sequence[str] = ()
+) -> None:
+    """`Invalid`, naming the field and the fix, at the first thing that is wrong. `also_read_by`:
+    the methods of a study, whose rows have its settings too.
 
     Files are read line by line, and each only once for all jobs with the same kind of task.
     """
@@ -41,9 +44,9 @@ def validate_job_spec(spec: JobSpec, gateway: Gateway, cache: ValidationCache) -
     check_teacher_takes_requests(spec, gateway)
     check_batch_routes(spec, settings.teachers.teachers.get(spec.settings.teacher))
     check_webhook_url(spec.webhook, settings.webhooks)
-    _check_consistency(spec)
+    _check_consistency(spec, also_read_by)
     check_evaluation(spec, settings.teachers.teachers)
-    check_unread_fields(spec)
+    check_unread_fields(spec, also_read_by)
     check_task_labels(spec)
     _check_base_models(spec, gateway)
     questions = _count_valid_questions(spec, "training_file", store, cache)
@@ -111,7 +114,7 @@ def check_budget(spec: JobSpec, budget: Budget, settings: GatewaySettings) -> No
         )
 
 
-def _check_consistency(spec: JobSpec) -> None:
+def _check_consistency(spec: JobSpec, also_read_by: Sequence[str]) -> None:
     rationales, path = spec.settings.rationales, f"method.{spec.method}"
     if spec.settings.label_mode == "llm" and "gold" in rationales.positive_rule:
         raise Invalid(
@@ -129,7 +132,7 @@ def _check_consistency(spec: JobSpec) -> None:
             param=f"{path}.rationales.{field}",
         )
     _check_lag_reachable(spec)
-    _check_answers(spec)
+    _check_answers(spec, also_read_by)
     negatives, lora = spec.settings.negatives, spec.settings.student.lora
     if negatives.checkpoint is not None and NegativeSource.FIXED not in negatives.source:
         raise Invalid(
@@ -158,8 +161,8 @@ def _check_chat(spec: JobSpec, config: Mapping[str, Any]) -> None:
         )
 
 
-def _check_answers(spec: JobSpec) -> None:
-    methods = (spec.method.value, *(row.value for row in spec.settings.baselines))
+def _check_answers(spec: JobSpec, also_read_by: Sequence[str]) -> None:
+    methods = (spec.method.value, *(row.value for row in spec.settings.baselines), *also_read_by)
     if spec.settings.student.answers == "label":
         return
     if all(OBJECTIVES[row].max_positives == 0 for row in methods):

@@ -517,9 +517,18 @@ KEPT = {"negatives": {"control": "other_question", "keep_right": True}}
     ("method", "settings", "mode", "param", "code"),
     [
         ("dss", {"loss": {"contrast": "dpo"}}, "gold", "loss.contrast", "unread_field"),
-        ("finetune", {"positives": {"select": "difficulty"}}, "gold", "positives.select",
+        ("dss", {"positives": {"keep": 0.2}}, "gold", "positives.keep", "unread_field"),
+        ("finetune", {"positives": {"select": "difficulty"}}, "gold", "positives", "unread_field"),
+        ("dss", OTHER_QUESTIONS, "gold", "negatives", "unread_field"),
+        ("dss+positives", {"discriminator": {"hidden": 8}}, "gold", "discriminator",
          "unread_field"),
-        ("dss", OTHER_QUESTIONS, "gold", "negatives.control", "unread_field"),
+        ("dss", {"rationales": {"stop": ["x" * 300]}}, "gold", "rationales.stop.0", "too_large"),
+        ("qcrd", {"negatives": {"control": "other_question", "source": "teacher_minority"}},
+         "gold", "negatives.control", "control_contradicted"),
+        ("qcrd", OWN_SAMPLES | {"negatives": {"source": "teacher_minority", "keep_right": True,
+         "filter": "wrong_only"}}, "gold", "positives.source", "no_own_samples"),
+        ("qcrd", {"positives": {"source": "student", "select": "difficulty"}}, "gold",
+         "positives.select", "unread_field"),
         ("dss", OWN_SAMPLES, "gold", "positives.source", "no_own_samples"),
         ("qcrd", OWN_SAMPLES, "gold", "positives.source", "no_own_samples"),
         ("qcrd", KEPT, "gold", "negatives.control", "control_contradicted"),
@@ -542,3 +551,68 @@ def test_a_method_that_needs_the_teacher_s_logits_is_refused_by_name(here: Here)
     answer = here.client.post("/v1/fine_tuning/jobs", json=body)
     told = refused(answer, 400, "no_teacher_logits", "method.type")
     assert "benchmarks.logit_distillation" in told
+
+
+def test_rows_without_settings_are_checked_with_the_job_s_whatever_comes_first(
+    here: Here,
+) -> None:
+    """The first row's own settings say nothing of the others."""
+    negatives = {"lag": 10}
+    method = {"negatives": negatives, "hyperparameters": {"iterations": 5, "iteration_steps": 9}}
+    row = {"name": "fixed", "method": "qcrd", "settings": {"negatives": {"source": "fixed"}}}
+    for methods in ([row, "qcrd"], ["qcrd", row]):
+        body = study_body(here, method=method, methods=methods) | {"baseline": "qcrd"}
+        refused(
+            here.client.post("/v1/studies", json=body),
+            400,
+            "lag_not_reached",
+            "job.method.qcrd.negatives.lag",
+        )
+    alone = study_body(here, method=method, methods=[row]) | {"baseline": "fixed"}
+    assert here.client.post("/v1/studies", json=alone).status_code == 200
+
+
+def test_what_one_row_reads_is_no_fault_of_the_job_that_another_does_not(here: Here) -> None:
+    row = {"name": "other", "method": "qcrd", "settings": {"loss": {"delta": 4.0}}}
+    method = {"loss": {"contrast": "dpo"}}
+    create(here, method=method, methods=["dss", row], baseline="dss", seeds=[0])
+
+
+def test_the_reference_s_trial_says_how_long_the_one_with_its_compute_may_train(
+    here: Here,
+) -> None:
+    trials: list[dict[str, Any]] = [
+        {"iterations": 6},
+        {"iterations": 12},
+        {"iterations": 12, "learning_rate": 1e-4},
+    ]
+    methods = ["finetune_equal_compute", "qcrd"]
+    study = create(here, methods=methods, seeds=[0], trials=trials)
+    ids = {job["trial"]: job["id"] for job in study["jobs"]}
+    for trial, validated in enumerate((2, 1, 2)):
+        succeed(here, ids[trial], trial, validated=validated)
+    equal, qcrd = get(here, study["id"])["table"]["rows"]
+    assert [row["by_seed"][0]["trial"] for row in (equal, qcrd)] == [0, 0]
+    assert equal["flops"] == qcrd["flops"]
+
+
+def test_a_trial_that_was_cancelled_is_told(here: Here) -> None:
+    trials: list[dict[str, Any]] = [{"learning_rate": 1e-4}, {"iteration_steps": 3}]
+    study = create(here, methods=["dss"], baseline="dss", seeds=[0], trials=trials)
+    first, second = (job["id"] for job in study["jobs"])
+    here.client.post(f"/v1/fine_tuning/jobs/{second}/cancel")
+    succeed(here, first, 2)
+    notes = " ".join(get(here, study["id"])["table"]["notes"])
+    assert "trials that did not succeed: dss, seed 0, trial 1 (cancelled)" in notes
+    assert "1: iteration_steps 3" in notes
+
+
+def test_files_that_rows_import_have_sets_of_their_own(here: Here) -> None:
+    training = [{**row, "teacher_output": f"so <Answer>: {row['label']}"} for row in sums(4)]
+    greedy = here.file(training)
+    row = {"name": "greedy", "method": "single_task"}
+    row |= {"settings": {"rationales": {"import": greedy, "positive_rule": "all"}}}
+    study = create(here, methods=["dss", row], baseline="dss", seeds=[0])
+    spec = here.jobs.get(study["jobs"][1]["id"]).spec
+    assert (spec.knowledge_of, spec.after) == (None, study["leader"])
+    assert spec.settings.rationales.import_file == greedy
