@@ -66,3 +66,19 @@ def test_a_key_that_stands_twice_is_named_with_its_line(
     assert told in error.message
     assert "first in line 3" in error.message
     assert error.code == "duplicate_key"
+
+
+def test_what_a_row_of_a_study_imports_is_uploaded_too(tmp_path: Path) -> None:
+    job = "".join(f"  {line}\n" for line in JOB.splitlines())
+    row = "{name: greedy, method: dss, settings: {rationales: {import: greedy.jsonl}}}"
+    study = f"job:\n{job}methods: [qcrd, {row}]\nseeds: [0]\nbaseline: qcrd\n"
+    missing = refusal(tmp_path, study, study=True)
+    assert missing.param == "methods.1.settings.rationales.import"
+    outputs = tmp_path / "greedy.jsonl"
+    outputs.write_text("{}\n")
+    draft = read_study_spec(tmp_path / "spec.yaml", None)
+    assert [each.path for each in draft.files] == [outputs]
+    body = draft.with_file_ids({outputs: "file-1"})
+    assert body["methods"][0] == "qcrd"
+    assert body["methods"][1]["settings"] == {"rationales": {"import": "file-1"}}
+    assert draft.body["methods"][1]["settings"]["rationales"]["import"] == "greedy.jsonl"
