@@ -206,7 +206,9 @@ def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Ta
     return table
 
 
-def _make_rationale_table(counts: Mapping[str, int]) -> Table:
+def _make_rationale_table(found: Mapping[str, int | None]) -> Table:
+    # What the teacher took is told below it.
+    counts = {name: n for name, n in found.items() if n is not None and name != "teacher_tokens"}
     # Without gold labels nothing says which votes are right.
     of_gold = ("majority_right", "majority_wrong")
     if not any(counts.get(name) for name in of_gold):
