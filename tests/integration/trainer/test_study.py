@@ -209,7 +209,7 @@ def test_a_trial_that_learns_nothing_fails_and_the_other_is_shown(
     text = client.get(f"/v1/studies/{study['id']}/table?format=markdown").text
     assert "trained 2 times (0: learning_rate 1e-09, iterations 6; 1:" in text
     assert "(trial 1)" in text
-    assert "failed: dss, seed 0, trial 0" in text
+    assert "did not succeed: dss, seed 0, trial 0 (failed)" in text
 
 
 def test_a_leader_that_fails_takes_the_study_with_it_and_is_named(
