@@ -16,6 +16,7 @@ from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target, reasoned_target
 from qcrd.method.training.objectives import Objective
+from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.rationales import Rationale
 
@@ -24,20 +25,26 @@ NEAR_REPETITION = 0.8
 """Share of the words of two rationales that both have, from which on they say the same."""
 
 
+def chooses_positives(schedule: TrainingSchedule) -> bool:
+    """Whether a part of the positives is chosen before the first iteration."""
+    learns_rationales = schedule.objective.max_positives != 0
+    return learns_rationales and schedule.spec.positives.select == "difficulty"
+
+
 def choose_positives_by_difficulty(
-    student: Student, examples: Sequence[TrainingExample], objective: Objective, keep: float
+    student: Student, examples: Sequence[TrainingExample], schedule: TrainingSchedule
 ) -> tuple[list[str], float]:
     """`choose_positives` by what `student` makes of them, and the work that it was."""
 
     def measure() -> list[Any]:
         flops = student.flops
         with student.uncounted():
-            difficulty = measure_difficulty(student, examples, objective)
+            difficulty = measure_difficulty(student, examples, schedule.objective)
             return [difficulty, student.flops - flops]
 
     # On one rank: what is taught must be the same on all.
     difficulty, work = student.ranks.run_on_main(measure)
-    return choose_positives(examples, difficulty, keep), work
+    return choose_positives(examples, difficulty, schedule.spec.positives.keep), work
 
 
 def measure_difficulty(

@@ -35,9 +35,8 @@ from qcrd.method.training.progress import (
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.training_example import TrainingExample
-from qcrd.method.training.weight_history import WeightHistory, copy_trainable_weights
+from qcrd.method.training.weight_history import copy_trainable_weights
 from qcrd.records.judge import get_judge_version
-from qcrd.records.specs.training_spec import NegativeSource
 
 
 class Trainer:
@@ -68,16 +67,9 @@ class Trainer:
         self.validate = validate
         self.judge = scoring.choose_judge(schedule, judge)
         self.optimizer_step = OptimizerStep(student, schedule, mesh)
-        # Where no checkpoint is given the fixed source is the student before it was trained.
-        pinned = NegativeSource.FIXED in schedule.spec.negatives.source and fixed_weights is None
-        pinned = pinned or self.needs_reference
-        # Earlier weights are kept only as long as negatives are sampled from them.
-        looks_back = (
-            schedule.objective.uses_negatives
-            and NegativeSource.STUDENT_LAG in schedule.spec.negatives.source
+        self.weight_history = weight_history.make_history(
+            schedule, has_fixed=fixed_weights is not None, needs_reference=self.needs_reference
         )
-        lag = schedule.spec.negatives.lag if looks_back else 0
-        self.weight_history = WeightHistory(lag, pinned=frozenset({0} if pinned else ()))
         self.negative_supply = NegativeSupply(
             self.load_whole_student,
             schedule,
@@ -123,7 +115,7 @@ class Trainer:
     def run(self) -> Iterator[PhaseStarted | JudgePretrained | StepFinished | IterationFinished]:
         if not self.started:
             self.weight_history.push(0, copy_trainable_weights(self.student))
-            if self.chooses_positives and self.chosen is None:
+            if self.chosen is None and selection.chooses_positives(self.schedule):
                 yield PhaseStarted("choosing the rationales to teach")
                 self.teach_only(self._choose_positives())
             if self.judge is not None:
@@ -145,19 +137,10 @@ class Trainer:
             yield from self._train_iteration(self.iteration_data)
             yield self._finish_iteration(self.iteration_data, first_step)
 
-    @property
-    def chooses_positives(self) -> bool:
-        """Whether a part of the positives is chosen before the first iteration."""
-        learns_rationales = self.schedule.objective.max_positives != 0
-        return learns_rationales and self.schedule.spec.positives.select == "difficulty"
-
     def _choose_positives(self) -> list[str]:
         """By the untrained student; the pass is part of the method's compute."""
         chosen, work = selection.choose_positives_by_difficulty(
-            self.load_whole_student(),
-            self.examples,
-            self.schedule.objective,
-            self.schedule.spec.positives.keep,
+            self.load_whole_student(), self.examples, self.schedule
         )
         self.student.flops += work
         return chosen

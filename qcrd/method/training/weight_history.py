@@ -12,7 +12,9 @@ from torch.distributed.tensor import DTensor
 from qcrd.method.distributed import sharding
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student, Weights
+from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.records.rationales import Rationale, RationaleSource
+from qcrd.records.specs.training_spec import NegativeSource
 
 
 class WeightHistory:
@@ -36,6 +38,21 @@ class WeightHistory:
     def get_lagged(self, iteration: int) -> Weights:
         """The weights `lag` iterations before `iteration`, or the oldest if there are none."""
         return self.by_iteration[max(iteration - self.lag, min(self.by_iteration))]
+
+
+def make_history(
+    schedule: TrainingSchedule, *, has_fixed: bool, needs_reference: bool
+) -> WeightHistory:
+    """The history that a training looks back into: earlier weights are kept only as long as
+    negatives are sampled from them. The untrained student stays where it is the reference, or the
+    fixed source, which it is unless that has weights of its own."""
+    sources = schedule.spec.negatives.source
+    looks_back = schedule.objective.uses_negatives and NegativeSource.STUDENT_LAG in sources
+    keeps_untrained = needs_reference or (NegativeSource.FIXED in sources and not has_fixed)
+    return WeightHistory(
+        schedule.spec.negatives.lag if looks_back else 0,
+        pinned=frozenset({0} if keeps_untrained else ()),
+    )
 
 
 def copy_trainable_weights(student: Student) -> dict[str, Tensor]:

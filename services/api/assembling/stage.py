@@ -39,6 +39,7 @@ from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.batches.waiting import check_still_out
 from services.api.assembling.generate import generate_outputs
 from services.api.assembling.refusals import RowLocation
+from services.api.assembling.summary import emit_summary, warn
 from services.api.assembling.teacher.outages import raise_dated
 from services.api.files import service as files
 from services.api.rationale_sets import index
@@ -46,8 +47,6 @@ from services.api.settings import TeacherConfig
 
 SHARD_SIZE = 1000
 """Questions per shard: about 1 MB of text with five rationales each."""
-UNPARSEABLE_WARNING_SHARE = 0.2
-"""Share of the outputs above which the prompt, the stop sequence or `max_new_tokens` is suspect."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def assemble(
     _warn_of_data(stage, find_contradictions(splits.training, contradictions))
     _warn_of_data(stage, find_cut_traces(splits.training, outputs.training, spec.settings))
     set_id = _write_set(stage, items, _build_holdout_items(stage, splits, outputs), counts)
-    _emit_summary(stage, items, counts)
+    emit_summary(stage, items, counts)
     stage.report_progress(100.0)
     return NextStage(Stage.TRAINING, {"rationale_set": set_id})
 
@@ -176,7 +175,7 @@ def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) ->
         unused=imported.unused,
     )
     if imported.unanswered or imported.unused:
-        _warn(
+        warn(
             stage,
             f"{imported.unanswered} training questions have no imported output, and "
             f"{imported.unused} imported lines belong to no question",
@@ -256,37 +255,9 @@ def _write_holdout_items(store: Store, key: str, items: Sequence[TestItem]) -> s
     return key
 
 
-def _emit_summary(
-    stage: StageContext, items: Sequence[RationaleItem], counts: RationaleCounts
-) -> None:
-    words = labelling.measure_lengths(items)
-    lengths = f"; {words.median} words at the median, {words.longest} at most" if words else ""
-    stage.emit(
-        f"{counts.outputs} outputs of {counts.questions} questions: {counts.positives} positive "
-        f"and {counts.negatives} negative rationales, {counts.unparseable} unparseable{lengths}",
-        **labelling.drop_zero_counts(counts),
-        words=None if words is None else words.model_dump(),
-    )
-    if counts.outputs and counts.unparseable > UNPARSEABLE_WARNING_SHARE * counts.outputs:
-        _warn(
-            stage,
-            f"{counts.unparseable} of {counts.outputs} outputs have no readable answer: compare "
-            "some of them with the task's examples, `stop` and `max_new_tokens`",
-            unparseable=counts.unparseable,
-            outputs=counts.outputs,
-        )
-    unlabelled = sum(item.label is None for item in items)
-    if unlabelled:
-        _warn(stage, f"{unlabelled} questions have no label: nothing to train on there")
-
-
 def _warn_of_data(stage: StageContext, warnings: Iterable[DataWarning]) -> None:
     for each in warnings:
-        _warn(stage, each.message, once=each.key, **each.data)
-
-
-def _warn(stage: StageContext, message: str, *, once: str | None = None, **data: object) -> None:
-    stage.events.append(stage.job.id, message, level="warn", data=dict(data), once=once)
+        warn(stage, each.message, once=each.key, **each.data)
 
 
 def _list_questions(rows: Sequence[QuestionRow]) -> list[Question]:

@@ -72,6 +72,15 @@ def assemble_all(here: Here) -> None:
             )
 
 
+def assemble_one(here: Here, job_id: str) -> Job:
+    """Run the stage of that job, whatever is queued, and give the job as it is then."""
+    deps = WorkerDeps(here.jobs, here.events, here.store, here.queue)
+    run_stage(
+        deps, job_id, Stage.ASSEMBLING, lambda stage: assemble(stage, MemoryGenerationBuffer(), {})
+    )
+    return here.jobs.get(job_id)
+
+
 def hold(here: Here, job_id: str) -> None:
     """Somebody works on the job, if nobody does yet."""
     verbs.claim_job(here.jobs, job_id, "w", stage=Stage.ASSEMBLING, now=0.0, ttl=1e12)
@@ -163,22 +172,12 @@ def test_labels_alone_need_no_teacher_and_the_first_job_leads(here: Here) -> Non
 def test_the_others_wait_for_the_leader_s_set_and_take_it(here: Here) -> None:
     study = create(here)
     leader, follower = study["leader"], study["jobs"][1]["id"]
-    deps = WorkerDeps(here.jobs, here.events, here.store, here.queue)
     here.queue.drain()
     for job in study["jobs"]:
         if job["id"] != follower:
             hold(here, job["id"])  # or a message for one would be used for another
 
-    def work() -> Job:
-        run_stage(
-            deps,
-            follower,
-            Stage.ASSEMBLING,
-            lambda stage: assemble(stage, MemoryGenerationBuffer(), {}),
-        )
-        return here.jobs.get(follower)
-
-    waiting = work()
+    waiting = assemble_one(here, follower)
     assert (waiting.status, waiting.stage, waiting.attempt) == (
         JobStatus.QUEUED,
         Stage.ASSEMBLING,
@@ -188,7 +187,7 @@ def test_the_others_wait_for_the_leader_s_set_and_take_it(here: Here) -> None:
     assert get(here, study["id"])["jobs"][1]["waiting"] == waiting.waiting
     assert here.queue.drain() == [(Stage.ASSEMBLING, follower)]
     lead(here, study)
-    taken = work()
+    taken = assemble_one(here, follower)
     assert (taken.stage, taken.rationale_set) == (Stage.TRAINING, "set-" + "a" * 24)
     assert here.queue.drain() == [(Stage.TRAINING, follower)]
 
@@ -462,23 +461,13 @@ def test_one_waits_for_another_s_outputs_until_that_asks_no_more(here: Here) -> 
     once = {"name": "one sample", "method": "dss", "settings": {"rationales": {"n": 1}}}
     study = create(here, methods=["dss", once], baseline="dss", seeds=[0])
     leader, second = (job["id"] for job in study["jobs"])
-    deps = WorkerDeps(here.jobs, here.events, here.store, here.queue)
     here.queue.drain()
     hold(here, leader)
 
-    def work() -> Job:
-        run_stage(
-            deps,
-            second,
-            Stage.ASSEMBLING,
-            lambda stage: assemble(stage, MemoryGenerationBuffer(), {}),
-        )
-        return here.jobs.get(second)
-
-    assert work().waiting == f"job {leader} asks the teacher first"
+    assert assemble_one(here, second).waiting == f"job {leader} asks the teacher first"
     assert here.queue.drain() == [(Stage.ASSEMBLING, second)]
     lead(here, study)
-    asked = work()
+    asked = assemble_one(here, second)
     assert asked.failure is not None
     assert asked.failure.code == "unknown_teacher"  # it goes on, and there is none here
 
