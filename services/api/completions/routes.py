@@ -10,11 +10,11 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from qcrd.records import rest
 from services.api.completions import fallback
 from services.api.completions.schemas import ChatCompletionRequest, CompletionRequest
 from services.api.completions.student_client import StudentClient, forward_request
 from services.api.dependencies import GatewayDep, get_service, inject
-from services.api.http import schemas
 from services.api.models import service as models
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -23,7 +23,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {"application/json": {}, "text/event-stream": {}},
     },
     424: {
-        "model": schemas.ErrorResponse,
+        "model": rest.ErrorResponse,
         "description": "The student is broken, or failed.",
     },
 }

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from qcrd.records.rest import Page
 from services.api.dependencies import inject
 from services.api.discriminators.service import (
     DiscriminatorObject,
     DiscriminatorService,
     DiscriminatorSummary,
 )
-from services.api.http.schemas import Page
 
 router = APIRouter(prefix="/v1/discriminators", tags=["discriminators"])
 

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from qcrd.errors import NotFound
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
+from qcrd.records.rest import ApiObject, Page
 from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime import keys
 from qcrd.runtime.settings import DiscriminatorAddress
 from qcrd.runtime.storage.store import Store, find_readable_record, read_record
 from services.api.http.paging import skip_through, take_found
-from services.api.http.schemas import ApiObject, Page
 from services.api.http.serializers import build_page
 
 SERVICE_TIMEOUT = httpx2.Timeout(2.0, connect=0.5)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from qcrd.errors import NotFound
+from qcrd.records import rest
 from services.api.dependencies import CallerDep, GatewayDep, inject
 from services.api.files import multipart
 from services.api.files import service as files
@@ -16,7 +17,7 @@ from services.api.files.upload import (
     MIN_LIFETIME_SECONDS,
     UploadService,
 )
-from services.api.http import idempotency, schemas, serializers
+from services.api.http import idempotency, serializers
 
 UploadServiceDep = Annotated[UploadService, inject(UploadService)]
 
@@ -68,7 +69,7 @@ UPLOAD_FORM_SCHEMA = {
 )
 async def create_file(
     gateway: GatewayDep, caller: CallerDep, uploads: UploadServiceDep, request: Request
-) -> schemas.FileObject:
+) -> rest.FileObject:
     """Upload a file, which is checked as it arrives; the fields may come in any order."""
     boundary = multipart.parse_boundary(request.headers.get("content-type", ""))
     idempotency_name = idempotency.get_entry_name(request.scope)
@@ -92,7 +93,7 @@ def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
-) -> schemas.Page[schemas.FileObject]:
+) -> rest.Page[rest.FileObject]:
     """List files, those of a purpose where it is given."""
     stored_files, has_more = files.list_files(
         gateway.store, after=after, limit=limit, order=order, purpose=purpose
@@ -103,7 +104,7 @@ def list_files(
 
 
 @router.get("/{file_id}")
-def retrieve_file(gateway: GatewayDep, file_id: str) -> schemas.FileObject:
+def retrieve_file(gateway: GatewayDep, file_id: str) -> rest.FileObject:
     return serializers.serialize_file(files.get_file(gateway.store, file_id))
 
 
@@ -130,9 +131,9 @@ def download_file(gateway: GatewayDep, file_id: str) -> JsonLinesResponse:
 
 
 @router.delete("/{file_id}")
-def delete_file(gateway: GatewayDep, caller: CallerDep, file_id: str) -> schemas.DeleteResponse:
+def delete_file(gateway: GatewayDep, caller: CallerDep, file_id: str) -> rest.DeleteResponse:
     files.delete_file(gateway.store, gateway.jobs, file_id, caller)
-    return schemas.DeleteResponse(id=file_id, object="file")
+    return rest.DeleteResponse(id=file_id, object="file")
 
 
 uploads_router = APIRouter(prefix="/v1/uploads")

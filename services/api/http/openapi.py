@@ -10,9 +10,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from qcrd.records import rest
 from qcrd.records.specs.spec import JobSpec, MethodName
 from qcrd.records.specs.study_spec import StudySpec
-from services.api.http import schemas as wire
 
 SCHEMA_REF = "#/components/schemas/{model}"
 FILE_ID_PATTERN = "^file-[0-9a-f]{24}$"
@@ -64,7 +64,7 @@ def _complete_document(document: dict[str, Any]) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)  # every error has the one envelope
     schemas.setdefault(
-        "ErrorResponse", wire.ErrorResponse.model_json_schema(ref_template=SCHEMA_REF)
+        "ErrorResponse", rest.ErrorResponse.model_json_schema(ref_template=SCHEMA_REF)
     )
     job_schema, definitions = _build_job_request_schema()
     study_schema = StudySpec.model_json_schema(by_alias=True, ref_template=SCHEMA_REF)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qcrd.records.job import Event, Job, JobStatus, PublishedModel, StoredFile
-from qcrd.records.study import Study, StudyStatus
-from qcrd.runtime.jobs.result_file import get_result_file_id
-from services.api.http.schemas import (
+from qcrd.records.rest import (
     FileObject,
     FineTuningJob,
     FineTuningJobEvent,
@@ -19,6 +17,8 @@ from services.api.http.schemas import (
     StudyJobTemplate,
     StudySummary,
 )
+from qcrd.records.study import Study, StudyStatus
+from qcrd.runtime.jobs.result_file import get_result_file_id
 
 
 def serialize_file(stored: StoredFile) -> FileObject:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from qcrd.errors import NotFound
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import Job
+from qcrd.records.rest import CheckpointMetrics, FileLink, FineTuningJobCheckpoint
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, find_readable_record
 from services.api.http.paging import skip_through
-from services.api.http.schemas import CheckpointMetrics, FileLink, FineTuningJobCheckpoint
 from services.api.models import service as models
 
 

@@ -9,13 +9,14 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, StrictBool, field_validator
 from starlette.responses import Response
 
+from qcrd.records import rest
 from qcrd.records.job import Job
 from qcrd.records.specs.spec import Budget
 from qcrd.runtime.keys import require_id, validate_id
 from services.api.dependencies import CallerDep, Gateway, GatewayDep, inject
 from services.api.events import sse
 from services.api.events.broadcaster import EventBroadcaster
-from services.api.http import schemas, serializers
+from services.api.http import serializers
 from services.api.http.access.shares import GatewayShares, SharedStream
 from services.api.http.query_checks import read_deep_object
 from services.api.jobs import checkpoints, lifecycle
@@ -36,7 +37,7 @@ ValidationCacheDep = Annotated[ValidationCache, inject(ValidationCache)]
 
 EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": schemas.Page[schemas.FineTuningJobEvent],
+        "model": rest.Page[rest.FineTuningJobEvent],
         "description": "A page, or with `stream` each event as a server-sent one",
         "content": {"text/event-stream": {}},
     }
@@ -76,7 +77,7 @@ def create_fine_tuning_job(
     cache: ValidationCacheDep,
     shares: SharesDep,
     body: JobSpecBody,
-) -> schemas.FineTuningJob:
+) -> rest.FineTuningJob:
     with shares.validations.hold(caller):
         return _serialize_with_queue(gateway, create_job(gateway, body, caller, cache))
 
@@ -97,7 +98,7 @@ def estimate_fine_tuning_job(
 @router.get("", openapi_extra={"parameters": [METADATA_PARAMETER]})
 def list_fine_tuning_jobs(
     gateway: GatewayDep, request: Request, after: str | None = None, limit: PageLimit = 20
-) -> schemas.Page[schemas.FineTuningJob]:
+) -> rest.Page[rest.FineTuningJob]:
     """Newest first; with `metadata[key]=value` those that have all these pairs. Long texts of a
     job's task are shown by the job itself only."""
     records = find_jobs(
@@ -111,23 +112,23 @@ def list_fine_tuning_jobs(
 
 
 @router.get("/{job_id}")
-def retrieve_fine_tuning_job(gateway: GatewayDep, job_id: str) -> schemas.FineTuningJob:
+def retrieve_fine_tuning_job(gateway: GatewayDep, job_id: str) -> rest.FineTuningJob:
     return _serialize_with_queue(gateway, _get_job(gateway, job_id))
 
 
 @router.delete("/{job_id}")
 def delete_fine_tuning_job(
     gateway: GatewayDep, caller: CallerDep, job_id: str
-) -> schemas.DeleteResponse:
+) -> rest.DeleteResponse:
     """Delete a finished job. Its rationale set and its model stay."""
     lifecycle.delete_job(gateway, _get_job(gateway, job_id), caller)
-    return schemas.DeleteResponse(id=job_id, object="fine_tuning.job")
+    return rest.DeleteResponse(id=job_id, object="fine_tuning.job")
 
 
 @router.post("/{job_id}/cancel")
 def cancel_fine_tuning_job(
     gateway: GatewayDep, caller: CallerDep, job_id: str
-) -> schemas.FineTuningJob:
+) -> rest.FineTuningJob:
     return _serialize_with_queue(
         gateway, lifecycle.cancel_job(gateway, _get_job(gateway, job_id), caller)
     )
@@ -136,7 +137,7 @@ def cancel_fine_tuning_job(
 @router.post("/{job_id}/pause")
 def pause_fine_tuning_job(
     gateway: GatewayDep, caller: CallerDep, job_id: str
-) -> schemas.FineTuningJob:
+) -> rest.FineTuningJob:
     return _serialize_with_queue(
         gateway, lifecycle.pause_job(gateway, _get_job(gateway, job_id), caller)
     )
@@ -145,7 +146,7 @@ def pause_fine_tuning_job(
 @router.post("/{job_id}/resume")
 def resume_fine_tuning_job(
     gateway: GatewayDep, caller: CallerDep, job_id: str, body: ResumeRequest | None = None
-) -> schemas.FineTuningJob:
+) -> rest.FineTuningJob:
     body = body or ResumeRequest()
     job = lifecycle.resume_job(
         gateway,
@@ -160,7 +161,7 @@ def resume_fine_tuning_job(
 @router.get("/{job_id}/checkpoints")
 def list_fine_tuning_job_checkpoints(
     gateway: GatewayDep, job_id: str, after: str | None = None, limit: PageLimit = 10
-) -> schemas.Page[schemas.FineTuningJobCheckpoint]:
+) -> rest.Page[rest.FineTuningJobCheckpoint]:
     """Newest first, with links to their files; of a job that has succeeded, its student."""
     records = checkpoints.list_checkpoints(gateway.store, _get_job(gateway, job_id), after)
     return serializers.build_page(records[:limit], has_more=len(records) > limit)
@@ -178,7 +179,7 @@ def list_fine_tuning_job_events(
     order: Literal["asc", "desc"] = "desc",
     stream: bool = False,
     last_event_id: Annotated[str | None, Header()] = None,
-) -> Response | schemas.Page[schemas.FineTuningJobEvent]:
+) -> Response | rest.Page[rest.FineTuningJobEvent]:
     """A page, newest first unless `order=asc`, or with `stream=true` all of them as they happen.
 
     `after` goes on from an event in the page's own direction, and in a stream towards newer ones;
@@ -201,5 +202,5 @@ def _get_job(gateway: Gateway, job_id: str) -> Job:
     return gateway.jobs.get(require_id(job_id, "job_id"))
 
 
-def _serialize_with_queue(gateway: Gateway, job: Job) -> schemas.FineTuningJob:
+def _serialize_with_queue(gateway: Gateway, job: Job) -> rest.FineTuningJob:
     return describe_job(job, gateway.jobs, gateway.shared.counters)

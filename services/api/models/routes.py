@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from qcrd.records import rest
 from services.api.dependencies import CallerDep, GatewayDep
-from services.api.http import schemas, serializers
+from services.api.http import serializers
 from services.api.models import service as models
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def list_models(gateway: GatewayDep) -> schemas.Page[schemas.ModelObject]:
+def list_models(gateway: GatewayDep) -> rest.Page[rest.ModelObject]:
     return serializers.build_page(
         [serializers.serialize_model(model) for model in models.list_models(gateway.store)]
     )
 
 
 @router.get("/{model_id}")
-def retrieve_model(gateway: GatewayDep, model_id: str) -> schemas.ModelWithFiles:
+def retrieve_model(gateway: GatewayDep, model_id: str) -> rest.ModelWithFiles:
     model = models.get_model(gateway.store, model_id)
-    return schemas.ModelWithFiles(
+    return rest.ModelWithFiles(
         **dict(serializers.serialize_model(model)),
         files=models.make_file_links(gateway.store, model),
     )
 
 
 @router.delete("/{model_id}")
-def delete_model(gateway: GatewayDep, caller: CallerDep, model_id: str) -> schemas.DeleteResponse:
+def delete_model(gateway: GatewayDep, caller: CallerDep, model_id: str) -> rest.DeleteResponse:
     models.delete_model(gateway.store, gateway.jobs, model_id, caller)
-    return schemas.DeleteResponse(id=model_id, object="model")
+    return rest.DeleteResponse(id=model_id, object="model")

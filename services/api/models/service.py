@@ -5,13 +5,13 @@ from __future__ import annotations
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import PublishedModel
+from qcrd.records.rest import FileLink
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage.store import Store, find_readable_record, read_record
 from services.api.http.access.ownership import check_owner, get_job_owner
-from services.api.http.schemas import FileLink
 
 LINK_EXPIRY_SECONDS = 3600
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
+from qcrd.records.rest import Page
 from services.api.dependencies import CallerDep, inject
-from services.api.http.schemas import Page
 from services.api.rationale_sets.schemas import (
     EditRequest,
     ExportQuery,

@@ -13,7 +13,7 @@ from qcrd.records.rationales import (
     RationaleManifest,
     RationaleSource,
 )
-from services.api.http.schemas import ApiObject
+from qcrd.records.rest import ApiObject
 from services.api.rationale_sets.filtering import ItemFilter, RationaleSetView
 
 MAX_TEXT_LENGTH = 32_768

@@ -17,13 +17,13 @@ from qcrd.errors import Invalid, NotFound
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.rationale_annotations import RationaleEdit, RationaleScoreManifest
 from qcrd.records.rationales import RationaleManifest
+from qcrd.records.rest import Page
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import Store, read_record
 from services.api.http.access.ownership import check_owner, get_job_owner
 from services.api.http.paging import skip_through
-from services.api.http.schemas import Page
 from services.api.http.serializers import build_page
 from services.api.rationale_sets import export as set_export
 from services.api.rationale_sets import index as set_index

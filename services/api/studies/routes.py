@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Query
 from fastapi.responses import JSONResponse, Response
 
+from qcrd.records import rest
 from qcrd.records.job import Job
 from qcrd.records.study import Study
 from services.api.dependencies import CallerDep, Gateway, GatewayDep, inject
-from services.api.http import schemas, serializers
+from services.api.http import serializers
 from services.api.http.access.shares import GatewayShares
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.studies import service as studies
@@ -29,7 +30,7 @@ def create_study(
     cache: Annotated[ValidationCache, inject(ValidationCache)],
     shares: Annotated[GatewayShares, inject(GatewayShares)],
     body: Annotated[dict[str, Any], Body()],
-) -> schemas.StudyObject:
+) -> rest.StudyObject:
     with shares.validations.hold(caller):
         study = studies.create_study(gateway, body, caller, cache)
         return _serialize_study_with_jobs(gateway, study.id)
@@ -38,7 +39,7 @@ def create_study(
 @router.get("")
 def list_studies(
     gateway: GatewayDep, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> schemas.Page[schemas.StudySummary]:
+) -> rest.Page[rest.StudySummary]:
     records = studies.list_studies(gateway.store, after)
     return serializers.build_page(
         [
@@ -50,9 +51,7 @@ def list_studies(
 
 
 @router.get("/{study_id}")
-def retrieve_study(
-    gateway: GatewayDep, study_id: str, with_table: bool = True
-) -> schemas.StudyObject:
+def retrieve_study(gateway: GatewayDep, study_id: str, with_table: bool = True) -> rest.StudyObject:
     """`with_table=false` leaves out the table, for which every prediction of every job is read."""
     return _serialize_study_with_jobs(gateway, study_id, with_table=with_table)
 
@@ -73,14 +72,14 @@ def retrieve_study_table(
 
 
 @router.post("/{study_id}/cancel")
-def cancel_study(gateway: GatewayDep, caller: CallerDep, study_id: str) -> schemas.StudyObject:
+def cancel_study(gateway: GatewayDep, caller: CallerDep, study_id: str) -> rest.StudyObject:
     """Jobs that have succeeded stay in the table."""
     studies.cancel_study(gateway, studies.get_study(gateway.store, study_id), caller)
     return _serialize_study_with_jobs(gateway, study_id, with_table=False)
 
 
 @router.post("/{study_id}/resume")
-def resume_study(gateway: GatewayDep, caller: CallerDep, study_id: str) -> schemas.StudyObject:
+def resume_study(gateway: GatewayDep, caller: CallerDep, study_id: str) -> rest.StudyObject:
     """Create jobs that are missing because the gateway died; existing ones are left alone."""
     studies.resume_study(gateway, studies.get_study(gateway.store, study_id), caller)
     return _serialize_study_with_jobs(gateway, study_id, with_table=False)
@@ -88,17 +87,17 @@ def resume_study(gateway: GatewayDep, caller: CallerDep, study_id: str) -> schem
 
 def _serialize_study_with_jobs(
     gateway: Gateway, study_id: str, *, with_table: bool = True
-) -> schemas.StudyObject:
+) -> rest.StudyObject:
     study = studies.get_study(gateway.store, study_id)
     jobs = studies.get_study_jobs(gateway, study)
-    return schemas.StudyObject(
+    return rest.StudyObject(
         **dict(_serialize_summary(study, jobs)),
         jobs=list(studies.iter_study_jobs(study, jobs)),
         table=build_table(study, jobs, gateway.store) if with_table else None,
     )
 
 
-def _serialize_summary(study: Study, jobs: Mapping[str, Job | None]) -> schemas.StudySummary:
+def _serialize_summary(study: Study, jobs: Mapping[str, Job | None]) -> rest.StudySummary:
     leader = jobs[study.leader]
     return serializers.serialize_study(
         study, studies.derive_status(jobs), leader.rationale_set if leader else None

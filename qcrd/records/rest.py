@@ -1,4 +1,4 @@
-"""The shapes of the OpenAI API, extended but never changed; `views` makes them of our records."""
+"""Responses of the REST API: the shapes of OpenAI's, extended but never changed."""
 
 from __future__ import annotations
 
