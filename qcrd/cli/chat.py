@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qcrd.cli.install_hint import format_install_command
 from qcrd.errors import Invalid
 from qcrd.records.students.answer_form import AnswerForm
 from qcrd.records.students.confidence import sum_answer_logprobs
@@ -30,7 +31,8 @@ class LocalStudent:
             import transformers
         except ImportError as error:
             raise Invalid(
-                "models are run with torch and transformers: pip install 'qcrd[trainer,cli]'"
+                "models are run with torch and transformers: "
+                f"{format_install_command('trainer,cli')}"
             ) from error
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()

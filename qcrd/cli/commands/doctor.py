@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qcrd.cli.gateway_metrics import check_gateway
+from qcrd.cli.install_hint import format_install_command
 from qcrd.cli.output.finding import Finding
 from qcrd.cli.output.terminal import EXIT_FAILED, print_note, stdout_console
 from qcrd.cli.settings import CliSettings
@@ -72,9 +73,7 @@ def _check_wheels() -> Iterator[Finding]:
         except PackageNotFoundError:
             installed = "not installed"
         if wheel in missing:
-            yield Finding(
-                wheel, "missing", installed, "pip install -c constraints.txt 'qcrd[local]'"
-            )
+            yield Finding(wheel, "missing", installed, format_install_command("local"))
         else:
             yield Finding(wheel, "ok", installed)
 

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from qcrd.cli import spec
-from qcrd.cli.client import ApiOption, connect_gateway
 from qcrd.cli.commands.run import upload_files
+from qcrd.cli.connect import ApiOption, connect_gateway
 from qcrd.cli.output.terminal import EXIT_FAILED, print_json, print_note, stdout_console
 
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from qcrd.cli.client import ApiOption, JobEvent, connect_gateway
 from qcrd.cli.commands.run import follow_on_terminal, show_result
+from qcrd.cli.connect import ApiOption, connect_gateway
 from qcrd.cli.output import report, terminal
 from qcrd.cli.output.progress import format_state
 from qcrd.cli.output.terminal import print_json, print_note, stdout_console
+from qcrd.client.gateway import JobEvent
 
 app = typer.Typer(no_args_is_help=True, help="List, show, follow, pause and end jobs.")
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from qcrd.cli.client import ApiOption
 from qcrd.cli.commands.run import run
+from qcrd.cli.connect import ApiOption
 from qcrd.cli.init import draft
 from qcrd.cli.init.drafting import DEFAULT_MODEL, make_draft, settle
 from qcrd.cli.init.look import look

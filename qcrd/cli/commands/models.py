@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from qcrd.cli import chat, download
-from qcrd.cli.client import ApiOption, connect_gateway
+from qcrd.cli import chat
 from qcrd.cli.commands.jobs import format_time
+from qcrd.cli.connect import ApiOption, connect_gateway
 from qcrd.cli.output import terminal
+from qcrd.cli.output.downloads import download_with_bars
 from qcrd.cli.output.terminal import print_json, print_note, stderr_console, stdout_console
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack.home import StackHome, find_bundled_gguf
@@ -52,9 +53,7 @@ def download_model(
     api: ApiOption = None,
 ) -> None:
     """Fetch a student as a folder that `AutoModel…from_pretrained` loads."""
-    folder = download.download_model(
-        connect_gateway(api), model_id, to or Path(model_id), stderr_console()
-    )
+    folder = download_with_bars(connect_gateway(api), model_id, to or Path(model_id))
     stdout_console().print(escape(str(folder)))
 
 
@@ -117,7 +116,7 @@ def _resolve_folder(model: str, api: str | None) -> Path:
         )
     cached = StackHome(load_settings(CliSettings).home).cache / "models" / model
     if not (cached / PROMPT_FORMAT_FILE).exists():
-        download.download_model(connect_gateway(api), model, cached, stderr_console())
+        download_with_bars(connect_gateway(api), model, cached)
     return cached
 
 

@@ -11,11 +11,12 @@ import typer
 from rich.markup import escape
 
 from qcrd.cli import spec
-from qcrd.cli.client import ApiOption, GatewayClient, connect_gateway
-from qcrd.cli.follow import follow_job
+from qcrd.cli.connect import ApiOption, connect_gateway
 from qcrd.cli.output import report
 from qcrd.cli.output.progress import open_display
 from qcrd.cli.output.terminal import EXIT_FAILED, print_note, stderr_console, stdout_console
+from qcrd.client.follow import follow_job
+from qcrd.client.gateway import GatewayClient
 from qcrd.errors import Invalid
 from qcrd.records.job import JobStatus
 

@@ -11,10 +11,9 @@ import typer
 from rich.markup import escape
 
 from qcrd.cli import spec
-from qcrd.cli.client import ApiOption, GatewayClient, connect_gateway
 from qcrd.cli.commands.jobs import JsonOption, format_time
 from qcrd.cli.commands.run import EXIT_INTERRUPTED, check_writable, upload_files
-from qcrd.cli.follow import poll_through_outages
+from qcrd.cli.connect import ApiOption, connect_gateway
 from qcrd.cli.output import terminal
 from qcrd.cli.output.study_progress import (
     StudyDisplay,
@@ -29,6 +28,8 @@ from qcrd.cli.output.terminal import (
     stderr_console,
     stdout_console,
 )
+from qcrd.client.follow import poll_through_outages
+from qcrd.client.gateway import GatewayClient
 from qcrd.records.job import JobStatus
 from qcrd.records.reports.verdicts import MIN_SEEDS, Verdict
 from qcrd.records.study import StudyStatus

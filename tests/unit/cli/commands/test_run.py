@@ -16,8 +16,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from qcrd.cli.client import INTERVALS, Intervals
+from qcrd.cli.connect import INTERVALS
 from qcrd.cli.main import app
+from qcrd.client.gateway import Intervals
 from tests.scripted_gateway import ESTIMATE, JOB, MODEL, REPORT, ScriptedGateway, event
 
 SPEC: dict[str, Any] = {

@@ -6,28 +6,18 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import httpx2
-import typer
 
-from qcrd.cli.settings import CliSettings
-from qcrd.cli.stack import lifecycle as stack
-from qcrd.cli.stack.home import StackHome
-from qcrd.cli.stack.ports import DEFAULT_API_PORT
 from qcrd.errors import Conflict, Forbidden, Invalid, NotFound, QcrdError, Transient, Unauthorized
 from qcrd.runtime.http.error_body import parse_error_body
 from qcrd.runtime.retrying import call_with_retries
-from qcrd.runtime.settings import load_settings
 
-ApiOption = Annotated[
-    str | None,
-    typer.Option("--api", help="Address of the gateway. [default: $QCRD_API_URL, or what is up]"),
-]
-DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_API_PORT}"
+DEFAULT_URL = "http://127.0.0.1:8000"
+"""Of `qcrd up` and of `docker compose up` where no other port was named."""
 JOBS = "/v1/fine_tuning/jobs"
 STUDIES = "/v1/studies"
 RESPONSE_TIMEOUT_SECONDS = 60.0
@@ -52,8 +42,6 @@ class Intervals:
 
 
 DEFAULT_INTERVALS = Intervals()
-INTERVALS = ContextVar("INTERVALS", default=DEFAULT_INTERVALS)
-"""Those of the commands that run in this context."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +68,6 @@ class JobEvent:
         )
 
 
-def connect_gateway(api: str | None) -> GatewayClient:
-    """Use `--api`, else QCRD_API_URL, else the running embedded stack, else the default port."""
-    settings = load_settings(CliSettings)
-    running = None if api or settings.api_url else stack.find_stack(StackHome(settings.home))
-    url = api or settings.api_url or (running.record.api_url if running else DEFAULT_URL)
-    if not url.startswith(("http://", "https://")):
-        raise Invalid(f"--api: {url!r} is not an address: it starts with http:// or https://")
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    return GatewayClient(url, key, INTERVALS.get())
-
-
 class GatewayClient:
     def __init__(self, url: str, key: str | None, intervals: Intervals) -> None:
         self.intervals = intervals
@@ -103,6 +80,9 @@ class GatewayClient:
             # A proxy does not lead to this machine.
             trust_env=host not in ("127.0.0.1", "localhost", "::1"),
         )
+
+    def close(self) -> None:
+        self._http.close()
 
     def upload_file(self, path: Path) -> dict[str, Any]:
         with path.open("rb") as file:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from qcrd.cli.client import GatewayClient, JobEvent
+from qcrd.client.gateway import GatewayClient, JobEvent
 from qcrd.errors import QcrdError, Transient
 from qcrd.records.job import JobStatus
 from qcrd.runtime.jobs.state_machine import TERMINAL

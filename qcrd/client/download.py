@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx2
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from qcrd.cli.client import GatewayClient
+from qcrd.client.gateway import GatewayClient
 from qcrd.errors import Conflict, Invalid, Transient
 
 TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
 BLOCK_BYTES = 1 << 20
+ShowProgress = Callable[[str, int, int | None], None]
+"""Gets a file's name, its bytes so far, and all of them where the store tells."""
 
 
-def download_model(api: GatewayClient, model_id: str, target: Path, console: Console) -> Path:
-    """Download the model to `target`, which is created once every file is complete."""
+def download_model(
+    api: GatewayClient,
+    model_id: str,
+    target: Path,
+    show: ShowProgress = lambda name, done, total: None,
+) -> Path:
+    """Download the model to `target`, which is created once every file is complete. `Conflict`
+    where something is there, `Transient` when a file breaks off."""
     model = api.get_model(model_id)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Conflict(f"--to: {target} exists and is not an empty folder: name another one")
@@ -29,7 +35,7 @@ def download_model(api: GatewayClient, model_id: str, target: Path, console: Con
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".qcrd-") as folder:
             complete = Path(folder) / "model"
             complete.mkdir()
-            _download_files(model["files"], complete, console)
+            _download_files(model["files"], complete, show)
             complete.chmod(0o777 & ~_get_umask())
             complete.replace(target)
     except OSError as error:
@@ -37,17 +43,12 @@ def download_model(api: GatewayClient, model_id: str, target: Path, console: Con
     return target
 
 
-def _download_files(files: list[dict[str, Any]], folder: Path, console: Console) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with (
-        Progress(*columns, TransferSpeedColumn(), console=console) as progress,
-        httpx2.Client(timeout=TIMEOUT, trust_env=False) as http,
-    ):
+def _download_files(files: list[dict[str, Any]], folder: Path, show: ShowProgress) -> None:
+    with httpx2.Client(timeout=TIMEOUT, trust_env=False) as http:
         for file in files:
-            bar = progress.add_task(file["name"], total=file.get("bytes"))
             path = _resolve_inside(folder, file["name"])
             for done, total in _download_blocks(http, file["url"], path, file["name"]):
-                progress.update(bar, completed=done, total=total)
+                show(file["name"], done, total)
 
 
 def _download_blocks(

@@ -1,0 +1,88 @@
+"""What an installed package says of itself, and where its parts are missing or hidden."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qcrd as package
+from qcrd.cli.install_hint import describe_missing, format_install_command
+from qcrd.cli.stack.environment import find_other_services
+from tests.unit.cli.commands.test_run import qcrd
+
+ROOT = Path(package.__file__).parents[1]
+
+
+def test_the_version_is_told() -> None:
+    assert qcrd("--version").stdout == f"qcrd {package.__version__}\n"
+
+
+def test_the_examples_are_copied_once(tmp_path: Path) -> None:
+    done = qcrd("examples", "--to", tmp_path / "mine")
+    assert done.exit_code == 0
+    assert (tmp_path / "mine/demo.yaml").read_text() == (ROOT / "examples/demo.yaml").read_text()
+    assert (tmp_path / "mine/demo/train.jsonl").is_file()
+    again = qcrd("examples", "--to", tmp_path / "mine")
+    assert again.exit_code
+    assert "is not an empty folder" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "command"),
+    [
+        (None, "pip install 'qcrd[cli]'"),
+        (
+            {"url": "file:///wheels/qcrd-0.1.0-py3-none-any.whl", "archive_info": {}},
+            "pip install 'qcrd[cli] @ file:///wheels/qcrd-0.1.0-py3-none-any.whl'",
+        ),
+        (
+            {"url": "file:///my%20code", "dir_info": {"editable": True}},
+            "pip install -c '/my code/constraints.txt' -e '/my code[cli]'",
+        ),
+    ],
+)
+def test_what_is_missing_is_installed_as_the_package_was(
+    source: dict[str, object] | None,
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    info = tmp_path / "qcrd-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: qcrd\nVersion: 0.1.0\n")
+    if source is not None:
+        (info / "direct_url.json").write_text(json.dumps(source))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert format_install_command("cli") == command
+    assert "needs typer" in (describe_missing("typer") or "")
+    assert describe_missing("qcrd.nothing") is None
+
+
+def test_a_command_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(name='typer')")
+    done = subprocess.run(
+        [sys.executable, "-m", "qcrd"],
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode
+    assert "error: the command line needs typer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_package_of_the_services_name_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_other_services() is None
+    (tmp_path / "services").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert find_other_services() is None  # a folder without code hides nothing
+    (tmp_path / "services/__init__.py").touch()
+    assert find_other_services() == tmp_path / "services"
