@@ -14,7 +14,7 @@ from qcrd.client.follow import is_finished, poll_through_outages, stream_with_re
 from qcrd.client.gateway import DEFAULT_INTERVALS, DEFAULT_URL, GatewayClient, Intervals, JobEvent
 from qcrd.errors import Conflict, Invalid
 from qcrd.records.job import Report
-from qcrd.records.rest import FileObject, FineTuningJob, ModelObject
+from qcrd.records.rest import FileObject, FineTuningJob, JobPrediction, ModelObject
 
 FILE_FIELDS = ("training_file", "validation_file", "test_file")
 
@@ -108,6 +108,22 @@ class Client:
             told = f": {job.error.message}" if job.error else ""
             raise Conflict(f"job {job_id} has no report, it is {job.status}{told}")
         return job.report
+
+    def list_predictions(
+        self,
+        job_id: str,
+        *,
+        method: str | None = None,
+        right: bool | None = None,
+        teacher_right: bool | None = None,
+        label: str | None = None,
+        limit: int = 1_000_000,
+    ) -> list[JobPrediction]:
+        """List what the job's students answered to its test questions; `label` is a gold label."""
+        given = {"method": method, "right": right, "teacher_right": teacher_right, "label": label}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        found = self._gateway.list_predictions(job_id, limit, wanted)
+        return [JobPrediction.model_validate(each) for each in found]
 
     def list_models(self) -> list[ModelObject]:
         """List all published students, newest first."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -146,6 +147,12 @@ class GatewayClient:
             finally:
                 response.close()
 
+    def list_predictions(
+        self, job_id: str, limit: int, wanted: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Those that have the `wanted` values, as the route's parameters name them."""
+        return self._list_pages(f"{JOBS}/{job_id}/predictions", limit, wanted)
+
     def create_study(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._create_with_retries(STUDIES, body)
 
@@ -187,13 +194,15 @@ class GatewayClient:
             self.intervals.create_retries,
         )
 
-    def _list_pages(self, path: str, limit: int) -> list[dict[str, Any]]:
-        """Up to `limit` items of a paginated list."""
+    def _list_pages(
+        self, path: str, limit: int, wanted: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[dict[str, Any]]:
+        """Up to `limit` items of a paginated list, of those that are `wanted`."""
         items: list[dict[str, Any]] = []
         after: dict[str, str] = {}
         while len(items) < limit:
             page = self._request(
-                "GET", path, params={"limit": min(100, limit - len(items)), **after}
+                "GET", path, params={**wanted, "limit": min(100, limit - len(items)), **after}
             )
             items += page["data"]
             if not page.get("has_more") or not page["data"]:

@@ -11,7 +11,9 @@ from qcrd.records.base import Record, StoredRecord
 from qcrd.records.rationales import RationaleCounts, RationaleGap, RationaleUse
 from qcrd.records.reports.accuracy import Accuracy, Comparison
 from qcrd.records.reports.answering import AnsweringReport
+from qcrd.records.reports.classes import ClassReport
 from qcrd.records.reports.doubt import CascadeReport, DoubtReport, ReliabilityBin
+from qcrd.records.reports.serving import CostReport, StudentServing, TeacherServing
 from qcrd.records.specs.spec import Budget, JobSpec
 
 
@@ -78,6 +80,9 @@ class LeakReport(Record):
     """Questions that occur in training when numbers, case and spacing are ignored."""
     n_exact: int
     """Those of them that occur in training with the same numbers."""
+    n_near: int | None = None
+    """Questions four fifths of whose word triples are those of a training question, numbers
+    included; None in reports of before they were counted."""
 
 
 class JudgeHistograms(Record):
@@ -134,6 +139,17 @@ class Report(Record):
     doubt: DoubtReport | None = None
     cascade: CascadeReport | None = None
     """None where the spec names no `evaluation.fallback`."""
+    advice: str | None = None
+    """What to do with the student, in a sentence or two. It and what follows are None in reports
+    of before they were given."""
+    teacher_serving: TeacherServing | None = None
+    student_serving: StudentServing | None = None
+    costs: CostReport | None = None
+    """None where no price of the teacher is known."""
+    classes: ClassReport | None = None
+    """None where the test questions share no labels."""
+    teacher_only: int | None = None
+    """Test questions that the teacher answers rightly and the student does not."""
 
 
 class JobFailure(Record):

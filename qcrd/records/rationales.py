@@ -7,6 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from qcrd.records.base import Record, StoredRecord
+from qcrd.records.reports.serving import TeacherServing
 
 
 class Question(Record):
@@ -116,6 +117,8 @@ class RationaleManifest(StoredRecord):
     """Name of the teacher; None where none was called, and in older sets."""
     words: RationaleLengths | None = None
     """None without any positive, and in older sets."""
+    serving: TeacherServing | None = None
+    """None where no teacher was called, and in older sets."""
 
 
 class TestItem(Record):
@@ -180,3 +183,8 @@ class Prediction(Record):
     answer_logprob: float | None = None
     tokens: int | None = None
     confidence: float | None = None
+    question: str | None = None
+    """Its text, as the student reads it, and behind it the teacher's answer: in a job's own file of
+    predictions, from the release on that serves it."""
+    teacher_answer: str | None = None
+    teacher_asked: bool = False

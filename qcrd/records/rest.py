@@ -151,6 +151,24 @@ class FineTuningJobCheckpoint(ApiObject):
     files: list[FileLink]
 
 
+class JobPrediction(ApiObject):
+    """What one row's student says to one test question, and its teacher. `text` is its whole
+    output; `answer` and `gold` are in canonical form."""
+
+    object: Literal["fine_tuning.job.prediction"] = "fine_tuning.job.prediction"
+    method: str
+    question_id: str
+    question: str | None
+    text: str
+    answer: str | None
+    gold: str
+    right: bool
+    confidence: float | None
+    teacher_answer: str | None
+    teacher_right: bool | None
+    """None where the teacher was not asked."""
+
+
 class ModelObject(ApiObject):
     object: Literal["model"] = "model"
     created: int

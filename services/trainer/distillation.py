@@ -29,7 +29,7 @@ from qcrd.runtime.storage.store import write_lines
 from services.trainer.checkpoints.store import CheckpointStore, StudentResult
 from services.trainer.data import preflight, training_dataset
 from services.trainer.data.revision import pin_revision
-from services.trainer.results import publish
+from services.trainer.results import predictions, publish
 from services.trainer.results.answer_judging import AnswerJudgeTraining
 from services.trainer.results.answering import StudentAnswers
 from services.trainer.results.report import build_report
@@ -145,11 +145,9 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
     write_lines(
         stage.store,
         keys.job_predictions_key(job.id),
-        [
-            prediction.model_copy(update={"method": row})
-            for row in methods
-            for prediction in results[row].predictions
-        ],
+        predictions.list_predictions(
+            dataset.test, settings.task, {row: results[row].predictions for row in methods}
+        ),
     )
     stage.enter_stage(Stage.PUBLISHING)
     model = publish.publish_model(stage.store, stage.job, final_report)

@@ -164,6 +164,7 @@ def train_student(
         answering=answers.report,
         doubt=answers.doubt,
         cascade=answers.cascade,
+        serving=answers.serving,
         **cost,
     )
     checkpoints.save_result(method, result)

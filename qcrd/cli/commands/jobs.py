@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from qcrd.cli.commands.run import follow_on_terminal, show_result
+from qcrd.cli.commands.run import follow_on_terminal, show_result, write_html_report
 from qcrd.cli.connect import ApiOption, connect_gateway
 from qcrd.cli.output import report, terminal
 from qcrd.cli.output.progress import format_state
 from qcrd.cli.output.terminal import print_json, print_note, stdout_console
 from qcrd.client.gateway import JobEvent
+from qcrd.errors import Conflict
 
 app = typer.Typer(no_args_is_help=True, help="List, show, follow, pause and end jobs.")
 
@@ -52,6 +54,61 @@ def show(job_id: JobId, as_json: JsonOption = False, api: ApiOption = None) -> N
     if job.get("report"):
         report.show_report(stdout_console(), job["report"])
         report.show_next_steps(stdout_console(), job["report"])
+
+
+@app.command("report")
+def print_report(
+    job_id: JobId,
+    html: Annotated[
+        Path | None, typer.Option(help="Write it there as one self-contained HTML page.")
+    ] = None,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+) -> None:
+    """Print the report of a job that has succeeded."""
+    gateway = connect_gateway(api)
+    job = gateway.get_job(job_id)
+    result = job.get("report")
+    if result is None:
+        raise Conflict(f"JOB: {job_id} has no report, it is {job['status']}")
+    if html is not None:
+        write_html_report(gateway, result, job["method"]["type"], html)
+    if as_json:
+        print_json(result)
+    elif html is None:
+        report.show_report(stdout_console(), result)
+
+
+@app.command("predictions")
+def list_predictions(
+    job_id: JobId,
+    method: Annotated[str | None, typer.Option(help="Of this row. [default: all]")] = None,
+    right: Annotated[
+        bool | None, typer.Option("--right/--wrong", help="Those that are.", show_default=False)
+    ] = None,
+    teacher_right: Annotated[
+        bool | None,
+        typer.Option("--teacher-right/--teacher-wrong", help="Likewise.", show_default=False),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Those of this gold label.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The first ones.")] = 100,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+) -> None:
+    """Print what a job's students answered to the test questions."""
+    given = {"method": method, "right": right, "teacher_right": teacher_right, "label": label}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    predictions = connect_gateway(api).list_predictions(job_id, limit, wanted)
+    if as_json:
+        print_json(predictions)
+        return
+    table = terminal.make_table("question", "gold", "answer", "sure", "teacher", "output")
+    for one in predictions:
+        sure = "" if one["confidence"] is None else f"{one['confidence']:.2f}"
+        answers = (one["gold"], one["answer"] or "", sure, one["teacher_answer"] or "")
+        question = one["question"] or one["question_id"]
+        table.add_row(escape(question), *map(escape, answers), escape(one["text"]))
+    stdout_console().print(table)
 
 
 def _describe_job(job: dict[str, Any]) -> dict[str, str]:

@@ -63,7 +63,7 @@ def openai(
     print_preview(settled.preview)
     print_note(f"wrote {path}: {found.records:,} chats to learn from")
     if start:
-        run(path, None, output / "report.json", api)
+        run(path, None, output / "report.json", api=api)
 
 
 def _write_test_file(test: Path, answers: Path | None, folder: Path) -> Path:

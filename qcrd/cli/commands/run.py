@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from qcrd.cli import spec
 from qcrd.cli.connect import ApiOption, connect_gateway
-from qcrd.cli.output import report
+from qcrd.cli.output import html_report, report
 from qcrd.cli.output.progress import open_display
 from qcrd.cli.output.terminal import EXIT_FAILED, print_note, stderr_console, stdout_console
 from qcrd.client.follow import follow_job
@@ -20,6 +20,8 @@ from qcrd.client.gateway import GatewayClient
 from qcrd.errors import Invalid
 from qcrd.records.job import JobStatus
 
+MAX_READ = 100_000
+"""Predictions that a page's counts are of."""
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -31,16 +33,23 @@ def run(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the report there, as JSON.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report there, as one HTML page.")
+    ] = None,
     api: ApiOption = None,
 ) -> None:
     """Upload a job's files, create the job, follow it, and print what it measured."""
     draft = spec.read_job_spec(job, data)
     if report_file is not None:
         check_writable(report_file, "--report")
+    if html is not None:
+        check_writable(html, "--html")
     gateway = connect_gateway(api)
     created = gateway.create_job(draft.with_file_ids(upload_files(gateway, draft)))
     print_note(f"job {created['id']} created; following it (Ctrl-C stops following, not the job)")
     finished = follow_on_terminal(gateway, created["id"])
+    if html is not None and finished.get("report") is not None:
+        write_html_report(gateway, finished["report"], finished["method"]["type"], html)
     show_result(finished, report_file)
 
 
@@ -74,6 +83,19 @@ def show_result(job: dict[str, Any], report_file: Path | None) -> None:
             text += f": {error['message']}"
         stderr_console().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
+
+
+def write_html_report(
+    gateway: GatewayClient, report_body: dict[str, Any], method: str, path: Path
+) -> None:
+    """Write the page, with what the method's student answered to the test questions."""
+    predictions = gateway.list_predictions(report_body["job_id"], MAX_READ, {"method": method})
+    page = html_report.render_html(report_body, predictions)
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise Invalid(f"--html: cannot write {path}: {error.strerror}") from error
+    print_note(f"report written to {path}")
 
 
 def upload_files(gateway: GatewayClient, draft: spec.SpecDraft) -> dict[Path, str]:

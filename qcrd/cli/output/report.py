@@ -11,7 +11,9 @@ from rich.table import Table
 
 from qcrd.records.reports.accuracy import Comparison
 from qcrd.records.reports.answering import AnsweringReport
+from qcrd.records.reports.classes import ClassReport
 from qcrd.records.reports.doubt import CascadeReport, DoubtReport
+from qcrd.records.reports.serving import CostReport, StudentServing, TeacherServing
 from qcrd.records.reports.verdicts import describe_one_seed
 
 METHOD_TITLES = {
@@ -38,10 +40,14 @@ NEGATIVE_SOURCE_TITLES = {
     "fixed": "of the untrained student's samples",
 }
 """The source of a held-out negative."""
+SHOWN_CLASSES = 5
+"""Labels of the terminal's table; the HTML page has all."""
 MAIN_METHODS = ("qcrd", "dss", "single_task", "finetune")
 
 
 def show_report(console: Console, report: Mapping[str, Any]) -> None:
+    if report.get("advice"):
+        console.print(f"[bold]{escape(report['advice'])}[/]", soft_wrap=True)
     answering = AnsweringReport.model_validate(report.get("answering") or {})
     if report["test"]:
         chosen = {
@@ -51,26 +57,10 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
         console.print(make_accuracy_table("Test accuracy", report["test"] | chosen))
     elif report.get("validation"):
         console.print(make_accuracy_table("Validation accuracy", report["validation"]))
-    if teacher := report.get("against_teacher"):
-        told = format_comparison(Comparison.model_validate(teacher))
-        console.print(f"[bold]Compared[/]    {escape(told)}")
-    comparisons = [Comparison.model_validate(row) for row in report.get("comparisons") or ()]
-    for one in comparisons:
-        console.print(f"[bold]Compared[/]    {escape(format_comparison(one))}")
-    if comparisons:
-        told = describe_one_seed(one.seeds_needed for one in comparisons)
-        console.print(f"[bold]Methods[/]     {escape(told)}")
-    if (share := report.get("untrained_share")) is not None:
-        console.print(
-            f"[bold]Negatives[/]   {share:.0%} of the training, weighted by its learning rate, "
-            "learned from samples of the untrained student"
-        )
-    if leak := report.get("leak"):
-        console.print(f"[bold]Leak[/]        {escape(format_leaks(leak))}")
-    for row, use in (report.get("rationale_use") or {}).items():
-        console.print(f"[bold]Explained[/]   {escape(format_rationale_use(row, use))}")
-    for title, told in list_doubts(report, answering):
+    for title, told in list_findings(report):
         console.print(f"[bold]{title:<11}[/] {escape(told)}")
+    if report.get("classes"):
+        _show_classes(console, ClassReport.model_validate(report["classes"]))
     console.print(_make_rationale_table(report["rationales"]))
     if report.get("judge"):
         console.print(f"[bold]Judge[/]       {escape(format_judge_health(report['judge']))}")
@@ -81,8 +71,50 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"[bold]Note[/]        {escape(note)}")
 
 
-def list_doubts(report: Mapping[str, Any], answering: AnsweringReport) -> Iterator[tuple[str, str]]:
-    """Titles and sentences of what the student's answers rest on."""
+def list_findings(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Titles and sentences of what was measured besides accuracies."""
+    if teacher := report.get("against_teacher"):
+        yield "Compared", format_comparison(Comparison.model_validate(teacher))
+    comparisons = [Comparison.model_validate(row) for row in report.get("comparisons") or ()]
+    for one in comparisons:
+        yield "Compared", format_comparison(one)
+    if comparisons:
+        yield "Methods", describe_one_seed(one.seeds_needed for one in comparisons)
+    yield from _list_serving(report)
+    if (share := report.get("untrained_share")) is not None:
+        yield (
+            "Negatives",
+            f"{share:.0%} of the training, weighted by its learning rate, "
+            "learned from samples of the untrained student",
+        )
+    if leak := report.get("leak"):
+        yield "Leak", format_leaks(leak)
+    for row, use in (report.get("rationale_use") or {}).items():
+        yield "Explained", format_rationale_use(row, use)
+    yield from _list_doubts(report)
+
+
+def _list_serving(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What answering takes of both, and the questions that only the teacher answers rightly."""
+    teacher = TeacherServing.model_validate(report.get("teacher_serving") or {})
+    if teacher.times is not None:
+        yield "Teacher", teacher.times.statement
+    if report.get("student_serving"):
+        student = StudentServing.model_validate(report["student_serving"])
+        yield "Student", student.statement
+    if report.get("costs"):
+        yield "Cost", CostReport.model_validate(report["costs"]).statement
+    if missed := report.get("teacher_only"):
+        yield (
+            "Missed",
+            f"the teacher is right and the student is not on {missed:,} test questions: "
+            f"qcrd jobs predictions {report['job_id']} --wrong --teacher-right",
+        )
+
+
+def _list_doubts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the student's answers rest on."""
+    answering = AnsweringReport.model_validate(report.get("answering") or {})
     if answering.swap is not None:
         yield "Reasoning", answering.swap.statement
     for one in answering.comparisons:
@@ -93,6 +125,20 @@ def list_doubts(report: Mapping[str, Any], answering: AnsweringReport) -> Iterat
         yield "Confidence", DoubtReport.model_validate(doubt).statement
     if cascade := report.get("cascade"):
         yield "Cascade", CascadeReport.model_validate(cascade).statement
+
+
+def _show_classes(console: Console, report: ClassReport) -> None:
+    """The labels that come out worst, and what they are taken for."""
+    table = Table(title="Labels with the most wrong answers", title_justify="left")
+    for name in ("label", "questions", "right", "mostly taken for"):
+        table.add_column(name, justify="left" if name in ("label", "mostly taken for") else "right")
+    for row in report.classes[:SHOWN_CLASSES]:
+        if row.right < row.n:
+            taken = next((c for c in report.confusions if c.gold == row.label), None)
+            told = "" if taken is None else f"{taken.answer or '(unreadable)'} ({taken.n:,})"
+            table.add_row(escape(row.label), f"{row.n:,}", f"{row.right:,}", escape(told))
+    if table.row_count:
+        console.print(table)
 
 
 def format_comparison(comparison: Comparison) -> str:
@@ -122,11 +168,13 @@ def format_rationale_use(method: str, use: Mapping[str, int]) -> str:
     return ". ".join([*parts, named])
 
 
-def format_leaks(leak: Mapping[str, int]) -> str:
-    return (
+def format_leaks(leak: Mapping[str, int | None]) -> str:
+    told = (
         f"{leak['n_leaked']:,} of {leak['n_test']:,} test questions repeat a training story under "
         f"other numbers, {leak['n_exact']:,} of them word for word"
     )
+    near = leak.get("n_near")
+    return told if near is None else f"{told}; {near:,} are nearly the same as a training question"
 
 
 def format_judge_health(health: Mapping[str, float]) -> str:

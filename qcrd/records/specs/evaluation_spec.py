@@ -33,6 +33,9 @@ class EvaluationSpec(Record):
     finished student, to choose among its samples; it is offered only where that helps."""
     fallback: FallbackSpec | None = None
     """A teacher that answers what the student is unsure of."""
+    machine_cost_per_hour: Annotated[float | None, Field(ge=0)] = None
+    """Of the machine that trains and serves the student, in the currency of the teacher's prices:
+    the report then says what a thousand answers cost and after how many the run is paid for."""
 
     @model_validator(mode="after")
     def check_samples(self) -> EvaluationSpec:

@@ -10,6 +10,7 @@ from qcrd.method.prompts import build_teacher_prompt
 from qcrd.questions.labelling import OutputsByQuestion
 from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
+from qcrd.records.reports.serving import TeacherServing
 from qcrd.records.specs.spec import Budget, MethodSpec
 from qcrd.records.teachers.prompt import PromptForm, PromptStyle
 from qcrd.runtime.jobs.stage_context import StageContext
@@ -34,6 +35,7 @@ from services.api.assembling.sampling_plan import (
     iter_sample_counts,
 )
 from services.api.assembling.sampling_run import SamplingRun
+from services.api.assembling.serving import make_serving
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.memory import TeacherMemory, open_memory
 from services.api.assembling.teacher.outages import make_notify, raise_dated
@@ -48,13 +50,15 @@ from services.api.settings import TeacherConfig
 @dataclass(frozen=True)
 class SampledOutputs:
     """Outputs per question, how many of the training outputs another job had paid for, how many
-    questions the teacher refused, and the tokens of the training outputs, whoever paid for them."""
+    questions the teacher refused, the tokens of the training outputs, whoever paid for them, and
+    what the test outputs took."""
 
     training: OutputsByQuestion
     test: OutputsByQuestion
     reused: int
     refused: int = 0
     training_tokens: int = 0
+    serving: TeacherServing | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,14 @@ def _collect_outputs(
         reused=sum(each.job_id != job.id for each in bought),
         refused=len(plan.refusals.rows),
         training_tokens=sum(each.prompt_tokens + each.completion_tokens for each in bought),
+        serving=make_serving(
+            run.timer,
+            run.teacher,
+            [
+                [run.generations[sample.key] for sample in samples if sample.key in run.generations]
+                for samples in (requests_by_question[question.id] for question in test)
+            ],
+        ),
     )
 
 
@@ -258,6 +270,7 @@ async def _run_sampling(
                     budget=budget,
                     prompt_tokens=prompt_tokens,
                     refusals=plan.refusals,
+                    timer=run.timer,
                 )
                 await sampler.run(group_by_prompt(missing))
         finally:

@@ -10,6 +10,7 @@ from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.pending_requests import PendingRequests
 from services.api.assembling.refusals import RefusalLog
 from services.api.assembling.sampling_plan import PromptRequest, SampleRequest, SamplingParams
+from services.api.assembling.serving import AnswerTimer
 from services.api.assembling.teacher.concurrency_limit import ConcurrencyLimit
 from services.api.assembling.teacher.prompt_refused import PromptRefused
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
@@ -49,6 +50,7 @@ class TeacherSampler:
         budget: TokenBudget,
         prompt_tokens: PromptTokenCounter,
         refusals: RefusalLog | None = None,
+        timer: AnswerTimer | None = None,
     ) -> None:
         self._client = client
         self._sampling = sampling
@@ -60,6 +62,7 @@ class TeacherSampler:
         self._budget = budget
         self._refusals = refusals
         self._prompt_tokens = prompt_tokens
+        self._timer = timer or AnswerTimer()
         self._account_error: QcrdError | None = None
         self._budget_changed = asyncio.Condition()
         self._limit = ConcurrencyLimit(concurrency)
@@ -189,6 +192,7 @@ class TeacherSampler:
         self, request: PromptRequest, epoch: int, progress: StreamProgress
     ) -> None:
         progress.is_free = False
+        started = asyncio.get_running_loop().time()
         try:
             await self._client.generate(request, self._sampling, progress)
         except TeacherOverloaded:
@@ -196,6 +200,7 @@ class TeacherSampler:
             raise
         self._limit.grow(len(progress.completions))
         self._last_completion_at = asyncio.get_running_loop().time()
+        self._timer.add(started, self._last_completion_at, len(progress.completions))
 
     def _settle_completed(
         self, reservation: Reservation, request: PromptRequest, completions: Sequence[Completion]

@@ -13,6 +13,7 @@ from qcrd.records.job import Usage
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.sampling_plan import SampleRequest
+from services.api.assembling.serving import AnswerTimer
 from services.api.assembling.teacher.outages import describe_outage
 from services.api.assembling.teacher.teacher_client import Completion
 from services.api.assembling.tokens.token_account import TokenAccount
@@ -39,6 +40,7 @@ class SamplingRun:
     requests: Mapping[str, SampleRequest]
     generations: dict[str, Generation]
     account: TokenAccount
+    timer: AnswerTimer = field(default_factory=AnswerTimer)
     unflushed: int = 0
     has_text: bool = False
     empty_answers: int = 0

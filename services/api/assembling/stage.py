@@ -29,6 +29,7 @@ from qcrd.records.rationales import (
     RationaleManifest,
     TestItem,
 )
+from qcrd.records.reports.serving import TeacherServing
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
@@ -58,6 +59,7 @@ class TeacherOutputs:
     reused: int = 0
     refused: int = 0
     training_tokens: int | None = None
+    serving: TeacherServing | None = None
     readings: Mapping[str, tuple[AnswerReading, ...]] = field(default_factory=dict)
     """Where the answers of imported texts are; those of a teacher that was asked are marked."""
 
@@ -114,7 +116,8 @@ def assemble(
     check_readable(stage.job.spec, splits.training, outputs.training, counts)
     _warn_of_data(stage, find_contradictions(splits.training, contradictions))
     _warn_of_data(stage, find_cut_traces(splits.training, outputs.training, spec.settings))
-    set_id = _write_set(stage, items, _build_holdout_items(stage, splits, outputs), counts)
+    holdout = _build_holdout_items(stage, splits, outputs)
+    set_id = _write_set(stage, items, holdout, counts, outputs.serving)
     emit_summary(stage, items, counts)
     stage.report_progress(100.0)
     return NextStage(Stage.TRAINING, {"rationale_set": set_id})
@@ -159,6 +162,7 @@ def _collect_outputs(
         generated.reused,
         generated.refused,
         generated.training_tokens,
+        generated.serving,
     )
 
 
@@ -212,6 +216,7 @@ def _write_set(
     items: Sequence[RationaleItem],
     holdout: Mapping[str, Sequence[TestItem]],
     counts: RationaleCounts,
+    serving: TeacherServing | None,
 ) -> str:
     """Write the set under the job's id, so that an attempt after a crash replaces its remains."""
     store = stage.store
@@ -236,6 +241,7 @@ def _write_set(
         if sampling_plan.asks_teacher(stage.job.spec)
         else None,
         words=labelling.measure_lengths(items),
+        serving=serving,
     )
     write_record(store, keys.rationale_manifest_key(set_id), manifest)
     return set_id

@@ -23,6 +23,7 @@ from services.api.jobs import checkpoints, lifecycle
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.jobs.create import create_job
 from services.api.jobs.estimating.estimate import JobEstimate, estimate_job
+from services.api.jobs.predictions import PredictionFilter, list_predictions
 from services.api.jobs.queue_position import describe_job, list_jobs
 from services.api.jobs.search import find_jobs
 
@@ -165,6 +166,24 @@ def list_fine_tuning_job_checkpoints(
     """Newest first, with links to their files; of a job that has succeeded, its student."""
     records = checkpoints.list_checkpoints(gateway.store, _get_job(gateway, job_id), after)
     return serializers.build_page(records[:limit], has_more=len(records) > limit)
+
+
+@router.get("/{job_id}/predictions")
+def list_fine_tuning_job_predictions(
+    gateway: GatewayDep,
+    job_id: str,
+    method: str | None = None,
+    right: bool | None = None,
+    teacher_right: bool | None = None,
+    label: str | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> rest.Page[rest.JobPrediction]:
+    """What each row's student answered to each test question: with `right=false&teacher_right=true`
+    those that only the teacher knows, with `label` those whose gold label it is."""
+    wanted = PredictionFilter(method, right, teacher_right, label)
+    found = list_predictions(gateway.store, _get_job(gateway, job_id), wanted, after, limit + 1)
+    return serializers.build_page(found[:limit], has_more=len(found) > limit)
 
 
 @router.get("/{job_id}/events", response_model=None, responses=EVENT_RESPONSES)

@@ -30,6 +30,7 @@ from qcrd.records.rationales import Prediction, RationaleGap, RationaleUse
 from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.reports.answering import AnsweringReport
 from qcrd.records.reports.doubt import CascadeReport, DoubtReport
+from qcrd.records.reports.serving import StudentServing
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
 
@@ -58,6 +59,7 @@ class StudentResult(StoredRecord):
     answering: AnsweringReport | None = None
     doubt: DoubtReport | None = None
     cascade: CascadeReport | None = None
+    serving: StudentServing | None = None
 
 
 class CorruptCheckpoint(Exception):

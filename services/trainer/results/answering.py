@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from qcrd.method.evaluation.statistics import compare_methods
 from qcrd.records.rationales import Prediction
 from qcrd.records.reports.answering import AnsweringReport
 from qcrd.records.reports.doubt import CascadeReport, DoubtReport
+from qcrd.records.reports.serving import StudentServing
 from qcrd.records.students.confidence import Confidence
 from qcrd.records.students.fallback import Fallback
 from services.trainer.data.training_dataset import LabeledQuestions, TrainingDataset
@@ -19,6 +21,7 @@ from services.trainer.results import answer_judging
 from services.trainer.results.answer_judging import AnswerJudgeTraining, Scores
 from services.trainer.results.measuring import Asker
 from services.trainer.results.rationale_swap import measure_swap
+from services.trainer.results.serving import measure_serving
 
 GREEDY = "greedy"
 NEVER_SURE = 2.0
@@ -37,6 +40,7 @@ class StudentAnswers:
     doubt: DoubtReport | None = None
     cascade: CascadeReport | None = None
     report: AnsweringReport | None = None
+    serving: StudentServing | None = None
 
 
 def measure_answers(
@@ -55,16 +59,18 @@ def measure_answers(
         f"greedy answers to {len(dataset.validation.questions)} validation and "
         f"{len(questions.questions)} test questions"
     )
-    validation, test = asker.answer(dataset.validation), asker.answer(questions)
+    validation, started = asker.answer(dataset.validation), time.monotonic()
+    test, seconds = asker.answer(questions), time.monotonic() - started
+    serving = measure_serving(asker, questions, seconds) if is_published else None
     objective = asker.schedule.objective
     if objective.joined:  # its mark is a part of its answer
-        return StudentAnswers(tuple(validation), tuple(test))
+        return StudentAnswers(tuple(validation), tuple(test), serving=serving)
     mark = asker.student.make_mark() if objective.says_both else ()
     confidence = calibration.make_confidence(validation, mark)
     sure_validation = calibration.add_confidence(validation, confidence)
     sure_test = calibration.add_confidence(test, confidence)
     doubt = calibration.measure_doubt(sure_test, calibrated_on=len(validation))
-    answers = StudentAnswers(sure_validation, sure_test, confidence, doubt=doubt)
+    answers = StudentAnswers(sure_validation, sure_test, confidence, doubt=doubt, serving=serving)
     if is_published:
         answers = _add_fallback(asker, dataset, answers)
     if not objective.says_both or not is_published:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcrd.method.evaluation import cascade, predict
+from qcrd.method.evaluation.near_duplicates import flag_near_duplicates
 from qcrd.method.evaluation.statistics import (
     compare_methods,
     flag_leaked,
@@ -20,6 +21,9 @@ from qcrd.records.specs.task import TaskSpec
 from services.trainer.checkpoints.store import StudentResult
 from services.trainer.data.training_dataset import TrainingDataset
 from services.trainer.results import publish
+from services.trainer.results.advice import give_advice
+from services.trainer.results.classes import count_classes
+from services.trainer.results.serving import compute_costs
 
 TEACHER_ROW = "teacher"
 """What the student's answers are to take the place of."""
@@ -55,7 +59,7 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
             f"{len(golds) - n_unseen} of {len(golds)} test questions occur in training under other "
             "numbers; `test_unseen` leaves them out"
         )
-    return Report(
+    report = Report(
         job_id=job.id,
         status=JobStatus.SUCCEEDED,
         test=test,
@@ -68,7 +72,7 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
         seed=job.spec.seed,
         judge=main_result.judge,
         notes=tuple(notes),
-        leak=_make_leak_report(is_repeated, is_leaked) if golds else None,
+        leak=_make_leak_report(job, dataset, is_repeated, is_leaked) if golds else None,
         untrained_share=compute_untrained_share(
             job.spec.method.value, job.spec.settings, len(dataset.examples)
         ),
@@ -83,18 +87,55 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
         answering=main_result.answering,
         doubt=main_result.doubt,
         cascade=_confirm_cascade(job, dataset, main_result),
+        teacher_serving=dataset.manifest.serving,
+        student_serving=main_result.serving,
+        costs=compute_costs(
+            dataset.manifest.serving,
+            main_result.serving,
+            paid=job.usage.cost,
+            training_seconds=main_result.seconds,
+            machine_cost_per_hour=job.spec.settings.evaluation.machine_cost_per_hour,
+        ),
+        classes=count_classes(main_result.predictions),
+        teacher_only=_count_teacher_only(dataset, main_result),
     )
+    return report.model_copy(update={"advice": give_advice(report, job.spec.method.value)})
 
 
 def _flag_repetitions(dataset: TrainingDataset, task: TaskSpec) -> tuple[list[bool], list[bool]]:
     """Which test questions occur in training as they are, and which under other numbers."""
-    training_texts = [example.text for example in dataset.examples]
-    test_texts = [format_question(task, item.question) for item in dataset.test]
+    training_texts, test_texts = _list_texts(dataset, task)
     return flag_repeated(training_texts, test_texts), flag_leaked(training_texts, test_texts)
 
 
-def _make_leak_report(is_repeated: Sequence[bool], is_leaked: Sequence[bool]) -> LeakReport:
-    return LeakReport(n_test=len(is_leaked), n_leaked=sum(is_leaked), n_exact=sum(is_repeated))
+def _list_texts(dataset: TrainingDataset, task: TaskSpec) -> tuple[list[str], list[str]]:
+    """The training and the test questions as the student reads them."""
+    return (
+        [example.text for example in dataset.examples],
+        [format_question(task, item.question) for item in dataset.test],
+    )
+
+
+def _make_leak_report(
+    job: Job, dataset: TrainingDataset, is_repeated: Sequence[bool], is_leaked: Sequence[bool]
+) -> LeakReport:
+    is_near = flag_near_duplicates(*_list_texts(dataset, job.spec.settings.task))
+    return LeakReport(
+        n_test=len(is_leaked),
+        n_leaked=sum(is_leaked),
+        n_exact=sum(is_repeated),
+        n_near=sum(is_near),
+    )
+
+
+def _count_teacher_only(dataset: TrainingDataset, result: StudentResult) -> int | None:
+    """None where the teacher was asked no test question."""
+    pairs = [
+        (item.teacher_answer == item.gold, prediction.right)
+        for prediction, item in zip(result.predictions, dataset.test, strict=True)
+        if item.teacher_asked
+    ]
+    return sum(teacher and not student for teacher, student in pairs) if pairs else None
 
 
 def _compare_with_baselines(job: Job, results: dict[str, StudentResult]) -> tuple[Comparison, ...]:
