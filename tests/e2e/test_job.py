@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
 import subprocess
@@ -110,6 +111,31 @@ def test_rest_shows_the_same_report(site: Site, report: dict[str, Any]) -> None:
     assert job.model_extra["report"] == report
     messages = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
     assert any("qcrd: test accuracy" in message for message in messages)
+
+
+def test_the_report_says_what_to_do_and_every_answer_is_served(
+    site: Site, report: dict[str, Any], tmp_path: Path
+) -> None:
+    assert report["advice"].endswith((".", "?"))
+    times = report["teacher_serving"]["times"]
+    assert times["requests"] >= 39
+    assert 0 < times["p50"] <= times["p95"]
+    assert report["teacher_serving"]["questions"] == 13
+    student = report["student_serving"]
+    assert 0 < student["times"]["requests"] <= 13
+    assert student["batched_per_second"] > 0
+    assert student["weight_bytes"] > 1e6
+    page = tmp_path / "report.html"
+    site.qcrd("jobs", "report", report["job_id"], "--html", str(page))
+    assert report["advice"] in html.unescape(page.read_text())
+    shown = site.qcrd("jobs", "predictions", report["job_id"], "--json", "--method", "qcrd")
+    answers = json.loads(shown)
+    assert len(answers) == 13
+    assert all(one["question"].startswith("What kind of thing is") for one in answers)
+    right = sum(one["right"] for one in answers)
+    assert right == round(13 * report["test"]["qcrd"]["accuracy"])
+    teacher_only = [one for one in answers if one["teacher_right"] and not one["right"]]
+    assert len(teacher_only) == report["teacher_only"]
 
 
 def test_the_model_downloads_loads_and_answers(

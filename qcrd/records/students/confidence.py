@@ -60,11 +60,13 @@ def compute_share_log_odds(count: int, total: int) -> float:
 def compute_vote_features(
     winners: Sequence[tuple[float | None, float | None]], total: int
 ) -> dict[str, float]:
-    """Of the (log-probability, score) of the outputs with the answer, of `total` outputs."""
+    """Of the (log-probability, score) of the outputs with the answer, of `total` outputs. The
+    answer's own probability comes first, which calibration believes before it has seen anything:
+    outputs that are held to the task's labels agree on questions of other tasks too."""
     known = [compute_log_odds(logprob) for logprob, _ in winners if logprob is not None]
     features = {
-        "share": compute_share_log_odds(len(winners), total),
         "answer": sum(known) / len(known) if known else 0.0,
+        "share": compute_share_log_odds(len(winners), total),
     }
     scored = [score for _, score in winners if score is not None]
     if scored:

@@ -218,3 +218,19 @@ def test_it_is_confirmed_on_questions_of_the_test() -> None:
     everything = confirm(alone, predictions, ["a"] * 4, question_cost=None, currency="USD")
     assert (everything.kept, everything.right, everything.escalated_per_1000) == (0, 4, 1000)
     assert (everything.cost_per_1000, everything.currency) == (None, None)
+
+
+def test_a_unanimous_vote_for_what_the_student_itself_doubts_is_doubted() -> None:
+    """Unanimous outputs, which are held to the labels, of an answer that the student itself gives
+    one chance in two thousand: calibration has seen unanimity with right answers only."""
+    rng = random.Random(0)
+    rows = [
+        {"answer": rng.gauss(2.5, 1.5), "share": compute_share_log_odds(rng.choice((3, 4)), 4)}
+        for _ in range(36)
+    ] + [{"answer": rng.gauss(0.5, 1.5), "share": compute_share_log_odds(2, 4)} for _ in range(3)]
+    offset, weights = calibrate(rows, [True] * 36 + [False] * 3)
+    confidence = Confidence(offset=offset, weights=weights)
+    foreign = compute_vote_features([(math.log(0.0005), None)] * 4, 4)
+    assert confidence.compute(foreign) < 0.2
+    own = compute_vote_features([(math.log(0.9), None)] * 4, 4)
+    assert confidence.compute(own) > 0.9
