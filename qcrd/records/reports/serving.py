@@ -44,6 +44,8 @@ class TeacherServing(Record):
     """
 
     times: AnswerTimes | None = None
+    timed: tuple[AnswerTimes, ...] = ()
+    """Of requests made for their times alone (`evaluation.time_teacher`)."""
     questions: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -33,6 +33,10 @@ class EvaluationSpec(Record):
     finished student, to choose among its samples; it is offered only where that helps."""
     fallback: FallbackSpec | None = None
     """A teacher that answers what the student is unsure of."""
+    time_teacher: StrictBool = False
+    """Whether the teacher is asked 24 test questions once more at the end, eight one after another
+    and sixteen eight at once: what the report says of its speed is else of all requests together.
+    """
     machine_cost_per_hour: Annotated[float | None, Field(ge=0)] = None
     """Of the machine that trains and serves the student, in the currency of the teacher's prices:
     the report then says what a thousand answers cost and after how many the run is paid for."""

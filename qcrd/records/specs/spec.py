@@ -43,7 +43,7 @@ FIELDS_SINCE_1_0: Mapping[str, frozenset[str]] = MappingProxyType(
             }
         ),
         "discriminator": frozenset({"weight_decay", "control"}),
-        "evaluation": frozenset({"machine_cost_per_hour"}),
+        "evaluation": frozenset({"machine_cost_per_hour", "time_teacher"}),
     }
 )
 """Fields of `MethodSpec`'s sections that records of schema version 1.0 do not have."""

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qcrd.method.prompts import build_teacher_prompt
+from qcrd.errors import OverBudget
 from qcrd.questions.labelling import OutputsByQuestion
 from qcrd.records.job import Job, Usage
 from qcrd.records.rationales import Question
 from qcrd.records.reports.serving import TeacherServing
-from qcrd.records.specs.spec import Budget, MethodSpec
-from qcrd.records.teachers.prompt import PromptForm, PromptStyle
+from qcrd.records.specs.spec import Budget
+from qcrd.records.teachers.prompt import PromptForm
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.redis.teacher_notes import TeacherNotes
@@ -25,17 +25,16 @@ from services.api.assembling.generation_cache import (
     GenerationCache,
     find_existing,
 )
+from services.api.assembling.job_samples import SamplingPlan
 from services.api.assembling.prompt_form import choose_prompt_form, make_prompt_form
-from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
+from services.api.assembling.refusals import RefusalLog, RowLocation
 from services.api.assembling.sampler import TeacherSampler
 from services.api.assembling.sampling_plan import (
     SampleRequest,
-    SamplingParams,
     group_by_prompt,
-    iter_sample_counts,
 )
 from services.api.assembling.sampling_run import SamplingRun
-from services.api.assembling.serving import make_serving
+from services.api.assembling.serving import AnswerTimer, Ask, make_serving, time_teacher
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.memory import TeacherMemory, open_memory
 from services.api.assembling.teacher.outages import make_notify, raise_dated
@@ -59,46 +58,6 @@ class SampledOutputs:
     refused: int = 0
     training_tokens: int = 0
     serving: TeacherServing | None = None
-
-
-@dataclass(frozen=True)
-class SamplingPlan:
-    """All samples that a job wants, by question and by key, in one form of prompt."""
-
-    sampling: SamplingParams
-    by_question: Mapping[str, Sequence[SampleRequest]]
-    requests: Mapping[str, SampleRequest]
-    refusals: RefusalLog
-    style: PromptStyle
-
-    @classmethod
-    def make(
-        cls,
-        spec: MethodSpec,
-        training: Sequence[Question],
-        test: Sequence[Question],
-        locations: Mapping[str, RowLocation],
-        form: PromptForm,
-    ) -> SamplingPlan:
-        by_question = {
-            question.id: [SampleRequest(prompt, number) for number in range(samples)]
-            for question, samples in iter_sample_counts(spec.rationales, training, test)
-            for prompt in [
-                build_teacher_prompt(spec.task, question, form, spec.rationales.max_new_tokens)
-            ]
-        }
-        asked = {
-            samples[0].prompt: AskedQuestion(locations[question], len(samples))
-            for question, samples in by_question.items()
-            if samples
-        }
-        return cls(
-            sampling=SamplingParams.from_spec(spec.rationales, form.style),
-            by_question=by_question,
-            requests={each.key: each for samples in by_question.values() for each in samples},
-            refusals=RefusalLog(asked, spec.rationales.max_failed_share),
-            style=form.style,
-        )
 
 
 def generate_outputs(
@@ -189,6 +148,7 @@ def _collect_outputs(
                 [run.generations[sample.key] for sample in samples if sample.key in run.generations]
                 for samples in (requests_by_question[question.id] for question in test)
             ],
+            run.timed,
         ),
     )
 
@@ -257,27 +217,45 @@ async def _run_sampling(
                 await finish_batches(
                     run, asked, budget, prompt_tokens, backoff, asks=by_batch, memory=memory
                 )
-            if not by_batch:
-                missing = [each for each in missing if each.key not in run.generations]
+
+            async def ask(
+                samples: Sequence[SampleRequest], concurrency: int, timer: AnswerTimer
+            ) -> None:
                 sampler = TeacherSampler(
                     client,
                     plan.sampling,
                     teacher_fingerprint=fingerprint,
-                    concurrency=teacher.concurrency,
+                    concurrency=concurrency,
                     on_completions=run.add_completions,
                     poll=run.poll,
                     backoff=backoff,
                     budget=budget,
                     prompt_tokens=prompt_tokens,
                     refusals=plan.refusals,
-                    timer=run.timer,
+                    timer=timer,
                 )
-                await sampler.run(group_by_prompt(missing))
+                await sampler.run(group_by_prompt(samples))
+
+            if not by_batch:
+                missing = [each for each in missing if each.key not in run.generations]
+                await ask(missing, teacher.concurrency, run.timer)
+            if stage.job.spec.settings.evaluation.time_teacher and plan.test_samples:
+                await _time_teacher(stage, run, ask, plan.test_samples)
         finally:
             run.close()
         return run
     finally:
         await client.close()
+
+
+async def _time_teacher(
+    stage: StageContext, run: SamplingRun, ask: Ask, samples: Sequence[SampleRequest]
+) -> None:
+    """A budget that does not cover it ends it, and not the job."""
+    try:
+        run.timed = await time_teacher(ask, samples)
+    except OverBudget as error:
+        stage.emit(f"the teacher is not timed: {error.message}", once="teacher-not-timed")
 
 
 def _sum_paid(job: Job, generations: Iterable[Generation]) -> Usage:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from qcrd.errors import NothingSaid, QcrdError
 from qcrd.records.job import Usage
+from qcrd.records.reports.serving import AnswerTimes
 from qcrd.runtime.jobs.stage_context import StageContext
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.sampling_plan import SampleRequest
@@ -41,6 +42,7 @@ class SamplingRun:
     generations: dict[str, Generation]
     account: TokenAccount
     timer: AnswerTimer = field(default_factory=AnswerTimer)
+    timed: tuple[AnswerTimes, ...] = ()
     unflushed: int = 0
     has_text: bool = False
     empty_answers: int = 0

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from qcrd.records.reports.serving import AnswerTimes, TeacherServing
 from services.api.assembling.generation_cache import Generation
+from services.api.assembling.sampling_plan import SampleRequest
 from services.api.assembling.tokens.token_account import Tokens
 from services.api.settings import TeacherConfig
+
+TIMED = ((1, 8), (8, 16))
+"""Requests at once, and how many of them."""
+MAX_SAMPLES = 1000
+"""Above the most outputs of a question that a spec may want."""
 
 
 class AnswerTimer:
@@ -34,8 +41,30 @@ class AnswerTimer:
         return AnswerTimes.measure(self._seconds, concurrency=concurrency, per_second=per_second)
 
 
+Ask = Callable[[Sequence[SampleRequest], int, AnswerTimer], Awaitable[None]]
+"""Asks for these samples, so many at once, and takes down how long each took."""
+
+
+async def time_teacher(ask: Ask, samples: Sequence[SampleRequest]) -> tuple[AnswerTimes, ...]:
+    """The times of some of these samples, drawn anew at each concurrency."""
+    found = []
+    for concurrency, count in TIMED:
+        timer = AnswerTimer()
+        # Of numbers that no spec draws, and none twice: what was answered before costs no time.
+        anew = [
+            replace(samples[place % len(samples)], index=MAX_SAMPLES * concurrency + place)
+            for place in range(count)
+        ]
+        await ask(anew, concurrency, timer)
+        found.append(timer.make_times(concurrency))
+    return tuple(times for times in found if times is not None)
+
+
 def make_serving(
-    timer: AnswerTimer, teacher: TeacherConfig, answered: Sequence[Sequence[Generation]]
+    timer: AnswerTimer,
+    teacher: TeacherConfig,
+    answered: Sequence[Sequence[Generation]],
+    timed: tuple[AnswerTimes, ...] = (),
 ) -> TeacherServing:
     """`answered` has the outputs of each test question; those without any are not counted."""
     outputs = [output for outputs in answered for output in outputs]
@@ -46,6 +75,7 @@ def make_serving(
     cost = tokens.compute_cost(teacher) if outputs else None
     return TeacherServing(
         times=timer.make_times(teacher.concurrency),
+        timed=timed,
         questions=sum(map(bool, answered)),
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.completion,
