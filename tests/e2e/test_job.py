@@ -131,7 +131,8 @@ def test_the_report_says_what_to_do_and_every_answer_is_served(
     shown = site.qcrd("jobs", "predictions", report["job_id"], "--json", "--method", "qcrd")
     answers = json.loads(shown)
     assert len(answers) == 13
-    assert all(one["question"].startswith("What kind of thing is") for one in answers)
+    asked = [json.loads(line) for line in (HERE / "small_test.jsonl").read_text().splitlines()]
+    assert [one["question"] for one in answers] == [line["question"] for line in asked]
     right = sum(one["right"] for one in answers)
     assert right == round(13 * report["test"]["qcrd"]["accuracy"])
     teacher_only = [one for one in answers if one["teacher_right"] and not one["right"]]
