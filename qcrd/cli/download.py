@@ -12,8 +12,13 @@ import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from qcrd.cli.client import GatewayClient
+from qcrd.cli.client import GatewayClient, connect_gateway
+from qcrd.cli.output.terminal import stderr_console
+from qcrd.cli.settings import CliSettings
+from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Conflict, Invalid, Transient
+from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE
+from qcrd.runtime.settings import load_settings
 
 TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
 BLOCK_BYTES = 1 << 20
@@ -35,6 +40,20 @@ def download_model(api: GatewayClient, model_id: str, target: Path, console: Con
     except OSError as error:
         raise Invalid(f"--to: cannot write {target}: {error.strerror}") from error
     return target
+
+
+def resolve_model_folder(model: str, api: str | None) -> Path:
+    """The model's local folder; a published model is downloaded once and cached."""
+    if Path(model).is_dir():
+        return Path(model)
+    if not model.startswith("model-") or "/" in model:
+        raise Invalid(
+            f"MODEL: {model!r} is neither a folder nor a model id: see `qcrd models list`"
+        )
+    cached = StackHome(load_settings(CliSettings).home).cache / "models" / model
+    if not (cached / PROMPT_FORMAT_FILE).exists():
+        download_model(connect_gateway(api), model, cached, stderr_console())
+    return cached
 
 
 def _download_files(files: list[dict[str, Any]], folder: Path, console: Console) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from qcrd.cli import chat, download
+from qcrd.cli import chat, download, exports
 from qcrd.cli.client import ApiOption, connect_gateway
 from qcrd.cli.commands.jobs import format_time
 from qcrd.cli.output import terminal
@@ -18,7 +18,6 @@ from qcrd.cli.output.terminal import print_json, print_note, stderr_console, std
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack.home import StackHome, find_bundled_gguf
 from qcrd.errors import Invalid
-from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE
 from qcrd.runtime.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")
@@ -90,6 +89,30 @@ def unpack_gguf(
     print_note(f"{name} unpacked into {folder.parent}")
 
 
+@app.command("export")
+def export_model(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An id, or a local folder.")],
+    export_format: Annotated[
+        str, typer.Option("--format", help="gguf-f16, gguf-q8_0, onnx or adapter.")
+    ],
+    to: Annotated[Path | None, typer.Option(help="Folder to make. [default: ./MODEL-FORMAT]")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="JSON lines: compare the answers to these questions too.")
+    ] = None,
+    api: ApiOption = None,
+) -> None:
+    """Write a student in the form of another runtime, once it answers there as it did."""
+    settings = load_settings(CliSettings)
+    folder = download.resolve_model_folder(model_id, api)
+    target = to or Path(f"{folder.name}-{export_format}")
+    models = settings.models_dir or StackHome(settings.home).models
+    checked = exports.export_model(
+        folder, export_format, target, questions=questions, models=models
+    )
+    print_note(checked)
+    stdout_console().print(escape(str(target)))
+
+
 @app.command("chat")
 def chat_with_model(
     model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An id, or a local folder.")],
@@ -98,27 +121,13 @@ def chat_with_model(
     api: ApiOption = None,
 ) -> None:
     """Ask a student on this machine."""
-    student = chat.LocalStudent(_resolve_folder(model_id, api))
+    student = chat.LocalStudent(download.resolve_model_folder(model_id, api))
     if question is not None:
         _print_prediction(student, question, explain)
         return
     print_note("ask a question and press Enter; an empty line ends")
     while next_question := _read_question():
         _print_prediction(student, next_question, explain)
-
-
-def _resolve_folder(model: str, api: str | None) -> Path:
-    """The model's local folder; a published model is downloaded once and cached."""
-    if Path(model).is_dir():
-        return Path(model)
-    if not model.startswith("model-") or "/" in model:
-        raise Invalid(
-            f"MODEL: {model!r} is neither a folder nor a model id: see `qcrd models list`"
-        )
-    cached = StackHome(load_settings(CliSettings).home).cache / "models" / model
-    if not (cached / PROMPT_FORMAT_FILE).exists():
-        download.download_model(connect_gateway(api), model, cached, stderr_console())
-    return cached
 
 
 def _read_question() -> str:
