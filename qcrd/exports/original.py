@@ -57,11 +57,15 @@ class OriginalStudent:
         ids: list[int] = self.tokenizer(prompt, truncation=True).input_ids
         return ids
 
-    @torch.no_grad()
     def generate(self, prompt: Sequence[int]) -> GreedyOutput:
         """Its greedy output behind a prompt's tokens."""
+        return self.generate_by(self.model, prompt)
+
+    @torch.no_grad()
+    def generate_by(self, model: Any, prompt: Sequence[int]) -> GreedyOutput:
+        """That of another model that is to be the same student."""
         ids = torch.tensor([list(prompt)])
-        made = self.model.generate(
+        made = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=self.prompt_format.max_new_tokens,
