@@ -66,4 +66,4 @@ def _load(original: OriginalStudent, base: Path, adapter: Path) -> agreement.Gen
     # A student is asked by what it was measured by, and not by what its base ships.
     model.generation_config = original.model.generation_config
     model.eval()
-    return lambda prompt: original.generate_by(model, prompt).tokens
+    return lambda prompt, said: original.generate_by(model, prompt, said).tokens

@@ -24,8 +24,8 @@ QUESTIONS = (
 MIN_SAME_LABELS, MAX_ACCURACY_LOSS = 0.98, 0.01
 """Of the questions of a file, as the difference of shares."""
 
-Generate = Callable[[Sequence[int]], Sequence[int]]
-"""An export's greedy output behind a prompt's tokens."""
+Generate = Callable[[Sequence[int], Sequence[int]], Sequence[int]]
+"""(a prompt's tokens, those of its output so far) -> how an export goes on, greedily."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def compare_tokens(
     differences = list[tuple[int, float]]()
     place, n_tokens = 0, len(expected.tokens)
     while place < n_tokens:
-        said = generate([*prompt, *expected.tokens[:place]])
+        said = generate(prompt, expected.tokens[:place])
         rest = expected.tokens[place:]
         same = _count_common(rest, said)
         place += same
@@ -123,7 +123,7 @@ def check_labels(
         before, after = (
             canonical(original.read_answer(tokens), task, row.question)
             or original.read_answer(tokens)
-            for tokens in (original.generate(prompt).tokens, generate(prompt))
+            for tokens in (original.generate(prompt).tokens, generate(prompt, ()))
         )
         same += before == after
         if row.label is not None:

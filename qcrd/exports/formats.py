@@ -18,6 +18,7 @@ Export = Callable[[OriginalStudent, Path, list[LabelledQuestion], Path | None], 
 class ExportFormat(StrEnum):
     GGUF_F16 = "gguf-f16"
     GGUF_Q8_0 = "gguf-q8_0"
+    ONNX = "onnx"
     ADAPTER = "adapter"
 
 
@@ -48,6 +49,19 @@ def _export_q8_0(
     return export_gguf(student, target, "q8_0", questions)
 
 
+def _export_onnx(
+    student: OriginalStudent,
+    target: Path,
+    questions: list[LabelledQuestion],
+    _: Path | None,
+) -> str:
+    for module in ("onnxscript", "onnxruntime"):
+        _require(module, "onnx")
+    from qcrd.exports.onnx_export import export_onnx
+
+    return export_onnx(student, target, questions)
+
+
 def _export_adapter(
     student: OriginalStudent,
     target: Path,
@@ -62,5 +76,6 @@ def _export_adapter(
 EXPORTS: Mapping[ExportFormat, Export] = {
     ExportFormat.GGUF_F16: _export_f16,
     ExportFormat.GGUF_Q8_0: _export_q8_0,
+    ExportFormat.ONNX: _export_onnx,
     ExportFormat.ADAPTER: _export_adapter,
 }

@@ -62,21 +62,28 @@ class OriginalStudent:
         return self.generate_by(self.model, prompt)
 
     @torch.no_grad()
-    def generate_by(self, model: Any, prompt: Sequence[int]) -> GreedyOutput:
-        """That of another model that is to be the same student."""
-        ids = torch.tensor([list(prompt)])
+    def generate_by(
+        self, model: Any, prompt: Sequence[int], said: Sequence[int] = ()
+    ) -> GreedyOutput:
+        """That of another model which is to be the same student, behind what it has `said`."""
+        if self.is_encoder_decoder:
+            begun = [self.model.generation_config.decoder_start_token_id, *said]
+            ids, more = torch.tensor([list(prompt)]), {"decoder_input_ids": torch.tensor([begun])}
+        else:
+            begun = [*prompt, *said]
+            ids, more = torch.tensor([begun]), {}
         made = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
+            **more,
             max_new_tokens=self.prompt_format.max_new_tokens,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
         )
-        start = 1 if self.is_encoder_decoder else len(prompt)
         best = [step[0].float().topk(2).values for step in made.logits]
         return GreedyOutput(
-            tuple(made.sequences[0, start:].tolist()),
+            tuple(made.sequences[0, len(begun) :].tolist()),
             tuple(float(first - second) for first, second in best),
         )
 

@@ -37,19 +37,22 @@ class LlamaCpp:
         """The prompt of a chat by the file's own template."""
         return str(self._post("/apply-template", {"messages": list(messages)})["prompt"])
 
-    def generate(self, prompt: Sequence[int], *, max_new_tokens: int, end: int) -> list[int]:
-        """Greedy tokens behind a prompt; `end` closes those that came to an end of their own."""
+    def generate(
+        self, prompt: Sequence[int], said: Sequence[int], *, max_new_tokens: int, end: int
+    ) -> list[int]:
+        """Greedy tokens behind a prompt and what was `said`; `end` closes those that came to an end
+        of their own."""
         body = {
-            "prompt": list(prompt),
-            "n_predict": max_new_tokens,
+            "prompt": [*prompt, *said],
+            "n_predict": max_new_tokens - len(said),
             "temperature": 0.0,
             "samplers": ["temperature"],
             "return_tokens": True,
             "cache_prompt": False,
         }
-        said = self._post("/completion", body)
-        tokens: list[int] = said["tokens"]
-        ended = said["stop_type"] == "eos" and tokens[-1:] != [end]
+        answer = self._post("/completion", body)
+        tokens: list[int] = answer["tokens"]
+        ended = answer["stop_type"] == "eos" and tokens[-1:] != [end]
         return [*tokens, end] if ended else tokens
 
     def close(self) -> None:

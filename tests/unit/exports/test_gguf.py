@@ -122,11 +122,11 @@ def test_encoder_decoders_and_other_vocabularies_are_refused_by_name(tmp_path: P
 def test_outputs_are_compared_to_their_end_also_behind_a_difference() -> None:
     expected = GreedyOutput((5, 6, 7, 2), (1.0, 0.4, 2.0, 3.0))
     follow = {(1,): (5, 8, 9), (1, 5, 6): (7, 2)}
-    found = agreement.compare_tokens((1,), expected, lambda prompt: follow[tuple(prompt)])
+    found = agreement.compare_tokens((1,), expected, lambda prompt, said: follow[(*prompt, *said)])
     assert found == agreement.TokenAgreement(4, ((1, 0.4),))
     # Too short, then wrong, then at its end.
     follow = {(1,): (5,), (1, 5, 6): (9,), (1, 5, 6, 7): (2,)}
-    found = agreement.compare_tokens((1,), expected, lambda prompt: follow[tuple(prompt)])
+    found = agreement.compare_tokens((1,), expected, lambda prompt, said: follow[(*prompt, *said)])
     assert found.differences == ((1, 0.4), (2, 2.0))
 
 
@@ -141,4 +141,4 @@ def test_labels_that_change_are_refused(taught: Path) -> None:
     ]
     hammer = original.generate(original.tokenize(exported.question("hammer"))).tokens
     with pytest.raises(Invalid, match=r"the same answer for 2 of 4 questions, 2 of 4 right"):
-        agreement.check_labels(original, rows, lambda prompt: hammer)
+        agreement.check_labels(original, rows, lambda prompt, said: hammer)
