@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from qcrd.cli import chat, download, exports
+from qcrd.cli import chat, download, exports, push
 from qcrd.cli.client import ApiOption, connect_gateway
 from qcrd.cli.commands.jobs import format_time
 from qcrd.cli.output import terminal
@@ -111,6 +111,28 @@ def export_model(
     )
     print_note(checked)
     stdout_console().print(escape(str(target)))
+
+
+@app.command("push")
+def push_model(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An id, or a local folder.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub.")],
+    base_model: Annotated[
+        str | None, typer.Option(help="Its base's name on the hub. [default: what the job called it]")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Name on the hub of data it learned from; repeatable.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    api: ApiOption = None,
+) -> None:
+    """Commit a student to a repository of the Hugging Face hub, with its card. HF_TOKEN is the
+    token, HF_ENDPOINT another hub."""
+    folder = download.resolve_model_folder(model_id, api)
+    address = push.push_model(
+        folder, repository, base_model=base_model, datasets=dataset or (), private=private
+    )
+    stdout_console().print(escape(address))
 
 
 @app.command("chat")

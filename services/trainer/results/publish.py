@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -98,7 +99,11 @@ def publish_model(store: Store, job: Job, report: Report) -> PublishedModel:
     """Write the card, then the manifest, with which the model exists."""
     prefix = keys.model_prefix(model_id(job.id))
     prompt_format = read_record(store, prefix + PROMPT_FORMAT_FILE, PromptFormat)
-    card = render_model_card(job, report, prompt_format)
+    with store.open(prefix + "config.json") as source:
+        config = json.load(source)
+    card = render_model_card(
+        job, report, prompt_format, is_encoder_decoder=bool(config.get("is_encoder_decoder"))
+    )
     store.put(prefix + MODEL_CARD_FILE, card.encode())
     names = [key.removeprefix(prefix) for key in store.list(prefix)]
     manifest = keys.model_manifest_key(model_id(job.id)).removeprefix(prefix)
