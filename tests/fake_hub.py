@@ -3,19 +3,24 @@
 From its documentation and its client's own error handling (read 2026-11): an unknown or private
 repository is 401 with `X-Error-Code: RepoNotFound` to a client without a token, a gated one 403
 with `GatedRepo`, an unknown file 404 with `EntryNotFound`; large files are a 302 to a CDN with
-`X-Linked-Etag` and `X-Linked-Size`; a renamed repository is a 307. And two things that stand
+`X-Linked-Etag` and `X-Linked-Size`; a renamed repository is a 307. Who writes needs a token: a
+repository that is there already is a 409, its files are told apart by `preupload`, large ones are
+put where the LFS batch says, and a commit names them by their digest. And two things that stand
 between a user and the hub: a proxy that answers with a page of its own, and silence.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -34,12 +39,33 @@ class FakeHub:
     moods: dict[str, Mood] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    token: str = "hf_writes"
+    """Who has it may write to the repositories of `root`'s owner `acme`."""
+    root: Path | None = None
+    """Where repositories are made; None: nobody may write."""
+    private: set[str] = field(default_factory=set)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """Large files that were put, by their SHA-256, which no commit may name before."""
 
     def app(self) -> Starlette:
         api = "/api/models/{name:path}"
         return Starlette(
             routes=[
                 Route("/api/models", self._guarded(self._list)),
+                Route("/api/validate-yaml", self._validate, methods=["POST"]),
+                Route("/api/repos/create", self._writing(self._create), methods=["POST"]),
+                Route(
+                    f"{api}/preupload/{{revision}}",
+                    self._writing(self._preupload),
+                    methods=["POST"],
+                ),
+                Route(f"{api}/commit/{{revision}}", self._writing(self._commit), methods=["POST"]),
+                Route(
+                    "/{name:path}.git/info/lfs/objects/batch",
+                    self._writing(self._lfs_batch),
+                    methods=["POST"],
+                ),
+                Route("/lfs/{oid}", self._put_object, methods=["PUT"]),
                 Route(f"{api}/tree/{{revision}}", self._guarded(self._tree)),
                 Route(f"{api}/revision/{{revision}}", self._guarded(self._info)),
                 Route(api, self._guarded(self._info)),
@@ -65,6 +91,93 @@ class FakeHub:
             return await answer(request)
 
         return guarded
+
+    def _writing(
+        self, answer: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def writing(request: Request) -> Response:
+            self.requests.append(request.url.path)
+            if (mood := self.moods.get("")) is not None:
+                return await _moody(mood, request)
+            if request.headers.get("authorization") != f"Bearer {self.token}":
+                return _refused(401, "", "Invalid credentials in Authorization header")
+            name = request.path_params.get("name")
+            if name is not None and name not in self.repositories:
+                return _refused(404, "RepoNotFound", "Repository not found")
+            return await answer(request)
+
+        return writing
+
+    async def _create(self, request: Request) -> Response:
+        asked = await request.json()
+        name = f"{asked['organization']}/{asked['name']}"
+        if self.root is None or asked["organization"] != "acme":
+            return _refused(403, "", "You don't have the rights to create a model under it")
+        made = {"url": f"{request.base_url}{name}", "name": name, "id": name}
+        if name in self.repositories:
+            message = "You already created this model repo"
+            return JSONResponse({"error": message, **made}, 409, {"X-Error-Message": message})
+        if asked.get("visibility") == "private":
+            self.private.add(name)
+        self.repositories[name] = self.root / name
+        self.repositories[name].mkdir(parents=True)
+        return JSONResponse(made)
+
+    async def _validate(self, request: Request) -> Response:
+        """The head of a card; the hub knows more that is wrong."""
+        head = (await request.json())["content"].split("---")[1]
+        base = yaml.safe_load(head).get("base_model", "")
+        if " " in base:
+            message = f'"base_model" with value "{base}" is not valid.'
+            return JSONResponse({"errors": [{"message": message}], "warnings": []}, 400)
+        return JSONResponse({"errors": [], "warnings": []})
+
+    async def _preupload(self, request: Request) -> Response:
+        files = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if _is_large(file["path"]) else "regular",
+                "shouldIgnore": False,
+                "oid": None,
+            }
+            for file in (await request.json())["files"]
+        ]
+        return JSONResponse({"files": files, "commitOid": COMMIT})
+
+    async def _lfs_batch(self, request: Request) -> Response:
+        objects = []
+        for one in (await request.json())["objects"]:
+            href = f"{request.base_url}lfs/{one['oid']}"
+            upload = {} if one["oid"] in self.objects else {"actions": {"upload": {"href": href}}}
+            objects.append({"oid": one["oid"], "size": one["size"], **upload})
+        return JSONResponse({"transfer": "basic", "objects": objects})
+
+    async def _put_object(self, request: Request) -> Response:
+        data, oid = await request.body(), request.path_params["oid"]
+        if hashlib.sha256(data).hexdigest() != oid:
+            return Response("XAmzContentSHA256Mismatch", 400)
+        self.objects[oid] = data
+        return Response()
+
+    async def _commit(self, request: Request) -> Response:
+        """All of its files or none."""
+        name = request.path_params["name"]
+        files: dict[str, bytes] = {}
+        for line in (await request.body()).splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                if value["oid"] not in self.objects:
+                    return _refused(400, "", f"LFS object {value['oid']} was not uploaded")
+                files[value["path"]] = self.objects[value["oid"]]
+        for path, data in files.items():
+            target = self.repositories[name] / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        url = f"{request.base_url}{name}/commit/{COMMIT}"
+        return JSONResponse({"success": True, "commitOid": COMMIT, "commitUrl": url})
 
     async def _list(self, request: Request) -> Response:
         return JSONResponse([{"id": name} for name in self.repositories])

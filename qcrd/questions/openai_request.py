@@ -1,4 +1,4 @@
-"""Bodies of OpenAI's clients as bodies of ours: `supervised`, `hyperparameters`, `integrations`.
+"""Bodies of OpenAI's clients as bodies of ours: `supervised`, `hyperparameters`.
 
 As its API has them (reference Fine-tuning, as read 2026-11-28), in both places for hyperparameters.
 """
@@ -33,13 +33,6 @@ def translate_request(
     """`body`, of which nothing is OpenAI's alone. `Invalid` for what is not offered here. A base
     that `gets_new_decoder` has other learning rates to multiply."""
     body = {name: value for name, value in body.items() if value is not None}
-    if body.pop("integrations", None):
-        raise Invalid(
-            "`integrations`: no tracker is connected here: leave it out, and follow the job by its "
-            "events",
-            param="integrations",
-            code="unsupported_field",
-        )
     if isinstance(body.get("model"), str):
         body["model"] = aliases.get(body["model"], body["model"])
     given = body.pop("hyperparameters", None)

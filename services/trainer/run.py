@@ -35,6 +35,7 @@ from qcrd.method.training.negatives.sampler import (
     NegativeSampler,
     ProcessNegativeSampler,
 )
+from qcrd.records.job import Report
 from qcrd.runtime import telemetry
 from qcrd.runtime.jobs.celery_worker import make_worker_deps
 from qcrd.runtime.jobs.lease import LeaseHeartbeat
@@ -57,6 +58,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.supervision import process_outcome
 from services.trainer.supervision.process_outcome import Outcome
 from services.trainer.supervision.progress_mark import ProgressMark
+from services.trainer.trackers.tracking import TrackedEventLog, Tracking
 
 log = logging.getLogger(__name__)
 
@@ -127,28 +129,38 @@ def _run_training(
         return SharedJudge(judge, ranks) if ranks.size > 1 else judge
 
     is_several = ranks.size > 1
-    report, model = run_distillation(
-        stage,
-        TrainingResources(
-            base_dir=base,
-            make_judge=make_judge,
-            fixed_checkpoint=fixed[0] if fixed else None,
-            make_sampler=_make_sampler_factory(
-                settings, stage.raise_if_stopping, mark_progress, is_copy=is_several
-            ),
-            mark_progress=mark_progress,
-            device=device,
-            checkpoint_seconds=settings.checkpoint_seconds,
-            ranks=ranks,
-            mesh=sharding.make_mesh(
-                torch.device(device).type,
-                replicas=ranks.size // settings.shards,
-                shards=settings.shards,
-            )
-            if is_several
-            else None,
-        ),
+    events = stage.events
+    tracking = Tracking(
+        stage.job, settings.tensorboard_dir, settings.tracker_seconds, enabled=ranks.is_main
     )
+    stage.events = TrackedEventLog(events, tracking.trackers)
+    report: Report | None = None
+    try:
+        report, model = run_distillation(
+            stage,
+            TrainingResources(
+                base_dir=base,
+                make_judge=make_judge,
+                fixed_checkpoint=fixed[0] if fixed else None,
+                make_sampler=_make_sampler_factory(
+                    settings, stage.raise_if_stopping, mark_progress, is_copy=is_several
+                ),
+                mark_progress=mark_progress,
+                device=device,
+                checkpoint_seconds=settings.checkpoint_seconds,
+                ranks=ranks,
+                mesh=sharding.make_mesh(
+                    torch.device(device).type,
+                    replicas=ranks.size // settings.shards,
+                    shards=settings.shards,
+                )
+                if is_several
+                else None,
+            ),
+        )
+    finally:
+        mark_progress()
+        tracking.finish(events, stage.job.id, report)
     return Outcome(kind="done", report=report, model=model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -20,6 +21,8 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     `processes`: that train one student together, each on a GPU of its own where there are any.
     `shards`: processes that a student is cut up among; 1 keeps a whole copy in each, which is
     faster where it fits.
+    `tensorboard_dir`: where TensorBoard's files go, for jobs that ask for them. `tracker_seconds`:
+    that trackers have to send the rest when a job ends.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -29,6 +32,8 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
     stall_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    tensorboard_dir: Path = Path("tensorboard")
+    tracker_seconds: Annotated[float, Field(gt=0)] = 30.0
 
     @field_validator("shards")
     @classmethod

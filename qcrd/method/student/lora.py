@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import nn
 
 from qcrd.records.specs.training_spec import StudentSpec
+
+PEFT_PREFIX = "base_model.model."
+"""Of the names of weights in an adapter's file: where PEFT puts the base."""
 
 
 def inject_adapters(model: Any, spec: StudentSpec, *, seed: int) -> None:
@@ -50,9 +55,31 @@ def _match_lower_layers(model: Any, upper_share: float) -> str | None:
     return rf"(?:{'|'.join(map(re.escape, below))})\..*" if below else None
 
 
+def has_adapters(model: Any) -> bool:
+    """Whether adapters were put into `model`."""
+    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
+
+
+def save_adapters(model: Any, folder: Path, *, base: str) -> None:
+    """Write the adapters of `model` as `PeftModel.from_pretrained` reads them; `base` is the name
+    that it gives the model under them."""
+    folder.mkdir(parents=True)
+    weights = {
+        f"{PEFT_PREFIX}{name}": weight.detach().cpu().contiguous()
+        for name, weight in get_peft_model_state_dict(model).items()
+    }
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    [config] = model.peft_config.values()
+    config = copy.copy(config)
+    config.base_model_name_or_path = base
+    config.task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    config.inference_mode = True
+    config.save_pretrained(folder)
+
+
 def merge_adapters(model: Any) -> Any:
     """A plain model that computes what `model` does: itself, or a copy with its adapters merged."""
-    if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+    if not has_adapters(model):
         return model
     merged_model = copy.deepcopy(model)
     layers = [(n, m) for n, m in merged_model.named_modules() if isinstance(m, BaseTunerLayer)]

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
 from qcrd.records.specs.evaluation_spec import EvaluationSpec
+from qcrd.records.specs.integrations import IntegrationSpec
 from qcrd.records.specs.rationale_spec import RationaleSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import (
@@ -224,6 +225,8 @@ class JobSpec(Record):
     which both ask for are paid once."""
     webhook: Annotated[str | None, Field(max_length=2048)] = None
     """URL that is notified when the job ends, on a host that the server lists."""
+    integrations: Annotated[tuple[IntegrationSpec, ...], Field(max_length=5)] = ()
+    """Experiment trackers that the trainer tells its numbers, each by its type."""
 
     @model_validator(mode="before")
     @classmethod
@@ -263,7 +266,8 @@ class JobSpec(Record):
         for section, default in (("evaluation", EvaluationSpec()), ("positives", PositiveSpec())):
             if getattr(self.settings, section) == default:
                 added[section] = True
-        exclude: dict[str, Any] = {"settings": added}
+        # Who is told of a job changes nothing that is computed.
+        exclude: dict[str, Any] = {"settings": added, "integrations": True}
         if self.after is None:
             exclude["after"] = True
         return self.model_dump_json(exclude=exclude)

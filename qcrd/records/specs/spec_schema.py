@@ -27,6 +27,8 @@ SECTIONS = (
     "FallbackSpec",
     "FewShotExample",
     "Budget",
+    "IntegrationSpec",
+    "TrackerRun",
 )
 BOUNDS = {
     "minimum": "≥ {}",
@@ -124,6 +126,7 @@ def _name_sections(method: JSON, schema: JSON) -> dict[str, str]:
     """Where each section stands in a spec."""
     found = {"FewShotExample": "task.examples", "LoraSpec": "student.lora"}
     found["FallbackSpec"] = "evaluation.fallback"
+    found |= {"IntegrationSpec": "integrations", "TrackerRun": "integrations.<type>"}
     for owner in (method, schema):
         for name, field in owner["properties"].items():
             for reference in _iter_references(field):

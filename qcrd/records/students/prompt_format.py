@@ -15,6 +15,8 @@ from qcrd.records.students.control_tokens import ControlTokenSplitter
 
 PROMPT_FORMAT_FILE = "qcrd.json"
 """The file in the model's folder that holds its `PromptFormat`."""
+ADAPTER_FOLDER = "adapter"
+"""The folder in it that holds a LoRA student's adapter, for PEFT; others have none."""
 
 # Decoded text: some tokenizers put a space before the colon.
 ANSWER_MARKER = re.compile(r"\banswer\s*:")

@@ -60,6 +60,7 @@ def serialize_job(
         method=method,
         hyperparameters=_add_openai_names(method[method["type"]]["hyperparameters"]),
         result_files=_list_result_files(job),
+        integrations=[integration.dump() for integration in spec.integrations],
         test_file=spec.test_file,
         knowledge_of=spec.knowledge_of,
         after=spec.after,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from qcrd import __version__
 from qcrd.records.job import Job, Report
@@ -19,7 +20,9 @@ OLDEST_TRANSFORMERS = "4.57"
 """With which a test opens a published folder."""
 
 
-def render_model_card(job: Job, report: Report, prompt_format: PromptFormat) -> str:
+def render_model_card(
+    job: Job, report: Report, prompt_format: PromptFormat, *, is_encoder_decoder: bool = False
+) -> str:
     """Model card: data, teacher, spec, and every number with its interval."""
     spec = job.spec
     counts = report.rationales
@@ -27,8 +30,7 @@ def render_model_card(job: Job, report: Report, prompt_format: PromptFormat) -> 
     return "\n".join(
         [
             "---",
-            "library_name: transformers",
-            "tags: [qcrd, rationale-distillation]",
+            *_render_metadata(job, report, title, is_encoder_decoder),
             "---",
             f"# {title}",
             "",
@@ -65,6 +67,33 @@ def render_model_card(job: Job, report: Report, prompt_format: PromptFormat) -> 
             "",
         ]
     )
+
+
+def _render_metadata(job: Job, report: Report, title: str, is_encoder_decoder: bool) -> list[str]:
+    """What a hub reads of a card, in YAML: its values are JSON, which is YAML too."""
+    task = "text2text-generation" if is_encoder_decoder else "text-generation"
+    measured, split, file = (
+        (report.test, "test", job.spec.test_file)
+        if report.test
+        else (report.validation, "validation", job.spec.validation_file or job.spec.training_file)
+    )
+    metadata: dict[str, Any] = {
+        "library_name": "transformers",
+        "base_model": job.spec.model,
+        "pipeline_tag": task,
+        "tags": ["qcrd", "rationale-distillation"],
+    }
+    if (row := measured.get(job.spec.method.value)) is not None:
+        metric = {
+            "type": "accuracy",
+            "name": f"accuracy, 95 % interval {row.low:.3f} to {row.high:.3f}, n = {row.n}",
+            "value": round(row.accuracy, 4),
+            "args": {"low": round(row.low, 4), "high": round(row.high, 4), "n": row.n},
+        }
+        dataset = {"type": "file", "name": file, "split": split}
+        result = {"task": {"type": task}, "dataset": dataset, "metrics": [metric]}
+        metadata["model-index"] = [{"name": title, "results": [result]}]
+    return [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in metadata.items()]
 
 
 def _describe_votes(counts: RationaleCounts) -> str:

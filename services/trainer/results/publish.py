@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
 import time
 from pathlib import Path
 
 from qcrd.method.prompts import EXPLAIN_PREFIX
 from qcrd.method.student.base import Student
-from qcrd.method.student.lora import merge_adapters
+from qcrd.method.student.lora import has_adapters, merge_adapters, save_adapters
 from qcrd.method.training.objectives import get_objective
 from qcrd.records.job import Job, PublishedModel, Report
-from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE, AnswerJudge, PromptFormat
+from qcrd.records.students.prompt_format import (
+    ADAPTER_FOLDER,
+    PROMPT_FORMAT_FILE,
+    AnswerJudge,
+    PromptFormat,
+)
 from qcrd.runtime import keys
 from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.trainer.results import older_readers
@@ -29,7 +35,8 @@ def model_id(job_id: str) -> str:
 
 
 def upload_model(store: Store, job: Job, student: Student, answers: StudentAnswers) -> None:
-    """Upload weights, tokenizer and prompt format. `publish_model` makes it a model."""
+    """Upload weights, tokenizer and prompt format, and what a LoRA student learned apart from its
+    base. `publish_model` makes it a model."""
     with tempfile.TemporaryDirectory(prefix="qcrd-model-") as scratch:
         folder = Path(scratch)
         merge_adapters(student.model).save_pretrained(folder)
@@ -37,9 +44,12 @@ def upload_model(store: Store, job: Job, student: Student, answers: StudentAnswe
         _save_tokenizer(student, prompt_format, folder)
         older_readers.adapt(folder)
         (folder / PROMPT_FORMAT_FILE).write_text(prompt_format.model_dump_json(indent=1))
-        for path in sorted(folder.iterdir()):
+        if has_adapters(student.model):
+            save_adapters(student.model, folder / ADAPTER_FOLDER, base=job.spec.model)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with path.open("rb") as source:
-                key = keys.model_prefix(model_id(job.id)) + path.name
+                name = path.relative_to(folder).as_posix()
+                key = keys.model_prefix(model_id(job.id)) + name
                 store.put(key, source, length=path.stat().st_size)
 
 
@@ -89,7 +99,11 @@ def publish_model(store: Store, job: Job, report: Report) -> PublishedModel:
     """Write the card, then the manifest, with which the model exists."""
     prefix = keys.model_prefix(model_id(job.id))
     prompt_format = read_record(store, prefix + PROMPT_FORMAT_FILE, PromptFormat)
-    card = render_model_card(job, report, prompt_format)
+    with store.open(prefix + "config.json") as source:
+        config = json.load(source)
+    card = render_model_card(
+        job, report, prompt_format, is_encoder_decoder=bool(config.get("is_encoder_decoder"))
+    )
     store.put(prefix + MODEL_CARD_FILE, card.encode())
     names = [key.removeprefix(prefix) for key in store.list(prefix)]
     manifest = keys.model_manifest_key(model_id(job.id)).removeprefix(prefix)

@@ -1,0 +1,41 @@
+"""Exports of a student: a process of its own writes and checks them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from qcrd.cli.install_hint import format_install_command
+from qcrd.errors import Conflict, Invalid
+
+
+def export_model(
+    folder: Path, export_format: str, target: Path, *, questions: Path | None, models: Path
+) -> str:
+    """Write the student of `folder` into the new folder `target`; the sentence says how it was
+    checked. `Invalid`, with the reason, for what is not exported."""
+    if target.exists():
+        raise Conflict(f"--to: {target} exists: name another folder")
+    command = [sys.executable, "-m", "qcrd.exports", export_format, str(folder), str(target)]
+    command += ["--models", str(models)]
+    if questions is not None:
+        command += ["--questions", str(questions)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    outcome = _read_outcome(done)
+    if outcome["error"] is not None:
+        raise Invalid(outcome["error"], param="format")
+    return str(outcome["checked"])
+
+
+def _read_outcome(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        outcome: dict[str, Any] = json.loads(lines[-1])
+        return outcome
+    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if "No module named" in reason:
+        reason += f"; exports need torch: {format_install_command('trainer,cli')}"
+    raise Invalid(f"MODEL: it was not exported: {reason}")
