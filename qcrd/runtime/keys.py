@@ -244,8 +244,8 @@ COUNTERS = "qcrd:tally"
 """Hash of the workers' counters."""
 BASE_MODEL_REPORTS = "qcrd:base-models"
 """Hash of the trainers' reports of their base models, by host."""
-
-
+WEBHOOKS_DUE = "qcrd:webhooks:due"
+"""Sorted set of the ids of unsettled webhook deliveries, by due time."""
 TEACHER_CHECK_LOCK = "qcrd:teachers:checker"
 """Lock of the worker that looks how the teachers are."""
 
@@ -266,6 +266,11 @@ def waiting_jobs_key(task: str) -> str:
     return f"qcrd:jobs:waiting:{task}"
 
 
+def held_jobs_key(task: str) -> str:
+    """Sorted set of the ids of the jobs that a worker of `task` holds, by lease token."""
+    return f"qcrd:jobs:held:{task}"
+
+
 def running_jobs_key(owner: str) -> str:
     """Sorted set of the ids of this owner's running jobs, by creation time."""
     return f"qcrd:jobs:running:{owner}"
@@ -282,10 +287,6 @@ def events_key(job_id: str) -> str:
 def emitted_once_key(job_id: str) -> str:
     """Hash of the job's events that were appended under a name, each to be appended only once."""
     return f"qcrd:told:{job_id}"
-
-
-WEBHOOKS_DUE = "qcrd:webhooks:due"
-"""Sorted set of the ids of unsettled webhook deliveries, by due time."""
 
 
 def webhook_key(delivery_id: str) -> str:

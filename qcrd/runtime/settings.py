@@ -247,11 +247,12 @@ def _describe_errors(error: ValidationError) -> Iterator[str]:
 
 
 def _describe_unreadable(error: SettingsError) -> str:
-    """pydantic-settings names the field that is not JSON, but not its class."""
-    if str(error).startswith(SECRETS_DIR_VARIABLE):
-        return str(error)
+    """pydantic-settings names the field that is not JSON, but not its class; our own errors name
+    the variable."""
     found = re.search(r'field "(\w+)"', str(error))
-    names = [kind.get_variable(found[1]) for kind in _list_settings() if found]
+    if found is None:
+        return str(error)
+    names = [kind.get_variable(found[1]) for kind in _list_settings()]
     variable = next((name for name in names if name in os.environ), str(error))
     return f"{variable}: Input should be valid JSON"
 

@@ -40,6 +40,7 @@ class SystemCollector(Collector):
             families = [
                 _build_jobs_by_status(self._jobs),
                 _build_queue_lengths(self._jobs),
+                _build_jobs_wanted(self._jobs),
                 *_build_counters(self._counters.read()),
             ]
         except Transient:
@@ -64,6 +65,17 @@ def _build_queue_lengths(jobs: JobStore) -> Metric:
     )
     for task in sorted(set(STAGE_TASKS.values())):
         family.add_metric([task], jobs.queue_length(task))
+    return family
+
+
+def _build_jobs_wanted(jobs: JobStore) -> Metric:
+    family = GaugeMetricFamily(
+        "qcrd_jobs_wanted",
+        "Jobs that wait for a worker or have one, by task: how many workers have something to do",
+        labels=["task"],
+    )
+    for task in sorted(set(STAGE_TASKS.values())):
+        family.add_metric([task], jobs.queue_length(task) + jobs.count_held(task))
     return family
 
 

@@ -1,7 +1,8 @@
-"""The training process of one job: `python -m services.trainer.run JOB TOKEN --outcome FILE`.
+"""The training process of one job: `python -m services.trainer.run JOB TOKEN`.
 
-It writes under the worker's lease token, trains, publishes, and writes its outcome to FILE. Under
-torchrun several of them train together, and rank 0 speaks for all.
+It writes under the worker's lease token, trains, publishes, and tells its outcome: in a file where
+the worker is on the same machine, in Redis otherwise, and by its exit code (`EXIT_CODES`). Under
+the launcher several of them train together, and rank 0 speaks for all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +19,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from qcrd.errors import Interrupted, LeaseLost, QcrdError
+from qcrd.errors import Interrupted, LeaseLost, QcrdError, Transient
 from qcrd.method.distributed import sharding
 from qcrd.method.distributed.process_ranks import (
+    LOST_SECONDS,
     ProcessRanks,
     RankLost,
     is_connection_error,
@@ -53,28 +56,22 @@ from qcrd.runtime.settings import (
 from qcrd.runtime.storage.base_models import find_base_model
 from services.trainer import follower
 from services.trainer.distillation import TrainingResources, run_distillation
+from services.trainer.execution.training_state import RedisProgressMark, TrainingState
+from services.trainer.job_arguments import add_job_arguments
 from services.trainer.judge_client import RemoteJudge
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervision import process_outcome
-from services.trainer.supervision.process_outcome import Outcome
+from services.trainer.supervision.process_outcome import EXIT_CODES, Outcome
 from services.trainer.supervision.progress_mark import ProgressMark
 from services.trainer.trackers.tracking import TrackedEventLog, Tracking
 
 log = logging.getLogger(__name__)
 
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job")
-    parser.add_argument("token", type=int)
-    parser.add_argument("--outcome", type=Path, required=True)
-    parser.add_argument("--progress", type=Path, required=True, help="file to touch at each step")
-    parser.add_argument("--parent", type=int, required=True, help="process to die with")
-    return parser.parse_args()
+Mark = Callable[[], None]
 
 
 def run_job(
-    job_id: str, token: int, stopping: threading.Event, mark_progress: ProgressMark, ranks: Ranks
+    job_id: str, token: int, stopping: threading.Event, mark_progress: Mark, ranks: Ranks
 ) -> Outcome:
     # This process enqueues nothing: its worker does.
     deps = make_worker_deps(connect_redis(RedisSettings()), MemoryJobQueue(), stopping)
@@ -89,11 +86,11 @@ def run_job(
 
 
 def _run_training(
-    stage: StageContext, deps: WorkerDeps, mark_progress: ProgressMark, ranks: Ranks
+    stage: StageContext, deps: WorkerDeps, mark_progress: Mark, ranks: Ranks
 ) -> Outcome:
     settings, models = load_settings(TrainerSettings), load_settings(ModelSettings)
     discriminator = load_settings(DiscriminatorAddress)
-    stage.update_job(gpus=_count_gpus(settings))
+    stage.update_job(gpus=_count_gpus(settings, ranks))
     spec = stage.job.spec
     device = _resolve_device(settings)
     log.info("training %s by %s on %s", spec.model, spec.method, device)
@@ -171,24 +168,31 @@ def _resolve_device(settings: TrainerSettings) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
-def _count_gpus(settings: TrainerSettings) -> int:
+def count_local_ranks(settings: TrainerSettings) -> int:
+    """Training processes of this job on this machine: as many as its launcher started."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", settings.processes))
+
+
+def _count_gpus(settings: TrainerSettings, ranks: Ranks) -> int:
     """GPUs that this job uses: one per training process, and one for a sampler process."""
     available = torch.cuda.device_count() if settings.device != "cpu" else 0
-    sampler_gpus = settings.sampler != "inline" and available > settings.processes
-    return min(available, settings.processes + sampler_gpus)
+    local = count_local_ranks(settings)
+    sampler_gpus = ranks.size == 1 and settings.sampler != "inline" and available > local
+    return min(available, local) * max(1, ranks.size // local) + sampler_gpus
 
 
 def _make_sampler_factory(
     settings: TrainerSettings,
     check: Callable[[], None],
-    mark_progress: ProgressMark,
+    mark_progress: Mark,
     *,
     is_copy: bool,
 ) -> Callable[[Student], NegativeSampler]:
     """The sampler of the settings; a separate process uses a GPU that training leaves free. Several
     ranks sample a share each, from the whole copies that they have."""
     gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
-    spare = gpus > settings.processes
+    local = count_local_ranks(settings)
+    spare = gpus > local
     if is_copy or settings.sampler == "inline" or (settings.sampler == "auto" and not spare):
 
         def check_and_mark() -> None:
@@ -196,7 +200,7 @@ def _make_sampler_factory(
             check()
 
         return lambda student: InlineNegativeSampler(student, check_and_mark, is_copy=is_copy)
-    device = f"cuda:{settings.processes if spare else 0}" if gpus else "cpu"
+    device = f"cuda:{local if spare else 0}" if gpus else "cpu"
     # Waiting for that process is no progress: its batches are.
     return lambda student: ProcessNegativeSampler(student, device, check, mark_progress)
 
@@ -208,6 +212,10 @@ def run_to_outcome(work: Callable[[Ranks], Outcome], ranks: Ranks) -> Outcome:
     except (Interrupted, LeaseLost) as error:
         log.info("training interrupted: %s", error)
         return Outcome(kind="stopped")
+    except RankLost as error:
+        # An attempt, however it was noticed: one that dies each time would be waited for for ever.
+        log.warning("%s", error)
+        return process_outcome.make_crash_outcome(error)
     except QcrdError as error:
         log.warning("%s", error)
         return process_outcome.make_error_outcome(error)
@@ -218,9 +226,9 @@ def run_to_outcome(work: Callable[[Ranks], Outcome], ranks: Ranks) -> Outcome:
         return process_outcome.make_crash_outcome(error)
 
 
-def run_rank(work: Callable[[Ranks], Outcome]) -> Outcome:
+def run_rank(work: Callable[[Ranks], Outcome], *, lost_seconds: float = LOST_SECONDS) -> Outcome:
     """The outcome of `work` on one of several ranks. What ends one of them is that of all."""
-    with ProcessRanks() as ranks:
+    with ProcessRanks(lost_seconds=lost_seconds) as ranks:
         outcome = run_to_outcome(work, ranks)
         if outcome.kind == "done":
             ranks.finish()
@@ -232,21 +240,42 @@ def run_rank(work: Callable[[Ranks], Outcome]) -> Outcome:
 
 
 def main() -> None:
-    args = parse_arguments()
-    die_with_parent(args.parent, signal.SIGKILL)
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_job_arguments(parser)
+    args = parser.parse_args()
+    if args.parent is not None:
+        die_with_parent(args.parent, signal.SIGKILL)
     telemetry.configure_logging("training", load_settings(LogSettings).level)
     transformers.utils.logging.disable_progress_bar()
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    mark_progress = ProgressMark(args.progress)
+    mark_progress: Mark = (
+        ProgressMark(args.progress) if args.progress else RedisProgressMark(args.job, args.token)
+    )
 
     def work(ranks: Ranks) -> Outcome:
         return run_job(args.job, args.token, stopping, mark_progress, ranks)
 
     with telemetry.log_context(job_id=args.job):
-        outcome = run_rank(work) if is_distributed() else run_to_outcome(work, SingleRank())
+        if is_distributed():
+            lost_seconds = load_settings(TrainerSettings).rank_lost_seconds
+            outcome = run_rank(work, lost_seconds=lost_seconds)
+        else:
+            outcome = run_to_outcome(work, SingleRank())
     if is_main_process():
+        write_outcome(args, outcome)
+    sys.exit(EXIT_CODES[outcome.kind])
+
+
+def write_outcome(args: argparse.Namespace, outcome: Outcome) -> None:
+    if args.outcome:
         process_outcome.write_outcome(args.outcome, outcome)
+    else:
+        state = TrainingState(connect_redis(RedisSettings()), args.job, args.token)
+        try:
+            state.write_outcome(outcome)
+        except Transient as error:  # the exit code is left to tell it
+            log.error("the outcome cannot be told: %s", error)
 
 
 if __name__ == "__main__":

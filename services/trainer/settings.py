@@ -15,6 +15,7 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
 
     `stall_seconds`: after which a training process that did not come past a step or a batch is
     killed, and the job tried again from its last checkpoint.
+    `rank_lost_seconds`: without a sign of life of a rank, after which the others give it up.
     `checkpoint_seconds`: least training between two checkpoints. `sampler`: where negatives are
     sampled; `process` is a process beside the training, on the next GPU where there is one, and
     `auto` is that with a GPU to spare and `inline`, in the training process, otherwise.
@@ -23,9 +24,11 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     faster where it fits.
     `tensorboard_dir`: where TensorBoard's files go, for jobs that ask for them. `tracker_seconds`:
     that trackers have to send the rest when a job ends.
+    `executor`: where trainings run: as processes beside the worker, or as a Kubeflow TrainJob each.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    executor: Literal["local", "kubeflow"] = "local"
     sampler: Literal["auto", "inline", "process"] = "auto"
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     shards: Annotated[int, Field(ge=1, le=64)] = 1
@@ -34,6 +37,7 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     stall_seconds: Annotated[float, Field(gt=0)] = 1800.0
     tensorboard_dir: Path = Path("tensorboard")
     tracker_seconds: Annotated[float, Field(gt=0)] = 30.0
+    rank_lost_seconds: Annotated[float, Field(gt=2)] = 60.0
 
     @field_validator("shards")
     @classmethod
@@ -45,3 +49,31 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
                 "take a divisor of it"
             )
         return shards
+
+
+class KubeflowSettings(EnvironmentSettings, env_prefix="QCRD_KUBEFLOW_"):
+    """The TrainJobs that `QCRD_EXECUTOR=kubeflow` makes.
+
+    `namespace`: of the TrainJobs and of `runtime`, a TrainingRuntime; by default the worker's own.
+    `nodes`: pods of one job, with `QCRD_PROCESSES` ranks each. `queue`: a LocalQueue of Kueue's
+    that admits them. `deadline_seconds`: after which Kubernetes ends a TrainJob. `context`: of the
+    kubeconfig, outside a cluster.
+    """
+
+    namespace: str | None = None
+    runtime: str = "qcrd-torch"
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    queue: str | None = None
+    deadline_seconds: Annotated[int, Field(ge=60)] = 7 * 86_400
+    context: str | None = None
+
+
+class NodeSettings(EnvironmentSettings, env_prefix="PET_"):
+    """A machine's place among those of one job, by the variables of torchrun that Kubeflow
+    Trainer's torch policy sets."""
+
+    nnodes: Annotated[int, Field(ge=1)]
+    nproc_per_node: Annotated[int, Field(ge=1)] = 1
+    node_rank: Annotated[int, Field(ge=0)] = 0
+    master_addr: str
+    master_port: Annotated[int, Field(ge=1, le=65535)] = 29400

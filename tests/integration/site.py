@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
+from services.trainer.execution.executor import Executor
+from services.trainer.execution.local import LocalExecutor
 from services.trainer.supervision.training_process import supervise_training
 from tests.things import LABELS, THINGS, asked
 
@@ -131,12 +134,17 @@ class Site:
         return job.id
 
     def work(self, job_id: str, *, processes: int = 1, **limits: Any) -> Job:
-        """`limits` go to `supervise_training`."""
+        """`limits` go to the executor, `stall_seconds` to what watches it."""
+        stall_seconds = limits.pop("stall_seconds", math.inf)
+        executor = LocalExecutor(grace_seconds=5, processes=processes, **limits)
+        return self.work_by(executor, job_id, stall_seconds=stall_seconds)
+
+    def work_by(self, executor: Executor, job_id: str, *, stall_seconds: float = math.inf) -> Job:
         run_stage(
             self.deps,
             job_id,
             Stage.TRAINING,
-            lambda stage: supervise_training(stage, grace_seconds=5, processes=processes, **limits),
+            lambda stage: supervise_training(stage, executor, stall_seconds=stall_seconds),
         )
         return self.jobs.get(job_id)
 

@@ -62,6 +62,9 @@ class MemoryJobStore:
     def queue_length(self, task: str) -> int:
         return len(self._list_index(keys.waiting_jobs_key(task)))
 
+    def count_held(self, task: str) -> int:
+        return len(self._list_index(keys.held_jobs_key(task)))
+
     def count_by_status(self) -> dict[JobStatus, int]:
         return {
             status: len(self._list_index(keys.jobs_by_status_key(status))) for status in JobStatus

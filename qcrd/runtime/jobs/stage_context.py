@@ -43,6 +43,10 @@ class JobDone:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
+class WorkGoesOn(Exception):
+    """The worker ends and the work does not: what does it elsewhere keeps and renews the lease."""
+
+
 def _make_worker_id() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -100,7 +104,11 @@ class StageContext:
 
     def should_stop(self) -> bool:
         """Whether to stop at the next safe point. Cheap: the job is read at most once a second."""
-        return self._is_stopping() or not self._heartbeat.should_continue()
+        return self._is_stopping() or not self.is_wanted()
+
+    def is_wanted(self) -> bool:
+        """Whether the job is to go on, here or with another worker after this one."""
+        return self._heartbeat.should_continue()
 
     def raise_if_stopping(self) -> None:
         """Raise `Interrupted` if `should_stop`."""

@@ -35,6 +35,7 @@ from qcrd.runtime.jobs.stage_context import (
     StageContext,
     StageWork,
     WorkerDeps,
+    WorkGoesOn,
 )
 from qcrd.runtime.jobs.state_machine import (
     MAX_ATTEMPTS,
@@ -92,7 +93,13 @@ class _LeaseLost:
     """The lease expired or went to another worker during the stage."""
 
 
-Outcome = NextStage | JobDone | _Backoff | _Failed | _Crashed | _Paused | _Stopped | _LeaseLost
+class _GoesOn:
+    """The work outlives its worker and holds the lease: nothing is written."""
+
+
+Outcome = (
+    NextStage | JobDone | _Backoff | _Failed | _Crashed | _Paused | _Stopped | _LeaseLost | _GoesOn
+)
 
 
 def run_stage(deps: WorkerDeps, job_id: str, stage: Stage, work: StageWork) -> None:
@@ -112,12 +119,24 @@ def run_stage(deps: WorkerDeps, job_id: str, stage: Stage, work: StageWork) -> N
             _retry_while_unavailable(deps, lambda: finalize(deps, job))
             _retry_while_unavailable(deps, lambda: wake_next_job(deps.jobs, deps.queue, job))
         else:
-            log.info("stage %s started, attempt %d", stage.value, job.attempt + 1)
-            heartbeat = LeaseHeartbeat(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
-            with heartbeat:
-                outcome = _run_work(work, StageContext(deps, job, heartbeat))
-            _write_outcome(deps, job, outcome)
-            log.info("stage %s finished: %s", stage.value, _describe_outcome(outcome))
+            _run_held(deps, job, stage, work)
+
+
+def resume_stage(deps: WorkerDeps, job: Job, work: StageWork) -> None:
+    """Run `work` under the lease that `job` has, whose worker is gone: of work that goes on without
+    one. Whoever claims the job meanwhile makes this one lose the lease."""
+    with telemetry.log_context(job_id=job.id, request_id=job.request_id):
+        _run_held(deps, job, job.stage or Stage.ASSEMBLING, work)
+
+
+def _run_held(deps: WorkerDeps, job: Job, stage: Stage, work: StageWork) -> None:
+    log.info("stage %s started, attempt %d", stage.value, job.attempt + 1)
+    heartbeat = LeaseHeartbeat(deps.jobs, job, heartbeat=deps.heartbeat, ttl=deps.ttl)
+    with heartbeat:
+        outcome = _run_work(work, StageContext(deps, job, heartbeat))
+    if not isinstance(outcome, _GoesOn):
+        _write_outcome(deps, job, outcome)
+    log.info("stage %s finished: %s", stage.value, _describe_outcome(outcome))
 
 
 def _retry_while_unavailable(deps: WorkerDeps, call: Callable[[], T]) -> T:
@@ -139,6 +158,9 @@ def _run_work(work: StageWork, context: StageContext) -> Outcome:
     except Interrupted as error:
         log.info("stage interrupted: %s", error)
         return _Stopped()
+    except WorkGoesOn as error:
+        log.info("%s", error)
+        return _GoesOn()
     except LeaseLost as error:
         log.warning("lease lost, stage stopped: %s", error)
         return _LeaseLost()
@@ -172,6 +194,8 @@ def _describe_outcome(outcome: Outcome) -> str:
             return "stopped"
         case _LeaseLost():
             return "lease lost"
+        case _GoesOn():
+            return "goes on without this worker"
 
 
 def _write_outcome(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
@@ -250,7 +274,7 @@ def _apply_outcome(job: Job, outcome: Outcome, now: float) -> Job:
             return with_changes(job, attempt=job.attempt + 1, sent_at=now + CRASH_RETRY_SECONDS)
         case _Paused(reason) if job.status is JobStatus.RUNNING:
             return transition(job, JobStatus.PAUSED, now, {"paused_because": reason})
-        case _Paused() | _Stopped() | _LeaseLost():
+        case _Paused() | _Stopped() | _LeaseLost() | _GoesOn():
             return with_changes(job, sent_at=now)
 
 

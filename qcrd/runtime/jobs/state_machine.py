@@ -82,6 +82,8 @@ def index_scores(job: Job) -> dict[str, float]:
         scores[keys.running_jobs_key(job.owner)] = score
     if is_waiting(job):
         scores[keys.waiting_jobs_key(get_task(job))] = PRIORITY_SCORES[job.spec.priority] - score
+    if job.lease.owner:
+        scores[keys.held_jobs_key(get_task(job))] = float(job.lease.token)
     return scores
 
 

@@ -66,7 +66,8 @@ class JobRecords(Protocol):
 
 
 class WaitingJobs(Protocol):
-    """The jobs that wait for a worker, by task, in the order in which they are claimed."""
+    """The jobs that wait for a worker, by task, in the order in which they are claimed, and how
+    many there are of others."""
 
     def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
         """At most `limit` jobs, the next one first, skipping the first `start`."""
@@ -75,6 +76,9 @@ class WaitingJobs(Protocol):
         """How many jobs are before this one; None when it does not wait for `task`."""
 
     def queue_length(self, task: str) -> int: ...
+
+    def count_held(self, task: str) -> int:
+        """The number of jobs that a worker of `task` holds."""
 
     def count_by_status(self) -> dict[JobStatus, int]:
         """The number of jobs in each status."""
@@ -212,6 +216,10 @@ class RedisJobStore:
     def queue_length(self, task: str) -> int:
         with translate_redis_errors():
             return self._redis.zcard(keys.waiting_jobs_key(task))
+
+    def count_held(self, task: str) -> int:
+        with translate_redis_errors():
+            return self._redis.zcard(keys.held_jobs_key(task))
 
     def count_by_status(self) -> dict[JobStatus, int]:
         with translate_redis_errors(), self._redis.pipeline(transaction=False) as pipe:

@@ -1,8 +1,10 @@
-"""The outcome of a training process, in a file for the worker that started it."""
+"""The outcome of a training, as its processes tell it to the worker that had it started."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from qcrd.errors import Interrupted, Invalid, QcrdError, Transient
@@ -10,9 +12,17 @@ from qcrd.records.base import Record
 from qcrd.records.job import JobFailure, Report
 from services.trainer.supervision.memory import OUT_OF_MEMORY, is_out_of_memory
 
+OutcomeKind = Literal["done", "failed", "waiting", "stopped", "crashed", "out_of_memory"]
+
+EXIT_CODES: Mapping[OutcomeKind, int] = MappingProxyType(
+    {"done": 0, "failed": 64, "waiting": 75, "stopped": 143, "crashed": 1, "out_of_memory": 1}
+)
+"""Of a training process and of its launcher, where whoever runs them sees no more than that.
+sysexits.h's EX_USAGE (the user's doing) and EX_TEMPFAIL, and what SIGTERM makes."""
+
 
 class Outcome(Record):
-    kind: Literal["done", "failed", "waiting", "stopped", "crashed", "out_of_memory"]
+    kind: OutcomeKind
     report: Report | None = None
     model: str | None = None
     failure: JobFailure | None = None

@@ -1,4 +1,4 @@
-"""The sign of progress of a training process, which its worker watches: a file that it touches.
+"""The sign of progress of a training, which its worker watches.
 
 The worker renews the job's lease, so a process that hangs, or that was stopped, would keep the job
 for ever. That it lives says nothing: what counts is that it comes past the next batch.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ProgressMark:
-    """Called at each step and each batch, in the training process and its sampler's."""
+    """Touches a file at each step and each batch, in the training process and its sampler's."""
 
     path: Path
 
@@ -24,13 +24,11 @@ class ProgressMark:
 class ProgressWatch:
     """How long a mark has stayed the same, by this process's clock."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._last_mark: int | None = None
+    def __init__(self) -> None:
+        self._last_mark: object = None
         self._changed_at = time.monotonic()
 
-    def seconds_without_progress(self) -> float:
-        mark = self._path.stat().st_mtime_ns if self._path.exists() else None
+    def seconds_without_progress(self, mark: object) -> float:
         if mark != self._last_mark:
             self._last_mark, self._changed_at = mark, time.monotonic()
         return time.monotonic() - self._changed_at

@@ -271,8 +271,11 @@ def test_a_job_is_in_line_while_nobody_holds_it_and_for_its_own_task(
     claimed = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0)
     assert claimed is not None
     assert jobs.queue_position("assemble", job.id) is None
+    assert (jobs.count_held("assemble"), jobs.count_held("train")) == (1, 0)
     update_job(jobs, job.id, claimed.lease.token, stage=Stage.TRAINING)
+    assert (jobs.count_held("assemble"), jobs.count_held("train")) == (0, 1)
     release(jobs, job.id)
+    assert jobs.count_held("train") == 0
     assert (jobs.queue_position("assemble", job.id), jobs.queue_position("train", job.id)) == (
         None,
         0,

@@ -44,7 +44,7 @@ from services.api.webhooks.signing import WebhookSettings
 from services.discriminator.settings import DiscriminatorSettings
 from services.teacher.settings import EngineSettings, ServerSettings
 from services.teacher.students.settings import StudentsSettings
-from services.trainer.settings import TrainerSettings
+from services.trainer.settings import KubeflowSettings, NodeSettings, TrainerSettings
 
 ROOT = Path(__file__).parents[3]
 SETTINGS: tuple[type[BaseSettings], ...] = (
@@ -63,6 +63,8 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     StudentsSettings,
     DiscriminatorSettings,
     TrainerSettings,
+    KubeflowSettings,
+    NodeSettings,
     ServerSettings,
     EngineSettings,
     CliSettings,

@@ -248,6 +248,8 @@ def test_metrics_show_jobs_lines_and_what_workers_counted(here: Here, job_id: st
     for line in (
         'qcrd_jobs{status="queued"} 1.0',
         'qcrd_queue_length{task="assemble"} 1.0',
+        'qcrd_jobs_wanted{task="assemble"} 1.0',
+        'qcrd_jobs_wanted{task="train"} 0.0',
         'qcrd_teacher_tokens_total{kind="prompt",teacher="default"} 7.0',
         'qcrd_stage_seconds_bucket{le="5.0",stage="training"} 1.0',
         "qcrd_lease_losses_total 0.0",

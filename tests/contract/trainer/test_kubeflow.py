@@ -1,0 +1,312 @@
+"""Trainings as TrainJobs: the real client, the real Redis, a fake API server, no pods but scripted
+ones."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from kubernetes.client import ApiClient
+
+from qcrd.errors import Transient
+from qcrd.records.job import Job, JobFailure, JobStatus, Stage
+from qcrd.runtime.jobs.commands import claim_job, transition_job
+from qcrd.runtime.jobs.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stage_context import JobDone, StageContext, WorkerDeps
+from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.settings import RedisSettings
+from qcrd.runtime.storage.store import MemoryStore
+from services.trainer.execution.adoption import Adopter
+from services.trainer.execution.kubeflow import KubeflowExecutor
+from services.trainer.execution.train_job import JOB_LABEL, QUEUE_LABEL
+from services.trainer.execution.training_state import TrainingState
+from services.trainer.settings import KubeflowSettings
+from services.trainer.supervision.process_outcome import Outcome
+from services.trainer.supervision.training_process import supervise_training
+from tests.contract.trainer.conftest import read_permissions
+from tests.fake_kubernetes import FakeCluster
+from tests.integration.site import spec
+from tests.unit.runtime.jobs.test_stage_runner import a_report
+
+ID = "ftjob-" + "a" * 24
+NAME = f"{ID}-1"
+DONE = Outcome(kind="done", report=a_report(), model="model-1")
+
+
+class Site:
+    """Workers on one job store, and the cluster that they have their trainings in."""
+
+    def __init__(self, cluster: FakeCluster, api: ApiClient, redis_settings: RedisSettings) -> None:
+        self.cluster, self.api = cluster, api
+        self.redis = connect_redis(redis_settings)
+        self.jobs = MemoryJobStore()
+        self.deps = WorkerDeps(
+            self.jobs, MemoryEventLog(), MemoryStore(), MemoryJobQueue(), heartbeat=0.1, ttl=30.0
+        )
+        self.jobs.create(
+            Job(id=ID, spec=spec(), status=JobStatus.QUEUED, stage=Stage.TRAINING, created_at=0.0)
+        )
+
+    def executor(self, **settings: Any) -> KubeflowExecutor:
+        return KubeflowExecutor(
+            self.api,
+            self.redis,
+            KubeflowSettings(**settings),
+            namespace="qcrd",
+            watcher="me",
+            poll_seconds=0.05,
+        )
+
+    def state(self, token: int = 1) -> TrainingState:
+        return TrainingState(self.redis, ID, token)
+
+    def work(self, *, deps: WorkerDeps | None = None, **settings: Any) -> Job:
+        executor = self.executor(**settings)
+        run_stage(
+            deps or self.deps, ID, Stage.TRAINING, lambda stage: supervise_training(stage, executor)
+        )
+        return self.jobs.get(ID)
+
+    def claimed(self) -> Job:
+        job = claim_job(self.jobs, ID, "one", stage=Stage.TRAINING, now=time.time())
+        assert job is not None
+        return job
+
+
+@pytest.fixture
+def site(cluster: FakeCluster, api: ApiClient, redis_settings: RedisSettings) -> Site:
+    return Site(cluster, api, redis_settings)
+
+
+def wait_until(happens: Any) -> None:
+    until = time.monotonic() + 60
+    while not happens():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.01)
+
+
+def in_thread(work: Any, *args: Any, **kwargs: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=args, kwargs=kwargs, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_training_is_a_train_job_with_the_name_of_its_lease(site: Site) -> None:
+    created: list[dict[str, Any]] = []
+
+    def train(train_job: dict[str, Any]) -> None:
+        created.append(train_job)
+        site.state().write_outcome(DONE)
+
+    site.cluster.on_start = train
+    job = site.work(nodes=2)
+    assert (job.status, job.model) == (JobStatus.SUCCEEDED, "model-1")
+    (made,) = created
+    assert made["metadata"]["name"] == NAME
+    assert made["metadata"]["labels"] == {JOB_LABEL: ID, "qcrd.io/lease": "1"}
+    assert made["spec"]["trainer"] == {
+        "numNodes": 2,
+        "numProcPerNode": 1,
+        "command": ["python", "-m", "services.trainer.launch"],
+        "args": [ID, "1"],
+    }
+    assert "deletionTimestamp" in site.cluster.train_jobs[NAME]["metadata"], "what is done goes"
+
+
+def test_kueue_starts_it_and_the_job_says_that_it_waits(site: Site) -> None:
+    site.cluster.on_start = lambda _: site.state().write_outcome(DONE)
+    worker = in_thread(site.work, queue="gpus")
+    wait_until(lambda: "Kueue's queue gpus" in (site.jobs.get(ID).waiting or ""))
+    made = site.cluster.train_jobs[NAME]
+    assert made["metadata"]["labels"][QUEUE_LABEL] == "gpus"
+    assert made["spec"]["suspend"] is True
+    site.cluster.unsuspend(NAME)
+    worker.join(60)
+    assert site.jobs.get(ID).status is JobStatus.SUCCEEDED
+
+
+def test_what_keeps_a_pod_from_a_node_is_the_reason_for_waiting(site: Site) -> None:
+    unscheduled = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+    }
+    site.cluster.put_pod(NAME, f"{NAME}-node-0-0-x", {"conditions": [unscheduled]})
+    worker = in_thread(site.work)
+    wait_until(lambda: "Insufficient nvidia.com/gpu" in (site.jobs.get(ID).waiting or ""))
+    site.state().write_outcome(DONE)
+    worker.join(60)
+
+
+def test_one_that_is_there_already_is_taken_up(site: Site) -> None:
+    """409: the answer to the request that made it was lost."""
+    job = site.claimed()
+    executor = site.executor()
+    executor.start(job)
+    again = executor.start(job)
+    assert len(site.cluster.train_jobs) == 1
+    assert executor.poll(again).state == "waiting"
+    site.state().mark_progress()
+    assert executor.poll(again).state == "running"
+
+
+def test_a_restarted_worker_takes_up_the_training_of_the_one_that_died(site: Site) -> None:
+    """Under the same lease, by its name: it costs no attempt and starts nothing."""
+    job = site.claimed()
+    site.executor().start(job)
+    site.state().mark_progress()
+    site.state().leave_watch()  # as if it had run out: the worker is gone
+
+    def work(stage: StageContext) -> JobDone:
+        return supervise_training(stage, site.executor())
+
+    adopter = Adopter(site.deps, site.redis, "restarted", work)
+    assert adopter.adopt() == [], "its worker may just have claimed it"
+    (thread,) = adopter.adopt()
+    assert adopter.adopt() == [], "somebody watches it now"
+    # The second is answered by 409.
+    wait_until(lambda: site.cluster.requests.count("create trainjobs") == 2)
+    site.state().write_outcome(DONE)
+    thread.join(60)
+    after = site.jobs.get(ID)
+    assert (after.status, after.attempt, after.lease.token) == (JobStatus.SUCCEEDED, 0, 1)
+    assert list(site.cluster.train_jobs) == [NAME]
+
+
+def test_an_outcome_that_nobody_saw_is_not_trained_for_again(site: Site) -> None:
+    job = site.claimed()
+    site.state().write_outcome(DONE)
+    executor = site.executor()
+    training = executor.start(job)
+    assert executor.poll(training).state == "ended"
+    assert executor.outcome(training) == DONE
+    assert site.cluster.train_jobs == {}
+
+
+def test_a_worker_that_ends_leaves_its_training_to_the_next_one(site: Site) -> None:
+    stopping = threading.Event()
+    deps = replace(site.deps, is_stopping=stopping.is_set)
+    worker = in_thread(site.work, deps=deps)
+    wait_until(lambda: NAME in site.cluster.train_jobs)
+    stopping.set()
+    worker.join(60)
+    job = site.jobs.get(ID)
+    assert (job.status, job.lease.token) == (JobStatus.RUNNING, 1)
+    assert job.lease.owner, "the training has the lease"
+    assert "deletionTimestamp" not in site.cluster.train_jobs[NAME]["metadata"]
+
+
+def stop_tells(site: Site) -> list[str]:
+    """Pods that save a checkpoint at SIGTERM and tell it."""
+    stopped: list[str] = []
+
+    def stop(train_job: dict[str, Any]) -> None:
+        stopped.append(train_job["metadata"]["name"])
+        site.state().write_outcome(Outcome(kind="stopped"))
+
+    site.cluster.on_start = lambda _: site.state().mark_progress()
+    site.cluster.on_stop = stop
+    return stopped
+
+
+def test_a_paused_job_s_train_job_is_suspended_and_replaced_when_it_goes_on(site: Site) -> None:
+    stopped = stop_tells(site)
+    worker = in_thread(site.work)
+    wait_until(lambda: NAME in site.cluster.train_jobs)
+    transition_job(site.jobs, ID, JobStatus.PAUSED)
+    worker.join(60)
+    job = site.jobs.get(ID)
+    assert (job.status, job.lease.owner, stopped) == (JobStatus.PAUSED, "", [NAME])
+    assert site.cluster.train_jobs[NAME]["spec"]["suspend"] is True
+    assert "deletionTimestamp" not in site.cluster.train_jobs[NAME]["metadata"]
+    transition_job(site.jobs, ID, JobStatus.QUEUED)
+    site.cluster.on_start = lambda _: site.state(2).write_outcome(DONE)
+    assert site.work().status is JobStatus.SUCCEEDED
+    assert "deletionTimestamp" in site.cluster.train_jobs[NAME]["metadata"]
+
+
+def test_a_cancelled_job_s_train_job_is_deleted_in_the_foreground(site: Site) -> None:
+    stopped = stop_tells(site)
+    worker = in_thread(site.work)
+    wait_until(lambda: NAME in site.cluster.train_jobs)
+    transition_job(site.jobs, ID, JobStatus.CANCELLED)
+    worker.join(60)
+    assert stopped == [NAME]
+    metadata = site.cluster.train_jobs[NAME]["metadata"]
+    assert metadata["finalizers"] == ["foregroundDeletion"]
+    assert site.jobs.get(ID).status is JobStatus.CANCELLED
+
+
+def terminated(code: int, reason: str) -> dict[str, Any]:
+    state = {"terminated": {"exitCode": code, "reason": reason}}
+    about = {"name": "node", "image": "x", "imageID": "x", "ready": False, "restartCount": 0}
+    return {"containerStatuses": [{**about, "state": state}]}
+
+
+def test_a_failed_train_job_says_which_pod_and_why(site: Site) -> None:
+    def fail(train_job: dict[str, Any]) -> None:
+        site.cluster.put_pod(NAME, f"{NAME}-node-0-1-x", terminated(1, "Error"))
+        site.cluster.condition(NAME, "Failed", "JobsFailed", "jobset failed due to one job failure")
+
+    site.cluster.on_start = fail
+    job = site.work()
+    assert (job.status, job.attempt) == (JobStatus.RUNNING, 1)
+    (told,) = (e.message for e in site.deps.events.read(ID, None, 10))
+    assert "jobset failed due to one job failure" in told
+    assert f"pod {NAME}-node-0-1-x ended with 1 (Error)" in told
+
+
+@pytest.mark.parametrize("rank_0_told", [True, False])
+def test_a_pod_over_its_memory_is_tried_again_in_parts(site: Site, rank_0_told: bool) -> None:
+    def fail(train_job: dict[str, Any]) -> None:
+        if rank_0_told:
+            gone = JobFailure(message="another of the 2 ranks is gone", code="internal_error")
+            site.state().write_outcome(Outcome(kind="crashed", failure=gone))
+        site.cluster.put_pod(NAME, f"{NAME}-node-0-0-x", terminated(137, "OOMKilled"))
+        site.cluster.condition(NAME, "Failed", "JobsFailed", "a job failed")
+
+    site.cluster.on_start = fail
+    job = site.work()
+    assert (job.status, job.attempt, job.micro_batches) == (JobStatus.RUNNING, 0, 4)
+    assert "went over its memory limit" in (job.waiting or "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "named"),
+    [
+        ("create", "trainjobs", "trainjobs.trainer.kubeflow.org"),
+        ("list", "trainjobs", "trainjobs.trainer.kubeflow.org"),
+    ],
+)
+def test_a_job_waits_for_a_permission_and_names_it(
+    site: Site, verb: str, resource: str, named: str
+) -> None:
+    site.cluster.allowed = read_permissions() - {(verb, resource)}
+    job = site.work()
+    assert (job.status, job.attempt) == (JobStatus.RUNNING, 0)
+    assert f"lacks the verb `{verb}` on {named} in namespace qcrd" in (job.waiting or "")
+
+
+def test_a_cluster_without_kubeflow_trainer_is_told(site: Site) -> None:
+    site.cluster.has_trainer = False
+    assert "install Kubeflow Trainer" in (site.work().waiting or "")
+
+
+def test_an_api_server_that_is_away_is_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = site.claimed()
+    executor = site.executor()
+    training = executor.start(job)
+    site.cluster.allowed = read_permissions() - {("get", "trainjobs")}
+    assert executor.poll(training).state == "waiting", "the training is not given up"
+    site.api.configuration.host = "http://127.0.0.1:1"
+    with pytest.raises(Transient, match="does not answer"):
+        site.executor().start(job)
