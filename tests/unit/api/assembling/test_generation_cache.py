@@ -31,8 +31,8 @@ class Moving(MemoryStore):
     def other(self) -> GenerationCache:
         return GenerationCache(self, self.ledger, teacher="t", sampling="s")
 
-    def list(self, prefix: str) -> list[str]:
-        found = super().list(prefix)
+    def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
+        found = super().list(prefix, after=after, limit=limit)
         self.other().flush()
         return found
 
