@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from qcrd.cli.commands import jobs, keys, migrate, models, specs, stack, studies
+from qcrd.cli.commands import jobs, keys, maintenance, migrate, models, specs, stack, studies
 from qcrd.cli.commands.doctor import doctor
 from qcrd.cli.commands.estimate import estimate
 from qcrd.cli.commands.init import init
@@ -43,3 +43,7 @@ app.add_typer(specs.app, name="spec")
 app.add_typer(migrate.app, name="migrate")
 app.add_typer(keys.app, name="keys")
 app.command()(doctor)
+app.command()(maintenance.gc)
+app.command()(maintenance.backup)
+app.command()(maintenance.restore)
+app.command()(maintenance.rebuild)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import Depends, FastAPI
 
 import qcrd
@@ -14,6 +16,7 @@ from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.counters import RedisCounters
 from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
+from qcrd.runtime.redis.memory import read_redis_memory
 from qcrd.runtime.redis.teacher_notes import RedisTeacherNotes
 from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import RedisSettings, StoreSettings
@@ -103,7 +106,9 @@ def create_app(
     if not api_keys.auth_required:
         app.add_middleware(LocalRequestMiddleware)
     app.add_middleware(AuthMiddleware, api_keys=api_keys, rate_limiter=shared.rate_limiter)
-    install_http_telemetry(app, "api").register(SystemCollector(job_store, shared.counters))
+    install_http_telemetry(app, "api").register(
+        SystemCollector(job_store, shared.counters, shared.read_redis_memory)
+    )
     return app
 
 
@@ -124,6 +129,7 @@ def create_app_from_settings(settings: GatewaySettings) -> FastAPI:
             webhook_queue=RedisWebhookQueue(redis),
             base_model_reports=RedisBaseModelReports(redis),
             teacher_notes=RedisTeacherNotes(redis),
+            read_redis_memory=partial(read_redis_memory, redis),
         ),
     )
 

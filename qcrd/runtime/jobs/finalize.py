@@ -112,7 +112,7 @@ def _archive_and_mark(deps: FinalizeDeps, job: Job) -> None:
     def mark_concluded(job: Job) -> Job:
         return job if job.concluded else with_changes(job, concluded=True)
 
-    write_archive(deps.events, deps.store, mark_concluded(job))
+    _write_archive(deps.events, deps.store, mark_concluded(job))
     try:
         deps.jobs.update(job.id, mark_concluded)
     except NotFound:
@@ -124,15 +124,14 @@ def _archive_and_mark(deps: FinalizeDeps, job: Job) -> None:
         delete_result_file(deps.store, job.id)
 
 
-def write_archive(events: EventLog, store: Store, job: Job) -> str | None:
+def _write_archive(events: EventLog, store: Store, job: Job) -> None:
     """Write all of a concluded job that is read once Redis no longer has it; the record, by which
-    it is found, last. The id of the newest archived event; None without any."""
+    it is found, last."""
     archive = EventArchive(store)
     write_record(store, keys.job_spec_key(job.id), job.spec)
     if job.report is not None:
         write_record(store, keys.job_report_key(job.id), job.report)
-    newest = archive.add_new(job.id, events)
+    archive.add_new(job.id, events)
     if job.status is JobStatus.SUCCEEDED:
         write_result_file(store, job, archive.iter_events(job.id))
     JobArchive(store).save(job)
-    return newest

@@ -74,7 +74,7 @@ class JobRecords(Protocol):
 class WaitingJobs(Protocol):
     """The jobs that wait for a worker, by task, in the order in which they are claimed."""
 
-    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> Sequence[Job]:
         """At most `limit` jobs, the next one first, skipping the first `start`."""
 
     def queue_position(self, task: str, job_id: str) -> int | None:
@@ -229,14 +229,14 @@ class RedisJobStore:
         place = None
         if after is not None and (place := self.find_place(after)) is None:
             raise make_not_found_error(after, "after")
-        return self.list_older(place, limit)
+        return list(self.list_older(place, limit))
 
     def find_place(self, job_id: str) -> tuple[float, str] | None:
         with translate_redis_errors():
-            score = cast(float | None, self._redis.zscore(keys.JOBS, job_id))
+            score = self._redis.zscore(keys.JOBS, job_id)
         return None if score is None else (score, job_id)
 
-    def list_older(self, place: tuple[float, str] | None, limit: int) -> list[Job]:
+    def list_older(self, place: tuple[float, str] | None, limit: int) -> Sequence[Job]:
         start = 0
         with translate_redis_errors():
             if place is not None:

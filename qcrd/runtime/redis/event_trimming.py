@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -74,7 +74,7 @@ class RedisEventTrimmer:
         key = keys.events_key(job_id)
         with translate_redis_errors():
             try:
-                found = cast(dict[str, Any], self._redis.xinfo_stream(key))
+                found = self._redis.xinfo_stream(key)
             except ResponseError as error:
                 if "no such key" in str(error):
                     return None

@@ -13,7 +13,7 @@ from qcrd.method.student.lora import merge_adapters
 from qcrd.method.training.objectives import get_objective
 from qcrd.records.job import Job, PublishedModel, Report
 from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE, AnswerJudge, PromptFormat
-from qcrd.runtime import keys
+from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.trainer.results import older_readers
 from services.trainer.results.answering import StudentAnswers
@@ -24,8 +24,8 @@ MODEL_CARD_FILE = "README.md"
 
 
 def model_id(job_id: str) -> str:
-    """A job publishes one model; its id is a function of the job's, so a second try replaces it."""
-    return f"model-{keys.digest(job_id, 'model')}"
+    """The id of the model that the job publishes."""
+    return archive_keys.make_model_id(job_id)
 
 
 def upload_model(store: Store, job: Job, student: Student, answers: StudentAnswers) -> None:

@@ -1,4 +1,4 @@
-"""Jobs and events that Redis no longer has are read from the store, in one order with the others."""
+"""Jobs and events that Redis no longer has are read from the store, in one order with others."""
 
 from __future__ import annotations
 

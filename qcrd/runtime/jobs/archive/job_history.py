@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus
@@ -64,13 +64,13 @@ class JobHistory:
         place = None
         if after is not None and (place := self.find_place(after)) is None:
             raise make_not_found_error(after, "after")
-        return self.list_older(place, limit)
+        return list(self.list_older(place, limit))
 
-    def list_older(self, place: tuple[float, str] | None, limit: int) -> list[Job]:
-        jobs: list[Job] = []
+    def list_older(self, place: tuple[float, str] | None, limit: int) -> Sequence[Job]:
+        jobs: Sequence[Job] = ()
         while len(jobs) < limit:
             places, found = self._read_older(place, limit - len(jobs))
-            jobs += found
+            jobs = [*jobs, *found]
             if not places:
                 break
             place = places[-1]
@@ -78,11 +78,10 @@ class JobHistory:
 
     def _read_older(
         self, place: tuple[float, str] | None, limit: int
-    ) -> tuple[list[JobPlace], list[Job]]:
+    ) -> tuple[Sequence[JobPlace], Sequence[Job]]:
         """The next `limit` places, and the jobs that can be read there."""
-        live = {
-            JobPlace(job.created_at, job.id): job for job in self._live.list_older(place, limit)
-        }
+        jobs = self._live.list_older(place, limit)
+        live = {JobPlace(job.created_at, job.id): job for job in jobs}
         live_ids = {job.id for job in live.values()}
         archived = {
             found
@@ -100,7 +99,7 @@ class JobHistory:
     def list_unreadable(self) -> dict[str, str]:
         return self._live.list_unreadable()
 
-    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> Sequence[Job]:
         return self._live.list_waiting(task, limit, start=start)
 
     def queue_position(self, task: str, job_id: str) -> int | None:
