@@ -162,6 +162,7 @@ def _iter_generations(
         shards[each.key.removeprefix(archive_keys.GENERATIONS).rpartition("/")[0]].append(each)
     for folder, objects in shards.items():
         marks = uses.get(folder, [])
+        objects = [*objects, *store.list_objects(f"{archive_keys.GENERATION_INDEXES}{folder}/")]
         is_used = any(_is_living(known, _get_user(each)) for each in marks)
         all_objects = [*objects, *marks]
         if not is_used and _is_older(all_objects, settings.generations_days * DAY_SECONDS, now):

@@ -19,6 +19,7 @@ from qcrd.runtime.retention.removal import Removal, describe_age
 from qcrd.runtime.retention.rules import iter_removals
 from qcrd.runtime.settings import RetentionSettings
 from qcrd.runtime.storage.inventory import InventoriedStore
+from qcrd.runtime.storage.published_models import index_published_models
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Sweeper:
 
     def sweep_store(self, now: float, *, dry_run: bool = False) -> Iterator[Removal]:
         """Each removal once it is done. With `dry_run` nothing is deleted."""
+        if not dry_run:
+            index_published_models(self.store)
         jobs = JobHistory(self.evictor.jobs, JobArchive(self.store))
         for removal in iter_removals(self.store, jobs, self.settings, now):
             if not dry_run:

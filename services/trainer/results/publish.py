@@ -14,6 +14,7 @@ from qcrd.method.training.objectives import get_objective
 from qcrd.records.job import Job, PublishedModel, Report
 from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE, AnswerJudge, PromptFormat
 from qcrd.runtime import archive_keys, keys
+from qcrd.runtime.storage.published_models import add_published_model
 from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.trainer.results import older_readers
 from services.trainer.results.answering import StudentAnswers
@@ -100,5 +101,6 @@ def publish_model(store: Store, job: Job, report: Report) -> PublishedModel:
         base=job.spec.model,
         files=tuple(name for name in names if name != manifest),
     )
+    add_published_model(store, model)
     write_record(store, keys.model_manifest_key(model.id), model)
     return model
