@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from qcrd import __version__
-from qcrd.cli.commands import jobs, keys, migrate, models, specs, stack, studies
+from qcrd.cli.commands import jobs, keys, maintenance, migrate, models, specs, stack, studies
 from qcrd.cli.commands.doctor import doctor
 from qcrd.cli.commands.estimate import estimate
 from qcrd.cli.commands.examples import examples
@@ -65,3 +65,7 @@ app.add_typer(specs.app, name="spec")
 app.add_typer(migrate.app, name="migrate")
 app.add_typer(keys.app, name="keys")
 app.command()(doctor)
+app.command()(maintenance.gc)
+app.command()(maintenance.backup)
+app.command()(maintenance.restore)
+app.command()(maintenance.rebuild)

@@ -211,6 +211,23 @@ class RecoverySettings(EnvironmentSettings, env_prefix="QCRD_"):
         return self
 
 
+Days = Annotated[float, Field(ge=0)]
+
+
+class RetentionSettings(EnvironmentSettings, env_prefix="QCRD_KEEP_"):
+    """How long what is no longer needed is kept, after the end of its job or since it was last
+    used. None: for ever. What a living job, a published model or a study needs is kept anyway.
+    """
+
+    ended_hours: Annotated[float, Field(ge=0)] = 24.0
+    """Ended jobs and their events in Redis; later they are read from the store."""
+    events_days: Days | None = None
+    checkpoints_days: Days = 7.0
+    uploads_days: Days = 1.0
+    judges_days: Days = 30.0
+    generations_days: Days | None = None
+
+
 class LivenessSettings(EnvironmentSettings, env_prefix="QCRD_"):
     """A worker touches `alive_file` every two seconds while it is connected to its broker. A probe
     that looks at the file costs nothing, and no other worker can answer for a stopped one."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import Depends, FastAPI
 
 import qcrd
 from qcrd.runtime.http.error_responses import install_error_handlers
+from qcrd.runtime.jobs.archive.open_history import open_event_history, open_job_history
 from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, create_celery_app
-from qcrd.runtime.jobs.store import JobStore, RedisJobStore
+from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.base_model_reports import RedisBaseModelReports
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.counters import RedisCounters
-from qcrd.runtime.redis.event_log import EventLog, RedisEventLog
+from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
+from qcrd.runtime.redis.memory import read_redis_memory
 from qcrd.runtime.redis.teacher_notes import RedisTeacherNotes
 from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import RedisSettings, StoreSettings
@@ -102,17 +106,19 @@ def create_app(
     if not api_keys.auth_required:
         app.add_middleware(LocalRequestMiddleware)
     app.add_middleware(AuthMiddleware, api_keys=api_keys, rate_limiter=shared.rate_limiter)
-    install_http_telemetry(app, "api").register(SystemCollector(job_store, shared.counters))
+    install_http_telemetry(app, "api").register(
+        SystemCollector(job_store, shared.counters, shared.read_redis_memory)
+    )
     return app
 
 
 def create_app_from_settings(settings: GatewaySettings) -> FastAPI:
     """The app on the real servers. It connects on first use, so they may start in any order."""
-    redis = connect_redis(RedisSettings())
+    redis, store = connect_redis(RedisSettings()), open_store(StoreSettings())
     return create_app(
-        open_store(StoreSettings()),
-        RedisJobStore(redis),
-        RedisEventLog(redis),
+        store,
+        open_job_history(redis, store),
+        open_event_history(redis, store),
         CeleryJobQueue(create_celery_app(RedisSettings())),
         settings,
         SharedState(
@@ -123,6 +129,7 @@ def create_app_from_settings(settings: GatewaySettings) -> FastAPI:
             webhook_queue=RedisWebhookQueue(redis),
             base_model_reports=RedisBaseModelReports(redis),
             teacher_notes=RedisTeacherNotes(redis),
+            read_redis_memory=partial(read_redis_memory, redis),
         ),
     )
 

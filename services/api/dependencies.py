@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, cast
 
@@ -14,6 +15,7 @@ from qcrd.runtime.redis.base_model_reports import BaseModelReports, MemoryBaseMo
 from qcrd.runtime.redis.counters import Counters, MemoryCounters
 from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer, MemoryGenerationBuffer
+from qcrd.runtime.redis.memory import RedisMemory
 from qcrd.runtime.redis.teacher_notes import MemoryTeacherNotes, TeacherNotes
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import DiscriminatorAddress, ModelSettings
@@ -58,6 +60,7 @@ class SharedState:
     webhook_queue: WebhookQueue = field(default_factory=MemoryWebhookQueue)
     base_model_reports: BaseModelReports = field(default_factory=MemoryBaseModelReports)
     teacher_notes: TeacherNotes = field(default_factory=MemoryTeacherNotes)
+    read_redis_memory: Callable[[], RedisMemory] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ gateways, not the sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -20,6 +20,7 @@ from qcrd.errors import Transient
 from qcrd.runtime.jobs.state_machine import STAGE_TASKS
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.counters import COUNTER_HELP, STAGE_SECONDS_BUCKETS, Counters, CounterValue
+from qcrd.runtime.redis.memory import RedisMemory
 
 BUCKET_BOUNDS = (*map(str, STAGE_SECONDS_BUCKETS), "+Inf")
 
@@ -27,9 +28,15 @@ BUCKET_BOUNDS = (*map(str, STAGE_SECONDS_BUCKETS), "+Inf")
 class SystemCollector(Collector):
     """Reads Redis at each scrape; while it is unavailable only `qcrd_redis_up` is shown."""
 
-    def __init__(self, jobs: JobStore, counters: Counters) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        counters: Counters,
+        read_memory: Callable[[], RedisMemory] | None = None,
+    ) -> None:
         self._jobs = jobs
         self._counters = counters
+        self._read_memory = read_memory
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -42,6 +49,7 @@ class SystemCollector(Collector):
                 _build_queue_lengths(self._jobs),
                 _build_jobs_wanted(self._jobs),
                 *_build_counters(self._counters.read()),
+                *(_build_memory(self._read_memory()) if self._read_memory else ()),
             ]
         except Transient:
             up.add_metric([], 0.0)
@@ -77,6 +85,16 @@ def _build_jobs_wanted(jobs: JobStore) -> Metric:
     for task in sorted(set(STAGE_TASKS.values())):
         family.add_metric([task], jobs.queue_length(task) + jobs.count_held(task))
     return family
+
+
+def _build_memory(memory: RedisMemory) -> Iterator[Metric]:
+    for name, value, help_text in (
+        ("used", memory.used, "Bytes of memory that Redis uses"),
+        ("limit", memory.limit, "Bytes at which Redis takes no more writes; 0 without a limit"),
+    ):
+        family = GaugeMetricFamily(f"qcrd_redis_memory_{name}_bytes", help_text)
+        family.add_metric([], value)
+        yield family
 
 
 def _build_counters(counts: list[CounterValue]) -> Iterator[Metric]:

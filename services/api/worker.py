@@ -1,5 +1,6 @@
 """The gateway's Celery worker: assembles rationale sets, reaps jobs whose lease expired, ends the
-batches of jobs that have ended, looks how the teachers are, delivers webhooks.
+batches of jobs that have ended, removes what is no longer needed, looks how the teachers are,
+delivers webhooks.
 
 Run by `celery -A services.api.worker worker -Q assemble -c 1 --pool=threads`.
 """
@@ -15,15 +16,18 @@ import time
 from redis import Redis
 
 from qcrd.records.job import Stage
-from qcrd.runtime import keys
+from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.jobs.celery_worker import StageWorker
 from qcrd.runtime.jobs.finalize import finalize_pending
 from qcrd.runtime.jobs.reaper import alarm_unreadable, reap_jobs
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.redis.connection import translate_redis_errors
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
+from qcrd.runtime.redis.memory import RedisMemory, read_redis_memory
 from qcrd.runtime.redis.teacher_notes import RedisTeacherNotes
-from qcrd.runtime.settings import RecoverySettings
+from qcrd.runtime.retention.sweeper import Sweeper, make_sweeper
+from qcrd.runtime.settings import RecoverySettings, RetentionSettings, StoreSettings
+from qcrd.runtime.storage.inventory import open_inventoried_store
 from qcrd.runtime.telemetry import log_exceptions
 from services.api.assembling.batches.sweep import BatchSweeper
 from services.api.assembling.stage import assemble
@@ -40,6 +44,8 @@ TEACHER_CHECK_SECONDS, RECHECK_SECONDS = 60.0, 10.0
 """Between two looks at the teachers, and while one of them is away or refuses."""
 EXPIRY_PASS_SECONDS = 300.0
 """Between two looks at the names of all files, for those whose time is over."""
+EVICTION_SECONDS, SWEEP_SECONDS = 60.0, 3600.0
+"""Between two passes over the ended jobs in Redis, and over the whole object store."""
 
 
 def run_assembling(stage: StageContext) -> NextStage:
@@ -54,6 +60,7 @@ def run_assembling(stage: StageContext) -> NextStage:
 def check_settings() -> None:
     TeacherSettings()
     WebhookSettings()
+    RetentionSettings()
 
 
 def reap_forever(
@@ -61,11 +68,13 @@ def reap_forever(
 ) -> None:
     """Run the reaper: every assembling worker does, under a lock one of them at a time."""
     interval = recovery.reap_seconds
-    expiry = PeriodicPass(EXPIRY_PASS_SECONDS)
+    expiry, memory = PeriodicPass(EXPIRY_PASS_SECONDS), PeriodicPass(EVICTION_SECONDS)
     while not stop_event.wait(interval):
         with log_exceptions("the reaper's pass failed, the next one follows"):
             if _take_lock(redis, keys.REAPER_LOCK, interval):
                 _reap_once(deps, recovery.resend_seconds)
+                if memory.is_due():
+                    alarm_full_redis(deps, read_redis_memory(redis))
                 if expiry.is_due():
                     _delete_expired_files(deps)
 
@@ -88,6 +97,44 @@ class PeriodicPass:
 def _delete_expired_files(deps: WorkerDeps) -> None:
     for file_id in delete_expired_files(deps.store, deps.jobs, time.time()):
         log.info("file deleted: its time was over", extra={"data": {"file_id": file_id}})
+
+
+def alarm_full_redis(deps: WorkerDeps, memory: RedisMemory) -> None:
+    """Say so long before it is full: in the log, and once in the events of each living job."""
+    if not memory.is_alarming:
+        return
+    log.error("%s", memory.describe())
+    for job in deps.jobs.iter_active():
+        data = {"redis_memory": memory.used, "redis_memory_limit": memory.limit}
+        deps.events.append(job.id, memory.describe(), level="warn", data=data, once="redis-memory")
+
+
+def sweep_forever(
+    redis: Redis,
+    sweeper: Sweeper,
+    stop_event: threading.Event,
+    *,
+    seconds: float = EVICTION_SECONDS,
+    store_seconds: float = SWEEP_SECONDS,
+) -> None:
+    """Move ended jobs out of Redis, and remove what is no longer needed from the store: under a
+    lock one worker at a time, apart from the reaper, as a pass over a large store takes minutes."""
+    store_pass = PeriodicPass(store_seconds)
+    while not stop_event.wait(seconds):
+        with log_exceptions("the sweeper's pass failed, the next one follows"):
+            if _take_lock(redis, archive_keys.SWEEPER_LOCK, seconds):
+                sweep_once(sweeper, with_store=store_pass.is_due())
+
+
+def sweep_once(sweeper: Sweeper, *, with_store: bool) -> None:
+    for job_id in sweeper.evictor.archive_long_logs():
+        log.info("older events archived", extra={"data": {"job_id": job_id}})
+    removals = list(sweeper.sweep_redis(time.time()))
+    if with_store:
+        for removal in sweeper.sweep_store(time.time()):
+            log.info("removed %s of %s: %s", removal.kind, removal.name, removal.reason)
+    if removals:
+        log.info("%d ended jobs moved from Redis to the store", len(removals))
 
 
 def sweep_batches_forever(
@@ -143,10 +190,18 @@ def start_background_threads() -> None:
     install_http_client_factory()
     arguments = (worker.redis, worker.deps, RecoverySettings(), worker.stop_event)
     threading.Thread(target=reap_forever, args=arguments, name="reaper", daemon=True).start()
+    start_sweeper()
     start_batch_sweeper(RecoverySettings().reap_seconds)
     start_teacher_checks()
     if WebhookSettings().hosts:
         threading.Thread(target=deliver_webhooks, name="webhooks", daemon=True).start()
+
+
+def start_sweeper() -> None:
+    store = open_inventoried_store(StoreSettings())
+    sweeper = make_sweeper(worker.redis, store, RetentionSettings())
+    arguments = (worker.redis, sweeper, worker.stop_event)
+    threading.Thread(target=sweep_forever, args=arguments, name="sweeper", daemon=True).start()
 
 
 def start_batch_sweeper(interval: float) -> None:

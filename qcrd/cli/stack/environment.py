@@ -71,6 +71,8 @@ def build_environment(
     defaults = {
         "QCRD_MODELS_DIR": str(home.models),
         "QCRD_S3_BUCKET": "qcrd",
+        # 60 % of a gibibyte, as the containers have it: the rest is for rewriting its file.
+        "QCRD_REDIS_MAXMEMORY": "614mb",
         "QCRD_TEACHERS": json.dumps(teacher),
         # Shorter than the supervisor's timeout, so that a checkpoint is written before the kill.
         "QCRD_GRACE_SECONDS": "3",

@@ -20,14 +20,13 @@ from celery.signals import (
 from redis import Redis
 
 from qcrd.records.job import Stage
+from qcrd.runtime.jobs.archive.open_history import open_event_history, open_job_history
 from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, create_celery_app
 from qcrd.runtime.jobs.stage_context import StageWork, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import STAGE_TASKS
-from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.counters import RedisCounters
-from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue
 from qcrd.runtime.settings import (
     LivenessSettings,
@@ -43,11 +42,11 @@ from qcrd.runtime.telemetry import configure_logging
 
 def make_worker_deps(redis: Redis, queue: JobQueue, stop_event: threading.Event) -> WorkerDeps:
     """What a worker, or a process that works for one, runs on: the real servers."""
-    recovery = RecoverySettings()
+    recovery, store = RecoverySettings(), open_store(StoreSettings())
     return WorkerDeps(
-        jobs=RedisJobStore(redis),
-        events=RedisEventLog(redis),
-        store=open_store(StoreSettings()),
+        jobs=open_job_history(redis, store),
+        events=open_event_history(redis, store),
+        store=store,
         queue=queue,
         counters=RedisCounters(redis),
         webhook_queue=RedisWebhookQueue(redis),

@@ -8,25 +8,25 @@ be repeated, also by two processes at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Protocol
 
 from qcrd.errors import NotFound, QcrdError, Transient
-from qcrd.records.job import Event, Job, JobStatus
+from qcrd.records.job import Job, JobStatus
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
+from qcrd.runtime.jobs.archive.event_archive import EventArchive
+from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.result_file import delete_result_file, write_result_file
 from qcrd.runtime.jobs.state_machine import TERMINAL, with_changes
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.redis.event_log import EventLevel, EventLog
 from qcrd.runtime.redis.webhook_queue import WebhookQueue
-from qcrd.runtime.storage.store import Store, write_lines, write_record
+from qcrd.runtime.storage.store import Store, write_record
 
 log = logging.getLogger(__name__)
 
 FINALIZE_GRACE_SECONDS = 5.0
 """Seconds for which an ended job is left to the process that ended it."""
-ARCHIVE_PAGE = 1000
 ARCHIVE_FAILED = "job not archived, will be retried: %s"
 
 
@@ -44,8 +44,8 @@ class FinalizeDeps(Protocol):
 
 
 def finalize(deps: FinalizeDeps, job: Job) -> None:
-    """Emit the job's last event, queue its webhook, and archive spec, report and events under
-    `jobs/<id>/`.
+    """Emit the job's last event, queue its webhook, and archive its record, spec, report and events
+    under `jobs/<id>/`.
 
     The event's `data.status` is the final status. Raises `Transient` when Redis is unavailable.
     When the store is unavailable or full, the reaper retries the archive.
@@ -112,33 +112,26 @@ def _archive_and_mark(deps: FinalizeDeps, job: Job) -> None:
     def mark_concluded(job: Job) -> Job:
         return job if job.concluded else with_changes(job, concluded=True)
 
-    _write_archive(deps.events, deps.store, job)
+    _write_archive(deps.events, deps.store, mark_concluded(job))
     try:
         deps.jobs.update(job.id, mark_concluded)
     except NotFound:
         # The job was deleted meanwhile, maybe before the archive was written.
         deps.events.delete(job.id)
-        for key in _archive_keys(job):
+        JobArchive(deps.store).delete(job)
+        for key in deps.store.list(keys.job_prefix(job.id)):
             deps.store.delete(key)
         delete_result_file(deps.store, job.id)
 
 
-def _archive_keys(job: Job) -> tuple[str, ...]:
-    return keys.job_spec_key(job.id), keys.job_report_key(job.id), keys.job_events_key(job.id)
-
-
 def _write_archive(events: EventLog, store: Store, job: Job) -> None:
-    spec_key, report_key, events_key = _archive_keys(job)
-    write_record(store, spec_key, job.spec)
+    """Write all of a concluded job that is read once Redis no longer has it; the record, by which
+    it is found, last."""
+    archive = EventArchive(store)
+    write_record(store, keys.job_spec_key(job.id), job.spec)
     if job.report is not None:
-        write_record(store, report_key, job.report)
-    write_lines(store, events_key, _iter_events(events, job.id))
+        write_record(store, keys.job_report_key(job.id), job.report)
+    archive.add_new(job.id, events)
     if job.status is JobStatus.SUCCEEDED:
-        write_result_file(store, job, _iter_events(events, job.id))
-
-
-def _iter_events(events: EventLog, job_id: str) -> Iterator[Event]:
-    after = None
-    while page := events.read(job_id, after, ARCHIVE_PAGE):
-        yield from page
-        after = page[-1].id
+        write_result_file(store, job, archive.iter_events(job.id))
+    JobArchive(store).save(job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus
@@ -87,13 +87,18 @@ class MemoryJobStore:
             return dict(self._unreadable)
 
     def list(self, after: str | None, limit: int) -> list[Job]:
-        jobs = self._list_index(keys.JOBS)
-        if after is None:
-            return jobs[:limit]
-        positions = [place for place, job in enumerate(jobs) if job.id == after]
-        if not positions:
+        place = None
+        if after is not None and (place := self.find_place(after)) is None:
             raise make_not_found_error(after, "after")
-        return jobs[positions[0] + 1 :][:limit]
+        return list(self.list_older(place, limit))
+
+    def find_place(self, job_id: str) -> tuple[float, str] | None:
+        places = ((job.created_at, job.id) for job in self._list_index(keys.JOBS))
+        return next((place for place in places if place[1] == job_id), None)
+
+    def list_older(self, place: tuple[float, str] | None, limit: int) -> Sequence[Job]:
+        jobs = self._list_index(keys.JOBS)
+        return [job for job in jobs if place is None or (job.created_at, job.id) < place][:limit]
 
     def iter_active(self) -> Iterator[Job]:
         for job in self._list_index(keys.ACTIVE_JOBS):

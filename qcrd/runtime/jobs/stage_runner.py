@@ -25,6 +25,7 @@ from qcrd.errors import (
 )
 from qcrd.records.job import Job, JobFailure, JobStatus, Progress, Stage
 from qcrd.runtime import telemetry
+from qcrd.runtime.jobs.archive.job_archive import save_snapshot
 from qcrd.runtime.jobs.dispatch import claim_next_job, wake_next_job
 from qcrd.runtime.jobs.finalize import finalize
 from qcrd.runtime.jobs.lease import LeaseHeartbeat
@@ -222,6 +223,8 @@ def _write_outcome(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
         _retry_while_unavailable(deps, lambda: finalize(deps, after))
     else:
         _retry_while_unavailable(deps, lambda: _emit_outcome(deps.events, after, outcome))
+    if isinstance(outcome, NextStage):
+        save_snapshot(deps.store, after)
     if after.status in (JobStatus.QUEUED, JobStatus.RUNNING):
         delay = max(0.0, (after.sent_at or now) - now)
         stage = after.stage or Stage.ASSEMBLING

@@ -57,6 +57,12 @@ class JobRecords(Protocol):
         `NotFound` (param `after`) for an unknown one.
         """
 
+    def find_place(self, job_id: str) -> tuple[float, str] | None:
+        """Creation time and id, by which jobs are listed; None for an unknown job."""
+
+    def list_older(self, place: tuple[float, str] | None, limit: int) -> Sequence[Job]:
+        """At most `limit` jobs, newest first, whose place in the list is before `place`."""
+
     def iter_active(self) -> Iterator[Job]:
         """The jobs that are not `concluded`, newest first. Their ids are read at the first item,
         each record when its page is read."""
@@ -69,7 +75,7 @@ class WaitingJobs(Protocol):
     """The jobs that wait for a worker, by task, in the order in which they are claimed, and how
     many there are of others."""
 
-    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
+    def list_waiting(self, task: str, limit: int, *, start: int = 0) -> Sequence[Job]:
         """At most `limit` jobs, the next one first, skipping the first `start`."""
 
     def queue_position(self, task: str, job_id: str) -> int | None:
@@ -228,14 +234,25 @@ class RedisJobStore:
             return dict(zip(JobStatus, pipe.execute(), strict=True))
 
     def list(self, after: str | None, limit: int) -> list[Job]:
-        index, start = keys.JOBS, 0
+        place = None
+        if after is not None and (place := self.find_place(after)) is None:
+            raise make_not_found_error(after, "after")
+        return list(self.list_older(place, limit))
+
+    def find_place(self, job_id: str) -> tuple[float, str] | None:
         with translate_redis_errors():
-            if after is not None:
-                position = cast(int | None, self._redis.zrevrank(index, after))
-                if position is None:
-                    raise make_not_found_error(after, "after")
-                start = position + 1
-            return self._read_page(index, start, limit)
+            score = self._redis.zscore(keys.JOBS, job_id)
+        return None if score is None else (score, job_id)
+
+    def list_older(self, place: tuple[float, str] | None, limit: int) -> Sequence[Job]:
+        start = 0
+        with translate_redis_errors():
+            if place is not None:
+                # Of those with the same time, the larger ids come first.
+                start = self._redis.zcount(keys.JOBS, f"({place[0]!r}", "+inf")
+                same = self._redis.zrange(keys.JOBS, place[0], place[0], byscore=True)
+                start += sum(job_id >= place[1] for job_id in cast("Sequence[str]", same))
+            return self._read_page(keys.JOBS, start, limit)
 
     def iter_active(self) -> Iterator[Job]:
         with translate_redis_errors():

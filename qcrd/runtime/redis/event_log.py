@@ -95,22 +95,19 @@ def make_event(job_id: str, at: tuple[int, int], fields: dict[str, Any]) -> Even
         return Event.model_validate({**place, "message": text, "level": "warn"})
 
 
-MAX_EVENTS = 100_000
-"""Events kept per job, so that the metrics of a very long run do not fill Redis."""
-
 APPEND_SCRIPT = """
 local known = redis.call('HGET', KEYS[2], ARGV[1])
 if known then
   local earlier = cjson.decode(known)
   if earlier[1] >= tonumber(ARGV[2]) then return {earlier[2], earlier[3]} end
 end
-local entry = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[3])
+local entry = redis.call('XADD', KEYS[1], '*', 'event', ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], cjson.encode({tonumber(ARGV[2]), entry, ARGV[3]}))
 return {entry, ARGV[3]}
 """
 """Keys: the stream, and the latest entry under each name. Arguments: a name, the number of this
-call under it, the event, entries kept. A call with a known number was resent after a lost reply; it
-returns the entry that it made."""
+call under it, the event. A call with a known number was resent after a lost reply; it returns the
+entry that it made. Nothing is dropped: what makes a log long is moved to its archive."""
 
 
 class MemoryEventLog:
@@ -184,6 +181,11 @@ class MemoryEventLog:
         with self._condition:
             return self._condition.wait_for(find_events, min(block_ms / 1000, BLOCK_SECONDS)) or {}
 
+    def trim(self, job_id: str, through: str) -> None:
+        """Delete the events up to the one with id `through`, and keep the names of `once`."""
+        with self._condition:
+            self._events[job_id] = [e for e in self._events[job_id] if e.id > through]
+
     def delete(self, job_id: str) -> None:
         with self._condition:
             self._events.pop(job_id, None)
@@ -225,7 +227,7 @@ class RedisEventLog:
         name, number = self._call_counter.next_call() if once is None else (f"once-{once}", 1)
         names = [keys.events_key(job_id), keys.emitted_once_key(job_id)]
         with translate_redis_errors():
-            result = self._append_script(names, [name, number, json.dumps(fields), MAX_EVENTS])
+            result = self._append_script(names, [name, number, json.dumps(fields)])
         entry, body = cast(tuple[str, str], result)
         return make_event(job_id, parse_event_id(entry), json.loads(body))
 

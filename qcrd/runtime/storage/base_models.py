@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from qcrd.errors import Invalid, NotFound
@@ -19,6 +21,9 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """Weights as safetensors only: a pickle can run code."""
+
+HALF_FETCHED_PREFIX = ".fetching-"
+HALF_FETCHED_SECONDS = 86400.0
 
 HUB = ModelHub()
 
@@ -79,10 +84,21 @@ def get_published_model(model_id: str, store: Store, param: str) -> Path:
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    remove_half_fetched(folder.parent, time.time())
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=HALF_FETCHED_PREFIX) as scratch:
         download_published_model(model_id, store, Path(scratch) / "model", param)
         (Path(scratch) / "model").rename(folder)
     return folder
+
+
+def remove_half_fetched(folder: Path, now: float) -> None:
+    """Remove the folders of downloads whose process was killed: nothing in them was written for a
+    day, longer than any file takes."""
+    for scratch in folder.glob(f"{HALF_FETCHED_PREFIX}*"):
+        with suppress(OSError):  # another process removes it too
+            newest = max(path.stat().st_mtime for path in (scratch, *scratch.rglob("*")))
+            if now - newest > HALF_FETCHED_SECONDS:
+                shutil.rmtree(scratch)
 
 
 def download_published_model(model_id: str, store: Store, folder: Path, param: str) -> None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from itertools import islice
 from typing import BinaryIO, cast
 from xml.etree.ElementTree import ParseError
 
@@ -172,12 +173,13 @@ class S3Store:
                 response.close()
                 response.release_conn()
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
         with self._translate_errors(prefix):
             entries = self._ensure_bucket().list_objects(
-                self._bucket, prefix=prefix, recursive=True
+                self._bucket, prefix=prefix, recursive=True, start_after=after or None
             )
-            return sorted(entry.object_name for entry in entries if entry.object_name)
+            # The client asks for a page of a thousand at a time, in order, when one is needed.
+            return sorted(e.object_name for e in islice(entries, limit) if e.object_name)
 
     def delete(self, key: str) -> None:
         with self._translate_errors(key):

@@ -43,8 +43,9 @@ class Store(Protocol):
     def open(self, key: str) -> AbstractContextManager[BinaryIO]:
         """The object as a stream, without holding it in memory. `NotFound`."""
 
-    def list(self, prefix: str) -> list[str]:
-        """Keys that start with `prefix`, in order."""
+    def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
+        """Keys that start with `prefix`, in order: at most `limit` of those that follow the key
+        `after`, which need not exist."""
 
     def delete(self, key: str) -> None:
         """Idempotent."""
@@ -67,8 +68,8 @@ class StoreReads:
     def open(self, key: str) -> AbstractContextManager[BinaryIO]:
         return self._store.open(key)
 
-    def list(self, prefix: str) -> list[str]:
-        return self._store.list(prefix)
+    def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
+        return self._store.list(prefix, after=after, limit=limit)
 
     def presign_url(self, key: str, *, seconds: int) -> str:
         return self._store.presign_url(key, seconds=seconds)
@@ -93,9 +94,10 @@ class MemoryStore:
             raise _object_not_found(key)
         yield io.BytesIO(body)
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
         with self._lock:
-            return sorted(key for key in self._objects if key.startswith(prefix))
+            found = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
+        return found[:limit]
 
     def delete(self, key: str) -> None:
         with self._lock:

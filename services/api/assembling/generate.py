@@ -188,6 +188,7 @@ async def _run_sampling(
         cache = GenerationCache(
             stage.store, buffer, teacher=fingerprint, sampling=plan.sampling.fingerprint
         )
+        cache.mark_used(stage.job.id)
         generations = find_existing(cache, stage.job.id, requests)
         paid = _sum_paid(stage.job, generations.values())
         account = TokenAccount.open(buffer, stage.job, paid, teacher)

@@ -7,13 +7,15 @@ name is a digest of its content. Both are shared by all jobs with the same teach
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Self
 
-from qcrd.errors import UnreadableRecord
+from qcrd.errors import NotFound, UnreadableRecord
 from qcrd.records.base import Record, parse_stored_record
-from qcrd.runtime import keys
+from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
 from qcrd.runtime.storage.store import Store, read_lines, write_lines
+from services.api.assembling.generation_index import GenerationIndex
 from services.api.assembling.sampling_plan import SampleRequest
 from services.api.assembling.teacher.teacher_client import Completion
 
@@ -57,16 +59,28 @@ class GenerationCache:
         self._teacher = teacher
         self._sampling = sampling
         self._buffer_name = f"{teacher}/{sampling}"
+        self._index = GenerationIndex(store, teacher, sampling)
+
+    def mark_used(self, job_id: str) -> None:
+        """Keep what is here from being removed while the job lives, and for a time after."""
+        self._store.put(archive_keys.generation_use_key(self._teacher, self._sampling, job_id), b"")
 
     def find_many(self, sample_keys: Collection[str]) -> dict[str, Generation]:
         """The existing generations among the `wanted` keys."""
         requested, generations = set(sample_keys), {}
         # The buffer first: what another job flushes meanwhile is then found in a shard.
         pending = self._buffer.read_all(self._buffer_name)
-        for shard in self._store.list(keys.generation_prefix(self._teacher, self._sampling)):
-            for generation in read_lines(self._store, shard, Generation, skip_unreadable=True):
-                if generation.key in requested:
-                    generations[generation.key] = generation
+        shards = self._store.list(keys.generation_prefix(self._teacher, self._sampling))
+        chosen, unindexed = self._index.find_shards(shards, requested)
+        for number, shard in enumerate((*chosen, *unindexed)):
+            contained = []
+            with suppress(NotFound):  # nobody had used it for long, and it was removed
+                for generation in read_lines(self._store, shard, Generation, skip_unreadable=True):
+                    contained.append(generation.key)
+                    if generation.key in requested:
+                        generations[generation.key] = generation
+            if number >= len(chosen):
+                self._index.add(shard, contained)
         for key, payload in pending.items():
             if key in requested and (found := self._parse_pending(key, payload)) is not None:
                 generations[key] = found
@@ -95,6 +109,7 @@ class GenerationCache:
         parsed = (self._parse_pending(key, pending[key]) for key in sorted(pending))
         write_lines(self._store, shard, (one for one in parsed if one is not None))
         self._buffer.remove(self._buffer_name, pending)
+        self._index.add(shard, pending)
 
 
 def find_existing(

@@ -14,6 +14,8 @@ from qcrd.records.base import parse_record
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import JobSpec, Priority
 from qcrd.runtime import keys, telemetry
+from qcrd.runtime.jobs.archive.job_archive import save_snapshot
+from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.storage.store import Store, write_record
 from services.api.dependencies import Gateway
 from services.api.files import service as files
@@ -101,6 +103,9 @@ def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> 
         if existing.spec != spec:
             raise
         job = existing
+    if job.status in TERMINAL:
+        return job  # it was created long ago, and has been told all about
+    save_snapshot(gateway.store, job)
     with enqueue_or_leave_to_reaper(f"job {job.id}"):
         data = {"status": JobStatus.QUEUED.value}
         gateway.events.append(job.id, "job created", data=data, once="created")

@@ -8,8 +8,9 @@ from qcrd.errors import Conflict
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import Budget
-from qcrd.runtime import keys
+from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.jobs import commands as jobs
+from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.dispatch import wake_next_job
 from qcrd.runtime.jobs.finalize import finalize
 from qcrd.runtime.jobs.result_file import delete_result_file
@@ -110,16 +111,18 @@ def delete_job(gateway: Gateway, job: Job, caller: ApiKey) -> None:
         raise Conflict(
             f"job {waiting_job_id} waits for the rationale set of {job.id}: cancel it first"
         )
-    # Finalize it first: a later finalization would restore what is deleted here.
-    finalize(gateway, job)
+    if not job.concluded:  # a later finalization would restore what is deleted here
+        finalize(gateway, job)
     if job.rationale_set is not None:  # it names the scores, which are deleted with the job
         gateway.store.delete(keys.rationale_scores_key(job.rationale_set, job.id))
     for prefix in (keys.job_prefix(job.id), keys.judge_prefix(job.id)):
         for key in gateway.store.list(prefix):
-            gateway.store.delete(key)
+            if key != archive_keys.job_record_key(job.id):
+                gateway.store.delete(key)
     delete_result_file(gateway.store, job.id)
     gateway.events.delete(job.id)
     delete_account(gateway.shared.generation_buffer, job.id)
+    JobArchive(gateway.store).delete(job)
     gateway.jobs.delete(job.id)
 
 

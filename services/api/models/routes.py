@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from qcrd.records import rest
 from services.api.dependencies import CallerDep, GatewayDep
@@ -13,9 +15,15 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def list_models(gateway: GatewayDep) -> rest.Page[rest.ModelObject]:
+def list_models(
+    gateway: GatewayDep,
+    after: str | None = None,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+) -> rest.Page[rest.ModelObject]:
+    """Newest first: all, or with `limit` a page of those that are older than model `after`."""
+    records, has_more = models.list_models(gateway.store, after, limit)
     return serializers.build_page(
-        [serializers.serialize_model(model) for model in models.list_models(gateway.store)]
+        [serializers.serialize_model(model) for model in records], has_more=has_more
     )
 
 

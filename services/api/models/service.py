@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from qcrd.errors import Conflict, NotFound
+from itertools import islice
+
+from qcrd.errors import Conflict, Invalid, NotFound
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import PublishedModel
 from qcrd.records.rest import FileLink
@@ -10,21 +12,30 @@ from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.storage.store import Store, find_readable_record, read_record
+from qcrd.runtime.storage.published_models import iter_published_models, remove_published_model
+from qcrd.runtime.storage.store import Store, read_record
 from services.api.http.access.ownership import check_owner, get_job_owner
 
 LINK_EXPIRY_SECONDS = 3600
 
 
-def list_models(store: Store) -> list[PublishedModel]:
-    """A model is there when its description is, which is written last."""
-    manifest_keys = [key for key in store.list(keys.MODELS) if key.endswith("/model.json")]
-    models = [
-        model
-        for key in manifest_keys
-        if (model := find_readable_record(store, key, PublishedModel)) is not None
-    ]
-    return sorted(models, key=lambda model: (model.created_at, model.id), reverse=True)
+def list_models(
+    store: Store, after: str | None = None, limit: int | None = None
+) -> tuple[list[PublishedModel], bool]:
+    """At most `limit` models, newest first, that are older than model `after`, and whether there
+    are more; without a limit all, as OpenAI's clients expect. `Invalid` for an unknown `after`.
+
+    A model is there when its description is, which is written last.
+    """
+    try:
+        begin = None if after is None else get_model(store, after)
+    except NotFound as error:
+        raise Invalid(f"`after`: there is no model {after!r}", param="after") from error
+    if limit is None:
+        return list(iter_published_models(store, begin)), False
+    models = iter_published_models(store, begin, page_size=limit + 1)
+    page = list(islice(models, limit + 1))
+    return page[:limit], len(page) > limit
 
 
 def get_model(store: Store, model_id: str) -> PublishedModel:
@@ -63,6 +74,7 @@ def delete_model(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) ->
     store.delete(keys.model_manifest_key(model_id))
     for key in store.list(keys.model_prefix(model_id)):
         store.delete(key)
+    remove_published_model(store, model)
 
 
 def list_referenced_models(spec: JobSpec) -> dict[str, str | None]:

@@ -19,7 +19,8 @@ from qcrd.records.students.prompt_format import (
     AnswerJudge,
     PromptFormat,
 )
-from qcrd.runtime import keys
+from qcrd.runtime import archive_keys, keys
+from qcrd.runtime.storage.published_models import add_published_model
 from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.trainer.results import older_readers
 from services.trainer.results.answering import StudentAnswers
@@ -30,8 +31,8 @@ MODEL_CARD_FILE = "README.md"
 
 
 def model_id(job_id: str) -> str:
-    """A job publishes one model; its id is a function of the job's, so a second try replaces it."""
-    return f"model-{keys.digest(job_id, 'model')}"
+    """The id of the model that the job publishes."""
+    return archive_keys.make_model_id(job_id)
 
 
 def upload_model(store: Store, job: Job, student: Student, answers: StudentAnswers) -> None:
@@ -114,5 +115,6 @@ def publish_model(store: Store, job: Job, report: Report) -> PublishedModel:
         base=job.spec.model,
         files=tuple(name for name in names if name != manifest),
     )
+    add_published_model(store, model)
     write_record(store, keys.model_manifest_key(model.id), model)
     return model

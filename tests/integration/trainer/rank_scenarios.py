@@ -59,10 +59,10 @@ class FolderStore:
         with (self._folder / key).open("rb") as file:
             yield file
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
         found = (path for path in self._folder.rglob("*") if path.is_file())
         names = (str(path.relative_to(self._folder)) for path in found)
-        return sorted(name for name in names if name.startswith(prefix))
+        return sorted(n for n in names if n.startswith(prefix) and n > after)[:limit]
 
     def delete(self, key: str) -> None:
         (self._folder / key).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
+from qcrd.runtime.storage.published_models import add_published_model
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
@@ -99,5 +100,6 @@ def published(here: Here) -> PublishedModel:
         files=("config.json",),
     )
     here.store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
+    add_published_model(here.store, model)
     write_record(here.store, keys.model_manifest_key(model.id), model)
     return model

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from qcrd.errors import NotFound
+from qcrd.records.job import PublishedModel
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime import keys
+from qcrd.runtime.storage.published_models import add_published_model
 from qcrd.runtime.storage.store import MemoryStore, write_record
 from tests.unit.api.gateway_client import Here, published, sums
 
@@ -86,3 +88,36 @@ def test_a_model_that_is_being_deleted_is_left_out(
     first, second = published(here), published(here)
     lose(here, monkeypatch, keys.model_manifest_key(first.id))
     assert listed(here, "models")[0] == [second.id]
+
+
+def test_models_are_listed_newest_first_and_by_pages_that_read_no_more(here: Here) -> None:
+    """Also those that an earlier release published, which has no index of them."""
+    models = [
+        PublishedModel(
+            id=f"model-{number:024x}",
+            job_id=keys.new_id("ftjob"),
+            created_at=5.0 + number // 2,
+            base="tiny",
+            files=(),
+        )
+        for number in range(12)
+    ]
+    for number, model in enumerate(models):
+        if number >= 6:
+            add_published_model(here.store, model)
+        write_record(here.store, keys.model_manifest_key(model.id), model)
+        if number == 5:
+            assert len(listed(here, "models")[0]) == 6
+    expected = [model.id for model in reversed(models)]
+    assert listed(here, "models") == (expected, False)
+    assert listed(here, "models", limit=5) == (expected[:5], True)
+    assert listed(here, "models", limit=5, after=expected[4]) == (expected[5:10], True)
+    assert listed(here, "models", limit=5, after=expected[9]) == (expected[10:], False)
+    unknown = here.client.get("/v1/models", params={"after": "model-" + "f" * 24})
+    assert unknown.status_code == 400
+    again = models[0].model_copy(update={"created_at": 99.0})  # its publishing was repeated
+    add_published_model(here.store, again)
+    write_record(here.store, keys.model_manifest_key(again.id), again)
+    assert listed(here, "models")[0] == [again.id, *expected[:-1]]
+    here.client.delete(f"/v1/models/{again.id}")
+    assert listed(here, "models")[0] == expected[:-1]

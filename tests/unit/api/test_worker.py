@@ -9,11 +9,17 @@ from redis.exceptions import ResponseError
 
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import JobSpec
+from qcrd.runtime import keys
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.redis.event_log import MemoryEventLog
-from qcrd.runtime.settings import RecoverySettings
+from qcrd.runtime.redis.event_trimming import MemoryEventTrimmer
+from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
+from qcrd.runtime.retention import sweeper as retention
+from qcrd.runtime.retention.eviction import Evictor
+from qcrd.runtime.settings import RecoverySettings, RetentionSettings
+from qcrd.runtime.storage.inventory import InventoriedMemoryStore
 from qcrd.runtime.storage.store import MemoryStore
 from services.api import worker
 
@@ -100,3 +106,32 @@ def test_teachers_are_looked_at_until_the_worker_stops() -> None:
     stop_event.set()
     thread.join()
     assert checker.looks >= 4
+
+
+def test_ended_jobs_leave_redis_for_the_store_by_themselves() -> None:
+    stop_event, store, jobs = threading.Event(), InventoriedMemoryStore(), MemoryJobStore()
+    spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
+    for number, status in enumerate((JobStatus.CANCELLED, JobStatus.PAUSED)):
+        jobs.create(
+            Job(
+                id=f"ftjob-{number:024x}", spec=spec, status=status, created_at=0.0, finished_at=1.0
+            )
+        )
+    events = MemoryEventLog()
+    evictor = Evictor(jobs, events, MemoryEventTrimmer(events), MemoryGenerationBuffer(), store)
+    sweeper = retention.Sweeper(evictor, store, RetentionSettings())
+    store.put(keys.checkpoint_prefix(f"ftjob-{0:024x}") + "x", b"")
+    thread = threading.Thread(
+        target=worker.sweep_forever,
+        args=(Lock(), sweeper, stop_event),
+        kwargs={"seconds": 0.01, "store_seconds": 0.0},
+    )
+    thread.start()
+    deadline = time.monotonic() + 60
+    while len(jobs.list(None, 9)) > 1 or any("checkpoints/" in key for key in store.list("")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    stop_event.set()
+    thread.join()
+    [left] = jobs.list(None, 9)
+    assert left.status is JobStatus.PAUSED

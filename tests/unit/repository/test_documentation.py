@@ -31,6 +31,7 @@ from qcrd.runtime.settings import (
     ModelSettings,
     RecoverySettings,
     RedisSettings,
+    RetentionSettings,
     StoreSettings,
 )
 from services.api.settings import (
@@ -53,6 +54,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     ModelSettings,
     LogSettings,
     RecoverySettings,
+    RetentionSettings,
     ApiSettings,
     FileSettings,
     ConnectionLimitSettings,

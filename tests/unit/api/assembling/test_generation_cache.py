@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
 from qcrd.records.teachers.prompt import TeacherPrompt
+from qcrd.runtime import keys
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
-from qcrd.runtime.storage.store import MemoryStore
+from qcrd.runtime.storage.store import MemoryStore, write_lines
 from services.api.assembling.generation_cache import Generation, GenerationCache, find_existing
+from services.api.assembling.generation_index import MERGED
 from services.api.assembling.sampling_plan import SampleRequest
 
 
@@ -31,8 +37,8 @@ class Moving(MemoryStore):
     def other(self) -> GenerationCache:
         return GenerationCache(self, self.ledger, teacher="t", sampling="s")
 
-    def list(self, prefix: str) -> list[str]:
-        found = super().list(prefix)
+    def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
+        found = super().list(prefix, after=after, limit=limit)
         self.other().flush()
         return found
 
@@ -57,3 +63,63 @@ def test_a_job_that_began_before_there_were_grammars_keeps_what_it_paid_for() ->
     assert set(found) == {SampleRequest(held, 0).key}
     other_text = TeacherPrompt("two and three", grammar="four")
     assert SampleRequest(other_text, 0).free_key != own.key
+
+
+class Counting(MemoryStore):
+    """What is read of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[BinaryIO]:
+        self.opened.append(key)
+        with super().open(key) as body:
+            yield body
+
+
+def make_cache(store: MemoryStore) -> GenerationCache:
+    return GenerationCache(store, MemoryGenerationBuffer(), teacher="t", sampling="s")
+
+
+def test_a_job_reads_the_shards_that_it_wants_alone() -> None:
+    """Of 1,100 shards: they are indexed, and their indexes merged twice over."""
+    store = Counting()
+    cache = make_cache(store)
+    for number in range(1100):
+        cache.add([generation(f"a{number}"), generation(f"b{number}")])
+        cache.flush()
+    store.opened.clear()
+    found = cache.find_many(["a7", "b7", "b999", "absent"])
+    assert set(found) == {"a7", "b7", "b999"}
+    shards = [key for key in store.opened if "/shard-" in key]
+    assert len(shards) == 2
+    assert len(store.opened) - len(shards) < 2 * MERGED
+    store.opened.clear()
+    assert cache.find_many(["absent"]) == {}
+    assert not any("/shard-" in key for key in store.opened)
+
+
+def test_shards_of_an_earlier_release_are_indexed_when_they_are_first_read() -> None:
+    store = Counting()
+    for number in range(3):
+        key = keys.generation_shard_key("t", "s", str(number))
+        write_lines(store, key, [generation(f"a{number}")])
+    cache = make_cache(store)
+    assert set(cache.find_many(["a1"])) == {"a1"}
+    store.opened.clear()
+    assert set(cache.find_many(["a2"])) == {"a2"}
+    assert len([key for key in store.opened if "/shard-" in key]) == 1
+
+
+def test_a_shard_that_was_removed_is_as_none() -> None:
+    store = Counting()
+    cache = make_cache(store)
+    cache.add([generation("a")])
+    cache.flush()
+    cache.mark_used("ftjob-" + "0" * 24)
+    assert [key for key in store.list("") if key.startswith("generation-uses/t/s/ftjob-")]
+    [shard] = store.list(keys.generation_prefix("t", "s"))
+    store.delete(shard)
+    assert cache.find_many(["a"]) == {}

@@ -319,9 +319,9 @@ class Counting(MemoryStore):
         with super().open(key) as body:
             yield body
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
         self.calls["list"] += 1
-        return super().list(prefix)
+        return super().list(prefix, after=after, limit=limit)
 
 
 @pytest.mark.parametrize(

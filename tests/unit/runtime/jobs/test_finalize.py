@@ -14,6 +14,7 @@ from qcrd.errors import QcrdError, Transient
 from qcrd.records.job import Event, Job, JobFailure, JobStatus, StoredFile
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
+from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.finalize import finalize, finalize_pending
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
@@ -21,7 +22,7 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.result_file import delete_result_file, get_result_file_id
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.redis.event_log import MemoryEventLog
-from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
+from qcrd.runtime.storage.store import MemoryStore, read_record
 from services.api.http.serializers import serialize_job
 
 
@@ -65,7 +66,7 @@ def active(deps: WorkerDeps) -> list[str]:
 
 
 def archived(deps: WorkerDeps, job: Job) -> list[Event]:
-    return list(read_lines(deps.store, keys.job_events_key(job.id), Event))
+    return list(EventArchive(deps.store).iter_events(job.id))
 
 
 def test_a_job_whose_end_nobody_told_is_concluded_after_the_grace(deps: WorkerDeps) -> None:

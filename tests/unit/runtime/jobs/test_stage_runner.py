@@ -15,6 +15,8 @@ from qcrd.records.rationales import RationaleCounts
 from qcrd.records.specs.spec import JobSpec, Priority
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import stage_runner
+from qcrd.runtime.jobs.archive.event_archive import EventArchive
+from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.commands import claim_job, transition_job, update_job
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
@@ -142,8 +144,8 @@ def test_a_job_that_is_done_is_told_and_archived(world: World) -> None:
     archived = store.read_record(world.store, keys.job_report_key(ID), Report)
     assert archived == job.report
     assert store.read_record(world.store, keys.job_spec_key(ID), JobSpec) == job.spec
-    lines = store.read_object(world.store, keys.job_events_key(ID)).splitlines()
-    assert len(lines) == len(world.events.read(ID))
+    assert list(EventArchive(world.store).iter_events(ID)) == world.events.read(ID)
+    assert JobArchive(world.store).find(ID) == job
 
 
 def test_a_second_delivery_does_nothing(world: World) -> None:

@@ -1,0 +1,76 @@
+"""The records of ended jobs in the object store, and their list, newest first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from qcrd.errors import QcrdError
+from qcrd.records.job import Job
+from qcrd.runtime import archive_keys, keys
+from qcrd.runtime.storage.store import Store, find_readable_record, find_record, write_record
+
+log = logging.getLogger(__name__)
+
+READ_THREADS = 8
+"""Records that one list reads at once: over a network each takes some twenty milliseconds."""
+
+
+class JobPlace(NamedTuple):
+    """Where a job is in the list of all jobs, which is sorted by it, the largest first."""
+
+    created_at: float
+    job_id: str
+
+
+class JobArchive:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def save(self, job: Job) -> None:
+        """Write the record of an ended job, and then what makes it one of their list."""
+        write_record(self._store, archive_keys.job_record_key(job.id), job)
+        self._store.put(archive_keys.ended_job_key(job.id, job.created_at), b"")
+
+    def find(self, job_id: str) -> Job | None:
+        """The record of an ended job, None for any other. `UnreadableRecord`."""
+        return find_record(self._store, archive_keys.job_record_key(job_id), Job)
+
+    def _find_readable(self, job_id: str) -> Job | None:
+        return find_readable_record(self._store, archive_keys.job_record_key(job_id), Job)
+
+    def list_places(self, than: JobPlace | None, limit: int) -> list[JobPlace]:
+        """The places of at most `limit` ended jobs that are older than place `than`."""
+        after = "" if than is None else archive_keys.ended_job_key(than.job_id, than.created_at)
+        found = self._store.list(archive_keys.ENDED, after=after, limit=limit)
+        return [JobPlace(*archive_keys.parse_ended_job_key(key)) for key in found]
+
+    def read_many(self, job_ids: Sequence[str]) -> list[Job]:
+        """Those that can be read, in this order."""
+        if len(job_ids) < 2:
+            found = [self._find_readable(job_id) for job_id in job_ids]
+        else:
+            with ThreadPoolExecutor(min(READ_THREADS, len(job_ids))) as pool:
+                found = list(pool.map(self._find_readable, job_ids))
+        return [job for job in found if job is not None]
+
+    def list_ids(self) -> list[str]:
+        """The ids of all jobs that the store has anything of."""
+        found = (key.split("/")[1] for key in self._store.list(archive_keys.JOBS))
+        return [job_id for job_id in dict.fromkeys(found) if keys.ID_PATTERN.fullmatch(job_id)]
+
+    def delete(self, job: Job) -> None:
+        """What makes it one of the list first. Idempotent."""
+        self._store.delete(archive_keys.ended_job_key(job.id, job.created_at))
+        self._store.delete(archive_keys.job_record_key(job.id))
+
+
+def save_snapshot(store: Store, job: Job) -> None:
+    """Leave the record of a living job in the store, from which `qcrd rebuild` makes jobs when
+    Redis is lost. It is no harm where that fails: an earlier snapshot or the spec is there."""
+    try:
+        write_record(store, archive_keys.job_snapshot_key(job.id), job)
+    except QcrdError as error:
+        log.warning("no snapshot of the job: %s", error, extra={"data": {"job_id": job.id}})
