@@ -251,8 +251,7 @@ TEACHER_CHECK_LOCK = "qcrd:teachers:checker"
 
 
 def teacher_note_key(kind: Literal["learnt", "check"], teacher: str) -> str:
-    """What a teacher's server was found not to take, or what its last check found, by the digest
-    of its configuration."""
+    """What a teacher, by the digest of its configuration, does not take or its last check found."""
     return f"qcrd:teacher:{kind}:{teacher}"
 
 

@@ -85,7 +85,7 @@ def site(cluster: FakeCluster, api: ApiClient, redis_settings: RedisSettings) ->
 
 
 def wait_until(happens: Any) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 150
     while not happens():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.01)

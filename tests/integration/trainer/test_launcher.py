@@ -1,7 +1,7 @@
 """The launcher as a container's process: its exit codes, and two machines with one rank each.
 
-The machines are processes on loopback, with the variables that Kubeflow Trainer's torch policy
-sets and no others.
+The machines are processes on loopback, with exactly the variables that Kubeflow Trainer's torch
+policy sets beside what every pod of ours has.
 """
 
 from __future__ import annotations
