@@ -164,7 +164,9 @@ def save_student(
     config = config_class(**{**SHAPE, **own, "vocab_size": size, **settings})
     model: Any = AutoModelForCausalLM.from_config(config)
     for name, parameter in model.named_parameters():
-        if name.endswith(("bias", "norm.weight")):  # which begin as 0 and 1: nothing would miss them
+        if name.endswith(
+            ("bias", "norm.weight")
+        ):  # which begin as 0 and 1: nothing would miss them
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     model.save_pretrained(folder)
     tokenizer.chat_template = render_chat_template(prompt_format)

@@ -59,9 +59,7 @@ class FakeHub:
                     self._writing(self._preupload),
                     methods=["POST"],
                 ),
-                Route(
-                    f"{api}/commit/{{revision}}", self._writing(self._commit), methods=["POST"]
-                ),
+                Route(f"{api}/commit/{{revision}}", self._writing(self._commit), methods=["POST"]),
                 Route(
                     "/{name:path}.git/info/lfs/objects/batch",
                     self._writing(self._lfs_batch),

@@ -113,9 +113,7 @@ def export_onnx(
         )
     else:
         read = {"input_ids": ids, "attention_mask": mask}
-        _write(
-            _Decoder(original.model), read, dict.fromkeys(read, both), "logits", target / MODEL
-        )
+        _write(_Decoder(original.model), read, dict.fromkeys(read, both), "logits", target / MODEL)
     original.tokenizer.save_pretrained(target)
     original.model.generation_config.save_pretrained(target)
     (target / PROMPT_FORMAT_FILE).write_text(

@@ -95,7 +95,9 @@ def export_model(
     export_format: Annotated[
         str, typer.Option("--format", help="gguf-f16, gguf-q8_0, onnx or adapter.")
     ],
-    to: Annotated[Path | None, typer.Option(help="Folder to make. [default: ./MODEL-FORMAT]")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder to make. [default: ./MODEL-FORMAT]")
+    ] = None,
     questions: Annotated[
         Path | None, typer.Option(help="JSON lines: compare the answers to these questions too.")
     ] = None,
@@ -118,12 +120,15 @@ def push_model(
     model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An id, or a local folder.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub.")],
     base_model: Annotated[
-        str | None, typer.Option(help="Its base's name on the hub. [default: what the job called it]")
+        str | None,
+        typer.Option(help="Its base's name on the hub. [default: what the job called it]"),
     ] = None,
     dataset: Annotated[
         list[str] | None, typer.Option(help="Name on the hub of data it learned from; repeatable.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository private.")
+    ] = False,
     api: ApiOption = None,
 ) -> None:
     """Commit a student to a repository of the Hugging Face hub, with its card. HF_TOKEN is the

@@ -51,7 +51,9 @@ def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     added = {token["id"]: token for token in described["added_tokens"]}
     tokens, types = _list_tokens(model, added, size)
     if model["byte_fallback"]:
-        scores = {merge.replace(" ", ""): -float(rank) for rank, merge in reversed([*enumerate(merges)])}
+        scores = {
+            merge.replace(" ", ""): -float(rank) for rank, merge in reversed([*enumerate(merges)])
+        }
         return Vocabulary(
             tokens,
             types,

@@ -15,7 +15,6 @@ from torch import nn
 
 from qcrd.records.specs.training_spec import StudentSpec
 
-
 PEFT_PREFIX = "base_model.model."
 """Of the names of weights in an adapter's file: where PEFT puts the base."""
 

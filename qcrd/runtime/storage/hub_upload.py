@@ -33,9 +33,7 @@ def upload_model_folder(
     disable_progress_bars()
     try:
         api.create_repo(repository, private=private or None, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message=message
-        )
+        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise _classify(repository, error) from error
     return str(commit.commit_url)

@@ -69,9 +69,7 @@ def render_model_card(
     )
 
 
-def _render_metadata(
-    job: Job, report: Report, title: str, is_encoder_decoder: bool
-) -> list[str]:
+def _render_metadata(job: Job, report: Report, title: str, is_encoder_decoder: bool) -> list[str]:
     """What a hub reads of a card, in YAML: its values are JSON, which is YAML too."""
     task = "text2text-generation" if is_encoder_decoder else "text-generation"
     measured, split, file = (

@@ -1,7 +1,7 @@
 """A job's trackers: processes that are told what the event log is told, and are never waited for.
 
-Each reads from a pipe. What does not fit into it, since the tracker hangs or is slow, is dropped; at
-the end it has some seconds to send the rest, and then it is killed.
+Each reads from a pipe. What does not fit into it, since the tracker hangs or is slow, is dropped;
+at the end it has some seconds to send the rest, and then it is killed.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ class TrackedEventLog:
         data: dict[str, Any] | None = None,
         once: str | None = None,
     ) -> Event:
-        event = self._events.append(
-            job_id, message, level=level, type=type, data=data, once=once
-        )
+        event = self._events.append(job_id, message, level=level, type=type, data=data, once=once)
         self._step = int((data or {}).get("step", self._step))
         if metrics := flatten_metrics(data or {}):
             for tracker in self._trackers:
@@ -128,9 +126,7 @@ def flatten_metrics(data: Mapping[str, Any]) -> dict[str, float]:
     method = data.get("method")
     prefix = f"{method}/" if isinstance(method, str) else ""
     return {
-        f"{prefix}{name}": value
-        for name, value in iter_numbers(data)
-        if name not in NO_METRICS
+        f"{prefix}{name}": value for name, value in iter_numbers(data) if name not in NO_METRICS
     }
 
 
@@ -139,7 +135,9 @@ def iter_numbers(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str,
     for name, value in data.items():
         if isinstance(value, Mapping):
             yield from iter_numbers(value, f"{path}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        elif (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        ):
             yield f"{path}{name}", float(value)
 
 
