@@ -55,7 +55,7 @@ def read_job_spec(spec: Path, data: Path | None, *, training: Path | None = None
         source, given = _replace_training(source, given, training.name)
     folder = _choose_folder(spec, data)
     body = translate_request(given, lambda name: _describe_file(folder, name), {})
-    is_openai = given.get("method") != body.get("method") or "integrations" in given
+    is_openai = given.get("method") != body.get("method")
     if is_openai:
         parse_record(JobSpec, body)
     else:

@@ -16,8 +16,8 @@ from qcrd.exports.original import OriginalStudent
 from qcrd.records.students.prompt_format import ADAPTER_FOLDER, PROMPT_FORMAT_FILE
 
 TIE = 1e-3
-"""Difference of the two best logits below which either may be said: merged weights are rounded once,
-those apart in each layer."""
+"""Difference of the two best logits below which either may be said: merged weights are rounded
+once, those apart in each layer."""
 
 
 def export_adapter(
@@ -44,8 +44,8 @@ def export_adapter(
     base = None if models is None else models / name
     if base is None or not (base / "config.json").is_file():
         return (
-            f"not verified: its base {name} is not in the models folder, where the adapter would be "
-            "put onto it; set QCRD_MODELS_DIR to one that has it"
+            f"not verified: its base {name} is not in the models folder, to put the adapter onto "
+            "it; set QCRD_MODELS_DIR to one that has it"
         )
     generate = _load(original, base, target)
     told = [agreement.check_tokens(original, agreement.QUESTIONS, generate, tie=TIE)]

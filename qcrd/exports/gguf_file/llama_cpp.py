@@ -28,7 +28,7 @@ class LlamaCpp:
         )
 
     def tokenize(self, text: str) -> list[int]:
-        """As it reads a prompt: with what its tokenizer puts around it, and control tokens as such."""
+        """As it reads a prompt: with what its tokenizer puts around it, control tokens as such."""
         body = {"content": text, "add_special": True, "parse_special": True}
         tokens: list[int] = self._post("/tokenize", body)["tokens"]
         return tokens

@@ -11,13 +11,15 @@ from qcrd.records.base import Record
 TrackerType = Literal["wandb", "mlflow", "trackio", "tensorboard"]
 
 
+PROJECT_PATTERN = r"^[\w\- ][\w\-. ]*$"
+"""No path: TensorBoard's is a folder's name."""
+
+
 class TrackerRun(Record):
     """What the job is called there. Where the tracker is, and with whose key, is in the trainer's
     environment."""
 
-    project: Annotated[
-        str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:\x00-\x1f]+$")
-    ] = "qcrd"
+    project: Annotated[str, Field(max_length=128, pattern=PROJECT_PATTERN)] = "qcrd"
     """Of Weights & Biases and Trackio; MLflow's experiment; TensorBoard's folder."""
     name: Annotated[str | None, Field(max_length=128)] = None
     """Of the run; None: the job's id."""
@@ -33,9 +35,13 @@ class IntegrationSpec(Record):
     type: TrackerType
     """Which one; its own fields stand under its name."""
     wandb: TrackerRun | None = None
+    """Weights & Biases; its key is the trainer's `WANDB_API_KEY`."""
     mlflow: TrackerRun | None = None
+    """MLflow, at the trainer's `MLFLOW_TRACKING_URI`."""
     trackio: TrackerRun | None = None
+    """Trackio, in the trainer's `TRACKIO_DIR`, or at a Space."""
     tensorboard: TrackerRun | None = None
+    """TensorBoard's files, in the trainer's `QCRD_TENSORBOARD_DIR`."""
 
     @property
     def run(self) -> TrackerRun:

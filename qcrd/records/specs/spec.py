@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from qcrd.errors import Invalid
 from qcrd.records.base import Record, parse_record
@@ -227,6 +227,15 @@ class JobSpec(Record):
     """URL that is notified when the job ends, on a host that the server lists."""
     integrations: Annotated[tuple[IntegrationSpec, ...], Field(max_length=5)] = ()
     """Experiment trackers that the trainer tells its numbers, each by its type."""
+
+    @field_validator("integrations")
+    @classmethod
+    def check_types_differ(
+        cls, integrations: tuple[IntegrationSpec, ...]
+    ) -> tuple[IntegrationSpec, ...]:
+        if len({each.type for each in integrations}) < len(integrations):
+            raise ValueError("two of one `type`: a job is one run in a tracker")
+        return integrations
 
     @model_validator(mode="before")
     @classmethod

@@ -1,5 +1,5 @@
-"""`python -m services.trainer.trackers RUN OUTCOME --parent PID`: one tracker, told by lines of JSON
-on standard input, of the `TrackedRun` in the file RUN.
+"""`python -m services.trainer.trackers RUN OUTCOME --parent PID`: one tracker, told by lines of
+JSON on standard input, of the `TrackedRun` in the file RUN.
 
 What it raises ends this process and not the job; the file OUTCOME says how it ended.
 """

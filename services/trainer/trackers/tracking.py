@@ -1,7 +1,7 @@
 """A job's trackers: processes that are told what the event log is told, and are never waited for.
 
-Each reads from a pipe. What does not fit into it, since the tracker hangs or is slow, is dropped; at
-the end it has some seconds to send the rest, and then it is killed.
+Each reads from a pipe. What does not fit into it, since the tracker hangs or is slow, is dropped;
+at the end it has some seconds to send the rest, and then it is killed.
 """
 
 from __future__ import annotations

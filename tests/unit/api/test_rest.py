@@ -344,8 +344,11 @@ def test_what_is_refused_has_no_head_in_transformers_either() -> None:
 
 def test_wrong_top_level_fields_are_refused_by_name(here: Here) -> None:
     training = here.file(sums(4))
-    tracker = [{"type": "wandb", "wandb": {"project": "p"}}]
-    refused(here.create(training, integrations=tracker), 400, "unsupported_field", "integrations")
+    tracker = {"type": "wandb", "wandb": {"project": "p", "name": None, "tags": ["a"]}}
+    tracked = here.create(training, integrations=[tracker]).json()
+    assert tracked["integrations"] == [{**tracker, "wandb": {**tracker["wandb"], "entity": None}}]
+    twice = here.create(training, integrations=[tracker, tracker])
+    refused(twice, 400, "invalid_value", "integrations")
     refused(here.create(training, integration=[]), 400, "unknown_key", "integration")
     refused(here.create(ABSENT), 400, "file_not_found", "training_file")
     refused(here.create("../x"), 400, "file_not_found", "training_file")

@@ -34,8 +34,9 @@ def export(folder: Path, kind: ExportFormat = F16, *rows: agreement.LabelledQues
 
 @pytest.mark.parametrize("kind", list(exported.CONFIGS))
 def test_in_16_bits_every_shape_says_the_same_tokens(tmp_path: Path, kind: str) -> None:
-    """128 tokens of four outputs. Grouped heads, tied and untied heads, biases, norms of queries, scaled and missing rotary
-    positions, four ways to split a text: whatever were written wrongly would change the tokens."""
+    """128 tokens of four outputs. Grouped heads, tied and untied heads, biases, norms of queries,
+    scaled and missing rotary positions, four ways to split a text: whatever were written wrongly
+    would change the tokens."""
     checked = export(exported.save_student(tmp_path / "student", kind))
     assert checked == (
         "llama.cpp gives the same greedy tokens as transformers at 128 of 128 places"

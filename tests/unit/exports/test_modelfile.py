@@ -47,7 +47,8 @@ def test_it_is_greedy_and_ends_where_the_student_does(tmp_path: Path) -> None:
     original = OriginalStudent(exported.save_student(tmp_path / "student"))
     lines = render_modelfile(original, "student-f16.gguf").splitlines()
     assert lines[0] == "FROM ./student-f16.gguf"
-    assert lines[1].startswith('TEMPLATE """{{') and lines[1].endswith('}}"""')
+    assert lines[1].startswith('TEMPLATE """{{')
+    assert lines[1].endswith('}}"""')
     assert lines[2:] == [
         "PARAMETER temperature 0",
         "PARAMETER repeat_penalty 1",
@@ -60,7 +61,8 @@ def test_it_is_greedy_and_ends_where_the_student_does(tmp_path: Path) -> None:
 def test_the_renderer_has_the_scopes_of_go() -> None:
     template = (
         '{{- $a := "x" }}{{ range .Messages }}{{ $a = .Role }}{{ $a := "inner" }}{{ $a }},'
-        '{{- end }} {{ $a }}{{ if eq $a "user" }} yes{{ else if eq $a "q" }} q{{ else }} no{{ end }}'
+        '{{- end }} {{ $a }}{{ if eq $a "user" }} yes{{ else if eq $a "q" }} q{{ else }} no'
+        "{{ end }}"
     )
     messages = [{"role": "assistant", "content": ""}, {"role": "user", "content": ""}]
     assert go_template.render(template, messages) == "inner,inner, user yes"

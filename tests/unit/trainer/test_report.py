@@ -7,6 +7,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from qcrd.cli.output.report import (
@@ -379,3 +380,17 @@ def test_a_cascade_without_a_threshold_says_why() -> None:
     report = made().model_copy(update={"cascade": cascade})
     card = render_model_card(JOB, report, FORMAT)
     assert "With its teacher: every question goes to big: 16 questions." in card
+
+
+def test_a_hub_reads_the_base_the_task_and_the_accuracy_with_its_interval() -> None:
+    report = made()
+    head = yaml.safe_load(render_model_card(JOB, report, FORMAT).split("---\n")[1])
+    assert (head["base_model"], head["pipeline_tag"]) == (JOB.spec.model, "text-generation")
+    row = report.test["qcrd"]
+    [result] = head["model-index"][0]["results"]
+    [metric] = result["metrics"]
+    assert result["dataset"]["name"] == JOB.spec.test_file
+    assert (metric["type"], metric["value"]) == ("accuracy", pytest.approx(row.accuracy, abs=1e-4))
+    assert metric["args"] == {"low": round(row.low, 4), "high": round(row.high, 4), "n": row.n}
+    card = render_model_card(JOB, report, FORMAT, is_encoder_decoder=True)
+    assert "text2text-generation" in card

@@ -168,9 +168,8 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMlflow]:
 def test_mlflow_has_one_run_of_a_job_that_was_resumed(mlflow: FakeMlflow, tmp_path: Path) -> None:
     assert track("mlflow", tmp_path, None) == []
     [told] = track("mlflow", tmp_path, made())
-    assert told.startswith("mlflow has this run: http") and told.endswith(
-        "/experiments/3/runs/run0"
-    )
+    assert told.startswith("mlflow has this run: http")
+    assert told.endswith("/experiments/3/runs/run0")
     [run] = mlflow.runs.values()
     assert run["statuses"] == ["FAILED", "RUNNING", "FINISHED"]
     steps = [(m["value"], m["step"]) for m in run["metrics"] if m["key"] == "qcrd/loss"]
@@ -180,7 +179,7 @@ def test_mlflow_has_one_run_of_a_job_that_was_resumed(mlflow: FakeMlflow, tmp_pa
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A library of the name `wandb` in the way of the real one, as the tracker's process finds it."""
+    """A library called `wandb` in the way of the real one, as the tracker's process finds it."""
     folder = tmp_path / "library"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, sys.path)]))

@@ -132,7 +132,7 @@ def test_the_job_says_its_epochs_where_clients_look(here: Here) -> None:
             "hyperparameters.learning_rate_multiplier",
         ),
         ({"hyperparameters": 3}, "invalid_value", "hyperparameters"),
-        ({"integrations": [{"type": "wandb"}]}, "unsupported_field", "integrations"),
+        ({"integrations": [{"type": "comet"}]}, "invalid_value", "integrations.0.type"),
     ],
 )
 def test_what_is_not_offered_is_refused_by_name(
