@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 SCHEMES = ("redis", "rediss")
 
 
-class WaitingTransport(Transport):  # type: ignore[misc]  # kombu has no types
+class WaitingTransport(Transport):
     connection_errors = (*Transport.connection_errors, ResponseError)
 
 
