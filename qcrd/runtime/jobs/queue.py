@@ -16,6 +16,7 @@ from qcrd.errors import Transient
 from qcrd.records.job import Stage
 from qcrd.runtime import telemetry
 from qcrd.runtime.jobs.state_machine import STAGE_TASKS
+from qcrd.runtime.redis.broker_transport import install_waiting_transport
 from qcrd.runtime.settings import RedisSettings
 
 
@@ -38,6 +39,7 @@ def create_celery_app(settings: RedisSettings) -> Celery:
     Messages are acknowledged before the work starts and none is prefetched: with late acks, or
     with a prefetch of one, Celery on Redis redelivers a long task while it is running.
     """
+    install_waiting_transport()
     signals.setup_logging.connect(_keep_logging_config, weak=False)
     app = Celery("qcrd", broker=settings.url, task_cls=StageTask, set_as_current=False)
     app.conf.update(

@@ -26,6 +26,8 @@ STREAM_PART_BYTES = 5 * 2**20
 """Part size of a stream of unknown length, the smallest that S3 allows: the client holds up to four
 copies of a part, and S3's limit of 10,000 parts makes 52 GB."""
 
+MAX_LISTED_KEYS = 1000
+"""Of one request to S3."""
 NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchObject", "ResourceNotFound"})
 STORAGE_FULL_CODES = frozenset(
     {"XMinioStorageFull", "InsufficientStorage", "InsufficientStorageSpace", "StorageFull"}
@@ -175,10 +177,14 @@ class S3Store:
 
     def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
         with self._translate_errors(prefix):
-            entries = self._ensure_bucket().list_objects(
-                self._bucket, prefix=prefix, recursive=True, start_after=after or None
+            # Its public method always asks for a thousand keys, fifty times what a page needs.
+            entries = self._ensure_bucket()._list_objects(
+                self._bucket,
+                prefix=prefix,
+                start_after=after or None,
+                max_keys=None if limit is None else min(limit, MAX_LISTED_KEYS),
+                encoding_type="url",
             )
-            # The client asks for a page of a thousand at a time, in order, when one is needed.
             return sorted(e.object_name for e in islice(entries, limit) if e.object_name)
 
     def delete(self, key: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +31,7 @@ from qcrd.runtime.redis.generation_buffer import AccountUpdate, RedisGenerationB
 from qcrd.runtime.redis.memory import RedisMemory, read_redis_memory
 from qcrd.runtime.settings import RedisSettings
 from qcrd.runtime.storage.store import MemoryStore
-from services.api import worker
+from services.api import worker as api_worker
 from services.api.metrics import SystemCollector
 from tests.conftest import free_ports, valkey
 
@@ -101,7 +105,7 @@ def test_an_operator_is_told_long_before(settings: RedisSettings) -> None:
     deps = WorkerDeps(MemoryJobStore(), MemoryEventLog(), MemoryStore(), MemoryJobQueue())
     deps.jobs.create(JOB)
     for _ in range(2):
-        worker.alarm_full_redis(deps, memory)
+        api_worker.alarm_full_redis(deps, memory)
     [told] = deps.events.read(JOB.id)
     assert told.level == "warn"
     assert "maxmemory" in told.message
@@ -114,3 +118,38 @@ def test_an_operator_is_told_long_before(settings: RedisSettings) -> None:
     shown = generate_latest(registry).decode()
     assert "qcrd_redis_memory_used_bytes 5.0" in shown
     assert "qcrd_redis_memory_limit_bytes 10.0" in shown
+
+
+def test_a_worker_waits_for_room_and_takes_what_is_sent_then(
+    settings: RedisSettings, tmp_path: Path
+) -> None:
+    """Celery would end it at the first write that is refused."""
+    redis, queue = connect_redis(settings), CeleryJobQueue(create_celery_app(settings))
+    fill(redis)
+    seen, log = tmp_path / "seen", tmp_path / "worker.log"
+    environment = {**os.environ, "QCRD_REDIS_URL": settings.url, "SEEN_FILE": str(seen)}
+    command = "celery -A tests.contract.runtime.queue_worker worker -Q train -c 1 --pool=threads"
+    with log.open("wb") as out:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", *command.split()],
+            cwd=Path(__file__).parents[3],
+            env=environment,
+            stdout=out,
+            stderr=out,
+        )
+
+    def until(look: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not look():
+            assert time.monotonic() < deadline, log.read_text()[-4000:]
+            assert worker.poll() is None, log.read_text()[-4000:]
+            time.sleep(0.1)
+
+    try:
+        until(lambda: log.read_text().count("maxmemory") > 2)
+        redis.config_set("maxmemory", 0)
+        queue.send(Stage.TRAINING, JOB.id)
+        until(lambda: seen.exists() and JOB.id in seen.read_text())
+    finally:
+        worker.terminate()
+        worker.wait(20)
