@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import urllib3
 from minio import MinioAdmin
-from minio.credentials import StaticProvider
+from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException
 from pydantic import SecretStr, model_validator
 

@@ -131,7 +131,9 @@ def test_the_services_read_what_was_made(tmp_path: Path, monkeypatch: pytest.Mon
     assert StoreSettings().access_key == made["s3/QCRD_S3_ACCESS_KEY"]
     assert StoreSettings().secret_key.get_secret_value() == made["s3/QCRD_S3_SECRET_KEY"]
     admin = StoreAdminSettings()
-    assert admin.access_key == made["s3-admin/QCRD_S3_ADMIN_ACCESS_KEY"] != StoreSettings().access_key
+    assert (
+        admin.access_key == made["s3-admin/QCRD_S3_ADMIN_ACCESS_KEY"] != StoreSettings().access_key
+    )
     assert RedisSettings().url == f"redis://:{made['redis/password']}@redis:6379/0"
     assert [key.get_secret_value() for key in ApiSettings().keys] == [made["api/QCRD_API_KEYS"]]
     monkeypatch.setenv("QCRD_S3_ACCESS_KEY", "set")
