@@ -4,16 +4,33 @@ how the teachers are, and the schema of specs."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import Gauge
 
 from qcrd.errors import QcrdError
 from qcrd.records.specs.spec_schema import read_spec_schema
-from services.api.dependencies import Gateway, GatewayDep
+from services.api.dependencies import Gateway, GatewayDep, inject
 
 router = APIRouter(tags=["health"])
+
+
+class ReadinessNote:
+    """What the last check of `/ready` found, which every deployment asks for again and again. A
+    scrape that asked the store itself would wait with it."""
+
+    def __init__(self) -> None:
+        self.gauge = Gauge(
+            "qcrd_ready",
+            "Whether Redis and the store answered when /ready was last asked, by part",
+            ["part"],
+            registry=None,
+        )
+
+
+ReadinessDep = Annotated[ReadinessNote, inject(ReadinessNote)]
 
 
 # Not in a thread: all of them may be busy reading large files.
@@ -23,7 +40,7 @@ async def check_health() -> dict[str, str]:
 
 
 @router.get("/ready")
-def check_readiness(gateway: GatewayDep) -> JSONResponse:
+def check_readiness(gateway: GatewayDep, readiness: ReadinessDep) -> JSONResponse:
     checks: dict[str, Callable[[], object]] = {
         "redis": lambda: gateway.jobs.list(None, 1),
         # An empty folder: any response shows that the store is reachable.
@@ -36,6 +53,7 @@ def check_readiness(gateway: GatewayDep) -> JSONResponse:
             state[name] = "ok"
         except QcrdError as error:
             state[name] = error.message
+        readiness.gauge.labels(name).set(state[name] == "ok")
     is_ready = set(state.values()) == {"ok"}
     detail: dict[str, Any] = {"status": "ok" if is_ready else "unavailable", **state}
     if teachers := _list_teachers(gateway):
@@ -59,8 +77,8 @@ async def probe_health() -> Response:
 
 
 @router.head("/ready", include_in_schema=False)
-def probe_readiness(gateway: GatewayDep) -> Response:
-    return Response(status_code=check_readiness(gateway).status_code)
+def probe_readiness(gateway: GatewayDep, readiness: ReadinessDep) -> Response:
+    return Response(status_code=check_readiness(gateway, readiness).status_code)
 
 
 def _list_teachers(gateway: Gateway) -> dict[str, str]:
