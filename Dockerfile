@@ -86,8 +86,8 @@ COPY services/api services/api
 USER 10001:10001
 ENV QCRD_API_HOST=0.0.0.0 QCRD_API_PORT=8000
 EXPOSE 8000
-HEALTHCHECK --interval=15s --timeout=10s --start-period=5m --start-interval=2s --retries=4 \
-  CMD ["python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/ready', timeout=9)"]
+HEALTHCHECK --interval=30s --timeout=30s --start-period=5m --start-interval=3s --retries=4 \
+  CMD ["python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/ready', timeout=20)"]
 CMD ["python", "-m", "services.api.main"]
 
 FROM ml AS teacher
@@ -99,8 +99,8 @@ USER 10001:10001
 ENV TEACHER_HOST=0.0.0.0 PORT=8080
 EXPOSE 8080
 # A large model loads for long, and while it does nobody is to restart it.
-HEALTHCHECK --interval=15s --timeout=10s --start-period=30m --start-interval=2s --retries=4 \
-  CMD ["python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=9)"]
+HEALTHCHECK --interval=30s --timeout=30s --start-period=30m --start-interval=3s --retries=4 \
+  CMD ["python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=20)"]
 CMD ["python", "-m", "services.teacher.main"]
 
 FROM ml AS discriminator
@@ -111,8 +111,8 @@ COPY services/discriminator services/discriminator
 USER 10001:10001
 ENV QCRD_DISCRIMINATOR_HOST=0.0.0.0 QCRD_DISCRIMINATOR_PORT=8090
 EXPOSE 8090
-HEALTHCHECK --interval=15s --timeout=10s --start-period=5m --start-interval=2s --retries=4 \
-  CMD ["python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:8090/ready', timeout=9)"]
+HEALTHCHECK --interval=30s --timeout=30s --start-period=5m --start-interval=3s --retries=4 \
+  CMD ["python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:8090/ready', timeout=20)"]
 CMD ["python", "-m", "services.discriminator.main"]
 
 FROM ml AS trainer
@@ -122,6 +122,6 @@ COPY services/__init__.py services/
 COPY services/trainer services/trainer
 USER 10001:10001
 ENV QCRD_ALIVE_FILE=/tmp/alive
-HEALTHCHECK --interval=15s --timeout=5s --start-period=5m --start-interval=2s --retries=4 \
+HEALTHCHECK --interval=30s --timeout=30s --start-period=5m --start-interval=3s --retries=4 \
   CMD ["sh", "-c", "test -n \"$(find \"$QCRD_ALIVE_FILE\" -mmin -1)\""]
 CMD ["celery", "-A", "services.trainer.worker", "worker", "-Q", "train", "-c", "1", "--pool=threads", "-n", "trainer@%h"]
