@@ -66,14 +66,17 @@ test-compose: $(INSTALLED)
 	QCRD_COMPOSE=1 QCRD_COMPOSE_LONG=$(LONG) $(BIN)/python -m pytest -s tests/e2e/compose
 
 # The versions and hashes that images are built from, after a change of pyproject.toml or constraints.txt.
+lock: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lock:
 	locks/compile.sh
 
 # What is in each image, as SPDX, and what hadolint says of how they are made.
+sbom: export PATH := $(CURDIR)/$(BIN):$(PATH)
 sbom:
 	for image in api teacher discriminator trainer; do \
 	    syft -q docker:qcrd-$$image -o spdx-json=sbom-$$image.spdx.json || exit 1; done
 
+lint-containers: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lint-containers:
 	hadolint Dockerfile tests/e2e/standins/Dockerfile
 

@@ -33,6 +33,7 @@ from qcrd.runtime.settings import (
     RedisSettings,
     StoreSettings,
 )
+from qcrd.runtime.storage.bucket_setup import StoreAdminSettings
 from services.api.settings import (
     ApiSettings,
     ConnectionLimitSettings,
@@ -50,6 +51,7 @@ ROOT = Path(__file__).parents[3]
 SETTINGS: tuple[type[BaseSettings], ...] = (
     RedisSettings,
     StoreSettings,
+    StoreAdminSettings,
     ModelSettings,
     LogSettings,
     RecoverySettings,
