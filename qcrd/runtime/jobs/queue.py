@@ -127,4 +127,5 @@ class CeleryJobQueue:
                     return 0  # Redis has no empty lists
                 return int(declared.message_count)
         except OperationalError as error:
-            raise Transient(f"the queue does not answer: {error}") from error
+            message = f"the queue does not answer: {error} (QCRD_REDIS_URL says where it is)"
+            raise Transient(message) from error

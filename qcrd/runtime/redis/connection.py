@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import (
+    AuthenticationError,
     ConnectionError,
     MasterDownError,
     OutOfMemoryError,
@@ -49,8 +50,12 @@ def translate_redis_errors() -> Iterator[None]:
     """
     try:
         yield
+    except AuthenticationError as error:
+        message = f"Redis refuses the password: {error}; check the one in QCRD_REDIS_URL"
+        raise Transient(message, code="redis_unavailable") from error
     except (ConnectionError, TimeoutError) as error:
-        raise Transient(f"Redis does not respond: {error}", code="redis_unavailable") from error
+        message = f"Redis does not respond: {error} (QCRD_REDIS_URL says where it is)"
+        raise Transient(message, code="redis_unavailable") from error
     except (OutOfMemoryError, ReadOnlyError, MasterDownError) as error:
         raise Transient(f"Redis takes no writes: {error}", code="redis_unavailable") from error
     except ResponseError as error:

@@ -57,7 +57,8 @@ def _translate_s3_errors(bucket: str, key: str) -> Iterator[None]:
     except S3Error as error:
         raise _to_qcrd_error(error, bucket, key) from error
     except (ServerError, urllib3.exceptions.HTTPError, OSError) as error:
-        raise Transient(f"the object store does not answer: {error}") from error
+        message = f"the object store does not answer: {error} (QCRD_S3_ENDPOINT says where it is)"
+        raise Transient(message) from error
     except (MinioException, ParseError) as error:
         # A proxy's page in place of the store's reply, and no fault of the work that asked.
         raise Transient(f"the object store cannot be understood at {key}: {error}") from error

@@ -79,7 +79,11 @@ class StudentClient:
 def make_unavailable_error(error: httpx2.TransportError) -> Transient:
     timed_out = isinstance(error, httpx2.TimeoutException)
     reason = "does not respond in time" if timed_out else "cannot be reached"
-    return Transient(f"the server of students {reason}: try again", code="students_unavailable")
+    return Transient(
+        f"the server of students {reason}: try again; QCRD_STUDENTS_URL of the gateway says where "
+        "it is",
+        code="students_unavailable",
+    )
 
 
 def make_response_error(response: httpx2.Response) -> QcrdError:

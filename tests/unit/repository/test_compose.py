@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from qcrd.runtime.settings import RedisSettings, StoreSettings, load_settings
+from qcrd.runtime.storage.bucket_setup import StoreAdminSettings
 from services.api.settings import ApiSettings
 
 ROOT = Path(__file__).parents[3]
@@ -78,7 +79,7 @@ def make_secrets(folder: Path, status: int = 0, **given: str) -> str:
     """Run the compose file's own script, with `folder` in the place of its volumes."""
     (command,) = compose(ROOT / "compose.yaml")["services"]["secrets"]["command"][2:]
     script = command.replace("$$", "$").replace("/secrets/", f"{folder}/")
-    for name in ("api", "s3", "redis"):
+    for name in ("api", "s3", "s3-admin", "redis"):
         (folder / name).mkdir(exist_ok=True)
     done = subprocess.run(
         ["sh", "-euc", script],
@@ -95,13 +96,13 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_secrets_are_made_once_and_say_how_to_read_the_key(tmp_path: Path) -> None:
-    assert "docker compose exec api cat /secrets/api/QCRD_API_KEYS" in make_secrets(
-        tmp_path
-    ).replace(str(tmp_path), "/secrets")
+    assert "docker compose exec api qcrd key" in make_secrets(tmp_path)
     made = contents(tmp_path)
-    keys = [made[name] for name in ("api/QCRD_API_KEYS", "s3/QCRD_S3_SECRET_KEY", "redis/password")]
+    admin = "s3-admin/QCRD_S3_ADMIN_SECRET_KEY"
+    names = ("api/QCRD_API_KEYS", "s3/QCRD_S3_SECRET_KEY", admin, "redis/password")
+    keys = [made[name] for name in names]
     assert all(re.fullmatch("[0-9a-f]{48}", key) for key in keys)
-    assert len(set(keys)) == 3
+    assert len(set(keys)) == 4
     assert made["redis/redis.conf"] == f"requirepass {made['redis/password']}\n"
     for key in ("api/QCRD_API_KEYS", "s3/QCRD_S3_SECRET_KEY", "redis/password"):
         # Containers run as users of their own; which of them see it, the volumes decide.
@@ -125,10 +126,14 @@ def test_a_key_that_is_given_takes_the_place_of_the_one_that_was_made(tmp_path: 
 def test_the_services_read_what_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_secrets(tmp_path)
     made = contents(tmp_path)
-    folders = ":".join(str(tmp_path / name) for name in ("s3", "redis", "api"))
+    folders = ":".join(str(tmp_path / name) for name in ("s3", "s3-admin", "redis", "api"))
     monkeypatch.setenv("QCRD_SECRETS_DIR", folders)
     assert StoreSettings().access_key == made["s3/QCRD_S3_ACCESS_KEY"]
     assert StoreSettings().secret_key.get_secret_value() == made["s3/QCRD_S3_SECRET_KEY"]
+    admin = StoreAdminSettings()
+    assert (
+        admin.access_key == made["s3-admin/QCRD_S3_ADMIN_ACCESS_KEY"] != StoreSettings().access_key
+    )
     assert RedisSettings().url == f"redis://:{made['redis/password']}@redis:6379/0"
     assert [key.get_secret_value() for key in ApiSettings().keys] == [made["api/QCRD_API_KEYS"]]
     monkeypatch.setenv("QCRD_S3_ACCESS_KEY", "set")

@@ -34,6 +34,7 @@ from qcrd.runtime.settings import (
     RetentionSettings,
     StoreSettings,
 )
+from qcrd.runtime.storage.bucket_setup import StoreAdminSettings
 from services.api.settings import (
     ApiSettings,
     ConnectionLimitSettings,
@@ -51,6 +52,7 @@ ROOT = Path(__file__).parents[3]
 SETTINGS: tuple[type[BaseSettings], ...] = (
     RedisSettings,
     StoreSettings,
+    StoreAdminSettings,
     ModelSettings,
     LogSettings,
     RecoverySettings,

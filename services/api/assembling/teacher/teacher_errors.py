@@ -111,11 +111,15 @@ NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 def _make_unreachable_error(message: str, error: Exception) -> TeacherUnreachable:
-    unreachable = TeacherUnreachable(message)
-    unreachable.was_reached = not isinstance(error, NEVER_SENT) and not isinstance(
-        error.__cause__, NEVER_SENT
-    )
+    was_reached = not isinstance(error, NEVER_SENT) and not isinstance(error.__cause__, NEVER_SENT)
+    unreachable = TeacherUnreachable(message if was_reached else add_address_advice(message))
+    unreachable.was_reached = was_reached
     return unreachable
+
+
+def add_address_advice(message: str) -> str:
+    """For a teacher that takes no connection: a job waits for it until somebody looks."""
+    return f"{message}; if it is up, check its `url` in the setting QCRD_TEACHERS"
 
 
 def _make_validation_error(label: str, told: str) -> QcrdError:

@@ -23,6 +23,7 @@ from services.api.assembling.teacher.teacher_errors import (
     StyleUnsupported,
     TeacherOverloaded,
     TeacherUnreachable,
+    add_address_advice,
     find_other_style,
     make_generation_error,
 )
@@ -142,6 +143,8 @@ def _make_connection_error(
     if isinstance(error.__cause__, httpx2.LocalProtocolError):
         reason = "the key or a header has characters that none may have"
     reason = hide_secrets(reason, secrets)
-    unreachable = TeacherUnreachable(f"{label} does not respond: {reason}")
-    unreachable.was_reached = not isinstance(error.__cause__, NEVER_SENT)
+    was_reached = not isinstance(error.__cause__, NEVER_SENT)
+    message = f"{label} does not respond: {reason}"
+    unreachable = TeacherUnreachable(message if was_reached else add_address_advice(message))
+    unreachable.was_reached = was_reached
     return unreachable

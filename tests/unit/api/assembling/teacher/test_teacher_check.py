@@ -125,6 +125,7 @@ def test_one_that_is_away_or_whose_key_file_is_gone_is_away(
     state, message = find(make_config(provider))
     assert state == "away"
     assert "does not respond" in message
+    assert "check its `url` in the setting QCRD_TEACHERS" in message
 
 
 def test_a_tgi_is_asked_for_its_key_where_it_wants_one() -> None:
