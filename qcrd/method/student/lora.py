@@ -1,14 +1,16 @@
-"""Low-rank adapters: into a student before training, merged into its weights when published."""
+"""Low-rank adapters: into a student before training, merged into its weights when published.
+
+peft is imported where adapters are asked for: it takes two seconds, and most students have none.
+"""
 
 from __future__ import annotations
 
 import copy
 import re
+import sys
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from qcrd.records.specs.training_spec import StudentSpec
@@ -21,6 +23,8 @@ def inject_adapters(model: Any, spec: StudentSpec, *, seed: int) -> None:
     """
     if spec.lora is None:
         return
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(
         r=spec.lora.rank,
         lora_alpha=spec.lora.alpha,
@@ -52,6 +56,10 @@ def _match_lower_layers(model: Any, upper_share: float) -> str | None:
 
 def merge_adapters(model: Any) -> Any:
     """A plain model that computes what `model` does: itself, or a copy with its adapters merged."""
+    if "peft" not in sys.modules:  # whose classes adapters are
+        return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         return model
     merged_model = copy.deepcopy(model)
