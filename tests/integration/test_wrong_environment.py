@@ -23,8 +23,8 @@ SECRET = "sk-not-to-be-told"
 
 STARTER = """
 import json, os, runpy, sys
-import celery.app.base, celery.bin.celery, celery.worker, fastapi, huggingface_hub, minio, openai
-import openai.types, pydantic_settings, redis.asyncio, transformers.modeling_utils, uvicorn
+import celery.bin.celery, services.api.app, services.api.assembling.stage, uvicorn
+import services.discriminator.registry, services.teacher.app, qcrd.runtime.jobs.celery_worker
 
 for line in sys.stdin:
     module, arguments, environment, *outputs = json.loads(line)
@@ -39,8 +39,8 @@ for line in sys.stdin:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     sys.exit(0)
 """
-"""Starts a module as `python -m` does, of which all packages are imported already and nothing of
-ours: the packages take nine tenths of such a start."""
+"""Starts a module as `python -m` does, with most of what it needs imported already, without the
+environment that the module gets: what read it when it is imported would not say what is wrong."""
 
 
 @pytest.fixture(scope="module")
