@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 from qcrd.errors import Transient
 from qcrd.runtime.settings import RedisSettings, StoreSettings
@@ -61,6 +62,21 @@ def rank_file(path: Path) -> int:
         (n for n, name in enumerate(LONGEST_FIRST) if path.is_relative_to(HERE / name)),
         len(LONGEST_FIRST),
     )
+
+
+ONE_SYSTEM = ("tests/survival/", "tests/integration/trainer/")
+"""Folders whose files share what takes longest to start, and the job they compare others with."""
+
+
+class ByFileOrFolder(LoadFileScheduling):
+    """As `--dist loadfile`, and the files of a folder of `ONE_SYSTEM` go to the same worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((f for f in ONE_SYSTEM if nodeid.startswith(f)), super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return ByFileOrFolder(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def data_folder(name: str) -> Path:

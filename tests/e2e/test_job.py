@@ -27,8 +27,12 @@ from tests.fake_hub import FakeHub
 
 HERE = Path(__file__).parent
 SPEC = HERE / "small.yaml"
+QUESTION = "What kind of thing is a cat?"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+Chat = tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]
 
 
 class Site:
@@ -41,6 +45,10 @@ class Site:
             self.environment.pop(name, None)
 
     def qcrd(self, *arguments: str, status: int = 0) -> str:
+        done = self.run(*arguments, status=status)
+        return done.stdout + done.stderr
+
+    def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "qcrd.cli", *arguments],
             env=self.environment,
@@ -50,7 +58,7 @@ class Site:
             check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done
 
     @property
     def api(self) -> str:
@@ -84,6 +92,14 @@ def report(site: Site) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(path.read_text())
     assert made["model"]["id"] in shown
     return made
+
+
+@pytest.fixture(scope="module")
+def chat(site: Site, report: dict[str, Any]) -> Chat:
+    """What `qcrd models chat` answers to `QUESTION`: the label alone, where it also tells of the
+    files that it fetches, and with its rationale."""
+    asked = ("models", "chat", report["model"]["id"], "--question", QUESTION)
+    return site.run(*asked), site.run(*asked, "--explain")
 
 
 def test_the_report_has_every_row_and_count(report: dict[str, Any]) -> None:
@@ -140,7 +156,7 @@ def test_the_report_says_what_to_do_and_every_answer_is_served(
 
 
 def test_the_model_downloads_loads_and_answers(
-    site: Site, report: dict[str, Any], tmp_path: Path
+    site: Site, report: dict[str, Any], chat: Chat, tmp_path: Path
 ) -> None:
     folder = tmp_path / "student"
     site.qcrd("models", "download", report["model"]["id"], "--to", str(folder))
@@ -151,27 +167,26 @@ def test_the_model_downloads_loads_and_answers(
         "assert not [m for m in sys.modules if m.startswith(('qcrd', 'services'))]"
     )
     subprocess.run([sys.executable, "-c", loads, str(folder)], check=True, timeout=120)
-    asked = ("models", "chat", report["model"]["id"], "--question", "What kind of thing is a cat?")
-    assert site.qcrd(*asked).strip()
-    assert len(site.qcrd(*asked, "--explain")) > len(site.qcrd(*asked))
+    label, explained = (said.stdout for said in chat)
+    assert label.strip()
+    assert len(explained) > len(label)
 
 
-def test_the_stock_client_chats_with_the_result(site: Site, report: dict[str, Any]) -> None:
+def test_the_stock_client_chats_with_the_result(
+    site: Site, report: dict[str, Any], chat: Chat
+) -> None:
     """The same words that transformers itself makes of the downloaded model."""
     client = openai.OpenAI(base_url=f"{site.api}/v1", api_key="none")
     model = client.fine_tuning.jobs.retrieve(report["job_id"]).fine_tuned_model
     assert model is not None
-    question = "What kind of thing is a cat?"
-    asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question}]}
+    asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": QUESTION}]}
     choice = client.chat.completions.create(**asked, extra_body={"explain": True}).choices[0]
     message = choice.message
     assert message.model_extra is not None
     assert choice.model_extra is not None
     label, rationale = message.content, message.model_extra["reasoning_content"]
-    command = ("models", "chat", model, "--question", question, "--explain")
-    site.qcrd(*command)  # tells of the files that it fetches
     told = f"{label} {rationale} confidence {choice.model_extra['confidence']:.2f}"
-    assert site.qcrd(*command).split() == told.split()
+    assert (chat[1].stdout + chat[1].stderr).split() == told.split()
     streamed = client.chat.completions.create(**asked, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == label
 

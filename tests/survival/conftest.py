@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.survival.runs import Calm, Data, begin, watched
+from tests.survival.runs import CALM_REQUEST, Calm, Data, begin, watched
 from tests.survival.system import System
 
 REPETITIONS = int(os.environ.get("QCRD_SURVIVAL", "1"))
@@ -69,7 +69,7 @@ def data(system: System) -> Data:
 
 @pytest.fixture(scope="session")
 def calm(system: System, data: Data) -> Calm:
-    found = watched(begin(system, data, random.Random(0)))
+    found = watched(begin(system, data, random.Random(0), request_id=CALM_REQUEST))
     stages = ", ".join(f"{stage.value} from {at:.1f} s" for stage, at in found.begins.items())
     print(f"undisturbed: {found.seconds:.1f} s; {stages}")
     return found

@@ -19,6 +19,8 @@ from tests.survival.system import CONCURRENCY, GATEWAYS, System, body, patiently
 
 END_SECONDS = 300.0
 """A job takes ten seconds undisturbed and a recovery ten more; a busy machine, ten times that."""
+CALM_REQUEST = "req-of-the-undisturbed-run"
+"""The id of the request that creates it."""
 SLACK = 1.0
 """Seconds by which a kill and what it interrupts may be told apart."""
 
@@ -61,18 +63,24 @@ class Run:
 class Calm:
     """What an undisturbed run was like: `begins` has the age at which each stage began."""
 
+    id: str
     predictions: list[Prediction]
     told: list[tuple[str, int]]
     begins: dict[Stage, float]
     seconds: float
 
 
-def begin(system: System, data: Data, rng: random.Random, gateways: int = 1) -> Run:
-    """A job that pays for all of its teacher's answers itself."""
+def begin(
+    system: System, data: Data, rng: random.Random, gateways: int = 1, request_id: str = ""
+) -> Run:
+    """A job that pays for all of its teacher's answers itself. `request_id`: of its creation."""
     room, given = asked_for(data)
     created, gateway = time.time(), system.url(GATEWAYS[gateways - 1])
-    answer = httpx2.post(f"{gateway}/v1/fine_tuning/jobs", json=given, timeout=30)
-    job_id = answer.raise_for_status().json()["id"]
+    headers = {"x-request-id": request_id} if request_id else {}
+    url = f"{gateway}/v1/fine_tuning/jobs"
+    answer = httpx2.post(url, json=given, headers=headers, timeout=30).raise_for_status()
+    assert not request_id or answer.headers["x-request-id"] == request_id
+    job_id = answer.json()["id"]
     return Run(system, job_id, room, followed(system, job_id, rng, gateways), created)
 
 
@@ -98,7 +106,7 @@ def watched(run: Run) -> Calm:
         next_age = begins.setdefault(stage, next_age)
     check(run, None)
     events = run.system.all_events(run.id)
-    return Calm(run.system.predictions(run.id), told(events), begins, seconds)
+    return Calm(run.id, run.system.predictions(run.id), told(events), begins, seconds)
 
 
 def check(run: Run, calm: Calm | None) -> None:

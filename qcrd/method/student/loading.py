@@ -32,6 +32,7 @@ from qcrd.method.student import length_limits
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.chat_form import ChatForm, read_chat_form
+from qcrd.method.student.lora import inject_adapters
 from qcrd.method.student.packing import has_attention_alone
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
@@ -107,9 +108,6 @@ def _build_student(
         "max_target_tokens": hyper.max_rationale_tokens,
         "max_answer_tokens": hyper.max_label_tokens,
     }
-    # Here, because judges load this module too, and peft is in the trainer's image alone.
-    from qcrd.method.student.lora import inject_adapters
-
     config = _load_config(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if spec.prompt == "chat" and (config.is_encoder_decoder or _is_encoder_only(config)):

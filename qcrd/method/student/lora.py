@@ -1,16 +1,17 @@
-"""Low-rank adapters: into a student before training, merged into its weights when published."""
+"""Low-rank adapters: into a student before training, merged into its weights when published.
+
+peft is imported where adapters are asked for: it takes two seconds, and most students have none.
+"""
 
 from __future__ import annotations
 
 import copy
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
 from torch import nn
 
 from qcrd.records.specs.training_spec import StudentSpec
@@ -26,6 +27,8 @@ def inject_adapters(model: Any, spec: StudentSpec, *, seed: int) -> None:
     """
     if spec.lora is None:
         return
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(
         r=spec.lora.rank,
         lora_alpha=spec.lora.alpha,
@@ -57,12 +60,19 @@ def _match_lower_layers(model: Any, upper_share: float) -> str | None:
 
 def has_adapters(model: Any) -> bool:
     """Whether adapters were put into `model`."""
+    if "peft" not in sys.modules:  # whose classes adapters are
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 def save_adapters(model: Any, folder: Path, *, base: str) -> None:
     """Write the adapters of `model` as `PeftModel.from_pretrained` reads them; `base` is the name
     that it gives the model under them."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True)
     weights = {
         f"{PEFT_PREFIX}{name}": weight.detach().cpu().contiguous()
@@ -81,6 +91,8 @@ def merge_adapters(model: Any) -> Any:
     """A plain model that computes what `model` does: itself, or a copy with its adapters merged."""
     if not has_adapters(model):
         return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     merged_model = copy.deepcopy(model)
     layers = [(n, m) for n, m in merged_model.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, layer in layers:

@@ -38,6 +38,8 @@ from services.teacher.main import make_lifespan
 from services.teacher.metrics.batches import BatchMetrics
 from services.teacher.settings import ServerSettings
 
+TIMEOUT_SECONDS = 60.0
+"""Of a request, on a machine that does other things too."""
 WORDS = ("one", " two", " three", " four", " fünf", ".", "\n", "Q", ":")
 EOS = Token(99, "</s>", -0.1, special=True, finish_reason="eos_token")
 
@@ -121,7 +123,7 @@ def serving(engine: Engine, *, wait: bool = True, **settings: Any) -> Iterator[s
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
     thread.start()
     try:
-        while wait and httpx2.get(f"{url}/health").status_code != 200:
+        while wait and httpx2.get(f"{url}/health", timeout=TIMEOUT_SECONDS).status_code != 200:
             assert not failures, failures
             time.sleep(0.05)
         yield url
@@ -143,12 +145,13 @@ def url(engine: Scripted) -> Iterator[str]:
 
 
 def generate(url: str, inputs: str = "hi", /, **parameters: Any) -> httpx2.Response:
-    return httpx2.post(f"{url}/generate", json={"inputs": inputs, "parameters": parameters})
+    body = {"inputs": inputs, "parameters": parameters}
+    return httpx2.post(f"{url}/generate", json=body, timeout=TIMEOUT_SECONDS)
 
 
 def events(url: str, inputs: str = "hi", /, **parameters: Any) -> list[dict[str, Any]]:
     body = {"inputs": inputs, "parameters": parameters}
-    reply = httpx2.post(f"{url}/generate_stream", json=body)
+    reply = httpx2.post(f"{url}/generate_stream", json=body, timeout=TIMEOUT_SECONDS)
     assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("text/event-stream")
     frames = reply.text.split("\n\n")

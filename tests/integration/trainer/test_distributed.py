@@ -18,7 +18,11 @@ from services.trainer.supervision.process_outcome import read_outcome
 from tests.integration.site import Site, spec, training_processes, when
 from tests.integration.trainer.rank_scenarios import WITHOUT_JUDGE, run_alone
 
-START_SECONDS = 300
+START_SECONDS = 500
+pytestmark = pytest.mark.timeout(600)
+
+Results = dict[str, Any]
+"""Of each scenario's command, what came of it."""
 
 
 def start_ranks(
@@ -35,10 +39,9 @@ def start_ranks(
     )
 
 
-def run_ranks(size: int, shards: int, out: Path, *commands: str) -> list[Any]:
+def run_ranks(size: int, shards: int, out: Path, *commands: str) -> Results:
     start_ranks(size, shards, out, *commands)
-    results: list[Any] = torch.load(out, weights_only=False)
-    return results
+    return dict(zip(commands, torch.load(out, weights_only=False), strict=True))
 
 
 def same_curve(one: Any, other: Any) -> None:
@@ -56,46 +59,83 @@ def same_curve(one: Any, other: Any) -> None:
 
 # Eight questions in batches of seven: every second batch leaves all ranks but one without any.
 CURVES = ("curve:qcrd:llama", "curve:qcrd:t5", "curve:single_task:t5")
+SHARES = ("uneven:llama", "uneven:t5", "curve:qcrd:llama:2")
+KINDS = ("llama", "t5")
 
 
-@pytest.mark.parametrize(("size", "shards"), [(2, 2), (2, 1), (3, 3)])
-def test_ranks_have_the_loss_curve_of_one_process(size: int, shards: int, tmp_path: Path) -> None:
-    alone = run_alone(CURVES)
-    together = run_ranks(size, shards, tmp_path / "out.pt", *CURVES)
-    for one, other in zip(alone, together, strict=True):
-        same_curve(one, other)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `saved` states are, of one process and of two ranks."""
+    return tmp_path_factory.mktemp("ranks")
 
 
-def test_uneven_shares_parts_and_errors(tmp_path: Path) -> None:
-    commands = ("uneven:llama", "uneven:t5", "curve:qcrd:llama:2")
-    alone = run_alone(commands)
-    *together, errors = run_ranks(2, 2, tmp_path / "out.pt", *commands, "errors")
-    for (_, losses, norm), (shares, other_losses, other_norm) in zip(
-        alone[:2], together[:2], strict=True
-    ):
+def saved(folder: Path, by: str, kind: str) -> str:
+    return f"{folder / by}-{kind}:{kind}"
+
+
+@pytest.fixture(scope="module")
+def alone() -> Results:
+    return dict(zip((*CURVES, *SHARES), run_alone((*CURVES, *SHARES)), strict=True))
+
+
+# Each number of ranks is started once, for all that is asked of it: a start costs most of it.
+@pytest.fixture(scope="module")
+def two(folder: Path) -> Results:
+    """Two ranks with a half of everything each. They save, and go on from what one has saved."""
+    run_alone([f"save:{saved(folder, 'one', kind)}:3" for kind in KINDS])
+    commands = [*CURVES, *SHARES]
+    for kind in KINDS:
+        by_one, by_two = saved(folder, "one", kind), saved(folder, "two", kind)
+        commands += [f"curve:{WITHOUT_JUDGE}:{kind}", f"save:{by_two}:3"]
+        commands += [f"resume:{by_two}", f"resume:{by_one}"]
+    return run_ranks(2, 2, folder / "2.pt", *commands, "errors")
+
+
+@pytest.fixture(scope="module")
+def two_copies(folder: Path) -> Results:
+    return run_ranks(2, 1, folder / "copies.pt", *CURVES)
+
+
+@pytest.fixture(scope="module")
+def three(folder: Path, two: Results) -> Results:
+    """Three ranks, which also go on from what two have saved."""
+    resumed = [f"resume:{saved(folder, 'two', kind)}" for kind in KINDS]
+    return run_ranks(3, 3, folder / "3.pt", *CURVES, *resumed)
+
+
+@pytest.mark.parametrize("ranks", ["two", "two_copies", "three"])
+@pytest.mark.parametrize("curve", CURVES)
+def test_ranks_have_the_loss_curve_of_one_process(
+    ranks: str, curve: str, alone: Results, request: pytest.FixtureRequest
+) -> None:
+    same_curve(alone[curve], request.getfixturevalue(ranks)[curve])
+
+
+def test_uneven_shares_parts_and_errors(alone: Results, two: Results) -> None:
+    *uneven, parts = SHARES
+    for command in uneven:
+        (_, losses, norm), (shares, other_losses, other_norm) = alone[command], two[command]
         assert sorted(shares) == [1, 7]
         assert other_losses == pytest.approx(losses, abs=1e-4)
         assert other_norm == pytest.approx(norm, rel=1e-4)
-    same_curve(alone[2], together[2])
+    same_curve(alone[parts], two[parts])
     expected = [f"rank {rank} refuses, training_file" for rank in (1, 0, 0)]
-    assert errors == [expected, expected]
+    assert two["errors"] == [expected, expected]
 
 
-@pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_what_some_ranks_saved_any_number_goes_on_from(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_some_ranks_saved_any_number_goes_on_from(
+    kind: str, folder: Path, two: Results, three: Results
+) -> None:
     """On the same number of ranks with the same bits."""
-    by_two, by_one = (f"{tmp_path / name}:{kind}" for name in ("two", "one"))
-    run_alone([f"save:{by_one}:3"])
-    commands = [f"curve:{WITHOUT_JUDGE}:{kind}", f"save:{by_two}:3", f"resume:{by_two}"]
-    unbroken, _, again, after_one = run_ranks(
-        2, 2, tmp_path / "2.pt", *commands, f"resume:{by_one}"
-    )
-    losses, weights, _ = unbroken
+    resume = f"resume:{saved(folder, 'two', kind)}"
+    losses, weights, _ = two[f"curve:{WITHOUT_JUDGE}:{kind}"]
+    again = two[resume]
     assert len(again[0]) == 3
     assert all(torch.equal(weight, again[1][name]) for name, weight in weights.items())
-    (alone,) = run_alone([f"resume:{by_two}"])
-    (on_three,) = run_ranks(3, 3, tmp_path / "3.pt", f"resume:{by_two}")
-    for other_losses, other_weights in (after_one, alone, on_three):
+    after_one = two[f"resume:{saved(folder, 'one', kind)}"]
+    (by_itself,) = run_alone([resume])
+    for other_losses, other_weights in (after_one, by_itself, three[resume]):
         for left, right in zip(losses[3:], other_losses, strict=True):
             assert right == pytest.approx({name: left[name] for name in right}, abs=1e-4)
         for name, weight in weights.items():

@@ -1,4 +1,8 @@
-"""A study on real parts: Valkey, S3, the discriminator, and a training process per job."""
+"""A study on real parts: Valkey, S3 and the discriminator.
+
+Its jobs are trained in this process: in one of its own each is trained where the whole stack has a
+study, in `tests/e2e`.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +111,7 @@ def work_off(site: Site) -> list[Job]:
                 job = site.jobs.get(job_id)
                 waited += [job] if job.waiting else []
             else:
-                site.work(job_id)
+                site.work_here(job_id)
     return waited
 
 
@@ -145,7 +149,7 @@ def test_a_study_of_two_trainings_and_two_seeds_ends_with_a_table(
     assert "| cannot tell |" in text
 
 
-@pytest.mark.timeout(900)  # fifteen trainings, each a process
+@pytest.mark.timeout(600)  # fifteen trainings
 def test_every_named_row_is_trained_and_stands_in_the_table(site: Site, client: TestClient) -> None:
     """One job each, on three rationale sets: the study's, unfiltered outputs, and those with the
     gold answer."""

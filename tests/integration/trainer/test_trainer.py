@@ -91,7 +91,7 @@ def test_a_student_that_reasons_first_is_trained_and_published(site: Site) -> No
     evaluation = EvaluationSpec(samples=3, judge=True, fallback=FallbackSpec(agreement=0.5))
     update = {"student": student, "discriminator": judge, "evaluation": evaluation}
     settings = settings.model_copy(update=update)
-    job = site.work(
+    job = site.work_here(
         site.submit(given.model_copy(update={"model": "tiny-chat", "settings": settings}))
     )
     assert job.status is JobStatus.SUCCEEDED, job.failure
@@ -215,7 +215,7 @@ def test_a_label_that_the_tokenizer_cannot_say_fails_before_any_step(site: Site)
     items = list(read_lines(site.store, shard, RationaleItem))
     strange = {"label": "zebra", "gold": "zebra"}
     write_lines(site.store, shard, [item.model_copy(update=strange) for item in items])
-    job = site.work(job_id)
+    job = site.work_here(job_id)
     assert job.status is JobStatus.FAILED
     assert job.failure is not None
     assert (job.failure.code, job.failure.param) == ("unsayable_label", "training_file")
@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_fails_with_the_step_and_advice(site: Site) ->
     broken = {name: tensor * float("nan") for name, tensor in weights.items()}
     save_file(broken, folder / "model.safetensors", metadata={"format": "pt"})
     changes = {"model": "broken-bert", "method": MethodName.DSS}
-    job = site.work(site.submit(spec().model_copy(update=changes)))
+    job = site.work_here(site.submit(spec().model_copy(update=changes)))
     assert job.status is JobStatus.FAILED
     assert job.failure is not None
     assert job.failure.code == "diverged"

@@ -108,6 +108,9 @@ class JobHistory:
     def queue_length(self, task: str) -> int:
         return self._live.queue_length(task)
 
+    def count_held(self, task: str) -> int:
+        return self._live.count_held(task)
+
     def count_by_status(self) -> dict[JobStatus, int]:
         """Of the jobs in Redis."""
         return self._live.count_by_status()

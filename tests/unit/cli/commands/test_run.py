@@ -234,7 +234,12 @@ def test_nobody_at_the_address(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_ctrl_c_stops_following_and_not_the_job(gateway: ScriptedGateway, folder: Path) -> None:
     gateway.looks = [gateway.job("running")]
-    command = [sys.executable, "-c", "from qcrd.cli.main import app; app()", "run", "spec.yaml"]
+    # A shell starts what is in its background with SIGINT ignored, and pytest may be that.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from qcrd.cli.main import app; app()"
+    )
+    command = [sys.executable, "-c", program, "run", "spec.yaml"]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while not gateway.resumed_from:

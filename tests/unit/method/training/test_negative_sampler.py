@@ -65,9 +65,7 @@ def test_a_process_samples_what_this_one_would(beside: ProcessNegativeSampler) -
     assert len({r.id for said in found.values() for r in said}) == 8
     assert beside.flops > here.flops * 0.99
     assert found != here.sample([order(other, seed=9)])
-
-
-def test_a_sampler_that_dies_is_a_reason_to_try_again(beside: ProcessNegativeSampler) -> None:
+    # And when it dies, that is a reason to try again.
     assert beside._process.pid is not None
     os.kill(beside._process.pid, signal.SIGKILL)
     with pytest.raises(Transient, match=r"status -9; QCRD_SAMPLER=inline"):

@@ -83,13 +83,13 @@ def test_the_untrained_student_may_be_all_that_is_learned_from(
 
 
 def test_short_iterations_are_validated_once_a_pass() -> None:
-    given = spec(iterations=10, iteration_steps=None)
+    given = spec(iterations=4, iteration_steps=None)
     made = make_schedule("qcrd", given, n_examples=8, seed=0)
     assert made.iteration_steps == 1
     records = list(Trainer(student(), lessons(), made, validate, judge()).run())
     ends = [r for r in records if isinstance(r, IterationFinished)]
-    assert len(ends) == 20
-    assert sum(r.validation_accuracy is not None for r in ends) == 10
+    assert len(ends) == 8
+    assert sum(r.validation_accuracy is not None for r in ends) == 4
     assert ends[-1].validation_accuracy is not None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from qcrd.method.student.causal import CausalStudent
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.student.targets import Target
 from qcrd.method.training.candidates import Candidates
-from qcrd.method.training.checkpoint import capture_state, restore_state
+from qcrd.method.training.checkpoint import capture_state, copy_moments, restore_state
 from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.method.training.optimizer_step import OptimizerStep
 from qcrd.method.training.progress import IterationFinished, StepFinished
@@ -239,24 +240,24 @@ def test_equal_compute_stops_when_the_work_is_spent() -> None:
 
 @pytest.mark.parametrize("method", ["qcrd", "dss", "finetune_equal_compute"])
 def test_a_trainer_restored_between_any_two_steps_ends_with_the_same_weights(method: str) -> None:
-    """Interrupted after each record in turn, captured, restored into a fresh trainer."""
+    """Captured after each record in turn, and restored into a fresh trainer: a checkpoint of
+    a training that goes on."""
     flops = 3e7 if method == "finetune_equal_compute" else None
     made = make_schedule(method, spec(iterations=2), n_examples=8, seed=1, flops=flops)
     whole = Trainer(student(), lessons(), made, validate, judge())
     records = list(whole.run())
-    for stop in range(len(records)):
-        shared = judge()
-        first = Trainer(student(), lessons(), made, validate, shared)
-        list(itertools.islice(first.run(), stop + 1))
-        state = capture_state(first)
-        second = Trainer(student(seed=9), lessons(), made, validate, shared)
-        restore_state(second, state)
+    own = judge()
+    first = Trainer(student(), lessons(), made, validate, own)
+    for stop, _ in enumerate(first.run()):
+        second = Trainer(student(seed=9), lessons(), made, validate, copy.deepcopy(own))
+        restore_state(second, copy_moments(capture_state(first)))
         rest = list(second.run())
         assert rest[-1:] == records[-1:] if rest else stop == len(records) - 1
         for name, weight in copy_trainable_weights(whole.student).items():
             assert torch.equal(weight, copy_trainable_weights(second.student)[name]), (stop, name)
         assert second.flops == whole.flops
         assert second.student.tokens == whole.student.tokens > 0
+    assert stop == len(records) - 1
 
 
 def test_a_state_of_before_tokens_were_counted_is_resumed_and_never_knows_them() -> None:
