@@ -18,10 +18,10 @@ compile() { # NAME ARGUMENTS…: one file for all architectures and Python versi
 for name in ${*:-api ml-cuda ml-cpu torch-cpu models}; do
   case $name in
     api) compile api -c constraints.txt --overrides locks/without-unused.in --extra api pyproject.toml ;;
-    ml-cuda) compile ml-cuda -c constraints.txt --extra teacher --extra discriminator --extra trainer pyproject.toml ;;
+    ml-cuda) compile ml-cuda -c constraints.txt --extra teacher --extra discriminator --extra trainer --extra kubeflow pyproject.toml ;;
     ml-cpu)
       compile ml-cpu -c constraints.txt --overrides locks/without-torch.in \
-        --extra teacher --extra discriminator --extra trainer pyproject.toml locks/torch-cpu.in
+        --extra teacher --extra discriminator --extra trainer --extra kubeflow pyproject.toml locks/torch-cpu.in
       ;;
     torch-cpu)
       grep '^torch==' constraints.txt | sed 's/$/+cpu/' |
