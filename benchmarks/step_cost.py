@@ -194,7 +194,7 @@ def _read_status_kb(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def measure(models: Path, kind: str, rounds: int) -> dict[str, Any]:
+def measure(models: Path, kind: str, rounds: int, steps_only: bool = False) -> dict[str, Any]:
     # Half the cores train, so that the sampler's process has a device of its own.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     case = make_fixture(models, max(rounds + 1, ITERATION_BATCHES), kind)
@@ -226,13 +226,14 @@ def measure(models: Path, kind: str, rounds: int) -> dict[str, Any]:
         ratios["cached_over_ours"] = ratio("cached", "qcrd")
     else:
         ratios["hf_trainer_over_ours"] = ratio("hf", "dss")
-    dss, inline = time_iterations(case, "dss", rounds), time_iterations(case, "qcrd", rounds)
-    walls = {
-        "wall_over_dss": time_iterations(case, "qcrd", rounds, sampler_process=True),
-        "wall_inline_over_dss": inline,
-    }
-    for name, found in walls.items():
-        ratios[name] = sorted(a / b for a, b in zip(found, dss, strict=True))
+    if not steps_only:
+        dss, inline = time_iterations(case, "dss", rounds), time_iterations(case, "qcrd", rounds)
+        walls = {
+            "wall_over_dss": time_iterations(case, "qcrd", rounds, sampler_process=True),
+            "wall_inline_over_dss": inline,
+        }
+        for name, found in walls.items():
+            ratios[name] = sorted(a / b for a, b in zip(found, dss, strict=True))
     memory = {method: measure_peak_memory(models, kind, method) for method in ("dss", "qcrd")}
     return {
         "ratios": {
@@ -243,7 +244,7 @@ def measure(models: Path, kind: str, rounds: int) -> dict[str, Any]:
             },
             "memory_over_dss": memory["qcrd"] / memory["dss"],
         },
-        "besides": {name: statistics.median(ratios[name]) for name in BESIDES},
+        "besides": {name: statistics.median(ratios[name]) for name in BESIDES if name in ratios},
         "ranges": {name: [found[0], found[-1]] for name, found in ratios.items()},
         "seconds": {name: statistics.median(found) for name, found in times.items()},
         "conditions": {
@@ -276,6 +277,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What a training step costs.")
     parser.add_argument("--rounds", type=int, default=7, help="at least 2")
     parser.add_argument("--student", choices=STUDENTS, default="minilm")
+    parser.add_argument("--steps-only", action="store_true", help="no whole iterations")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", type=Path, default=Path.home() / ".qcrd/models")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
@@ -283,7 +285,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.peak:
         print_peak_memory(options.models, options.student, options.peak)
         return
-    results = measure(options.models, options.student, options.rounds)
+    results = measure(options.models, options.student, options.rounds, options.steps_only)
     print_results(results)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
