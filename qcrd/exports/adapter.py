@@ -40,7 +40,7 @@ def export_adapter(
     shutil.copytree(source, target, dirs_exist_ok=True)
     original.tokenizer.save_pretrained(target)
     shutil.copy(original.folder / PROMPT_FORMAT_FILE, target)
-    name = str(PeftConfig.from_pretrained(target).base_model_name_or_path)
+    name = str(PeftConfig.from_pretrained(str(target)).base_model_name_or_path)
     base = None if models is None else models / name
     if base is None or not (base / "config.json").is_file():
         return (

@@ -130,7 +130,8 @@ def _compute_rope_factors(config: Any) -> np.ndarray[Any, Any] | None:
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high, factor = (rope[n] for n in ("low_freq_factor", "high_freq_factor", "factor"))
     kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - kept) / factor + kept)).float().numpy()
+    factors: np.ndarray[Any, Any] = (1 / ((1 - kept) / factor + kept)).float().numpy()
+    return factors
 
 
 def _refuse(reason: str) -> Invalid:

@@ -24,7 +24,7 @@ def upload_model_folder(
     """
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError as error:
         raise Invalid(
             "models are pushed by huggingface_hub, which is not installed: pip install 'qcrd[hub]'"
