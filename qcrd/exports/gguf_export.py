@@ -12,9 +12,10 @@ from qcrd.exports.gguf_file.modelfile import render_modelfile
 from qcrd.exports.gguf_file.writing import Precision, write_gguf
 from qcrd.exports.original import OriginalStudent
 
-TIES = {"f16": 0.02, "q8_0": 0.5}
+TIES = {"f16": 0.02, "q8_0": 1.0}
 """Difference of the two best logits below which either may be said: llama.cpp computes with 16 bits
-where transformers has 32, and the weights of q8_0 have 8."""
+where transformers has 32, and the weights of q8_0 have 8. On the demo's 312 test questions q8_0
+said another token 84 times, with the two best up to .58 apart; f16 never on 50."""
 CONVERSATIONS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("user", "What kind of thing is a trout?"),),
     (("system", "Be brief."), ("user", "  2 + 2?\n"), ("assistant", "4"), ("user", "And 3?")),

@@ -42,6 +42,7 @@ def site(
             "QCRD_MODELS_DIR": str(folder),
             "QCRD_DISCRIMINATOR_URL": url,
             "QCRD_DEVICE": "cpu",
+            "QCRD_TENSORBOARD_DIR": str(folder.parent / "tensorboard"),
             "QCRD_CHECKPOINT_SECONDS": "0",
             "OMP_NUM_THREADS": "1",
         }.items():

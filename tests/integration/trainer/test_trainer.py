@@ -14,6 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.rationales import RationaleItem
 from qcrd.records.specs.evaluation_spec import EvaluationSpec, FallbackSpec
+from qcrd.records.specs.integrations import IntegrationSpec, TrackerRun
 from qcrd.records.specs.spec import Baseline, MethodName
 from qcrd.records.students.prompt_format import split_joined_output
 from qcrd.runtime import keys
@@ -27,8 +28,16 @@ from tests.things import LABELS
 
 def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> None:
     baselines = (Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE)
-    job = site.work(site.submit(spec(iterations=4, baselines=baselines)))
+    tracked = IntegrationSpec(type="tensorboard", tensorboard=TrackerRun(project="things"))
+    asked_for = spec(iterations=4, baselines=baselines)
+    job = site.work(site.submit(asked_for.model_copy(update={"integrations": (tracked,)})))
     assert job.status is JobStatus.SUCCEEDED, job.failure
+    written = Path(os.environ["QCRD_TENSORBOARD_DIR"]) / "things" / job.id
+    told = [event.message for event in site.deps.events.read(job.id, None, 1000)]
+    assert told.count(f"tensorboard has this run: {written}") == 1
+    [numbers] = [path.read_bytes() for path in written.iterdir()]
+    for name in (b"qcrd/loss", b"finetune/loss", b"qcrd/validation", b"test/qcrd/accuracy"):
+        assert name in numbers
     assert job.report is not None
     rows = job.report.test
     assert list(rows) == [

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 from qcrd.errors import Invalid
 from qcrd.exports.__main__ import export_student
@@ -20,7 +21,7 @@ from tests import exported, tiny
 
 
 def test_a_decoder_only_student_is_one_graph(tmp_path: Path) -> None:
-    folder = exported.save_student(tmp_path / "student")
+    folder = exported.save_student(tmp_path / "student", num_hidden_layers=1)
     outcome = export_student(ExportFormat.ONNX, folder, tmp_path / "out", [], None)
     assert outcome.checked == (
         "ONNX Runtime gives the same greedy tokens as transformers at 128 of 128 places"
@@ -40,6 +41,8 @@ def test_a_decoder_only_student_is_one_graph(tmp_path: Path) -> None:
 
 def test_an_encoder_decoder_is_two_graphs(tmp_path: Path) -> None:
     folder = tiny.save_base(tmp_path / "student", "t5")
+    config = T5Config.from_pretrained(folder, num_layers=1, num_decoder_layers=1)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
     (folder / "qcrd.json").write_text(exported.FORMAT.model_dump_json())
     outcome = export_student(ExportFormat.ONNX, folder, tmp_path / "out", [], None)
     assert outcome.checked.startswith("ONNX Runtime gives the same greedy tokens")
@@ -57,7 +60,8 @@ def test_what_torch_cannot_trace_is_refused_with_its_reason(tmp_path: Path) -> N
         def forward(self, hidden: torch.Tensor) -> Any:
             return self.inner(hidden if float(hidden.sum()) > 0 else hidden * 2)
 
-    original = OriginalStudent(exported.save_student(tmp_path / "student"))
+    folder = exported.save_student(tmp_path / "student", num_hidden_layers=1)
+    original = OriginalStudent(folder)
     layer = original.model.model.layers[0]
     layer.mlp = Deciding(layer.mlp)
     (tmp_path / "out").mkdir()

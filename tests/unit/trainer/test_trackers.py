@@ -205,11 +205,11 @@ def test_one_that_fails_or_hangs_is_a_warning_and_harms_nothing(
 
 
 def test_a_tracker_that_does_not_read_stops_nobody(library: Path, tmp_path: Path) -> None:
-    """20,000 lines are more than any pipe holds."""
+    """3,000 lines of 90 bytes are more than a pipe of 64 KiB holds."""
     library.write_text("import time; time.sleep(1000)")
     log, tracking = MemoryEventLog(), Tracking(job("wandb"), tmp_path, 0.1)
     tracked = TrackedEventLog(log, tracking.trackers)
-    for step in range(20_000):
+    for step in range(3_000):
         tracked.append(JOB, "step", data={**STEP, "step": step})
     assert tracking.trackers[0].dropped > 0
     tracking.finish(log, JOB, None)
