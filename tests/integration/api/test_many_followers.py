@@ -160,11 +160,15 @@ def test_two_thousand_idle_followers_cost_one_connection_and_no_thread_each(
     for job_id in ids:
         spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
         jobs.create(Job(id=job_id, spec=spec, created_at=time.time()))
+    # As of every job: one without any event is looked for in the archive.
+    created = {job_id: events.append(job_id, "created").id for job_id in ids}
 
     async def follow_them() -> None:
         before = gateway.seen.memory_info().rss
         open_ = [await follow(gateway, ids[number % JOBS]) for number in range(FOLLOWERS)]
         readers = [reader for reader, _ in open_]
+        first = await asyncio.gather(*(next_id(reader) for reader in readers))
+        assert first == [created[ids[number % JOBS]] for number in range(FOLLOWERS)]
         connections = []
         while sum(connections) < 5:
             connections.append(following_connections(redis_settings))
