@@ -43,6 +43,14 @@ def wait_until(happens: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture(autouse=True)
+def nothing_left(site: Site) -> Iterator[None]:
+    """What a test leaves to be tried again would be the next one that a worker takes."""
+    yield
+    for job in [*site.jobs.iter_active()]:
+        site.jobs.delete(job.id)
+
+
 def claim(site: Site, job_id: str) -> Job:
     job = claim_job(site.jobs, job_id, "test", stage=Stage.TRAINING, now=time.time(), ttl=600)
     assert job is not None
