@@ -21,7 +21,7 @@ from benchmarks.gateway.system import BASE_MODEL, BenchmarkSystem, run_system
 from qcrd.records.job import Job, JobStatus, ModelRef, PublishedModel, Report, Stage
 from qcrd.records.rationales import RationaleCounts
 from qcrd.records.specs.spec import JobSpec
-from qcrd.runtime import archive_keys, keys
+from qcrd.runtime import keys
 from qcrd.runtime.jobs.archive.open_history import open_event_history, open_job_history
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.dispatch import claim_next_job
@@ -158,7 +158,7 @@ def do_nothing(stage: StageContext) -> JobDone:
     """A trainer that publishes a student at once."""
     job = stage.job
     model = PublishedModel(
-        id=archive_keys.make_model_id(job.id),
+        id=keys.make_model_id(job.id),
         job_id=job.id,
         created_at=time.time(),
         base=job.spec.model,

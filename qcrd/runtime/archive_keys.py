@@ -1,4 +1,4 @@
-"""Keys of what is kept of ended jobs, of what says that generations are used, and of sweeping."""
+"""Keys of what is kept of ended jobs, and of what says that generations are used."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ PUBLISHED_COMPLETE = "published-complete"
 """An empty object: all models of earlier releases are among the published ones."""
 GENERATION_INDEXES = "generation-indexes/"
 GENERATION_USES = "generation-uses/"
-SWEEPER_LOCK = "qcrd:sweeper"
-"""In Redis: lock of the worker that removes what is no longer needed."""
 MAX_MICROSECONDS = 10**16
 """Of the year 2286: subtracted from it, a later time sorts first."""
 _INVERTED_DIGITS = str.maketrans("0123456789abcdef", "fedcba9876543210")
@@ -85,8 +83,3 @@ def generation_index_prefix(teacher: str, sampling: str) -> str:
 def generation_use_key(teacher: str, sampling: str, job_id: str) -> str:
     """An empty object: the job needs the generations of this teacher and sampling."""
     return f"{GENERATION_USES}{teacher}/{sampling}/{job_id}"
-
-
-def make_model_id(job_id: str) -> str:
-    """A job publishes one model; its id is a function of the job's, so a second try replaces it."""
-    return f"model-{keys.digest(job_id, 'model')}"

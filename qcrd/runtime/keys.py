@@ -1,11 +1,10 @@
-"""The keys of the object store and of Redis, and the ids they contain."""
+"""The ids of things, and the keys of the object store; Redis has `redis_keys`."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import secrets
-from typing import Literal
 
 from qcrd.errors import Invalid, NotFound
 
@@ -45,8 +44,6 @@ def digest(*parts: str | bytes) -> str:
         hasher.update(data)
     return hasher.hexdigest()[:24]
 
-
-# --- object store ----------------------------------------------------------------------------
 
 BATCHES = "batches/"
 FILES = "files/"
@@ -216,6 +213,11 @@ def judge_description_key(judge_id: str, version: int) -> str:
     return f"{judge_version_prefix(judge_id, version)}judge.json"
 
 
+def make_model_id(job_id: str) -> str:
+    """A job publishes one model; its id is a function of the job's, so a second try replaces it."""
+    return f"model-{digest(job_id, 'model')}"
+
+
 def model_prefix(model_id: str) -> str:
     return f"{MODELS}{model_id}/"
 
@@ -226,80 +228,3 @@ def model_manifest_key(model_id: str) -> str:
 
 def study_key(study_id: str) -> str:
     return f"{STUDIES}{study_id}.json"
-
-
-# --- Redis -----------------------------------------------------------------------------------
-
-JOBS = "qcrd:jobs"
-"""Sorted set of every job id by creation time."""
-ACTIVE_JOBS = "qcrd:jobs:active"
-"""The same for jobs that are not finalized."""
-UNREADABLE_JOBS = "qcrd:jobs:unreadable"
-"""Hash of why a job's record cannot be read, by job id."""
-REAPER_LOCK = "qcrd:reaper"
-"""Lock of the worker that looks for abandoned jobs."""
-BATCH_SWEEPER_LOCK = "qcrd:batches:sweeper"
-"""Lock of the worker that cancels what ended jobs have with their teachers by batch."""
-COUNTERS = "qcrd:tally"
-"""Hash of the workers' counters."""
-BASE_MODEL_REPORTS = "qcrd:base-models"
-"""Hash of the trainers' reports of their base models, by host."""
-WEBHOOKS_DUE = "qcrd:webhooks:due"
-"""Sorted set of the ids of unsettled webhook deliveries, by due time."""
-TEACHER_CHECK_LOCK = "qcrd:teachers:checker"
-"""Lock of the worker that looks how the teachers are."""
-
-
-def teacher_note_key(kind: Literal["learnt", "check"], teacher: str) -> str:
-    """What a teacher, by the digest of its configuration, does not take or its last check found."""
-    return f"qcrd:teacher:{kind}:{teacher}"
-
-
-def jobs_by_status_key(status: str) -> str:
-    """Sorted set of the ids of the jobs in this status, by creation time."""
-    return f"qcrd:jobs:status:{status}"
-
-
-def waiting_jobs_key(task: str) -> str:
-    """Sorted set of the ids of the jobs that wait for a worker of `task`, next one last."""
-    return f"qcrd:jobs:waiting:{task}"
-
-
-def held_jobs_key(task: str) -> str:
-    """Sorted set of the ids of the jobs that a worker of `task` holds, by lease token."""
-    return f"qcrd:jobs:held:{task}"
-
-
-def running_jobs_key(owner: str) -> str:
-    """Sorted set of the ids of this owner's running jobs, by creation time."""
-    return f"qcrd:jobs:running:{owner}"
-
-
-def job_key(job_id: str) -> str:
-    return f"qcrd:job:{job_id}"
-
-
-def events_key(job_id: str) -> str:
-    return f"qcrd:events:{job_id}"
-
-
-def emitted_once_key(job_id: str) -> str:
-    """Hash of the job's events that were appended under a name, each to be appended only once."""
-    return f"qcrd:told:{job_id}"
-
-
-def webhook_key(delivery_id: str) -> str:
-    return f"qcrd:webhook:{delivery_id}"
-
-
-def generation_buffer_key(set_key: str) -> str:
-    return f"qcrd:ledger:{set_key}"
-
-
-def token_account_key(job_id: str) -> str:
-    """Hash of what the job has reserved and spent with its teacher."""
-    return f"qcrd:account:{job_id}"
-
-
-def idempotency_key(fingerprint: str) -> str:
-    return f"qcrd:idempotency:{fingerprint}"

@@ -16,7 +16,7 @@ import time
 from redis import Redis
 
 from qcrd.records.job import Stage
-from qcrd.runtime import archive_keys, keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.jobs.celery_worker import StageWorker
 from qcrd.runtime.jobs.finalize import finalize_pending
 from qcrd.runtime.jobs.reaper import alarm_unreadable, reap_jobs
@@ -71,7 +71,7 @@ def reap_forever(
     expiry, memory = PeriodicPass(EXPIRY_PASS_SECONDS), PeriodicPass(EVICTION_SECONDS)
     while not stop_event.wait(interval):
         with log_exceptions("the reaper's pass failed, the next one follows"):
-            if _take_lock(redis, keys.REAPER_LOCK, interval):
+            if _take_lock(redis, redis_keys.REAPER_LOCK, interval):
                 _reap_once(deps, recovery.resend_seconds)
                 if memory.is_due():
                     alarm_full_redis(deps, read_redis_memory(redis))
@@ -122,7 +122,7 @@ def sweep_forever(
     store_pass = PeriodicPass(store_seconds)
     while not stop_event.wait(seconds):
         with log_exceptions("the sweeper's pass failed, the next one follows"):
-            if _take_lock(redis, archive_keys.SWEEPER_LOCK, seconds):
+            if _take_lock(redis, redis_keys.SWEEPER_LOCK, seconds):
                 sweep_once(sweeper, with_store=store_pass.is_due())
 
 
@@ -144,7 +144,7 @@ def sweep_batches_forever(
     for teachers."""
     while not stop_event.wait(interval):
         with log_exceptions("the pass over batches failed, the next one follows"):
-            if _take_lock(redis, keys.BATCH_SWEEPER_LOCK, interval):
+            if _take_lock(redis, redis_keys.BATCH_SWEEPER_LOCK, interval):
                 sweeper.sweep()
 
 
@@ -163,7 +163,7 @@ def check_teachers_forever(
         is_well = checker.check()
     while not stop_event.wait(pause := seconds if is_well else recheck_seconds):
         with log_exceptions("the look at the teachers failed, the next one follows"):
-            if _take_lock(redis, keys.TEACHER_CHECK_LOCK, pause):
+            if _take_lock(redis, redis_keys.TEACHER_CHECK_LOCK, pause):
                 is_well = checker.check()
 
 

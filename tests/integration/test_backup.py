@@ -18,7 +18,7 @@ from qcrd.cli.main import app
 from qcrd.errors import Conflict, Invalid
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationales import RationaleManifest
-from qcrd.runtime import keys
+from qcrd.runtime import keys, redis_keys
 from qcrd.runtime.backup.restore import REBUILT, TOKENS_SKIPPED, rebuild_jobs, restore_backup
 from qcrd.runtime.backup.snapshot import write_backup
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
@@ -219,9 +219,9 @@ def test_an_operator_backs_up_restores_and_sweeps(
     dry = qcrd("gc", "--dry-run")
     assert "job in Redis" in dry
     assert ended.id in dry
-    assert site.redis.exists(keys.job_key(ended.id))
+    assert site.redis.exists(redis_keys.job_key(ended.id))
     assert "1 things went" in qcrd("gc")
-    assert not site.redis.exists(keys.job_key(ended.id))
+    assert not site.redis.exists(redis_keys.job_key(ended.id))
     assert site.jobs.get(ended.id).status is JobStatus.CANCELLED
     assert site.events.read(ended.id) == told_of_end
     assert CliRunner().invoke(app, ["restore", str(file)]).exit_code != 0, "it is not empty"

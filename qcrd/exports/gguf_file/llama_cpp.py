@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,7 @@ class LlamaCpp:
 
 def is_installed() -> bool:
     """Whether an export can be checked here."""
-    try:
-        import xllamacpp  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("xllamacpp") is not None
 
 
 @contextmanager

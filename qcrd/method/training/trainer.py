@@ -14,12 +14,17 @@ from dataclasses import replace
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from qcrd.method.batching import iterate_batches
 from qcrd.method.judge.model import JudgeBackend
 from qcrd.method.judge.training_pairs import TrainingPair, make_training_pair
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import divergence, scoring, selection, weight_history
-from qcrd.method.training.iteration_data import BestStudent, IterationData, ValidationScore
+from qcrd.method.training.iteration_data import (
+    BestStudent,
+    IterationData,
+    ValidationScore,
+    iterate_iteration,
+    select_examples,
+)
 from qcrd.method.training.negatives.sample_filter import SampledRationales
 from qcrd.method.training.negatives.sampler import (
     InlineNegativeSampler,
@@ -186,7 +191,7 @@ class Trainer:
         """Fresh negatives, an updated judge and fresh scores for this iteration."""
         if not self.schedule.objective.uses_negatives:
             return IterationData()
-        used = self.select_examples(self.first_step)
+        used = select_examples(self.schedule, self.examples, self.first_step)
         found = self.negative_supply.prepare(self.iteration, used)
         examples = self.negative_supply.attach(used, found.samples)
         reference = self.score_reference(examples) if self.needs_reference else {}
@@ -210,34 +215,12 @@ class Trainer:
     def _train_iteration(self, iteration_data: IterationData) -> Iterator[StepFinished]:
         self._prefetch_negatives()
         self.optimizer_step.module.reference = iteration_data.reference
-        batches = self._iterate_batches(
-            self.negative_supply.attach(self.examples, iteration_data.samples), self.first_step
-        )
+        examples = self.negative_supply.attach(self.examples, iteration_data.samples)
+        batches = iterate_iteration(self.schedule, examples, self.first_step)
         for batch in itertools.islice(batches, self.step_in_iteration, None):
             if self._is_finished():
                 return
             yield self._train_step(batch, iteration_data.scores)
-
-    def _iterate_batches(
-        self, examples: Sequence[TrainingExample], first_step: int
-    ) -> Iterator[list[TrainingExample]]:
-        """The batches of the iteration that begins with `first_step`."""
-        schedule, steps = self.schedule, self.schedule.iteration_steps
-        if schedule.flops is None:
-            steps = min(steps, schedule.steps - first_step)
-        return iterate_batches(
-            examples,
-            batch_size=schedule.spec.hyperparameters.batch_size,
-            first_step=first_step,
-            steps=steps,
-            seed=schedule.seed,
-        )
-
-    def select_examples(self, first_step: int) -> list[TrainingExample]:
-        """The questions of the iteration that begins with `first_step`: no others are sampled for,
-        or judged."""
-        used = {e.id for batch in self._iterate_batches(self.examples, first_step) for e in batch}
-        return [example for example in self.examples if example.id in used]
 
     def _finish_iteration(
         self, iteration_data: IterationData, first_step: int
@@ -245,11 +228,8 @@ class Trainer:
         self.iteration += 1
         if iteration_data.negative_metrics.get("negatives"):
             self.in_force_shares.append(iteration_data.negative_metrics["in_force_share"])
-        self.step_in_iteration, self.iteration_data, self.last_samples = (
-            0,
-            None,
-            iteration_data.samples,
-        )
+        self.step_in_iteration, self.iteration_data = 0, None
+        self.last_samples = iteration_data.samples
         self.weight_history.push(self.iteration, copy_trainable_weights(self.student))
         score, is_best = None, False
         if self._is_finished() or self.schedule.is_validated(first_step, self.step):
@@ -311,7 +291,8 @@ class Trainer:
         if self.schedule.flops is None and first_step >= self.schedule.steps:
             return  # this iteration is the last
         if self.schedule.objective.uses_negatives:
-            self.negative_supply.prefetch(self.iteration + 1, self.select_examples(first_step))
+            used = select_examples(self.schedule, self.examples, first_step)
+            self.negative_supply.prefetch(self.iteration + 1, used)
 
     def _make_training_pairs(self, examples: Sequence[TrainingExample]) -> list[TrainingPair]:
         return [make_training_pair(x.text, x.positives, x.negatives) for x in examples]

@@ -12,7 +12,7 @@ from redis import Redis
 from qcrd.errors import Conflict, UnreadableRecord
 from qcrd.records.job import Job, JobStatus, Lease
 from qcrd.records.specs.spec import JobSpec
-from qcrd.runtime import archive_keys, keys
+from qcrd.runtime import archive_keys, keys, redis_keys
 from qcrd.runtime.backup.snapshot import Entry, read_backup
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
@@ -50,13 +50,13 @@ def restore_backup(redis: Redis, store: InventoriedStore, path: Path) -> Restore
     archive, restored = JobArchive(store), Restored()
     jobs = RedisJobStore(redis)
     for entry in read_backup(path):
-        if entry.key.startswith(keys.job_key("")):
+        if entry.key.startswith(redis_keys.job_key("")):
             _restore_job(jobs, archive, entry, restored)
         else:
             write_entry(redis, entry)
     for job_id in restored.ended:
         # The store has all of them.
-        redis.delete(keys.events_key(job_id), keys.emitted_once_key(job_id))
+        redis.delete(redis_keys.events_key(job_id), redis_keys.emitted_once_key(job_id))
     for job_id in restored.from_backup:
         # Events that were archived since the backup are behind those that it has.
         if (newest := EventArchive(store).find_newest(job_id)) is not None:
@@ -67,7 +67,7 @@ def restore_backup(redis: Redis, store: InventoriedStore, path: Path) -> Restore
 
 def check_empty(redis: Redis) -> None:
     with translate_redis_errors():
-        count = redis.zcard(keys.JOBS)
+        count = redis.zcard(redis_keys.JOBS)
     if count:
         raise Conflict(
             f"Redis has {count} jobs: a backup goes into an empty one. Stop the services, empty it "
@@ -78,7 +78,7 @@ def check_empty(redis: Redis) -> None:
 def _restore_job(
     jobs: RedisJobStore, archive: JobArchive, entry: Entry, restored: Restored
 ) -> None:
-    job_id = entry.key.removeprefix(keys.job_key(""))
+    job_id = entry.key.removeprefix(redis_keys.job_key(""))
     try:
         job = parse_job(job_id, entry.value)
     except UnreadableRecord:

@@ -19,21 +19,21 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from qcrd.errors import Invalid
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 FORMAT = "qcrd-backup-1"
 KINDS = (
-    keys.job_key(""),
-    keys.events_key(""),
-    keys.emitted_once_key(""),
-    keys.token_account_key(""),
-    keys.generation_buffer_key(""),
-    keys.webhook_key(""),
-    keys.idempotency_key(""),
-    keys.teacher_note_key("learnt", ""),
-    keys.COUNTERS,
-    keys.WEBHOOKS_DUE,
+    redis_keys.job_key(""),
+    redis_keys.events_key(""),
+    redis_keys.emitted_once_key(""),
+    redis_keys.token_account_key(""),
+    redis_keys.generation_buffer_key(""),
+    redis_keys.webhook_key(""),
+    redis_keys.idempotency_key(""),
+    redis_keys.teacher_note_key("learnt", ""),
+    redis_keys.COUNTERS,
+    redis_keys.WEBHOOKS_DUE,
 )
 """What keys begin with, in the order in which they are read: a job before what it refers to."""
 STREAM_PAGE = 1000

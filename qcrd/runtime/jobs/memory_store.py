@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.jobs.state_machine import check_running_limit, index_scores
 from qcrd.runtime.jobs.store import (
     JobChange,
@@ -43,7 +43,7 @@ class MemoryJobStore:
             before = self.get(job_id)
             after = change(before)
             if after.running_limit is not None:  # to count them reads all jobs
-                running = len(self._list_index(keys.running_jobs_key(after.owner)))
+                running = len(self._list_index(redis_keys.running_jobs_key(after.owner)))
                 check_running_limit(before, after, running)
             self._records[job_id] = after.model_dump_json()
             return after
@@ -53,21 +53,22 @@ class MemoryJobStore:
             self._records.pop(job_id, None)
 
     def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
-        return self._list_index(keys.waiting_jobs_key(task))[start : start + limit]
+        return self._list_index(redis_keys.waiting_jobs_key(task))[start : start + limit]
 
     def queue_position(self, task: str, job_id: str) -> int | None:
-        waiting_ids = [job.id for job in self._list_index(keys.waiting_jobs_key(task))]
+        waiting_ids = [job.id for job in self._list_index(redis_keys.waiting_jobs_key(task))]
         return waiting_ids.index(job_id) if job_id in waiting_ids else None
 
     def queue_length(self, task: str) -> int:
-        return len(self._list_index(keys.waiting_jobs_key(task)))
+        return len(self._list_index(redis_keys.waiting_jobs_key(task)))
 
     def count_held(self, task: str) -> int:
-        return len(self._list_index(keys.held_jobs_key(task)))
+        return len(self._list_index(redis_keys.held_jobs_key(task)))
 
     def count_by_status(self) -> dict[JobStatus, int]:
         return {
-            status: len(self._list_index(keys.jobs_by_status_key(status))) for status in JobStatus
+            status: len(self._list_index(redis_keys.jobs_by_status_key(status)))
+            for status in JobStatus
         }
 
     def _list_index(self, name: str) -> list[Job]:
@@ -93,15 +94,15 @@ class MemoryJobStore:
         return list(self.list_older(place, limit))
 
     def find_place(self, job_id: str) -> tuple[float, str] | None:
-        places = ((job.created_at, job.id) for job in self._list_index(keys.JOBS))
+        places = ((job.created_at, job.id) for job in self._list_index(redis_keys.JOBS))
         return next((place for place in places if place[1] == job_id), None)
 
     def list_older(self, place: tuple[float, str] | None, limit: int) -> Sequence[Job]:
-        jobs = self._list_index(keys.JOBS)
+        jobs = self._list_index(redis_keys.JOBS)
         return [job for job in jobs if place is None or (job.created_at, job.id) < place][:limit]
 
     def iter_active(self) -> Iterator[Job]:
-        for job in self._list_index(keys.ACTIVE_JOBS):
+        for job in self._list_index(redis_keys.ACTIVE_JOBS):
             try:
                 current = self.get(job.id)
             except NotFound:

@@ -13,7 +13,7 @@ from typing import Any
 from qcrd.errors import Conflict, LeaseLost
 from qcrd.records.job import Job, JobFailure, JobStatus, Lease, Stage
 from qcrd.records.specs.spec import Priority
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
@@ -75,15 +75,17 @@ def is_waiting(job: Job) -> bool:
 def index_scores(job: Job) -> dict[str, float]:
     """The sorted sets that must contain `job`, with its score in each."""
     score = job.created_at
-    scores = {keys.JOBS: score, keys.jobs_by_status_key(job.status): score}
+    scores = {redis_keys.JOBS: score, redis_keys.jobs_by_status_key(job.status): score}
     if not job.concluded:
-        scores[keys.ACTIVE_JOBS] = score
+        scores[redis_keys.ACTIVE_JOBS] = score
     if job.status is JobStatus.RUNNING:
-        scores[keys.running_jobs_key(job.owner)] = score
+        scores[redis_keys.running_jobs_key(job.owner)] = score
     if is_waiting(job):
-        scores[keys.waiting_jobs_key(get_task(job))] = PRIORITY_SCORES[job.spec.priority] - score
+        scores[redis_keys.waiting_jobs_key(get_task(job))] = (
+            PRIORITY_SCORES[job.spec.priority] - score
+        )
     if job.lease.owner:
-        scores[keys.held_jobs_key(get_task(job))] = float(job.lease.token)
+        scores[redis_keys.held_jobs_key(get_task(job))] = float(job.lease.token)
     return scores
 
 

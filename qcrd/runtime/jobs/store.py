@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError, TimeoutError, WatchError
 from qcrd.errors import Conflict, NotFound, Transient, UnreadableRecord
 from qcrd.records.base import parse_stored_record
 from qcrd.records.job import Job, JobStatus
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.jobs.state_machine import check_running_limit, index_scores
 from qcrd.runtime.redis.connection import translate_redis_errors
 
@@ -112,7 +112,7 @@ class RedisJobStore:
 
     def create(self, job: Job) -> None:
         scores, body = index_scores(job), job.model_dump_json()
-        names = [keys.job_key(job.id), *scores]
+        names = [redis_keys.job_key(job.id), *scores]
         with translate_redis_errors():
             existing = self._create_script(names, [body, job.id, *scores.values()])
         # After a lost reply the script runs twice and finds its own record: that is success.
@@ -121,7 +121,7 @@ class RedisJobStore:
 
     def get(self, job_id: str) -> Job:
         with translate_redis_errors():
-            body = cast(str | None, self._redis.get(keys.job_key(job_id)))
+            body = cast(str | None, self._redis.get(redis_keys.job_key(job_id)))
         if body is None:
             raise make_not_found_error(job_id)
         return parse_job(job_id, body)
@@ -143,7 +143,7 @@ class RedisJobStore:
     ) -> Job:
         """`unconfirmed` are records sent without a reply, which may have been written: `change`
         must not be applied to its own result."""
-        key = keys.job_key(job_id)
+        key = redis_keys.job_key(job_id)
         pipe.watch(key)
         body = cast(str | None, pipe.get(key))
         if body is None:
@@ -155,7 +155,7 @@ class RedisJobStore:
         if after is before:
             return after
         if after.running_limit is not None and after.status is not before.status:
-            running_key = keys.running_jobs_key(after.owner)
+            running_key = redis_keys.running_jobs_key(after.owner)
             pipe.watch(running_key)
             check_running_limit(before, after, cast(int, pipe.zcard(running_key)))
         pipe.multi()
@@ -183,21 +183,21 @@ class RedisJobStore:
 
     def _get_many(self, ids: Sequence[str]) -> list[Job]:
         """The existing jobs, in the order of `ids`."""
-        values = self._redis.mget([keys.job_key(job_id) for job_id in ids]) if ids else []
+        values = self._redis.mget([redis_keys.job_key(job_id) for job_id in ids]) if ids else []
         bodies = dict(zip(ids, cast("list[str | None]", values), strict=True))
         existing = {job_id: body for job_id, body in bodies.items() if body is not None}
         return parse_readable_jobs(existing, self._note_unreadable)
 
     def _note_unreadable(self, job_id: str, reason: str) -> None:
-        self._redis.hset(keys.UNREADABLE_JOBS, job_id, reason)
+        self._redis.hset(redis_keys.UNREADABLE_JOBS, job_id, reason)
 
     def list_unreadable(self) -> dict[str, str]:
         with translate_redis_errors():
-            noted = cast(dict[str, str], self._redis.hgetall(keys.UNREADABLE_JOBS))
+            noted = cast(dict[str, str], self._redis.hgetall(redis_keys.UNREADABLE_JOBS))
         for job_id in list(noted):
             if is_readable(self, job_id):
                 with translate_redis_errors():
-                    self._redis.hdel(keys.UNREADABLE_JOBS, job_id)
+                    self._redis.hdel(redis_keys.UNREADABLE_JOBS, job_id)
                 del noted[job_id]
         return noted
 
@@ -207,30 +207,30 @@ class RedisJobStore:
         except NotFound:
             return
         with translate_redis_errors(), self._redis.pipeline() as pipe:
-            pipe.delete(keys.job_key(job_id))
+            pipe.delete(redis_keys.job_key(job_id))
             _reindex(pipe, job_id, index_scores(job), {})
             pipe.execute()
 
     def list_waiting(self, task: str, limit: int, *, start: int = 0) -> list[Job]:
         with translate_redis_errors():
-            return self._read_page(keys.waiting_jobs_key(task), start, limit)
+            return self._read_page(redis_keys.waiting_jobs_key(task), start, limit)
 
     def queue_position(self, task: str, job_id: str) -> int | None:
         with translate_redis_errors():
-            return cast(int | None, self._redis.zrevrank(keys.waiting_jobs_key(task), job_id))
+            return cast(int | None, self._redis.zrevrank(redis_keys.waiting_jobs_key(task), job_id))
 
     def queue_length(self, task: str) -> int:
         with translate_redis_errors():
-            return self._redis.zcard(keys.waiting_jobs_key(task))
+            return self._redis.zcard(redis_keys.waiting_jobs_key(task))
 
     def count_held(self, task: str) -> int:
         with translate_redis_errors():
-            return self._redis.zcard(keys.held_jobs_key(task))
+            return self._redis.zcard(redis_keys.held_jobs_key(task))
 
     def count_by_status(self) -> dict[JobStatus, int]:
         with translate_redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             for status in JobStatus:
-                pipe.zcard(keys.jobs_by_status_key(status))
+                pipe.zcard(redis_keys.jobs_by_status_key(status))
             return dict(zip(JobStatus, pipe.execute(), strict=True))
 
     def list(self, after: str | None, limit: int) -> list[Job]:
@@ -241,7 +241,7 @@ class RedisJobStore:
 
     def find_place(self, job_id: str) -> tuple[float, str] | None:
         with translate_redis_errors():
-            score = self._redis.zscore(keys.JOBS, job_id)
+            score = self._redis.zscore(redis_keys.JOBS, job_id)
         return None if score is None else (score, job_id)
 
     def list_older(self, place: tuple[float, str] | None, limit: int) -> Sequence[Job]:
@@ -249,14 +249,16 @@ class RedisJobStore:
         with translate_redis_errors():
             if place is not None:
                 # Of those with the same time, the larger ids come first.
-                start = self._redis.zcount(keys.JOBS, f"({place[0]!r}", "+inf")
-                same = self._redis.zrange(keys.JOBS, place[0], place[0], byscore=True)
+                start = self._redis.zcount(redis_keys.JOBS, f"({place[0]!r}", "+inf")
+                same = self._redis.zrange(redis_keys.JOBS, place[0], place[0], byscore=True)
                 start += sum(job_id >= place[1] for job_id in cast("Sequence[str]", same))
-            return self._read_page(keys.JOBS, start, limit)
+            return self._read_page(redis_keys.JOBS, start, limit)
 
     def iter_active(self) -> Iterator[Job]:
         with translate_redis_errors():
-            ids = cast("Sequence[str]", self._redis.zrange(keys.ACTIVE_JOBS, 0, -1, desc=True))
+            ids = cast(
+                "Sequence[str]", self._redis.zrange(redis_keys.ACTIVE_JOBS, 0, -1, desc=True)
+            )
         for start in range(0, len(ids), self._page_size):
             with translate_redis_errors():
                 page = self._get_many(ids[start : start + self._page_size])

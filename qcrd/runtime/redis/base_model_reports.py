@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from redis import Redis
 
 from qcrd.records.base_models import BaseModelReport
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 log = logging.getLogger(__name__)
@@ -50,11 +50,11 @@ class RedisBaseModelReports:
 
     def publish(self, report: BaseModelReport) -> None:
         with translate_redis_errors():
-            self._redis.hset(keys.BASE_MODEL_REPORTS, report.worker, report.model_dump_json())
+            self._redis.hset(redis_keys.BASE_MODEL_REPORTS, report.worker, report.model_dump_json())
 
     def read(self) -> list[BaseModelReport]:
         with translate_redis_errors():
-            stored = cast(dict[str, str], self._redis.hgetall(keys.BASE_MODEL_REPORTS))
+            stored = cast(dict[str, str], self._redis.hgetall(redis_keys.BASE_MODEL_REPORTS))
             reports = [
                 report
                 for worker, text in stored.items()
@@ -63,7 +63,7 @@ class RedisBaseModelReports:
             oldest = time.time() - KEPT_SECONDS
             expired = [report.worker for report in reports if report.reported_at < oldest]
             if expired:
-                self._redis.hdel(keys.BASE_MODEL_REPORTS, *expired)
+                self._redis.hdel(redis_keys.BASE_MODEL_REPORTS, *expired)
         return [report for report in reports if report.worker not in expired]
 
 

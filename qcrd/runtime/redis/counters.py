@@ -18,7 +18,7 @@ from typing import Protocol, cast
 from redis import Redis
 
 from qcrd.errors import Transient
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 log = logging.getLogger(__name__)
@@ -77,13 +77,13 @@ class RedisCounters:
     def increment(self, name: str, value: float = 1.0, **labels: str) -> None:
         try:
             with translate_redis_errors():
-                self._redis.hincrbyfloat(keys.COUNTERS, _encode_field(name, labels), value)
+                self._redis.hincrbyfloat(redis_keys.COUNTERS, _encode_field(name, labels), value)
         except Transient as error:
             log.warning("counter %s not incremented by %s: %s", name, value, error)
 
     def read(self) -> list[CounterValue]:
         with translate_redis_errors():
-            fields = cast(dict[str, str], self._redis.hgetall(keys.COUNTERS))
+            fields = cast(dict[str, str], self._redis.hgetall(redis_keys.COUNTERS))
         return [_decode_field(field, float(value)) for field, value in sorted(fields.items())]
 
 

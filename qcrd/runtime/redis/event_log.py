@@ -16,7 +16,7 @@ from redis import Redis
 
 from qcrd.errors import Invalid
 from qcrd.records.job import Event
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import BLOCK_SECONDS, translate_redis_errors
 
 EventLevel = Literal["info", "warn", "error"]
@@ -225,7 +225,7 @@ class RedisEventLog:
     ) -> Event:
         fields = {"message": message, "level": level, "type": type, "data": data or {}}
         name, number = self._call_counter.next_call() if once is None else (f"once-{once}", 1)
-        names = [keys.events_key(job_id), keys.emitted_once_key(job_id)]
+        names = [redis_keys.events_key(job_id), redis_keys.emitted_once_key(job_id)]
         with translate_redis_errors():
             result = self._append_script(names, [name, number, json.dumps(fields)])
         entry, body = cast(tuple[str, str], result)
@@ -240,7 +240,7 @@ class RedisEventLog:
         block_ms: int | None = None,
         newest_first: bool = False,
     ) -> list[Event]:
-        key = keys.events_key(job_id)
+        key = redis_keys.events_key(job_id)
         bound = None if after is None else "{}-{}".format(*parse_event_id(after))
         with translate_redis_errors():
             if newest_first:
@@ -255,7 +255,7 @@ class RedisEventLog:
         return _parse_entries(job_id, entries)
 
     def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
-        jobs = {keys.events_key(job_id): job_id for job_id in cursors}
+        jobs = {redis_keys.events_key(job_id): job_id for job_id in cursors}
         streams = {
             key: "{}-{}".format(*parse_event_id(cursors[job_id])) for key, job_id in jobs.items()
         }
@@ -269,7 +269,7 @@ class RedisEventLog:
 
     def delete(self, job_id: str) -> None:
         with translate_redis_errors():
-            self._redis.delete(keys.events_key(job_id), keys.emitted_once_key(job_id))
+            self._redis.delete(redis_keys.events_key(job_id), redis_keys.emitted_once_key(job_id))
 
 
 def _parse_entries(job_id: str, entries: Any) -> list[Event]:

@@ -7,7 +7,7 @@ from typing import Protocol
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 from qcrd.runtime.redis.event_log import (
     BEFORE_FIRST_EVENT,
@@ -71,7 +71,7 @@ class RedisEventTrimmer:
         self._delete_through = redis.register_script(DELETE_THROUGH_SCRIPT)
 
     def find_start(self, job_id: str) -> str | None:
-        key = keys.events_key(job_id)
+        key = redis_keys.events_key(job_id)
         with translate_redis_errors():
             try:
                 found = self._redis.xinfo_stream(key)
@@ -89,16 +89,16 @@ class RedisEventTrimmer:
         milliseconds, sequence = parse_event_id(through)
         minimum = f"{milliseconds}-{sequence + 1}"
         with translate_redis_errors():
-            self._redis.xtrim(keys.events_key(job_id), minid=minimum, approximate=False)
+            self._redis.xtrim(redis_keys.events_key(job_id), minid=minimum, approximate=False)
 
     def delete_through(self, job_id: str, last: str) -> bool:
-        names = [keys.events_key(job_id), keys.emitted_once_key(job_id)]
+        names = [redis_keys.events_key(job_id), redis_keys.emitted_once_key(job_id)]
         with translate_redis_errors():
             return bool(self._delete_through(names, ["{}-{}".format(*parse_event_id(last))]))
 
     def count(self, job_id: str) -> int:
         with translate_redis_errors():
-            return self._redis.xlen(keys.events_key(job_id))
+            return self._redis.xlen(redis_keys.events_key(job_id))
 
 
 def _next_id(event_id: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 from redis import Redis
 
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 ACCOUNT_SECONDS = 90 * 24 * 3600
@@ -98,35 +98,37 @@ class RedisGenerationBuffer:
     ) -> None:
         with translate_redis_errors(), self._redis.pipeline() as pipe:
             fields: dict[Any, Any] = dict(payloads)
-            pipe.hset(keys.generation_buffer_key(set_key), mapping=fields)
+            pipe.hset(redis_keys.generation_buffer_key(set_key), mapping=fields)
             if account is not None:
                 _queue_update(pipe, account)
             pipe.execute()
 
     def read_all(self, set_key: str) -> dict[str, str]:
         with translate_redis_errors():
-            return cast(dict[str, str], self._redis.hgetall(keys.generation_buffer_key(set_key)))
+            return cast(
+                dict[str, str], self._redis.hgetall(redis_keys.generation_buffer_key(set_key))
+            )
 
     def remove(self, set_key: str, fields: Iterable[str]) -> None:
         names = list(fields)
         if names:
             with translate_redis_errors():
-                self._redis.hdel(keys.generation_buffer_key(set_key), *names)
+                self._redis.hdel(redis_keys.generation_buffer_key(set_key), *names)
 
     def update_account(self, update: AccountUpdate) -> None:
         with translate_redis_errors(), self._redis.pipeline() as pipe:
             _queue_update(pipe, update)
-            pipe.expire(keys.token_account_key(update.job_id), ACCOUNT_SECONDS)
+            pipe.expire(redis_keys.token_account_key(update.job_id), ACCOUNT_SECONDS)
             pipe.execute()
 
     def read_account(self, job_id: str) -> dict[str, str]:
         with translate_redis_errors():
-            return cast(dict[str, str], self._redis.hgetall(keys.token_account_key(job_id)))
+            return cast(dict[str, str], self._redis.hgetall(redis_keys.token_account_key(job_id)))
 
 
 def _queue_update(pipe: Any, update: AccountUpdate) -> None:
     """Queue on `pipe` the commands that make `update`."""
-    key = keys.token_account_key(update.job_id)
+    key = redis_keys.token_account_key(update.job_id)
     if update.values:
         pipe.hset(key, mapping=dict(update.values))
     if update.removed:

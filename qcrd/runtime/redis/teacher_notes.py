@@ -16,7 +16,7 @@ from redis import Redis
 from qcrd.errors import UnreadableRecord
 from qcrd.records.base import StoredRecord, parse_stored_record
 from qcrd.records.teachers.notes import LearntParameters, TeacherCheck
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 log = logging.getLogger(__name__)
@@ -50,17 +50,19 @@ class MemoryTeacherNotes:
         self._notes: dict[str, tuple[float, StoredRecord]] = {}
 
     def read_learnt(self, teacher: str) -> LearntParameters:
-        found = self._read(keys.teacher_note_key("learnt", teacher))
+        found = self._read(redis_keys.teacher_note_key("learnt", teacher))
         return cast(LearntParameters, found or LearntParameters())
 
     def write_learnt(self, teacher: str, learnt: LearntParameters) -> None:
-        self._write(keys.teacher_note_key("learnt", teacher), learnt, LEARNT_SECONDS)
+        self._write(redis_keys.teacher_note_key("learnt", teacher), learnt, LEARNT_SECONDS)
 
     def read_check(self, teacher: str) -> TeacherCheck | None:
-        return cast("TeacherCheck | None", self._read(keys.teacher_note_key("check", teacher)))
+        return cast(
+            "TeacherCheck | None", self._read(redis_keys.teacher_note_key("check", teacher))
+        )
 
     def write_check(self, teacher: str, check: TeacherCheck) -> None:
-        self._write(keys.teacher_note_key("check", teacher), check, CHECK_SECONDS)
+        self._write(redis_keys.teacher_note_key("check", teacher), check, CHECK_SECONDS)
 
     def _read(self, key: str) -> StoredRecord | None:
         with self._lock:
@@ -77,17 +79,17 @@ class RedisTeacherNotes:
         self._redis = redis
 
     def read_learnt(self, teacher: str) -> LearntParameters:
-        found = self._read(keys.teacher_note_key("learnt", teacher), LearntParameters)
+        found = self._read(redis_keys.teacher_note_key("learnt", teacher), LearntParameters)
         return found or LearntParameters()
 
     def write_learnt(self, teacher: str, learnt: LearntParameters) -> None:
-        self._write(keys.teacher_note_key("learnt", teacher), learnt, LEARNT_SECONDS)
+        self._write(redis_keys.teacher_note_key("learnt", teacher), learnt, LEARNT_SECONDS)
 
     def read_check(self, teacher: str) -> TeacherCheck | None:
-        return self._read(keys.teacher_note_key("check", teacher), TeacherCheck)
+        return self._read(redis_keys.teacher_note_key("check", teacher), TeacherCheck)
 
     def write_check(self, teacher: str, check: TeacherCheck) -> None:
-        self._write(keys.teacher_note_key("check", teacher), check, CHECK_SECONDS)
+        self._write(redis_keys.teacher_note_key("check", teacher), check, CHECK_SECONDS)
 
     def _read(self, key: str, record: type[RecordT]) -> RecordT | None:
         with translate_redis_errors():

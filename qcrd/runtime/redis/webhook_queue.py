@@ -11,7 +11,7 @@ from redis import Redis
 from qcrd.errors import UnreadableRecord
 from qcrd.records.base import parse_stored_record
 from qcrd.records.webhooks import WebhookDelivery
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class RedisWebhookQueue:
         self._settle_script = redis.register_script(SETTLE_SCRIPT)
 
     def add(self, delivery: WebhookDelivery) -> None:
-        names = [keys.webhook_key(delivery.id), keys.WEBHOOKS_DUE]
+        names = [redis_keys.webhook_key(delivery.id), redis_keys.WEBHOOKS_DUE]
         with translate_redis_errors():
             self._add_script(names, [delivery.model_dump_json(), delivery.created_at, delivery.id])
 
@@ -115,7 +115,7 @@ class RedisWebhookQueue:
         # After a lost reply the script claims others; the first ones are due again after the lease.
         with translate_redis_errors():
             rows = self._claim_script(
-                [keys.WEBHOOKS_DUE], [now, now + lease, limit, keys.webhook_key("")]
+                [redis_keys.WEBHOOKS_DUE], [now, now + lease, limit, redis_keys.webhook_key("")]
             )
         claimed = cast("list[tuple[str, int]]", rows)
         return [
@@ -131,7 +131,7 @@ class RedisWebhookQueue:
         self._finish_attempt(delivery, "")
 
     def _finish_attempt(self, delivery: WebhookDelivery, until: str) -> None:
-        names = [keys.webhook_key(delivery.id), keys.WEBHOOKS_DUE]
+        names = [redis_keys.webhook_key(delivery.id), redis_keys.WEBHOOKS_DUE]
         with translate_redis_errors():
             self._settle_script(names, [delivery.attempts, delivery.id, until, SETTLED_TTL_SECONDS])
 

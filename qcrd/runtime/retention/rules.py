@@ -116,7 +116,7 @@ def _iter_unpublished_models(
         and _is_older(objects, seconds, now)
     }
     if unpublished:
-        for model_id in unpublished.keys() - known.list_living(archive_keys.make_model_id):
+        for model_id in unpublished.keys() - known.list_living(keys.make_model_id):
             objects = unpublished[model_id]
             yield Removal.make("model files", model_id, "no model.json says they are one", objects)
 

@@ -16,7 +16,7 @@ from redis import Redis
 
 from qcrd.errors import Conflict
 from qcrd.records.base import Record, StoredRecord
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
 RETENTION_SECONDS = 24 * 3600
@@ -162,7 +162,10 @@ class RedisIdempotencyStore:
         self._finish_script = redis.register_script(FINISH_SCRIPT)
 
     def begin(self, name: str, fingerprint: str, holder: str, now: float) -> IdempotencyEntry:
-        key, new_entry = keys.idempotency_key(name), claim_entry(None, fingerprint, holder, now)
+        key, new_entry = (
+            redis_keys.idempotency_key(name),
+            claim_entry(None, fingerprint, holder, now),
+        )
         with translate_redis_errors():
             # Most names are new and need one command only.
             if self._redis.set(key, new_entry.model_dump_json(), ex=RETENTION_SECONDS, nx=True):
@@ -183,7 +186,7 @@ class RedisIdempotencyStore:
         entry_json = _set_response(entry, response).model_dump_json()
         with translate_redis_errors():
             self._finish_script(
-                keys=[keys.idempotency_key(name)],
+                keys=[redis_keys.idempotency_key(name)],
                 args=[entry.holder, entry_json, RETENTION_SECONDS],
             )
 
@@ -197,7 +200,7 @@ class RedisIdempotencyStore:
         self, name: str, update: Callable[[IdempotencyEntry | None], IdempotencyEntry | None]
     ) -> None:
         """Replace the entry by `update` of it, atomically."""
-        key = keys.idempotency_key(name)
+        key = redis_keys.idempotency_key(name)
 
         def run_transaction(pipe: Any) -> None:
             raw = pipe.get(key)

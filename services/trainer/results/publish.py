@@ -19,7 +19,7 @@ from qcrd.records.students.prompt_format import (
     AnswerJudge,
     PromptFormat,
 )
-from qcrd.runtime import archive_keys, keys
+from qcrd.runtime import keys
 from qcrd.runtime.storage.published_models import add_published_model
 from qcrd.runtime.storage.store import Store, read_record, write_record
 from services.trainer.results import older_readers
@@ -32,7 +32,7 @@ MODEL_CARD_FILE = "README.md"
 
 def model_id(job_id: str) -> str:
     """The id of the model that the job publishes."""
-    return archive_keys.make_model_id(job_id)
+    return keys.make_model_id(job_id)
 
 
 def upload_model(store: Store, job: Job, student: Student, answers: StudentAnswers) -> None:

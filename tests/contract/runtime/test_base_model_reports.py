@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from qcrd.records.base_models import BaseModelInfo, BaseModelReport
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.base_model_reports import (
     KEPT_SECONDS,
     BaseModelReports,
@@ -40,6 +40,6 @@ def test_one_that_cannot_be_read_and_one_that_is_old_are_not_counted(
     good = report("a", "x")
     reports.publish(good)
     reports.publish(report("gone", age=KEPT_SECONDS + 1))
-    redis.hset(keys.BASE_MODEL_REPORTS, "newer", '{"models": 7}')
+    redis.hset(redis_keys.BASE_MODEL_REPORTS, "newer", '{"models": 7}')
     assert reports.read() == [good]
-    assert redis.hkeys(keys.BASE_MODEL_REPORTS) == ["a", "newer"]
+    assert redis.hkeys(redis_keys.BASE_MODEL_REPORTS) == ["a", "newer"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcrd.records.teachers.notes import LearntParameters, TeacherCheck
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.teacher_notes import (
     CHECK_SECONDS,
@@ -51,9 +51,9 @@ def test_in_redis_they_expire_and_another_releases_are_not_read(
     notes = RedisTeacherNotes(redis)
     notes.write_learnt("a", LEARNT)
     notes.write_check("a", AWAY)
-    assert 0 < redis.ttl(keys.teacher_note_key("learnt", "a")) <= LEARNT_SECONDS
-    assert 0 < redis.ttl(keys.teacher_note_key("check", "a")) <= CHECK_SECONDS
-    redis.set(keys.teacher_note_key("learnt", "a"), '{"left_out": 7}')
-    redis.set(keys.teacher_note_key("check", "a"), "{")
+    assert 0 < redis.ttl(redis_keys.teacher_note_key("learnt", "a")) <= LEARNT_SECONDS
+    assert 0 < redis.ttl(redis_keys.teacher_note_key("check", "a")) <= CHECK_SECONDS
+    redis.set(redis_keys.teacher_note_key("learnt", "a"), '{"left_out": 7}')
+    redis.set(redis_keys.teacher_note_key("check", "a"), "{")
     assert notes.read_learnt("a") == LearntParameters()
     assert notes.read_check("a") is None

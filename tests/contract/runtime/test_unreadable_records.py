@@ -11,7 +11,7 @@ import pytest
 
 from qcrd.errors import NotFound, UnreadableRecord
 from qcrd.records.job import Job, JobStatus
-from qcrd.runtime import keys
+from qcrd.runtime import redis_keys
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.reaper import alarm_unreadable, reap_jobs
 from qcrd.runtime.jobs.state_machine import with_changes
@@ -34,12 +34,12 @@ class Rig:
         self.jobs, self.events = RedisJobStore(self.redis), RedisEventLog(self.redis)
 
     def raw(self, job_id: str) -> dict[str, Any]:
-        made: dict[str, Any] = json.loads(str(self.redis.get(keys.job_key(job_id))))
+        made: dict[str, Any] = json.loads(str(self.redis.get(redis_keys.job_key(job_id))))
         return made
 
     def write(self, job_id: str, body: object) -> None:
         text = body if isinstance(body, str) else json.dumps(body)
-        self.redis.set(keys.job_key(job_id), text)
+        self.redis.set(redis_keys.job_key(job_id), text)
 
 
 @pytest.fixture
@@ -121,14 +121,14 @@ def test_a_deleted_one_is_no_longer_named(rig: Rig) -> None:
     rig.jobs.create(job := a_job())
     rig.write(job.id, "no JSON")
     assert rig.jobs.list(None, 10) == []
-    rig.redis.delete(keys.job_key(job.id))
+    rig.redis.delete(redis_keys.job_key(job.id))
     assert rig.jobs.list_unreadable() == {}
     with pytest.raises(NotFound):
         rig.jobs.get(job.id)
 
 
 def test_events_of_a_later_release_are_passed_on(rig: Rig) -> None:
-    stream = keys.events_key("ftjob-1")
+    stream = redis_keys.events_key("ftjob-1")
     newer = {"message": "m", "level": "critical", "type": "picture", "data": {}, "frame": 7}
     for body in (newer, {"text": "no message"}):
         rig.redis.xadd(stream, {"event": json.dumps(body)})

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.specs.spec import JobSpec
 from qcrd.records.webhooks import WebhookDelivery
-from qcrd.runtime import keys
+from qcrd.runtime import keys, redis_keys
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.finalize import finalize
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
@@ -334,5 +334,5 @@ def test_a_worker_killed_in_the_middle_of_a_delivery_loses_none(
 def forward_leases(settings: RedisSettings) -> None:
     """Let a minute pass: what is due by the end of a lease is due now."""
     redis = connect_redis(settings)
-    for delivery_id in redis.zrange(keys.WEBHOOKS_DUE, 0, -1):  # type: ignore[union-attr]
-        redis.zincrby(keys.WEBHOOKS_DUE, -sender.LEASE_SECONDS, delivery_id)
+    for delivery_id in redis.zrange(redis_keys.WEBHOOKS_DUE, 0, -1):  # type: ignore[union-attr]
+        redis.zincrby(redis_keys.WEBHOOKS_DUE, -sender.LEASE_SECONDS, delivery_id)

@@ -13,6 +13,7 @@ import torch
 from qcrd.errors import Interrupted, Invalid, Transient
 from qcrd.method.student.base import Student
 from qcrd.method.student.loading import load_matching_weights, load_student
+from qcrd.method.training.iteration_data import select_examples
 from qcrd.method.training.negatives.sampler import (
     InlineNegativeSampler,
     NegativeSampleRequest,
@@ -124,7 +125,7 @@ def test_each_source_gives_its_own_samples() -> None:
     asked = []
     for record in trainer.run():
         if isinstance(record, PhaseStarted):
-            used = trainer.select_examples(trainer.first_step)
+            used = select_examples(trainer.schedule, trainer.examples, trainer.first_step)
             asked.append(trainer.negative_supply.make_requests(trainer.iteration, used))
         if isinstance(record, StepFinished) and trainer.iteration_data is not None:
             sampled = [r for own in trainer.iteration_data.samples.values() for r in own]

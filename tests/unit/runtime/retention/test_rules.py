@@ -120,7 +120,7 @@ def test_of_a_judge_the_newest_version_stays(room: Room) -> None:
 def test_judges_of_answers_stay_while_their_model_does(room: Room) -> None:
     deleted = keys.new_id("ftjob")
     kept = PublishedModel(
-        id=archive_keys.make_model_id(deleted), job_id=deleted, created_at=0, base="b", files=()
+        id=keys.make_model_id(deleted), job_id=deleted, created_at=0, base="b", files=()
     )
     write_record(room.store, keys.model_manifest_key(kept.id), kept)
     living = room.job(JobStatus.RUNNING)
@@ -133,14 +133,14 @@ def test_judges_of_answers_stay_while_their_model_does(room: Room) -> None:
 
 def test_files_of_students_that_were_never_published_go(room: Room) -> None:
     def student(job: Job, days_ago: float = 20) -> str:
-        return room.put(f"{keys.model_prefix(archive_keys.make_model_id(job.id))}w", days_ago)
+        return room.put(f"{keys.model_prefix(keys.make_model_id(job.id))}w", days_ago)
 
     for status in LIVING:
         student(room.job(status))
     student(room.job(JobStatus.FAILED), days_ago=1)
     succeeded = room.job(JobStatus.SUCCEEDED)
     student(succeeded)
-    room.put(keys.model_manifest_key(archive_keys.make_model_id(succeeded.id)), 20)
+    room.put(keys.model_manifest_key(keys.make_model_id(succeeded.id)), 20)
     gone = student(room.job(JobStatus.FAILED))
     assert room.sweep() == {"model files": {gone}}
 
