@@ -7,11 +7,12 @@ therefore writes nothing when it resumes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import BinaryIO, Unpack
 
 from qcrd.records.job import Event
-from qcrd.runtime.redis.event_log import EventLevel, EventLog, EventType
+from qcrd.runtime.redis.event_log import EventLog
+from qcrd.runtime.redis.wrapped_event_log import AppendOptions, WrappedEventLog
 from qcrd.runtime.storage.store import Store, StoreReads
 
 LeaseCheck = Callable[[], None]
@@ -34,40 +35,17 @@ class FencedStore(StoreReads):
         self._store.delete(key)
 
 
-class FencedEventLog:
+class FencedEventLog(WrappedEventLog):
     """`events`, with the lease checked before each write; reads are always allowed."""
 
     def __init__(self, events: EventLog, check: LeaseCheck) -> None:
-        self._events = events
+        super().__init__(events)
         self._check = check
 
-    def append(
-        self,
-        job_id: str,
-        message: str,
-        *,
-        level: EventLevel = "info",
-        type: EventType = "message",
-        data: dict[str, Any] | None = None,
-        once: str | None = None,
-    ) -> Event:
+    def append(self, job_id: str, message: str, **options: Unpack[AppendOptions]) -> Event:
         self._check()
-        return self._events.append(job_id, message, level=level, type=type, data=data, once=once)
-
-    def read(
-        self,
-        job_id: str,
-        after: str | None = None,
-        limit: int = 100,
-        *,
-        block_ms: int | None = None,
-        newest_first: bool = False,
-    ) -> list[Event]:
-        return self._events.read(job_id, after, limit, block_ms=block_ms, newest_first=newest_first)
-
-    def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
-        return self._events.watch(cursors, block_ms)
+        return super().append(job_id, message, **options)
 
     def delete(self, job_id: str) -> None:
         self._check()
-        self._events.delete(job_id)
+        super().delete(job_id)

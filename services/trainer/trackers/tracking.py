@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from qcrd.records.job import Event, Job, Report
-from qcrd.runtime.redis.event_log import EventLevel, EventLog, EventType
+from qcrd.runtime.redis.event_log import EventLog
+from qcrd.runtime.redis.wrapped_event_log import AppendOptions, WrappedEventLog
 from services.trainer.trackers.base import TrackedRun
 
 log = logging.getLogger(__name__)
@@ -86,39 +87,22 @@ class TrackerProcess:
         return outcome
 
 
-class TrackedEventLog:
+class TrackedEventLog(WrappedEventLog):
     """`events`, whose numbers are also passed on to trackers."""
 
     def __init__(self, events: EventLog, trackers: Sequence[TrackerProcess]) -> None:
-        self._events = events
+        super().__init__(events)
         self._trackers = trackers
         self._step = 0
 
-    def append(
-        self,
-        job_id: str,
-        message: str,
-        *,
-        level: EventLevel = "info",
-        type: EventType = "message",
-        data: dict[str, Any] | None = None,
-        once: str | None = None,
-    ) -> Event:
-        event = self._events.append(job_id, message, level=level, type=type, data=data, once=once)
-        self._step = int((data or {}).get("step", self._step))
-        if metrics := flatten_metrics(data or {}):
+    def append(self, job_id: str, message: str, **options: Unpack[AppendOptions]) -> Event:
+        event = super().append(job_id, message, **options)
+        data = options.get("data") or {}
+        self._step = int(data.get("step", self._step))
+        if metrics := flatten_metrics(data):
             for tracker in self._trackers:
                 tracker.send({"metrics": metrics, "step": self._step})
         return event
-
-    def read(self, job_id: str, *arguments: Any, **options: Any) -> list[Event]:
-        return self._events.read(job_id, *arguments, **options)
-
-    def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
-        return self._events.watch(cursors, block_ms)
-
-    def delete(self, job_id: str) -> None:
-        self._events.delete(job_id)
 
 
 def flatten_metrics(data: Mapping[str, Any]) -> dict[str, float]:

@@ -2,66 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Unpack
 
 from qcrd.records.job import Event
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.redis.event_log import (
     BEFORE_FIRST_EVENT,
-    EventLevel,
     EventLog,
-    EventType,
     format_event_id,
     parse_event_id,
 )
 from qcrd.runtime.redis.event_trimming import EventTrimmer
+from qcrd.runtime.redis.wrapped_event_log import ReadOptions, WrappedEventLog
 
 
-class EventHistory:
+class EventHistory(WrappedEventLog):
     """An event log whose reads go on in the archive where Redis ends."""
 
     def __init__(self, live: EventLog, trimmer: EventTrimmer, archive: EventArchive) -> None:
-        self._live = live
+        super().__init__(live)
         self._trimmer = trimmer
         self._archive = archive
-
-    def append(
-        self,
-        job_id: str,
-        message: str,
-        *,
-        level: EventLevel = "info",
-        type: EventType = "message",
-        data: dict[str, Any] | None = None,
-        once: str | None = None,
-    ) -> Event:
-        return self._live.append(job_id, message, level=level, type=type, data=data, once=once)
 
     def read(
         self,
         job_id: str,
         after: str | None = None,
         limit: int = 100,
-        *,
-        block_ms: int | None = None,
-        newest_first: bool = False,
+        **options: Unpack[ReadOptions],
     ) -> list[Event]:
+        block_ms, newest_first = options.get("block_ms"), options.get("newest_first", False)
         bound = None if after is None else format_event_id(*parse_event_id(after))
         start = self._trimmer.find_start(job_id)
         # A job that nothing was told of yet has an archive no more than one that was never trimmed.
         if start == BEFORE_FIRST_EVENT or (start is not None and bound and bound >= start):
-            found = self._live.read(job_id, after, limit, newest_first=newest_first)
+            found = self._events.read(job_id, after, limit, newest_first=newest_first)
             if len(found) == limit or not newest_first or start == BEFORE_FIRST_EVENT:
                 return found or self._wait(job_id, after, limit, block_ms, newest_first)
             return found + self._read_older(job_id, found, after, limit)
         if newest_first:
-            found = self._live.read(job_id, after, limit, newest_first=True)
+            found = self._events.read(job_id, after, limit, newest_first=True)
             return found + self._read_older(job_id, found, after, limit)
         found = self._archive.read(job_id, after, limit)
         if len(found) < limit:
             cursor = found[-1].id if found else after
-            found += self._live.read(job_id, cursor, limit - len(found))
+            found += self._events.read(job_id, cursor, limit - len(found))
         return found or self._wait(job_id, after, limit, block_ms, newest_first)
 
     def _read_older(
@@ -75,11 +60,8 @@ class EventHistory:
     ) -> list[Event]:
         if not block_ms or newest_first:
             return []
-        return self._live.read(job_id, after, limit, block_ms=block_ms)
-
-    def watch(self, cursors: Mapping[str, str], block_ms: int) -> dict[str, list[Event]]:
-        return self._live.watch(cursors, block_ms)
+        return self._events.read(job_id, after, limit, block_ms=block_ms)
 
     def delete(self, job_id: str) -> None:
-        self._live.delete(job_id)
+        super().delete(job_id)
         self._archive.delete(job_id)
