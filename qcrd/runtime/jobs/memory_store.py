@@ -62,6 +62,9 @@ class MemoryJobStore:
     def queue_length(self, task: str) -> int:
         return len(self._list_index(redis_keys.waiting_jobs_key(task)))
 
+    def list_held(self, task: str) -> list[Job]:
+        return self._list_index(redis_keys.held_jobs_key(task))
+
     def count_held(self, task: str) -> int:
         return len(self._list_index(redis_keys.held_jobs_key(task)))
 

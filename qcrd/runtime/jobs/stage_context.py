@@ -106,6 +106,10 @@ class StageContext:
         """Whether to stop at the next safe point. Cheap: the job is read at most once a second."""
         return self._is_stopping() or not self.is_wanted()
 
+    def is_worker_stopping(self) -> bool:
+        """Whether this worker is to end, whatever becomes of the job."""
+        return self._is_stopping()
+
     def is_wanted(self) -> bool:
         """Whether the job is to go on, here or with another worker after this one."""
         return self._heartbeat.should_continue()

@@ -83,6 +83,9 @@ class WaitingJobs(Protocol):
 
     def queue_length(self, task: str) -> int: ...
 
+    def list_held(self, task: str) -> Sequence[Job]:
+        """The jobs that a worker of `task` holds."""
+
     def count_held(self, task: str) -> int:
         """The number of jobs that a worker of `task` holds."""
 
@@ -222,6 +225,10 @@ class RedisJobStore:
     def queue_length(self, task: str) -> int:
         with translate_redis_errors():
             return self._redis.zcard(redis_keys.waiting_jobs_key(task))
+
+    def list_held(self, task: str) -> list[Job]:
+        with translate_redis_errors():
+            return self._read_page(redis_keys.held_jobs_key(task), 0, 2**31)
 
     def count_held(self, task: str) -> int:
         with translate_redis_errors():

@@ -13,7 +13,7 @@ from qcrd.errors import QcrdError
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.stage_context import StageWork, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import resume_stage
-from qcrd.runtime.jobs.state_machine import STAGE_TASKS, get_task, lease_expired
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS, lease_expired
 from services.trainer.execution.training_state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -47,11 +47,9 @@ class Adopter:
 
     def _iter_unwatched(self) -> Iterator[Job]:
         now = time.time()
-        for job in self._deps.jobs.iter_active():
-            held = job.status is JobStatus.RUNNING and job.lease.owner
-            if not held or lease_expired(job, now):
-                continue
-            if get_task(job) == STAGE_TASKS[Stage.TRAINING] and not self._state(job).is_watched():
+        for job in self._deps.jobs.list_held(STAGE_TASKS[Stage.TRAINING]):
+            running = job.status is JobStatus.RUNNING and not lease_expired(job, now)
+            if running and not self._state(job).is_watched():
                 yield job
 
     def _state(self, job: Job) -> TrainingState:

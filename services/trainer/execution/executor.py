@@ -43,6 +43,10 @@ class Executor(Protocol):
         """Stop it: unless it hangs it has its grace period to save a checkpoint. Returns when
         nothing of it writes any more."""
 
+    def leave(self, execution: Any) -> None:
+        """Stop watching a training that goes on without this worker, so that another one takes it
+        up at once."""
+
     def outcome(self, execution: Any) -> Outcome | None:
         """What it told when it ended, None if it could not. Asked once, at the end: what is left of
         the training goes."""

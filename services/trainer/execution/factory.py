@@ -54,14 +54,15 @@ def make_executor(settings: TrainerSettings, redis: Redis) -> Executor:
     from services.trainer.execution.kubeflow import KubeflowExecutor
 
     kubeflow = KubeflowSettings()
+    configuration = client.Configuration()
+    # urllib3 would repeat a request that hangs three times, for longer than a watch lasts.
+    configuration.retries = False
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        settings_of_pod = client.Configuration()
-        config.load_incluster_config(settings_of_pod)
-        api = client.ApiClient(settings_of_pod)
+        config.load_incluster_config(configuration)
     else:
-        api = config.new_client_from_config(context=kubeflow.context)
+        config.load_kube_config(context=kubeflow.context, client_configuration=configuration)
     return KubeflowExecutor(
-        api,
+        client.ApiClient(configuration),
         redis,
         kubeflow,
         namespace=find_namespace(kubeflow),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from services.trainer.execution.executor import ExecutionStatus, StopReason
 from services.trainer.execution.train_job import (
     GROUP,
     JOB_LABEL,
+    LEASE_LABEL,
     PLURAL,
     POD_LABEL,
     VERSION,
@@ -42,8 +44,9 @@ from services.trainer.supervision.process_outcome import Outcome, make_memory_ou
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-REQUEST_SECONDS = 10.0
-"""Of one request to the API server."""
+REQUEST_SECONDS = 5.0
+"""Of one request to the API server, which is not repeated: the three of one look together take less
+time than the worker's watch of the training lasts."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,14 @@ class KubeflowExecutor:
         name = name_train_job(job)
         training = KubeflowTraining(name, TrainingState(self._redis, job.id, job.lease.token))
         training.state.keep_watch(self._watcher, WATCH_SECONDS)
-        if training.state.read_outcome() is not None:
-            return training  # it has ended, and no worker was there to see it
-        self._delete_older(job.id, name)
+        if training.state.read_outcome() is not None or training.state.is_started():
+            return training  # taken up: a cluster that is away now ends no training
+        older = self._list_older(job.id, name)
+        if (done := self._find_done(job.id, older)) is not None:
+            done.state.keep_watch(self._watcher, WATCH_SECONDS)
+            return done
+        for each in older:
+            self._delete(each["metadata"]["name"])
         body = make_train_job(job, self._settings, self._processes)
         with translate_api_errors(f"create TrainJob {name}"):
             try:
@@ -100,6 +108,7 @@ class KubeflowExecutor:
                 if error.status != 409:
                     raise
                 log.info("TrainJob %s is there already: taking it up", name)
+        training.state.mark_started()
         return training
 
     def poll(self, execution: KubeflowTraining) -> ExecutionStatus:
@@ -128,8 +137,14 @@ class KubeflowExecutor:
             # Its lease ends now, and so does the training once it sees that.
             log.warning("TrainJob %s is left to its lease: %s", execution.name, error)
 
+    def leave(self, execution: KubeflowTraining) -> None:
+        try:
+            execution.state.leave_watch()
+        except Transient as error:  # it ends by itself
+            log.warning("TrainJob %s: %s", execution.name, error)
+
     def outcome(self, execution: KubeflowTraining) -> Outcome | None:
-        execution.state.leave_watch()
+        self.leave(execution)
         told = execution.state.read_outcome()
         try:
             if told is not None and told.kind == "done":
@@ -174,17 +189,26 @@ class KubeflowExecutor:
                 return
             time.sleep(min(1.0, self._poll_seconds))
 
-    def _delete_older(self, job_id: str, name: str) -> None:
-        """TrainJobs of the job's earlier leases: paused, stopped, or overtaken by this one."""
+    def _list_older(self, job_id: str, name: str) -> list[TrainJob]:
+        """TrainJobs of the job's earlier leases: paused, stopped, ended while no worker was there,
+        or overtaken by this one."""
         with translate_api_errors(f"list the TrainJobs of {job_id}"):
             found: Any = self._objects.list_namespaced_custom_object(
                 *self._where,
                 label_selector=f"{JOB_LABEL}={job_id}",
                 _request_timeout=REQUEST_SECONDS,
             )
-        for item in found["items"]:
-            if item["metadata"]["name"] != name:
-                self._delete(item["metadata"]["name"])
+        return [item for item in found["items"] if item["metadata"]["name"] != name]
+
+    def _find_done(self, job_id: str, older: Sequence[TrainJob]) -> KubeflowTraining | None:
+        """One that has trained to its end, under a lease that expired before a worker saw that."""
+        for each in older:
+            token = each["metadata"].get("labels", {}).get(LEASE_LABEL, "")
+            if token.isdecimal():
+                state = TrainingState(self._redis, job_id, int(token))
+                if (told := state.read_outcome()) is not None and told.kind == "done":
+                    return KubeflowTraining(each["metadata"]["name"], state)
+        return None
 
     def _read(self, name: str) -> TrainJob | None:
         with translate_api_errors(f"read TrainJob {name}"):

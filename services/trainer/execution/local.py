@@ -83,6 +83,9 @@ class LocalExecutor:
                 execution.process.wait(self._grace_seconds)
         _kill_group(execution.process)
 
+    def leave(self, execution: LocalTraining) -> None:
+        """It ends with its worker."""
+
     def outcome(self, execution: LocalTraining) -> Outcome | None:
         _kill_group(execution.process)
         with execution.folder:

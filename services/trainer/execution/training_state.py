@@ -50,6 +50,15 @@ class TrainingState:
             body = cast("str | None", self.redis.get(self._key("outcome")))
         return None if body is None else Outcome.model_validate_json(body)
 
+    def mark_started(self) -> None:
+        """Its TrainJob is there: whoever takes it up asks the cluster for nothing."""
+        with translate_redis_errors():
+            self.redis.set(self._key("started"), "1", ex=KEPT_SECONDS)
+
+    def is_started(self) -> bool:
+        with translate_redis_errors():
+            return bool(self.redis.exists(self._key("started")))
+
     def mark_progress(self) -> None:
         with translate_redis_errors(), self.redis.pipeline() as pipe:
             pipe.incr(self._key("progress"))

@@ -30,6 +30,7 @@ def supervise_training(
     try:
         end = _wait_for_end(stage, executor, execution, stall_seconds)
     except WorkGoesOn:
+        executor.leave(execution)
         raise
     except BaseException:
         executor.cancel(execution, "hung")
@@ -38,7 +39,8 @@ def supervise_training(
     if end is None:
         executor.cancel(execution, _find_stop_reason(stage))
     training_outcome = executor.outcome(execution)
-    if training_outcome is None and end is None:
+    lacks_word = training_outcome is None or training_outcome.kind == "out_of_memory"
+    if end is None and lacks_word:  # it was killed by us, whatever else was killed meanwhile
         raise Interrupted(f"job {stage.job.id} was told to stop, and its training with it")
     if training_outcome is None:
         raise process_outcome.ProcessDied(end.reason if end else "")
@@ -62,7 +64,7 @@ def _wait_for_end(
             return status
         if not stage.is_wanted():
             return None
-        if stage.should_stop():
+        if stage.is_worker_stopping():
             if executor.outlives_worker:
                 raise WorkGoesOn(f"job {stage.job.id} trains on without this worker")
             return None

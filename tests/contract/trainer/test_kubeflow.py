@@ -150,7 +150,9 @@ def test_one_that_is_there_already_is_taken_up(site: Site) -> None:
     job = site.claimed()
     executor = site.executor()
     executor.start(job)
+    site.redis.delete(f"qcrd:training:{ID}:1:started")  # the worker died before it could note it
     again = executor.start(job)
+    assert site.cluster.requests.count("create trainjobs") == 2
     assert len(site.cluster.train_jobs) == 1
     assert executor.poll(again).state == "waiting"
     site.state().mark_progress()
@@ -171,13 +173,46 @@ def test_a_restarted_worker_takes_up_the_training_of_the_one_that_died(site: Sit
     assert adopter.adopt() == [], "its worker may just have claimed it"
     (thread,) = adopter.adopt()
     assert adopter.adopt() == [], "somebody watches it now"
-    # The second is answered by 409.
-    wait_until(lambda: site.cluster.requests.count("create trainjobs") == 2)
+    wait_until(lambda: site.cluster.requests.count("get trainjobs") > 1)
     site.state().write_outcome(DONE)
     thread.join(60)
     after = site.jobs.get(ID)
     assert (after.status, after.attempt, after.lease.token) == (JobStatus.SUCCEEDED, 0, 1)
     assert list(site.cluster.train_jobs) == [NAME]
+    assert site.cluster.requests.count("create trainjobs") == 1
+
+
+def test_a_training_is_taken_up_while_the_cluster_refuses_everything(site: Site) -> None:
+    """It trains; only the worker cannot look, and its lease is not given up for that."""
+    job = site.claimed()
+    site.executor().start(job)
+    site.state().mark_progress()
+    site.state().leave_watch()
+
+    def work(stage: StageContext) -> JobDone:
+        return supervise_training(stage, site.executor())
+
+    adopter = Adopter(site.deps, site.redis, "restarted", work)
+    adopter.adopt()
+    site.cluster.allowed = set()
+    (thread,) = adopter.adopt()
+    wait_until(lambda: site.cluster.requests.count("get trainjobs") > 1)
+    held = site.jobs.get(ID)
+    assert (held.status, held.lease.token, bool(held.lease.owner)) == (JobStatus.RUNNING, 1, True)
+    site.state().write_outcome(DONE)
+    thread.join(60)
+    assert site.jobs.get(ID).status is JobStatus.SUCCEEDED
+
+
+def test_what_was_trained_under_a_lease_that_expired_is_not_trained_again(site: Site) -> None:
+    """Every worker was away when it ended: the next lease finds it done."""
+    site.executor().start(site.claimed())
+    site.state().write_outcome(DONE)
+    lapsed = site.jobs.get(ID).lease.model_copy(update={"until": 0.0})
+    site.jobs.update(ID, lambda job: job.model_copy(update={"lease": lapsed}))
+    after = site.work()
+    assert (after.status, after.lease.token, after.model) == (JobStatus.SUCCEEDED, 2, "model-1")
+    assert site.cluster.requests.count("create trainjobs") == 1
 
 
 def test_an_outcome_that_nobody_saw_is_not_trained_for_again(site: Site) -> None:
@@ -200,6 +235,7 @@ def test_a_worker_that_ends_leaves_its_training_to_the_next_one(site: Site) -> N
     job = site.jobs.get(ID)
     assert (job.status, job.lease.token) == (JobStatus.RUNNING, 1)
     assert job.lease.owner, "the training has the lease"
+    assert not site.state().is_watched(), "the next worker need not wait for that to run out"
     assert "deletionTimestamp" not in site.cluster.train_jobs[NAME]["metadata"]
 
 
@@ -308,5 +344,7 @@ def test_an_api_server_that_is_away_is_waited_for(
     site.cluster.allowed = read_permissions() - {("get", "trainjobs")}
     assert executor.poll(training).state == "waiting", "the training is not given up"
     site.api.configuration.host = "http://127.0.0.1:1"
+    assert site.executor().start(job).name == NAME, "it is there, and needs nobody"
+    lease = job.lease.model_copy(update={"token": 2})
     with pytest.raises(Transient, match="does not answer"):
-        site.executor().start(job)
+        site.executor().start(job.model_copy(update={"lease": lease}))

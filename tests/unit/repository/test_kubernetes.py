@@ -275,13 +275,23 @@ def test_grace_periods_are_longer_than_what_they_wait_for() -> None:
     grace = {
         name: t["spec"].get("terminationGracePeriodSeconds", 30) for name, t in templates.items()
     }
-    assert grace["trainer"] > TrainerSettings().grace_seconds
     for name in ("teacher", "students"):
         pause = templates[name]["spec"]["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert grace[name] > pause + ServerSettings().graceful_termination_timeout
-    ranks = templates["training"]["spec"]["containers"][0]["env"]
-    (told,) = (float(entry["value"]) for entry in ranks if entry["name"] == "QCRD_GRACE_SECONDS")
-    assert grace["training"] > told
+
+    def read_grace(name: str) -> float:
+        env = templates[name]["spec"]["containers"][0]["env"]
+        (told,) = (float(entry["value"]) for entry in env if entry["name"] == "QCRD_GRACE_SECONDS")
+        return told
+
+    assert grace["training"] > read_grace("training")
+    # The lease goes when the worker stops waiting, and with it the checkpoint.
+    assert grace["trainer"] > read_grace("trainer") >= read_grace("training")
+
+
+def test_a_local_trainer_outlives_its_training_processes() -> None:
+    trainer = pod_templates(render("overlays/cpu-dev"))["trainer"]
+    assert trainer["spec"]["terminationGracePeriodSeconds"] > TrainerSettings().grace_seconds
 
 
 def test_the_runtime_is_what_kubeflow_trainer_looks_for() -> None:

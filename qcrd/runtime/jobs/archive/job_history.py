@@ -108,6 +108,9 @@ class JobHistory:
     def queue_length(self, task: str) -> int:
         return self._live.queue_length(task)
 
+    def list_held(self, task: str) -> Sequence[Job]:
+        return self._live.list_held(task)
+
     def count_held(self, task: str) -> int:
         return self._live.count_held(task)
 
