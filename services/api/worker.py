@@ -68,30 +68,14 @@ def reap_forever(
 ) -> None:
     """Run the reaper: every assembling worker does, under a lock one of them at a time."""
     interval = recovery.reap_seconds
-    expiry, memory = PeriodicPass(EXPIRY_PASS_SECONDS), PeriodicPass(EVICTION_SECONDS)
     while not stop_event.wait(interval):
         with log_exceptions("the reaper's pass failed, the next one follows"):
             if _take_lock(redis, redis_keys.REAPER_LOCK, interval):
                 _reap_once(deps, recovery.resend_seconds)
-                if memory.is_due():
+                if _take_lock(redis, redis_keys.MEMORY_ALARM_LOCK, EVICTION_SECONDS):
                     alarm_full_redis(deps, read_redis_memory(redis))
-                if expiry.is_due():
+                if _take_lock(redis, redis_keys.FILE_EXPIRY_LOCK, EXPIRY_PASS_SECONDS):
                     _delete_expired_files(deps)
-
-
-class PeriodicPass:
-    """Says once in so many seconds that it is due."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._next = 0.0
-
-    def is_due(self) -> bool:
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + self._seconds
-        return True
 
 
 def _delete_expired_files(deps: WorkerDeps) -> None:
@@ -119,11 +103,11 @@ def sweep_forever(
 ) -> None:
     """Move ended jobs out of Redis, and remove what is no longer needed from the store: under a
     lock one worker at a time, apart from the reaper, as a pass over a large store takes minutes."""
-    store_pass = PeriodicPass(store_seconds)
     while not stop_event.wait(seconds):
         with log_exceptions("the sweeper's pass failed, the next one follows"):
             if _take_lock(redis, redis_keys.SWEEPER_LOCK, seconds):
-                sweep_once(sweeper, with_store=store_pass.is_due())
+                with_store = _take_lock(redis, redis_keys.STORE_SWEEPER_LOCK, store_seconds)
+                sweep_once(sweeper, with_store=with_store)
 
 
 def sweep_once(sweeper: Sweeper, *, with_store: bool) -> None:
@@ -168,7 +152,7 @@ def check_teachers_forever(
 
 
 def _take_lock(redis: Redis, key: str, interval: float) -> bool:
-    """Whether nobody else has it for the next pass."""
+    """Whether nobody else has it for the next pass, in `interval` seconds."""
     with translate_redis_errors():
         return bool(redis.set(key, secrets.token_hex(8), nx=True, px=int(interval * 900)))
 

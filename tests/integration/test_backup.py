@@ -18,7 +18,7 @@ from qcrd.cli.main import app
 from qcrd.errors import Conflict, Invalid
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationales import RationaleManifest
-from qcrd.runtime import keys, redis_keys
+from qcrd.runtime import archive_keys, keys, redis_keys
 from qcrd.runtime.backup.restore import REBUILT, TOKENS_SKIPPED, rebuild_jobs, restore_backup
 from qcrd.runtime.backup.snapshot import write_backup
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
@@ -29,11 +29,12 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.redis.connection import connect_redis
+from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.redis.event_trimming import RedisEventTrimmer
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.inventory import InventoriedS3Store
-from qcrd.runtime.storage.store import read_record, write_record
+from qcrd.runtime.storage.store import read_record, write_lines, write_record
 from services.api.assembling.stage import assemble
 from services.api.files import service as files
 from services.api.jobs.create import parse_job_spec
@@ -278,3 +279,60 @@ def test_half_a_backup_is_refused(site: Site, tmp_path: Path) -> None:
             restore_backup(site.redis, site.store, broken)
         assert site.redis.dbsize() == 0
     assert restore_backup(site.redis, site.store, file).from_backup
+
+
+def test_what_was_deleted_since_the_backup_stays_deleted(site: Site, tmp_path: Path) -> None:
+    kept, deleted, unreadable = (site.job(number) for number in range(3))
+    write_backup(site.redis, file := tmp_path / "backup")
+    assert file.stat().st_mode & 0o077 == 0
+    for key in site.store.list(keys.job_prefix(deleted.id)):
+        site.store.delete(key)
+    site.store.put(archive_keys.job_record_key(unreadable.id), b'{"schema_version": "2.0"}')
+    site.redis.flushdb()
+    restored = restore_backup(site.redis, site.store, file)
+    assert restored.from_backup == [kept.id]
+    assert restored.deleted == [deleted.id]
+    assert restored.unreadable == [unreadable.id]
+    assert [job.id for job in site.jobs.iter_active()] == [kept.id]
+    assert site.jobs.get(kept.id).sent_at is None, "the reaper sends its message at its first pass"
+
+
+def test_an_event_told_while_the_backup_is_made_is_in_it_or_in_none(
+    site: Site, tmp_path: Path
+) -> None:
+    """Between the look at a log and its reading: what is restored has one order."""
+    job = site.job(0)
+    site.events.append(job.id, "before")
+
+    class Talkative(type(site.redis)):  # type: ignore[misc]
+        def xrange(self, name: Any, *arguments: Any, **options: Any) -> Any:
+            if len(site.events.read(job.id)) == 1:
+                site.events.append(job.id, "meanwhile")
+            return super().xrange(name, *arguments, **options)
+
+    talkative = Talkative(connection_pool=site.redis.connection_pool)
+    write_backup(talkative, file := tmp_path / "backup")
+    site.redis.flushdb()
+    restore_backup(site.redis, site.store, file)
+    site.events.append(job.id, "after")
+    assert [e.message for e in site.events.read(job.id)] == ["before", "meanwhile", "after"]
+
+
+def test_events_archived_since_the_backup_are_before_what_is_told_next(
+    site: Site, tmp_path: Path
+) -> None:
+    job = site.job(0)
+    site.events.append(job.id, "in the backup")
+    write_backup(site.redis, file := tmp_path / "backup")
+    later = site.events.append(job.id, "archived since")
+    ahead = later.model_copy(update={"id": "9999999999999-000000"})  # by a clock that was ahead
+    live = RedisEventLog(site.redis)
+    EventArchive(site.store).add_new(job.id, live)
+    key = archive_keys.event_page_key(job.id, ahead.id, ahead.id)
+    write_lines(site.store, key, [ahead])
+    site.redis.flushdb()
+    restore_backup(site.redis, site.store, file)
+    site.events.append(job.id, "after")
+    told = [event.message for event in site.events.read(job.id, limit=10)]
+    assert told[-1] == "after"
+    assert told[0] == "in the backup"

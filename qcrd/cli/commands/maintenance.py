@@ -80,6 +80,8 @@ def _print_restored(restored: Restored) -> None:
     )
     for job_id in restored.from_store:
         print_note(f"paused: {job_id}: `qcrd jobs resume {job_id}`")
+    if restored.deleted:
+        print_note(f"{len(restored.deleted)} jobs were deleted since the backup, and stay so")
     for job_id in restored.unreadable:
         print_note(f"left out, this release cannot read its record: {job_id}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from qcrd.errors import Conflict, UnreadableRecord
 from qcrd.records.job import Job, JobStatus, Lease
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import archive_keys, keys, redis_keys
-from qcrd.runtime.backup.snapshot import Entry, read_backup
+from qcrd.runtime.backup.snapshot import Entry, order_id, read_backup
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.state_machine import TERMINAL, with_changes
 from qcrd.runtime.jobs.store import RedisJobStore, parse_job
 from qcrd.runtime.redis.connection import translate_redis_errors
+from qcrd.runtime.redis.event_log import parse_event_id
 from qcrd.runtime.redis.event_trimming import RedisEventTrimmer
 from qcrd.runtime.storage.inventory import InventoriedStore
 from qcrd.runtime.storage.store import find_readable_record
@@ -41,28 +41,38 @@ class Restored:
     ended: list[str] = field(default_factory=list)
     """Jobs that have ended: the store has them, and needs no Redis to list them."""
     unreadable: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    """Jobs that were deleted since the backup, of which the store has nothing."""
 
 
 def restore_backup(redis: Redis, store: InventoriedStore, path: Path) -> Restored:
     """Write a backup into a Redis without jobs, then make the jobs that the store has and the
     backup lacks. `Conflict` when there are jobs; `Invalid` for a file that is no whole backup."""
     check_empty(redis)
-    archive, restored = JobArchive(store), Restored()
-    jobs = RedisJobStore(redis)
+    jobs, restored = RedisJobStore(redis), Restored()
     for entry in read_backup(path):
         if entry.key.startswith(redis_keys.job_key("")):
-            _restore_job(jobs, archive, entry, restored)
+            _restore_job(jobs, store, entry, restored)
         else:
             write_entry(redis, entry)
-    for job_id in restored.ended:
-        # The store has all of them.
+    for job_id in (*restored.ended, *restored.deleted):
+        # The store has all of them, or they are not to be had any more.
         redis.delete(redis_keys.events_key(job_id), redis_keys.emitted_once_key(job_id))
     for job_id in restored.from_backup:
         # Events that were archived since the backup are behind those that it has.
         if (newest := EventArchive(store).find_newest(job_id)) is not None:
             RedisEventTrimmer(redis).trim(job_id, newest)
+            _raise_last_id(redis, redis_keys.events_key(job_id), newest)
     rebuild_jobs(redis, store, restored)
     return restored
+
+
+def _raise_last_id(redis: Redis, key: str, event_id: str) -> None:
+    """What is appended from now on comes behind the event of that id."""
+    newest = parse_event_id(event_id)
+    with translate_redis_errors():
+        if redis.exists(key) and order_id(redis.xinfo_stream(key)["last-generated-id"]) < newest:
+            redis.execute_command("XSETID", key, f"{newest[0]}-{newest[1]}")
 
 
 def check_empty(redis: Redis) -> None:
@@ -76,19 +86,24 @@ def check_empty(redis: Redis) -> None:
 
 
 def _restore_job(
-    jobs: RedisJobStore, archive: JobArchive, entry: Entry, restored: Restored
+    jobs: RedisJobStore, store: InventoriedStore, entry: Entry, restored: Restored
 ) -> None:
     job_id = entry.key.removeprefix(redis_keys.job_key(""))
     try:
         job = parse_job(job_id, entry.value)
+        ended = JobArchive(store).find(job_id)
     except UnreadableRecord:
         restored.unreadable.append(job_id)
         return
-    if archive.find(job_id) is not None:
+    if ended is not None:
         restored.ended.append(job_id)  # whatever the backup says, it has ended since
         return
+    if not store.list(keys.job_prefix(job_id), limit=1):
+        restored.deleted.append(job_id)  # its spec is there from before its creation on
+        return
+    # No message names it: without `sent_at` the reaper sends one at its first pass.
     token = job.lease.token + TOKENS_SKIPPED
-    jobs.create(with_changes(job, lease=Lease(token=token), gpus=0, sent_at=time.time()))
+    jobs.create(with_changes(job, lease=Lease(token=token), gpus=0, sent_at=None))
     restored.from_backup.append(job_id)
 
 
@@ -127,7 +142,7 @@ def rebuild_jobs(
     the others are `paused` until somebody resumes them."""
     restored = restored or Restored()
     jobs, archive = RedisJobStore(redis), JobArchive(store)
-    seen = {*restored.from_backup, *restored.ended, *restored.unreadable}
+    seen = {*restored.from_backup, *restored.ended, *restored.unreadable, *restored.deleted}
     for job_id in archive.list_ids():
         if job_id in seen or jobs.find_place(job_id) is not None:
             continue

@@ -8,6 +8,7 @@ sorted sets of jobs, queues of messages) and what lasts seconds (locks, limits) 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,18 +56,25 @@ def write_backup(redis: Redis, path: Path) -> int:
     temporary = path.with_name(f".{path.name}.part")
     count = 0
     try:
-        with temporary.open("wb") as file, zstandard.ZstdCompressor(6).stream_writer(file) as out:
+        with (
+            _open_private(temporary) as file,
+            zstandard.ZstdCompressor(6).stream_writer(file) as out,
+        ):
             _write_line(out, {"format": FORMAT, "created_at": time.time()})
             for entry in iter_entries(redis):
                 value = [entry.key, entry.type, entry.seconds, entry.value]
                 _write_line(out, value)
                 count += 1
             _write_line(out, {"entries": count})
-        temporary.chmod(0o600)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def _open_private(path: Path) -> IO[bytes]:
+    """Readable by its owner alone from its first byte on."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
 def _write_line(out: IO[bytes] | Any, value: Any) -> None:
@@ -108,8 +116,16 @@ def _read_stream(redis: Redis, key: str) -> dict[str, Any] | None:
         found = redis.xinfo_stream(key)
     except ResponseError:
         return None
-    counts = {"added": found["entries-added"], "last": found["last-generated-id"]}
-    return {"entries": list(_iter_stream(redis, key)), **counts}
+    entries = list(_iter_stream(redis, key))
+    # What was appended since the look is among them.
+    last = max([found["last-generated-id"], *(entry[0] for entry in entries[-1:])], key=order_id)
+    return {"entries": entries, "added": found["entries-added"], "last": last}
+
+
+def order_id(entry_id: str) -> tuple[int, int]:
+    """What Redis sorts the ids of a stream by."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def _iter_stream(redis: Redis, key: str) -> Iterator[Any]:

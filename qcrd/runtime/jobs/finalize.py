@@ -112,21 +112,20 @@ def _archive_and_mark(deps: FinalizeDeps, job: Job) -> None:
     def mark_concluded(job: Job) -> Job:
         return job if job.concluded else with_changes(job, concluded=True)
 
-    _write_archive(deps.events, deps.store, mark_concluded(job))
+    _write_archive(deps.events, deps.store, job)
     try:
-        deps.jobs.update(job.id, mark_concluded)
+        # Before its record is there: of a deleted job nothing may be found.
+        JobArchive(deps.store).save(deps.jobs.update(job.id, mark_concluded))
     except NotFound:
         # The job was deleted meanwhile, maybe before the archive was written.
         deps.events.delete(job.id)
-        JobArchive(deps.store).delete(job)
         for key in deps.store.list(keys.job_prefix(job.id)):
             deps.store.delete(key)
         delete_result_file(deps.store, job.id)
 
 
 def _write_archive(events: EventLog, store: Store, job: Job) -> None:
-    """Write all of a concluded job that is read once Redis no longer has it; the record, by which
-    it is found, last."""
+    """Write what is read of an ended job once Redis no longer has it, but its record."""
     archive = EventArchive(store)
     write_record(store, keys.job_spec_key(job.id), job.spec)
     if job.report is not None:
@@ -134,4 +133,3 @@ def _write_archive(events: EventLog, store: Store, job: Job) -> None:
     archive.add_new(job.id, events)
     if job.status is JobStatus.SUCCEEDED:
         write_result_file(store, job, archive.iter_events(job.id))
-    JobArchive(store).save(job)

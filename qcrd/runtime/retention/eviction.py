@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qcrd.errors import NotFound
 from qcrd.records.job import Job
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
@@ -37,10 +38,14 @@ class Evictor:
 
     def iter_due(self, now: float, seconds: float) -> Iterator[Job]:
         """The jobs in Redis that ended over `seconds` ago and that nothing there needs any more."""
+        # Those that nobody has concluded; records of before there was that word are in no index.
+        open_ids = {job.id for job in self.jobs.iter_active()}
         place = None
         while page := self.jobs.list_older(place, PAGE_SIZE):
             place = (page[-1].created_at, page[-1].id)
-            yield from (job for job in page if self._is_due(job, now, seconds))
+            yield from (
+                job for job in page if job.id not in open_ids and self._is_due(job, now, seconds)
+            )
 
     def _is_due(self, job: Job, now: float, seconds: float) -> bool:
         if job.status not in TERMINAL:
@@ -53,10 +58,15 @@ class Evictor:
 
     def evict(self, job: Job) -> bool:
         """Archive the job as it is now and delete it from Redis; False where it was told of more
-        meanwhile, and has to be evicted later."""
-        archive = EventArchive(self.store)
+        meanwhile, and has to be evicted later. `NotFound` where it was deleted."""
+        job, archive = with_changes(self.jobs.get(job.id), concluded=True), EventArchive(self.store)
         newest = archive.add_new(job.id, self.events)
-        JobArchive(self.store).save(with_changes(self.jobs.get(job.id), concluded=True))
+        JobArchive(self.store).save(job)
+        if not self.store.list(keys.job_spec_key(job.id), limit=1):
+            # Of a job that is deleted meanwhile the spec goes before the record.
+            JobArchive(self.store).delete(job)
+            archive.delete(job.id)
+            raise NotFound(f"job {job.id} was deleted")
         if newest is not None and not self.trimmer.delete_through(job.id, newest):
             return False
         account = tuple(self.buffer.read_account(job.id))
@@ -70,9 +80,11 @@ class Evictor:
         newest `kept`; the ids of their jobs."""
         moved = []
         for job in self.jobs.iter_active():
-            if self.trimmer.count(job.id) > longest:
-                oldest_kept = self.events.read(job.id, None, kept + 1, newest_first=True)[-1]
-                EventArchive(self.store).add_new(job.id, self.events, through=oldest_kept.id)
-                self.trimmer.trim(job.id, oldest_kept.id)
+            if self.trimmer.count(job.id) <= longest:
+                continue
+            if newest := self.events.read(job.id, None, kept + 1, newest_first=True):
+                through = newest[-1].id
+                EventArchive(self.store).add_new(job.id, self.events, through=through)
+                self.trimmer.trim(job.id, through)
                 moved.append(job.id)
         return moved

@@ -18,7 +18,7 @@ class KnownJobs:
 
     def __init__(self, jobs: JobRecords, store: InventoriedStore, now: float) -> None:
         self._jobs = jobs
-        self._now = now
+        self.now = now
         self._ended: dict[str, Job | None] = {}
         self.objects: Mapping[str, list[StoredObject]] = _group_by_job(store)
         """Objects under `jobs/<id>/`, by job id. A job without any was deleted: its spec is there
@@ -56,9 +56,9 @@ class KnownJobs:
     def find_over(self, job_id: str, seconds: float) -> str | None:
         """Since when the job has been over, in words, if that is longer than `seconds`."""
         job = self.find_ended(job_id)
-        if job is None or job.finished_at is None or self._now - job.finished_at <= seconds:
+        if job is None or job.finished_at is None or self.now - job.finished_at <= seconds:
             return None
-        return f"its job {job.status} {describe_age(self._now - job.finished_at)} ago"
+        return f"its job {job.status} {describe_age(self.now - job.finished_at)} ago"
 
 
 def _group_by_job(store: InventoriedStore) -> dict[str, list[StoredObject]]:

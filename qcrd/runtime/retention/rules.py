@@ -52,10 +52,13 @@ def _iter_checkpoints(known: KnownJobs, settings: RetentionSettings) -> Iterator
 def _iter_events(known: KnownJobs, settings: RetentionSettings) -> Iterator[Removal]:
     if settings.events_days is None:
         return
+    seconds = settings.events_days * DAY_SECONDS
     for job_id, objects in known.objects.items():
         prefixes = (archive_keys.event_pages_prefix(job_id), keys.job_events_key(job_id))
         events = [each for each in objects if each.key.startswith(prefixes)]
-        if events and (over := known.find_over(job_id, settings.events_days * DAY_SECONDS)):
+        # Records are read of those alone whose objects are old enough.
+        is_old = bool(events) and _is_older(events, seconds, known.now)
+        if is_old and (over := known.find_over(job_id, seconds)):
             yield Removal.make("events", job_id, over, events)
 
 
@@ -70,9 +73,9 @@ def _iter_judges(
         described_first = sorted(objects, key=lambda each: not each.key.endswith("/judge.json"))
         if judge_id.startswith(keys.ANSWER_JUDGE_PREFIX):
             continue
-        if over := known.find_over(judge_id, seconds):
-            if old := _list_old_versions(described_first):
-                yield Removal.make("judge versions", judge_id, f"{over}; the newest stays", old)
+        old = _list_old_versions(described_first)
+        if old and (over := known.find_over(judge_id, seconds)):
+            yield Removal.make("judge versions", judge_id, f"{over}; the newest stays", old)
         elif _is_older(objects, seconds, now) and known.is_deleted(judge_id):
             yield Removal.make("judge", judge_id, "its job was deleted", described_first)
     of_answers = {
@@ -81,8 +84,9 @@ def _iter_judges(
         if judge_id.startswith(keys.ANSWER_JUDGE_PREFIX) and _is_older(objects, seconds, now)
     }
     if of_answers:
-        needed = _list_judges_of_models(store)
-        for judge_id in of_answers.keys() - needed - known.list_living(keys.make_answer_judge_id):
+        # The living first: of one that ends meanwhile the model is among the published ones.
+        living = known.list_living(keys.make_answer_judge_id)
+        for judge_id in of_answers.keys() - living - _list_judges_of_models(store):
             objects = of_answers[judge_id]
             yield Removal.make("judge", judge_id, "no published model has it", objects)
 
@@ -117,6 +121,8 @@ def _iter_unpublished_models(
     }
     if unpublished:
         for model_id in unpublished.keys() - known.list_living(keys.make_model_id):
+            if store.list(keys.model_manifest_key(model_id), limit=1):
+                continue  # published since
             objects = unpublished[model_id]
             yield Removal.make("model files", model_id, "no model.json says they are one", objects)
 

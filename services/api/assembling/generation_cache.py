@@ -79,8 +79,11 @@ class GenerationCache:
                     contained.append(generation.key)
                     if generation.key in requested:
                         generations[generation.key] = generation
-            if number >= len(chosen):
-                self._index.add(shard, contained)
+                # Whole, or another release would not look for what this one cannot read.
+                left_out = self._store.unreadable.reasons()
+                is_whole = not any(key.startswith(shard) for key in left_out)
+                if number >= len(chosen) and is_whole:
+                    self._index.add(shard, contained)
         for key, payload in pending.items():
             if key in requested and (found := self._parse_pending(key, payload)) is not None:
                 generations[key] = found

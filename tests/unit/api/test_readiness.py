@@ -8,6 +8,7 @@ import pytest
 
 from qcrd.errors import Transient
 from services.api.health import ReadinessNote
+from tests.unit.api.gateway_client import Here
 
 
 def value(note: ReadinessNote, part: str) -> float:
@@ -41,3 +42,16 @@ def test_what_answers_is_ok_and_what_is_broken_is_no_outage() -> None:
     assert (value(note, "redis"), value(note, "store")) == (1.0, 1.0)
     with pytest.raises(ZeroDivisionError):
         note.ask({"redis": lambda: 1 / 0})
+
+
+def test_a_store_that_is_away_is_not_said_of_redis(here: Here) -> None:
+    """The list of all jobs has those of the store too."""
+
+    def away(prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
+        raise Transient("the object store does not answer")
+
+    here.store.list = away  # type: ignore[method-assign]
+    answer = here.client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json()["redis"] == "ok"
+    assert answer.json()["store"] == "the object store does not answer"

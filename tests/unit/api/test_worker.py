@@ -20,7 +20,7 @@ from qcrd.runtime.retention import sweeper as retention
 from qcrd.runtime.retention.eviction import Evictor
 from qcrd.runtime.settings import RecoverySettings, RetentionSettings
 from qcrd.runtime.storage.inventory import InventoriedMemoryStore
-from qcrd.runtime.storage.store import MemoryStore
+from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api import worker
 
 ID = "ftjob-" + "a" * 24
@@ -112,11 +112,11 @@ def test_ended_jobs_leave_redis_for_the_store_by_themselves() -> None:
     stop_event, store, jobs = threading.Event(), InventoriedMemoryStore(), MemoryJobStore()
     spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
     for number, status in enumerate((JobStatus.CANCELLED, JobStatus.PAUSED)):
-        jobs.create(
-            Job(
-                id=f"ftjob-{number:024x}", spec=spec, status=status, created_at=0.0, finished_at=1.0
-            )
-        )
+        times = {"created_at": 0.0, "finished_at": 1.0}
+        concluded = status is JobStatus.CANCELLED
+        job = Job(id=f"ftjob-{number:024x}", spec=spec, status=status, concluded=concluded, **times)
+        jobs.create(job)
+        write_record(store, keys.job_spec_key(job.id), spec)
     events = MemoryEventLog()
     evictor = Evictor(jobs, events, MemoryEventTrimmer(events), MemoryGenerationBuffer(), store)
     sweeper = retention.Sweeper(evictor, store, RetentionSettings())

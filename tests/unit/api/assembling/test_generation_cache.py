@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+import zstandard
+
 from qcrd.records.teachers.prompt import TeacherPrompt
 from qcrd.runtime import keys
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
-from qcrd.runtime.storage.store import MemoryStore, write_lines
+from qcrd.runtime.storage.store import MemoryStore, read_object, write_lines
 from services.api.assembling.generation_cache import Generation, GenerationCache, find_existing
 from services.api.assembling.generation_index import MERGED
 from services.api.assembling.sampling_plan import SampleRequest
@@ -123,3 +125,29 @@ def test_a_shard_that_was_removed_is_as_none() -> None:
     [shard] = store.list(keys.generation_prefix("t", "s"))
     store.delete(shard)
     assert cache.find_many(["a"]) == {}
+
+
+def test_what_could_not_be_read_whole_is_looked_for_again() -> None:
+    """A store that says for a moment that a shard is not there, and a line of another release."""
+    store = Counting()
+    lagging, foreign = (keys.generation_shard_key("t", "s", name) for name in ("lag", "foreign"))
+    write_lines(store, lagging, [generation("a")])
+    hidden = store.list("")
+    [content] = [read_object(store, key) for key in hidden]
+    store.delete(lagging)
+
+    class Lagging(Counting):
+        def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[str]:
+            found = super().list(prefix, after=after, limit=limit)
+            return [*found, lagging] if lagging.startswith(prefix) and not found else found
+
+    late = Lagging()
+    assert make_cache(late).find_many(["a"]) == {}
+    late.put(lagging, content)
+    assert set(make_cache(late).find_many(["a"])) == {"a"}
+    newer = Counting()
+    line = generation("b").model_dump_json().replace('"index":0', '"index":"of another kind"')
+    newer.put(foreign, zstandard.compress(f"{line}\n".encode()))
+    assert make_cache(newer).find_many(["b"]) == {}
+    newer.put(foreign, zstandard.compress(f"{generation('b').model_dump_json()}\n".encode()))
+    assert set(make_cache(newer).find_many(["b"])) == {"b"}, "it was not indexed without it"

@@ -15,6 +15,8 @@ from qcrd.records.job import Event, Job, JobFailure, JobStatus, StoredFile
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
+from qcrd.runtime.jobs.archive.job_archive import JobArchive
+from qcrd.runtime.jobs.archive.job_history import JobHistory
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.finalize import finalize, finalize_pending
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
@@ -48,7 +50,9 @@ def store() -> FailingStore:
 
 @pytest.fixture
 def deps(store: FailingStore) -> WorkerDeps:
-    return WorkerDeps(MemoryJobStore(), MemoryEventLog(), store, MemoryJobQueue())
+    """As in a worker, jobs are those of the archive too."""
+    jobs = JobHistory(MemoryJobStore(), JobArchive(store))
+    return WorkerDeps(jobs, MemoryEventLog(), store, MemoryJobQueue())
 
 
 def ended(deps: WorkerDeps, status: JobStatus = JobStatus.CANCELLED, number: int = 0) -> Job:

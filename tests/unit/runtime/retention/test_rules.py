@@ -15,6 +15,7 @@ from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.event_trimming import MemoryEventTrimmer
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
@@ -48,6 +49,7 @@ class Room:
             status=status,
             created_at=NOW - 50 * DAY,
             finished_at=NOW - days_ago * DAY,
+            concluded=status in TERMINAL,
         )
         self.jobs.create(job)
         self.put(keys.job_spec_key(job.id), 50)
@@ -224,6 +226,7 @@ def test_ended_jobs_leave_redis_with_all_that_is_theirs(room: Room) -> None:
                 }
             )
         )
+        room.put(keys.job_spec_key(f"ftjob-{number:024x}"), 50)
     told = [room.events.append(old.id, str(number)) for number in range(5)]
     room.buffer.update_account(AccountUpdate(old.id, {"spent": "1"}))
     dry = [removal.name for removal in room.sweeper.sweep_redis(NOW, dry_run=True)]
@@ -236,8 +239,29 @@ def test_ended_jobs_leave_redis_with_all_that_is_theirs(room: Room) -> None:
     for job in (young, by_batch, *living):
         assert room.jobs.get(job.id) == job
     assert EventArchive(room.store).read(old.id) == told
-    assert JobArchive(room.store).find(old.id) == old.model_copy(update={"concluded": True})
+    assert JobArchive(room.store).find(old.id) == old
     assert list(room.sweeper.sweep_redis(NOW)) == []
+
+
+def test_a_job_that_nobody_concluded_stays_where_the_reaper_finds_it(room: Room) -> None:
+    """Its webhook, its result file and its report are still to be made."""
+    job = room.job(JobStatus.SUCCEEDED)
+    room.jobs.update(job.id, lambda job: job.model_copy(update={"concluded": False}))
+    assert list(room.sweeper.sweep_redis(NOW)) == []
+    room.jobs.update(job.id, lambda job: job.model_copy(update={"concluded": True}))
+    assert [removal.name for removal in room.sweeper.sweep_redis(NOW)] == [job.id]
+
+
+def test_a_job_that_is_deleted_while_it_is_evicted_does_not_come_back(room: Room) -> None:
+    job = room.job(JobStatus.FAILED)
+    room.events.append(job.id, "told")
+    for removal in room.sweeper.evictor.iter_due(NOW, 0.0):
+        assert removal.id == job.id
+        room.store.delete(keys.job_spec_key(job.id))  # as a deletion begins, whose record goes last
+        with pytest.raises(NotFound):
+            room.sweeper.evictor.evict(removal)
+    assert room.store.list("") == []
+    assert room.jobs.get(job.id) == job, "the deletion itself removes it"
 
 
 def test_the_long_log_of_a_living_job_is_archived_from_its_beginning(room: Room) -> None:
