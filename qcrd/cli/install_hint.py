@@ -6,10 +6,14 @@ Only the standard library is imported: it is asked where the rest is not there.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from importlib.metadata import distributions
 from urllib.parse import unquote, urlparse
+
+COMMAND_LINE_MODULES = frozenset(
+    "typer rich yaml pydantic_settings redis celery minio zstandard prometheus_client".split()
+)
+"""What the extras `cli` and `runtime` bring."""
 
 
 def format_install_command(extra: str) -> str:
@@ -22,7 +26,9 @@ def format_install_command(extra: str) -> str:
     told = json.loads(source)
     url = str(told["url"])
     if "dir_info" not in told:
-        return f"pip install 'qcrd[{extra}] @ {url}'"
+        vcs = told.get("vcs_info")
+        place = f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url
+        return f"pip install 'qcrd[{extra}] @ {place}'"
     folder = unquote(urlparse(url).path)
     editable = "-e " if told["dir_info"].get("editable") else ""
     constraints = shlex.quote(f"{folder}/constraints.txt")
@@ -31,7 +37,7 @@ def format_install_command(extra: str) -> str:
 
 def describe_missing(module: str | None) -> str | None:
     """What to do where the command line's own modules are missing; None for another module."""
-    if module is None or not re.fullmatch(r"typer|rich|yaml|pydantic_settings|redis", module):
+    if module is None or module.partition(".")[0] not in COMMAND_LINE_MODULES:
         return None
     return (
         f"the command line needs {module}, which the client alone does not: "

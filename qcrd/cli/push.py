@@ -58,7 +58,10 @@ def read_card(folder: Path) -> tuple[dict[str, Any], str]:
             metadata = yaml.safe_load(head) or {}
         except yaml.YAMLError as error:
             raise Invalid(f"MODEL: the head of {path} is not YAML: {error}") from error
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Invalid(f"MODEL: {folder} is no student: its config.json: {error}") from error
     metadata.setdefault("library_name", "transformers")
     is_seq2seq = config.get("is_encoder_decoder")
     tag = "text2text-generation" if is_seq2seq else "text-generation"

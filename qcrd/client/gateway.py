@@ -151,7 +151,7 @@ class GatewayClient:
         self, job_id: str, limit: int, wanted: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """Those that have the `wanted` values, as the route's parameters name them."""
-        return self._list_pages(f"{JOBS}/{job_id}/predictions", limit, wanted)
+        return self._list_pages(f"{JOBS}/{job_id}/predictions", limit, wanted, page_size=1000)
 
     def create_study(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._create_with_retries(STUDIES, body)
@@ -179,7 +179,7 @@ class GatewayClient:
         return response.text
 
     def list_models(self) -> list[dict[str, Any]]:
-        """All of them: the route has no pages, as OpenAI's has none."""
+        """All of them: without a limit the route has no pages, as OpenAI's has none."""
         models: list[dict[str, Any]] = self._request("GET", "/v1/models")["data"]
         return models
 
@@ -195,14 +195,18 @@ class GatewayClient:
         )
 
     def _list_pages(
-        self, path: str, limit: int, wanted: Mapping[str, Any] = MappingProxyType({})
+        self,
+        path: str,
+        limit: int,
+        wanted: Mapping[str, Any] = MappingProxyType({}),
+        page_size: int = 100,
     ) -> list[dict[str, Any]]:
         """Up to `limit` items of a paginated list, of those that are `wanted`."""
         items: list[dict[str, Any]] = []
         after: dict[str, str] = {}
         while len(items) < limit:
             page = self._request(
-                "GET", path, params={**wanted, "limit": min(100, limit - len(items)), **after}
+                "GET", path, params={**wanted, "limit": min(page_size, limit - len(items)), **after}
             )
             items += page["data"]
             if not page.get("has_more") or not page["data"]:

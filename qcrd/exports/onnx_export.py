@@ -147,9 +147,7 @@ def _write(
                 output_names=[output],
                 verbose=False,
             )
-            program.save(path, external_data=size > MAX_INLINE_BYTES)
-    # Whatever its tracer meets in a model's code comes as it is: it is this student that fails.
-    except Exception as error:
+    except torch.onnx.OnnxExporterError as error:
         reason = " ".join(str(error).split())[:200]
         raise Invalid(
             f"--format: torch does not export {path.stem} of this student to ONNX: "
@@ -157,6 +155,7 @@ def _write(
             param="format",
             code="export_unsupported",
         ) from error
+    program.save(path, external_data=size > MAX_INLINE_BYTES)
 
 
 class OnnxStudent:

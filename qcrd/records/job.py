@@ -82,7 +82,7 @@ class LeakReport(Record):
     """Those of them that occur in training with the same numbers."""
     n_near: int | None = None
     """Questions four fifths of whose word triples are those of a training question, numbers
-    included; None in reports of before they were counted."""
+    included; None where there are too many alike to count, and in reports of before they were."""
 
 
 class JudgeHistograms(Record):

@@ -71,12 +71,12 @@ def print_report(
     result = job.get("report")
     if result is None:
         raise Conflict(f"JOB: {job_id} has no report, it is {job['status']}")
-    if html is not None:
-        write_html_report(gateway, result, job["method"]["type"], html)
     if as_json:
         print_json(result)
     elif html is None:
         report.show_report(stdout_console(), result)
+    if html is not None:
+        write_html_report(gateway, result, job["method"]["type"], html)
 
 
 @app.command("predictions")

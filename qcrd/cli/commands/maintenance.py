@@ -11,7 +11,7 @@ import typer
 from redis import Redis
 from rich.table import Table
 
-from qcrd.cli.output.terminal import print_note, stdout_console
+from qcrd.cli.output.terminal import make_table, print_note, stdout_console
 from qcrd.cli.settings import CliSettings
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.health import make_redis_url
@@ -45,7 +45,7 @@ def gc(
 
 
 def _make_table(removals: list[Removal]) -> Table:
-    table = Table("kind", "of", "bytes", "why", box=None)
+    table = make_table("kind", "of", "bytes", "why")
     for removal in removals:
         table.add_row(removal.kind, removal.name, f"{removal.bytes:,}", removal.reason)
     return table

@@ -109,7 +109,7 @@ def _iter_class_sections(classes: ClassReport) -> Iterator[str]:
             (row.label, f"{row.n:,}", f"{row.right:,}", f"{row.right / row.n:.2f}", row.answered)
             for row in classes.classes
         ],
-        caption="The least certain labels first; `answered` counts the label over all questions.",
+        caption="The lowest share first; `answered` counts the label over all questions.",
         numbers=range(1, 5),
     )
     if classes.confusions:

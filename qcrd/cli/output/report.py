@@ -97,8 +97,8 @@ def list_findings(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _list_serving(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What answering takes of both, and the questions that only the teacher answers rightly."""
     teacher = TeacherServing.model_validate(report.get("teacher_serving") or {})
-    if teacher.times is not None:
-        yield "Teacher", teacher.times.statement
+    for times in teacher.timed or filter(None, [teacher.times]):
+        yield "Teacher", times.statement
     if report.get("student_serving"):
         student = StudentServing.model_validate(report["student_serving"])
         yield "Student", student.statement
@@ -128,8 +128,8 @@ def _list_doubts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _show_classes(console: Console, report: ClassReport) -> None:
-    """The labels that come out worst, and what they are taken for."""
-    table = Table(title="Labels with the most wrong answers", title_justify="left")
+    """With what they are mostly taken for."""
+    table = Table(title="Labels with the lowest share right", title_justify="left")
     for name in ("label", "questions", "right", "mostly taken for"):
         table.add_column(name, justify="left" if name in ("label", "mostly taken for") else "right")
     for row in report.classes[:SHOWN_CLASSES]:

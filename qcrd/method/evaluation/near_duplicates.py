@@ -12,10 +12,18 @@ NEAR_DUPLICATE_SIMILARITY = 0.8
 WORD = re.compile(r"\w+")
 
 
+MAX_PAIRS = 10_000_000
+"""Compared at most, which takes some ten seconds. Many short questions of one pattern have more."""
+
+
 def flag_near_duplicates(
-    training: Sequence[str], test: Sequence[str], similarity: float = NEAR_DUPLICATE_SIMILARITY
-) -> list[bool]:
-    """Whether each test text has a training text whose word triples are at least that similar.
+    training: Sequence[str],
+    test: Sequence[str],
+    similarity: float = NEAR_DUPLICATE_SIMILARITY,
+    max_pairs: int = MAX_PAIRS,
+) -> list[bool] | None:
+    """Whether each test text has a training text whose word triples are at least that similar; None
+    where more than `max_pairs` would have to be compared to know.
 
     Exact: two sets that are similar enough share one of their rarest members (prefix filtering,
     Bayardo et al. 2007), so that only such pairs are compared.
@@ -33,9 +41,13 @@ def flag_near_duplicates(
         for part in rarest_first(parts):
             by_part[part].append(place)
 
-    def is_near(parts: frozenset[str]) -> bool:
+    test_parts = [(parts, rarest_first(parts)) for parts in test_sets]
+    if sum(len(by_part.get(part, ())) for _, rarest in test_parts for part in rarest) > max_pairs:
+        return None
+
+    def is_near(parts: frozenset[str], rarest: Iterable[str]) -> bool:
         seen: set[int] = set()
-        for part in rarest_first(parts):
+        for part in rarest:
             for place in by_part.get(part, ()):
                 if place in seen:
                     continue
@@ -46,7 +58,7 @@ def flag_near_duplicates(
                     return True
         return False
 
-    return [is_near(parts) for parts in test_sets]
+    return [is_near(parts, rarest) for parts, rarest in test_parts]
 
 
 def _split(text: str) -> frozenset[str]:

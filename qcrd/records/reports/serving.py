@@ -52,6 +52,8 @@ class TeacherServing(Record):
     cost: float | None = None
     """Of these tokens, without discounts for what a provider had read before; None where no price
     is known."""
+    outputs_cost: float | None = None
+    """Of all outputs of the set, the training questions' too, in the same way."""
     currency: str | None = None
 
 
@@ -77,9 +79,9 @@ class CostReport(Record):
     """Money for a thousand questions, and after how many the run has paid for itself.
 
     The teacher's cost is that of its answers to the test questions, the student's that of its
-    machine while it answers in batches, at `evaluation.machine_cost_per_hour`. `run` is what the
-    job paid its teacher, and its training at the same price of the machine. Without that price the
-    machine is left out of all of them, which `counts_machine` says.
+    machine while it answers in batches, at `evaluation.machine_cost_per_hour`. `run` is the price
+    of all the teacher's outputs, whichever job paid them, and of the training at the same price of
+    the machine. Without that price the machine is left out of all, as `counts_machine` says.
     """
 
     currency: str
@@ -98,7 +100,7 @@ class CostReport(Record):
         )
         if self.pays_after is None:
             told += ", which the student never earns back"
-        else:
+        elif self.run:
             told += f", which it has earned back after {self.pays_after:,} questions"
         if self.counts_machine:
             return told

@@ -184,6 +184,17 @@ def read_lines(
             store.unreadable.add(f"{key}, line {number}", error.message)
 
 
+def read_lines_from(
+    store: Store, key: str, type: type[RecordT], first: int
+) -> Iterator[tuple[int, RecordT]]:
+    """The records from line `first` on, counted from 0, each with its number; those before it are
+    not parsed."""
+    with closing(_iter_raw_lines(store, key)) as lines:
+        for number, line in enumerate(lines):
+            if number >= first:
+                yield number, parse_stored_record(type, line, f"{key}, line {number + 1}")
+
+
 def read_lines_at(
     store: Store, key: str, type: type[RecordT], numbers: Sequence[int]
 ) -> Iterator[tuple[int, RecordT]]:

@@ -148,6 +148,7 @@ def _collect_outputs(
                 [run.generations[sample.key] for sample in samples if sample.key in run.generations]
                 for samples in (requests_by_question[question.id] for question in test)
             ],
+            bought,
             run.timed,
         ),
     )

@@ -67,7 +67,8 @@ class SamplingRun:
             self.account.flush(lambda update: self.cache.add(generations, update))
         else:
             self.account.flush()
-        self.generations |= {generation.key: generation for generation in generations}
+        # Those that are asked for their times alone are none of the job's.
+        self.generations |= {each.key: each for each in generations if each.key in self.requests}
         self.unflushed += len(generations)
         if self.unflushed >= FLUSH_EVERY:
             self.flush()

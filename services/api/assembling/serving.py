@@ -64,14 +64,13 @@ def make_serving(
     timer: AnswerTimer,
     teacher: TeacherConfig,
     answered: Sequence[Sequence[Generation]],
+    training: Sequence[Generation],
     timed: tuple[AnswerTimes, ...] = (),
 ) -> TeacherServing:
-    """`answered` has the outputs of each test question; those without any are not counted."""
+    """`answered` has the outputs of each test question, of which those without any are not counted;
+    `training` those of all training questions."""
     outputs = [output for outputs in answered for output in outputs]
-    tokens = Tokens(
-        sum(output.prompt_tokens for output in outputs),
-        sum(output.completion_tokens for output in outputs),
-    )
+    tokens = _sum_tokens(outputs)
     cost = tokens.compute_cost(teacher) if outputs else None
     return TeacherServing(
         times=timer.make_times(teacher.concurrency),
@@ -80,5 +79,13 @@ def make_serving(
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.completion,
         cost=cost,
+        outputs_cost=(tokens + _sum_tokens(training)).compute_cost(teacher),
         currency=None if cost is None else teacher.currency,
+    )
+
+
+def _sum_tokens(outputs: Sequence[Generation]) -> Tokens:
+    return Tokens(
+        sum(output.prompt_tokens for output in outputs),
+        sum(output.completion_tokens for output in outputs),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,7 +11,7 @@ from qcrd.records.job import Job
 from qcrd.records.rationales import Prediction
 from qcrd.records.rest import JobPrediction
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, read_lines
+from qcrd.runtime.storage.store import Store, read_lines_from
 
 ID_PREFIX = "prediction-"
 
@@ -47,23 +47,19 @@ def list_predictions(
     first = _read_place(after) + 1
     found = (
         serialized
-        for place, prediction in enumerate(_read(store, job))
-        if place >= first
+        for place, prediction in read_lines_from(
+            store, keys.job_predictions_key(job.id), Prediction, first
+        )
         if wanted.lets_through(serialized := _serialize(place, prediction))
     )
     return list(islice(found, limit))
-
-
-def _read(store: Store, job: Job) -> Iterator[Prediction]:
-    """None for a job without a test file, which has written an empty one."""
-    yield from read_lines(store, keys.job_predictions_key(job.id), Prediction)
 
 
 def _read_place(after: str | None) -> int:
     if after is None:
         return -1
     number = after.removeprefix(ID_PREFIX)
-    if not after.startswith(ID_PREFIX) or not number.isdecimal():
+    if not after.startswith(ID_PREFIX) or not re.fullmatch(r"[0-9]{1,15}", number):
         raise Invalid(f"`after`: {after[:80]!r} is no prediction's id", param="after")
     return int(number)
 

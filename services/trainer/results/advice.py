@@ -7,7 +7,9 @@ from qcrd.records.reports.accuracy import Comparison
 from qcrd.records.specs.spec import Baseline
 
 FINETUNED = (Baseline.FINETUNE_EQUAL_COMPUTE, Baseline.FINETUNE)
-"""Rows that need no teacher, the fairer one first."""
+"""Rows that need no rationales, the fairer one first."""
+MIN_TIMED_REQUESTS = 10
+"""Fewest requests whose answers a second say how fast a teacher is."""
 MAX_P = 0.05
 
 
@@ -21,16 +23,18 @@ def give_advice(report: Report, method: str) -> str:
             "No test file was given, so nothing says what this student is worth: name one in "
             "`test_file`."
         )
-    guessing = report.test.get("majority_class")
-    if guessing is not None and student.low <= guessing.accuracy and method not in FINETUNED:
+    if (guessing := _find_guessing(report, method)) is not None:
         return (
             f"Do not use this student: {student.accuracy:.3f} of {student.n:,} test questions "
-            f"[{student.low:.3f}, {student.high:.3f}] cannot be told from always saying the most "
-            f"frequent label ({guessing.accuracy:.3f})."
+            f"[{student.low:.3f}, {student.high:.3f}] is no better than always saying the most "
+            f"frequent label ({guessing:.3f})."
         )
     beside = next(
         (row for name in FINETUNED for row in report.comparisons if row.baseline == name), None
     )
+    if beside is not None and _find_guessing(report, beside.baseline) is not None:
+        told = _advise_against_teacher(report, "Use this student")
+        return f"{told} Plain finetuning is no better than the most frequent label here."
     if method in FINETUNED or beside is None:
         told = _advise_against_teacher(report, "Use this student")
         if method in FINETUNED:
@@ -52,6 +56,14 @@ def give_advice(report: Report, method: str) -> str:
         )
     told = _advise_against_teacher(report, "Use this student")
     return f"{told} Plain finetuning answers fewer questions right ({_tell(beside)}, at {kind})."
+
+
+def _find_guessing(report: Report, row: str) -> float | None:
+    """The accuracy of always saying the most frequent label, where the row is no better."""
+    guessing, found = report.test.get("majority_class"), report.test.get(row)
+    if guessing is None or found is None or found.low > guessing.accuracy:
+        return None
+    return guessing.accuracy
 
 
 def _advise_against_teacher(report: Report, use: str) -> str:
@@ -88,7 +100,10 @@ def _is_worse(row: Comparison) -> bool:
 def _tell_speed(report: Report) -> str:
     """Of this machine's batches against the teacher's requests, if both were measured."""
     student, teacher = report.student_serving, report.teacher_serving
-    if student is None or teacher is None or teacher.times is None:
+    if student is None or teacher is None:
         return ""
-    ratio = student.batched_per_second / teacher.times.per_second
+    times = max(teacher.timed, key=lambda each: each.concurrency, default=teacher.times)
+    if times is None or times.requests < MIN_TIMED_REQUESTS:
+        return ""
+    ratio = student.batched_per_second / times.per_second
     return f" and gives {ratio:.2g} times as many answers a second"

@@ -92,7 +92,6 @@ def build_report(job: Job, dataset: TrainingDataset, results: dict[str, StudentR
         costs=compute_costs(
             dataset.manifest.serving,
             main_result.serving,
-            paid=job.usage.cost,
             training_seconds=main_result.seconds,
             machine_cost_per_hour=job.spec.settings.evaluation.machine_cost_per_hour,
         ),
@@ -124,7 +123,7 @@ def _make_leak_report(
         n_test=len(is_leaked),
         n_leaked=sum(is_leaked),
         n_exact=sum(is_repeated),
-        n_near=sum(is_near),
+        n_near=None if is_near is None else sum(is_near),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -54,18 +55,19 @@ def compute_costs(
     teacher: TeacherServing | None,
     student: StudentServing | None,
     *,
-    paid: float | None,
     training_seconds: float,
     machine_cost_per_hour: float | None,
 ) -> CostReport | None:
     """None where the teacher's price is not known or it answered no test question, and where the
-    student was not measured. `paid` is what the job paid its teacher."""
-    if teacher is None or student is None or teacher.cost is None or not teacher.questions:
+    student was not measured."""
+    if teacher is None or student is None or not teacher.questions:
+        return None
+    if teacher.cost is None or teacher.outputs_cost is None:
         return None
     per_second = (machine_cost_per_hour or 0.0) / 3600
     by_teacher = 1000 * teacher.cost / teacher.questions
     by_student = 1000 * per_second / student.batched_per_second
-    run = (paid or 0.0) + training_seconds * per_second
+    run = teacher.outputs_cost + training_seconds * per_second
     saved = (by_teacher - by_student) / 1000
     return CostReport(
         currency=teacher.currency or "USD",
@@ -73,5 +75,5 @@ def compute_costs(
         teacher_per_1000=by_teacher,
         student_per_1000=by_student,
         run=run,
-        pays_after=round(run / saved) if saved > 0 else None,
+        pays_after=math.ceil(run / saved) if saved > 0 else None,
     )

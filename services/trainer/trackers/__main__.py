@@ -1,5 +1,5 @@
-"""`python -m services.trainer.trackers RUN OUTCOME --parent PID`: one tracker, told by lines of
-JSON on standard input, of the `TrackedRun` in the file RUN.
+"""`python -m services.trainer.trackers RUN SUMMARY OUTCOME --parent PID`: one tracker of the
+`TrackedRun` in the file RUN, told by lines of JSON on standard input and at the end by SUMMARY.
 
 What it raises ends this process and not the job; the file OUTCOME says how it ended.
 """
@@ -29,24 +29,23 @@ TRACKERS: Mapping[str, Callable[[TrackedRun], Tracker]] = {
 """Each imports its library when a run begins."""
 
 
-def follow(run: TrackedRun, lines: Callable[[], str]) -> str | None:
-    """Pass on what comes until the end; where the run is to be seen. Without a word of how it
-    ended the job did not succeed."""
+def follow(run: TrackedRun, lines: Callable[[], str], summary: Path) -> str | None:
+    """Pass on what comes until the end; where the run is to be seen. Without a file `summary` the
+    job did not succeed."""
     tracker = TRACKERS[run.integration.type](run)
-    succeeded = False
     while line := lines():
         told = json.loads(line)
-        if "summary" in told:
-            tracker.log_summary(told["summary"])
-            succeeded = True
-        else:
-            tracker.log(told["metrics"], told["step"])
+        tracker.log(told["metrics"], told["step"])
+    succeeded = summary.exists()
+    if succeeded:
+        tracker.log_summary(json.loads(summary.read_text(encoding="utf-8")))
     return tracker.finish(succeeded=succeeded)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
+    parser.add_argument("summary", type=Path)
     parser.add_argument("outcome", type=Path)
     parser.add_argument("--parent", type=int, required=True, help="process to die with")
     options = parser.parse_args()
@@ -57,7 +56,7 @@ def main() -> None:
     run = TrackedRun.model_validate_json(options.run.read_text())
     kind = run.integration.type
     try:
-        outcome = {"url": follow(run, sys.stdin.readline)}
+        outcome = {"url": follow(run, sys.stdin.readline, options.summary)}
     except ImportError as error:
         outcome = {
             "error": f"{error.name} is not installed at the trainer: pip install 'qcrd[{kind}]'"

@@ -40,14 +40,18 @@ class TrackerProcess:
         self.dropped = 0
         self._scratch = tempfile.TemporaryDirectory(prefix="qcrd-tracker-")
         self._outcome = Path(self._scratch.name) / "outcome.json"
+        self._summary = Path(self._scratch.name) / "summary.json"
         described = Path(self._scratch.name) / "run.json"
         described.write_text(run.model_dump_json(), encoding="utf-8")
-        command = [sys.executable, "-m", "services.trainer.trackers", str(described)]
+        files = map(str, (described, self._summary, self._outcome))
         self._process = subprocess.Popen(
-            [*command, str(self._outcome), "--parent", str(os.getpid())],
+            [
+                *(sys.executable, "-m", "services.trainer.trackers"),
+                *(*files, "--parent", str(os.getpid())),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # its library's own processes end with it
+            start_new_session=True,
         )
         assert self._process.stdin is not None
         self._pipe = self._process.stdin.fileno()
@@ -65,11 +69,19 @@ class TrackerProcess:
         except OSError:  # full, or nobody reads any more
             return False
 
-    def finish(self, deadline: float) -> dict[str, Any]:
-        """`url` or `error`, by `deadline` of the monotonic clock; nothing of it is left then."""
+    def close(self, summary: Mapping[str, float] | None) -> None:
+        """Tell that nothing more comes, and the results of a job that has succeeded: by a file, as
+        a pipe may have no room for what must not be lost."""
+        with contextlib.suppress(OSError):
+            if summary is not None:
+                self._summary.write_text(json.dumps(summary), encoding="utf-8")
         with contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
+
+    def finish(self, deadline: float) -> dict[str, Any]:
+        """`url` or `error` of a closed one, by `deadline` of the monotonic clock; nothing of it is
+        left then."""
         try:
             self._process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -135,8 +147,8 @@ def _iter_fields(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from _iter_fields(inner, f"{path}.{name}" if path else name)
-    elif not isinstance(value, list | dict):
-        yield path, value
+    elif not isinstance(value, dict):
+        yield path, json.dumps(value) if isinstance(value, list) else value
 
 
 def summarize_report(report: Report) -> dict[str, float]:
@@ -169,9 +181,9 @@ class Tracking:
         """Tell the results, close the runs, and say in the job's events how that went. It takes
         `seconds` at most, and `STOP_SECONDS` of a job without a report: one that was told to stop
         has not long."""
-        if report is not None:
-            for tracker in self.trackers:
-                tracker.send({"summary": summarize_report(report)})
+        summary = None if report is None else summarize_report(report)
+        for tracker in self.trackers:  # all of them before any is waited for
+            tracker.close(summary)
         seconds = self._seconds if report is not None else min(STOP_SECONDS, self._seconds)
         deadline = time.monotonic() + seconds
         for tracker in self.trackers:

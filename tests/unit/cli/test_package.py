@@ -40,6 +40,13 @@ def test_the_examples_are_copied_once(tmp_path: Path) -> None:
             "pip install 'qcrd[cli] @ file:///wheels/qcrd-0.1.0-py3-none-any.whl'",
         ),
         (
+            {
+                "url": "https://git.example/qcrd.git",
+                "vcs_info": {"vcs": "git", "commit_id": "abc"},
+            },
+            "pip install 'qcrd[cli] @ git+https://git.example/qcrd.git@abc'",
+        ),
+        (
             {"url": "file:///my%20code", "dir_info": {"editable": True}},
             "pip install -c '/my code/constraints.txt' -e '/my code[cli]'",
         ),
@@ -59,6 +66,7 @@ def test_what_is_missing_is_installed_as_the_package_was(
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert format_install_command("cli") == command
     assert "needs typer" in (describe_missing("typer") or "")
+    assert "needs minio.credentials" in (describe_missing("minio.credentials") or "")
     assert describe_missing("qcrd.nothing") is None
 
 

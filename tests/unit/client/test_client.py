@@ -11,8 +11,13 @@ import pytest
 import qcrd
 from qcrd.client.gateway import Intervals
 from qcrd.errors import Conflict, Invalid, NotFound, Transient, Unauthorized
+from qcrd.records.job import JobStatus
+from qcrd.records.rationales import Prediction
+from qcrd.runtime import keys
+from qcrd.runtime.storage.store import write_lines
 from tests import serving
 from tests.unit.api.gateway_client import Here, lines, published, sums
+from tests.unit.trainer.test_report import made
 
 SHORT = Intervals(poll_job=0.02, reconnect=0.01, create_retries=(0.0,))
 METHOD = {"type": "qcrd", "qcrd": {"task": {"answer": "number"}}}
@@ -71,6 +76,32 @@ def test_a_job_is_created_of_files_followed_and_waited_for(
     assert len(events) > 1
     with pytest.raises(Conflict, match="has no report, it is cancelled"):
         client.get_report(job.id)
+
+
+def test_a_finished_job_gives_its_report_and_every_prediction(
+    client: qcrd.Client, here: Here, train: Path
+) -> None:
+    """More predictions than a page has."""
+    job = client.create_job({"model": "tiny", "training_file": train, "method": METHOD})
+    done = {"report": made(), "status": JobStatus.SUCCEEDED, "concluded": True}
+    here.jobs.update(job.id, lambda job: job.model_copy(update=done))
+    write_lines(
+        here.store,
+        keys.job_predictions_key(job.id),
+        [
+            Prediction(
+                question_id=f"q{n}", text="3", answer="3", gold=str(3 + n % 2), right=n % 2 == 0
+            )
+            for n in range(1205)
+        ],
+    )
+    assert client.get_report(job.id) == made()
+    assert client.wait(job.id).report == made()
+    assert [one.question_id for one in client.list_predictions(job.id)] == [
+        f"q{n}" for n in range(1205)
+    ]
+    assert len(client.list_predictions(job.id, right=False)) == 602
+    assert len(client.list_predictions(job.id, label="4", limit=5)) == 5
 
 
 def test_errors_are_those_of_the_gateway(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.unit.trainer.test_report import JOB, RIGHT, TESTED, known, made, resu
 BASE = made().model_copy(update={"comparisons": (), "against_teacher": None})
 TIMES = AnswerTimes(requests=10, concurrency=8, p50=1.0, p95=2.0, per_second=4.0)
 STUDENT = StudentServing(times=TIMES, batched_per_second=20.0, device="cpu", weight_bytes=4)
-TEACHER = TeacherServing(times=TIMES, questions=100, cost=0.5, currency="EUR")
+TEACHER = TeacherServing(times=TIMES, questions=100, cost=0.5, outputs_cost=1.0, currency="EUR")
 
 
 def make_report(student: int, n: int = 200, *, teacher: int | None = None, **rows: int) -> Report:
@@ -48,6 +49,10 @@ def make_report(student: int, n: int = 200, *, teacher: int | None = None, **row
     ("report", "told"),
     [
         (make_report(22), "Do not use this student: 0.110 of 200 test questions"),
+        (
+            make_report(2),
+            "Do not use this student: 0.010 of 200 test questions [0.003, 0.036] is no",
+        ),
         (make_report(150, finetune=170), "Use plain finetuning: it answers more questions right"),
         (make_report(150, finetune=151), "Finetuning does as well here as far as 200 questions"),
         (
@@ -86,20 +91,42 @@ def test_it_says_how_much_faster_the_student_answers() -> None:
     timed = report.model_copy(update={"student_serving": STUDENT, "teacher_serving": TEACHER})
     assert "and gives 5 times as many answers a second." in give_advice(timed, "qcrd")
     assert "a second" not in give_advice(report, "qcrd")
+    # What was asked for its times goes first, and few requests say nothing.
+    few = AnswerTimes(requests=2, concurrency=8, p50=1.0, p95=2.0, per_second=4.0)
+    hurried = TIMES.model_copy(update={"per_second": 10.0, "concurrency": 16})
+    for teacher, told in (
+        (TEACHER.model_copy(update={"timed": (few, hurried)}), "gives 2 times"),
+        (TEACHER.model_copy(update={"times": few}), "place: they cannot be told apart"),
+    ):
+        advice = give_advice(timed.model_copy(update={"teacher_serving": teacher}), "qcrd")
+        assert told in advice
+        assert ("a second" in advice) == ("gives" in told)
+
+
+def test_no_row_is_recommended_that_is_no_better_than_guessing() -> None:
+    report = make_report(150, finetune=21, teacher=150)
+    rows = report.test | {"finetune": wilson_interval(21, 200)}
+    advice = give_advice(report.model_copy(update={"test": rows}), "qcrd")
+    assert advice.startswith("Use this student in its teacher's place")
+    assert "Plain finetuning is no better than the most frequent label" in advice
+    alone = make_report(21).model_copy(
+        update={"test": {**make_report(21).test, "finetune": wilson_interval(21, 200)}}
+    )
+    assert give_advice(alone, "finetune").startswith("Do not use this student")
 
 
 def test_a_run_pays_after_what_its_answers_save() -> None:
     """5 EUR a thousand of the teacher; of a machine at 3.6 EUR an hour, 20 answers a second, .05.
     1 EUR for the teacher's outputs and 1,000 s of that machine: 2 EUR in all."""
-    paid = {"paid": 1.0, "training_seconds": 1000.0}
+    paid = {"training_seconds": 1000.0}
     costs = compute_costs(TEACHER, STUDENT, **paid, machine_cost_per_hour=3.6)
     assert costs is not None
     assert (costs.currency, costs.counts_machine) == ("EUR", True)
     assert costs.teacher_per_1000 == pytest.approx(5)
     assert costs.student_per_1000 == pytest.approx(0.05)
     assert costs.run == pytest.approx(2)
-    assert costs.pays_after == round(2000 / 4.95)
-    assert "earned back after 404 questions" in costs.statement
+    assert costs.pays_after == math.ceil(2000 / 4.95)
+    assert "earned back after 405 questions" in costs.statement
     without = compute_costs(TEACHER, STUDENT, **paid, machine_cost_per_hour=None)
     assert without is not None
     assert (without.run, without.student_per_1000, without.pays_after) == (1, 0, 200)
@@ -108,6 +135,10 @@ def test_a_run_pays_after_what_its_answers_save() -> None:
     assert dear is not None
     assert dear.pays_after is None
     assert "never earns back" in dear.statement
+    free = TEACHER.model_copy(update={"outputs_cost": 0.0})
+    nothing = compute_costs(free, STUDENT, training_seconds=9.0, machine_cost_per_hour=None)
+    assert nothing is not None
+    assert "the run cost 0; without the machine" in nothing.statement
     unpriced = TEACHER.model_copy(update={"cost": None})
     assert compute_costs(unpriced, STUDENT, **paid, machine_cost_per_hour=1) is None
     assert isinstance(costs, CostReport)

@@ -33,6 +33,8 @@ from tests.unit.trainer.test_report import made
 JOB = "ftjob-0123456789abcdef01234567"
 STEP = {"method": "qcrd", "step": 7, "iteration": 1, "loss": 0.5, "judge": {"auc": 0.75}}
 FOREVER = 240.0
+HANGING_SECONDS = 45.0
+"""Long enough for TensorBoard to be imported on a busy machine."""
 
 
 def job(kind: str) -> Job:
@@ -70,6 +72,53 @@ def test_tensorboard_reads_every_number_at_its_step(tmp_path: Path) -> None:
     assert tensors["qcrd/judge/auc"] == [(7, 0.75)]
     accuracy = report.test["qcrd"].accuracy
     assert tensors["test/qcrd/accuracy"] == [(0, pytest.approx(accuracy))]
+
+
+@pytest.mark.parametrize("order", [("wandb", "tensorboard"), ("tensorboard", "wandb")])
+def test_one_that_hangs_costs_the_other_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
+) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "wandb.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    both = job("wandb").spec.integrations + job("tensorboard").spec.integrations
+    chosen = sorted(both, key=lambda each: order.index(each.type))
+    followed = job("wandb")
+    spec = followed.spec.model_copy(update={"integrations": tuple(chosen)})
+    log = MemoryEventLog()
+    tracking = Tracking(followed.model_copy(update={"spec": spec}), tmp_path, HANGING_SECONDS)
+    tracking.finish(log, JOB, made())
+    told = {event.message for event in log.read(JOB)}
+    assert f"tensorboard has this run: {tmp_path / 'things' / JOB}" in told
+    assert any("wandb was not told all: it did not finish in time" in message for message in told)
+
+
+def test_the_results_are_told_however_full_the_pipe_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that takes seconds to begin, and more numbers than a pipe has room for."""
+    (tmp_path / "trackio.py").write_text(
+        "import json, os, time\n"
+        "time.sleep(3)\n"
+        "class Run:\n"
+        "    def __getattr__(self, name):\n"
+        "        return lambda *a, **k: open(os.environ['TOLD'], 'a').write(json.dumps([a, k], "
+        "default=str) + chr(10))\n"
+        "run = Run()\n"
+        "init = lambda *a, **k: run\n"
+        "log = run.log\n"
+        "finish = run.finish\n"
+    )
+    monkeypatch.setenv("TOLD", str(tmp_path / "told"))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    log, tracking = MemoryEventLog(), Tracking(job("trackio"), tmp_path, FOREVER)
+    tracked = TrackedEventLog(log, tracking.trackers)
+    for step in range(3000):
+        tracked.append(JOB, "step", type="metrics", data={**STEP, "step": step})
+    assert tracking.trackers[0].dropped
+    tracking.finish(log, JOB, made())
+    assert "test/qcrd/accuracy" in (tmp_path / "told").read_text()
+    assert "lines did not fit" in log.read(JOB, limit=4000)[-1].message
 
 
 def test_wandb_keeps_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ def test_the_test_questions_tokens_and_price_are_kept(bench: MakeBench) -> None:
     assert serving.cost is not None
     assert round(1e6 * serving.cost) == 33 + 2 * 21
     assert serving.currency == "EUR"
+    assert serving.outputs_cost is not None
+    assert round(1e6 * serving.outputs_cost) == 23 * (11 + 2 * 7)
     assert serving.times is not None
     assert serving.times.requests == here.teacher.answered == 4 * 5 + 3
     assert serving.timed == ()
@@ -38,7 +40,7 @@ def test_outputs_of_earlier_jobs_cost_the_same_and_have_no_times(bench: MakeBenc
     assert first is not None
     assert second is not None
     assert second.times is None
-    assert second.cost == first.cost
+    assert (second.cost, second.outputs_cost) == (first.cost, first.outputs_cost)
 
 
 def test_a_job_without_test_questions_or_prices_has_neither(bench: MakeBench) -> None:
@@ -59,6 +61,9 @@ def test_a_teacher_is_timed_alone_and_beside_others_where_it_is_wanted(bench: Ma
     assert [(each.concurrency, each.requests) for each in serving.timed] == [(1, 8), (8, 16)]
     assert here.teacher.answered == 4 * 5 + 3 + 24
     assert job.usage.teacher_completion_tokens == 7 * here.teacher.answered
+    assert job.progress.percent <= 100
+    told = [e.data for e in here.events.read(job.id, None, 1000) if e.type == "metrics"]
+    assert all(data["done"] <= data["total"] == 23 for data in told)
     assert serving.completion_tokens == 21  # of the answers alone
     again = here.manifest(here.run(here.job(here.file(sums(4)), here.file(sums(3, start=50)))))
     assert again.counts.reused == 20

@@ -100,7 +100,8 @@ def test_pages_go_on_behind_the_last_one(here: Here, job: str) -> None:
 
 def test_a_wrong_place_and_a_job_without_them_are_refused(here: Here, job: str) -> None:
     path = f"/v1/fine_tuning/jobs/{job}/predictions"
-    refused(here.client.get(path, params={"after": "q1"}), 400, "invalid_value", "after")
+    for after in ("q1", "prediction-", "prediction-" + "9" * 5000, "prediction--1"):
+        refused(here.client.get(path, params={"after": after}), 400, "invalid_value", "after")
     fresh = here.create(here.file(sums(21))).json()["id"]
     answer = here.client.get(f"/v1/fine_tuning/jobs/{fresh}/predictions")
     assert answer.status_code == 409

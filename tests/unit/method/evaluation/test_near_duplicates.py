@@ -31,6 +31,13 @@ def test_it_finds_what_comparing_all_pairs_finds(
     assert flag_near_duplicates(training, test, similarity) == expected
 
 
+def test_too_many_of_one_pattern_are_not_compared() -> None:
+    """Each of 40 shares its rarest triples with all of 40."""
+    texts = [f"what kind of thing is a {name}" for name in "abcdefghij" * 4]
+    assert flag_near_duplicates(texts, texts) == [True] * 40
+    assert flag_near_duplicates(texts, texts, max_pairs=100) is None
+
+
 def test_one_changed_word_in_many_is_near_and_another_question_is_not() -> None:
     story = "Ann went to the market on a cold day in May and bought nine red apples for her friend"
     near = story.replace("friend", "mother").upper()
