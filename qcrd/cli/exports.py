@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from qcrd.cli.install_hint import format_install_command
+from qcrd.cli.output.terminal import print_note
 from qcrd.errors import Conflict, Invalid
+
+PROGRESS = "progress: "
+"""As `qcrd.exports.agreement` has it, which imports torch."""
 
 
 def export_model(
@@ -23,11 +27,27 @@ def export_model(
     command += ["--models", str(models)]
     if questions is not None:
         command += ["--questions", str(questions)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    outcome = _read_outcome(done)
+    outcome = _read_outcome(_run(command))
     if outcome["error"] is not None:
         raise Invalid(outcome["error"], param="format")
     return str(outcome["checked"])
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Its lines of progress are shown as they come; what it prints besides is short."""
+    others = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        for line in process.stderr:
+            if line.startswith(PROGRESS):
+                print_note(line.removeprefix(PROGRESS).rstrip())
+            else:
+                others.append(line)
+        told = process.stdout.read()
+    return subprocess.CompletedProcess(command, process.returncode, told, "".join(others))
 
 
 def _read_outcome(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

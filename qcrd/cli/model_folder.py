@@ -1,4 +1,4 @@
-"""The folder of a student on this machine."""
+"""The folders of models on this machine: of bases, and of a student."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Invalid
 from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE
 from qcrd.runtime.settings import load_settings
+
+
+def find_bases_folder() -> Path:
+    """Where bases are looked for by their names: QCRD_MODELS_DIR, else the embedded stack's."""
+    settings = load_settings(CliSettings)
+    return settings.models_dir or StackHome(settings.home).models
 
 
 def resolve_model_folder(model: str, api: str | None) -> Path:

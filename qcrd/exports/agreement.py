@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ QUESTIONS = (
     "naïve café 東京 ½ 😀 don't it's WE'LL x=3*(y-1)",
 )
 """What a student is asked where no questions are given: words, numbers, other scripts, spaces."""
+PROGRESS = "progress: "
+"""Before each line on standard error that says how far it is."""
+TOLD_EVERY = 20
+"""Answers between two such lines: each takes seconds on a CPU."""
 MIN_SAME_LABELS, MAX_ACCURACY_LOSS = 0.98, 0.01
 """Of the questions of a file, as the difference of shares."""
 
@@ -118,7 +123,9 @@ def check_labels(
     """A sentence on the answers of both to a file's questions. `Invalid` where too many differ."""
     task = _make_task(original)
     same = right = right_before = labelled = 0
-    for row in rows:
+    for done, row in enumerate(rows):
+        if done % TOLD_EVERY == 0:
+            print(f"{PROGRESS}{done} of {len(rows)} answers compared", file=sys.stderr, flush=True)
         prompt = original.tokenize(format_row(row))
         before, after = (
             canonical(original.read_answer(tokens), task, row.question)

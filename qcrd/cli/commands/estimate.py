@@ -18,7 +18,7 @@ from qcrd.cli.output.terminal import EXIT_FAILED, print_json, print_note, stdout
 def estimate(
     job: Annotated[Path, typer.Argument(metavar="SPEC", help="The job, as YAML.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the job's files. [default: that of SPEC]")
+        Path | None, typer.Option(help="Folder of the job's files. (default: that of SPEC)")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As the REST API gives it.")] = False,
     api: ApiOption = None,

@@ -19,6 +19,8 @@ def examples(
     to: Annotated[Path, typer.Option(help="Folder to make.")] = Path("examples"),
 ) -> None:
     """Copy the example specs and the demo's questions into a folder of this machine."""
+    if to.exists() and to.resolve() == EXAMPLES.resolve():
+        raise Conflict(f"--to: {to} are the examples already: `qcrd run {to / 'demo.yaml'}`")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Conflict(f"--to: {to} exists and is not an empty folder: name another one")
     try:

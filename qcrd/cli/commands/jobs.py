@@ -82,7 +82,7 @@ def print_report(
 @app.command("predictions")
 def list_predictions(
     job_id: JobId,
-    method: Annotated[str | None, typer.Option(help="Of this row. [default: all]")] = None,
+    method: Annotated[str | None, typer.Option(help="Of this row. (default: all)")] = None,
     right: Annotated[
         bool | None, typer.Option("--right/--wrong", help="Those that are.", show_default=False)
     ] = None,

@@ -13,14 +13,12 @@ from rich.markup import escape
 from qcrd.cli import chat, exports, push
 from qcrd.cli.commands.jobs import format_time
 from qcrd.cli.connect import ApiOption, connect_gateway
-from qcrd.cli.model_folder import resolve_model_folder
+from qcrd.cli.model_folder import find_bases_folder, resolve_model_folder
 from qcrd.cli.output import terminal
 from qcrd.cli.output.downloads import download_with_bars
 from qcrd.cli.output.terminal import print_json, print_note, stderr_console, stdout_console
-from qcrd.cli.settings import CliSettings
-from qcrd.cli.stack.home import StackHome, find_bundled_gguf
+from qcrd.cli.stack.home import find_bundled_gguf
 from qcrd.errors import Invalid
-from qcrd.runtime.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")
 
@@ -49,7 +47,7 @@ def list_models(
 @app.command("download")
 def download_model(
     model_id: ModelId,
-    to: Annotated[Path | None, typer.Option(help="Folder to make. [default: ./MODEL]")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to make. (default: ./MODEL)")] = None,
     api: ApiOption = None,
 ) -> None:
     """Fetch a student as a folder that `AutoModel…from_pretrained` loads."""
@@ -61,7 +59,7 @@ def download_model(
 def unpack_gguf(
     file: Annotated[str, typer.Argument(help="A .gguf file, or `smollm2`: the default teacher.")],
     name: Annotated[
-        str | None, typer.Option(help="What specs call it. [default: the file's name]")
+        str | None, typer.Option(help="What specs call it. (default: the file's name)")
     ] = None,
 ) -> None:
     """Make a base model of a GGUF file, for students of the model that a teacher runs. One that is
@@ -74,13 +72,13 @@ def unpack_gguf(
         )
     if not path.is_file() or path.suffix != ".gguf":
         raise Invalid(f"FILE: {file!r} is not a .gguf file")
-    settings = load_settings(CliSettings)
     # The quantisation is no part of the name: what is unpacked has none.
     name = name or path.name.removesuffix(".gguf").partition(".")[0]
-    folder = (settings.models_dir or StackHome(settings.home).models) / name
+    folder = find_bases_folder() / name
     if (folder / "config.json").exists():
         print_note(f"{folder} is there")
         return
+    print_note(f"unpacking {name}: about a minute, once")
     command = [sys.executable, "-m", "qcrd.method.student.gguf_base", str(path), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -96,7 +94,7 @@ def export_model(
         str, typer.Option("--format", help="gguf-f16, gguf-q8_0, onnx or adapter.")
     ],
     to: Annotated[
-        Path | None, typer.Option(help="Folder to make. [default: ./MODEL-FORMAT]")
+        Path | None, typer.Option(help="Folder to make. (default: ./MODEL-FORMAT)")
     ] = None,
     questions: Annotated[
         Path | None, typer.Option(help="JSON lines: compare the answers to these questions too.")
@@ -104,10 +102,9 @@ def export_model(
     api: ApiOption = None,
 ) -> None:
     """Write a student in the form of another runtime, once it answers there as it did."""
-    settings = load_settings(CliSettings)
     folder = resolve_model_folder(model_id, api)
     target = to or Path(f"{folder.name}-{export_format}")
-    models = settings.models_dir or StackHome(settings.home).models
+    models = find_bases_folder()
     checked = exports.export_model(
         folder, export_format, target, questions=questions, models=models
     )
@@ -121,7 +118,7 @@ def push_model(
     repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub.")],
     base_model: Annotated[
         str | None,
-        typer.Option(help="Its base's name on the hub. [default: what the job called it]"),
+        typer.Option(help="Its base's name on the hub. (default: what the job called it)"),
     ] = None,
     dataset: Annotated[
         list[str] | None, typer.Option(help="Name on the hub of data it learned from; repeatable.")

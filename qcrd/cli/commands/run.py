@@ -28,7 +28,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def run(
     job: Annotated[Path, typer.Argument(metavar="SPEC", help="The job, as YAML.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the job's files. [default: that of SPEC]")
+        Path | None, typer.Option(help="Folder of the job's files. (default: that of SPEC)")
     ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the report there, as JSON.")

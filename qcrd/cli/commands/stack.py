@@ -55,7 +55,7 @@ def up(
     ] = False,
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="Port of the gateway. [default: a free one]"),
+        typer.Option(min=1, max=65535, help="Port of the gateway. (default: a free one)"),
     ] = None,
 ) -> None:
     """Start the whole system on this machine, on loopback, and keep it running until Ctrl-C."""

@@ -42,7 +42,7 @@ StudyId = Annotated[str, typer.Argument(metavar="STUDY")]
 def study(
     study_spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The study, as YAML.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the job's files. [default: that of SPEC]")
+        Path | None, typer.Option(help="Folder of the job's files. (default: that of SPEC)")
     ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the table there, as JSON.")

@@ -41,7 +41,7 @@ class DoubtReport(Record):
         return (
             f"Brier score {self.brier:.3f} ({self.brier_constant:.3f} for always saying the share "
             f"of right answers), calibration error {self.ece:.3f} on {self.n:,} questions"
-            f"{ranked}; calibrated on {self.calibrated_on:,}"
+            f"{ranked}; calibrated on {self.calibrated_on:,} validation questions"
         )
 
 

@@ -106,4 +106,8 @@ def _tell_speed(report: Report) -> str:
     if times is None or times.requests < MIN_TIMED_REQUESTS:
         return ""
     ratio = student.batched_per_second / times.per_second
-    return f" and gives {ratio:.2g} times as many answers a second"
+    asked = "" if teacher.timed else " in this run"
+    return (
+        f", and in batches on its trainer's machine gives {ratio:.2g} times as many answers a "
+        f"second as the teacher{asked}"
+    )

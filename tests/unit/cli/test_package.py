@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import qcrd as package
 from qcrd.cli.install_hint import describe_missing, format_install_command
+from qcrd.cli.main import app
 from qcrd.cli.stack.environment import find_other_services
 from tests.unit.cli.commands.test_run import qcrd
 
@@ -94,3 +98,17 @@ def test_another_package_of_the_services_name_is_found(
     assert find_other_services() is None  # a folder without code hides nothing
     (tmp_path / "services/__init__.py").touch()
     assert find_other_services() == tmp_path / "services"
+
+
+def test_no_help_hides_what_it_says_in_square_brackets() -> None:
+    """Rich takes them for its own marks and prints nothing of them."""
+
+    def iter_helps(command: Any, path: str) -> Iterator[tuple[str, str]]:
+        for parameter in command.params:
+            yield f"{path} {parameter.name}", getattr(parameter, "help", None) or ""
+        for name, child in getattr(command, "commands", {}).items():
+            yield from iter_helps(child, f"{path} {name}")
+
+    helps = dict(iter_helps(get_command(app), "qcrd"))
+    assert len(helps) > 60
+    assert {place: text for place, text in helps.items() if "[" in text} == {}
