@@ -11,6 +11,7 @@ from qcrd.runtime import redis_keys
 from qcrd.runtime.jobs.state_machine import check_running_limit, index_scores
 from qcrd.runtime.jobs.store import (
     JobChange,
+    JobListing,
     is_readable,
     make_not_found_error,
     parse_job,
@@ -18,7 +19,7 @@ from qcrd.runtime.jobs.store import (
 )
 
 
-class MemoryJobStore:
+class MemoryJobStore(JobListing):
     """Keeps records as JSON, as Redis does, so that both accept the same ones."""
 
     def __init__(self) -> None:
@@ -89,12 +90,6 @@ class MemoryJobStore:
                 if is_readable(self, job_id):
                     del self._unreadable[job_id]
             return dict(self._unreadable)
-
-    def list(self, after: str | None, limit: int) -> list[Job]:
-        place = None
-        if after is not None and (place := self.find_place(after)) is None:
-            raise make_not_found_error(after, "after")
-        return list(self.list_older(place, limit))
 
     def find_place(self, job_id: str) -> tuple[float, str] | None:
         places = ((job.created_at, job.id) for job in self._list_index(redis_keys.JOBS))

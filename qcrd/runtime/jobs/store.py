@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, Protocol, cast
 
@@ -105,7 +106,23 @@ for i = 2, #KEYS do redis.call('ZADD', KEYS[i], ARGV[i + 1], ARGV[2]) end
 score in each set. Returns the existing record, if there is one."""
 
 
-class RedisJobStore:
+class JobListing(ABC):
+    """The list of a store's jobs by the id of the one before it."""
+
+    @abstractmethod
+    def find_place(self, job_id: str) -> tuple[float, str] | None: ...
+
+    @abstractmethod
+    def list_older(self, place: tuple[float, str] | None, limit: int) -> Sequence[Job]: ...
+
+    def list(self, after: str | None, limit: int) -> list[Job]:
+        place = None
+        if after is not None and (place := self.find_place(after)) is None:
+            raise make_not_found_error(after, "after")
+        return [*self.list_older(place, limit)]
+
+
+class RedisJobStore(JobListing):
     """One JSON value per job, updated together with the sorted sets of `index_scores`."""
 
     def __init__(self, redis: Redis, *, page_size: int = PAGE_SIZE) -> None:
@@ -239,12 +256,6 @@ class RedisJobStore:
             for status in JobStatus:
                 pipe.zcard(redis_keys.jobs_by_status_key(status))
             return dict(zip(JobStatus, pipe.execute(), strict=True))
-
-    def list(self, after: str | None, limit: int) -> list[Job]:
-        place = None
-        if after is not None and (place := self.find_place(after)) is None:
-            raise make_not_found_error(after, "after")
-        return list(self.list_older(place, limit))
 
     def find_place(self, job_id: str) -> tuple[float, str] | None:
         with translate_redis_errors():

@@ -7,14 +7,11 @@ the list is first read, and from the sweeper.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from qcrd.records.job import PublishedModel
 from qcrd.runtime import archive_keys, keys
-from qcrd.runtime.storage.store import Store, find_readable_record
+from qcrd.runtime.storage.store import Store, find_readable_record, find_readable_records
 
-READ_THREADS = 8
-"""Descriptions that one list reads at once."""
 PAGE_SIZE = 100
 
 
@@ -43,18 +40,14 @@ def iter_published_models(
 
 def _read_listed(store: Store, page: Sequence[str]) -> Iterator[PublishedModel]:
     """Those that exist, each at the place of its last publication."""
-    with ThreadPoolExecutor(min(READ_THREADS, len(page))) as pool:
-        models = list(pool.map(lambda key: _read_model(store, key), page))
+    ids = (archive_keys.parse_published_model_key(key)[1] for key in page)
+    manifests = [keys.model_manifest_key(model_id) for model_id in ids]
+    models = find_readable_records(store, manifests, PublishedModel)
     for key, model in zip(page, models, strict=True):
         if model is not None and key == archive_keys.published_model_key(
             model.id, model.created_at
         ):
             yield model
-
-
-def _read_model(store: Store, key: str) -> PublishedModel | None:
-    _, model_id = archive_keys.parse_published_model_key(key)
-    return find_readable_record(store, keys.model_manifest_key(model_id), PublishedModel)
 
 
 def index_published_models(store: Store) -> None:

@@ -10,6 +10,7 @@ import io
 import tempfile
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import IO, BinaryIO, Protocol, TypeVar, cast
 
@@ -26,6 +27,10 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 SPOOL_BYTES = 8 * 2**20
 """Bytes of lines kept in memory before they are spooled to a temporary file."""
+
+
+READ_THREADS = 8
+"""Records that one list reads at once."""
 
 
 class Store(Protocol):
@@ -144,6 +149,17 @@ def find_readable_record(store: Store, key: str, type: type[RecordT]) -> RecordT
     except UnreadableRecord as error:
         store.unreadable.add(key, error.message)
         return None
+
+
+def find_readable_records(
+    store: Store, keys: Sequence[str], type: type[RecordT]
+) -> list[RecordT | None]:
+    """`find_readable_record` of each key, several at once: over a network each takes some twenty
+    milliseconds."""
+    if len(keys) < 2:
+        return [find_readable_record(store, key, type) for key in keys]
+    with ThreadPoolExecutor(min(READ_THREADS, len(keys))) as pool:
+        return list(pool.map(lambda key: find_readable_record(store, key, type), keys))
 
 
 def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:

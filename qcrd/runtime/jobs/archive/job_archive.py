@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from qcrd.errors import QcrdError
 from qcrd.records.job import Job
 from qcrd.runtime import archive_keys, keys
-from qcrd.runtime.storage.store import Store, find_readable_record, find_record, write_record
+from qcrd.runtime.storage.store import Store, find_readable_records, find_record, write_record
 
 log = logging.getLogger(__name__)
-
-READ_THREADS = 8
-"""Records that one list reads at once: over a network each takes some twenty milliseconds."""
 
 
 class JobPlace(NamedTuple):
@@ -38,9 +34,6 @@ class JobArchive:
         """The record of an ended job, None for any other. `UnreadableRecord`."""
         return find_record(self._store, archive_keys.job_record_key(job_id), Job)
 
-    def _find_readable(self, job_id: str) -> Job | None:
-        return find_readable_record(self._store, archive_keys.job_record_key(job_id), Job)
-
     def list_places(self, than: JobPlace | None, limit: int) -> list[JobPlace]:
         """The places of at most `limit` ended jobs that are older than place `than`."""
         after = "" if than is None else archive_keys.ended_job_key(than.job_id, than.created_at)
@@ -49,11 +42,8 @@ class JobArchive:
 
     def read_many(self, job_ids: Sequence[str]) -> list[Job]:
         """Those that can be read, in this order."""
-        if len(job_ids) < 2:
-            found = [self._find_readable(job_id) for job_id in job_ids]
-        else:
-            with ThreadPoolExecutor(min(READ_THREADS, len(job_ids))) as pool:
-                found = list(pool.map(self._find_readable, job_ids))
+        wanted = [archive_keys.job_record_key(job_id) for job_id in job_ids]
+        found = find_readable_records(self._store, wanted, Job)
         return [job for job in found if job is not None]
 
     def list_ids(self) -> list[str]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus
 from qcrd.runtime.jobs.archive.job_archive import JobArchive, JobPlace
-from qcrd.runtime.jobs.store import JobChange, JobStore, make_not_found_error
+from qcrd.runtime.jobs.store import JobChange, JobListing, JobStore, make_not_found_error
 
 
-class JobHistory:
+class JobHistory(JobListing):
     """A job store that answers for archived jobs too; Redis goes first where both have one."""
 
     def __init__(self, live: JobStore, archive: JobArchive) -> None:
@@ -59,12 +59,6 @@ class JobHistory:
         if place is None and (job := self._archive.find(job_id)) is not None:
             place = (job.created_at, job.id)
         return place
-
-    def list(self, after: str | None, limit: int) -> list[Job]:
-        place = None
-        if after is not None and (place := self.find_place(after)) is None:
-            raise make_not_found_error(after, "after")
-        return list(self.list_older(place, limit))
 
     def list_older(self, place: tuple[float, str] | None, limit: int) -> Sequence[Job]:
         jobs: Sequence[Job] = ()
