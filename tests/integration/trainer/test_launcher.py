@@ -22,6 +22,7 @@ from kubernetes.client import ApiClient, Configuration
 
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.commands import claim_job
+from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
 from services.trainer.execution.kubeflow import KubeflowExecutor
@@ -45,10 +46,13 @@ def wait_until(happens: Callable[[], bool]) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left(site: Site) -> Iterator[None]:
-    """What a test leaves to be tried again would be the next one that a worker takes."""
+    """What a test leaves to be tried again would be the next one that a worker takes, and its
+    message would name a job that is gone."""
     yield
     for job in [*site.jobs.iter_active()]:
         site.jobs.delete(job.id)
+    assert isinstance(site.deps.queue, MemoryJobQueue)
+    site.deps.queue.drain()
 
 
 def claim(site: Site, job_id: str) -> Job:
