@@ -138,7 +138,8 @@ def time_iterations(
     process samples the next iteration's negatives during training."""
     lessons = [lesson for batch in case.batches[:ITERATION_BATCHES] for lesson in batch]
     hyper = {
-        "iterations": rounds + 1, "batch_size": BATCH, "max_rationale_tokens": SAMPLED_TOKENS,
+        "iterations": rounds + 1, "iteration_steps": ITERATION_BATCHES, "batch_size": BATCH,
+        "max_rationale_tokens": SAMPLED_TOKENS,
     }  # fmt: skip
     spec = MethodSpec(
         loss=LossSpec(delta=MARGIN),
