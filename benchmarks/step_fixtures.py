@@ -1,4 +1,4 @@
-"""Inputs of the step benchmark: the shipped student or a T5, and questions of random words.
+"""Inputs of the step benchmark: one of four students, and questions of random words.
 
 The cost of a step depends neither on the weights' values nor on the words, only on lengths.
 """
@@ -25,7 +25,7 @@ from qcrd.method.student.loading import load_student
 from qcrd.method.student.seq2seq import Seq2SeqStudent
 from qcrd.method.training.training_example import TrainingExample
 from qcrd.records.rationales import Rationale
-from qcrd.records.specs.training_spec import Hyperparameters, StudentSpec
+from qcrd.records.specs.training_spec import Hyperparameters, LoraSpec, StudentSpec
 
 BATCH, POSITIVES, SEED = 8, 5, 0
 WORDS = (
@@ -51,8 +51,18 @@ def make_fixture(models: Path, batches: int, kind: str) -> StepFixture:
     return StepFixture(student, all_batches, {r.id: rng.uniform(0.1, 0.9) for r in rationales})
 
 
+def load_smollm2(models: Path) -> CausalStudent:
+    """The demo's student, which `qcrd models unpack smollm2` puts there: 135 M parameters, adapters
+    on its upper two thirds."""
+    spec = StudentSpec(lora=LoraSpec(rank=16), lora_upper_share=0.667)
+    hyper = Hyperparameters(max_question_tokens=256, max_rationale_tokens=256)
+    student = load_student(models / "SmolLM2-135M-Instruct", spec, hyper, seed=SEED)
+    assert isinstance(student, CausalStudent)
+    return student
+
+
 def load_minilm(models: Path) -> Seq2SeqStudent:
-    """The shipped student: a pretrained encoder with a new decoder of two layers."""
+    """A pretrained encoder with a new decoder of two layers."""
     install_base_model(models)
     hyper = Hyperparameters(max_question_tokens=256, max_rationale_tokens=256)
     student = load_student(models / "all-MiniLM-L6-v2", StudentSpec(), hyper, seed=SEED)
@@ -97,7 +107,7 @@ def make_llama(models: Path) -> CausalStudent:
     )
 
 
-STUDENTS = {"minilm": load_minilm, "t5": make_t5, "llama": make_llama}
+STUDENTS = {"minilm": load_minilm, "t5": make_t5, "llama": make_llama, "smollm2": load_smollm2}
 
 
 def make_example(key: str, rng: random.Random) -> TrainingExample:

@@ -140,7 +140,8 @@ def run_distillation(stage: StageContext, resources: TrainingResources) -> tuple
         )
         on_finished = _make_uploader(stage, job) if index == 0 else _skip_upload
         results[method] = train_student(stage, student_run, checkpoints, on_finished)
-    stage.enter_stage(Stage.EVALUATING)
+    if stage.job.stage is not Stage.EVALUATING:  # all results were there
+        stage.enter_stage(Stage.EVALUATING)
     final_report = build_report(stage.job, dataset, results)
     write_lines(
         stage.store,

@@ -36,6 +36,7 @@ from qcrd.method.training.progress import (
 )
 from qcrd.method.training.schedule import TrainingSchedule
 from qcrd.method.training.trainer import Trainer
+from qcrd.records.job import Stage
 from qcrd.records.rationales import Prediction
 from qcrd.records.reports.accuracy import Accuracy
 from qcrd.runtime.jobs.stage_context import StageContext
@@ -94,6 +95,8 @@ def train_student(
         training_events.emit_result(stage, method, existing_result, settings.task)
         return existing_result
     examples = student_run.dataset.examples
+    if stage.job.stage is not Stage.TRAINING:  # another student was measured last
+        stage.enter_stage(Stage.TRAINING)
     student = student_run.make_student()
     # Before it is sharded: what is measured and sampled from is whole.
     whole_student = copy_student(student) if student_run.mesh is not None else student
@@ -124,6 +127,8 @@ def train_student(
             stage, student_run, trainer, checkpoints, prior_seconds
         )
     student = trainer.restore_best()
+    # What follows takes as long as a short training, and is none.
+    stage.enter_stage(Stage.EVALUATING)
     # Before anything is measured: that is no part of a method's compute.
     trained_tokens = trainer.student.tokens
     tokens = None if math.isnan(trained_tokens) else round(trained_tokens)

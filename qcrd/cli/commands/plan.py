@@ -174,11 +174,12 @@ def _show(result: Plan, job: JobSpec, machine: Machine, lengths: Lengths) -> Non
     kind = "full" if lora is None else f"LoRA of rank {lora.rank}"
     table.add_row("parameters", f"{architecture.parameters:,} ({architecture.model_type})")
     table.add_row("trained", f"{memory.trained:,} ({kind})")
-    table.add_row(
-        "mesh", f"{machine.processes // machine.shards} replicas × {machine.shards} shards"
-    )
+    if machine.processes > 1:
+        replicas = _count(machine.processes // machine.shards, "replica")
+        table.add_row("mesh", f"{replicas} × {_count(machine.shards, 'shard')}")
     for name, size in memory.card.items():
-        table.add_row(f"each card: {name}", _format_size(size))
+        if size:
+            table.add_row(f"each card: {name}", _format_size(size))
     table.add_row("each card: all", _format_size(memory.card_bytes))
     for name, size in memory.host.items():
         table.add_row(f"each host process: {name}", _format_size(size))
@@ -186,10 +187,13 @@ def _show(result: Plan, job: JobSpec, machine: Machine, lengths: Lengths) -> Non
         judged = "encoder not found" if memory.judge is None else _format_size(memory.judge)
         table.add_row("judge, on the discriminator's device, without activations", judged)
     table.add_row("tokens per step", f"{result.tokens.read:,}")
-    table.add_row("tokens per second", f"{result.tokens_per_second:,.0f}")
+    # A time that is read without the lines below must not be taken for this machine's.
+    device = "" if machine.tokens_per_second else ", on an H100 (assumed)"
+    table.add_row(f"tokens per second{device}", f"{result.tokens_per_second:,.0f}")
     table.add_row("steps", "not known" if result.steps is None else f"{result.steps:,}")
     seconds = result.seconds
-    table.add_row("time of the steps", "not known" if seconds is None else _format_time(seconds))
+    time = "not known" if seconds is None else _format_time(seconds)
+    table.add_row(f"time of the steps{device}", time)
     if result.fits is not None:
         table.add_row("fits", "yes" if result.fits else "no")
     console.print(table)
@@ -235,6 +239,10 @@ def _dump(result: Plan) -> dict[str, Any]:
         "fits": result.fits,
         "advice": list(result.advice),
     }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _format_size(size: int) -> str:

@@ -66,11 +66,13 @@ def _style_event(event: JobEvent) -> str:
 
 
 class ProgressBars:
-    """A bar per stage, with the events above."""
+    """A bar per stage, with the events above; training and evaluating alternate where a job trains
+    several students."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._bars: dict[Stage, TaskID] = {}
+        self._stage: Stage | None = None
+        self._bar: TaskID | None = None
 
     def show_event(self, event: JobEvent) -> None:
         if event.type == "message":
@@ -82,11 +84,12 @@ class ProgressBars:
     def show_job(self, job: dict[str, Any]) -> None:
         over = JobStatus(job["status"]) is JobStatus.SUCCEEDED
         stage = Stage(job["stage"]) if job["stage"] else None
-        if stage is not None and stage not in self._bars:
+        if stage is not None and stage is not self._stage:
             self._finish()
-            self._bars[stage] = self._progress.add_task(STAGE_TITLES[stage], total=None, note="")
-        if stage is not None:
-            self._update(self._bars[stage], job)
+            self._stage = stage
+            self._bar = self._progress.add_task(STAGE_TITLES[stage], total=None, note="")
+        if self._bar is not None:
+            self._update(self._bar, job)
         if over:
             self._finish()
 
@@ -98,10 +101,11 @@ class ProgressBars:
         self._progress.update(bar, total=total, completed=done, note=escape(note))
 
     def _finish(self) -> None:
-        for bar in self._bars.values():
-            total = self._progress.tasks[self._progress.task_ids.index(bar)].total or 1
-            self._progress.update(bar, total=total, completed=total, note="")
-            self._progress.stop_task(bar)
+        if (bar := self._bar) is None:
+            return
+        total = self._progress.tasks[self._progress.task_ids.index(bar)].total or 1
+        self._progress.update(bar, total=total, completed=total, note="")
+        self._progress.stop_task(bar)
 
 
 class ProgressLines:
@@ -163,8 +167,9 @@ def format_state(job: dict[str, Any]) -> str:
         stage = job["status"]
     now, wait = job["progress"], describe_wait(job)
     parts = [stage]
-    # Nothing of a stage is done while it waits for its first worker.
-    has_begun = not job.get("queue_position") or now["percent"] > 0
+    # Nothing of a stage is done while it waits for its first worker, and measuring has no percent.
+    counts = job["stage"] != Stage.EVALUATING or now["percent"] > 0
+    has_begun = counts and (not job.get("queue_position") or now["percent"] > 0)
     if job["status"] == JobStatus.RUNNING and has_begun:
         parts.append(f"{now['percent']:.0f} %")
         if now["total_steps"]:

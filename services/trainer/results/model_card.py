@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 from qcrd import __version__
+from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.records.job import Job, Report
 from qcrd.records.rationales import RationaleCounts
 from qcrd.records.reports.accuracy import Comparison
 from qcrd.records.reports.verdicts import describe_one_seed
+from qcrd.records.specs.spec import JobSpec
 from qcrd.records.students.prompt_format import (
     JOINED_ANSWER_PREFIX,
     PROMPT_FORMAT_FILE,
@@ -61,8 +63,7 @@ def render_model_card(
             "## Spec",
             "",
             "```json",
-            # The webhook's URL is private to the job's owner and the gateway.
-            spec.model_dump_json(indent=1, by_alias=True, exclude={"webhook"}),
+            _render_spec(spec),
             "```",
             "",
         ]
@@ -94,6 +95,21 @@ def _render_metadata(job: Job, report: Report, title: str, is_encoder_decoder: b
         result = {"task": {"type": task}, "dataset": dataset, "metrics": [metric]}
         metadata["model-index"] = [{"name": title, "results": [result]}]
     return [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in metadata.items()]
+
+
+def _render_spec(spec: JobSpec) -> str:
+    """The spec without the sections that neither its method nor a baseline reads, and without the
+    webhook's URL, which is private to the job's owner and the gateway."""
+    methods = [spec.method.value, *(row.value for row in spec.settings.baselines)]
+    used = [OBJECTIVES[method] for method in methods]
+    unread = set[str]()
+    if not any(objective.uses_negatives for objective in used):
+        unread.add("negatives")
+    if not any(objective.uses_judge for objective in used) and not spec.settings.evaluation.judge:
+        unread.add("discriminator")
+    return spec.model_dump_json(
+        indent=1, by_alias=True, exclude={"webhook": True, "settings": unread}
+    )
 
 
 def _describe_votes(counts: RationaleCounts) -> str:

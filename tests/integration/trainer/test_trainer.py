@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from qcrd.records.job import Job, JobStatus
+from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationales import RationaleItem
 from qcrd.records.specs.evaluation_spec import EvaluationSpec, FallbackSpec
 from qcrd.records.specs.integrations import IntegrationSpec, TrackerRun
@@ -19,6 +19,7 @@ from qcrd.records.specs.spec import Baseline, MethodName
 from qcrd.records.students.prompt_format import split_joined_output
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job
+from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.storage.store import read_lines, read_object, write_lines
 from tests import serving, tiny
 from tests.fake_hub import FakeHub
@@ -30,8 +31,22 @@ def test_a_job_is_trained_measured_and_published(site: Site, tmp_path: Path) -> 
     baselines = (Baseline.FINETUNE, Baseline.FINETUNE_EQUAL_COMPUTE)
     tracked = IntegrationSpec(type="tensorboard", tensorboard=TrackerRun(project="things"))
     asked_for = spec(iterations=4, baselines=baselines)
-    job = site.work(site.submit(asked_for.model_copy(update={"integrations": (tracked,)})))
+    job_id = site.submit(asked_for.model_copy(update={"integrations": (tracked,)}))
+    stages: list[Stage | None] = []
+
+    def has_ended() -> bool:
+        job = site.jobs.get(job_id)
+        if not stages or stages[-1] is not job.stage:
+            stages.append(job.stage)
+        return job.status in TERMINAL
+
+    watcher = when(has_ended, lambda: None)
+    job = site.work(job_id)
+    watcher.join()
     assert job.status is JobStatus.SUCCEEDED, job.failure
+    # Each student's answers are evaluation, and the next one's training is training again.
+    assert (stages[0], stages.count(Stage.TRAINING) > 1) == (Stage.TRAINING, True), stages
+    assert (stages[-1], stages.count(Stage.EVALUATING) > 1) == (Stage.PUBLISHING, True), stages
     written = Path(os.environ["QCRD_TENSORBOARD_DIR"]) / "things" / job.id
     told = [event.message for event in site.deps.events.read(job.id, None, 1000)]
     assert told.count(f"tensorboard has this run: {written}") == 1

@@ -94,7 +94,10 @@ async def measure_tokens(
     except NoTokenizer as error:
         basis = f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token"
         return 1 / CHARACTERS_PER_TOKEN, [basis]
-    basis = f"the teacher tokenized {len(sample)} of {prompt_count} prompts"
+    basis = (
+        "prompt tokens by the characters of all prompts and the tokens of "
+        f"{len(sample)} of {prompt_count}, as the teacher counted them"
+    )
     return sum(tokens) / max(1, sum(map(len, sample))), [basis]
 
 

@@ -137,7 +137,7 @@ def test_a_student_answers_with_its_label_and_its_rationale(
     label = qcrd(*asked)
     both = qcrd(*asked, "--explain")
     assert (label.exit_code, both.exit_code) == (0, 0), label.output + both.output
-    assert both.stdout.startswith(label.stdout)
+    assert both.stdout.endswith(label.stdout)
     assert len(both.stdout) > len(label.stdout)
     (folder / "qcrd.json").write_text(json.dumps(manner | {"explain": None}))
     refused = qcrd(*asked, "--explain")
