@@ -156,6 +156,22 @@ def test_down_and_up_again_all_is_there(stack: Stack, calm: list[Prediction]) ->
         assert stack.predictions(before[0][0]) == calm
 
 
+def test_with_a_hub_its_bases_are_fetched_and_ours_are_as_before(
+    stack: Stack, calm: list[Prediction]
+) -> None:
+    """One that says, as the real one does, that it knows no `all-MiniLM-L6-v2`."""
+    online = Stack(stack.project, Path(__file__).with_name("hub.yaml"))
+    with step("up again, with a hub"):
+        online.up()
+    with step("a job of a base that the hub has not, and one of a base that it has"):
+        assert online.ended(online.create()) == calm
+        assert len(online.ended(online.create(model="acme/tiny-bert"))) == len(calm)
+    asked = online.compose("logs", "--no-color", "hub")
+    assert "/acme/tiny-bert/resolve/" in asked
+    online.compose("rm", "--stop", "--force", "hub")
+    stack.up()
+
+
 @pytest.fixture
 def small_volume(stack: Stack) -> Iterator[Stack]:
     """A second project, whose Redis has 24 MB of disk, held by a container that does nothing."""
