@@ -351,6 +351,24 @@ def test_workers_are_scaled_by_jobs_that_want_one() -> None:
         assert "replicas" not in deployment["spec"], "KEDA's number would be overwritten"
 
 
+def test_what_holds_the_jobs_is_evicted_last() -> None:
+    documents = render("overlays/gpu-prod")
+    values = {d["metadata"]["name"]: d["value"] for d in of_kind(documents, "PriorityClass")}
+    named = {
+        name: template["spec"].get("priorityClassName")
+        for name, template in pod_templates(documents).items()
+    }
+    assert {name for name, given in named.items() if given} == {
+        *("api", "students", "teacher", "discriminator")
+    }
+    assert {given for given in named.values() if given} == {"qcrd-serving"}
+    assert values["qcrd-state"] > values["qcrd-serving"] > 0
+    made = yaml.safe_load((K8S / "components/priority/kustomization.yaml").read_text())
+    targets = {name for p in made["patches"] for name in p["target"]["name"].split("|")}
+    base = of_kind(render("base"), "Deployment", "StatefulSet")
+    assert targets <= {d["metadata"]["name"] for d in base}
+
+
 def test_the_namespace_is_restricted() -> None:
     (namespace,) = of_kind(render("base"), "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
